@@ -1,0 +1,63 @@
+# Everything runs in a virtual environment in .venv; needs Python >= 3.11, git and make.
+#   make demo     a first edit on a small model: no card, no model to download
+#   make test     the quick tests        make test-all   all of them
+#   make lint     style, types, imports  make format     put the style right
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SHELL_SCRIPTS := $(wildcard scripts/*.sh) .ci/run
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint format clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "maskora needs Python 3.11 or newer, and '$(PYTHON)' was not found." \
+			"Name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "maskora needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
+			"Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "setup: installing into $(VENV) (the first time this takes some minutes)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+demo: setup
+	@echo "demo: one edit from start to end"
+	@$(BIN)/maskora demo
+
+test: setup
+	@echo "test: the quick tests"
+	@$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: setup
+	@echo "test-all: every test"
+	@$(BIN)/python -m pytest -q
+
+lint: setup
+	@echo "lint: ruff"
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@echo "lint: mypy"
+	@$(BIN)/mypy --no-error-summary
+	@echo "lint: import contracts"
+	@$(BIN)/lint-imports --no-logo
+	@echo "lint: shellcheck"
+	@$(BIN)/shellcheck $(SHELL_SCRIPTS)
+
+format: setup
+	@echo "format: ruff"
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format --quiet .
+
+clean:
+	@echo "clean: $(VENV), caches and build leftovers"
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+		.import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The commands: the only code that unpacks the configuration and puts the rooms together."""

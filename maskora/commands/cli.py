@@ -1,0 +1,224 @@
+"""The command line. Nothing heavy is imported before a command runs."""
+
+import errno
+import functools
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, ParamSpec, TypeVar
+
+import typer
+
+from maskora import __version__
+from maskora.config import load_config
+from maskora.errors import Fault, UserError
+from maskora.workspace import Workspace
+
+Given = ParamSpec("Given")
+Answer = TypeVar("Answer")
+
+app = typer.Typer(
+    name="maskora",
+    help="Carry an edit of a video's first frame through the whole clip.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigOption = Annotated[Path, typer.Option("--config", help="WORKSPACE/edit.toml")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="TABLE.KEY=VALUE", help="change a setting for this run"),
+]
+EditOption = Annotated[
+    str | None, typer.Option("--edit", metavar="NAME", help="a further edit: edits/NAME/")
+]
+
+
+def told_plainly(command: Callable[Given, Answer]) -> Callable[Given, Answer]:
+    """Turn the failures that a person can act on into one message and an exit status."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Given.args, **kwargs: Given.kwargs) -> Answer:
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+        logging.getLogger("maskora").setLevel(logging.INFO)
+        try:
+            return command(*args, **kwargs)
+        except UserError as error:
+            status, message = 2, str(error)
+        except Fault as error:
+            status, message = 1, str(error)
+        except KeyboardInterrupt:
+            status, message = 130, "interrupted"
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+                raise
+            status, message = 1, f"{error.strerror}: {error.filename or 'while writing'}"
+        except RuntimeError as error:  # torch's out-of-memory error, known without importing torch
+            if type(error).__name__ != "OutOfMemoryError":
+                raise
+            status, message = 1, _out_of_memory(error)
+        print(f"maskora: {message}", file=sys.stderr)
+        raise typer.Exit(status)
+
+    return wrapper
+
+
+def _out_of_memory(error: RuntimeError) -> str:
+    return (
+        f"the card's memory is too small for this run ({str(error).splitlines()[0]}). "
+        f"Use a smaller size or fewer frames, or a smaller base such as Wan2.1-Fun-1.3B-InP."
+    )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"maskora {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+@told_plainly
+def prepare(
+    video: Annotated[Path, typer.Argument(help="a video file, or a folder of images")],
+    workspace: Annotated[Path, typer.Argument(help="the folder to make for this edit")],
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="where the edit is: a folder of masks, a mask video, or one image"),
+    ] = None,
+    box: Annotated[
+        str | None,
+        typer.Option(metavar="X,Y,W,H", help="the same as a box, in pixels of the original"),
+    ] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="start from this configuration (configs/NAME.toml)")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="how many frames: 4k+1; default 49")] = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="or auto (the default)")] = None,
+    start: Annotated[int | None, typer.Option(help="first frame, from 0")] = None,
+    every: Annotated[int | None, typer.Option(help="take every K-th frame")] = None,
+    caption: Annotated[str | None, typer.Option(help="what the video shows")] = None,
+    edited_caption: Annotated[str | None, typer.Option(help="what the edited one shows")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="prepare an existing workspace anew (keeps edits/)")
+    ] = False,
+    set_: SetOption = None,
+) -> None:
+    """Cut a video into a workspace: frames, masks, and a commented edit.toml."""
+    from maskora.commands.prepare import prepare_workspace
+
+    given = {
+        "video.frames": frames,
+        "video.size": size,
+        "video.start": start,
+        "video.every": every,
+        "prompt.caption": caption,
+        "prompt.edited_caption": edited_caption,
+    }
+    prepare_workspace(
+        video=video,
+        root=workspace,
+        mask=mask,
+        box=box,
+        base=base,
+        given={key: value for key, value in given.items() if value is not None},
+        overrides=set_ or [],
+        overwrite=overwrite,
+    )
+
+
+@app.command()
+@told_plainly
+def check(config: ConfigOption, edit: EditOption = None, set_: SetOption = None) -> None:
+    """Check the configuration, the workspace and the edited frames; loads no model."""
+    from maskora.commands.check import check_workspace
+
+    check_workspace(load_config(config, set_ or []), Workspace(config.parent), edit)
+
+
+@app.command()
+@told_plainly
+def train(
+    config: ConfigOption,
+    stage: Annotated[str, typer.Option(help="motion, appearance or all")] = "all",
+    edit: EditOption = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="continue an interrupted run where it can be")
+    ] = False,
+    set_: SetOption = None,
+) -> None:
+    """Train the LoRA: motion from the source, then the look of edited keyframes."""
+    settings = load_config(config, set_ or [])  # a mistake is answered before torch is imported
+    from maskora.commands.train import train_stages
+
+    train_stages(settings, Workspace(config.parent), stage, edit, resume)
+
+
+@app.command()
+@told_plainly
+def infer(
+    config: ConfigOption,
+    edit: EditOption = None,
+    seed: Annotated[
+        str | None, typer.Option(metavar="N[,N…]", help="instead of inference.seed")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="also put edited.mp4 here")] = None,
+    lora: Annotated[
+        str | None, typer.Option(metavar="FILE|none", help="another LoRA, or the bare base")
+    ] = None,
+    set_: SetOption = None,
+) -> None:
+    """Generate the edited clip, with everything outside the mask kept."""
+    settings = load_config(config, set_ or [])
+    from maskora.commands.infer import infer_clip
+
+    infer_clip(settings, Workspace(config.parent), edit, seed, output, lora)
+
+
+@app.command()
+@told_plainly
+def tiny_model(
+    folder: Annotated[Path, typer.Argument(help="the folder to create")],
+    seed: Annotated[int, typer.Option(help="of the random weights")] = 0,
+) -> None:
+    """Write a complete Wan2.1-I2V folder of a few megabytes with random weights, for trying."""
+    from maskora.models.tiny import write_tiny_model
+
+    write_tiny_model(folder, seed)
+    print(f"{folder}: a tiny Wan2.1-I2V model with random weights; use it as model.path")
+
+
+@app.command()
+@told_plainly
+def demo(
+    folder: Annotated[Path, typer.Argument(help="where to put it")] = Path("maskora-demo"),
+) -> None:
+    """One edit from start to end on a small generated clip; needs no card and no download."""
+    from maskora.commands.demo import run_demo
+
+    run_demo(folder)
+
+
+def main() -> None:
+    """The `maskora` command."""
+    app(prog_name="maskora")
+
+
+def train_entry() -> None:
+    """train.py"""
+    app(["train", *sys.argv[1:]], prog_name="train.py")
+
+
+def infer_entry() -> None:
+    """infer.py"""
+    app(["infer", *sys.argv[1:]], prog_name="infer.py")

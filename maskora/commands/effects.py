@@ -1,0 +1,43 @@
+"""Settings that have no effect in a run: said, so that nobody believes in them."""
+
+from maskora.commands.inputs import Edit
+from maskora.config import Config
+from maskora.config.schema import Table
+
+
+def train_warnings(config: Config, edit: Edit | None, device: str) -> list[str]:
+    """Settings that the person has changed and that this training run does not use."""
+    warnings = []
+    if config.motion.window == "full":
+        warnings += _unused(config, "motion", ["stride"], 'motion.window is "full"')
+    if edit is None:
+        keys = ["steps", "motion_share", "conditioning", "reference"]
+        warnings += _unused(config, "appearance", keys, "the appearance stage does not run")
+    if config.motion.conditioning == "first-frame" and config.training.inside_weight == 1:
+        warnings += _unused(
+            config, "mask", ["shape", "margin"], 'motion.conditioning is "first-frame"'
+        )
+    return warnings
+
+
+def infer_warnings(config: Config) -> list[str]:
+    """The same for an inference run."""
+    inference, warnings = config.inference, []
+    if inference.guidance == 1:
+        warnings += _unused(config, "prompt", ["negative"], "inference.guidance is 1")
+    if inference.lock != "pixel" and config.appearance.spill == "keep":
+        warnings += _unused(
+            config, "inference", ["feather"], f'inference.lock is "{inference.lock}"'
+        )
+    return warnings
+
+
+def _unused(config: Config, table: str, keys: list[str], reason: str) -> list[str]:
+    """One line per key whose value differs from the default."""
+    values: Table = getattr(config, table)
+    defaults: Table = type(values)()
+    return [
+        f"{table}.{key} has no effect here: {reason}"
+        for key in keys
+        if getattr(values, key) != getattr(defaults, key)
+    ]

@@ -1,0 +1,188 @@
+"""infer: one edited clip per seed, and everything needed to repeat it."""
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from maskora import lora
+from maskora.commands import stages
+from maskora.commands.effects import infer_warnings
+from maskora.commands.inputs import Clip, Edit, load_clip, load_edit, report_spill
+from maskora.commands.outputs import Generated, check_origin, write_outputs
+from maskora.commands.rules import source_caption
+from maskora.commands.setup import open_base
+from maskora.conditioning import inference_sample, to_bytes, to_unit
+from maskora.config import Config
+from maskora.errors import UserError
+from maskora.latents import EncodedSample, TensorCache, encode_samples, encode_texts, encode_videos
+from maskora.models import VideoModel
+from maskora.sampling import LatentLock, denoise, draw_noise
+from maskora.workspace import Stage, Workspace
+
+log = logging.getLogger("maskora")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What sampling needs, encoded."""
+
+    sample: EncodedSample
+    negative_LD: Tensor
+    lock: LatentLock | None
+
+
+def infer_clip(
+    config: Config,
+    workspace: Workspace,
+    edit: str | None,
+    seeds: str | None,
+    output: Path | None,
+    lora_choice: str | None,
+) -> None:
+    """Generate the edited clip for every seed."""
+    numbers = parse_seeds(seeds, config.inference.seed)
+    if output is not None and len(numbers) > 1:
+        raise UserError("--output names one file; leave it out for several seeds")
+    if output is not None and output.suffix.lower() != ".mp4":
+        raise UserError(f"--output {output}: the result is an .mp4 file")
+    clip = load_clip(workspace, config)
+    edited = load_edit(workspace, config, clip, edit)
+    origin = check_origin(clip.source)
+    report_spill(edited, config.appearance.spill)
+    for warning in infer_warnings(config):
+        log.warning("note: %s", warning)
+    model = open_base(config, workspace, clip.source)
+    loras = choose_loras(workspace, config, clip, edited, edit, model, lora_choice)
+    encoded = encode(workspace, config, clip, edited, model)
+    latents = generate(config, model, encoded, loras, numbers)
+    with model.vae() as vae:
+        for index, seed in enumerate(numbers):
+            frames = to_bytes(vae.decode(latents[index])).cpu().numpy()
+            folder = workspace.output_dir(edit, seed if index else None)
+            result = Generated(frames, seed, loras, edit)
+            write_outputs(folder, config, model, clip, edited, origin, result)
+            log.info("%s", folder / "edited.mp4")
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(workspace.output_dir(edit, None) / "edited.mp4", output)
+        log.info("%s", output)
+
+
+def parse_seeds(text: str | None, default: int) -> list[int]:
+    """ "1,2,3" as numbers; the default where nothing is given. Raises UserError."""
+    if text is None:
+        return [default]
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() for part in parts) or len(set(parts)) < len(parts):
+        raise UserError(f"--seed {text}: write different whole numbers, as in --seed 1,2,3")
+    return [int(part) for part in parts]
+
+
+def choose_loras(
+    workspace: Workspace,
+    config: Config,
+    clip: Clip,
+    edited: Edit,
+    edit: str | None,
+    model: VideoModel,
+    choice: str | None,
+) -> list[tuple[Path, float]]:
+    """The clip's own LoRA (or `--lora`), then those of inference.loras.
+
+    Raises:
+        UserError: the clip has no LoRA yet.
+    """
+    extra = [
+        (workspace.root / Path(item.path).expanduser(), item.strength)
+        for item in config.inference.loras
+    ]
+    if choice == "none":
+        return extra
+    if choice is not None:
+        return [(Path(choice), 1.0), *extra]
+    stage: Stage = "appearance" if edited.keyframes else "motion"
+    run = stages.run_folder(workspace, stage, edit)
+    record, adapter = run.read(), run.newest_adapter()
+    if record is None or adapter is None:
+        raise UserError(
+            f"the {stage} stage has not been trained: python train.py --config "
+            f"{workspace.config}{f' --edit {edit}' if edit else ''} (or try the bare base with "
+            f"--lora none)"
+        )
+    depends = stages.motion_depends(clip, source_caption(workspace, config), config, model)
+    if stage == "appearance":
+        motion = stages.run_folder(workspace, "motion", None)
+        depends = stages.appearance_depends(
+            clip, edited, config, model, depends, stages.adapter_digest(motion)
+        )
+    if changed := stages.changes(record.depends_on, depends):
+        log.warning(
+            "note: the LoRA was trained before %s changed; train again to use that",
+            ", ".join(changed),
+        )
+    if record.step < stages.steps(config, stage):
+        log.warning(
+            "note: the %s stage stands at step %d of %d",
+            stage,
+            record.step,
+            stages.steps(config, stage),
+        )
+    return [(adapter, 1.0), *extra]
+
+
+def encode(
+    workspace: Workspace, config: Config, clip: Clip, edited: Edit, model: VideoModel
+) -> Encoded:
+    """Encode the inference sample, the negative prompt, and the source where the lock needs it."""
+    video, keep = clip.video(), clip.keep()
+    first_CHW = to_unit(torch.from_numpy(edited.first.image_HWC)[None])[:, 0]
+    sample = inference_sample(
+        video,
+        keep,
+        first_CHW,
+        config.inference.conditioning,
+        stages.prompt(config, edited.first.caption),
+    )
+    cache = TensorCache(workspace.cache_dir)
+    (negative_LD,) = encode_texts([config.prompt.negative], model, cache)
+    (encoded,) = encode_samples([sample], model, cache)
+    lock = None
+    if config.inference.lock == "latent":
+        (source_latents,) = encode_videos([video], model, cache)
+        keep_latent = model.latent_keep(keep)
+        keep_latent[0] = 0  # latent frame 0 holds the edited frame
+        lock = LatentLock(source_latents, keep_latent)
+    return Encoded(encoded, negative_LD, lock)
+
+
+def generate(
+    config: Config,
+    model: VideoModel,
+    encoded: Encoded,
+    loras: list[tuple[Path, float]],
+    seeds: list[int],
+) -> list[Tensor]:
+    """Latents (C, T', h, w) per seed; the transformer is loaded once and released."""
+    inference = config.inference
+    transformer = model.load_transformer()
+    lora.stack(transformer, loras)
+    shift = None if inference.shift == "model" else inference.shift
+    shape = (model.latent_channels, *encoded.sample.condition_CTHW.shape[1:])
+    return [
+        denoise(
+            model,
+            transformer,
+            encoded.sample,
+            encoded.negative_LD,
+            draw_noise(shape, seed),
+            inference.steps,
+            inference.guidance,
+            shift,
+            encoded.lock,
+        )
+        for seed in seeds
+    ]

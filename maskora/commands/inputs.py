@@ -1,0 +1,175 @@
+"""A workspace's pictures and words, read and checked: the clip, and one edit of it."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskora.commands.masks import load_masks
+from maskora.commands.rules import check_edit_size, check_video_settings, edit_caption
+from maskora.conditioning import to_unit
+from maskora.config import Config
+from maskora.errors import UserError
+from maskora.video.composite import composite, feather_alpha
+from maskora.video.fit import Placement, fit_image
+from maskora.video.images import read_image
+from maskora.workspace import Source, Workspace
+
+log = logging.getLogger("maskora")
+NOTICEABLE = 20
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The source as prepared.
+
+    Attributes:
+        source: what source.json says.
+        frames_THWC: uint8 frames at the workspace's size.
+        labels_THW: final masks, 0 keep, 1..n objects.
+    """
+
+    source: Source
+    frames_THWC: np.ndarray
+    labels_THW: np.ndarray
+
+    @property
+    def placement(self) -> Placement:
+        """How the frames lie in the original."""
+        return Placement(self.source.original_size, self.source.size, self.source.region)
+
+    def video(self) -> Tensor:
+        """Pixels in [-1, 1], shape (3, T, H, W)."""
+        return to_unit(torch.from_numpy(self.frames_THWC))
+
+    def keep(self) -> Tensor:
+        """The keep mask, shape (T, H, W): 1 = keep, 0 = generate."""
+        return torch.from_numpy(self.labels_THW == 0).float()
+
+
+@dataclass(frozen=True)
+class Spill:
+    """How much an edited frame differs from its source outside the mask, where nothing should.
+
+    Attributes:
+        mean: mean absolute difference in levels of 255.
+        share: share of the outside that differs by more than 20 levels in some colour.
+        difference_HW: the largest difference over the colours, 0 inside the mask; uint8.
+    """
+
+    mean: float
+    share: float
+    difference_HW: np.ndarray
+
+
+@dataclass(frozen=True)
+class EditedFrame:
+    """One edited frame.
+
+    Attributes:
+        path: the file.
+        given_HWC: as the person gave it, at the workspace's or the original's size.
+        fitted_HWC: the same at the workspace's size.
+        image_HWC: what the model sees: what lies outside the mask taken from the source
+            (with spill = "keep", as it is).
+        spill: how it differed outside.
+        caption: what it shows.
+    """
+
+    path: Path
+    given_HWC: np.ndarray
+    fitted_HWC: np.ndarray
+    image_HWC: np.ndarray
+    spill: Spill
+    caption: str
+
+
+@dataclass(frozen=True)
+class Edit:
+    """An edit: the first frame, and later keyframes by number."""
+
+    first: EditedFrame
+    keyframes: dict[int, EditedFrame]
+
+    @property
+    def all(self) -> dict[int, EditedFrame]:
+        """Every edited frame by number."""
+        return {0: self.first, **self.keyframes}
+
+
+def load_clip(workspace: Workspace, config: Config) -> Clip:
+    """Read the source frames and masks. Raises UserError where they and edit.toml disagree."""
+    source = workspace.read_source()
+    check_video_settings(workspace, config, source)
+    frames = [_read_frame(workspace.source_frame(n), source.size) for n in range(source.frames)]
+    return Clip(
+        source=source,
+        frames_THWC=np.stack(frames),
+        labels_THW=load_masks(workspace, config.mask, source),
+    )
+
+
+def load_edit(workspace: Workspace, config: Config, clip: Clip, edit: str | None) -> Edit:
+    """Read an edit's frames, fit them, and settle what lies outside the mask."""
+    files = workspace.find_edits(edit, clip.source.frames)
+    first = _load_frame(files.first, 0, clip, config)
+    keyframes = {
+        frame: _load_frame(path, frame, clip, config) for frame, path in files.keyframes.items()
+    }
+    return Edit(first, keyframes)
+
+
+def report_spill(edit: Edit, rule: str) -> None:
+    """Say how much each edited frame differs from its source outside the mask."""
+    for frame, edited in edit.all.items():
+        if edited.spill.share > 0.01:
+            fate = "taken from the source" if rule == "source" else "kept as edited"
+            log.warning(
+                "%s differs from source frame %d outside the mask: by more than %d of 255 levels "
+                "on %.0f%% of it (mean %.1f); the outside is %s (appearance.spill)",
+                edited.path,
+                frame,
+                NOTICEABLE,
+                100 * edited.spill.share,
+                edited.spill.mean,
+                fate,
+            )
+
+
+def measure_spill(edited_HWC: np.ndarray, source_HWC: np.ndarray, labels_HW: np.ndarray) -> Spill:
+    """Compare two uint8 frames where the labels are 0."""
+    outside = labels_HW == 0
+    difference = np.abs(edited_HWC.astype(np.int16) - source_HWC.astype(np.int16))
+    largest = np.where(outside, difference.max(axis=-1), 0).astype(np.uint8)
+    if not outside.any():
+        return Spill(0.0, 0.0, largest)
+    return Spill(
+        mean=float(difference[outside].mean()),
+        share=float((largest[outside] > NOTICEABLE).mean()),
+        difference_HW=largest,
+    )
+
+
+def _load_frame(path: Path, frame: int, clip: Clip, config: Config) -> EditedFrame:
+    given = read_image(path)
+    size = (given.shape[1], given.shape[0])
+    check_edit_size(path, size, clip.source)
+    fitted = given if size == clip.source.size else fit_image(given, clip.placement)
+    source, labels = clip.frames_THWC[frame], clip.labels_THW[frame]
+    image = fitted
+    if config.appearance.spill == "source":
+        image = composite(source, fitted, feather_alpha(labels > 0, config.inference.feather))
+    spill = measure_spill(fitted, source, labels)
+    return EditedFrame(path, given, fitted, image, spill, edit_caption(config, path))
+
+
+def _read_frame(path: Path, size: tuple[int, int]) -> np.ndarray:
+    if not path.is_file():
+        raise UserError(f"{path} is missing: run maskora prepare again, with --overwrite")
+    image = read_image(path)
+    if image.shape[:2] != (size[1], size[0]):
+        raise UserError(f"{path} is {image.shape[1]}x{image.shape[0]}, not {size[0]}x{size[1]}")
+    return image

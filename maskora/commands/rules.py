@@ -1,0 +1,57 @@
+"""Rules between edit.toml and the workspace that need no torch to check."""
+
+from pathlib import Path
+
+from maskora.config import Config
+from maskora.errors import UserError
+from maskora.workspace import Source, Workspace, caption_beside
+
+
+def check_video_settings(workspace: Workspace, config: Config, source: Source) -> None:
+    """[video] must say what `prepare` did: the frames on disk are its result."""
+    width, height = source.size
+    prepared = {
+        "frames": source.frames,
+        "size": f"{width}x{height}",
+        "start": source.start,
+        "every": source.every,
+        "fit": source.fit,
+    }
+    for key, value in prepared.items():
+        wanted = getattr(config.video, key)
+        if wanted != value and wanted != "auto":
+            raise UserError(
+                f"[video] {key} is {wanted}, but {workspace.source_dir} was prepared with {value}: "
+                f"set it back, or run maskora prepare again with --overwrite"
+            )
+
+
+def check_edit_size(path: Path, size: tuple[int, int], source: Source) -> None:
+    """An edited frame has the workspace's or the original's (width, height)."""
+    if size not in (source.size, source.original_size):
+        raise UserError(
+            f"{path} is {size[0]}x{size[1]}; an edited frame has the workspace's size "
+            f"{source.size[0]}x{source.size[1]} or the original's "
+            f"{source.original_size[0]}x{source.original_size[1]}"
+        )
+
+
+def source_caption(workspace: Workspace, config: Config) -> str:
+    """source/00000.txt, else prompt.caption. Raises UserError where both leave it open."""
+    image = workspace.source_frame(0)
+    return _settled(caption_beside(image) or config.prompt.caption, "caption", "the source", image)
+
+
+def edit_caption(config: Config, image: Path) -> str:
+    """The .txt beside an edited frame, else prompt.edited_caption."""
+    text = caption_beside(image) or config.prompt.edited_caption
+    return _settled(text, "edited_caption", "the edited frame", image)
+
+
+def _settled(text: str, key: str, what: str, image: Path) -> str:
+    if text == "auto":
+        raise UserError(
+            f'[prompt] {key} is "auto", and there is no captioner: say what {what} shows, either '
+            f'in {image.with_suffix(".txt")} or as {key} = "…" in edit.toml'
+        )
+    return text

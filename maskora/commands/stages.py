@@ -1,0 +1,162 @@
+"""The two stages as samples and as things that other things depend on."""
+
+import json
+from typing import Any
+
+import numpy as np
+import torch
+
+from maskora.commands.inputs import Clip, Edit, EditedFrame
+from maskora.conditioning import (
+    EMPTY,
+    Sample,
+    appearance_sample,
+    motion_sample,
+    to_unit,
+    window_starts,
+)
+from maskora.config import Config
+from maskora.config.schema import Table
+from maskora.files import digest, digest_file
+from maskora.models import VideoModel
+from maskora.training.checkpoint import RunFolder
+from maskora.training.loop import TrainingPlan
+from maskora.training.optimizer import available
+from maskora.workspace import Stage, Workspace
+
+PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "image_encoder", "image_processor")
+
+
+def prompt(config: Config, caption: str) -> str:
+    """The special token and a caption."""
+    return f"{config.prompt.token} {caption}".strip()
+
+
+def motion_samples(clip: Clip, caption: str, config: Config) -> list[Sample]:
+    """Stage 1: sliding windows over the source, or the whole of it."""
+    video, keep = clip.video(), clip.keep()
+    frames, motion = clip.source.frames, config.motion
+    window = frames if motion.window == "full" else min(motion.window, frames)
+    return [
+        motion_sample(video, keep, start, window, motion.conditioning, prompt(config, caption))
+        for start in window_starts(frames, window, motion.stride)
+    ]
+
+
+def appearance_samples(clip: Clip, edit: Edit, config: Config) -> list[Sample]:
+    """Stage 2: every edited keyframe after the first as a sample of its own."""
+    keep = clip.keep()
+    samples = []
+    for frame, edited in edit.keyframes.items():
+        source_CHW = to_unit(torch.from_numpy(clip.frames_THWC[frame : frame + 1]))[:, 0]
+        reference = {
+            "edited-first-frame": lambda: to_unit(_pixels(edit.first))[:, 0],
+            "source": lambda source=source_CHW: source,
+            "masked": lambda source=source_CHW, k=keep[frame]: torch.where(k > 0.5, source, EMPTY),
+        }[config.appearance.reference]()
+        samples.append(
+            appearance_sample(
+                frame,
+                to_unit(_pixels(edited))[:, 0],
+                source_CHW,
+                keep[frame],
+                reference,
+                config.appearance.conditioning,
+                prompt(config, edited.caption),
+            )
+        )
+    return samples
+
+
+def _pixels(edited: EditedFrame) -> torch.Tensor:
+    return torch.from_numpy(edited.image_HWC)[None]
+
+
+def motion_depends(clip: Clip, caption: str, config: Config, model: VideoModel) -> dict[str, str]:
+    """Everything that the motion LoRA depends on but its length: name -> content."""
+    return {
+        **_shared(config, model),
+        "source frames": digest(np.ascontiguousarray(clip.frames_THWC).tobytes()),
+        "masks": digest(np.packbits(clip.labels_THW > 0).tobytes()),
+        "caption": digest(prompt(config, caption)),
+        "[motion]": _table(config.motion, "steps"),
+    }
+
+
+def appearance_depends(
+    clip: Clip, edit: Edit, config: Config, model: VideoModel, motion: dict[str, str], lora: str
+) -> dict[str, str]:
+    """Everything that the appearance LoRA depends on but its length.
+
+    Args:
+        motion: what the motion stage depends on.
+        lora: content name of the motion LoRA that it starts from.
+    """
+    keyframes = [
+        f"{frame} {digest(edited.image_HWC.tobytes())}" for frame, edited in edit.keyframes.items()
+    ]
+    captions = [prompt(config, edited.caption) for edited in edit.keyframes.values()]
+    depends = {
+        **motion,
+        "motion LoRA": lora,
+        "keyframes": digest(*keyframes),
+        "keyframe captions": digest(*captions),
+        "[appearance]": _table(config.appearance, "steps"),
+    }
+    if config.appearance.reference == "edited-first-frame":
+        depends["edited first frame"] = digest(edit.first.image_HWC.tobytes())
+    return depends
+
+
+def changes(old: dict[str, str], new: dict[str, str]) -> list[str]:
+    """The names whose content differs."""
+    return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+
+
+def plan(config: Config, stage: Stage, model: VideoModel) -> TrainingPlan:
+    """A stage's numbers, unpacked."""
+    training = config.training
+    return TrainingPlan(
+        title=stage,
+        steps=config.motion.steps if stage == "motion" else config.appearance.steps,
+        seed=training.seed + (0 if stage == "motion" else 1),
+        optimizer=available(config.optimizer.type, model.device),
+        lr=config.optimizer.lr,
+        weight_decay=config.optimizer.weight_decay,
+        method=training.timestep_sample_method,
+        shift=training.shift,
+        inside_weight=training.inside_weight,
+        clipping=training.gradient_clipping,
+        accumulation=training.gradient_accumulation_steps,
+        checkpoint_every=training.checkpoint_every,
+    )
+
+
+def steps(config: Config, stage: Stage) -> int:
+    """How many optimizer steps a stage takes."""
+    return config.motion.steps if stage == "motion" else config.appearance.steps
+
+
+def run_folder(workspace: Workspace, stage: Stage, edit: str | None) -> RunFolder:
+    """Where a stage's run lies."""
+    return RunFolder(workspace.run_dir(stage, edit))
+
+
+def adapter_digest(run: RunFolder) -> str:
+    """Content name of a run's newest LoRA; empty where there is none."""
+    adapter = run.newest_adapter()
+    return digest_file(adapter) if adapter else ""
+
+
+def _shared(config: Config, model: VideoModel) -> dict[str, str]:
+    return {
+        "base": digest(config.model.family, config.model.dtype, *map(model.identity, PARTS)),
+        "[adapter]": _table(config.adapter),
+        "[optimizer]": _table(config.optimizer),
+        "[training]": _table(config.training, "checkpoint_every"),
+    }
+
+
+def _table(table: Table, *without: str) -> str:
+    values: dict[str, Any] = table.model_dump(exclude=set(without))
+    return digest(json.dumps(values, sort_keys=True))

@@ -1,0 +1,187 @@
+"""train: run the stages that are needed, and skip what is done."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maskora import __version__, lora
+from maskora.commands import stages
+from maskora.commands.effects import train_warnings
+from maskora.commands.inputs import (
+    Clip,
+    Edit,
+    load_clip,
+    load_edit,
+    report_spill,
+)
+from maskora.commands.rules import source_caption
+from maskora.commands.setup import open_base
+from maskora.conditioning import Sample
+from maskora.config import Config
+from maskora.errors import UserError
+from maskora.latents import TensorCache, encode_samples
+from maskora.models import VideoModel
+from maskora.training.checkpoint import RunFolder
+from maskora.training.loop import Chooser, choose_mixed, choose_uniformly, train
+from maskora.workspace import Stage, Workspace
+
+log = logging.getLogger("maskora")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What both stages need, read and checked once."""
+
+    config: Config
+    workspace: Workspace
+    model: VideoModel
+    clip: Clip
+    caption: str
+    resume: bool
+
+
+def train_stages(
+    config: Config, workspace: Workspace, stage: str, edit: str | None, resume: bool
+) -> None:
+    """Train `motion`, `appearance` or `all`; a stage that is done already is skipped."""
+    if stage not in ("motion", "appearance", "all"):
+        raise UserError(f"--stage {stage}: choose motion, appearance or all")
+    caption = source_caption(workspace, config)
+    clip = load_clip(workspace, config)
+    edited = _find_edit(workspace, config, clip, edit, stage)
+    model = open_base(config, workspace, clip.source)
+    for warning in train_warnings(config, edited, model.device.type):
+        log.warning("note: %s", warning)
+    job = Job(config, workspace, model, clip, caption, resume)
+    depends = stages.motion_depends(clip, caption, config, model)
+    if stage != "appearance":
+        _train_motion(job, depends)
+    if stage != "motion" and edited is not None:
+        _train_appearance(job, edited, edit, depends)
+
+
+def _find_edit(
+    workspace: Workspace, config: Config, clip: Clip, edit: str | None, stage: str
+) -> Edit | None:
+    """The edit that stage 2 is about; None where it has nothing to learn from."""
+    if stage == "motion":
+        return None
+    files = workspace.find_edits(edit, clip.source.frames)
+    if not files.keyframes:
+        if stage == "appearance":
+            raise UserError(
+                f"{files.folder} holds no edited keyframe besides frame 0, so there is nothing "
+                f"for the appearance stage to learn: save one as {files.folder / '00024.png'}, say"
+            )
+        log.info("appearance: skipped, there is no edited keyframe besides frame 0")
+        return None
+    loaded = load_edit(workspace, config, clip, edit)
+    report_spill(loaded, config.appearance.spill)
+    return loaded
+
+
+def _train_motion(job: Job, depends: dict[str, str]) -> None:
+    run = stages.run_folder(job.workspace, "motion", None)
+    if _is_done(run, "motion", depends, job):
+        return
+    samples = stages.motion_samples(job.clip, job.caption, job.config)
+    encoded = encode_samples(samples, job.model, TensorCache(job.workspace.cache_dir))
+    _run(job, "motion", run, depends, choose_uniformly(encoded), samples, start_from=None)
+
+
+def _train_appearance(
+    job: Job, edited: Edit, name: str | None, motion_depends: dict[str, str]
+) -> None:
+    motion = stages.run_folder(job.workspace, "motion", None)
+    record, start_from = motion.read(), motion.newest_adapter()
+    if record is None or start_from is None:
+        raise UserError("the appearance stage starts from the motion LoRA: train --stage all")
+    if changed := stages.changes(record.depends_on, motion_depends):
+        raise UserError(
+            f"the motion LoRA was trained with other {', '.join(changed)}: train --stage all"
+        )
+    if record.step < job.config.motion.steps:
+        raise UserError(
+            f"the motion stage stands at step {record.step} of {job.config.motion.steps}: "
+            f"train --stage all --resume"
+        )
+    depends = stages.appearance_depends(
+        job.clip, edited, job.config, job.model, motion_depends, stages.adapter_digest(motion)
+    )
+    run = stages.run_folder(job.workspace, "appearance", name)
+    if _is_done(run, "appearance", depends, job):
+        return
+    keyframes = stages.appearance_samples(job.clip, edited, job.config)
+    windows = stages.motion_samples(job.clip, job.caption, job.config)
+    cache = TensorCache(job.workspace.cache_dir)
+    encoded = encode_samples([*keyframes, *windows], job.model, cache)
+    choose = choose_mixed(
+        encoded[: len(keyframes)], encoded[len(keyframes) :], job.config.appearance.motion_share
+    )
+    _run(job, "appearance", run, depends, choose, keyframes, start_from)
+
+
+def _is_done(run: RunFolder, stage: Stage, depends: dict[str, str], job: Job) -> bool:
+    """Skip a finished stage; clear a run that cannot be continued, saying why."""
+    record, steps = run.read(), stages.steps(job.config, stage)
+    if record is None:
+        run.clear()
+        return False
+    changed = stages.changes(record.depends_on, depends)
+    if not changed and record.step == steps:
+        log.info("%s: done already (%s)", stage, run.adapter(record.step))
+        return True
+    if changed:
+        log.warning("%s: trains again, because of changed %s", stage, ", ".join(changed))
+    elif record.step > steps:
+        log.warning("%s: trains again, with %d steps instead of %d", stage, steps, record.step)
+    elif job.resume:
+        log.info("%s: continues after step %d of %d", stage, record.step, steps)
+        return False
+    else:
+        log.warning("%s: starts again (--resume would continue after step %d)", stage, record.step)
+    run.clear()
+    return False
+
+
+def _run(
+    job: Job,
+    stage: Stage,
+    run: RunFolder,
+    depends: dict[str, str],
+    choose: Chooser,
+    samples: list[Sample],
+    start_from: Path | None,
+) -> None:
+    """Inject the LoRA, fill it where the run continues or builds on another, and train."""
+    adapter = job.config.adapter
+    plan = stages.plan(job.config, stage, job.model)
+    transformer = job.model.load_transformer()
+    targets = job.model.lora_targets(adapter.targets)
+    lora.inject(transformer, adapter.rank, adapter.alpha, targets, plan.seed)
+    source = run.newest_adapter() or start_from
+    if source is not None:
+        lora.fill(transformer, lora.read(source), source)
+    train(
+        job.model, transformer, choose, plan, run, depends, _metadata(job, stage, depends, samples)
+    )
+    log.info("%s: done, %s", stage, run.newest_adapter())
+
+
+def _metadata(
+    job: Job, stage: Stage, depends: dict[str, str], samples: list[Sample]
+) -> dict[str, Any]:
+    config = job.config
+    return {
+        "program": f"maskora {__version__}",
+        "stage": stage,
+        "family": config.model.family,
+        "base": config.model.path,
+        "base_hash": depends["base"],
+        "dtype": config.model.dtype,
+        "rank": config.adapter.rank,
+        "alpha": config.adapter.alpha,
+        "token": config.prompt.token,
+        "prompts": sorted({sample.prompt for sample in samples}),
+    }

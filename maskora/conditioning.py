@@ -1,0 +1,136 @@
+"""What the model is shown and what it must answer: the heart of the method, in pixel space.
+
+Everything here is pure and knows no model. Legend: T frames, C = 3 colours in [-1, 1], H x W
+pixels. A keep mask is 1 where the source is kept and 0 where the model generates. "Empty" is 0,
+mid-grey, filled before any encoder sees the picture.
+
+Source: "Controllable first-frame-guided video editing via mask-aware LoRA fine-tuning", section
+3.3: equation 2 with V_cond, M_cond and V_target chosen per kind of sample.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+EMPTY = 0.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training or inference example.
+
+    Attributes:
+        name: for people: which part of the clip this is.
+        target_CTHW: what must come out, in [-1, 1]; None at inference.
+        condition_CTHW: what the model sees, empty where it must generate.
+        keep_THW: 1 = keep, 0 = generate, as float.
+        reference_CHW: the picture for the image encoder.
+        prompt: token and caption.
+    """
+
+    name: str
+    target_CTHW: Tensor | None
+    condition_CTHW: Tensor
+    keep_THW: Tensor
+    reference_CHW: Tensor
+    prompt: str
+
+
+def to_unit(frames_THWC: Tensor) -> Tensor:
+    """uint8 pictures, shape (T, H, W, 3), as float in [-1, 1], shape (3, T, H, W)."""
+    return frames_THWC.permute(3, 0, 1, 2).float() / 255.0 * 2.0 - 1.0
+
+
+def to_bytes(video_CTHW: Tensor) -> Tensor:
+    """[-1, 1], shape (3, T, H, W), as uint8, shape (T, H, W, 3), rounded to the nearest."""
+    return ((video_CTHW / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 3, 0)
+
+
+def window_starts(frames: int, window: int, stride: int) -> list[int]:
+    """First frames of overlapping windows over a clip; the last window ends on the last frame."""
+    assert 1 <= window <= frames and stride >= 1
+    last = frames - window
+    starts = list(range(0, last + 1, stride))
+    return starts if starts[-1] == last else [*starts, last]
+
+
+def motion_sample(
+    video_CTHW: Tensor, keep_THW: Tensor, start: int, window: int, conditioning: str, prompt: str
+) -> Sample:
+    """A window of the source: its first frame whole, later frames without the masked region.
+
+    With conditioning "first-frame" nothing but the first frame is shown (the naive baseline).
+    """
+    part = slice(start, start + window)
+    target_CTHW = video_CTHW[:, part]
+    keep = condition_mask(keep_THW[part], conditioning)
+    return Sample(
+        name=f"motion {start}-{start + window - 1}",
+        target_CTHW=target_CTHW,
+        condition_CTHW=emptied(target_CTHW, keep),
+        keep_THW=keep,
+        reference_CHW=target_CTHW[:, 0],
+        prompt=prompt,
+    )
+
+
+def appearance_sample(
+    frame: int,
+    edited_CHW: Tensor,
+    source_CHW: Tensor,
+    keep_HW: Tensor,
+    reference_CHW: Tensor,
+    conditioning: str,
+    prompt: str,
+) -> Sample:
+    """One edited keyframe as a sample of a single frame, so that it carries no motion.
+
+    The model sees the source outside the mask and must paint the edit inside. With conditioning
+    "first-frame" it sees the edited frame itself, the shortcut of the paper's appendix B.3.
+    """
+    target_CTHW = edited_CHW[:, None]
+    if conditioning == "first-frame":
+        keep_THW, seen_CTHW = torch.ones_like(keep_HW)[None], target_CTHW
+    else:
+        keep_THW, seen_CTHW = keep_HW[None], source_CHW[:, None]
+    return Sample(
+        name=f"keyframe {frame}",
+        target_CTHW=target_CTHW,
+        condition_CTHW=emptied(seen_CTHW, keep_THW),
+        keep_THW=keep_THW,
+        reference_CHW=reference_CHW,
+        prompt=prompt,
+    )
+
+
+def inference_sample(
+    video_CTHW: Tensor,
+    keep_THW: Tensor,
+    edited_first_CHW: Tensor,
+    conditioning: str,
+    prompt: str,
+) -> Sample:
+    """The whole clip, its first frame replaced by the edited one, the rest as in training."""
+    keep = condition_mask(keep_THW, conditioning)
+    seen_CTHW = torch.cat([edited_first_CHW[:, None], video_CTHW[:, 1:]], dim=1)
+    return Sample(
+        name="inference",
+        target_CTHW=None,
+        condition_CTHW=emptied(seen_CTHW, keep),
+        keep_THW=keep,
+        reference_CHW=edited_first_CHW,
+        prompt=prompt,
+    )
+
+
+def condition_mask(keep_THW: Tensor, conditioning: str) -> Tensor:
+    """M_cond: the first frame is given whole; later frames by the mask, or not at all."""
+    mask = keep_THW.clone() if conditioning == "masked" else torch.zeros_like(keep_THW)
+    mask[0] = 1.0
+    return mask
+
+
+def emptied(video_CTHW: Tensor, keep_THW: Tensor) -> Tensor:
+    """V_cond: the video where it is kept, empty elsewhere."""
+    return torch.where(keep_THW[None] > 0.5, video_CTHW, EMPTY)

@@ -1,0 +1,128 @@
+"""Reading and writing the configuration; every mistake is told at once.
+
+TOML is read by the standard library and written by tomlkit, which keeps comments (the `toml`
+package is unmaintained and drops them).
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from pydantic import ValidationError
+
+from maskora.config.schema import Config, LoraFile, Table
+from maskora.errors import UserError
+
+
+def load_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Read a TOML file, lay `table.key=value` overrides over it, and check everything at once.
+
+    Args:
+        path: the TOML file; keys that it leaves out take their defaults.
+        overrides: as given to `--set`; values are TOML, bare words are text.
+
+    Raises:
+        UserError: with every mistake, each with its table, the valid names and the nearest one.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file (maskora prepare writes an edit.toml)") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder; name the TOML file in it") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from None
+    return build_config(tables, overrides, str(path))
+
+
+def build_config(
+    tables: dict[str, Any], overrides: list[str] | tuple[str, ...] = (), where: str = "--set"
+) -> Config:
+    """Check tables as read from TOML, with overrides laid over them. Raises UserError."""
+    for override in overrides:
+        _lay_over(tables, override)
+    try:
+        return Config.model_validate(tables)
+    except ValidationError as error:
+        # A union tells each of its branches' mistakes; _explain names the literal one itself.
+        items = [item for item in error.errors() if not str(item["loc"][-1]).startswith("literal[")]
+        lines = [f"  {_explain(item)}" for item in items]
+        count = f"{len(lines)} mistake{'s' if len(lines) > 1 else ''}"
+        raise UserError("\n".join([f"{where}: {count} in the configuration", *lines])) from None
+
+
+def _lay_over(tables: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    table, dot, key = name.strip().partition(".")
+    if not (equals and dot and table and key):
+        raise UserError(f"--set {override}: write table.key=value, as in --set motion.steps=200")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    target = tables.setdefault(table, {})
+    if not isinstance(target, dict):
+        raise UserError(f"--set {override}: [{table}] is not a table in the file")
+    target[key] = value
+
+
+def _explain(item: Any) -> str:
+    """One pydantic error as a line for a person."""
+    keys, wrong = _locate([str(part) for part in item["loc"]])
+    place = f"[{keys[0]}] {'.'.join(keys[1:])}".strip() if keys else ""
+    if item["type"] == "extra_forbidden":
+        names = list(_fields(keys))
+        near = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        what = f"{place}: unknown key" if keys else "unknown table"
+        return f"{what} {wrong!r}: {hint}valid: {', '.join(names)}"
+    if item["type"] == "missing":
+        return f"{place}: {wrong!r} is missing"
+    if item["type"] == "value_error":
+        return f"{place}: {item['ctx']['error']}"
+    choices = " or 'model'" if keys == ["inference", "shift"] else ""
+    choices = " or 'full'" if keys == ["motion", "window"] else choices
+    return f"{place}: {item['msg'].lower()}{choices} (is {item['input']!r})"
+
+
+def _locate(location: list[str]) -> tuple[list[str], str]:
+    """Split pydantic's location into the keys that exist and the first that does not.
+
+    What pydantic adds for the branches of a union ("float", "literal['full']") is left out.
+    """
+    keys: list[str] = []
+    for part in location:
+        if not (part in _fields(keys) or part.isdigit()):
+            return keys, part
+        keys.append(part)
+    return keys[:-1] if location[-1] in LoraFile.model_fields else keys, location[-1]
+
+
+def _fields(keys: list[str]) -> Iterable[str]:
+    """The names that may stand below this place of the configuration."""
+    if not keys:
+        return Config.model_fields
+    if keys[:2] == ["inference", "loras"]:
+        return LoraFile.model_fields
+    table = Config.model_fields[keys[0]].annotation
+    return table.model_fields if len(keys) == 1 and table is not None else ()
+
+
+def render_config(config: Config, header: str) -> str:
+    """The configuration as a complete, commented TOML text: one key per line, each explained."""
+    document = tomlkit.document()
+    for line in header.splitlines():
+        document.add(tomlkit.comment(line))
+    for table_name in Config.model_fields:
+        table: Table = getattr(config, table_name)
+        rendered = tomlkit.table()
+        rendered.comment(" ".join((type(table).__doc__ or "").split()))
+        for key, field in type(table).model_fields.items():
+            rendered.add(tomlkit.comment(str(field.description)))
+            rendered.add(key, table.model_dump(mode="json")[key])
+        rendered.add(tomlkit.nl())
+        document.add(table_name, rendered)
+    return tomlkit.dumps(document)

@@ -1,0 +1,9 @@
+"""The two kinds of failure that are told in one message instead of a traceback."""
+
+
+class UserError(ValueError):
+    """The person's input is wrong: the message says what, where, and what to do. Exit status 2."""
+
+
+class Fault(RuntimeError):
+    """The machine could not do it (disk full, out of memory, a tool failed). Exit status 1."""

@@ -1,0 +1,173 @@
+"""From silhouettes to the region that is edited.
+
+A box is (x0, y0, x1, y1) in pixels, half-open; ``boxes_NT4`` holds one per object and frame, as
+floats, with NaN where the object is absent. ``labels_THW`` is uint8: 0 = keep, 1..n = objects.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from maskora.errors import UserError
+from maskora.masks import Labels
+from maskora.masks.silhouettes import (
+    clean_silhouettes,
+    frame_ranges,
+    hull,
+    noisy,
+    redraw,
+    silhouette_box,
+)
+
+Boxes = npt.NDArray[np.float64]
+MaskShape = Literal["box", "tight", "hull", "noisy", "full"]
+
+ROUNDING = 1e-6  # pixels by which a side may stray through float arithmetic
+
+
+def object_boxes(
+    labels_THW: Labels, min_area: float
+) -> tuple[Boxes, tuple[int, ...], tuple[str, ...]]:
+    """The box of every object in every frame, specks left out (see ``clean_silhouettes``).
+
+    Returns: boxes_NT4, the N object numbers in rising order, and notes for the person.
+    """
+    cleaned_THW, notes = clean_silhouettes(labels_THW, min_area)
+    object_ids = tuple(np.unique(cleaned_THW[cleaned_THW > 0]).tolist())
+    boxes_NT4 = np.full((len(object_ids), len(labels_THW), 4), np.nan)
+    for boxes_T4, number in zip(boxes_NT4, object_ids, strict=True):
+        for frame, labels_HW in enumerate(cleaned_THW):
+            silhouette_HW = labels_HW == number
+            if silhouette_HW.any():
+                boxes_T4[frame] = silhouette_box(silhouette_HW)
+    return boxes_NT4, object_ids, notes
+
+
+def grow_boxes(boxes_NT4: Boxes, margin: float) -> Boxes:
+    """Move each side outward by ``margin`` times the box's width or height."""
+    grow = margin * (boxes_NT4[..., 2:] - boxes_NT4[..., :2])
+    return np.concatenate([boxes_NT4[..., :2] - grow, boxes_NT4[..., 2:] + grow], axis=-1)
+
+
+def _bridge_gaps(boxes_T4: Boxes, window: int) -> Boxes:
+    """Interpolate over absences of fewer than ``window`` frames; longer ones stay."""
+    bridged_T4 = boxes_T4.copy()
+    present = np.flatnonzero(~np.isnan(boxes_T4[:, 0]))
+    for before, after in pairwise(present.tolist()):
+        if 1 < after - before <= window:
+            share = (np.arange(before + 1, after) - before)[:, None] / (after - before)
+            step_4 = boxes_T4[after] - boxes_T4[before]
+            bridged_T4[before + 1 : after] = boxes_T4[before] + share * step_4
+    return bridged_T4
+
+
+def _smooth_run(outward_T4: Boxes, window: int) -> Boxes:
+    """Running maximum, then the mean over the mirrored window: never below the input."""
+    frames, back = len(outward_T4), window // 2
+    ahead = window - 1 - back
+    highest_T4 = np.stack(
+        [outward_T4[max(0, t - back) : t + ahead + 1].max(axis=0) for t in range(frames)]
+    )
+    mean_T4 = np.stack(
+        [highest_T4[max(0, t - ahead) : t + back + 1].mean(axis=0) for t in range(frames)]
+    )
+    smooth_T4: Boxes = np.maximum(mean_T4, outward_T4)
+    return smooth_T4
+
+
+def smooth_boxes(boxes_NT4: Boxes, window: int) -> Boxes:
+    """Calm the boxes over ``window`` frames; each still contains the box it came from.
+
+    An absence of fewer than ``window`` frames is bridged, a longer one stays absent.
+    """
+    smoothed_NT4 = np.full_like(boxes_NT4, np.nan)
+    outward = np.array([-1.0, -1.0, 1.0, 1.0])
+    for boxes_T4, smoothed_T4 in zip(boxes_NT4, smoothed_NT4, strict=True):
+        bridged_T4 = _bridge_gaps(boxes_T4, window)
+        present = np.flatnonzero(~np.isnan(bridged_T4[:, 0]))
+        for run in np.split(present, np.flatnonzero(np.diff(present) > 1) + 1):
+            if len(run):
+                smoothed_T4[run] = outward * _smooth_run(outward * bridged_T4[run], max(window, 1))
+    return smoothed_NT4
+
+
+def snap_boxes(boxes_NT4: Boxes, cell: int, width: int, height: int) -> Boxes:
+    """Move each side outward to a multiple of ``cell`` pixels, then clip to the picture."""
+    low = np.floor(boxes_NT4[..., :2] / cell + ROUNDING) * cell
+    high = np.ceil(boxes_NT4[..., 2:] / cell - ROUNDING) * cell
+    size = np.array([width, height], np.float64)
+    return np.concatenate([np.clip(low, 0, size), np.clip(high, 0, size)], axis=-1)
+
+
+def render_boxes(boxes_NT4: Boxes, object_ids: Sequence[int], height: int, width: int) -> Labels:
+    """Draw the boxes, sides rounded outward to pixels; where two overlap the smaller is in front.
+
+    Returns: labels_THW.
+    """
+    boxes_NT4 = snap_boxes(boxes_NT4, 1, width, height)
+    sizes_NT = (boxes_NT4[..., 2:] - boxes_NT4[..., :2]).prod(axis=-1)
+    labels_THW = np.zeros((boxes_NT4.shape[1], height, width), np.uint8)
+    for frame, labels_HW in enumerate(labels_THW):
+        for which in np.argsort(-sizes_NT[:, frame], kind="stable"):
+            if not np.isnan(sizes_NT[which, frame]):
+                x0, y0, x1, y1 = boxes_NT4[which, frame].astype(int)
+                labels_HW[y0:y1, x0:x1] = object_ids[which]
+    return labels_THW
+
+
+def final_masks(
+    labels_THW: Labels, shape: MaskShape, margin: float, smooth: int, min_area: float, cell: int
+) -> tuple[Labels, tuple[str, ...]]:
+    """Turn silhouettes into the region that is edited, in one of the shapes the paper compares.
+
+    Args: shape: "box" (covers the silhouette; uses margin, smooth and cell), "hull" (covers it;
+        uses margin), "tight" (the silhouette itself), "noisy" (degraded through a 7x7 grid) or
+        "full" (everything); margin: in parts of the box; smooth: window in frames; min_area: in
+        parts of the picture; cell: side of a latent cell in pixels.
+    Returns: labels_THW, and notes for the person.
+    """
+    if shape == "full":
+        return np.ones_like(labels_THW), ()
+    if shape == "box":
+        height, width = labels_THW.shape[1:]
+        boxes_NT4, object_ids, notes = object_boxes(labels_THW, min_area)
+        boxes_NT4 = smooth_boxes(grow_boxes(boxes_NT4, margin), smooth)
+        boxes_NT4 = snap_boxes(boxes_NT4, cell, width, height)
+        final_THW = render_boxes(boxes_NT4, object_ids, height, width)
+    else:
+        final_THW, notes = clean_silhouettes(labels_THW, min_area)
+        if shape == "hull":
+            final_THW = redraw(final_THW, partial(hull, margin=margin))
+        elif shape == "noisy":
+            final_THW = redraw(final_THW, noisy)
+    filled = np.flatnonzero((final_THW > 0).all(axis=(1, 2))).tolist()
+    if filled:
+        name = "box" if shape == "box" else "mask"
+        notes += (
+            f"the {name} covers the whole frame: nothing is left to keep"
+            f" (frames {frame_ranges(filled)}).",
+        )
+    return final_THW, notes
+
+
+def static_box_labels(
+    box_xywh: tuple[float, float, float, float], frames: int, height: int, width: int
+) -> Labels:
+    """One rectangle as the silhouette of object 1 in every frame, clipped to the picture.
+
+    Args: box_xywh: left, top, width, height in pixels, rounded outward.
+    Returns: labels_THW.
+    Raises: UserError where the box has no size or lies outside the picture.
+    """
+    x, y, box_width, box_height = box_xywh
+    told = f"box {x:g},{y:g},{box_width:g},{box_height:g} (x,y,width,height)"
+    if box_width <= 0 or box_height <= 0:
+        raise UserError(f"{told}: it has no size. The picture is {width}x{height} pixels.")
+    if x >= width or y >= height or x + box_width <= 0 or y + box_height <= 0:
+        raise UserError(f"{told}: it lies outside the picture, which is {width}x{height} pixels.")
+    box_4 = np.array([x, y, x + box_width, y + box_height], np.float64)
+    return render_boxes(np.broadcast_to(box_4, (1, frames, 4)), (1,), height, width)

@@ -1,0 +1,105 @@
+"""A model's folder in diffusers' layout: found locally or on the hub, and checked for its parts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from maskora.errors import UserError
+from maskora.files import digest
+
+WEIGHT_STEMS = ("diffusion_pytorch_model", "model")
+
+
+def locate(path: str, relative_to: Path, patterns: list[str] | None = None) -> Path:
+    """The local folder of `model.path`: a folder as it is, a hub id through the hub's cache.
+
+    Args:
+        path: a local folder (relative ones count from `relative_to`) or a hub id "owner/name".
+        patterns: which of a hub repository's files are needed; None for all of a model's.
+
+    Raises:
+        UserError: neither such a folder nor a hub repository that can be reached.
+    """
+    local = Path(path).expanduser()
+    for candidate in (relative_to / local, local):
+        if candidate.is_dir():
+            return candidate.resolve()
+    if local.is_absolute() or path.startswith((".", "~")) or path.count("/") != 1:
+        raise UserError(f"[model] path: {path!r} is neither a folder nor a hub id (owner/name)")
+    return _download(path, patterns)
+
+
+def _download(repository: str, patterns: list[str] | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = patterns or ["*.json", "*/*.json", "*/*.safetensors", "*/*.model", "*/*.txt"]
+    try:
+        return Path(snapshot_download(repository, allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"[model] path: {repository!r} is no local folder and could not be fetched from the "
+            f"hub ({reason}). Download it where there is a network and name the folder."
+        ) from None
+
+
+def check_parts(folder: Path, weights: tuple[str, ...], files: dict[str, tuple[str, ...]]) -> None:
+    """Every part that a base needs is there, each weight shard included.
+
+    Args:
+        folder: the model's folder.
+        weights: sub-folders that hold a config.json and safetensors weights.
+        files: sub-folder -> file names, of which one must exist.
+
+    Raises:
+        UserError: with all that is missing, in one message.
+    """
+    missing = [problem for part in weights for problem in _missing_weights(folder / part)]
+    for part, names in files.items():
+        if not any((folder / part / name).is_file() for name in names):
+            missing.append(f"{part}/{' or '.join(names)}")
+    if missing:
+        raise UserError(
+            f"{folder} is not a complete model folder in diffusers' layout; missing: "
+            + ", ".join(missing)
+        )
+
+
+def _missing_weights(part: Path) -> list[str]:
+    if not part.is_dir():
+        return [f"{part.name}/"]
+    missing = [] if (part / "config.json").is_file() else [f"{part.name}/config.json"]
+    index = next(iter(sorted(part.glob("*.safetensors.index.json"))), None)
+    if index is not None:
+        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        return missing + [f"{part.name}/{s}" for s in shards if not (part / s).is_file()]
+    if not any((part / f"{stem}.safetensors").is_file() for stem in WEIGHT_STEMS):
+        missing.append(f"{part.name}/*.safetensors")
+    return missing
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file as a dict. Raises UserError where it is missing or damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is missing: is this a model folder in diffusers' layout?"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged: it holds no JSON object")
+    return content
+
+
+def identity(part: Path) -> str:
+    """A name of a part that changes with any of its files (their bytes are not read again)."""
+    facts = [
+        f"{path.relative_to(part)} {path.stat().st_size} {path.stat().st_mtime_ns}"
+        for path in sorted(part.rglob("*"))
+        if path.is_file()
+    ]
+    configs = [path.read_bytes() for path in sorted(part.glob("*.json"))]
+    return digest(*facts, *configs)

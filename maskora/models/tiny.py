@@ -1,0 +1,120 @@
+"""A complete Wan2.1-I2V folder of the real classes, a few megabytes, with random weights.
+
+It exercises every step that the 14B model takes (same tensors, same files, same code) without a
+download. Its pictures are noise: it shows that the machine runs, not what the method can do.
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKLWan,
+    UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
+    WanTransformer3DModel,
+)
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    T5TokenizerFast,
+    UMT5Config,
+    UMT5EncoderModel,
+)
+
+from maskora.errors import UserError
+
+TEXT_DIM, IMAGE_DIM, LATENT_CHANNELS, MASK_CHANNELS = 32, 32, 16, 4
+HEADS, HEAD_DIM = 2, 24
+
+
+def write_tiny_model(folder: Path, seed: int = 0) -> None:
+    """Write a diffusers-layout Wan2.1-I2V folder: every part of the real one, at a tiny size.
+
+    Args:
+        folder: the folder to create; it must not exist, or be empty.
+        seed: of the random weights.
+
+    Raises:
+        UserError: the folder already holds something.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} already holds something; name an empty or a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tiny-model-") as scratch:
+        built = Path(scratch) / "model"
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            _pipeline().save_pretrained(built, safe_serialization=True)
+        if folder.exists():
+            folder.rmdir()
+        shutil.move(built, folder)
+
+
+def _pipeline() -> WanImageToVideoPipeline:
+    tokenizer = _tokenizer()
+    return WanImageToVideoPipeline(
+        tokenizer=tokenizer,
+        text_encoder=UMT5EncoderModel(_text_config(len(tokenizer))),
+        vae=_vae(),
+        scheduler=UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+        ),
+        image_processor=CLIPImageProcessorPil(),
+        image_encoder=CLIPVisionModel(_image_config()),
+        transformer=_transformer(),
+    )
+
+
+def _transformer() -> WanTransformer3DModel:
+    return WanTransformer3DModel(
+        num_attention_heads=HEADS,
+        attention_head_dim=HEAD_DIM,
+        in_channels=LATENT_CHANNELS * 2 + MASK_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        text_dim=TEXT_DIM,
+        freq_dim=32,
+        ffn_dim=96,
+        num_layers=2,
+        image_dim=IMAGE_DIM,
+        added_kv_proj_dim=HEADS * HEAD_DIM,
+    )
+
+
+def _vae() -> AutoencoderKLWan:
+    return AutoencoderKLWan(
+        base_dim=8,
+        z_dim=LATENT_CHANNELS,
+        dim_mult=[1, 1, 2, 2],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        latents_mean=[0.02 * channel for channel in range(LATENT_CHANNELS)],
+        latents_std=[0.5 + 0.1 * channel for channel in range(LATENT_CHANNELS)],
+    )
+
+
+def _text_config(vocabulary: int) -> UMT5Config:
+    return UMT5Config(
+        vocab_size=vocabulary, d_model=TEXT_DIM, d_kv=16, d_ff=64, num_layers=2, num_heads=2
+    )
+
+
+def _image_config() -> CLIPVisionConfig:
+    # 224 pixels in patches of 14 give the 257 image tokens of the real model.
+    return CLIPVisionConfig(
+        hidden_size=IMAGE_DIM,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=224,
+        patch_size=14,
+    )
+
+
+def _tokenizer() -> T5TokenizerFast:
+    """The real tokenizer class, spelling text letter by letter (Latin-1; the rest is <unk>)."""
+    letters = [chr(code) for code in range(33, 256) if chr(code).isprintable()]
+    pieces = ["<pad>", "</s>", "<unk>", "\N{LOWER ONE EIGHTH BLOCK}", *letters]
+    return T5TokenizerFast(vocab=[(piece, 0.0) for piece in pieces], extra_ids=0)

@@ -1,0 +1,1 @@
+"""Training a LoRA on encoded samples: objective, loop, checkpoints, report."""

@@ -1,0 +1,194 @@
+"""The one training loop: encoded samples in, a LoRA out."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from maskora import lora
+from maskora.latents import EncodedSample
+from maskora.models import VideoModel
+from maskora.training.checkpoint import RunFolder
+from maskora.training.objective import (
+    TIMESTEPS,
+    draw_noise_level,
+    flow_loss,
+    mix,
+    region_weights,
+)
+from maskora.training.optimizer import make_optimizer
+from maskora.training.report import Report, StepMetrics, draw_loss
+
+log = logging.getLogger("maskora")
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How one stage trains; see the configuration's tables for the meaning of each number."""
+
+    title: str
+    steps: int
+    seed: int
+    optimizer: str
+    lr: float
+    weight_decay: float
+    method: str
+    shift: float
+    inside_weight: float
+    clipping: float
+    accumulation: int
+    checkpoint_every: int
+
+
+# Chooses a step's sample from the step's own random numbers.
+Chooser = Callable[[torch.Generator], EncodedSample]
+
+
+def train(
+    model: VideoModel,
+    transformer: nn.Module,
+    choose: Chooser,
+    plan: TrainingPlan,
+    run: RunFolder,
+    depends_on: dict[str, str],
+    metadata: dict[str, Any],
+) -> None:
+    """Train the injected LoRA from the run's last saved step to `plan.steps`.
+
+    A fresh and a continued run share this path. On Ctrl-C the current state is saved.
+
+    Args:
+        transformer: on the device, with a trainable LoRA already injected (and filled).
+        choose: picks a sample for each micro step.
+        run: where checkpoints and metrics go; what it holds must belong to this run.
+        depends_on: recorded with every checkpoint.
+        metadata: written into every LoRA file.
+    """
+    parameters = lora.trainable(transformer)
+    optimizer = make_optimizer(plan.optimizer, parameters, plan.lr, plan.weight_decay)
+    record = run.read()
+    done = record.step if record else 0
+    if done:
+        optimizer.load_state_dict(run.load_optimizer(done))
+    transformer.train()
+    transformer.enable_gradient_checkpointing()
+    report = Report(run.metrics, run.tensorboard, done)
+    saved = step = done
+    try:
+        with tqdm(total=plan.steps, initial=done, desc=plan.title, unit="step") as bar:
+            for step in range(done + 1, plan.steps + 1):
+                entry = train_step(model, transformer, optimizer, choose, plan, step)
+                report.add(entry)
+                bar.set_postfix(loss=f"{entry.loss:.4f}", refresh=False)
+                bar.update()
+                if step % plan.checkpoint_every == 0 or step == plan.steps:
+                    save_step(run, transformer, optimizer, step, depends_on, metadata)
+                    saved = step
+    except KeyboardInterrupt:
+        if step - 1 > saved:
+            save_step(run, transformer, optimizer, step - 1, depends_on, metadata)
+            saved = step - 1
+        log.warning("interrupted; step %d is saved, continue with --resume", saved)
+        raise
+    finally:
+        report.close()
+    draw_loss(run.metrics, run.loss_picture, plan.title)
+
+
+def train_step(
+    model: VideoModel,
+    transformer: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    choose: Chooser,
+    plan: TrainingPlan,
+    step: int,
+) -> StepMetrics:
+    """One optimizer step over `plan.accumulation` samples, drawn from (seed, step) alone."""
+    started = time.perf_counter()
+    generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
+    parameters = lora.trainable(transformer)
+    optimizer.zero_grad(set_to_none=True)
+    losses, levels, names = [], [], []
+    for _ in range(plan.accumulation):
+        sample = choose(generator)
+        level = draw_noise_level(plan.method, plan.shift, generator)
+        assert sample.target_CTHW is not None
+        noise = torch.randn(sample.target_CTHW.shape, generator=generator)
+        loss = sample_loss(model, transformer, sample, noise, level, plan.inside_weight)
+        (loss / plan.accumulation).backward()
+        losses.append(loss.item())
+        levels.append(level.item())
+        names.append(sample.name)
+    assert all(p.grad is not None for p in parameters), "a LoRA weight got no gradient"
+    norm = torch.nn.utils.clip_grad_norm_(parameters, plan.clipping, error_if_nonfinite=True)
+    optimizer.step()
+    return StepMetrics(
+        step=step,
+        loss=sum(losses) / len(losses),
+        gradient_norm=norm.item(),
+        noise_level=sum(levels) / len(levels),
+        samples=tuple(names),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def sample_loss(
+    model: VideoModel,
+    transformer: nn.Module,
+    sample: EncodedSample,
+    noise_CTHW: Tensor,
+    level: Tensor,
+    inside_weight: float,
+) -> Tensor:
+    """The objective of one sample at one noise level: a scalar with a graph."""
+    device = model.device
+    assert sample.target_CTHW is not None
+    data, noise = sample.target_CTHW.to(device)[None], noise_CTHW.to(device)[None]
+    level = level.to(device)
+    answer = model.predict(
+        transformer, mix(data, noise, level), TIMESTEPS * level, sample.inputs(device)
+    )
+    weights = region_weights(sample.keep_THW, sample.target_CTHW.shape, inside_weight)
+    return flow_loss(answer, data, noise, weights.to(device))
+
+
+def save_step(
+    run: RunFolder,
+    transformer: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    depends_on: dict[str, str],
+    metadata: dict[str, Any],
+) -> None:
+    """Write a step's adapter and optimizer, then record it."""
+    lora.save(run.adapter(step), transformer, {**metadata, "step": step})
+    run.save_optimizer(step, optimizer.state_dict())
+    run.finish_step(step, depends_on)
+
+
+def choose_uniformly(samples: Sequence[EncodedSample]) -> Chooser:
+    """Every sample equally likely."""
+    assert samples
+
+    def choose(generator: torch.Generator) -> EncodedSample:
+        return samples[int(torch.randint(len(samples), (1,), generator=generator))]
+
+    return choose
+
+
+def choose_mixed(
+    keyframes: Sequence[EncodedSample], motion: Sequence[EncodedSample], motion_share: float
+) -> Chooser:
+    """A motion sample with probability `motion_share`, else a keyframe."""
+    from_keyframes, from_motion = choose_uniformly(keyframes), choose_uniformly(motion)
+
+    def choose(generator: torch.Generator) -> EncodedSample:
+        is_motion = torch.rand(1, generator=generator).item() < motion_share
+        return (from_motion if is_motion else from_keyframes)(generator)
+
+    return choose

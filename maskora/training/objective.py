@@ -1,0 +1,58 @@
+"""Rectified flow, as pure functions of tensors.
+
+A noise level s in (0, 1) mixes data x and noise n into x_s = (1 - s) x + s n; the model answers
+the velocity n - x at timestep 1000 s (Liu et al. 2022, "Flow straight and fast"; Wan's convention).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TIMESTEPS = 1000.0
+
+
+def draw_noise_level(method: str, shift: float, generator: torch.Generator) -> Tensor:
+    """A noise level in (0, 1), shape (1,): uniform, or the sigmoid of a normal; then shifted.
+
+    The shift s -> a s / (1 + (a - 1) s) moves levels up for a > 1 (Esser et al. 2024, eq. 23).
+    """
+    if method == "uniform":
+        level = torch.rand(1, generator=generator)
+    else:
+        level = torch.sigmoid(torch.randn(1, generator=generator))
+    return shift * level / (1 + (shift - 1) * level)
+
+
+def mix(data: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+    """x_s of data and noise at one level."""
+    return (1 - level) * data + level * noise
+
+
+def velocity(data: Tensor, noise: Tensor) -> Tensor:
+    """What the model must answer."""
+    return noise - data
+
+
+def region_weights(keep_THW: Tensor, latent_shape: torch.Size, inside: float) -> Tensor:
+    """Loss weights on the latent grid: `inside` where the model generates, 1 elsewhere; mean 1.
+
+    Args:
+        keep_THW: the pixel keep mask, T = 4k+1.
+        latent_shape: (C, T', h, w) of the latents.
+        inside: the weight of a generated cell relative to a kept one.
+
+    Returns:
+        weights of shape (1, T', h, w).
+    """
+    frames, height, width = latent_shape[1:]
+    group = (keep_THW.shape[0] - 1) // max(frames - 1, 1)
+    pooled = F.adaptive_avg_pool2d(keep_THW[:, None], (height, width))[:, 0]
+    later = pooled[1:].reshape(frames - 1, max(group, 1), height, width).mean(dim=1)
+    generated = 1 - torch.cat([pooled[:1], later])
+    weights = 1 + (inside - 1) * generated
+    return (weights / weights.mean())[None]
+
+
+def flow_loss(answer: Tensor, data: Tensor, noise: Tensor, weights: Tensor) -> Tensor:
+    """Mean squared error of the velocity over the whole latent, weighted; a scalar."""
+    return (weights * (answer.float() - velocity(data, noise).float()) ** 2).mean()

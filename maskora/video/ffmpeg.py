@@ -1,0 +1,34 @@
+"""The ffmpeg program that comes with imageio-ffmpeg: where it is, what it can do, what it said."""
+
+import functools
+import subprocess
+from pathlib import Path
+from typing import IO
+
+import imageio_ffmpeg
+
+
+def ffmpeg_command(*arguments: str) -> list[str]:
+    """A quiet, non-interactive ffmpeg command line."""
+    executable = imageio_ffmpeg.get_ffmpeg_exe()
+    return [executable, "-hide_banner", "-nostdin", "-y", "-v", "error", *arguments]
+
+
+def input_url(path: Path) -> str:
+    """The path as ffmpeg reads it whatever characters it holds (``-``, ``:``, ``%``)."""
+    return f"file:{path}"
+
+
+@functools.cache
+def has_filter(name: str) -> bool:
+    """Whether this ffmpeg was built with the filter."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-filters"]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return any(line.split()[1:2] == [name] for line in listing.splitlines())
+
+
+def last_line(log: IO[bytes]) -> str:
+    """The last line ffmpeg wrote to its error log (a file open for reading), or ''."""
+    log.seek(0)
+    lines = log.read().decode("utf-8", "replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -1,0 +1,79 @@
+"""Single pictures on disk."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from maskora.errors import UserError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+
+
+def natural_key(path: Path) -> tuple[tuple[int, str], ...]:
+    """A sort key in which frame2 comes before frame10."""
+    parts = re.findall(r"\d+|\D+", path.name.lower())
+    return tuple((int(p), "") if p.isdecimal() else (-1, p) for p in parts)
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        return Image.open(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: not a readable image ({error})") from None
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Displayed (width, height), read from the header alone.
+
+    Raises:
+        UserError: the file is missing or no image.
+    """
+    with _open(path) as image:
+        turned = image.getexif().get(0x0112, 1) >= 5
+        return (image.height, image.width) if turned else image.size
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read a picture as shape (H, W, 3) uint8 RGB.
+
+    The EXIF orientation is applied, 16-bit grey is reduced to 8, a palette is resolved, and
+    transparency is flattened over black.
+
+    Raises:
+        UserError: the file is missing, damaged or no image.
+    """
+    with _open(path) as image:
+        try:
+            image.load()
+        except (OSError, SyntaxError, ValueError) as error:
+            raise UserError(f"{path}: damaged image ({error})") from None
+        upright = ImageOps.exif_transpose(image)
+    return _to_rgb(upright)
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I") or image.mode == "F":
+        grey_HW = np.asarray(image).astype(np.float64)
+        if image.mode != "F":
+            grey_HW = grey_HW / 257  # 16 bits to 8
+        grey_HW = np.clip(np.round(grey_HW), 0, 255).astype(np.uint8)
+        return np.repeat(grey_HW[:, :, None], 3, axis=2)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
+    return np.array(image.convert("RGB"))
+
+
+def write_png(path: Path, image_HWC: np.ndarray) -> None:
+    """Write (H, W, 3) uint8 RGB. The file appears whole or not at all."""
+    assert image_HWC.dtype == np.uint8 and image_HWC.ndim == 3 and image_HWC.shape[2] == 3
+    part = path.with_name(f".{path.name}.part")
+    try:
+        Image.fromarray(image_HWC).save(part, format="PNG", compress_level=3)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

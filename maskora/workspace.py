@@ -1,0 +1,180 @@
+"""The folder of one edit: every path inside it is named and found here, and nowhere else."""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from maskora.errors import UserError
+from maskora.files import write_text
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+Stage = Literal["motion", "appearance"]
+
+
+class Source(BaseModel):
+    """source.json: where the frames come from and how they lie in the original."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    origin: str
+    start: int
+    every: int
+    frames: int
+    fps: str
+    original_size: tuple[int, int]
+    size: tuple[int, int]
+    cell: int
+    fit: str
+    region: tuple[float, float, float, float]
+
+    @property
+    def rate(self) -> Fraction:
+        """Frames per second of the chosen frames."""
+        return Fraction(self.fps)
+
+
+class MaskRecord(BaseModel):
+    """masks/masks.json: what the final masks were made from, so that a change is noticed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    settings: str
+    silhouettes: str
+    masks: str
+
+
+@dataclass(frozen=True)
+class EditFiles:
+    """The edited images of one edit: frame number -> file. Frame 0 may still be missing."""
+
+    folder: Path
+    images: dict[int, Path]
+
+    @property
+    def first(self) -> Path:
+        """The edited first frame. Raises UserError where it is missing."""
+        if 0 not in self.images:
+            raise UserError(
+                f"{self.folder / '00000.png'} is missing: open source/00000.png in an image "
+                f"editor, change what lies inside the mask, and save the result there"
+            )
+        return self.images[0]
+
+    @property
+    def keyframes(self) -> dict[int, Path]:
+        """Edited frames after the first, in order."""
+        return {frame: path for frame, path in sorted(self.images.items()) if frame > 0}
+
+
+class Workspace:
+    """Paths of one edit's folder. Building one touches nothing on disk."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config = root / "edit.toml"
+        self.source_dir = root / "source"
+        self.source_record = self.source_dir / "source.json"
+        self.overview = self.source_dir / "overview.png"
+        self.masks_dir = root / "masks"
+        self.mask_record = self.masks_dir / "masks.json"
+        self.edits_dir = root / "edits"
+        self.cache_dir = root / "cache"
+
+    def source_frame(self, frame: int) -> Path:
+        """A frame as the model sees it."""
+        return self.source_dir / f"{frame:05d}.png"
+
+    def mask(self, frame: int) -> Path:
+        """A final mask: 0 keep, 1..n objects."""
+        return self.masks_dir / f"{frame:05d}.png"
+
+    def silhouette(self, frame: int) -> Path:
+        """A mask as it was given or tracked, before it became a box."""
+        return self.masks_dir / "raw" / f"{frame:05d}.png"
+
+    def edit_dir(self, edit: str | None) -> Path:
+        """Where an edit's images lie; further edits have a name."""
+        return self.edits_dir / _checked_name(edit) if edit else self.edits_dir
+
+    def run_dir(self, stage: Stage, edit: str | None = None) -> Path:
+        """Where a stage trains. The motion stage belongs to the clip, so it has no edit."""
+        base = self.root / "runs" / stage
+        return base / _checked_name(edit) if edit and stage == "appearance" else base
+
+    def output_dir(self, edit: str | None, seed: int | None) -> Path:
+        """Where a result goes; `seed` only for the second and further seeds of a run."""
+        folder = self.root / "output"
+        folder = folder / _checked_name(edit) if edit else folder
+        return folder if seed is None else folder / f"seed-{seed}"
+
+    def read_source(self) -> Source:
+        """Read source.json. Raises UserError where the folder is not a prepared workspace."""
+        try:
+            return Source.model_validate_json(self.source_record.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(
+                f"{self.root} is not a prepared workspace ({self.source_record} is missing): "
+                f"run maskora prepare VIDEO {self.root}"
+            ) from None
+        except ValidationError as error:
+            raise UserError(
+                f"{self.source_record} is damaged ({error.error_count()} fields): "
+                f"run maskora prepare again"
+            ) from None
+
+    def write_source(self, source: Source) -> None:
+        """Write source.json."""
+        write_text(self.source_record, source.model_dump_json(indent=2) + "\n")
+
+    def find_edits(self, edit: str | None, frames: int) -> EditFiles:
+        """The edited images of an edit; a file that is no frame is an error, never ignored.
+
+        Args:
+            edit: the edit's name, or None for the unnamed one.
+            frames: how many frames the clip has.
+        """
+        folder = self.edit_dir(edit)
+        if not folder.is_dir():
+            names = ", ".join(sorted(p.name for p in self.edits_dir.glob("*/"))) or "none"
+            raise UserError(f"{folder}: no such folder (named edits here: {names})")
+        images: dict[int, Path] = {}
+        for path in sorted(folder.iterdir()):
+            if (path.is_dir() and edit is None) or path.name.startswith("."):
+                continue
+            frame = _frame_number(path, frames)
+            if path.suffix.lower() == ".txt":
+                continue
+            if frame in images:
+                raise UserError(f"{path} and {images[frame].name} are both frame {frame}: keep one")
+            images[frame] = path
+        return EditFiles(folder, images)
+
+
+def caption_beside(image: Path) -> str | None:
+    """The text of the .txt beside an image, or None where there is none (or it is empty)."""
+    path = image.with_suffix(".txt")
+    return " ".join(path.read_text(encoding="utf-8").split()) or None if path.is_file() else None
+
+
+def _frame_number(path: Path, frames: int) -> int:
+    suffix = path.suffix.lower()
+    if suffix not in (*IMAGE_SUFFIXES, ".txt") or not re.fullmatch(r"\d+", path.stem):
+        raise UserError(
+            f"{path} is not a frame: edited frames are named by their number, as 00000.png "
+            f"(or .jpg, .webp), with a caption in a .txt beside"
+        )
+    if int(path.stem) >= frames:
+        raise UserError(f"{path}: the clip has frames 0 to {frames - 1} only")
+    return int(path.stem)
+
+
+def _checked_name(edit: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", edit) or edit.startswith("seed-"):
+        raise UserError(
+            f"--edit {edit}: a name starts with a letter and holds letters, digits, '-' and '_'"
+        )
+    return edit

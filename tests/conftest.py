@@ -1,0 +1,26 @@
+"""What all tests share: a tiny model of the real classes, and the real clips where they are."""
+
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete Wan2.1-I2V folder with random weights."""
+    from maskora.models.tiny import write_tiny_model
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    write_tiny_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_clips() -> Path:
+    """The folder of real clips; skips where this checkout has none beside it."""
+    folder = REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the real clips are not here (../shared/data)")
+    return folder

@@ -1,0 +1,170 @@
+"""Masks in files: every way they come in, and the round trip of labels."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskora.errors import UserError
+from maskora.masks.files import (
+    check_not_empty,
+    mask_to_labels,
+    match_length,
+    read_mask_folder,
+    read_mask_frames,
+    write_labels,
+)
+
+SILHOUETTE = np.zeros((6, 8), bool)
+SILHOUETTE[2:5, 3:7] = True
+
+
+def three_objects() -> np.ndarray:
+    labels = np.zeros((6, 8), np.uint8)
+    labels[0:2, 0:2], labels[3:5, 2:5], labels[5, 7] = 1, 2, 9
+    return labels
+
+
+def rgba(inside: tuple[int, ...], outside: tuple[int, ...]) -> Image.Image:
+    pixels = np.where(SILHOUETTE[..., None], np.array(inside), np.array(outside))
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.fromarray(SILHOUETTE),
+        Image.fromarray(np.where(SILHOUETTE, 128, 127).astype(np.uint8)),
+        Image.fromarray(np.where(SILHOUETTE, 40000, 30000).astype(np.uint16)),
+        rgba((255, 255, 255), (0, 0, 0)),
+        rgba((255, 0, 0), (20, 20, 20)),
+        rgba((255, 255, 255, 255), (0, 0, 0, 255)),
+        rgba((255, 255, 255, 255), (255, 255, 255, 0)),
+        rgba((0, 0, 0, 255), (0, 0, 0, 0)),
+        rgba((0, 0, 0, 255), (255, 255, 255, 0)),
+        rgba((255, 255, 255, 200), (0, 0, 0, 255)),
+    ],
+    ids=["1", "L", "I;16", "RGB", "red", "opaque", "cut-out", "black", "black-cut-out", "part"],
+)
+def test_bright_and_opaque_is_the_one_object(image: Image.Image) -> None:
+    labels = mask_to_labels(image)
+    assert labels.dtype == np.uint8
+    np.testing.assert_array_equal(labels, SILHOUETTE)
+
+
+def test_a_transparent_picture_of_several_colours_is_read_by_brightness() -> None:
+    pixels = np.zeros((2, 3, 4), np.uint8)
+    pixels[0] = [[255, 255, 255, 255], [0, 0, 0, 255], [255, 255, 255, 0]]
+    np.testing.assert_array_equal(mask_to_labels(Image.fromarray(pixels)), [[1, 0, 0], [0, 0, 0]])
+
+
+def test_an_all_black_and_an_all_white_picture() -> None:
+    assert not mask_to_labels(Image.new("RGBA", (4, 4), (0, 0, 0, 255))).any()
+    assert not mask_to_labels(Image.new("RGBA", (4, 4), (255, 255, 255, 0))).any()
+    assert mask_to_labels(Image.new("L", (4, 4), 255)).all()
+
+
+def test_a_palette_picture_is_read_by_its_indices(tmp_path: Path) -> None:
+    image = Image.fromarray(three_objects())
+    image.putpalette([0, 0, 0, 9, 9, 9, 250, 250, 250] + [7] * 759)
+    image.save(tmp_path / "mask.png")
+    with Image.open(tmp_path / "mask.png") as opened:
+        assert opened.mode == "P"
+        np.testing.assert_array_equal(mask_to_labels(opened), three_objects())
+
+
+def save(path: Path, value: int = 255, size: tuple[int, int] = (8, 6)) -> None:
+    Image.new("L", size, value).save(path)
+
+
+def test_a_folder_is_read_in_natural_order(tmp_path: Path) -> None:
+    for number in (10, 9, 100):
+        write_labels(tmp_path / f"m{number}.png", np.full((6, 8), number, np.uint8))
+    (tmp_path / ".DS_Store").write_text("not a frame")
+    masks = read_mask_folder(tmp_path)
+    assert [int(mask[0, 0]) for mask in masks] == [9, 10, 100]
+    assert all(mask.shape == (6, 8) for mask in masks)
+
+
+def test_a_single_image_is_one_mask(tmp_path: Path) -> None:
+    save(tmp_path / "static.jpg")
+    (mask,) = read_mask_folder(tmp_path / "static.jpg")
+    assert mask.shape == (6, 8)
+    assert mask.all()
+
+
+def test_subfolders_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save(tmp_path / "0.png")
+    (tmp_path / "raw").mkdir()
+    assert len(read_mask_folder(tmp_path)) == 1
+    assert "raw" in caplog.text
+
+
+def test_what_is_no_mask_is_named(tmp_path: Path) -> None:
+    save(tmp_path / "0.png")
+    (tmp_path / "1.txt").write_text("a caption")
+    with pytest.raises(UserError, match=r"1\.txt is no image"):
+        read_mask_folder(tmp_path)
+    with pytest.raises(UserError, match="no such mask"):
+        read_mask_folder(tmp_path / "elsewhere")
+
+
+def test_a_damaged_image_is_named(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:900])
+    with pytest.raises(UserError, match=r"cut\.png cannot be read"):
+        read_mask_folder(tmp_path)
+
+
+def test_a_floating_point_image_is_refused(tmp_path: Path) -> None:
+    Image.new("F", (4, 4), 1.0).save(tmp_path / "mask.tif")
+    with pytest.raises(UserError, match="floating-point"):
+        read_mask_folder(tmp_path)
+
+
+def test_mixed_sizes_name_both(tmp_path: Path) -> None:
+    save(tmp_path / "0.png")
+    save(tmp_path / "1.png", size=(4, 4))
+    with pytest.raises(UserError, match=r"1\.png is 4x4, but 0\.png is 8x6"):
+        read_mask_folder(tmp_path)
+
+
+def test_a_folder_without_images_names_its_subfolders(tmp_path: Path) -> None:
+    (tmp_path / "bear").mkdir()
+    with pytest.raises(UserError, match="bear"):
+        read_mask_folder(tmp_path)
+
+
+def test_mask_frames_are_bright_where_edited() -> None:
+    frame = np.where(SILHOUETTE, 235, 16).astype(np.uint8)[..., None].repeat(3, axis=2)
+    for labels in read_mask_frames(iter([frame, frame])):
+        assert labels.dtype == np.uint8
+        np.testing.assert_array_equal(labels, SILHOUETTE)
+
+
+def numbered(count: int) -> list[np.ndarray]:
+    return [np.full((2, 2), number, np.uint8) for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("given_masks", "expected"), [(4, [0, 1, 2, 3]), (20, [5, 8, 11, 14]), (1, [0, 0, 0, 0])]
+)
+def test_masks_are_matched_to_the_chosen_frames(given_masks: int, expected: list[int]) -> None:
+    matched = match_length(numbered(given_masks), 20, start=5, count=4, every=3, where="m")
+    assert [int(mask[0, 0]) for mask in matched] == expected
+
+
+@pytest.mark.parametrize("given_masks", [0, 2, 3, 5, 19, 21])
+def test_a_wrong_number_of_masks_is_an_error(given_masks: int) -> None:
+    words = f"masks in folder: {given_masks} found, but the clip has 4 chosen frames .of 20."
+    with pytest.raises(UserError, match=words):
+        match_length(numbered(given_masks), 20, start=5, count=4, every=3, where="folder")
+
+
+def test_empty_masks_are_an_error() -> None:
+    check_not_empty(numbered(2), "folder")
+    for labels in ([], numbered(1)):
+        with pytest.raises(UserError, match="masks in folder: nothing is marked"):
+            check_not_empty(labels, "folder")

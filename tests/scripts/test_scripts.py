@@ -1,0 +1,164 @@
+"""The shell scripts as a person runs them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+
+from maskora.video.images import write_png
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "scripts"
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def script(name: str, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a shipped script in the folder `cwd` with the interpreter of these tests."""
+    return subprocess.run(
+        ["bash", SCRIPTS / name, *arguments],
+        cwd=cwd,
+        env=os.environ | {"PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the files that the scripts look for before any work begins."""
+    (tmp_path / "clip.mp4").touch()
+    (tmp_path / "edited.png").write_bytes(PNG)
+    (tmp_path / "edited.txt").write_text("not a picture")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["edit.sh", "batch.sh"])
+def test_help(name: str, tmp_path: Path) -> None:
+    result = script(name, "--help", cwd=tmp_path)
+    assert result.returncode == 0
+    assert result.stdout.startswith(f"Usage: scripts/{name} ")
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("", "got 0"),
+        ("clip.mp4 1,2,3,4 edited.png", "got 3"),
+        ("clip.mp4 1,2,3 edited.png out.mp4", "X,Y,W,H in pixels, not 1,2,3"),
+        ("none.mp4 1,2,3,4 edited.png out.mp4", "no such video: none.mp4"),
+        ("clip.mp4 1,2,3,4 none.png out.mp4", "no such image: none.png"),
+        ("clip.mp4 1,2,3,4 edited.txt out.mp4", "not a png, jpg or webp image: edited.txt"),
+        ("clip.mp4 1,2,3,4 edited.png out.avi", "not out.avi"),
+        ("clip.mp4 1,2,3,4 edited.png out.mp4 --frame 17", "unknown option --frame"),
+        ("clip.mp4 1,2,3,4 edited.png out.mp4 --frames", "--frames needs a value"),
+        ("clip.mp4 1,2,3,4 edited.png out.mp4 --mask clip.mp4", "beside --mask, got 4"),
+        ("clip.mp4 edited.png out.mp4 --mask none", "no such mask: none"),
+        ("clip.mp4 1,2,3,4 edited.png out.mp4 -- --keyframe edited.png", "written N=IMAGE"),
+        ("clip.mp4 1,2,3,4 edited.png out.mp4 --keyframe=9=no.png", "no such image: no.png"),
+    ],
+)
+def test_edit_refuses_wrong_arguments_in_one_line(folder: Path, line: str, told: str) -> None:
+    result = script("edit.sh", *line.split(), cwd=folder)
+    assert result.returncode == 2
+    assert told in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not (folder / "out.work").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("", "expected JOBS_DIR"),
+        ("a b c", "expected JOBS_DIR"),
+        ("none", "no such folder: none"),
+        (".", "no job (no sub-folder) in"),
+        (". --frames 17", "options for every job come after --"),
+    ],
+)
+def test_batch_refuses_wrong_arguments_in_one_line(folder: Path, line: str, told: str) -> None:
+    result = script("batch.sh", *line.split(), cwd=folder)
+    assert result.returncode == 2
+    assert told in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def make_job(folder: Path, **files: str) -> None:
+    """A job's folder; a name's double underscore stands for its dot."""
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_text(content)
+
+
+def test_batch_reports_every_failing_job(tmp_path: Path) -> None:
+    jobs = tmp_path / "the jobs"
+    make_job(jobs / "a", edited__png="", box__txt="1,2,3,4")
+    make_job(jobs / "b", video__mp4="", edited__png="", box__txt="1, 2, 3\n")
+    make_job(jobs / "c", video__mp4="", video__mkv="", edited__png="", box__txt="1,2,3,4")
+    make_job(jobs / "d", video__mp4="", edited__png="")
+    options = "# faster\n\n--frames   17\n--colour red\n"
+    make_job(jobs / "e", video__mp4="", edited__png="", box__txt="1, 2, 3, 4", options__txt=options)
+
+    result = script("batch.sh", jobs, "results", "--", "--set", "a.b=c", cwd=tmp_path)
+
+    assert result.returncode == 1
+    table = [line.split(maxsplit=3) for line in result.stdout.splitlines()[-5:]]
+    assert [(row[0], row[1]) for row in table] == [(name, "failed") for name in "abcde"]
+    assert [row[3].partition(": ")[2] for row in table] == [
+        "expected one video, found 0 (of video.mp4 video.mov video.mkv video.webm)",
+        "the box is written X,Y,W,H in pixels, not 1,2,3",
+        "expected one video, found 2 (of video.mp4 video.mov video.mkv video.webm)",
+        "expected either box.txt or the folder mask",
+        "unknown option --colour (--help lists the options)",
+    ]
+    for row in table:
+        assert row[3] in (tmp_path / "results" / f"{row[0]}.log").read_text()
+
+
+def make_clip(path: Path) -> None:
+    """A moving test picture: 9 frames of 64x64 at 8 fps."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-f", "lavfi"]
+    command += ["-i", "testsrc=size=64x64:rate=8", "-frames:v", "9", path]
+    subprocess.run(command, check=True)
+
+
+def frame_count(path: Path) -> int:
+    return int(imageio_ffmpeg.count_frames_and_secs(str(path))[0])
+
+
+@pytest.mark.slow
+def test_batch_edits_the_good_job_and_reports_the_bad_one(tmp_path: Path) -> None:
+    maskora = [sys.executable, "-m", "maskora"]
+    subprocess.run([*maskora, "tiny-model", tmp_path / "model"], cwd=ROOT, check=True)
+    small = ["--size", "64x64", "--frames", "9", "--caption", "a picture"]
+    small += ["--edited-caption", "a red picture"]
+    settings = [f"model.path={tmp_path / 'model'}", "motion.steps=2", "appearance.steps=2"]
+    settings += ["inference.steps=2", "optimizer.type=adamw"]
+    for setting in settings:
+        small += ["--set", setting]
+    for name, box in (("bad", "500,500,16,16"), ("good", "16,16,32,32")):
+        make_job(tmp_path / "jobs" / name, box__txt=box)
+        make_clip(tmp_path / "jobs" / name / "video.mp4")
+        (tmp_path / "jobs" / name / "keyframes").mkdir()
+        red_HWC = np.full((64, 64, 3), (200, 0, 0), np.uint8)
+        write_png(tmp_path / "jobs" / name / "edited.png", red_HWC)
+        write_png(tmp_path / "jobs" / name / "keyframes" / "4.png", red_HWC)
+
+    first = script("batch.sh", "jobs", "out", "--", *small, cwd=tmp_path)
+    again = script("batch.sh", "jobs", "out", "--", *small, cwd=tmp_path)
+
+    for result in (first, again):
+        log = (tmp_path / "out" / "good.log").read_text()
+        bad, good = (line.split(maxsplit=3) for line in result.stdout.splitlines()[-2:])
+        assert result.returncode == 1
+        assert (bad[0], bad[1]) == ("bad", "failed")
+        assert (good[0], good[1], good[3]) == ("good", "ok", "out/good.mp4"), log
+    assert "prepared already" in log
+    assert frame_count(tmp_path / "out" / "good.mp4") == 9
+    assert (tmp_path / "out" / "good.work" / "edits" / "00004.png").is_file()
+    assert not (tmp_path / "out" / "bad.work" / "edit.toml").exists()

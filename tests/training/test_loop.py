@@ -1,0 +1,167 @@
+"""The loop on a tiny real transformer: it learns, repeats itself, and continues exactly."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskora import lora
+from maskora.errors import UserError
+from maskora.latents import EncodedSample
+from maskora.models import VideoModel
+from maskora.training.checkpoint import RunFolder
+from maskora.training.loop import (
+    Chooser,
+    TrainingPlan,
+    choose_mixed,
+    choose_uniformly,
+    sample_loss,
+    train,
+)
+from maskora.training.report import read_metrics
+
+PLAN = TrainingPlan(
+    title="motion",
+    steps=6,
+    seed=3,
+    optimizer="adamw",
+    lr=1e-2,
+    weight_decay=0.01,
+    method="uniform",
+    shift=1.0,
+    inside_weight=1.0,
+    clipping=1.0,
+    accumulation=1,
+    checkpoint_every=3,
+)
+
+
+def run(
+    model: VideoModel, choose: Chooser, plan: TrainingPlan, folder: Path
+) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Train as the command does; answer the losses and the LoRA."""
+    transformer = model.load_transformer()
+    lora.inject(transformer, 4, 4.0, model.lora_targets("attention"), plan.seed)
+    runs = RunFolder(folder)
+    if adapter := runs.newest_adapter():
+        lora.fill(transformer, lora.read(adapter), adapter)
+    train(model, transformer, choose, plan, runs, {"all": "the same"}, {"stage": "motion"})
+    losses = [entry.loss for entry in read_metrics(runs.metrics)]
+    return losses, lora.read(runs.adapter(plan.steps)).tensors
+
+
+def test_two_runs_of_one_seed_are_the_same_and_another_seed_is_not(
+    model: VideoModel, windows: list[EncodedSample], tmp_path: Path
+) -> None:
+    choose = choose_uniformly(windows)
+    losses_a, lora_a = run(model, choose, PLAN, tmp_path / "a")
+    losses_b, lora_b = run(model, choose, PLAN, tmp_path / "b")
+    losses_c, _ = run(model, choose, replace(PLAN, seed=4), tmp_path / "c")
+    assert losses_a == losses_b
+    assert len(losses_a) == 6
+    assert all(torch.equal(lora_a[name], lora_b[name]) for name in lora_a)
+    assert losses_a != losses_c
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    model: VideoModel, windows: list[EncodedSample], tmp_path: Path
+) -> None:
+    choose = choose_uniformly(windows)
+    losses, whole = run(model, choose, PLAN, tmp_path / "whole")
+    run(model, choose, replace(PLAN, steps=4), tmp_path / "parts")
+    resumed_losses, resumed = run(model, choose, PLAN, tmp_path / "parts")
+    assert resumed_losses == losses
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    kept = sorted(path.parent.name for path in (tmp_path / "parts").glob("step-*/optimizer.pt"))
+    assert kept == ["step-00006"]
+
+
+def test_ctrl_c_saves_the_last_whole_step(
+    model: VideoModel, windows: list[EncodedSample], tmp_path: Path
+) -> None:
+    seen = 0
+
+    def interrupting(generator: torch.Generator) -> EncodedSample:
+        nonlocal seen
+        seen += 1
+        if seen == 6:
+            raise KeyboardInterrupt
+        return choose_uniformly(windows)(generator)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(model, interrupting, PLAN, tmp_path / "cut")
+    record = RunFolder(tmp_path / "cut").read()
+    assert record is not None
+    assert record.step == 5
+    resumed_losses, resumed = run(model, choose_uniformly(windows), PLAN, tmp_path / "cut")
+    losses, whole = run(model, choose_uniformly(windows), PLAN, tmp_path / "whole")
+    assert resumed_losses == losses
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_training_lowers_the_loss_on_its_windows(
+    model: VideoModel, windows: list[EncodedSample], tmp_path: Path
+) -> None:
+    def loss_with(tensors: dict[str, torch.Tensor] | None) -> float:
+        transformer = model.load_transformer()
+        lora.inject(transformer, 4, 4.0, model.lora_targets("attention"), 3)
+        if tensors:
+            path = tmp_path / "runs" / "step-00040" / "adapter.safetensors"
+            lora.fill(transformer, lora.read(path), path)
+        total = 0.0
+        with torch.no_grad():
+            for index, sample in enumerate(windows):
+                noise = torch.randn(
+                    sample.target_CTHW.shape, generator=torch.Generator().manual_seed(90 + index)
+                )
+                level = torch.tensor([0.5])
+                total += sample_loss(model, transformer, sample, noise, level, 1.0).item()
+        return total
+
+    _, tensors = run(
+        model,
+        choose_uniformly(windows),
+        replace(PLAN, steps=40, checkpoint_every=40),
+        tmp_path / "runs",
+    )
+    assert loss_with(tensors) < 0.97 * loss_with(None)
+
+
+def test_accumulated_gradients_are_the_mean_over_their_samples(
+    model: VideoModel, windows: list[EncodedSample], tmp_path: Path
+) -> None:
+    losses, _ = run(
+        model, choose_uniformly(windows), replace(PLAN, steps=2, accumulation=3), tmp_path / "a"
+    )
+    entries = read_metrics(RunFolder(tmp_path / "a").metrics)
+    assert [len(entry.samples) for entry in entries] == [3, 3]
+    assert all(loss > 0 for loss in losses)
+
+
+def test_mixing_draws_the_motion_share(windows: list[EncodedSample]) -> None:
+    keyframe, motion = windows[:1], windows[1:]
+    choose = choose_mixed(keyframe, motion, 0.25)
+    generator = torch.Generator().manual_seed(0)
+    names = [choose(generator).name for _ in range(2000)]
+    assert names.count(motion[0].name) / 2000 == pytest.approx(0.25, abs=0.03)
+
+
+def test_a_lora_of_another_rank_does_not_fill(
+    model: VideoModel, windows: list[EncodedSample], tmp_path: Path
+) -> None:
+    run(model, choose_uniformly(windows), replace(PLAN, steps=1), tmp_path / "a")
+    path = RunFolder(tmp_path / "a").adapter(1)
+    transformer = model.load_transformer()
+    lora.inject(transformer, 8, 8.0, model.lora_targets("attention"), 0)
+    with pytest.raises(UserError, match="does not fit"):
+        lora.fill(transformer, lora.read(path), path)
+
+
+def test_the_loss_picture_and_the_tensorboard_files_are_there(
+    model: VideoModel, windows: list[EncodedSample], tmp_path: Path
+) -> None:
+    run(model, choose_uniformly(windows), PLAN, tmp_path / "a")
+    folder = RunFolder(tmp_path / "a")
+    assert folder.loss_picture.stat().st_size > 5000
+    assert list(folder.tensorboard.glob("events.*"))
