@@ -147,7 +147,12 @@ def _through(
                 tensor = encode(encoder, item).cpu()
                 cache.put(name, tensor)
                 found[name] = tensor
-    return [tensor for name in names if (tensor := found[name]) is not None]
+    return [_present(found[name]) for name in names]
+
+
+def _present(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None
+    return tensor
 
 
 def _bytes(tensor: Tensor) -> bytes:

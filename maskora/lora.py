@@ -5,6 +5,7 @@ the metadata key that diffusers reads, so that `pipe.load_lora_weights` takes th
 """
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from maskora.errors import UserError
 from maskora.files import replacing
+from maskora.models import Transformer
 
 PREFIX = "transformer."
 DIFFUSERS_METADATA = "lora_adapter_metadata"
@@ -42,7 +44,7 @@ class LoraWeights:
     metadata: dict[str, Any]
 
 
-def inject(transformer: nn.Module, rank: int, alpha: float, targets: str, seed: int) -> None:
+def inject(transformer: Transformer, rank: int, alpha: float, targets: str, seed: int) -> None:
     """Add a fresh trainable LoRA (A random from the seed, B zero) in float32.
 
     Args:
@@ -57,12 +59,12 @@ def inject(transformer: nn.Module, rank: int, alpha: float, targets: str, seed: 
         parameter.data = parameter.data.float()
 
 
-def trainable(transformer: nn.Module) -> list[nn.Parameter]:
+def trainable(transformer: Transformer) -> list[nn.Parameter]:
     """The LoRA's parameters, in a fixed order."""
     return [parameter for parameter in transformer.parameters() if parameter.requires_grad]
 
 
-def save(path: Path, transformer: nn.Module, metadata: dict[str, Any]) -> None:
+def save(path: Path, transformer: Transformer, metadata: dict[str, Any]) -> None:
     """Write the trained LoRA with its metadata, as a whole or not at all."""
     state = get_peft_model_state_dict(transformer, adapter_name=TRAINED)
     config = transformer.peft_config[TRAINED]
@@ -111,7 +113,7 @@ def read(path: Path) -> LoraWeights:
     )
 
 
-def fill(transformer: nn.Module, weights: LoraWeights, where: Path) -> None:
+def fill(transformer: Transformer, weights: LoraWeights, where: Path) -> None:
     """Put a file's values into the injected trainable LoRA. Raises UserError where they differ."""
     own = {
         n: t.shape for n, t in get_peft_model_state_dict(transformer, adapter_name=TRAINED).items()
@@ -126,7 +128,7 @@ def fill(transformer: nn.Module, weights: LoraWeights, where: Path) -> None:
     set_peft_model_state_dict(transformer, weights.tensors, adapter_name=TRAINED)
 
 
-def stack(transformer: nn.Module, files: Sequence[tuple[Path, float]]) -> None:
+def stack(transformer: Transformer, files: Sequence[tuple[Path, float]]) -> None:
     """Load LoRA files side by side for inference, each with its strength; all frozen.
 
     Raises:
@@ -141,14 +143,18 @@ def stack(transformer: nn.Module, files: Sequence[tuple[Path, float]]) -> None:
             r=weights.rank, lora_alpha=weights.alpha, target_modules=sorted(modules)
         )
         names.append(f"lora_{index}")
-        transformer.add_adapter(config, adapter_name=names[-1])
+        with warnings.catch_warnings():  # several adapters side by side are what is wanted
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+            transformer.add_adapter(config, adapter_name=names[-1])
         set_peft_model_state_dict(transformer, weights.tensors, adapter_name=names[-1])
     if names:
         transformer.set_adapters(names, [strength for _, strength in files])
     transformer.requires_grad_(False)
 
 
-def _check_fit(transformer: nn.Module, weights: LoraWeights, modules: set[str], path: Path) -> None:
+def _check_fit(
+    transformer: Transformer, weights: LoraWeights, modules: set[str], path: Path
+) -> None:
     known = dict(transformer.named_modules())
     for module in sorted(modules):
         a = weights.tensors.get(f"{module}.lora_A.weight")

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from maskora.latents import EncodedSample
-from maskora.models import ModelInputs, VideoModel
+from maskora.models import ModelInputs, Transformer, VideoModel
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def draw_noise(latent_shape: tuple[int, ...], seed: int) -> Tensor:
 @torch.inference_mode()
 def denoise(
     model: VideoModel,
-    transformer: nn.Module,
+    transformer: Transformer,
     sample: EncodedSample,
     negative_LD: Tensor,
     noise_BCTHW: Tensor,

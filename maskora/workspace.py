@@ -29,7 +29,7 @@ class Source(BaseModel):
     size: tuple[int, int]
     cell: int
     fit: str
-    region: tuple[float, float, float, float]
+    region: tuple[int, int, int, int]
 
     @property
     def rate(self) -> Fraction:

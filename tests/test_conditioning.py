@@ -1,5 +1,7 @@
 """What the model is shown, pixel by pixel."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -40,7 +42,7 @@ def test_windows_begin_at_the_start_and_end_on_the_last_frame(
     starts = window_starts(frames, window, stride)
     assert starts[0] == 0
     assert starts[-1] + window == frames
-    gaps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(starts)]
     assert all(0 < gap <= stride for gap in gaps)
 
 
@@ -80,7 +82,8 @@ def test_a_keyframe_is_one_frame_whose_box_is_hidden_from_the_model() -> None:
 
 def test_without_its_mask_a_keyframe_shows_the_answer() -> None:
     edited = torch.rand(3, H, W)
-    sample = appearance_sample(7, edited, clip()[:, 7], moving_keep()[7], edited, "first-frame", "p")
+    source, keep = clip()[:, 7], moving_keep()[7]
+    sample = appearance_sample(7, edited, source, keep, edited, "first-frame", "p")
     assert torch.equal(sample.condition_CTHW, sample.target_CTHW)
     assert sample.keep_THW.all()
 

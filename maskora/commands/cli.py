@@ -3,6 +3,7 @@
 import errno
 import functools
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,8 @@ def told_plainly(command: Callable[Given, Answer]) -> Callable[Given, Answer]:
     def wrapper(*args: Given.args, **kwargs: Given.kwargs) -> Answer:
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
         logging.getLogger("maskora").setLevel(logging.INFO)
+        for library in ("TRANSFORMERS", "DIFFUSERS"):
+            os.environ.setdefault(f"{library}_VERBOSITY", "error")
         try:
             return command(*args, **kwargs)
         except UserError as error:

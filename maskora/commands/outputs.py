@@ -134,8 +134,8 @@ def _own_resolution(
     original: np.ndarray, given: np.ndarray, region: np.ndarray, clip: Clip, feather: float
 ) -> np.ndarray:
     """An edited frame that has the original's size is pasted as it is, without resampling."""
-    scale = clip.source.region[2] / clip.source.size[0]
-    alpha = feather_alpha(unfit_mask(region, clip.placement), feather * scale)
+    placement = clip.placement
+    alpha = feather_alpha(unfit_mask(region, placement), feather * placement.scale)
     return composite(original, given, alpha)
 
 
@@ -200,6 +200,6 @@ def _audio(origin: VideoInfo, source: Source) -> AudioClip | None:
         return None
     return AudioClip(
         origin.path,
-        float(source.start / origin.fps),
+        origin.start_seconds + float(source.start / origin.fps),
         float(source.frames / source.rate),
     )

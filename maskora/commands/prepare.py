@@ -141,8 +141,8 @@ def find_grid(config: Config, root: Path) -> tuple[Grid, tuple[str, ...]]:
 
 def choose_size(config: Config, info: VideoInfo, grid: Grid) -> tuple[int, int]:
     """The workspace's (width, height): as set and on the grid, or by the clip's aspect."""
-    if config.video.size == "auto":
-        return auto_size(info.width, info.height, grid.multiple)
+    if config.video.is_auto:
+        return auto_size(info.width, info.height, grid.multiple, config.video.area)
     width, height = parse_size(config.video.size)
     if width % grid.multiple or height % grid.multiple:
         near = [max(1, round(side / grid.multiple)) * grid.multiple for side in (width, height)]

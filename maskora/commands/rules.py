@@ -19,7 +19,7 @@ def check_video_settings(workspace: Workspace, config: Config, source: Source) -
     }
     for key, value in prepared.items():
         wanted = getattr(config.video, key)
-        if wanted != value and wanted != "auto":
+        if wanted != value and not (key == "size" and config.video.is_auto):
             raise UserError(
                 f"[video] {key} is {wanted}, but {workspace.source_dir} was prepared with {value}: "
                 f"set it back, or run maskora prepare again with --overwrite"

@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from maskora.commands.inputs import Clip, Edit, EditedFrame
 from maskora.conditioning import (
-    EMPTY,
     Sample,
     appearance_sample,
+    emptied,
     motion_sample,
     to_unit,
     window_starts,
@@ -49,11 +50,7 @@ def appearance_samples(clip: Clip, edit: Edit, config: Config) -> list[Sample]:
     samples = []
     for frame, edited in edit.keyframes.items():
         source_CHW = to_unit(torch.from_numpy(clip.frames_THWC[frame : frame + 1]))[:, 0]
-        reference = {
-            "edited-first-frame": lambda: to_unit(_pixels(edit.first))[:, 0],
-            "source": lambda source=source_CHW: source,
-            "masked": lambda source=source_CHW, k=keep[frame]: torch.where(k > 0.5, source, EMPTY),
-        }[config.appearance.reference]()
+        reference = _reference(config.appearance.reference, edit, source_CHW, keep[frame])
         samples.append(
             appearance_sample(
                 frame,
@@ -68,7 +65,16 @@ def appearance_samples(clip: Clip, edit: Edit, config: Config) -> list[Sample]:
     return samples
 
 
-def _pixels(edited: EditedFrame) -> torch.Tensor:
+def _reference(kind: str, edit: Edit, source_CHW: Tensor, keep_HW: Tensor) -> Tensor:
+    """What the image encoder sees: never the keyframe itself, which would leak the answer."""
+    if kind == "edited-first-frame":
+        return to_unit(_pixels(edit.first))[:, 0]
+    if kind == "masked":
+        return emptied(source_CHW[:, None], keep_HW[None])[:, 0]
+    return source_CHW
+
+
+def _pixels(edited: EditedFrame) -> Tensor:
     return torch.from_numpy(edited.image_HWC)[None]
 
 

@@ -46,7 +46,9 @@ class Video(Table):
 
     frames: Positive = Field(49, description="how many frames; 4k+1")
     size: str = Field(
-        "auto", description='"WIDTHxHEIGHT" on the model\'s grid, or "auto" (about 832x480 in area)'
+        "auto",
+        description='"WIDTHxHEIGHT" on the model\'s grid; "auto" keeps the clip\'s aspect at about '
+        'the area of 832x480, "auto:WIDTHxHEIGHT" at another area',
     )
     start: Count = Field(0, description="first frame, counted in the original from 0")
     every: Positive = Field(1, description="take every n-th frame of the original")
@@ -68,8 +70,19 @@ class Video(Table):
     @classmethod
     def _is_a_size(cls, size: str) -> str:
         if size != "auto":
-            parse_size(size)
+            parse_size(size.removeprefix("auto:"))
         return size
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether the size follows the clip's aspect."""
+        return self.size.startswith("auto")
+
+    @property
+    def area(self) -> int:
+        """How many pixels an automatic size should have, about."""
+        width, height = parse_size(self.size.partition(":")[2] or "832x480")
+        return width * height
 
 
 class Mask(Table):

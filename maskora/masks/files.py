@@ -127,6 +127,7 @@ def write_labels(path: Path, labels_HW: Labels) -> None:
     assert labels_HW.ndim == 2
     image = Image.fromarray(labels_HW)
     image.putpalette(PALETTE.tobytes())
+    path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path, format="PNG")
 
 

@@ -3,9 +3,18 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from maskora.models.base import Grid, ModelInputs, Vae, VideoModel
+from maskora.models.base import Grid, ModelInputs, Transformer, Vae, VideoModel
 
-__all__ = ["FAMILIES", "Grid", "ModelInputs", "Vae", "VideoModel", "open_model", "read_grid"]
+__all__ = [
+    "FAMILIES",
+    "Grid",
+    "ModelInputs",
+    "Transformer",
+    "Vae",
+    "VideoModel",
+    "open_model",
+    "read_grid",
+]
 
 
 def _wan21(folder: Path, dtype: str, device: str) -> VideoModel:

@@ -4,10 +4,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+# A diffusers transformer: an nn.Module with `add_adapter`, `set_adapters` and gradient
+# checkpointing. mypy does not read diffusers, so it has no better name here.
+Transformer: TypeAlias = Any
 
 
 @dataclass(frozen=True)
@@ -99,12 +103,12 @@ class VideoModel(Protocol):
         """Pixel keep mask and condition latents -> the condition channels (C, T', h, w)."""
         ...
 
-    def load_transformer(self) -> nn.Module:
+    def load_transformer(self) -> Transformer:
         """The frozen transformer, on the device."""
         ...
 
     def predict(
-        self, transformer: nn.Module, noisy_BCTHW: Tensor, timestep_B: Tensor, inputs: ModelInputs
+        self, transformer: Transformer, noisy_BCTHW: Tensor, timestep_B: Tensor, inputs: ModelInputs
     ) -> Tensor:
         """The transformer's velocity (noise minus data), in float32, shape of the latents."""
         ...

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskora.errors import UserError
-from maskora.models.base import Grid, ModelInputs, Vae
+from maskora.models.base import Grid, ModelInputs, Transformer, Vae
 from maskora.models.folder import check_parts, identity, read_json
 
 TEXT_TOKENS = 512
@@ -140,7 +140,7 @@ class Wan21:
         first = cells_Thw[:1].repeat_interleave(self.grid.temporal, dim=0)
         return torch.cat([first, cells_Thw[1:]]).unflatten(0, (-1, self.grid.temporal))
 
-    def load_transformer(self) -> nn.Module:
+    def load_transformer(self) -> Transformer:
         from diffusers import WanTransformer3DModel
 
         transformer = WanTransformer3DModel.from_pretrained(
@@ -150,7 +150,7 @@ class Wan21:
         return transformer.to(self.device)
 
     def predict(
-        self, transformer: nn.Module, noisy_BCTHW: Tensor, timestep_B: Tensor, inputs: ModelInputs
+        self, transformer: Transformer, noisy_BCTHW: Tensor, timestep_B: Tensor, inputs: ModelInputs
     ) -> Tensor:
         assert inputs.image_BND is not None
         packed = torch.cat([noisy_BCTHW, inputs.condition_BCTHW], dim=1)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from maskora import lora
 from maskora.latents import EncodedSample
-from maskora.models import VideoModel
+from maskora.models import Transformer, VideoModel
 from maskora.training.checkpoint import RunFolder
 from maskora.training.objective import (
     TIMESTEPS,
@@ -51,7 +51,7 @@ Chooser = Callable[[torch.Generator], EncodedSample]
 
 def train(
     model: VideoModel,
-    transformer: nn.Module,
+    transformer: Transformer,
     choose: Chooser,
     plan: TrainingPlan,
     run: RunFolder,
@@ -102,7 +102,7 @@ def train(
 
 def train_step(
     model: VideoModel,
-    transformer: nn.Module,
+    transformer: Transformer,
     optimizer: torch.optim.Optimizer,
     choose: Chooser,
     plan: TrainingPlan,
@@ -139,7 +139,7 @@ def train_step(
 
 def sample_loss(
     model: VideoModel,
-    transformer: nn.Module,
+    transformer: Transformer,
     sample: EncodedSample,
     noise_CTHW: Tensor,
     level: Tensor,
@@ -159,7 +159,7 @@ def sample_loss(
 
 def save_step(
     run: RunFolder,
-    transformer: nn.Module,
+    transformer: Transformer,
     optimizer: torch.optim.Optimizer,
     step: int,
     depends_on: dict[str, str],

@@ -4,6 +4,7 @@ Names are ffmpeg's, numbers those of ITU-T H.273.
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 _PRIMARIES = {
     1: "bt709", 4: "bt470m", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "film",
@@ -19,7 +20,7 @@ _MATRIX = {
     8: "ycgco", 9: "bt2020nc", 10: "bt2020c",
 }  # fmt: skip
 _RANGE = {1: "tv", 2: "pc"}
-_HDR_TRANSFER = {"smpte2084": "pq", "arib-std-b67": "hlg"}
+_HDR_TRANSFER: dict[str, Literal["pq", "hlg"]] = {"smpte2084": "pq", "arib-std-b67": "hlg"}
 _SCALE_MATRIX = {  # tag -> the name that ffmpeg's scale filter has known in all versions
     "bt709": "bt709", "fcc": "fcc", "bt470bg": "bt601", "smpte170m": "bt601",
     "smpte240m": "smpte240m", "bt2020nc": "bt2020", "bt2020c": "bt2020",
@@ -36,7 +37,7 @@ class ColorTags:
     range: str | None = None
 
     @property
-    def hdr(self) -> str | None:
+    def hdr(self) -> Literal["pq", "hlg"] | None:
         """ "pq", "hlg", or None for ordinary (SDR) video."""
         return _HDR_TRANSFER.get(self.transfer or "")
 

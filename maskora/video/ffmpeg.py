@@ -1,6 +1,7 @@
 """The ffmpeg program that comes with imageio-ffmpeg: where it is, what it can do, what it said."""
 
 import functools
+import re
 import subprocess
 from pathlib import Path
 from typing import IO
@@ -27,8 +28,9 @@ def has_filter(name: str) -> bool:
     return any(line.split()[1:2] == [name] for line in listing.splitlines())
 
 
-def last_line(log: IO[bytes]) -> str:
-    """The last line ffmpeg wrote to its error log (a file open for reading), or ''."""
+def complaints(log: IO[bytes]) -> list[str]:
+    """What ffmpeg wrote to its error log (a file open for reading), a line each, without the
+    ``[part @ 0x1234]`` in front."""
     log.seek(0)
-    lines = log.read().decode("utf-8", "replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    lines = log.read().decode("utf-8", "replace").splitlines()
+    return [text for line in lines if (text := re.sub(r"^(\[[^]]* @ [^]]*\]\s*)+", "", line).strip())]

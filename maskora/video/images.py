@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from maskora.errors import UserError
+from maskora.files import replacing
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 
@@ -71,9 +72,5 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
 def write_png(path: Path, image_HWC: np.ndarray) -> None:
     """Write (H, W, 3) uint8 RGB. The file appears whole or not at all."""
     assert image_HWC.dtype == np.uint8 and image_HWC.ndim == 3 and image_HWC.shape[2] == 3
-    part = path.with_name(f".{path.name}.part")
-    try:
-        Image.fromarray(image_HWC).save(part, format="PNG", compress_level=3)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as scratch:
+        Image.fromarray(image_HWC).save(scratch, format="PNG", compress_level=3)

@@ -117,9 +117,7 @@ def test_one_training_step_equals_a_reference_from_the_pipelines_pieces(
     theirs = reference_loss(pipeline, clip, noise, level)
     theirs.backward()
     assert ours.item() == pytest.approx(theirs.item(), abs=TOLERANCE)
-    gradients = [
-        [p.grad for p in lora.trainable(one)] for one in (transformer, reference)
-    ]
+    gradients = [[p.grad for p in lora.trainable(one)] for one in (transformer, reference)]
     assert len(gradients[0]) == 2 * 2 * 4 * 2  # A and B of q, k, v, o in two attentions, 2 blocks
     for mine, other in zip(*gradients, strict=True):
         assert torch.allclose(mine, other, atol=TOLERANCE)

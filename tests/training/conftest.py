@@ -16,9 +16,7 @@ def model(tiny_model: Path) -> VideoModel:
 
 
 @pytest.fixture(scope="session")
-def windows(
-    model: VideoModel, tmp_path_factory: pytest.TempPathFactory
-) -> list[EncodedSample]:
+def windows(model: VideoModel, tmp_path_factory: pytest.TempPathFactory) -> list[EncodedSample]:
     video = torch.rand(3, 9, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
     keep = torch.ones(9, 32, 48)
     keep[:, 8:24, 8:32] = 0

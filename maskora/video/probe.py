@@ -1,0 +1,224 @@
+"""What a clip is, before its frames are read."""
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from maskora.errors import UserError
+from maskora.video.clock import Clock, read_clock
+from maskora.video.color import ColorTags, tags_from_codes
+from maskora.video.ffmpeg import has_filter, input_url
+from maskora.video.images import IMAGE_SUFFIXES, image_size, natural_key
+from maskora.video.timing import choose_rate, constant_rate_picks
+
+__all__ = ["ColorTags", "VideoInfo", "probe"]
+
+IMAGES_FPS = Fraction(16)
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """A clip as `read_frames` yields it.
+
+    Attributes:
+        path: the file, or the folder of images.
+        kind: "video" or "images".
+        width, height: displayed size in pixels: rotated, and made of square pixels.
+        frames: how many frames there are, at the constant rate ``fps``.
+        fps: frames per second.
+        variable_rate: the file's own rate varies (frames are repeated or left out for ``fps``).
+        rotation: degrees counter-clockwise that are applied: 0, 90, 180 or 270.
+        bit_depth: bits per channel in the file; frames are always read with 8.
+        hdr: "pq" or "hlg" when frames are mapped to SDR, else None.
+        color: the file's own tags.
+        has_audio: there is a sound track.
+        notes: sentences for the person: what was found, what is converted.
+        start_seconds: when the first frame is shown, from the start of the file.
+        stream: index of the video stream in the file.
+        picks: the decoded frame shown at each of ``frames``, or None when it is each in turn.
+        images: the files of an image folder, in order.
+    """
+
+    path: Path
+    kind: Literal["video", "images"]
+    width: int
+    height: int
+    frames: int
+    fps: Fraction
+    variable_rate: bool = False
+    rotation: int = 0
+    bit_depth: int = 8
+    hdr: Literal["pq", "hlg"] | None = None
+    color: ColorTags = ColorTags()
+    has_audio: bool = False
+    notes: tuple[str, ...] = ()
+    start_seconds: float = 0.0
+    stream: int = 0
+    picks: tuple[int, ...] | None = None
+    images: tuple[Path, ...] = ()
+
+
+def probe(path: Path, fps: Fraction | None = None) -> VideoInfo:
+    """Find out what a video file, or a folder of images, holds.
+
+    Args:
+        path: a video file, or a folder whose images are the frames, in natural order.
+        fps: the rate to read it at; by default a file's own, and 16 for a folder.
+
+    Raises:
+        UserError: it is missing, not a video, damaged, or has no frames.
+    """
+    if fps is not None and fps <= 0:
+        raise UserError(f"{path}: the frame rate must be positive, not {fps}")
+    if path.is_dir():
+        return _probe_images(path, fps)
+    if not path.is_file():
+        raise UserError(f"{path}: no such video file or folder")
+    try:
+        with av.open(input_url(path)) as container:
+            return _probe_file(path, container, fps)
+    except av.FFmpegError as error:
+        raise UserError(
+            f"{path}: cannot be read as a video: it is something else, or cut short, or damaged"
+            f" ({error.strerror})"
+        ) from None
+
+
+def _probe_images(folder: Path, fps: Fraction | None) -> VideoInfo:
+    entries = sorted(folder.iterdir(), key=natural_key)
+    images = tuple(p for p in entries if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES)
+    if not images:
+        raise UserError(f"{folder}: no images in this folder (png, jpg, webp, bmp or tif)")
+    width, height = image_size(images[0])
+    for path in images[1:]:
+        found = image_size(path)
+        if found != (width, height):
+            raise UserError(
+                f"{path}: {found[0]}x{found[1]}, but {images[0].name} is {width}x{height}; "
+                "all frames of a folder must have one size"
+            )
+    notes = [f"{len(images)} images read as frames, {images[0].name} to {images[-1].name}"]
+    if fps is None:
+        notes.append(f"images carry no frame rate: {IMAGES_FPS} per second assumed")
+    others = [p.name for p in entries if p not in set(images)]
+    if others:
+        notes.append(f"not images, left out: {', '.join(others)}")
+    rate = fps or IMAGES_FPS
+    return VideoInfo(
+        folder, "images", width, height, len(images), rate, notes=tuple(notes), images=images
+    )
+
+
+def _probe_file(path: Path, container: InputContainer, fps: Fraction | None) -> VideoInfo:
+    stream, passed_over = _first_video_stream(path, container)
+    first, clock = read_clock(container, stream)
+    if first is None:
+        raise UserError(f"{path}: the video stream has no frames")
+    named = [rate for rate in (stream.guessed_rate, stream.average_rate) if rate]
+    rate, variable = choose_rate(clock.times, named)
+    picks = None
+    if variable or (fps is not None and fps != rate):
+        picks = constant_rate_picks(clock.times, clock.end, fps or rate)
+    color = tags_from_codes(
+        int(first.color_primaries), int(first.color_trc),
+        int(first.colorspace), int(first.color_range),
+    )  # fmt: skip
+    width, height = _displayed_size(stream, first)
+    info = VideoInfo(
+        path=path,
+        kind="video",
+        width=width,
+        height=height,
+        frames=len(clock.times) if picks is None else len(picks),
+        fps=fps or rate,
+        variable_rate=variable,
+        rotation=_rotation(first),
+        bit_depth=first.format.components[0].bits,
+        hdr=color.hdr,
+        color=color,
+        has_audio=bool(container.streams.audio),
+        start_seconds=clock.times[0] - (container.start_time or 0) / av.time_base,
+        stream=stream.index,
+        picks=picks,
+    )
+    notes = (*_stream_notes(passed_over, stream, first, clock), *_conversion_notes(info, rate))
+    return replace(info, notes=notes)
+
+
+def _first_video_stream(path: Path, container: InputContainer) -> tuple[VideoStream, int]:
+    """The first stream of moving pictures, and how many others there are (covers not counted)."""
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams or container.format.name == "tty":  # tty: a text file taken for ANSI art
+        raise UserError(f"{path}: no video stream in this file")
+    streams[0].thread_type = "AUTO"
+    return streams[0], len(streams) - 1
+
+
+def _rotation(frame: VideoFrame) -> int:
+    return round(frame.rotation / 90) * 90 % 360
+
+
+def _displayed_size(stream: VideoStream, frame: VideoFrame) -> tuple[int, int]:
+    """(width, height) with square pixels (the width gives way), then rotated."""
+    width = max(1, round(frame.width * (stream.sample_aspect_ratio or 1)))
+    return (frame.height, width) if _rotation(frame) in (90, 270) else (width, frame.height)
+
+
+def _stream_notes(
+    passed_over: int, stream: VideoStream, first: VideoFrame, clock: Clock
+) -> tuple[str, ...]:
+    notes = []
+    if clock.missing:
+        there = len(clock.times) - clock.missing
+        notes.append(
+            f"the file is cut short: it promises {len(clock.times)} frames, {there} are there"
+        )
+    if passed_over:
+        notes.append(f"{passed_over + 1} video streams: the first is used")
+    if (stream.sample_aspect_ratio or 1) != 1:
+        notes.append(
+            f"pixels of {stream.sample_aspect_ratio} made square: "
+            f"{first.width}x{first.height} stretched in width"
+        )
+    if first.interlaced_frame:
+        notes.append("interlaced: used as it is, so moving edges may show comb lines")
+    return tuple(notes)
+
+
+def _conversion_notes(info: VideoInfo, own_rate: Fraction) -> tuple[str, ...]:
+    notes = []
+    if info.rotation:
+        notes.append(
+            f"rotated by {info.rotation} degrees as tagged: {info.width}x{info.height} shown"
+        )
+    if info.variable_rate:
+        notes.append(
+            f"variable frame rate: read at a constant {_rate_text(info.fps)} per second, "
+            f"{info.frames} frames"
+        )
+    elif info.picks is not None:
+        notes.append(
+            f"{_rate_text(own_rate)} frames per second read at {_rate_text(info.fps)}, "
+            f"{info.frames} frames"
+        )
+    if info.bit_depth > 8:
+        notes.append(f"{info.bit_depth} bits per channel reduced to 8")
+    if info.hdr and has_filter("zscale"):
+        notes.append(f"HDR ({info.hdr.upper()}) tone-mapped to SDR, BT.709")
+    elif info.hdr:
+        notes.append(
+            f"HDR ({info.hdr.upper()}) read without tone mapping: this ffmpeg has no zscale "
+            "filter, colours will look flat"
+        )
+    return tuple(notes)
+
+
+def _rate_text(rate: Fraction) -> str:
+    return str(rate) if rate.denominator == 1 else f"{float(rate):.3f}"

@@ -1,0 +1,129 @@
+"""Frames to files: H.264 with sound and colour tags, or lossless; whole, or not at all."""
+
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from maskora.errors import Fault
+from maskora.files import replacing
+from maskora.video.color import ColorTags, scale_matrix, sdr_tags
+from maskora.video.ffmpeg import complaints, ffmpeg_command, input_url
+
+
+@dataclass(frozen=True)
+class AudioClip:
+    """A span of a file's sound, in seconds from the file's start."""
+
+    path: Path
+    start_seconds: float
+    duration_seconds: float
+
+
+def write_mp4(
+    path: Path,
+    frames: Iterable[np.ndarray],
+    fps: Fraction,
+    color: ColorTags | None = None,
+    audio: AudioClip | None = None,
+    crf: int = 14,
+) -> None:
+    """Write H.264 in an .mp4: 4:2:0, or 4:4:4 where the size is odd, which 4:2:0 cannot hold.
+
+    Args:
+        frames: at least one, each (H, W, 3) uint8 RGB of one size.
+        fps: the exact rate.
+        color: tags of the source; HDR ones become BT.709, as its frames were mapped when read.
+        audio: the sound to lay under it, encoded as AAC.
+        crf: x264's quality; 14 is visually lossless.
+
+    Raises:
+        Fault: ffmpeg failed (a full disk, say).
+    """
+    first, frames = _peek(frames)
+    height, width = first.shape[:2]
+    tags = sdr_tags(color or ColorTags())
+    pixels = "yuv444p" if width % 2 or height % 2 else "yuv420p"
+    full = "pc" if tags.range == "pc" else "tv"
+    convert = (
+        f"scale=in_range=pc:out_color_matrix={scale_matrix(tags, height)}:out_range={full}"
+        f":flags=lanczos+accurate_rnd+full_chroma_int+bitexact,format={pixels}"
+    )
+    names = {
+        "-color_primaries": tags.primaries,
+        "-color_trc": tags.transfer,
+        "-colorspace": tags.matrix,
+        "-color_range": full,
+    }
+    tagging = [text for name, value in names.items() if value for text in (name, value)]
+    codec = ["-c:v", "libx264", "-preset", "medium", "-crf", str(crf), *tagging]
+    sound = ["-c:a", "aac", "-b:a", "192k"]
+    _encode(path, frames, fps, audio, [*codec, *sound, "-movflags", "+faststart"], convert)
+
+
+def write_lossless(
+    path: Path, frames: Iterable[np.ndarray], fps: Fraction, audio: AudioClip | None = None
+) -> None:
+    """Write FFV1 in RGB and FLAC sound in an .mkv: every pixel comes back as it was.
+
+    Raises:
+        Fault: ffmpeg failed.
+    """
+    codec = ["-c:v", "ffv1", "-level", "3", "-g", "1", "-c:a", "flac"]
+    _encode(path, frames, fps, audio, codec, "format=bgr0")
+
+
+def _peek(frames: Iterable[np.ndarray]) -> tuple[np.ndarray, Iterable[np.ndarray]]:
+    rest = iter(frames)
+    first = next(rest, None)
+    assert first is not None, "a video needs a frame"
+    return first, chain([first], rest)
+
+
+def _encode(
+    path: Path,
+    frames: Iterable[np.ndarray],
+    fps: Fraction,
+    audio: AudioClip | None,
+    codec: list[str],
+    convert: str,
+) -> None:
+    first, frames = _peek(frames)
+    height, width = first.shape[:2]
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps)]
+    inputs, sound = [*raw, "-i", "pipe:0"], ["-map", "0:v"]
+    if audio is not None:
+        inputs += ["-i", input_url(audio.path)]
+        sound += ["-filter_complex", f"[1:a:0]{_span(audio)}[sound]", "-map", "[sound]"]
+    with replacing(path) as scratch, tempfile.TemporaryFile() as log:
+        command = ffmpeg_command(*inputs, "-vf", convert, *sound, *codec, str(scratch))
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log)
+        assert process.stdin is not None
+        try:
+            for frame in frames:
+                assert frame.shape == first.shape, (frame.shape, first.shape)
+                process.stdin.write(np.ascontiguousarray(frame).data)
+            process.stdin.close()
+            process.wait()
+        except BrokenPipeError:
+            process.wait()  # ffmpeg gave up; its own words follow
+        finally:
+            process.kill()
+            process.wait()
+        if process.returncode != 0:
+            said = complaints(log) or [f"ffmpeg stopped with status {process.returncode}"]
+            raise Fault(f"{path} could not be written: {said[-1]}")
+
+
+def _span(audio: AudioClip) -> str:
+    """The filter that cuts the span out, silence before and after where the sound has none."""
+    start, end = audio.start_seconds, audio.start_seconds + audio.duration_seconds
+    return (
+        f"atrim=start={start:.6f}:end={end:.6f},asetpts=PTS-{start:.6f}/TB,"
+        f"aresample=async=1:first_pts=0,apad,atrim=end={audio.duration_seconds:.6f}"
+    )

@@ -1,0 +1,97 @@
+"""The configuration: every mistake at once, in words, and complete commented files."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from maskora.config import Config, build_config, load_config, render_config
+from maskora.errors import UserError
+
+
+def test_several_mistakes_are_told_at_once_each_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "edit.toml"
+    path.write_text(
+        '[motion]\nstep = 3\nwindow = 10\n[modle]\nx = 1\n[inference]\nlock = "pixl"\n'
+        'loras = [{pth = "x"}]\n[adapter]\nrank = 0\n[video]\nframes = 48\n'
+    )
+    with pytest.raises(UserError) as caught:
+        load_config(path)
+    text = str(caught.value)
+    assert "8 mistakes" in text.splitlines()[0]
+    assert str(path) in text
+    assert "[motion]: unknown key 'step': did you mean 'steps'?" in text
+    assert "unknown table 'modle': did you mean 'model'?" in text
+    assert "48 is not 4k+1" in text
+    assert "try 45 or 49" in text
+    assert "[inference] lock: input should be 'pixel', 'model' or 'latent' (is 'pixl')" in text
+    assert "[inference] loras.0: 'path' is missing" in text
+
+
+def test_a_written_file_is_complete_commented_and_reads_back_the_same() -> None:
+    config = build_config({"motion": {"window": "full"}, "inference": {"shift": 3.0}})
+    text = render_config(config, "One edit.")
+    assert text.startswith("# One edit.\n")
+    assert build_config(tomllib.loads(text)) == config
+    keys = re.findall(r"^(\w+) = ", text, flags=re.M)
+    expected = [k for t in Config.model_fields for k in getattr(config, t).__class__.model_fields]
+    assert keys == expected
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
+        if re.match(r"\w+ = ", line):
+            assert lines[number - 1].startswith("# "), f"{line} has no comment"
+
+
+@pytest.mark.parametrize(
+    ("override", "table", "key", "value"),
+    [
+        ("motion.window=full", "motion", "window", "full"),
+        ("motion.window=13", "motion", "window", 13),
+        ("prompt.caption=a man, walking", "prompt", "caption", "a man, walking"),
+        ('prompt.caption="true"', "prompt", "caption", "true"),
+        ("inference.lossless=true", "inference", "lossless", True),
+        ("inference.guidance=1", "inference", "guidance", 1.0),
+        ("video.size=auto:1280x720", "video", "size", "auto:1280x720"),
+    ],
+)
+def test_set_reaches_every_kind_of_value(
+    override: str, table: str, key: str, value: object
+) -> None:
+    assert getattr(getattr(build_config({}, [override]), table), key) == value
+
+
+@pytest.mark.parametrize("override", ["motion", "motion.steps", "steps=3", "=3", ".x=3"])
+def test_a_set_that_is_none_says_how_to_write_one(override: str) -> None:
+    with pytest.raises(UserError, match=re.escape("table.key=value")):
+        build_config({}, [override])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "no such file"), ("motion = [", "not valid TOML")]
+)
+def test_a_file_that_cannot_be_read_is_named(
+    tmp_path: Path, content: str | None, message: str
+) -> None:
+    path = tmp_path / "edit.toml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        load_config(path)
+
+
+def test_a_scalar_where_a_table_belongs_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "edit.toml"
+    path.write_text("motion = 3\n")
+    with pytest.raises(UserError, match=r"\[motion\]"):
+        load_config(path)
+
+
+def test_reading_a_configuration_imports_no_torch() -> None:
+    code = (
+        "import sys; from maskora.commands import cli; from maskora.commands import check;"
+        "assert 'torch' not in sys.modules and 'diffusers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

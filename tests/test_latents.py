@@ -1,0 +1,139 @@
+"""The cache serves what was made from the same content, and nothing else."""
+
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from maskora.conditioning import Sample, motion_sample
+from maskora.latents import TensorCache, encode_samples
+from maskora.models import VideoModel, open_model
+
+
+class Counting:
+    """The real model, counting how often each encoder is loaded and in which order."""
+
+    def __init__(self, model: VideoModel) -> None:
+        self._model = model
+        self.loaded: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    @contextmanager
+    def _load(self, name: str) -> Any:
+        self.loaded.append(f"+{name}")
+        with getattr(self._model, name)() as encoder:
+            yield encoder
+        self.loaded.append(f"-{name}")
+
+    def text_encoder(self) -> Any:
+        return self._load("text_encoder")
+
+    def image_encoder(self) -> Any:
+        return self._load("image_encoder")
+
+    def vae(self) -> Any:
+        return self._load("vae")
+
+
+@pytest.fixture
+def counting(tiny_model: Path) -> Counting:
+    return Counting(open_model("wan2.1-i2v", tiny_model, "float32", "cpu"))
+
+
+def make_sample(video: torch.Tensor | None = None, box: int = 8, prompt: str = "a man") -> Sample:
+    if video is None:
+        video = torch.rand(3, 5, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    keep = torch.ones(5, 32, 32)
+    keep[:, box : box + 16, 8:24] = 0
+    return motion_sample(video, keep, 0, 5, "masked", prompt)
+
+
+def test_encoders_come_one_after_another_and_only_once(counting: Counting, tmp_path: Path) -> None:
+    cache = TensorCache(tmp_path)
+    first = encode_samples([make_sample()], counting, cache)
+    assert counting.loaded == [
+        "+text_encoder", "-text_encoder", "+image_encoder", "-image_encoder", "+vae", "-vae",
+    ]  # fmt: skip
+    counting.loaded.clear()
+    again = encode_samples([make_sample()], counting, cache)
+    assert counting.loaded == []
+    assert torch.equal(first[0].condition_CTHW, again[0].condition_CTHW)
+    assert torch.equal(first[0].target_CTHW, again[0].target_CTHW)
+
+
+def test_a_changed_prompt_mask_or_frame_is_encoded_anew(counting: Counting, tmp_path: Path) -> None:
+    cache = TensorCache(tmp_path)
+    (base,) = encode_samples([make_sample()], counting, cache)
+
+    counting.loaded.clear()
+    (other,) = encode_samples([make_sample(prompt="a woman")], counting, cache)
+    assert counting.loaded == ["+text_encoder", "-text_encoder"]
+    assert not torch.equal(base.text_LD, other.text_LD)
+
+    counting.loaded.clear()
+    (other,) = encode_samples([make_sample(box=0)], counting, cache)
+    assert counting.loaded == ["+vae", "-vae"]
+    assert not torch.equal(base.condition_CTHW, other.condition_CTHW)
+    assert torch.equal(base.target_CTHW, other.target_CTHW)
+
+    video = torch.rand(3, 5, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    video[0, 3, 5, 5] += 0.01
+    counting.loaded.clear()
+    (other,) = encode_samples([make_sample(video=video)], counting, cache)
+    assert counting.loaded == ["+vae", "-vae"]
+    assert not torch.equal(base.target_CTHW, other.target_CTHW)
+
+
+def test_another_models_entries_are_not_served(tiny_model: Path, tmp_path: Path) -> None:
+    from maskora.models.tiny import write_tiny_model
+
+    cache = TensorCache(tmp_path / "cache")
+    one = open_model("wan2.1-i2v", tiny_model, "float32", "cpu")
+    write_tiny_model(tmp_path / "other", seed=1)
+    other = open_model("wan2.1-i2v", tmp_path / "other", "float32", "cpu")
+    (a,), (b,) = (encode_samples([make_sample()], model, cache) for model in (one, other))
+    assert not torch.equal(a.text_LD, b.text_LD)
+    assert not torch.equal(a.image_ND, b.image_ND)
+    assert not torch.equal(a.target_CTHW, b.target_CTHW)
+
+
+def test_a_damaged_entry_counts_as_absent(counting: Counting, tmp_path: Path) -> None:
+    cache = TensorCache(tmp_path)
+    (whole,) = encode_samples([make_sample()], counting, cache)
+    for path in tmp_path.glob("*.safetensors"):
+        os.truncate(path, 40)
+    (again,) = encode_samples([make_sample()], counting, cache)
+    assert torch.equal(whole.target_CTHW, again.target_CTHW)
+    shutil.rmtree(tmp_path)
+    (fresh,) = encode_samples([make_sample()], counting, cache)
+    assert torch.equal(whole.target_CTHW, fresh.target_CTHW)
+
+
+def test_the_condition_is_four_mask_channels_and_the_latents(counting: Counting) -> None:
+    keep = torch.ones(9, 32, 32)
+    keep[1:, 8:16, 16:32] = 0
+    keep[6, 0, 0] = 0  # one unknown pixel makes its whole cell unknown
+    packed = counting.pack_condition(keep, torch.zeros(16, 3, 4, 4))
+    assert packed.shape == (20, 3, 4, 4)
+    mask = packed[:4]
+    assert mask[:, 0].all(), "the first frame, four times"
+    expected = torch.ones(4, 4)
+    expected[1, 2:] = 0
+    assert torch.equal(mask[0, 1], expected)  # frame 1
+    assert torch.equal(mask[3, 2], expected)  # frame 8
+    expected[0, 0] = 0
+    assert torch.equal(mask[1, 2], expected)  # frame 6 is the second of its group
+    assert torch.equal(counting.latent_keep(keep)[2], expected)
+
+
+def test_another_temporal_layout_of_the_mask_would_be_noticed(counting: Counting) -> None:
+    keep = torch.ones(5, 8, 8)
+    keep[2] = 0
+    mask = counting.pack_condition(keep, torch.zeros(16, 2, 1, 1))[:4, :, 0, 0]
+    assert mask.T.tolist() == [[1, 1, 1, 1], [1, 0, 1, 1]]
