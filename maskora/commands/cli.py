@@ -44,8 +44,7 @@ def told_plainly(command: Callable[Given, Answer]) -> Callable[Given, Answer]:
     def wrapper(*args: Given.args, **kwargs: Given.kwargs) -> Answer:
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
         logging.getLogger("maskora").setLevel(logging.INFO)
-        for library in ("TRANSFORMERS", "DIFFUSERS"):
-            os.environ.setdefault(f"{library}_VERBOSITY", "error")
+        _quieten_libraries()
         try:
             return command(*args, **kwargs)
         except UserError as error:
@@ -66,6 +65,12 @@ def told_plainly(command: Callable[Given, Answer]) -> Callable[Given, Answer]:
         raise typer.Exit(status)
 
     return wrapper
+
+
+def _quieten_libraries() -> None:
+    """Their warnings say nothing that helps a person here."""
+    for library in ("TRANSFORMERS", "DIFFUSERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
 
 
 def _out_of_memory(error: RuntimeError) -> str:

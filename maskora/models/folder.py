@@ -79,6 +79,15 @@ def _missing_weights(part: Path) -> list[str]:
     return missing
 
 
+def without_bars() -> None:
+    """Turn the libraries' own bars off: they count tensors; maskora says what it is loading."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file as a dict. Raises UserError where it is missing or damaged."""
     try:

@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from maskora.errors import UserError
+from maskora.models.folder import without_bars
 
 TEXT_DIM, IMAGE_DIM, LATENT_CHANNELS, MASK_CHANNELS = 32, 32, 16, 4
 HEADS, HEAD_DIM = 2, 24
@@ -42,6 +43,7 @@ def write_tiny_model(folder: Path, seed: int = 0) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} already holds something; name an empty or a new folder")
+    without_bars()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tiny-model-") as scratch:
         built = Path(scratch) / "model"
@@ -85,7 +87,7 @@ def _transformer() -> WanTransformer3DModel:
 
 def _vae() -> AutoencoderKLWan:
     return AutoencoderKLWan(
-        base_dim=8,
+        base_dim=4,
         z_dim=LATENT_CHANNELS,
         dim_mult=[1, 1, 2, 2],
         num_res_blocks=1,

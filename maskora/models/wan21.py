@@ -7,6 +7,7 @@ reference picture, for both guidance branches.
 
 import gc
 import html
+import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from maskora.errors import UserError
 from maskora.models.base import Grid, ModelInputs, Transformer, Vae
-from maskora.models.folder import check_parts, identity, read_json
+from maskora.models.folder import check_parts, identity, read_json, without_bars
 
 TEXT_TOKENS = 512
 WEIGHTS = ("transformer", "vae", "text_encoder", "image_encoder")
@@ -29,6 +30,7 @@ FILES = {
     "image_processor": ("preprocessor_config.json", "processor_config.json"),
     "scheduler": ("scheduler_config.json",),
 }
+log = logging.getLogger("maskora")
 ATTENTION = r"blocks\.\d+\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
 FEED_FORWARD = r"blocks\.\d+\.ffn\.net\.(0\.proj|2)"
 
@@ -74,6 +76,7 @@ class Wan21:
     def text_encoder(self) -> Iterator[Callable[[str], Tensor]]:
         from transformers import AutoTokenizer, UMT5EncoderModel
 
+        _announce("text encoder")
         tokenizer = AutoTokenizer.from_pretrained(self.folder / "tokenizer")
         encoder = UMT5EncoderModel.from_pretrained(self.folder / "text_encoder", dtype=self.dtype)
         encoder.to(self.device).eval()
@@ -98,6 +101,7 @@ class Wan21:
     def image_encoder(self) -> Iterator[Callable[[Tensor], Tensor]]:
         from transformers import CLIPImageProcessorPil, CLIPVisionModel
 
+        _announce("image encoder")
         # The PIL processor on every machine, so that pictures do not depend on what is installed.
         processor = CLIPImageProcessorPil.from_pretrained(self.folder / "image_processor")
         encoder = CLIPVisionModel.from_pretrained(
@@ -119,6 +123,7 @@ class Wan21:
     def vae(self) -> Iterator[Vae]:
         from diffusers import AutoencoderKLWan
 
+        _announce("VAE")
         vae = AutoencoderKLWan.from_pretrained(self.folder / "vae", torch_dtype=torch.float32)
         with _released(vae):
             yield WanVae(vae.to(self.device).eval())
@@ -143,6 +148,7 @@ class Wan21:
     def load_transformer(self) -> Transformer:
         from diffusers import WanTransformer3DModel
 
+        _announce("transformer")
         transformer = WanTransformer3DModel.from_pretrained(
             self.folder / "transformer", torch_dtype=self.dtype
         )
@@ -207,6 +213,11 @@ def clean(prompt: str) -> str:
     """Repair broken Unicode, undo HTML escapes and collapse white space, as in Wan's training."""
     text = html.unescape(html.unescape(ftfy.fix_text(prompt)))
     return re.sub(r"\s+", " ", text.strip()).strip()
+
+
+def _announce(part: str) -> None:
+    without_bars()
+    log.info("loading the %s", part)
 
 
 @contextmanager

@@ -33,4 +33,6 @@ def complaints(log: IO[bytes]) -> list[str]:
     ``[part @ 0x1234]`` in front."""
     log.seek(0)
     lines = log.read().decode("utf-8", "replace").splitlines()
-    return [text for line in lines if (text := re.sub(r"^(\[[^]]* @ [^]]*\]\s*)+", "", line).strip())]
+    return [
+        text for line in lines if (text := re.sub(r"^(\[[^]]* @ [^]]*\]\s*)+", "", line).strip())
+    ]

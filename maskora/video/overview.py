@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 COLOURS = ((255, 70, 70), (70, 200, 90), (80, 140, 255), (250, 190, 40), (210, 90, 230))
-GAP, TINT = 4, 0.3
+GAP, TINT = 4, 0.12
 
 
 def contact_sheet(
@@ -43,13 +43,9 @@ def contact_sheet(
     return sheet
 
 
-def _draw(
-    frame: np.ndarray, labels: np.ndarray, caption: str, cell: tuple[int, int]
-) -> np.ndarray:
+def _draw(frame: np.ndarray, labels: np.ndarray, caption: str, cell: tuple[int, int]) -> np.ndarray:
     shrinks = cell[0] < frame.shape[1]
-    picture = cv2.resize(
-        frame, cell, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
+    picture = cv2.resize(frame, cell, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     small = cv2.resize(labels, cell, interpolation=cv2.INTER_NEAREST_EXACT)
     for label in np.unique(small[small > 0]):
         colour = COLOURS[(int(label) - 1) % len(COLOURS)]

@@ -12,7 +12,7 @@ import numpy as np
 
 from maskora.errors import Fault
 from maskora.files import replacing
-from maskora.video.color import ColorTags, scale_matrix, sdr_tags
+from maskora.video.color import BT709, ColorTags, scale_matrix, sdr_tags
 from maskora.video.ffmpeg import complaints, ffmpeg_command, input_url
 
 
@@ -38,7 +38,8 @@ def write_mp4(
     Args:
         frames: at least one, each (H, W, 3) uint8 RGB of one size.
         fps: the exact rate.
-        color: tags of the source; HDR ones become BT.709, as its frames were mapped when read.
+        color: tags of the source, written as they are, unknown ones left out; HDR ones become
+            BT.709, as its frames were mapped when read. None: BT.709.
         audio: the sound to lay under it, encoded as AAC.
         crf: x264's quality; 14 is visually lossless.
 
@@ -47,21 +48,17 @@ def write_mp4(
     """
     first, frames = _peek(frames)
     height, width = first.shape[:2]
-    tags = sdr_tags(color or ColorTags())
+    tags = BT709 if color is None else sdr_tags(color)
     pixels = "yuv444p" if width % 2 or height % 2 else "yuv420p"
-    full = "pc" if tags.range == "pc" else "tv"
     convert = (
-        f"scale=in_range=pc:out_color_matrix={scale_matrix(tags, height)}:out_range={full}"
+        f"scale=in_range=pc:out_color_matrix={scale_matrix(tags, height)}"
+        f":out_range={'pc' if tags.range == 'pc' else 'tv'}"
         f":flags=lanczos+accurate_rnd+full_chroma_int+bitexact,format={pixels}"
+        f",setparams=color_primaries={tags.primaries or 'unknown'}"
+        f":color_trc={tags.transfer or 'unknown'}"
+        f":colorspace={tags.matrix or 'unknown'}:range={tags.range or 'unknown'}"
     )
-    names = {
-        "-color_primaries": tags.primaries,
-        "-color_trc": tags.transfer,
-        "-colorspace": tags.matrix,
-        "-color_range": full,
-    }
-    tagging = [text for name, value in names.items() if value for text in (name, value)]
-    codec = ["-c:v", "libx264", "-preset", "medium", "-crf", str(crf), *tagging]
+    codec = ["-c:v", "libx264", "-preset", "medium", "-crf", str(crf)]
     sound = ["-c:a", "aac", "-b:a", "192k"]
     _encode(path, frames, fps, audio, [*codec, *sound, "-movflags", "+faststart"], convert)
 

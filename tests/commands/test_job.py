@@ -66,7 +66,7 @@ def test_the_result_has_the_originals_size_and_rate(done: Path, ball: Path) -> N
     assert result.fps == original.fps
     assert result.frames == 9
     outside = np.ones((192, 320), bool)
-    outside[48:176, 0:150] = False
+    outside[48:176, 0:160] = False  # the box with its margin, snapped to cells of 16
     for mine, theirs in zip(
         frames_of(done / "output" / "edited.mp4"), frames_of(ball), strict=True
     ):

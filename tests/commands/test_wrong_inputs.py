@@ -43,7 +43,7 @@ def prepare(run: Run, target: Path, video: Path, tiny_model: Path, *options: obj
 
 def test_a_missing_video(run: Run, target: Path, tiny_model: Path, tmp_path: Path) -> None:
     answer = prepare(run, target, tmp_path / "no.mp4", tiny_model, *BOX)
-    refused(answer, "no.mp4", "no such file")
+    refused(answer, "no.mp4", "no such video file or folder")
     untouched(target)
 
 
