@@ -42,25 +42,53 @@ At once:  {strip}
 
 
 def run_demo(folder: Path) -> None:
-    """Make a clip and a tiny model, edit two frames, train both stages, infer."""
-    if folder.exists() and any(folder.iterdir()):
+    """Make a clip and a tiny model, edit two frames, train both stages, infer; go on where it is."""
+    clip, workspace = folder / "ball.mp4", Workspace(folder / "workspace")
+    if folder.exists() and any(folder.iterdir()) and not clip.exists():
         raise UserError(f"{folder} already holds something; name another folder: maskora demo DIR")
     from maskora.commands.infer import infer_clip
     from maskora.commands.train import train_stages
-    from maskora.models.tiny import write_tiny_model
 
     print("1/5  a clip of a rolling ball, and a tiny model with random weights")
-    clip, masks = folder / "ball.mp4", folder / "masks"
-    write_mp4(clip, (draw_frame(n, (60, 120, 220)) for n in range(FRAMES)), RATE)
-    for number in range(FRAMES):
-        write_labels(masks / f"{number:05d}.png", draw_mask(number))
-    write_tiny_model(folder / "model")
+    if not clip.exists():
+        _make_parts(folder, clip)
     print("2/5  maskora prepare")
-    workspace = Workspace(folder / "workspace")
+    if not workspace.config.exists():
+        _prepare(folder, clip, workspace)
+    print("3/5  the edit: an orange ball in frame 0, which is pink by frame 24")
+    _paint(workspace, 0, (240, 140, 30))
+    _paint(workspace, KEYFRAME, (235, 90, 170))
+    config = load_config(workspace.config)
+    print("4/5  train.py: motion from the source, then appearance from the keyframe")
+    train_stages(config, workspace, "all", None, resume=True)
+    print("5/5  infer.py: the edited clip, with its background locked")
+    infer_clip(config, workspace, None, None, None, None)
+    output = workspace.output_dir(None, None)
+    print(
+        CLOSING.format(
+            edited=output / "edited.mp4",
+            comparison=output / "comparison.mp4",
+            strip=output / "strip.png",
+        )
+    )
+
+
+def _make_parts(folder: Path, clip: Path) -> None:
+    """The masks, the model, and last the clip: where it is, all is."""
+    from maskora.models.tiny import write_tiny_model
+
+    for number in range(FRAMES):
+        write_labels(folder / "masks" / f"{number:05d}.png", draw_mask(number))
+    if not (folder / "model").exists():
+        write_tiny_model(folder / "model")
+    write_mp4(clip, (draw_frame(n, (60, 120, 220)) for n in range(FRAMES)), RATE)
+
+
+def _prepare(folder: Path, clip: Path, workspace: Workspace) -> None:
     prepare_workspace(
         video=clip,
         root=workspace.root,
-        mask=masks,
+        mask=folder / "masks",
         box=None,
         base=None,
         given={
@@ -72,22 +100,6 @@ def run_demo(folder: Path) -> None:
         },
         overrides=SETTINGS,
         overwrite=False,
-    )
-    print("3/5  the edit: an orange ball in frame 0, which is pink by frame 24")
-    _paint(workspace, 0, (240, 140, 30))
-    _paint(workspace, KEYFRAME, (235, 90, 170))
-    config = load_config(workspace.config)
-    print("4/5  train.py: motion from the source, then appearance from the keyframe")
-    train_stages(config, workspace, "all", None, resume=False)
-    print("5/5  infer.py: the edited clip, with its background locked")
-    infer_clip(config, workspace, None, None, None, None)
-    output = workspace.output_dir(None, None)
-    print(
-        CLOSING.format(
-            edited=output / "edited.mp4",
-            comparison=output / "comparison.mp4",
-            strip=output / "strip.png",
-        )
     )
 
 

@@ -81,7 +81,7 @@ class Wan21:
         encoder = UMT5EncoderModel.from_pretrained(self.folder / "text_encoder", dtype=self.dtype)
         encoder.to(self.device).eval()
 
-        @torch.inference_mode()
+        @torch.no_grad()
         def encode(prompt: str) -> Tensor:
             tokens = tokenizer(
                 [clean(prompt)],
@@ -109,7 +109,7 @@ class Wan21:
         )
         encoder.to(self.device).eval()
 
-        @torch.inference_mode()
+        @torch.no_grad()
         def encode(picture_CHW: Tensor) -> Tensor:
             picture = ((picture_CHW / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
             pixels = processor(picture.cpu().numpy(), return_tensors="pt").pixel_values
@@ -193,12 +193,12 @@ class WanVae:
         self._mean = torch.tensor(vae.config.latents_mean, device=device).view(per_channel)
         self._std = torch.tensor(vae.config.latents_std, device=device).view(per_channel)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, video_CTHW: Tensor) -> Tensor:
         video = video_CTHW[None].to(self._vae.device, torch.float32)
         return (self._vae.encode(video).latent_dist.mode()[0] - self._mean) / self._std
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, latents_CTHW: Tensor) -> Tensor:
         latents = latents_CTHW.to(self._vae.device, torch.float32) * self._std + self._mean
         return self._vae.decode(latents[None], return_dict=False)[0][0]

@@ -57,8 +57,9 @@ def constant_rate_picks(times: Sequence[float], end: float, rate: Fraction) -> t
 
     Returns:
         One index into ``times`` per tick: the last frame that begins before the middle of the
-        tick. Frames are repeated or left out as needed; the order never changes.
+        tick. Frames are repeated or left out as needed; the order never changes, and the whole
+        lasts as long as before, to half a tick.
     """
     ticks = np.floor((np.asarray(times) - times[0]) * float(rate) + 0.5).astype(np.int64)
-    count = max(int(ticks[-1]) + 1, int(np.floor((end - times[0]) * float(rate) + 0.5)))
+    count = max(1, int(np.floor((end - times[0]) * float(rate) + 0.5)))
     return tuple(int(i) for i in np.searchsorted(ticks, np.arange(count), side="right") - 1)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from maskora.video.write import write_mp4
 from typer.testing import CliRunner
 
 from maskora.commands.cli import app
 from maskora.commands.demo import draw_frame
 from maskora.video.images import read_image, write_png
+from maskora.video.write import write_mp4
 
 FAST = [
     "--set", "model.dtype=float32", "--set", "optimizer.type=adamw", "--set", "optimizer.lr=1e-3",

@@ -1,0 +1,80 @@
+"""The denoising loop: its lock, its noise and its guidance."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskora.latents import EncodedSample
+from maskora.models import VideoModel, open_model
+from maskora.sampling import LatentLock, denoise, draw_noise
+
+SHAPE = (16, 3, 4, 6)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> VideoModel:
+    return open_model("wan2.1-i2v", tiny_model, "float32", "cpu")
+
+
+@pytest.fixture(scope="module")
+def sample() -> EncodedSample:
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    return EncodedSample(
+        name="inference",
+        target_CTHW=None,
+        condition_CTHW=noise(20, *SHAPE[1:]),
+        keep_THW=torch.ones(9, 32, 48),
+        text_LD=noise(512, 32),
+        image_ND=noise(257, 32),
+    )
+
+
+def run(
+    model: VideoModel,
+    sample: EncodedSample,
+    seed: int = 0,
+    guidance: float = 1.0,
+    lock: LatentLock | None = None,
+    negative: torch.Tensor | None = None,
+) -> torch.Tensor:
+    empty = torch.zeros(512, 32) if negative is None else negative
+    transformer, noise = model.load_transformer(), draw_noise(SHAPE, seed)
+    return denoise(model, transformer, sample, empty, noise, 4, guidance, None, lock)
+
+
+def test_the_seed_decides(model: VideoModel, sample: EncodedSample) -> None:
+    assert torch.equal(run(model, sample, seed=3), run(model, sample, seed=3))
+    assert not torch.equal(run(model, sample, seed=3), run(model, sample, seed=4))
+
+
+def test_the_locked_latents_end_as_the_source(model: VideoModel, sample: EncodedSample) -> None:
+    source = torch.randn(SHAPE, generator=torch.Generator().manual_seed(5))
+    keep = torch.zeros(SHAPE[1:])
+    keep[1:, :, :3] = 1
+    result = run(model, sample, lock=LatentLock(source, keep))
+    free = run(model, sample)
+    locked = keep.bool().expand(SHAPE)
+    assert torch.allclose(result[locked], source[locked], atol=1e-5)
+    assert not torch.allclose(result[~locked], source[~locked], atol=0.1)
+    assert not torch.allclose(result[:, 0], free[:, 0]), "the locked part is seen by the rest"
+
+
+def test_a_blend_stands_at_the_level_it_is_given() -> None:
+    source, noise, latents = (torch.randn(1, *SHAPE) for _ in range(3))
+    lock = LatentLock(source[0], torch.ones(SHAPE[1:]))
+    level = torch.tensor(0.3)
+    assert torch.allclose(lock.apply(latents, noise, level), 0.7 * source + 0.3 * noise)
+
+
+def test_guidance_is_the_published_combination(model: VideoModel, sample: EncodedSample) -> None:
+    """With the negative prompt equal to the prompt, guidance of any strength changes nothing."""
+    plain = run(model, sample)
+    same = run(model, sample, guidance=7.0, negative=sample.text_LD)
+    other = run(model, sample, guidance=7.0)
+    assert torch.allclose(plain, same, atol=1e-4)
+    assert not torch.allclose(plain, other, atol=1e-3)

@@ -1,0 +1,244 @@
+"""What probe says about ordinary, strange and broken clips; read_frames must agree with it."""
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskora.errors import UserError
+from maskora.video.color import ColorTags
+from maskora.video.ffmpeg import has_filter
+from maskora.video.images import write_png
+from maskora.video.probe import VideoInfo, probe
+from maskora.video.read import read_frames
+
+Pattern = Callable[..., Path]
+
+
+def agreed(path: Path) -> VideoInfo:
+    """Probe a clip and check that reading it yields just what was said."""
+    info = probe(path)
+    frames = list(read_frames(info))
+    assert len(frames) == info.frames
+    assert {frame.shape for frame in frames} == {(info.height, info.width, 3)}
+    return info
+
+
+def test_an_ordinary_clip(pattern: Pattern) -> None:
+    info = agreed(pattern("clip.mp4", 10, "30000/1001"))
+    assert (info.kind, info.width, info.height, info.frames) == ("video", 64, 48, 10)
+    assert (info.fps, info.variable_rate, info.has_audio) == (Fraction(30000, 1001), False, False)
+    assert (info.bit_depth, info.hdr, info.rotation, info.notes) == (8, None, 0, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("clip.mkv", ()),
+        ("clip.ts", ()),
+        ("clip.avi", ("-c:v", "mpeg4", "-bf", "2")),
+        ("h264.avi", ("-c:v", "libx264")),
+        ("clip.webm", ("-c:v", "libvpx", "-auto-alt-ref", "1", "-lag-in-frames", "16")),
+        ("fragments.mp4", ("-movflags", "frag_keyframe+empty_moov")),
+        ("clip.gif", ("-pix_fmt", "rgb8")),
+    ],
+)
+def test_containers_agree_on_frames_and_rate(
+    pattern: Pattern, name: str, options: tuple[str, ...]
+) -> None:
+    info = agreed(pattern(name, 40, "25", *options))
+    assert (info.frames, info.fps, info.variable_rate) == (40, 25, False)
+
+
+def test_a_clip_trimmed_without_encoding(make: Pattern, pattern: Pattern) -> None:
+    """The packets before the cut are in the file, but not shown."""
+    whole = pattern("whole.mp4", 60, "30", "-bf", "0")
+    cut = make("cut.mp4", "-ss", "0.5", "-i", whole, "-c", "copy")
+    assert agreed(cut).frames == 45
+    expected = list(read_frames(probe(whole), 15))
+    for frame, same in zip(read_frames(probe(cut)), expected, strict=True):
+        np.testing.assert_array_equal(frame, same)
+
+
+@pytest.mark.parametrize(("degrees", "turns"), [(90, 1), (180, 2), (-90, 3)])
+def test_rotation_is_applied(make: Pattern, pattern: Pattern, degrees: int, turns: int) -> None:
+    flat = pattern("flat.mp4", 3, "25")
+    turned = make("turned.mp4", "-display_rotation", str(degrees), "-i", flat, "-c", "copy")
+    info = agreed(turned)
+    assert info.rotation == degrees % 360
+    assert (info.width, info.height) == ((48, 64) if turns % 2 else (64, 48))
+    assert "rotated" in info.notes[0]
+    upright, original = next(read_frames(info)), next(read_frames(probe(flat)))
+    error = np.abs(upright.astype(int) - np.rot90(original, turns))
+    assert error.mean() < 4, "turned the wrong way"
+
+
+def test_variable_rate_becomes_constant(pattern: Pattern) -> None:
+    """Twenty frames at 30 per second, then ten at 15: as long as before, each shown in its time."""
+    filters = "settb=1/90000,select='lt(n,20)+not(mod(n,2))',format=yuv420p"
+    path = pattern("vfr.mp4", 30, "30", "-fps_mode", "vfr", "-qp", "0", filters=filters)
+    info = agreed(path)
+    assert (info.fps, info.variable_rate) == (30, True)
+    assert info.picks is not None
+    assert info.picks[:22] == (*range(20), 20, 20)
+    assert info.frames == pytest.approx(40, abs=1)
+    assert "variable" in info.notes[0]
+    frames = list(read_frames(info, 18, 6))
+    assert [bool((a == b).all()) for a, b in zip(frames, frames[1:], strict=False)] == [
+        False, False, True, False, True,
+    ]  # fmt: skip
+
+
+def test_another_rate_on_request(pattern: Pattern) -> None:
+    info = probe(pattern("clip.mp4", 30, "30"), Fraction(10))
+    assert (info.fps, info.frames, info.variable_rate) == (10, 10, False)
+    assert info.picks is not None
+    assert np.diff(info.picks).tolist() == [3] * 9
+
+
+def test_ten_bits(pattern: Pattern) -> None:
+    info = agreed(pattern("ten.mp4", 3, "25", filters="format=yuv420p10le"))
+    assert info.bit_depth == 10
+    assert info.notes == ("10 bits per channel reduced to 8",)
+
+
+@pytest.mark.parametrize(("transfer", "hdr"), [("smpte2084", "pq"), ("arib-std-b67", "hlg")])
+def test_hdr_is_tone_mapped(make: Pattern, transfer: str, hdr: str) -> None:
+    """White at 203 nits (BT.2408) is bright, not clipped; twice the light is brighter still."""
+    levels = {"pq": (0.38, 0.58), "hlg": (0.5, 0.75)}[hdr]
+    codes = [round(64 + level * 876) for level in levels]
+    path = make(
+        "hdr.mp4", "-f", "lavfi", "-i",
+        f"color=s=64x48:r=25,format=yuv420p10le,geq=lum='if(lt(X,32),{codes[0]},{codes[1]})'"
+        f":cb=512:cr=512,setparams=color_primaries=bt2020:color_trc={transfer}"
+        ":colorspace=bt2020nc:range=tv",
+        "-frames:v", "2", "-crf", "1",
+    )  # fmt: skip
+    info = agreed(path)
+    assert (info.hdr, info.bit_depth) == (hdr, 10)
+    assert info.color == ColorTags("bt2020", transfer, "bt2020nc", "tv")
+    assert any("HDR" in note for note in info.notes)
+    if not has_filter("zscale"):
+        pytest.skip("this ffmpeg has no zscale filter to map with")
+    frame = next(read_frames(info))
+    grey, white = frame[24, 8].astype(int), frame[24, 56].astype(int)
+    assert np.ptp(grey) <= 2
+    assert np.ptp(white) <= 2
+    assert 225 <= white.mean() <= 245
+    assert 100 <= grey.mean() <= 200
+
+
+def test_square_pixels(pattern: Pattern) -> None:
+    info = agreed(pattern("wide.mp4", 2, "25", filters="setsar=4/3,format=yuv420p"))
+    assert (info.width, info.height) == (85, 48)
+    assert "square" in info.notes[0]
+
+
+def test_the_first_of_several_streams(make: Pattern) -> None:
+    red, blue = (("-f", "lavfi", "-i", f"color={c}:s=64x48:r=25:d=0.2") for c in ("red", "blue"))
+    info = agreed(make("two.mkv", *red, *blue, "-map", "0", "-map", "1"))
+    assert any("2 video streams" in note for note in info.notes)
+    assert next(read_frames(info))[0, 0, 0] > 200
+
+
+def test_sound_is_noticed(make: Pattern) -> None:
+    picture = ("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=0.4")
+    assert probe(make("a.mp4", *picture, "-f", "lavfi", "-i", "sine=d=0.4")).has_audio
+
+
+def test_a_folder_of_images_in_natural_order(tmp_path: Path) -> None:
+    for number in (10, 9, 100):
+        write_png(tmp_path / f"f{number}.png", np.full((6, 8, 3), number, np.uint8))
+    (tmp_path / "notes.txt").write_text("hello")
+    info = agreed(tmp_path)
+    assert (info.kind, info.width, info.height, info.frames, info.fps) == ("images", 8, 6, 3, 16)
+    assert [int(frame[0, 0, 0]) for frame in read_frames(info)] == [9, 10, 100]
+    assert any("16" in note for note in info.notes)
+    assert any("notes.txt" in note for note in info.notes)
+    assert probe(tmp_path, Fraction(24)).fps == 24
+
+
+def test_images_of_two_sizes_name_the_odd_one(tmp_path: Path) -> None:
+    for name, width in (("a.png", 8), ("b.png", 8), ("c.png", 9)):
+        Image.new("RGB", (width, 6)).save(tmp_path / name)
+    with pytest.raises(UserError, match=r"c\.png: 9x6, but a\.png is 8x6"):
+        probe(tmp_path)
+
+
+def test_a_folder_without_images(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no images"):
+        probe(tmp_path)
+
+
+def test_an_image_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("not an image")
+    with pytest.raises(UserError, match=r"a\.png: not a readable image"):
+        probe(tmp_path)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such video"):
+        probe(tmp_path / "none.mp4")
+
+
+@pytest.mark.parametrize("content", [b"", b"just some words\n" * 40])
+def test_a_file_that_is_no_video(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "words.mp4"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"words\.mp4: cannot be read as a video") as caught:
+        probe(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_text_file(tmp_path: Path) -> None:
+    path = tmp_path / "words.txt"
+    path.write_text("just some words\n" * 40)
+    with pytest.raises(UserError):
+        probe(path)
+
+
+def test_sound_alone(make: Pattern) -> None:
+    path = make("sound.m4a", "-f", "lavfi", "-i", "sine=d=0.5")
+    with pytest.raises(UserError, match="no video stream"):
+        probe(path)
+
+
+def test_a_cover_is_no_video(make: Pattern) -> None:
+    path = make(
+        "song.m4a", "-f", "lavfi", "-i", "sine=d=0.5", "-f", "lavfi", "-i", "color=s=64x48:d=0.1",
+        "-map", "0", "-map", "1", "-frames:v", "1", "-c:v", "mjpeg",
+        "-disposition:v:0", "attached_pic",
+    )  # fmt: skip
+    with pytest.raises(UserError, match="no video stream"):
+        probe(path)
+
+
+def test_an_mp4_without_its_index(pattern: Pattern) -> None:
+    path = pattern("cut.mp4", 30, "25")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    with pytest.raises(UserError, match="cut short"):
+        probe(path)
+
+
+@pytest.mark.parametrize("name", ["cut.mp4", "cut.mkv"])
+def test_a_clip_cut_short_is_read_as_far_as_it_goes(pattern: Pattern, name: str) -> None:
+    path = pattern(name, 60, "25", "-movflags", "faststart", "-g", "1")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    info = probe(path)
+    assert info.frames == 60
+    assert any("cut short" in note for note in info.notes)
+    assert len(list(read_frames(info, 0, 25))) == 25
+    with pytest.raises(UserError, match="damaged or cut short"):
+        list(read_frames(info))
+
+
+def test_the_real_clips(real_clips: Path) -> None:
+    dog, man = probe(real_clips / "dog.mp4"), agreed(real_clips / "man_walking" / "source.mp4")
+    assert (dog.width, dog.height, dog.frames, dog.fps) == (1280, 720, 289, Fraction(30000, 1001))
+    assert dog.has_audio
+    assert dog.color == ColorTags("bt709", "bt709", "bt709", "tv")
+    assert (man.width, man.height, man.frames, man.fps) == (512, 512, 16, 8)
+    assert len(list(read_frames(dog, 280))) == 9

@@ -1,0 +1,104 @@
+"""Exact frames, the right colours, and nothing left behind."""
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from maskora.errors import UserError
+from maskora.video.probe import probe
+from maskora.video.read import read_frames
+
+Pattern = Callable[..., Path]
+
+
+def children() -> set[str]:
+    """The processes that this one has started and not yet reaped."""
+    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+
+def test_a_range_is_the_same_frames_as_in_the_whole(pattern: Pattern) -> None:
+    info = probe(pattern("clip.mp4", 40, "25"))
+    whole = list(read_frames(info))
+    for start, count, every in ((0, 5, 1), (17, None, 1), (3, 6, 5), (39, 1, 7), (40, None, 1)):
+        part = list(read_frames(info, start, count, every))
+        expected = whole[start::every][:count]
+        assert len(part) == len(expected)
+        assert all((a == b).all() for a, b in zip(part, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("start", "count", "every"), [(0, 11, 1), (5, 6, 1), (-1, 1, 1), (0, 2, 0), (0, 4, 4)]
+)
+def test_frames_that_are_not_there(pattern: Pattern, start: int, count: int, every: int) -> None:
+    info = probe(pattern("clip.mp4", 10, "25"))
+    with pytest.raises(UserError, match="10 frames"):
+        read_frames(info, start, count, every)
+
+
+def test_frames_are_writable_and_apart(pattern: Pattern) -> None:
+    first, second = read_frames(probe(pattern("clip.mp4", 2, "25")))
+    kept = second.copy()
+    first[:] = 0
+    np.testing.assert_array_equal(second, kept)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="processes are counted in /proc")
+def test_the_decoder_is_gone_when_reading_stops(pattern: Pattern) -> None:
+    info = probe(pattern("clip.mp4", 300, "25"))
+    before = children()
+    frames = read_frames(info)
+    next(frames)
+    assert children() > before
+    frames.close()  # type: ignore[attr-defined]
+    assert children() == before
+
+
+def test_damage_in_the_middle(pattern: Pattern) -> None:
+    """What comes before the damage can be read; what comes after is refused, not guessed."""
+    path = pattern("clip.mp4", 200, "25", "-bf", "0", "-g", "20")
+    content, chance = bytearray(path.read_bytes()), random.Random(1)
+    for _ in range(60):
+        content[chance.randrange(len(content) * 6 // 10, len(content) * 7 // 10)] ^= 0xFF
+    path.write_bytes(content)
+    info = probe(path)
+    assert len(list(read_frames(info, 0, 60))) == 60
+    with pytest.raises(UserError, match="damaged or cut short: decoding stops at frame"):
+        list(read_frames(info))
+
+
+@pytest.mark.parametrize(
+    ("size", "tag", "written_as"),
+    [
+        ("64x48", None, "bt601"),  # untagged and small
+        ("1280x720", None, "bt709"),  # untagged and large
+        ("64x48", "bt709", "bt709"),
+        ("1280x720", "smpte170m", "bt601"),
+        ("64x48", "bt2020nc", "bt2020"),
+    ],
+)
+@pytest.mark.parametrize("levels", ["tv", "pc"])
+def test_colours_by_the_tags(
+    make: Pattern, size: str, tag: str | None, written_as: str, levels: str
+) -> None:
+    path = make(
+        "colour.mp4", "-f", "lavfi", "-i",
+        f"color=0xC81E3C:s={size}:r=25,format=gbrp,"
+        f"scale=out_color_matrix={written_as}:out_range={levels}:flags=accurate_rnd,"
+        f"format=yuv444p,setparams=colorspace={tag or 'unknown'}:range={levels}",
+        "-frames:v", "1", "-crf", "1",
+    )  # fmt: skip
+    info = probe(path)
+    assert info.color.matrix == tag
+    assert (info.color.range or "tv") == levels
+    (frame,) = read_frames(info)
+    np.testing.assert_allclose(frame.mean((0, 1)), (0xC8, 0x1E, 0x3C), atol=2)
+
+
+def test_a_path_with_odd_characters(pattern: Pattern, tmp_path: Path) -> None:
+    (tmp_path / "50%d: a'b").mkdir()
+    path = pattern("clip.mp4", 2, "25").rename(tmp_path / "50%d: a'b" / "-clip 1.mp4")
+    assert len(list(read_frames(probe(path)))) == 2
