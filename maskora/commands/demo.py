@@ -42,7 +42,7 @@ At once:  {strip}
 
 
 def run_demo(folder: Path) -> None:
-    """Make a clip and a tiny model, edit two frames, train both stages, infer; go on where it is."""
+    """Make a clip and a tiny model, edit two frames, train, infer; or go on where it stands."""
     clip, workspace = folder / "ball.mp4", Workspace(folder / "workspace")
     if folder.exists() and any(folder.iterdir()) and not clip.exists():
         raise UserError(f"{folder} already holds something; name another folder: maskora demo DIR")

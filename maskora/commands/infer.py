@@ -148,7 +148,8 @@ def encode(
         stages.prompt(config, edited.first.caption),
     )
     cache = TensorCache(workspace.cache_dir)
-    (negative_LD,) = encode_texts([config.prompt.negative], model, cache)
+    # Both prompts at once, so that the text encoder is loaded once; the sample's is cached then.
+    negative_LD, _ = encode_texts([config.prompt.negative, sample.prompt], model, cache)
     (encoded,) = encode_samples([sample], model, cache)
     lock = None
     if config.inference.lock == "latent":

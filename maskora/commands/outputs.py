@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from maskora import __version__
@@ -91,7 +92,7 @@ def write_outputs(
     write_mp4(folder / "comparison.mp4", _side_by_side(clip, final), source.rate, None, audio)
     write_png(folder / "strip.png", strip(clip, final))
     if edited.first.spill.share > 0.01:
-        write_png(folder / "spill.png", edited.first.spill.difference_HW[..., None].repeat(3, -1))
+        write_png(folder / "spill.png", spill_picture(clip, edited.first.spill.difference_HW))
     record = run_record(config, model, clip, edited, result)
     write_text(folder / "run.json", json.dumps(record, indent=2) + "\n")
 
@@ -149,6 +150,14 @@ def tinted(frame_HWC: np.ndarray, labels_HW: np.ndarray) -> np.ndarray:
     """A frame whose kept part is darkened, so that the masked part stands out; uint8."""
     dark = (frame_HWC * 0.3).astype(np.uint8)
     return np.where((labels_HW > 0)[..., None], frame_HWC, dark)
+
+
+def spill_picture(clip: Clip, difference_HW: np.ndarray) -> np.ndarray:
+    """Where an edited first frame differs outside the mask: the brighter, the more; inside dark."""
+    heat = cv2.applyColorMap(cv2.convertScaleAbs(difference_HW, alpha=4), cv2.COLORMAP_INFERNO)
+    inside = (clip.labels_THW[0] > 0)[..., None]
+    source = clip.frames_THWC[0] // 4
+    return np.where(inside, source, np.maximum(heat[..., ::-1], source)).astype(np.uint8)
 
 
 def strip(clip: Clip, final_THWC: np.ndarray) -> np.ndarray:

@@ -157,6 +157,7 @@ def _run(
     """Inject the LoRA, fill it where the run continues or builds on another, and train."""
     adapter = job.config.adapter
     plan = stages.plan(job.config, stage, job.model)
+    log.info("%s: %d steps on %d samples: %s", stage, plan.steps, len(samples), _named(samples))
     transformer = job.model.load_transformer()
     targets = job.model.lora_targets(adapter.targets)
     lora.inject(transformer, adapter.rank, adapter.alpha, targets, plan.seed)
@@ -167,6 +168,11 @@ def _run(
         job.model, transformer, choose, plan, run, depends, _metadata(job, stage, depends, samples)
     )
     log.info("%s: done, %s", stage, run.newest_adapter())
+
+
+def _named(samples: list[Sample]) -> str:
+    names = [sample.name for sample in samples]
+    return ", ".join(names if len(names) < 5 else [*names[:2], "…", names[-1]])
 
 
 def _metadata(

@@ -1,0 +1,80 @@
+"""Pictures of every common kind, read the same way."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskora.errors import UserError
+from maskora.video.images import image_size, natural_key, read_image, write_png
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+
+
+def test_png_comes_back_as_it_was(tmp_path: Path, picture: np.ndarray) -> None:
+    write_png(tmp_path / "a.png", picture)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), picture)
+    assert image_size(tmp_path / "a.png") == (8, 6)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"], "no scratch file stays"
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp", "bmp", "tif"])
+def test_other_formats(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.new("RGB", (8, 6), (200, 30, 60)).save(path)
+    np.testing.assert_allclose(read_image(path).mean((0, 1)), (200, 30, 60), atol=4)
+
+
+def test_exif_orientation_is_applied(tmp_path: Path, picture: np.ndarray) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned a quarter clockwise to be upright
+    Image.fromarray(picture).save(tmp_path / "a.png", exif=exif)
+    assert image_size(tmp_path / "a.png") == (6, 8)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.rot90(picture, -1))
+
+
+def test_sixteen_bit_grey(tmp_path: Path) -> None:
+    levels = np.array([[0, 257 * 128, 65535]], np.uint16)
+    Image.fromarray(levels).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").tolist() == [[[0] * 3, [128] * 3, [255] * 3]]
+
+
+def test_palette_and_grey(tmp_path: Path) -> None:
+    for mode in ("P", "L", "1"):
+        Image.new("RGB", (4, 3), (255, 255, 255)).convert(mode).save(tmp_path / "a.png")
+        read = read_image(tmp_path / "a.png")
+        assert read.shape == (3, 4, 3)
+        assert (read == 255).all()
+
+
+def test_transparency_is_flattened_over_black(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (2, 1), (200, 100, 50, 255))
+    image.putpixel((1, 0), (200, 100, 50, 0))
+    image.save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").tolist() == [[[200, 100, 50], [0, 0, 0]]]
+
+
+def test_a_damaged_image(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    write_png(path, np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8))
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"a\.png: damaged"):
+        read_image(path)
+
+
+def test_no_image_at_all(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("words")
+    with pytest.raises(UserError, match="not a readable image"):
+        read_image(tmp_path / "a.png")
+    with pytest.raises(UserError, match="no such file"):
+        read_image(tmp_path / "b.png")
+
+
+def test_natural_order() -> None:
+    names = ["f10.png", "f9.png", "F1.png", "a2b10.png", "a2b9.png"]
+    found = [path.name for path in sorted(map(Path, names), key=natural_key)]
+    assert found == ["a2b9.png", "a2b10.png", "F1.png", "f9.png", "f10.png"]
