@@ -25,7 +25,7 @@ def infer_warnings(config: Config) -> list[str]:
     inference, warnings = config.inference, []
     if inference.guidance == 1:
         warnings += _unused(config, "prompt", ["negative"], "inference.guidance is 1")
-    if inference.lock != "pixel" and config.appearance.spill == "keep":
+    if inference.lock != "pixel":
         warnings += _unused(
             config, "inference", ["feather"], f'inference.lock is "{inference.lock}"'
         )

@@ -20,6 +20,9 @@ from maskora.workspace import Source, Workspace
 
 log = logging.getLogger("maskora")
 NOTICEABLE = 20
+# Pixels over which the source outside meets the edit inside, in what the model sees. Not
+# inference.feather: that one is about the finished frames, and changing it must not retrain.
+SPILL_FEATHER = 8.0
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,7 @@ def _load_frame(path: Path, frame: int, clip: Clip, config: Config) -> EditedFra
     source, labels = clip.frames_THWC[frame], clip.labels_THW[frame]
     image = fitted
     if config.appearance.spill == "source":
-        image = composite(source, fitted, feather_alpha(labels > 0, config.inference.feather))
+        image = composite(source, fitted, feather_alpha(labels > 0, SPILL_FEATHER))
     spill = measure_spill(fitted, source, labels)
     return EditedFrame(path, given, fitted, image, spill, edit_caption(config, path))
 

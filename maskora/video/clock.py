@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from statistics import median
 
 from av.container import InputContainer
@@ -52,7 +53,7 @@ def read_clock(container: InputContainer, stream: VideoStream) -> tuple[VideoFra
     return first, _clock(container, stream, shown)
 
 
-def _span(item: Packet | VideoFrame) -> tuple[float | None, float]:
+def _span(item: "Packet[VideoStream] | VideoFrame") -> tuple[float | None, float]:
     """(when it is shown, for how long) in seconds; None and 0 where the file does not say."""
     base = float(item.time_base or 0)
     return (None if item.pts is None else item.pts * base), (item.duration or 0) * base
@@ -66,7 +67,7 @@ def _clock(
     if container.format.name == "avi" or len(times) < len(shown):
         # an AVI is constant by nature (and its times wrong with B-frames); raw streams have none
         times = [i / rate for i in range(len(shown))]
-    spacing = median(b - a for a, b in zip(times, times[1:], strict=False)) if times[1:] else 0
+    spacing = median(b - a for a, b in pairwise(times)) if times[1:] else 0
     spacing = spacing or 1 / rate
     end = times[-1] + (shown[-1][1] or spacing) if times else 0.0
     missing = _missing(container, stream, len(times), end, spacing)

@@ -42,6 +42,7 @@ class ColorTags:
         return _HDR_TRANSFER.get(self.transfer or "")
 
 
+UNTAGGED = ColorTags()
 BT709 = ColorTags("bt709", "bt709", "bt709", "tv")
 
 

@@ -17,7 +17,7 @@ def feather_alpha(edit_HW: np.ndarray, feather: float) -> np.ndarray:
         feather: in pixels; 0 is a hard edge.
     """
     inside = edit_HW.astype(np.uint8)
-    if feather == 0 or inside.all():
+    if feather <= 0.5 or inside.all():  # the outermost pixels' centres are 0.5 deep
         return inside.astype(np.float32)
     depth = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.clip((depth - 0.5) / feather, 0, 1).astype(np.float32) * inside

@@ -15,8 +15,8 @@ def ffmpeg_command(*arguments: str) -> list[str]:
     return [executable, "-hide_banner", "-nostdin", "-y", "-v", "error", *arguments]
 
 
-def input_url(path: Path) -> str:
-    """The path as ffmpeg reads it whatever characters it holds (``-``, ``:``, ``%``)."""
+def file_url(path: Path) -> str:
+    """The path as ffmpeg takes it, whatever characters it holds (``-``, ``:``, ``%``)."""
     return f"file:{path}"
 
 

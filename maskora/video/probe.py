@@ -13,8 +13,8 @@ from av.video.stream import VideoStream
 
 from maskora.errors import UserError
 from maskora.video.clock import Clock, read_clock
-from maskora.video.color import ColorTags, tags_from_codes
-from maskora.video.ffmpeg import has_filter, input_url
+from maskora.video.color import UNTAGGED, ColorTags, tags_from_codes
+from maskora.video.ffmpeg import file_url, has_filter
 from maskora.video.images import IMAGE_SUFFIXES, image_size, natural_key
 from maskora.video.timing import choose_rate, constant_rate_picks
 
@@ -56,7 +56,7 @@ class VideoInfo:
     rotation: int = 0
     bit_depth: int = 8
     hdr: Literal["pq", "hlg"] | None = None
-    color: ColorTags = ColorTags()
+    color: ColorTags = UNTAGGED
     has_audio: bool = False
     notes: tuple[str, ...] = ()
     start_seconds: float = 0.0
@@ -82,7 +82,7 @@ def probe(path: Path, fps: Fraction | None = None) -> VideoInfo:
     if not path.is_file():
         raise UserError(f"{path}: no such video file or folder")
     try:
-        with av.open(input_url(path)) as container:
+        with av.open(file_url(path)) as container:
             return _probe_file(path, container, fps)
     except av.FFmpegError as error:
         raise UserError(

@@ -13,7 +13,7 @@ import numpy as np
 
 from maskora.errors import UserError
 from maskora.video.color import ColorTags, scale_matrix
-from maskora.video.ffmpeg import complaints, ffmpeg_command, has_filter, input_url
+from maskora.video.ffmpeg import complaints, ffmpeg_command, file_url, has_filter
 from maskora.video.images import read_image
 from maskora.video.probe import VideoInfo
 
@@ -89,7 +89,7 @@ def _decoder(
     """A running ffmpeg that writes decoded frames first..last, raw, to a pipe; and its error log.
     It stops at the first damaged frame, and is gone when the context is left."""
     command = ffmpeg_command(
-        "-xerror", *limit, "-i", input_url(info.path), "-map", f"0:{info.stream}",
+        "-xerror", *limit, "-i", file_url(info.path), "-map", f"0:{info.stream}",
         "-vf", f"trim=start_frame={first}:end_frame={last + 1},{rgb_filter(info)}",
         "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1",
     )  # fmt: skip

@@ -3,6 +3,7 @@
 import subprocess
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -13,7 +14,7 @@ import numpy as np
 from maskora.errors import Fault
 from maskora.files import replacing
 from maskora.video.color import BT709, ColorTags, scale_matrix, sdr_tags
-from maskora.video.ffmpeg import complaints, ffmpeg_command, input_url
+from maskora.video.ffmpeg import complaints, ffmpeg_command, file_url
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,10 @@ def _encode(
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps)]
     inputs, sound = [*raw, "-i", "pipe:0"], ["-map", "0:v"]
     if audio is not None:
-        inputs += ["-i", input_url(audio.path)]
+        inputs += ["-i", file_url(audio.path)]
         sound += ["-filter_complex", f"[1:a:0]{_span(audio)}[sound]", "-map", "[sound]"]
     with replacing(path) as scratch, tempfile.TemporaryFile() as log:
-        command = ffmpeg_command(*inputs, "-vf", convert, *sound, *codec, str(scratch))
+        command = ffmpeg_command(*inputs, "-vf", convert, *sound, *codec, file_url(scratch))
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log)
         assert process.stdin is not None
         try:
@@ -112,6 +113,8 @@ def _encode(
         finally:
             process.kill()
             process.wait()
+            with suppress(BrokenPipeError):  # what was still on its way to ffmpeg
+                process.stdin.close()
         if process.returncode != 0:
             said = complaints(log) or [f"ffmpeg stopped with status {process.returncode}"]
             raise Fault(f"{path} could not be written: {said[-1]}")

@@ -18,7 +18,9 @@ from maskora.video.fit import (
 
 FITS: tuple[Fit, ...] = ("crop", "pad", "stretch")
 SIDES = st.integers(16, 90)
-PLACEMENTS = st.builds(place, st.tuples(SIDES, SIDES), st.tuples(SIDES, SIDES), st.sampled_from(FITS))
+PLACEMENTS = st.builds(
+    place, st.tuples(SIDES, SIDES), st.tuples(SIDES, SIDES), st.sampled_from(FITS)
+)
 
 
 def ramp(width: int, height: int) -> np.ndarray:
@@ -38,13 +40,12 @@ def shown(placement: Placement, margin: int) -> tuple[slice, slice]:
 
 @pytest.mark.parametrize(
     ("size", "multiple", "expected"),
-    [((832, 480), 16, (832, 480)), ((480, 832), 16, (480, 832)), ((512, 512), 16, (640, 624))],
+    [((832, 480), 16, (832, 480)), ((480, 832), 16, (480, 832)), ((512, 512), 16, (640, 640))],
 )
 def test_auto_size_of_known_clips(
     size: tuple[int, int], multiple: int, expected: tuple[int, int]
 ) -> None:
-    found = auto_size(*size, multiple)
-    assert found in (expected, expected[::-1])
+    assert auto_size(*size, multiple) == expected
 
 
 @given(st.integers(100, 4000), st.integers(100, 4000), st.sampled_from([8, 16, 32]))
@@ -96,7 +97,7 @@ def test_there_and_back_moves_nothing(placement: Placement) -> None:
 def test_pixel_centres_are_exact(placement: Placement) -> None:
     """Each workspace pixel shows the place in the original that its centre maps to."""
     fitted = fit_image(ramp(*placement.original_size), placement).astype(float)
-    (width, height), (x, y, w, h) = placement.size, placement.region
+    (width, height), (x, _, w, _) = placement.size, placement.region
     expected = x + (np.arange(width) + 0.5) * w / width
     margin = 3 * max(1, w / width)
     inner = (expected > max(x, 0) + margin) & (

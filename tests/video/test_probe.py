@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,7 @@ def test_variable_rate_becomes_constant(pattern: Pattern) -> None:
     assert info.frames == pytest.approx(40, abs=1)
     assert "variable" in info.notes[0]
     frames = list(read_frames(info, 18, 6))
-    assert [bool((a == b).all()) for a, b in zip(frames, frames[1:], strict=False)] == [
+    assert [bool((a == b).all()) for a, b in pairwise(frames)] == [
         False, False, True, False, True,
     ]  # fmt: skip
 
