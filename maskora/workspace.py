@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -113,18 +113,16 @@ class Workspace:
 
     def read_source(self) -> Source:
         """Read source.json. Raises UserError where the folder is not a prepared workspace."""
-        try:
-            return Source.model_validate_json(self.source_record.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not self.source_record.is_file():
             raise UserError(
                 f"{self.root} is not a prepared workspace ({self.source_record} is missing): "
                 f"run maskora prepare VIDEO {self.root}"
-            ) from None
-        except ValidationError as error:
-            raise UserError(
-                f"{self.source_record} is damaged ({error.error_count()} fields): "
-                f"run maskora prepare again"
-            ) from None
+            )
+        return _read_record(Source, self.source_record)
+
+    def read_mask_record(self) -> MaskRecord:
+        """Read masks.json. Raises UserError where it is missing or damaged."""
+        return _read_record(MaskRecord, self.mask_record)
 
     def write_source(self, source: Source) -> None:
         """Write source.json."""
@@ -152,6 +150,19 @@ class Workspace:
                 raise UserError(f"{path} and {images[frame].name} are both frame {frame}: keep one")
             images[frame] = path
         return EditFiles(folder, images)
+
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+def _read_record(kind: type[Record], path: Path) -> Record:
+    try:
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, UnicodeDecodeError, ValidationError) as error:
+        what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
+        raise UserError(
+            f"{path} {what}: run maskora prepare again, with --overwrite (edits/ stay)"
+        ) from None
 
 
 def caption_beside(image: Path) -> str | None:

@@ -81,7 +81,7 @@ def load_masks(workspace: Workspace, settings: Mask, source: Source) -> np.ndarr
     missing = [path for path in finals if not path.is_file()]
     if missing:
         raise UserError(f"{missing[0]} is missing: run maskora prepare again, with --overwrite")
-    record = MaskRecord.model_validate_json(workspace.mask_record.read_text(encoding="utf-8"))
+    record = workspace.read_mask_record()
     by_hand = digest_files(finals) != record.masks
     settings_changed = _settings(settings, source) != record.settings
     if by_hand and settings_changed:

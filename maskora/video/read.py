@@ -6,7 +6,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from fractions import Fraction
 from typing import IO
 
 import numpy as np
@@ -60,36 +59,26 @@ def _file_frames(info: VideoInfo, wanted: Sequence[int]) -> Iterator[np.ndarray]
     if not wanted:
         return
     shown = Counter(wanted if info.picks is None else (info.picks[i] for i in wanted))
-    index, last = min(shown), max(shown)
-    said: list[str] = []
-    # Where damage stops ffmpeg, frames before it may still be under way inside and are lost. The
-    # second attempt therefore reads no further than the last frame asked for.
-    end = info.start_seconds + float((wanted[-1] + Fraction(3, 2)) / info.fps)
-    for limit in ((), ("-t", f"{end:.6f}")):
-        with _decoder(info, index, last, limit) as (pipe, log):
-            while index <= last:
-                frame_HWC = np.empty((info.height, info.width, 3), np.uint8)
-                if pipe.readinto(frame_HWC.data.cast("B")) < frame_HWC.nbytes:
-                    said = complaints(log)
-                    break
-                for _ in range(shown[index] - 1):
-                    yield frame_HWC.copy()
-                if shown[index]:
-                    yield frame_HWC
-                index += 1
-        if index > last:
-            return
-    raise _damaged(info, index, last, said)
+    first, last = min(shown), max(shown)
+    with _decoder(info, first, last) as (pipe, log):
+        for index in range(first, last + 1):
+            frame_HWC = np.empty((info.height, info.width, 3), np.uint8)
+            if pipe.readinto(frame_HWC.data.cast("B")) < frame_HWC.nbytes:
+                raise _damaged(info, index, last, complaints(log))
+            for _ in range(shown[index] - 1):
+                yield frame_HWC.copy()
+            if shown[index]:
+                yield frame_HWC
 
 
 @contextmanager
 def _decoder(
-    info: VideoInfo, first: int, last: int, limit: Sequence[str]
+    info: VideoInfo, first: int, last: int
 ) -> Iterator[tuple[io.BufferedReader, IO[bytes]]]:
     """A running ffmpeg that writes decoded frames first..last, raw, to a pipe; and its error log.
     It stops at the first damaged frame, and is gone when the context is left."""
     command = ffmpeg_command(
-        "-xerror", *limit, "-i", file_url(info.path), "-map", f"0:{info.stream}",
+        "-xerror", "-i", file_url(info.path), "-map", f"0:{info.stream}",
         "-vf", f"trim=start_frame={first}:end_frame={last + 1},{rgb_filter(info)}",
         "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1",
     )  # fmt: skip

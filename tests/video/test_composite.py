@@ -88,6 +88,9 @@ def test_a_pasted_edge_lies_where_the_mask_says() -> None:
     assert row[0] < 40
     assert row[6] < 255
     assert (row[8:] == 255).all(), "4 workspace pixels are 8 of the original"
+    column = soft[24:84, 60, 0]
+    np.testing.assert_array_equal(column[:30], row[:30], "the same from above")
+    np.testing.assert_array_equal(column[30:], row[:30][::-1], "and from below")
 
 
 def test_an_empty_mask_changes_nothing() -> None:

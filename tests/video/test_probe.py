@@ -231,7 +231,9 @@ def test_a_clip_cut_short_is_read_as_far_as_it_goes(pattern: Pattern, name: str)
     info = probe(path)
     assert info.frames == 60
     assert any("cut short" in note for note in info.notes)
-    assert len(list(read_frames(info, 0, 25))) == 25
+    there = next(n for n in range(59, 0, -1) if f" {n} are there" in info.notes[0])
+    assert there > 20
+    assert len(list(read_frames(info, 0, there - 1))) == there - 1, "all but the one cut through"
     with pytest.raises(UserError, match="damaged or cut short"):
         list(read_frames(info))
 
