@@ -25,8 +25,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file as a whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file as a whole or not at all; a full disk is an OSError, whoever made the bytes."""
     with replacing(path) as scratch:
-        scratch.write_text(text, encoding="utf-8")
+        scratch.write_bytes(data)
 
 
 def digest(*parts: bytes | str) -> str:
@@ -39,10 +44,15 @@ def digest(*parts: bytes | str) -> str:
     return total.hexdigest()[:20]
 
 
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file, as sha256sum prints it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def digest_file(path: Path) -> str:
     """The content name of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:20]
+    return sha256_file(path)[:20]
 
 
 def digest_files(paths: list[Path]) -> str:

@@ -13,12 +13,12 @@ from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
 from maskora.conditioning import Sample
-from maskora.files import digest, replacing
+from maskora.files import digest, write_bytes
 from maskora.models import ModelInputs, VideoModel
 
 FORMAT = "1"
@@ -71,8 +71,7 @@ class TensorCache:
 
     def put(self, name: str, tensor: Tensor) -> None:
         """Store a tensor, as a whole or not at all."""
-        with replacing(self._path(name)) as scratch:
-            save_file({"tensor": tensor.contiguous()}, scratch)
+        write_bytes(self._path(name), save({"tensor": tensor.contiguous()}))
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"

@@ -14,17 +14,19 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from maskora.errors import UserError
-from maskora.files import replacing
+from maskora.files import write_bytes
 from maskora.models import Transformer
 
 PREFIX = "transformer."
 DIFFUSERS_METADATA = "lora_adapter_metadata"
 OWN_METADATA = "maskora"
 TRAINED = "default"
+# LoraConfig settings under which the same matrices mean another update.
+UNSUPPORTED = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern")
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,7 @@ def save(path: Path, transformer: Transformer, metadata: dict[str, Any]) -> None
         OWN_METADATA: json.dumps(metadata),
     }
     tensors = {f"{PREFIX}{name}": tensor.contiguous().cpu() for name, tensor in state.items()}
-    with replacing(path) as scratch:
-        save_file(tensors, scratch, metadata=texts)
+    write_bytes(path, serialise(tensors, metadata=texts))
 
 
 def read(path: Path) -> LoraWeights:
@@ -93,6 +94,9 @@ def read(path: Path) -> LoraWeights:
         raise UserError(f"LoRA file {path} does not exist") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is no readable safetensors file: {error}") from None
+    described, own = (_metadata(texts, key, path) for key in (DIFFUSERS_METADATA, OWN_METADATA))
+    if odd := [key for key in UNSUPPORTED if described.get(f"{PREFIX}{key}")]:
+        raise UserError(f"{path} uses {', '.join(odd)}, which is not supported yet")
     strange = [
         name
         for name in tensors
@@ -103,14 +107,30 @@ def read(path: Path) -> LoraWeights:
         raise UserError(
             f"{path} is not a LoRA in diffusers' layout (transformer.….lora_A.weight): {found}"
         )
-    rank = next(t.shape[0] for name, t in tensors.items() if name.endswith("lora_A.weight"))
-    described = json.loads(texts.get(DIFFUSERS_METADATA, "{}"))
+    ranks = {
+        tensor.shape[0 if "lora_A" in name else 1]
+        for name, tensor in tensors.items()
+        if tensor.ndim == 2
+    }
+    if len(ranks) != 1 or any(tensor.ndim != 2 for tensor in tensors.values()):
+        raise UserError(f"{path}: its matrices have ranks {sorted(ranks)}; one rank is supported")
+    (rank,) = ranks
     return LoraWeights(
         tensors={name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()},
         rank=rank,
         alpha=float(described.get(f"{PREFIX}lora_alpha", rank)),
-        metadata=json.loads(texts.get(OWN_METADATA, "{}")),
+        metadata=own,
     )
+
+
+def _metadata(texts: dict[str, str], key: str, path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(texts.get(key, "{}"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: its metadata {key!r} is damaged: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: its metadata {key!r} is damaged: no JSON object")
+    return content
 
 
 def fill(transformer: Transformer, weights: LoraWeights, where: Path) -> None:
@@ -147,6 +167,9 @@ def stack(transformer: Transformer, files: Sequence[tuple[Path, float]]) -> None
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
             transformer.add_adapter(config, adapter_name=names[-1])
         set_peft_model_state_dict(transformer, weights.tensors, adapter_name=names[-1])
+        for name, parameter in transformer.named_parameters():
+            if f".{names[-1]}." in name:  # float32, as it was trained
+                parameter.data = parameter.data.float()
     if names:
         transformer.set_adapters(names, [strength for _, strength in files])
     transformer.requires_grad_(False)
@@ -166,5 +189,3 @@ def _check_fit(
             raise UserError(
                 f"{path} does not fit this base: {module} differs in shape or is absent"
             )
-        if a.shape[0] != weights.rank:
-            raise UserError(f"{path}: {module} has rank {a.shape[0]}, others {weights.rank}")

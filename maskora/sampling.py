@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from maskora.errors import Fault
 from maskora.latents import EncodedSample
 from maskora.models import ModelInputs, Transformer, VideoModel
 
@@ -76,6 +77,11 @@ def denoise(
         latents = scheduler.step(answer, timestep, latents, return_dict=False)[0]
         if lock is not None:
             latents = lock.apply(latents, noise, next_level(scheduler, index))
+    if not latents.isfinite().all():
+        raise Fault(
+            "the generated latents are not finite; a lower inference.guidance, or model.dtype = "
+            "bfloat16 or float32, may help"
+        )
     return latents[0].cpu()
 
 

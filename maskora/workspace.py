@@ -12,6 +12,7 @@ from maskora.errors import UserError
 from maskora.files import write_text
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+RESERVED = ("seed-", "step-", "tensorboard")  # names that runs and outputs use themselves
 Stage = Literal["motion", "appearance"]
 
 
@@ -168,7 +169,12 @@ def _read_record(kind: type[Record], path: Path) -> Record:
 def caption_beside(image: Path) -> str | None:
     """The text of the .txt beside an image, or None where there is none (or it is empty)."""
     path = image.with_suffix(".txt")
-    return " ".join(path.read_text(encoding="utf-8").split()) or None if path.is_file() else None
+    try:
+        return " ".join(path.read_text(encoding="utf-8").split()) or None
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no UTF-8 text: {error.reason} at byte {error.start}") from None
 
 
 def _frame_number(path: Path, frames: int) -> int:
@@ -184,8 +190,9 @@ def _frame_number(path: Path, frames: int) -> int:
 
 
 def _checked_name(edit: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", edit) or edit.startswith("seed-"):
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", edit) or edit.startswith(RESERVED):
         raise UserError(
-            f"--edit {edit}: a name starts with a letter and holds letters, digits, '-' and '_'"
+            f"--edit {edit}: a name starts with a letter and holds letters, digits, "
+            f"'-' and '_'; not {', '.join(RESERVED)}"
         )
     return edit

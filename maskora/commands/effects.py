@@ -11,9 +11,10 @@ def train_warnings(config: Config, edit: Edit | None, device: str) -> list[str]:
     if config.motion.window == "full":
         warnings += _unused(config, "motion", ["stride"], 'motion.window is "full"')
     if edit is None:
-        keys = ["steps", "motion_share", "conditioning", "reference"]
+        keys = ["motion_share", "conditioning", "reference"]
         warnings += _unused(config, "appearance", keys, "the appearance stage does not run")
-    if config.motion.conditioning == "first-frame" and config.training.inside_weight == 1:
+    whole_picture = config.motion.conditioning == "first-frame"
+    if whole_picture and edit is None and config.training.inside_weight == 1:
         warnings += _unused(
             config, "mask", ["shape", "margin"], 'motion.conditioning is "first-frame"'
         )
@@ -23,6 +24,11 @@ def train_warnings(config: Config, edit: Edit | None, device: str) -> list[str]:
 def infer_warnings(config: Config) -> list[str]:
     """The same for an inference run."""
     inference, warnings = config.inference, []
+    if inference.conditioning != config.motion.conditioning:
+        warnings.append(
+            f'inference.conditioning is "{inference.conditioning}", but the LoRA is trained with '
+            f'motion.conditioning = "{config.motion.conditioning}"'
+        )
     if inference.guidance == 1:
         warnings += _unused(config, "prompt", ["negative"], "inference.guidance is 1")
     if inference.lock != "pixel":

@@ -18,6 +18,7 @@ from maskora.commands.setup import open_base
 from maskora.conditioning import inference_sample, to_bytes, to_unit
 from maskora.config import Config
 from maskora.errors import UserError
+from maskora.files import replacing
 from maskora.latents import EncodedSample, TensorCache, encode_samples, encode_texts, encode_videos
 from maskora.models import VideoModel
 from maskora.sampling import LatentLock, denoise, draw_noise
@@ -47,14 +48,16 @@ def infer_clip(
     numbers = parse_seeds(seeds, config.inference.seed)
     if output is not None and len(numbers) > 1:
         raise UserError("--output names one file; leave it out for several seeds")
-    if output is not None and output.suffix.lower() != ".mp4":
-        raise UserError(f"--output {output}: the result is an .mp4 file")
+    result_file = workspace.output_dir(edit, None) / "edited.mp4"
+    if output is not None:
+        check_output(output, result_file)
     clip = load_clip(workspace, config)
     edited = load_edit(workspace, config, clip, edit)
     origin = check_origin(clip.source)
     report_spill(edited, config.appearance.spill)
     for warning in infer_warnings(config):
         log.warning("note: %s", warning)
+    workspace.output_dir(edit, None).mkdir(parents=True, exist_ok=True)  # before the long work
     model = open_base(config, workspace, clip.source)
     loras = choose_loras(workspace, config, clip, edited, edit, model, lora_choice)
     encoded = encode(workspace, config, clip, edited, model)
@@ -63,13 +66,27 @@ def infer_clip(
         for index, seed in enumerate(numbers):
             frames = to_bytes(vae.decode(latents[index])).cpu().numpy()
             folder = workspace.output_dir(edit, seed if index else None)
-            result = Generated(frames, seed, loras, edit)
+            told = stages.prompt(config, edited.first.caption)
+            result = Generated(frames, seed, loras, edit, told, workspace.root)
             write_outputs(folder, config, model, clip, edited, origin, result)
             log.info("%s", folder / "edited.mp4")
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(workspace.output_dir(edit, None) / "edited.mp4", output)
+        with replacing(output) as scratch:
+            shutil.copyfile(result_file, scratch)
         log.info("%s", output)
+
+
+def check_output(output: Path, result_file: Path) -> None:
+    """--output can be written when the time comes. Raises UserError."""
+    if output.suffix.lower() != ".mp4":
+        raise UserError(f"--output {output}: the result is an .mp4 file")
+    if output.is_dir():
+        raise UserError(f"--output {output} is a folder; name a file")
+    if output.resolve() == result_file.resolve():
+        raise UserError(f"--output {output}: the result is written there anyway; leave it out")
+    parents = [parent for parent in output.parents if parent.exists()]
+    if not parents[0].is_dir():
+        raise UserError(f"--output {output}: {parents[0]} is a file, not a folder")
 
 
 def parse_seeds(text: str | None, default: int) -> list[int]:
@@ -77,9 +94,13 @@ def parse_seeds(text: str | None, default: int) -> list[int]:
     if text is None:
         return [default]
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() for part in parts) or len(set(parts)) < len(parts):
-        raise UserError(f"--seed {text}: write different whole numbers, as in --seed 1,2,3")
-    return [int(part) for part in parts]
+    numbers = [int(part) for part in parts if part.isdecimal() and part.isascii()]
+    valid = len(set(numbers)) == len(parts) and max(numbers) < 2**32
+    if not valid:
+        raise UserError(
+            f"--seed {text}: write different whole numbers below 2^32, as in --seed 1,2,3"
+        )
+    return numbers
 
 
 def choose_loras(
@@ -100,9 +121,12 @@ def choose_loras(
         (workspace.root / Path(item.path).expanduser(), item.strength)
         for item in config.inference.loras
     ]
+    for path, _ in extra:
+        lora.read(path)  # a wrong file is known before anything is loaded
     if choice == "none":
         return extra
     if choice is not None:
+        lora.read(Path(choice))
         return [(Path(choice), 1.0), *extra]
     stage: Stage = "appearance" if edited.keyframes else "motion"
     run = stages.run_folder(workspace, stage, edit)
@@ -150,13 +174,16 @@ def encode(
     cache = TensorCache(workspace.cache_dir)
     # Both prompts at once, so that the text encoder is loaded once; the sample's is cached then.
     negative_LD, _ = encode_texts([config.prompt.negative, sample.prompt], model, cache)
+    wanted = [sample.condition_CTHW]
+    if config.inference.lock == "latent":
+        wanted.append(video)
+    _, *source_latents = encode_videos(wanted, model, cache)
     (encoded,) = encode_samples([sample], model, cache)
     lock = None
     if config.inference.lock == "latent":
-        (source_latents,) = encode_videos([video], model, cache)
         keep_latent = model.latent_keep(keep)
         keep_latent[0] = 0  # latent frame 0 holds the edited frame
-        lock = LatentLock(source_latents, keep_latent)
+        lock = LatentLock(source_latents[0], keep_latent)
     return Encoded(encoded, negative_LD, lock)
 
 

@@ -165,8 +165,20 @@ def _load_frame(path: Path, frame: int, clip: Clip, config: Config) -> EditedFra
     image = fitted
     if config.appearance.spill == "source":
         image = composite(source, fitted, feather_alpha(labels > 0, SPILL_FEATHER))
+    _check_effect(path, frame, fitted, source, labels)
     spill = measure_spill(fitted, source, labels)
     return EditedFrame(path, given, fitted, image, spill, edit_caption(config, path))
+
+
+def _check_effect(
+    path: Path, frame: int, fitted: np.ndarray, source: np.ndarray, labels: np.ndarray
+) -> None:
+    """An edit that cannot come to anything is refused, or said where it may be meant."""
+    inside = labels > 0
+    if frame and not inside.any():
+        raise UserError(f"{path}: frame {frame} has no mask, so nothing of this edit would be used")
+    if np.array_equal(fitted[inside], source[inside]):
+        log.warning("note: %s is the same as the source inside the mask", path)
 
 
 def _read_frame(path: Path, size: tuple[int, int]) -> np.ndarray:

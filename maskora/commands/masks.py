@@ -2,6 +2,7 @@
 
 import json
 import logging
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -63,12 +64,38 @@ def silhouettes(
 
 
 def build_masks(
-    workspace: Workspace, silhouettes_THW: list[np.ndarray], settings: Mask, source: Source
+    workspace: Workspace, silhouettes_THW: np.ndarray, settings: Mask, source: Source
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Write masks/raw and the final masks made from them; answer the final labels (T, H, W)."""
-    for number, labels in enumerate(silhouettes_THW):
-        write_labels(workspace.silhouette(number), labels)
-    return _finish(workspace, np.stack(silhouettes_THW), settings, source)
+    """Write masks/: the silhouettes and the final masks made from them, as a whole or not at all.
+
+    Returns:
+        the final labels, (T, H, W), and notes for the person.
+    """
+    labels_THW, notes = final_masks(
+        silhouettes_THW,
+        settings.shape,
+        settings.margin,
+        settings.smooth,
+        settings.min_area,
+        source.cell,
+    )
+    check_not_empty(labels_THW, "the mask, after specks under [mask] min_area are dropped,")
+    count = range(source.frames)
+    with tempfile.TemporaryDirectory(dir=workspace.root, prefix=".masks-") as scratch:
+        built = Workspace(Path(scratch))
+        for number in count:
+            write_labels(built.silhouette(number), silhouettes_THW[number])
+            write_labels(built.mask(number), labels_THW[number])
+        record = MaskRecord(
+            settings=_settings(settings, source),
+            silhouettes=digest_files([built.silhouette(n) for n in count]),
+            masks=digest_files([built.mask(n) for n in count]),
+        )
+        write_text(built.mask_record, record.model_dump_json(indent=2) + "\n")
+        if workspace.masks_dir.exists():
+            workspace.masks_dir.replace(built.root / "earlier")
+        built.masks_dir.replace(workspace.masks_dir)
+    return labels_THW, notes
 
 
 def load_masks(workspace: Workspace, settings: Mask, source: Source) -> np.ndarray:
@@ -94,37 +121,13 @@ def load_masks(workspace: Workspace, settings: Mask, source: Source) -> np.ndarr
             "masks: made anew from masks/raw, because %s changed",
             "[mask]" if settings_changed else "masks/raw",
         )
-        labels_THW, notes = _finish(
+        labels_THW, notes = build_masks(
             workspace, _stack([read_labels(p) for p in raws], source), settings, source
         )
         for note in notes:
             log.info("note: %s", note)
         return labels_THW
     return _stack([read_labels(path) for path in finals], source)
-
-
-def _finish(
-    workspace: Workspace, silhouettes_THW: np.ndarray, settings: Mask, source: Source
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    labels_THW, notes = final_masks(
-        silhouettes_THW,
-        settings.shape,
-        settings.margin,
-        settings.smooth,
-        settings.min_area,
-        source.cell,
-    )
-    check_not_empty(labels_THW, "the mask, after specks under [mask] min_area are dropped,")
-    for number, labels in enumerate(labels_THW):
-        write_labels(workspace.mask(number), labels)
-    count = range(source.frames)
-    record = MaskRecord(
-        settings=_settings(settings, source),
-        silhouettes=digest_files([workspace.silhouette(n) for n in count]),
-        masks=digest_files([workspace.mask(n) for n in count]),
-    )
-    write_text(workspace.mask_record, record.model_dump_json(indent=2) + "\n")
-    return labels_THW, notes
 
 
 def _settings(settings: Mask, source: Source) -> str:

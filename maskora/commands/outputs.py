@@ -11,12 +11,14 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 from maskora import __version__
 from maskora.commands.inputs import Clip, Edit
+from maskora.commands.stages import PARTS
 from maskora.config import Config
 from maskora.errors import UserError
-from maskora.files import digest, digest_file, write_text
+from maskora.files import digest, sha256_file, write_text
 from maskora.models import VideoModel
 from maskora.video.composite import composite, feather_alpha, paste_over_original
 from maskora.video.fit import unfit_mask
@@ -27,7 +29,10 @@ from maskora.video.read import read_frames
 from maskora.video.write import AudioClip, write_lossless, write_mp4
 from maskora.workspace import Source
 
-LIBRARIES = ("torch", "diffusers", "transformers", "peft", "numpy", "opencv-python-headless")
+LIBRARIES = (
+    "torch", "diffusers", "transformers", "peft", "safetensors", "ftfy", "numpy", "pillow",
+    "opencv-python-headless", "imageio-ffmpeg",
+)  # fmt: skip
 STRIP_FRAMES = 6
 
 
@@ -40,12 +45,16 @@ class Generated:
         seed: of the noise.
         loras: LoRA files and their strengths.
         edit: the edit's name.
+        prompt: what the model was told, token included.
+        workspace: the edit's folder.
     """
 
     frames_THWC: np.ndarray
     seed: int
     loras: list[tuple[Path, float]]
     edit: str | None
+    prompt: str
+    workspace: Path
 
 
 def check_origin(source: Source) -> VideoInfo:
@@ -74,7 +83,9 @@ def write_outputs(
     origin: VideoInfo,
     result: Generated,
 ) -> None:
-    """Write every output of one seed."""
+    """Write every output of one seed; run.json last, as the sign that all is there."""
+    for name in ("run.json", "edited.mkv", "spill.png"):  # of an earlier run, perhaps not of this
+        (folder / name).unlink(missing_ok=True)
     source, locked = clip.source, config.inference.lock == "pixel"
     final = (
         locked_frames(clip, edited, result.frames_THWC, config) if locked else result.frames_THWC
@@ -178,20 +189,23 @@ def run_record(
     return {
         "program": f"maskora {__version__}",
         "command": sys.argv,
+        "folder": str(Path.cwd()),
+        "workspace": str(result.workspace.resolve()),
         "config": config.model_copy(update={"inference": seeded}).model_dump(mode="json"),
         "edit": result.edit,
         "seed": result.seed,
-        "device": str(model.device),
-        "model": {"folder": str(model.folder), "transformer": model.identity("transformer")},
+        "prompt": result.prompt,
+        "device": device_name(model),
+        "model": {"folder": str(model.folder), **{part: model.identity(part) for part in PARTS}},
         "loras": [
-            {"path": str(path), "strength": strength, "sha256": digest_file(path)}
+            {"path": str(path.resolve()), "strength": strength, "sha256": sha256_file(path)}
             for path, strength in result.loras
         ],
         "inputs": {
             "source": clip.source.model_dump(mode="json"),
             "frames": digest(clip.frames_THWC.tobytes()),
             "masks": digest(clip.labels_THW.tobytes()),
-            "edited": {str(e.path): digest_file(e.path) for e in edited.all.values()},
+            "edited": {str(e.path.resolve()): sha256_file(e.path) for e in edited.all.values()},
         },
         "outside_difference": {
             str(frame): {"mean_levels": e.spill.mean, "share_over_20_levels": e.spill.share}
@@ -202,6 +216,13 @@ def run_record(
             **{name: version(name) for name in LIBRARIES},
         },
     }
+
+
+def device_name(model: VideoModel) -> str:
+    """The card by its name, or "cpu"."""
+    if model.device.type != "cuda":
+        return str(model.device)
+    return torch.cuda.get_device_name(model.device)
 
 
 def _audio(origin: VideoInfo, source: Source) -> AudioClip | None:

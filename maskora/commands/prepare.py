@@ -24,7 +24,7 @@ from maskora.workspace import Source, Workspace
 # Published grid of each family, for machines that do not have the model's files yet; training and
 # inference check the size against the files themselves.
 PUBLISHED_GRIDS = {"wan2.1-i2v": Grid(cell=8, patch=2, temporal=4)}
-OVERVIEW_FRAMES = 12
+OVERVIEW_FRAMES, FEWEST = 12, 5
 
 
 def prepare_workspace(
@@ -73,7 +73,7 @@ def prepare_workspace(
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=".prepare-") as scratch:
         built = Workspace(Path(scratch))
         shown = _write_frames(built, info, source, placement)
-        labels_THW, more = build_masks(built, labels, config.mask, source)
+        labels_THW, more = build_masks(built, np.stack(labels), config.mask, source)
         notes += more
         numbers = sorted(shown)
         sheet = contact_sheet(
@@ -102,9 +102,10 @@ def fit_range(config: Config, info: VideoInfo, explicit: bool) -> tuple[Config, 
     """Fewer frames where the clip is shorter than asked for: the largest 4k+1 that it has."""
     video = config.video
     available = len(range(video.start, info.frames, video.every))
-    if available < 1:
+    if available < FEWEST:
         raise UserError(
-            f"{info.path} has {info.frames} frames; it cannot start at frame {video.start}"
+            f"{info.path} has {info.frames} frames; from frame {video.start}, every "
+            f"{video.every}, that leaves {available}, and {FEWEST} are the fewest that work"
         )
     frames = min(video.frames, (available - 1) // 4 * 4 + 1)
     notes = []

@@ -36,12 +36,17 @@ def prompt(config: Config, caption: str) -> str:
 def motion_samples(clip: Clip, caption: str, config: Config) -> list[Sample]:
     """Stage 1: sliding windows over the source, or the whole of it."""
     video, keep = clip.video(), clip.keep()
-    frames, motion = clip.source.frames, config.motion
-    window = frames if motion.window == "full" else min(motion.window, frames)
+    window, motion = window_length(config, clip.source.frames), config.motion
     return [
         motion_sample(video, keep, start, window, motion.conditioning, prompt(config, caption))
-        for start in window_starts(frames, window, motion.stride)
+        for start in window_starts(clip.source.frames, window, motion.stride)
     ]
+
+
+def window_length(config: Config, frames: int) -> int:
+    """Frames per window: as set, or the whole clip where that is shorter or asked for."""
+    window = config.motion.window
+    return frames if window == "full" else min(window, frames)
 
 
 def appearance_samples(clip: Clip, edit: Edit, config: Config) -> list[Sample]:
@@ -85,7 +90,9 @@ def motion_depends(clip: Clip, caption: str, config: Config, model: VideoModel) 
         "source frames": digest(np.ascontiguousarray(clip.frames_THWC).tobytes()),
         "masks": digest(np.packbits(clip.labels_THW > 0).tobytes()),
         "caption": digest(prompt(config, caption)),
-        "[motion]": _table(config.motion, "steps"),
+        "[motion]": digest(
+            _table(config.motion, "steps", "window"), str(window_length(config, clip.source.frames))
+        ),
     }
 
 

@@ -1,9 +1,10 @@
 """train: run the stages that are needed, and skip what is done."""
 
 import logging
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from maskora import __version__, lora
 from maskora.commands import stages
@@ -27,6 +28,7 @@ from maskora.training.loop import Chooser, choose_mixed, choose_uniformly, train
 from maskora.workspace import Stage, Workspace
 
 log = logging.getLogger("maskora")
+Standing = Literal["done", "continues", "new"]
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,13 @@ def _find_edit(
 
 def _train_motion(job: Job, depends: dict[str, str]) -> None:
     run = stages.run_folder(job.workspace, "motion", None)
-    if _is_done(run, "motion", depends, job):
+    standing = _standing(run, "motion", depends, job)
+    if standing == "done":
         return
     samples = stages.motion_samples(job.clip, job.caption, job.config)
     encoded = encode_samples(samples, job.model, TensorCache(job.workspace.cache_dir))
-    _run(job, "motion", run, depends, choose_uniformly(encoded), samples, start_from=None)
+    with run.renewed() if standing == "new" else nullcontext():
+        _run(job, "motion", run, depends, choose_uniformly(encoded), samples, start_from=None)
 
 
 def _train_appearance(
@@ -110,7 +114,8 @@ def _train_appearance(
         job.clip, edited, job.config, job.model, motion_depends, stages.adapter_digest(motion)
     )
     run = stages.run_folder(job.workspace, "appearance", name)
-    if _is_done(run, "appearance", depends, job):
+    standing = _standing(run, "appearance", depends, job)
+    if standing == "done":
         return
     keyframes = stages.appearance_samples(job.clip, edited, job.config)
     windows = stages.motion_samples(job.clip, job.caption, job.config)
@@ -119,30 +124,29 @@ def _train_appearance(
     choose = choose_mixed(
         encoded[: len(keyframes)], encoded[len(keyframes) :], job.config.appearance.motion_share
     )
-    _run(job, "appearance", run, depends, choose, keyframes, start_from)
+    with run.renewed() if standing == "new" else nullcontext():
+        _run(job, "appearance", run, depends, choose, keyframes, start_from)
 
 
-def _is_done(run: RunFolder, stage: Stage, depends: dict[str, str], job: Job) -> bool:
-    """Skip a finished stage; clear a run that cannot be continued, saying why."""
+def _standing(run: RunFolder, stage: Stage, depends: dict[str, str], job: Job) -> Standing:
+    """How a stage stands; where it cannot be skipped or continued, why."""
     record, steps = run.read(), stages.steps(job.config, stage)
     if record is None:
-        run.clear()
-        return False
+        return "new"
     changed = stages.changes(record.depends_on, depends)
     if not changed and record.step == steps:
         log.info("%s: done already (%s)", stage, run.adapter(record.step))
-        return True
+        return "done"
     if changed:
         log.warning("%s: trains again, because of changed %s", stage, ", ".join(changed))
     elif record.step > steps:
         log.warning("%s: trains again, with %d steps instead of %d", stage, steps, record.step)
     elif job.resume:
         log.info("%s: continues after step %d of %d", stage, record.step, steps)
-        return False
+        return "continues"
     else:
         log.warning("%s: starts again (--resume would continue after step %d)", stage, record.step)
-    run.clear()
-    return False
+    return "new"
 
 
 def _run(

@@ -14,6 +14,8 @@ NEGATIVE_PROMPT = (
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Frames = Annotated[int, Field(ge=5)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Conditioning = Literal["masked", "first-frame"]
 
@@ -21,7 +23,7 @@ Conditioning = Literal["masked", "first-frame"]
 class Table(BaseModel):
     """One TOML table. Unknown keys are errors; values keep their TOML type."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Model(Table):
@@ -44,7 +46,7 @@ class Model(Table):
 class Video(Table):
     """How `prepare` cut and fitted the clip. Changing it means preparing again."""
 
-    frames: Positive = Field(49, description="how many frames; 4k+1")
+    frames: Frames = Field(49, description="how many frames; 4k+1, at least 5")
     size: str = Field(
         "auto",
         description='"WIDTHxHEIGHT" on the model\'s grid; "auto" keeps the clip\'s aspect at about '
@@ -60,7 +62,7 @@ class Video(Table):
     @classmethod
     def _is_4k_plus_1(cls, frames: int) -> int:
         if frames % 4 != 1:
-            low = max(1, (frames - 1) // 4 * 4 + 1)
+            low = (frames - 1) // 4 * 4 + 1
             raise ValueError(
                 f"{frames} is not 4k+1 (the models compress time by 4): try {low} or {low + 4}"
             )
@@ -137,7 +139,7 @@ class Motion(Table):
     """Stage 1: learn the clip's motion. Its LoRA serves every edit of this clip."""
 
     steps: Positive = Field(100, description="optimizer steps")
-    window: Positive | Literal["full"] = Field(
+    window: Frames | Literal["full"] = Field(
         9, description='frames per sample (4k+1), or "full": the whole clip at once'
     )
     stride: Positive = Field(4, description="frames between the starts of two windows")
@@ -149,7 +151,7 @@ class Motion(Table):
     @classmethod
     def _is_4k_plus_1(cls, window: int | str) -> int | str:
         if isinstance(window, int) and window % 4 != 1:
-            low = max(1, (window - 1) // 4 * 4 + 1)
+            low = (window - 1) // 4 * 4 + 1
             raise ValueError(f'{window} is not 4k+1: try {low}, {low + 4} or "full"')
         return window
 
@@ -177,7 +179,7 @@ class Appearance(Table):
 class Training(Table):
     """What both stages share."""
 
-    seed: Count = Field(0, description="of the noise, the order and the LoRA's start")
+    seed: Seed = Field(0, description="of the noise, the order and the LoRA's start")
     timestep_sample_method: Literal["uniform", "logit_normal"] = Field(
         "uniform", description="how noise levels are drawn: uniform | logit_normal"
     )
@@ -211,7 +213,7 @@ class Inference(Table):
     shift: Annotated[float, Field(gt=0)] | Literal["model"] = Field(
         "model", description="the schedule's shift; \"model\" = as the base's own scheduler has it"
     )
-    seed: Count = Field(0, description="of the starting noise")
+    seed: Seed = Field(0, description="of the starting noise")
     lock: Literal["pixel", "model", "latent"] = Field(
         "pixel",
         description="how the background is held: pixel (exact) | model (raw output) | latent "

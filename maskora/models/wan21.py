@@ -69,6 +69,12 @@ class Wan21:
                 f"text-to-video or another Wan checkpoint: use Wan2.1-I2V-14B-480P."
             )
 
+        if config.get("pos_embed_seq_len") is not None:
+            raise UserError(
+                f"{folder} is a first-and-last-frame checkpoint (pos_embed_seq_len is set), which "
+                f"takes two pictures: use Wan2.1-I2V-14B-480P"
+            )
+
     def identity(self, part: str) -> str:
         return identity(self.folder / part)
 

@@ -7,14 +7,20 @@ Only the newest step keeps its optimizer state. The order and the noise of step 
 (seed, k) alone, so nothing else is needed to continue a run exactly.
 """
 
+import io
+import pickle
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
 
-from maskora.files import replacing, write_text
+from maskora.errors import UserError
+from maskora.files import write_bytes, write_text
 
 ADAPTER, OPTIMIZER = "adapter.safetensors", "optimizer.pt"
 
@@ -42,9 +48,10 @@ class RunFolder:
         """What is saved here; None where there is no run, or none whose files are whole."""
         try:
             record = RunRecord.model_validate_json(self._record.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValidationError):
+            with safe_open(self.adapter(record.step), "pt"):
+                return record
+        except (OSError, UnicodeDecodeError, ValidationError, SafetensorError):
             return None
-        return record if self.adapter(record.step).is_file() else None
 
     def adapter(self, step: int) -> Path:
         """The LoRA file of a step."""
@@ -55,33 +62,77 @@ class RunFolder:
         record = self.read()
         return self.adapter(record.step) if record else None
 
-    def clear(self) -> None:
-        """Remove an earlier run."""
-        if self.root.exists():
-            for path in [*self.root.glob("step-*"), self.tensorboard]:
-                shutil.rmtree(path, ignore_errors=True)
-            for path in (self._record, self.metrics, self.loss_picture):
-                path.unlink(missing_ok=True)
+    @contextmanager
+    def renewed(self) -> Iterator[None]:
+        """Start afresh, but keep the earlier run aside until the new one has saved a step.
 
-    def save_optimizer(self, step: int, state: dict[str, Any]) -> None:
+        Without such a step (an error, an interruption) the earlier run is put back.
+        """
+        killed_before_its_first_step = self.read() is None and any(self._aside.glob("step-*"))
+        if not killed_before_its_first_step:
+            self._move(self.root, self._aside)
+        try:
+            yield
+        finally:
+            if self.read() is None:
+                self._move(self._aside, self.root)
+            shutil.rmtree(self._aside, ignore_errors=True)
+
+    def save_optimizer(self, step: int, kind: str, state: dict[str, Any]) -> None:
         """Keep the optimizer's state beside the step's adapter."""
-        with replacing(self._step(step) / OPTIMIZER) as scratch:
-            torch.save(state, scratch)
+        buffer = io.BytesIO()
+        torch.save({"kind": kind, "state": state}, buffer)
+        write_bytes(self._step(step) / OPTIMIZER, buffer.getvalue())
 
-    def load_optimizer(self, step: int) -> dict[str, Any]:
-        """The optimizer's state of a step; nothing but tensors and numbers is unpickled."""
-        state: dict[str, Any] = torch.load(
-            self._step(step) / OPTIMIZER, map_location="cpu", weights_only=True
-        )
+    def load_optimizer(self, step: int, kind: str) -> dict[str, Any]:
+        """The optimizer's state of a step; nothing but tensors and numbers is unpickled.
+
+        Raises:
+            UserError: it is missing, damaged or of another kind of optimizer.
+        """
+        path = self._step(step) / OPTIMIZER
+        start_again = "leave out --resume to start again"
+        try:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing, so the run cannot go on: {start_again}") from None
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path} is damaged ({reason}): {start_again}") from None
+        if saved["kind"] != kind:
+            raise UserError(
+                f"{path} was written by {saved['kind']}, and {kind} would run now: set "
+                f'optimizer.type = "{saved["kind"]}", or {start_again}'
+            )
+        state: dict[str, Any] = saved["state"]
         return state
 
     def finish_step(self, step: int, depends_on: dict[str, str]) -> None:
         """Record a step whose files are written, then drop older steps' optimizer states."""
         record = RunRecord(depends_on=depends_on, step=step)
         write_text(self._record, record.model_dump_json(indent=2) + "\n")
+        shutil.rmtree(self._aside, ignore_errors=True)
         for path in self.root.glob(f"step-*/{OPTIMIZER}"):
             if path.parent != self._step(step):
                 path.unlink()
+
+    @property
+    def _aside(self) -> Path:
+        return self.root / ".earlier"
+
+    def _move(self, here: Path, there: Path) -> None:
+        """Move a run's own files (a named edit's run may lie beside them) over what is there."""
+        names = [path.name for folder in (here, there) for path in folder.glob("step-*")]
+        own = [self._record, self.metrics, self.loss_picture, self.tensorboard]
+        for name in {*names, *(path.name for path in own)}:
+            target = there / name
+            if target.is_dir():
+                shutil.rmtree(target)
+            else:
+                target.unlink(missing_ok=True)
+            if (here / name).exists():
+                there.mkdir(parents=True, exist_ok=True)
+                (here / name).replace(target)
 
     def _step(self, step: int) -> Path:
         return self.root / f"step-{step:05d}"

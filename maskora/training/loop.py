@@ -11,9 +11,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from maskora import lora
+from maskora.errors import Fault
 from maskora.latents import EncodedSample
 from maskora.models import Transformer, VideoModel
 from maskora.training.checkpoint import RunFolder
+from maskora.training.interruption import Interruption
 from maskora.training.objective import (
     TIMESTEPS,
     draw_noise_level,
@@ -60,7 +62,7 @@ def train(
 ) -> None:
     """Train the injected LoRA from the run's last saved step to `plan.steps`.
 
-    A fresh and a continued run share this path. On Ctrl-C the current state is saved.
+    A fresh and a continued run share this path. On Ctrl-C the step in hand is finished and saved.
 
     Args:
         transformer: on the device, with a trainable LoRA already injected (and filled).
@@ -74,27 +76,24 @@ def train(
     record = run.read()
     done = record.step if record else 0
     if done:
-        optimizer.load_state_dict(run.load_optimizer(done))
+        optimizer.load_state_dict(run.load_optimizer(done, plan.optimizer))
     transformer.train()
     transformer.enable_gradient_checkpointing()
     report = Report(run.metrics, run.tensorboard, done)
-    saved = step = done
+    bar = tqdm(total=plan.steps, initial=done, desc=plan.title, unit="step")
     try:
-        with tqdm(total=plan.steps, initial=done, desc=plan.title, unit="step") as bar:
+        with bar, Interruption() as interruption:
             for step in range(done + 1, plan.steps + 1):
                 entry = train_step(model, transformer, optimizer, choose, plan, step)
                 report.add(entry)
                 bar.set_postfix(loss=f"{entry.loss:.4f}", refresh=False)
                 bar.update()
-                if step % plan.checkpoint_every == 0 or step == plan.steps:
-                    save_step(run, transformer, optimizer, step, depends_on, metadata)
-                    saved = step
-    except KeyboardInterrupt:
-        if step - 1 > saved:
-            save_step(run, transformer, optimizer, step - 1, depends_on, metadata)
-            saved = step - 1
-        log.warning("interrupted; step %d is saved, continue with --resume", saved)
-        raise
+                due = step % plan.checkpoint_every == 0 or step == plan.steps
+                if due or interruption.asked:
+                    save_step(run, transformer, optimizer, plan, step, depends_on, metadata)
+                if interruption.asked:
+                    log.warning("step %d is saved; train with --resume continues there", step)
+                    raise KeyboardInterrupt
     finally:
         report.close()
     draw_loss(run.metrics, run.loss_picture, plan.title)
@@ -125,7 +124,12 @@ def train_step(
         levels.append(level.item())
         names.append(sample.name)
     assert all(p.grad is not None for p in parameters), "a LoRA weight got no gradient"
-    norm = torch.nn.utils.clip_grad_norm_(parameters, plan.clipping, error_if_nonfinite=True)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, plan.clipping)
+    if not norm.isfinite():
+        raise Fault(
+            f"step {step}: the gradient is not finite (loss {losses[-1]:.3g}), so nothing was "
+            f"changed; a lower optimizer.lr, or model.dtype = bfloat16 or float32, may help"
+        )
     optimizer.step()
     return StepMetrics(
         step=step,
@@ -161,13 +165,14 @@ def save_step(
     run: RunFolder,
     transformer: Transformer,
     optimizer: torch.optim.Optimizer,
+    plan: TrainingPlan,
     step: int,
     depends_on: dict[str, str],
     metadata: dict[str, Any],
 ) -> None:
     """Write a step's adapter and optimizer, then record it."""
     lora.save(run.adapter(step), transformer, {**metadata, "step": step})
-    run.save_optimizer(step, optimizer.state_dict())
+    run.save_optimizer(step, plan.optimizer, optimizer.state_dict())
     run.finish_step(step, depends_on)
 
 

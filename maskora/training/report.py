@@ -1,10 +1,13 @@
 """What a run leaves to look at: metrics.jsonl, TensorBoard files, loss.png."""
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from maskora.files import replacing
+
+log = logging.getLogger("maskora")
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,18 @@ class Report:
 
 
 def read_metrics(path: Path) -> list[StepMetrics]:
-    """The steps in a metrics.jsonl; a last line cut short by a crash is left out."""
+    """The steps in a metrics.jsonl, up to the first line that is damaged or cut short."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    entries = [json.loads(line) for line in lines]
-    return [StepMetrics(**{**entry, "samples": tuple(entry["samples"])}) for entry in entries]
+    steps: list[StepMetrics] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+            steps.append(StepMetrics(**{**entry, "samples": tuple(entry["samples"])}))
+        except (json.JSONDecodeError, KeyError, TypeError):
+            log.warning("%s is damaged after step %d; the rest is left out", path, len(steps))
+            break
+    return steps
 
 
 def draw_loss(metrics: Path, picture: Path, title: str) -> None:

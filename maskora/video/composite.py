@@ -14,12 +14,14 @@ def feather_alpha(edit_HW: np.ndarray, feather: float) -> np.ndarray:
 
     Args:
         edit_HW: True where the edit is.
-        feather: in pixels; 0 is a hard edge.
+        feather: in pixels; 0 is a hard edge. At most half as deep as the region is, so that the
+            generated picture always shows somewhere.
     """
     inside = edit_HW.astype(np.uint8)
     if feather <= 0.5 or inside.all():  # the outermost pixels' centres are 0.5 deep
         return inside.astype(np.float32)
     depth = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    feather = min(feather, max(float(depth.max()) / 2, 0.5))
     return np.clip((depth - 0.5) / feather, 0, 1).astype(np.float32) * inside
 
 

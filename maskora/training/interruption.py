@@ -1,0 +1,38 @@
+"""Ctrl-C between steps, so that what is saved is always a whole step."""
+
+import logging
+import signal
+from types import FrameType, TracebackType
+
+log = logging.getLogger("maskora")
+
+
+class Interruption:
+    """While active, the first Ctrl-C (or SIGTERM) only asks; the second stops at once.
+
+    What was saved before stays whole either way.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> "Interruption":
+        self._before = {
+            number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        log.warning("interrupted: this step is finished and saved first (again: stop at once)")
