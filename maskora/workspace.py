@@ -1,18 +1,28 @@
 """The folder of one edit: every path inside it is named and found here, and nowhere else."""
 
+import logging
 import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+)
 
 from maskora.errors import UserError
 from maskora.files import write_text
 
+log = logging.getLogger("maskora")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 RESERVED = ("seed-", "step-", "tensorboard")  # names that runs and outputs use themselves
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 Stage = Literal["motion", "appearance"]
 
 
@@ -22,15 +32,22 @@ class Source(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     origin: str
-    start: int
-    every: int
-    frames: int
+    start: int = Field(ge=0)
+    every: int = Field(ge=1)
+    frames: int = Field(ge=1)
     fps: str
-    original_size: tuple[int, int]
-    size: tuple[int, int]
-    cell: int
+    original_size: tuple[PositiveInt, PositiveInt]
+    size: tuple[PositiveInt, PositiveInt]
+    cell: int = Field(ge=1)
     fit: str
-    region: tuple[int, int, int, int]
+    region: tuple[int, int, PositiveInt, PositiveInt]
+
+    @field_validator("fps")
+    @classmethod
+    def _is_a_rate(cls, fps: str) -> str:
+        if not re.fullmatch(r"[0-9]+(/[0-9]*[1-9][0-9]*)?", fps) or Fraction(fps) <= 0:
+            raise ValueError(f"{fps!r} is no frame rate")
+        return fps
 
     @property
     def rate(self) -> Fraction:
@@ -99,17 +116,17 @@ class Workspace:
 
     def edit_dir(self, edit: str | None) -> Path:
         """Where an edit's images lie; further edits have a name."""
-        return self.edits_dir / _checked_name(edit) if edit else self.edits_dir
+        return self.edits_dir if edit is None else self.edits_dir / _checked_name(edit)
 
     def run_dir(self, stage: Stage, edit: str | None = None) -> Path:
         """Where a stage trains. The motion stage belongs to the clip, so it has no edit."""
         base = self.root / "runs" / stage
-        return base / _checked_name(edit) if edit and stage == "appearance" else base
+        return base if edit is None or stage == "motion" else base / _checked_name(edit)
 
     def output_dir(self, edit: str | None, seed: int | None) -> Path:
         """Where a result goes; `seed` only for the second and further seeds of a run."""
         folder = self.root / "output"
-        folder = folder / _checked_name(edit) if edit else folder
+        folder = folder if edit is None else folder / _checked_name(edit)
         return folder if seed is None else folder / f"seed-{seed}"
 
     def read_source(self) -> Source:
@@ -142,7 +159,8 @@ class Workspace:
             raise UserError(f"{folder}: no such folder (named edits here: {names})")
         images: dict[int, Path] = {}
         for path in sorted(folder.iterdir()):
-            if (path.is_dir() and edit is None) or path.name.startswith("."):
+            is_named_edit = path.is_dir() and edit is None and NAME.fullmatch(path.name)
+            if is_named_edit or path.name.startswith("."):
                 continue
             frame = _frame_number(path, frames)
             if path.suffix.lower() == ".txt":
@@ -150,6 +168,10 @@ class Workspace:
             if frame in images:
                 raise UserError(f"{path} and {images[frame].name} are both frame {frame}: keep one")
             images[frame] = path
+        known = {path.stem for path in images.values()}
+        for caption in sorted(folder.glob("*.txt")):
+            if caption.stem not in known:
+                log.warning("note: %s has no edited frame beside it", caption)
         return EditFiles(folder, images)
 
 
@@ -179,7 +201,8 @@ def caption_beside(image: Path) -> str | None:
 
 def _frame_number(path: Path, frames: int) -> int:
     suffix = path.suffix.lower()
-    if suffix not in (*IMAGE_SUFFIXES, ".txt") or not re.fullmatch(r"\d+", path.stem):
+    is_frame = re.fullmatch(r"[0-9]+", path.stem) and not path.is_dir()
+    if suffix not in (*IMAGE_SUFFIXES, ".txt") or not is_frame:
         raise UserError(
             f"{path} is not a frame: edited frames are named by their number, as 00000.png "
             f"(or .jpg, .webp), with a caption in a .txt beside"
@@ -190,7 +213,7 @@ def _frame_number(path: Path, frames: int) -> int:
 
 
 def _checked_name(edit: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", edit) or edit.startswith(RESERVED):
+    if not NAME.fullmatch(edit) or edit.startswith(RESERVED):
         raise UserError(
             f"--edit {edit}: a name starts with a letter and holds letters, digits, "
             f"'-' and '_'; not {', '.join(RESERVED)}"

@@ -89,6 +89,22 @@ def test_feed_forward_layers_are_an_option(model: VideoModel) -> None:
     assert sum("ffn" in name for name in names) == 2 * 2 * 2
 
 
+def test_on_a_half_precision_base_the_lora_is_trained_and_saved_in_float32(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    half = open_model("wan2.1-i2v", tiny_model, "bfloat16", "cpu")
+    path = trained_file(half, tmp_path / "a.safetensors", seed=1)
+    transformer = half.load_transformer()
+    lora.inject(transformer, 4, 8.0, half.lora_targets("attention"), 0)
+    parameters = lora.trainable(transformer)
+    assert {parameter.dtype for parameter in parameters} == {torch.float32}
+    assert transformer.blocks[0].attn1.to_q.base_layer.weight.dtype == torch.bfloat16
+    lora.fill(transformer, lora.read(path), path)
+    assert {parameter.dtype for parameter in parameters} == {torch.float32}
+    assert {tensor.dtype for tensor in lora.read(path).tensors.values()} == {torch.float32}
+    assert answer(half, transformer).isfinite().all()
+
+
 def test_what_is_no_lora_is_refused_by_name(model: VideoModel, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         lora.read(tmp_path / "missing.safetensors")

@@ -1,6 +1,7 @@
 """The denoising loop: its lock, its noise and its guidance."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -69,6 +70,36 @@ def test_a_blend_stands_at_the_level_it_is_given() -> None:
     lock = LatentLock(source[0], torch.ones(SHAPE[1:]))
     level = torch.tensor(0.3)
     assert torch.allclose(lock.apply(latents, noise, level), 0.7 * source + 0.3 * noise)
+
+
+class Watched:
+    """The real model, keeping what its transformer is shown and at which timestep."""
+
+    def __init__(self, model: VideoModel) -> None:
+        self._model = model
+        self.shown: list[tuple[torch.Tensor, float]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def predict(self, transformer: Any, noisy: torch.Tensor, timestep: Any, inputs: Any) -> Any:
+        self.shown.append((noisy[0].clone(), timestep[0].item()))
+        return self._model.predict(transformer, noisy, timestep, inputs)
+
+
+def test_the_locked_source_is_as_noisy_as_the_timestep_says(
+    model: VideoModel, sample: EncodedSample
+) -> None:
+    watched = Watched(model)
+    source = torch.randn(SHAPE, generator=torch.Generator().manual_seed(5))
+    result = run(watched, sample, seed=3, lock=LatentLock(source, torch.ones(SHAPE[1:])))
+    noise = draw_noise(SHAPE, 3)[0]
+    assert len(watched.shown) == 4
+    for latents, timestep in watched.shown:
+        level = timestep / 1000
+        # Timesteps are rounded down to whole numbers.
+        assert torch.allclose(latents, (1 - level) * source + level * noise, atol=1e-2)
+    assert torch.allclose(result, source, atol=1e-6)
 
 
 def test_guidance_is_the_published_combination(model: VideoModel, sample: EncodedSample) -> None:

@@ -61,13 +61,40 @@ def test_two_files_of_one_frame_are_an_error(workspace: Workspace) -> None:
         workspace.find_edits(None, 49)
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "1st", "seed-3", ""])
-def test_a_name_cannot_leave_the_workspace(workspace: Workspace, name: str) -> None:
-    if name == "":
-        assert workspace.edit_dir(name) == workspace.edits_dir
-    else:
+@pytest.mark.parametrize(
+    "name", ["../x", "a/b", "1st", "seed-3", "step-00001", "tensorboard", "", "."]
+)
+def test_a_name_cannot_leave_the_workspace_or_meet_its_own_files(
+    workspace: Workspace, name: str
+) -> None:
+    for place in (
+        lambda: workspace.edit_dir(name),
+        lambda: workspace.run_dir("appearance", name),
+        lambda: workspace.output_dir(name, None),
+    ):
         with pytest.raises(UserError, match="--edit"):
-            workspace.edit_dir(name)
+            place()
+
+
+def test_a_folder_named_like_a_frame_is_never_ignored(workspace: Workspace) -> None:
+    (workspace.edits_dir / "00000.png").mkdir()
+    with pytest.raises(UserError, match="is not a frame"):
+        workspace.find_edits(None, 49)
+
+
+def test_a_caption_that_is_no_utf8_is_named(workspace: Workspace) -> None:
+    path = image(workspace.edits_dir / "00000.png")
+    path.with_suffix(".txt").write_text("a man", encoding="utf-16")
+    with pytest.raises(UserError, match=r"00000\.txt is no UTF-8 text"):
+        caption_beside(path)
+
+
+def test_a_damaged_record_is_named(workspace: Workspace) -> None:
+    workspace.source_dir.mkdir(parents=True)
+    for content in (b"{}", b"\xff\xfe", b'{"fps": "1/0"}'):
+        workspace.source_record.write_bytes(content)
+        with pytest.raises(UserError, match=r"source\.json is damaged"):
+            workspace.read_source()
 
 
 def test_an_unknown_edit_lists_the_known_ones(workspace: Workspace) -> None:

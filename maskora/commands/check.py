@@ -1,7 +1,9 @@
 """check: everything that can be known to be wrong before a model is loaded."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+from maskora.commands.masks import load_masks
 from maskora.commands.rules import (
     check_edit_size,
     check_video_settings,
@@ -10,31 +12,43 @@ from maskora.commands.rules import (
 )
 from maskora.config import Config
 from maskora.errors import UserError
+from maskora.hub import find_local, is_hub_id
 from maskora.video.images import image_size
-from maskora.workspace import Source, Workspace
+from maskora.workspace import EditFiles, Source, Workspace
 
 
 def check_workspace(config: Config, workspace: Workspace, edit: str | None) -> None:
     """Print what train and infer would work on, or raise UserError with all that is wrong."""
     source = workspace.read_source()
-    problems = []
-    for look in (_video, _caption, _files):
+    problems: list[str] = []
+
+    def attempt(look: Callable[[], object]) -> None:
         try:
-            look(workspace, config, source)
+            look()
         except UserError as error:
             problems.append(str(error))
-    files = workspace.find_edits(edit, source.frames)
+
+    attempt(lambda: check_video_settings(workspace, config, source))
+    attempt(lambda: source_caption(workspace, config))
+    attempt(lambda: _check_frames(workspace, source))
+    attempt(lambda: load_masks(workspace, config.mask, source))
+    attempt(lambda: _check_paths(config, workspace))
+    files = EditFiles(workspace.edits_dir, {})
+    try:
+        files = workspace.find_edits(edit, source.frames)
+    except UserError as error:
+        problems.append(str(error))
     for path in files.images.values():
-        problems += _edited_frame(config, source, path)
+        attempt(lambda path=path: edit_caption(config, path))  # type: ignore[misc]
+        attempt(lambda path=path: check_edit_size(path, image_size(path), source))  # type: ignore[misc]
     if problems:
-        raise UserError(
-            "\n".join(
-                [
-                    f"{len(problems)} things to mend in {workspace.root}:",
-                    *(f"  {problem}" for problem in problems),
-                ]
-            )
-        )
+        count = f"{len(problems)} thing{'s' if len(problems) > 1 else ''} to mend"
+        lines = [f"  {problem}" for problem in problems]
+        raise UserError("\n".join([f"{workspace.root}: {count}", *lines]))
+    _tell(config, workspace, source, files)
+
+
+def _tell(config: Config, workspace: Workspace, source: Source, files: EditFiles) -> None:
     width, height = source.size
     print(f"{workspace.root}: {source.frames} frames of {width}x{height}, base {config.model.path}")
     if 0 not in files.images:
@@ -43,29 +57,17 @@ def check_workspace(config: Config, workspace: Workspace, edit: str | None) -> N
     print(f"stages: {stages} (keyframes: {', '.join(map(str, files.keyframes)) or 'none'})")
 
 
-def _video(workspace: Workspace, config: Config, source: Source) -> None:
-    check_video_settings(workspace, config, source)
-
-
-def _caption(workspace: Workspace, config: Config, source: Source) -> None:
-    source_caption(workspace, config)
-
-
-def _files(workspace: Workspace, config: Config, source: Source) -> None:
+def _check_frames(workspace: Workspace, source: Source) -> None:
     for number in range(source.frames):
-        for path in (workspace.source_frame(number), workspace.mask(number)):
-            if not path.is_file():
-                raise UserError(f"{path} is missing: run maskora prepare again, with --overwrite")
+        path = workspace.source_frame(number)
+        if image_size(path) != source.size:
+            raise UserError(f"{path}: its size is not {source.size[0]}x{source.size[1]}")
 
 
-def _edited_frame(config: Config, source: Source, path: Path) -> list[str]:
-    problems = []
-    try:
-        edit_caption(config, path)
-    except UserError as error:
-        problems.append(str(error))
-    try:
-        check_edit_size(path, image_size(path), source)
-    except UserError as error:
-        problems.append(str(error))
-    return problems
+def _check_paths(config: Config, workspace: Workspace) -> None:
+    path = config.model.path
+    if find_local(path, workspace.root) is None and not is_hub_id(path):
+        raise UserError(f"[model] path: {path!r} is neither a folder nor a hub id (owner/name)")
+    for item in config.inference.loras:
+        if not (workspace.root / Path(item.path).expanduser()).is_file():
+            raise UserError(f"[inference] loras: {item.path} does not exist")

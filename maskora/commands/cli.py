@@ -4,6 +4,7 @@ import errno
 import functools
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,11 @@ from maskora.config import load_config
 from maskora.errors import Fault, UserError
 from maskora.workspace import Workspace
 
+# What the machine refuses for a reason that its own words explain.
+TOLD_ERRORS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS,
+    errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EFBIG,
+)  # fmt: skip
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
 
@@ -45,6 +51,7 @@ def told_plainly(command: Callable[Given, Answer]) -> Callable[Given, Answer]:
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
         logging.getLogger("maskora").setLevel(logging.INFO)
         _quieten_libraries()
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as cleanly as Ctrl-C
         try:
             return command(*args, **kwargs)
         except UserError as error:
@@ -54,7 +61,7 @@ def told_plainly(command: Callable[Given, Answer]) -> Callable[Given, Answer]:
         except KeyboardInterrupt:
             status, message = 130, "interrupted"
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            if error.errno not in TOLD_ERRORS:
                 raise
             status, message = 1, f"{error.strerror}: {error.filename or 'while writing'}"
         except RuntimeError as error:  # torch's out-of-memory error, known without importing torch

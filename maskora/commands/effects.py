@@ -10,6 +10,10 @@ def train_warnings(config: Config, edit: Edit | None, device: str) -> list[str]:
     warnings = []
     if config.motion.window == "full":
         warnings += _unused(config, "motion", ["stride"], 'motion.window is "full"')
+    if config.mask.shape in ("tight", "noisy", "full"):
+        warnings += _unused(
+            config, "mask", ["margin", "smooth"], f'mask.shape is "{config.mask.shape}"'
+        )
     if edit is None:
         keys = ["motion_share", "conditioning", "reference"]
         warnings += _unused(config, "appearance", keys, "the appearance stage does not run")

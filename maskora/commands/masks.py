@@ -22,51 +22,52 @@ from maskora.masks.files import (
 )
 from maskora.masks.shapes import final_masks, static_box_labels
 from maskora.video.fit import Placement, fit_labels
+from maskora.video.images import IMAGE_SUFFIXES, read_image, write_png
+from maskora.video.overview import contact_sheet
 from maskora.video.probe import VideoInfo, probe
 from maskora.video.read import read_frames
 from maskora.workspace import MaskRecord, Source, Workspace
 
 log = logging.getLogger("maskora")
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+OVERVIEW_FRAMES = 12
 
 
 def silhouettes(
     mask: Path | None, box: str | None, info: VideoInfo, config: Config, placement: Placement
-) -> list[np.ndarray]:
-    """What the person gave, as labels (H, W) uint8 on the workspace's frames.
+) -> np.ndarray:
+    """What the person gave, as labels (T, H, W) uint8 on the workspace's frames.
 
     Raises:
         UserError: nothing was given, or what was given is empty, of the wrong length or outside.
     """
-    video = config.video
     if mask is not None and box is not None:
         raise UserError("give --mask or --box, not both")
+    frames, (width, height) = config.video.frames, placement.size
     if mask is not None:
-        given = _read_mask(mask)
-        chosen = match_length(given, info.frames, video.start, video.frames, video.every, str(mask))
-        check_not_empty(chosen, str(mask))
-        original = [_to_size(labels, info.width, info.height) for labels in chosen]
+        given = _read_mask(mask, info, config)
+        check_not_empty(given, str(mask))
+        fitted = [_fit(labels, placement, mask) for labels in given]
     elif box is not None:
-        original = list(static_box_labels(_parse_box(box), video.frames, info.height, info.width))
+        labels = static_box_labels(_parse_box(box), 1, info.height, info.width)[0]
+        fitted = [fit_labels(labels, placement)] * frames
     elif config.mask.shape == "full":
-        original = [np.ones((info.height, info.width), np.uint8)] * video.frames
+        fitted = [np.ones((height, width), np.uint8)] * frames
     else:
         raise UserError(
             "where is the edit? Give --box X,Y,W,H (pixels of the original) or --mask FOLDER; "
             'for the whole picture --set mask.shape="full"'
         )
-    fitted = [fit_labels(labels, placement) for labels in original]
     if not any(labels.any() for labels in fitted):
         raise UserError(
             "the mask lies wholly in the part that is cropped away; try --set video.fit=pad"
         )
-    return fitted
+    return np.stack(fitted)
 
 
 def build_masks(
     workspace: Workspace, silhouettes_THW: np.ndarray, settings: Mask, source: Source
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Write masks/: the silhouettes and the final masks made from them, as a whole or not at all.
+    """Write masks/ as a whole or not at all (silhouettes and final masks), and the overview.
 
     Returns:
         the final labels, (T, H, W), and notes for the person.
@@ -95,6 +96,7 @@ def build_masks(
         if workspace.masks_dir.exists():
             workspace.masks_dir.replace(built.root / "earlier")
         built.masks_dir.replace(workspace.masks_dir)
+    draw_overview(workspace, labels_THW)
     return labels_THW, notes
 
 
@@ -109,60 +111,87 @@ def load_masks(workspace: Workspace, settings: Mask, source: Source) -> np.ndarr
     if missing:
         raise UserError(f"{missing[0]} is missing: run maskora prepare again, with --overwrite")
     record = workspace.read_mask_record()
+    reasons = ["[mask]"] if _settings(settings, source) != record.settings else []
+    if all(path.is_file() for path in raws) and digest_files(raws) != record.silhouettes:
+        reasons.append("masks/raw")
     by_hand = digest_files(finals) != record.masks
-    settings_changed = _settings(settings, source) != record.settings
-    if by_hand and settings_changed:
-        log.warning("masks/ were changed by hand, so the new [mask] settings have no effect")
-    silhouettes_changed = (
-        all(p.is_file() for p in raws) and digest_files(raws) != record.silhouettes
-    )
-    if (settings_changed or silhouettes_changed) and not by_hand:
-        log.info(
-            "masks: made anew from masks/raw, because %s changed",
-            "[mask]" if settings_changed else "masks/raw",
+    if reasons and by_hand:
+        log.warning(
+            "note: masks/ were changed by hand, so the change of %s has no effect",
+            " and ".join(reasons),
         )
-        labels_THW, notes = build_masks(
-            workspace, _stack([read_labels(p) for p in raws], source), settings, source
-        )
-        for note in notes:
-            log.info("note: %s", note)
+    if not reasons or by_hand:
+        labels_THW = _stack(finals, source)
+        check_not_empty(labels_THW, str(workspace.masks_dir))
         return labels_THW
-    return _stack([read_labels(path) for path in finals], source)
+    log.info("masks: made anew from masks/raw, because %s changed", " and ".join(reasons))
+    labels_THW, notes = build_masks(workspace, _stack(raws, source), settings, source)
+    for note in notes:
+        log.info("note: %s", note)
+    return labels_THW
+
+
+def draw_overview(workspace: Workspace, labels_THW: np.ndarray) -> None:
+    """Draw source/overview.png: frames spread over the clip, with the masks."""
+    count = min(OVERVIEW_FRAMES, len(labels_THW))
+    numbers = [int(n) for n in np.linspace(0, len(labels_THW) - 1, count).round()]
+    frames = [read_image(workspace.source_frame(n)) for n in numbers]
+    sheet = contact_sheet(frames, [labels_THW[n] for n in numbers], captions=numbers)
+    write_png(workspace.overview, sheet)
 
 
 def _settings(settings: Mask, source: Source) -> str:
     return digest(json.dumps(settings.model_dump(), sort_keys=True), str(source.cell))
 
 
-def _stack(labels: list[np.ndarray], source: Source) -> np.ndarray:
+def _stack(paths: list[Path], source: Source) -> np.ndarray:
     width, height = source.size
-    for number, one in enumerate(labels):
+    labels = [read_labels(path) for path in paths]
+    for path, one in zip(paths, labels, strict=True):
         if one.shape != (height, width):
-            raise UserError(
-                f"mask {number:05d}.png is {one.shape[1]}x{one.shape[0]}, "
-                f"the frames are {width}x{height}"
-            )
+            size = f"{one.shape[1]}x{one.shape[0]}"
+            raise UserError(f"{path} is {size}; the frames are {width}x{height}")
     return np.stack(labels)
 
 
-def _read_mask(mask: Path) -> list[np.ndarray]:
-    if mask.is_dir() or mask.suffix.lower() in IMAGES:
-        return read_mask_folder(mask)
-    return read_mask_frames(read_frames(probe(mask)))
+def _read_mask(mask: Path, info: VideoInfo, config: Config) -> list[np.ndarray]:
+    """One mask per chosen frame; of a mask video only those frames are kept in memory."""
+    video = config.video
+    chosen = (info.frames, video.start, video.frames, video.every, str(mask))
+    if mask.is_dir() or mask.suffix.lower() in IMAGE_SUFFIXES:
+        return match_length(read_mask_folder(mask), *chosen)
+    masks = probe(mask)
+    numbers = match_length(list(range(masks.frames)), *chosen)
+    if len(set(numbers)) == 1:  # a video of one frame, for all
+        return read_mask_frames(read_frames(masks, 0, 1)) * len(numbers)
+    every = numbers[1] - numbers[0]
+    return read_mask_frames(read_frames(masks, numbers[0], len(numbers), every))
 
 
-def _to_size(labels_HW: np.ndarray, width: int, height: int) -> np.ndarray:
-    if labels_HW.shape == (height, width):
+def _fit(labels_HW: np.ndarray, placement: Placement, where: Path) -> np.ndarray:
+    """A mask on the workspace's frame, given at its size, or at the original's in any scale."""
+    size, original = labels_HW.shape[::-1], placement.original_size
+    if size == placement.size != original:
         return labels_HW
-    return np.asarray(cv2.resize(labels_HW, (width, height), interpolation=cv2.INTER_NEAREST_EXACT))
+    if abs(size[0] / size[1] / (original[0] / original[1]) - 1) > 0.02:
+        raise UserError(
+            f"{where}: a mask is {size[0]}x{size[1]}, the video {original[0]}x{original[1]}; it "
+            f"must have the same shape, at any size, or the workspace's size "
+            f"{placement.size[0]}x{placement.size[1]}"
+        )
+    if size != original:
+        nearest = cv2.INTER_NEAREST_EXACT
+        labels_HW = np.asarray(cv2.resize(labels_HW, original, interpolation=nearest))
+    return fit_labels(labels_HW, placement)
 
 
 def _parse_box(text: str) -> tuple[float, float, float, float]:
-    parts = text.split(",")
     try:
-        x, y, width, height = (float(part) for part in parts)
+        x, y, width, height = (float(part) for part in text.split(","))
     except ValueError:
+        x = y = width = height = float("nan")
+    if not np.isfinite([x, y, width, height]).all():
         raise UserError(
             f"--box {text}: write four numbers X,Y,W,H: left, top, width, height in pixels"
-        ) from None
+        )
     return x, y, width, height

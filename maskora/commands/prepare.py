@@ -1,22 +1,22 @@
 """prepare: a video and a mask become a workspace, whole or not at all."""
 
-import shutil
-import tempfile
+import shlex
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from maskora.commands.masks import build_masks, silhouettes
+from maskora.commands.scaffold import check_target, scaffold
 from maskora.config import Config, build_config, load_config, parse_size, render_config
 from maskora.errors import UserError
 from maskora.files import write_text
+from maskora.hub import find_local, is_hub_id, locate
 from maskora.models import Grid, read_grid
-from maskora.models.folder import locate
 from maskora.video.fit import Placement, auto_size, fit_image, place
 from maskora.video.images import write_png
-from maskora.video.overview import contact_sheet
 from maskora.video.probe import VideoInfo, probe
 from maskora.video.read import read_frames
 from maskora.workspace import Source, Workspace
@@ -24,7 +24,7 @@ from maskora.workspace import Source, Workspace
 # Published grid of each family, for machines that do not have the model's files yet; training and
 # inference check the size against the files themselves.
 PUBLISHED_GRIDS = {"wan2.1-i2v": Grid(cell=8, patch=2, temporal=4)}
-OVERVIEW_FRAMES, FEWEST = 12, 5
+FEWEST = 5
 
 
 def prepare_workspace(
@@ -48,57 +48,54 @@ def prepare_workspace(
         UserError: any input is wrong; then nothing has been written.
     """
     workspace = Workspace(root)
-    if workspace.config.exists() and not overwrite:
-        raise UserError(
-            f"{root} is a workspace already; choose another folder, or add --overwrite to prepare "
-            f"it anew (edits/ stay, source/, masks/ and edit.toml are replaced)"
-        )
-    if root.exists() and not root.is_dir():
-        raise UserError(f"{root} is a file; the workspace is a folder")
+    check_target(workspace, [path for path in (video, mask) if path is not None], overwrite)
     config = _configuration(base, given, overrides)
     info = probe(video)
-    notes = list(info.notes)
-    config, more = fit_range(config, info, explicit="video.frames" in given)
-    notes += more
+    config, notes = fit_range(config, info)
     grid, more = find_grid(config, root)
-    notes += more
+    notes = [*info.notes, *notes, *more]
+    if config.mask.shape == "full" and (mask or box):
+        notes.append('--mask and --box have no effect: [mask] shape is "full"')
     size = choose_size(config, info, grid)
     placement = place((info.width, info.height), size, config.video.fit)
-    labels = silhouettes(mask, box, info, config, placement)
+    silhouettes_THW = silhouettes(mask, box, info, config, placement)
     source = _source(info, config, placement, grid)
-    config = config.model_copy(
-        update={"video": config.video.model_copy(update={"size": f"{size[0]}x{size[1]}"})}
-    )
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix=".prepare-") as scratch:
-        built = Workspace(Path(scratch))
-        shown = _write_frames(built, info, source, placement)
-        labels_THW, more = build_masks(built, np.stack(labels), config.mask, source)
-        notes += more
-        numbers = sorted(shown)
-        sheet = contact_sheet(
-            [shown[n] for n in numbers], [labels_THW[n] for n in numbers], captions=numbers
-        )
-        write_png(built.overview, sheet)
+    config = _with(config, "video", size=f"{size[0]}x{size[1]}")
+    with scaffold(workspace) as built:
+        frames = read_frames(info, source.start, source.frames, source.every)
+        for number, frame in enumerate(tqdm(frames, desc="frames", total=source.frames)):
+            write_png(built.source_frame(number), fit_image(frame, placement))
+        labels_THW, mask_notes = build_masks(built, silhouettes_THW, config.mask, source)
         built.write_source(source)
         write_text(built.config, render_config(config, _header(root, video)))
-        _move_in(built, workspace)
-    _tell(workspace, source, labels_THW, notes)
+    _tell(workspace, source, labels_THW, [*notes, *mask_notes])
 
 
 def _configuration(base: Path | None, given: dict[str, Any], overrides: list[str]) -> Config:
-    config = load_config(base) if base else Config()
-    if base and (base.parent / config.model.path).is_dir():
-        path = str((base.parent / config.model.path).resolve())
-        config = config.model_copy(update={"model": config.model.model_copy(update={"path": path})})
-    tables = config.model_dump()
+    """The base's settings, the options' and the overrides', with local paths made absolute."""
+    tables = (load_config(base) if base else Config()).model_dump()
     for name, value in given.items():
         table, _, key = name.partition(".")
         tables[table][key] = value
-    return build_config(tables, overrides, "the given options")
+    config = build_config(tables, overrides, "the given options")
+    home = base.parent if base else Path()
+    if folder := find_local(config.model.path, home):
+        config = _with(config, "model", path=str(folder))
+    loras = tuple(
+        item.model_copy(update={"path": str((home / item.path).resolve())})
+        if (home / item.path).is_file()
+        else item
+        for item in config.inference.loras
+    )
+    return _with(config, "inference", loras=loras)
 
 
-def fit_range(config: Config, info: VideoInfo, explicit: bool) -> tuple[Config, tuple[str, ...]]:
+def _with(config: Config, table: str, **values: Any) -> Config:
+    changed = getattr(config, table).model_copy(update=values)
+    return config.model_copy(update={table: changed})
+
+
+def fit_range(config: Config, info: VideoInfo) -> tuple[Config, list[str]]:
     """Fewer frames where the clip is shorter than asked for: the largest 4k+1 that it has."""
     video = config.video
     available = len(range(video.start, info.frames, video.every))
@@ -110,10 +107,9 @@ def fit_range(config: Config, info: VideoInfo, explicit: bool) -> tuple[Config, 
     frames = min(video.frames, (available - 1) // 4 * 4 + 1)
     notes = []
     if frames < video.frames:
-        wish = "asked for" if explicit else "usual"
         notes.append(
-            f"{frames} frames are used: of the {video.frames} {wish}, the clip has "
-            f"{available} from frame {video.start} on, and the number must be 4k+1"
+            f"{frames} frames are used instead of {video.frames}: from frame {video.start} on the "
+            f"clip has {available}, and the number must be 4k+1"
         )
     last = video.start + (frames - 1) * video.every
     if video.start or last < info.frames - 1:
@@ -121,23 +117,21 @@ def fit_range(config: Config, info: VideoInfo, explicit: bool) -> tuple[Config, 
             f"frames {video.start} to {last} of 0 to {info.frames - 1} are used; "
             f"the rest is left out"
         )
-    update = {"video": video.model_copy(update={"frames": frames})}
-    return config.model_copy(update=update), tuple(notes)
+    return _with(config, "video", frames=frames), notes
 
 
-def find_grid(config: Config, root: Path) -> tuple[Grid, tuple[str, ...]]:
-    """The base's grid: from its own files, or as published where they are not here yet."""
+def find_grid(config: Config, root: Path) -> tuple[Grid, list[str]]:
+    """The base's grid: from its own files, or as published where they cannot be had yet."""
+    family, path = config.model.family, config.model.path
     try:
-        folder = locate(config.model.path, root, ["vae/config.json", "transformer/config.json"])
+        folder = locate(path, root, ["vae/config.json", "transformer/config.json"])
     except UserError as error:
-        if "/" not in config.model.path or Path(config.model.path).is_absolute():
+        if not is_hub_id(path):
             raise
-        grid = PUBLISHED_GRIDS[config.model.family]
-        return grid, (
-            f"{error} For now the published grid of {config.model.family} is used "
-            f"(multiples of {grid.multiple}).",
-        )
-    return read_grid(config.model.family, folder), ()
+        grid = PUBLISHED_GRIDS[family]
+        note = f"{error} Until then the published grid of {family} counts: {grid.multiple} pixels."
+        return grid, [note]
+    return read_grid(family, folder), []
 
 
 def choose_size(config: Config, info: VideoInfo, grid: Grid) -> tuple[int, int]:
@@ -169,40 +163,13 @@ def _source(info: VideoInfo, config: Config, placement: Placement, grid: Grid) -
     )
 
 
-def _write_frames(
-    built: Workspace, info: VideoInfo, source: Source, placement: Placement
-) -> dict[int, np.ndarray]:
-    """Write the fitted frames; answer those for the overview."""
-    count = min(OVERVIEW_FRAMES, source.frames)
-    wanted = {int(n) for n in np.linspace(0, source.frames - 1, count).round()}
-    shown = {}
-    for number, frame in enumerate(read_frames(info, source.start, source.frames, source.every)):
-        fitted = fit_image(frame, placement)
-        write_png(built.source_frame(number), fitted)
-        if number in wanted:
-            shown[number] = fitted
-    return shown
-
-
-def _move_in(built: Workspace, workspace: Workspace) -> None:
-    """Put the finished parts in place; edit.toml last, as the sign that all is there."""
-    workspace.root.mkdir(exist_ok=True)
-    for new, old in (
-        (built.source_dir, workspace.source_dir),
-        (built.masks_dir, workspace.masks_dir),
-    ):
-        if old.exists():
-            shutil.rmtree(old)
-        new.replace(old)
-    workspace.edits_dir.mkdir(exist_ok=True)
-    built.config.replace(workspace.config)
-
-
 def _header(root: Path, video: Path) -> str:
+    name = "".join(letter if letter.isprintable() else "?" for letter in video.name)
+    config = shlex.quote(str(root / "edit.toml"))
     return (
-        f"One edit of {video.name}. Every setting is here, each with its meaning.\n"
-        f"  python train.py --config {root}/edit.toml\n"
-        f"  python infer.py --config {root}/edit.toml"
+        f"One edit of {name}. Every setting is here, each with its meaning.\n"
+        f"  python train.py --config {config}\n"
+        f"  python infer.py --config {config}"
     )
 
 
@@ -220,4 +187,4 @@ def _tell(workspace: Workspace, source: Source, labels_THW: np.ndarray, notes: l
         f"edit     {workspace.source_frame(0)}, inside the box, and save it as "
         f"{workspace.edits_dir / '00000.png'}"
     )
-    print(f"then     python train.py --config {workspace.config}")
+    print(f"then     python train.py --config {shlex.quote(str(workspace.config))}")

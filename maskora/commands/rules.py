@@ -49,6 +49,8 @@ def edit_caption(config: Config, image: Path) -> str:
 
 
 def _settled(text: str, key: str, what: str, image: Path) -> str:
+    if not text.strip():
+        raise UserError(f"[prompt] {key} is empty: say what {what} shows")
     if text == "auto":
         raise UserError(
             f'[prompt] {key} is "auto", and there is no captioner: say what {what} shows, either '

@@ -4,8 +4,8 @@ import torch
 
 from maskora.config import Config
 from maskora.errors import UserError
+from maskora.hub import locate
 from maskora.models import VideoModel, open_model
-from maskora.models.folder import locate
 from maskora.workspace import Source, Workspace
 
 

@@ -12,6 +12,7 @@ NEGATIVE_PROMPT = (
     "the background, walking backwards"
 )
 
+LARGEST = 8192
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -53,7 +54,9 @@ class Video(Table):
         'the area of 832x480, "auto:WIDTHxHEIGHT" at another area',
     )
     start: Count = Field(0, description="first frame, counted in the original from 0")
-    every: Positive = Field(1, description="take every n-th frame of the original")
+    every: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        1, description="take every n-th frame of the original"
+    )
     fit: Literal["crop", "pad", "stretch"] = Field(
         "crop", description="how the picture meets the size: crop, pad or stretch"
     )
@@ -249,6 +252,10 @@ class Config(Table):
 def parse_size(text: str) -> tuple[int, int]:
     """Read "WIDTHxHEIGHT". Raises ValueError when it is none."""
     width, x, height = text.partition("x")
-    if not (x and width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise ValueError(f'{text!r} is not a size: write WIDTHxHEIGHT, as in "832x480", or "auto"')
-    return int(width), int(height)
+    sides = [int(side) for side in (width, height) if side.isascii() and side.isdecimal()]
+    if not (x and len(sides) == 2 and 1 <= min(sides) <= max(sides) <= LARGEST):
+        raise ValueError(
+            f'{text!r} is not a size: write WIDTHxHEIGHT, as in "832x480", or "auto" '
+            f"(sides of up to {LARGEST} pixels)"
+        )
+    return sides[0], sides[1]

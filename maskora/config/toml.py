@@ -28,9 +28,11 @@ def load_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Conf
         UserError: with every mistake, each with its table, the valid names and the nearest one.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file (maskora prepare writes an edit.toml)") from None
+        raise UserError(
+            f"{path}: no such file (maskora prepare writes a workspace with its edit.toml)"
+        ) from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder; name the TOML file in it") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -56,17 +58,26 @@ def build_config(
 
 def _lay_over(tables: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
-    table, dot, key = name.strip().partition(".")
+    table, dot, key = (part.strip() for part in name.partition("."))
     if not (equals and dot and table and key):
         raise UserError(f"--set {override}: write table.key=value, as in --set motion.steps=200")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = text
+    if _is_text(table, key):
+        value = value if isinstance(value, str) else text
     target = tables.setdefault(table, {})
     if not isinstance(target, dict):
         raise UserError(f"--set {override}: [{table}] is not a table in the file")
     target[key] = value
+
+
+def _is_text(table: str, key: str) -> bool:
+    """Whether a key holds text, so that `--set prompt.caption=2024` means the word."""
+    tables = {name: type(value) for name, value in Config()}
+    field = tables[table].model_fields.get(key) if table in tables else None
+    return field is not None and field.annotation is str
 
 
 def _explain(item: Any) -> str:
@@ -95,10 +106,10 @@ def _locate(location: list[str]) -> tuple[list[str], str]:
     """
     keys: list[str] = []
     for part in location:
-        if not (part in _fields(keys) or part.isdigit()):
+        if not (part in _fields(keys) or (keys == ["inference", "loras"] and part.isdecimal())):
             return keys, part
         keys.append(part)
-    return keys[:-1] if location[-1] in LoraFile.model_fields else keys, location[-1]
+    return keys[:-1] if len(keys) > 3 else keys, location[-1]
 
 
 def _fields(keys: list[str]) -> Iterable[str]:

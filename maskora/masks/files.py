@@ -14,6 +14,7 @@ from maskora.masks import Labels
 
 BRIGHT = 127  # brighter than this = edit, in black-and-white, grey and colour masks
 MOST_GREY_LABELS = 32  # a grey picture with no higher value holds label numbers, not brightness
+GREY_TINT = 16  # channels that differ by no more are grey
 
 log = logging.getLogger("maskora")
 
@@ -37,30 +38,81 @@ def _bright(pixels_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     return bright_HW
 
 
-def mask_to_labels(image: Image.Image) -> Labels:
-    """Read a mask picture as labels.
+def _are_grey(colours_N3: npt.NDArray[np.uint8]) -> bool:
+    return bool((np.ptp(colours_N3, axis=-1) <= GREY_TINT).all())
 
-    A palette picture is read by its indices. Anything else holds one object, where it is bright
-    and opaque; a transparent picture whose visible part has one colour is read by its alpha.
 
-    Returns: labels_HW.
+def _colours_to_labels(colours_N3: npt.NDArray[np.uint8]) -> Labels | None:
+    """The labels_N of DAVIS colours; None where any is another colour, or all are grey."""
+    shifts = np.array([16, 8, 0])
+    palette = (PALETTE.astype(np.int64) << shifts).sum(axis=1)
+    codes = (colours_N3.astype(np.int64) << shifts).sum(axis=1)
+    order = np.argsort(palette)
+    place = np.minimum(np.searchsorted(palette, codes, sorter=order), len(order) - 1)
+    labels = order[place]
+    if not np.array_equal(palette[labels], codes) or (_are_grey(colours_N3) and labels.any()):
+        return None
+    return labels.astype(np.uint8)
+
+
+def _indices_to_labels(indices_HW: Labels, palette_N3: npt.NDArray[np.uint8]) -> Labels | None:
+    """By DAVIS colours, which survive a reordered palette; by index in any other label palette.
+
+    A palette is one of labels where it has colours, or its greys are numbered 0..n from black;
+    and black, where it is used, is index 0. None for the palette of a black-and-white mask.
     """
-    if image.mode == "P":
-        return np.array(image, dtype=np.uint8)
+    used = np.unique(indices_HW)
+    colours = palette_N3[used]
+    if np.array_equal(colours, PALETTE[used]):
+        return indices_HW
+    labels = _colours_to_labels(colours)
+    if labels is not None and labels.any():
+        table = np.zeros(len(palette_N3), np.uint8)
+        table[used] = labels
+        return table[indices_HW]
+    black = ~colours.any(axis=-1)
+    starts_black = used[0] == 0 and bool(black[0])
+    if _are_grey(colours):
+        in_turn = used[-1] == len(used) - 1 <= MOST_GREY_LABELS
+        return indices_HW if starts_black and in_turn else None
+    return indices_HW if starts_black or not black.any() else None
+
+
+def _picture(image: Image.Image, cut_out: bool) -> tuple[Labels, bool]:
+    """(labels_HW, False); or, from a grey picture, (values_HW, True), not yet told apart."""
     if image.mode.startswith("I"):  # 16 bits per pixel
-        return (np.asarray(image) > BRIGHT * 257 + 128).astype(np.uint8)
-    rgba_HWC = np.asarray(image.convert("RGBA"))
+        deep_HW = np.asarray(image)
+        if deep_HW.max() > MOST_GREY_LABELS:
+            deep_HW = np.where(deep_HW > BRIGHT * 257 + 128, 255, 0)
+        return deep_HW.astype(np.uint8), True
+    if image.mode in ("1", "L") and not image.has_transparency_data:
+        return np.array(image.convert("L")), True
+    rgba_HWC = np.array(image.convert("RGBA"))
     opaque_HW = rgba_HWC[..., 3] > BRIGHT
+    if image.mode == "P":
+        indices_HW = np.array(image, dtype=np.uint8)
+        palette_N3, given = PALETTE.copy(), image.getpalette("RGB")
+        palette_N3.reshape(-1)[: len(given or ())] = given or ()
+        rgba_HWC[..., :3] = palette_N3[indices_HW]
+        numbers = _indices_to_labels(indices_HW, palette_N3)
+        if numbers is None and opaque_HW.all() and _are_grey(rgba_HWC[..., :3]):
+            return rgba_HWC[..., :3].max(axis=-1), True
+    else:
+        seen_N3 = np.where(opaque_HW[..., None], rgba_HWC[..., :3], 0).reshape(-1, 3)
+        found = _colours_to_labels(seen_N3)
+        numbers = None if found is None else found.reshape(opaque_HW.shape)
+    if numbers is not None and (opaque_HW.all() or numbers[opaque_HW].any()):
+        return np.where(opaque_HW, numbers, 0).astype(np.uint8), False
     colours = rgba_HWC[opaque_HW][:, :3]
-    if not opaque_HW.all() and (colours == colours[:1]).all():
-        return opaque_HW.astype(np.uint8)
-    return (opaque_HW & _bright(rgba_HWC[..., :3])).astype(np.uint8)
+    if cut_out and not opaque_HW.all() and (colours == colours[:1]).all():
+        return opaque_HW.astype(np.uint8), False
+    return (opaque_HW & _bright(rgba_HWC[..., :3])).astype(np.uint8), False
 
 
 def _open(path: Path) -> Image.Image:
     """Open and decode one picture, upright.
 
-    Raises: UserError where the file is missing, no picture, damaged, or in floating point.
+    Raises: UserError where the file is missing, no picture, damaged, too large, or in floating point.
     """
     try:
         with Image.open(path) as file:
@@ -69,7 +121,7 @@ def _open(path: Path) -> Image.Image:
         raise UserError(f"{path}: there is no such mask.") from error
     except UnidentifiedImageError as error:
         raise UserError(f"{path} is no image: move it out of the masks.") from error
-    except (OSError, SyntaxError) as error:  # Pillow's words for a damaged picture
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as an image ({error}): save it again.") from error
     if image.mode == "F":
         raise UserError(f"{path} holds floating-point values: save it with 8 bits per channel.")
@@ -96,22 +148,43 @@ def _mask_files(folder: Path) -> list[Path]:
     return files
 
 
+def _read(files: Sequence[Path], cut_out: bool) -> list[Labels]:
+    """Labels of each file; grey pictures hold object numbers only where none of them is bright."""
+    pictures = [_picture(_open(file), cut_out) for file in files]
+    peaks = [int(values_HW.max()) if grey else 0 for values_HW, grey in pictures]
+    peak = max(peaks)
+    if MOST_GREY_LABELS < peak <= BRIGHT:
+        raise UserError(
+            f"{files[peaks.index(peak)]}: a grey picture with values up to {peak} is neither object"
+            f" numbers (at most {MOST_GREY_LABELS}) nor a mask (white = edit):"
+            " save it as an indexed PNG, or paint what is to be edited white."
+        )
+    return [
+        (values_HW > BRIGHT).astype(np.uint8) if grey and peak > BRIGHT else values_HW
+        for values_HW, grey in pictures
+    ]
+
+
 def read_mask_folder(folder: Path) -> list[Labels]:
     """Read the masks of a folder in natural numeric order, or one mask from an image file.
 
+    Indexed pictures and colour pictures in the DAVIS colours give their object numbers, grey
+    pictures hold the numbers themselves where all are dark. Anything else holds one object, where
+    it is bright and opaque; a transparent picture whose visible part has one colour is read by
+    its alpha.
+
     Returns: labels_HW of each frame, all of one size; one single entry for an image file.
-    Raises: UserError where the folder is missing or empty, a file in it is no image, or the
-        sizes differ.
+    Raises: UserError where the folder is missing or empty, a file in it is no image, the sizes
+        differ, or a grey picture is neither labels nor a mask.
     """
     files = _mask_files(folder) if folder.is_dir() else [folder]
-    labels: list[Labels] = []
-    for file in files:
-        labels.append(mask_to_labels(_open(file)))
-        if labels[-1].shape != labels[0].shape:
-            (height, width), (first_height, first_width) = labels[-1].shape, labels[0].shape
+    labels = _read(files, cut_out=True)
+    height, width = labels[0].shape
+    for file, labels_HW in zip(files, labels, strict=True):
+        if labels_HW.shape != (height, width):
             raise UserError(
-                f"{file} is {width}x{height}, but {files[0].name} is {first_width}x{first_height}:"
-                " all masks must have one size."
+                f"{file} is {labels_HW.shape[1]}x{labels_HW.shape[0]}, but {files[0].name} is"
+                f" {width}x{height}: all masks must have one size."
             )
     return labels
 
@@ -131,58 +204,15 @@ def write_labels(path: Path, labels_HW: Labels) -> None:
     image.save(path, format="PNG")
 
 
-def _colours_to_labels(colours_N3: npt.NDArray[np.uint8]) -> Labels | None:
-    """The labels_N of DAVIS colours; None where any colour is not one of them."""
-    shifts = np.array([16, 8, 0])
-    palette = (PALETTE.astype(np.int64) << shifts).sum(axis=1)
-    codes = (colours_N3.astype(np.int64) << shifts).sum(axis=1)
-    order = np.argsort(palette)
-    place = np.minimum(np.searchsorted(palette, codes, sorter=order), len(order) - 1)
-    labels = order[place]
-    return labels.astype(np.uint8) if np.array_equal(palette[labels], codes) else None
-
-
-def _indexed_to_labels(image: Image.Image) -> Labels:
-    """By the DAVIS colours, which survive an editor that reorders the palette; else by index."""
-    indices_HW = np.array(image, dtype=np.uint8)
-    palette_N3 = np.array(image.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
-    used, inverse = np.unique(indices_HW, return_inverse=True)
-    if used[-1] >= len(palette_N3):
-        return indices_HW
-    labels = _colours_to_labels(palette_N3[used])
-    return indices_HW if labels is None else labels[inverse.reshape(indices_HW.shape)]
-
-
 def read_labels(path: Path) -> Labels:
     """Read a label PNG, as written here or saved again by an image editor.
 
-    Indexed pictures and colour pictures in the DAVIS colours give their object numbers (what is
-    transparent is kept), dark grey pictures hold the numbers themselves, and any other picture
-    is a mask with one object where it is bright.
+    Read as `read_mask_folder` reads one file, but what was made transparent is kept.
 
     Returns: labels_HW.
     Raises: UserError where the file is no image, or a grey picture is neither labels nor a mask.
     """
-    image = _open(path)
-    if image.mode == "P":
-        return _indexed_to_labels(image)
-    if image.mode == "L":
-        grey_HW = np.array(image)
-        if grey_HW.max() <= MOST_GREY_LABELS:
-            return grey_HW
-        if grey_HW.max() <= BRIGHT:
-            raise UserError(
-                f"{path}: a grey picture with values up to {grey_HW.max()} is neither object"
-                f" numbers (at most {MOST_GREY_LABELS}) nor a mask (white = edit):"
-                " save it as an indexed PNG, or paint what is to be edited white."
-            )
-    elif image.mode in ("RGB", "RGBA"):
-        rgba_HWC = np.array(image.convert("RGBA"))
-        rgba_HWC[rgba_HWC[..., 3] <= BRIGHT] = 0
-        labels = _colours_to_labels(rgba_HWC[..., :3].reshape(-1, 3))
-        if labels is not None:
-            return labels.reshape(rgba_HWC.shape[:2])
-    return mask_to_labels(image)
+    return _read([path], cut_out=False)[0]
 
 
 def match_length(
@@ -203,8 +233,8 @@ def match_length(
     if len(labels) == frames_total:
         return list(labels[start::every][:count])
     raise UserError(
-        f"masks in {where}: {len(labels)} found, but the clip has {count} chosen frames"
-        f" (of {frames_total}). Give one mask per chosen frame, one per frame of the whole clip,"
+        f"masks in {where}: {len(labels)} found. Give {count} (one per chosen frame),"
+        f" {frames_total} (one per frame of the whole clip, at the constant rate it is read at),"
         " or a single image for all."
     )
 

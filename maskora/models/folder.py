@@ -1,4 +1,4 @@
-"""A model's folder in diffusers' layout: found locally or on the hub, and checked for its parts."""
+"""A model's folder in diffusers' layout: checked for its parts, and named by its content."""
 
 import json
 from pathlib import Path
@@ -9,40 +9,6 @@ from maskora.files import digest
 
 WHOLE, BLOCKS, BLOCK = 64 * 2**20, 64, 2**18
 WEIGHT_STEMS = ("diffusion_pytorch_model", "model")
-
-
-def locate(path: str, relative_to: Path, patterns: list[str] | None = None) -> Path:
-    """The local folder of `model.path`: a folder as it is, a hub id through the hub's cache.
-
-    Args:
-        path: a local folder (relative ones count from `relative_to`) or a hub id "owner/name".
-        patterns: which of a hub repository's files are needed; None for all of a model's.
-
-    Raises:
-        UserError: neither such a folder nor a hub repository that can be reached.
-    """
-    local = Path(path).expanduser()
-    for candidate in (relative_to / local, local):
-        if candidate.is_dir():
-            return candidate.resolve()
-    if local.is_absolute() or path.startswith((".", "~")) or path.count("/") != 1:
-        raise UserError(f"[model] path: {path!r} is neither a folder nor a hub id (owner/name)")
-    return _download(path, patterns)
-
-
-def _download(repository: str, patterns: list[str] | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    wanted = patterns or ["*.json", "*/*.json", "*/*.safetensors", "*/*.model", "*/*.txt"]
-    try:
-        return Path(snapshot_download(repository, allow_patterns=wanted))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"[model] path: {repository!r} is no local folder and could not be fetched from the "
-            f"hub ({reason}). Download it where there is a network and name the folder."
-        ) from None
 
 
 def check_parts(folder: Path, weights: tuple[str, ...], files: dict[str, tuple[str, ...]]) -> None:

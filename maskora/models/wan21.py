@@ -40,6 +40,8 @@ def read_grid(folder: Path) -> Grid:
     vae = read_json(folder / "vae" / "config.json")
     patch = read_json(folder / "transformer" / "config.json").get("patch_size", [1, 2, 2])
     downsampling = vae.get("temperal_downsample", [False, True, True])
+    if not (isinstance(patch, list) and len(patch) == 3 and all(patch)):
+        raise UserError(f"{folder / 'transformer/config.json'}: patch_size is {patch!r}")
     return Grid(
         cell=vae.get("scale_factor_spatial", 2 ** len(downsampling)),
         patch=max(patch[1:]),

@@ -72,9 +72,15 @@ def fit_image(image_HWC: np.ndarray, placement: Placement) -> np.ndarray:
 
 
 def fit_labels(labels_HW: np.ndarray, placement: Placement) -> np.ndarray:
-    """Labels (H0, W0) at the workspace's size by the nearest pixel; 0 beyond the original."""
+    """Labels (H0, W0) at the workspace's size; 0 beyond the original.
+
+    When shrinking, a pixel takes the label that covers most of it, and 0 only where none does, so
+    that nothing small or thin is lost. When growing it takes the nearest.
+    """
     cut = _cut(labels_HW, placement)
-    return np.asarray(cv2.resize(cut, placement.size, interpolation=cv2.INTER_NEAREST_EXACT))
+    (height, width), size = cut.shape, placement.size
+    covered = _cover(cut, (min(width, size[0]), min(height, size[1])))
+    return np.asarray(cv2.resize(covered, size, interpolation=cv2.INTER_NEAREST_EXACT))
 
 
 def unfit_image(image_HWC: np.ndarray, placement: Placement) -> np.ndarray:
@@ -97,6 +103,19 @@ def _resize(image_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     shrinks = size[0] <= width and size[1] <= height
     method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(image_HWC, tuple(size), interpolation=method))
+
+
+def _cover(labels_HW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Labels shrunk to (width, height): the label of the largest area in each pixel, if any."""
+    if labels_HW.shape[::-1] == size:
+        return labels_HW
+    covering, most = np.zeros(size[::-1], labels_HW.dtype), np.zeros(size[::-1], np.float32)
+    for label in np.unique(labels_HW[labels_HW > 0]):
+        mask = (labels_HW == label).astype(np.float32)
+        area = np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_AREA))
+        covering[area > most] = label
+        most = np.maximum(most, area)
+    return covering
 
 
 def _overlap(placement: Placement) -> tuple[slice, slice, slice, slice]:

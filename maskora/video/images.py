@@ -1,6 +1,8 @@
 """Single pictures on disk."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,22 +20,29 @@ def natural_key(path: Path) -> tuple[tuple[int, str], ...]:
     return tuple((int(p), "") if p.isdecimal() else (-1, p) for p in parts)
 
 
-def _open(path: Path) -> Image.Image:
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image file; whatever turns out to be wrong while it is open is a UserError."""
     try:
-        return Image.open(path)
+        image = Image.open(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: not a readable image ({error})") from None
+    with image:
+        try:
+            yield image
+        except (OSError, SyntaxError, ValueError) as error:
+            raise UserError(f"{path}: damaged image ({error})") from None
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Displayed (width, height), read from the header alone.
+    """Displayed (width, height).
 
     Raises:
-        UserError: the file is missing or no image.
+        UserError: the file is missing, damaged or no image.
     """
-    with _open(path) as image:
+    with _opened(path) as image:
         turned = image.getexif().get(0x0112, 1) >= 5
         return (image.height, image.width) if turned else image.size
 
@@ -47,13 +56,8 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         UserError: the file is missing, damaged or no image.
     """
-    with _open(path) as image:
-        try:
-            image.load()
-        except (OSError, SyntaxError, ValueError) as error:
-            raise UserError(f"{path}: damaged image ({error})") from None
-        upright = ImageOps.exif_transpose(image)
-    return _to_rgb(upright)
+    with _opened(path) as image:
+        return _to_rgb(ImageOps.exif_transpose(image))
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

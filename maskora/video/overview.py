@@ -16,7 +16,7 @@ def contact_sheet(
     columns: int = 4,
     width: int = 1200,
 ) -> np.ndarray:
-    """Frames in rows, each with its masks tinted, their boxes drawn, and a caption.
+    """Frames in rows, each with its masks tinted, their outlines drawn, and a caption.
 
     Args:
         frames: (H, W, 3) uint8 each, of one size.
@@ -51,8 +51,10 @@ def _draw(frame: np.ndarray, labels: np.ndarray, caption: str, cell: tuple[int, 
         colour = COLOURS[(int(label) - 1) % len(COLOURS)]
         inside = small == label
         picture[inside] = (1 - TINT) * picture[inside] + TINT * np.asarray(colour)
-        x, y, w, h = cv2.boundingRect(inside.astype(np.uint8))
-        cv2.rectangle(picture, (x, y), (x + w - 1, y + h - 1), colour, 2)
+        outlines, _ = cv2.findContours(
+            inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
+        )
+        cv2.drawContours(picture, outlines, -1, colour, 2)
     size = max(0.4, cell[1] / 400)
     for thickness, colour in ((4, (0, 0, 0)), (1, (255, 255, 255))):
         origin = (6, round(26 * size) + 2)

@@ -92,10 +92,18 @@ def probe(path: Path, fps: Fraction | None = None) -> VideoInfo:
 
 
 def _probe_images(folder: Path, fps: Fraction | None) -> VideoInfo:
-    entries = sorted(folder.iterdir(), key=natural_key)
+    shown = (p for p in folder.iterdir() if not p.name.startswith("."))
+    entries = sorted(shown, key=natural_key)
     images = tuple(p for p in entries if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES)
     if not images:
         raise UserError(f"{folder}: no images in this folder (png, jpg, webp, bmp or tif)")
+    by_stem: dict[str, Path] = {}
+    for path in images:
+        twin = by_stem.setdefault(path.stem, path)
+        if twin != path:
+            raise UserError(
+                f"{folder}: {twin.name} and {path.name} are the same frame twice; keep one of them"
+            )
     width, height = image_size(images[0])
     for path in images[1:]:
         found = image_size(path)

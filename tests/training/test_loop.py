@@ -1,13 +1,16 @@
 """The loop on a tiny real transformer: it learns, repeats itself, and continues exactly."""
 
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from maskora import lora
-from maskora.errors import UserError
+from maskora.errors import Fault, UserError
 from maskora.latents import EncodedSample
 from maskora.models import VideoModel
 from maskora.training.checkpoint import RunFolder
@@ -77,27 +80,122 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert kept == ["step-00006"]
 
 
-def test_ctrl_c_saves_the_last_whole_step(
-    model: VideoModel, windows: list[EncodedSample], tmp_path: Path
+@pytest.mark.parametrize("moment", ["before the update", "after the update"])
+def test_ctrl_c_finishes_and_saves_the_step_in_hand(
+    model: VideoModel, windows: list[EncodedSample], tmp_path: Path, moment: str
 ) -> None:
     seen = 0
 
-    def interrupting(generator: torch.Generator) -> EncodedSample:
+    def interrupt_in_step_four(*_: object) -> None:
         nonlocal seen
         seen += 1
-        if seen == 6:
-            raise KeyboardInterrupt
+        if seen == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    def choose(generator: torch.Generator) -> EncodedSample:
+        if moment == "before the update":
+            interrupt_in_step_four()
         return choose_uniformly(windows)(generator)
 
-    with pytest.raises(KeyboardInterrupt):
-        run(model, interrupting, PLAN, tmp_path / "cut")
+    before = signal.getsignal(signal.SIGINT)
+    hook = register_optimizer_step_post_hook(
+        interrupt_in_step_four if moment == "after the update" else lambda *_: None
+    )
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(model, choose, PLAN, tmp_path / "cut")
+    finally:
+        hook.remove()
+    assert signal.getsignal(signal.SIGINT) is before
     record = RunFolder(tmp_path / "cut").read()
     assert record is not None
-    assert record.step == 5
+    assert record.step == 4
     resumed_losses, resumed = run(model, choose_uniformly(windows), PLAN, tmp_path / "cut")
     losses, whole = run(model, choose_uniformly(windows), PLAN, tmp_path / "whole")
     assert resumed_losses == losses
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_second_ctrl_c_stops_at_once_and_what_was_saved_stays_whole(
+    model: VideoModel, windows: list[EncodedSample], tmp_path: Path
+) -> None:
+    seen = 0
+
+    def choose(generator: torch.Generator) -> EncodedSample:
+        nonlocal seen
+        seen += 1
+        if seen == 5:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        return choose_uniformly(windows)(generator)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(model, choose, PLAN, tmp_path / "cut")
+    record = RunFolder(tmp_path / "cut").read()
+    assert record is not None
+    assert record.step == 3
+    resumed_losses, _ = run(model, choose_uniformly(windows), PLAN, tmp_path / "cut")
+    losses, _ = run(model, choose_uniformly(windows), PLAN, tmp_path / "whole")
+    assert resumed_losses == losses
+
+
+def test_a_renewed_run_that_fails_leaves_the_earlier_one(
+    model: VideoModel, windows: list[EncodedSample], tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    _, before = run(model, choose_uniformly(windows), PLAN, folder.root)
+
+    def failing(generator: torch.Generator) -> EncodedSample:
+        raise RuntimeError("out of memory, say")
+
+    with pytest.raises(RuntimeError, match="out of memory"), folder.renewed():
+        run(model, failing, PLAN, folder.root)
+    record = folder.read()
+    assert record is not None
+    assert record.step == 6
+    after = lora.read(folder.adapter(6)).tensors
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert len(read_metrics(folder.metrics)) == 6
+
+
+def test_a_renewed_run_replaces_the_earlier_one_once_it_has_saved(
+    model: VideoModel, windows: list[EncodedSample], tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    (folder.root / "named-edit").mkdir(parents=True)
+    run(model, choose_uniformly(windows), PLAN, folder.root)
+    with folder.renewed():
+        run(model, choose_uniformly(windows), replace(PLAN, steps=2, seed=8), folder.root)
+    assert sorted(p.name for p in folder.root.glob("step-*")) == ["step-00002"]
+    assert (folder.root / "named-edit").is_dir()
+    assert not (folder.root / ".earlier").exists()
+    assert len(read_metrics(folder.metrics)) == 2
+
+
+def test_a_run_cannot_go_on_with_another_or_a_damaged_optimizer(
+    model: VideoModel, windows: list[EncodedSample], tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    run(model, choose_uniformly(windows), replace(PLAN, steps=3), folder.root)
+    with pytest.raises(UserError, match="written by adamw, and adamw8bit would run"):
+        folder.load_optimizer(3, "adamw8bit")
+    state = folder.root / "step-00003" / "optimizer.pt"
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"optimizer\.pt is damaged"):
+        folder.load_optimizer(3, "adamw")
+    state.unlink()
+    with pytest.raises(UserError, match=r"optimizer\.pt is missing"):
+        folder.load_optimizer(3, "adamw")
+    os.truncate(folder.adapter(3), 50)
+    assert folder.read() is None, "a run whose LoRA is damaged is no run"
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_does_harm(
+    model: VideoModel, windows: list[EncodedSample], tmp_path: Path
+) -> None:
+    broken = replace(windows[0], text_LD=windows[0].text_LD * float("nan"))
+    with pytest.raises(Fault, match="step 1: the gradient is not finite"):
+        run(model, lambda _: broken, PLAN, tmp_path / "run")
 
 
 def test_training_lowers_the_loss_on_its_windows(

@@ -1,0 +1,51 @@
+"""Where a model's files are: a folder here, or the hub's cache. Imports no torch."""
+
+import os
+import re
+from pathlib import Path
+
+from maskora.errors import UserError
+
+
+def locate(path: str, relative_to: Path, patterns: list[str] | None = None) -> Path:
+    """The local folder of `model.path`: a folder as it is, a hub id through the hub's cache.
+
+    Args:
+        path: a local folder (relative ones count from `relative_to`) or a hub id "owner/name".
+        patterns: which of a hub repository's files are needed; None for all of a model's.
+
+    Raises:
+        UserError: neither such a folder nor a hub repository that can be reached.
+    """
+    if folder := find_local(path, relative_to):
+        return folder
+    if not is_hub_id(path):
+        raise UserError(f"[model] path: {path!r} is neither a folder nor a hub id (owner/name)")
+    return _download(path, patterns)
+
+
+def find_local(path: str, relative_to: Path) -> Path | None:
+    """The folder that a path names, counted from `relative_to` or from here; None if none."""
+    local = Path(os.path.expanduser(path))
+    found = [folder for folder in (relative_to / local, local) if folder.is_dir()]
+    return found[0].resolve() if found else None
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether a text has the form of a hub id, and is no file here."""
+    return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path)) and not Path(path).exists()
+
+
+def _download(repository: str, patterns: list[str] | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted = patterns or ["*.json", "*/*.json", "*/*.safetensors", "*/*.model", "*/*.txt"]
+    try:
+        return Path(snapshot_download(repository, allow_patterns=wanted))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"[model] path: {repository!r} is no local folder and could not be fetched from the "
+            f"hub ({reason}). Download it where there is a network and name the folder."
+        ) from None
