@@ -161,7 +161,7 @@ def _read_mask(mask: Path, info: VideoInfo, config: Config) -> list[np.ndarray]:
     if mask.is_dir() or mask.suffix.lower() in IMAGE_SUFFIXES:
         return match_length(read_mask_folder(mask), *chosen)
     masks = probe(mask)
-    numbers = match_length(list(range(masks.frames)), *chosen)
+    numbers = match_length(range(masks.frames), *chosen)
     if len(set(numbers)) == 1:  # a video of one frame, for all
         return read_mask_frames(read_frames(masks, 0, 1)) * len(numbers)
     every = numbers[1] - numbers[0]

@@ -4,128 +4,25 @@ import logging
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from maskora.errors import UserError
 from maskora.masks import Labels
+from maskora.masks.pictures import (
+    BRIGHT,
+    MOST_GREY_LABELS,
+    PALETTE,
+    bright,
+    open_picture,
+    read_picture,
+)
 
-BRIGHT = 127  # brighter than this = edit, in black-and-white, grey and colour masks
-MOST_GREY_LABELS = 32  # a grey picture with no higher value holds label numbers, not brightness
-GREY_TINT = 16  # channels that differ by no more are grey
-
+Item = TypeVar("Item")
 log = logging.getLogger("maskora")
-
-
-def _davis_palette() -> npt.NDArray[np.uint8]:
-    """The 256 colours of the DAVIS and VOC annotations, all different, shape (256, 3)."""
-    index = np.arange(256)
-    colours = np.zeros((256, 3), np.int64)
-    for level in range(8):
-        for channel in range(3):
-            colours[:, channel] |= ((index >> (3 * level + channel)) & 1) << (7 - level)
-    return colours.astype(np.uint8)
-
-
-PALETTE = _davis_palette()
-
-
-def _bright(pixels_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    """Where the strongest channel is bright: pure red is as much a mask as white is."""
-    bright_HW: npt.NDArray[np.bool_] = pixels_HWC.max(axis=-1) > BRIGHT
-    return bright_HW
-
-
-def _are_grey(colours_N3: npt.NDArray[np.uint8]) -> bool:
-    return bool((np.ptp(colours_N3, axis=-1) <= GREY_TINT).all())
-
-
-def _colours_to_labels(colours_N3: npt.NDArray[np.uint8]) -> Labels | None:
-    """The labels_N of DAVIS colours; None where any is another colour, or all are grey."""
-    shifts = np.array([16, 8, 0])
-    palette = (PALETTE.astype(np.int64) << shifts).sum(axis=1)
-    codes = (colours_N3.astype(np.int64) << shifts).sum(axis=1)
-    order = np.argsort(palette)
-    place = np.minimum(np.searchsorted(palette, codes, sorter=order), len(order) - 1)
-    labels = order[place]
-    if not np.array_equal(palette[labels], codes) or (_are_grey(colours_N3) and labels.any()):
-        return None
-    return labels.astype(np.uint8)
-
-
-def _indices_to_labels(indices_HW: Labels, palette_N3: npt.NDArray[np.uint8]) -> Labels | None:
-    """By DAVIS colours, which survive a reordered palette; by index in any other label palette.
-
-    A palette is one of labels where it has colours, or its greys are numbered 0..n from black;
-    and black, where it is used, is index 0. None for the palette of a black-and-white mask.
-    """
-    used = np.unique(indices_HW)
-    colours = palette_N3[used]
-    if np.array_equal(colours, PALETTE[used]):
-        return indices_HW
-    labels = _colours_to_labels(colours)
-    if labels is not None and labels.any():
-        table = np.zeros(len(palette_N3), np.uint8)
-        table[used] = labels
-        return table[indices_HW]
-    black = ~colours.any(axis=-1)
-    starts_black = used[0] == 0 and bool(black[0])
-    if _are_grey(colours):
-        in_turn = used[-1] == len(used) - 1 <= MOST_GREY_LABELS
-        return indices_HW if starts_black and in_turn else None
-    return indices_HW if starts_black or not black.any() else None
-
-
-def _picture(image: Image.Image, cut_out: bool) -> tuple[Labels, bool]:
-    """(labels_HW, False); or, from a grey picture, (values_HW, True), not yet told apart."""
-    if image.mode.startswith("I"):  # 16 bits per pixel
-        deep_HW = np.asarray(image)
-        if deep_HW.max() > MOST_GREY_LABELS:
-            deep_HW = np.where(deep_HW > BRIGHT * 257 + 128, 255, 0)
-        return deep_HW.astype(np.uint8), True
-    if image.mode in ("1", "L") and not image.has_transparency_data:
-        return np.array(image.convert("L")), True
-    rgba_HWC = np.array(image.convert("RGBA"))
-    opaque_HW = rgba_HWC[..., 3] > BRIGHT
-    if image.mode == "P":
-        indices_HW = np.array(image, dtype=np.uint8)
-        palette_N3, given = PALETTE.copy(), image.getpalette("RGB")
-        palette_N3.reshape(-1)[: len(given or ())] = given or ()
-        rgba_HWC[..., :3] = palette_N3[indices_HW]
-        numbers = _indices_to_labels(indices_HW, palette_N3)
-        if numbers is None and opaque_HW.all() and _are_grey(rgba_HWC[..., :3]):
-            return rgba_HWC[..., :3].max(axis=-1), True
-    else:
-        seen_N3 = np.where(opaque_HW[..., None], rgba_HWC[..., :3], 0).reshape(-1, 3)
-        found = _colours_to_labels(seen_N3)
-        numbers = None if found is None else found.reshape(opaque_HW.shape)
-    if numbers is not None and (opaque_HW.all() or numbers[opaque_HW].any()):
-        return np.where(opaque_HW, numbers, 0).astype(np.uint8), False
-    colours = rgba_HWC[opaque_HW][:, :3]
-    if cut_out and not opaque_HW.all() and (colours == colours[:1]).all():
-        return opaque_HW.astype(np.uint8), False
-    return (opaque_HW & _bright(rgba_HWC[..., :3])).astype(np.uint8), False
-
-
-def _open(path: Path) -> Image.Image:
-    """Open and decode one picture, upright.
-
-    Raises: UserError where the file is missing, no picture, damaged, too large, or in floating point.
-    """
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such mask.") from error
-    except UnidentifiedImageError as error:
-        raise UserError(f"{path} is no image: move it out of the masks.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read as an image ({error}): save it again.") from error
-    if image.mode == "F":
-        raise UserError(f"{path} holds floating-point values: save it with 8 bits per channel.")
-    return image
 
 
 def _natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:
@@ -150,7 +47,7 @@ def _mask_files(folder: Path) -> list[Path]:
 
 def _read(files: Sequence[Path], cut_out: bool) -> list[Labels]:
     """Labels of each file; grey pictures hold object numbers only where none of them is bright."""
-    pictures = [_picture(_open(file), cut_out) for file in files]
+    pictures = [read_picture(open_picture(file), cut_out) for file in files]
     peaks = [int(values_HW.max()) if grey else 0 for values_HW, grey in pictures]
     peak = max(peaks)
     if MOST_GREY_LABELS < peak <= BRIGHT:
@@ -191,7 +88,7 @@ def read_mask_folder(folder: Path) -> list[Labels]:
 
 def read_mask_frames(frames: Iterable[npt.NDArray[np.uint8]]) -> list[Labels]:
     """Read the decoded frames_HWC of a mask video: bright = edit. Returns labels_HW of each."""
-    return [_bright(frame_HWC).astype(np.uint8) for frame_HWC in frames]
+    return [bright(frame_HWC).astype(np.uint8) for frame_HWC in frames]
 
 
 def write_labels(path: Path, labels_HW: Labels) -> None:
@@ -216,13 +113,13 @@ def read_labels(path: Path) -> Labels:
 
 
 def match_length(
-    labels: Sequence[Labels], frames_total: int, start: int, count: int, every: int, where: str
-) -> list[Labels]:
+    labels: Sequence[Item], frames_total: int, start: int, count: int, every: int, where: str
+) -> list[Item]:
     """Give each chosen frame of the clip (``start``, ``start + every``, ...) its mask.
 
-    Args: labels: one labels_HW per chosen frame, one per frame of the whole clip, or just one
-        for all; where: the masks' folder or file, for the message.
-    Returns: ``count`` labels_HW.
+    Args: labels: one labels_HW (or its number) per chosen frame, one per frame of the whole clip,
+        or just one for all; where: the masks' folder or file, for the message.
+    Returns: ``count`` of them.
     Raises: UserError where the number of masks fits none of these.
     """
     assert start + (count - 1) * every < frames_total

@@ -1,9 +1,8 @@
-"""What the stages learn from, what they depend on, and that the settings reach the step."""
+"""What the stages learn from, and that the settings reach the step."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -12,66 +11,17 @@ from torch import Tensor
 
 from maskora import lora
 from maskora.commands import stages
-from maskora.commands.inputs import Clip, Edit, EditedFrame, load_clip, load_edit
+from maskora.commands.inputs import load_clip, load_edit
 from maskora.commands.rules import source_caption
 from maskora.commands.train import train_stages
 from maskora.conditioning import to_unit
-from maskora.config import Config, load_config
+from maskora.config import load_config
 from maskora.latents import EncodedSample, TensorCache, encode_samples
 from maskora.models import Transformer, VideoModel, open_model
 from maskora.training.checkpoint import RunFolder
 from maskora.training.loop import TrainingPlan, choose_uniformly, train, train_step
 from maskora.workspace import Workspace
-from tests.commands.small import (
-    CAPTION,
-    configured,
-    edited_frame,
-    picture,
-    small_clip,
-    small_edit,
-)
-
-Changed = Literal["both", "appearance", "neither"]
-
-# Every setting of these tables with another value, and which stages have to train again for it.
-SETTINGS: list[tuple[str, str, object, Changed]] = [
-    ("adapter", "rank", 4, "both"),
-    ("adapter", "alpha", 8.0, "both"),
-    ("adapter", "targets", "attention+ffn", "both"),
-    ("optimizer", "type", "adamw", "both"),
-    ("optimizer", "lr", 2e-4, "both"),
-    ("optimizer", "weight_decay", 0.1, "both"),
-    ("motion", "steps", 7, "neither"),
-    ("motion", "window", 5, "both"),
-    ("motion", "stride", 2, "both"),
-    ("motion", "conditioning", "first-frame", "both"),
-    ("appearance", "steps", 7, "neither"),
-    ("appearance", "motion_share", 0.5, "appearance"),
-    ("appearance", "conditioning", "first-frame", "appearance"),
-    ("appearance", "reference", "source", "appearance"),
-    ("appearance", "reference", "masked", "appearance"),
-    ("appearance", "spill", "keep", "appearance"),
-    ("training", "seed", 1, "both"),
-    ("training", "timestep_sample_method", "logit_normal", "both"),
-    ("training", "shift", 3.0, "both"),
-    ("training", "inside_weight", 2.0, "both"),
-    ("training", "gradient_clipping", 0.5, "both"),
-    ("training", "gradient_accumulation_steps", 2, "both"),
-    ("training", "checkpoint_every", 5, "neither"),
-    ("inference", "steps", 4, "neither"),
-    ("inference", "guidance", 1.0, "neither"),
-    ("inference", "shift", 1.0, "neither"),
-    ("inference", "seed", 1, "neither"),
-    ("inference", "lock", "latent", "neither"),
-    ("inference", "feather", 2.0, "neither"),
-    ("inference", "lossless", True, "neither"),
-    ("inference", "conditioning", "first-frame", "neither"),
-    ("inference", "loras", [{"path": "other.safetensors"}], "neither"),
-    ("prompt", "token", "other", "both"),
-    ("prompt", "caption", "unread here", "neither"),
-    ("prompt", "edited_caption", "unread here", "neither"),
-    ("prompt", "negative", "ugly", "neither"),
-]
+from tests.commands.small import CAPTION, configured, small_clip, small_edit
 
 
 @pytest.fixture(scope="module")
@@ -84,20 +34,6 @@ def windows(model: VideoModel, tmp_path_factory: pytest.TempPathFactory) -> list
     """Two motion windows of the small clip, encoded."""
     samples = stages.motion_samples(small_clip(), CAPTION, configured(motion={"window": 5}))
     return encode_samples(samples, model, TensorCache(tmp_path_factory.mktemp("cache")))
-
-
-def depends(
-    model: VideoModel,
-    config: Config,
-    clip: Clip | None = None,
-    caption: str = CAPTION,
-    edit: Edit | None = None,
-    motion_lora: str = "one",
-) -> tuple[dict[str, str], dict[str, str]]:
-    """What both stages depend on."""
-    clip, edit = clip or small_clip(), edit or small_edit()
-    motion = stages.motion_depends(clip, caption, config, model)
-    return motion, stages.appearance_depends(clip, edit, config, model, motion, motion_lora)
 
 
 def unit(image_HWC: np.ndarray) -> Tensor:
@@ -160,87 +96,6 @@ def test_the_image_encoder_sees_the_chosen_reference(kind: str) -> None:
             "masked": torch.where(clip.keep()[frame] > 0, source, 0.0),
         }
         assert torch.equal(sample.reference_CHW, expected[kind])
-
-
-def test_the_table_of_settings_leaves_none_out() -> None:
-    tables = {table for table, *_ in SETTINGS}
-    every = {(t, key) for t in tables for key in type(getattr(Config(), t)).model_fields}
-    assert every == {(table, key) for table, key, *_ in SETTINGS}
-
-
-@pytest.mark.parametrize(("table", "key", "value", "changed"), SETTINGS)
-def test_a_setting_trains_again_exactly_what_it_changes(
-    model: VideoModel, table: str, key: str, value: object, changed: Changed
-) -> None:
-    old, new = configured(), configured(**{table: {key: value}})
-    assert old != new
-    (motion, appearance), (new_motion, new_appearance) = depends(model, old), depends(model, new)
-    assert bool(stages.changes(motion, new_motion)) == (changed == "both")
-    assert bool(stages.changes(appearance, new_appearance)) == (changed != "neither")
-
-
-def test_the_whole_clip_is_the_same_window_by_number_and_by_name(model: VideoModel) -> None:
-    by_number, by_name = (configured(motion={"window": window}) for window in (9, "full"))
-    assert depends(model, by_number) == depends(model, by_name)
-
-
-def changed_clip(frame: int, labels: bool) -> Clip:
-    """The small clip with one pixel, or one pixel's label, changed."""
-    clip = small_clip()
-    (clip.labels_THW if labels else clip.frames_THWC)[frame, 0, 0] ^= 1
-    return clip
-
-
-@pytest.mark.parametrize(
-    ("other", "motion_names", "appearance_names"),
-    [
-        ({"clip": changed_clip(8, labels=False)}, ["source frames"], ["source frames"]),
-        ({"clip": changed_clip(8, labels=True)}, ["masks"], ["masks"]),
-        ({"caption": "a green ball"}, ["caption"], ["caption"]),
-        ({"motion_lora": "two"}, [], ["motion LoRA"]),
-    ],
-)
-def test_changed_content_is_named(
-    model: VideoModel,
-    other: dict[str, object],
-    motion_names: list[str],
-    appearance_names: list[str],
-) -> None:
-    (motion, appearance), (new_motion, new_appearance) = (
-        depends(model, configured()),
-        depends(model, configured(), **other),
-    )
-    assert stages.changes(motion, new_motion) == motion_names
-    assert stages.changes(appearance, new_appearance) == appearance_names
-
-
-@pytest.mark.parametrize(
-    ("reference", "names"),
-    [("edited-first-frame", ["edited first frame"]), ("source", []), ("masked", [])],
-)
-def test_the_edited_first_frame_counts_only_where_it_is_seen(
-    model: VideoModel, reference: str, names: list[str]
-) -> None:
-    config = configured(appearance={"reference": reference})
-    other = replace(small_edit(), first=edited_frame(picture(7), "another"))
-    assert stages.changes(depends(model, config)[1], depends(model, config, edit=other)[1]) == names
-
-
-@pytest.mark.parametrize(
-    ("keyframe", "names"),
-    [
-        ({8: edited_frame(picture(7), "an orange ball, gone")}, ["keyframes"]),
-        ({8: edited_frame(picture(108), "another")}, ["keyframe captions"]),
-        ({5: edited_frame(picture(105), "a further one")}, ["keyframe captions", "keyframes"]),
-    ],
-)
-def test_keyframes_count_by_place_picture_and_caption(
-    model: VideoModel, keyframe: dict[int, EditedFrame], names: list[str]
-) -> None:
-    edit = small_edit()
-    other = replace(edit, keyframes={**edit.keyframes, **keyframe})
-    config = configured()
-    assert stages.changes(depends(model, config)[1], depends(model, config, edit=other)[1]) == names
 
 
 def test_every_number_reaches_the_plan(model: VideoModel) -> None:
@@ -306,9 +161,7 @@ def test_a_step_is_no_longer_than_the_largest_gradient(
     assert torch.cat(moves).norm().item() == pytest.approx(expected, rel=1e-3)
 
 
-def test_appearance_goes_on_from_the_motion_lora(
-    prepared: Callable[..., Path],
-) -> None:
+def test_appearance_goes_on_from_the_motion_lora(prepared: Callable[..., Path]) -> None:
     """One step at rate r moves no weight much further than r; fresh weights lie further apart."""
     rate = 1e-3
     root = prepared(
@@ -317,10 +170,8 @@ def test_appearance_goes_on_from_the_motion_lora(
     (root / "edits" / "00008.png").write_bytes((root / "edits" / "00000.png").read_bytes())
     workspace, config = Workspace(root), load_config(root / "edit.toml")
     train_stages(config, workspace, "all", None, resume=False)
-    motion, appearance = (
-        lora.read(RunFolder(workspace.run_dir(stage)).adapter(step)).tensors
-        for stage, step in (("motion", 6), ("appearance", 1))
-    )
+    motion = lora.read(RunFolder(workspace.run_dir("motion")).adapter(6)).tensors
+    appearance = lora.read(RunFolder(workspace.run_dir("appearance")).adapter(1)).tensors
     assert motion.keys() == appearance.keys()
     for name, learned in motion.items():
         assert learned.abs().max() > 3 * rate

@@ -1,5 +1,7 @@
 """Masks in files: every way they come in, and the round trip of labels."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +10,14 @@ from PIL import Image
 
 from maskora.errors import UserError
 from maskora.masks.files import (
+    PALETTE,
     check_not_empty,
-    mask_to_labels,
     match_length,
     read_mask_folder,
     read_mask_frames,
     write_labels,
 )
+from tests.masks.reading import mask_to_labels
 
 SILHOUETTE = np.zeros((6, 8), bool)
 SILHOUETTE[2:5, 3:7] = True
@@ -56,22 +59,73 @@ def test_bright_and_opaque_is_the_one_object(image: Image.Image) -> None:
 def test_a_transparent_picture_of_several_colours_is_read_by_brightness() -> None:
     pixels = np.zeros((2, 3, 4), np.uint8)
     pixels[0] = [[255, 255, 255, 255], [0, 0, 0, 255], [255, 255, 255, 0]]
-    np.testing.assert_array_equal(mask_to_labels(Image.fromarray(pixels)), [[1, 0, 0], [0, 0, 0]])
+    labels = mask_to_labels(Image.fromarray(pixels))
+    np.testing.assert_array_equal(labels, [[1, 0, 0], [0, 0, 0]])
 
 
 def test_an_all_black_and_an_all_white_picture() -> None:
     assert not mask_to_labels(Image.new("RGBA", (4, 4), (0, 0, 0, 255))).any()
     assert not mask_to_labels(Image.new("RGBA", (4, 4), (255, 255, 255, 0))).any()
     assert mask_to_labels(Image.new("L", (4, 4), 255)).all()
+    assert mask_to_labels(Image.new("L", (4, 4), 255).quantize(2)).all()
 
 
-def test_a_palette_picture_is_read_by_its_indices(tmp_path: Path) -> None:
+@pytest.mark.parametrize("palette", [[0, 0, 0, 9, 9, 9], [68, 1, 84, 33, 145, 140]])
+def test_a_palette_of_labels_is_read_by_its_indices(palette: list[int]) -> None:
     image = Image.fromarray(three_objects())
-    image.putpalette([0, 0, 0, 9, 9, 9, 250, 250, 250] + [7] * 759)
-    image.save(tmp_path / "mask.png")
-    with Image.open(tmp_path / "mask.png") as opened:
-        assert opened.mode == "P"
-        np.testing.assert_array_equal(mask_to_labels(opened), three_objects())
+    image.putpalette(palette + [253, 231, 36] * 254)
+    np.testing.assert_array_equal(mask_to_labels(image), three_objects())
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.fromarray(SILHOUETTE.astype(np.uint8) * 255).quantize(2),
+        rgba((255, 255, 255), (0, 0, 0)).convert("P"),
+        rgba((255, 0, 0), (0, 0, 0)).quantize(2),
+        rgba((250, 2, 1), (1, 0, 0)).quantize(2),
+        rgba((255, 255, 255, 255), (255, 255, 255, 0)).quantize(2),
+    ],
+    ids=["reordered", "web", "red", "nearly-black", "cut-out"],
+)
+def test_an_indexed_mask_is_read_by_brightness(image: Image.Image) -> None:
+    assert image.mode == "P"
+    np.testing.assert_array_equal(mask_to_labels(image), SILHOUETTE)
+
+
+def test_a_grey_palette_in_turn_from_black_holds_labels() -> None:
+    labels = np.array([[0, 1, 2, 3]], np.uint8)
+    image = Image.fromarray(labels)
+    image.putpalette([value for grey in (0, 85, 170, 255) for value in [grey] * 3])
+    np.testing.assert_array_equal(mask_to_labels(image), labels)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_davis_colours_keep_their_objects(mode: str) -> None:
+    labels = np.array([[0, 1, 2, 8]], np.uint8)
+    image = Image.fromarray(PALETTE[labels]).convert(mode)
+    np.testing.assert_array_equal(mask_to_labels(image), labels)
+    alone = Image.fromarray(PALETTE[labels[:, [0, 3]]]).convert(mode)
+    np.testing.assert_array_equal(mask_to_labels(alone), [[0, 8]])
+
+
+def test_grey_in_colour_is_brightness_even_in_davis_greys() -> None:
+    image = rgba((192, 192, 192), (64, 64, 64))
+    np.testing.assert_array_equal(mask_to_labels(image), SILHOUETTE)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_small_grey_values_are_object_numbers(dtype: type) -> None:
+    image = Image.fromarray(three_objects().astype(dtype))
+    np.testing.assert_array_equal(mask_to_labels(image), three_objects())
+    with pytest.raises(UserError, match=r"mask\.png: a grey picture with values up to 33"):
+        mask_to_labels(Image.new("L", (8, 6), 33))
+
+
+def test_noise_in_the_black_frames_of_a_mask_is_no_object(tmp_path: Path) -> None:
+    for name, value in (("0.png", 2), ("1.png", 255), ("2.png", 40)):
+        save(tmp_path / name, value)
+    assert [int(mask.max()) for mask in read_mask_folder(tmp_path)] == [0, 1, 0]
 
 
 def save(path: Path, value: int = 255, size: tuple[int, int] = (8, 6)) -> None:
@@ -118,6 +172,16 @@ def test_a_damaged_image_is_named(tmp_path: Path) -> None:
         read_mask_folder(tmp_path)
 
 
+def test_an_image_too_large_is_named(tmp_path: Path) -> None:
+    save(tmp_path / "huge.png")
+    png = bytearray((tmp_path / "huge.png").read_bytes())
+    png[16:24] = struct.pack(">II", 20000, 20000)  # width and height, in the header
+    png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
+    (tmp_path / "huge.png").write_bytes(png)
+    with pytest.raises(UserError, match=r"huge\.png cannot be read .*exceeds limit"):
+        read_mask_folder(tmp_path)
+
+
 def test_a_floating_point_image_is_refused(tmp_path: Path) -> None:
     Image.new("F", (4, 4), 1.0).save(tmp_path / "mask.tif")
     with pytest.raises(UserError, match="floating-point"):
@@ -158,7 +222,7 @@ def test_masks_are_matched_to_the_chosen_frames(given_masks: int, expected: list
 
 @pytest.mark.parametrize("given_masks", [0, 2, 3, 5, 19, 21])
 def test_a_wrong_number_of_masks_is_an_error(given_masks: int) -> None:
-    words = f"masks in folder: {given_masks} found, but the clip has 4 chosen frames .of 20."
+    words = rf"masks in folder: {given_masks} found. Give 4 \(one per chosen.*, 20 \(one per frame"
     with pytest.raises(UserError, match=words):
         match_length(numbered(given_masks), 20, start=5, count=4, every=3, where="folder")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from maskora.errors import UserError
-from maskora.masks.files import PALETTE, mask_to_labels, read_labels, write_labels
+from maskora.masks.files import PALETTE, read_labels, read_mask_folder, write_labels
 
 SILHOUETTE = np.zeros((6, 8), bool)
 SILHOUETTE[2:5, 3:7] = True
@@ -38,8 +38,7 @@ def test_labels_survive_the_file(
     path = tmp_path_factory.mktemp("labels") / "00000.png"
     write_labels(path, labels)
     np.testing.assert_array_equal(read_labels(path), labels)
-    with Image.open(path) as image:
-        np.testing.assert_array_equal(mask_to_labels(image), labels)
+    np.testing.assert_array_equal(read_mask_folder(path)[0], labels)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
@@ -67,6 +66,13 @@ def test_what_an_editor_made_transparent_is_kept(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "00000.png")
     expected = np.where(three_objects() == 2, 0, three_objects())
     np.testing.assert_array_equal(read_labels(tmp_path / "00000.png"), expected)
+
+
+def test_an_object_erased_to_transparency_leaves_nothing(tmp_path: Path) -> None:
+    pixels = np.zeros((6, 8, 4), np.uint8)
+    pixels[..., 3] = np.where(SILHOUETTE, 0, 255)
+    Image.fromarray(pixels).save(tmp_path / "00000.png")
+    assert not read_labels(tmp_path / "00000.png").any()
 
 
 def test_labels_with_another_palette_are_read_by_index(tmp_path: Path) -> None:

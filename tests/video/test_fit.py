@@ -133,16 +133,53 @@ def test_masks_come_back_where_they_were(placement: Placement, chance) -> None: 
 
 @settings(deadline=None)
 @given(PLACEMENTS)
-def test_labels_are_those_under_each_pixel_centre(placement: Placement) -> None:
+def test_labels_are_those_under_each_pixel(placement: Placement) -> None:
+    """Growing: the one under the centre. Shrinking: one of those the pixel covers most of."""
     (full_width, full_height), (width, height) = placement.original_size, placement.size
     x, _, w, _ = placement.region
     numbers = np.arange(1, full_width + 1, dtype=np.uint8)
-    fitted = fit_labels(np.tile(numbers, (full_height, 1)), placement)
-    under = x + (np.arange(width) + 0.5) * w / width
-    sure = abs(under - np.round(under)) > 1e-3
-    inside = (under > 0) & (under < full_width)
-    expected = np.where(inside, np.floor(under) + 1, 0)
-    np.testing.assert_array_equal(fitted[height // 2][sure], expected[sure])
+    fitted = fit_labels(np.tile(numbers, (full_height, 1)), placement)[height // 2]
+    edges = x + np.arange(width + 1) * w / width
+    starts, ends = edges[:-1, None], edges[1:, None]
+    if w > width:
+        overlaps = np.minimum(ends, numbers) - np.maximum(starts, numbers - 1.0)
+        found = overlaps[np.arange(width), fitted.astype(int) - 1]
+        sure = abs(overlaps.max(axis=1)) > 2e-3
+        expected_any = overlaps.max(axis=1) > 0
+        np.testing.assert_array_equal((fitted > 0)[sure], expected_any[sure])
+        labelled = sure & (fitted > 0)
+        assert (overlaps.max(axis=1) - found)[labelled].max(initial=0) < 5e-3
+    else:
+        under = (starts + ends)[:, 0] / 2
+        sure = abs(under - np.round(under)) > 1e-3
+        inside = (under > 0) & (under < full_width)
+        expected = np.where(inside, np.floor(under) + 1, 0)
+        np.testing.assert_array_equal(fitted[sure], expected[sure])
+
+
+@settings(deadline=None)
+@given(PLACEMENTS, st.data())
+def test_nothing_small_is_lost(placement: Placement, data: st.DataObject) -> None:
+    """A single pixel of the original that the workspace shows is there, at its place."""
+    rows, columns = shown(placement, margin=0)
+    row = data.draw(st.integers(rows.start, rows.stop - 1))
+    column = data.draw(st.integers(columns.start, columns.stop - 1))
+    labels = np.zeros(placement.original_size[::-1], np.uint8)
+    labels[row, column] = 3
+    marked = np.argwhere(fit_labels(labels, placement) == 3)
+    (width, height), (x, y, w, h) = placement.size, placement.region
+    assert len(marked), "lost"
+    middle = (marked + 0.5).mean(axis=0) * (h / height, w / width) + (y, x)
+    assert abs(middle - (row + 0.5, column + 0.5)).max() <= 1 + max(h / height, w / width)
+
+
+def test_the_label_of_the_largest_area_is_taken() -> None:
+    labels = np.zeros((4, 12), np.uint8)
+    labels[:2, :4], labels[2, :4] = 1, 2
+    labels[:1, 4:8], labels[1:, 4:8] = 1, 2
+    labels[3, 8] = 2
+    fitted = fit_labels(labels, place((12, 4), (3, 1), "stretch"))
+    assert fitted.tolist() == [[1, 2, 2]]
 
 
 def test_labels_keep_their_numbers() -> None:

@@ -64,6 +64,8 @@ def test_a_damaged_image(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(UserError, match=r"a\.png: damaged"):
         read_image(path)
+    with pytest.raises(UserError, match=r"a\.png: damaged"):
+        image_size(path)
 
 
 def test_no_image_at_all(tmp_path: Path) -> None:

@@ -22,3 +22,15 @@ def test_a_sheet_shows_frames_boxes_and_numbers() -> None:
     assert len(coloured) == 2, "a colour for each object"
     numbered = contact_sheet(frames, labels, range(5, 10), 3, 600)
     assert (numbered != sheet).any()
+
+
+def test_an_outline_follows_the_shape() -> None:
+    """Of an L, the corner that is left out stays as it was."""
+    frame = np.full((120, 160, 3), 90, np.uint8)
+    labels = np.zeros((120, 160), np.uint8)
+    labels[40:100, 40:60], labels[80:100, 40:140] = 1, 1
+    sheets = [contact_sheet([frame], [x], [""], 1, 168) for x in (labels, np.zeros_like(labels))]
+    changed = (sheets[0] != sheets[1]).any(-1)[4:124, 4:164]
+    assert changed[labels > 0].all()
+    assert not changed[36:76, 66:146].any(), "no bounding box around it"
+    assert not changed[:, 144:].any()

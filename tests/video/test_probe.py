@@ -169,6 +169,21 @@ def test_images_of_two_sizes_name_the_odd_one(tmp_path: Path) -> None:
         probe(tmp_path)
 
 
+def test_hidden_files_are_no_frames(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 6)).save(tmp_path / "f0.jpg")
+    (tmp_path / "._f0.jpg").write_bytes(b"a resource fork")
+    info = agreed(tmp_path)
+    assert info.frames == 1
+    assert not any("._f0" in note for note in info.notes)
+
+
+def test_one_frame_in_two_types_names_both(tmp_path: Path) -> None:
+    for name in ("f0.png", "f1.png", "f0.jpg"):
+        Image.new("RGB", (8, 6)).save(tmp_path / name)
+    with pytest.raises(UserError, match=r"f0\.jpg and f0\.png"):
+        probe(tmp_path)
+
+
 def test_a_folder_without_images(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no images"):
         probe(tmp_path)
