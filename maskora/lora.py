@@ -166,10 +166,10 @@ def stack(transformer: Transformer, files: Sequence[tuple[Path, float]]) -> None
         with warnings.catch_warnings():  # several adapters side by side are what is wanted
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
             transformer.add_adapter(config, adapter_name=names[-1])
-        set_peft_model_state_dict(transformer, weights.tensors, adapter_name=names[-1])
         for name, parameter in transformer.named_parameters():
             if f".{names[-1]}." in name:  # float32, as it was trained
                 parameter.data = parameter.data.float()
+        set_peft_model_state_dict(transformer, weights.tensors, adapter_name=names[-1])
     if names:
         transformer.set_adapters(names, [strength for _, strength in files])
     transformer.requires_grad_(False)

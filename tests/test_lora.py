@@ -126,3 +126,15 @@ def test_a_lora_of_another_base_is_refused(model: VideoModel, tmp_path: Path) ->
     )
     with pytest.raises(UserError, match=r"does not fit this base: blocks\.0\.attn1\.to_q"):
         lora.stack(model.load_transformer(), [(tmp_path / "big.safetensors", 1.0)])
+
+
+def test_a_stacked_lora_keeps_its_values_on_a_half_precision_base(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    half = open_model("wan2.1-i2v", tiny_model, "bfloat16", "cpu")
+    path = trained_file(half, tmp_path / "a.safetensors", seed=1)
+    transformer = half.load_transformer()
+    lora.stack(transformer, [(path, 1.0)])
+    stacked = dict(transformer.named_parameters())
+    for name, tensor in lora.read(path).tensors.items():
+        assert torch.equal(stacked[name.replace(".weight", ".lora_0.weight")], tensor)
