@@ -128,34 +128,42 @@ def choose_loras(
     if choice is not None:
         lora.read(Path(choice))
         return [(Path(choice), 1.0), *extra]
+    return [(own_lora(workspace, config, clip, edited, edit, model), 1.0), *extra]
+
+
+def own_lora(
+    workspace: Workspace,
+    config: Config,
+    clip: Clip,
+    edited: Edit,
+    edit: str | None,
+    model: VideoModel,
+) -> Path:
+    """The LoRA that was trained for this edit; says where it is behind what is there now.
+
+    Raises:
+        UserError: it has not been trained.
+    """
     stage: Stage = "appearance" if edited.keyframes else "motion"
     run = stages.run_folder(workspace, stage, edit)
     record, adapter = run.read(), run.newest_adapter()
     if record is None or adapter is None:
+        name = f" --edit {edit}" if edit else ""
         raise UserError(
             f"the {stage} stage has not been trained: python train.py --config "
-            f"{workspace.config}{f' --edit {edit}' if edit else ''} (or try the bare base with "
-            f"--lora none)"
+            f"{workspace.config}{name} (or try the bare base with --lora none)"
         )
     depends = stages.motion_depends(clip, source_caption(workspace, config), config, model)
     if stage == "appearance":
-        motion = stages.run_folder(workspace, "motion", None)
-        depends = stages.appearance_depends(
-            clip, edited, config, model, depends, stages.adapter_digest(motion)
-        )
+        motion = stages.adapter_digest(stages.run_folder(workspace, "motion", None))
+        depends = stages.appearance_depends(clip, edited, config, model, depends, motion)
     if changed := stages.changes(record.depends_on, depends):
-        log.warning(
-            "note: the LoRA was trained before %s changed; train again to use that",
-            ", ".join(changed),
-        )
-    if record.step < stages.steps(config, stage):
-        log.warning(
-            "note: the %s stage stands at step %d of %d",
-            stage,
-            record.step,
-            stages.steps(config, stage),
-        )
-    return [(adapter, 1.0), *extra]
+        what = ", ".join(changed)
+        log.warning("note: the LoRA was trained before %s changed; train again to use that", what)
+    steps = stages.steps(config, stage)
+    if record.step < steps:
+        log.warning("note: the %s stage stands at step %d of %d", stage, record.step, steps)
+    return adapter
 
 
 def encode(

@@ -1,6 +1,7 @@
 """The configuration of one edit. Imports no torch: a mistyped key is answered at once."""
 
-from maskora.config.schema import Config, LoraFile, parse_size
+from maskora.config.schema import Config, LoraFile
+from maskora.config.size import parse_size
 from maskora.config.toml import build_config, load_config, render_config
 
 __all__ = ["Config", "LoraFile", "build_config", "load_config", "parse_size", "render_config"]

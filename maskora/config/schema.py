@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from maskora.config.size import parse_size
+
 NEGATIVE_PROMPT = (
     "Bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, "
     "images, static, overall gray, worst quality, low quality, JPEG compression residue, ugly, "
@@ -12,7 +14,6 @@ NEGATIVE_PROMPT = (
     "the background, walking backwards"
 )
 
-LARGEST = 8192
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -247,15 +248,3 @@ class Config(Table):
     appearance: Appearance = Appearance()
     training: Training = Training()
     inference: Inference = Inference()
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Read "WIDTHxHEIGHT". Raises ValueError when it is none."""
-    width, x, height = text.partition("x")
-    sides = [int(side) for side in (width, height) if side.isascii() and side.isdecimal()]
-    if not (x and len(sides) == 2 and 1 <= min(sides) <= max(sides) <= LARGEST):
-        raise ValueError(
-            f'{text!r} is not a size: write WIDTHxHEIGHT, as in "832x480", or "auto" '
-            f"(sides of up to {LARGEST} pixels)"
-        )
-    return sides[0], sides[1]
