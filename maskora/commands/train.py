@@ -161,7 +161,7 @@ def _run(
     """Inject the LoRA, fill it where the run continues or builds on another, and train."""
     adapter = job.config.adapter
     plan = stages.plan(job.config, stage, job.model)
-    log.info("%s: %d steps on %d samples: %s", stage, plan.steps, len(samples), _named(samples))
+    log.info("%s: %d steps on %s", stage, plan.steps, _named(samples))
     transformer = job.model.load_transformer()
     targets = job.model.lora_targets(adapter.targets)
     lora.inject(transformer, adapter.rank, adapter.alpha, targets, plan.seed)
