@@ -66,16 +66,16 @@ def _exchange(built: Workspace, workspace: Workspace, aside: Path) -> None:
         (built.masks_dir, workspace.masks_dir),
         (built.config, workspace.config),
     ]
-    done: list[tuple[Path, Path]] = []
+    done: list[Path] = []
     try:
         for new, place in parts:
+            done.append(place)
             if place.exists():
                 place.replace(aside / place.name)
-            done.append((new, place))
             new.replace(place)
         workspace.edits_dir.mkdir(exist_ok=True)
-    except BaseException:
-        for _, place in reversed(done):
+    except BaseException:  # Ctrl-C too; raised again below
+        for place in reversed(done):
             if (aside / place.name).exists():
                 if place.is_dir():
                     shutil.rmtree(place)
