@@ -58,3 +58,9 @@ def digest_file(path: Path) -> str:
 def digest_files(paths: list[Path]) -> str:
     """One content name for several files, in the order given."""
     return digest(*(digest_file(path) for path in paths))
+
+
+def cache_home() -> Path:
+    """Where things lie that can be made again: `$XDG_CACHE_HOME/maskora` or ~/.cache/maskora."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "maskora"

@@ -5,7 +5,7 @@ released before the next. A changed mask, prompt, frame or model has another has
 is ever served. The cache folder may be deleted at any time.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +82,7 @@ def encode_texts(prompts: Sequence[str], model: VideoModel, cache: TensorCache) 
     who = digest(FORMAT, model.identity("text_encoder"), model.identity("tokenizer"))
     names = [f"text-{digest(who, str(model.dtype), prompt)}" for prompt in prompts]
     return _through(
-        cache, names, prompts, model.text_encoder, lambda encode, prompt: encode(prompt)
+        cache, names, prompts, model.text_encoder, lambda encode, missing: encode(missing)
     )
 
 
@@ -93,15 +93,18 @@ def encode_images(
     who = digest(FORMAT, model.identity("image_encoder"), model.identity("image_processor"))
     names = [f"image-{digest(who, _bytes(picture))}" for picture in pictures]
     return _through(
-        cache, names, pictures, model.image_encoder, lambda encode, picture: encode(picture)
+        cache, names, pictures, model.image_encoder, lambda encode, missing: map(encode, missing)
     )
 
 
 def encode_videos(videos: Sequence[Tensor], model: VideoModel, cache: TensorCache) -> list[Tensor]:
     """Videos (3, T, H, W) -> normalised latents (z, T', h, w), from the cache where it has them."""
-    who = digest(FORMAT, model.identity("vae"))
+    tiles = [] if model.placement.vae_tile is None else [str(model.placement.vae_tile)]
+    who = digest(FORMAT, model.identity("vae"), *tiles)
     names = [f"video-{digest(who, str(tuple(video.shape)), _bytes(video))}" for video in videos]
-    return _through(cache, names, videos, model.vae, lambda vae, video: vae.encode(video))
+    return _through(
+        cache, names, videos, model.vae, lambda vae, missing: map(vae.encode, missing)
+    )
 
 
 def encode_samples(
@@ -134,7 +137,7 @@ def _through(
     names: list[str],
     items: Sequence[Item],
     load: Callable[[], AbstractContextManager[Encoder]],
-    encode: Callable[[Encoder, Item], Tensor],
+    encode: Callable[[Encoder, list[Item]], Iterable[Tensor]],
 ) -> list[Tensor]:
     """Look every item up; encode and store what is missing with an encoder that is loaded once."""
     found = {name: cache.get(name) for name in names}
@@ -142,10 +145,15 @@ def _through(
     if missing:
         kind = names[0].partition("-")[0]
         with load() as encoder:
-            for name, item in tqdm(missing.items(), desc=f"encode {kind}", unit=kind):
-                tensor = encode(encoder, item).cpu()
-                cache.put(name, tensor)
-                found[name] = tensor
+            encoded = tqdm(
+                encode(encoder, list(missing.values())),
+                desc=f"encode {kind}",
+                unit=kind,
+                total=len(missing),
+            )
+            for name, tensor in zip(missing, encoded, strict=True):
+                found[name] = tensor.cpu()
+                cache.put(name, tensor.cpu())
     return [_present(found[name]) for name in names]
 
 

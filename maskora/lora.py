@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
@@ -57,8 +59,36 @@ def inject(transformer: Transformer, rank: int, alpha: float, targets: str, seed
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         transformer.add_adapter(config, adapter_name=TRAINED)
-    for parameter in trainable(transformer):
-        parameter.data = parameter.data.float()
+    _in_float32(transformer, TRAINED)
+
+
+def _in_float32(transformer: Transformer, name: str) -> None:
+    """Keep an adapter's matrices in float32, and multiply them in the precision of their input.
+
+    peft would turn the input into float32 instead, and keep that copy of it for backward: at 16
+    bits, a quarter of what a block holds in training.
+    """
+    for layer in transformer.modules():
+        if isinstance(layer, LoraLayer) and name in layer.lora_A:
+            layer.cast_input_dtype_enabled = False
+            for matrices in (layer.lora_A, layer.lora_B):
+                matrices[name] = _CastLinear.of(matrices[name])
+
+
+class _CastLinear(nn.Linear):
+    """A Linear without a bias that multiplies in its input's precision."""
+
+    @classmethod
+    def of(cls, linear: nn.Linear) -> "_CastLinear":
+        """The same matrix, in float32."""
+        with torch.device("meta"):
+            cast = cls(linear.in_features, linear.out_features, bias=False)
+        values, trains = linear.weight.data.float(), linear.weight.requires_grad
+        cast.weight = nn.Parameter(values, requires_grad=trains)
+        return cast
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.weight.to(input.dtype))
 
 
 def trainable(transformer: Transformer) -> list[nn.Parameter]:
@@ -166,9 +196,7 @@ def stack(transformer: Transformer, files: Sequence[tuple[Path, float]]) -> None
         with warnings.catch_warnings():  # several adapters side by side are what is wanted
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
             transformer.add_adapter(config, adapter_name=names[-1])
-        for name, parameter in transformer.named_parameters():
-            if f".{names[-1]}." in name:  # float32, as it was trained
-                parameter.data = parameter.data.float()
+        _in_float32(transformer, names[-1])
         set_peft_model_state_dict(transformer, weights.tensors, adapter_name=names[-1])
     if names:
         transformer.set_adapters(names, [strength for _, strength in files])

@@ -18,6 +18,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def deep_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with five transformer blocks, for what happens between blocks."""
+    from maskora.models.tiny import write_tiny_model
+
+    folder = tmp_path_factory.mktemp("models") / "deep"
+    write_tiny_model(folder, layers=5)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def real_clips() -> Path:
     """The folder of real clips; skips where this checkout has none beside it."""
     folder = REPOSITORY.parent / "shared" / "data"

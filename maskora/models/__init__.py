@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from maskora.models.base import Grid, ModelInputs, Transformer, Vae, VideoModel
+from maskora.streaming.plan import RESIDENT, Placement
 
 __all__ = [
     "FAMILIES",
@@ -17,10 +18,10 @@ __all__ = [
 ]
 
 
-def _wan21(folder: Path, dtype: str, device: str) -> VideoModel:
+def _wan21(folder: Path, dtype: str, device: str, placement: Placement) -> VideoModel:
     from maskora.models.wan21 import Wan21
 
-    return Wan21(folder, dtype, device)
+    return Wan21(folder, dtype, device, placement)
 
 
 def _wan21_grid(folder: Path) -> Grid:
@@ -29,18 +30,25 @@ def _wan21_grid(folder: Path) -> Grid:
     return read_grid(folder)
 
 
-FAMILIES: dict[str, tuple[Callable[[Path, str, str], VideoModel], Callable[[Path], Grid]]] = {
+FAMILIES: dict[
+    str, tuple[Callable[[Path, str, str, Placement], VideoModel], Callable[[Path], Grid]]
+] = {
     "wan2.1-i2v": (_wan21, _wan21_grid),
 }
 
 
-def open_model(family: str, folder: Path, dtype: str, device: str) -> VideoModel:
+def open_model(
+    family: str, folder: Path, dtype: str, device: str, placement: Placement = RESIDENT
+) -> VideoModel:
     """Check a model's folder and make it ready; no weights are loaded yet.
+
+    Args:
+        placement: how its weights will lie in memory.
 
     Raises:
         UserError: a part is missing, or the checkpoint is of another kind.
     """
-    return FAMILIES[family][0](folder, dtype, device)
+    return FAMILIES[family][0](folder, dtype, device, placement)
 
 
 def read_grid(family: str, folder: Path) -> Grid:

@@ -1,6 +1,6 @@
 """What every base offers: the one Protocol that training and sampling know."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +8,8 @@ from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
+
+from maskora.streaming.plan import Placement
 
 # A diffusers transformer: an nn.Module with `add_adapter`, `set_adapters` and gradient
 # checkpointing. mypy does not read diffusers, so it has no better name here.
@@ -75,13 +77,14 @@ class VideoModel(Protocol):
     device: torch.device
     grid: Grid
     latent_channels: int
+    placement: Placement
 
     def identity(self, part: str) -> str:
         """A name of a part's weights that changes when they do."""
         ...
 
-    def text_encoder(self) -> AbstractContextManager[Callable[[str], Tensor]]:
-        """Prompt -> embeddings of shape (L, D)."""
+    def text_encoder(self) -> AbstractContextManager[Callable[[Sequence[str]], list[Tensor]]]:
+        """Prompts -> embeddings of shape (L, D) each."""
         ...
 
     def image_encoder(self) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
@@ -104,7 +107,10 @@ class VideoModel(Protocol):
         ...
 
     def load_transformer(self) -> Transformer:
-        """The frozen transformer, on the device."""
+        """The frozen transformer, supplied with weights as `placement` says.
+
+        It trains through `transformer.supply.checkpoint`; `transformer.supply.close()` frees it.
+        """
         ...
 
     def predict(

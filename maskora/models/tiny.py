@@ -31,12 +31,13 @@ TEXT_DIM, IMAGE_DIM, LATENT_CHANNELS, MASK_CHANNELS = 32, 32, 16, 4
 HEADS, HEAD_DIM = 2, 24
 
 
-def write_tiny_model(folder: Path, seed: int = 0) -> None:
+def write_tiny_model(folder: Path, seed: int = 0, layers: int = 2) -> None:
     """Write a diffusers-layout Wan2.1-I2V folder: every part of the real one, at a tiny size.
 
     Args:
         folder: the folder to create; it must not exist, or be empty.
         seed: of the random weights.
+        layers: of the transformer.
 
     Raises:
         UserError: the folder already holds something.
@@ -49,13 +50,13 @@ def write_tiny_model(folder: Path, seed: int = 0) -> None:
         built = Path(scratch) / "model"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            _pipeline().save_pretrained(built, safe_serialization=True)
+            _pipeline(layers).save_pretrained(built, safe_serialization=True)
         if folder.exists():
             folder.rmdir()
         shutil.move(built, folder)
 
 
-def _pipeline() -> WanImageToVideoPipeline:
+def _pipeline(layers: int) -> WanImageToVideoPipeline:
     tokenizer = _tokenizer()
     return WanImageToVideoPipeline(
         tokenizer=tokenizer,
@@ -66,11 +67,11 @@ def _pipeline() -> WanImageToVideoPipeline:
         ),
         image_processor=CLIPImageProcessorPil(),
         image_encoder=CLIPVisionModel(_image_config()),
-        transformer=_transformer(),
+        transformer=_transformer(layers),
     )
 
 
-def _transformer() -> WanTransformer3DModel:
+def _transformer(layers: int) -> WanTransformer3DModel:
     return WanTransformer3DModel(
         num_attention_heads=HEADS,
         attention_head_dim=HEAD_DIM,
@@ -79,7 +80,7 @@ def _transformer() -> WanTransformer3DModel:
         text_dim=TEXT_DIM,
         freq_dim=32,
         ffn_dim=96,
-        num_layers=2,
+        num_layers=layers,
         image_dim=IMAGE_DIM,
         added_kv_proj_dim=HEADS * HEAD_DIM,
     )

@@ -5,32 +5,33 @@ condition channels; 512 text tokens padded with zeros; the second-to-last CLIP l
 reference picture, for both guidance branches.
 """
 
-import gc
-import html
-import logging
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import ftfy
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from accelerate import init_empty_weights
+from torch import Tensor
 
 from maskora.errors import UserError
+from maskora.files import cache_home, digest
 from maskora.models.base import Grid, ModelInputs, Transformer, Vae
-from maskora.models.folder import check_parts, identity, read_json, without_bars
+from maskora.models.folder import check_parts, identity, read_json
+from maskora.models.wan21_encoders import announce, autoencoder, image_encoder, text_encoder
+from maskora.streaming.blocks import Precision, precise
+from maskora.streaming.checkpoint import Checkpoint
+from maskora.streaming.plan import RESIDENT, Placement
+from maskora.streaming.sources import FORMAT
+from maskora.streaming.supply import supply
 
-TEXT_TOKENS = 512
 WEIGHTS = ("transformer", "vae", "text_encoder", "image_encoder")
 FILES = {
     "tokenizer": ("tokenizer.json", "spiece.model"),
     "image_processor": ("preprocessor_config.json", "processor_config.json"),
     "scheduler": ("scheduler_config.json",),
 }
-log = logging.getLogger("maskora")
 ATTENTION = r"blocks\.\d+\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
 FEED_FORWARD = r"blocks\.\d+\.ffn\.net\.(0\.proj|2)"
 
@@ -54,12 +55,15 @@ class Wan21:
 
     family = "wan2.1-i2v"
 
-    def __init__(self, folder: Path, dtype: str, device: str) -> None:
+    def __init__(
+        self, folder: Path, dtype: str, device: str, placement: Placement = RESIDENT
+    ) -> None:
         check_parts(folder, WEIGHTS, FILES)
         config = read_json(folder / "transformer" / "config.json")
         self.folder = folder
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.device = torch.device(device)
+        self.placement = placement
         self.grid = read_grid(folder)
         self.latent_channels = int(config.get("out_channels", 16))
         expected = 2 * self.latent_channels + self.grid.temporal
@@ -80,61 +84,14 @@ class Wan21:
     def identity(self, part: str) -> str:
         return identity(self.folder / part)
 
-    @contextmanager
-    def text_encoder(self) -> Iterator[Callable[[str], Tensor]]:
-        from transformers import AutoTokenizer, UMT5EncoderModel
+    def text_encoder(self) -> AbstractContextManager[Callable[[Sequence[str]], list[Tensor]]]:
+        return text_encoder(self.folder, self.dtype, self.device)
 
-        _announce("text encoder")
-        tokenizer = AutoTokenizer.from_pretrained(self.folder / "tokenizer")
-        encoder = UMT5EncoderModel.from_pretrained(self.folder / "text_encoder", dtype=self.dtype)
-        encoder.to(self.device).eval()
+    def image_encoder(self) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
+        return image_encoder(self.folder, self.device)
 
-        @torch.no_grad()
-        def encode(prompt: str) -> Tensor:
-            tokens = tokenizer(
-                [clean(prompt)],
-                padding="max_length",
-                max_length=TEXT_TOKENS,
-                truncation=True,
-                return_tensors="pt",
-            ).to(self.device)
-            text_LD = encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state[0]
-            text_LD[int(tokens.attention_mask.sum()) :] = 0
-            return text_LD.cpu()
-
-        with _released(encoder):
-            yield encode
-
-    @contextmanager
-    def image_encoder(self) -> Iterator[Callable[[Tensor], Tensor]]:
-        from transformers import CLIPImageProcessorPil, CLIPVisionModel
-
-        _announce("image encoder")
-        # The PIL processor on every machine, so that pictures do not depend on what is installed.
-        processor = CLIPImageProcessorPil.from_pretrained(self.folder / "image_processor")
-        encoder = CLIPVisionModel.from_pretrained(
-            self.folder / "image_encoder", dtype=torch.float32
-        )
-        encoder.to(self.device).eval()
-
-        @torch.no_grad()
-        def encode(picture_CHW: Tensor) -> Tensor:
-            picture = ((picture_CHW / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-            pixels = processor(picture.cpu().numpy(), return_tensors="pt").pixel_values
-            states = encoder(pixels.to(self.device), output_hidden_states=True).hidden_states
-            return states[-2][0].cpu()
-
-        with _released(encoder):
-            yield encode
-
-    @contextmanager
-    def vae(self) -> Iterator[Vae]:
-        from diffusers import AutoencoderKLWan
-
-        _announce("VAE")
-        vae = AutoencoderKLWan.from_pretrained(self.folder / "vae", torch_dtype=torch.float32)
-        with _released(vae):
-            yield WanVae(vae.to(self.device).eval())
+    def vae(self) -> AbstractContextManager[Vae]:
+        return autoencoder(self.folder, self.placement.vae_tile, self.device)
 
     def pack_condition(self, keep_THW: Tensor, latents_CTHW: Tensor) -> Tensor:
         """Four mask channels per latent frame (the first frame four times), then the latents.
@@ -156,12 +113,29 @@ class Wan21:
     def load_transformer(self) -> Transformer:
         from diffusers import WanTransformer3DModel
 
-        _announce("transformer")
-        transformer = WanTransformer3DModel.from_pretrained(
-            self.folder / "transformer", torch_dtype=self.dtype
-        )
+        announce("transformer")
+        folder = self.folder / "transformer"
+        with init_empty_weights():
+            transformer = WanTransformer3DModel.from_config(
+                WanTransformer3DModel.load_config(folder)
+            )
         transformer.requires_grad_(False).eval()
-        return transformer.to(self.device)
+        weights = Checkpoint(folder)
+        precision = precise(self.dtype, tuple(WanTransformer3DModel._keep_in_fp32_modules))
+        transformer.supply = supply(
+            transformer, transformer.blocks, weights, precision, self.placement, self.device,
+            converted=self._converted(weights, precision),
+        )  # fmt: skip
+        return transformer
+
+    def _converted(self, weights: Checkpoint, precision: Precision) -> Path | None:
+        """The file of the blocks as they are used; None where the checkpoint has them so."""
+        storage = self.placement.storage
+        if storage == "same" and weights.is_in(precision):
+            return None
+        kind = str(self.dtype).removeprefix("torch.") if storage == "same" else storage
+        name = digest(self.identity("transformer"), str(self.dtype), storage, FORMAT)
+        return cache_home() / "weights" / f"{self.folder.name}-{kind}-{name}.safetensors"
 
     def predict(
         self, transformer: Transformer, noisy_BCTHW: Tensor, timestep_B: Tensor, inputs: ModelInputs
@@ -191,49 +165,6 @@ class Wan21:
         return ATTENTION if kind == "attention" else f"({ATTENTION}|{FEED_FORWARD})"
 
 
-class WanVae:
-    """`AutoencoderKLWan` with latents normalised by the mean and deviation in its config."""
-
-    def __init__(self, vae: Any) -> None:
-        self._vae = vae
-        per_channel = (-1, 1, 1, 1)
-        device = vae.device
-        self._mean = torch.tensor(vae.config.latents_mean, device=device).view(per_channel)
-        self._std = torch.tensor(vae.config.latents_std, device=device).view(per_channel)
-
-    @torch.no_grad()
-    def encode(self, video_CTHW: Tensor) -> Tensor:
-        video = video_CTHW[None].to(self._vae.device, torch.float32)
-        return (self._vae.encode(video).latent_dist.mode()[0] - self._mean) / self._std
-
-    @torch.no_grad()
-    def decode(self, latents_CTHW: Tensor) -> Tensor:
-        latents = latents_CTHW.to(self._vae.device, torch.float32) * self._std + self._mean
-        return self._vae.decode(latents[None], return_dict=False)[0][0]
-
-
 def keep_cells(keep_THW: Tensor, cell: int) -> Tensor:
     """A pixel keep mask in cells: 1 only where the whole cell is kept; (T, h, w)."""
     return -F.max_pool2d(-keep_THW[:, None], cell)[:, 0]
-
-
-def clean(prompt: str) -> str:
-    """Repair broken Unicode, undo HTML escapes and collapse white space, as in Wan's training."""
-    text = html.unescape(html.unescape(ftfy.fix_text(prompt)))
-    return re.sub(r"\s+", " ", text.strip()).strip()
-
-
-def _announce(part: str) -> None:
-    without_bars()
-    log.info("loading the %s", part)
-
-
-@contextmanager
-def _released(part: nn.Module) -> Iterator[None]:
-    """Free a part's memory on exit, whoever still refers to it."""
-    try:
-        yield
-    finally:
-        part.to("meta")
-        gc.collect()
-        torch.cuda.empty_cache()

@@ -65,7 +65,7 @@ def train(
     A fresh and a continued run share this path. On Ctrl-C the step in hand is finished and saved.
 
     Args:
-        transformer: on the device, with a trainable LoRA already injected (and filled).
+        transformer: as the model loads it, with a trainable LoRA injected (and filled).
         choose: picks a sample for each micro step.
         run: where checkpoints and metrics go; what it holds must belong to this run.
         depends_on: recorded with every checkpoint.
@@ -78,7 +78,7 @@ def train(
     if done:
         optimizer.load_state_dict(run.load_optimizer(done, plan.optimizer))
     transformer.train()
-    transformer.enable_gradient_checkpointing()
+    transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
     report = Report(run.metrics, run.tensorboard, done)
     bar = tqdm(total=plan.steps, initial=done, desc=plan.title, unit="step")
     try:

@@ -49,9 +49,10 @@ def test_the_words_are_the_token_with_the_edited_caption_and_the_negative_prompt
 ) -> None:
     told = encoded(workspace, model)
     with model.text_encoder() as text:
-        assert torch.equal(told.sample.text_LD, text(f"{TOKEN} an orange ball"))
-        assert torch.equal(told.negative_LD, text(NEGATIVE))
-        assert not torch.equal(told.negative_LD, text(""))
+        wanted, unwanted, empty = text([f"{TOKEN} an orange ball", NEGATIVE, ""])
+    assert torch.equal(told.sample.text_LD, wanted)
+    assert torch.equal(told.negative_LD, unwanted)
+    assert not torch.equal(told.negative_LD, empty)
 
 
 def test_the_picture_is_the_edited_first_frame(workspace: Workspace, model: VideoModel) -> None:

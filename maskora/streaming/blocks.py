@@ -1,0 +1,149 @@
+"""One block of a frozen model: what is stored of it, and how its modules take stored bytes.
+
+A block's own parameters are replaced once by empty ones. While a buffer is bound to the block they
+are views of it; in between they are NaN without memory, so that a use by mistake is loud.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from maskora.streaming.formats import FORMATS, Format, StoredLinear
+from maskora.streaming.layout import Slice, lay_out
+
+# The precision in which a parameter, named from the model's root, is computed.
+Precision = Callable[[str], torch.dtype]
+
+
+def precise(dtype: torch.dtype, keep_float32: Collection[str] = ()) -> Precision:
+    """One precision for all parameters, but float32 below modules of some names."""
+
+    def precision(name: str) -> torch.dtype:
+        kept = any(part in keep_float32 for part in name.split("."))
+        return torch.float32 if kept else dtype
+
+    return precision
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One parameter as it is stored.
+
+    Attributes:
+        name: in the checkpoint.
+        dtype: in which it is computed.
+        shape: of the dense parameter.
+        format: how it is compressed; None for plain.
+        slices: its places in the block's buffer: one if plain, else one per part of the format.
+    """
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    format: Format | None
+    slices: tuple[Slice, ...]
+
+
+class Block:
+    """A module whose frozen parameters come from a buffer."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        prefix: str,
+        storage: str,
+        precision: Precision,
+        device: torch.device,
+    ) -> None:
+        """Take a module over; its parameters (on any device) are dropped.
+
+        Args:
+            module: the block; every parameter in it is managed from now on.
+            prefix: of its parameters' names in the checkpoint, with the dot.
+            storage: "same", or the name of a format for the weights of its Linear layers.
+            precision: of a parameter by its full name.
+            device: where it computes.
+        """
+        self.module = module
+        plans = [
+            (name, prefix + name, precision(prefix + name), tuple(parameter.shape),
+             FORMATS[storage] if storage != "same" and _is_linear_weight(module, name) else None)
+            for name, parameter in module.named_parameters()
+        ]  # fmt: skip
+        self.layout = lay_out(
+            piece
+            for _, full, dtype, shape, how in plans
+            for piece in _pieces(full, dtype, shape, how)
+        )
+        slices = iter(self.layout.slices)
+        self.weights = tuple(
+            Weight(
+                full,
+                dtype,
+                shape,
+                how,
+                tuple(next(slices) for _ in _pieces(full, dtype, shape, how)),
+            )
+            for _, full, dtype, shape, how in plans
+        )
+        self._bindings = [
+            _bind_stored(module, name, weight, device)
+            if weight.format
+            else _bind_plain(module, name, weight, device)
+            for (name, *_), weight in zip(plans, self.weights, strict=True)
+        ]
+
+    def bind(self, buffer: Tensor | None) -> None:
+        """Let the parameters be views of a buffer that holds this block; None takes them away."""
+        for set_values in self._bindings:
+            set_values(buffer)
+
+
+Binding = Callable[[Tensor | None], None]
+
+
+def _pieces(
+    name: str, dtype: torch.dtype, shape: tuple[int, ...], how: Format | None
+) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
+    if how is None:
+        return [(name, dtype, shape)]
+    height, width = shape
+    return [(f"{name}:{part.name}", part.dtype, part.shape) for part in how.parts((height, width))]
+
+
+def _is_linear_weight(module: nn.Module, name: str) -> bool:
+    owner, _, leaf = name.rpartition(".")
+    return leaf == "weight" and type(module.get_submodule(owner)) is nn.Linear
+
+
+def nothing(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """NaN of any shape in the memory of one value."""
+    return torch.full((), torch.nan, dtype=dtype, device=device).expand(shape)
+
+
+def _bind_plain(module: nn.Module, name: str, weight: Weight, device: torch.device) -> Binding:
+    owner, _, leaf = name.rpartition(".")
+    absent = nothing(weight.shape, weight.dtype, device)
+    parameter = nn.Parameter(absent, requires_grad=False)
+    module.get_submodule(owner).register_parameter(leaf, parameter)
+    (place,) = weight.slices
+
+    def set_values(buffer: Tensor | None) -> None:
+        parameter.data = absent if buffer is None else place.view(buffer)
+
+    return set_values
+
+
+def _bind_stored(module: nn.Module, name: str, weight: Weight, device: torch.device) -> Binding:
+    owner = name.rpartition(".")[0]
+    linear = module.get_submodule(owner)
+    assert isinstance(linear, nn.Linear) and weight.format is not None
+    stored = StoredLinear.of(linear, weight.format, weight.dtype, device)
+    module.set_submodule(owner, stored)
+
+    def set_values(buffer: Tensor | None) -> None:
+        stored.set_stored(None if buffer is None else [s.view(buffer) for s in weight.slices])
+
+    return set_values

@@ -1,0 +1,171 @@
+"""Tensors of a safetensors folder, read from disk where and when they are asked for.
+
+Nothing is mapped into memory: a positional read puts the bytes where they belong, needs no memory
+of its own beside a small buffer for conversions, works from several threads, and answers a failing
+disk with an error instead of killing the process.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskora.errors import Fault, UserError
+
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "I64": torch.int64, "I32": torch.int32, "I8": torch.int8,
+    "U8": torch.uint8,
+}  # fmt: skip
+CONVERSION_BYTES = 32 * 2**20
+HEADER_LENGTH = 8
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a tensor's bytes lie: a file, the offset of its first byte, its type and shape."""
+
+    path: Path
+    offset: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+class Checkpoint:
+    """The tensors of all `*.safetensors` files in a folder, by name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._stored: dict[str, Stored] = {}
+        for path in shards(folder):
+            self._stored.update(read_header(path))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._stored
+
+    def stored(self, name: str) -> Stored:
+        """Where a tensor lies. Raises UserError where the folder lacks it."""
+        try:
+            return self._stored[name]
+        except KeyError:
+            raise UserError(
+                f"{self.folder} lacks the tensor {name}: is it another model?"
+            ) from None
+
+    def is_in(self, precision: Callable[[str], torch.dtype]) -> bool:
+        """Whether the tensors are stored in the precision in which they are computed.
+
+        One value in a hundred may differ: converting norms and tables costs nothing.
+        """
+        values = {name: prod(one.shape) for name, one in self._stored.items()}
+        other = [n for name, n in values.items() if self._stored[name].dtype != precision(name)]
+        return sum(other) <= sum(values.values()) / 100
+
+    def read_into(self, name: str, out: Tensor) -> None:
+        """Fill a contiguous CPU tensor of the same shape, converting where the types differ.
+
+        Raises:
+            UserError: the tensor is absent or has another shape.
+            Fault: the disk fails, or the file is shorter than it says.
+        """
+        stored = self.stored(name)
+        if stored.shape != tuple(out.shape):
+            raise UserError(
+                f"{stored.path}: {name} is {stored.shape} instead of {tuple(out.shape)}: "
+                f"the weights do not belong to the config.json beside them"
+            )
+        self._read(stored, stored.offset, out.view(-1))
+
+    def read_rows(self, name: str, rows: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Some rows of a matrix (N, D), in the order given: a tensor (len(rows), D)."""
+        stored = self.stored(name)
+        (height, width), size = stored.shape, stored.dtype.itemsize
+        picked = torch.empty((len(rows), width), dtype=dtype)
+        for place, row in enumerate(rows):
+            assert 0 <= row < height
+            self._read(stored, stored.offset + row * width * size, picked[place])
+        return picked
+
+    def _read(self, stored: Stored, offset: int, out: Tensor) -> None:
+        """Read as many values as `out` (one dimension) holds, in small pieces if they convert."""
+        if stored.dtype == out.dtype:
+            read_bytes(stored.path, offset, out.view(torch.uint8))
+            return
+        step = CONVERSION_BYTES // stored.dtype.itemsize
+        buffer = torch.empty(min(step, out.numel()), dtype=stored.dtype)
+        for start in range(0, out.numel(), step):
+            piece = buffer[: min(step, out.numel() - start)]
+            read_bytes(stored.path, offset + start * stored.dtype.itemsize, piece.view(torch.uint8))
+            out[start : start + len(piece)].copy_(piece)
+
+
+def shards(folder: Path) -> list[Path]:
+    """The files that an index names, else every safetensors file of the folder."""
+    index = next(iter(sorted(folder.glob("*.safetensors.index.json"))), None)
+    if index is None:
+        return sorted(folder.glob("*.safetensors"))
+    names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    return [folder / name for name in sorted(set(names))]
+
+
+def read_header(path: Path) -> dict[str, Stored]:
+    """Where each tensor of a safetensors file lies. Raises UserError where it is none."""
+    header, start = read_raw_header(path)
+    try:
+        stored = {
+            name: Stored(
+                path,
+                start + entry["data_offsets"][0],
+                DTYPES[entry["dtype"]],
+                tuple(entry["shape"]),
+            )
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
+    except (KeyError, TypeError, IndexError) as error:
+        raise UserError(f"{path} is no readable safetensors file: {error!r}") from None
+    size = path.stat().st_size
+    for name, one in stored.items():
+        if one.offset + prod(one.shape) * one.dtype.itemsize > size:
+            raise UserError(f"{path} is cut off within {name}: download it again")
+    return stored
+
+
+def read_raw_header(path: Path) -> tuple[dict[str, Any], int]:
+    """A safetensors file's JSON header, and where its data begins. Raises UserError."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(HEADER_LENGTH), "little")
+            header = json.loads(file.read(min(length, path.stat().st_size)))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no readable safetensors file: {error}") from None
+    if not isinstance(header, dict):
+        raise UserError(f"{path} is no readable safetensors file: its header is no object")
+    return header, HEADER_LENGTH + length
+
+
+def read_bytes(path: Path, offset: int, out: Tensor) -> None:
+    """Fill a contiguous uint8 CPU tensor from a place in a file. Raises Fault."""
+    view = byte_view(out)
+    try:
+        with path.open("rb", buffering=0) as file:
+            while view:
+                count = os.preadv(file.fileno(), [view], offset)
+                if count == 0:
+                    raise Fault(f"{path} ends early: it changed while it was read, or is damaged")
+                view, offset = view[count:], offset + count
+    except OSError as error:
+        raise Fault(f"the weights cannot be read from {path}: {error.strerror}") from None
+
+
+def byte_view(buffer: Tensor) -> memoryview:
+    """A uint8 CPU tensor as a buffer that files read into and write from, without a copy."""
+    return memoryview(buffer.numpy())  # type: ignore[arg-type]

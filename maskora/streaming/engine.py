@@ -1,0 +1,203 @@
+"""The streaming engine: frozen blocks pass through a ring of device buffers, in the true order.
+
+The base is frozen, so blocks travel to the device and never back. Before a block computes, the
+next blocks of the order in which they will really be visited (forward, and backward again in
+reverse) are on their way into the buffers that the computation no longer needs:
+
+    training    0 1 2 … N-1 | N-1 … 2 1 0 | 0 1 2 …     the last and the first blocks are kept
+    inference   0 1 2 … N-1 | 0 1 2 … N-1 | …           at the turns, and not loaded again
+
+With k streamed blocks and a ring of r, a training step therefore loads 2 (k - r) blocks and an
+inference step k.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from maskora.streaming.blocks import Block
+from maskora.streaming.memory import host_buffer
+from maskora.streaming.sources import BlockSource
+from maskora.streaming.transfer import Moment, Transfer
+
+Direction = Literal["generate", "forward", "backward"]
+REMEMBERED_LOADS = 1000
+
+
+@dataclass
+class Traffic:
+    """What has moved to the device: blocks, bytes, and which blocks lately, in order."""
+
+    loads: int = 0
+    bytes: int = 0
+    order: deque[int] = field(default_factory=lambda: deque(maxlen=REMEMBERED_LOADS))
+
+
+@dataclass
+class _Slot:
+    """A device buffer of the ring, the block in it, and who waits for whom."""
+
+    buffer: Tensor
+    block: int | None = None
+    arrival: "Future[Moment] | None" = None  # of the block
+    idle: Moment = None  # when the last computation that used the buffer is done
+
+
+class Streamer:
+    """Keeps a model's blocks supplied with their weights.
+
+    Args:
+        blocks: all blocks in the order of computation.
+        source: the streamed blocks' stored bytes.
+        streamed: which of them pass through the ring; the others are bound already and stay.
+        ring: how many buffers it has.
+        device: where the blocks compute.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[Block],
+        source: BlockSource,
+        streamed: Sequence[int],
+        ring: int,
+        device: torch.device,
+    ) -> None:
+        self.blocks = list(blocks)
+        self.traffic = Traffic()
+        self._source = source
+        self._streamed = frozenset(streamed)
+        self._transfer = Transfer(device)
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="maskora-streaming")
+        self._visits: dict[int, int] = {}
+        size = max((blocks[index].layout.nbytes for index in streamed), default=0)
+        count = min(ring, len(self._streamed))
+        self._slots = [
+            _Slot(torch.empty(size, dtype=torch.uint8, device=device), idle=self._transfer.now())
+            for _ in range(count)
+        ]
+        ready = all(source.pinned(index) is not None for index in streamed)
+        # Each with the moment at which its last copy has left it.
+        self._staging: list[tuple[Tensor, Moment]] = []
+        if not ready:
+            self._staging = [(host_buffer(size, pin=True), None) for _ in range(count)]
+
+    def holds(self, index: int) -> bool:
+        """Whether a block is being visited."""
+        return self._visits.get(index, 0) > 0
+
+    def is_streamed(self, index: int) -> bool:
+        """Whether a block passes through the ring."""
+        return index in self._streamed
+
+    @contextmanager
+    def visit(self, index: int, direction: Direction) -> Iterator[None]:
+        """Have a block's weights in place; meanwhile the next blocks of the direction arrive.
+
+        Visits of one block may be nested; the outermost decides.
+
+        Raises:
+            Fault: the weights cannot be read.
+        """
+        if not self.holds(index):
+            self._enter(index, direction)
+        self._visits[index] = self._visits.get(index, 0) + 1
+        try:
+            yield
+        finally:
+            self._visits[index] -= 1
+            slot = self._slot_of(index)
+            if slot is not None and not self.holds(index):
+                slot.idle = self._transfer.now()
+
+    def close(self) -> None:
+        """Take the weights away and free the buffers; the blocks are NaN from now on."""
+        self._worker.shutdown(wait=True, cancel_futures=True)
+        self._transfer.drain()
+        for block in self.blocks:
+            block.bind(None)
+        self._slots, self._staging, self._visits = [], [], {}
+        self._source = _Closed()
+
+    def _enter(self, index: int, direction: Direction) -> None:
+        wanted = self._next_streamed(index, direction)
+        if index in self._streamed and self._slot_of(index) is None:
+            self._load(index, wanted)
+        for block in wanted:
+            if self._slot_of(block) is None:
+                self._load(block, wanted)
+        slot = self._slot_of(index)
+        if slot is not None:
+            assert slot.arrival is not None
+            self._transfer.wait(slot.arrival.result())
+            self.blocks[index].bind(slot.buffer)
+
+    def _next_streamed(self, index: int, direction: Direction) -> list[int]:
+        """The streamed blocks that the ring should hold now: this one and the next visited."""
+        wanted: list[int] = []
+        for block in order_from(index, len(self.blocks), direction):
+            if len(wanted) == len(self._slots):
+                break
+            if block in self._streamed and block not in wanted:
+                wanted.append(block)
+        return wanted
+
+    def _slot_of(self, index: int) -> _Slot | None:
+        return next((slot for slot in self._slots if slot.block == index), None)
+
+    def _load(self, index: int, wanted: list[int]) -> None:
+        """Start a block's way into a buffer whose block is not wanted soon."""
+        slot = next(s for s in self._slots if s.block is None or s.block not in wanted)
+        if slot.block is not None:
+            assert not self.holds(slot.block)
+            self.blocks[slot.block].bind(None)
+        slot.block = index
+        size = self.blocks[index].layout.nbytes
+        self.traffic.loads += 1
+        self.traffic.bytes += size
+        self.traffic.order.append(index)
+        pinned, target = self._source.pinned(index), slot.buffer[:size]
+        if pinned is not None:
+            slot.arrival = Future()
+            slot.arrival.set_result(self._transfer.copy(pinned, target, slot.idle))
+        else:
+            slot.arrival = self._worker.submit(self._stage, index, target, slot.idle)
+
+    def _stage(self, index: int, target: Tensor, idle: Moment) -> Moment:
+        """In the worker: through the next staging buffer, once its last copy has left it."""
+        buffer, left = self._staging.pop(0)
+        self._transfer.hold(left)
+        piece = buffer[: len(target)]
+        self._source.fill(index, piece)
+        arrival = self._transfer.copy(piece, target, idle)
+        self._staging.append((buffer, arrival))
+        return arrival
+
+
+class _Closed:
+    """The source of a closed streamer."""
+
+    def fill(self, index: int, out: Tensor) -> None:
+        raise AssertionError("the streamer is closed")
+
+    def pinned(self, index: int) -> None:
+        raise AssertionError("the streamer is closed")
+
+
+def order_from(index: int, count: int, direction: Direction) -> list[int]:
+    """The blocks in the order of their visits from here on, this one first, until all came."""
+    if direction == "generate":
+        return [*range(index, count), *range(index)]
+    if direction == "forward":
+        return [*range(index, count), *reversed(range(count))]
+    return [*reversed(range(index + 1)), *range(count)]
+
+
+def spread(count: int, chosen: int) -> list[int]:
+    """`chosen` of `count` blocks, evenly spread, so that each has the longest time to arrive."""
+    return [index * count // chosen for index in range(chosen)] if chosen else []

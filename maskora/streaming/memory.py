@@ -1,0 +1,44 @@
+"""Host memory by the page: exactly as large as asked for, and pinned exactly as large.
+
+`Tensor.pin_memory()` takes its memory from a pool that rounds up to powers of two; 28 GB of weights
+can become 40. Here ordinary pages are registered with the driver instead.
+"""
+
+import logging
+import mmap
+import weakref
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger("maskora")
+
+
+def host_buffer(nbytes: int, pin: bool) -> Tensor:
+    """A uint8 buffer of whole pages; pinned where asked for and where a card and the OS allow it.
+
+    It returns to the system when the last tensor that views it is gone.
+    """
+    pages = mmap.mmap(-1, max(nbytes, 1))
+    buffer = torch.frombuffer(pages, dtype=torch.uint8, count=nbytes)
+    if pin and nbytes and torch.cuda.is_available() and _register(buffer, nbytes):
+        # The storage outlives every view, and goes before the pages that it refers to.
+        weakref.finalize(buffer.untyped_storage(), _unregister, buffer.data_ptr())
+    return buffer
+
+
+def _register(buffer: Tensor, nbytes: int) -> bool:
+    status = torch.cuda.cudart().cudaHostRegister(buffer.data_ptr(), nbytes, 0)
+    if int(status) != 0:
+        log.warning(
+            "note: %.1f GB of RAM could not be pinned (%s), so copies to the card are slower; "
+            'raise the limit of locked memory (ulimit -l), or set memory.weights = "pageable"',
+            nbytes / 2**30,
+            status,
+        )
+        return False
+    return True
+
+
+def _unregister(address: int) -> None:
+    torch.cuda.cudart().cudaHostUnregister(address)

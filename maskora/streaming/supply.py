@@ -1,0 +1,182 @@
+"""A frozen model supplied with weights by the engine: from an empty module to one that runs."""
+
+import gc
+import logging
+from collections.abc import Collection, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from maskora.streaming.blocks import Block, Precision
+from maskora.streaming.engine import Streamer, spread
+from maskora.streaming.keep import Keeper
+from maskora.streaming.memory import host_buffer
+from maskora.streaming.plan import Placement
+from maskora.streaming.recompute import Recomputation, recompute_layers
+from maskora.streaming.sources import (
+    BlockSource,
+    CheckpointBlocks,
+    FileBlocks,
+    HostBlocks,
+    Reader,
+    write_blocks,
+)
+from maskora.streaming.transfer import Transfer
+
+log = logging.getLogger("maskora")
+
+
+class Supply:
+    """What keeps a model supplied; lies on it as `model.supply`.
+
+    Attributes:
+        streamer: the engine.
+        checkpoint: the function for `enable_gradient_checkpointing`: train through nothing else.
+    """
+
+    def __init__(self, root: nn.Module, streamer: Streamer, keeper: Keeper) -> None:
+        self.streamer = streamer
+        self.checkpoint = Recomputation(streamer, keeper)
+        self._root, self._keeper = root, keeper
+
+    def close(self) -> None:
+        """Free everything that the model occupies, whoever still refers to it."""
+        self.streamer.close()
+        self._keeper.close()
+        self._root.to("meta")
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def supply(
+    root: nn.Module,
+    blocks: nn.ModuleList,
+    reader: Reader,
+    precision: Precision,
+    placement: Placement,
+    device: torch.device,
+    converted: Path | None = None,
+    skip: Collection[str] = (),
+) -> Supply:
+    """Give a frozen module, built on the meta device, its weights.
+
+    Host memory stays within the streamed blocks' own size and two blocks more.
+
+    Args:
+        root: the whole module; its buffers are real.
+        blocks: those of its children that are streamed, in the order of computation.
+        reader: the weights.
+        precision: in which each parameter is computed, by its name.
+        placement: how the blocks lie in memory.
+        device: where it runs.
+        converted: with weights = "mapped": the file that keeps the blocks in their stored form,
+            written if it is not there; None reads the original files at every visit.
+        skip: parameters that stay on the meta device.
+
+    Raises:
+        UserError: the weights do not fit the module.
+        Fault: the disk fails or is full.
+    """
+    prefix = next(name for name, module in root.named_modules() if module is blocks)
+    inside = {id(parameter) for parameter in blocks.parameters()}
+    for name, parameter in list(root.named_parameters()):
+        if id(parameter) not in inside and name not in skip:
+            _settle(root, name, _read(reader, name, precision(name), parameter.shape), device)
+    for name, buffer in list(root.named_buffers()):
+        owner, _, leaf = name.rpartition(".")
+        root.get_submodule(owner)._buffers[leaf] = buffer.to(device)
+    managed = [
+        Block(module, f"{prefix}.{index}.", placement.storage, precision, device)
+        for index, module in enumerate(blocks)
+    ]
+    streamed = spread(len(managed), min(placement.blocks_to_swap, len(managed)))
+    original = CheckpointBlocks(reader, managed, device)
+    for index in _told([i for i in range(len(managed)) if i not in streamed], "to the device"):
+        _place(managed[index], index, original, device)
+    source = _source(original, managed, streamed, placement, converted)
+    streamer = Streamer(managed, source, streamed, placement.ring, device)
+    offload = placement.activation_offload
+    keeper = Keeper(Transfer(device), Transfer(device), offload)
+    for index, module in enumerate(blocks):
+        if placement.recompute == "layer":
+            recompute_layers(module)
+        module.forward = partial(_visited, streamer, index, placement.split_batch, module.forward)
+    return Supply(root, streamer, keeper)
+
+
+def _read(reader: Reader, name: str, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+    value = torch.empty(tuple(shape), dtype=dtype)
+    reader.read_into(name, value)
+    return value
+
+
+def _settle(root: nn.Module, name: str, value: Tensor, device: torch.device) -> None:
+    owner, _, leaf = name.rpartition(".")
+    parameter = nn.Parameter(value.to(device), requires_grad=False)
+    root.get_submodule(owner).register_parameter(leaf, parameter)
+
+
+def _place(block: Block, index: int, source: BlockSource, device: torch.device) -> None:
+    """Put a block on the device for good."""
+    buffer = host_buffer(block.layout.nbytes, pin=False)
+    source.fill(index, buffer)
+    block.bind(buffer.to(device))
+
+
+def _source(
+    original: CheckpointBlocks,
+    blocks: list[Block],
+    streamed: list[int],
+    placement: Placement,
+    converted: Path | None,
+) -> BlockSource:
+    """Where streamed blocks wait."""
+    if placement.weights != "mapped":
+        pin = placement.weights == "pinned"
+        return HostBlocks(original, blocks, _told(streamed, "to memory"), pin)
+    if converted is None or not streamed:
+        return original
+    if not converted.exists():
+        log.info("writing the weights as they are used to %s", converted)
+        write_blocks(converted, original, blocks)
+    return FileBlocks(converted)
+
+
+def _told(indices: list[int], where: str) -> Iterable[int]:
+    return tqdm(indices, desc=f"load {where}", unit="block", disable=None if indices else True)
+
+
+def _visited(
+    streamer: Streamer, index: int, split: bool, forward: Any, *inputs: Any, **options: Any
+) -> Any:
+    """A block's forward, with its weights in place."""
+    held = streamer.holds(index)
+    assert held or not (torch.is_grad_enabled() and streamer.is_streamed(index)), (
+        "gradients through a streamed block go through model.supply.checkpoint"
+    )
+    with streamer.visit(index, "generate"):
+        batch = len(inputs[0]) if inputs else 1
+        if not split or batch == 1 or torch.is_grad_enabled():
+            return forward(*inputs, **options)
+        parts = [
+            forward(*_pick(inputs, i, batch), **_pick(options, i, batch)) for i in range(batch)
+        ]
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)
+    return tuple(torch.cat(values) for values in zip(*parts, strict=True))
+
+
+def _pick(values: Any, index: int, batch: int) -> Any:
+    """One sample's part of nested inputs; what has no batch of this size is shared."""
+    if isinstance(values, Tensor):
+        batched = values.ndim > 0 and len(values) == batch
+        return values[index : index + 1] if batched else values
+    if isinstance(values, tuple | list):
+        return type(values)(_pick(value, index, batch) for value in values)
+    if isinstance(values, dict):
+        return {name: _pick(value, index, batch) for name, value in values.items()}
+    return values
