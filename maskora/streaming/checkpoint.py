@@ -46,9 +46,6 @@ class Checkpoint:
         for path in shards(folder):
             self._stored.update(read_header(path))
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._stored
-
     def stored(self, name: str) -> Stored:
         """Where a tensor lies. Raises UserError where the folder lacks it."""
         try:
@@ -67,19 +64,23 @@ class Checkpoint:
         other = [n for name, n in values.items() if self._stored[name].dtype != precision(name)]
         return sum(other) <= sum(values.values()) / 100
 
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """A tensor is there and has this shape. Raises UserError."""
+        stored = self.stored(name)
+        if stored.shape != shape:
+            raise UserError(
+                f"{stored.path}: {name} is {stored.shape} instead of {shape}: "
+                f"the weights do not belong to the config.json beside them"
+            )
+
     def read_into(self, name: str, out: Tensor) -> None:
         """Fill a contiguous CPU tensor of the same shape, converting where the types differ.
 
         Raises:
-            UserError: the tensor is absent or has another shape.
             Fault: the disk fails, or the file is shorter than it says.
         """
         stored = self.stored(name)
-        if stored.shape != tuple(out.shape):
-            raise UserError(
-                f"{stored.path}: {name} is {stored.shape} instead of {tuple(out.shape)}: "
-                f"the weights do not belong to the config.json beside them"
-            )
+        assert stored.shape == tuple(out.shape)
         self._read(stored, stored.offset, out.view(-1))
 
     def read_rows(self, name: str, rows: Sequence[int], dtype: torch.dtype) -> Tensor:

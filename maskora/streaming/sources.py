@@ -23,8 +23,8 @@ FORMAT = "1"
 class Reader(Protocol):
     """Tensors by name: a `Checkpoint`, or a `ModuleReader`."""
 
-    def __contains__(self, name: str) -> bool:
-        """Whether there is such a tensor."""
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """A tensor is there and has this shape. Raises UserError."""
         ...
 
     def read_into(self, name: str, out: Tensor) -> None:
@@ -50,8 +50,9 @@ class ModuleReader:
     def __init__(self, module: torch.nn.Module) -> None:
         self._tensors = {name: p.detach() for name, p in module.named_parameters()}
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._tensors
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """Its own parameters are there."""
+        assert self._tensors[name].shape == shape
 
     def read_into(self, name: str, out: Tensor) -> None:
         """Copy a parameter."""

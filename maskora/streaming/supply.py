@@ -81,6 +81,9 @@ def supply(
         UserError: the weights do not fit the module.
         Fault: the disk fails or is full.
     """
+    for name, parameter in root.named_parameters():  # all is known before anything is loaded
+        if name not in skip:
+            reader.check(name, tuple(parameter.shape))
     prefix = next(name for name, module in root.named_modules() if module is blocks)
     inside = {id(parameter) for parameter in blocks.parameters()}
     for name, parameter in list(root.named_parameters()):

@@ -1,0 +1,201 @@
+"""The ring on small modules: what is loaded when, how many bytes, and nothing ever back."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from maskora.errors import Fault
+from maskora.streaming.blocks import Block, precise
+from maskora.streaming.engine import Streamer, order_from, spread
+from maskora.streaming.keep import Keeper
+from maskora.streaming.recompute import Recomputation
+from maskora.streaming.transfer import Transfer
+
+CPU = torch.device("cpu")
+WIDTH = 8
+
+
+class Memory:
+    """Stored blocks in ordinary memory, direct or through staging, which may fail."""
+
+    def __init__(self, count: int, nbytes: int, direct: bool) -> None:
+        numbers = torch.Generator().manual_seed(0)
+        self.buffers = [
+            torch.randn(nbytes // 4, generator=numbers).view(torch.uint8) for _ in range(count)
+        ]
+        self.direct, self.broken = direct, False
+
+    def fill(self, index: int, out: Tensor) -> None:
+        if self.broken:
+            raise Fault("the disk is gone")
+        out.copy_(self.buffers[index])
+
+    def pinned(self, index: int) -> Tensor | None:
+        return self.buffers[index] if self.direct else None
+
+
+class Model:
+    """Linear blocks one after another, driven as a transformer drives them."""
+
+    def __init__(self, count: int, swapped: int, ring: int, direct: bool) -> None:
+        modules = [nn.Linear(WIDTH, WIDTH, device="meta") for _ in range(count)]
+        precision = precise(torch.float32)
+        blocks = [Block(m, f"{i}.", "same", precision, CPU) for i, m in enumerate(modules)]
+        self.size = blocks[0].layout.nbytes
+        self.memory = Memory(count, self.size, direct)
+        self.streamed = spread(count, swapped)
+        for index in range(count):
+            if index not in self.streamed:
+                blocks[index].bind(self.memory.buffers[index].clone())
+        self.streamer = Streamer(blocks, self.memory, self.streamed, ring, CPU)
+        self.keeper = Keeper(Transfer(CPU), Transfer(CPU), offload=True)
+        self.checkpoint = Recomputation(self.streamer, self.keeper)
+        self.modules = modules
+
+    def infer(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            for index, module in enumerate(self.modules):
+                with self.streamer.visit(index, "generate"):
+                    x = module(x)
+        return x
+
+    def train(self, x: Tensor) -> Tensor:
+        x = x.clone().requires_grad_()
+        y = x
+        for module in self.modules:
+            y = self.checkpoint(module, y)
+        y.square().sum().backward()
+        assert x.grad is not None
+        return x.grad
+
+    def loads(self) -> list[int]:
+        """What was loaded since the last look."""
+        order = list(self.streamer.traffic.order)
+        self.streamer.traffic.order.clear()
+        return order
+
+
+def test_training_visits_forward_then_backward_and_keeps_the_turns() -> None:
+    model = Model(count=6, swapped=6, ring=2, direct=True)
+    model.train(torch.ones(1, WIDTH))
+    assert model.loads() == [0, 1, 2, 3, 4, 5, 3, 2, 1, 0]
+    model.train(torch.ones(1, WIDTH))
+    assert model.loads() == [2, 3, 4, 5, 3, 2, 1, 0]
+
+
+def test_inference_goes_round_and_the_next_round_is_on_its_way() -> None:
+    model = Model(count=5, swapped=5, ring=2, direct=True)
+    model.infer(torch.ones(1, WIDTH))
+    assert model.loads() == [0, 1, 2, 3, 4, 0]
+    model.infer(torch.ones(1, WIDTH))
+    assert model.loads() == [1, 2, 3, 4, 0]
+
+
+def test_resident_blocks_never_travel() -> None:
+    model = Model(count=6, swapped=3, ring=2, direct=True)
+    for _ in range(2):
+        model.train(torch.ones(1, WIDTH))
+    assert set(model.loads()) == set(model.streamed) == {0, 2, 4}
+    still = Model(count=4, swapped=0, ring=2, direct=True)
+    still.train(torch.ones(1, WIDTH))
+    assert still.streamer.traffic.bytes == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(count=st.integers(1, 9), share=st.floats(0, 1), ring=st.integers(2, 4), direct=st.booleans())
+def test_a_step_moves_twice_the_streamed_blocks_less_the_ring_and_gives_the_same_numbers(
+    count: int, share: float, ring: int, direct: bool
+) -> None:
+    swapped = round(share * count)
+    model, resident = Model(count, swapped, ring, direct), Model(count, 0, ring, direct)
+    x = torch.ones(2, WIDTH)
+    assert torch.equal(model.train(x), resident.train(x))  # fills the ring
+    before = model.streamer.traffic.bytes
+    assert torch.equal(model.train(x), resident.train(x))
+    assert model.streamer.traffic.bytes - before == 2 * max(swapped - ring, 0) * model.size
+    before = model.streamer.traffic.bytes
+    assert torch.equal(model.infer(x), resident.infer(x))
+    assert torch.equal(model.infer(x), resident.infer(x))
+    moved = model.streamer.traffic.bytes - before
+    assert moved <= 2 * swapped * model.size
+    assert (moved > 0) == (swapped > ring)
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_nothing_is_copied_back_to_where_the_weights_live(
+    direct: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies: list[tuple[int, int]] = []
+    copy = Transfer.copy
+
+    def counted(self: Transfer, source: Tensor, target: Tensor, *after: object) -> object:
+        copies.append((source.data_ptr(), target.data_ptr()))
+        return copy(self, source, target, *after)
+
+    monkeypatch.setattr(Transfer, "copy", counted)
+    model = Model(count=6, swapped=4, ring=2, direct=direct)
+    stored = [buffer.clone() for buffer in model.memory.buffers]
+    model.train(torch.ones(1, WIDTH))
+    homes = {buffer.data_ptr() for buffer in model.memory.buffers}
+    ring = {target for source, target in copies if source in homes}
+    assert len(ring) == (2 if direct else 0)
+    assert not homes & {target for _, target in copies}
+    assert not ring & {source for source, _ in copies}
+    assert all(torch.equal(a, b) for a, b in zip(stored, model.memory.buffers, strict=True))
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_failing_load_is_told_where_the_weights_are_needed(backward: bool) -> None:
+    model = Model(count=6, swapped=6, ring=2, direct=False)
+    model.infer(torch.ones(1, WIDTH))
+    model.memory.broken = True
+    with pytest.raises(Fault, match="the disk is gone"):
+        (model.train if backward else model.infer)(torch.ones(1, WIDTH))
+
+
+def test_between_visits_and_after_closing_the_weights_are_loudly_absent() -> None:
+    model = Model(count=4, swapped=4, ring=2, direct=True)
+    model.infer(torch.ones(1, WIDTH))
+    assert model.modules[1](torch.ones(1, WIDTH)).isnan().all()
+    model.streamer.close()
+    assert all(m(torch.ones(1, WIDTH)).isnan().all() for m in model.modules)
+
+
+@pytest.mark.parametrize("offload", [True, False])
+def test_the_first_block_learns_though_its_input_needs_no_gradient(offload: bool) -> None:
+    model = Model(count=3, swapped=3, ring=2, direct=True)
+    model.keeper.offload = offload
+    scale = nn.Parameter(torch.ones(()))
+    model.modules[0].register_forward_hook(lambda module, given, answer: answer * scale)
+    x = torch.ones(1, WIDTH)
+    for module in model.modules:
+        x = model.checkpoint(module, x)
+    x.sum().backward()
+    assert scale.grad is not None
+    assert scale.grad != 0
+
+
+@given(count=st.integers(1, 12), data=st.data())
+def test_the_order_of_visits_starts_here_and_misses_no_block(
+    count: int, data: st.DataObject
+) -> None:
+    index = data.draw(st.integers(0, count - 1))
+    for direction in ("generate", "forward", "backward"):
+        order = order_from(index, count, direction)
+        assert order[0] == index
+        assert set(order) == set(range(count))
+
+
+@given(count=st.integers(1, 60), data=st.data())
+def test_streamed_blocks_are_spread_evenly(count: int, data: st.DataObject) -> None:
+    chosen = data.draw(st.integers(0, count))
+    blocks = spread(count, chosen)
+    assert len(set(blocks)) == len(blocks) == chosen
+    gaps = (
+        [b - a for a, b in zip(blocks, [*blocks[1:], count + blocks[0]], strict=True)]
+        if blocks
+        else []
+    )
+    assert not gaps or max(gaps) - min(gaps) <= 1

@@ -1,0 +1,222 @@
+"""From an empty module to one that runs: what is read, converted, kept, and what happens if not."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, CLIPVisionModel, UMT5EncoderModel
+
+from maskora import lora
+from maskora.errors import Fault, UserError
+from maskora.models import ModelInputs, Transformer, VideoModel, open_model
+from maskora.streaming.formats import FORMATS, StoredLinear
+from maskora.streaming.plan import Placement
+
+PROMPTS = ["a dog", "a red dog walks over a meadow", ""]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Converted weights go to a folder of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home-cache"))
+    return tmp_path / "home-cache" / "maskora" / "weights"
+
+
+def opened(folder: Path, placement: Placement, dtype: str = "float32") -> VideoModel:
+    return open_model("wan2.1-i2v", folder, dtype, "cpu", placement)
+
+
+def answer(model: VideoModel, transformer: Transformer) -> Tensor:
+    """One forward pass on fixed numbers."""
+    numbers = torch.Generator().manual_seed(0)
+    inputs = ModelInputs(
+        condition_BCTHW=torch.randn(1, 20, 3, 4, 6, generator=numbers),
+        text_BLD=torch.randn(1, 512, 32, generator=numbers),
+        image_BND=torch.randn(1, 257, 32, generator=numbers),
+    )
+    noisy = torch.randn(1, 16, 3, 4, 6, generator=numbers)
+    with torch.no_grad():
+        return model.predict(transformer, noisy, torch.tensor([500.0]), inputs)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_every_parameter_is_what_diffusers_would_load(deep_model: Path, dtype: str) -> None:
+    from diffusers import WanTransformer3DModel
+
+    theirs = WanTransformer3DModel.from_pretrained(
+        deep_model / "transformer", torch_dtype=getattr(torch, dtype)
+    )
+    ours = opened(deep_model, Placement(0), dtype).load_transformer()
+    expected = {**dict(theirs.named_parameters()), **dict(theirs.named_buffers())}
+    found = {**dict(ours.named_parameters()), **dict(ours.named_buffers())}
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert value.dtype == found[name].dtype, name
+        assert torch.equal(value, found[name]), name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_streamed_text_encoder_answers_as_transformers_does(deep_model: Path, dtype: str) -> None:
+    encoder = UMT5EncoderModel.from_pretrained(
+        deep_model / "text_encoder", dtype=getattr(torch, dtype)
+    )
+    tokenizer = AutoTokenizer.from_pretrained(deep_model / "tokenizer")
+    with opened(deep_model, Placement(0), dtype).text_encoder() as encode:
+        together, alone = encode(PROMPTS), encode(PROMPTS[1:2])
+    assert torch.equal(together[1], alone[0])
+    for prompt, found_LD in zip(PROMPTS, together, strict=True):
+        tokens = tokenizer(
+            [prompt], padding="max_length", max_length=512, truncation=True, return_tensors="pt"
+        )
+        with torch.no_grad():
+            expected_LD = encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state[0]
+        length = int(tokens.attention_mask.sum())
+        assert torch.equal(found_LD[:length], expected_LD[:length])
+        assert not found_LD[length:].any()
+
+
+def test_a_streamed_image_encoder_answers_as_transformers_does(deep_model: Path) -> None:
+    from transformers import CLIPImageProcessorPil
+
+    picture = torch.rand(3, 64, 48, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    encoder = CLIPVisionModel.from_pretrained(deep_model / "image_encoder")
+    processor = CLIPImageProcessorPil.from_pretrained(deep_model / "image_processor")
+    bytes_CHW = ((picture / 2 + 0.5) * 255).round().to(torch.uint8).numpy()
+    pixels = processor(bytes_CHW, return_tensors="pt").pixel_values
+    with torch.no_grad():
+        expected = encoder(pixels, output_hidden_states=True).hidden_states[-2][0]
+    with opened(deep_model, Placement(0)).image_encoder() as encode:
+        assert torch.equal(encode(picture), expected)
+
+
+@pytest.mark.parametrize("storage", ["float8", "int8", "nf4"])
+def test_training_and_inference_use_the_same_dequantised_weights(
+    deep_model: Path, storage: str
+) -> None:
+    if storage == "nf4":
+        pytest.importorskip("bitsandbytes")
+    seen: list[dict[str, Tensor]] = []
+    for placement in (
+        Placement(0, storage=storage),
+        Placement(5, "mapped", storage),
+        Placement(3, storage=storage),
+    ):
+        model = opened(deep_model, placement)
+        transformer = model.load_transformer()
+        training: dict[str, Tensor] = {}
+        for name, module in transformer.named_modules():
+            if isinstance(module, StoredLinear):
+                module.register_forward_hook(_remember(training, name))
+        answer(model, transformer)
+        seen.append(dict(training))
+        training.clear()
+        lora.inject(transformer, 2, 2.0, model.lora_targets("attention"), 0)
+        transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+        transformer.train()
+        inputs = ModelInputs(
+            torch.zeros(1, 20, 3, 4, 6), torch.zeros(1, 512, 32), torch.zeros(1, 257, 32)
+        )
+        noisy = torch.ones(1, 16, 3, 4, 6)
+        model.predict(transformer, noisy, torch.tensor([5.0]), inputs).sum().backward()
+        seen.append({name.replace(".base_layer", ""): value for name, value in training.items()})
+    original = opened(deep_model, Placement(0)).load_transformer()
+    dense = {n: m.weight for n, m in original.blocks.named_modules() if isinstance(m, nn.Linear)}
+    assert len(seen[0]) == len(dense) == 5 * 12
+    for one in seen:
+        assert one.keys() == seen[0].keys()
+        assert all(torch.equal(one[name], seen[0][name]) for name in one)
+    form = FORMATS[storage]
+    for name, weight in dense.items():
+        shape = (weight.shape[0], weight.shape[1])
+        expected = form.decode(form.encode(weight), shape, torch.float32)
+        assert torch.equal(seen[0][f"blocks.{name}"], expected)
+        assert not torch.equal(expected, weight)
+
+
+def _remember(into: dict[str, Tensor], name: str):  # type: ignore[no-untyped-def]
+    def hook(module: StoredLinear, given: object, answered: object) -> None:
+        assert module.stored is not None
+        shape = (module.out_features, module.in_features)
+        into[name] = module.format.decode(module.stored, shape, torch.float32).clone()
+
+    return hook
+
+
+@pytest.mark.parametrize("storage", ["same", "float8", "int8"])
+def test_mapped_weights_are_converted_once_and_read_from_that_file(
+    deep_model: Path, cache: Path, storage: str
+) -> None:
+    model = opened(deep_model, Placement(5, "mapped", storage), "bfloat16")
+    expected = answer(*_loaded(opened(deep_model, Placement(0, storage=storage), "bfloat16")))
+    assert not cache.exists()
+    assert torch.equal(answer(*_loaded(model)), expected)
+    (file,) = cache.iterdir()
+    written = file.stat().st_mtime_ns
+    assert torch.equal(answer(*_loaded(model)), expected)
+    assert [file.stat().st_mtime_ns for file in cache.iterdir()] == [written]
+
+
+def test_a_checkpoint_in_the_right_precision_needs_no_converted_copy(
+    deep_model: Path, cache: Path
+) -> None:
+    answer(*_loaded(opened(deep_model, Placement(5, "mapped"), "float32")))
+    assert not cache.exists()
+
+
+def test_a_disk_without_room_for_the_converted_copy_is_told_before_anything_is_written(
+    deep_model: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(deep_model)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(Fault, match=r"0\.0 GB are free there: make room"):
+        opened(deep_model, Placement(5, "mapped"), "bfloat16").load_transformer()
+    assert not list(cache.glob("*"))
+
+
+@pytest.fixture
+def copied(deep_model: Path, tmp_path: Path) -> Path:
+    """A model folder that may be damaged."""
+    return shutil.copytree(deep_model, tmp_path / "model")
+
+
+def test_a_cut_off_file_is_known_at_once(copied: Path) -> None:
+    path = copied / "transformer" / "diffusion_pytorch_model.safetensors"
+    os.truncate(path, path.stat().st_size - 100)
+    with pytest.raises(UserError, match=r"is cut off within .*: download it again"):
+        opened(copied, Placement(5)).load_transformer()
+
+
+def test_a_file_that_shrinks_in_use_is_a_fault(copied: Path) -> None:
+    model = opened(copied, Placement(5, "mapped"))
+    transformer = model.load_transformer()
+    os.truncate(copied / "transformer" / "diffusion_pytorch_model.safetensors", 5000)
+    with pytest.raises(Fault, match="ends early"):
+        answer(model, transformer)
+
+
+def test_weights_of_another_shape_name_the_tensor(copied: Path) -> None:
+    config = copied / "transformer" / "config.json"
+    config.write_text(config.read_text().replace('"ffn_dim": 96', '"ffn_dim": 112'))
+    with pytest.raises(UserError, match=r"ffn.net.0.proj.weight is \(96, 48\) instead of \(112"):
+        opened(copied, Placement(5)).load_transformer()
+
+
+def test_missing_weights_name_the_tensor(copied: Path) -> None:
+    config = copied / "transformer" / "config.json"
+    config.write_text(config.read_text().replace('"num_layers": 5', '"num_layers": 6'))
+    with pytest.raises(UserError, match=r"lacks the tensor blocks\.5\."):
+        opened(copied, Placement(6)).load_transformer()
+
+
+def test_closing_frees_every_weight(deep_model: Path) -> None:
+    model = opened(deep_model, Placement(3))
+    transformer = model.load_transformer()
+    transformer.supply.close()
+    assert all(parameter.is_meta for parameter in transformer.parameters())
+
+
+def _loaded(model: VideoModel) -> tuple[VideoModel, Transformer]:
+    return model, model.load_transformer()
