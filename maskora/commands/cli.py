@@ -1,29 +1,15 @@
 """The command line. Nothing heavy is imported before a command runs."""
 
-import errno
-import functools
-import logging
-import os
-import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, ParamSpec, TypeVar
+from typing import Annotated
 
 import typer
 
 from maskora import __version__
+from maskora.commands.failures import told_plainly
 from maskora.config import load_config
-from maskora.errors import Fault, UserError
 from maskora.workspace import Workspace
-
-# What the machine refuses for a reason that its own words explain.
-TOLD_ERRORS = (
-    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS,
-    errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EFBIG,
-)  # fmt: skip
-Given = ParamSpec("Given")
-Answer = TypeVar("Answer")
 
 app = typer.Typer(
     name="maskora",
@@ -41,50 +27,6 @@ SetOption = Annotated[
 EditOption = Annotated[
     str | None, typer.Option("--edit", metavar="NAME", help="a further edit: edits/NAME/")
 ]
-
-
-def told_plainly(command: Callable[Given, Answer]) -> Callable[Given, Answer]:
-    """Turn the failures that a person can act on into one message and an exit status."""
-
-    @functools.wraps(command)
-    def wrapper(*args: Given.args, **kwargs: Given.kwargs) -> Answer:
-        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-        logging.getLogger("maskora").setLevel(logging.INFO)
-        _quieten_libraries()
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as cleanly as Ctrl-C
-        try:
-            return command(*args, **kwargs)
-        except UserError as error:
-            status, message = 2, str(error)
-        except Fault as error:
-            status, message = 1, str(error)
-        except KeyboardInterrupt:
-            status, message = 130, "interrupted"
-        except OSError as error:
-            if error.errno not in TOLD_ERRORS:
-                raise
-            status, message = 1, f"{error.strerror}: {error.filename or 'while writing'}"
-        except RuntimeError as error:  # torch's out-of-memory error, known without importing torch
-            if type(error).__name__ != "OutOfMemoryError":
-                raise
-            status, message = 1, _out_of_memory(error)
-        print(f"maskora: {message}", file=sys.stderr)
-        raise typer.Exit(status)
-
-    return wrapper
-
-
-def _quieten_libraries() -> None:
-    """Their warnings say nothing that helps a person here."""
-    for library in ("TRANSFORMERS", "DIFFUSERS"):
-        os.environ.setdefault(f"{library}_VERBOSITY", "error")
-
-
-def _out_of_memory(error: RuntimeError) -> str:
-    return (
-        f"the card's memory is too small for this run ({str(error).splitlines()[0]}). "
-        f"Use a smaller size or fewer frames, or a smaller base such as Wan2.1-Fun-1.3B-InP."
-    )
 
 
 def _version(wanted: bool) -> None:
@@ -159,6 +101,21 @@ def check(config: ConfigOption, edit: EditOption = None, set_: SetOption = None)
     from maskora.commands.check import check_workspace
 
     check_workspace(load_config(config, set_ or []), Workspace(config.parent), edit)
+
+
+@app.command()
+@told_plainly
+def plan(
+    config: ConfigOption,
+    device: Annotated[
+        str | None, typer.Option(metavar="cuda|cpu", help="with a card or without, if not as here")
+    ] = None,
+    set_: SetOption = None,
+) -> None:
+    """Tell what training and inference will take of VRAM, RAM, disk and time; loads no model."""
+    from maskora.commands.plan import show_plan
+
+    show_plan(load_config(config, set_ or []), Workspace(config.parent), device)
 
 
 @app.command()

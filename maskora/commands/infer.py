@@ -2,6 +2,9 @@
 
 import logging
 import shutil
+import time
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +15,8 @@ from maskora import lora
 from maskora.commands import stages
 from maskora.commands.effects import infer_warnings
 from maskora.commands.inputs import Clip, Edit, load_clip, load_edit, report_spill
+from maskora.commands.loras import choose_loras
 from maskora.commands.outputs import Generated, check_origin, write_outputs
-from maskora.commands.rules import source_caption
 from maskora.commands.setup import open_base
 from maskora.conditioning import inference_sample, to_bytes, to_unit
 from maskora.config import Config
@@ -22,7 +25,7 @@ from maskora.files import replacing
 from maskora.latents import EncodedSample, TensorCache, encode_samples, encode_texts, encode_videos
 from maskora.models import VideoModel
 from maskora.sampling import LatentLock, denoise, draw_noise
-from maskora.workspace import Stage, Workspace
+from maskora.workspace import Workspace
 
 log = logging.getLogger("maskora")
 
@@ -58,10 +61,14 @@ def infer_clip(
     for warning in infer_warnings(config):
         log.warning("note: %s", warning)
     workspace.output_dir(edit, None).mkdir(parents=True, exist_ok=True)  # before the long work
-    model = open_base(config, workspace, clip.source)
+    base = open_base(config, workspace, clip.source, "infer")
+    model = base.model
     loras = choose_loras(workspace, config, clip, edited, edit, model, lora_choice)
+    base.tell_plan()
     encoded = encode(workspace, config, clip, edited, model)
-    latents = generate(config, model, encoded, loras, numbers)
+    latents = generate(
+        config, model, encoded, loras, numbers, lambda s: base.remember(clip.source.frames, s)
+    )
     with model.vae() as vae:
         for index, seed in enumerate(numbers):
             frames = to_bytes(vae.decode(latents[index])).cpu().numpy()
@@ -70,6 +77,7 @@ def infer_clip(
             result = Generated(frames, seed, loras, edit, told, workspace.root)
             write_outputs(folder, config, model, clip, edited, origin, result)
             log.info("%s", folder / "edited.mp4")
+    base.tell_usage()
     if output is not None:
         with replacing(output) as scratch:
             shutil.copyfile(result_file, scratch)
@@ -101,69 +109,6 @@ def parse_seeds(text: str | None, default: int) -> list[int]:
             f"--seed {text}: write different whole numbers below 2^32, as in --seed 1,2,3"
         )
     return numbers
-
-
-def choose_loras(
-    workspace: Workspace,
-    config: Config,
-    clip: Clip,
-    edited: Edit,
-    edit: str | None,
-    model: VideoModel,
-    choice: str | None,
-) -> list[tuple[Path, float]]:
-    """The clip's own LoRA (or `--lora`), then those of inference.loras.
-
-    Raises:
-        UserError: the clip has no LoRA yet.
-    """
-    extra = [
-        (workspace.root / Path(item.path).expanduser(), item.strength)
-        for item in config.inference.loras
-    ]
-    for path, _ in extra:
-        lora.read(path)  # a wrong file is known before anything is loaded
-    if choice == "none":
-        return extra
-    if choice is not None:
-        lora.read(Path(choice))
-        return [(Path(choice), 1.0), *extra]
-    return [(own_lora(workspace, config, clip, edited, edit, model), 1.0), *extra]
-
-
-def own_lora(
-    workspace: Workspace,
-    config: Config,
-    clip: Clip,
-    edited: Edit,
-    edit: str | None,
-    model: VideoModel,
-) -> Path:
-    """The LoRA that was trained for this edit; says where it is behind what is there now.
-
-    Raises:
-        UserError: it has not been trained.
-    """
-    stage: Stage = "appearance" if edited.keyframes else "motion"
-    run = stages.run_folder(workspace, stage, edit)
-    record, adapter = run.read(), run.newest_adapter()
-    if record is None or adapter is None:
-        name = f" --edit {edit}" if edit else ""
-        raise UserError(
-            f"the {stage} stage has not been trained: python train.py --config "
-            f"{workspace.config}{name} (or try the bare base with --lora none)"
-        )
-    depends = stages.motion_depends(clip, source_caption(workspace, config), config, model)
-    if stage == "appearance":
-        motion = stages.adapter_digest(stages.run_folder(workspace, "motion", None))
-        depends = stages.appearance_depends(clip, edited, config, model, depends, motion)
-    if changed := stages.changes(record.depends_on, depends):
-        what = ", ".join(changed)
-        log.warning("note: the LoRA was trained before %s changed; train again to use that", what)
-    steps = stages.steps(config, stage)
-    if record.step < steps:
-        log.warning("note: the %s stage stands at step %d of %d", stage, record.step, steps)
-    return adapter
 
 
 def encode(
@@ -201,24 +146,33 @@ def generate(
     encoded: Encoded,
     loras: list[tuple[Path, float]],
     seeds: list[int],
+    take_seconds: Callable[[float], object],
 ) -> list[Tensor]:
-    """Latents (C, T', h, w) per seed; the transformer is loaded once and released."""
+    """Latents (C, T', h, w) per seed; the transformer is loaded once and released.
+
+    Args:
+        take_seconds: is told how long a denoising step took.
+    """
     inference = config.inference
     transformer = model.load_transformer()
-    lora.stack(transformer, loras)
     shift = None if inference.shift == "model" else inference.shift
     shape = (model.latent_channels, *encoded.sample.condition_CTHW.shape[1:])
-    return [
-        denoise(
-            model,
-            transformer,
-            encoded.sample,
-            encoded.negative_LD,
-            draw_noise(shape, seed),
-            inference.steps,
-            inference.guidance,
-            shift,
-            encoded.lock,
-        )
-        for seed in seeds
-    ]
+    with closing(transformer.supply):
+        lora.stack(transformer, loras)
+        latents = []
+        for seed in seeds:
+            started = time.perf_counter()
+            result = denoise(
+                model,
+                transformer,
+                encoded.sample,
+                encoded.negative_LD,
+                draw_noise(shape, seed),
+                inference.steps,
+                inference.guidance,
+                shift,
+                encoded.lock,
+            )
+            latents.append(result)
+            take_seconds((time.perf_counter() - started) / inference.steps)
+        return latents

@@ -25,6 +25,7 @@ from maskora.training.loop import TrainingPlan
 from maskora.training.optimizer import available
 from maskora.workspace import Stage, Workspace
 
+STORAGE = "model.transformer_dtype"
 PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "image_encoder", "image_processor")
 
 
@@ -162,7 +163,9 @@ def adapter_digest(run: RunFolder) -> str:
 
 
 def _shared(config: Config, model: VideoModel) -> dict[str, str]:
+    storage = config.model.storage
     return {
+        **({} if storage == "same" else {STORAGE: storage}),
         "base": digest(config.model.family, config.model.dtype, *map(model.identity, PARTS)),
         "[adapter]": _table(config.adapter),
         "[optimizer]": _table(config.optimizer),

@@ -1,9 +1,10 @@
 """train: run the stages that are needed, and skip what is done."""
 
 import logging
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal
 
 from maskora import __version__, lora
@@ -17,7 +18,7 @@ from maskora.commands.inputs import (
     report_spill,
 )
 from maskora.commands.rules import source_caption
-from maskora.commands.setup import open_base
+from maskora.commands.setup import Base, open_base
 from maskora.conditioning import Sample
 from maskora.config import Config
 from maskora.errors import UserError
@@ -25,6 +26,7 @@ from maskora.latents import TensorCache, encode_samples
 from maskora.models import VideoModel
 from maskora.training.checkpoint import RunFolder
 from maskora.training.loop import Chooser, choose_mixed, choose_uniformly, train
+from maskora.training.report import read_metrics
 from maskora.workspace import Stage, Workspace
 
 log = logging.getLogger("maskora")
@@ -37,10 +39,15 @@ class Job:
 
     config: Config
     workspace: Workspace
-    model: VideoModel
+    base: Base
     clip: Clip
     caption: str
     resume: bool
+
+    @property
+    def model(self) -> VideoModel:
+        """The base's model."""
+        return self.base.model
 
 
 def train_stages(
@@ -52,11 +59,11 @@ def train_stages(
     caption = source_caption(workspace, config)
     clip = load_clip(workspace, config)
     edited = _find_edit(workspace, config, clip, edit, stage)
-    model = open_base(config, workspace, clip.source)
-    for warning in train_warnings(config, edited, model.device.type):
+    base = open_base(config, workspace, clip.source, "train")
+    for warning in train_warnings(config, edited, base.model.device.type):
         log.warning("note: %s", warning)
-    job = Job(config, workspace, model, clip, caption, resume)
-    depends = stages.motion_depends(clip, caption, config, model)
+    job = Job(config, workspace, base, clip, caption, resume)
+    depends = stages.motion_depends(clip, caption, config, base.model)
     if stage != "appearance":
         _train_motion(job, depends)
     if stage != "motion" and edited is not None:
@@ -88,6 +95,7 @@ def _train_motion(job: Job, depends: dict[str, str]) -> None:
     standing = _standing(run, "motion", depends, job)
     if standing == "done":
         return
+    job.base.tell_plan()
     samples = stages.motion_samples(job.clip, job.caption, job.config)
     encoded = encode_samples(samples, job.model, TensorCache(job.workspace.cache_dir))
     with run.renewed() if standing == "new" else nullcontext():
@@ -117,6 +125,7 @@ def _train_appearance(
     standing = _standing(run, "appearance", depends, job)
     if standing == "done":
         return
+    job.base.tell_plan()
     keyframes = stages.appearance_samples(job.clip, edited, job.config)
     windows = stages.motion_samples(job.clip, job.caption, job.config)
     cache = TensorCache(job.workspace.cache_dir)
@@ -162,16 +171,26 @@ def _run(
     adapter = job.config.adapter
     plan = stages.plan(job.config, stage, job.model)
     log.info("%s: %d steps on %s", stage, plan.steps, _named(samples))
+    metadata = _metadata(job, stage, depends, samples)
     transformer = job.model.load_transformer()
-    targets = job.model.lora_targets(adapter.targets)
-    lora.inject(transformer, adapter.rank, adapter.alpha, targets, plan.seed)
-    source = run.newest_adapter() or start_from
-    if source is not None:
-        lora.fill(transformer, lora.read(source), source)
-    train(
-        job.model, transformer, choose, plan, run, depends, _metadata(job, stage, depends, samples)
-    )
+    with closing(transformer.supply):
+        targets = job.model.lora_targets(adapter.targets)
+        lora.inject(transformer, adapter.rank, adapter.alpha, targets, plan.seed)
+        source = run.newest_adapter() or start_from
+        if source is not None:
+            lora.fill(transformer, lora.read(source), source)
+        train(job.model, transformer, choose, plan, run, depends, metadata)
     log.info("%s: done, %s", stage, run.newest_adapter())
+    job.base.tell_usage()
+    _remember_seconds(job, run, samples)
+
+
+def _remember_seconds(job: Job, run: RunFolder, samples: list[Sample]) -> None:
+    """Keep the usual time of a step on the stage's own samples; the first one only warms up."""
+    names = {sample.name for sample in samples}
+    entries = read_metrics(run.metrics)[1:]
+    if seconds := [entry.seconds for entry in entries if names.issuperset(entry.samples)]:
+        job.base.remember(len(samples[0].keep_THW), median(seconds))
 
 
 def _named(samples: list[Sample]) -> str:
@@ -190,6 +209,7 @@ def _metadata(
         "base": config.model.path,
         "base_hash": depends["base"],
         "dtype": config.model.dtype,
+        "storage": config.model.storage,
         "rank": config.adapter.rank,
         "alpha": config.adapter.alpha,
         "token": config.prompt.token,

@@ -2,8 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from maskora.config.base import Memory, Model
+from maskora.config.base import Table as Table
 from maskora.config.size import parse_size
 
 NEGATIVE_PROMPT = (
@@ -20,29 +22,6 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Frames = Annotated[int, Field(ge=5)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Conditioning = Literal["masked", "first-frame"]
-
-
-class Table(BaseModel):
-    """One TOML table. Unknown keys are errors; values keep their TOML type."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Model(Table):
-    """The base that is fine-tuned: an image-to-video diffusion transformer."""
-
-    family: Literal["wan2.1-i2v"] = Field(
-        "wan2.1-i2v", description="which kind of base; it decides how a mask becomes model input"
-    )
-    path: Annotated[str, Field(min_length=1)] = Field(
-        "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers",
-        description="a hub id, or a local folder in diffusers' layout (relative to this file)",
-    )
-    dtype: Literal["bfloat16", "float16", "float32"] = Field(
-        "bfloat16",
-        description="precision of the transformer and the text encoder: bfloat16, float16, "
-        "float32 (the VAE and the image encoder always run in float32)",
-    )
 
 
 class Video(Table):
@@ -247,4 +226,5 @@ class Config(Table):
     motion: Motion = Motion()
     appearance: Appearance = Appearance()
     training: Training = Training()
+    memory: Memory = Memory()
     inference: Inference = Inference()

@@ -16,6 +16,13 @@ from pydantic import ValidationError
 from maskora.config.schema import Config, LoraFile, Table
 from maskora.errors import UserError
 
+# Keys that hold a number or one word.
+WORDS = {
+    "inference.shift": " or 'model'",
+    "memory.blocks_to_swap": " or 'auto'",
+    "motion.window": " or 'full'",
+}
+
 
 def load_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
     """Read a TOML file, lay `table.key=value` overrides over it, and check everything at once.
@@ -94,8 +101,7 @@ def _explain(item: Any) -> str:
         return f"{place}: {wrong!r} is missing"
     if item["type"] == "value_error":
         return f"{place}: {item['ctx']['error']}"
-    choices = " or 'model'" if keys == ["inference", "shift"] else ""
-    choices = " or 'full'" if keys == ["motion", "window"] else choices
+    choices = WORDS.get(".".join(keys), "")
     return f"{place}: {item['msg'].lower()}{choices} (is {item['input']!r})"
 
 

@@ -1,15 +1,18 @@
 """What every base offers: the one Protocol that training and sampling know."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from maskora.streaming.plan import Placement
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 # A diffusers transformer: an nn.Module with `add_adapter`, `set_adapters` and gradient
 # checkpointing. mypy does not read diffusers, so it has no better name here.

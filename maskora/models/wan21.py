@@ -17,9 +17,10 @@ from torch import Tensor
 
 from maskora.errors import UserError
 from maskora.files import cache_home, digest
-from maskora.models.base import Grid, ModelInputs, Transformer, Vae
+from maskora.models.base import ModelInputs, Transformer, Vae
 from maskora.models.folder import check_parts, identity, read_json
 from maskora.models.wan21_encoders import announce, autoencoder, image_encoder, text_encoder
+from maskora.models.wan21_sizes import read_grid
 from maskora.streaming.blocks import Precision, precise
 from maskora.streaming.checkpoint import Checkpoint
 from maskora.streaming.plan import RESIDENT, Placement
@@ -34,20 +35,6 @@ FILES = {
 }
 ATTENTION = r"blocks\.\d+\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
 FEED_FORWARD = r"blocks\.\d+\.ffn\.net\.(0\.proj|2)"
-
-
-def read_grid(folder: Path) -> Grid:
-    """The grid of a Wan checkpoint, from vae/config.json and transformer/config.json."""
-    vae = read_json(folder / "vae" / "config.json")
-    patch = read_json(folder / "transformer" / "config.json").get("patch_size", [1, 2, 2])
-    downsampling = vae.get("temperal_downsample", [False, True, True])
-    if not (isinstance(patch, list) and len(patch) == 3 and all(patch)):
-        raise UserError(f"{folder / 'transformer/config.json'}: patch_size is {patch!r}")
-    return Grid(
-        cell=vae.get("scale_factor_spatial", 2 ** len(downsampling)),
-        patch=max(patch[1:]),
-        temporal=vae.get("scale_factor_temporal", 2 ** sum(downsampling)),
-    )
 
 
 class Wan21:

@@ -52,6 +52,7 @@ def text_encoder(
         encoder = UMT5EncoderModel(UMT5Config.from_pretrained(folder))
     encoder.requires_grad_(False).to(dtype).eval()
     weights = Checkpoint(folder)
+    embeddings = next(name for name in WORD_EMBEDDINGS if name in weights)
     # transformers computes this layer in float32 where the rest is float16.
     wide = ("wo",) if dtype == torch.float16 else ()
     supplied = supply(
@@ -68,7 +69,7 @@ def text_encoder(
             truncation=True,
             return_tensors="pt",
         )
-        words = weights.read_rows(WORD_EMBEDDINGS[0], tokens.input_ids.view(-1).tolist(), dtype)
+        words = weights.read_rows(embeddings, tokens.input_ids.view(-1).tolist(), dtype)
         text_BLD = encoder(
             inputs_embeds=words.view(*tokens.input_ids.shape, -1).to(device),
             attention_mask=tokens.attention_mask.to(device),

@@ -46,6 +46,9 @@ class Checkpoint:
         for path in shards(folder):
             self._stored.update(read_header(path))
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._stored
+
     def stored(self, name: str) -> Stored:
         """Where a tensor lies. Raises UserError where the folder lacks it."""
         try:

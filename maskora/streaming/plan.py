@@ -1,6 +1,14 @@
-"""How a base lies in memory, chosen by arithmetic on bytes; needs no torch and no weights."""
+"""How a base lies in memory, chosen by arithmetic on bytes; needs no torch and no weights.
 
-from dataclasses import dataclass
+The solver takes, of the choices that fit the budget in every phase, those that cost least time.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from maskora.errors import UserError
+from maskora.streaming.demand import GIB, BlockPhase, Demand, Need, Swap, Way, gb
 
 
 @dataclass(frozen=True)
@@ -29,3 +37,126 @@ class Placement:
 
 
 RESIDENT = Placement(blocks_to_swap=0)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A placement, what each phase takes with it, and why it was chosen."""
+
+    placement: Placement
+    needs: dict[str, Need]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change to what was asked for, and what it would ask of the device."""
+
+    told: str
+    demand: Demand
+    swap: Swap
+
+
+def solve(demand: Demand, budget: int, swap: Swap, base: Placement) -> Solution | None:
+    """The placement that costs least time within a budget; None where none fits.
+
+    Args:
+        budget: bytes that every phase must stay within.
+        swap: how many blocks to stream, or "auto" for the fewest that fit.
+        base: the choices that are not the solver's (weights, storage, offload, ring).
+    """
+    if any(need.total > budget for need in demand.fixed.values()):
+        return None
+    tiles = [tile for tile in demand.tile_sizes if _fits_tiled(demand, tile, budget)]
+    found = _fewest_blocks(demand.blocks, budget, swap, base.ring)
+    if not tiles or found is None:
+        return None
+    swapped, way = found
+    placement = replace(base, blocks_to_swap=swapped, vae_tile=tiles[0], **way.settings)
+    needs = demand.needs(swapped, base.ring, way, tiles[0])
+    return Solution(placement, needs, _reason(demand, budget, swap, placement, way))
+
+
+def refuse(
+    demand: Demand, budget: int, swap: Swap, base: Placement, dials: Iterable[Iterable[Change]]
+) -> UserError:
+    """Say that nothing fits, and what would: the smallest budget, and single changes.
+
+    Args:
+        dials: for each thing that could be changed, its changes, the smallest one first. Of each
+            dial the first that fits is told.
+    """
+    phase, least = smallest(demand, swap, base.ring)
+    changes = [
+        next((c.told for c in dial if solve(c.demand, budget, c.swap, base) is not None), None)
+        for dial in dials
+    ]
+    fitting = [f"  {told}" for told in changes if told is not None]
+    lines = [
+        f"{phase} needs {_rounded_up(least)} GB of VRAM at the least, and memory.vram_budget_gb "
+        f"is {budget / GIB:g}. What would fit:",
+        f"  memory.vram_budget_gb = {_rounded_up(least)}, on a card that has it",
+        *fitting,
+    ]
+    if not fitting:
+        lines.append("  no single change fits this budget: combine them, or use a smaller base")
+    return UserError("\n".join(lines))
+
+
+def smallest(demand: Demand, swap: Swap, ring: int) -> tuple[str, int]:
+    """The phase that asks for most, and the smallest budget in bytes that `solve` accepts."""
+    phase = demand.blocks
+    totals = {name: need.total for name, need in demand.fixed.items()}
+    for tiled in demand.tiles:
+        totals[tiled.name] = min(tiled.need(tile).total for tile in demand.tile_sizes)
+    totals[phase.name] = min(
+        phase.need(count, ring, way).total
+        for way in phase.ways
+        for count in phase.counts(swap, ring)
+    )
+    name = max(totals, key=lambda name: totals[name])
+    return name, totals[name]
+
+
+def check_swap(swap: Swap, blocks: int) -> None:
+    """Raises UserError where more blocks are asked for than there are."""
+    if swap != "auto" and swap > blocks:
+        raise UserError(f"[memory] blocks_to_swap is {swap}, but this base has {blocks} blocks")
+
+
+def _fits_tiled(demand: Demand, tile: int | None, budget: int) -> bool:
+    return all(phase.need(tile).total <= budget for phase in demand.tiles)
+
+
+def _fewest_blocks(phase: BlockPhase, budget: int, swap: Swap, ring: int) -> tuple[int, Way] | None:
+    best: tuple[int, Way] | None = None
+    for way in phase.ways:
+        counts = phase.counts(swap, ring)
+        fits = next((k for k in counts if phase.need(k, ring, way).total <= budget), None)
+        if fits is not None and (best is None or (phase.free and fits < best[0])):
+            best = fits, way
+    return best
+
+
+def _reason(demand: Demand, budget: int, swap: Swap, chosen: Placement, way: Way) -> str:
+    phase, swapped = demand.blocks, chosen.blocks_to_swap
+    if swap != "auto":
+        told = f"{swapped} of {phase.blocks} blocks are swapped, as set"
+    elif swapped == 0:
+        told = f"all {phase.blocks} blocks stay on the card"
+    else:
+        fewer = max(k for k in phase.counts(swap, chosen.ring) if k < swapped)
+        over = gb(phase.need(fewer, chosen.ring, way).total)
+        told = (
+            f"{swapped} of {phase.blocks} blocks are swapped, the fewest that fit "
+            f"({fewer} would need {over} of {budget / GIB:g} GB)"
+        )
+    if way.told:
+        told += f"; {way.told}"
+    if chosen.vae_tile is not None:
+        told += f"; the VAE works in tiles of {chosen.vae_tile} pixels"
+    return told
+
+
+def _rounded_up(nbytes: int) -> str:
+    return f"{math.ceil(10 * nbytes / GIB) / 10:.1f}"

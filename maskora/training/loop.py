@@ -92,8 +92,11 @@ def train(
                 if due or interruption.asked:
                     save_step(run, transformer, optimizer, plan, step, depends_on, metadata)
                 if interruption.asked:
-                    log.warning("step %d is saved; train with --resume continues there", step)
                     raise KeyboardInterrupt
+    except (KeyboardInterrupt, RuntimeError, OSError):  # a person, the card, a disk
+        if saved := run.read():
+            log.warning("step %d is saved; train with --resume continues there", saved.step)
+        raise
     finally:
         report.close()
     draw_loss(run.metrics, run.loss_picture, plan.title)

@@ -41,7 +41,7 @@ def encoded(workspace: Workspace, model: VideoModel, **inference: object) -> Enc
 
 
 def generated(model: VideoModel, told: Encoded, *seeds: int, **inference: object) -> list[Tensor]:
-    return infer.generate(settings(**inference), model, told, [], list(seeds or [0]))
+    return infer.generate(settings(**inference), model, told, [], list(seeds or [0]), float)
 
 
 def test_the_words_are_the_token_with_the_edited_caption_and_the_negative_prompt(

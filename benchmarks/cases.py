@@ -1,0 +1,250 @@
+"""One case, in a process of its own: the user's path on random pixels, phase by phase.
+
+    python -m benchmarks.cases JOB.json RESULT.json
+
+`benchmarks/memory.py` starts it, so that every case has clean peaks, and a case that is killed
+takes nothing else with it. The result is written after every phase.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.jobs import Job, read_job
+from benchmarks.measure import (
+    Phase,
+    default_device,
+    high_water_mark,
+    limit_card,
+    measured,
+    synchronize,
+)
+from benchmarks.one_block import one_block_folder, repeat_block
+from maskora import lora
+from maskora.conditioning import Sample, inference_sample, motion_sample
+from maskora.errors import Fault, UserError
+from maskora.files import write_text
+from maskora.latents import (
+    EncodedSample,
+    TensorCache,
+    encode_images,
+    encode_samples,
+    encode_texts,
+    encode_videos,
+)
+from maskora.models import Transformer, VideoModel, open_model
+from maskora.sampling import denoise, draw_noise
+from maskora.streaming.plan import Placement
+from maskora.training.loop import TrainingPlan, choose_uniformly, train_step
+from maskora.training.optimizer import available, make_optimizer
+
+PROMPT, NEGATIVE = "p3rs0n, a walk through a forest", "blurred, still"
+GUIDANCE = 5.0
+
+
+def bytes_moved(transformer: Transformer) -> int:
+    """Bytes of weights that the engine has copied to the device so far."""
+    moved: int = transformer.supply.streamer.traffic.bytes
+    return moved
+
+
+class Record:
+    """What a case has shown so far, kept in its file."""
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        self._path, self._device = path, device
+        self.facts: dict[str, Any] = {"outcome": "stopped", "phases": []}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Measure a phase and write it down, also where it fails."""
+        with measured(name, self._device, self._add):
+            yield
+
+    def put(self, **facts: Any) -> None:
+        """Add facts, and write all down."""
+        self.facts |= facts
+        self.facts["high_water_mark"] = high_water_mark()
+        write_text(self._path, json.dumps(self.facts, indent=2) + "\n")
+
+    def _add(self, phase: Phase) -> None:
+        self.put(phases=[*self.facts["phases"], asdict(phase)])
+
+
+def run(job: Job, record: Record, device: torch.device) -> None:
+    """Run a job; an end that the machine or the arguments force is an outcome, not an error."""
+    try:
+        if job.cap_gb is not None and device.type == "cuda":
+            limit_card(job.cap_gb, device)
+        _run_case(job, record, device)
+        record.put(outcome="ok")
+    except (UserError, Fault) as error:
+        record.put(outcome=f"refused: {_first_line(error)}")
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        record.put(outcome=f"out of memory: {_first_line(error)}")
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """On the card it has a class of its own; on the CPU torch tells it in words."""
+    told = "can't allocate memory" in str(error)
+    return told or isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _run_case(job: Job, record: Record, device: torch.device) -> None:
+    folder = Path(job.model)
+    if job.one_block:
+        folder = one_block_folder(folder, Path(job.scratch) / "one-block", job.dtype)
+    placement = Placement(**job.placement)
+    model = open_model("wan2.1-i2v", folder, job.dtype, str(device), placement)
+    _check_clip(job, model)
+    if job.kind == "load":
+        with record.phase("load transformer"):
+            transformer = model.load_transformer()
+        transformer.supply.close()
+        return
+    encoded, negative_LD = _encode(job, record, model)
+    with record.phase("load transformer"):
+        transformer = model.load_transformer()
+        lora.inject(transformer, job.rank, job.rank, model.lora_targets("attention"), seed=0)
+        if job.one_block:
+            repeat_block(transformer, job.layers)
+    record.put(parameters=sum(p.numel() for p in lora.trainable(transformer)))
+    if job.kind == "train":
+        _train(job, record, model, transformer, encoded)
+        transformer.supply.close()
+        return
+    latents = _denoise(job, record, model, transformer, encoded, negative_LD)
+    transformer.supply.close()
+    if not job.one_block:
+        with record.phase("VAE decode"), model.vae() as vae:
+            vae.decode(latents)
+
+
+def _check_clip(job: Job, model: VideoModel) -> None:
+    """The clip fits the model's grid. Raises UserError."""
+    multiple, temporal = model.grid.multiple, model.grid.temporal
+    if job.width % multiple or job.height % multiple:
+        raise UserError(f"{job.width}x{job.height} pixels: write multiples of {multiple}")
+    if job.frames and (job.frames - 1) % temporal:
+        raise UserError(f"{job.frames} frames: write one more than a multiple of {temporal}")
+
+
+def random_sample(kind: str, frames: int, width: int, height: int) -> Sample:
+    """A clip of random pixels with a box in its middle, as training or inference shows it."""
+    generator = torch.Generator().manual_seed(0)
+    video_CTHW = torch.rand(3, frames, height, width, generator=generator) * 2 - 1
+    keep_THW = torch.ones(frames, height, width)
+    keep_THW[:, height // 4 : 3 * height // 4, width // 4 : 3 * width // 4] = 0
+    if kind == "train":
+        return motion_sample(video_CTHW, keep_THW, 0, frames, "masked", PROMPT)
+    return inference_sample(video_CTHW, keep_THW, video_CTHW[:, 0].flip(1), "masked", PROMPT)
+
+
+def _encode(job: Job, record: Record, model: VideoModel) -> tuple[EncodedSample, Tensor]:
+    """The sample and the negative prompt, encoded; one phase per encoder."""
+    sample = random_sample(job.kind, job.frames, job.width, job.height)
+    cache = TensorCache(Path(job.scratch) / "cache")
+    videos = [v for v in (sample.condition_CTHW, sample.target_CTHW) if v is not None]
+    with record.phase("text encoder"):
+        negative_LD, _ = encode_texts([NEGATIVE, PROMPT], model, cache)
+    with record.phase("image encoder"):
+        encode_images([sample.reference_CHW], model, cache)
+    with record.phase("VAE encode"):
+        encode_videos(videos, model, cache)
+    (encoded,) = encode_samples([sample], model, cache)  # all of it from the cache
+    return encoded, negative_LD
+
+
+def _train(
+    job: Job, record: Record, model: VideoModel, transformer: Transformer, encoded: EncodedSample
+) -> None:
+    """A warm-up step and `job.steps` more, as the training loop runs them."""
+    kind = available("adamw8bit", model.device)
+    optimizer = make_optimizer(kind, lora.trainable(transformer), 1e-4, 0.01)
+    plan = TrainingPlan(
+        title="benchmark", steps=job.steps, seed=0, optimizer=kind, lr=1e-4, weight_decay=0.01,
+        method="uniform", shift=1.0, inside_weight=1.0, clipping=1.0, accumulation=1,
+        checkpoint_every=job.steps,
+    )  # fmt: skip
+    transformer.train()
+    transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+    choose = choose_uniformly([encoded])
+    clock = StepClock(model.device, transformer)
+    with record.phase("train"):
+        clock.tick()
+        for step in range(1, job.steps + 2):
+            train_step(model, transformer, optimizer, choose, plan, step)
+            clock.tick()
+    record.put(optimizer=kind, **clock.facts())
+
+
+def _denoise(
+    job: Job,
+    record: Record,
+    model: VideoModel,
+    transformer: Transformer,
+    encoded: EncodedSample,
+    negative_LD: Tensor,
+) -> Tensor:
+    """A warm-up step and `job.steps` more, guided, with the LoRA frozen as inference has it."""
+    transformer.requires_grad_(False)
+    shape = (model.latent_channels, *encoded.condition_CTHW.shape[1:])
+    clock = StepClock(model.device, transformer)
+    hook = transformer.register_forward_pre_hook(lambda *_: clock.tick())
+    with record.phase("denoise"):
+        latents = denoise(
+            model, transformer, encoded, negative_LD, draw_noise(shape, 0),
+            job.steps + 1, GUIDANCE, None,
+        )  # fmt: skip
+        clock.tick()
+    hook.remove()
+    record.put(**clock.facts())
+    return latents
+
+
+class StepClock:
+    """Seconds and moved bytes from one step to the next; the first step warms up."""
+
+    def __init__(self, device: torch.device, transformer: Transformer) -> None:
+        self._device, self._transformer = device, transformer
+        self._seconds: list[float] = []
+        self._bytes: list[int] = []
+
+    def tick(self) -> None:
+        """A step ends here, and the next begins."""
+        synchronize(self._device)
+        self._seconds.append(time.perf_counter())
+        self._bytes.append(bytes_moved(self._transformer))
+
+    def facts(self) -> dict[str, Any]:
+        """Seconds and bytes of every step after the first."""
+        pairs = zip(self._seconds[1:], self._seconds[2:], strict=False)
+        moved = zip(self._bytes[1:], self._bytes[2:], strict=False)
+        return {
+            "step_seconds": [end - start for start, end in pairs],
+            "step_bytes": [end - start for start, end in moved],
+        }
+
+
+def main() -> None:
+    """Run the job of the first argument, write what came of it to the second."""
+    device = default_device()
+    run(read_job(Path(sys.argv[1])), Record(Path(sys.argv[2]), device), device)
+
+
+if __name__ == "__main__":
+    main()

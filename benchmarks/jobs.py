@@ -1,0 +1,49 @@
+"""What a case is told; needs no torch."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Job:
+    """One process's work.
+
+    Attributes:
+        kind: "load", "train" or "infer".
+        model: the model's folder.
+        frames, width, height: of the clip, in pixels.
+        dtype: that the base computes in.
+        cap_gb: the card's size to keep to, in GiB; None for all of it.
+        steps: measured steps, after one that warms up.
+        rank: of the LoRA.
+        layers: how many blocks the model has.
+        placement: the fields of `maskora.streaming.plan.Placement`.
+        scratch: a folder for what it leaves to the next job of the same case.
+        one_block: let one resident block stand for all of them.
+    """
+
+    kind: str
+    model: str
+    frames: int
+    width: int
+    height: int
+    dtype: str
+    cap_gb: float | None
+    steps: int
+    rank: int
+    layers: int
+    placement: dict[str, Any] = field(default_factory=dict)
+    scratch: str = ""
+    one_block: bool = False
+
+
+def write_job(path: Path, job: Job) -> None:
+    """Write a job for `read_job`."""
+    path.write_text(json.dumps(asdict(job)))
+
+
+def read_job(path: Path) -> Job:
+    """The job in a file."""
+    return Job(**json.loads(path.read_text()))

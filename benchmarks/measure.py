@@ -1,0 +1,200 @@
+"""What a piece of work takes of a machine: device memory, host memory, seconds, bandwidth.
+
+python -m benchmarks.measure MACHINE.json       # describes this machine
+"""
+
+import json
+import os
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+SAMPLE_SECONDS = 0.005
+COPY_BYTES, COPIES = 256_000_000, 10
+STATUS = Path("/proc/self/status")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of a case; bytes, and None for what this machine cannot have.
+
+    Attributes:
+        name: for people.
+        seconds: from start to end, the device's work included.
+        peak_allocated: most bytes in tensors on the card at once.
+        peak_reserved: most bytes that the allocator held of the card for them.
+        host_before: bytes of this process's own memory at the start (see `host_memory`).
+        peak_host: most of them at once.
+    """
+
+    name: str
+    seconds: float
+    peak_allocated: int | None
+    peak_reserved: int | None
+    host_before: int
+    peak_host: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the numbers come from; no name of a host and no path.
+
+    Attributes:
+        gpu: the card's name, or "no GPU".
+        gpu_bytes: its memory.
+        cores: that this process may use.
+        ram_bytes: of the machine.
+        torch, cuda: versions.
+        bandwidth: host to device in bytes per second, from pinned memory.
+    """
+
+    gpu: str
+    gpu_bytes: int | None
+    cores: int
+    ram_bytes: int
+    torch: str
+    cuda: str | None
+    bandwidth: float | None
+
+
+class HostPeak:
+    """Highest host memory of this process while active, sampled every 5 ms and at both ends."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "HostPeak":
+        self._sample()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._sample()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(SAMPLE_SECONDS):
+            self._sample()
+
+    def _sample(self) -> None:
+        self.bytes = max(self.bytes, host_memory())
+
+
+def host_memory() -> int:
+    """Bytes of this process's own and shared memory now, without files that the kernel caches.
+
+    RssAnon + RssShmem of /proc/self/status. Ordinary memory that is registered with the driver
+    (pinned) counts; memory that the driver itself allocates may not.
+    """
+    fields = _status()
+    return fields["RssAnon"] + fields["RssShmem"]
+
+
+def high_water_mark() -> int:
+    """VmHWM: the highest resident size of this process so far, mapped files included."""
+    return _status()["VmHWM"]
+
+
+def _status() -> dict[str, int]:
+    pairs = [line.split(":") for line in STATUS.read_text().splitlines()]
+    return {name: int(value.split()[0]) * 1024 for name, value in pairs if value.endswith(" kB")}
+
+
+@contextmanager
+def measured(name: str, device: torch.device, done: Callable[[Phase], None]) -> Iterator[None]:
+    """Measure the block; `done` gets the phase however the block ends."""
+    on_card = device.type == "cuda"
+    synchronize(device)
+    if on_card:
+        torch.cuda.reset_peak_memory_stats(device)
+    before = host_memory()
+    started = time.perf_counter()
+    host = HostPeak()
+    try:
+        with host:
+            yield
+            synchronize(device)
+    finally:
+        done(
+            Phase(
+                name,
+                time.perf_counter() - started,
+                torch.cuda.max_memory_allocated(device) if on_card else None,
+                torch.cuda.max_memory_reserved(device) if on_card else None,
+                before,
+                host.bytes,
+            )
+        )
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def limit_card(gigabytes: float, device: torch.device) -> None:
+    """Let this process have no more of the card than one of `gigabytes` (GiB) would give it.
+
+    What is taken of the card before the first tensor (the context) counts as taken.
+    """
+    torch.cuda.synchronize(device)
+    free, total = torch.cuda.mem_get_info(device)
+    context = total - free - torch.cuda.memory_reserved(device)
+    share = (gigabytes * 2**30 - context) / total
+    torch.cuda.set_per_process_memory_fraction(min(max(share, 0.0), 1.0), device)
+
+
+def copy_bandwidth(device: torch.device) -> float | None:
+    """Host to device, bytes per second: the median of ten copies from pinned memory."""
+    if device.type != "cuda":
+        return None
+    source = torch.empty(COPY_BYTES, dtype=torch.uint8).pin_memory()
+    target = torch.empty(COPY_BYTES, dtype=torch.uint8, device=device)
+    seconds = []
+    for _ in range(COPIES + 1):
+        synchronize(device)
+        started = time.perf_counter()
+        target.copy_(source, non_blocking=True)
+        synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return COPY_BYTES / statistics.median(seconds[1:])
+
+
+def describe_machine(device: torch.device) -> Machine:
+    """This machine and the bandwidth to its card."""
+    properties = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    return Machine(
+        gpu=properties.name if properties else "no GPU",
+        gpu_bytes=properties.total_memory if properties else None,
+        cores=len(os.sched_getaffinity(0)),
+        ram_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        torch=torch.__version__,
+        cuda=torch.version.cuda if properties else None,
+        bandwidth=copy_bandwidth(device),
+    )
+
+
+def default_device() -> torch.device:
+    """The card where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(json.dumps(asdict(describe_machine(default_device()))))

@@ -1,0 +1,44 @@
+"""The resident step where the whole model does not fit: one resident block does all visits.
+
+The computation is that of the whole model (every block has the same shapes), and nothing moves; the
+weights are random.
+"""
+
+import json
+from pathlib import Path
+
+from torch import nn
+
+from benchmarks.random_weights import WeightFile, stored_entries, write_weights
+from maskora.files import write_text
+from maskora.models import Transformer
+from maskora.models.folder import read_json
+
+
+def one_block_folder(folder: Path, target: Path, dtype: str) -> Path:
+    """A model folder like another, whose transformer has one block, with random weights.
+
+    Args:
+        folder: the model.
+        target: the folder to make; its other parts are links.
+        dtype: of the transformer's weights.
+
+    Returns:
+        `target`.
+    """
+    part = target / "transformer"
+    part.mkdir(parents=True)
+    for path in folder.iterdir():
+        if path.name != part.name:
+            (target / path.name).symlink_to(path.resolve())
+    config = read_json(folder / "transformer" / "config.json") | {"num_layers": 1}
+    write_text(part / "config.json", json.dumps(config, indent=2) + "\n")
+    shards = WeightFile.of(stored_entries(part, dtype), "diffusion_pytorch_model")
+    write_weights(part, shards, seed=0)
+    return target
+
+
+def repeat_block(transformer: Transformer, count: int) -> None:
+    """Let the only block of a transformer stand for `count` of them."""
+    (block,) = transformer.blocks
+    transformer.blocks = nn.ModuleList([block] * count)

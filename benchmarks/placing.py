@@ -1,0 +1,121 @@
+"""How a case's model lies in memory: what the planner chooses for a person; needs no torch."""
+
+import tempfile
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.jobs import Job
+from maskora.commands.footprint import Purpose
+from maskora.commands.machine import DeviceKind
+from maskora.commands.plan import Plan, plan_for
+from maskora.config import Config, load_config
+from maskora.errors import UserError
+from maskora.streaming.plan import Placement
+from maskora.workspace import Workspace
+
+STORAGES = ("same", "float8", "int8", "nf4")
+# The placement's fields that options of the command line's own decide.
+OWN_OPTIONS = ("blocks_to_swap", "weights", "storage")
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Request:
+    """A row to measure.
+
+    Attributes:
+        case: its name.
+        job: everything but the placement.
+        config: what a person would have configured for it.
+        changes: fields of the placement that are set against the planner's choice.
+    """
+
+    case: str
+    job: Job
+    config: Config
+    changes: dict[str, Any]
+
+
+def configure(job: Job, swap: str, weights: str, storage: str) -> Config:
+    """The configuration of a job. Raises UserError where it is none."""
+    told = {
+        "model.dtype": job.dtype,
+        "model.transformer_dtype": storage,
+        "video.size": f"{job.width}x{job.height}",
+        "video.frames": job.frames,
+        "motion.window": "full",
+        "adapter.rank": job.rank,
+        "memory.blocks_to_swap": swap,
+        "memory.weights": weights,
+    }
+    if job.cap_gb is not None:
+        told["memory.vram_budget_gb"] = job.cap_gb
+    with tempfile.TemporaryDirectory() as folder:
+        empty = Path(folder) / "options.toml"
+        empty.touch()
+        return load_config(empty, [f"{name}={value}" for name, value in told.items()])
+
+
+def plan_request(request: Request, card_bytes: int | None) -> Plan:
+    """The planner's answer; without a cap all of the card is its budget.
+
+    Raises:
+        UserError: it does not fit.
+    """
+    config, folder = request.config, Path(request.job.model)
+    if request.job.cap_gb is None and card_bytes is not None:
+        memory = config.memory.model_copy(update={"vram_budget_gb": card_bytes / GIB})
+        config = config.model_copy(update={"memory": memory})
+    device: DeviceKind = "cpu" if card_bytes is None else "cuda"
+    purpose: Purpose = "infer" if request.job.kind == "infer" else "train"
+    return plan_for(config, Workspace(folder), None, folder, device, purpose)
+
+
+def placed(request: Request, plan: Plan) -> Job:
+    """The job with the plan's placement and the changes to it."""
+    placement = replace(plan.placement, **request.changes)
+    return replace(request.job, placement=asdict(placement))
+
+
+def parse_storages(text: str) -> list[str]:
+    """Names with commas between them. Raises UserError."""
+    names = text.split(",")
+    if odd := [name for name in names if name not in STORAGES]:
+        raise UserError(f"--storage {text}: {odd[0]!r} is none of {', '.join(STORAGES)}")
+    return names
+
+
+def parse_swap(text: str, layers: int) -> str:
+    """ "auto" or a number of blocks, as text. Raises UserError."""
+    if text != "auto" and not text.isdecimal():
+        raise UserError(f"--swap {text}: write auto or a number of blocks")
+    if text != "auto" and int(text) > layers:
+        raise UserError(f"--swap {text}: the transformer has {layers} blocks")
+    return text
+
+
+def parse_changes(items: list[str]) -> dict[str, Any]:
+    """ "key=value" items as fields of a `Placement`. Raises UserError."""
+    plain = {field.name: field.default for field in fields(Placement)}
+    changes: dict[str, Any] = {}
+    for item in items:
+        key, _, text = item.partition("=")
+        if key not in plain or key in OWN_OPTIONS:
+            names = ", ".join(name for name in plain if name not in OWN_OPTIONS)
+            raise UserError(f"--place {item}: write key=value with one of {names}")
+        changes[key] = _value(item, text, plain[key])
+    return changes
+
+
+def _value(item: str, text: str, default: object) -> object:
+    """A text as the type of a field's default; a field without one holds a number of pixels."""
+    if isinstance(default, str):
+        return text
+    if isinstance(default, bool):
+        if text not in ("true", "false"):
+            raise UserError(f"--place {item}: write true or false")
+        return text == "true"
+    if not text.isdecimal():
+        raise UserError(f"--place {item}: write a whole number")
+    return int(text)

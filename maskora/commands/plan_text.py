@@ -1,0 +1,162 @@
+"""A plan in words and aligned columns."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from maskora.commands import timings
+from maskora.commands.footprint import ENCODERS, Host
+from maskora.commands.machine import device_name, host_bytes
+from maskora.commands.plan import Plan
+from maskora.commands.shards import NAMES, matrix_type
+from maskora.config import Config
+from maskora.files import cache_home
+from maskora.streaming.demand import GIB, Need, gb
+from maskora.workspace import Workspace
+
+LABEL, COLUMN = 34, 10
+PHASES = ("train", "generate", "decode")
+UNKNOWN = "unknown until the first step"
+DEVICE_ROWS: list[tuple[str, Callable[[Need], int]]] = [
+    ("weights of blocks that stay", lambda need: need.resident),
+    ("ring of streamed blocks", lambda need: need.ring),
+    ("other parameters", lambda need: need.others),
+    ("LoRA, gradients, optimizer", lambda need: need.adapter),
+    ("block inputs", lambda need: need.inputs),
+    ("activations", lambda need: need.activations),
+]
+CARD_ROWS: list[tuple[str, Callable[[Need], int]]] = [
+    ("reserve", lambda need: need.reserve),
+    ("total", lambda need: need.total),
+]
+HOST_ROWS: list[tuple[str, Callable[[Host], int]]] = [
+    ("computation (no card)", lambda part: part.computing),
+    ("weights that wait", lambda part: part.weights),
+    ("staging", lambda part: part.staging),
+    ("block inputs that wait", lambda part: part.inputs),
+    ("loading, at its largest", lambda part: part.loading),
+    ("frames of the clip", lambda part: part.frames),
+    ("Python and its libraries", lambda part: part.program),
+    ("total", lambda part: part.total),
+]
+Part = TypeVar("Part", Need, Host)
+
+
+def render(plans: Sequence[Plan]) -> str:
+    """One or two plans as a table of their phases, and the choice below."""
+    first = plans[0]
+    lines = [_title(first), ""]
+    needs = _columns([plan.needs for plan in plans], lambda need: need.total)
+    on_card = first.budget is not None
+    where = f"VRAM, GB (budget {first.budget / GIB:g})" if first.budget else "computation, GB"
+    lines += _table(where, needs, DEVICE_ROWS + (CARD_ROWS if on_card else []))
+    parts = _columns([plan.host for plan in plans], lambda part: part.total)
+    rows = HOST_ROWS[1:] if on_card else HOST_ROWS
+    lines += ["", *_table("RAM, GB", parts, rows)]
+    lines += ["", *(f"{plan.job.purpose}: {plan.reason}" for plan in plans), _encoders(first)]
+    if not on_card:
+        lines.append("no card: memory.vram_budget_gb is not enforced")
+    if (most := max(plan.ram_bytes for plan in plans)) > host_bytes():
+        lines.append(
+            f"this machine has {gb(host_bytes())} GB of RAM, and {gb(most)} are needed: "
+            f'memory.weights = "mapped" leaves streamed blocks on disk'
+        )
+    return "\n".join(lines)
+
+
+def _title(plan: Plan) -> str:
+    sizes, job = plan.sizes, plan.job
+    return (
+        f"{sizes.name}: {sizes.parameters['transformer'] / 1e9:.3g} billion parameters, "
+        f"{sizes.blocks} blocks of "
+        f"{sizes.block_bytes(job.dtype, job.storage) / GIB:.3f} GB; {job.frames} frames of "
+        f"{job.width}x{job.height} ({job.tokens(sizes, job.frames)} tokens), trained in windows "
+        f"of {job.window} ({job.tokens(sizes, job.window)} tokens)"
+    )
+
+
+def _columns(phases: Iterable[dict[str, Part]], size: Callable[[Part], int]) -> dict[str, Part]:
+    """One column per phase; the encoders come one after another, so their largest stands for all.
+
+    Two plans share the encoders; each phase's largest is shown.
+    """
+    columns: dict[str, Part] = {}
+    for plan in phases:
+        for name, part in plan.items():
+            column = "encode" if name in ENCODERS else name
+            if column not in columns or size(part) > size(columns[column]):
+                columns[column] = part
+    return {name: columns[name] for name in ("encode", *PHASES) if name in columns}
+
+
+def _table(
+    title: str, columns: dict[str, Part], rows: Sequence[tuple[str, Callable[[Part], int]]]
+) -> list[str]:
+    lines = [f"{title:<{LABEL}}" + "".join(f"{name:>{COLUMN}}" for name in columns)]
+    for label, value in rows:
+        cells = [value(part) for part in columns.values()]
+        if any(cells):
+            texts = [f"{cell / GIB:.2f}" if cell else "-" for cell in cells]
+            lines.append(f"  {label:<{LABEL - 2}}" + "".join(f"{t:>{COLUMN}}" for t in texts))
+    return lines
+
+
+def _encoders(plan: Plan) -> str:
+    totals = [
+        f"{name} {gb(plan.needs[name].total if plan.budget else plan.host[name].total)}"
+        for name in ENCODERS
+    ]
+    return f"encode: the largest of {', '.join(totals)} GB, one after another"
+
+
+def tell_disk(config: Config, folder: Path, plan: Plan) -> str:
+    """The base's folder, and the copy that weights = "mapped" makes."""
+    held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    lines = [f"disk: {folder} has {gb(held)} GB"]
+    kind, placement = matrix_type(folder / "transformer"), plan.placement
+    as_used = placement.storage == "same" and kind == NAMES[config.model.dtype]
+    if kind is None:
+        lines.append("the weights are not here yet")
+    if placement.weights == "mapped" and placement.blocks_to_swap and not as_used:
+        sizes, job = plan.sizes, plan.job
+        copy = gb(sizes.blocks * sizes.block_bytes(job.dtype, job.storage))
+        unless = "" if kind else f" (none if they come in {config.model.dtype})"
+        lines.append(f"a copy as it is used, {copy} GB, goes to {cache_home()}{unless}")
+    return "; ".join(lines)
+
+
+def tell_time(config: Config, workspace: Workspace, train: Plan, infer: Plan) -> str:
+    """Seconds per step and for the whole edit, where this machine has measured them before."""
+    motion = timings.lookup(train.step_key(train.job.window))
+    keyframe = timings.lookup(train.step_key(1))
+    generate = timings.lookup(infer.step_key(infer.job.frames))
+    has_keyframes = workspace.edits_dir.is_dir() and bool(
+        workspace.find_edits(None, train.job.frames).keyframes
+    )
+    share, appearance = config.appearance.motion_share, config.appearance.steps
+    parts: list[tuple[float, float | None]] = [
+        (config.motion.steps, motion),
+        (config.inference.steps, generate),
+    ]
+    if has_keyframes:
+        parts += [(appearance * (1 - share), keyframe), (appearance * share, motion)]
+    lines = [
+        f"time on {device_name(train.device)}:",
+        f"  training step of {train.job.window} frames: {_seconds(motion)}",
+        f"  denoising step of {infer.job.frames} frames: {_seconds(generate)}",
+        f"  whole edit: {_whole(parts)}",
+    ]
+    return "\n".join(lines)
+
+
+def _seconds(seconds: float | None) -> str:
+    return UNKNOWN if seconds is None else f"{seconds:.1f} s, as measured before"
+
+
+def _whole(parts: Sequence[tuple[float, float | None]]) -> str:
+    total = 0.0
+    for steps, seconds in parts:
+        if seconds is None:
+            return UNKNOWN
+        total += steps * seconds
+    return f"about {total / 60:.0f} minutes, without loading and encoding"

@@ -1,0 +1,242 @@
+"""Parameters and memory of Wan2.1's encoders: UMT5, CLIP and the video VAE. Needs no torch.
+
+The parameters follow the classes of transformers and diffusers layer by layer. The largest sums of
+intermediate results are closed forms whose coefficients were counted on the real classes, tensor by
+tensor; the tests count again and compare.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from maskora.models.sizes import ITEM, Encoder, Parameter, count, dense_bytes, linear, stored_bytes
+
+TEXT_TOKENS = 512
+FLOAT = ITEM["float32"]
+# Intermediate results of the VAE at their largest, in units of a chunk of frames at full size with
+# `base_dim` channels. Encoding and decoding meet it in the residual blocks at full size.
+VAE_ENCODE_UNITS, VAE_DECODE_UNITS = 9.2, 12.7
+# Tiles overlap by a quarter: a tile begins every three quarters of its edge.
+STRIDE = (3, 4)
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """UMT5's encoder, from text_encoder/config.json."""
+
+    vocabulary: int
+    width: int
+    heads: int
+    head_width: int
+    inner: int
+    layers: int
+    buckets: int
+    gated: bool
+
+    @classmethod
+    def read(cls, config: dict[str, Any]) -> "TextEncoder":
+        """From the file's content; what it leaves out has transformers' default."""
+        return cls(
+            vocabulary=config.get("vocab_size", 250112),
+            width=config.get("d_model", 512),
+            heads=config.get("num_heads", 6),
+            head_width=config.get("d_kv", 64),
+            inner=config.get("d_ff", 1024),
+            layers=config.get("num_layers", 8),
+            buckets=config.get("relative_attention_num_buckets", 32),
+            gated=str(config.get("feed_forward_proj", "gated-gelu")).startswith("gated"),
+        )
+
+    def layer(self, dtype: str) -> list[Parameter]:
+        """One layer's parameters; where the rest is float16, the last matrix is float32."""
+        attention = self.heads * self.head_width
+        ways_in = 2 if self.gated else 1
+        return [
+            *3 * linear(self.width, attention, bias=False),
+            *linear(attention, self.width, bias=False),
+            Parameter((self.buckets, self.heads)),
+            *ways_in * linear(self.width, self.inner, bias=False),
+            Parameter((self.width, self.inner), "float32" if dtype == "float16" else "linear"),
+            *2 * [Parameter((self.width,))],
+        ]
+
+    def count(self) -> int:
+        """How many values it has: the embedding of the vocabulary, the layers, the last norm."""
+        return (
+            self.vocabulary * self.width + self.layers * count(self.layer("float32")) + self.width
+        )
+
+    def memory(self, dtype: str) -> Encoder:
+        """Streamed layer by layer; rows of the embedding are read from disk."""
+        scores = 3 * self.heads * TEXT_TOKENS**2
+        return Encoder(
+            layer=stored_bytes(self.layer(dtype), dtype, "same"),
+            others=self.width * ITEM[dtype],
+            activations=(scores + 6 * TEXT_TOKENS * self.width) * ITEM[dtype],
+            host=0,
+        )
+
+
+@dataclass(frozen=True)
+class ImageEncoder:
+    """CLIP's vision tower, from image_encoder/config.json."""
+
+    width: int
+    inner: int
+    layers: int
+    patch: int
+    image: int
+
+    @classmethod
+    def read(cls, config: dict[str, Any]) -> "ImageEncoder":
+        """From the file's content; what it leaves out has transformers' default."""
+        return cls(
+            width=config.get("hidden_size", 768),
+            inner=config.get("intermediate_size", 3072),
+            layers=config.get("num_hidden_layers", 12),
+            patch=config.get("patch_size", 32),
+            image=config.get("image_size", 224),
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one picture: its patches, and one for the whole."""
+        return (self.image // self.patch) ** 2 + 1
+
+    def layer(self) -> list[Parameter]:
+        """One layer's parameters."""
+        return [
+            *4 * linear(self.width, self.width),
+            *linear(self.width, self.inner),
+            *linear(self.inner, self.width),
+            *4 * [Parameter((self.width,))],
+        ]
+
+    def others(self) -> list[Parameter]:
+        """The parameters outside the layers."""
+        return [
+            Parameter((self.width,)),
+            Parameter((self.width, 3, self.patch, self.patch)),
+            Parameter((self.tokens, self.width)),
+            *4 * [Parameter((self.width,))],
+        ]
+
+    def count(self) -> int:
+        """How many values it has."""
+        return count(self.others()) + self.layers * count(self.layer())
+
+    def memory(self) -> Encoder:
+        """In float32, streamed from host memory; the states of all layers are kept."""
+        states = (self.layers + 3) * self.tokens * self.width
+        layer = stored_bytes(self.layer(), "float32", "same")
+        return Encoder(
+            layer=layer,
+            others=dense_bytes(self.others(), "float32"),
+            activations=(states + 3 * self.tokens * self.inner) * FLOAT,
+            host=self.layers * layer,
+        )
+
+
+@dataclass(frozen=True)
+class Vae:
+    """`AutoencoderKLWan`, from vae/config.json; in float32."""
+
+    base: int
+    decoder_base: int
+    latents: int
+    multiples: tuple[int, ...]
+    residuals: int
+    temporal: tuple[bool, ...]
+    cell: int
+    chunk: int
+
+    @classmethod
+    def read(cls, config: dict[str, Any]) -> "Vae":
+        """From the file's content; what it leaves out has diffusers' default."""
+        base = config.get("base_dim", 96)
+        return cls(
+            base=base,
+            decoder_base=config.get("decoder_base_dim") or base,
+            latents=config.get("z_dim", 16),
+            multiples=tuple(config.get("dim_mult", (1, 2, 4, 4))),
+            residuals=config.get("num_res_blocks", 2),
+            temporal=tuple(config.get("temperal_downsample", (False, True, True))),
+            cell=config.get("scale_factor_spatial", 8),
+            chunk=config.get("scale_factor_temporal", 4),
+        )
+
+    def count(self) -> int:
+        """How many values it has."""
+        quantisers = _conv(2 * self.latents, 2 * self.latents) + _conv(self.latents, self.latents)
+        return self._encoder() + self._decoder() + quantisers
+
+    def _encoder(self) -> int:
+        widths = [self.base * multiple for multiple in (1, *self.multiples)]
+        total = _conv(3, widths[0], 27)
+        for level, (before, width) in enumerate(pairwise(widths)):
+            total += _residuals(before, width, self.residuals)
+            if level < len(self.temporal):
+                total += _conv(width, width, 9)
+                total += _conv(width, width, 3) if self.temporal[level] else 0
+        return total + _middle(widths[-1]) + widths[-1] + _conv(widths[-1], 2 * self.latents, 27)
+
+    def _decoder(self) -> int:
+        widths = [self.decoder_base * m for m in (self.multiples[-1], *reversed(self.multiples))]
+        total = _conv(self.latents, widths[0], 27) + _middle(widths[0])
+        rising = self.temporal[::-1]
+        for level, (before, width) in enumerate(pairwise(widths)):
+            total += _residuals(before // 2 if level else before, width, self.residuals + 1)
+            if level < len(rising):
+                total += _conv(width, width // 2, 9)
+                total += _conv(width, 2 * width, 3) if rising[level] else 0
+        return total + widths[-1] + _conv(widths[-1], 3, 27)
+
+    def encode_bytes(self, frames: int, width: int, height: int, tile: int | None) -> int:
+        """The largest sum while a clip is encoded; the clip itself is on the device."""
+        area, overlap = self._tiles(width, height, tile)
+        clip = 3 * frames * width * height * FLOAT
+        results = clip * 2 * self.latents // (3 * self.chunk * self.cell**2)
+        working = self._chunks(self.base, frames, area, VAE_ENCODE_UNITS)
+        return clip + working + round(overlap * results)
+
+    def decode_bytes(self, frames: int, width: int, height: int, tile: int | None) -> int:
+        """The largest sum while a clip is decoded: in a tile, or while tiles are joined."""
+        area, overlap = self._tiles(width, height, tile)
+        clip = 3 * frames * width * height * FLOAT
+        working = self._chunks(self.decoder_base, frames, area, VAE_DECODE_UNITS)
+        joining = 3 * clip if tile is not None else 0
+        return round(overlap * clip) + max(working, joining)
+
+    def _chunks(self, base: int, frames: int, area: int, units: float) -> int:
+        return round(units * min(frames, self.chunk) * base * area * FLOAT)
+
+    def _tiles(self, width: int, height: int, tile: int | None) -> tuple[int, float]:
+        """A tile's area in pixels, and all tiles' area relative to the picture's."""
+        if tile is None or (width <= tile and height <= tile):
+            return width * height, 1.0
+        covered = _covered(width, tile, self.cell) * _covered(height, tile, self.cell)
+        return min(width, tile) * min(height, tile), covered / (width * height)
+
+
+def _covered(length: int, tile: int, cell: int) -> int:
+    """The sum of the tiles' lengths along one side."""
+    stride = tile * STRIDE[0] // STRIDE[1] // cell * cell
+    return sum(min(tile, length - start) for start in range(0, length, stride))
+
+
+def _conv(inputs: int, outputs: int, kernel: int = 1) -> int:
+    return inputs * outputs * kernel + outputs
+
+
+def _residual(before: int, after: int) -> int:
+    shortcut = _conv(before, after) if before != after else 0
+    return before + _conv(before, after, 27) + after + _conv(after, after, 27) + shortcut
+
+
+def _residuals(before: int, after: int, blocks: int) -> int:
+    return _residual(before, after) + (blocks - 1) * _residual(after, after)
+
+
+def _middle(width: int) -> int:
+    attention = width + _conv(width, 3 * width) + _conv(width, width)
+    return 2 * _residual(width, width) + attention

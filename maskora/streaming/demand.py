@@ -1,0 +1,136 @@
+"""What a run asks of the device's memory, phase by phase, as a function of how it is computed.
+
+A run is a few phases, one after another, so its peak is the largest of theirs. A GB is 2**30 bytes
+here, as on the cards: an "8 GB card" has 8 of them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+GIB = 2**30
+# Held back in every phase: the CUDA context, the workspaces of cuBLAS and cuDNN, and, as a share of
+# the activations, what the allocator rounds up and cannot use again.
+RESERVE = 6 * GIB // 10
+ACTIVATIONS_HELD_BACK = 10  # one part in so many
+Swap = int | Literal["auto"]
+
+
+@dataclass(frozen=True)
+class Need:
+    """Device memory of one phase in bytes: the rows of the plan's table.
+
+    Attributes:
+        resident: weights of the blocks that stay.
+        ring: the buffers that streamed blocks pass through.
+        others: parameters outside the blocks.
+        adapter: the LoRA with its gradients and optimizer states.
+        inputs: block inputs that backward waits for.
+        activations: the largest sum of other intermediate results.
+    """
+
+    resident: int = 0
+    ring: int = 0
+    others: int = 0
+    adapter: int = 0
+    inputs: int = 0
+    activations: int = 0
+
+    @property
+    def reserve(self) -> int:
+        """What is held back."""
+        return RESERVE + -(-self.activations // ACTIVATIONS_HELD_BACK)
+
+    @property
+    def allocated(self) -> int:
+        """Everything but the reserve."""
+        weights = self.resident + self.ring + self.others + self.adapter
+        return weights + self.inputs + self.activations
+
+    @property
+    def total(self) -> int:
+        """What must be free on the device."""
+        return self.allocated + self.reserve
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to compute a phase: its largest activations, and what it sets in the placement."""
+
+    activations: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    told: str = ""
+
+
+@dataclass(frozen=True)
+class BlockPhase:
+    """A phase that visits all blocks.
+
+    Attributes:
+        block: stored bytes of one block.
+        others, adapter, inputs: as in `Need`.
+        ways: in the order in which they are tried.
+        free: later ways cost no time, so one is taken as soon as it swaps fewer blocks; else only
+            where an earlier one does not fit at all.
+    """
+
+    name: str
+    blocks: int
+    block: int
+    others: int
+    adapter: int
+    inputs: int
+    ways: tuple[Way, ...]
+    free: bool = False
+
+    def need(self, swapped: int, ring: int, way: Way) -> Need:
+        """What the phase takes with so many blocks streamed."""
+        return Need(
+            resident=(self.blocks - swapped) * self.block,
+            ring=min(swapped, ring) * self.block,
+            others=self.others,
+            adapter=self.adapter,
+            inputs=self.inputs,
+            activations=way.activations,
+        )
+
+    def counts(self, asked: Swap, ring: int) -> list[int]:
+        """The numbers of streamed blocks to try; up to `ring` of them save nothing."""
+        return [0, *range(ring + 1, self.blocks + 1)] if asked == "auto" else [asked]
+
+
+@dataclass(frozen=True)
+class TilePhase:
+    """A phase that works in tiles: its activations by the tile's edge, the largest tile first."""
+
+    name: str
+    others: int
+    activations: Mapping[int | None, int]
+
+    def need(self, tile: int | None) -> Need:
+        """What the phase takes with such tiles."""
+        return Need(others=self.others, activations=self.activations[tile])
+
+
+@dataclass(frozen=True)
+class Demand:
+    """All that a run asks of the device. All phases of tiles share one tile."""
+
+    blocks: BlockPhase
+    tiles: tuple[TilePhase, ...] = ()
+    fixed: Mapping[str, Need] = field(default_factory=dict)
+
+    @property
+    def tile_sizes(self) -> list[int | None]:
+        """The tiles to try, the largest first."""
+        return list(self.tiles[0].activations) if self.tiles else [None]
+
+    def needs(self, swapped: int, ring: int, way: Way, tile: int | None) -> dict[str, Need]:
+        """What each phase takes with these choices."""
+        tiled = {phase.name: phase.need(tile) for phase in self.tiles}
+        return {**self.fixed, **tiled, self.blocks.name: self.blocks.need(swapped, ring, way)}
+
+
+def gb(nbytes: int) -> str:
+    """Bytes in GB, with one digit after the point."""
+    return f"{nbytes / GIB:.1f}"

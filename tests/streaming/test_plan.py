@@ -1,0 +1,238 @@
+"""The solver: within the budget, at the least cost of time, or a refusal that says what fits."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from maskora.errors import UserError
+from maskora.streaming.demand import (
+    GIB,
+    RESERVE,
+    BlockPhase,
+    Demand,
+    Need,
+    Swap,
+    TilePhase,
+    Way,
+    gb,
+)
+from maskora.streaming.plan import (
+    RESIDENT,
+    Change,
+    Solution,
+    check_swap,
+    refuse,
+    smallest,
+    solve,
+)
+
+MIB = 2**20
+LAYER, SPLIT = {"recompute": "layer"}, {"split_batch": True}
+
+
+def training(
+    blocks: int = 10, block: int = 100, whole: int = 2000, layer: int = 1000, free: bool = False
+) -> BlockPhase:
+    """A phase over blocks, sizes in MiB; its second way takes less memory."""
+    return BlockPhase(
+        name="train",
+        blocks=blocks,
+        block=block * MIB,
+        others=50 * MIB,
+        adapter=20 * MIB,
+        inputs=30 * MIB,
+        ways=(Way(whole * MIB), Way(layer * MIB, SPLIT if free else LAYER, "in turn")),
+        free=free,
+    )
+
+
+sizes = st.integers(0, 5000)
+phases = st.builds(
+    training,
+    blocks=st.integers(1, 45),
+    block=st.integers(1, 800),
+    whole=st.integers(1000, 6000),
+    layer=st.integers(0, 1000),
+    free=st.booleans(),
+)
+
+
+@st.composite
+def demands(draw: st.DrawFn) -> Demand:
+    """A phase over blocks beside a tiled and a fixed one."""
+    whole, half, quarter = sorted(draw(st.tuples(sizes, sizes, sizes)), reverse=True)
+    tiles = {None: whole * MIB, 512: half * MIB, 128: quarter * MIB}
+    return Demand(
+        blocks=draw(phases),
+        tiles=(TilePhase("encode", 500 * MIB, tiles),),
+        fixed={"text": Need(ring=draw(sizes) * MIB)},
+    )
+
+
+budgets = st.integers(700, 50_000).map(lambda mib: mib * MIB)
+
+
+@given(demands(), budgets)
+def test_a_solution_stays_within_the_budget_in_every_phase(demand: Demand, budget: int) -> None:
+    solution = solve(demand, budget, "auto", RESIDENT)
+    assume(solution is not None)
+    assert isinstance(solution, Solution)
+    assert set(solution.needs) == {"train", "encode", "text"}
+    assert all(need.total <= budget for need in solution.needs.values())
+
+
+@given(demands(), budgets)
+def test_as_few_blocks_are_swapped_as_fit(demand: Demand, budget: int) -> None:
+    solution = solve(demand, budget, "auto", RESIDENT)
+    assume(solution is not None)
+    assert isinstance(solution, Solution)
+    phase, chosen = demand.blocks, solution.placement
+    (way,) = [w for w in phase.ways if all(getattr(chosen, k) == v for k, v in w.settings.items())
+              and w.activations == solution.needs["train"].activations][:1]  # fmt: skip
+    fewer = [k for k in phase.counts("auto", chosen.ring) if k < chosen.blocks_to_swap]
+    assert all(phase.need(k, chosen.ring, way).total > budget for k in fewer)
+    assert chosen.blocks_to_swap not in range(1, chosen.ring + 1)
+
+
+def test_no_number_of_blocks_is_tried_that_the_ring_would_hold_anyway() -> None:
+    assert training(blocks=6).counts("auto", 2) == [0, 3, 4, 5, 6]
+    assert training(blocks=2).counts("auto", 2) == [0]
+
+
+@given(demands(), budgets)
+def test_the_tile_is_the_largest_that_fits(demand: Demand, budget: int) -> None:
+    solution = solve(demand, budget, "auto", RESIDENT)
+    assume(solution is not None)
+    assert isinstance(solution, Solution)
+    (phase,) = demand.tiles
+    fitting = [tile for tile in (None, 512, 128) if phase.need(tile).total <= budget]
+    assert solution.placement.vae_tile == fitting[0]
+
+
+@given(demands(), budgets)
+def test_a_slower_way_is_taken_only_where_the_faster_does_not_fit_at_all(
+    demand: Demand, budget: int
+) -> None:
+    solution = solve(demand, budget, "auto", RESIDENT)
+    assume(solution is not None and not demand.blocks.free)
+    assert isinstance(solution, Solution)
+    phase = demand.blocks
+    fits = [phase.need(k, 2, phase.ways[0]).total <= budget for k in phase.counts("auto", 2)]
+    assert (solution.placement.recompute == "layer") == (not any(fits))
+
+
+@given(demands(), budgets)
+def test_a_way_that_costs_no_time_is_taken_as_soon_as_it_swaps_fewer_blocks(
+    demand: Demand, budget: int
+) -> None:
+    assume(demand.blocks.free)
+    solution = solve(demand, budget, "auto", RESIDENT)
+    assume(solution is not None)
+    assert isinstance(solution, Solution)
+    least = [
+        min((k for k in demand.blocks.counts("auto", 2)
+             if demand.blocks.need(k, 2, way).total <= budget), default=None)
+        for way in demand.blocks.ways
+    ]  # fmt: skip
+    assert solution.placement.blocks_to_swap == min(k for k in least if k is not None)
+    assert solution.placement.split_batch == (least[0] is None or least[0] > least[1])
+
+
+@given(demands(), budgets, budgets)
+def test_more_memory_never_makes_it_slower(demand: Demand, one: int, other: int) -> None:
+    small, large = (
+        solve(demand, budget, "auto", RESIDENT) for budget in (min(one, other), max(one, other))
+    )
+    assume(small is not None)
+    assert isinstance(small, Solution)
+    assert isinstance(large, Solution)
+
+    def cost(solution: Solution) -> tuple[bool, int]:
+        placement = solution.placement
+        return placement.recompute == "layer", placement.blocks_to_swap
+
+    assert cost(large) <= cost(small)
+    edges = [600 if s.placement.vae_tile is None else s.placement.vae_tile for s in (small, large)]
+    assert edges[1] >= edges[0]
+
+
+swaps: st.SearchStrategy[Swap] = st.one_of(st.just("auto"), st.integers(0, 1))
+
+
+@given(demands(), swaps)
+def test_the_smallest_budget_fits_and_a_byte_less_does_not(demand: Demand, swap: Swap) -> None:
+    _, least = smallest(demand, swap, RESIDENT.ring)
+    assert solve(demand, least, swap, RESIDENT) is not None
+    assert solve(demand, least - 1, swap, RESIDENT) is None
+
+
+def test_an_explicit_number_is_obeyed_or_refused() -> None:
+    demand = Demand(training())
+    roomy = solve(demand, 100 * GIB, 7, RESIDENT)
+    assert roomy is not None
+    assert roomy.placement.blocks_to_swap == 7
+    assert "7 of 10 blocks are swapped, as set" in roomy.reason
+    least = smallest(demand, 7, 2)[1]
+    assert least > smallest(demand, "auto", 2)[1]
+    assert solve(demand, least - 1, 7, RESIDENT) is None
+
+
+def test_more_blocks_than_there_are_cannot_be_swapped() -> None:
+    check_swap(10, 10)
+    check_swap("auto", 10)
+    with pytest.raises(UserError, match="blocks_to_swap is 11, but this base has 10 blocks"):
+        check_swap(11, 10)
+
+
+def test_what_is_not_the_solvers_to_choose_is_kept() -> None:
+    base = replace(RESIDENT, weights="mapped", storage="float8", activation_offload=True)
+    solution = solve(Demand(training()), 100 * GIB, "auto", base)
+    assert solution is not None
+    assert solution.placement == base
+    assert solution.reason == "all 10 blocks stay on the card"
+
+
+def test_the_reserve_is_a_constant_and_a_tenth_of_the_activations() -> None:
+    need = Need(resident=5, ring=4, others=3, adapter=2, inputs=1, activations=1001)
+    assert need.allocated == 5 + 4 + 3 + 2 + 1 + 1001
+    assert need.total == need.allocated + RESERVE + 101
+
+
+def test_the_reason_tells_what_one_block_less_would_need() -> None:
+    phase = training(whole=100, layer=50)
+    budget = phase.need(6, 2, phase.ways[0]).total
+    solution = solve(Demand(phase), budget, "auto", RESIDENT)
+    assert solution is not None
+    over = gb(phase.need(5, 2, phase.ways[0]).total)
+    assert solution.reason.startswith(
+        f"6 of 10 blocks are swapped, the fewest that fit (5 would need {over} of "
+    )
+
+
+def test_a_refusal_names_the_smallest_budget_and_only_changes_that_fit() -> None:
+    demand = Demand(training())
+    lighter = Demand(training(layer=500))
+    heavier = Demand(training(layer=999))
+    name, least = smallest(demand, "auto", 2)
+    budget = least - MIB
+    too_little = Change("change too little", heavier, "auto")
+    enough = Change("change enough", lighter, "auto")
+    more = Change("change more than needed", lighter, "auto")
+    assert solve(heavier, least - 200 * MIB, "auto", RESIDENT) is None
+    text = str(
+        refuse(
+            demand, least - 200 * MIB, "auto", RESIDENT,
+            [[too_little, enough, more], [too_little], []],
+        )
+    )  # fmt: skip
+    assert f"{name} needs" in text
+    told = re.findall(r"memory.vram_budget_gb = ([0-9.]+)", text)
+    assert [solve(demand, round(float(t) * GIB), "auto", RESIDENT) is None for t in told] == [False]
+    assert "  change enough" in text
+    assert "too little" not in text
+    assert "more than needed" not in text
+    alone = str(refuse(demand, budget, "auto", RESIDENT, []))
+    assert "no single change fits this budget" in alone
