@@ -16,7 +16,7 @@ from maskora.config import Config, parse_size
 from maskora.errors import UserError
 from maskora.hub import locate
 from maskora.models import Sizes, read_sizes
-from maskora.streaming.demand import GIB, Demand, Need, gb
+from maskora.streaming.demand import GIB, Demand, Need
 from maskora.streaming.plan import Placement, Solution, check_swap, refuse, solve
 from maskora.workspace import Source, Workspace
 
@@ -109,23 +109,8 @@ def plan_for(
     """
     sizes = read_sizes(config.model.family, folder)
     job = job_of(config, workspace, source, purpose, device, sizes)
-    memory = config.memory
-    check_swap(memory.blocks_to_swap, sizes.blocks)
-    base = Placement(
-        blocks_to_swap=0,
-        weights=memory.weights,
-        storage=job.storage,
-        activation_offload=job.offload,
-    )
-    asked, budget = demand(sizes, job), round(memory.vram_budget_gb * GIB)
-    if device == "cpu":
-        solution = _without_card(asked, memory.blocks_to_swap, base)
-    else:
-        found = solve(asked, budget, memory.blocks_to_swap, base)
-        if found is None:
-            changes = dials(sizes, job, memory.blocks_to_swap)
-            raise refuse(asked, budget, memory.blocks_to_swap, base, changes)
-        solution = found
+    budget = round(config.memory.vram_budget_gb * GIB)
+    solution = _solution(config, sizes, job, device, budget)
     used = [name for name in solution.needs if not (purpose == "train" and name == "decode")]
     needs = {name: solution.needs[name] for name in used}
     on_card = device == "cuda"
@@ -139,6 +124,24 @@ def plan_for(
         reason=solution.reason,
         budget=budget if on_card else None,
     )
+
+
+def _solution(config: Config, sizes: Sizes, job: Job, device: DeviceKind, budget: int) -> Solution:
+    """What was asked for, or what fits best. Raises UserError where nothing does."""
+    swap, asked = config.memory.blocks_to_swap, demand(sizes, job)
+    check_swap(swap, sizes.blocks)
+    base = Placement(
+        blocks_to_swap=0,
+        weights=config.memory.weights,
+        storage=job.storage,
+        activation_offload=job.offload,
+    )
+    if device == "cpu":
+        return _without_card(asked, swap, base)
+    found = solve(asked, budget, swap, base)
+    if found is None:
+        raise refuse(asked, budget, swap, base, dials(sizes, job, swap))
+    return found
 
 
 def _without_card(asked: Demand, swap: int | str, base: Placement) -> Solution:
@@ -198,19 +201,6 @@ def _planned_size(config: Config, multiple: int) -> tuple[int, int]:
 
 def _has_bitsandbytes() -> bool:
     return importlib.util.find_spec("bitsandbytes") is not None
-
-
-def report(plan: Plan, measured: int) -> str:
-    """What was planned of a card's memory beside what a run used of it.
-
-    Args:
-        measured: `torch.cuda.max_memory_allocated()`; it knows nothing of the reserve.
-    """
-    planned = plan.allocated_bytes
-    assert planned > 0, "there is nothing to compare without a card"
-    share = round(100 * (measured - planned) / planned)
-    told = f"{abs(share)} % {'more' if share > 0 else 'less'}" if share else "as planned"
-    return f"planned {gb(planned)} GB of VRAM, used {gb(measured)} ({told})"
 
 
 def show_plan(config: Config, workspace: Workspace, device: str | None) -> None:

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from maskora.errors import Fault, UserError
+from maskora.streaming.header import raw_header
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -24,7 +24,6 @@ DTYPES = {
     "U8": torch.uint8,
 }  # fmt: skip
 CONVERSION_BYTES = 32 * 2**20
-HEADER_LENGTH = 8
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def shards(folder: Path) -> list[Path]:
 
 def read_header(path: Path) -> dict[str, Stored]:
     """Where each tensor of a safetensors file lies. Raises UserError where it is none."""
-    header, start = read_raw_header(path)
+    header, start = raw_header(path)
     try:
         stored = {
             name: Stored(
@@ -130,7 +129,6 @@ def read_header(path: Path) -> dict[str, Stored]:
                 tuple(entry["shape"]),
             )
             for name, entry in header.items()
-            if name != "__metadata__"
         }
     except (KeyError, TypeError, IndexError) as error:
         raise UserError(f"{path} is no readable safetensors file: {error!r}") from None
@@ -139,21 +137,6 @@ def read_header(path: Path) -> dict[str, Stored]:
         if one.offset + prod(one.shape) * one.dtype.itemsize > size:
             raise UserError(f"{path} is cut off within {name}: download it again")
     return stored
-
-
-def read_raw_header(path: Path) -> tuple[dict[str, Any], int]:
-    """A safetensors file's JSON header, and where its data begins. Raises UserError."""
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(HEADER_LENGTH), "little")
-            header = json.loads(file.read(min(length, path.stat().st_size)))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no readable safetensors file: {error}") from None
-    if not isinstance(header, dict):
-        raise UserError(f"{path} is no readable safetensors file: its header is no object")
-    return header, HEADER_LENGTH + length
 
 
 def read_bytes(path: Path, offset: int, out: Tensor) -> None:

@@ -64,14 +64,16 @@ class Keeper:
         return kept
 
     def bring_back(self, kept: Kept) -> list[Any]:
-        """What was kept, on the device; the earlier block's is on its way then."""
+        """What was kept, on the device, for once; the earlier block's is on its way then."""
+        assert kept.values, "a graph is run backward once"
         self._last = None
         for one in (kept, kept.earlier):
             for value in one.values if one is not None else ():
                 if isinstance(value, _Away) and value.back is None:
                     self._fetch(value)
-        kept.earlier = None
-        return [self._take(v) if isinstance(v, _Away) else v for v in kept.values]
+        values = [self._take(v) if isinstance(v, _Away) else v for v in kept.values]
+        kept.values, kept.earlier = [], None  # the graph outlives the backward pass, these need not
+        return values
 
     def close(self) -> None:
         """Give the host memory back."""

@@ -20,7 +20,7 @@ from maskora.streaming.blocks import Block, precise
 from maskora.streaming.formats import FORMATS
 from maskora.streaming.recompute import recompute_layers
 from tests.models import published
-from tests.models.counting import LiveBytes, make_fake, on_meta, peak_of
+from tests.models.counting import LiveBytes, make_fake, norms_in_one_piece, on_meta, peak_of
 
 BIG, SMALL = published.SHAPES
 CLOSE = 0.10  # how far a planned peak may be from the counted one
@@ -121,6 +121,7 @@ def block_peak(name: str, way: str, tokens: int, batch: int, dtype: str, targets
     kind, model = getattr(torch, dtype), published.transformer(name, layers=1)
     lora.inject(model, rank=16, alpha=16.0, targets=TARGETS[targets], seed=0)
     block, precision = model.blocks[0], precise(kind, WIDE)
+    norms_in_one_piece(block)
     if way == "layer":
         recompute_layers(block)
     mode = FakeTensorMode()

@@ -1,5 +1,7 @@
 """The ring on small modules: what is loaded when, how many bytes, and nothing ever back."""
 
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from maskora.errors import Fault
 from maskora.streaming.blocks import Block, precise
 from maskora.streaming.engine import Streamer, order_from, spread
-from maskora.streaming.keep import Keeper
+from maskora.streaming.keep import Keeper, Kept
 from maskora.streaming.recompute import Recomputation
 from maskora.streaming.transfer import Transfer
 
@@ -175,6 +177,32 @@ def test_the_first_block_learns_though_its_input_needs_no_gradient(offload: bool
     x.sum().backward()
     assert scale.grad is not None
     assert scale.grad != 0
+
+
+@pytest.mark.parametrize("offload", [True, False])
+def test_kept_inputs_are_let_go_as_backward_passes_them(
+    offload: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Model(count=6, swapped=6, ring=2, direct=True)
+    model.keeper.offload = offload
+    alive: list[weakref.ref[Tensor]] = []
+    bring_back = Keeper.bring_back
+
+    def watched(self: Keeper, kept: Kept) -> list[Tensor]:
+        values = bring_back(self, kept)
+        alive.extend(weakref.ref(value) for value in values)
+        counts.append(sum(one() is not None for one in alive))
+        return values
+
+    counts: list[int] = []
+    monkeypatch.setattr(Keeper, "bring_back", watched)
+    x = torch.ones(1, WIDTH, requires_grad=True)
+    y = x
+    for module in model.modules:
+        y = model.checkpoint(module, y)
+    y.sum().backward()  # the graph is still there
+    assert len(counts) == 6
+    assert max(counts) <= 2
 
 
 @given(count=st.integers(1, 12), data=st.data())
