@@ -102,9 +102,7 @@ def encode_videos(videos: Sequence[Tensor], model: VideoModel, cache: TensorCach
     tiles = [] if model.placement.vae_tile is None else [str(model.placement.vae_tile)]
     who = digest(FORMAT, model.identity("vae"), *tiles)
     names = [f"video-{digest(who, str(tuple(video.shape)), _bytes(video))}" for video in videos]
-    return _through(
-        cache, names, videos, model.vae, lambda vae, missing: map(vae.encode, missing)
-    )
+    return _through(cache, names, videos, model.vae, lambda vae, missing: map(vae.encode, missing))
 
 
 def encode_samples(

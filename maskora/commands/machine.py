@@ -5,9 +5,11 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from pathlib import Path
 from typing import Literal
 
 DeviceKind = Literal["cuda", "cpu"]
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def device_kind() -> DeviceKind:
@@ -25,8 +27,13 @@ def device_name(kind: DeviceKind) -> str:
 
 
 def host_bytes() -> int:
-    """The machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """The machine's memory, or a container's where that is less."""
+    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = CONTAINER_LIMIT.read_text(encoding="utf-8").strip()
+    except OSError:
+        return installed
+    return min(installed, int(limit)) if limit.isdecimal() else installed
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import torch
 
 from maskora.commands import timings
 from maskora.commands.footprint import Purpose
-from maskora.commands.machine import DeviceKind
+from maskora.commands.machine import DeviceKind, host_bytes
 from maskora.commands.plan import Plan, plan_for
 from maskora.config import Config
 from maskora.errors import UserError
@@ -70,6 +70,7 @@ def open_base(config: Config, workspace: Workspace, source: Source, purpose: Pur
             f"run maskora prepare again with this base"
         )
     plan = plan_for(config, workspace, source, folder, device, purpose)
+    _check_ram(plan)
     if device == "cuda":
         _check_card(plan)
     model.placement = plan.placement
@@ -81,6 +82,16 @@ def compare(what: str, planned: int, used: int) -> str:
     share = round(100 * (used - planned) / planned)
     told = f"{abs(share)} % {'more' if share > 0 else 'less'}" if share else "as planned"
     return f"planned {gb(planned)} GB of {what}, used {gb(used)} ({told})"
+
+
+def _check_ram(plan: Plan) -> None:
+    """The machine has the memory at all; what others use of it may still be given back."""
+    if plan.ram_bytes > host_bytes():
+        raise UserError(
+            f"the plan takes {gb(plan.ram_bytes)} GB of RAM, and this machine has "
+            f'{gb(host_bytes())}: memory.weights = "mapped" leaves the weights on disk, '
+            f'model.transformer_dtype = "float8" halves them (maskora plan tells what comes of it)'
+        )
 
 
 def _check_card(plan: Plan) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from maskora import lora
+from maskora.commands import setup
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
 
@@ -121,3 +123,28 @@ def test_a_lora_trained_against_compressed_weights_says_so(
     assert "trained against" not in run("infer", "--config", config, *compressed).err
     again = run("train", "--config", config)
     assert "because of changed model.transformer_dtype" in again.err
+
+
+def test_a_machine_with_too_little_ram_is_told_before_anything_loads(
+    run: Callable, prepared: Callable, deep_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = prepared("--set", f"model.path={deep_model}")
+    monkeypatch.setattr(setup, "host_bytes", lambda: 2**28)
+    answer = run("train", "--config", root / "edit.toml")
+    assert answer.status == 2
+    assert 'GB of RAM, and this machine has 0.2: memory.weights = "mapped"' in answer.err
+    assert "loading" not in answer.err
+
+
+def test_the_plan_comes_first_and_how_far_it_was_off_last(
+    run: Callable, prepared: Callable, deep_model: Path
+) -> None:
+    root = prepared("--set", f"model.path={deep_model}")
+    for command in ("train", "infer"):
+        told = run(command, "--config", root / "edit.toml", *STREAMED).err
+        assert told.index("5 of 5 blocks are swapped, as set") < told.index("loading the")
+        assert re.search(r"planned \d+\.\d GB of RAM, used \d+\.\d \(\d+ % (more|less)\)", told)
+    plan = run("plan", "--config", root / "edit.toml", *STREAMED).out
+    assert "unknown" not in plan
+    assert re.search(r"training step of 5 frames: \d+\.\d s, as measured before", plan)
+    assert "unknown until the first step" in run("plan", "--config", root / "edit.toml").out
