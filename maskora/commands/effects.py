@@ -1,6 +1,7 @@
 """Settings that have no effect in a run: said, so that nobody believes in them."""
 
 from maskora.commands.inputs import Edit
+from maskora.commands.plan import Plan
 from maskora.config import Config
 from maskora.config.schema import Table
 
@@ -40,6 +41,16 @@ def infer_warnings(config: Config) -> list[str]:
             config, "inference", ["feather"], f'inference.lock is "{inference.lock}"'
         )
     return warnings
+
+
+def memory_warnings(config: Config, plan: Plan) -> list[str]:
+    """The same for how the base lies in memory."""
+    if plan.device == "cpu":
+        keys = ["vram_budget_gb", "activation_offload"]
+        return _unused(config, "memory", keys, "this machine has no card")
+    if plan.placement.blocks_to_swap == 0:
+        return _unused(config, "memory", ["weights"], "every block stays on the card")
+    return []
 
 
 def _unused(config: Config, table: str, keys: list[str], reason: str) -> list[str]:

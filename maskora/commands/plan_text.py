@@ -24,8 +24,6 @@ DEVICE_ROWS: list[tuple[str, Callable[[Need], int]]] = [
     ("LoRA, gradients, optimizer", lambda need: need.adapter),
     ("block inputs", lambda need: need.inputs),
     ("activations", lambda need: need.activations),
-]
-CARD_ROWS: list[tuple[str, Callable[[Need], int]]] = [
     ("reserve", lambda need: need.reserve),
     ("total", lambda need: need.total),
 ]
@@ -46,15 +44,14 @@ def render(plans: Sequence[Plan]) -> str:
     """One or two plans as a table of their phases, and the choice below."""
     first = plans[0]
     lines = [_title(first), ""]
-    needs = _columns([plan.needs for plan in plans], lambda need: need.total)
-    on_card = first.budget is not None
-    where = f"VRAM, GB (budget {first.budget / GIB:g})" if first.budget else "computation, GB"
-    lines += _table(where, needs, DEVICE_ROWS + (CARD_ROWS if on_card else []))
+    if first.budget is not None:
+        needs = _columns([plan.needs for plan in plans], lambda need: need.total)
+        lines += _table(f"VRAM, GB (budget {first.budget / GIB:g})", needs, DEVICE_ROWS)
+        lines.append("")
     parts = _columns([plan.host for plan in plans], lambda part: part.total)
-    rows = HOST_ROWS[1:] if on_card else HOST_ROWS
-    lines += ["", *_table("RAM, GB", parts, rows)]
+    lines += _table("RAM, GB", parts, HOST_ROWS)
     lines += ["", *(f"{plan.job.purpose}: {plan.reason}" for plan in plans), _encoders(first)]
-    if not on_card:
+    if first.budget is None:
         lines.append("no card: memory.vram_budget_gb is not enforced")
     if (most := max(plan.ram_bytes for plan in plans)) > host_bytes():
         lines.append(
@@ -66,10 +63,13 @@ def render(plans: Sequence[Plan]) -> str:
 
 def _title(plan: Plan) -> str:
     sizes, job = plan.sizes, plan.job
+    parameters = sizes.parameters["transformer"] / 1e9
+    counted = (
+        f"{parameters:.3g} billion" if parameters > 0.1 else f"{parameters * 1000:.3g} million"
+    )
     return (
-        f"{sizes.name}: {sizes.parameters['transformer'] / 1e9:.3g} billion parameters, "
-        f"{sizes.blocks} blocks of "
-        f"{sizes.block_bytes(job.dtype, job.storage) / GIB:.3f} GB; {job.frames} frames of "
+        f"{sizes.name}: {counted} parameters, {sizes.blocks} blocks of "
+        f"{sizes.block_bytes(job.dtype, job.storage) / 2**20:.3g} MB; {job.frames} frames of "
         f"{job.width}x{job.height} ({job.tokens(sizes, job.frames)} tokens), trained in windows "
         f"of {job.window} ({job.tokens(sizes, job.window)} tokens)"
     )

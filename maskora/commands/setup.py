@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from maskora.commands import timings
+from maskora.commands.effects import memory_warnings
 from maskora.commands.footprint import Purpose
 from maskora.commands.machine import DeviceKind, host_bytes
 from maskora.commands.plan import Plan, plan_for
@@ -27,16 +28,20 @@ class Base:
     Attributes:
         model: nothing of it is loaded yet.
         plan: how it will lie in memory.
+        warnings: settings of [memory] that have no effect here.
     """
 
     model: VideoModel
     plan: Plan
+    warnings: list[str]
     _told: bool = False
 
     def tell_plan(self) -> None:
         """Say the plan, once, before the first thing that is heavy."""
         if not self._told:
             log.info("%s", self.plan.render())
+            for warning in self.warnings:
+                log.warning("note: %s", warning)
             self._told = True
 
     def tell_usage(self) -> None:
@@ -74,7 +79,7 @@ def open_base(config: Config, workspace: Workspace, source: Source, purpose: Pur
     if device == "cuda":
         _check_card(plan)
     model.placement = plan.placement
-    return Base(model, plan)
+    return Base(model, plan, memory_warnings(config, plan))
 
 
 def compare(what: str, planned: int, used: int) -> str:

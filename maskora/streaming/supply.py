@@ -54,7 +54,7 @@ class Supply:
 
 def supply(
     root: nn.Module,
-    blocks: nn.ModuleList,
+    blocks: Sequence[nn.Module],
     reader: Reader,
     precision: Precision,
     placement: Placement,
@@ -68,7 +68,7 @@ def supply(
 
     Args:
         root: the whole module; its buffers are real.
-        blocks: those of its children that are streamed, in the order of computation.
+        blocks: those of its modules that are streamed, in the order of computation.
         reader: the weights.
         precision: in which each parameter is computed, by its name.
         placement: how the blocks lie in memory.
@@ -84,8 +84,8 @@ def supply(
     for name, parameter in root.named_parameters():  # all is known before anything is loaded
         if name not in skip:
             reader.check(name, tuple(parameter.shape))
-    prefix = next(name for name, module in root.named_modules() if module is blocks)
-    inside = {id(parameter) for parameter in blocks.parameters()}
+    names = {id(module): name for name, module in root.named_modules()}
+    inside = {id(parameter) for block in blocks for parameter in block.parameters()}
     for name, parameter in list(root.named_parameters()):
         if id(parameter) not in inside and name not in skip:
             _settle(root, name, _read(reader, name, precision(name), parameter.shape), device)
@@ -93,8 +93,8 @@ def supply(
         owner, _, leaf = name.rpartition(".")
         root.get_submodule(owner)._buffers[leaf] = buffer.to(device)
     managed = [
-        Block(module, f"{prefix}.{index}.", placement.storage, precision, device)
-        for index, module in enumerate(blocks)
+        Block(module, f"{names[id(module)]}.", placement.storage, precision, device)
+        for module in blocks
     ]
     streamed = spread(len(managed), min(placement.blocks_to_swap, len(managed)))
     original = CheckpointBlocks(reader, managed, device)

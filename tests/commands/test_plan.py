@@ -96,7 +96,7 @@ def test_every_line_is_there(run: Run, edit: Path) -> None:
     text = run("plan", "--config", edit, "--device", "cuda").out
     assert "is not prepared yet" in text
     assert "49 frames of 832x480 (20280 tokens), trained in windows of 9 (4680 tokens)" in text
-    assert "40 blocks of 0.752 GB" in text
+    assert "40 blocks of 770 MB" in text
     assert re.search(r"^train: \d+ of 40 blocks are swapped, the fewest that fit", text, re.M)
     assert re.search(r"^infer: \d+ of 40 blocks are swapped, the fewest that fit", text, re.M)
     assert "the weights are not here yet" in text

@@ -1,6 +1,5 @@
 """From an empty module to one that runs: what is read, converted, kept, and what happens if not."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -10,10 +9,15 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPVisionModel, UMT5EncoderModel
 
 from maskora import lora
-from maskora.errors import Fault, UserError
-from maskora.models import ModelInputs, Transformer, VideoModel, open_model
+from maskora.errors import Fault
+from maskora.latents import TensorCache, encode_videos
+from maskora.models import ModelInputs, Transformer, VideoModel
+from maskora.streaming.blocks import precise
 from maskora.streaming.formats import FORMATS, StoredLinear
 from maskora.streaming.plan import Placement
+from maskora.streaming.sources import ModuleReader
+from maskora.streaming.supply import supply
+from tests.streaming.driving import answer, opened
 
 PROMPTS = ["a dog", "a red dog walks over a meadow", ""]
 
@@ -23,23 +27,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Converted weights go to a folder of the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home-cache"))
     return tmp_path / "home-cache" / "maskora" / "weights"
-
-
-def opened(folder: Path, placement: Placement, dtype: str = "float32") -> VideoModel:
-    return open_model("wan2.1-i2v", folder, dtype, "cpu", placement)
-
-
-def answer(model: VideoModel, transformer: Transformer) -> Tensor:
-    """One forward pass on fixed numbers."""
-    numbers = torch.Generator().manual_seed(0)
-    inputs = ModelInputs(
-        condition_BCTHW=torch.randn(1, 20, 3, 4, 6, generator=numbers),
-        text_BLD=torch.randn(1, 512, 32, generator=numbers),
-        image_BND=torch.randn(1, 257, 32, generator=numbers),
-    )
-    noisy = torch.randn(1, 16, 3, 4, 6, generator=numbers)
-    with torch.no_grad():
-        return model.predict(transformer, noisy, torch.tensor([500.0]), inputs)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -176,41 +163,6 @@ def test_a_disk_without_room_for_the_converted_copy_is_told_before_anything_is_w
     assert not list(cache.glob("*"))
 
 
-@pytest.fixture
-def copied(deep_model: Path, tmp_path: Path) -> Path:
-    """A model folder that may be damaged."""
-    return shutil.copytree(deep_model, tmp_path / "model")
-
-
-def test_a_cut_off_file_is_known_at_once(copied: Path) -> None:
-    path = copied / "transformer" / "diffusion_pytorch_model.safetensors"
-    os.truncate(path, path.stat().st_size - 100)
-    with pytest.raises(UserError, match=r"is cut off within .*: download it again"):
-        opened(copied, Placement(5)).load_transformer()
-
-
-def test_a_file_that_shrinks_in_use_is_a_fault(copied: Path) -> None:
-    model = opened(copied, Placement(5, "mapped"))
-    transformer = model.load_transformer()
-    os.truncate(copied / "transformer" / "diffusion_pytorch_model.safetensors", 5000)
-    with pytest.raises(Fault, match="ends early"):
-        answer(model, transformer)
-
-
-def test_weights_of_another_shape_name_the_tensor(copied: Path) -> None:
-    config = copied / "transformer" / "config.json"
-    config.write_text(config.read_text().replace('"ffn_dim": 96', '"ffn_dim": 112'))
-    with pytest.raises(UserError, match=r"ffn.net.0.proj.weight is \(96, 48\) instead of \(112"):
-        opened(copied, Placement(5)).load_transformer()
-
-
-def test_missing_weights_name_the_tensor(copied: Path) -> None:
-    config = copied / "transformer" / "config.json"
-    config.write_text(config.read_text().replace('"num_layers": 5', '"num_layers": 6'))
-    with pytest.raises(UserError, match=r"lacks the tensor blocks\.5\."):
-        opened(copied, Placement(6)).load_transformer()
-
-
 def test_closing_frees_every_weight(deep_model: Path) -> None:
     model = opened(deep_model, Placement(3))
     transformer = model.load_transformer()
@@ -220,3 +172,50 @@ def test_closing_frees_every_weight(deep_model: Path) -> None:
 
 def _loaded(model: VideoModel) -> tuple[VideoModel, Transformer]:
     return model, model.load_transformer()
+
+
+def test_a_vae_in_tiles_keeps_the_shape_and_has_its_own_place_in_the_cache(
+    deep_model: Path, tmp_path: Path
+) -> None:
+    video = torch.rand(3, 5, 192, 256, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    cache = TensorCache(tmp_path / "cache")
+    models = [opened(deep_model, Placement(0, vae_tile=tile)) for tile in (None, 128, 512)]
+    whole, tiled, large = (encode_videos([video], model, cache)[0] for model in models)
+    assert tiled.shape == whole.shape
+    assert not torch.equal(tiled, whole)
+    assert torch.equal(large, whole)  # one tile
+    with models[0].vae() as one, models[1].vae() as other:
+        first, second = one.decode(whole), other.decode(whole)
+    assert first.shape == second.shape == video.shape
+    # Far from a tile's border both see the same latents.
+    assert (first - second)[..., :32, :32].abs().mean() < 0.1 * first.std()
+    assert not torch.equal(first, second)
+
+
+def test_two_kinds_of_blocks_pass_through_one_ring() -> None:
+    """As in models whose blocks come in two lists of different shapes."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wide = nn.ModuleList(
+                nn.Sequential(nn.Linear(8, 32), nn.Linear(32, 8)) for _ in range(3)
+            )
+            self.narrow = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for block in [*self.wide, *self.narrow]:
+                x = block(x)
+            return x
+
+    original = Two()
+    with torch.device("meta"):
+        streamed = Two().requires_grad_(False)
+    blocks = [*streamed.wide, *streamed.narrow]
+    reader, precision = ModuleReader(original), precise(torch.float32)
+    supplied = supply(streamed, blocks, reader, precision, Placement(6), torch.device("cpu"))
+    x = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(streamed(x), original(x))
+        assert torch.equal(streamed(x), original(x))
+    assert supplied.streamer.traffic.loads == 13
