@@ -19,12 +19,17 @@ def host_buffer(nbytes: int, pin: bool) -> Tensor:
 
     It returns to the system when the last tensor that views it is gone.
     """
-    pages = mmap.mmap(-1, max(nbytes, 1))
+    pages = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     buffer = torch.frombuffer(pages, dtype=torch.uint8, count=nbytes)
     if pin and nbytes and torch.cuda.is_available() and _register(buffer, nbytes):
         # The storage outlives every view, and goes before the pages that it refers to.
         weakref.finalize(buffer.untyped_storage(), _unregister, buffer.data_ptr())
     return buffer
+
+
+def is_ready(buffer: Tensor) -> bool:
+    """Whether a device can copy a buffer by itself; without a card every buffer is as good."""
+    return not torch.cuda.is_available() or buffer.is_pinned()
 
 
 def _register(buffer: Tensor, nbytes: int) -> bool:

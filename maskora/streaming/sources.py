@@ -14,7 +14,7 @@ from maskora.files import replacing
 from maskora.streaming.blocks import Block
 from maskora.streaming.checkpoint import byte_view, read_bytes, read_header
 from maskora.streaming.layout import ALIGNMENT
-from maskora.streaming.memory import host_buffer
+from maskora.streaming.memory import host_buffer, is_ready
 
 # Part of a converted file's name: another layout has another name.
 FORMAT = "1"
@@ -94,11 +94,14 @@ class HostBlocks:
     ) -> None:
         """Copy the chosen blocks from a source, one after another."""
         self._buffers: dict[int, Tensor] = {}
+        self._ready: set[int] = set()
         for index in indices:
             buffer = host_buffer(blocks[index].layout.nbytes, pin)
+            pin = pin and is_ready(buffer)  # what failed once is not tried again
             source.fill(index, buffer)
             self._buffers[index] = buffer
-        self._pin = pin
+            if pin:
+                self._ready.add(index)
 
     def fill(self, index: int, out: Tensor) -> None:
         """See `BlockSource`."""
@@ -106,9 +109,7 @@ class HostBlocks:
 
     def pinned(self, index: int) -> Tensor | None:
         """See `BlockSource`."""
-        buffer = self._buffers[index]
-        ready = self._pin and (not torch.cuda.is_available() or buffer.is_pinned())
-        return buffer if ready else None
+        return self._buffers[index] if index in self._ready else None
 
 
 class FileBlocks:
