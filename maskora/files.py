@@ -62,5 +62,6 @@ def digest_files(paths: list[Path]) -> str:
 
 def cache_home() -> Path:
     """Where things lie that can be made again: `$XDG_CACHE_HOME/maskora` or ~/.cache/maskora."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "maskora"
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # A relative path there is to be ignored, as the XDG base directory specification says.
+    return (base if base.is_absolute() else Path.home() / ".cache") / "maskora"

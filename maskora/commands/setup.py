@@ -48,7 +48,13 @@ class Base:
         """Say how far the plan was off."""
         if self.model.device.type == "cuda":
             used = torch.cuda.max_memory_allocated(self.model.device)
-            log.info("%s", compare("VRAM", self.plan.allocated_bytes, used))
+            held = torch.cuda.max_memory_reserved(self.model.device)
+            log.info(
+                "%s; with the reserve planned %s, held %s",
+                compare("VRAM", self.plan.allocated_bytes, used),
+                gb(self.plan.vram_bytes),
+                gb(held),
+            )
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         log.info("%s", compare("RAM", self.plan.ram_bytes, used))
 

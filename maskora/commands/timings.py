@@ -1,11 +1,14 @@
 """Seconds per step that this machine has measured, kept beside what decides them."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from maskora.files import cache_home, write_text
+
+log = logging.getLogger("maskora")
 
 
 def key(facts: Mapping[str, Any]) -> str:
@@ -20,7 +23,11 @@ def lookup(key: str) -> float | None:
 
 def record(key: str, seconds: float) -> None:
     """Remember how long a step took."""
-    write_text(_path(), json.dumps({**_read(), key: seconds}, indent=1, sort_keys=True) + "\n")
+    text = json.dumps({**_read(), key: seconds}, indent=1, sort_keys=True) + "\n"
+    try:
+        write_text(_path(), text)
+    except OSError as error:  # a plan without seconds is no reason to fail a run that is done
+        log.warning("note: the step's time was not kept in %s: %s", _path(), error.strerror)
 
 
 def _path() -> Path:

@@ -6,6 +6,7 @@ from typing import Any
 
 from maskora.errors import UserError
 from maskora.files import digest
+from maskora.streaming.header import shards
 
 WHOLE, BLOCKS, BLOCK = 64 * 2**20, 64, 2**18
 WEIGHT_STEMS = ("diffusion_pytorch_model", "model")
@@ -37,10 +38,8 @@ def _missing_weights(part: Path) -> list[str]:
     if not part.is_dir():
         return [f"{part.name}/"]
     missing = [] if (part / "config.json").is_file() else [f"{part.name}/config.json"]
-    index = next(iter(sorted(part.glob("*.safetensors.index.json"))), None)
-    if index is not None:
-        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        return missing + [f"{part.name}/{s}" for s in shards if not (part / s).is_file()]
+    if any(part.glob("*.safetensors.index.json")):
+        return missing + [f"{part.name}/{s.name}" for s in shards(part) if not s.is_file()]
     if not any((part / f"{stem}.safetensors").is_file() for stem in WEIGHT_STEMS):
         missing.append(f"{part.name}/*.safetensors")
     return missing

@@ -23,8 +23,8 @@ from maskora.models.wan21_encoders import announce, autoencoder, image_encoder, 
 from maskora.models.wan21_sizes import read_grid
 from maskora.streaming.blocks import Precision, precise
 from maskora.streaming.checkpoint import Checkpoint
+from maskora.streaming.converted import FORMAT
 from maskora.streaming.plan import RESIDENT, Placement
-from maskora.streaming.sources import FORMAT
 from maskora.streaming.supply import supply
 
 WEIGHTS = ("transformer", "vae", "text_encoder", "image_encoder")

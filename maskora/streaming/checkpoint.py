@@ -5,7 +5,6 @@ of its own beside a small buffer for conversions, works from several threads, an
 disk with an error instead of killing the process.
 """
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,13 @@ import torch
 from torch import Tensor
 
 from maskora.errors import Fault, UserError
-from maskora.streaming.header import raw_header
+from maskora.streaming.header import raw_header, shards
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "I64": torch.int64, "I32": torch.int32, "I8": torch.int8,
-    "U8": torch.uint8,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+    "BOOL": torch.bool,
 }  # fmt: skip
 CONVERSION_BYTES = 32 * 2**20
 
@@ -108,34 +108,22 @@ class Checkpoint:
             out[start : start + len(piece)].copy_(piece)
 
 
-def shards(folder: Path) -> list[Path]:
-    """The files that an index names, else every safetensors file of the folder."""
-    index = next(iter(sorted(folder.glob("*.safetensors.index.json"))), None)
-    if index is None:
-        return sorted(folder.glob("*.safetensors"))
-    names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-    return [folder / name for name in sorted(set(names))]
-
-
 def read_header(path: Path) -> dict[str, Stored]:
-    """Where each tensor of a safetensors file lies. Raises UserError where it is none."""
+    """Where each tensor of a safetensors file lies. Raises UserError where it cannot be so."""
     header, start = raw_header(path)
-    try:
-        stored = {
-            name: Stored(
-                path,
-                start + entry["data_offsets"][0],
-                DTYPES[entry["dtype"]],
-                tuple(entry["shape"]),
-            )
-            for name, entry in header.items()
-        }
-    except (KeyError, TypeError, IndexError) as error:
-        raise UserError(f"{path} is no readable safetensors file: {error!r}") from None
-    size = path.stat().st_size
-    for name, one in stored.items():
-        if one.offset + prod(one.shape) * one.dtype.itemsize > size:
+    size, stored = path.stat().st_size, {}
+    for name, entry in header.items():
+        try:
+            (begin, end), shape, kind = entry["data_offsets"], tuple(entry["shape"]), entry["dtype"]
+            dtype = DTYPES[kind]
+            fits = begin >= 0 and end - begin == prod(shape) * dtype.itemsize
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: {name} is described in an unknown way ({error!r})") from None
+        if not fits:
+            raise UserError(f"{path}: {name} is described wrongly: the file is damaged")
+        if start + end > size:
             raise UserError(f"{path} is cut off within {name}: download it again")
+        stored[name] = Stored(path, start + begin, dtype, shape)
     return stored
 
 

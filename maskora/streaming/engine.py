@@ -21,6 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from maskora.errors import Fault
 from maskora.streaming.blocks import Block
 from maskora.streaming.memory import host_buffer
 from maskora.streaming.sources import BlockSource
@@ -68,13 +69,15 @@ class Streamer:
         ring: int,
         device: torch.device,
     ) -> None:
+        assert ring >= 1
         self.blocks = list(blocks)
         self.traffic = Traffic()
-        self._source = source
+        self._source: BlockSource | None = source
         self._streamed = frozenset(streamed)
         self._transfer = Transfer(device)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="maskora-streaming")
         self._visits: dict[int, int] = {}
+        self._closed = False
         size = max((blocks[index].layout.nbytes for index in streamed), default=0)
         count = min(ring, len(self._streamed))
         self._slots = [
@@ -104,6 +107,7 @@ class Streamer:
         Raises:
             Fault: the weights cannot be read.
         """
+        assert not self._closed, "the streamer is closed"
         if not self.holds(index):
             self._enter(index, direction)
         self._visits[index] = self._visits.get(index, 0) + 1
@@ -121,8 +125,8 @@ class Streamer:
         self._transfer.drain()
         for block in self.blocks:
             block.bind(None)
-        self._slots, self._staging, self._visits = [], [], {}
-        self._source = _Closed()
+        self._slots, self._staging, self._source = [], [], None
+        self._closed = True
 
     def _enter(self, index: int, direction: Direction) -> None:
         wanted = self._next_streamed(index, direction)
@@ -133,9 +137,17 @@ class Streamer:
                 self._load(block, wanted)
         slot = self._slot_of(index)
         if slot is not None:
-            assert slot.arrival is not None
-            self._transfer.wait(slot.arrival.result())
+            self._transfer.wait(self._arrival(slot))
             self.blocks[index].bind(slot.buffer)
+
+    def _arrival(self, slot: _Slot) -> Moment:
+        """When the slot's block is there; where it could not be loaded, the slot is empty again."""
+        assert slot.arrival is not None
+        try:
+            return slot.arrival.result()
+        except Fault:
+            slot.block = None
+            raise
 
     def _next_streamed(self, index: int, direction: Direction) -> list[int]:
         """The streamed blocks that the ring should hold now: this one and the next visited."""
@@ -156,37 +168,32 @@ class Streamer:
         if slot.block is not None:
             assert not self.holds(slot.block)
             self.blocks[slot.block].bind(None)
-        slot.block = index
+        slot.block = None
         size = self.blocks[index].layout.nbytes
         self.traffic.loads += 1
         self.traffic.bytes += size
         self.traffic.order.append(index)
+        assert self._source is not None
         pinned, target = self._source.pinned(index), slot.buffer[:size]
         if pinned is not None:
             slot.arrival = Future()
             slot.arrival.set_result(self._transfer.copy(pinned, target, slot.idle))
         else:
             slot.arrival = self._worker.submit(self._stage, index, target, slot.idle)
+        slot.block = index
 
     def _stage(self, index: int, target: Tensor, idle: Moment) -> Moment:
         """In the worker: through the next staging buffer, once its last copy has left it."""
-        buffer, left = self._staging.pop(0)
-        self._transfer.hold(left)
-        piece = buffer[: len(target)]
-        self._source.fill(index, piece)
-        arrival = self._transfer.copy(piece, target, idle)
-        self._staging.append((buffer, arrival))
+        assert self._source is not None
+        buffer, arrival = self._staging.pop(0)
+        try:
+            self._transfer.hold(arrival)
+            piece = buffer[: len(target)]
+            self._source.fill(index, piece)
+            arrival = self._transfer.copy(piece, target, idle)
+        finally:
+            self._staging.append((buffer, arrival))
         return arrival
-
-
-class _Closed:
-    """The source of a closed streamer."""
-
-    def fill(self, index: int, out: Tensor) -> None:
-        raise AssertionError("the streamer is closed")
-
-    def pinned(self, index: int) -> None:
-        raise AssertionError("the streamer is closed")
 
 
 def order_from(index: int, count: int, direction: Direction) -> list[int]:

@@ -1,4 +1,4 @@
-"""A safetensors file's header: what is in it and where, read without torch."""
+"""Safetensors files by their headers: which there are, what is in them and where. No torch."""
 
 import json
 from pathlib import Path
@@ -28,3 +28,19 @@ def raw_header(path: Path) -> tuple[dict[str, Any], int]:
         raise UserError(f"{path} is no readable safetensors file")
     content.pop("__metadata__", None)
     return content, LENGTH_BYTES + length
+
+
+def shards(folder: Path) -> list[Path]:
+    """The files that an index names, else every safetensors file of the folder.
+
+    Raises:
+        UserError: the index is damaged.
+    """
+    index = next(iter(sorted(folder.glob("*.safetensors.index.json"))), None)
+    if index is None:
+        return sorted(folder.glob("*.safetensors"))
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return [folder / name for name in sorted(names)]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index} is damaged ({error!r}): download it again") from None

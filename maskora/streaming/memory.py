@@ -7,6 +7,7 @@ can become 40. Here ordinary pages are registered with the driver instead.
 import logging
 import mmap
 import weakref
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -33,17 +34,25 @@ def is_ready(buffer: Tensor) -> bool:
 
 
 def _register(buffer: Tensor, nbytes: int) -> bool:
-    status = torch.cuda.cudart().cudaHostRegister(buffer.data_ptr(), nbytes, 0)
-    if int(status) != 0:
-        log.warning(
-            "note: %.1f GB of RAM could not be pinned (%s), so copies to the card are slower; "
-            'raise the limit of locked memory (ulimit -l), or set memory.weights = "pageable"',
-            nbytes / 2**30,
-            status,
-        )
-        return False
-    return True
+    driver = torch.cuda.cudart()
+    status = driver.cudaHostRegister(buffer.data_ptr(), nbytes, 0)
+    if int(status) == 0:
+        return True
+    _forget_failure()
+    log.warning(
+        "note: %.1f GB of RAM could not be pinned (%s), so copies to the card are slower",
+        nbytes / 2**30,
+        driver.cudaGetErrorString(status),
+    )
+    return False
 
 
 def _unregister(address: int) -> None:
-    torch.cuda.cudart().cudaHostUnregister(address)
+    if int(torch.cuda.cudart().cudaHostUnregister(address)) != 0:
+        _forget_failure()
+
+
+def _forget_failure() -> None:
+    """The runtime remembers a failed call, and the next kernel, blamed for it, would raise."""
+    with suppress(torch.AcceleratorError):
+        torch.zeros(1, device="cuda").add_(1)  # this one takes the blame

@@ -38,12 +38,13 @@ class _Recomputed(torch.autograd.Function):
     def forward(
         ctx: Any, run: Recomputation, index: int, block: nn.Module, anchor: Tensor, *inputs: Any
     ) -> Any:
+        there = run.keeper.outward.now()
         with run.streamer.visit(index, "forward"):
             output = block(*inputs)
         carried = 1 if isinstance(output, Tensor) else len(output)
         ctx.run, ctx.index, ctx.block = run, index, block
         turns = index == len(run.streamer.blocks) - 1
-        ctx.kept = run.keeper.keep(index, inputs[:carried], turns)
+        ctx.kept = run.keeper.keep(index, inputs[:carried], there, turns)
         ctx.shared = inputs[carried:]
         ctx.set_materialize_grads(False)
         return output

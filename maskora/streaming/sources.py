@@ -1,23 +1,14 @@
-"""Where stored blocks come from: a checkpoint (converted on the way), host memory, or one file."""
+"""Where stored blocks come from: a checkpoint (converted on the way), or host memory."""
 
-import json
-import shutil
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from maskora.errors import Fault
-from maskora.files import replacing
 from maskora.streaming.blocks import Block
-from maskora.streaming.checkpoint import byte_view, read_bytes, read_header
-from maskora.streaming.layout import ALIGNMENT
 from maskora.streaming.memory import host_buffer, is_ready
-
-# Part of a converted file's name: another layout has another name.
-FORMAT = "1"
 
 
 class Reader(Protocol):
@@ -110,49 +101,3 @@ class HostBlocks:
     def pinned(self, index: int) -> Tensor | None:
         """See `BlockSource`."""
         return self._buffers[index] if index in self._ready else None
-
-
-class FileBlocks:
-    """Blocks in one safetensors file, each a flat piece of bytes: one read per block."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offsets = {name: stored.offset for name, stored in read_header(path).items()}
-
-    def fill(self, index: int, out: Tensor) -> None:
-        """See `BlockSource`."""
-        read_bytes(self._path, self._offsets[str(index)], out)
-
-    def pinned(self, index: int) -> None:
-        """Nothing lies ready."""
-        return None
-
-
-def write_blocks(path: Path, source: BlockSource, blocks: Sequence[Block]) -> None:
-    """Write blocks as a safetensors file for `FileBlocks`, as a whole or not at all.
-
-    Raises:
-        Fault: the disk has too little room for it.
-    """
-    sizes = [block.layout.nbytes for block in blocks]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(path.parent).free
-    if free < sum(sizes):
-        raise Fault(
-            f'memory.weights = "mapped" keeps a converted copy of the weights at {path}, which '
-            f"takes {sum(sizes) / 2**30:.1f} GB, and {free / 2**30:.1f} GB are free there: make "
-            f"room, name another place with XDG_CACHE_HOME, or use pageable"
-        )
-    ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
-    header = {
-        str(index): {"dtype": "U8", "shape": [size], "data_offsets": [end - size, end]}
-        for index, (size, end) in enumerate(zip(sizes, ends, strict=True))
-    }
-    text = json.dumps(header).encode()
-    text += b" " * (-(8 + len(text)) % ALIGNMENT)
-    with replacing(path) as scratch, scratch.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for index, size in enumerate(sizes):
-            buffer = host_buffer(size, pin=False)
-            source.fill(index, buffer)
-            file.write(byte_view(buffer))

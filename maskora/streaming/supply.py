@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from maskora.streaming.blocks import Block, Precision
+from maskora.streaming.converted import convert
 from maskora.streaming.engine import Streamer, spread
 from maskora.streaming.keep import Keeper
 from maskora.streaming.memory import host_buffer
@@ -20,10 +21,8 @@ from maskora.streaming.recompute import Recomputation, recompute_layers
 from maskora.streaming.sources import (
     BlockSource,
     CheckpointBlocks,
-    FileBlocks,
     HostBlocks,
     Reader,
-    write_blocks,
 )
 from maskora.streaming.transfer import Transfer
 
@@ -143,10 +142,7 @@ def _source(
         return HostBlocks(original, blocks, _told(streamed, "to memory"), pin)
     if converted is None or not streamed:
         return original
-    if not converted.exists():
-        log.info("writing the weights as they are used to %s", converted)
-        write_blocks(converted, original, blocks)
-    return FileBlocks(converted)
+    return convert(converted, original, blocks)
 
 
 def _told(indices: list[int], where: str) -> Iterable[int]:
@@ -163,7 +159,7 @@ def _visited(
     )
     with streamer.visit(index, "generate"):
         batch = len(inputs[0]) if inputs else 1
-        if not split or batch == 1 or torch.is_grad_enabled():
+        if not split or held or batch == 1:
             return forward(*inputs, **options)
         parts = [
             forward(*_pick(inputs, i, batch), **_pick(options, i, batch)) for i in range(batch)

@@ -23,7 +23,11 @@ class Transfer:
         return torch.cuda.current_stream(self._device).record_event()
 
     def copy(self, source: Tensor, target: Tensor, *after: Moment) -> Moment:
-        """Copy once some moments have come; answers the moment at which the copy will be there."""
+        """Copy once some moments have come; answers the moment at which the copy will be there.
+
+        Both tensors must stay alive until the computation has waited for that moment: their memory
+        belongs to it, and would be handed out again without regard to the copy.
+        """
         if self._side is None:
             target.copy_(source)
             return None
@@ -32,10 +36,7 @@ class Transfer:
                 if moment is not None:
                     self._side.wait_event(moment)
             target.copy_(source, non_blocking=True)
-            for tensor in (source, target):
-                if tensor.is_cuda:
-                    tensor.record_stream(self._side)  # not handed out again before the copy is done
-            return self._side.record_event()
+            return self._side.record_event(torch.cuda.Event(blocking=True))
 
     def wait(self, moment: Moment) -> None:
         """Let the computation, not this thread, wait for a moment."""
