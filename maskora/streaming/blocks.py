@@ -67,32 +67,16 @@ class Block:
             device: where it computes.
         """
         self.module = module
-        plans = [
-            (name, prefix + name, precision(prefix + name), tuple(parameter.shape),
-             FORMATS[storage] if storage != "same" and _is_linear_weight(module, name) else None)
-            for name, parameter in module.named_parameters()
-        ]  # fmt: skip
-        self.layout = lay_out(
-            piece
-            for _, full, dtype, shape, how in plans
-            for piece in _pieces(full, dtype, shape, how)
-        )
+        names = [name for name, _ in module.named_parameters()]
+        kinds = [_kind(module, name, prefix, storage, precision) for name in names]
+        self.layout = lay_out(piece for kind in kinds for piece in _pieces(*kind))
         slices = iter(self.layout.slices)
         self.weights = tuple(
-            Weight(
-                full,
-                dtype,
-                shape,
-                how,
-                tuple(next(slices) for _ in _pieces(full, dtype, shape, how)),
-            )
-            for _, full, dtype, shape, how in plans
+            Weight(*kind, slices=tuple(next(slices) for _ in _pieces(*kind))) for kind in kinds
         )
         self._bindings = [
-            _bind_stored(module, name, weight, device)
-            if weight.format
-            else _bind_plain(module, name, weight, device)
-            for (name, *_), weight in zip(plans, self.weights, strict=True)
+            (_bind_stored if weight.format else _bind_plain)(module, name, weight, device)
+            for name, weight in zip(names, self.weights, strict=True)
         ]
 
     def bind(self, buffer: Tensor | None) -> None:
@@ -102,6 +86,16 @@ class Block:
 
 
 Binding = Callable[[Tensor | None], None]
+# A parameter's name in the checkpoint, type, shape, and format.
+Kind = tuple[str, torch.dtype, tuple[int, ...], Format | None]
+
+
+def _kind(module: nn.Module, name: str, prefix: str, storage: str, precision: Precision) -> Kind:
+    owner, _, leaf = name.rpartition(".")
+    is_linear_weight = leaf == "weight" and type(module.get_submodule(owner)) is nn.Linear
+    form = FORMATS[storage] if storage != "same" and is_linear_weight else None
+    shape = tuple(module.get_parameter(name).shape)
+    return prefix + name, precision(prefix + name), shape, form
 
 
 def _pieces(
@@ -111,11 +105,6 @@ def _pieces(
         return [(name, dtype, shape)]
     height, width = shape
     return [(f"{name}:{part.name}", part.dtype, part.shape) for part in how.parts((height, width))]
-
-
-def _is_linear_weight(module: nn.Module, name: str) -> bool:
-    owner, _, leaf = name.rpartition(".")
-    return leaf == "weight" and type(module.get_submodule(owner)) is nn.Linear
 
 
 def nothing(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -85,41 +85,55 @@ def supply(
             reader.check(name, tuple(parameter.shape))
     names = {id(module): name for name, module in root.named_modules()}
     inside = {id(parameter) for block in blocks for parameter in block.parameters()}
-    for name, parameter in list(root.named_parameters()):
-        if id(parameter) not in inside and name not in skip:
-            _settle(root, name, _read(reader, name, precision(name), parameter.shape), device)
-    for name, buffer in list(root.named_buffers()):
-        owner, _, leaf = name.rpartition(".")
-        root.get_submodule(owner)._buffers[leaf] = buffer.to(device)
+    _settle_others(root, inside, reader, precision, device, skip)
     managed = [
         Block(module, f"{names[id(module)]}.", placement.storage, precision, device)
         for module in blocks
     ]
-    streamed = spread(len(managed), min(placement.blocks_to_swap, len(managed)))
-    original = CheckpointBlocks(reader, managed, device)
-    for index in _told([i for i in range(len(managed)) if i not in streamed], "to the device"):
-        _place(managed[index], index, original, device)
-    source = _source(original, managed, streamed, placement, converted)
-    streamer = Streamer(managed, source, streamed, placement.ring, device)
-    offload = placement.activation_offload
-    keeper = Keeper(Transfer(device), Transfer(device), offload)
+    streamer = _streamer(managed, reader, placement, device, converted)
     for index, module in enumerate(blocks):
         if placement.recompute == "layer":
             recompute_layers(module)
         module.forward = partial(_visited, streamer, index, placement.split_batch, module.forward)
+    keeper = Keeper(Transfer(device), Transfer(device), placement.activation_offload)
     return Supply(root, streamer, keeper)
 
 
-def _read(reader: Reader, name: str, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
-    value = torch.empty(tuple(shape), dtype=dtype)
-    reader.read_into(name, value)
-    return value
+def _settle_others(
+    root: nn.Module,
+    inside: Collection[int],
+    reader: Reader,
+    precision: Precision,
+    device: torch.device,
+    skip: Collection[str],
+) -> None:
+    """Put on the device what does not belong to a block, its parameters known by their ids."""
+    for name, parameter in list(root.named_parameters()):
+        if id(parameter) not in inside and name not in skip:
+            value = torch.empty(tuple(parameter.shape), dtype=precision(name))
+            reader.read_into(name, value)
+            owner, _, leaf = name.rpartition(".")
+            settled = nn.Parameter(value.to(device), requires_grad=False)
+            root.get_submodule(owner).register_parameter(leaf, settled)
+    for name, buffer in list(root.named_buffers()):
+        owner, _, leaf = name.rpartition(".")
+        root.get_submodule(owner)._buffers[leaf] = buffer.to(device)
 
 
-def _settle(root: nn.Module, name: str, value: Tensor, device: torch.device) -> None:
-    owner, _, leaf = name.rpartition(".")
-    parameter = nn.Parameter(value.to(device), requires_grad=False)
-    root.get_submodule(owner).register_parameter(leaf, parameter)
+def _streamer(
+    blocks: list[Block],
+    reader: Reader,
+    placement: Placement,
+    device: torch.device,
+    converted: Path | None,
+) -> Streamer:
+    """Blocks that stay go to the device, the others to where they wait."""
+    streamed = spread(len(blocks), min(placement.blocks_to_swap, len(blocks)))
+    original = CheckpointBlocks(reader, blocks, device)
+    for index in _told([i for i in range(len(blocks)) if i not in streamed], "to the device"):
+        _place(blocks[index], index, original, device)
+    source = _source(original, blocks, streamed, placement, converted)
+    return Streamer(blocks, source, streamed, placement.ring, device)
 
 
 def _place(block: Block, index: int, source: BlockSource, device: torch.device) -> None:
