@@ -9,74 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from maskora.errors import Fault
-from maskora.streaming.blocks import Block, precise
-from maskora.streaming.engine import Streamer, order_from, spread
+from maskora.streaming.engine import order_from, spread
 from maskora.streaming.keep import Keeper, Kept
-from maskora.streaming.recompute import Recomputation
 from maskora.streaming.transfer import Transfer
-
-CPU = torch.device("cpu")
-WIDTH = 8
-
-
-class Memory:
-    """Stored blocks in ordinary memory, direct or through staging, which may fail."""
-
-    def __init__(self, count: int, nbytes: int, direct: bool) -> None:
-        numbers = torch.Generator().manual_seed(0)
-        self.buffers = [
-            torch.randn(nbytes // 4, generator=numbers).view(torch.uint8) for _ in range(count)
-        ]
-        self.direct, self.broken = direct, False
-
-    def fill(self, index: int, out: Tensor) -> None:
-        if self.broken:
-            raise Fault("the disk is gone")
-        out.copy_(self.buffers[index])
-
-    def pinned(self, index: int) -> Tensor | None:
-        return self.buffers[index] if self.direct else None
-
-
-class Model:
-    """Linear blocks one after another, driven as a transformer drives them."""
-
-    def __init__(self, count: int, swapped: int, ring: int, direct: bool) -> None:
-        modules = [nn.Linear(WIDTH, WIDTH, device="meta") for _ in range(count)]
-        precision = precise(torch.float32)
-        blocks = [Block(m, f"{i}.", "same", precision, CPU) for i, m in enumerate(modules)]
-        self.size = blocks[0].layout.nbytes
-        self.memory = Memory(count, self.size, direct)
-        self.streamed = spread(count, swapped)
-        for index in range(count):
-            if index not in self.streamed:
-                blocks[index].bind(self.memory.buffers[index].clone())
-        self.streamer = Streamer(blocks, self.memory, self.streamed, ring, CPU)
-        self.keeper = Keeper(Transfer(CPU), Transfer(CPU), offload=True)
-        self.checkpoint = Recomputation(self.streamer, self.keeper)
-        self.modules = modules
-
-    def infer(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            for index, module in enumerate(self.modules):
-                with self.streamer.visit(index, "generate"):
-                    x = module(x)
-        return x
-
-    def train(self, x: Tensor) -> Tensor:
-        x = x.clone().requires_grad_()
-        y = x
-        for module in self.modules:
-            y = self.checkpoint(module, y)
-        y.square().sum().backward()
-        assert x.grad is not None
-        return x.grad
-
-    def loads(self) -> list[int]:
-        """What was loaded since the last look."""
-        order = list(self.streamer.traffic.order)
-        self.streamer.traffic.order.clear()
-        return order
+from tests.streaming.ring import WIDTH, Model
 
 
 def test_training_visits_forward_then_backward_and_keeps_the_turns() -> None:
