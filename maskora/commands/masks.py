@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from maskora.config import Config
-from maskora.config.schema import Mask
+from maskora.config.clip import Mask
 from maskora.errors import UserError
 from maskora.files import digest, digest_files, write_text
 from maskora.masks.files import (

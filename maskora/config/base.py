@@ -1,10 +1,13 @@
-"""The tables about the base: which one, and how it lies in memory."""
+"""What all tables share, and those about the base: which one, and how it lies in memory."""
 
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PLAIN = ("bfloat16", "float16", "float32")
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Frames = Annotated[int, Field(ge=5)]
 
 
 class Table(BaseModel):

@@ -4,98 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from maskora.config.base import Memory, Model
+from maskora.config.base import Frames, Memory, Model, Positive
 from maskora.config.base import Table as Table
-from maskora.config.size import parse_size
+from maskora.config.clip import Mask, Tracker, Video
+from maskora.config.words import Caption, Prompt
 
-NEGATIVE_PROMPT = (
-    "Bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, "
-    "images, static, overall gray, worst quality, low quality, JPEG compression residue, ugly, "
-    "incomplete, extra fingers, poorly drawn hands, poorly drawn faces, deformed, disfigured, "
-    "misshapen limbs, fused fingers, still picture, messy background, three legs, many people in "
-    "the background, walking backwards"
-)
-
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Frames = Annotated[int, Field(ge=5)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Conditioning = Literal["masked", "first-frame"]
-
-
-class Video(Table):
-    """How `prepare` cut and fitted the clip. Changing it means preparing again."""
-
-    frames: Frames = Field(49, description="how many frames; 4k+1, at least 5")
-    size: str = Field(
-        "auto",
-        description='"WIDTHxHEIGHT" on the model\'s grid; "auto" keeps the clip\'s aspect at about '
-        'the area of 832x480, "auto:WIDTHxHEIGHT" at another area',
-    )
-    start: Count = Field(0, description="first frame, counted in the original from 0")
-    every: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        1, description="take every n-th frame of the original"
-    )
-    fit: Literal["crop", "pad", "stretch"] = Field(
-        "crop", description="how the picture meets the size: crop, pad or stretch"
-    )
-
-    @field_validator("frames")
-    @classmethod
-    def _is_4k_plus_1(cls, frames: int) -> int:
-        if frames % 4 != 1:
-            low = (frames - 1) // 4 * 4 + 1
-            raise ValueError(
-                f"{frames} is not 4k+1 (the models compress time by 4): try {low} or {low + 4}"
-            )
-        return frames
-
-    @field_validator("size")
-    @classmethod
-    def _is_a_size(cls, size: str) -> str:
-        if size != "auto":
-            parse_size(size.removeprefix("auto:"))
-        return size
-
-    @property
-    def is_auto(self) -> bool:
-        """Whether the size follows the clip's aspect."""
-        return self.size.startswith("auto")
-
-    @property
-    def area(self) -> int:
-        """How many pixels an automatic size should have, about."""
-        width, height = parse_size(self.size.partition(":")[2] or "832x480")
-        return width * height
-
-
-class Mask(Table):
-    """How silhouettes become the region that is generated."""
-
-    shape: Literal["box", "tight", "hull", "noisy", "full"] = Field(
-        "box", description="box | tight | hull | noisy | full; loose boxes give the best edits"
-    )
-    margin: Annotated[float, Field(ge=0.0, le=2.0)] = Field(
-        0.1, description="grown by this share of the box on each side"
-    )
-    smooth: Positive = Field(
-        5, description="frames over which the box is steadied; it never uncovers the silhouette"
-    )
-    min_area: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.0005, description="smaller specks than this share of the picture are ignored"
-    )
-
-
-class Prompt(Table):
-    """The words. A .txt beside an image (source/00000.txt, edits/NNNNN.txt) wins over these."""
-
-    token: str = Field("p3rs0n", description="the special token put before every caption")
-    caption: str = Field("auto", description='what the source shows; "auto" needs source/00000.txt')
-    edited_caption: str = Field(
-        "auto", description='what the edited frame shows; "auto" needs a .txt beside each edit'
-    )
-    negative: str = Field(NEGATIVE_PROMPT, description="what guidance steers away from")
 
 
 class Adapter(Table):
@@ -220,7 +136,9 @@ class Config(Table):
     model: Model = Model()
     video: Video = Video()
     mask: Mask = Mask()
+    tracker: Tracker = Tracker()
     prompt: Prompt = Prompt()
+    caption: Caption = Caption()
     adapter: Adapter = Adapter()
     optimizer: Optimizer = Optimizer()
     motion: Motion = Motion()

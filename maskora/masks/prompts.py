@@ -1,0 +1,123 @@
+"""What a person points at: clicks and boxes on frames, each for one object.
+
+Frames are numbered from 0 within the clip. Coordinates are pixels with the origin at the picture's
+top left corner; which picture (the original's or the workspace's) is the caller's business.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from maskora.errors import UserError
+
+MOST_OBJECTS = 254  # labels are bytes, and 255 is an image editor's white
+
+
+@dataclass(frozen=True)
+class Click:
+    """One click: this point belongs to the object, or (not positive) does not."""
+
+    frame: int
+    x: float
+    y: float
+    positive: bool = True
+    object_id: int = 1
+
+    def __str__(self) -> str:
+        sign = "+" if self.positive else "-"
+        return f"{self.frame},{self.x:g},{self.y:g},{sign}{_suffix(self.object_id)}"
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle drawn around the object: left, top, width, height."""
+
+    frame: int
+    x: float
+    y: float
+    width: float
+    height: float
+    object_id: int = 1
+
+    def __str__(self) -> str:
+        sides = f"{self.x:g},{self.y:g},{self.width:g},{self.height:g}"
+        return f"{self.frame},{sides}{_suffix(self.object_id)}"
+
+
+Prompt = Click | Box
+
+
+def _suffix(object_id: int) -> str:
+    return f",{object_id}" if object_id != 1 else ""
+
+
+def parse_click(text: str) -> Click:
+    """Read ``FRAME,X,Y,+|-[,OBJECT]``. Raises UserError."""
+    parts = [part.strip() for part in text.split(",")]
+    numbers = _numbers(parts[:3])
+    if len(parts) not in (4, 5) or numbers is None or parts[3] not in ("+", "-"):
+        raise UserError(
+            f"click {text!r}: write FRAME,X,Y,+ for a point of the object, FRAME,X,Y,- for one "
+            f"that does not belong to it, and the object's number after it where there are "
+            f"several: 0,640,360,+,2"
+        )
+    frame, object_id = _whole(parts[0], text), _object_id(parts[4:], text)
+    return Click(frame, numbers[1], numbers[2], parts[3] == "+", object_id)
+
+
+def parse_box(text: str) -> Box:
+    """Read ``FRAME,X,Y,W,H[,OBJECT]``. Raises UserError."""
+    parts = [part.strip() for part in text.split(",")]
+    numbers = _numbers(parts[:5])
+    if len(parts) not in (5, 6) or numbers is None:
+        raise UserError(
+            f"box {text!r}: write FRAME,X,Y,W,H (left, top, width, height), and the object's "
+            f"number after it where there are several: 0,600,300,80,120,2"
+        )
+    _, x, y, width, height = numbers
+    if width <= 0 or height <= 0:
+        raise UserError(f"box {text!r}: its width and height must be above 0")
+    return Box(_whole(parts[0], text), x, y, width, height, _object_id(parts[5:], text))
+
+
+def _numbers(parts: Sequence[str]) -> list[float] | None:
+    try:
+        numbers = [float(part) for part in parts]
+    except ValueError:
+        return None
+    return numbers if all(math.isfinite(number) for number in numbers) else None
+
+
+def _whole(part: str, text: str) -> int:
+    if not (part.isascii() and part.isdecimal()):
+        raise UserError(f"{text!r}: {part!r} is no frame number; frames are counted from 0")
+    return int(part)
+
+
+def _object_id(parts: Sequence[str], text: str) -> int:
+    if not parts:
+        return 1
+    if not (parts[0].isascii() and parts[0].isdecimal() and 1 <= int(parts[0]) <= MOST_OBJECTS):
+        raise UserError(
+            f"{text!r}: {parts[0]!r} is no object; they are numbered 1 to {MOST_OBJECTS}"
+        )
+    return int(parts[0])
+
+
+def check_inside(prompts: Iterable[Prompt], frames: int, width: int, height: int) -> None:
+    """Every prompt is on a frame of the clip and touches its picture. Raises UserError."""
+    for prompt in prompts:
+        if prompt.frame >= frames:
+            raise UserError(f"{prompt}: the clip has frames 0 to {frames - 1} only")
+        right = prompt.x + (prompt.width if isinstance(prompt, Box) else 0)
+        bottom = prompt.y + (prompt.height if isinstance(prompt, Box) else 0)
+        if right < 0 or bottom < 0 or prompt.x >= width or prompt.y >= height:
+            raise UserError(f"{prompt}: it lies outside the picture, which is {width}x{height}")
+
+
+def by_frame(prompts: Iterable[Prompt]) -> dict[int, list[Prompt]]:
+    """Prompts of each frame that has some, in order of frames."""
+    frames: dict[int, list[Prompt]] = {}
+    for prompt in sorted(prompts, key=lambda prompt: prompt.frame):
+        frames.setdefault(prompt.frame, []).append(prompt)
+    return frames

@@ -1,0 +1,124 @@
+"""Following objects through a clip: what a tracker must do, and how its passes become labels.
+
+A *silhouette_HW* is a bool array. An *anchor* is an object's silhouette in a frame in which the
+person has pointed at it: it is taken as it is, and everything else follows from the nearest one.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+
+from maskora.masks import Labels
+from maskora.masks.prompts import Prompt
+from maskora.masks.silhouettes import Silhouette
+
+Silhouettes = Mapping[int, Silhouette]  # object number -> silhouette_HW
+Anchors = Mapping[int, Silhouettes]  # frame -> the objects that are anchored there
+Direction = Literal["both", "forward", "backward"]
+
+
+class Tracker(Protocol):
+    """Follows objects through the one clip that it was opened with.
+
+    Attributes:
+        label: what it is called towards the person.
+    """
+
+    label: str
+
+    def segment(self, frame: int, prompts: Sequence[Prompt], before_HW: Labels) -> Silhouettes:
+        """The silhouettes, in one frame, of the objects that are pointed at.
+
+        Args:
+            frame: the frame's number.
+            prompts: all of this frame's, in workspace pixels, of at least one object.
+            before_HW: labels of this frame as tracked so far (0 where nothing is): an object that
+                is there already is refined, not found anew.
+
+        Returns:
+            one silhouette_HW per object named by a prompt; it may be empty.
+        """
+        ...
+
+    def propagate(self, path: Sequence[int], anchors: Anchors) -> Iterator[Silhouettes]:
+        """Carry the anchored objects along a path of frames.
+
+        Args:
+            path: at least one frame number, consecutive, rising or falling.
+            anchors: at least one; those that lie on the path come back as they are, and the objects
+                follow from them. Anchors off the path may be used as memory.
+
+        Yields:
+            for each frame of the path, in order, a silhouette_HW of every object that has had an
+            anchor on the path so far; an empty one where it is out of sight.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the memory that it holds."""
+        ...
+
+
+def combine(silhouettes: Silhouettes, height: int, width: int) -> Labels:
+    """Labels_HW from silhouettes; where two overlap the smaller one is in front."""
+    labels_HW = np.zeros((height, width), np.uint8)
+    for number in sorted(silhouettes, key=lambda n: -int(silhouettes[n].sum())):
+        labels_HW[silhouettes[number]] = number
+    return labels_HW
+
+
+def split(labels_HW: Labels) -> dict[int, Silhouette]:
+    """The silhouette_HW of each object in the labels."""
+    return {int(n): labels_HW == n for n in np.unique(labels_HW[labels_HW > 0])}
+
+
+def follow(
+    tracker: Tracker,
+    anchors: Anchors,
+    frames: int,
+    start: int | None = None,
+    direction: Direction = "both",
+) -> Iterator[tuple[int, Silhouettes]]:
+    """Propagate from every anchor, or from one frame in one direction.
+
+    Args:
+        anchors: at least one.
+        frames: of the clip.
+        start: where to start; it must be anchored. None: from the outermost anchors.
+        direction: "both" follows each object from its nearest anchor.
+
+    Yields:
+        (frame, the objects that are now known there), the start frame's own among them. A frame may
+        come twice, with other objects.
+    """
+    if direction != "backward":
+        first = min(anchors) if start is None else start
+        yield from _pass(tracker, range(first, frames), anchors, direction)
+    if direction != "forward":
+        last = max(anchors) if start is None else start
+        yield from _pass(tracker, range(last, -1, -1), anchors, direction)
+
+
+def _pass(
+    tracker: Tracker, path: range, anchors: Anchors, direction: Direction
+) -> Iterator[tuple[int, Silhouettes]]:
+    for frame, silhouettes in zip(path, tracker.propagate(path, anchors), strict=True):
+        yield (
+            frame,
+            {
+                number: silhouette_HW
+                for number, silhouette_HW in silhouettes.items()
+                if direction != "both" or _is_nearest(frame, number, anchors, path.step)
+            },
+        )
+
+
+def _is_nearest(frame: int, number: int, anchors: Anchors, step: int) -> bool:
+    """Whether an object's nearest anchor lies behind, seen along the pass (ties: forward)."""
+    ahead_by = [step * (at - frame) for at, objects in anchors.items() if number in objects]
+    behind = min((-distance for distance in ahead_by if distance <= 0), default=None)
+    ahead = min((distance for distance in ahead_by if distance >= 0), default=None)
+    if behind is None or ahead is None:
+        return behind is not None
+    return behind < ahead or (behind == ahead and step > 0)
