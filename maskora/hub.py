@@ -7,12 +7,19 @@ from pathlib import Path
 from maskora.errors import UserError
 
 
-def locate(path: str, relative_to: Path, patterns: list[str] | None = None) -> Path:
-    """The local folder of `model.path`: a folder as it is, a hub id through the hub's cache.
+def locate(
+    path: str,
+    relative_to: Path,
+    patterns: list[str] | None = None,
+    *,
+    key: str = "[model] path",
+) -> Path:
+    """The local folder of a model: a folder as it is, a hub id through the hub's cache.
 
     Args:
         path: a local folder (relative ones count from `relative_to`) or a hub id "owner/name".
         patterns: which of a hub repository's files are needed; None for all of a model's.
+        key: which key of the configuration named the path; it stands before every complaint.
 
     Raises:
         UserError: neither such a folder nor a hub repository that can be reached.
@@ -20,8 +27,8 @@ def locate(path: str, relative_to: Path, patterns: list[str] | None = None) -> P
     if folder := find_local(path, relative_to):
         return folder
     if not is_hub_id(path):
-        raise UserError(f"[model] path: {path!r} is neither a folder nor a hub id (owner/name)")
-    return _download(path, patterns)
+        raise UserError(f"{key}: {path!r} is neither a folder nor a hub id (owner/name)")
+    return _download(path, patterns, key)
 
 
 def find_local(path: str, relative_to: Path) -> Path | None:
@@ -36,7 +43,7 @@ def is_hub_id(path: str) -> bool:
     return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path)) and not Path(path).exists()
 
 
-def _download(repository: str, patterns: list[str] | None) -> Path:
+def _download(repository: str, patterns: list[str] | None, key: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -46,6 +53,6 @@ def _download(repository: str, patterns: list[str] | None) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"[model] path: {repository!r} is no local folder and could not be fetched from the "
+            f"{key}: {repository!r} is no local folder and could not be fetched from the "
             f"hub ({reason}). Download it where there is a network and name the folder."
         ) from None
