@@ -55,6 +55,14 @@ class Source(BaseModel):
         return Fraction(self.fps)
 
 
+class TrackingRecord(BaseModel):
+    """tracking/clicks.json: what the person pointed at, in pixels of the original."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompts: tuple[dict[Literal["click", "box"], str], ...]
+
+
 class MaskRecord(BaseModel):
     """masks/masks.json: what the final masks were made from, so that a change is noticed."""
 
@@ -99,6 +107,9 @@ class Workspace:
         self.overview = self.source_dir / "overview.png"
         self.masks_dir = root / "masks"
         self.mask_record = self.masks_dir / "masks.json"
+        self.tracking_dir = root / "tracking"
+        self.tracking_record = self.tracking_dir / "clicks.json"
+        self.tracking_lock = self.tracking_dir / ".lock"
         self.edits_dir = root / "edits"
         self.cache_dir = root / "cache"
 
@@ -113,6 +124,14 @@ class Workspace:
     def silhouette(self, frame: int) -> Path:
         """A mask as it was given or tracked, before it became a box."""
         return self.masks_dir / "raw" / f"{frame:05d}.png"
+
+    def tracked(self, frame: int) -> Path:
+        """What is shown of a frame on the mask page: silhouettes that are not masks yet."""
+        return self.tracking_dir / f"{frame:05d}.png"
+
+    def tracked_before(self, frame: int) -> Path:
+        """The same before this frame's own clicks, which may be taken back."""
+        return self.tracking_dir / "before" / f"{frame:05d}.png"
 
     def edit_dir(self, edit: str | None) -> Path:
         """Where an edit's images lie; further edits have a name."""
@@ -141,6 +160,12 @@ class Workspace:
     def read_mask_record(self) -> MaskRecord:
         """Read masks.json. Raises UserError where it is missing or damaged."""
         return _read_record(MaskRecord, self.mask_record)
+
+    def read_tracking(self) -> TrackingRecord | None:
+        """Read clicks.json; None where nothing was pointed at yet. Raises UserError."""
+        if not self.tracking_record.is_file():
+            return None
+        return _read_record(TrackingRecord, self.tracking_record, "remove the folder, click again")
 
     def write_source(self, source: Source) -> None:
         """Write source.json."""
@@ -178,14 +203,16 @@ class Workspace:
 Record = TypeVar("Record", bound=BaseModel)
 
 
-def _read_record(kind: type[Record], path: Path) -> Record:
+def _read_record(
+    kind: type[Record],
+    path: Path,
+    remedy: str = "run maskora prepare again, with --overwrite (edits/ stay)",
+) -> Record:
     try:
         return kind.model_validate_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, UnicodeDecodeError, ValidationError) as error:
         what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
-        raise UserError(
-            f"{path} {what}: run maskora prepare again, with --overwrite (edits/ stay)"
-        ) from None
+        raise UserError(f"{path} {what}: {remedy}") from None
 
 
 def caption_beside(image: Path) -> str | None:

@@ -1,5 +1,6 @@
 """The command line. Nothing heavy is imported before a command runs."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -82,7 +83,7 @@ def prepare(
         "prompt.caption": caption,
         "prompt.edited_caption": edited_caption,
     }
-    prepare_workspace(
+    told = prepare_workspace(
         video=video,
         root=workspace,
         mask=mask,
@@ -92,6 +93,51 @@ def prepare(
         overrides=set_ or [],
         overwrite=overwrite,
     )
+    print("\n".join(told))
+
+
+@app.command()
+@told_plainly
+def track(
+    workspace: Annotated[Path, typer.Argument(help="a prepared workspace")],
+    click: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FRAME,X,Y,+|-[,OBJECT]",
+            help="a point of the object (+), or not of it (-), in pixels of the original",
+        ),
+    ] = None,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FRAME,X,Y,W,H[,OBJECT]", help="a rectangle around the object"),
+    ] = None,
+    tracker: Annotated[
+        str | None, typer.Option(metavar="simple|sam2", help="who follows; see [tracker]")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="of sam2: a hub id, a folder, or an original .pt file")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace masks that were painted by hand")
+    ] = False,
+    set_: SetOption = None,
+) -> None:
+    """Follow clicked objects through the clip, and make masks of them."""
+    from maskora.commands.track import track_workspace
+
+    given = {"type": tracker, "checkpoint": _from_here(checkpoint)}
+    lists = {"clicks": click, "boxes": box} if click or box else {}
+    overrides = [f"tracker.{key}={json.dumps(value)}" for key, value in given.items() if value]
+    overrides += [f"tracker.{key}={json.dumps(value or [])}" for key, value in lists.items()]
+    place = Workspace(workspace)
+    place.read_source()
+    config = load_config(place.config, [*(set_ or []), *overrides])
+    track_workspace(config, place, overwrite)
+
+
+def _from_here(path: str | None) -> str | None:
+    """A path typed at the prompt counts from here, not from the workspace."""
+    return str(Path(path).resolve()) if path and Path(path).exists() else path
 
 
 @app.command()

@@ -85,7 +85,7 @@ def _make_parts(folder: Path, clip: Path) -> None:
 
 
 def _prepare(folder: Path, clip: Path, workspace: Workspace) -> None:
-    prepare_workspace(
+    told = prepare_workspace(
         video=clip,
         root=workspace.root,
         mask=folder / "masks",
@@ -101,6 +101,7 @@ def _prepare(folder: Path, clip: Path, workspace: Workspace) -> None:
         overrides=SETTINGS,
         overwrite=False,
     )
+    print("\n".join(told))
 
 
 def draw_frame(number: int, colour: tuple[int, int, int]) -> np.ndarray:

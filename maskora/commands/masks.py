@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 import tempfile
 from pathlib import Path
 
@@ -34,11 +35,11 @@ OVERVIEW_FRAMES = 12
 
 def silhouettes(
     mask: Path | None, box: str | None, info: VideoInfo, config: Config, placement: Placement
-) -> np.ndarray:
-    """What the person gave, as labels (T, H, W) uint8 on the workspace's frames.
+) -> np.ndarray | None:
+    """What the person gave, as labels (T, H, W) uint8 on the workspace's frames; None: nothing.
 
     Raises:
-        UserError: nothing was given, or what was given is empty, of the wrong length or outside.
+        UserError: what was given is empty, of the wrong length or outside.
     """
     if mask is not None and box is not None:
         raise UserError("give --mask or --box, not both")
@@ -53,10 +54,7 @@ def silhouettes(
     elif config.mask.shape == "full":
         fitted = [np.ones((height, width), np.uint8)] * frames
     else:
-        raise UserError(
-            "where is the edit? Give --box X,Y,W,H (pixels of the original) or --mask FOLDER; "
-            'for the whole picture --set mask.shape="full"'
-        )
+        return None
     if not any(labels.any() for labels in fitted):
         raise UserError(
             "the mask lies wholly in the part that is cropped away; try --set video.fit=pad"
@@ -107,6 +105,12 @@ def load_masks(workspace: Workspace, settings: Mask, source: Source) -> np.ndarr
     """
     finals = [workspace.mask(n) for n in range(source.frames)]
     raws = [workspace.silhouette(n) for n in range(source.frames)]
+    if not workspace.mask_record.is_file():
+        root = shlex.quote(str(workspace.root))
+        raise UserError(
+            f"{workspace.masks_dir} is not there yet: where is the edit? Click it in maskora gui "
+            f"{root}, or say so: maskora track {root} --click FRAME,X,Y,+"
+        )
     missing = [path for path in finals if not path.is_file()]
     if missing:
         raise UserError(f"{missing[0]} is missing: run maskora prepare again, with --overwrite")
@@ -114,7 +118,7 @@ def load_masks(workspace: Workspace, settings: Mask, source: Source) -> np.ndarr
     reasons = ["[mask]"] if _settings(settings, source) != record.settings else []
     if all(path.is_file() for path in raws) and digest_files(raws) != record.silhouettes:
         reasons.append("masks/raw")
-    by_hand = digest_files(finals) != record.masks
+    by_hand = masks_are_by_hand(workspace, source)
     if reasons and by_hand:
         log.warning(
             "note: masks/ were changed by hand, so the change of %s has no effect",
@@ -129,6 +133,14 @@ def load_masks(workspace: Workspace, settings: Mask, source: Source) -> np.ndarr
     for note in notes:
         log.info("note: %s", note)
     return labels_THW
+
+
+def masks_are_by_hand(workspace: Workspace, source: Source) -> bool:
+    """Whether the person has painted in masks/ since they were made."""
+    finals = [workspace.mask(n) for n in range(source.frames)]
+    if not workspace.mask_record.is_file() or not all(path.is_file() for path in finals):
+        return False
+    return digest_files(finals) != workspace.read_mask_record().masks
 
 
 def draw_overview(workspace: Workspace, labels_THW: np.ndarray) -> None:

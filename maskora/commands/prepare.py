@@ -1,6 +1,7 @@
 """prepare: a video and a mask become a workspace, whole or not at all."""
 
 import shlex
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from maskora.commands.masks import build_masks, silhouettes
+from maskora.commands.masks import build_masks, draw_overview, silhouettes
 from maskora.commands.scaffold import check_target, scaffold
 from maskora.config import Config, build_config, load_config, parse_size, render_config
 from maskora.errors import UserError
@@ -25,6 +26,12 @@ from maskora.workspace import Source, Workspace
 # inference check the size against the files themselves.
 PUBLISHED_GRIDS = {"wan2.1-i2v": Grid(cell=8, patch=2, temporal=4)}
 FEWEST = 5
+Watch = Callable[[Iterable[np.ndarray], int], Iterable[np.ndarray]]
+
+
+def with_a_bar(frames: Iterable[np.ndarray], total: int) -> Iterable[np.ndarray]:
+    """Pass frames on, with a progress bar on the terminal."""
+    return tqdm(frames, desc="frames", total=total)
 
 
 def prepare_workspace(
@@ -36,13 +43,18 @@ def prepare_workspace(
     given: dict[str, Any],
     overrides: list[str],
     overwrite: bool,
-) -> None:
+    watch: Watch = with_a_bar,
+) -> list[str]:
     """Write source/, masks/, an empty edits/ and edit.toml.
 
     Args:
-        mask, box: where the edit is; one of the two (neither with mask.shape = "full").
+        mask, box: where the edit is; neither: it is clicked later (or mask.shape is "full").
         given: settings from the command's own options, "table.key" -> value.
         overrides: `--set` texts.
+        watch: passes the frames on, and may show how many are through.
+
+    Returns:
+        what the person should know, a line each.
 
     Raises:
         UserError: any input is wrong; then nothing has been written.
@@ -63,12 +75,24 @@ def prepare_workspace(
     config = _with(config, "video", size=f"{size[0]}x{size[1]}")
     with scaffold(workspace) as built:
         frames = read_frames(info, source.start, source.frames, source.every)
-        for number, frame in enumerate(tqdm(frames, desc="frames", total=source.frames)):
+        for number, frame in enumerate(watch(frames, source.frames)):
             write_png(built.source_frame(number), fit_image(frame, placement))
-        labels_THW, mask_notes = build_masks(built, silhouettes_THW, config.mask, source)
+        share, mask_notes = _masks(built, silhouettes_THW, config, source)
         built.write_source(source)
         write_text(built.config, render_config(config, _header(root, video)))
-    _tell(workspace, source, labels_THW, [*notes, *mask_notes])
+    notes = [f"note: {note}" for note in (*notes, *mask_notes)]
+    return [*notes, *_next_steps(workspace, source, share)]
+
+
+def _masks(
+    built: Workspace, silhouettes_THW: np.ndarray | None, config: Config, source: Source
+) -> tuple[float | None, tuple[str, ...]]:
+    """Masks where the edit's place is known: their share of the picture, and notes."""
+    if silhouettes_THW is None:
+        draw_overview(built, np.zeros((source.frames, *source.size[::-1]), np.uint8))
+        return None, ()
+    labels_THW, notes = build_masks(built, silhouettes_THW, config.mask, source)
+    return float(np.mean(labels_THW > 0)), notes
 
 
 def _configuration(base: Path | None, given: dict[str, Any], overrides: list[str]) -> Config:
@@ -79,8 +103,9 @@ def _configuration(base: Path | None, given: dict[str, Any], overrides: list[str
         tables[table][key] = value
     config = build_config(tables, overrides, "the given options")
     home = base.parent if base else Path()
-    if folder := find_local(config.model.path, home):
-        config = _with(config, "model", path=str(folder))
+    for table, key in (("model", "path"), ("tracker", "checkpoint"), ("caption", "model")):
+        if local := _local(getattr(getattr(config, table), key), home):
+            config = _with(config, table, **{key: local})
     loras = tuple(
         item.model_copy(update={"path": str((home / item.path).resolve())})
         if (home / item.path).is_file()
@@ -88,6 +113,13 @@ def _configuration(base: Path | None, given: dict[str, Any], overrides: list[str
         for item in config.inference.loras
     )
     return _with(config, "inference", loras=loras)
+
+
+def _local(path: str, home: Path) -> str | None:
+    """A folder's or a file's absolute path; None where the text names neither."""
+    file = home / Path(path).expanduser()
+    folder = file.resolve() if file.is_file() else find_local(path, home)
+    return str(folder) if folder else None
 
 
 def _with(config: Config, table: str, **values: Any) -> Config:
@@ -173,18 +205,20 @@ def _header(root: Path, video: Path) -> str:
     )
 
 
-def _tell(workspace: Workspace, source: Source, labels_THW: np.ndarray, notes: list[str]) -> None:
+def _next_steps(workspace: Workspace, source: Source, share: float | None) -> list[str]:
     width, height = source.size
-    share = float(np.mean(labels_THW > 0))
-    for note in notes:
-        print(f"note: {note}")
-    print(
-        f"{workspace.root}: {source.frames} frames of {width}x{height} at "
-        f"{float(source.rate):.3f} fps, {share:.0%} of the picture inside the mask"
-    )
-    print(f"look at  {workspace.overview}")
-    print(
+    made = f"{source.frames} frames of {width}x{height} at {float(source.rate):.3f} fps"
+    root = shlex.quote(str(workspace.root))
+    if share is None:
+        return [
+            f"{workspace.root}: {made}; where the edit is, is not said yet",
+            f"click    maskora gui {root}",
+            f"or       maskora track {root} --click FRAME,X,Y,+   (pixels of the original)",
+        ]
+    return [
+        f"{workspace.root}: {made}, {share:.0%} of the picture inside the mask",
+        f"look at  {workspace.overview}",
         f"edit     {workspace.source_frame(0)}, inside the box, and save it as "
-        f"{workspace.edits_dir / '00000.png'}"
-    )
-    print(f"then     python train.py --config {shlex.quote(str(workspace.config))}")
+        f"{workspace.edits_dir / '00000.png'}",
+        f"then     python train.py --config {shlex.quote(str(workspace.config))}",
+    ]

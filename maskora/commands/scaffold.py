@@ -24,7 +24,7 @@ def check_target(workspace: Workspace, inputs: list[Path], overwrite: bool) -> N
     if workspace.config.exists() and not overwrite:
         raise UserError(
             f"{root} is a workspace already; choose another folder, or add --overwrite to prepare "
-            f"it anew (edits/ stay, source/, masks/ and edit.toml are replaced)"
+            f"it anew (edits/ stay; source/, masks/, clicks and edit.toml are replaced)"
         )
     records = {
         workspace.source_dir: workspace.source_record,
@@ -64,15 +64,18 @@ def _exchange(built: Workspace, workspace: Workspace, aside: Path) -> None:
     parts = [
         (built.source_dir, workspace.source_dir),
         (built.masks_dir, workspace.masks_dir),
+        (built.tracking_dir, workspace.tracking_dir),
         (built.config, workspace.config),
     ]
+    later = (built.masks_dir, built.tracking_dir)  # these may come after prepare
     done: list[Path] = []
     try:
         for new, place in parts:
             done.append(place)
             if place.exists():
                 place.replace(aside / place.name)
-            new.replace(place)
+            if new.exists() or new not in later:
+                new.replace(place)
         workspace.edits_dir.mkdir(exist_ok=True)
     except BaseException:  # Ctrl-C too; raised again below
         for place in reversed(done):

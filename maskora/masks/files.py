@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from maskora.errors import UserError
+from maskora.files import replacing
 from maskora.masks import Labels
 from maskora.masks.pictures import (
     BRIGHT,
@@ -97,8 +98,8 @@ def write_labels(path: Path, labels_HW: Labels) -> None:
     assert labels_HW.ndim == 2
     image = Image.fromarray(labels_HW)
     image.putpalette(PALETTE.tobytes())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, format="PNG")
+    with replacing(path) as scratch:
+        image.save(scratch, format="PNG")
 
 
 def read_labels(path: Path) -> Labels:

@@ -53,7 +53,7 @@ def test_what_fails_halfway_leaves_the_workspace_as_it_was(
     root = prepared()
     before = {p: p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
     with pytest.raises(FileNotFoundError), scaffold(Workspace(root)) as built:
-        built.source_dir.mkdir()  # no masks, no edit.toml: the exchange stops at the masks
+        built.source_dir.mkdir()  # no edit.toml: the exchange stops there
     assert {p: p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()} == before
 
 

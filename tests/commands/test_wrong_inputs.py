@@ -106,7 +106,6 @@ def test_options_that_cannot_be(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ([], ["--box", "--mask"]),
         (["--box", "1,2,3"], ["X,Y,W,H"]),
         (["--box", "900,900,50,50"], ["320x192"]),
         (["--box", "10,10,0,5"], ["--box"]),

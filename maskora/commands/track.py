@@ -1,0 +1,78 @@
+"""track: from clicks to masks, without a window."""
+
+import shlex
+from contextlib import closing
+
+import numpy as np
+from tqdm import tqdm
+
+from maskora.commands.tracking import (
+    load_frames,
+    load_markup,
+    only_one,
+    open_configured_tracker,
+    parse_prompts,
+    save_masks,
+    store_markup,
+)
+from maskora.config import Config
+from maskora.errors import UserError
+from maskora.masks.markup import Markup
+from maskora.masks.prompts import Prompt
+from maskora.workspace import Source, Workspace
+
+
+def track_workspace(config: Config, workspace: Workspace, overwrite: bool) -> None:
+    """Follow what [tracker] points at through the clip, and write masks/.
+
+    Args:
+        overwrite: masks that were painted by hand may be replaced.
+
+    Raises:
+        UserError: nothing is pointed at, or a point lies outside, or the tracker cannot be had.
+    """
+    source = workspace.read_source()
+    with only_one(workspace):
+        prompts = _prompts(config, workspace, source)
+        frames_THWC = load_frames(workspace, source)
+        empty_THW = np.zeros(frames_THWC.shape[:3], np.uint8)
+        markup = Markup(empty_THW, empty_THW.copy())
+        with closing(open_configured_tracker(config, workspace, frames_THWC)) as tracker:
+            print(f"tracker: {tracker.label}")
+            markup.point(tracker, prompts)
+            steps = markup.follow(tracker)
+            for _ in tqdm(steps, desc="track", total=_passes(prompts, source.frames)):
+                pass
+        labels_THW, notes = save_masks(workspace, source, markup, config.mask, overwrite)
+        store_markup(workspace, source, markup)
+    _tell(workspace, labels_THW, notes)
+
+
+def _prompts(config: Config, workspace: Workspace, source: Source) -> list[Prompt]:
+    """Those of [tracker]; else those that were clicked in the window."""
+    prompts = parse_prompts(config.tracker.clicks, config.tracker.boxes, source)
+    prompts = prompts or list(load_markup(workspace, source).prompts)
+    if not prompts:
+        raise UserError(
+            f"what is to be followed? Give --click FRAME,X,Y,+ (a point of the object, in pixels "
+            f"of the original video) or --box FRAME,X,Y,W,H, or click it: maskora gui "
+            f"{shlex.quote(str(workspace.root))}"
+        )
+    return prompts
+
+
+def _passes(prompts: list[Prompt], frames: int) -> int:
+    """How many frames are visited: forward from the first prompt, backward from the last."""
+    pointed = [prompt.frame for prompt in prompts]
+    return frames - min(pointed) + max(pointed) + 1
+
+
+def _tell(workspace: Workspace, labels_THW: np.ndarray, notes: list[str]) -> None:
+    for note in notes:
+        print(f"note: {note}")
+    objects = len(np.unique(labels_THW[labels_THW > 0]))
+    print(
+        f"{workspace.masks_dir}: {objects} object{'s' if objects > 1 else ''}, "
+        f"{float(np.mean(labels_THW > 0)):.0%} of the picture inside the mask"
+    )
+    print(f"look at  {workspace.overview}")

@@ -1,0 +1,168 @@
+"""What a person has pointed at in a clip, and the silhouettes that came of it; all can be undone.
+
+Two labels_THW are kept. ``before_THW`` is what a tracker carried into each frame; ``shown_THW`` is
+the same after the frame's own clicks and boxes, so these can be taken back one by one. Positions
+are in pixels of the workspace's frames.
+"""
+
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+
+from maskora.errors import UserError
+from maskora.masks import Labels
+from maskora.masks.prompts import Box, Prompt, check_inside
+from maskora.masks.silhouettes import Silhouette
+from maskora.masks.tracking import Direction, Silhouettes, Tracker, combine, follow, split
+
+MOST_UNDO = 100
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What an action changed: the prompts, and the frames as they were."""
+
+    prompts: tuple[Prompt, ...]
+    frames: dict[int, bytes]
+
+
+class Markup:
+    """The prompts and silhouettes of one clip.
+
+    Attributes:
+        prompts: clicks and boxes, in the order in which they were made.
+        before_THW, shown_THW: labels, uint8.
+        changed: frames whose labels have changed since they were last stored.
+    """
+
+    def __init__(
+        self, before_THW: Labels, shown_THW: Labels, prompts: Iterable[Prompt] = ()
+    ) -> None:
+        self.before_THW = before_THW
+        self.shown_THW = shown_THW
+        self.prompts = tuple(prompts)
+        self.changed: set[int] = set()
+        self._done: list[_Step] = []
+
+    @property
+    def objects(self) -> list[int]:
+        """The numbers of all objects that are pointed at or shown."""
+        shown = {int(n) for n in np.unique(self.shown_THW) if n}
+        return sorted(shown | {prompt.object_id for prompt in self.prompts})
+
+    def point(self, tracker: Tracker, prompts: Iterable[Prompt]) -> None:
+        """Add clicks and boxes, and find what they mean. Raises UserError; then nothing changed."""
+        added = tuple(prompts)
+        frames, height, width = self.shown_THW.shape
+        check_inside(added, frames, width, height)
+        new, touched = (*self.prompts, *added), sorted({prompt.frame for prompt in added})
+        found = {frame: self._segment(tracker, frame, new) for frame in touched}
+        self._remember(touched)
+        self.prompts = new
+        for frame, labels_HW in found.items():
+            self.shown_THW[frame] = labels_HW
+
+    def undo(self) -> int | None:
+        """Take the last action back. Returns a frame that changed; None: there was nothing."""
+        if not self._done:
+            return None
+        step = self._done.pop()
+        self.prompts = step.prompts
+        for frame, packed in step.frames.items():
+            before, shown = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(
+                2, *self.shown_THW.shape[1:]
+            )
+            self.before_THW[frame], self.shown_THW[frame] = before, shown
+        self.changed.update(step.frames)
+        return min(step.frames, default=None)
+
+    def clear_frame(self, frame: int) -> None:
+        """Take all clicks and boxes of a frame back."""
+        self._remember([frame])
+        self.prompts = tuple(prompt for prompt in self.prompts if prompt.frame != frame)
+        self.shown_THW[frame] = self.before_THW[frame]
+
+    def clear_object(self, number: int) -> None:
+        """Remove an object everywhere, its clicks and boxes too."""
+        self._remember(range(len(self.shown_THW)))
+        self.prompts = tuple(prompt for prompt in self.prompts if prompt.object_id != number)
+        self.shown_THW[self.shown_THW == number] = 0
+        self.before_THW[self.before_THW == number] = 0
+
+    def follow(
+        self, tracker: Tracker, start: int | None = None, direction: Direction = "both"
+    ) -> Iterator[int]:
+        """Propagate; yields each frame when it is done. Stopping early keeps what is done.
+
+        Args:
+            start: from this frame, whatever is shown there; None: from every click and box.
+
+        Raises:
+            UserError: there is nothing to start from.
+        """
+        anchors = self._anchors(start)
+        steps = follow(tracker, anchors, len(self.shown_THW), start, direction)
+        first = next(steps)  # a tracker that cannot begin changes nothing
+        self._remember(range(len(self.shown_THW)))
+        for frame, silhouettes in chain([first], steps):
+            anchored = anchors.get(frame, {})
+            carried = {n: one for n, one in silhouettes.items() if n not in anchored}
+            if carried:
+                self._lay(frame, carried)
+            yield frame
+
+    def absences(self) -> dict[int, list[int]]:
+        """Frames in which an object is not seen, for each object with such frames."""
+        absences = {}
+        for number in self.objects:
+            seen_T = (self.shown_THW == number).any(axis=(1, 2))
+            if not seen_T.all():
+                absences[number] = np.flatnonzero(~seen_T).tolist()
+        return absences
+
+    def _segment(self, tracker: Tracker, frame: int, prompts: Iterable[Prompt]) -> Labels:
+        own = [prompt for prompt in prompts if prompt.frame == frame]
+        before_HW = self.before_THW[frame]
+        there = split(before_HW)
+        begun = {p.object_id for p in own if isinstance(p, Box) or p.positive} | there.keys()
+        for prompt in own:
+            if prompt.object_id not in begun:
+                raise UserError(
+                    f"object {prompt.object_id} is not in frame {frame} yet: first click a point "
+                    f"that belongs to it, then what does not"
+                )
+        height, width = before_HW.shape
+        return combine({**there, **tracker.segment(frame, own, before_HW)}, height, width)
+
+    def _anchors(self, start: int | None) -> dict[int, dict[int, Silhouette]]:
+        anchors: dict[int, dict[int, Silhouette]] = {}
+        for prompt in self.prompts:
+            shown_HW = self.shown_THW[prompt.frame]
+            anchors.setdefault(prompt.frame, {})[prompt.object_id] = shown_HW == prompt.object_id
+        if start is not None:
+            anchors[start] = {**split(self.shown_THW[start]), **anchors.get(start, {})}
+        if not anchors:
+            raise UserError("nothing is clicked yet: click the object in any frame first")
+        if start is not None and not anchors[start]:
+            raise UserError(f"nothing is marked in frame {start}: click the object there first")
+        return anchors
+
+    def _lay(self, frame: int, silhouettes: Silhouettes) -> None:
+        height, width = self.shown_THW.shape[1:]
+        for labels_THW in (self.before_THW, self.shown_THW):
+            known = {**split(labels_THW[frame]), **silhouettes}
+            labels_THW[frame] = combine(known, height, width)
+        self.changed.add(frame)
+
+    def _remember(self, frames: Iterable[int]) -> None:
+        packed = {
+            frame: zlib.compress(
+                self.before_THW[frame].tobytes() + self.shown_THW[frame].tobytes(), 1
+            )
+            for frame in frames
+        }
+        self._done = [*self._done, _Step(self.prompts, packed)][-MOST_UNDO:]
+        self.changed.update(packed)
