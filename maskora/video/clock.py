@@ -1,5 +1,7 @@
 """When each frame of an open file is shown, found without decoding wherever that is safe."""
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -12,6 +14,7 @@ from av.video.stream import VideoStream
 
 _ONE_PICTURE_PER_PACKET = {"h264", "hevc", "vp9", "av1", "prores", "ffv1", "mjpeg", "dnxhd", "png"}
 _TIMED_CONTAINERS = ("mov", "matroska")  # packets come one by one with their times
+CheckLength = Callable[[float, float], None]  # (frames, seconds)
 _FALLBACK_RATE = Fraction(25)  # for a file that names no rate and no times, as ffmpeg assumes
 
 
@@ -30,10 +33,15 @@ class Clock:
     missing: int
 
 
-def read_clock(container: InputContainer, stream: VideoStream) -> tuple[VideoFrame | None, Clock]:
+def read_clock(
+    container: InputContainer, stream: VideoStream, check_length: CheckLength | None = None
+) -> tuple[VideoFrame | None, Clock]:
     """The first decoded frame (None: the stream has none) and the times of all frames.
 
     A frame's time is its packet's where every packet is one frame; elsewhere all is decoded.
+
+    Args:
+        check_length: is told frames and seconds on the way, and stops what is too long.
     """
     decode_all = (
         stream.codec_context.codec.canonical_name not in _ONE_PICTURE_PER_PACKET
@@ -50,7 +58,9 @@ def read_clock(container: InputContainer, stream: VideoStream) -> tuple[VideoFra
             if decoded and first is None:
                 first = decoded[0]
             shown.extend(_span(frame) for frame in decoded if decode_all)
-    return first, _clock(container, stream, shown)
+        if check_length is not None and shown:
+            check_length(len(shown), (shown[-1][0] or 0) - (shown[0][0] or 0))
+    return first, _clock(container, stream, shown, check_length)
 
 
 def _span(item: "Packet[VideoStream] | VideoFrame") -> tuple[float | None, float]:
@@ -60,7 +70,10 @@ def _span(item: "Packet[VideoStream] | VideoFrame") -> tuple[float | None, float
 
 
 def _clock(
-    container: InputContainer, stream: VideoStream, shown: list[tuple[float | None, float]]
+    container: InputContainer,
+    stream: VideoStream,
+    shown: list[tuple[float | None, float]],
+    check_length: CheckLength | None,
 ) -> Clock:
     rate = float(stream.guessed_rate or stream.average_rate or _FALLBACK_RATE)
     times = sorted(time for time, _ in shown if time is not None)
@@ -71,6 +84,8 @@ def _clock(
     spacing = spacing or 1 / rate
     end = times[-1] + (shown[-1][1] or spacing) if times else 0.0
     missing = _missing(container, stream, len(times), end, spacing)
+    if check_length is not None:
+        check_length(len(times) + missing, missing * spacing)
     lost = [times[-1] + (i + 1) * spacing for i in range(missing)] if times else []
     return Clock((*times, *lost), end + missing * spacing, missing)
 
@@ -82,9 +97,9 @@ def _missing(
     if container.format.name.startswith("mov"):
         promised = sum(not entry.is_discard for entry in stream.index_entries)
         return max(0, promised - found)
-    length = stream.metadata.get("DURATION", "").split(":")
-    if len(length) != 3:
+    length = re.fullmatch(r"(\d{1,9}):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    if length is None:
         return 0
-    seconds = float(length[0]) * 3600 + float(length[1]) * 60 + float(length[2])
+    seconds = float(length[1]) * 3600 + float(length[2]) * 60 + float(length[3])
     short_by = round((seconds - end) / spacing)
     return short_by if short_by > 1 else 0

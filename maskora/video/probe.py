@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ from maskora.video.clock import Clock, read_clock
 from maskora.video.color import UNTAGGED, ColorTags, tags_from_codes
 from maskora.video.ffmpeg import file_url, has_filter
 from maskora.video.images import IMAGE_SUFFIXES, image_size, natural_key
+from maskora.video.limits import TOLD_CONTAINERS, Limits
 from maskora.video.timing import choose_rate, constant_rate_picks
 
 __all__ = ["ColorTags", "VideoInfo", "probe"]
@@ -42,6 +44,7 @@ class VideoInfo:
         notes: sentences for the person: what was found, what is converted.
         start_seconds: when the first frame is shown, from the start of the file.
         stream: index of the video stream in the file.
+        container: ffmpeg's name of the file's format.
         picks: the decoded frame shown at each of ``frames``, or None when it is each in turn.
         images: the files of an image folder, in order.
     """
@@ -61,37 +64,48 @@ class VideoInfo:
     notes: tuple[str, ...] = ()
     start_seconds: float = 0.0
     stream: int = 0
+    container: str = ""
     picks: tuple[int, ...] | None = None
     images: tuple[Path, ...] = ()
 
 
-def probe(path: Path, fps: Fraction | None = None) -> VideoInfo:
+def probe(path: Path, fps: Fraction | None = None, limits: Limits | None = None) -> VideoInfo:
     """Find out what a video file, or a folder of images, holds.
 
     Args:
         path: a video file, or a folder whose images are the frames, in natural order.
         fps: the rate to read it at; by default a file's own, and 16 for a folder.
+        limits: for a file from elsewhere: single video files only, and no more than this of it
+            (`check_untrusted` does that in a process of its own).
 
     Raises:
-        UserError: it is missing, not a video, damaged, or has no frames.
+        UserError: it is missing, not a video, damaged, has no frames, or goes beyond a limit.
     """
     if fps is not None and fps <= 0:
         raise UserError(f"{path}: the frame rate must be positive, not {fps}")
     if path.is_dir():
-        return _probe_images(path, fps)
+        return _probe_images(path, fps, limits)
     if not path.is_file():
         raise UserError(f"{path}: no such video file or folder")
+    if limits is not None:
+        limits.check_bytes(path, path.stat().st_size)
     try:
-        with av.open(file_url(path)) as container:
-            return _probe_file(path, container, fps)
+        options = limits.container_options if limits is not None else {}
+        with av.open(file_url(path), container_options=options) as container:
+            return _probe_file(path, container, fps, limits)
     except av.FFmpegError as error:
+        on_opening = error.filename == file_url(path)
+        if limits is not None and on_opening and isinstance(error, av.ArgumentError):  # whitelist
+            raise UserError(
+                f"{path}: not one of the video files that are taken ({TOLD_CONTAINERS}), or damaged"
+            ) from None
         raise UserError(
             f"{path}: cannot be read as a video: it is something else, or cut short, or damaged"
             f" ({error.strerror})"
         ) from None
 
 
-def _probe_images(folder: Path, fps: Fraction | None) -> VideoInfo:
+def _probe_images(folder: Path, fps: Fraction | None, limits: Limits | None) -> VideoInfo:
     shown = (p for p in folder.iterdir() if not p.name.startswith("."))
     entries = sorted(shown, key=natural_key)
     images = tuple(p for p in entries if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES)
@@ -105,6 +119,10 @@ def _probe_images(folder: Path, fps: Fraction | None) -> VideoInfo:
                 f"{folder}: {twin.name} and {path.name} are the same frame twice; keep one of them"
             )
     width, height = image_size(images[0])
+    if limits is not None:
+        limits.check_pixels(folder, width, height)
+        limits.check_length(folder, len(images), 0)
+        limits.check_bytes(folder, sum(path.stat().st_size for path in images))
     for path in images[1:]:
         found = image_size(path)
         if found != (width, height):
@@ -124,13 +142,25 @@ def _probe_images(folder: Path, fps: Fraction | None) -> VideoInfo:
     )
 
 
-def _probe_file(path: Path, container: InputContainer, fps: Fraction | None) -> VideoInfo:
+def _probe_file(
+    path: Path, container: InputContainer, fps: Fraction | None, limits: Limits | None
+) -> VideoInfo:
     stream, passed_over = _first_video_stream(path, container)
-    first, clock = read_clock(container, stream)
+    if limits is not None:
+        limits.check_header(path, container, stream)
+        stream.codec_context.options = limits.decoder_options
+    first, clock = read_clock(
+        container, stream, partial(limits.check_length, path) if limits else None
+    )
     if first is None:
         raise UserError(f"{path}: the video stream has no frames")
     named = [rate for rate in (stream.guessed_rate, stream.average_rate) if rate]
     rate, variable = choose_rate(clock.times, named)
+    width, height = _displayed_size(stream, first)
+    if limits is not None:
+        seconds = clock.end - clock.times[0]
+        limits.check_pixels(path, width, height)
+        limits.check_length(path, seconds * float(fps or rate), seconds)
     picks = None
     if variable or (fps is not None and fps != rate):
         picks = constant_rate_picks(clock.times, clock.end, fps or rate)
@@ -138,7 +168,6 @@ def _probe_file(path: Path, container: InputContainer, fps: Fraction | None) -> 
         int(first.color_primaries), int(first.color_trc),
         int(first.colorspace), int(first.color_range),
     )  # fmt: skip
-    width, height = _displayed_size(stream, first)
     info = VideoInfo(
         path=path,
         kind="video",
@@ -154,6 +183,7 @@ def _probe_file(path: Path, container: InputContainer, fps: Fraction | None) -> 
         has_audio=bool(container.streams.audio),
         start_seconds=clock.times[0] - (container.start_time or 0) / av.time_base,
         stream=stream.index,
+        container=container.format.name,
         picks=picks,
     )
     notes = (*_stream_notes(passed_over, stream, first, clock), *_conversion_notes(info, rate))

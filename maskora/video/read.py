@@ -16,6 +16,7 @@ from maskora.video.ffmpeg import complaints, ffmpeg_command, file_url, has_filte
 from maskora.video.images import read_image
 from maskora.video.probe import VideoInfo
 
+LEAST_PIXEL_BOUND = 2**26  # pixels of a coded frame, whatever size it is shown at
 _SCALE_FLAGS = "lanczos+accurate_rnd+full_chroma_int+bitexact"
 
 
@@ -77,7 +78,10 @@ def _decoder(
 ) -> Iterator[tuple[io.BufferedReader, IO[bytes]]]:
     """A running ffmpeg that writes decoded frames first..last, raw, to a pipe; and its error log.
     It stops at the first damaged frame, and is gone when the context is left."""
+    # The file must be what probe found, and a stream may not outgrow its first frame without end.
+    most_pixels = min(max(4 * info.width * info.height, LEAST_PIXEL_BOUND), 2**31 - 1)
     command = ffmpeg_command(
+        "-format_whitelist", info.container, "-max_pixels", str(most_pixels),
         "-xerror", "-i", file_url(info.path), "-map", f"0:{info.stream}",
         "-vf", f"trim=start_frame={first}:end_frame={last + 1},{rgb_filter(info)}",
         "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1",

@@ -1,0 +1,225 @@
+"""Files made to do harm: refused with a reason, and nothing else is opened for them."""
+
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from maskora.errors import UserError
+from maskora.video import read
+from maskora.video.limits import Limits
+from maskora.video.probe import probe
+from maskora.video.read import read_frames
+from maskora.video.untrusted import check_untrusted
+
+Make = Callable[..., Path]
+LIMITS = Limits(max_bytes=20_000_000, max_seconds=5, max_pixels=100_000, max_frames=200)
+
+
+def refusal(path: Path, limits: Limits = LIMITS) -> str:
+    """What the person is told; the same in this process and in the small one."""
+    with pytest.raises(UserError) as here:
+        probe(path, limits=limits)
+    with pytest.raises(UserError) as apart:
+        check_untrusted(path, limits)
+    assert str(here.value) == str(apart.value)
+    return str(here.value)
+
+
+def patched(path: Path, box: bytes, offset: int, value: bytes) -> Path:
+    """Overwrite bytes of every box of a kind in an mp4, counted from the end of its name."""
+    data = bytearray(path.read_bytes())
+    start = data.find(box)
+    assert start > 0
+    while start > 0:
+        begin = start + len(box) + offset
+        data[begin : begin + len(value)] = value
+        start = data.find(box, begin)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("clip.mp4", ()),
+        ("clip.mov", ()),
+        ("clip.mkv", ()),
+        ("clip.ts", ()),
+        ("clip.avi", ("-c:v", "mpeg4")),
+        ("clip.webm", ("-c:v", "libvpx")),
+        ("clip.gif", ("-pix_fmt", "rgb8")),
+        ("clip.png", ("-f", "apng", "-pix_fmt", "rgb24")),
+    ],
+)
+def test_ordinary_clips_within_the_limits_pass(
+    pattern: Make, name: str, options: tuple[str, ...]
+) -> None:
+    path = pattern(name, 20, "25", *options)
+    check_untrusted(path, LIMITS)
+    assert probe(path, limits=LIMITS) == probe(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n"),
+        ("list.mp4", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n"),
+        ("list.mp4", "ffconcat version 1.0\nfile '{}'\n"),
+        ("list.mkv", "ffconcat version 1.0\nfile 'http://127.0.0.1:9/{}'\n"),
+        ("list.sdp", "v=0\no=- 0 0 IN IP4 127.0.0.1\ns={}\nm=video 9 RTP/AVP 96\n"),
+        ("list.mpd", '<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011">{}</MPD>'),
+    ],
+)
+def test_a_playlist_is_refused_and_what_it_names_is_not_opened(
+    tmp_path: Path, name: str, text: str
+) -> None:
+    """Opening a pipe that nobody writes to would wait for ever."""
+    target = tmp_path / "secret.mp4"
+    os.mkfifo(target)
+    path = tmp_path / name
+    path.write_text(text.format(target))
+    refusal(path)
+
+
+def test_the_same_playlist_is_followed_where_the_file_is_trusted(
+    pattern: Make, tmp_path: Path
+) -> None:
+    """So that the test before means something."""
+    clip = pattern("clip.mp4", 10, "25")
+    path = tmp_path / "list.m3u8"
+    path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{clip}\n#EXT-X-ENDLIST\n")
+    assert probe(path).frames == 10
+    assert "not one of the video files that are taken (mp4, mov" in refusal(path)
+
+
+def test_a_name_with_a_number_pattern_is_no_sequence_of_images(tmp_path: Path) -> None:
+    for number in range(3):
+        Image.new("RGB", (64, 48)).save(tmp_path / f"frame-{number:03d}.png")
+    path = tmp_path / "frame-%03d.png"
+    path.write_bytes(b"")
+    refusal(path)
+
+
+def test_another_file_than_the_one_probed_is_not_read(pattern: Make, tmp_path: Path) -> None:
+    path = pattern("clip.mp4", 10, "25")
+    info = probe(path)
+    (tmp_path / "other.ts").write_bytes(pattern("other.ts", 10, "25").read_bytes())
+    (tmp_path / "other.ts").replace(path)
+    with pytest.raises(UserError, match="damaged or cut short"):
+        list(read_frames(info))
+
+
+def test_a_large_file_is_refused_by_its_bytes(pattern: Make) -> None:
+    limits = Limits(max_bytes=1000, max_seconds=5, max_pixels=100_000, max_frames=200)
+    assert "--max-upload-mb" in refusal(pattern("clip.mp4", 10, "25"), limits)
+
+
+def test_large_pictures_are_refused_before_one_is_decoded(make: Make) -> None:
+    path = make(
+        "large.mp4", "-f", "lavfi", "-i", "color=s=640x480:r=25", "-frames:v", "5",
+        "-movflags", "+faststart",
+    )  # fmt: skip
+    whole = path.read_bytes()
+    path.write_bytes(whole[: whole.index(b"mdat") + 4])
+    assert "640x480, 0.3 megapixels, and at most 0.1 are taken (--max-megapixels)" in refusal(path)
+
+
+def test_flat_pixels_are_counted_as_they_are_shown(make: Make, pattern: Make) -> None:
+    wide = pattern("wide.mp4", 5, "25", filters="setsar=40,format=yuv420p")
+    assert "2560x48" in refusal(wide)
+
+
+def test_a_stream_that_grows_on_the_way_is_stopped(
+    make: Make, pattern: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = pattern("small.ts", 10, "25")
+    large = make(
+        "large.ts", "-f", "lavfi", "-i", "testsrc2=s=1280x720:r=25,format=yuv420p",
+        "-frames:v", "10",
+    )  # fmt: skip
+    info = probe(small)
+    with small.open("ab") as file:
+        file.write(large.read_bytes())
+    assert "cannot be read as a video" in refusal(small)
+    monkeypatch.setattr(read, "LEAST_PIXEL_BOUND", 0)
+    frames = read_frames(info.__class__(**{**vars(info), "frames": 20}))
+    with pytest.raises(UserError, match="damaged or cut short"):
+        list(frames)
+
+
+def test_a_long_clip_is_refused_by_its_header(pattern: Make) -> None:
+    path = pattern("long.mp4", 60, "10", "-movflags", "+faststart")
+    path.write_bytes(path.read_bytes()[:-2000])
+    assert "lasts more than 5 seconds, the most that is taken (--max-seconds)" in refusal(path)
+
+
+def test_many_frames_in_little_time_are_refused(pattern: Make) -> None:
+    assert "has more than 200 frames" in refusal(pattern("many.mp4", 250, "1000"))
+
+
+def test_a_header_that_lies_about_the_length_does_not_help(pattern: Make) -> None:
+    path = pattern("lie.mp4", 100, "10")
+    for box, offset in ((b"mvhd", 16), (b"mdhd", 16), (b"tkhd", 20)):
+        patched(path, box, offset, struct.pack(">I", 1))
+    assert "lasts more than 5 seconds" in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["fragments.mp4", "live.mkv"])
+def test_a_header_without_a_length_does_not_help(pattern: Make, name: str) -> None:
+    options = ("-movflags", "frag_keyframe+empty_moov") if name[-3:] == "mp4" else ("-live", "1")
+    assert "lasts more than 5 seconds" in refusal(pattern(name, 100, "10", *options))
+
+
+def test_a_leap_in_time_fills_no_memory(pattern: Make) -> None:
+    """At a constant rate, the gap would be millions of repeated frames."""
+    gap = r"setpts=if(eq(N\,9)\,100000\,N/25)/TB,format=yuv420p"
+    path = pattern("leap.mp4", 10, "25", "-fps_mode", "vfr", filters=gap)
+    assert "lasts more than 5 seconds" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "length", [b"99999:59:59.000000", b"one:two:three.0000", b"1:1:1e99999.000000"]
+)
+def test_a_track_length_made_up_is_refused_or_left_alone(pattern: Make, length: bytes) -> None:
+    path = pattern("clip.mkv", 10, "25")
+    data = path.read_bytes()
+    assert data.count(b"00:00:00.400000000") == 1
+    path.write_bytes(data.replace(b"00:00:00.400000000", length))
+    if length.startswith(b"99999"):
+        assert "lasts more than 5 seconds" in refusal(path)
+    else:
+        assert probe(path, limits=LIMITS).frames == 10
+
+
+def test_an_index_of_too_many_samples_ends_the_small_process_alone(pattern: Make) -> None:
+    """One chunk that is said to hold 268 million samples of a byte: 6 GB of index."""
+    path = pattern("index.mp4", 10, "25")
+    patched(path, b"stsz", 4, struct.pack(">II", 1, 0x0FFFFFFF))
+    patched(path, b"stsc", 8, struct.pack(">III", 1, 0x0FFFFFFF, 1))
+    with pytest.raises(UserError):
+        check_untrusted(path, LIMITS)
+
+
+def test_what_takes_too_long_is_refused(pattern: Make) -> None:
+    path = pattern("clip.mp4", 10, "25")
+    with pytest.raises(UserError, match=r"could not be looked through in 0\.01 seconds"):
+        check_untrusted(path, LIMITS, patience=0.01)
+
+
+def test_a_folder_of_images_has_limits_too(tmp_path: Path) -> None:
+    for number in range(3):
+        Image.new("RGB", (64, 48)).save(tmp_path / f"{number}.png")
+    check_untrusted(tmp_path, LIMITS)
+    limits = Limits(max_bytes=10_000_000, max_seconds=5, max_pixels=100_000, max_frames=2)
+    assert "has more than 2 frames" in refusal(tmp_path, limits)
+    limits = Limits(max_bytes=10_000_000, max_seconds=5, max_pixels=1000, max_frames=20)
+    assert "64x48" in refusal(tmp_path, limits)
+
+
+def test_limits_from_the_options_of_the_command() -> None:
+    limits = Limits.of(upload_mb=1.5, seconds=10, megapixels=2)
+    assert limits == Limits(1_500_000, 10, 2_000_000, 1200)
