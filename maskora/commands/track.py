@@ -40,8 +40,7 @@ def track_workspace(config: Config, workspace: Workspace, overwrite: bool) -> No
         with closing(open_configured_tracker(config, workspace, frames_THWC)) as tracker:
             print(f"tracker: {tracker.label}")
             markup.point(tracker, prompts)
-            steps = markup.follow(tracker)
-            for _ in tqdm(steps, desc="track", total=_passes(prompts, source.frames)):
+            for _ in tqdm(markup.follow(tracker), desc="track", total=markup.steps()):
                 pass
         labels_THW, notes = save_masks(workspace, source, markup, config.mask, overwrite)
         store_markup(workspace, source, markup)
@@ -59,12 +58,6 @@ def _prompts(config: Config, workspace: Workspace, source: Source) -> list[Promp
             f"{shlex.quote(str(workspace.root))}"
         )
     return prompts
-
-
-def _passes(prompts: list[Prompt], frames: int) -> int:
-    """How many frames are visited: forward from the first prompt, backward from the last."""
-    pointed = [prompt.frame for prompt in prompts]
-    return frames - min(pointed) + max(pointed) + 1
 
 
 def _tell(workspace: Workspace, labels_THW: np.ndarray, notes: list[str]) -> None:

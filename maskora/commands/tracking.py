@@ -92,7 +92,7 @@ def load_markup(workspace: Workspace, source: Source) -> Markup:
     """What was pointed at and tracked so far; else the silhouettes that the masks came from."""
     record = workspace.read_tracking()
     if record is None:
-        shown_THW = _labels(source, workspace.silhouette)
+        shown_THW = stored_silhouettes(workspace, source)
         return Markup(shown_THW.copy(), shown_THW)
     clicks = [text for item in record.prompts for kind, text in item.items() if kind == "click"]
     boxes = [text for item in record.prompts for kind, text in item.items() if kind == "box"]
@@ -103,6 +103,11 @@ def load_markup(workspace: Workspace, source: Source) -> Markup:
     for frame in {prompt.frame for prompt in prompts}:
         before_THW[frame] = _label(source, workspace.tracked_before(frame))
     return Markup(before_THW, shown_THW, prompts)
+
+
+def stored_silhouettes(workspace: Workspace, source: Source) -> np.ndarray:
+    """The silhouettes that masks/ were made from, (T, H, W); empty where there are none."""
+    return _labels(source, workspace.silhouette)
 
 
 def store_markup(workspace: Workspace, source: Source, markup: Markup) -> None:

@@ -2,6 +2,14 @@
 
 from maskora.config.schema import Config, LoraFile
 from maskora.config.size import parse_size
-from maskora.config.toml import build_config, load_config, render_config
+from maskora.config.toml import build_config, load_config, render_config, set_values
 
-__all__ = ["Config", "LoraFile", "build_config", "load_config", "parse_size", "render_config"]
+__all__ = [
+    "Config",
+    "LoraFile",
+    "build_config",
+    "load_config",
+    "parse_size",
+    "render_config",
+    "set_values",
+]

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from maskora.config.schema import Config, LoraFile, Table
 from maskora.errors import UserError
+from maskora.files import write_text
 
 # Keys that hold a number or one word.
 WORDS = {
@@ -61,6 +62,17 @@ def build_config(
         lines = [f"  {_explain(item)}" for item in items]
         count = f"{len(lines)} mistake{'s' if len(lines) > 1 else ''}"
         raise UserError("\n".join([f"{where}: {count} in the configuration", *lines])) from None
+
+
+def set_values(path: Path, values: dict[str, Any]) -> None:
+    """Change keys ("table.key") of a TOML file, whose comments and order stay. Raises UserError."""
+    load_config(path)  # a damaged file is told as such
+    document = tomlkit.parse(path.read_text(encoding="utf-8-sig"))
+    for name, value in values.items():
+        table, _, key = name.partition(".")
+        document.setdefault(table, tomlkit.table())[key] = value
+    build_config(document.unwrap(), (), str(path))
+    write_text(path, tomlkit.dumps(document))
 
 
 def _lay_over(tables: dict[str, Any], override: str) -> None:

@@ -114,6 +114,13 @@ class Markup:
                 self._lay(frame, carried)
             yield frame
 
+    def steps(self, start: int | None = None, direction: Direction = "both") -> int:
+        """How many frames `follow` will yield. Raises UserError where it cannot start."""
+        anchors, frames = self._anchors(start), len(self.shown_THW)
+        ahead = frames - (min(anchors) if start is None else start)
+        back = 1 + (max(anchors) if start is None else start)
+        return {"both": ahead + back, "forward": ahead, "backward": back}[direction]
+
     def absences(self) -> dict[int, list[int]]:
         """Frames in which an object is not seen, for each object with such frames."""
         absences = {}

@@ -119,6 +119,14 @@ def render_boxes(boxes_NT4: Boxes, object_ids: Sequence[int], height: int, width
     return labels_THW
 
 
+def final_boxes(
+    boxes_NT4: Boxes, margin: float, smooth: int, cell: int, width: int, height: int
+) -> Boxes:
+    """Objects' boxes as they are edited: grown, steadied, snapped to cells; see ``final_masks``."""
+    steadied_NT4 = smooth_boxes(grow_boxes(boxes_NT4, margin), smooth)
+    return snap_boxes(steadied_NT4, cell, width, height)
+
+
 def final_masks(
     labels_THW: Labels, shape: MaskShape, margin: float, smooth: int, min_area: float, cell: int
 ) -> tuple[Labels, tuple[str, ...]]:
@@ -135,8 +143,7 @@ def final_masks(
     if shape == "box":
         height, width = labels_THW.shape[1:]
         boxes_NT4, object_ids, notes = object_boxes(labels_THW, min_area)
-        boxes_NT4 = smooth_boxes(grow_boxes(boxes_NT4, margin), smooth)
-        boxes_NT4 = snap_boxes(boxes_NT4, cell, width, height)
+        boxes_NT4 = final_boxes(boxes_NT4, margin, smooth, cell, width, height)
         final_THW = render_boxes(boxes_NT4, object_ids, height, width)
     else:
         final_THW, notes = clean_silhouettes(labels_THW, min_area)

@@ -1,0 +1,225 @@
+"""One open workspace: its clicks, what is shown of them, undo, following, saving. No widgets.
+
+Every page on the same workspace shares the one session, so nothing that one does is lost to the
+other. What is done is stored in the workspace at once.
+"""
+
+import secrets
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import cv2
+
+from gui_mask.following import Following
+from gui_mask.region import Region
+from maskora.commands.tracking import (
+    load_frames,
+    load_markup,
+    only_one,
+    open_configured_tracker,
+    save_masks,
+    store_markup,
+    stored_silhouettes,
+    tell_absences,
+)
+from maskora.config import Config, load_config, set_values
+from maskora.errors import UserError
+from maskora.files import digest
+from maskora.masks import Labels
+from maskora.masks.markup import Markup
+from maskora.masks.prompts import Prompt
+from maskora.masks.tracking import Direction, Tracker
+from maskora.workspace import Workspace
+
+JPEG_QUALITY = 90
+
+
+class Session:
+    """A workspace that is open in at least one page.
+
+    Attributes:
+        workspace: the folder.
+        source: its clip.
+        token: the session's unguessable name.
+        version: rises with every change.
+        versions: of each frame's labels and clicks.
+        markup: what was pointed at, and what came of it.
+        region: how silhouettes become the region that is edited.
+        message: what the person should know of the last thing that ended by itself.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.source = workspace.read_source()
+        self.token = secrets.token_urlsafe(16)
+        self.version = 1
+        self.versions = [1] * self.source.frames
+        self.message = ""
+        self.region = _region(self.config)
+        self._lock = threading.RLock()
+        self._jpegs: dict[int, bytes] = {}
+        self._shown = (0, "")  # a version, and the content of its labels
+        self._tracker: Tracker | None = None
+        self._following: Following | None = None
+        with ExitStack() as holding:
+            holding.enter_context(only_one(workspace))
+            self._frames_THWC = load_frames(workspace, self.source)
+            self.markup: Markup = load_markup(workspace, self.source)
+            self._saved = _content(stored_silhouettes(workspace, self.source))
+            self._holding = holding.pop_all()
+
+    @property
+    def config(self) -> Config:
+        """edit.toml as it is now. Raises UserError."""
+        return load_config(self.workspace.config)
+
+    @property
+    def following(self) -> Following | None:
+        """The pass that is under way, if any."""
+        return self._following if self._following and self._following.runs else None
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether masks/ are what is shown."""
+        if self._shown[0] != self.version:
+            self._shown = (self.version, _content(self.markup.shown_THW))
+        return self._shown[1] == self._saved and self.region == _region(self.config)
+
+    def frame_jpeg(self, frame: int) -> bytes:
+        """A frame for the viewer."""
+        if frame not in self._jpegs:
+            bgr_HWC = self._frames_THWC[frame][..., ::-1]
+            quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+            self._jpegs[frame] = cv2.imencode(".jpg", bgr_HWC, quality)[1].tobytes()
+        return self._jpegs[frame]
+
+    def point(self, prompts: Iterable[Prompt]) -> None:
+        """Add clicks and boxes, in pixels of the frames. Raises UserError; nothing changes then."""
+        with self._changing():
+            self.markup.point(self._open_tracker(), prompts)
+
+    def undo(self) -> None:
+        """Take the last action back. Raises UserError where there is none."""
+        with self._changing():
+            if self.markup.undo() is None:
+                raise UserError("there is nothing to undo")
+
+    def clear_frame(self, frame: int) -> None:
+        """Take a frame's clicks and boxes back."""
+        with self._changing():
+            self.markup.clear_frame(frame)
+
+    def clear_object(self, number: int) -> None:
+        """Remove an object from all frames."""
+        with self._changing():
+            self.markup.clear_object(number)
+
+    def follow(self, start: int | None, direction: Direction) -> None:
+        """Begin to follow the objects, in the background. Raises UserError where it cannot."""
+        with self._lock:
+            self._refuse_while_following()
+            total = self.markup.steps(start, direction)
+            steps = self.markup.follow(self._open_tracker(), start, direction)
+            self.message = ""
+            self._following = Following(steps, total, self._touch, self._end_following)
+
+    def stop_following(self) -> None:
+        """Stop after the frame in hand; what is done stays."""
+        if self._following:
+            self._following.stop()
+
+    def set_tracker(self, kind: str, checkpoint: str) -> None:
+        """Choose who follows; written into edit.toml. Raises UserError."""
+        with self._lock:
+            self._refuse_while_following()
+            values = {"tracker.type": kind, "tracker.checkpoint": checkpoint}
+            set_values(self.workspace.config, values)
+            self.release()
+
+    def set_region(self, region: Region) -> None:
+        """Choose the region's settings; they are written when it is saved."""
+        with self._lock:
+            if region != self.region:
+                self.region = region
+                self.version += 1
+
+    def save(self, replace_by_hand: bool = False) -> list[str]:
+        """Make masks/ of what is shown, and write the region's settings into edit.toml.
+
+        Returns:
+            notes for the person.
+
+        Raises:
+            UserError: nothing is marked, or masks/ were painted by hand and may not be replaced.
+        """
+        with self._lock:
+            self._refuse_while_following()
+            self._store()
+            chosen = vars(self.region)
+            settings = self.config.mask.model_copy(update=chosen)
+            _, notes = save_masks(
+                self.workspace, self.source, self.markup, settings, replace_by_hand
+            )
+            set_values(self.workspace.config, {f"mask.{key}": chosen[key] for key in chosen})
+            self._saved = _content(self.markup.shown_THW)
+            self.version += 1
+            return notes
+
+    def release(self) -> None:
+        """Free the tracker's memory; it is opened again when it is needed."""
+        with self._lock:
+            if self._tracker is not None:
+                self._tracker.close()
+                self._tracker = None
+
+    def close(self) -> None:
+        """Stop what is under way, free everything, and let others have the workspace."""
+        self.stop_following()
+        self.release()
+        self._holding.close()
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Change the markup, then store it; what raises in between has changed nothing."""
+        with self._lock:
+            self._refuse_while_following()
+            self.message = ""
+            yield
+            for frame in self.markup.changed:
+                self.versions[frame] = self.version + 1
+            self.version += 1
+            self._store()
+
+    def _store(self) -> None:
+        store_markup(self.workspace, self.source, self.markup)
+
+    def _touch(self, frame: int) -> None:
+        self.version += 1
+        self.versions[frame] = self.version
+
+    def _end_following(self, told: str) -> None:
+        self.message = told or "; ".join(tell_absences(self.markup)) or "followed to the end"
+        for frame in self.markup.changed:
+            self._touch(frame)
+        try:
+            self._store()
+        except OSError as error:
+            self.message = f"{error.strerror}: what was followed is in this page only"
+
+    def _open_tracker(self) -> Tracker:
+        if self._tracker is None:
+            self._tracker = open_configured_tracker(self.config, self.workspace, self._frames_THWC)
+        return self._tracker
+
+    def _refuse_while_following(self) -> None:
+        if self.following:
+            raise UserError("the objects are being followed right now: wait for it, or stop it")
+
+
+def _region(config: Config) -> Region:
+    return Region(config.mask.shape, config.mask.margin, config.mask.smooth)
+
+
+def _content(labels_THW: Labels) -> str:
+    return digest(labels_THW.tobytes())

@@ -1,0 +1,263 @@
+// The viewer: frames with silhouettes and regions; clicks, boxes and the timeline.
+// `element`, `props`, `server` and `watch` are given by gr.HTML. All state is the server's; this
+// page keeps a copy that is as new as `state.version`.
+const find = (selector) => element.querySelector(selector);
+const all = (selector) => [...element.querySelectorAll(selector)];
+const canvas = find("canvas"), slider = find("input[type=range]"), told = find(".told");
+const pen = canvas.getContext("2d");
+let state = null;       // what the server says
+let images = [];        // one per frame
+let frame = 0, object = 1, tool = "positive";
+let band = null;        // the rectangle that is being dragged
+let playing = null, polling = null;
+let queue = Promise.resolve();
+
+function tell(text, isError) {
+  told.textContent = text || "";
+  told.classList.toggle("error", Boolean(isError));
+}
+
+async function refresh() {
+  const version = state ? state.version : 0, regions = state && state.regions ? state.at : 0;
+  take(await server.view({ token: props.value.token, version, regions }));
+}
+
+// Lay what is new over what is known; whoever answers late is older and is left out.
+function take(news) {
+  if (news.error) tell(news.error, true);
+  if (!news.version || !props.value || news.token !== props.value.token) return;
+  if (!state || state.token !== news.token) {
+    if (!news.count) return;
+    start(news);
+  } else if (news.version < state.version) return;
+  else {
+    Object.assign(state.frames, news.frames);
+    state = { ...state, ...news, frames: state.frames };
+  }
+  if (news.regions) state.at = news.version;
+  if (!news.error) tell(news.message || (news.notes || []).join(" "), false);
+  if (state.following && !polling) polling = setTimeout(poll, 300);
+  controls();
+  draw();
+}
+
+function start(news) {
+  state = news;
+  frame = Math.min(frame, news.count - 1);
+  object = news.objects[0] || 1;
+  canvas.width = news.width;
+  canvas.height = news.height;
+  slider.max = news.count - 1;
+  find(".empty").hidden = true;
+  images = Array.from({ length: news.count }, () => new Image());
+  load(0);
+}
+
+// Frames are fetched one after the other, so that the first is there at once.
+function load(number) {
+  if (number >= images.length) return;
+  const image = images[number];
+  image.onload = () => {
+    canvas.dataset.loaded = number + 1;
+    if (number === frame) draw();
+    if (images[number] === image) load(number + 1);
+  };
+  image.onerror = () => tell(`frame ${number} could not be fetched: is maskora still running?`, true);
+  image.src = new URL(`maskora/${state.token}/frame/${number}.jpg`, document.baseURI).href;
+}
+
+async function poll() {
+  polling = null;
+  await attempt(refresh);
+}
+
+async function attempt(work) {
+  try {
+    await work();
+  } catch (error) {
+    tell(`maskora does not answer (${error.message || error}): is it still running? `
+      + "What was done so far is in the workspace.", true);
+  }
+}
+
+// Actions go out one by one, in the order in which they were made.
+function act(name, more) {
+  if (!state) return;
+  canvas.dataset.waiting = "1";
+  queue = queue.then(() => attempt(async () => {
+    const regions = state.regions ? state.at : 0;
+    take(await server.act({ token: state.token, version: state.version, regions, name, ...more }));
+  })).finally(() => delete canvas.dataset.waiting);
+}
+
+function controls() {
+  const numbers = [...new Set([...state.objects, object])].sort((a, b) => a - b);
+  const chips = find(".objects");
+  chips.replaceChildren(...numbers.map((number) => chip(`${number}`, number)), chip("+ new", Math.max(...numbers) + 1));
+  for (const button of all("[data-tool]")) button.setAttribute("aria-pressed", button.dataset.tool === tool);
+  const busy = state.following;
+  for (const button of all("[data-follow], [data-action]")) button.disabled = Boolean(busy) && button.dataset.action !== "stop";
+  find("[data-action=stop]").hidden = find("progress").hidden = !busy;
+  if (busy) find("progress").value = busy[0] / busy[1];
+  find("[data-play]").textContent = playing ? "Pause" : "Play";
+  ticks();
+}
+
+function chip(text, number) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = text;
+  button.setAttribute("aria-label", text === `${number}` ? `object ${number}` : "new object");
+  button.setAttribute("aria-pressed", number === object);
+  button.onclick = () => { object = number; controls(); draw(); };
+  return button;
+}
+
+function ticks() {
+  const place = (number, kind) => {
+    const tick = document.createElement("i");
+    tick.className = kind;
+    tick.style.left = `${(100 * number) / Math.max(1, state.count - 1)}%`;
+    return tick;
+  };
+  find(".ticks").replaceChildren(...state.pointed.map((number) => place(number, "")));
+}
+
+function draw() {
+  slider.value = frame;
+  find(".number").textContent = state ? `${frame} / ${state.count - 1}` : "–";
+  const image = images[frame];
+  if (!state || !image || !image.complete || !image.naturalWidth) return;
+  pen.drawImage(image, 0, 0, canvas.width, canvas.height);
+  const own = state.frames[frame] || { silhouettes: [], marks: [] };
+  for (const [number, lines] of own.silhouettes) silhouette(number, lines);
+  const regions = (!state.following && state.regions && state.regions[frame]) || [];
+  for (const [number, lines] of regions) region(number, lines);
+  own.marks.forEach(mark);
+  if (band) frameOf(band.x, band.y, band.width, band.height, "#fff");
+  canvas.dataset.frame = frame;
+  canvas.dispatchEvent(new CustomEvent("shown", { detail: frame }));
+}
+
+const unit = () => Math.max(1, canvas.width / 640);  // a line's width that is seen at any size
+
+function path(lines) {
+  const shape = new Path2D();
+  for (const line of lines) {
+    for (let i = 0; i < line.length; i += 2) shape[i ? "lineTo" : "moveTo"](line[i] + 0.5, line[i + 1] + 0.5);
+    shape.closePath();
+  }
+  return shape;
+}
+
+function silhouette(number, lines) {
+  const shape = path(lines);
+  pen.fillStyle = number === object ? "rgba(60,220,90,.38)" : "rgba(60,220,90,.2)";
+  pen.fill(shape, "evenodd");
+  pen.strokeStyle = "#2fbf55";
+  pen.lineWidth = 1.5 * unit();
+  pen.stroke(shape);
+}
+
+function region(number, lines) {
+  pen.strokeStyle = "#ff4646";
+  pen.lineWidth = 2 * unit();
+  pen.stroke(path(lines));
+  if (!lines.length) return;
+  pen.font = `600 ${13 * unit()}px sans-serif`;
+  pen.fillStyle = "#ff4646";
+  const high = lines[0][1] > 18 * unit() ? -5 : 16;
+  pen.fillText(number, lines[0][0] + 3 * unit(), lines[0][1] + high * unit());
+}
+
+function mark(one) {
+  if (one.width !== undefined) return frameOf(one.x, one.y, one.width, one.height, "#2fbf55");
+  pen.beginPath();
+  pen.arc(one.x + 0.5, one.y + 0.5, 5 * unit(), 0, 7);
+  pen.fillStyle = one.positive ? "#1fae4b" : "#e02020";
+  pen.fill();
+  pen.lineWidth = 1.5 * unit();
+  pen.strokeStyle = "#fff";
+  pen.stroke();
+}
+
+function frameOf(x, y, width, height, colour) {
+  pen.setLineDash([6 * unit(), 4 * unit()]);
+  pen.lineWidth = 1.5 * unit();
+  pen.strokeStyle = colour;
+  pen.strokeRect(x, y, width, height);
+  pen.setLineDash([]);
+}
+
+function show(number) {
+  if (!state) return;
+  frame = Math.max(0, Math.min(state.count - 1, number));
+  draw();
+}
+
+function play() {
+  if (!state) return;
+  if (playing) { clearInterval(playing); playing = null; }
+  else playing = setInterval(() => show((frame + 1) % state.count), 1000 / Math.min(state.fps, 30));
+  controls();
+}
+
+function position(event) {
+  const seen = canvas.getBoundingClientRect();
+  const x = ((event.clientX - seen.left) * canvas.width) / seen.width;
+  const y = ((event.clientY - seen.top) * canvas.height) / seen.height;
+  return { x: Math.max(0, Math.min(canvas.width, x)), y: Math.max(0, Math.min(canvas.height, y)) };
+}
+
+canvas.addEventListener("contextmenu", (event) => event.preventDefault());
+canvas.addEventListener("pointerdown", (event) => {
+  if (!state || (event.button !== 0 && event.button !== 2)) return;
+  find(".viewer").focus({ preventScroll: true });
+  const { x, y } = position(event);
+  if (tool === "box" && event.button === 0) {
+    canvas.setPointerCapture(event.pointerId);
+    band = { from: { x, y }, x, y, width: 0, height: 0 };
+    return;
+  }
+  const positive = event.button === 0 && !event.shiftKey && tool !== "negative";
+  act("click", { frame, x: x - 0.5, y: y - 0.5, positive, object });
+});
+canvas.addEventListener("pointermove", (event) => {
+  if (!band) return;
+  const { x, y } = position(event), from = band.from;
+  band = { from, x: Math.min(x, from.x), y: Math.min(y, from.y), width: Math.abs(x - from.x), height: Math.abs(y - from.y) };
+  draw();
+});
+canvas.addEventListener("pointerup", () => {
+  const drawn = band;
+  band = null;
+  if (!drawn) return;
+  if (drawn.width < 3 || drawn.height < 3) tell("drag a rectangle around the object", true);
+  else act("box", { frame, x: drawn.x, y: drawn.y, width: drawn.width, height: drawn.height, object });
+  draw();
+});
+canvas.addEventListener("pointercancel", () => { band = null; draw(); });
+
+slider.addEventListener("input", () => show(Number(slider.value)));
+for (const button of all("[data-step]")) button.onclick = () => show(frame + Number(button.dataset.step));
+for (const button of all("[data-tool]")) button.onclick = () => { tool = button.dataset.tool; if (state) controls(); };
+for (const button of all("[data-action]")) button.onclick = () => act(button.dataset.action, { frame, object });
+for (const button of all("[data-follow]")) button.onclick = () => act("follow", { direction: button.dataset.follow, frame });
+find("[data-play]").onclick = play;
+find(".viewer").addEventListener("keydown", (event) => {
+  if (event.target.tagName === "INPUT" && event.key.startsWith("Arrow")) return;
+  if (event.key === "ArrowLeft") show(frame - 1);
+  else if (event.key === "ArrowRight") show(frame + 1);
+  else if (event.key === " " && event.target.tagName !== "BUTTON") play();
+  else if (event.key === "z" && (event.ctrlKey || event.metaKey)) act("undo", {});
+  else return;
+  event.preventDefault();
+});
+
+function opened() {
+  if (!props.value || !props.value.token) return;
+  if (state && state.token !== props.value.token) { state = null; frame = 0; images = []; tell(""); }
+  attempt(refresh);
+}
+watch("value", opened);
+opened();
