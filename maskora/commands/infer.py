@@ -16,7 +16,8 @@ from maskora.commands import stages
 from maskora.commands.effects import infer_warnings
 from maskora.commands.inputs import Clip, Edit, load_clip, load_edit, report_spill
 from maskora.commands.loras import choose_loras
-from maskora.commands.outputs import Generated, check_origin, write_outputs
+from maskora.commands.origin import check_origin
+from maskora.commands.outputs import Generated, write_outputs
 from maskora.commands.setup import open_base
 from maskora.conditioning import inference_sample, to_bytes, to_unit
 from maskora.config import Config

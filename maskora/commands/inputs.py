@@ -10,6 +10,7 @@ from torch import Tensor
 
 from maskora.commands.masks import load_masks
 from maskora.commands.rules import check_edit_size, check_video_settings, edit_caption
+from maskora.commands.spill import NOTICEABLE, Spill, measure_spill
 from maskora.conditioning import to_unit
 from maskora.config import Config
 from maskora.errors import UserError
@@ -19,7 +20,6 @@ from maskora.video.images import read_image
 from maskora.workspace import Source, Workspace
 
 log = logging.getLogger("maskora")
-NOTICEABLE = 20
 # Pixels over which the source outside meets the edit inside, in what the model sees. Not
 # inference.feather: that one is about the finished frames, and changing it must not retrain.
 SPILL_FEATHER = 8.0
@@ -51,21 +51,6 @@ class Clip:
     def keep(self) -> Tensor:
         """The keep mask, shape (T, H, W): 1 = keep, 0 = generate."""
         return torch.from_numpy(self.labels_THW == 0).float()
-
-
-@dataclass(frozen=True)
-class Spill:
-    """How much an edited frame differs from its source outside the mask, where nothing should.
-
-    Attributes:
-        mean: mean absolute difference in levels of 255.
-        share: share of the outside that differs by more than 20 levels in some colour.
-        difference_HW: the largest difference over the colours, 0 inside the mask; uint8.
-    """
-
-    mean: float
-    share: float
-    difference_HW: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -140,20 +125,6 @@ def report_spill(edit: Edit, rule: str) -> None:
                 edited.spill.mean,
                 fate,
             )
-
-
-def measure_spill(edited_HWC: np.ndarray, source_HWC: np.ndarray, labels_HW: np.ndarray) -> Spill:
-    """Compare two uint8 frames where the labels are 0."""
-    outside = labels_HW == 0
-    difference = np.abs(edited_HWC.astype(np.int16) - source_HWC.astype(np.int16))
-    largest = np.where(outside, difference.max(axis=-1), 0).astype(np.uint8)
-    if not outside.any():
-        return Spill(0.0, 0.0, largest)
-    return Spill(
-        mean=float(difference[outside].mean()),
-        share=float((largest[outside] > NOTICEABLE).mean()),
-        difference_HW=largest,
-    )
 
 
 def _load_frame(path: Path, frame: int, clip: Clip, config: Config) -> EditedFrame:

@@ -9,22 +9,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
 from maskora import __version__
 from maskora.commands.inputs import Clip, Edit
+from maskora.commands.spill import heat
 from maskora.commands.stages import PARTS
 from maskora.config import Config
-from maskora.errors import UserError
 from maskora.files import digest, sha256_file, write_text
 from maskora.models import VideoModel
 from maskora.video.composite import composite, feather_alpha, paste_over_original
 from maskora.video.fit import unfit_mask
 from maskora.video.images import write_png
 from maskora.video.overview import contact_sheet
-from maskora.video.probe import VideoInfo, probe
+from maskora.video.probe import VideoInfo
 from maskora.video.read import read_frames
 from maskora.video.write import AudioClip, write_lossless, write_mp4
 from maskora.workspace import Source
@@ -55,23 +54,6 @@ class Generated:
     edit: str | None
     prompt: str
     workspace: Path
-
-
-def check_origin(source: Source) -> VideoInfo:
-    """The original video, still where it was; edited.mp4 is made over its frames."""
-    origin = Path(source.origin)
-    if not origin.exists():
-        raise UserError(
-            f"the original video is no longer at {origin}; the result is pasted over its frames. "
-            f'Put it back, or change "origin" in source/source.json'
-        )
-    info = probe(origin)
-    if (info.width, info.height) != source.original_size:
-        raise UserError(
-            f"{origin} is now {info.width}x{info.height}, but was prepared as "
-            f"{source.original_size[0]}x{source.original_size[1]}: it is another video"
-        )
-    return info
 
 
 def write_outputs(
@@ -165,10 +147,9 @@ def tinted(frame_HWC: np.ndarray, labels_HW: np.ndarray) -> np.ndarray:
 
 def spill_picture(clip: Clip, difference_HW: np.ndarray) -> np.ndarray:
     """Where an edited first frame differs outside the mask: the brighter, the more; inside dark."""
-    heat = cv2.applyColorMap(cv2.convertScaleAbs(difference_HW, alpha=4), cv2.COLORMAP_INFERNO)
     inside = (clip.labels_THW[0] > 0)[..., None]
     source = clip.frames_THWC[0] // 4
-    return np.where(inside, source, np.maximum(heat[..., ::-1], source)).astype(np.uint8)
+    return np.where(inside, source, np.maximum(heat(difference_HW), source)).astype(np.uint8)
 
 
 def strip(clip: Clip, final_THWC: np.ndarray) -> np.ndarray:

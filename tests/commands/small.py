@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from maskora.commands.inputs import Clip, Edit, EditedFrame, Spill
+from maskora.commands.inputs import Clip, Edit, EditedFrame
+from maskora.commands.spill import Spill
 from maskora.config import Config
 from maskora.workspace import Source
 
