@@ -112,6 +112,9 @@ class Workspace:
         self.tracking_lock = self.tracking_dir / ".lock"
         self.edits_dir = root / "edits"
         self.cache_dir = root / "cache"
+        self.job_record = root / "runs" / "job.json"
+        self.job_log = root / "runs" / "job.log"
+        self.job_lock = root / "runs" / ".lock"
 
     def source_frame(self, frame: int) -> Path:
         """A frame as the model sees it."""
@@ -137,10 +140,27 @@ class Workspace:
         """Where an edit's images lie; further edits have a name."""
         return self.edits_dir if edit is None else self.edits_dir / _checked_name(edit)
 
+    def edited_frame(self, edit: str | None, frame: int, suffix: str) -> Path:
+        """An edited image as it is named here; a person may have named it otherwise."""
+        return self.edit_dir(edit) / f"{frame:05d}{suffix}"
+
+    def named_edits(self) -> list[str]:
+        """The names of further edits, in order."""
+        folders = (path for path in self.edits_dir.glob("*/") if NAME.fullmatch(path.name))
+        return sorted(path.name for path in folders)
+
     def run_dir(self, stage: Stage, edit: str | None = None) -> Path:
         """Where a stage trains. The motion stage belongs to the clip, so it has no edit."""
         base = self.root / "runs" / stage
         return base if edit is None or stage == "motion" else base / _checked_name(edit)
+
+    def metrics(self, stage: Stage, edit: str | None = None) -> Path:
+        """A stage's loss, step by step."""
+        return self.run_dir(stage, edit) / "metrics.jsonl"
+
+    def loss_picture(self, stage: Stage, edit: str | None = None) -> Path:
+        """The same as a picture."""
+        return self.run_dir(stage, edit) / "loss.png"
 
     def output_dir(self, edit: str | None, seed: int | None) -> Path:
         """Where a result goes; `seed` only for the second and further seeds of a run."""
@@ -180,7 +200,7 @@ class Workspace:
         """
         folder = self.edit_dir(edit)
         if not folder.is_dir():
-            names = ", ".join(sorted(p.name for p in self.edits_dir.glob("*/"))) or "none"
+            names = ", ".join(self.named_edits()) or "none"
             raise UserError(f"{folder}: no such folder (named edits here: {names})")
         images: dict[int, Path] = {}
         for path in sorted(folder.iterdir()):

@@ -1,0 +1,184 @@
+"""The process that runs a workspace's commands in turn, whatever becomes of page and server.
+
+    python -m gui_mask.supervise WORKSPACE train|infer|both [EDIT]
+
+returns as soon as the work has begun; a process of its own goes on, writes down how it stands
+(runs/job.json) and what the commands say (runs/job.log).
+"""
+
+import logging
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Literal, TextIO
+
+from pydantic import BaseModel, ConfigDict
+
+from maskora.files import write_text
+from maskora.workspace import Workspace
+
+log = logging.getLogger("maskora")
+What = Literal["train", "infer", "both"]
+Name = Literal["train", "infer"]
+NAMES: dict[What, tuple[Name, ...]] = {
+    "train": ("train",), "infer": ("infer",), "both": ("train", "infer"),
+}  # fmt: skip
+INTERRUPTED = (130, -signal.SIGINT)  # what a command ends with after Ctrl-C
+LOOK_EVERY = 0.2  # seconds
+
+
+class Process(BaseModel):
+    """One process, which no later one with the same number is taken for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pid: int
+    born: str
+
+    @property
+    def lives(self) -> bool:
+        """Whether it is still there."""
+        return identify(self.pid) == self
+
+
+class Job(BaseModel):
+    """runs/job.json: the last work that was started, and how it stands.
+
+    Attributes:
+        what, edit: what was asked for.
+        started, ended: seconds since 1970.
+        status: as the supervising process last wrote it.
+        supervisor: that process.
+        name: the command that runs, or ran last.
+        command: its process.
+        asked_to_stop: it was interrupted.
+        exit_code: of the last command that ended.
+        log_from: where in the log this work begins, in bytes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    what: What
+    edit: str | None
+    started: float
+    ended: float | None = None
+    status: Literal["running", "done", "failed", "stopped"] = "running"
+    supervisor: Process
+    name: Name
+    command: Process | None = None
+    asked_to_stop: bool = False
+    exit_code: int | None = None
+    log_from: int = 0
+
+
+def identify(pid: int) -> Process | None:
+    """A living process: by number, time of birth and start of the machine. None: there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, *fields = stat.rpartition(")")[2].split()  # its name, in (), may hold anything
+    if state in "ZX":
+        return None
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+    return Process(pid=pid, born=f"{boot} {fields[18]}")
+
+
+def words(workspace: Workspace, name: Name, edit: str | None) -> list[str]:
+    """A command as a person would type it."""
+    further = [] if edit is None else ["--edit", edit]
+    staged = ["--stage", "all", "--resume"] if name == "train" else []
+    return ["maskora", name, "--config", str(workspace.config), *staged, *further]
+
+
+class Supervisor:
+    """Runs the commands of a job, and passes an interruption on to the one that runs."""
+
+    def __init__(self, workspace: Workspace, job: Job, out: TextIO) -> None:
+        self._workspace, self._out = workspace, out
+        self._job = job
+        self._asked = 0
+
+    def run(self) -> None:
+        """All of it, and write down how it ended."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._ask)
+        code = 0
+        for name in NAMES[self._job.what]:
+            if code or self._asked:
+                break
+            code = self._command(name)
+        left = self._job.name != NAMES[self._job.what][-1]
+        if code in INTERRUPTED or (code == 0 and self._asked and left):
+            self._note(status="stopped", ended=time.time())
+        else:
+            self._note(status="failed" if code else "done", ended=time.time())
+
+    def _command(self, name: Name) -> int:
+        line = words(self._workspace, name, self._job.edit)
+        print(f"$ {shlex.join(line)}", file=self._out, flush=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", *line], stdin=subprocess.DEVNULL, stdout=self._out,
+            stderr=subprocess.STDOUT, env={**os.environ, "TQDM_MININTERVAL": "1"},
+        )  # fmt: skip
+        self._note(name=name, command=identify(process.pid), exit_code=None)
+        passed_on = 0
+        while True:
+            try:
+                code = process.wait(LOOK_EVERY)
+                break
+            except subprocess.TimeoutExpired:
+                if passed_on < self._asked:
+                    process.send_signal(signal.SIGINT)
+                    passed_on += 1
+                    self._note(asked_to_stop=True)
+        self._note(command=None, exit_code=code)
+        return code
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._asked += 1
+
+    def _note(self, **changes: object) -> None:
+        """Write the record; a full disk must not end the work that it is about."""
+        self._job = self._job.model_copy(update=changes)
+        try:
+            store(self._workspace, self._job)
+        except OSError as error:
+            log.warning("%s could not be written: %s", self._workspace.job_record, error)
+
+
+def store(workspace: Workspace, job: Job) -> None:
+    """Write runs/job.json."""
+    write_text(workspace.job_record, job.model_dump_json(indent=2) + "\n")
+
+
+def main() -> None:
+    """Begin in a process of its own, and leave as soon as that is written down."""
+    root, asked, *named = sys.argv[1:]
+    workspace, (told, tell) = Workspace(Path(root)), os.pipe()
+    if os.fork():
+        os.close(tell)
+        sys.exit(0 if os.read(told, 1) else 1)
+    os.setsid()
+    own = identify(os.getpid())
+    assert own is not None
+    job = Job.model_validate(
+        {
+            "what": asked, "edit": named[0] if named else None, "started": time.time(),
+            "supervisor": own, "name": "infer" if asked == "infer" else "train",
+            "log_from": os.fstat(sys.stdout.fileno()).st_size,
+        }
+    )  # fmt: skip
+    store(workspace, job)
+    os.write(tell, b"1")
+    os.close(tell)
+    Supervisor(workspace, job, sys.stdout).run()
+
+
+if __name__ == "__main__":
+    main()
