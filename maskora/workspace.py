@@ -112,6 +112,7 @@ class Workspace:
         self.tracking_lock = self.tracking_dir / ".lock"
         self.edits_dir = root / "edits"
         self.cache_dir = root / "cache"
+        self.captions_dir = self.cache_dir / "captions"
         self.job_record = root / "runs" / "job.json"
         self.job_log = root / "runs" / "job.log"
         self.job_lock = root / "runs" / ".lock"

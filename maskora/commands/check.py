@@ -3,13 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from maskora.commands.captions import foresee_caption
 from maskora.commands.masks import load_masks
-from maskora.commands.rules import (
-    check_edit_size,
-    check_video_settings,
-    edit_caption,
-    source_caption,
-)
+from maskora.commands.rules import check_edit_size, check_video_settings
 from maskora.config import Config
 from maskora.errors import UserError
 from maskora.hub import find_local, is_hub_id
@@ -21,15 +17,20 @@ def check_workspace(config: Config, workspace: Workspace, edit: str | None) -> N
     """Print what train and infer would work on, or raise UserError with all that is wrong."""
     source = workspace.read_source()
     problems: list[str] = []
+    notes: list[str | None] = []
 
     def attempt(look: Callable[[], object]) -> None:
         try:
             look()
         except UserError as error:
-            problems.append(str(error))
+            if str(error) not in problems:
+                problems.append(str(error))
+
+    def look_at_caption(image: Path) -> None:
+        notes.append(foresee_caption(config, workspace, image))
 
     attempt(lambda: check_video_settings(workspace, config, source))
-    attempt(lambda: source_caption(workspace, config))
+    attempt(lambda: look_at_caption(workspace.source_frame(0)))
     attempt(lambda: _check_frames(workspace, source))
     attempt(lambda: load_masks(workspace, config.mask, source))
     attempt(lambda: _check_paths(config, workspace))
@@ -39,13 +40,15 @@ def check_workspace(config: Config, workspace: Workspace, edit: str | None) -> N
     except UserError as error:
         problems.append(str(error))
     for path in files.images.values():
-        attempt(lambda path=path: edit_caption(config, path))  # type: ignore[misc]
+        attempt(lambda path=path: look_at_caption(path))  # type: ignore[misc]
         attempt(lambda path=path: check_edit_size(path, image_size(path), source))  # type: ignore[misc]
     if problems:
         count = f"{len(problems)} thing{'s' if len(problems) > 1 else ''} to mend"
         lines = [f"  {problem}" for problem in problems]
         raise UserError("\n".join([f"{workspace.root}: {count}", *lines]))
     _tell(config, workspace, source, files)
+    for note in filter(None, notes):
+        print(note)
 
 
 def _tell(config: Config, workspace: Workspace, source: Source, files: EditFiles) -> None:

@@ -56,7 +56,9 @@ def infer_clip(
     if output is not None:
         check_output(output, result_file)
     clip = load_clip(workspace, config)
-    edited = load_edit(workspace, config, clip, edit)
+    # The clip's own LoRA is compared with what it was trained on, which is captioned too.
+    trained_on = [workspace.source_frame(0)] if lora_choice is None else []
+    edited = load_edit(workspace, config, clip, edit, captioned=trained_on)
     origin = check_origin(clip.source)
     report_spill(edited, config.appearance.spill)
     for warning in infer_warnings(config):

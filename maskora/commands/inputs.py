@@ -1,6 +1,7 @@
 """A workspace's pictures and words, read and checked: the clip, and one edit of it."""
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maskora.commands.captions import settle_captions
 from maskora.commands.masks import load_masks
-from maskora.commands.rules import check_edit_size, check_video_settings, edit_caption
+from maskora.commands.rules import check_edit_size, check_video_settings
 from maskora.commands.spill import NOTICEABLE, Spill, measure_spill
 from maskora.conditioning import to_unit
 from maskora.config import Config
@@ -100,14 +102,28 @@ def load_clip(workspace: Workspace, config: Config) -> Clip:
     )
 
 
-def load_edit(workspace: Workspace, config: Config, clip: Clip, edit: str | None) -> Edit:
-    """Read an edit's frames, fit them, and settle what lies outside the mask."""
+def load_edit(
+    workspace: Workspace,
+    config: Config,
+    clip: Clip,
+    edit: str | None,
+    captioned: Iterable[Path] = (),
+) -> Edit:
+    """Read an edit's frames and captions, fit them, and settle what lies outside the mask.
+
+    Args:
+        captioned: other images whose captions will be asked for: those that are missing are
+            written along with the edit's, so that the captioner is loaded once.
+    """
     files = workspace.find_edits(edit, clip.source.frames)
-    first = _load_frame(files.first, 0, clip, config)
-    keyframes = {
-        frame: _load_frame(path, frame, clip, config) for frame, path in files.keyframes.items()
+    paths = {0: files.first, **files.keyframes}
+    pictures = {frame: _read_edited(path, clip.source) for frame, path in paths.items()}
+    captions = settle_captions(config, workspace, [*paths.values(), *captioned])
+    frames = {
+        frame: _fit_frame(path, frame, pictures[frame], clip, config, captions[path])
+        for frame, path in paths.items()
     }
-    return Edit(first, keyframes)
+    return Edit(frames.pop(0), frames)
 
 
 def report_spill(edit: Edit, rule: str) -> None:
@@ -127,10 +143,16 @@ def report_spill(edit: Edit, rule: str) -> None:
             )
 
 
-def _load_frame(path: Path, frame: int, clip: Clip, config: Config) -> EditedFrame:
+def _read_edited(path: Path, source: Source) -> np.ndarray:
     given = read_image(path)
+    check_edit_size(path, (given.shape[1], given.shape[0]), source)
+    return given
+
+
+def _fit_frame(
+    path: Path, frame: int, given: np.ndarray, clip: Clip, config: Config, caption: str
+) -> EditedFrame:
     size = (given.shape[1], given.shape[0])
-    check_edit_size(path, size, clip.source)
     fitted = given if size == clip.source.size else fit_image(given, clip.placement)
     source, labels = clip.frames_THWC[frame], clip.labels_THW[frame]
     image = fitted
@@ -138,7 +160,7 @@ def _load_frame(path: Path, frame: int, clip: Clip, config: Config) -> EditedFra
         image = composite(source, fitted, feather_alpha(labels > 0, SPILL_FEATHER))
     _check_effect(path, frame, fitted, source, labels)
     spill = measure_spill(fitted, source, labels)
-    return EditedFrame(path, given, fitted, image, spill, edit_caption(config, path))
+    return EditedFrame(path, given, fitted, image, spill, caption)
 
 
 def _check_effect(

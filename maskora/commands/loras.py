@@ -6,8 +6,8 @@ from typing import Any
 
 from maskora import lora
 from maskora.commands import stages
+from maskora.commands.captions import source_caption
 from maskora.commands.inputs import Clip, Edit
-from maskora.commands.rules import source_caption
 from maskora.config import Config
 from maskora.errors import UserError
 from maskora.models import VideoModel

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from maskora.config import Config
 from maskora.errors import UserError
-from maskora.workspace import Source, Workspace, caption_beside
+from maskora.workspace import Source, Workspace
 
 
 def check_video_settings(workspace: Workspace, config: Config, source: Source) -> None:
@@ -34,26 +34,3 @@ def check_edit_size(path: Path, size: tuple[int, int], source: Source) -> None:
             f"{source.size[0]}x{source.size[1]} or the original's "
             f"{source.original_size[0]}x{source.original_size[1]}"
         )
-
-
-def source_caption(workspace: Workspace, config: Config) -> str:
-    """source/00000.txt, else prompt.caption. Raises UserError where both leave it open."""
-    image = workspace.source_frame(0)
-    return _settled(caption_beside(image) or config.prompt.caption, "caption", "the source", image)
-
-
-def edit_caption(config: Config, image: Path) -> str:
-    """The .txt beside an edited frame, else prompt.edited_caption."""
-    text = caption_beside(image) or config.prompt.edited_caption
-    return _settled(text, "edited_caption", "the edited frame", image)
-
-
-def _settled(text: str, key: str, what: str, image: Path) -> str:
-    if not text.strip():
-        raise UserError(f"[prompt] {key} is empty: say what {what} shows")
-    if text == "auto":
-        raise UserError(
-            f'[prompt] {key} is "auto", and there is no captioner: say what {what} shows, either '
-            f'in {image.with_suffix(".txt")} or as {key} = "…" in edit.toml'
-        )
-    return text

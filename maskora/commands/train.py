@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from maskora import __version__, lora
 from maskora.commands import stages
+from maskora.commands.captions import source_caption
 from maskora.commands.effects import train_warnings
 from maskora.commands.inputs import (
     Clip,
@@ -17,7 +18,6 @@ from maskora.commands.inputs import (
     load_edit,
     report_spill,
 )
-from maskora.commands.rules import source_caption
 from maskora.commands.setup import Base, open_base
 from maskora.conditioning import Sample
 from maskora.config import Config
@@ -56,9 +56,9 @@ def train_stages(
     """Train `motion`, `appearance` or `all`; a stage that is done already is skipped."""
     if stage not in ("motion", "appearance", "all"):
         raise UserError(f"--stage {stage}: choose motion, appearance or all")
-    caption = source_caption(workspace, config)
     clip = load_clip(workspace, config)
     edited = _find_edit(workspace, config, clip, edit, stage)
+    caption = source_caption(workspace, config)
     base = open_base(config, workspace, clip.source, "train")
     for warning in train_warnings(config, edited, base.model.device.type):
         log.warning("note: %s", warning)
@@ -85,7 +85,7 @@ def _find_edit(
             )
         log.info("appearance: skipped, there is no edited keyframe besides frame 0")
         return None
-    loaded = load_edit(workspace, config, clip, edit)
+    loaded = load_edit(workspace, config, clip, edit, captioned=[workspace.source_frame(0)])
     report_spill(loaded, config.appearance.spill)
     return loaded
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from maskora import lora
 from maskora.commands import stages
+from maskora.commands.captions import source_caption
 from maskora.commands.inputs import load_clip, load_edit
-from maskora.commands.rules import source_caption
 from maskora.commands.train import train_stages
 from maskora.conditioning import to_unit
 from maskora.config import load_config

@@ -149,10 +149,12 @@ def test_a_missing_edited_frame(run: Run, prepared: Callable[..., Path]) -> None
 
 
 def test_an_automatic_caption_without_a_captioner(run: Run, prepared: Callable[..., Path]) -> None:
-    root = prepared("--set", "prompt.caption=auto", "--set", "prompt.edited_caption=auto")
+    auto = ["--set", "prompt.caption=auto", "--set", "prompt.edited_caption=auto"]
+    root = prepared(*auto, "--set", "caption.model=none")
     config = root / "edit.toml"
-    refused(run("train", "--config", config), "source/00000.txt", 'caption = "…"')
-    refused(run("infer", "--config", config), "edits/00000.txt", 'edited_caption = "…"')
+    name = "[caption] model"
+    refused(run("train", "--config", config), "source/00000.txt", 'caption = "…"', name)
+    refused(run("infer", "--config", config), "edits/00000.txt", 'edited_caption = "…"', name)
     (root / "source" / "00000.txt").write_text("a blue ball")
     assert run("train", "--config", config, "--stage", "motion").status == 0
 

@@ -1,0 +1,145 @@
+"""Captioners: a picture -> words. Florence-2, through transformers' own classes.
+
+No code that lies in a model's folder is run, and only safetensors are read.
+"""
+
+import gc
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+from safetensors import SafetensorError
+
+from maskora.errors import UserError
+from maskora.hub import locate
+
+KEY = "[caption] model"
+FILES = ["*.json", "*.safetensors", "*.txt"]
+TASK = "<DETAILED_CAPTION>"
+BEAMS, LONGEST = 3, 256
+ADVICE = "use florence-community/Florence-2-large (or -base), from the hub or as a local folder"
+# What transformers raises where a folder's files are missing, damaged or of another model.
+BROKEN = (OSError, ValueError, LookupError, AttributeError, RuntimeError, SafetensorError)
+log = logging.getLogger("maskora")
+
+
+class Captioner(Protocol):
+    """Says what a picture shows."""
+
+    def __call__(self, picture_HWC: np.ndarray) -> str:
+        """A picture (H, W, 3) uint8 RGB -> a caption of one line; empty where it has none."""
+
+
+@contextmanager
+def open_captioner(model: str, relative_to: Path) -> Iterator[Captioner]:
+    """Florence-2, loaded on entry and released on exit. The same picture has the same caption.
+
+    Args:
+        model: a hub id or a local folder.
+        relative_to: where a relative folder counts from.
+
+    Raises:
+        UserError: it cannot be had, is no Florence-2, or is one in the old layout.
+    """
+    # The configuration first: a model that cannot be used is not downloaded.
+    check_folder(locate(model, relative_to, ["config.json"], key=KEY))
+    folder = locate(model, relative_to, FILES, key=KEY)
+    import torch
+
+    log.info("loading the captioner")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    florence, processor = _load(folder, torch.bfloat16 if device.type == "cuda" else torch.float32)
+
+    def caption(picture_HWC: np.ndarray) -> str:
+        picture = Image.fromarray(picture_HWC)
+        inputs = processor(text=TASK, images=picture, return_tensors="pt").to(device)
+        tokens = florence.generate(
+            **inputs, num_beams=BEAMS, do_sample=False, max_new_tokens=LONGEST
+        )
+        (text,) = processor.batch_decode(tokens, skip_special_tokens=True)
+        return " ".join(text.split())
+
+    try:
+        florence.to(device).eval()
+        yield caption
+    finally:
+        florence.to("meta")  # frees it, whoever still refers to it
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def check_folder(folder: Path) -> None:
+    """A folder's config.json is that of a Florence-2 which transformers knows itself.
+
+    Raises:
+        UserError: it is another model, or Florence-2 as Microsoft published it.
+    """
+    config = _read_config(folder / "config.json")
+    kind = config.get("model_type")
+    if kind != "florence2":
+        raise UserError(f"{KEY}: {folder} holds no Florence-2 (but {kind or 'nothing'}): {ADVICE}")
+    # There the code comes with the weights, which have other names.
+    text = config.get("text_config")
+    old_words = isinstance(text, dict) and text.get("model_type") == "florence2_language"
+    if "auto_map" in config or old_words:
+        raise UserError(
+            f"{KEY}: {folder} has the old layout of microsoft/Florence-2, which needs the code in "
+            f"its folder; maskora runs no code from there: {ADVICE}"
+        )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{KEY}: {path} is missing: {ADVICE}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{KEY}: {path} is damaged: {error}") from None
+    return content if isinstance(content, dict) else {}
+
+
+def _load(folder: Path, dtype: Any) -> tuple[Any, Any]:
+    """The model, on the CPU, and its processor. Raises UserError where the folder lacks a part."""
+    import transformers.utils.logging
+    from transformers import (
+        BartTokenizerFast,
+        CLIPImageProcessorPil,
+        Florence2ForConditionalGeneration,
+        Florence2Processor,
+    )
+
+    transformers.utils.logging.disable_progress_bar()  # they count tensors
+    try:
+        # The PIL processor on every machine, so that captions do not depend on what is installed.
+        processor = Florence2Processor(
+            CLIPImageProcessorPil.from_pretrained(folder), BartTokenizerFast.from_pretrained(folder)
+        )
+        florence, told = Florence2ForConditionalGeneration.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True
+        )
+    except BROKEN as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{KEY}: {folder} cannot be loaded ({reason}): {ADVICE}") from None
+    if missing := sorted(told["missing_keys"]):
+        raise UserError(
+            f"{KEY}: the weights in {folder} lack {len(missing)} of Florence-2's tensors "
+            f"({missing[0]} is one): {ADVICE}"
+        )
+    _check_fit(folder, florence, processor)
+    return florence, processor
+
+
+def _check_fit(folder: Path, florence: Any, processor: Any) -> None:
+    """transformers makes up what a folder leaves out; a captioner of that would talk nonsense."""
+    parts = {
+        "tokenizer": processor.image_token_id == florence.config.image_token_id,
+        "image processor": isinstance(processor.num_image_tokens, int),
+        "generation_config.json": florence.generation_config.decoder_start_token_id is not None,
+    }
+    if wrong := [part for part, fits in parts.items() if not fits]:
+        raise UserError(f"{KEY}: {folder}: its {wrong[0]} does not fit its weights: {ADVICE}")
