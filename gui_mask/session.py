@@ -13,6 +13,7 @@ import cv2
 
 from gui_mask.following import Following
 from gui_mask.region import Region
+from maskora.commands.masks import masks_are_by_hand
 from maskora.commands.tracking import (
     load_frames,
     load_markup,
@@ -85,6 +86,11 @@ class Session:
         if self._shown[0] != self.version:
             self._shown = (self.version, _content(self.markup.shown_THW))
         return self._shown[1] == self._saved and self.region == _region(self.config)
+
+    @property
+    def is_by_hand(self) -> bool:
+        """Whether the person has painted in masks/ since they were made."""
+        return masks_are_by_hand(self.workspace, self.source)
 
     def frame_jpeg(self, frame: int) -> bytes:
         """A frame for the viewer."""

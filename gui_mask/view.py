@@ -30,7 +30,7 @@ class View:
             "pointed": sorted({prompt.frame for prompt in markup.prompts}),
             "following": [following.done, following.total] if following else None,
             "frames": {
-                frame: {
+                str(frame): {
                     "silhouettes": outlines(markup.shown_THW[frame]),
                     "marks": marks(markup.prompts, frame),
                 }
@@ -52,7 +52,7 @@ class View:
         data: dict[str, Any] = {
             "saved": session.is_saved,
             "absent": {
-                number: frame_ranges(frames) for number, frames in session.markup.absences().items()
+                str(number): frame_ranges(frames) for number, frames in session.markup.absences().items()
             },
         }
         if regions < session.version:

@@ -111,6 +111,7 @@ class Workspace:
         self.tracking_record = self.tracking_dir / "clicks.json"
         self.tracking_lock = self.tracking_dir / ".lock"
         self.edits_dir = root / "edits"
+        self.original_dir = root / "original"  # an uploaded video, which has no other home
         self.cache_dir = root / "cache"
         self.captions_dir = self.cache_dir / "captions"
         self.job_record = root / "runs" / "job.json"

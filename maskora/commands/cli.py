@@ -1,6 +1,5 @@
 """The command line. Nothing heavy is imported before a command runs."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +7,7 @@ from typing import Annotated
 import typer
 
 from maskora import __version__
+from maskora.commands.cli_clip import SetOption, gui, prepare, track
 from maskora.commands.failures import told_plainly
 from maskora.config import load_config
 from maskora.workspace import Workspace
@@ -21,10 +21,6 @@ app = typer.Typer(
 )
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="WORKSPACE/edit.toml")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="TABLE.KEY=VALUE", help="change a setting for this run"),
-]
 EditOption = Annotated[
     str | None, typer.Option("--edit", metavar="NAME", help="a further edit: edits/NAME/")
 ]
@@ -45,99 +41,8 @@ def _root(
     pass
 
 
-@app.command()
-@told_plainly
-def prepare(
-    video: Annotated[Path, typer.Argument(help="a video file, or a folder of images")],
-    workspace: Annotated[Path, typer.Argument(help="the folder to make for this edit")],
-    mask: Annotated[
-        Path | None,
-        typer.Option(help="where the edit is: a folder of masks, a mask video, or one image"),
-    ] = None,
-    box: Annotated[
-        str | None,
-        typer.Option(metavar="X,Y,W,H", help="the same as a box, in pixels of the original"),
-    ] = None,
-    base: Annotated[
-        Path | None, typer.Option(help="start from this configuration (configs/NAME.toml)")
-    ] = None,
-    frames: Annotated[int | None, typer.Option(help="how many frames: 4k+1; default 49")] = None,
-    size: Annotated[str | None, typer.Option(metavar="WxH", help="or auto (the default)")] = None,
-    start: Annotated[int | None, typer.Option(help="first frame, from 0")] = None,
-    every: Annotated[int | None, typer.Option(help="take every K-th frame")] = None,
-    caption: Annotated[str | None, typer.Option(help="what the video shows")] = None,
-    edited_caption: Annotated[str | None, typer.Option(help="what the edited one shows")] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="prepare an existing workspace anew (keeps edits/)")
-    ] = False,
-    set_: SetOption = None,
-) -> None:
-    """Cut a video into a workspace: frames, masks, and a commented edit.toml."""
-    from maskora.commands.prepare import prepare_workspace
-
-    given = {
-        "video.frames": frames,
-        "video.size": size,
-        "video.start": start,
-        "video.every": every,
-        "prompt.caption": caption,
-        "prompt.edited_caption": edited_caption,
-    }
-    told = prepare_workspace(
-        video=video,
-        root=workspace,
-        mask=mask,
-        box=box,
-        base=base,
-        given={key: value for key, value in given.items() if value is not None},
-        overrides=set_ or [],
-        overwrite=overwrite,
-    )
-    print("\n".join(told))
-
-
-@app.command()
-@told_plainly
-def track(
-    workspace: Annotated[Path, typer.Argument(help="a prepared workspace")],
-    click: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FRAME,X,Y,+|-[,OBJECT]",
-            help="a point of the object (+), or not of it (-), in pixels of the original",
-        ),
-    ] = None,
-    box: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FRAME,X,Y,W,H[,OBJECT]", help="a rectangle around the object"),
-    ] = None,
-    tracker: Annotated[
-        str | None, typer.Option(metavar="simple|sam2", help="who follows; see [tracker]")
-    ] = None,
-    checkpoint: Annotated[
-        str | None, typer.Option(help="of sam2: a hub id, a folder, or an original .pt file")
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="replace masks that were painted by hand")
-    ] = False,
-    set_: SetOption = None,
-) -> None:
-    """Follow clicked objects through the clip, and make masks of them."""
-    from maskora.commands.track import track_workspace
-
-    given = {"type": tracker, "checkpoint": _from_here(checkpoint)}
-    lists = {"clicks": click, "boxes": box} if click or box else {}
-    overrides = [f"tracker.{key}={json.dumps(value)}" for key, value in given.items() if value]
-    overrides += [f"tracker.{key}={json.dumps(value or [])}" for key, value in lists.items()]
-    place = Workspace(workspace)
-    place.read_source()
-    config = load_config(place.config, [*(set_ or []), *overrides])
-    track_workspace(config, place, overwrite)
-
-
-def _from_here(path: str | None) -> str | None:
-    """A path typed at the prompt counts from here, not from the workspace."""
-    return str(Path(path).resolve()) if path and Path(path).exists() else path
+for command in (prepare, track, gui):
+    app.command()(told_plainly(command))
 
 
 @app.command()

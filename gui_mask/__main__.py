@@ -1,0 +1,8 @@
+"""python -m gui_mask is maskora gui."""
+
+import sys
+
+from maskora.commands.cli import app
+
+if __name__ == "__main__":
+    app(["gui", *sys.argv[1:]], prog_name="python -m gui_mask")

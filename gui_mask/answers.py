@@ -1,0 +1,51 @@
+"""How the window answers what goes wrong: one sentence on the page, and nothing is lost."""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
+
+import gradio as gr
+
+from maskora.commands.failures import TOLD_ERRORS
+from maskora.errors import Fault, UserError
+
+Given = ParamSpec("Given")
+Answer = TypeVar("Answer")
+
+
+@dataclass
+class Told:
+    """What is to be told; empty where all went well."""
+
+    text: str = ""
+
+
+@contextmanager
+def explain() -> Iterator[Told]:
+    """Turn the failures that a person can act on into a sentence; a bug is raised on."""
+    told = Told()
+    try:
+        yield told
+    except (UserError, Fault) as error:
+        told.text = str(error)
+    except OSError as error:
+        if error.errno not in TOLD_ERRORS:
+            raise
+        told.text = (
+            f"{error.strerror}: {error.filename or 'while writing'}. What you did is still in this "
+            f"page; it is written with the next thing that you do"
+        )
+
+
+def told_on_page(handler: Callable[Given, Answer]) -> Callable[Given, Answer]:
+    """A handler of an event, whose failures appear as a message on the page."""
+
+    @functools.wraps(handler)
+    def wrapper(*args: Given.args, **kwargs: Given.kwargs) -> Answer:
+        with explain() as told:
+            return handler(*args, **kwargs)
+        raise gr.Error(told.text, duration=None, title="That did not work", print_exception=False)
+
+    return wrapper

@@ -1,0 +1,49 @@
+"""The window: its pages, and how a workspace is entered."""
+
+from typing import Any
+
+import gradio as gr
+
+from gui_mask.answers import explain
+from gui_mask.desk import Desk, summary
+from gui_mask.pages import mask, opening
+from maskora.files import digest
+
+INTRODUCTION = "Open a workspace, or make one from a video."
+FONTS = ["system-ui", "sans-serif"]
+THEME = gr.themes.Default(
+    primary_hue="emerald", font=FONTS, font_mono=["ui-monospace", "monospace"]
+)
+STYLE = """
+.gradio-container { max-width: 1500px !important; margin: 0 auto; }
+footer { display: none !important; }
+"""
+
+
+def build(desk: Desk) -> gr.Blocks:
+    """The whole window."""
+    with gr.Blocks(title="maskora", analytics_enabled=False, fill_width=True) as app:
+        token = gr.State("")
+        # What was open last, apart for each workspace that the program was started with.
+        last = gr.BrowserState("", storage_key=f"maskora-{digest(desk.first)}", secret="maskora")
+        head = gr.Markdown(INTRODUCTION)
+        with gr.Tabs(selected="open") as tabs:
+
+            def enter(text: str) -> list[Any]:
+                session = desk.sessions.open(text)
+                root = str(session.workspace.root)
+                return [session.token, root, summary(session), gr.Tabs(selected="mask")]
+
+            entered = [token, last, head, tabs]
+            with gr.Tab("1 · Open", id="open"):
+                opening.build(desk, enter, entered)
+            with gr.Tab("2 · Mask", id="mask"):
+                mask.build(desk, token)
+
+        def load(last: str) -> list[Any]:
+            with explain() as told:
+                return enter(last or desk.first) if last or desk.first else [gr.skip()] * 4
+            return ["", "", f"{INTRODUCTION} ({told.text})", gr.skip()]
+
+        app.load(load, last, entered, api_visibility="private", show_progress="hidden")
+    return app

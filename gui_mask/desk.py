@@ -1,0 +1,47 @@
+"""What every page needs: the open workspaces, and what a person may reach."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gui_mask.places import Places
+from gui_mask.session import Session
+from gui_mask.sessions import Sessions
+from maskora.video.limits import Limits
+
+
+@dataclass(frozen=True)
+class Desk:
+    """The program's state, apart from any page.
+
+    Attributes:
+        sessions: the open workspaces.
+        places: folders that may be read and written.
+        limits: of a video or picture from elsewhere.
+        scratch: where files for downloading are put; emptied at the end.
+        first: the workspace to begin with; "" for none.
+    """
+
+    sessions: Sessions
+    places: Places
+    limits: Limits
+    scratch: Path
+    first: str
+
+    def session(self, token: str) -> Session:
+        """The page's workspace. Raises UserError where it is no longer open."""
+        return self.sessions.get(token)
+
+
+def summary(session: Session) -> str:
+    """A workspace in a line, as Markdown."""
+    source, (width, height) = session.source, session.source.size
+    return (
+        f"**{_plain(session.workspace.root.name)}** &nbsp; {source.frames} frames of "
+        f"{width}×{height} at {float(source.rate):.3g} fps, from {_plain(Path(source.origin).name)}"
+        f" &nbsp;·&nbsp; base {_plain(session.config.model.path)}"
+    )
+
+
+def _plain(text: str) -> str:
+    """A name as code, so that nothing in it is taken for Markdown."""
+    return "`" + text.replace("`", "'") + "`"

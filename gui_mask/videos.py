@@ -1,0 +1,107 @@
+"""A video that a workspace may be made of: looked at first, kept with the workspace if uploaded."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gui_mask.places import Places
+from maskora.errors import UserError
+from maskora.video.limits import Limits
+from maskora.video.probe import VideoInfo, probe
+from maskora.video.read import read_frames
+from maskora.workspace import Workspace
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+FEWEST = 5
+
+
+def bases() -> dict[str, Path | None]:
+    """The configurations that come with the program, by name; the defaults where none does."""
+    files = {path.stem: path for path in sorted(CONFIGS.glob("*.toml"))}
+    usual = {name: files[name] for name in ("wan2.1-i2v-480p",) if name in files}
+    return {**usual, **files} or {"wan2.1-i2v-480p": None}
+
+
+BASES = bases()
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video that was looked at.
+
+    Attributes:
+        info: what it is.
+        uploaded: it lies in the program's temporary folder, and is to be kept with the workspace.
+    """
+
+    info: VideoInfo
+    uploaded: bool
+
+    def told(self) -> str:
+        """What was found, as Markdown."""
+        info = self.info
+        seconds = float(info.frames / info.fps)
+        lines = [
+            f"{info.width}×{info.height}, {info.frames} frames at {float(info.fps):.3g} per second,"
+            f" {seconds:.1f} s{', with sound' if info.has_audio else ''}",
+            *info.notes,
+        ]
+        return "\n\n".join(lines)
+
+    def longest(self, start: int, every: int) -> int:
+        """The most frames, 4k+1, that may be taken. Raises UserError where that is too few."""
+        available = len(range(start, self.info.frames, every)) if every > 0 else 0
+        if available < FEWEST:
+            raise UserError(
+                f"from frame {start}, every {every}, the clip has {available} frames: at least "
+                f"{FEWEST} are needed, and it has {self.info.frames} in all"
+            )
+        return (available - 1) // 4 * 4 + 1
+
+    def frame(self, number: int) -> np.ndarray:
+        """One frame of the clip, (H, W, 3) uint8. Raises UserError."""
+        return next(iter(read_frames(self.info, number, 1)))
+
+    def first_frame(self) -> np.ndarray:
+        """The first frame."""
+        return self.frame(0)
+
+    def suggested(self, places: Places) -> str:
+        """A folder for its workspace that is not there yet."""
+        name = f"{self.info.path.stem}-edit"
+        number, folder = 1, places.allowed[0] / name
+        while folder.exists():
+            number += 1
+            folder = places.allowed[0] / f"{name}-{number}"
+        return str(folder)
+
+
+def look(upload: str | None, typed: str, places: Places, limits: Limits) -> Clip:
+    """Find out what a video is: an uploaded one within limits, or one at an allowed place."""
+    if upload:
+        return Clip(probe(Path(upload), limits=limits), uploaded=True)
+    return Clip(probe(places.resolve(typed)), uploaded=False)
+
+
+@contextmanager
+def keep_upload(clip: Clip, root: Path) -> Iterator[Path]:
+    """The video to prepare from: an upload is copied into the workspace, unless that fails."""
+    if not clip.uploaded:
+        yield clip.info.path
+        return
+    there_before = root.exists()
+    if there_before and any(root.iterdir()):
+        raise UserError(f"{root} already holds something: name another folder")
+    folder = Workspace(root).original_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / clip.info.path.name
+    try:
+        shutil.copyfile(clip.info.path, kept)
+        yield kept
+    except BaseException:  # Ctrl-C too; raised again
+        shutil.rmtree(folder if there_before else root)
+        raise
