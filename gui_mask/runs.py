@@ -193,7 +193,7 @@ def _message(job: Job, status: Status, lines: list[str], progress: Progress | No
             name = signal.Signals(killed).name
             return f"{title} was killed from outside ({name}); often the memory was full"
         return f"{title} failed: {complaint(lines)}"
-    saved = "; training goes on from the saved step when it is started again"
+    saved = "; started again, training goes on from the last saved step"
     if status == "stopped":
         return f"{title} was stopped{saved if job.name == 'train' else ''}"
     if status == "stopping":

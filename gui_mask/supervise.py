@@ -104,10 +104,13 @@ class Supervisor:
         self._job = job
         self._asked = 0
 
-    def run(self) -> None:
-        """All of it, and write down how it ended."""
+    def listen(self) -> None:
+        """From now on, an interruption is passed on instead of ending this process."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._ask)
+
+    def run(self) -> None:
+        """All of it, and write down how it ended."""
         code = 0
         for name in NAMES[self._job.what]:
             if code or self._asked:
@@ -174,10 +177,12 @@ def main() -> None:
             "log_from": os.fstat(sys.stdout.fileno()).st_size,
         }
     )  # fmt: skip
+    supervisor = Supervisor(workspace, job, sys.stdout)
+    supervisor.listen()
     store(workspace, job)
     os.write(tell, b"1")
     os.close(tell)
-    Supervisor(workspace, job, sys.stdout).run()
+    supervisor.run()
 
 
 if __name__ == "__main__":
