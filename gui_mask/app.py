@@ -6,7 +6,7 @@ import gradio as gr
 
 from gui_mask.answers import explain
 from gui_mask.desk import Desk, summary
-from gui_mask.pages import mask, opening
+from gui_mask.pages import editing, mask, opening, running
 from maskora.files import digest
 
 INTRODUCTION = "Open a workspace, or make one from a video."
@@ -16,6 +16,7 @@ THEME = gr.themes.Default(
 )
 STYLE = """
 .gradio-container { max-width: 1500px !important; margin: 0 auto; }
+.mono textarea { font-family: ui-monospace, monospace; font-size: 13px; line-height: 1.4; }
 footer { display: none !important; }
 """
 
@@ -39,6 +40,10 @@ def build(desk: Desk) -> gr.Blocks:
                 opening.build(desk, enter, entered)
             with gr.Tab("2 · Mask", id="mask"):
                 mask.build(desk, token)
+            with gr.Tab("3 · Edit", id="edit"):
+                edit = editing.build(desk, token)
+            with gr.Tab("4 · Run", id="run") as run:
+                running.build(desk, token, edit, run)
 
         def load(last: str) -> list[Any]:
             with explain() as told:

@@ -7,12 +7,13 @@ import threading
 import webbrowser
 from contextlib import closing
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import FileResponse, PlainTextResponse
 from starlette.middleware.base import RequestResponseEndpoint
 
 from gui_mask.answers import explain
@@ -22,6 +23,7 @@ from gui_mask.places import Places
 from gui_mask.sessions import Sessions
 from maskora.video.limits import Limits
 
+Output = Literal["edited.mp4", "comparison.mp4", "strip.png"]
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}  # a token's frames never change
 
 
@@ -78,6 +80,14 @@ def web_app(desk: Desk, host: str, port: int) -> FastAPI:
                     session.frame_jpeg(number), media_type="image/jpeg", headers=FOREVER
                 )
         return PlainTextResponse(told.text or "no such frame", status_code=404)
+
+    @app.get("/maskora/{token}/output/{name}")
+    def output(token: str, name: Output, edit: str = "") -> Response:
+        with explain() as told:
+            path = desk.session(token).workspace.output_dir(edit or None, None) / name
+            if path.is_file():
+                return FileResponse(path)
+        return PlainTextResponse(told.text or "not there yet", status_code=404)
 
     return gr.mount_gradio_app(
         app, build(desk), path="/", server_name=host, server_port=port, footer_links=[],

@@ -8,6 +8,7 @@ import secrets
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import cv2
 
@@ -74,6 +75,11 @@ class Session:
     def config(self) -> Config:
         """edit.toml as it is now. Raises UserError."""
         return load_config(self.workspace.config)
+
+    @property
+    def origin(self) -> Path:
+        """The original video."""
+        return Path(self.source.origin)
 
     @property
     def following(self) -> Following | None:

@@ -5,7 +5,6 @@ from typing import Any
 from gui_mask.overlay import marks, outlines
 from gui_mask.region import RegionPreview
 from gui_mask.session import Session
-from maskora.masks.silhouettes import frame_ranges
 
 
 class View:
@@ -49,12 +48,7 @@ class View:
     def _settled(self, regions: int) -> dict[str, Any]:
         """What is only worked out while nothing is under way."""
         session = self.session
-        data: dict[str, Any] = {
-            "saved": session.is_saved,
-            "absent": {
-                str(number): frame_ranges(frames) for number, frames in session.markup.absences().items()
-            },
-        }
+        data: dict[str, Any] = {"saved": session.is_saved}
         if regions < session.version:
             data["regions"], data["notes"] = self._preview.outlines(
                 session.markup.shown_THW,

@@ -99,6 +99,7 @@ function controls() {
   for (const button of all("[data-follow], [data-action]")) button.disabled = Boolean(busy) && button.dataset.action !== "stop";
   find("[data-action=stop]").hidden = find("progress").hidden = !busy;
   if (busy) find("progress").value = busy[0] / busy[1];
+  find(".saved").textContent = busy || state.saved ? "" : "not saved as masks yet";
   find("[data-play]").textContent = playing ? "Pause" : "Play";
   ticks();
 }

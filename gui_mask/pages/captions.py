@@ -1,0 +1,43 @@
+"""A caption with its buttons: written by the person, or by the captioner."""
+
+from pathlib import Path
+
+import gradio as gr
+
+from gui_mask import edits
+from gui_mask.answers import told_on_page
+from gui_mask.desk import Desk
+from maskora.commands.captions import write_captions
+from maskora.workspace import caption_beside
+
+
+def caption_box(desk: Desk, token: str, image: Path, label: str) -> None:
+    """What an image shows: a text that is kept in the .txt beside it.
+
+    Args:
+        token: of the page's session.
+        image: in that session's workspace.
+    """
+    session = desk.session(token)
+    text = gr.Textbox(
+        caption_beside(image) or "", label=label, lines=2,
+        placeholder="what [prompt] in edit.toml says; or, if that is auto, the captioner",
+    )  # fmt: skip
+    with gr.Row():
+        keep = gr.Button("Keep this caption", size="sm")
+        write = gr.Button("Write it for me", size="sm")
+
+    @told_on_page
+    def keep_it(text: str) -> None:
+        edits.set_caption(session.workspace, image, text)
+        gr.Info("The caption is kept." if text.strip() else "The caption is removed.")
+
+    @told_on_page
+    def write_it() -> str:
+        session.release()  # the captioner may need the card's memory
+        return write_captions(session.config, session.workspace, [image])[image]
+
+    keep.click(keep_it, text, None, api_visibility="private")
+    write.click(write_it, None, text, api_visibility="private").success(
+        keep_it, text, None, api_visibility="private"
+    )

@@ -1,0 +1,142 @@
+"""The run page: the plan, the commands, and the work in the background."""
+
+import html
+import time
+from typing import Any
+
+import gradio as gr
+import pandas as pd
+
+from gui_mask import runs
+from gui_mask.answers import explain, told_on_page
+from gui_mask.desk import Desk
+from gui_mask.runs import RunState
+from gui_mask.session import Session
+from gui_mask.supervise import What
+
+EVERY = 2.0  # seconds between two looks at the work
+NOTHING_YET = "Nothing was started here yet."
+
+
+def build(desk: Desk, token: gr.State, edit: gr.Dropdown, tab: gr.Tab) -> None:
+    """Lay the page out and wire it."""
+    with gr.Row():
+        with gr.Column(min_width=420):
+            gr.Markdown("### What it will take on this machine")
+            plan = gr.Textbox(
+                show_label=False, lines=12, max_lines=24, interactive=False, elem_classes="mono"
+            )
+            gr.Markdown("### The same in a terminal")
+            commands = gr.Code(language="shell", interactive=False, show_label=False)
+        with gr.Column(min_width=420):
+            with gr.Row():
+                both = gr.Button("Train and infer", variant="primary")
+                only_train = gr.Button("Train only")
+                only_infer = gr.Button("Infer only")
+                stop = gr.Button("Stop", variant="stop", interactive=False)
+            status = gr.Markdown(NOTHING_YET)
+            loss = gr.LinePlot(
+                pd.DataFrame({"step": [], "loss": [], "stage": []}), x="step", y="loss",
+                color="stage", height=220, label="Loss", visible=False,
+            )  # fmt: skip
+            result = gr.HTML()
+            log = gr.Textbox(
+                label="Log", lines=10, max_lines=10, interactive=False, autoscroll=True,
+                elem_classes="mono",
+            )  # fmt: skip
+    timer = gr.Timer(EVERY, active=False)
+    shown = [status, log, loss, result, stop, timer]
+
+    @told_on_page
+    def look(token: str, edit: str | None) -> list[Any]:
+        if not token:
+            return _shown(None, None)
+        session = desk.session(token)
+        return _shown(session, runs.read(session.workspace))
+
+    def planned(token: str, edit: str | None) -> list[Any]:
+        if not token:
+            return ["", ""]
+        with explain() as told:
+            session = desk.session(token)
+            text = "\n".join(runs.commands(session.workspace, edit or None))
+            return [runs.plan_text(session.workspace), text]
+        return [told.text, ""]
+
+    def starter(what: What) -> Any:
+        @told_on_page
+        def start(token: str, edit: str | None) -> list[Any]:
+            session = desk.session(token)
+            desk.places.check(session.origin)
+            if not session.is_saved:
+                gr.Warning("What is on the mask page is not saved: this uses the masks as saved.")
+            session.release()
+            return _shown(session, runs.start(session.workspace, what, edit or None))
+
+        return start
+
+    @told_on_page
+    def stop_it(token: str, edit: str | None) -> list[Any]:
+        session = desk.session(token)
+        before = runs.read(session.workspace)
+        again = before is not None and before.status == "stopping"
+        return _shown(session, runs.stop(session.workspace, at_once=again))
+
+    private: dict[str, Any] = {"api_visibility": "private"}
+    silent: dict[str, Any] = {**private, "show_progress": "hidden"}
+    gr.on([token.change, timer.tick, tab.select], look, [token, edit], shown, **silent)
+    gr.on([tab.select, edit.change], planned, [token, edit], [plan, commands], **silent)
+    for button, what in ((both, "both"), (only_train, "train"), (only_infer, "infer")):
+        button.click(starter(what), [token, edit], shown, **private)  # type: ignore[arg-type]
+    stop.click(stop_it, [token, edit], shown, **private)
+
+
+def _shown(session: Session | None, state: RunState | None) -> list[Any]:
+    """How the work stands, for the page's components."""
+    quiet = gr.Button("Stop", interactive=False)
+    if session is None or state is None:
+        return [NOTHING_YET, "", gr.LinePlot(visible=False), "", quiet, gr.Timer(active=False)]
+    stopping = state.status == "stopping"
+    stop = gr.Button("Stop at once" if stopping else "Stop", interactive=state.is_active)
+    return [
+        _told(state),
+        "\n".join(state.log),
+        _losses(state),
+        _result(session, state),
+        stop,
+        gr.Timer(active=state.is_active),
+    ]
+
+
+def _told(state: RunState) -> str:
+    minutes, seconds = divmod(int((state.ended or time.time()) - state.started), 60)
+    lines = [f"**{state.status}** after {minutes} min {seconds} s"]
+    if state.is_active and state.progress:
+        share = round(100 * state.progress.step / max(1, state.progress.steps))
+        lines.append(f'<progress max="100" value="{share}" style="width: 100%"></progress>')
+    lines.append(html.escape(state.message))
+    return "\n\n".join(lines)
+
+
+def _losses(state: RunState) -> gr.LinePlot:
+    rows = [
+        {"step": step, "loss": loss, "stage": stage.stage}
+        for stage in state.losses
+        for step, loss in zip(stage.steps, stage.smoothed, strict=True)
+    ]
+    return gr.LinePlot(pd.DataFrame(rows), visible=len(rows) > 1)
+
+
+def _result(session: Session, state: RunState) -> str:
+    """The clip, fetched from the workspace itself; its time makes the browser fetch a new one."""
+    if state.result is None:
+        return ""
+    stamp, edit = state.result.stat().st_mtime_ns, state.edit or ""
+    links = {
+        name: f"/maskora/{session.token}/output/{name}?edit={edit}&at={stamp}"
+        for name in ("edited.mp4", "comparison.mp4", "strip.png")
+    }
+    video = f'<video controls loop muted autoplay style="width: 100%" src="{links["edited.mp4"]}">'
+    anchors = [f'<a href="{link}" download>{name}</a>' for name, link in links.items()]
+    folder = html.escape(str(state.result.parent))
+    return f"{video}</video><p>{' &nbsp; '.join(anchors)} &nbsp; in {folder}</p>"
