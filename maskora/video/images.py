@@ -13,6 +13,8 @@ from maskora.files import replacing
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 
+_SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp"}  # MPO: two JPEGs
+
 
 def natural_key(path: Path) -> tuple[tuple[int, str], ...]:
     """A sort key in which frame2 comes before frame10."""
@@ -21,13 +23,13 @@ def natural_key(path: Path) -> tuple[tuple[int, str], ...]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path, formats: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
     """An image file; whatever turns out to be wrong while it is open is a UserError."""
     try:
-        image = Image.open(path)
+        image = Image.open(path, formats=formats)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: not a readable image ({error})") from None
     with image:
         try:
@@ -45,6 +47,16 @@ def image_size(path: Path) -> tuple[int, int]:
     with _opened(path) as image:
         turned = image.getexif().get(0x0112, 1) >= 5
         return (image.height, image.width) if turned else image.size
+
+
+def picture_suffix(path: Path) -> str:
+    """The suffix that a picture's content deserves, whatever it is named: .png, .jpg or .webp.
+
+    Raises:
+        UserError: it is missing, damaged or of another kind.
+    """
+    with _opened(path, formats=("PNG", "JPEG", "WEBP")) as image:
+        return _SUFFIXES[image.format or ""]
 
 
 def read_image(path: Path) -> np.ndarray:

@@ -1,0 +1,249 @@
+"""Edited frames: out to an image editor, back in, and what they changed that they should not."""
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from maskora.commands.origin import check_origin
+from maskora.commands.rules import check_edit_size
+from maskora.commands.spill import NOTICEABLE, measure_spill
+from maskora.errors import Fault, UserError
+from maskora.files import replacing, write_text
+from maskora.masks import Labels
+from maskora.masks.files import read_labels
+from maskora.video.fit import Placement, fit_image
+from maskora.video.images import image_size, picture_suffix, read_image, write_png
+from maskora.video.read import read_frames
+from maskora.workspace import IMAGE_SUFFIXES, Source, Workspace, caption_beside
+
+MOST_BYTES = 200_000_000  # of an uploaded picture
+MARK = np.array([255, 40, 40], np.float32)  # what changed outside the mask
+OUTLINE = (255, 255, 255)
+GAP = 8  # pixels between source and edit
+
+
+@dataclass(frozen=True)
+class EditedEntry:
+    """One edited frame, to look at.
+
+    Attributes:
+        frame: its number in the workspace.
+        path: the file.
+        caption: of the .txt beside it; empty where there is none.
+        spill_mean: mean difference from the source outside the mask, in levels of 255.
+        spill_share: share of the outside that differs noticeably. Both None: not known.
+        picture: (H, W, 3) uint8, source | edit, with the outline of what is edited; what differs
+            outside is red.
+        told: what the person should know of it.
+    """
+
+    frame: int
+    path: Path
+    caption: str
+    spill_mean: float | None
+    spill_share: float | None
+    picture: np.ndarray
+    told: str
+
+
+def frame_file(workspace: Workspace, frame: int, original_size: bool, scratch: Path) -> Path:
+    """A source frame as a PNG to edit, in `scratch`, under a name that says what it is.
+
+    Args:
+        original_size: as the original video has it, instead of as the model sees it.
+
+    Raises:
+        UserError: there is no such frame, or the original is gone.
+    """
+    source = workspace.read_source()
+    _check_frame(source, frame)
+    width, height = source.original_size if original_size else source.size
+    clip = re.sub(r"[^\w-]+", "_", Path(source.origin).stem)[:60] or "clip"
+    target = scratch / f"{clip}-frame-{frame:05d}-{width}x{height}.png"
+    if original_size:
+        number = source.start + frame * source.every
+        (image_HWC,) = read_frames(check_origin(source), number, 1)
+        write_png(target, image_HWC)
+        return target
+    path = workspace.source_frame(frame)
+    if not path.is_file():
+        raise UserError(f"{path} is missing: run maskora prepare again, with --overwrite")
+    with replacing(target) as part:
+        shutil.copyfile(path, part)
+    return target
+
+
+def take_upload(workspace: Workspace, edit: str | None, frame: int, file: Path) -> Path:
+    """Make a picture the edited frame; an earlier one goes, all but its caption, once it is there.
+
+    Raises:
+        UserError: it is no PNG, JPEG or WebP, is damaged, or has another size than the clip.
+        Fault: it could not be written; then the earlier one is untouched.
+    """
+    source = workspace.read_source()
+    _check_frame(source, frame)
+    if not file.is_file():
+        raise UserError(f"{file}: no such file")
+    if file.stat().st_size > MOST_BYTES:
+        raise UserError(f"{file} is larger than {MOST_BYTES / 1e6:g} MB, the most that is taken")
+    suffix = picture_suffix(file)
+    check_edit_size(file, image_size(file), source)  # before its pixels are unpacked
+    read_image(file)
+    target = workspace.edited_frame(edit, frame, suffix)
+    try:
+        with replacing(target) as part:
+            shutil.copyfile(file, part)
+        for old in _files_of(workspace, edit, frame):
+            if old != target:
+                _hand_over(old, target)
+    except OSError as error:
+        raise Fault(f"{target} could not be written: {error.strerror}") from None
+    return target
+
+
+def remove_edit(workspace: Workspace, edit: str | None, frame: int) -> None:
+    """Remove an edited frame and its caption. Raises UserError where there is none."""
+    files = _files_of(workspace, edit, frame)
+    if not files:
+        raise UserError(f"{workspace.edit_dir(edit)} holds no edited frame {frame}")
+    for file in files:
+        file.with_suffix(".txt").unlink(missing_ok=True)
+        file.unlink()
+
+
+def set_caption(workspace: Workspace, image: Path, text: str) -> None:
+    """Write what an image shows into the .txt beside it; an empty text removes that."""
+    place, folders = image.resolve(), (workspace.edits_dir, workspace.source_dir)
+    if not place.is_file() or not any(place.is_relative_to(f.resolve()) for f in folders):
+        raise UserError(f"{image} is no image of {workspace.root}")
+    beside, line = image.with_suffix(".txt"), " ".join(text.split())
+    if line:
+        write_text(beside, line.encode("utf-8", "replace").decode() + "\n")
+    else:
+        beside.unlink(missing_ok=True)
+
+
+def named_edits(workspace: Workspace) -> list[str]:
+    """The names of further edits."""
+    return workspace.named_edits()
+
+
+def listing(workspace: Workspace, edit: str | None) -> list[EditedEntry]:
+    """Every edited frame, in order; a picture that cannot be used says why.
+
+    Raises:
+        UserError: a file there is no frame, or two are the same one.
+    """
+    source = workspace.read_source()
+    if not workspace.edit_dir(edit).is_dir():
+        return []
+    images = workspace.find_edits(edit, source.frames).images
+    return [_entry(workspace, source, frame, images[frame]) for frame in sorted(images)]
+
+
+def _entry(workspace: Workspace, source: Source, frame: int, path: Path) -> EditedEntry:
+    source_HWC = read_image(workspace.source_frame(frame))
+    try:
+        caption = caption_beside(path) or ""
+        edited_HWC = _fitted(path, source)
+        labels_HW = _labels(workspace, source, frame)
+    except UserError as error:
+        alone = side_by_side(source_HWC, np.zeros_like(source_HWC), None)
+        return EditedEntry(frame, path, "", None, None, alone, str(error))
+    if labels_HW is None:
+        plain = side_by_side(source_HWC, edited_HWC, None)
+        told = "there are no masks yet, so what changed outside of them is not known"
+        return EditedEntry(frame, path, caption, None, None, plain, told)
+    spill = measure_spill(edited_HWC, source_HWC, labels_HW)
+    same = np.array_equal(edited_HWC[labels_HW > 0], source_HWC[labels_HW > 0])
+    return EditedEntry(
+        frame=frame,
+        path=path,
+        caption=caption,
+        spill_mean=spill.mean,
+        spill_share=spill.share,
+        picture=side_by_side(source_HWC, edited_HWC, labels_HW),
+        told=_told(frame, spill.mean, spill.share, bool((labels_HW > 0).any()), same),
+    )
+
+
+def _told(frame: int, mean: float, share: float, has_mask: bool, same: bool) -> str:
+    if not has_mask:
+        return f"frame {frame} has no mask, so nothing of this edit would be used"
+    first = "inside the mask it is the same as the source. " if same else ""
+    if share > 0.01:
+        return (
+            f"{first}outside the mask {share:.0%} of it differs from the source (red; mean "
+            f"{mean:.1f} of 255 levels); the outside is taken from the source, unless "
+            f'[appearance] spill is "keep"'
+        )
+    return f"{first}outside the mask it is the source, or close to it"
+
+
+def side_by_side(
+    source_HWC: np.ndarray, edited_HWC: np.ndarray, labels_HW: np.ndarray | None
+) -> np.ndarray:
+    """source | edit; with masks, their outline, and in red what differs outside of them."""
+    left, right = source_HWC.copy(), edited_HWC.copy()
+    if labels_HW is not None:
+        spill = measure_spill(edited_HWC, source_HWC, labels_HW).difference_HW > NOTICEABLE
+        right[spill] = (0.35 * right[spill] + 0.65 * MARK).astype(np.uint8)
+        inside = (labels_HW > 0).astype(np.uint8)
+        outlines, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
+        for half in (left, right):
+            cv2.drawContours(half, outlines, -1, OUTLINE, 1)
+    gap = np.zeros((left.shape[0], GAP, 3), np.uint8)
+    return np.concatenate([left, gap, right], axis=1)
+
+
+def _fitted(path: Path, source: Source) -> np.ndarray:
+    """An edited frame at the workspace's size, (H, W, 3) uint8."""
+    size = image_size(path)
+    check_edit_size(path, size, source)
+    image_HWC = read_image(path)
+    if size == source.size:
+        return image_HWC
+    return fit_image(image_HWC, Placement(source.original_size, source.size, source.region))
+
+
+def _labels(workspace: Workspace, source: Source, frame: int) -> Labels | None:
+    """The final mask of a frame; None where there is none yet."""
+    path, (width, height) = workspace.mask(frame), source.size
+    if not path.is_file():
+        return None
+    labels_HW = read_labels(path)
+    if labels_HW.shape != (height, width):
+        size = f"{labels_HW.shape[1]}x{labels_HW.shape[0]}"
+        raise UserError(f"{path} is {size}; the frames are {width}x{height}")
+    return labels_HW
+
+
+def _check_frame(source: Source, frame: int) -> None:
+    if not 0 <= frame < source.frames:
+        raise UserError(f"frame {frame}: the clip has frames 0 to {source.frames - 1} only")
+
+
+def _files_of(workspace: Workspace, edit: str | None, frame: int) -> list[Path]:
+    """The images of a frame, however a person has numbered them (0.jpg, 00000.png)."""
+
+    numbered = (
+        path
+        for path in workspace.edit_dir(edit).glob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.isascii() and path.stem.isdecimal()
+    )
+    return sorted(path for path in numbered if int(path.stem) == frame and path.is_file())
+
+
+def _hand_over(old: Path, target: Path) -> None:
+    """Remove an earlier file of a frame; its caption goes to the new one."""
+    caption, new_caption = old.with_suffix(".txt"), target.with_suffix(".txt")
+    if caption != new_caption and caption.is_file():
+        if new_caption.exists():
+            caption.unlink()
+        else:
+            caption.replace(new_caption)
+    old.unlink()
