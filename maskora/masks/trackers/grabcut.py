@@ -129,7 +129,7 @@ def cut(colours_HWC: Image, marks_HW: Marks, rounds: int) -> Silhouette:
     cv2.setRNGSeed(0)  # it clusters colours from random seeds
     models = np.zeros((1, 65)), np.zeros((1, 65))
     cv2.grabCut(small_HWC, cut_HW, (0, 0, 1, 1), *models, rounds, cv2.GC_INIT_WITH_MASK)
-    share_HW = (cut_HW & 1).astype(np.float32)
+    share_HW = (np.asarray(cut_HW, np.uint8) & 1).astype(np.float32)
     return np.asarray(cv2.resize(share_HW, full, interpolation=cv2.INTER_LINEAR) >= 0.5)
 
 
