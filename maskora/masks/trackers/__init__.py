@@ -1,13 +1,20 @@
 """The trackers, by name. None imports torch before it is opened."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from maskora.errors import UserError
+from maskora.hub import locate
 from maskora.masks.tracking import Tracker
 
 TrackerKind = Literal["simple", "sam2"]
+
+KEY = "[tracker] checkpoint"
+ORIGINAL = (".pt", ".pth")  # endings of the original checkpoints
 
 
 def open_tracker(
@@ -24,4 +31,39 @@ def open_tracker(
     Raises:
         UserError: there is no such checkpoint, or it is not one of SAM2.
     """
-    raise NotImplementedError(kind)
+    return _KINDS[kind](checkpoint, frames_THWC, relative_to)
+
+
+def _open_simple(checkpoint: str, frames_THWC: np.ndarray, relative_to: Path) -> Tracker:
+    from maskora.masks.trackers.simple import SimpleTracker
+
+    return SimpleTracker(frames_THWC)
+
+
+def _open_sam2(checkpoint: str, frames_THWC: np.ndarray, relative_to: Path) -> Tracker:
+    if checkpoint.endswith(ORIGINAL):
+        file = _find_file(checkpoint, relative_to)
+        from maskora.masks.trackers.sam2_package import Sam2PackageTracker
+
+        return Sam2PackageTracker(file, frames_THWC)
+    folder = locate(checkpoint, relative_to, ["*.json", "*.safetensors"], key=KEY)
+    from maskora.masks.trackers.sam2 import Sam2Tracker
+
+    return Sam2Tracker(folder, checkpoint.rstrip("/").rpartition("/")[2], frames_THWC)
+
+
+def _find_file(checkpoint: str, relative_to: Path) -> Path:
+    path = Path(os.path.expanduser(checkpoint))
+    for file in (relative_to / path, path):
+        if file.is_file():
+            return file.resolve()
+    raise UserError(
+        f"{KEY}: there is no file {checkpoint!r} (relative paths count from {relative_to}). Fetch "
+        f"it, or name a checkpoint on the hub such as facebook/sam2.1-hiera-large."
+    )
+
+
+_KINDS: dict[TrackerKind, Callable[[str, np.ndarray, Path], Tracker]] = {
+    "simple": _open_simple,
+    "sam2": _open_sam2,
+}

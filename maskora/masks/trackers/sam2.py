@@ -45,9 +45,18 @@ class Sam2Tracker:
         label: what it is called towards the person.
     """
 
-    def __init__(self, folder: Path, frames_THWC: np.ndarray) -> None:
-        """frames_THWC: uint8 RGB. Raises UserError where the folder holds no SAM2."""
-        self.label = f"SAM2 ({folder.name})"
+    def __init__(self, folder: Path, name: str, frames_THWC: np.ndarray) -> None:
+        """Open a checkpoint.
+
+        Args:
+            folder: in transformers' layout.
+            name: what the person calls the checkpoint.
+            frames_THWC: uint8 RGB.
+
+        Raises:
+            UserError: the folder holds no SAM2.
+        """
+        self.label = f"SAM2 ({name})"
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model, self._preparation = load(folder)
         self._model.to(self._device)

@@ -13,11 +13,11 @@ from transformers import Sam2VideoModel
 from transformers.utils import logging as transformers_logging
 
 from maskora.errors import UserError
+from maskora.masks.trackers import KEY
 
 # sam2 is the configuration for single pictures; it is good enough where the memory is there too.
 MODEL_TYPES = ("sam2_video", "sam2")
 RESAMPLING = {2: "bilinear", 3: "bicubic"}  # by PIL's numbers
-KEY = "[tracker] checkpoint"
 
 
 @dataclass(frozen=True)

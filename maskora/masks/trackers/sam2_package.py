@@ -1,0 +1,150 @@
+"""SAM2 by Meta's own package `sam2`, for its original .pt checkpoints.
+
+The package is no requirement of maskora: it demands torchvision, and a person who has such a
+checkpoint usually has the package too. Everybody else uses `sam2`, which needs neither.
+
+`init_state` takes a folder of JPEGs or an mp4. It gets a folder whose files are named so and are
+PNGs: the package opens them with Pillow, which goes by content, so that the model sees the
+workspace's frames and not a lossy copy of them.
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from maskora.errors import UserError
+from maskora.masks import Labels
+from maskora.masks.prompts import Box, Click, Prompt
+from maskora.masks.silhouettes import Silhouette
+from maskora.masks.trackers import KEY
+from maskora.masks.trackers.sam2_original import read
+from maskora.masks.tracking import Anchors, Silhouettes
+
+INSTALL = "git clone https://github.com/facebookresearch/sam2.git && cd sam2 && pip install -e ."
+
+
+class Sam2PackageTracker:
+    """`SAM2VideoPredictor` on the frames of one clip, on the GPU if there is one.
+
+    Attributes:
+        label: what it is called towards the person.
+    """
+
+    def __init__(self, path: Path, frames_THWC: np.ndarray) -> None:
+        """frames_THWC: uint8 RGB. Raises UserError: no SAM2, or the package is not installed."""
+        weights, config = read(path)
+        self.label = f"SAM2 ({path.stem})"
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._predictor = build(config, weights, self._device, path)
+        with tempfile.TemporaryDirectory(prefix="maskora-") as folder, self._inference():
+            _write_frames(frames_THWC, Path(folder))
+            self._state = self._predictor.init_state(folder, offload_video_to_cpu=True)
+
+    def segment(self, frame: int, prompts: Sequence[Prompt], before_HW: Labels) -> Silhouettes:
+        """As `Tracker.segment`. Of several boxes of an object, their common box is used.
+
+        An object that is there already is given as a mask first: the predictor then feeds the
+        prompts together with that mask's logits.
+        """
+        found: dict[int, Silhouette] = {}
+        for number in sorted({prompt.object_id for prompt in prompts}):
+            given = _as_arguments([prompt for prompt in prompts if prompt.object_id == number])
+            was_HW = before_HW == number
+            self._predictor.reset_state(self._state)
+            with self._inference():
+                if was_HW.any():
+                    self._predictor.add_new_mask(self._state, frame, number, was_HW)
+                _, numbers, logits_N1HW = self._predictor.add_new_points_or_box(
+                    self._state, frame, number, **given
+                )
+            found |= {n: _inside(logits_N1HW[at, 0]) for at, n in enumerate(numbers)}
+        return found
+
+    def propagate(self, path: Sequence[int], anchors: Anchors) -> Iterator[Silhouettes]:
+        """As `Tracker.propagate`; all anchors of an object, those off the path too, are memory."""
+        self._predictor.reset_state(self._state)
+        with self._inference():
+            for frame in sorted(anchors):
+                for number, silhouette_HW in anchors[frame].items():
+                    self._predictor.add_new_mask(self._state, frame, number, silhouette_HW)
+        steps = self._predictor.propagate_in_video(
+            self._state,
+            start_frame_idx=path[0],
+            max_frame_num_to_track=len(path) - 1,
+            reverse=path[-1] < path[0],
+        )
+        known: set[int] = set()
+        for frame in path:
+            with self._inference():
+                tracked, numbers, logits_N1HW = next(steps)
+            assert tracked == frame, "it goes along the path"
+            anchored = anchors.get(frame, {})
+            known |= set(anchored)
+            carried = {n: logits_N1HW[at, 0] for at, n in enumerate(numbers) if n in known}
+            yield {n: _inside(logits_HW) for n, logits_HW in carried.items()} | dict(anchored)
+
+    def close(self) -> None:
+        """Free the model and the frames; the tracker cannot be used any more."""
+        self._predictor, self._state = None, None
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """In bfloat16, on the CPU too: the package stores its memories so, and mixes them in."""
+        with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16):
+            yield
+
+
+def build(config: str, weights: dict[str, torch.Tensor], device: torch.device, path: Path) -> Any:
+    """The package's SAM2VideoPredictor with these weights.
+
+    Raises:
+        UserError: the package is not installed or does not start, or the weights do not fit.
+    """
+    try:
+        from sam2.build_sam import build_sam2_video_predictor
+    except (ImportError, RuntimeError) as error:
+        raise UserError(
+            f"{KEY}: {path} is an original SAM2 checkpoint, for which Meta's package sam2 is "
+            f"needed ({error}). Install it ({INSTALL}), or do without it: name a checkpoint for "
+            f"transformers, such as facebook/sam2.1-hiera-large."
+        ) from None
+    predictor = build_sam2_video_predictor(config, ckpt_path=None, device=device)
+    try:
+        predictor.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{KEY}: {path} does not fit SAM2's {config} ({reason}). Fetch it again, or bring the "
+            f"package sam2 up to date."
+        ) from None
+    return predictor
+
+
+def _write_frames(frames_THWC: np.ndarray, folder: Path) -> None:
+    for number, frame_HWC in enumerate(frames_THWC):
+        Image.fromarray(frame_HWC).save(folder / f"{number:05}.jpg", "PNG", compress_level=1)
+
+
+def _as_arguments(prompts: Sequence[Prompt]) -> dict[str, np.ndarray]:
+    """Points, labels and box as `add_new_points_or_box` wants them, in the frame's pixels."""
+    given: dict[str, np.ndarray] = {}
+    if boxes := [prompt for prompt in prompts if isinstance(prompt, Box)]:
+        far = [max(box.x + box.width for box in boxes), max(box.y + box.height for box in boxes)]
+        near = [min(box.x for box in boxes), min(box.y for box in boxes)]
+        given["box"] = np.array(near + far, np.float32)
+    if clicks := [prompt for prompt in prompts if isinstance(prompt, Click)]:
+        given["points"] = np.array([(click.x, click.y) for click in clicks], np.float32)
+        given["labels"] = np.array([click.positive for click in clicks], np.int32)
+    return given
+
+
+def _inside(logits_HW: torch.Tensor) -> Silhouette:
+    return np.asarray((logits_HW > 0).cpu().numpy())
