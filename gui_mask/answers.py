@@ -1,10 +1,11 @@
 """How the window answers what goes wrong: one sentence on the page, and nothing is lost."""
 
 import functools
+import html
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec
 
 import gradio as gr
 
@@ -12,7 +13,7 @@ from maskora.commands.failures import TOLD_ERRORS
 from maskora.errors import Fault, UserError
 
 Given = ParamSpec("Given")
-Answer = TypeVar("Answer")
+SECONDS = 30  # that a message stays, unless it is closed
 
 
 @dataclass
@@ -39,13 +40,14 @@ def explain() -> Iterator[Told]:
         )
 
 
-def told_on_page(handler: Callable[Given, Answer]) -> Callable[Given, Answer]:
-    """A handler of an event, whose failures appear as a message on the page."""
+def told_on_page(handler: Callable[Given, Any]) -> Callable[Given, Any]:
+    """A handler of an event, whose failures appear as a message; the page stays as it was."""
 
     @functools.wraps(handler)
-    def wrapper(*args: Given.args, **kwargs: Given.kwargs) -> Answer:
+    def wrapper(*args: Given.args, **kwargs: Given.kwargs) -> Any:
         with explain() as told:
             return handler(*args, **kwargs)
-        raise gr.Error(told.text, duration=None, title="That did not work", print_exception=False)
+        gr.Warning(html.escape(told.text), title="That did not work", duration=SECONDS)
+        return gr.skip()
 
     return wrapper

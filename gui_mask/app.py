@@ -16,7 +16,9 @@ THEME = gr.themes.Default(
 )
 STYLE = """
 .gradio-container { max-width: 1500px !important; margin: 0 auto; }
-.mono textarea { font-family: ui-monospace, monospace; font-size: 13px; line-height: 1.4; }
+.mono textarea, .log pre { font: 13px/1.4 ui-monospace, monospace; }
+.mono textarea { white-space: pre; overflow-x: auto; }
+.log pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 footer { display: none !important; }
 """
 

@@ -31,6 +31,12 @@ class Desk:
         """The page's workspace. Raises UserError where it is no longer open."""
         return self.sessions.get(token)
 
+    def room(self, token: str) -> Path:
+        """A session's own part of `scratch`."""
+        folder = self.scratch / token
+        folder.mkdir(exist_ok=True)
+        return folder
+
 
 def summary(session: Session) -> str:
     """A workspace in a line, as Markdown."""

@@ -16,7 +16,7 @@ from maskora.video.read import read_frames
 from maskora.workspace import Workspace
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-FEWEST = 5
+FEWEST, MOST = 5, 81  # frames; the bases were trained on no more
 
 
 def bases() -> dict[str, Path | None]:
@@ -60,7 +60,7 @@ class Clip:
                 f"from frame {start}, every {every}, the clip has {available} frames: at least "
                 f"{FEWEST} are needed, and it has {self.info.frames} in all"
             )
-        return (available - 1) // 4 * 4 + 1
+        return min(MOST, (available - 1) // 4 * 4 + 1)
 
     def frame(self, number: int) -> np.ndarray:
         """One frame of the clip, (H, W, 3) uint8. Raises UserError."""

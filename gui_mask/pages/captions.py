@@ -7,6 +7,7 @@ import gradio as gr
 from gui_mask import edits
 from gui_mask.answers import told_on_page
 from gui_mask.desk import Desk
+from gui_mask.session import Session
 from maskora.commands.captions import write_captions
 from maskora.workspace import caption_beside
 
@@ -20,9 +21,8 @@ def caption_box(desk: Desk, token: str, image: Path, label: str) -> None:
     """
     session = desk.session(token)
     text = gr.Textbox(
-        caption_beside(image) or "", label=label, lines=2,
-        placeholder="what [prompt] in edit.toml says; or, if that is auto, the captioner",
-    )  # fmt: skip
+        caption_beside(image) or "", label=label, lines=2, placeholder=_otherwise(session, image)
+    )
     with gr.Row():
         keep = gr.Button("Keep this caption", size="sm")
         write = gr.Button("Write it for me", size="sm")
@@ -35,9 +35,17 @@ def caption_box(desk: Desk, token: str, image: Path, label: str) -> None:
     @told_on_page
     def write_it() -> str:
         session.release()  # the captioner may need the card's memory
-        return write_captions(session.config, session.workspace, [image])[image]
+        told = write_captions(session.config, session.workspace, [image])[image]
+        keep_it(told)
+        return told
 
     keep.click(keep_it, text, None, api_visibility="private")
-    write.click(write_it, None, text, api_visibility="private").success(
-        keep_it, text, None, api_visibility="private"
-    )
+    write.click(write_it, None, text, api_visibility="private")
+
+
+def _otherwise(session: Session, image: Path) -> str:
+    """Where the caption comes from as long as none is kept here."""
+    prompt = session.config.prompt
+    is_source = image == session.workspace.source_frame(0)
+    words = prompt.caption if is_source else prompt.edited_caption
+    return "the captioner writes it in time" if words == "auto" else f"as in edit.toml: {words}"

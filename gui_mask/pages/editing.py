@@ -1,5 +1,6 @@
 """The edit page: take a frame, bring it back edited, see what it will be used for."""
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -23,8 +24,9 @@ def build(desk: Desk, token: gr.State) -> gr.Dropdown:
     with gr.Row():
         with gr.Column(scale=3, min_width=380):
             picture = gr.Image(
-                label="As in the video", interactive=False, height=330, format="jpeg"
-            )
+                label="As in the video", interactive=False, height=330, format="jpeg",
+                buttons=["fullscreen"],
+            )  # fmt: skip
             frame = gr.Slider(0, 48, 0, step=1, label="Frame")
             with gr.Row():
                 fitted = gr.DownloadButton("Download frame 0", size="sm")
@@ -54,7 +56,7 @@ def build(desk: Desk, token: gr.State) -> gr.Dropdown:
         if not token:
             return [gr.skip()] * 3
         workspace = desk.session(token).workspace
-        file = edits.frame_file(workspace, frame, False, desk.scratch)
+        file = edits.frame_file(workspace, frame, False, desk.room(token))
         return [
             read_image(file),
             gr.DownloadButton(f"Download frame {frame}", value=file),
@@ -66,7 +68,7 @@ def build(desk: Desk, token: gr.State) -> gr.Dropdown:
         if not upload:
             return [gr.skip(), gr.skip(), gr.skip()]
         workspace = desk.session(token).workspace
-        path = edits.take_upload(workspace, edit or None, frame, upload, desk.limits)
+        path = edits.take_upload(workspace, edit or None, frame, Path(upload))
         return [None, f"Frame {frame} is taken: {path}", changed + 1]
 
     private: dict[str, Any] = {"api_visibility": "private"}
@@ -86,7 +88,7 @@ def _original(desk: Desk, token: str, frame: int) -> gr.DownloadButton:
     width, height = session.source.original_size
     with explain() as told:
         desk.places.check(session.origin)
-        file = edits.frame_file(session.workspace, frame, True, desk.scratch)
+        file = edits.frame_file(session.workspace, frame, True, desk.room(token))
         label = f"Download frame {frame} at {width}×{height}"
         return gr.DownloadButton(label, value=file, interactive=True)
     return gr.DownloadButton(f"Not at {width}×{height}: {told.text}", interactive=False)
@@ -118,7 +120,7 @@ def _one(desk: Desk, token: str, edit: str, changed: gr.State, entry: edits.Edit
         with gr.Column(scale=3, min_width=420):
             gr.Image(
                 entry.picture, show_label=False, interactive=False, format="jpeg",
-                elem_classes="beside",
+                buttons=["fullscreen"],
             )  # fmt: skip
         with gr.Column(scale=2, min_width=300):
             gr.Markdown(entry.told)

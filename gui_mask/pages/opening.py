@@ -13,6 +13,7 @@ from gui_mask.videos import BASES, Clip, keep_upload, look
 from maskora.commands.prepare import prepare_workspace
 
 PROGRESS = gr.Progress()  # gradio looks for one among the defaults
+FRAMES_TOLD = "always 4k+1; the bases know up to 81"
 SIZES = [
     ("the clip's shape, about 832×480", "auto"),
     ("the clip's shape, about 1280×720", "auto:1280x720"),
@@ -36,7 +37,7 @@ def build(desk: Desk, enter: Callable[[str], list[Any]], entered: list[Any]) -> 
 
 def _new(desk: Desk, enter: Callable[[str], list[Any]], entered: list[Any]) -> None:
     with gr.Row():
-        upload = gr.File(label="A video from your computer", file_types=["video"], height=120)
+        upload = gr.File(label="A video from your computer", file_types=["video"], height=150)
         with gr.Column():
             typed = gr.Textbox(label="… or its path on this machine", placeholder="walk.mp4")
             seek = gr.Button("Look at it", size="sm")
@@ -44,11 +45,16 @@ def _new(desk: Desk, enter: Callable[[str], list[Any]], entered: list[Any]) -> N
     with gr.Column(visible=False) as details:
         told = gr.Markdown()
         with gr.Row():
-            picture = gr.Image(label="First frame", interactive=False, height=260)
+            picture = gr.Image(
+                label="First frame", interactive=False, height=260, format="jpeg",
+                buttons=["fullscreen"],
+            )  # fmt: skip
             with gr.Column():
                 start = gr.Number(0, label="First frame", precision=0, minimum=0)
                 every = gr.Number(1, label="Take every n-th frame", precision=0, minimum=1)
-                frames = gr.Slider(5, 81, 49, step=4, label="Frames", info="always 4k+1")
+                frames = gr.Slider(
+                    5, 81, 49, step=4, label="Frames", info="always 4k+1; the bases know up to 81"
+                )
                 size = gr.Dropdown(
                     SIZES, value="auto", label="Size", allow_custom_value=True,
                     info="or WIDTHxHEIGHT on the model's grid",

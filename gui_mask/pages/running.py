@@ -30,19 +30,19 @@ def build(desk: Desk, token: gr.State, edit: gr.Dropdown, tab: gr.Tab) -> None:
             commands = gr.Code(language="shell", interactive=False, show_label=False)
         with gr.Column(min_width=420):
             with gr.Row():
-                both = gr.Button("Train and infer", variant="primary")
-                only_train = gr.Button("Train only")
-                only_infer = gr.Button("Infer only")
-                stop = gr.Button("Stop", variant="stop", interactive=False)
+                both = gr.Button("Train and infer", variant="primary", size="md", min_width=120)
+                only_train = gr.Button("Train", size="md", min_width=80)
+                only_infer = gr.Button("Infer", size="md", min_width=80)
+                stop = gr.Button("Stop", variant="stop", interactive=False, size="md", min_width=80)
             status = gr.Markdown(NOTHING_YET)
             loss = gr.LinePlot(
                 pd.DataFrame({"step": [], "loss": [], "stage": []}), x="step", y="loss",
                 color="stage", height=220, label="Loss", visible=False,
             )  # fmt: skip
             result = gr.HTML()
-            log = gr.Textbox(
-                label="Log", lines=10, max_lines=10, interactive=False, autoscroll=True,
-                elem_classes="mono",
+            log = gr.HTML(
+                label="Log", show_label=True, container=True, max_height=260, autoscroll=True,
+                elem_classes="log",
             )  # fmt: skip
     timer = gr.Timer(EVERY, active=False)
     shown = [status, log, loss, result, stop, timer]
@@ -100,7 +100,7 @@ def _shown(session: Session | None, state: RunState | None) -> list[Any]:
     stop = gr.Button("Stop at once" if stopping else "Stop", interactive=state.is_active)
     return [
         _told(state),
-        "\n".join(state.log),
+        f"<pre>{html.escape(chr(10).join(state.log))}</pre>",
         _losses(state),
         _result(session, state),
         stop,

@@ -1,0 +1,262 @@
+"""A session without a page: stored at once, shared, found again, refused where it would lose."""
+
+import errno
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gui_mask.places import Places
+from gui_mask.region import Region, RegionPreview
+from gui_mask.session import Session
+from gui_mask.sessions import MOST_OPEN, Sessions
+from maskora.commands import tracking
+from maskora.commands.masks import load_masks
+from maskora.commands.tracking import only_one
+from maskora.config import load_config, set_values
+from maskora.errors import UserError
+from maskora.masks.files import read_labels, write_labels
+from maskora.masks.prompts import Click
+from maskora.masks.shapes import final_masks
+from maskora.workspace import Workspace
+from tests.gui_mask.clips import make_workspace
+
+BALL = Click(0, 24.5, 54.5)  # its centre in frame 0, at half size
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, rolling: Path, tiny_model: Path) -> Workspace:
+    return make_workspace(tmp_path / "ws", rolling, tiny_model)
+
+
+@pytest.fixture
+def session(workspace: Workspace) -> Iterator[Session]:
+    opened = Session(workspace)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def sessions(tmp_path: Path) -> Iterator[Sessions]:
+    opened = Sessions(Places((tmp_path,)))
+    yield opened
+    opened.close()
+
+
+def follow(session: Session) -> None:
+    session.follow(None, "both")
+    wait(session)
+
+
+def wait(session: Session) -> None:
+    for _ in range(600):
+        if session.following is None:
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not end")
+
+
+def test_what_is_clicked_is_found_again(workspace: Workspace) -> None:
+    first = Session(workspace)
+    first.point([BALL])
+    follow(first)
+    first.point([Click(4, 100.5, 20.5, positive=True, object_id=2)])
+    shown, prompts = first.markup.shown_THW.copy(), first.markup.prompts
+    first.close()
+    again = Session(workspace)
+    np.testing.assert_array_equal(again.markup.shown_THW, shown)
+    assert [(p.frame, p.object_id) for p in again.markup.prompts] == [(0, 1), (4, 2)]
+    np.testing.assert_allclose(
+        [(p.x, p.y) for p in again.markup.prompts], [(p.x, p.y) for p in prompts], atol=0.1
+    )
+    again.clear_frame(4)  # what was tracked there before its clicks was kept too
+    assert again.markup.objects == [1]
+    assert (again.markup.shown_THW[4] == 1).any()
+    again.close()
+
+
+def test_saving_makes_masks_that_the_commands_read(session: Session) -> None:
+    session.point([BALL])
+    follow(session)
+    session.set_region(Region("box", 0.3, 3))
+    assert not session.is_saved
+    session.save()
+    assert session.is_saved
+    config = load_config(session.workspace.config)
+    assert (config.mask.margin, config.mask.smooth) == (0.3, 3)
+    labels_THW = load_masks(session.workspace, config.mask, session.source)
+    expected_THW, _ = final_masks(session.markup.shown_THW, "box", 0.3, 3, 0.0005, 8)
+    np.testing.assert_array_equal(labels_THW, expected_THW)
+
+
+def test_saving_keeps_the_comments_of_edit_toml(session: Session) -> None:
+    before = session.workspace.config.read_text()
+    session.point([BALL])
+    session.set_region(Region("box", 0.25, 5))
+    session.save()
+    changed = session.workspace.config.read_text()
+    assert changed == before.replace("margin = 0.1", "margin = 0.25")
+
+
+@pytest.mark.parametrize("shape", ["box", "hull", "tight", "noisy", "full"])
+def test_the_preview_shows_what_will_be_saved(session: Session, shape: str) -> None:
+    session.point([BALL])
+    region = Region(shape, 0.2, 5)  # type: ignore[arg-type]
+    drawn, _ = RegionPreview(session.source).outlines(session.markup.shown_THW, 1, region, 0.0005)
+    final_THW, _ = final_masks(session.markup.shown_THW, region.shape, 0.2, 5, 0.0005, 8)
+    for frame, objects in enumerate(drawn):
+        if not objects:
+            assert not final_THW[frame].any()
+            continue
+        ((_, lines),) = objects
+        points = np.array(lines[0]).reshape(-1, 2)
+        rows, columns = np.nonzero(final_THW[frame])
+        extent = [columns.min(), rows.min(), columns.max(), rows.max()]
+        np.testing.assert_allclose([*points.min(axis=0), *points.max(axis=0)], extent, atol=1)
+
+
+def test_painted_masks_are_not_replaced_unasked(session: Session) -> None:
+    session.point([BALL])
+    session.save()
+    painted = np.ones((96, 160), np.uint8)
+    write_labels(session.workspace.mask(3), painted)
+    with pytest.raises(UserError, match="changed by hand"):
+        session.save()
+    np.testing.assert_array_equal(read_labels(session.workspace.mask(3)), painted)
+    session.save(replace_by_hand=True)
+    assert not read_labels(session.workspace.mask(3)).all()
+
+
+def test_nothing_marked_is_not_saved(session: Session) -> None:
+    with pytest.raises(UserError, match="nothing is marked"):
+        session.save()
+    assert not session.workspace.masks_dir.exists()
+
+
+def test_another_program_is_kept_out(session: Session) -> None:
+    with pytest.raises(UserError, match="open in another maskora"), only_one(session.workspace):
+        pass
+    with pytest.raises(UserError, match="open in another maskora"):
+        Session(session.workspace)
+    session.close()
+    with only_one(session.workspace):
+        pass
+
+
+def test_what_would_disturb_the_following_is_refused(session: Session) -> None:
+    session.point([BALL])
+    session.follow(None, "both")
+    with pytest.raises(UserError, match="being followed right now"):
+        session.point([BALL])
+    session.stop_following()
+    assert "stopped after" in session.message
+    session.undo()
+    assert not session.markup.shown_THW[1:].any()
+    assert session.markup.prompts == (BALL,)
+
+
+def test_a_full_disk_loses_nothing(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tracking, "write_labels", full)
+    with pytest.raises(OSError, match="No space left"):
+        session.point([BALL])
+    assert session.markup.shown_THW[0].any()
+    assert not session.workspace.tracking_record.exists()
+    monkeypatch.undo()
+    session.point([Click(1, 30.5, 50.5)])
+    session.close()
+    again = Session(session.workspace)
+    assert len(again.markup.prompts) == 2
+    assert again.markup.shown_THW[0].any()
+    again.close()
+
+
+def test_two_pages_share_one_session(sessions: Sessions, workspace: Workspace) -> None:
+    first, second = sessions.open(str(workspace.root)), sessions.open(f"{workspace.root}/../ws")
+    assert first is second
+    click = {"token": first.token, "name": "click", "frame": 0, "x": 24, "y": 54, "object": 1}
+    news = sessions.act({**click, "positive": True, "version": 0, "regions": 0})
+    assert news["objects"] == [1]
+    seen = sessions.view({"token": second.token, "version": 0, "regions": 0})
+    assert seen["frames"]["0"]["marks"] == news["frames"]["0"]["marks"]
+    assert len(seen["regions"][0]) == 1
+
+
+def test_only_what_is_new_is_sent(sessions: Sessions, workspace: Workspace) -> None:
+    token = sessions.open(str(workspace.root)).token
+    whole = sessions.view({"token": token, "version": 0, "regions": 0})
+    assert len(whole["frames"]) == whole["count"] == 9
+    asked = {"token": token, "version": whole["version"], "regions": whole["version"]}
+    assert sessions.view(asked)["frames"] == {}
+    assert "regions" not in sessions.view(asked)
+    clicked = {"name": "click", "frame": 2, "x": 30, "y": 48, "object": 1, "positive": True}
+    news = sessions.act({**asked, **clicked})
+    assert list(news["frames"]) == ["2"]
+    assert len(news["regions"]) == 9
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({"name": "click", "frame": 0, "x": 500, "y": 5, "object": 1, "positive": True}, "outside"),
+        ({"name": "click", "frame": 99, "x": 5, "y": 5, "object": 1}, "frames 0 to 8"),
+        ({"name": "click", "frame": 0, "x": None, "y": 5, "object": 1}, "no number"),
+        ({"name": "click", "frame": 0, "x": float("nan"), "y": 5, "object": 1}, "no number"),
+        ({"name": "follow", "direction": "both"}, "nothing is clicked"),
+        ({"name": "follow", "direction": "sideways"}, "load it again"),
+        ({"name": "undo"}, "nothing to undo"),
+        ({"name": "__init__"}, "load it again"),
+        ({}, "load it again"),
+    ],
+)
+def test_wrong_requests_are_answered(
+    sessions: Sessions, workspace: Workspace, request_: dict[str, object], words: str
+) -> None:
+    token = sessions.open(str(workspace.root)).token
+    news = sessions.act({"token": token, "version": 0, "regions": 0, **request_})
+    assert words in news["error"]
+    assert news["version"] == 1
+
+
+def test_an_unknown_page_is_told(sessions: Sessions) -> None:
+    assert "load the page again" in sessions.act({"token": "guess"})["error"]
+    assert "load the page again" in sessions.view({})["error"]
+
+
+def test_only_places_that_are_allowed(sessions: Sessions) -> None:
+    with pytest.raises(UserError, match="--allow"):
+        sessions.open("/etc")
+
+
+def test_the_oldest_makes_room(
+    sessions: Sessions, tmp_path: Path, rolling: Path, tiny_model: Path
+) -> None:
+    opened = [
+        sessions.open(str(make_workspace(tmp_path / f"ws{n}", rolling, tiny_model).root))
+        for n in range(MOST_OPEN + 1)
+    ]
+    with pytest.raises(UserError, match="no longer open"):
+        sessions.get(opened[0].token)
+    for session in opened[1:]:
+        assert sessions.get(session.token) is session
+    Session(opened[0].workspace).close()  # it was let go
+
+
+def test_a_tracker_is_remembered(session: Session) -> None:
+    session.set_tracker("sam2", "/models/sam2")
+    tracker = load_config(session.workspace.config).tracker
+    assert (tracker.type, tracker.checkpoint) == ("sam2", "/models/sam2")
+    with pytest.raises(UserError, match="tracker"):
+        session.point([BALL])
+    assert session.markup.prompts == ()
+
+
+def test_values_that_cannot_be_are_not_written(workspace: Workspace) -> None:
+    before = workspace.config.read_text()
+    with pytest.raises(UserError, match="margin"):
+        set_values(workspace.config, {"mask.margin": -1.0})
+    assert workspace.config.read_text() == before
