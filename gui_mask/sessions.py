@@ -17,16 +17,20 @@ MOST_OPEN = 4  # each holds its clip's frames in memory
 
 
 class Sessions:
-    """Opens each workspace once, however many pages show it."""
+    """Opens each workspace once, however many pages show it.
+
+    Attributes:
+        places: where workspaces may lie.
+    """
 
     def __init__(self, places: Places) -> None:
-        self._places = places
+        self.places = places
         self._lock = threading.Lock()
         self._views: dict[str, View] = {}
 
     def open(self, text: str) -> Session:
         """The session of a workspace that a person has named. Raises UserError."""
-        root = self._places.resolve(text)
+        root = self.places.resolve(text)
         with self._lock:
             for token, view in self._views.items():
                 if view.session.workspace.root == root:

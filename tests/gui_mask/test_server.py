@@ -1,0 +1,99 @@
+"""The web server: what it gives, and to whom."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from gui_mask.desk import Desk
+from gui_mask.places import Places
+from gui_mask.server import web_app
+from gui_mask.session import Session
+from gui_mask.sessions import Sessions
+from maskora.video.images import read_image
+from maskora.video.limits import Limits
+from tests.gui_mask.clips import make_workspace
+
+PORT = 7860
+HERE = f"http://127.0.0.1:{PORT}"
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    sessions = Sessions(Places((tmp_path,)))
+    (tmp_path / "scratch").mkdir()
+    yield Desk(sessions, sessions.places, Limits.of(), tmp_path / "scratch", "")
+    sessions.close()
+
+
+@pytest.fixture
+def client(desk: Desk) -> TestClient:
+    return TestClient(web_app(desk, "127.0.0.1", PORT), base_url=HERE)
+
+
+@pytest.fixture
+def session(desk: Desk, tmp_path: Path, rolling: Path, tiny_model: Path) -> Session:
+    root = make_workspace(tmp_path / "ws", rolling, tiny_model).root
+    return desk.sessions.open(str(root))
+
+
+def test_frames_are_those_of_the_workspace(client: TestClient, session: Session) -> None:
+    for number in (0, 8):
+        answer = client.get(f"/maskora/{session.token}/frame/{number}.jpg")
+        assert answer.headers["content-type"] == "image/jpeg"
+        bgr = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_COLOR)
+        source = read_image(session.workspace.source_frame(number)).astype(int)
+        assert np.abs(bgr[..., ::-1] - source).mean() < 3
+
+
+@pytest.mark.parametrize("path", ["frame/9.jpg", "frame/-1.jpg", "frame/x.jpg"])
+def test_what_is_no_frame(client: TestClient, session: Session, path: str) -> None:
+    assert client.get(f"/maskora/{session.token}/{path}").status_code in (404, 422)
+
+
+def test_nobody_guesses_a_session(client: TestClient, session: Session) -> None:
+    for token in ("", "x", session.token[:-1], "../" + session.token):
+        assert client.get(f"/maskora/{token}/frame/0.jpg").status_code == 404
+
+
+def test_results_have_fixed_names(client: TestClient, session: Session) -> None:
+    base = f"/maskora/{session.token}/output"
+    assert client.get(f"{base}/edited.mp4").status_code == 404
+    output = session.workspace.output_dir(None, None)
+    output.mkdir(parents=True)
+    (output / "edited.mp4").write_bytes(b"clip")
+    (output / "run.json").write_text("{}")
+    assert client.get(f"{base}/edited.mp4").content == b"clip"
+    assert client.get(f"{base}/run.json").status_code == 422
+    for edit in ("../..", "/etc", "a/b", "seed-1"):
+        assert client.get(f"{base}/edited.mp4", params={"edit": edit}).status_code == 404
+
+
+def test_other_sites_may_not_speak_for_the_person(client: TestClient) -> None:
+    assert client.get("/").status_code == 200
+    assert client.get("/", headers={"host": f"localhost:{PORT}"}).status_code == 200
+    assert client.get("/", headers={"origin": HERE}).status_code == 200
+    assert client.get("/", headers={"host": "evil.example"}).status_code == 403
+    for origin in ("https://evil.example", "null", "http://127.0.0.1:9999"):
+        refused = client.post("/gradio_api/component_server", headers={"origin": origin}, json={})
+        assert refused.status_code == 403
+
+
+def test_files_of_the_machine_are_not_served(
+    client: TestClient, session: Session, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    for path in (secret, session.workspace.config, "/etc/passwd", Path(__file__)):
+        answer = client.get(f"/gradio_api/file={path}")
+        assert answer.status_code in (403, 404), path
+
+
+def test_no_address_but_its_own_stands_in_the_page(client: TestClient) -> None:
+    """The page must work without a network, and tell nobody that it is looked at."""
+    text = client.get("/").text
+    assert "fonts.googleapis.com" not in text
+    assert '"analytics_enabled":false' in text.replace(" ", "")
