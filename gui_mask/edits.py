@@ -3,6 +3,7 @@
 import re
 import shutil
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,7 @@ from maskora.files import replacing, write_text
 from maskora.masks import Labels
 from maskora.masks.files import read_labels
 from maskora.video.fit import Placement, fit_image
-from maskora.video.images import image_size, picture_suffix, read_image, write_png
+from maskora.video.images import image_size, picture_header, read_image, write_png
 from maskora.video.read import read_frames
 from maskora.workspace import IMAGE_SUFFIXES, Source, Workspace, caption_beside
 
@@ -90,8 +91,10 @@ def take_upload(workspace: Workspace, edit: str | None, frame: int, file: Path) 
         raise UserError(f"{file}: no such file")
     if file.stat().st_size > MOST_BYTES:
         raise UserError(f"{file} is larger than {MOST_BYTES / 1e6:g} MB, the most that is taken")
-    suffix = picture_suffix(file)
-    check_edit_size(file, image_size(file), source)  # before its pixels are unpacked
+    suffix, stored = picture_header(file)
+    if prod(stored) not in (prod(source.size), prod(source.original_size)):
+        check_edit_size(file, stored, source)  # before anything is unpacked
+    check_edit_size(file, image_size(file), source)
     read_image(file)
     target = workspace.edited_frame(edit, frame, suffix)
     try:
@@ -107,8 +110,7 @@ def take_upload(workspace: Workspace, edit: str | None, frame: int, file: Path) 
 
 def remove_edit(workspace: Workspace, edit: str | None, frame: int) -> None:
     """Remove an edited frame and its caption. Raises UserError where there is none."""
-    files = _files_of(workspace, edit, frame)
-    if not files:
+    if not (files := _files_of(workspace, edit, frame)):
         raise UserError(f"{workspace.edit_dir(edit)} holds no edited frame {frame}")
     for file in files:
         file.with_suffix(".txt").unlink(missing_ok=True)
@@ -217,8 +219,7 @@ def _labels(workspace: Workspace, source: Source, frame: int) -> Labels | None:
         return None
     labels_HW = read_labels(path)
     if labels_HW.shape != (height, width):
-        size = f"{labels_HW.shape[1]}x{labels_HW.shape[0]}"
-        raise UserError(f"{path} is {size}; the frames are {width}x{height}")
+        raise UserError(f"{path} is not {width}x{height}, as the frames are")
     return labels_HW
 
 

@@ -49,14 +49,16 @@ def image_size(path: Path) -> tuple[int, int]:
         return (image.height, image.width) if turned else image.size
 
 
-def picture_suffix(path: Path) -> str:
-    """The suffix that a picture's content deserves, whatever it is named: .png, .jpg or .webp.
+def picture_header(path: Path) -> tuple[str, tuple[int, int]]:
+    """The suffix that a picture's content deserves, and its (width, height) as stored.
+
+    Only the header is read: what it unpacks to may be any size.
 
     Raises:
-        UserError: it is missing, damaged or of another kind.
+        UserError: it is missing, damaged, or neither PNG, JPEG nor WebP.
     """
     with _opened(path, formats=("PNG", "JPEG", "WEBP")) as image:
-        return _SUFFIXES[image.format or ""]
+        return _SUFFIXES[image.format or ""], image.size
 
 
 def read_image(path: Path) -> np.ndarray:

@@ -15,21 +15,26 @@ from maskora.errors import UserError
 from maskora.video.limits import Limits
 from maskora.video.probe import probe
 
-BASE_MEMORY, FRAMES_HELD = 4 * 1024**3, 200  # bytes; of address space, much of it never used
+BASE_MEMORY = 4 * 1024**3  # bytes of address space, much of which is never used
+FRAMES_HELD = 200  # bytes per pixel: a decoder with 16 threads holds some 32 frames
 PATIENCE = 300.0  # seconds
 
 
-def check_untrusted(path: Path, limits: Limits, patience: float = PATIENCE) -> None:
+def check_untrusted(
+    path: Path, limits: Limits, patience: float = PATIENCE, memory: int = BASE_MEMORY
+) -> None:
     """Walk through a whole file once, within the limits; after that, `probe` may open it.
 
     Args:
         patience: seconds after which the file is refused.
+        memory: bytes of address space, besides those of the frames.
 
     Raises:
         UserError: it is no video, goes beyond a limit (which, and what raises it), or could not
             be looked through in the time and memory there is.
     """
-    order = json.dumps({"path": str(path.absolute()), "limits": asdict(limits)})
+    memory += FRAMES_HELD * limits.max_pixels
+    order = json.dumps({"path": str(path.absolute()), "limits": asdict(limits), "memory": memory})
     command = [sys.executable, "-m", "maskora.video.untrusted"]
     try:
         looked = subprocess.run(
@@ -51,10 +56,8 @@ def check_untrusted(path: Path, limits: Limits, patience: float = PATIENCE) -> N
 def main() -> None:
     """The small process: it may hold some memory, write no file, and leave no core."""
     order = json.load(sys.stdin)
-    limits = Limits(**order["limits"])
-    memory = BASE_MEMORY + FRAMES_HELD * limits.max_pixels
     for kind, most in (
-        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_AS, order["memory"]),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
     ):
@@ -62,7 +65,7 @@ def main() -> None:
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(kind, (most, most))
     try:
-        probe(Path(order["path"]), limits=limits)
+        probe(Path(order["path"]), limits=Limits(**order["limits"]))
     except UserError as error:
         sys.stderr.write(str(error))
         sys.exit(2)

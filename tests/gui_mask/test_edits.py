@@ -152,7 +152,8 @@ def bomb(path: Path, width: int, height: int) -> Path:
 def test_a_picture_that_unpacks_to_too_much_is_refused(
     workspace: Workspace, tmp_path: Path, size: tuple[int, int]
 ) -> None:
-    with pytest.raises(UserError):
+    message = f"is {size[0]}x{size[1]}; an edited frame has" if size[0] == 9000 else "image"
+    with pytest.raises(UserError, match=message):
         edits.take_upload(workspace, None, 0, bomb(tmp_path / "a.png", *size))
 
 
@@ -173,7 +174,9 @@ def test_what_is_no_whole_picture_is_refused_and_the_earlier_one_stays(
     noise = np.random.default_rng(0).integers(0, 255, (96, 160, 3), np.uint8)
     write_png(tmp_path / "noise.png", noise)
     whole = (tmp_path / "noise.png").read_bytes()
+    Image.fromarray(noise).save(tmp_path / "noise.jpg")
     for name, data in {
+        "cut jpeg": (tmp_path / "noise.jpg").read_bytes()[:5000],
         "cut": whole[:20_000],
         "text": b"hello",
         "empty": b"",
@@ -308,7 +311,7 @@ def test_the_listing_says_what_cannot_be_used(workspace: Workspace) -> None:
     assert np.array_equal(shown[4].picture[:, -160:], expected[1])
     assert {entry.picture.shape for entry in shown.values()} == {(96, 328, 3)}
     write_labels(workspace.mask(4), np.ones((10, 10), np.uint8))
-    assert "is 10x10; the frames are 160x96" in edits.listing(workspace, None)[3].told
+    assert "is not 160x96, as the frames are" in edits.listing(workspace, None)[3].told
 
 
 def test_a_rotated_photo_counts_as_it_is_shown(workspace: Workspace, tmp_path: Path) -> None:

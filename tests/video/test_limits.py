@@ -5,11 +5,13 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import pytest
 from PIL import Image
 
 from maskora.errors import UserError
 from maskora.video import read
+from maskora.video.clock import read_clock
 from maskora.video.limits import Limits
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
@@ -134,21 +136,24 @@ def test_flat_pixels_are_counted_as_they_are_shown(make: Make, pattern: Make) ->
 
 
 def test_a_stream_that_grows_on_the_way_is_stopped(
-    make: Make, pattern: Make, monkeypatch: pytest.MonkeyPatch
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = pattern("small.ts", 10, "25")
-    large = make(
-        "large.ts", "-f", "lavfi", "-i", "testsrc2=s=1280x720:r=25,format=yuv420p",
-        "-frames:v", "10",
-    )  # fmt: skip
-    info = probe(small)
-    with small.open("ab") as file:
-        file.write(large.read_bytes())
-    assert "cannot be read as a video" in refusal(small)
+    parts = [
+        make(
+            f"{size}.h264", "-f", "lavfi", "-i", f"testsrc2=s={size}:r=25,format=yuv420p",
+            "-frames:v", "10", "-bf", "0",
+        ).read_bytes()
+        for size in ("64x48", "1280x720")
+    ]  # fmt: skip
+    joined = tmp_path / "all.h264"
+    joined.write_bytes(b"".join(parts))
+    path = make("grows.ts", "-fflags", "+genpts", "-r", "25", "-i", joined, "-c", "copy")
+    assert "cannot be read as a video" in refusal(path)
+    info = probe(path)
+    assert len(list(read_frames(info))) == 20, "within the bound for everyone it is scaled"
     monkeypatch.setattr(read, "LEAST_PIXEL_BOUND", 0)
-    frames = read_frames(info.__class__(**{**vars(info), "frames": 20}))
-    with pytest.raises(UserError, match="damaged or cut short"):
-        list(frames)
+    with pytest.raises(UserError, match=r"stops at frame 10 .* exceeds specified max pixel"):
+        list(read_frames(info))
 
 
 def test_a_long_clip_is_refused_by_its_header(pattern: Make) -> None:
@@ -195,13 +200,34 @@ def test_a_track_length_made_up_is_refused_or_left_alone(pattern: Make, length: 
         assert probe(path, limits=LIMITS).frames == 10
 
 
-def test_an_index_of_too_many_samples_ends_the_small_process_alone(pattern: Make) -> None:
-    """One chunk that is said to hold 268 million samples of a byte: 6 GB of index."""
+def test_an_index_of_too_many_samples_fills_the_small_process_alone(pattern: Make) -> None:
+    """One chunk that is said to hold 67 million samples of a byte: 2.7 GB of index."""
     path = pattern("index.mp4", 10, "25")
-    patched(path, b"stsz", 4, struct.pack(">II", 1, 0x0FFFFFFF))
-    patched(path, b"stsc", 8, struct.pack(">III", 1, 0x0FFFFFFF, 1))
-    with pytest.raises(UserError):
+    patched(path, b"stsz", 4, struct.pack(">II", 1, 0x03FFFFFF))
+    patched(path, b"stsc", 8, struct.pack(">III", 1, 0x03FFFFFF, 1))
+    with pytest.raises(UserError, match="has more than 200 frames"):
         check_untrusted(path, LIMITS)
+    with pytest.raises(UserError) as refused:
+        check_untrusted(path, LIMITS, memory=10**9)
+    assert "has more than 200 frames" not in str(refused.value)
+
+
+def test_the_small_process_has_the_memory_it_needs(pattern: Make) -> None:
+    check_untrusted(pattern("clip.mp4", 10, "25"), LIMITS, memory=10**9)
+
+
+def test_what_is_too_long_is_not_walked_to_its_end(pattern: Make) -> None:
+    told: list[float] = []
+
+    def stop_at_five(frames: float, seconds: float) -> None:
+        told.append(frames)
+        if frames == 5:
+            raise UserError("enough")
+
+    path = str(pattern("clip.mp4", 50, "25"))
+    with av.open(path) as container, pytest.raises(UserError, match="enough"):
+        read_clock(container, container.streams.video[0], stop_at_five)
+    assert told == [1, 2, 3, 4, 5]
 
 
 def test_what_takes_too_long_is_refused(pattern: Make) -> None:
