@@ -18,6 +18,19 @@ PATCHES = "image_encoder.trunk.patch_embed.proj.weight"
 BLOCK = re.compile(r"image_encoder\.trunk\.blocks\.(\d+)\.")
 SINCE_2_1 = "no_obj_embed_spatial"  # a tensor that 2.0 does not have
 
+# What torch.load and zipfile raise on damaged files, beside pickle's own error.
+UNREADABLE = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+
 
 def config_name(shapes: Mapping[str, Sequence[int]]) -> str | None:
     """Which of the sam2 package's configurations a checkpoint is of; None if of none.
@@ -43,18 +56,19 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], str]:
         UserError: it cannot be read like that, or is no SAM2.
     """
     what = "Name an original SAM2 checkpoint such as sam2.1_hiera_large.pt."
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"{KEY}: {path} is no checkpoint of PyTorch, or only part of one. {what}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        is_archive = zipfile.is_zipfile(path)
+        content = torch.load(path, map_location="cpu", weights_only=True) if is_archive else None
     except pickle.UnpicklingError:
         raise UserError(
-            f"{KEY}: {path} holds more than tensors, and reading it could run a program: it was "
-            f"refused. {what}"
+            f"{KEY}: {path} was refused: it is damaged, or holds more than tensors, and reading "
+            f"that could run a program. {what}"
         ) from None
-    except (OSError, RuntimeError, ValueError, EOFError, LookupError, struct.error) as error:
+    except UNREADABLE as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"{KEY}: {path} cannot be read ({reason}). {what}") from None
+    if not is_archive:
+        raise UserError(f"{KEY}: {path} is no checkpoint of PyTorch, or a part of one. {what}")
     weights = content.get("model") if isinstance(content, dict) else None
     if not isinstance(weights, dict):
         raise UserError(f"{KEY}: {path} has no 'model' in it, as SAM2's have. {what}")

@@ -203,9 +203,7 @@ def propagated_by_hand(
     return {output.frame_idx: enlarged(output.pred_masks) for output in outputs}
 
 
-@pytest.mark.parametrize(
-    ("path", "reverse"), [(range(1, FRAMES), False), (range(3, -1, -1), True)]
-)
+@pytest.mark.parametrize(("path", "reverse"), [(range(1, FRAMES), False), (range(3, -1, -1), True)])
 def test_objects_are_carried_as_by_transformers_own_iterator(
     tracker: Sam2Tracker, folder: Path, clip: np.ndarray, path: range, reverse: bool
 ) -> None:
@@ -310,9 +308,7 @@ def test_another_model_is_refused(folder: Path, tmp_path: Path, clip: np.ndarray
 @pytest.mark.parametrize(
     "name", ["config.json", "model.safetensors", "video_preprocessor_config.json"]
 )
-def test_a_missing_file_is_named(
-    folder: Path, tmp_path: Path, clip: np.ndarray, name: str
-) -> None:
+def test_a_missing_file_is_named(folder: Path, tmp_path: Path, clip: np.ndarray, name: str) -> None:
     copy = changed(folder, tmp_path)
     (copy / name).unlink()
     assert Path(name).suffix in refusal(copy, clip)

@@ -62,12 +62,18 @@ PREPARATION = {
 
 
 def write_tiny_sam2(folder: Path, seed: int = 0) -> None:
-    """Random weights, those too that start as zeros; it always thinks that the object is there."""
+    """Random weights, those too that start as zeros; it always thinks that the object is there.
+
+    Its norms leave values as they are: what is remembered changes its masks visibly.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Sam2VideoModel(Sam2VideoConfig(**CONFIG))
-        for parameter in model.parameters():
-            torch.nn.init.normal_(parameter, std=0.3)
+        for name, parameter in model.named_parameters():
+            if "norm" in name and name.endswith("weight"):
+                torch.nn.init.ones_(parameter)
+            else:
+                torch.nn.init.normal_(parameter, std=0.1)
         torch.nn.init.constant_(model.mask_decoder.pred_obj_score_head.proj_out.bias, 20.0)
     model.save_pretrained(folder)
     (folder / "video_preprocessor_config.json").write_text(json.dumps(PREPARATION))
