@@ -16,9 +16,8 @@ THEME = gr.themes.Default(
 )
 STYLE = """
 .gradio-container { max-width: 1500px !important; margin: 0 auto; }
-.mono textarea, .log pre { font: 13px/1.4 ui-monospace, monospace; }
-.mono textarea { white-space: pre; overflow-x: auto; }
-.log pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+.plan pre, .log pre { font: 13px/1.4 ui-monospace, monospace; }
+.plan pre, .log pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 footer { display: none !important; }
 """
 

@@ -54,7 +54,8 @@ def serve(
             print(f"everyone who reaches {address} may use them")
         if browser:
             threading.Timer(1.5, webbrowser.open, [address]).start()
-        uvicorn.run(app, host=host, port=port, log_level="warning")
+        # A page keeps a connection open for as long as it is shown: it is not waited for.
+        uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=1)
 
 
 def web_app(desk: Desk, host: str, port: int) -> FastAPI:

@@ -36,8 +36,9 @@ def build(desk: Desk, token: gr.State) -> gr.Dropdown:
                 [("the edit", "")], value="", label="Edit", allow_custom_value=True, info=FURTHER
             )
             upload = gr.File(
-                label="This frame, edited (png, jpg or webp)", file_types=["image"], height=150
-            )
+                label="This frame, edited (png, jpg or webp)", file_types=["image"], height=150,
+                elem_id="edited",
+            )  # fmt: skip
             taken = gr.Markdown()
     changed = gr.State(0)
     _show_edits(desk, token, edit, changed)

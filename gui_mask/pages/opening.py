@@ -37,7 +37,9 @@ def build(desk: Desk, enter: Callable[[str], list[Any]], entered: list[Any]) -> 
 
 def _new(desk: Desk, enter: Callable[[str], list[Any]], entered: list[Any]) -> None:
     with gr.Row():
-        upload = gr.File(label="A video from your computer", file_types=["video"], height=150)
+        upload = gr.File(
+            label="A video from your computer", file_types=["video"], height=150, elem_id="video"
+        )
         with gr.Column():
             typed = gr.Textbox(label="… or its path on this machine", placeholder="walk.mp4")
             seek = gr.Button("Look at it", size="sm")

@@ -23,9 +23,7 @@ def build(desk: Desk, token: gr.State, edit: gr.Dropdown, tab: gr.Tab) -> None:
     with gr.Row():
         with gr.Column(min_width=420):
             gr.Markdown("### What it will take on this machine")
-            plan = gr.Textbox(
-                show_label=False, lines=12, max_lines=24, interactive=False, elem_classes="mono"
-            )
+            plan = gr.HTML(container=True, elem_classes="plan")
             gr.Markdown("### The same in a terminal")
             commands = gr.Code(language="shell", interactive=False, show_label=False)
         with gr.Column(min_width=420):
@@ -60,8 +58,8 @@ def build(desk: Desk, token: gr.State, edit: gr.Dropdown, tab: gr.Tab) -> None:
         with explain() as told:
             session = desk.session(token)
             text = "\n".join(runs.commands(session.workspace, edit or None))
-            return [runs.plan_text(session.workspace), text]
-        return [told.text, ""]
+            return [_preformatted(runs.plan_text(session.workspace)), text]
+        return [_preformatted(told.text), ""]
 
     def starter(what: What) -> Any:
         @told_on_page
@@ -100,12 +98,16 @@ def _shown(session: Session | None, state: RunState | None) -> list[Any]:
     stop = gr.Button("Stop at once" if stopping else "Stop", interactive=state.is_active)
     return [
         _told(state),
-        f"<pre>{html.escape(chr(10).join(state.log))}</pre>",
+        _preformatted("\n".join(state.log)),
         _losses(state),
         _result(session, state),
         stop,
         gr.Timer(active=state.is_active),
     ]
+
+
+def _preformatted(text: str) -> str:
+    return f"<pre>{html.escape(text)}</pre>"
 
 
 def _told(state: RunState) -> str:

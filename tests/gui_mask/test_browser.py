@@ -1,0 +1,338 @@
+"""The window in a real browser: a whole edit, and what it answers when something is wrong."""
+
+import resource
+import shutil
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, expect, sync_playwright
+
+from maskora.masks.files import read_labels
+from maskora.video.images import read_image, write_png
+from maskora.video.probe import probe
+from maskora.video.write import write_mp4
+from maskora.workspace import Workspace
+from tests.gui_mask.clips import make_workspace
+from tests.gui_mask.window import CHROMIUM, SWITCHES, Server, Window, serving
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt install chromium)"),
+]
+BALL = (50 / 320, 110 / 192)  # the demo ball's centre in frame 0, as shares of the picture
+SLOWEST = 0.150  # seconds from moving the scrubber to the frame on the screen
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as player:
+        browser = player.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, rolling: Path, tiny_model: Path) -> Workspace:
+    settings = ["model.dtype=float32", "optimizer.type=adamw", "motion.window=5", "motion.steps=2"]
+    settings += ["inference.steps=2", "prompt.caption=a ball", "prompt.edited_caption=a red ball"]
+    return make_workspace(tmp_path / "ws", rolling, tiny_model, *settings)
+
+
+@pytest.fixture
+def server(tmp_path: Path, workspace: Workspace) -> Iterator[Server]:
+    with serving(tmp_path, "ws") as running:
+        yield running
+
+
+@pytest.fixture
+def window(browser: Browser, server: Server) -> Iterator[Window]:
+    opened = Window.open(browser, server.address)
+    opened.ready(9)
+    yield opened
+    opened.page.close()
+    assert opened.errors == []
+
+
+@pytest.mark.timeout(900)
+def test_the_dog_from_a_video_to_the_result(
+    browser: Browser, tmp_path: Path, real_clips: Path, tiny_model: Path
+) -> None:
+    shutil.copy(real_clips / "dog.mp4", tmp_path)
+    with serving(tmp_path, "--allow", str(tiny_model.parent)) as running:
+        window = Window.open(browser, running.address)
+        page = window.page
+        window.picture("open")
+        page.get_by_label("… or its path on this machine").fill("dog.mp4")
+        window.press("Look at it")
+        window.message("1280×720, 289 frames")
+        page.get_by_label("Frames").first.fill("21")
+        page.get_by_label("Size").fill("320x176")
+        page.get_by_label("Size").press("Enter")
+        page.get_by_label("Base").click()
+        page.get_by_role("option", name="tiny").click()
+        page.get_by_label("Model folder or hub id").fill(str(tiny_model))
+        window.picture("begin")
+        window.press("Make the workspace")
+        window.ready(21)
+        workspace = Workspace(tmp_path / "dog-edit")
+
+        window.drag(0.33, 0.50, 0.58, 0.82)
+        window.follow()
+        window.show(12)
+        before = read_labels(workspace.tracked(12))
+        window.press("+ Belongs")
+        window.click(0.45, 0.66)
+        window.click(0.30, 0.40, button="right")
+        window.follow()
+        assert (read_labels(workspace.tracked(12)) != before).any()
+        page.get_by_label("Margin").first.fill("0.2")
+        window.picture("mask")
+        window.press("Save the masks")
+        window.message("Saved in")
+        assert "margin = 0.2" in workspace.config.read_text()
+
+        window.tab("3 · Edit")
+        with page.expect_download() as download:
+            window.press("Download frame 0")
+        given = tmp_path / "given.png"
+        download.value.save_as(given)
+        image = read_image(given).copy()
+        np.testing.assert_array_equal(image, read_image(workspace.source_frame(0)))
+        inside = read_labels(workspace.mask(0)) > 0
+        image[inside] = image[inside][:, ::-1]
+        image[:20] //= 2
+        write_png(given, image)
+        window.upload("edited", given)
+        window.message("Frame 0 is taken")
+        window.message("of it differs from the source")
+        for label, text in (("of the source", "a dog"), ("of edited frame 0", "a blue dog")):
+            page.get_by_label(f"Caption {label}").fill(text)
+        for button in page.get_by_role("button", name="Keep this caption").all():
+            button.click()
+        window.message("The caption is kept.")
+        window.picture("edit")
+
+        window.tab("4 · Run")
+        window.message("RAM, GB")
+        window.press("Train and infer")
+        window.message("running")
+        page.locator("video").wait_for(timeout=600_000)
+        window.message("done")
+        page.wait_for_function("document.querySelector('video').videoWidth === 1280")
+        window.picture("run")
+        page.close()
+        assert window.errors == []
+    result = probe(workspace.output_dir(None, None) / "edited.mp4")
+    assert (result.frames, result.width, result.height) == (21, 1280, 720)
+    assert (workspace.root / "source" / "00000.txt").read_text().strip() == "a dog"
+
+
+def test_an_uploaded_video_stays_with_its_workspace(
+    browser: Browser, tmp_path: Path, rolling: Path, tiny_model: Path
+) -> None:
+    with serving(tmp_path, "--allow", str(tiny_model.parent)) as running:
+        window = Window.open(browser, running.address, 1280, 720)
+        window.upload("video", rolling)
+        window.message("320×192, 9 frames")
+        window.page.get_by_label("Size").fill("160x96")
+        window.page.get_by_label("Size").press("Enter")
+        window.page.get_by_label("Model folder or hub id").fill(str(tiny_model))
+        window.picture("begin")
+        window.press("Make the workspace")
+        window.ready(9)
+        window.click(*BALL)
+        window.follow()
+        window.picture("mask")
+        window.tab("3 · Edit")
+        window.message("None yet")
+        window.picture("edit")
+        window.tab("4 · Run")
+        window.message("RAM, GB")
+        window.picture("run")
+        window.page.close()
+        assert window.errors == []
+    workspace = Workspace(tmp_path / "ball-edit")
+    assert Path(workspace.read_source().origin) == workspace.original_dir / "ball.mp4"
+
+
+def test_sixty_frames_scrub_without_a_wait(
+    browser: Browser, tmp_path: Path, tiny_model: Path
+) -> None:
+    """61 frames of 832x480, a silhouette and a region drawn, in an order that nobody foresees."""
+    random = np.random.default_rng(0)
+    noise = random.integers(0, 256, (480, 832, 3), dtype=np.uint8)
+    clip = tmp_path / "noise.mp4"
+    write_mp4(clip, (np.roll(noise, 7 * n, axis=1) // (1 + n % 3) for n in range(61)), Fraction(16))
+    workspace = make_workspace(
+        tmp_path / "ws", clip, tiny_model, "video.frames=61", "video.size=832x480"
+    )
+    with serving(tmp_path, "ws") as running:
+        window = Window.open(browser, running.address)
+        window.ready(61)
+        window.drag(0.3, 0.3, 0.6, 0.7)
+        seconds = [
+            window.page.evaluate(
+                """(frame) => new Promise((done) => {
+                    const slider = document.querySelector('#viewer input[type=range]');
+                    const canvas = document.querySelector('#viewer canvas');
+                    const begun = performance.now();
+                    const painted = () => done(performance.now() - begun);
+                    const drawn = () => requestAnimationFrame(() => requestAnimationFrame(painted));
+                    canvas.addEventListener('shown', drawn, {once: true});
+                    slider.value = frame;
+                    slider.dispatchEvent(new Event('input', {bubbles: true}));
+                })""",
+                int(frame),
+            )
+            / 1000
+            for frame in random.permutation(61)
+        ]
+        window.page.close()
+    print(
+        f"scrubbing: median {np.median(seconds) * 1000:.0f} ms, most {max(seconds) * 1000:.0f} ms"
+    )
+    assert max(seconds) < SLOWEST
+    assert workspace.tracking_record.is_file()
+
+
+def test_clicks_corrections_and_undo(window: Window, workspace: Workspace) -> None:
+    window.click(*BALL)
+    assert (read_labels(workspace.tracked(0)) == 1).any()
+    window.press("new object")
+    window.click(0.9, 0.1)
+    assert set(np.unique(read_labels(workspace.tracked(0)))) == {0, 1, 2}
+    window.press("Undo")
+    window.answered()
+    assert set(np.unique(read_labels(workspace.tracked(0)))) == {0, 1}
+    window.press("Clear frame")
+    window.answered()
+    assert not read_labels(workspace.tracked(0)).any()
+
+
+def test_following_without_a_click(window: Window) -> None:
+    window.press("Follow through the clip")
+    expect(window.told).to_contain_text("nothing is clicked yet")
+    window.press("From here →")
+    expect(window.told).to_contain_text("nothing is marked in frame 0")
+    window.press("Save the masks")
+    window.message("nothing is marked")
+
+
+def test_a_click_beside_the_picture(window: Window, workspace: Workspace) -> None:
+    box = window.page.locator("#viewer .stage").bounding_box()
+    assert box is not None
+    window.page.mouse.click(box["x"] + 2, box["y"] + 5)
+    time.sleep(0.5)
+    assert not workspace.tracking_record.exists()
+
+
+def test_an_object_that_leaves_the_picture(
+    browser: Browser, tmp_path: Path, tiny_model: Path
+) -> None:
+    def frame(number: int) -> np.ndarray:
+        picture = np.full((96, 160, 3), (40, 110, 60), np.uint8)
+        left = 90 + 18 * number
+        picture[30:66, left : left + 36] = (230, 60, 40)
+        return picture
+
+    write_mp4(tmp_path / "leaves.mp4", (frame(n) for n in range(9)), Fraction(16))
+    make_workspace(tmp_path / "ws", tmp_path / "leaves.mp4", tiny_model)
+    with serving(tmp_path, "ws") as running:
+        window = Window.open(browser, running.address)
+        window.ready(9)
+        window.drag(0.54, 0.27, 0.82, 0.73)
+        window.follow()
+        expect(window.told).to_contain_text("object 1 is not seen in frames")
+        window.press("Save the masks")
+        window.message("Saved in")
+        window.page.close()
+
+
+def test_what_is_no_video(window: Window, tmp_path: Path) -> None:
+    (tmp_path / "notes.mp4").write_text("buy milk\n" * 50)
+    window.tab("1 · Open")
+    window.upload("video", tmp_path / "notes.mp4")
+    window.message("notes.mp4")
+    expect(window.page.get_by_role("button", name="Make the workspace")).to_be_hidden()
+    for path, words in (("/etc/passwd", "--allow DIR"), ("gone.mp4", "no such video")):
+        window.page.get_by_label("… or its path on this machine").fill(path)
+        window.press("Look at it")
+        window.message(words)
+
+
+def test_an_edited_frame_of_another_size(
+    window: Window, workspace: Workspace, tmp_path: Path
+) -> None:
+    write_png(tmp_path / "small.png", np.zeros((50, 50, 3), np.uint8))
+    window.tab("3 · Edit")
+    window.upload("edited", tmp_path / "small.png")
+    window.message("50x50")
+    assert list(workspace.edits_dir.iterdir()) == []
+
+
+def test_running_without_an_edited_frame(window: Window, workspace: Workspace) -> None:
+    window.tab("4 · Run")
+    window.press("Train and infer")
+    window.message("is missing")
+    assert not workspace.job_record.exists()
+
+
+def test_a_full_disk_on_save(window: Window, server: Server, workspace: Workspace) -> None:
+    """The server may write no file of more than 100 bytes, as on a disk that is full."""
+    window.click(*BALL)
+    window.follow()
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+    window.press("Save the masks")
+    window.message("File too large")
+    assert not workspace.masks_dir.exists()
+    window.show(3)
+    window.click(0.9, 0.1)
+    expect(window.told).to_contain_text("still in this page")
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, unlimited)
+    window.press("Save the masks")
+    window.message("Saved in")
+    assert (read_labels(workspace.silhouette(3)) == read_labels(workspace.tracked(3))).all()
+    assert (workspace.tracking_dir / "before" / "00003.png").is_file()
+
+
+def test_two_tabs_on_one_workspace(
+    browser: Browser, window: Window, server: Server, workspace: Workspace
+) -> None:
+    other = Window.open(browser, server.address)
+    other.ready(9)
+    window.click(*BALL)
+    other.show(2)
+    other.press("new object")
+    other.click(0.9, 0.1)
+    window.follow()
+    other.press("Save the masks")
+    other.message("Saved in")
+    other.page.close()
+    assert set(np.unique(read_labels(workspace.silhouette(2)))) == {0, 1, 2}
+
+
+def test_closing_the_page_loses_nothing(
+    browser: Browser, server: Server, workspace: Workspace
+) -> None:
+    first = Window.open(browser, server.address)
+    first.ready(9)
+    first.click(*BALL)
+    first.press("Follow through the clip")
+    first.answered()
+    first.page.close()
+    second = Window.open(browser, server.address)
+    second.ready(9)
+    expect(second.page.get_by_role("button", name="Stop", exact=True).first).to_be_hidden(
+        timeout=60_000
+    )
+    expect(second.told).to_contain_text("followed to the end")
+    second.press("Undo")
+    second.answered()
+    assert not read_labels(workspace.tracked(8)).any()
+    assert read_labels(workspace.tracked(0)).any()
+    second.page.close()

@@ -1,0 +1,165 @@
+"""Driving the window in a real browser, as a person does."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from playwright.sync_api import Browser, Locator, Page, expect
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+SWITCHES = [
+    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+SCREENSHOTS = os.environ.get("MASKORA_SCREENSHOTS")  # a folder to keep pictures of the pages in
+
+
+@dataclass
+class Server:
+    """A running `maskora gui`."""
+
+    process: subprocess.Popen[str]
+    address: str
+
+
+@contextmanager
+def serving(folder: Path, *arguments: str) -> Iterator[Server]:
+    """Run `maskora gui` in a folder until the context is left."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "maskora", "gui", *arguments, "--port", str(port)]
+    with (folder / "gui.log").open("w") as log:
+        process = subprocess.Popen(
+            [*command, "--no-browser"], cwd=folder, stdout=log, stderr=log, text=True
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _wait_for(address, process, folder / "gui.log")
+        yield Server(process, address)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _wait_for(address: str, process: subprocess.Popen[str], log: Path) -> None:
+    for _ in range(600):
+        assert process.poll() is None, log.read_text()
+        try:
+            urllib.request.urlopen(address).close()
+        except urllib.error.URLError:
+            time.sleep(0.1)
+        else:
+            return
+    raise AssertionError(f"{address} does not answer: {log.read_text()}")
+
+
+@dataclass
+class Window:
+    """One tab.
+
+    Attributes:
+        errors: what the console called an error, uncaught exceptions, and requests to others.
+    """
+
+    page: Page
+    address: str
+    errors: list[str] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, browser: Browser, address: str, width: int = 1440, height: int = 900) -> "Window":
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.set_default_timeout(60_000)
+        window = cls(page, address)
+        page.on("console", lambda m: window._note(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda error: window._note(str(error)))
+        page.on("request", lambda request: window._check(request.url))
+        page.goto(address)
+        return window
+
+    def _note(self, text: str) -> None:
+        self.errors.append(text)
+
+    def _check(self, url: str) -> None:
+        if not url.startswith((self.address, "data:", "blob:")):
+            self._note(f"request to {url}")
+
+    @property
+    def canvas(self) -> Locator:
+        return self.page.locator("#viewer canvas")
+
+    @property
+    def told(self) -> Locator:
+        return self.page.locator("#viewer .told")
+
+    def tab(self, name: str) -> None:
+        self.page.get_by_role("tab", name=name).click()
+
+    def press(self, name: str) -> None:
+        self.page.get_by_role("button", name=name, exact=True).click()
+
+    def upload(self, where: str, file: Path) -> None:
+        """Give a file to one of the page's drop areas."""
+        self.page.locator(f"#{where} input[type=file]").set_input_files(file)
+
+    def ready(self, frames: int) -> None:
+        """Wait until the viewer has all frames."""
+        expect(self.canvas).to_have_attribute("data-loaded", str(frames), timeout=60_000)
+
+    def show(self, frame: int) -> None:
+        """Move the scrubber."""
+        self.page.locator("#viewer input[type=range]").fill(str(frame))
+        expect(self.canvas).to_have_attribute("data-frame", str(frame))
+
+    def click(self, x: float, y: float, button: str = "left") -> None:
+        """Click the picture at a share of its width and height, and wait for the answer."""
+        box = self.canvas.bounding_box()
+        assert box is not None
+        place = box["x"] + x * box["width"], box["y"] + y * box["height"]
+        self.page.mouse.click(*place, button=button)  # type: ignore[arg-type]
+        self.answered()
+
+    def drag(self, x0: float, y0: float, x1: float, y1: float) -> None:
+        """Draw a box, in shares of the picture."""
+        box = self.canvas.bounding_box()
+        assert box is not None
+        self.press("▭ Box")
+        self.page.mouse.move(box["x"] + x0 * box["width"], box["y"] + y0 * box["height"])
+        self.page.mouse.down()
+        self.page.mouse.move(box["x"] + x1 * box["width"], box["y"] + y1 * box["height"], steps=4)
+        self.page.mouse.up()
+        self.answered()
+
+    def answered(self) -> None:
+        """Wait until the last action is through."""
+        self.page.wait_for_function(
+            "!document.querySelector('#viewer canvas').dataset.waiting", timeout=120_000
+        )
+
+    def follow(self) -> None:
+        """Follow the objects to the end."""
+        self.press("Follow through the clip")
+        self.answered()
+        expect(self.page.get_by_role("button", name="Stop", exact=True).first).to_be_hidden(
+            timeout=240_000
+        )
+
+    def message(self, text: str) -> None:
+        """Wait for a message on the page."""
+        expect(self.page.get_by_text(text).first).to_be_visible(timeout=60_000)
+
+    def picture(self, name: str) -> None:
+        """Keep a picture of the page where MASKORA_SCREENSHOTS names a folder."""
+        if SCREENSHOTS:
+            width = self.page.viewport_size["width"] if self.page.viewport_size else 0
+            path = Path(SCREENSHOTS) / f"{name}-{width}.png"
+            self.page.screenshot(path=str(path), full_page=True)
