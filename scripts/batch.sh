@@ -9,7 +9,8 @@ Usage: scripts/batch.sh JOBS_DIR [OUT_DIR] [-- options for every job]
 Runs scripts/edit.sh on every sub-folder of JOBS_DIR, in the order of their names. A job is
 
   video.mp4 (.mov, .mkv, .webm)     the source video
-  box.txt  or  mask/                the box X,Y,W,H in pixels of the video, or a folder of masks
+  box.txt, clicks.txt or mask/      the box X,Y,W,H in pixels of the video; or points to follow, a
+                                    line FRAME,X,Y,+ or FRAME,X,Y,- each; or a folder of masks
   edited.png (.jpg, .jpeg, .webp)   the edited first frame
   keyframes/N.png (…)               more edited frames, N the frame's number     (optional)
   caption.txt, edited_caption.txt   what the source and the edit show            (optional)
@@ -53,14 +54,24 @@ collect() {
     local job=$1 output=$2 video edited image frame option value
     video=$(one_of video "$job"/video.{mp4,mov,mkv,webm}) || return
     edited=$(one_of "edited frame" "$job"/edited.{png,jpg,jpeg,webp}) || return
-    if [[ -f $job/box.txt && -d $job/mask ]] || [[ ! -f $job/box.txt && ! -d $job/mask ]]; then
-        echo "batch.sh: expected either box.txt or the folder mask" >&2
-        return 1
-    elif [[ -d $job/mask ]]; then
-        call=("$video" "$edited" "$output" --mask "$job/mask")
-    else
-        call=("$video" "$(tr -d '[:space:]' <"$job/box.txt")" "$edited" "$output")
-    fi
+    local places=()
+    for option in box.txt clicks.txt mask; do
+        [[ ! -e $job/$option ]] || places+=("$option")
+    done
+    case ${places[*]} in
+        mask) call=("$video" "$edited" "$output" --mask "$job/mask") ;;
+        box.txt) call=("$video" "$(tr -d '[:space:]' <"$job/box.txt")" "$edited" "$output") ;;
+        clicks.txt)
+            call=("$video" "$edited" "$output")
+            while read -r value || [[ -n $value ]]; do
+                [[ -z $value || $value == \#* ]] || call+=(--click "$value")
+            done < <(tr -d '\r' <"$job/clicks.txt")
+            ;;
+        *)
+            echo "batch.sh: expected one of box.txt, clicks.txt and the folder mask" >&2
+            return 1
+            ;;
+    esac
     call+=(--workspace "${output%.mp4}.work" "${common[@]}")
     [[ ! -f $job/caption.txt ]] || call+=(--caption "$(<"$job/caption.txt")")
     [[ ! -f $job/edited_caption.txt ]] || call+=(--edited-caption "$(<"$job/edited_caption.txt")")

@@ -6,18 +6,21 @@ usage() {
     cat <<'HELP'
 Usage: scripts/edit.sh VIDEO X,Y,W,H EDITED_FRAME OUT.mp4 [options]
        scripts/edit.sh VIDEO --mask PATH EDITED_FRAME OUT.mp4 [options]
+       scripts/edit.sh VIDEO --click FRAME,X,Y,+ EDITED_FRAME OUT.mp4 [options]
 
 Carries an edit of a video's first frame through the clip: prepares the workspace, trains on this
 one clip, and writes the edited video.
 
   VIDEO           the source video, or a folder of images
-  X,Y,W,H         the box of the edit, in pixels of the video; --mask takes its place
+  X,Y,W,H         the box of the edit, in pixels of the video; --mask or --click takes its place
   EDITED_FRAME    the clip's first frame, edited: png, jpg or webp, in the video's size or the
                   workspace's
   OUT.mp4         the edited video
 
 Options (anywhere on the line; a lone -- is ignored)
   --mask PATH             a folder of mask images, or a mask video, instead of the box
+  --click FRAME,X,Y,+     a point of the object, which is followed through the clip instead of the
+                          box; - instead of + is a point beside it; repeatable (maskora track)
   --keyframe N=IMAGE      another edited frame: frame N of the workspace; repeatable
   --base FILE             the configuration to start from (configs/NAME.toml)
   --frames N              length of the clip, 4k+1
@@ -44,7 +47,7 @@ fail() {
 
 say() { echo "edit.sh: $1"; }
 
-places=() prepare_options=() settings=() keyframes=()
+places=() prepare_options=() settings=() keyframes=() clicks=()
 mask="" workspace=""
 
 # Sorts the command line into the variables above.
@@ -53,7 +56,7 @@ read_arguments() {
         case $1 in
             --help | -h) usage && exit 0 ;;
             --) shift && continue ;;
-            --mask | --workspace | --keyframe | --set | \
+            --mask | --click | --workspace | --keyframe | --set | \
                 --base | --frames | --size | --caption | --edited-caption)
                 (($# >= 2)) || fail "$1 needs a value (--help lists the options)"
                 read_option "$1" "$2"
@@ -73,6 +76,7 @@ read_arguments() {
 read_option() {
     case $1 in
         --mask) mask=$2 ;;
+        --click) clicks+=("$1" "$2") ;;
         --workspace) workspace=$2 ;;
         --keyframe) keyframes+=("$2") ;;
         --set) settings+=("$1" "$2") ;;
@@ -106,11 +110,15 @@ place_edit() {
 read_arguments "$@"
 expected=4 wanted="VIDEO X,Y,W,H EDITED_FRAME OUT.mp4"
 [[ -z $mask ]] || { expected=3 wanted="VIDEO EDITED_FRAME OUT.mp4 beside --mask"; }
+((${#clicks[@]} == 0)) || { expected=3 wanted="VIDEO EDITED_FRAME OUT.mp4 beside --click"; }
+[[ -z $mask ]] || ((${#clicks[@]} == 0)) || fail "--mask and --click: give one of them"
 ((${#places[@]} == expected)) || fail "expected $wanted, got ${#places[@]} of them (see --help)"
 
 video=${places[0]} edited=${places[-2]} output=${places[-1]}
 region=(--mask "$mask")
-if [[ -z $mask ]]; then
+if ((${#clicks[@]})); then
+    region=()
+elif [[ -z $mask ]]; then
     box=${places[1]}
     [[ $box =~ ^[0-9]+(,[0-9]+){3}$ ]] || fail "the box is written X,Y,W,H in pixels, not $box"
     region=(--box "$box")
@@ -137,6 +145,10 @@ else
     say "preparing $workspace"
     "${maskora[@]}" prepare "$video" "$workspace" "${region[@]}" \
         "${prepare_options[@]}" "${settings[@]}"
+fi
+if ((${#clicks[@]})) && [[ ! -f $workspace/masks/masks.json ]]; then
+    say "following what was clicked"
+    "${maskora[@]}" track "$workspace" "${clicks[@]}" "${run_settings[@]}"
 fi
 
 place_edit 0 "$edited"

@@ -58,6 +58,8 @@ def test_help(name: str, tmp_path: Path) -> None:
         ("clip.mp4 1,2,3,4 edited.png out.mp4 --frame 17", "unknown option --frame"),
         ("clip.mp4 1,2,3,4 edited.png out.mp4 --frames", "--frames needs a value"),
         ("clip.mp4 1,2,3,4 edited.png out.mp4 --mask clip.mp4", "beside --mask, got 4"),
+        ("clip.mp4 1,2,3,4 edited.png out.mp4 --click 0,1,1,+", "beside --click, got 4"),
+        ("clip.mp4 edited.png out.mp4 --click 0,1,1,+ --mask m", "--mask and --click"),
         ("clip.mp4 edited.png out.mp4 --mask none", "no such mask: none"),
         ("clip.mp4 1,2,3,4 edited.png out.mp4 -- --keyframe edited.png", "written N=IMAGE"),
         ("clip.mp4 1,2,3,4 edited.png out.mp4 --keyframe=9=no.png", "no such image: no.png"),
@@ -113,7 +115,7 @@ def test_batch_reports_every_failing_job(tmp_path: Path) -> None:
         "expected one video, found 0 (of video.mp4 video.mov video.mkv video.webm)",
         "the box is written X,Y,W,H in pixels, not 1,2,3",
         "expected one video, found 2 (of video.mp4 video.mov video.mkv video.webm)",
-        "expected either box.txt or the folder mask",
+        "expected one of box.txt, clicks.txt and the folder mask",
         "unknown option --colour (--help lists the options)",
     ]
     for row in table:
@@ -141,8 +143,10 @@ def test_batch_edits_the_good_job_and_reports_the_bad_one(tmp_path: Path) -> Non
     settings += ["inference.steps=2", "optimizer.type=adamw"]
     for setting in settings:
         small += ["--set", setting]
-    for name, box in (("bad", "500,500,16,16"), ("good", "16,16,32,32")):
-        make_job(tmp_path / "jobs" / name, box__txt=box)
+    make_job(tmp_path / "jobs" / "bad", box__txt="500,500,16,16")
+    make_job(tmp_path / "jobs" / "clicked", clicks__txt="# the square\n0,24,24,+\n0,4,4,-\n")
+    make_job(tmp_path / "jobs" / "good", box__txt="16,16,32,32")
+    for name in ("bad", "clicked", "good"):
         make_clip(tmp_path / "jobs" / name / "video.mp4")
         (tmp_path / "jobs" / name / "keyframes").mkdir()
         red_HWC = np.full((64, 64, 3), (200, 0, 0), np.uint8)
@@ -154,10 +158,11 @@ def test_batch_edits_the_good_job_and_reports_the_bad_one(tmp_path: Path) -> Non
 
     for result in (first, again):
         log = (tmp_path / "out" / "good.log").read_text()
-        bad, good = (line.split(maxsplit=3) for line in result.stdout.splitlines()[-2:])
+        bad, clicked, good = (line.split(maxsplit=3) for line in result.stdout.splitlines()[-3:])
         assert result.returncode == 1
         assert (bad[0], bad[1]) == ("bad", "failed")
         assert (good[0], good[1], good[3]) == ("good", "ok", "out/good.mp4"), log
+        assert (clicked[0], clicked[1], clicked[3]) == ("clicked", "ok", "out/clicked.mp4")
     assert "prepared already" in log
     assert frame_count(tmp_path / "out" / "good.mp4") == 9
     assert (tmp_path / "out" / "good.work" / "edits" / "00004.png").is_file()
