@@ -72,7 +72,7 @@ def test_the_dog_from_a_video_to_the_result(
         page.get_by_label("Frames").first.fill("21")
         page.get_by_label("Size").fill("320x176")
         page.get_by_label("Size").press("Enter")
-        page.get_by_label("Base").click()
+        page.get_by_role("combobox", name="Base").click()
         page.get_by_role("option", name="tiny").click()
         page.get_by_label("Model folder or hub id").fill(str(tiny_model))
         window.picture("begin")
