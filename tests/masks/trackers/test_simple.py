@@ -154,6 +154,23 @@ def test_a_box_is_where_the_object_ends(ball: np.ndarray) -> None:
     assert bottom <= y + 31
 
 
+def test_what_belongs_to_another_object_is_not_taken(ball: np.ndarray) -> None:
+    x, y = ball_centre(0)
+    before_HW = nothing_on(ball)
+    before_HW[:, : round(x)][draw_mask(0)[:, : round(x)] > 0] = 2  # the ball's left half
+    found_HW = SimpleTracker(ball).segment(0, [Click(0, x + 12, y)], before_HW)[1]
+    assert found_HW.any()
+    assert not (found_HW & (before_HW == 2)).any()
+
+
+def test_a_box_ends_what_is_there_already_too(ball: np.ndarray) -> None:
+    x, y = ball_centre(0)
+    before_HW = draw_mask(0)
+    found_HW = SimpleTracker(ball).segment(0, [Box(0, x - 30, y - 30, 30, 60)], before_HW)[1]
+    assert found_HW.any()
+    assert silhouette_box(found_HW)[2] <= x + 1
+
+
 places = st.tuples(st.integers(0, 899), st.integers(0, 599))
 
 
