@@ -15,6 +15,7 @@ from gui_mask.session import Session
 from gui_mask.supervise import What
 
 EVERY = 2.0  # seconds between two looks at the work
+LOG_LINES = 14
 NOTHING_YET = "Nothing was started here yet."
 
 
@@ -38,10 +39,8 @@ def build(desk: Desk, token: gr.State, edit: gr.Dropdown, tab: gr.Tab) -> None:
                 color="stage", height=220, label="Loss", visible=False,
             )  # fmt: skip
             result = gr.HTML()
-            log = gr.HTML(
-                label="Log", show_label=True, container=True, max_height=260, autoscroll=True,
-                elem_classes="log",
-            )  # fmt: skip
+            gr.Markdown("### The end of the log")
+            log = gr.HTML(container=True, elem_classes="log")
     timer = gr.Timer(EVERY, active=False)
     shown = [status, log, loss, result, stop, timer]
 
@@ -98,7 +97,7 @@ def _shown(session: Session | None, state: RunState | None) -> list[Any]:
     stop = gr.Button("Stop at once" if stopping else "Stop", interactive=state.is_active)
     return [
         _told(state),
-        _preformatted("\n".join(state.log)),
+        _preformatted("\n".join(state.log[-LOG_LINES:])),
         _losses(state),
         _result(session, state),
         stop,

@@ -47,6 +47,7 @@ function start(news) {
   object = news.objects[0] || 1;
   canvas.width = news.width;
   canvas.height = news.height;
+  canvas.style.setProperty("--aspect", news.width / news.height);
   slider.max = news.count - 1;
   find(".empty").hidden = true;
   images = Array.from({ length: news.count }, () => new Image());

@@ -132,7 +132,7 @@ class Window:
         """Draw a box, in shares of the picture."""
         box = self.canvas.bounding_box()
         assert box is not None
-        self.press("▭ Box")
+        self.press("Box")
         self.page.mouse.move(box["x"] + x0 * box["width"], box["y"] + y0 * box["height"])
         self.page.mouse.down()
         self.page.mouse.move(box["x"] + x1 * box["width"], box["y"] + y1 * box["height"], steps=4)
