@@ -30,6 +30,7 @@ NAMES: dict[What, tuple[Name, ...]] = {
 }  # fmt: skip
 INTERRUPTED = (130, -signal.SIGINT)  # what a command ends with after Ctrl-C
 LOOK_EVERY = 0.2  # seconds
+HEARD_WITHIN = 5.0  # seconds, or it is interrupted again
 
 
 class Process(BaseModel):
@@ -107,7 +108,7 @@ class Supervisor:
     def listen(self) -> None:
         """From now on, an interruption is passed on instead of ending this process."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._ask)
+            signal.signal(number, self.interrupt)
 
     def run(self) -> None:
         """All of it, and write down how it ended."""
@@ -130,20 +131,36 @@ class Supervisor:
             stderr=subprocess.STDOUT, env={**os.environ, "TQDM_MININTERVAL": "1"},
         )  # fmt: skip
         self._note(name=name, command=identify(process.pid), exit_code=None)
-        passed_on = 0
-        while True:
-            try:
-                code = process.wait(LOOK_EVERY)
-                break
-            except subprocess.TimeoutExpired:
-                if passed_on < self._asked:
-                    process.send_signal(signal.SIGINT)
-                    passed_on += 1
-                    self._note(asked_to_stop=True)
+        code = self.wait(process)
         self._note(command=None, exit_code=code)
         return code
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def wait(self, process: subprocess.Popen[bytes]) -> int:
+        """A command's exit code; as often as this process is interrupted, so is the command."""
+        passed_on, sent_at, log_size = 0, 0.0, 0
+        while True:
+            try:
+                return process.wait(LOOK_EVERY)
+            except subprocess.TimeoutExpired:
+                unheard = passed_on > 0 and not self._was_heard(sent_at, log_size)
+                if passed_on == self._asked and not unheard:
+                    continue
+            if not passed_on:
+                log_size = os.fstat(self._out.fileno()).st_size
+            process.send_signal(signal.SIGINT)
+            sent_at, passed_on = time.monotonic(), self._asked
+            self._note(asked_to_stop=True)
+
+    def _was_heard(self, sent_at: float, log_size: int) -> bool:
+        """Python drops an interruption that falls into a destructor; who heard it says so."""
+        if time.monotonic() - sent_at < HEARD_WITHIN:
+            return True
+        with self._workspace.job_log.open("rb") as file:
+            file.seek(log_size)
+            return b"interrupted" in file.read()
+
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
+        """The handler of signals."""
         self._asked += 1
 
     def _note(self, **changes: object) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from gui_mask import runs
+from gui_mask import runs, supervise
 from gui_mask.joblog import Progress, complaint, last_command, last_progress, read_lines
 from gui_mask.runs import RunState
-from gui_mask.supervise import Job, Process, identify, store
+from gui_mask.supervise import Job, Process, Supervisor, identify, store
 from maskora.errors import Fault, UserError
 from maskora.training.checkpoint import RunFolder
 from maskora.video.probe import probe
@@ -280,6 +280,41 @@ def test_a_dead_process_that_nobody_has_asked_about_does_not_live() -> None:
         time.sleep(0.05)
     assert identify(process.pid) is None, "it is a zombie"
     process.wait()
+
+
+@pytest.mark.parametrize(
+    ("says", "times"), [("", 2), ("print('interrupted', flush=True); time.sleep(2)", 1)]
+)
+def test_an_interruption_that_got_lost_is_repeated_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, times: int
+) -> None:
+    """In a destructor, Python prints KeyboardInterrupt and goes on."""
+    monkeypatch.setattr(supervise, "HEARD_WITHIN", 0.5)
+    workspace, own = Workspace(tmp_path), identify(os.getpid())
+    assert own is not None
+    workspace.job_log.parent.mkdir()
+    job = Job(what="train", edit=None, started=0, name="train", supervisor=own)
+    code = f"""
+import signal, sys, time
+count = 0
+def note(number, frame):
+    global count
+    count += 1
+signal.signal(signal.SIGINT, note)
+print("ready", flush=True)
+while count < {times}:
+    time.sleep(0.05)
+{says}
+sys.exit(100 + count)
+"""
+    with workspace.job_log.open("a") as out:
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=out)
+        while not workspace.job_log.read_text():
+            time.sleep(0.05)
+        supervisor = Supervisor(workspace, job, out)
+        supervisor.interrupt(signal.SIGINT, None)
+        assert supervisor.wait(process) == 100 + times
+    assert job_of(workspace).asked_to_stop
 
 
 def test_a_damaged_record_is_told(tmp_path: Path) -> None:
