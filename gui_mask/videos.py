@@ -13,6 +13,7 @@ from maskora.errors import UserError
 from maskora.video.limits import Limits
 from maskora.video.probe import VideoInfo, probe
 from maskora.video.read import read_frames
+from maskora.video.untrusted import check_untrusted
 from maskora.workspace import Workspace
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -81,10 +82,15 @@ class Clip:
 
 
 def look(upload: str | None, typed: str, places: Places, limits: Limits) -> Clip:
-    """Find out what a video is: an uploaded one within limits, or one at an allowed place."""
-    if upload:
-        return Clip(probe(Path(upload), limits=limits), uploaded=True)
-    return Clip(probe(places.resolve(typed)), uploaded=False)
+    """Find out what a video is, uploaded or at an allowed place, within limits. Raises UserError.
+
+    A file is walked through once in a process of its own before this one opens it.
+    """
+    path = Path(upload) if upload else places.resolve(typed)
+    if path.is_dir():
+        return Clip(probe(path, limits=limits), uploaded=False)
+    check_untrusted(path, limits)
+    return Clip(probe(path, limits=limits), uploaded=bool(upload))
 
 
 @contextmanager

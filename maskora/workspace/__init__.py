@@ -3,74 +3,28 @@
 import logging
 import re
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
-from typing import Literal, TypeVar
-
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveInt,
-    ValidationError,
-    field_validator,
-)
+from typing import Literal
 
 from maskora.errors import UserError
 from maskora.files import write_text
+from maskora.workspace.records import MaskRecord, Source, TrackingRecord, read_record
+
+__all__ = [
+    "EditFiles",
+    "MaskRecord",
+    "Source",
+    "Stage",
+    "TrackingRecord",
+    "Workspace",
+    "caption_beside",
+]
 
 log = logging.getLogger("maskora")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 RESERVED = ("seed-", "step-", "tensorboard")  # names that runs and outputs use themselves
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 Stage = Literal["motion", "appearance"]
-
-
-class Source(BaseModel):
-    """source.json: where the frames come from and how they lie in the original."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    origin: str
-    start: int = Field(ge=0)
-    every: int = Field(ge=1)
-    frames: int = Field(ge=1)
-    fps: str
-    original_size: tuple[PositiveInt, PositiveInt]
-    size: tuple[PositiveInt, PositiveInt]
-    cell: int = Field(ge=1)
-    fit: str
-    region: tuple[int, int, PositiveInt, PositiveInt]
-
-    @field_validator("fps")
-    @classmethod
-    def _is_a_rate(cls, fps: str) -> str:
-        if not re.fullmatch(r"[0-9]+(/[0-9]*[1-9][0-9]*)?", fps) or Fraction(fps) <= 0:
-            raise ValueError(f"{fps!r} is no frame rate")
-        return fps
-
-    @property
-    def rate(self) -> Fraction:
-        """Frames per second of the chosen frames."""
-        return Fraction(self.fps)
-
-
-class TrackingRecord(BaseModel):
-    """tracking/clicks.json: what the person pointed at, in pixels of the original."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    prompts: tuple[dict[Literal["click", "box"], str], ...]
-
-
-class MaskRecord(BaseModel):
-    """masks/masks.json: what the final masks were made from, so that a change is noticed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    settings: str
-    silhouettes: str
-    masks: str
 
 
 @dataclass(frozen=True)
@@ -177,17 +131,17 @@ class Workspace:
                 f"{self.root} is not a prepared workspace ({self.source_record} is missing): "
                 f"run maskora prepare VIDEO {self.root}"
             )
-        return _read_record(Source, self.source_record)
+        return read_record(Source, self.source_record)
 
     def read_mask_record(self) -> MaskRecord:
         """Read masks.json. Raises UserError where it is missing or damaged."""
-        return _read_record(MaskRecord, self.mask_record)
+        return read_record(MaskRecord, self.mask_record)
 
     def read_tracking(self) -> TrackingRecord | None:
         """Read clicks.json; None where nothing was pointed at yet. Raises UserError."""
         if not self.tracking_record.is_file():
             return None
-        return _read_record(TrackingRecord, self.tracking_record, "remove the folder, click again")
+        return read_record(TrackingRecord, self.tracking_record, "remove the folder, click again")
 
     def write_source(self, source: Source) -> None:
         """Write source.json."""
@@ -220,21 +174,6 @@ class Workspace:
             if caption.stem not in known:
                 log.warning("note: %s has no edited frame beside it", caption)
         return EditFiles(folder, images)
-
-
-Record = TypeVar("Record", bound=BaseModel)
-
-
-def _read_record(
-    kind: type[Record],
-    path: Path,
-    remedy: str = "run maskora prepare again, with --overwrite (edits/ stay)",
-) -> Record:
-    try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, UnicodeDecodeError, ValidationError) as error:
-        what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
-        raise UserError(f"{path} {what}: {remedy}") from None
 
 
 def caption_beside(image: Path) -> str | None:
