@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
+from maskora.config import set_values
 from maskora.masks.files import read_labels
 from maskora.video.images import read_image, write_png
 from maskora.video.probe import probe
@@ -18,6 +19,8 @@ from maskora.video.write import write_mp4
 from maskora.workspace import Workspace
 from tests.gui_mask.clips import make_workspace
 from tests.gui_mask.window import CHROMIUM, SWITCHES, Server, Window, serving
+from tests.masks.trackers.tiny_sam2 import write_tiny_sam2
+from tests.tiny_florence import write_tiny_florence
 
 pytestmark = [
     pytest.mark.slow,
@@ -314,6 +317,33 @@ def test_two_tabs_on_one_workspace(
     other.message("Saved in")
     other.page.close()
     assert set(np.unique(read_labels(workspace.silhouette(2)))) == {0, 1, 2}
+
+
+def test_sam2_and_the_captioner(window: Window, workspace: Workspace, tmp_path: Path) -> None:
+    """Real classes with random weights: what they answer is noise, that they answer is not."""
+    write_tiny_sam2(tmp_path / "sam2")
+    write_tiny_florence(tmp_path / "florence")
+    set_values(workspace.config, {"caption.model": str(tmp_path / "florence")})
+    window.press("Tracker ▼")
+    window.page.get_by_label("SAM2: needs a checkpoint").check()
+    window.page.get_by_label("SAM2 checkpoint").fill("nowhere/at/all")
+    window.press("Use this tracker")
+    window.message("From now on: sam2.")
+    window.click(*BALL)
+    expect(window.told).to_contain_text("[tracker] checkpoint")
+    window.page.get_by_label("SAM2 checkpoint").fill("./sam2")
+    window.press("Use this tracker")
+    window.page.wait_for_timeout(500)
+    window.click(*BALL)
+    expect(window.told).to_have_text("")
+    window.follow()
+    assert workspace.tracked(8).is_file()
+    window.tab("3 · Edit")
+    window.page.get_by_role("button", name="Write it for me").first.click()
+    window.message("The caption is kept.")
+    written = workspace.source_frame(0).with_suffix(".txt").read_text().strip()
+    assert written
+    expect(window.page.get_by_label("Caption of the source")).to_have_value(written)
 
 
 def test_closing_the_page_loses_nothing(
