@@ -6,7 +6,11 @@ import gradio as gr
 
 from gui_mask.answers import explain
 from gui_mask.desk import Desk, summary
-from gui_mask.pages import editing, mask, opening, running
+from gui_mask.pages.editing import EditPage
+from gui_mask.pages.events import SILENT
+from gui_mask.pages.mask import MaskPage
+from gui_mask.pages.opening import OpeningPage
+from gui_mask.pages.running import RunPage
 from maskora.files import digest
 
 INTRODUCTION = "Open a workspace, or make one from a video."
@@ -38,18 +42,18 @@ def build(desk: Desk) -> gr.Blocks:
 
             entered = [token, last, head, tabs]
             with gr.Tab("1 · Open", id="open"):
-                opening.build(desk, enter, entered)
+                OpeningPage(desk, enter, entered)
             with gr.Tab("2 · Mask", id="mask"):
-                mask.build(desk, token)
+                MaskPage(desk, token)
             with gr.Tab("3 · Edit", id="edit"):
-                edit = editing.build(desk, token)
+                edit = EditPage(desk, token).edit
             with gr.Tab("4 · Run", id="run") as run:
-                running.build(desk, token, edit, run)
+                RunPage(desk, token, edit, run)
 
         def load(last: str) -> list[Any]:
             with explain() as told:
                 return enter(last or desk.first) if last or desk.first else [gr.skip()] * 4
             return ["", "", f"{INTRODUCTION} ({told.text})", gr.skip()]
 
-        app.load(load, last, entered, api_visibility="private", show_progress="hidden")
+        app.load(load, last, entered, **SILENT)
     return app

@@ -6,6 +6,7 @@ from pathlib import Path
 from gui_mask.places import Places
 from gui_mask.session import Session
 from gui_mask.sessions import Sessions
+from maskora.hub import is_hub_id
 from maskora.video.limits import Limits
 
 
@@ -30,6 +31,15 @@ class Desk:
     def session(self, token: str) -> Session:
         """The page's workspace. Raises UserError where it is no longer open."""
         return self.sessions.get(token)
+
+    def model(self, text: str) -> str:
+        """A model as a person names it: a folder or file that may be used, or a hub id as it is.
+
+        Raises:
+            UserError: it names a place that may not be used.
+        """
+        looks_local = text.startswith(("/", "~", ".")) or Path(text).exists()
+        return str(self.places.resolve(text)) if looks_local or not is_hub_id(text) else text
 
     def room(self, token: str) -> Path:
         """A session's own part of `scratch`."""

@@ -7,6 +7,7 @@ import gradio as gr
 from gui_mask import edits
 from gui_mask.answers import told_on_page
 from gui_mask.desk import Desk
+from gui_mask.pages.events import PRIVATE
 from gui_mask.session import Session
 from maskora.commands.captions import write_captions
 from maskora.workspace import caption_beside
@@ -39,8 +40,8 @@ def caption_box(desk: Desk, token: str, image: Path, label: str) -> None:
         keep_it(told)
         return told
 
-    keep.click(keep_it, text, None, api_visibility="private")
-    write.click(write_it, None, text, api_visibility="private")
+    keep.click(keep_it, text, None, **PRIVATE)
+    write.click(write_it, None, text, **PRIVATE)
 
 
 def _otherwise(session: Session, image: Path) -> str:

@@ -1,7 +1,6 @@
 """The first page: open a workspace, or make one from a video."""
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -9,6 +8,7 @@ import numpy as np
 
 from gui_mask.answers import told_on_page
 from gui_mask.desk import Desk
+from gui_mask.pages.events import PRIVATE, SILENT
 from gui_mask.videos import BASES, Clip, keep_upload, look
 from maskora.commands.prepare import prepare_workspace
 
@@ -21,104 +21,125 @@ SIZES = [
 ]
 
 
-def build(desk: Desk, enter: Callable[[str], list[Any]], entered: list[Any]) -> None:
-    """Lay the page out and wire it; `entered` are the components that `enter` answers for."""
-    with gr.Row():
-        with gr.Column(min_width=320):
-            gr.Markdown("### Go on with a workspace")
-            root = gr.Textbox(label="Workspace folder", placeholder="my-edit", value=desk.first)
-            go = gr.Button("Open")
-        with gr.Column(min_width=420, scale=2):
-            gr.Markdown("### Begin with a video")
-            _new(desk, enter, entered)
-    private: dict[str, Any] = {"api_visibility": "private"}
-    gr.on([go.click, root.submit], told_on_page(enter), root, entered, **private)
+class OpeningPage:
+    """Its widgets, and what they do.
 
+    Args:
+        enter: opens a workspace by its path, and answers for the components `entered`.
+    """
 
-def _new(desk: Desk, enter: Callable[[str], list[Any]], entered: list[Any]) -> None:
-    with gr.Row():
-        upload = gr.File(
-            label="A video from your computer", file_types=["video"], height=150, elem_id="video"
-        )
-        with gr.Column():
-            typed = gr.Textbox(label="… or its path on this machine", placeholder="walk.mp4")
-            seek = gr.Button("Look at it", size="sm")
-    clip = gr.State(None)
-    with gr.Column(visible=False) as details:
-        told = gr.Markdown()
+    def __init__(self, desk: Desk, enter: Callable[[str], list[Any]], entered: list[Any]) -> None:
+        self.desk, self.enter = desk, told_on_page(enter)
         with gr.Row():
-            picture = gr.Image(
+            with gr.Column(min_width=320):
+                gr.Markdown("### Go on with a workspace")
+                root = gr.Textbox(label="Workspace folder", placeholder="my-edit", value=desk.first)
+                go = gr.Button("Open")
+            with gr.Column(min_width=420, scale=2):
+                gr.Markdown("### Begin with a video")
+                self._lay_out_video()
+                with gr.Column(visible=False) as self.details:
+                    self._lay_out_details()
+        self.clip = gr.State(None)
+        gr.on([go.click, root.submit], self.enter, root, entered, **PRIVATE)
+        self._wire(entered)
+
+    def _lay_out_video(self) -> None:
+        with gr.Row():
+            self.upload = gr.File(
+                label="A video from your computer", file_types=["video"], height=150,
+                elem_id="video",
+            )  # fmt: skip
+            with gr.Column():
+                self.typed = gr.Textbox(
+                    label="… or its path on this machine", placeholder="walk.mp4"
+                )
+                self.seek = gr.Button("Look at it", size="sm")
+
+    def _lay_out_details(self) -> None:
+        self.told = gr.Markdown()
+        with gr.Row():
+            self.picture = gr.Image(
                 label="First frame", interactive=False, height=260, format="jpeg",
                 buttons=["fullscreen"],
             )  # fmt: skip
             with gr.Column():
-                start = gr.Number(0, label="First frame", precision=0, minimum=0)
-                every = gr.Number(1, label="Take every n-th frame", precision=0, minimum=1)
-                frames = gr.Slider(
-                    5, 81, 49, step=4, label="Frames", info="always 4k+1; the bases know up to 81"
-                )
-                size = gr.Dropdown(
+                self.start = gr.Number(0, label="Begin at frame", precision=0, minimum=0)
+                self.every = gr.Number(1, label="Take every n-th frame", precision=0, minimum=1)
+                self.frames = gr.Slider(5, 81, 49, step=4, label="Frames", info=FRAMES_TOLD)
+                self.size = gr.Dropdown(
                     SIZES, value="auto", label="Size", allow_custom_value=True,
                     info="or WIDTHxHEIGHT on the model's grid",
                 )  # fmt: skip
         with gr.Row():
-            base = gr.Dropdown([*BASES], label="Base", value=next(iter(BASES)))
-            model = gr.Textbox(
+            self.base = gr.Dropdown([*BASES], label="Base", value=next(iter(BASES)))
+            self.model = gr.Textbox(
                 label="Model folder or hub id", info="empty: as the base's configuration says"
             )
-        target = gr.Textbox(label="Workspace folder to make")
-        make = gr.Button("Make the workspace", variant="primary")
+        self.target = gr.Textbox(label="Workspace folder to make")
+        self.make = gr.Button("Make the workspace", variant="primary")
+
+    def _wire(self, entered: list[Any]) -> None:
+        found = [self.clip, self.told, self.picture, self.frames, self.target, self.details]
+        self.upload.upload(self.find_upload, self.upload, found, **PRIVATE)
+        gr.on([self.seek.click, self.typed.submit], self.find_typed, self.typed, found, **PRIVATE)
+        span = [self.clip, self.start, self.every, self.frames]
+        gr.on(
+            [self.start.change, self.every.change], self.change_span, span,
+            [self.frames, self.picture], **SILENT,
+        )  # fmt: skip
+        given = [*span, self.size, self.base, self.model, self.target]
+        self.make.click(self.make_workspace, given, entered, **PRIVATE)
 
     @told_on_page
-    def found(upload: str | None, typed: str) -> list[Any]:
-        new = look(upload, typed, desk.places, desk.limits)
-        longest, first = new.longest(0, 1), new.first_frame()
-        slider = gr.Slider(5, longest, min(49, longest), step=4)
-        return [new, new.told(), first, slider, new.suggested(desk.places), gr.Column(visible=True)]
+    def find_upload(self, upload: str) -> list[Any]:
+        """Look at an uploaded video."""
+        return self._found(look(upload, "", self.desk.places, self.desk.limits))
 
     @told_on_page
-    def range_changed(clip: Clip | None, start: int, every: int, frames: int) -> Any:
+    def find_typed(self, typed: str) -> list[Any]:
+        """Look at a video by its path."""
+        return self._found(look(None, typed, self.desk.places, self.desk.limits))
+
+    def _found(self, clip: Clip) -> list[Any]:
+        longest, first = clip.longest(0, 1), clip.first_frame()
+        frames = gr.Slider(5, longest, min(49, longest), step=4)
+        target = clip.suggested(self.desk.places)
+        return [clip, clip.told(), first, frames, target, gr.Column(visible=True)]
+
+    @told_on_page
+    def change_span(self, clip: Clip | None, start: int, every: int, frames: int) -> list[Any]:
+        """As many frames as there are from another start; its picture."""
         if clip is None:
-            return gr.skip(), gr.skip()
+            return [gr.skip(), gr.skip()]
         longest = clip.longest(int(start or 0), int(every or 1))
-        return gr.Slider(5, longest, min(frames, longest), step=4), clip.frame(int(start or 0))
+        return [gr.Slider(5, longest, min(frames, longest), step=4), clip.frame(int(start or 0))]
 
     @told_on_page
     def make_workspace(
-        clip: Clip, start: int, every: int, frames: int, size: str, base: str, model: str,
+        self, clip: Clip, start: int, every: int, frames: int, size: str, base: str, model: str,
         target: str, progress: gr.Progress = PROGRESS,
     ) -> list[Any]:  # fmt: skip
-        place = desk.places.resolve(target)
+        """Prepare, and enter what was made."""
+        place = self.desk.places.resolve(target)
 
         def watch(frames: Iterable[np.ndarray], total: int) -> Iterable[np.ndarray]:
             for number, frame in enumerate(frames):
                 progress((number, total), desc="frames")
                 yield frame
 
-        given: dict[str, Any] = {"video.start": int(start or 0), "video.every": int(every or 1)}
-        given |= {"video.frames": int(frames), "video.size": size.strip() or "auto"}
+        given: dict[str, Any] = {
+            "video.start": int(start or 0),
+            "video.every": int(every or 1),
+            "video.frames": int(frames),
+            "video.size": size.strip() or "auto",
+        }
         if model.strip():
-            given["model.path"] = _model(desk, model.strip())
+            given["model.path"] = self.desk.model(model.strip())
         with keep_upload(clip, place) as video:
             prepare_workspace(
                 video=video, root=place, mask=None, box=None, base=BASES[base], given=given,
                 overrides=[], overwrite=False, watch=watch,
             )  # fmt: skip
-        return enter(str(place))
-
-    private: dict[str, Any] = {"api_visibility": "private"}
-    outputs = [clip, told, picture, frames, target, details]
-    upload.upload(found, [upload, typed], outputs, **private)
-    gr.on([seek.click, typed.submit], lambda typed: found(None, typed), typed, outputs, **private)
-    gr.on(
-        [start.change, every.change], range_changed, [clip, start, every, frames],
-        [frames, picture], show_progress="hidden", **private,
-    )  # fmt: skip
-    numbers = [clip, start, every, frames, size, base, model, target]
-    make.click(make_workspace, numbers, entered, **private)
-
-
-def _model(desk: Desk, text: str) -> str:
-    """A model's folder by its whole path, if it is one that may be used; a hub id as it is."""
-    looks_local = text.startswith(("/", "~", ".")) or Path(text).exists()
-    return str(desk.places.resolve(text)) if looks_local else text
+        answer: list[Any] = self.enter(str(place))
+        return answer

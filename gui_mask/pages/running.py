@@ -10,6 +10,7 @@ import pandas as pd
 from gui_mask import runs
 from gui_mask.answers import explain, told_on_page
 from gui_mask.desk import Desk
+from gui_mask.pages.events import PRIVATE, SILENT
 from gui_mask.runs import RunState
 from gui_mask.session import Session
 from gui_mask.supervise import What
@@ -19,73 +20,99 @@ LOG_LINES = 14
 NOTHING_YET = "Nothing was started here yet."
 
 
-def build(desk: Desk, token: gr.State, edit: gr.Dropdown, tab: gr.Tab) -> None:
-    """Lay the page out and wire it."""
-    with gr.Row():
-        with gr.Column(min_width=420):
-            gr.Markdown("### What it will take on this machine")
-            plan = gr.HTML(container=True, elem_classes="plan")
-            gr.Markdown("### The same in a terminal")
-            commands = gr.Code(language="shell", interactive=False, show_label=False)
-        with gr.Column(min_width=420):
-            with gr.Row():
-                both = gr.Button("Train and infer", variant="primary", size="md", min_width=120)
-                only_train = gr.Button("Train", size="md", min_width=80)
-                only_infer = gr.Button("Infer", size="md", min_width=80)
-                stop = gr.Button("Stop", variant="stop", interactive=False, size="md", min_width=80)
-            status = gr.Markdown(NOTHING_YET)
-            loss = gr.LinePlot(
-                pd.DataFrame({"step": [], "loss": [], "stage": []}), x="step", y="loss",
-                color="stage", height=220, label="Loss", visible=False,
-            )  # fmt: skip
-            result = gr.HTML()
-            gr.Markdown("### The end of the log")
-            log = gr.HTML(container=True, elem_classes="log")
-    timer = gr.Timer(EVERY, active=False)
-    shown = [status, log, loss, result, stop, timer]
+class RunPage:
+    """Its widgets, and what they do."""
+
+    def __init__(self, desk: Desk, token: gr.State, edit: gr.Dropdown, tab: gr.Tab) -> None:
+        self.desk = desk
+        with gr.Row():
+            with gr.Column(min_width=420):
+                gr.Markdown("### What it will take on this machine")
+                self.plan = gr.HTML(container=True, elem_classes="plan")
+                gr.Markdown("### The same in a terminal")
+                self.commands = gr.Code(language="shell", interactive=False, show_label=False)
+            with gr.Column(min_width=420):
+                self._lay_out_work()
+        self.timer = gr.Timer(EVERY, active=False)
+        self._wire(token, edit, tab)
+
+    def _lay_out_work(self) -> None:
+        with gr.Row():
+            self.both = gr.Button("Train and infer", variant="primary", size="md", min_width=120)
+            self.only_train = gr.Button("Train", size="md", min_width=80)
+            self.only_infer = gr.Button("Infer", size="md", min_width=80)
+            self.stop = gr.Button(
+                "Stop", variant="stop", interactive=False, size="md", min_width=80
+            )
+        self.status = gr.Markdown(NOTHING_YET)
+        self.loss = gr.LinePlot(
+            pd.DataFrame({"step": [], "loss": [], "stage": []}), x="step", y="loss",
+            color="stage", height=220, label="Loss", visible=False,
+        )  # fmt: skip
+        self.result = gr.HTML()
+        gr.Markdown("### The end of the log")
+        self.log = gr.HTML(container=True, elem_classes="log")
+
+    def _wire(self, token: gr.State, edit: gr.Dropdown, tab: gr.Tab) -> None:
+        shown = [self.status, self.log, self.loss, self.result, self.stop, self.timer]
+        about = [token, edit]
+        gr.on([token.change, self.timer.tick, tab.select], self.look, token, shown, **SILENT)
+        gr.on(
+            [tab.select, edit.change], self.tell_plan, about, [self.plan, self.commands], **SILENT
+        )
+        self.both.click(self.start_both, about, shown, **PRIVATE)
+        self.only_train.click(self.start_training, about, shown, **PRIVATE)
+        self.only_infer.click(self.start_inference, about, shown, **PRIVATE)
+        self.stop.click(self.stop_it, token, shown, **PRIVATE)
 
     @told_on_page
-    def look(token: str, edit: str | None) -> list[Any]:
+    def look(self, token: str) -> list[Any]:
+        """How the work stands."""
         if not token:
             return _shown(None, None)
-        session = desk.session(token)
+        session = self.desk.session(token)
         return _shown(session, runs.read(session.workspace))
 
-    def planned(token: str, edit: str | None) -> list[Any]:
+    def tell_plan(self, token: str, edit: str) -> list[Any]:
+        """What it would take, or why it cannot be; and the commands."""
         if not token:
             return ["", ""]
         with explain() as told:
-            session = desk.session(token)
+            session = self.desk.session(token)
             text = "\n".join(runs.commands(session.workspace, edit or None))
             return [_preformatted(runs.plan_text(session.workspace)), text]
         return [_preformatted(told.text), ""]
 
-    def starter(what: What) -> Any:
-        @told_on_page
-        def start(token: str, edit: str | None) -> list[Any]:
-            session = desk.session(token)
-            desk.places.check(session.origin)
-            if not session.is_saved:
-                gr.Warning("What is on the mask page is not saved: this uses the masks as saved.")
-            session.release()
-            return _shown(session, runs.start(session.workspace, what, edit or None))
-
-        return start
+    @told_on_page
+    def start_both(self, token: str, edit: str) -> list[Any]:
+        """Train, then infer."""
+        return self._start(token, edit, "both")
 
     @told_on_page
-    def stop_it(token: str, edit: str | None) -> list[Any]:
-        session = desk.session(token)
+    def start_training(self, token: str, edit: str) -> list[Any]:
+        """Train alone."""
+        return self._start(token, edit, "train")
+
+    @told_on_page
+    def start_inference(self, token: str, edit: str) -> list[Any]:
+        """Infer alone."""
+        return self._start(token, edit, "infer")
+
+    def _start(self, token: str, edit: str, what: What) -> list[Any]:
+        session = self.desk.session(token)
+        self.desk.places.check(session.origin)
+        if not session.is_saved:
+            gr.Warning("What is on the mask page is not saved: this uses the masks as saved.")
+        session.release()
+        return _shown(session, runs.start(session.workspace, what, edit or None))
+
+    @told_on_page
+    def stop_it(self, token: str) -> list[Any]:
+        """Stop after the step in hand; at once, where that was asked for already."""
+        session = self.desk.session(token)
         before = runs.read(session.workspace)
         again = before is not None and before.status == "stopping"
         return _shown(session, runs.stop(session.workspace, at_once=again))
-
-    private: dict[str, Any] = {"api_visibility": "private"}
-    silent: dict[str, Any] = {**private, "show_progress": "hidden"}
-    gr.on([token.change, timer.tick, tab.select], look, [token, edit], shown, **silent)
-    gr.on([tab.select, edit.change], planned, [token, edit], [plan, commands], **silent)
-    for button, what in ((both, "both"), (only_train, "train"), (only_infer, "infer")):
-        button.click(starter(what), [token, edit], shown, **private)  # type: ignore[arg-type]
-    stop.click(stop_it, [token, edit], shown, **private)
 
 
 def _shown(session: Session | None, state: RunState | None) -> list[Any]:

@@ -141,7 +141,8 @@ function draw() {
   canvas.dispatchEvent(new CustomEvent("shown", { detail: frame }));
 }
 
-const unit = () => Math.max(1, canvas.width / 640);  // a line's width that is seen at any size
+// One pixel of the screen, in pixels of the frame: lines look the same in clips of any size.
+const unit = () => canvas.width / (canvas.clientWidth || canvas.width);
 
 function path(lines) {
   const shape = new Path2D();
