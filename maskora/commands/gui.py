@@ -31,7 +31,6 @@ def start_gui(
     if workspace is not None:
         origin = Path(Workspace(workspace).read_source().origin)
         allowed += [workspace.resolve(), origin.parent if origin.is_file() else origin]
-    _check_port(host, port)
     try:
         from gui_mask.server import serve
     except ModuleNotFoundError as error:
@@ -40,6 +39,7 @@ def start_gui(
         raise UserError(
             'the window needs the gui extra: pip install -e ".[gui]" -c constraints.txt'
         ) from None
+    _check_port(host, port)
     first = "" if workspace is None else str(workspace.resolve())
     serve(first, host, port, list(dict.fromkeys(allowed)), limits, browser)
 

@@ -3,11 +3,8 @@
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
-
 from maskora.commands.demo import draw_frame
 from maskora.commands.prepare import prepare_workspace
-from maskora.video.images import read_image, write_png
 from maskora.video.write import write_mp4
 from maskora.workspace import Workspace
 
@@ -39,12 +36,3 @@ def prepare_ball(folder: Path, model: Path, *settings: str) -> Workspace:
         overwrite=False,
     )
     return Workspace(folder / "ws")
-
-
-def recolour(source: Path, target: Path, box: tuple[int, int, int, int]) -> np.ndarray:
-    """Swap the colours inside a box (x, y, w, h) of a picture, as a person would repaint it."""
-    image = read_image(source).copy()
-    x, y, width, height = box
-    image[y : y + height, x : x + width] = image[y : y + height, x : x + width, ::-1]
-    write_png(target, image)
-    return image

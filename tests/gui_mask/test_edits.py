@@ -19,7 +19,8 @@ from maskora.video.images import image_size, read_image, write_png
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
 from maskora.workspace import Workspace, caption_beside
-from tests.gui_mask.ball import prepare_ball, recolour
+from tests.commands.conftest import recolour
+from tests.gui_mask.ball import prepare_ball
 
 SUFFIX = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 

@@ -18,7 +18,8 @@ from maskora.errors import Fault, UserError
 from maskora.training.checkpoint import RunFolder
 from maskora.video.probe import probe
 from maskora.workspace import Workspace
-from tests.gui_mask.ball import prepare_ball, recolour
+from tests.commands.conftest import recolour
+from tests.gui_mask.ball import prepare_ball
 
 LONG = ("motion.steps=100000", "training.checkpoint_every=100000")
 Make = Callable[..., Workspace]
