@@ -13,7 +13,13 @@ from maskora.commands.failures import TOLD_ERRORS
 from maskora.errors import Fault, UserError
 
 Given = ParamSpec("Given")
+MARKUP = frozenset("\\`*_{}[]()#+-.!|~$:")  # what Markdown lets a backslash take the sense of
 SECONDS = 30  # that a message stays, unless it is closed
+
+
+def plain(text: str) -> str:
+    """A text that others wrote, for a place that shows Markdown: nothing in it is markup."""
+    return "".join(f"\\{letter}" if letter in MARKUP else letter for letter in html.escape(text))
 
 
 @dataclass
@@ -24,8 +30,12 @@ class Told:
 
 
 @contextmanager
-def explain() -> Iterator[Told]:
-    """Turn the failures that a person can act on into a sentence; a bug is raised on."""
+def explain(kept: str = "") -> Iterator[Told]:
+    """Turn the failures that a person can act on into a sentence; a bug is raised on.
+
+    Args:
+        kept: what became of the person's work where it could not be written.
+    """
     told = Told()
     try:
         yield told
@@ -34,10 +44,7 @@ def explain() -> Iterator[Told]:
     except OSError as error:
         if error.errno not in TOLD_ERRORS:
             raise
-        told.text = (
-            f"{error.strerror}: {error.filename or 'while writing'}. What you did is still in this "
-            f"page; it is written with the next thing that you do"
-        )
+        told.text = f"{error.strerror}: {error.filename or 'while writing'}. {kept}".rstrip(". ")
 
 
 def told_on_page(handler: Callable[Given, Any]) -> Callable[Given, Any]:

@@ -1,11 +1,13 @@
 """What every page needs: the open workspaces, and what a person may reach."""
 
-from dataclasses import dataclass
+import secrets
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gui_mask.places import Places
 from gui_mask.session import Session
 from gui_mask.sessions import Sessions
+from maskora.errors import UserError
 from maskora.hub import is_hub_id
 from maskora.video.limits import Limits
 
@@ -20,6 +22,7 @@ class Desk:
         limits: of a video or picture from elsewhere.
         scratch: where files for downloading are put; emptied at the end.
         first: the workspace to begin with; "" for none.
+        run: a name of this run of the program.
     """
 
     sessions: Sessions
@@ -27,19 +30,33 @@ class Desk:
     limits: Limits
     scratch: Path
     first: str
+    run: str = field(default_factory=lambda: secrets.token_urlsafe(8))
 
     def session(self, token: str) -> Session:
         """The page's workspace. Raises UserError where it is no longer open."""
         return self.sessions.get(token)
 
-    def model(self, text: str) -> str:
+    def model(self, text: str, home: Path) -> str:
         """A model as a person names it: a folder or file that may be used, or a hub id as it is.
+
+        Args:
+            home: where a relative path counts from, if there is such a thing there.
 
         Raises:
             UserError: it names a place that may not be used.
         """
+        own = home / Path(text).expanduser()
+        if own.exists():
+            return str(self.places.check(own))
         looks_local = text.startswith(("/", "~", ".")) or Path(text).exists()
         return str(self.places.resolve(text)) if looks_local or not is_hub_id(text) else text
+
+    def upload(self, text: str) -> Path:
+        """A file that was uploaded, and not one that a page only says was. Raises UserError."""
+        path = Path(text).resolve()
+        if not path.is_relative_to(self.scratch.resolve()):
+            raise UserError("this file was not uploaded here: choose it again")
+        return path
 
     def room(self, token: str) -> Path:
         """A session's own part of `scratch`."""
@@ -60,4 +77,4 @@ def summary(session: Session) -> str:
 
 def _plain(text: str) -> str:
     """A name as code, so that nothing in it is taken for Markdown."""
-    return "`" + text.replace("`", "'") + "`"
+    return "`" + " ".join(text.replace("`", "'").split()) + "`"

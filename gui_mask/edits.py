@@ -129,11 +129,6 @@ def set_caption(workspace: Workspace, image: Path, text: str) -> None:
         beside.unlink(missing_ok=True)
 
 
-def named_edits(workspace: Workspace) -> list[str]:
-    """The names of further edits."""
-    return workspace.named_edits()
-
-
 def listing(workspace: Workspace, edit: str | None) -> list[EditedEntry]:
     """Every edited frame, in order; a picture that cannot be used says why.
 

@@ -43,6 +43,12 @@ class Places:
             raise UserError(f"{_shown(text)} is no path on this machine")
         return self.check(path)
 
+    def check_links(self, root: Path) -> None:
+        """No link in a folder, however deep, leads out of the allowed folders. Raises UserError."""
+        for path in root.rglob("*"):
+            if path.is_symlink():
+                self.check(path)
+
     def check(self, path: Path) -> Path:
         """The same for a path that a file names, as a workspace's source.json names its video.
 

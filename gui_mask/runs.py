@@ -91,7 +91,8 @@ def start(workspace: Workspace, what: What, edit: str | None) -> RunState:
         _ = workspace.find_edits(edit, workspace.read_source().frames).first
     check_text(workspace, edit)
     further = [] if edit is None else [edit]
-    supervise = [sys.executable, "-m", "gui_mask.supervise", str(workspace.root), what, *further]
+    program = [sys.executable, "-P", "-m", "gui_mask.supervise"]  # -P: nothing from the folder here
+    supervise = [*program, str(workspace.root), what, *further]
     with _alone(workspace):
         job = _read_job(workspace)
         if job is not None and _status(job) in ("running", "stopping"):
@@ -227,7 +228,7 @@ def _alone(workspace: Workspace) -> Iterator[None]:
 
 def _answer(arguments: list[str]) -> str:
     """What a command prints. Raises UserError or Fault with its message."""
-    command = [sys.executable, "-m", "maskora", *arguments]
+    command = [sys.executable, "-P", "-m", "maskora", *arguments]
     try:
         said = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False,

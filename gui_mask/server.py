@@ -16,6 +16,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, PlainTextResponse
 from starlette.middleware.base import RequestResponseEndpoint
 
+from gui_mask import edits
 from gui_mask.answers import explain
 from gui_mask.app import STYLE, THEME, build
 from gui_mask.desk import Desk
@@ -24,6 +25,16 @@ from gui_mask.sessions import Sessions
 from maskora.video.limits import Limits
 
 Output = Literal["edited.mp4", "comparison.mp4", "strip.png"]
+FOREIGN = (
+    "this is maskora, and speaks only to its own page: open it by the address it was started with"
+)
+# The page itself may run its own code (gr.HTML evaluates its script), and asks no other address.
+GUARDS = {
+    "Content-Security-Policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
+    "frame-ancestors 'none'; form-action 'self'",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+}
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}  # a token's frames never change
 
 
@@ -61,16 +72,17 @@ def serve(
 def web_app(desk: Desk, host: str, port: int) -> FastAPI:
     """The pages, and beside them the pictures and videos that they show."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    names = {f"{name}:{port}" for name in ("localhost", "127.0.0.1", "[::1]", host, f"[{host}]")}
 
     @app.middleware("http")
     async def from_this_page_only(request: Request, call_next: RequestResponseEndpoint) -> Response:
         """Other sites in the same browser may not speak to this program in the person's name."""
-        origin = request.headers.get("origin")
-        hosts = {request.headers.get("host", ""), *([urlsplit(origin).netloc] if origin else [])}
-        if _is_local(host) and not hosts <= names:
-            return PlainTextResponse("this address belongs to maskora alone", status_code=403)
-        return await call_next(request)
+        own, origin = request.headers.get("host", ""), request.headers.get("origin")
+        is_foreign = origin is not None and urlsplit(origin).netloc != own
+        if is_foreign or (_is_local(host) and not _is_local(urlsplit(f"//{own}").hostname or "")):
+            return PlainTextResponse(FOREIGN, status_code=403)
+        response = await call_next(request)
+        response.headers.update(GUARDS)
+        return response
 
     @app.get("/maskora/{token}/frame/{number}.jpg")
     def frame(token: str, number: int) -> Response:
@@ -82,16 +94,29 @@ def web_app(desk: Desk, host: str, port: int) -> FastAPI:
                 )
         return PlainTextResponse(told.text or "no such frame", status_code=404)
 
+    @app.get("/maskora/{token}/source/{number}.png")
+    def source(token: str, number: int, original: bool = False) -> Response:
+        with explain() as told:
+            session = desk.session(token)
+            if original:
+                desk.places.check(session.origin)
+            file = edits.frame_file(session.workspace, number, original, desk.room(token))
+            return FileResponse(file, filename=file.name)
+        return PlainTextResponse(told.text, status_code=404)
+
     @app.get("/maskora/{token}/output/{name}")
     def output(token: str, name: Output, edit: str = "") -> Response:
         with explain() as told:
             path = desk.session(token).workspace.output_dir(edit or None, None) / name
             if path.is_file():
-                return FileResponse(path)
+                return FileResponse(desk.places.check(path))
         return PlainTextResponse(told.text or "not there yet", status_code=404)
 
+    blocks = build(desk)
+    # Gradio sets this in launch() alone, and checks only then that a file was really uploaded.
+    blocks.has_launched = True
     return gr.mount_gradio_app(
-        app, build(desk), path="/", server_name=host, server_port=port, footer_links=[],
+        app, blocks, path="/", server_name=host, server_port=port, footer_links=[],
         allowed_paths=[], max_file_size=desk.limits.max_bytes, show_error=True, ssr_mode=False,
         theme=THEME, css=STYLE, pwa=False, mcp_server=False, enable_monitoring=False,
     )  # fmt: skip

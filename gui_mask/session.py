@@ -7,18 +7,18 @@ other. What is done is stored in the workspace at once.
 import secrets
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import cv2
 
 from gui_mask.following import Following
 from gui_mask.region import Region
+from maskora.commands.hold import only_one
 from maskora.commands.masks import masks_are_by_hand
 from maskora.commands.tracking import (
     load_frames,
     load_markup,
-    only_one,
     open_configured_tracker,
     save_masks,
     store_markup,
@@ -35,6 +35,7 @@ from maskora.masks.tracking import Direction, Tracker
 from maskora.workspace import Workspace
 
 JPEG_QUALITY = 90
+STORE_EVERY = 10  # frames that are followed
 
 
 class Session:
@@ -134,7 +135,7 @@ class Session:
             total = self.markup.steps(start, direction)
             steps = self.markup.follow(self._open_tracker(), start, direction)
             self.message = ""
-            self._following = Following(steps, total, self._touch, self._end_following)
+            self._following = Following(steps, total, self._take_step, self._end_following)
 
     def stop_following(self) -> None:
         """Stop after the frame in hand; what is done stays."""
@@ -170,17 +171,23 @@ class Session:
             self._store()
             chosen = vars(self.region)
             settings = self.config.mask.model_copy(update=chosen)
+            # Settings without their masks make these anew later; masks without them would not last.
+            set_values(self.workspace.config, {f"mask.{key}": chosen[key] for key in chosen})
             _, notes = save_masks(
                 self.workspace, self.source, self.markup, settings, replace_by_hand
             )
-            set_values(self.workspace.config, {f"mask.{key}": chosen[key] for key in chosen})
             self._saved = _content(self.markup.shown_THW)
             self.version += 1
             return notes
 
     def release(self) -> None:
-        """Free the tracker's memory; it is opened again when it is needed."""
+        """Free the tracker's memory; it is opened again when it is needed.
+
+        Raises:
+            UserError: it is at work.
+        """
         with self._lock:
+            self._refuse_while_following()
             if self._tracker is not None:
                 self._tracker.close()
                 self._tracker = None
@@ -209,6 +216,13 @@ class Session:
     def _touch(self, frame: int) -> None:
         self.version += 1
         self.versions[frame] = self.version
+
+    def _take_step(self, frame: int) -> None:
+        """A frame was followed; now and then, what is done is stored."""
+        self._touch(frame)
+        if self.version % STORE_EVERY == 0:
+            with suppress(OSError):  # tried again at the end, and told then
+                self._store()
 
     def _end_following(self, told: str) -> None:
         self.message = told or "; ".join(tell_absences(self.markup)) or "followed to the end"

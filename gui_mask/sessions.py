@@ -13,6 +13,7 @@ from maskora.errors import UserError
 from maskora.masks.prompts import Box, Click
 from maskora.workspace import Workspace
 
+KEPT = "What you did is still in this page, and is written with the next thing that you do"
 MOST_OPEN = 4  # each holds its clip's frames in memory
 
 
@@ -36,8 +37,9 @@ class Sessions:
                 if view.session.workspace.root == root:
                     self._views[token] = self._views.pop(token)  # the newest is last
                     return view.session
-            self._make_room()
+            self.places.check_links(root)
             session = Session(Workspace(root))
+            self._make_room()
             self._views[session.token] = View(session)
             return session
 
@@ -63,7 +65,7 @@ class Sessions:
     def _answer(self, request: dict[str, Any], work: Callable[[Session], None]) -> dict[str, Any]:
         with explain() as told:
             view = self._view(str(request.get("token")))
-            with explain() as failed:
+            with explain(kept=KEPT) as failed:
                 work(view.session)
             news = view.since(_number(request, "version"), _number(request, "regions"))
             return {**news, "error": failed.text} if failed.text else news

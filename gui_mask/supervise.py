@@ -127,7 +127,7 @@ class Supervisor:
         line = words(self._workspace, name, self._job.edit)
         print(f"$ {shlex.join(line)}", file=self._out, flush=True)
         process = subprocess.Popen(
-            [sys.executable, "-m", *line], stdin=subprocess.DEVNULL, stdout=self._out,
+            [sys.executable, "-P", "-m", *line], stdin=subprocess.DEVNULL, stdout=self._out,
             stderr=subprocess.STDOUT, env={**os.environ, "TQDM_MININTERVAL": "1"},
         )  # fmt: skip
         self._note(name=name, command=identify(process.pid), exit_code=None)

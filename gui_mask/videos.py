@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gui_mask.answers import plain
 from gui_mask.places import Places
 from maskora.errors import UserError
 from maskora.video.limits import Limits
@@ -49,7 +50,7 @@ class Clip:
         lines = [
             f"{info.width}×{info.height}, {info.frames} frames at {float(info.fps):.3g} per second,"
             f" {seconds:.1f} s{', with sound' if info.has_audio else ''}",
-            *info.notes,
+            *map(plain, info.notes),
         ]
         return "\n\n".join(lines)
 
@@ -81,16 +82,14 @@ class Clip:
         return str(folder)
 
 
-def look(upload: str | None, typed: str, places: Places, limits: Limits) -> Clip:
-    """Find out what a video is, uploaded or at an allowed place, within limits. Raises UserError.
+def look(path: Path, uploaded: bool, limits: Limits) -> Clip:
+    """Find out what a video, or a folder of images, is, within limits. Raises UserError.
 
     A file is walked through once in a process of its own before this one opens it.
     """
-    path = Path(upload) if upload else places.resolve(typed)
-    if path.is_dir():
-        return Clip(probe(path, limits=limits), uploaded=False)
-    check_untrusted(path, limits)
-    return Clip(probe(path, limits=limits), uploaded=bool(upload))
+    if not path.is_dir():
+        check_untrusted(path, limits)
+    return Clip(probe(path, limits=limits), uploaded)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from maskora.errors import UserError
-from maskora.hub import locate
+from maskora.hub import locate, refuse_quantised
 
 KEY = "[caption] model"
 FILES = ["*.json", "*.safetensors", "*.txt"]
@@ -83,6 +83,7 @@ def check_folder(folder: Path) -> None:
     kind = config.get("model_type")
     if kind != "florence2":
         raise UserError(f"{KEY}: {folder} holds no Florence-2 (but {kind or 'nothing'}): {ADVICE}")
+    refuse_quantised(config, folder, KEY)
     # There the code comes with the weights, which have other names.
     text = config.get("text_config")
     old_words = isinstance(text, dict) and text.get("model_type") == "florence2_language"
@@ -120,8 +121,9 @@ def _load(folder: Path, dtype: Any) -> tuple[Any, Any]:
             CLIPImageProcessorPil.from_pretrained(folder), BartTokenizerFast.from_pretrained(folder)
         )
         florence, told = Florence2ForConditionalGeneration.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True
-        )
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True,
+            attn_implementation="sdpa",  # a folder may ask for code from elsewhere
+        )  # fmt: skip
     except BROKEN as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{KEY}: {folder} cannot be loaded ({reason}): {ADVICE}") from None

@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from maskora.errors import UserError
 
@@ -36,6 +37,15 @@ def find_local(path: str, relative_to: Path) -> Path | None:
     local = Path(os.path.expanduser(path))
     found = [folder for folder in (relative_to / local, local) if folder.is_dir()]
     return found[0].resolve() if found else None
+
+
+def refuse_quantised(config: dict[str, Any], folder: Path, key: str) -> None:
+    """Weights that need a package of somebody else's choice are not loaded. Raises UserError."""
+    if "quantization_config" in config:
+        raise UserError(
+            f"{key}: the weights in {folder} are quantised by other software, which is not run "
+            f"here: name the checkpoint as it was published"
+        )
 
 
 def is_hub_id(path: str) -> bool:

@@ -1,12 +1,12 @@
 """The edit page: take a frame, bring it back edited, see what it will be used for."""
 
-from pathlib import Path
+import html
 from typing import Any
 
 import gradio as gr
 
 from gui_mask import edits
-from gui_mask.answers import explain, told_on_page
+from gui_mask.answers import explain, plain, told_on_page
 from gui_mask.desk import Desk
 from gui_mask.pages.captions import caption_box
 from gui_mask.pages.events import PRIVATE, SILENT
@@ -27,7 +27,7 @@ class EditPage:
         edit: which edit it is about, "" for the unnamed one; the run page asks too.
     """
 
-    def __init__(self, desk: Desk, token: gr.State) -> None:
+    def __init__(self, desk: Desk, token: gr.State, tab: gr.Tab) -> None:
         self.desk = desk
         gr.Markdown(GUIDE)
         with gr.Row():
@@ -43,7 +43,7 @@ class EditPage:
                 )  # fmt: skip
                 self.taken = gr.Markdown()
         self.changed = gr.State(0)
-        self._wire(token)
+        self._wire(token, tab)
 
     def _lay_out_source(self) -> None:
         self.picture = gr.Image(
@@ -51,12 +51,10 @@ class EditPage:
             buttons=["fullscreen"],
         )  # fmt: skip
         self.frame = gr.Slider(0, 48, 0, step=1, label="Frame")
-        with gr.Row():
-            self.fitted = gr.DownloadButton("Download frame 0", size="sm")
-            self.original = gr.DownloadButton("Download frame 0, original", size="sm")
+        self.links = gr.HTML(elem_classes="links")
 
-    def _wire(self, token: gr.State) -> None:
-        source = [self.picture, self.fitted, self.original]
+    def _wire(self, token: gr.State, tab: gr.Tab) -> None:
+        source = [self.picture, self.links]
         opened = token.change(
             self.open, token, [self.frame, self.edit, self.changed, self.taken], **SILENT
         )
@@ -72,7 +70,7 @@ class EditPage:
         )
         gr.render(
             inputs=[token, self.edit],
-            triggers=[token.change, self.edit.change, self.changed.change],
+            triggers=[token.change, tab.select, self.edit.change, self.changed.change],
         )(self.show_edits)
 
     @told_on_page
@@ -81,7 +79,7 @@ class EditPage:
         if not token:
             return [gr.skip(), gr.skip(), 0, ""]
         session = self.desk.session(token)
-        names = [(name, name) for name in edits.named_edits(session.workspace)]
+        names = [(name, name) for name in session.workspace.named_edits()]
         slider = gr.Slider(0, session.source.frames - 1, 0, step=1)
         return [slider, gr.Dropdown([THE_EDIT, *names], value=""), 0, ""]
 
@@ -89,29 +87,23 @@ class EditPage:
     def show_frame(self, token: str, frame: int) -> list[Any]:
         """A source frame, for looking at and for downloading."""
         if not token:
-            return [gr.skip()] * 3
-        workspace = self.desk.session(token).workspace
-        file = edits.frame_file(workspace, frame, False, self.desk.room(token))
-        fitted = gr.DownloadButton(f"Download frame {frame}", value=file)
-        return [read_image(file), fitted, self._original(token, frame)]
-
-    def _original(self, token: str, frame: int) -> gr.DownloadButton:
-        """The same as the video has it; where the video may not be read, why."""
+            return [gr.skip(), gr.skip()]
         session = self.desk.session(token)
-        width, height = session.source.original_size
+        picture = read_image(session.workspace.source_frame(frame))
+        where = f"/maskora/{token}/source/{frame}.png"
+        links = [f'<a href="{where}" download>Download frame {frame}</a>']
         with explain() as told:
             self.desk.places.check(session.origin)
-            file = edits.frame_file(session.workspace, frame, True, self.desk.room(token))
-            label = f"Download frame {frame} at {width}×{height}"
-            return gr.DownloadButton(label, value=file, interactive=True)
-        return gr.DownloadButton(f"Not at {width}×{height}: {told.text}", interactive=False)
+            size = "×".join(map(str, session.source.original_size))
+            links.append(f'<a href="{where}?original=1" download>Download it at {size}</a>')
+        return [picture, "".join(links) + html.escape(told.text)]
 
     @told_on_page
     def take(self, token: str, edit: str, frame: int, upload: str, changed: int) -> list[Any]:
         """An uploaded picture becomes the edited frame."""
         workspace = self.desk.session(token).workspace
-        path = edits.take_upload(workspace, edit or None, frame, Path(upload))
-        return [None, f"Frame {frame} is taken: {path}", changed + 1]
+        path = edits.take_upload(workspace, edit or None, frame, self.desk.upload(upload))
+        return [None, plain(f"Frame {frame} is taken: {path}"), changed + 1]
 
     def show_edits(self, token: str, edit: str) -> None:
         """Every edited frame beside its source, with what is said of it."""
@@ -127,7 +119,7 @@ class EditPage:
             for entry in entries:
                 self._show(token, edit, entry)
         if told.text:
-            gr.Markdown(told.text)
+            gr.Markdown(plain(told.text))
 
     def _show(self, token: str, edit: str, entry: edits.EditedEntry) -> None:
         gr.Markdown(f"### Frame {entry.frame}: as in the video, and edited")
@@ -138,7 +130,7 @@ class EditPage:
                     buttons=["fullscreen"],
                 )  # fmt: skip
             with gr.Column(scale=2, min_width=300):
-                gr.Markdown(entry.told)
+                gr.Markdown(plain(entry.told))
                 caption_box(self.desk, token, entry.path, f"Caption of edited frame {entry.frame}")
                 remove = gr.Button(f"Remove edited frame {entry.frame}", size="sm")
 

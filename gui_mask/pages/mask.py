@@ -4,7 +4,7 @@ from typing import Any, get_args
 
 import gradio as gr
 
-from gui_mask.answers import told_on_page
+from gui_mask.answers import plain, told_on_page
 from gui_mask.desk import Desk
 from gui_mask.pages.events import PRIVATE, SILENT
 from gui_mask.region import Region
@@ -24,6 +24,7 @@ SHAPES = [
     ("noisy", "noisy"),
     ("full: the whole picture", "full"),
 ]
+UNASKED = gr.update(value=False, visible=False)
 REPLACE = "The masks were painted by hand since they were made. Tick the box to replace them."
 
 
@@ -61,7 +62,7 @@ class MaskPage:
             self.choose = gr.Button("Use this tracker", size="sm")
 
     def _wire(self, token: gr.State) -> None:
-        shown = [self.canvas, *self.region, self.kind, self.checkpoint, self.saved]
+        shown = [self.canvas, *self.region, self.kind, self.checkpoint, self.saved, self.by_hand]
         token.change(self.open, token, shown, **SILENT)
         for setting in self.region:
             setting.input(
@@ -82,11 +83,11 @@ class MaskPage:
     def open(self, token: str) -> list[Any]:
         """Show a workspace that was entered."""
         if not token:
-            return [shows("", 0), "box", 0.1, 5, "simple", "", ""]
+            return [shows("", 0), "box", 0.1, 5, "simple", "", "", UNASKED]
         session = self.desk.session(token)
         tracker, region = session.config.tracker, session.region
         settings = [region.shape, region.margin, region.smooth]
-        return [shows(token, 0), *settings, tracker.type, tracker.checkpoint, ""]
+        return [shows(token, 0), *settings, tracker.type, tracker.checkpoint, "", UNASKED]
 
     @told_on_page
     def preview(
@@ -107,15 +108,17 @@ class MaskPage:
         if session.is_by_hand and not by_hand:
             return [gr.skip(), bump, REPLACE, gr.Checkbox(visible=True)]
         notes = session.save(replace_by_hand=by_hand)
-        told = "\n\n".join([f"Saved in {session.workspace.masks_dir}.", *notes])
-        return [shows(token, bump + 1), bump + 1, told, gr.Checkbox(False, visible=False)]
+        told = [f"Saved in {session.workspace.masks_dir}.", *notes]
+        return [shows(token, bump + 1), bump + 1, "\n\n".join(map(plain, told)), UNASKED]
 
     @told_on_page
     def use_tracker(self, token: str, kind: str, checkpoint: str) -> str:
         """Choose who follows from now on."""
         session = self.desk.session(token)
         wanted = checkpoint.strip() or session.config.tracker.checkpoint
-        session.set_tracker(kind, self.desk.model(wanted) if kind == "sam2" else wanted)
+        if kind == "sam2":
+            wanted = self.desk.model(wanted, session.workspace.root)
+        session.set_tracker(kind, wanted)
         return f"From now on: {kind}."
 
 

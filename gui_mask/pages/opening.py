@@ -1,6 +1,7 @@
 """The first page: open a workspace, or make one from a video."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -94,12 +95,12 @@ class OpeningPage:
     @told_on_page
     def find_upload(self, upload: str) -> list[Any]:
         """Look at an uploaded video."""
-        return self._found(look(upload, "", self.desk.places, self.desk.limits))
+        return self._found(look(self.desk.upload(upload), True, self.desk.limits))
 
     @told_on_page
     def find_typed(self, typed: str) -> list[Any]:
         """Look at a video by its path."""
-        return self._found(look(None, typed, self.desk.places, self.desk.limits))
+        return self._found(look(self.desk.places.resolve(typed), False, self.desk.limits))
 
     def _found(self, clip: Clip) -> list[Any]:
         longest, first = clip.longest(0, 1), clip.first_frame()
@@ -135,7 +136,7 @@ class OpeningPage:
             "video.size": size.strip() or "auto",
         }
         if model.strip():
-            given["model.path"] = self.desk.model(model.strip())
+            given["model.path"] = self.desk.model(model.strip(), Path.cwd())
         with keep_upload(clip, place) as video:
             prepare_workspace(
                 video=video, root=place, mask=None, box=None, base=BASES[base], given=given,

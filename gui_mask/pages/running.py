@@ -8,7 +8,7 @@ import gradio as gr
 import pandas as pd
 
 from gui_mask import runs
-from gui_mask.answers import explain, told_on_page
+from gui_mask.answers import explain, plain, told_on_page
 from gui_mask.desk import Desk
 from gui_mask.pages.events import PRIVATE, SILENT
 from gui_mask.runs import RunState
@@ -65,13 +65,14 @@ class RunPage:
         self.only_infer.click(self.start_inference, about, shown, **PRIVATE)
         self.stop.click(self.stop_it, token, shown, **PRIVATE)
 
-    @told_on_page
     def look(self, token: str) -> list[Any]:
         """How the work stands."""
         if not token:
             return _shown(None, None)
-        session = self.desk.session(token)
-        return _shown(session, runs.read(session.workspace))
+        with explain() as told:
+            session = self.desk.session(token)
+            return _shown(session, runs.read(session.workspace))
+        return [plain(told.text), *_shown(None, None)[1:]]
 
     def tell_plan(self, token: str, edit: str) -> list[Any]:
         """What it would take, or why it cannot be; and the commands."""
@@ -142,7 +143,7 @@ def _told(state: RunState) -> str:
     if state.is_active and state.progress:
         share = round(100 * state.progress.step / max(1, state.progress.steps))
         lines.append(f'<progress max="100" value="{share}" style="width: 100%"></progress>')
-    lines.append(html.escape(state.message))
+    lines.append(plain(state.message))
     return "\n\n".join(lines)
 
 

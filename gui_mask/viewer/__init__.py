@@ -23,7 +23,9 @@ def viewer(sessions: Sessions) -> gr.HTML:
         {"token": "", "bump": 0},
         html_template=here.joinpath("viewer.html").read_text(encoding="utf-8"),
         css_template=here.joinpath("viewer.css").read_text(encoding="utf-8"),
-        js_on_load=here.joinpath("viewer.js").read_text(encoding="utf-8"),
+        js_on_load="\n".join(
+            here.joinpath(name).read_text(encoding="utf-8") for name in ("viewer.js", "drawing.js")
+        ),
         server_functions=[view, act],
         elem_id="viewer",
     )

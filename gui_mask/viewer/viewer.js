@@ -1,6 +1,6 @@
 // The viewer: frames with silhouettes and regions; clicks, boxes and the timeline.
 // `element`, `props`, `server` and `watch` are given by gr.HTML. All state is the server's; this
-// page keeps a copy that is as new as `state.version`.
+// page keeps a copy that is as new as `state.version`. How things look is in drawing.js.
 const find = (selector) => element.querySelector(selector);
 const all = (selector) => [...element.querySelectorAll(selector)];
 const canvas = find("canvas"), slider = find("input[type=range]"), told = find(".told");
@@ -10,7 +10,7 @@ let images = [];        // one per frame
 let frame = 0, object = 1, tool = "positive";
 let band = null;        // the rectangle that is being dragged
 let playing = null, polling = null;
-let queue = Promise.resolve();
+let queue = Promise.resolve(), waiting = 0;
 
 function tell(text, isError) {
   told.textContent = text || "";
@@ -26,6 +26,7 @@ async function refresh() {
 function take(news) {
   if (news.error) tell(news.error, true);
   if (!news.version || !props.value || news.token !== props.value.token) return;
+  const isNew = !state || news.version > state.version || news.message !== state.message;
   if (!state || state.token !== news.token) {
     if (!news.count) return;
     start(news);
@@ -35,8 +36,8 @@ function take(news) {
     state = { ...state, ...news, frames: state.frames };
   }
   if (news.regions) state.at = news.version;
-  if (!news.error) tell(news.message || (news.notes || []).join(" "), false);
-  if (state.following && !polling) polling = setTimeout(poll, 300);
+  if (!news.error && isNew) tell(news.message || (news.notes || []).join(" "), false);
+  pollSoon(300);
   controls();
   draw();
 }
@@ -67,9 +68,15 @@ function load(number) {
   image.src = new URL(`maskora/${state.token}/frame/${number}.jpg`, document.baseURI).href;
 }
 
+// While objects are followed, and also where a question got no answer.
+function pollSoon(milliseconds) {
+  if (state && state.following && !polling) polling = setTimeout(poll, milliseconds);
+}
+
 async function poll() {
   polling = null;
   await attempt(refresh);
+  pollSoon(1500);
 }
 
 async function attempt(work) {
@@ -81,14 +88,16 @@ async function attempt(work) {
   }
 }
 
-// Actions go out one by one, in the order in which they were made.
+// Actions go out one by one, in the order in which they were made, and to the clip that they meant.
 function act(name, more) {
   if (!state) return;
-  canvas.dataset.waiting = "1";
+  const token = state.token;
+  canvas.dataset.waiting = ++waiting;
   queue = queue.then(() => attempt(async () => {
+    if (!state || state.token !== token) return;
     const regions = state.regions ? state.at : 0;
-    take(await server.act({ token: state.token, version: state.version, regions, name, ...more }));
-  })).finally(() => delete canvas.dataset.waiting);
+    take(await server.act({ token, version: state.version, regions, name, ...more }));
+  })).finally(() => { if (!--waiting) delete canvas.dataset.waiting; });
 }
 
 function controls() {
@@ -102,6 +111,7 @@ function controls() {
   if (busy) find("progress").value = busy[0] / busy[1];
   find(".saved").textContent = busy || state.saved ? "" : "not saved as masks yet";
   find("[data-play]").textContent = playing ? "Pause" : "Play";
+  find("[data-play]").setAttribute("aria-label", playing ? "pause" : "play");
   ticks();
 }
 
@@ -141,66 +151,20 @@ function draw() {
   canvas.dispatchEvent(new CustomEvent("shown", { detail: frame }));
 }
 
-// One pixel of the screen, in pixels of the frame: lines look the same in clips of any size.
-const unit = () => canvas.width / (canvas.clientWidth || canvas.width);
-
-function path(lines) {
-  const shape = new Path2D();
-  for (const line of lines) {
-    for (let i = 0; i < line.length; i += 2) shape[i ? "lineTo" : "moveTo"](line[i] + 0.5, line[i + 1] + 0.5);
-    shape.closePath();
-  }
-  return shape;
-}
-
-function silhouette(number, lines) {
-  const shape = path(lines);
-  pen.fillStyle = number === object ? "rgba(60,220,90,.38)" : "rgba(60,220,90,.2)";
-  pen.fill(shape, "evenodd");
-  pen.strokeStyle = "#2fbf55";
-  pen.lineWidth = 1.5 * unit();
-  pen.stroke(shape);
-}
-
-function region(number, lines) {
-  pen.strokeStyle = "#ff4646";
-  pen.lineWidth = 2 * unit();
-  pen.stroke(path(lines));
-  if (!lines.length) return;
-  pen.font = `600 ${13 * unit()}px sans-serif`;
-  pen.fillStyle = "#ff4646";
-  const high = lines[0][1] > 18 * unit() ? -5 : 16;
-  pen.fillText(number, lines[0][0] + 3 * unit(), lines[0][1] + high * unit());
-}
-
-function mark(one) {
-  if (one.width !== undefined) return frameOf(one.x, one.y, one.width, one.height, "#2fbf55");
-  pen.beginPath();
-  pen.arc(one.x + 0.5, one.y + 0.5, 5 * unit(), 0, 7);
-  pen.fillStyle = one.positive ? "#1fae4b" : "#e02020";
-  pen.fill();
-  pen.lineWidth = 1.5 * unit();
-  pen.strokeStyle = "#fff";
-  pen.stroke();
-}
-
-function frameOf(x, y, width, height, colour) {
-  pen.setLineDash([6 * unit(), 4 * unit()]);
-  pen.lineWidth = 1.5 * unit();
-  pen.strokeStyle = colour;
-  pen.strokeRect(x, y, width, height);
-  pen.setLineDash([]);
-}
-
 function show(number) {
   if (!state) return;
   frame = Math.max(0, Math.min(state.count - 1, number));
   draw();
 }
 
+function pause() {
+  clearInterval(playing);
+  playing = null;
+}
+
 function play() {
   if (!state) return;
-  if (playing) { clearInterval(playing); playing = null; }
+  if (playing) pause();
   else playing = setInterval(() => show((frame + 1) % state.count), 1000 / Math.min(state.fps, 30));
   controls();
 }
@@ -219,11 +183,13 @@ canvas.addEventListener("pointerdown", (event) => {
   const { x, y } = position(event);
   if (tool === "box" && event.button === 0) {
     canvas.setPointerCapture(event.pointerId);
-    band = { from: { x, y }, x, y, width: 0, height: 0 };
+    pause();
+    band = { from: { x, y, frame }, x, y, width: 0, height: 0 };
     return;
   }
   const positive = event.button === 0 && !event.shiftKey && tool !== "negative";
-  act("click", { frame, x: x - 0.5, y: y - 0.5, positive, object });
+  const within = (value, size) => Math.max(0, Math.min(size - 1, value - 0.5));
+  act("click", { frame, x: within(x, canvas.width), y: within(y, canvas.height), positive, object });
 });
 canvas.addEventListener("pointermove", (event) => {
   if (!band) return;
@@ -236,7 +202,7 @@ canvas.addEventListener("pointerup", () => {
   band = null;
   if (!drawn) return;
   if (drawn.width < 3 || drawn.height < 3) tell("drag a rectangle around the object", true);
-  else act("box", { frame, x: drawn.x, y: drawn.y, width: drawn.width, height: drawn.height, object });
+  else act("box", { frame: drawn.from.frame, x: drawn.x, y: drawn.y, width: drawn.width, height: drawn.height, object });
   draw();
 });
 canvas.addEventListener("pointercancel", () => { band = null; draw(); });
@@ -259,8 +225,16 @@ find(".viewer").addEventListener("keydown", (event) => {
 
 function opened() {
   if (!props.value || !props.value.token) return;
-  if (state && state.token !== props.value.token) { state = null; frame = 0; images = []; tell(""); }
+  if (state && state.token !== props.value.token) {
+    pause();
+    state = band = null;
+    frame = 0;
+    images = [];
+    tell("");
+  }
   attempt(refresh);
 }
+// What another page on the same workspace has done is seen here too, a little later.
+setInterval(() => { if (state && !state.following && !waiting && !document.hidden) attempt(refresh); }, 3000);
 watch("value", opened);
 opened();

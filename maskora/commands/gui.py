@@ -4,6 +4,7 @@ import socket
 from pathlib import Path
 
 from maskora.errors import UserError
+from maskora.video.images import IMAGE_SUFFIXES
 from maskora.video.limits import Limits
 from maskora.workspace import Workspace
 
@@ -30,7 +31,7 @@ def start_gui(
         raise UserError(f"--allow {', '.join(missing)}: no such folder")
     if workspace is not None:
         origin = Path(Workspace(workspace).read_source().origin)
-        allowed += [workspace.resolve(), origin.parent if origin.is_file() else origin]
+        allowed += [workspace.resolve(), *_video_of(origin)]
     try:
         from gui_mask.server import serve
     except ModuleNotFoundError as error:
@@ -42,6 +43,13 @@ def start_gui(
     _check_port(host, port)
     first = "" if workspace is None else str(workspace.resolve())
     serve(first, host, port, list(dict.fromkeys(allowed)), limits, browser)
+
+
+def _video_of(origin: Path) -> list[Path]:
+    """The workspace's own video: a file, or a folder of images and nothing wider."""
+    if origin.is_dir() and not any(p.suffix.lower() in IMAGE_SUFFIXES for p in origin.iterdir()):
+        return []
+    return [origin] if origin.exists() else []
 
 
 def _check_port(host: str, port: int) -> None:

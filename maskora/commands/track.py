@@ -6,12 +6,13 @@ from contextlib import closing
 import numpy as np
 from tqdm import tqdm
 
+from maskora.commands.hold import only_one
 from maskora.commands.tracking import (
     load_frames,
     load_markup,
-    only_one,
     open_configured_tracker,
     parse_prompts,
+    refuse_painted,
     save_masks,
     store_markup,
 )
@@ -33,6 +34,9 @@ def track_workspace(config: Config, workspace: Workspace, overwrite: bool) -> No
     """
     source = workspace.read_source()
     with only_one(workspace):
+        if not overwrite:
+            refuse_painted(workspace, source)
+        _tell_replaced(config, workspace)
         prompts = _prompts(config, workspace, source)
         frames_THWC = load_frames(workspace, source)
         empty_THW = np.zeros(frames_THWC.shape[:3], np.uint8)
@@ -58,6 +62,14 @@ def _prompts(config: Config, workspace: Workspace, source: Source) -> list[Promp
             f"{shlex.quote(str(workspace.root))}"
         )
     return prompts
+
+
+def _tell_replaced(config: Config, workspace: Workspace) -> None:
+    """Earlier clicks give way to those of [tracker]: said, so that nobody misses them."""
+    earlier = workspace.read_tracking()
+    given = len(config.tracker.clicks) + len(config.tracker.boxes)
+    if given and earlier is not None and earlier.prompts:
+        print(f"note: {len(earlier.prompts)} earlier clicks and boxes are replaced by {given}")
 
 
 def _tell(workspace: Workspace, labels_THW: np.ndarray, notes: list[str]) -> None:

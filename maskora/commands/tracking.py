@@ -1,9 +1,7 @@
 """Clicks and silhouettes of a workspace: read, stored, and made into masks."""
 
-import fcntl
-import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ from maskora.config import Config
 from maskora.config.clip import Mask
 from maskora.errors import UserError
 from maskora.files import write_text
-from maskora.masks.files import check_not_empty, read_labels, write_labels
+from maskora.masks.files import read_labels, write_labels
 from maskora.masks.markup import Markup
 from maskora.masks.prompts import Box, Click, Prompt, check_inside, parse_box, parse_click
 from maskora.masks.silhouettes import frame_ranges
@@ -40,10 +38,10 @@ def to_original(prompt: Prompt, placement: Placement) -> Prompt:
     """The way back, to a tenth of a pixel."""
     left, top, width, height = placement.region
     moved = _moved(prompt, width / placement.size[0], height / placement.size[1], left, top)
-    sides = {"x": round(moved.x, 1), "y": round(moved.y, 1)}
-    if isinstance(moved, Box):
-        sides |= {"width": round(moved.width, 1), "height": round(moved.height, 1)}
-    return type(moved)(**{**vars(moved), **sides})
+    x, y = round(moved.x, 1), round(moved.y, 1)
+    if isinstance(moved, Click):
+        return replace(moved, x=x, y=y)
+    return replace(moved, x=x, y=y, width=round(moved.width, 1), height=round(moved.height, 1))
 
 
 def _moved(prompt: Prompt, across: float, down: float, left: float, top: float) -> Prompt:
@@ -93,16 +91,31 @@ def load_markup(workspace: Workspace, source: Source) -> Markup:
     record = workspace.read_tracking()
     if record is None:
         shown_THW = stored_silhouettes(workspace, source)
-        return Markup(shown_THW.copy(), shown_THW)
-    clicks = [text for item in record.prompts for kind, text in item.items() if kind == "click"]
-    boxes = [text for item in record.prompts for kind, text in item.items() if kind == "box"]
-    parsed = iter(parse_prompts(clicks, (), source)), iter(parse_prompts((), boxes, source))
-    prompts = [next(parsed[kind == "box"]) for item in record.prompts for kind in item]
+        markup = Markup(shown_THW.copy(), shown_THW)
+        marked_T = shown_THW.any(axis=(1, 2))
+        markup.changed.update(np.flatnonzero(marked_T).tolist())  # not in tracking/ yet
+        return markup
+    prompts = _stored_prompts(record, source)
     shown_THW = _labels(source, workspace.tracked)
     before_THW = shown_THW.copy()
     for frame in {prompt.frame for prompt in prompts}:
         before_THW[frame] = _label(source, workspace.tracked_before(frame))
     return Markup(before_THW, shown_THW, prompts)
+
+
+def _stored_prompts(record: TrackingRecord, source: Source) -> list[Prompt]:
+    """Prompts as they were stored: to a tenth of a pixel, so they may lie a little outside."""
+    placement, (width, height) = placement_of(source), source.size
+    prompts: list[Prompt] = []
+    for item in record.prompts:
+        for kind, text in item.items():
+            prompt = to_workspace((parse_box if kind == "box" else parse_click)(text), placement)
+            if isinstance(prompt, Click):
+                x, y = min(max(prompt.x, 0.0), width - 1.0), min(max(prompt.y, 0.0), height - 1.0)
+                prompt = replace(prompt, x=x, y=y)
+            prompts.append(prompt)
+    check_inside(prompts, source.frames, width, height)
+    return prompts
 
 
 def stored_silhouettes(workspace: Workspace, source: Source) -> np.ndarray:
@@ -145,14 +158,24 @@ def save_masks(
     Raises:
         UserError: nothing is marked, or masks/ were painted by hand.
     """
-    check_not_empty(markup.shown_THW, str(workspace.tracking_dir))
-    if not replace_by_hand and masks_are_by_hand(workspace, source):
+    silhouettes_THW = markup.shown_THW
+    if settings.shape == "full":
+        silhouettes_THW = np.ones_like(silhouettes_THW)
+    if not silhouettes_THW.any():
+        raise UserError("nothing is marked yet: click the object, or draw a box around it")
+    if not replace_by_hand:
+        refuse_painted(workspace, source)
+    labels_THW, notes = build_masks(workspace, silhouettes_THW, settings, source)
+    return labels_THW, [*tell_absences(markup), *notes]
+
+
+def refuse_painted(workspace: Workspace, source: Source) -> None:
+    """Raises UserError where the person has painted in masks/ since they were made."""
+    if masks_are_by_hand(workspace, source):
         raise UserError(
             f"{workspace.masks_dir} was changed by hand since it was made, and would be replaced: "
-            f"move it elsewhere, or say that it may go"
+            f"move it elsewhere, or say that it may go (--overwrite)"
         )
-    labels_THW, notes = build_masks(workspace, markup.shown_THW, settings, source)
-    return labels_THW, [*tell_absences(markup), *notes]
 
 
 def tell_absences(markup: Markup) -> list[str]:
@@ -161,29 +184,6 @@ def tell_absences(markup: Markup) -> list[str]:
         f"object {number} is not seen in frames {frame_ranges(frames)}: click it there if it is"
         for number, frames in markup.absences().items()
     ]
-
-
-@contextmanager
-def only_one(workspace: Workspace) -> Iterator[None]:
-    """Hold the workspace's clicks, so that no other program changes them meanwhile.
-
-    Raises:
-        UserError: another program holds them.
-    """
-    workspace.tracking_dir.mkdir(exist_ok=True)
-    with workspace.tracking_lock.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UserError(
-                f"{workspace.root} is open in another maskora (process {file.read().strip()}): "
-                f"close it there first"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
 
 
 def _labels(source: Source, path_of: Callable[[int], Path]) -> np.ndarray:

@@ -107,17 +107,11 @@ def _object_id(parts: Sequence[str], text: str) -> int:
 def check_inside(prompts: Iterable[Prompt], frames: int, width: int, height: int) -> None:
     """Every prompt is on a frame of the clip and touches its picture. Raises UserError."""
     for prompt in prompts:
+        if not 1 <= prompt.object_id <= MOST_OBJECTS:
+            raise UserError(f"{prompt}: objects are numbered 1 to {MOST_OBJECTS}")
         if prompt.frame >= frames:
             raise UserError(f"{prompt}: the clip has frames 0 to {frames - 1} only")
         right = prompt.x + (prompt.width if isinstance(prompt, Box) else 0)
         bottom = prompt.y + (prompt.height if isinstance(prompt, Box) else 0)
         if right < 0 or bottom < 0 or prompt.x >= width or prompt.y >= height:
             raise UserError(f"{prompt}: it lies outside the picture, which is {width}x{height}")
-
-
-def by_frame(prompts: Iterable[Prompt]) -> dict[int, list[Prompt]]:
-    """Prompts of each frame that has some, in order of frames."""
-    frames: dict[int, list[Prompt]] = {}
-    for prompt in sorted(prompts, key=lambda prompt: prompt.frame):
-        frames.setdefault(prompt.frame, []).append(prompt)
-    return frames

@@ -35,7 +35,7 @@ def check_untrusted(
     """
     memory += FRAMES_HELD * limits.max_pixels
     order = json.dumps({"path": str(path.absolute()), "limits": asdict(limits), "memory": memory})
-    command = [sys.executable, "-m", "maskora.video.untrusted"]
+    command = [sys.executable, "-P", "-m", "maskora.video.untrusted"]
     try:
         looked = subprocess.run(
             command, input=order.encode(), capture_output=True, timeout=patience, check=False

@@ -56,6 +56,7 @@ class Workspace:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.config = root / "edit.toml"
+        self.lock = root / ".lock"
         self.source_dir = root / "source"
         self.source_record = self.source_dir / "source.json"
         self.overview = self.source_dir / "overview.png"
@@ -63,7 +64,6 @@ class Workspace:
         self.mask_record = self.masks_dir / "masks.json"
         self.tracking_dir = root / "tracking"
         self.tracking_record = self.tracking_dir / "clicks.json"
-        self.tracking_lock = self.tracking_dir / ".lock"
         self.edits_dir = root / "edits"
         self.original_dir = root / "original"  # an uploaded video, which has no other home
         self.cache_dir = root / "cache"
@@ -113,10 +113,6 @@ class Workspace:
     def metrics(self, stage: Stage, edit: str | None = None) -> Path:
         """A stage's loss, step by step."""
         return self.run_dir(stage, edit) / "metrics.jsonl"
-
-    def loss_picture(self, stage: Stage, edit: str | None = None) -> Path:
-        """The same as a picture."""
-        return self.run_dir(stage, edit) / "loss.png"
 
     def output_dir(self, edit: str | None, seed: int | None) -> Path:
         """Where a result goes; `seed` only for the second and further seeds of a run."""

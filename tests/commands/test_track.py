@@ -136,6 +136,13 @@ def test_a_folder_that_is_no_workspace(run: Run, tmp_path: Path) -> None:
     refused(run("track", tmp_path, "--click", CENTRE), "not a prepared workspace")
 
 
+def test_replaced_clicks_are_told(run: Run, bare: Make) -> None:
+    root = bare()
+    assert run("track", root, "--click", CENTRE, "--click", "0,52,108,+").status == 0
+    answer = run("track", root, "--click", CENTRE)
+    assert "2 earlier clicks and boxes are replaced by 1" in answer.out
+
+
 def test_damaged_clicks_are_told(run: Run, bare: Make) -> None:
     root = bare()
     Workspace(root).tracking_dir.mkdir()

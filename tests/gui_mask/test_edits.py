@@ -109,10 +109,10 @@ def test_a_new_upload_takes_the_place_and_the_caption_of_the_earlier_one(
 def test_a_named_edit_comes_to_be_with_its_first_picture(
     workspace: Workspace, tmp_path: Path
 ) -> None:
-    assert edits.named_edits(workspace) == []
+    assert workspace.named_edits() == []
     assert edits.listing(workspace, "hat") == []
     edits.take_upload(workspace, "hat", 0, picture(tmp_path, "a", "PNG"))
-    assert edits.named_edits(workspace) == ["hat"]
+    assert workspace.named_edits() == ["hat"]
     assert [entry.frame for entry in edits.listing(workspace, "hat")] == [0]
     with pytest.raises(UserError, match="a name starts with a letter"):
         edits.take_upload(workspace, "../hat", 0, picture(tmp_path, "a", "PNG"))

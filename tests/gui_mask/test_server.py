@@ -82,6 +82,64 @@ def test_other_sites_may_not_speak_for_the_person(client: TestClient) -> None:
         assert refused.status_code == 403
 
 
+def test_other_addresses_may_not_speak_either(desk: Desk) -> None:
+    """The same where the program listens for others: only its own page is answered."""
+    client = TestClient(web_app(desk, "0.0.0.0", PORT), base_url=f"http://192.168.1.5:{PORT}")
+    assert client.get("/").status_code == 200
+    for origin in ("http://evil.example", "http://192.168.1.5:1", "null"):
+        assert client.get("/config", headers={"origin": origin}).status_code == 403
+
+
+def test_a_forwarded_port_is_no_other_site(client: TestClient) -> None:
+    headers = {"host": "localhost:9000", "origin": "http://localhost:9000"}
+    assert client.get("/", headers=headers).status_code == 200
+    assert client.get("/", headers={"host": "localhost"}).status_code == 200
+
+
+def test_no_other_page_may_frame_it(client: TestClient) -> None:
+    answer = client.get("/")
+    assert answer.headers["x-frame-options"] == "DENY"
+    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+
+
+def test_source_frames_for_editing(client: TestClient, session: Session, rolling: Path) -> None:
+    """At both sizes; the original only where it may be read."""
+    base = f"/maskora/{session.token}/source"
+    fitted = client.get(f"{base}/3.png")
+    assert "frame-00003-160x96.png" in fitted.headers["content-disposition"]
+    assert fitted.content == session.workspace.source_frame(3).read_bytes()
+    assert "outside the folders" in client.get(f"{base}/3.png?original=1").text
+    assert client.get(f"{base}/9.png").status_code == 404
+    object.__setattr__(session.source, "origin", str(rolling))
+    inside = session.workspace.root / "ball.mp4"
+    inside.write_bytes(rolling.read_bytes())
+    record = session.source.model_copy(update={"origin": str(inside)})
+    session.workspace.write_source(record)
+    session.source = record
+    original = client.get(f"{base}/3.png?original=1")
+    assert "320x192" in original.headers["content-disposition"]
+
+
+@pytest.mark.parametrize("name", ["find_upload", "take"])
+def test_a_file_that_was_not_uploaded_is_not_taken(
+    client: TestClient, session: Session, tmp_path: Path, name: str, rolling: Path
+) -> None:
+    """A page that says of any file of the machine that it was uploaded gets nothing of it."""
+    secret = tmp_path.parent / f"{tmp_path.name}-secret.mp4"
+    secret.write_bytes(rolling.read_bytes())
+    config = client.get("/config").json()
+    number = next(one["id"] for one in config["dependencies"] if one["api_name"] == name)
+    file = {"path": str(secret), "orig_name": "secret.mp4", "meta": {"_type": "gradio.FileData"}}
+    data = [file] if name == "find_upload" else [session.token, "", 0, file, 0]
+    call = {"fn_index": number, "data": data, "session_hash": "x"}
+    answer = client.post("/gradio_api/run/predict", json=call)
+    assert answer.status_code >= 400 or "not uploaded here" in answer.text, answer.text
+    assert list(session.workspace.edits_dir.iterdir()) == []
+    copies = [path for path in tmp_path.rglob("*secret*") if path.is_file()]
+    assert copies == []
+    assert client.get(f"/gradio_api/file={secret}").status_code in (403, 404)
+
+
 def test_files_of_the_machine_are_not_served(
     client: TestClient, session: Session, tmp_path: Path
 ) -> None:

@@ -10,11 +10,12 @@ import pytest
 
 from gui_mask.places import Places
 from gui_mask.region import Region, RegionPreview
-from gui_mask.session import Session
+from gui_mask.session import STORE_EVERY, Session
 from gui_mask.sessions import MOST_OPEN, Sessions
 from maskora.commands import tracking
+from maskora.commands.hold import only_one
 from maskora.commands.masks import load_masks
-from maskora.commands.tracking import only_one
+from maskora.commands.prepare import prepare_workspace
 from maskora.config import load_config, set_values
 from maskora.errors import UserError
 from maskora.masks.files import read_labels, write_labels
@@ -220,6 +221,129 @@ def test_wrong_requests_are_answered(
     news = sessions.act({"token": token, "version": 0, "regions": 0, **request_})
     assert words in news["error"]
     assert news["version"] == 1
+
+
+@pytest.mark.parametrize("number", [0, 255, 300, -1])
+def test_objects_have_numbers_that_a_mask_can_hold(
+    sessions: Sessions, workspace: Workspace, number: int
+) -> None:
+    token = sessions.open(str(workspace.root)).token
+    click = {"name": "click", "frame": 0, "x": 24, "y": 54, "object": number, "positive": True}
+    assert "numbered 1 to 254" in sessions.act({"token": token, **click})["error"]
+
+
+@pytest.mark.parametrize("act", ["click", "undo", "save"])
+def test_masks_from_a_box_are_not_lost(
+    tmp_path: Path, rolling: Path, tiny_model: Path, act: str
+) -> None:
+    """What the masks came from is what the page starts with, also when it is opened again."""
+    root = tmp_path / "boxed"
+    prepare_workspace(
+        video=rolling, root=root, mask=None, box="16,64,120,96", base=None,
+        given={"video.size": "160x96", "video.frames": 9, "model.path": str(tiny_model)},
+        overrides=[], overwrite=False,
+    )  # fmt: skip
+    session = Session(Workspace(root))
+    boxed = session.markup.shown_THW.copy()
+    assert boxed.any(axis=(1, 2)).all()
+    if act == "save":
+        session.save()
+    else:
+        session.point([Click(0, 120.0, 20.0, object_id=2)])
+    if act == "undo":
+        session.undo()
+    session.close()
+    again = Session(Workspace(root))
+    np.testing.assert_array_equal(again.markup.shown_THW[1:], boxed[1:])
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "size"), [(["video.fit=pad"], "160x160"), (["video.fit=stretch"], "640x384")]
+)
+@pytest.mark.parametrize("place", [(0.0, 0.0), (1.0, 1.0), (0.4, 0.05), (0.999, 0.5)])
+def test_a_click_anywhere_can_be_opened_again(
+    tmp_path: Path, rolling: Path, tiny_model: Path, settings: list[str], size: str,
+    place: tuple[float, float],
+) -> None:  # fmt: skip
+    """Also one in the bars beside the picture, and on its very edge."""
+    root = tmp_path / "ws"
+    prepare_workspace(
+        video=rolling, root=root, mask=None, box=None, base=None,
+        given={"video.size": size, "video.frames": 5, "model.path": str(tiny_model)},
+        overrides=settings, overwrite=False,
+    )  # fmt: skip
+    session = Session(Workspace(root))
+    width, height = session.source.size
+    click = Click(0, place[0] * (width - 1), place[1] * (height - 1))
+    session.point([click])
+    session.close()
+    again = Session(Workspace(root))
+    (found,) = again.markup.prompts
+    assert abs(found.x - click.x) < 0.3
+    assert abs(found.y - click.y) < 0.3
+    again.close()
+
+
+def test_the_tracker_is_not_taken_away_at_work(session: Session) -> None:
+    session.point([BALL])
+    session.follow(None, "both")
+    with pytest.raises(UserError, match="being followed right now"):
+        session.release()
+    wait(session)
+    assert session.message == "followed to the end"
+
+
+def test_what_is_followed_is_stored_on_the_way(session: Session) -> None:
+    """A program that is killed in the middle has stored what it had done a while ago."""
+    session.point([BALL])
+    session.version = STORE_EVERY - 3
+    session.follow(None, "both")
+    for _ in range(600):
+        if session.workspace.tracked(2).is_file() or session.following is None:
+            break
+        time.sleep(0.01)
+    assert session.workspace.tracked(2).is_file()
+    wait(session)
+
+
+def test_an_open_workspace_is_not_prepared_anew(
+    session: Session, rolling: Path, tiny_model: Path
+) -> None:
+    with pytest.raises(UserError, match="open in another maskora"):
+        prepare_workspace(
+            video=rolling, root=session.workspace.root, mask=None, box=None, base=None,
+            given={"video.size": "192x128", "video.frames": 5, "model.path": str(tiny_model)},
+            overrides=[], overwrite=True,
+        )  # fmt: skip
+    assert session.workspace.read_source().frames == 9
+
+
+def test_a_failed_opening_closes_nothing(
+    sessions: Sessions, tmp_path: Path, rolling: Path, tiny_model: Path
+) -> None:
+    opened = [
+        sessions.open(str(make_workspace(tmp_path / f"ws{n}", rolling, tiny_model).root))
+        for n in range(MOST_OPEN)
+    ]
+    with pytest.raises(UserError, match="not a prepared workspace"):
+        sessions.open(str(tmp_path))
+    for session in opened:
+        assert sessions.get(session.token) is session
+
+
+def test_the_whole_picture_needs_no_click(session: Session) -> None:
+    session.set_region(Region("full", 0.1, 5))
+    session.save()
+    assert read_labels(session.workspace.mask(4)).all()
+
+
+def test_links_out_of_the_allowed_folders_are_refused(
+    sessions: Sessions, workspace: Workspace
+) -> None:
+    (workspace.edits_dir / "00000.png").symlink_to("/etc/passwd")
+    with pytest.raises(UserError, match="passwd"):
+        sessions.open(str(workspace.root))
 
 
 def test_an_unknown_page_is_told(sessions: Sessions) -> None:

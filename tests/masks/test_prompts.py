@@ -9,7 +9,6 @@ from maskora.masks.prompts import (
     MOST_OBJECTS,
     Box,
     Click,
-    by_frame,
     check_inside,
     parse_box,
     parse_click,
@@ -98,9 +97,3 @@ def test_what_lies_outside_is_refused(prompt: Click | Box, words: str) -> None:
     with pytest.raises(UserError, match=words) as error:
         check_inside([Click(0, 1, 1), prompt], frames=5, width=100, height=50)
     assert str(prompt) in str(error.value)
-
-
-def test_prompts_are_put_together_by_frame() -> None:
-    first, second, third = Click(3, 1, 1), Box(0, 1, 1, 2, 2), Click(3, 5, 5, positive=False)
-    assert list(by_frame([first, second, third]).items()) == [(0, [second]), (3, [first, third])]
-    assert by_frame([]) == {}

@@ -13,6 +13,7 @@ from transformers import Sam2VideoModel
 from transformers.utils import logging as transformers_logging
 
 from maskora.errors import UserError
+from maskora.hub import refuse_quantised
 from maskora.masks.trackers import KEY
 
 # sam2 is the configuration for single pictures; it is good enough where the memory is there too.
@@ -67,7 +68,9 @@ def load(folder: Path) -> tuple[Any, Preparation]:
     Raises:
         UserError: the folder holds no SAM2, not all of it, or something that cannot be read.
     """
-    model_type = read_json(folder / "config.json").get("model_type")
+    config = read_json(folder / "config.json")
+    refuse_quantised(config, folder, KEY)
+    model_type = config.get("model_type")
     if model_type not in MODEL_TYPES:
         raise UserError(
             f"{KEY}: {folder} holds a model of type {model_type!r}, not SAM2 for videos "
@@ -97,6 +100,7 @@ def _load_weights(folder: Path) -> Any:
             local_files_only=True,
             output_loading_info=True,
             dtype=torch.float32,
+            attn_implementation="sdpa",  # a folder may ask for code from elsewhere
         )
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,44 @@
+"""What others wrote is shown as it is, and as nothing else."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from gui_mask.answers import explain, plain
+from maskora.errors import UserError
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "![x](http://evil.example/a.png)",
+        "[click](javascript:alert(1))",
+        "<img src=x onerror=alert(1)>",
+        "http://evil.example/ and **bold** `code` # head",
+        "$x$ ~~gone~~ | a | b |",
+    ],
+)
+def test_nothing_in_it_is_markup(text: str) -> None:
+    shown = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(plain(text))
+    assert re.findall(r"<(?!/?p>)", shown) == []
+
+
+@given(st.text(st.characters(codec="ascii", categories=("L", "N", "P", "S")), min_size=1))
+def test_it_reads_as_it_was_written(text: str) -> None:
+    shown = MarkdownIt("commonmark").render(plain(text)).strip()
+    assert MarkdownIt("commonmark").renderInline("").strip() == ""
+    plainly = shown.removeprefix("<p>").removesuffix("</p>")
+    for entity, letter in (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&amp;", "&")):
+        plainly = plainly.replace(entity, letter)
+    assert plainly == text
+
+
+def test_a_bug_is_no_answer() -> None:
+    with pytest.raises(ZeroDivisionError), explain():
+        _ = 1 / 0
+    with explain() as told:
+        raise UserError("no such thing")
+    assert told.text == "no such thing"
