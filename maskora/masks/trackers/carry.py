@@ -1,4 +1,4 @@
-"""Carrying a silhouette from one frame to the next: motion first, colours where motion is unsure.
+"""Carrying a silhouette from one frame to the next: motion first, evidence where it is unsure.
 
 Everything here is at one size, the frame's; images_HWC are uint8 RGB, motion is pixels (x, y).
 """
@@ -7,20 +7,18 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from maskora.masks.silhouettes import Silhouette
-from maskora.masks.trackers.grabcut import Image, Marks, colours, cut, keep_parts, window_around
+from maskora.masks.trackers import evidence
+from maskora.masks.trackers.evidence import Field, Image
+from maskora.masks.trackers.grabcut import Marks, cut, keep_parts, window_around
 
 BAND = 0.2  # of the object's size: how far from where motion puts it new parts are looked for
-RIM = 1.0  # pixels next to an outline that are always decided by colour
-UNLIKE = 0.3  # colours that are less the object's than this are not taken on motion's word
-ALIKE = 0.75  # colours that are more the object's than this are not its surroundings' for certain
-LEFT_BEHIND = 0.7  # what moves with the surroundings must be more the object's than this
+RIM = 1.0  # pixels next to an outline that are always left to GrabCut
+GONE, UNLIKE = 0.1, 0.3  # belief below which nothing is taken, and below which motion is doubted
+ALIKE = 0.75  # belief from which a place outside may yet be the object's
+LEFT_BEHIND = 0.7  # belief that keeps what moves with the surroundings
 SPECK = 0.2  # of the largest part: smaller parts are dropped
-BINS = 16  # of the colours, per channel
-
-Field = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -30,13 +28,12 @@ class Look:
     Attributes:
         colours_HWC: the frame's `colours`, cut around the object.
         marks_HW: where in it the object is (GC_FGD), and where not (GC_BGD).
-        likeness: (BINS, BINS, BINS), for each colour: how much more common it is in the object than
-            around it, from 0 to 1; 0.5 where neither has it.
+        learnt: as from `evidence.learn`.
     """
 
     colours_HWC: Image
     marks_HW: Marks
-    likeness: Field
+    learnt: Field
 
 
 @dataclass(frozen=True)
@@ -56,12 +53,9 @@ def look(image_HWC: Image, silhouette_HW: Silhouette) -> Look:
     """Remember how an object and its surroundings look; the silhouette is not empty."""
     window = window_around(silhouette_HW)
     inside_HW = silhouette_HW[window]
-    colours_HWC = colours(image_HWC[window])
-    bins = _bins(colours_HWC)
-    shares = [_histogram(bins, part_HW) for part_HW in (inside_HW, ~inside_HW)]
-    likeness = (shares[0] + 1e-6) / (shares[0] + shares[1] + 2e-6)
+    colours_HWC = evidence.colours(image_HWC[window])
     marks_HW = np.where(inside_HW, cv2.GC_FGD, cv2.GC_BGD).astype(np.uint8)
-    return Look(colours_HWC, marks_HW, likeness.astype(np.float32))
+    return Look(colours_HWC, marks_HW, evidence.learn(colours_HWC, inside_HW))
 
 
 def motion(flow: cv2.DISOpticalFlow, grey_HW: Image, before_HW: Image) -> Motion:
@@ -80,44 +74,52 @@ def warp(silhouette_HW: Silhouette, back_HW2: Field) -> Silhouette:
     return np.asarray(_fetch(silhouette_HW.astype(np.float32), back_HW2) >= 0.5)
 
 
-def carry(image_HWC: Image, before_HW: Silhouette, moved: Motion, memory: Look) -> Silhouette:
+def carry(
+    image_HWC: Image,
+    before_HW: Silhouette,
+    moved: Motion,
+    memory: Look,
+    permanence_HW: Field,
+) -> Silhouette:
     """The silhouette_HW in a frame, from the one in the frame before.
 
     Args:
         moved: from this frame back to the one before.
         memory: how the object looked at its anchor.
+        permanence_HW: of this frame, as in `backdrop`.
     """
     warped_HW = warp(before_HW, moved.back_HW2)
     if not _opened(warped_HW & moved.sure_HW).any():
         return np.zeros_like(before_HW)
     window = window_around(warped_HW)
-    colours_HWC = colours(image_HWC[window])
-    likeness_HW = memory.likeness[tuple(np.moveaxis(_bins(colours_HWC), -1, 0))]
-    marks_HW = _marks(
-        warped_HW[window],
-        Motion(moved.back_HW2[window], moved.sure_HW[window]),
-        cv2.GaussianBlur(likeness_HW, (0, 0), 3.0),
+    colours_HWC = evidence.colours(image_HWC[window])
+    belief_HW = evidence.weigh(
+        evidence.likeness(colours_HWC, memory.learnt),
+        evidence.mobility(permanence_HW[window], warped_HW[window]),
     )
+    moved_there = Motion(moved.back_HW2[window], moved.sure_HW[window])
+    marks_HW = _marks(warped_HW[window], moved_there, belief_HW)
     carried_HW = np.zeros_like(before_HW)
     carried_HW[window] = _cut_beside(colours_HWC, marks_HW, memory)
     return keep_parts(carried_HW, warped_HW, SPECK)
 
 
-def _marks(warped_HW: Silhouette, moved: Motion, likeness_HW: Field) -> Marks:
-    """What motion and colours are sure of together, and what GrabCut must decide."""
+def _marks(warped_HW: Silhouette, moved: Motion, belief_HW: Field) -> Marks:
+    """What motion and belief are sure of together, and what GrabCut must decide."""
     inside_HW = _opened(warped_HW & moved.sure_HW)
     outside_HW = _opened(~warped_HW & moved.sure_HW)
     band = max(2.0, BAND * float(np.sqrt(warped_HW.sum())))
     depth_HW, away_HW = _depth(inside_HW), _depth(~warped_HW)
     marks_HW = np.full(warped_HW.shape, cv2.GC_PR_BGD, np.uint8)
     marks_HW[inside_HW] = cv2.GC_PR_FGD
-    marks_HW[(_depth(outside_HW) > RIM) & (likeness_HW < ALIKE)] = cv2.GC_BGD
+    marks_HW[(_depth(outside_HW) > RIM) & (belief_HW < ALIKE)] = cv2.GC_BGD
     marks_HW[away_HW > band] = cv2.GC_BGD
     deep = min(RIM, 0.9 * float(depth_HW.max()))
-    marks_HW[(depth_HW > deep) & (likeness_HW >= UNLIKE)] = cv2.GC_FGD
-    marks_HW[warped_HW & (likeness_HW < UNLIKE)] = cv2.GC_PR_BGD
+    marks_HW[(depth_HW > deep) & (belief_HW >= UNLIKE)] = cv2.GC_FGD
+    marks_HW[warped_HW & (belief_HW < UNLIKE)] = cv2.GC_PR_BGD
+    marks_HW[belief_HW < GONE] = cv2.GC_BGD
     around_HW = ~warped_HW & (away_HW <= band)
-    marks_HW[_left_behind(inside_HW, around_HW, warped_HW, moved, likeness_HW)] = cv2.GC_PR_BGD
+    marks_HW[_left_behind(inside_HW, around_HW, warped_HW, moved, belief_HW)] = cv2.GC_PR_BGD
     return marks_HW
 
 
@@ -126,7 +128,7 @@ def _left_behind(
     around_HW: Silhouette,
     warped_HW: Silhouette,
     moved: Motion,
-    likeness_HW: Field,
+    belief_HW: Field,
 ) -> Silhouette:
     """Parts that move as the surroundings do while the object moves otherwise."""
     if not inside_HW.any() or not around_HW.any():
@@ -136,7 +138,7 @@ def _left_behind(
     if apart < 1.5:
         return np.zeros_like(warped_HW)
     stays_HW = np.linalg.norm(moved.back_HW2 - other, axis=-1) < 0.25 * apart
-    return np.asarray(warped_HW & stays_HW & (likeness_HW < LEFT_BEHIND))
+    return np.asarray(warped_HW & stays_HW & (belief_HW < LEFT_BEHIND))
 
 
 def _cut_beside(colours_HWC: Image, marks_HW: Marks, memory: Look) -> Silhouette:
@@ -145,7 +147,7 @@ def _cut_beside(colours_HWC: Image, marks_HW: Marks, memory: Look) -> Silhouette
     size = (width, height)
     pictures = [colours_HWC, cv2.resize(memory.colours_HWC, size, interpolation=cv2.INTER_AREA)]
     marks = [marks_HW, cv2.resize(memory.marks_HW, size, interpolation=cv2.INTER_NEAREST)]
-    return cut(np.concatenate(pictures), np.concatenate(marks), 1)[:height]
+    return cut(np.concatenate(pictures), np.concatenate(marks))[:height]
 
 
 def _fetch(values_HWx: Field, back_HW2: Field) -> Field:
@@ -162,21 +164,6 @@ def _fetch(values_HWx: Field, back_HW2: Field) -> Field:
             borderValue=0,
         )
     )
-
-
-def _bins(colours_HWC: Image) -> npt.NDArray[np.intp]:
-    return (colours_HWC // (256 // BINS)).astype(np.intp)
-
-
-def _histogram(bins_HWC: npt.NDArray[np.intp], part_HW: Silhouette) -> Field:
-    """The share of each colour in a part of the picture, a little smoothed."""
-    counts = np.zeros((BINS, BINS, BINS), np.float32)
-    np.add.at(counts, tuple(bins_HWC[part_HW].T), 1)
-    for axis in range(3):
-        padded = np.pad(counts, [(1, 1) if n == axis else (0, 0) for n in range(3)], mode="edge")
-        before, after = (np.take(padded, range(at, at + BINS), axis) for at in (0, 2))
-        counts = ((before + 2 * counts + after) / 4).astype(np.float32)
-    return (counts / max(float(part_HW.sum()), 1.0)).astype(np.float32)
 
 
 def _opened(silhouette_HW: Silhouette) -> Silhouette:

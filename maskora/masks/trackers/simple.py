@@ -1,8 +1,9 @@
 """The tracker that needs no download: GrabCut from what is pointed at, optical flow in between.
 
 It works on frames of reduced size (long side `LONG_SIDE`) and gives silhouettes at full size. It
-knows colours and motion and no objects: it follows what differs from its surroundings, and loses
-its way where something of the same colours comes close, or where the object is hidden for a while.
+knows colours and motion and no objects: it follows what differs from its surroundings, or moves
+otherwise than they do, and loses its way where something alike comes close, or where the object is
+hidden for a while.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,9 @@ import numpy.typing as npt
 from maskora.masks import Labels
 from maskora.masks.prompts import Box, Click, Prompt
 from maskora.masks.silhouettes import Silhouette
-from maskora.masks.trackers import carry, grabcut
+from maskora.masks.trackers import carry
+from maskora.masks.trackers.backdrop import Backdrop
+from maskora.masks.trackers.find import Pointed, find
 from maskora.masks.tracking import Anchors, Silhouettes
 
 LONG_SIDE = 848  # pixels
@@ -50,17 +53,19 @@ class SimpleTracker:
         self._frames_THWC = np.stack(
             [cv2.resize(frame_HWC, size, interpolation=cv2.INTER_AREA) for frame_HWC in frames_THWC]
         )
+        self._backdrop = Backdrop(self._frames_THWC)
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
     def segment(self, frame: int, prompts: Sequence[Prompt], before_HW: Labels) -> Silhouettes:
-        """As `Tracker.segment`: clicks are kept to exactly, boxes are where the object ends."""
+        """As `Tracker.segment`: clicks are kept to exactly, boxes nearly (`find.SLACK`)."""
         found: dict[int, Silhouette] = {}
+        permanence_HW = self._backdrop.permanence(frame)
         for number in sorted({prompt.object_id for prompt in prompts}):
             own = [prompt for prompt in prompts if prompt.object_id == number]
             pointed = self._pointed(own)
             before = self._reduce(before_HW == number)
             others = self._reduce((before_HW != number) & (before_HW > 0))
-            small_HW = grabcut.find(self._frames_THWC[frame], pointed, before, others)
+            small_HW = find(self._frames_THWC[frame], permanence_HW, pointed, before, others)
             found[number] = self._with_clicks(self._enlarge(small_HW), own)
         return found
 
@@ -85,6 +90,7 @@ class SimpleTracker:
     def close(self) -> None:
         """Free the reduced frames."""
         self._frames_THWC = self._frames_THWC[:0]
+        self._backdrop.close()
 
     def _anchor(self, frame: int, silhouette_HW: Silhouette) -> _Followed | None:
         small_HW = self._reduce(silhouette_HW)
@@ -95,7 +101,9 @@ class SimpleTracker:
 
     def _step(self, frame: int, before: _Followed, moved: carry.Motion) -> _Followed | None:
         image_HWC = self._frames_THWC[frame]
-        carried_HW = carry.carry(image_HWC, before.silhouette_HW, moved, before.look)
+        carried_HW = carry.carry(
+            image_HWC, before.silhouette_HW, moved, before.look, self._backdrop.permanence(frame)
+        )
         if carried_HW.sum() < before.least_area:
             return None
         return replace(before, silhouette_HW=carried_HW)
@@ -107,7 +115,7 @@ class SimpleTracker:
         )
         return carry.motion(self._flow, here_HW, there_HW)
 
-    def _pointed(self, prompts: Sequence[Prompt]) -> grabcut.Pointed:
+    def _pointed(self, prompts: Sequence[Prompt]) -> Pointed:
         """The prompts of one object, in pixels of the reduced frame."""
         height, width = self._frames_THWC.shape[1:3]
         clicks = [prompt for prompt in prompts if isinstance(prompt, Click)]
@@ -123,7 +131,7 @@ class SimpleTracker:
             x1, y1 = np.ceil(far).astype(int).tolist()
             return max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
 
-        return grabcut.Pointed(
+        return Pointed(
             inside=tuple(pixel(click) for click in clicks if click.positive),
             outside=tuple(pixel(click) for click in clicks if not click.positive),
             boxes=tuple(sides(box) for box in boxes),
