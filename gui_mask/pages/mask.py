@@ -24,7 +24,6 @@ SHAPES = [
     ("noisy", "noisy"),
     ("full: the whole picture", "full"),
 ]
-UNASKED = gr.update(value=False, visible=False)
 REPLACE = "The masks were painted by hand since they were made. Tick the box to replace them."
 
 
@@ -83,11 +82,11 @@ class MaskPage:
     def open(self, token: str) -> list[Any]:
         """Show a workspace that was entered."""
         if not token:
-            return [shows("", 0), "box", 0.1, 5, "simple", "", "", UNASKED]
+            return [shows("", 0), "box", 0.1, 5, "simple", "", "", _not_asked()]
         session = self.desk.session(token)
         tracker, region = session.config.tracker, session.region
         settings = [region.shape, region.margin, region.smooth]
-        return [shows(token, 0), *settings, tracker.type, tracker.checkpoint, "", UNASKED]
+        return [shows(token, 0), *settings, tracker.type, tracker.checkpoint, "", _not_asked()]
 
     @told_on_page
     def preview(
@@ -109,7 +108,7 @@ class MaskPage:
             return [gr.skip(), bump, REPLACE, gr.Checkbox(visible=True)]
         notes = session.save(replace_by_hand=by_hand)
         told = [f"Saved in {session.workspace.masks_dir}.", *notes]
-        return [shows(token, bump + 1), bump + 1, "\n\n".join(map(plain, told)), UNASKED]
+        return [shows(token, bump + 1), bump + 1, "\n\n".join(map(plain, told)), _not_asked()]
 
     @told_on_page
     def use_tracker(self, token: str, kind: str, checkpoint: str) -> str:
@@ -125,3 +124,8 @@ class MaskPage:
 def _region(shape: MaskShape, margin: float, smooth: float) -> Region:
     assert shape in get_args(MaskShape)
     return Region(shape, float(margin), int(smooth))
+
+
+def _not_asked() -> gr.Checkbox:
+    """The leave to replace painted masks, not given."""
+    return gr.Checkbox(False, visible=False)

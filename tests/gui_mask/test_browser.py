@@ -100,7 +100,7 @@ def test_the_dog_from_a_video_to_the_result(
 
         window.tab("3 · Edit")
         with page.expect_download() as download:
-            window.press("Download frame 0")
+            page.get_by_role("link", name="Download frame 0").click()
         given = tmp_path / "given.png"
         download.value.save_as(given)
         image = read_image(given).copy()

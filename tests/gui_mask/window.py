@@ -107,6 +107,12 @@ class Window:
     def press(self, name: str) -> None:
         self.page.get_by_role("button", name=name, exact=True).click()
 
+    def enter(self, workspace: str) -> None:
+        """Open another workspace."""
+        self.tab("1 · Open")
+        self.page.get_by_label("Workspace folder", exact=True).fill(workspace)
+        self.press("Open")
+
     def upload(self, where: str, file: Path) -> None:
         """Give a file to one of the page's drop areas."""
         self.page.locator(f"#{where} input[type=file]").set_input_files(file)
