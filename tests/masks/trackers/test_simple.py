@@ -174,7 +174,7 @@ def test_a_box_ends_what_is_there_already_too(ball: np.ndarray) -> None:
 places = st.tuples(st.integers(0, 899), st.integers(0, 599))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.lists(st.tuples(places, st.booleans()), min_size=1, max_size=4, unique_by=lambda c: c[0]))
 def test_every_pixel_that_was_clicked_on_is_what_the_click_says(
     clicked: list[tuple[tuple[int, int], bool]],
