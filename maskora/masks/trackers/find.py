@@ -71,11 +71,15 @@ def find(
         return settled(_boxed(pointed, before_HW.shape))
     if not pointed.inside:
         return np.zeros_like(before_HW)
-    away_HW = _away(pointed.inside, before_HW.shape)
-    radii = [share * max(before_HW.shape) for share in RADII]
-    tries = [settled(_discs(away_HW, radius, pointed)) for radius in radii]
-    sizes = [float(np.sqrt((away_HW <= radius).sum())) for radius in radii]
-    return _best(tries, sizes, _edges(image_HWC, permanence_HW))
+    marks = _extents(pointed, before_HW.shape)
+    sizes = [float(np.sqrt((marks_HW & 1).sum())) for marks_HW in marks]
+    return _best([settled(one_HW) for one_HW in marks], sizes, _edges(image_HWC, permanence_HW))
+
+
+def _extents(pointed: Pointed, shape: tuple[int, ...]) -> list[Marks]:
+    """One guess of where a clicked object is for each of `RADII`."""
+    away_HW = _away(pointed.inside, shape)
+    return [_discs(away_HW, share * max(shape), pointed) for share in RADII]
 
 
 def _discs(away_HW: Field, radius: float, pointed: Pointed) -> Marks:
