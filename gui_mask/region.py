@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from gui_mask.overlay import Outline, box_outlines, outlines
+from maskora.config.clip import Mask
 from maskora.masks import Labels
 from maskora.masks.shapes import Boxes, MaskShape, final_boxes, final_masks, object_boxes
 from maskora.workspace import Source
@@ -15,6 +16,11 @@ class Region:
     shape: MaskShape
     margin: float
     smooth: int
+
+    @classmethod
+    def of(cls, mask: Mask) -> "Region":
+        """Those of a configuration."""
+        return cls(mask.shape, mask.margin, mask.smooth)
 
 
 class RegionPreview:

@@ -72,6 +72,20 @@ def serve(
 def web_app(desk: Desk, host: str, port: int) -> FastAPI:
     """The pages, and beside them the pictures and videos that they show."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    _guard(app, host)
+    _serve_files(app, desk)
+    blocks = build(desk)
+    # Gradio sets this in launch() alone, and checks only then that a file was really uploaded.
+    blocks.has_launched = True
+    return gr.mount_gradio_app(
+        app, blocks, path="/", server_name=host, server_port=port, footer_links=[],
+        allowed_paths=[], max_file_size=desk.limits.max_bytes, show_error=True, ssr_mode=False,
+        theme=THEME, css=STYLE, pwa=False, mcp_server=False, enable_monitoring=False,
+    )  # fmt: skip
+
+
+def _guard(app: FastAPI, host: str) -> None:
+    """Answer the program's own page alone."""
 
     @app.middleware("http")
     async def from_this_page_only(request: Request, call_next: RequestResponseEndpoint) -> Response:
@@ -83,6 +97,10 @@ def web_app(desk: Desk, host: str, port: int) -> FastAPI:
         response = await call_next(request)
         response.headers.update(GUARDS)
         return response
+
+
+def _serve_files(app: FastAPI, desk: Desk) -> None:
+    """What lies in the open workspaces, under the names of their sessions."""
 
     @app.get("/maskora/{token}/frame/{number}.jpg")
     def frame(token: str, number: int) -> Response:
@@ -111,15 +129,6 @@ def web_app(desk: Desk, host: str, port: int) -> FastAPI:
             if path.is_file():
                 return FileResponse(desk.places.check(path))
         return PlainTextResponse(told.text or "not there yet", status_code=404)
-
-    blocks = build(desk)
-    # Gradio sets this in launch() alone, and checks only then that a file was really uploaded.
-    blocks.has_launched = True
-    return gr.mount_gradio_app(
-        app, blocks, path="/", server_name=host, server_port=port, footer_links=[],
-        allowed_paths=[], max_file_size=desk.limits.max_bytes, show_error=True, ssr_mode=False,
-        theme=THEME, css=STYLE, pwa=False, mcp_server=False, enable_monitoring=False,
-    )  # fmt: skip
 
 
 def _is_local(host: str) -> bool:

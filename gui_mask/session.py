@@ -59,7 +59,7 @@ class Session:
         self.version = 1
         self.versions = [1] * self.source.frames
         self.message = ""
-        self.region = _region(self.config)
+        self.region = Region.of(self.config.mask)
         self._lock = threading.RLock()
         self._jpegs: dict[int, bytes] = {}
         self._shown = (0, "")  # a version, and the content of its labels
@@ -92,7 +92,7 @@ class Session:
         """Whether masks/ are what is shown."""
         if self._shown[0] != self.version:
             self._shown = (self.version, _content(self.markup.shown_THW))
-        return self._shown[1] == self._saved and self.region == _region(self.config)
+        return self._shown[1] == self._saved and self.region == Region.of(self.config.mask)
 
     @property
     def is_by_hand(self) -> bool:
@@ -241,10 +241,6 @@ class Session:
     def _refuse_while_following(self) -> None:
         if self.following:
             raise UserError("the objects are being followed right now: wait for it, or stop it")
-
-
-def _region(config: Config) -> Region:
-    return Region(config.mask.shape, config.mask.margin, config.mask.smooth)
 
 
 def _content(labels_THW: Labels) -> str:

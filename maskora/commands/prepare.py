@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from maskora.commands.hold import only_one
 from maskora.commands.masks import build_masks, draw_overview, silhouettes
 from maskora.commands.scaffold import check_target, scaffold
 from maskora.config import Config, build_config, load_config, parse_size, render_config
@@ -75,10 +73,7 @@ def prepare_workspace(
     silhouettes_THW = silhouettes(mask, box, info, config, placement)
     source = _source(info, config, placement, grid)
     config = _with(config, "video", size=f"{size[0]}x{size[1]}")
-    with ExitStack() as stack:
-        if workspace.config.exists():
-            stack.enter_context(only_one(workspace))
-        built = stack.enter_context(scaffold(workspace))
+    with scaffold(workspace) as built:
         frames = read_frames(info, source.start, source.frames, source.every)
         for number, frame in enumerate(watch(frames, source.frames)):
             write_png(built.source_frame(number), fit_image(frame, placement))

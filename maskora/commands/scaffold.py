@@ -3,9 +3,10 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from maskora.commands.hold import only_one
 from maskora.errors import UserError
 from maskora.workspace import Workspace
 
@@ -43,12 +44,17 @@ def check_target(workspace: Workspace, inputs: list[Path], overwrite: bool) -> N
 
 @contextmanager
 def scaffold(workspace: Workspace) -> Iterator[Workspace]:
-    """Yield a scratch workspace to fill; on success it becomes the workspace, edits/ stay."""
+    """Yield a scratch workspace to fill; on success it becomes the workspace, edits/ stay.
+
+    Raises:
+        UserError: another program has the workspace open.
+    """
     root = workspace.root
     if not root.exists():
         root.parent.mkdir(parents=True, exist_ok=True)
     home = root if root.exists() else root.parent
-    with tempfile.TemporaryDirectory(dir=home, prefix=".prepare-") as scratch:
+    hold = only_one(workspace) if workspace.config.exists() else nullcontext()
+    with hold, tempfile.TemporaryDirectory(dir=home, prefix=".prepare-") as scratch:
         built = Workspace(Path(scratch) / "workspace")
         built.edits_dir.mkdir(parents=True)
         yield built

@@ -112,7 +112,7 @@ def _probe_file(
         raise UserError(f"{path}: the video stream has no frames")
     named = [rate for rate in (stream.guessed_rate, stream.average_rate) if rate]
     rate, variable = choose_rate(clock.times, named)
-    width, height = _displayed_size(stream, first)
+    color, (width, height) = _color(first), _displayed_size(stream, first)
     if limits is not None:
         seconds = clock.end - clock.times[0]
         limits.check_pixels(path, width, height)
@@ -120,10 +120,6 @@ def _probe_file(
     picks = None
     if variable or (fps is not None and fps != rate):
         picks = constant_rate_picks(clock.times, clock.end, fps or rate)
-    color = tags_from_codes(
-        int(first.color_primaries), int(first.color_trc),
-        int(first.colorspace), int(first.color_range),
-    )  # fmt: skip
     info = VideoInfo(
         path=path,
         kind="video",
@@ -153,6 +149,11 @@ def _first_video_stream(path: Path, container: InputContainer) -> tuple[VideoStr
         raise UserError(f"{path}: no video stream in this file")
     streams[0].thread_type = "AUTO"
     return streams[0], len(streams) - 1
+
+
+def _color(frame: VideoFrame) -> ColorTags:
+    codes = frame.color_primaries, frame.color_trc, frame.colorspace, frame.color_range
+    return tags_from_codes(*map(int, codes))
 
 
 def _rotation(frame: VideoFrame) -> int:
