@@ -93,11 +93,18 @@ function act(name, more) {
   if (!state) return;
   const token = state.token;
   canvas.dataset.waiting = ++waiting;
+  const slow = setTimeout(() => tell("working …"), 400);
   queue = queue.then(() => attempt(async () => {
     if (!state || state.token !== token) return;
     const regions = state.regions ? state.at : 0;
-    take(await server.act({ token, version: state.version, regions, name, ...more }));
-  })).finally(() => { if (!--waiting) delete canvas.dataset.waiting; });
+    const news = await server.act({ token, version: state.version, regions, name, ...more });
+    clearTimeout(slow);
+    if (told.textContent === "working …") tell("");
+    take(news);
+  })).finally(() => {
+    clearTimeout(slow);
+    if (!--waiting) delete canvas.dataset.waiting;
+  });
 }
 
 function controls() {
