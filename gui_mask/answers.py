@@ -19,7 +19,8 @@ SECONDS = 30  # that a message stays, unless it is closed
 
 def plain(text: str) -> str:
     """A text that others wrote, for a place that shows Markdown: nothing in it is markup."""
-    return "".join(f"\\{letter}" if letter in MARKUP else letter for letter in html.escape(text))
+    escaped = html.escape(text, quote=False)
+    return "".join(f"\\{letter}" if letter in MARKUP else letter for letter in escaped)
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -26,10 +26,10 @@ def test_nothing_in_it_is_markup(text: str) -> None:
     assert re.findall(r"<(?!/?p>)", shown) == []
 
 
+@settings(max_examples=1000)
 @given(st.text(st.characters(codec="ascii", categories=("L", "N", "P", "S")), min_size=1))
 def test_it_reads_as_it_was_written(text: str) -> None:
     shown = MarkdownIt("commonmark").render(plain(text)).strip()
-    assert MarkdownIt("commonmark").renderInline("").strip() == ""
     plainly = shown.removeprefix("<p>").removesuffix("</p>")
     for entity, letter in (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&amp;", "&")):
         plainly = plainly.replace(entity, letter)
