@@ -68,10 +68,12 @@ class Desk:
 def summary(session: Session) -> str:
     """A workspace in a line, as Markdown."""
     source, (width, height) = session.source, session.source.size
+    base = session.config.model.path
+    base = Path(base).name if Path(base).is_absolute() else base
     return (
         f"**{_plain(session.workspace.root.name)}** &nbsp; {source.frames} frames of "
         f"{width}×{height} at {float(source.rate):.3g} fps, from {_plain(Path(source.origin).name)}"
-        f" &nbsp;·&nbsp; base {_plain(session.config.model.path)}"
+        f" &nbsp;·&nbsp; base {_plain(base)}"
     )
 
 
