@@ -113,7 +113,6 @@ def test_both_commands_run_in_turn_and_the_result_is_found(make: Make) -> None:
     assert probe(state.result).frames == 9
     (losses,) = state.losses
     assert (losses.stage, losses.steps, len(losses.smoothed)) == ("motion", (1, 2), 2)
-    assert losses.picture == workspace.run_dir("motion") / "loss.png"
     assert state.progress == Progress("denoise", 2, 2, "00:00")
     log = workspace.job_log.read_text()
     first, second = runs.commands(workspace, None)
