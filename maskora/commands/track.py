@@ -17,6 +17,7 @@ from maskora.commands.tracking import (
     store_markup,
 )
 from maskora.config import Config
+from maskora.config.clip import Tracker
 from maskora.errors import UserError
 from maskora.masks.markup import Markup
 from maskora.masks.prompts import Prompt
@@ -43,6 +44,9 @@ def track_workspace(config: Config, workspace: Workspace, overwrite: bool) -> No
         markup = Markup(empty_THW, empty_THW.copy())
         with closing(open_configured_tracker(config, workspace, frames_THWC)) as tracker:
             print(f"tracker: {tracker.label}")
+            settings = config.tracker
+            if settings.type == "simple" and settings.checkpoint != Tracker().checkpoint:
+                print('note: tracker.checkpoint has no effect here: tracker.type is "simple"')
             markup.point(tracker, prompts)
             for _ in tqdm(markup.follow(tracker), desc="track", total=markup.steps()):
                 pass

@@ -143,6 +143,14 @@ def test_replaced_clicks_are_told(run: Run, bare: Make) -> None:
     assert "2 earlier clicks and boxes are replaced by 1" in answer.out
 
 
+def test_a_checkpoint_that_nobody_uses_is_told(run: Run, bare: Make) -> None:
+    root = bare()
+    answer = run("track", root, "--click", CENTRE, "--checkpoint", "owner/sam2")
+    assert answer.status == 0
+    assert "tracker.checkpoint has no effect" in answer.out
+    assert "no effect" not in run("track", root, "--click", CENTRE).out
+
+
 def test_damaged_clicks_are_told(run: Run, bare: Make) -> None:
     root = bare()
     Workspace(root).tracking_dir.mkdir()
