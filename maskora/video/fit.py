@@ -58,7 +58,8 @@ def place(original_size: tuple[int, int], size: tuple[int, int], fit: Fit) -> Pl
     ratios = width / full_width, height / full_height
     if fit == "crop":
         scale = max(ratios)
-        cut = min(full_width, round(width / scale)), min(full_height, round(height / scale))
+        sides = max(1, round(width / scale)), max(1, round(height / scale))
+        cut = min(full_width, sides[0]), min(full_height, sides[1])
     else:
         scale = min(ratios)
         cut = max(full_width, round(width / scale)), max(full_height, round(height / scale))

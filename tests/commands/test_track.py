@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskora.commands.demo import ball_centre, draw_mask
@@ -161,6 +161,7 @@ def test_damaged_clicks_are_told(run: Run, bare: Make) -> None:
 SIDES = st.integers(16, 2000)
 
 
+@settings(max_examples=500)
 @given(
     st.tuples(SIDES, SIDES), st.tuples(SIDES, SIDES), st.sampled_from(["crop", "pad", "stretch"]),
     st.floats(0, 1), st.floats(0, 1),

@@ -219,3 +219,8 @@ def test_fine_detail_is_averaged_when_shrinking() -> None:
     fitted = fit_image(checkers, place((160, 120), (40, 32), "stretch"))
     assert np.ptp(fitted) < 60
     assert abs(float(fitted.mean()) - 127.5) < 3
+
+
+def test_a_crop_to_a_sliver_keeps_a_pixel() -> None:
+    """Half a pixel of width is one, not none."""
+    assert place((16, 16), (16, 512), "crop").region == (7, 0, 1, 16)
