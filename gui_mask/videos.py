@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,9 +104,8 @@ def keep_upload(clip: Clip, root: Path) -> Iterator[Path]:
     folder = Workspace(root).original_dir
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / clip.info.path.name
-    try:
+    with ExitStack() as undo:
+        undo.callback(shutil.rmtree, folder if there_before else root)
         shutil.copyfile(clip.info.path, kept)
         yield kept
-    except BaseException:  # Ctrl-C too; raised again
-        shutil.rmtree(folder if there_before else root)
-        raise
+        undo.pop_all()

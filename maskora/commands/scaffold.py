@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from maskora.commands.hold import only_one
@@ -74,19 +74,24 @@ def _exchange(built: Workspace, workspace: Workspace, aside: Path) -> None:
         (built.config, workspace.config),
     ]
     later = (built.masks_dir, built.tracking_dir)  # these may come after prepare
-    done: list[Path] = []
-    try:
+    with ExitStack() as undo:
         for new, place in parts:
-            done.append(place)
-            if place.exists():
-                place.replace(aside / place.name)
+            earlier = aside / place.name if place.exists() else None
+            undo.callback(_put_back, place, earlier)
+            if earlier:
+                place.replace(earlier)
             if new.exists() or new not in later:
                 new.replace(place)
         workspace.edits_dir.mkdir(exist_ok=True)
-    except BaseException:  # Ctrl-C too; raised again below
-        for place in reversed(done):
-            if (aside / place.name).exists():
-                if place.is_dir():
-                    shutil.rmtree(place)
-                (aside / place.name).replace(place)
-        raise
+        undo.pop_all()
+
+
+def _put_back(place: Path, earlier: Path | None) -> None:
+    """What lay in a place before, or nothing, lies there again; it may not have moved yet."""
+    if earlier and not earlier.exists():
+        return
+    if place.is_dir():
+        shutil.rmtree(place)
+    place.unlink(missing_ok=True)
+    if earlier:
+        earlier.replace(place)

@@ -59,6 +59,21 @@ def test_what_fails_halfway_leaves_the_workspace_as_it_was(
     assert after == before
 
 
+def test_masks_that_come_too_early_go_again(prepared: Callable[..., Path]) -> None:
+    """A workspace that waited for its masks waits on where preparing it anew fails."""
+    workspace = Workspace(prepared())
+    shutil.rmtree(workspace.masks_dir)
+
+    def fill(built: Workspace) -> None:
+        built.source_dir.mkdir()
+        built.masks_dir.mkdir()  # no edit.toml: the exchange stops there
+
+    with pytest.raises(FileNotFoundError), scaffold(workspace) as built:
+        fill(built)
+    assert not workspace.masks_dir.exists()
+    assert workspace.source_record.is_file()
+
+
 def test_an_interrupted_remake_leaves_the_masks_as_they_were(
     prepared: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
