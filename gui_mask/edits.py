@@ -9,14 +9,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from maskora.commands.origin import check_origin
+from maskora.commands.origin import check_origin, placement_of
 from maskora.commands.rules import check_edit_size
 from maskora.commands.spill import NOTICEABLE, measure_spill
 from maskora.errors import Fault, UserError
 from maskora.files import replacing, write_text
 from maskora.masks import Labels
 from maskora.masks.files import read_labels
-from maskora.video.fit import Placement, fit_image
+from maskora.video.fit import fit_image
 from maskora.video.images import image_size, picture_header, read_image, write_png
 from maskora.video.read import read_frames
 from maskora.workspace import IMAGE_SUFFIXES, Source, Workspace, caption_beside
@@ -204,7 +204,7 @@ def _fitted(path: Path, source: Source) -> np.ndarray:
     image_HWC = read_image(path)
     if size == source.size:
         return image_HWC
-    return fit_image(image_HWC, Placement(source.original_size, source.size, source.region))
+    return fit_image(image_HWC, placement_of(source))
 
 
 def _labels(workspace: Workspace, source: Source, frame: int) -> Labels | None:

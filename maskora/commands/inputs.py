@@ -11,6 +11,7 @@ from torch import Tensor
 
 from maskora.commands.captions import settle_captions
 from maskora.commands.masks import load_masks
+from maskora.commands.origin import placement_of
 from maskora.commands.rules import check_edit_size, check_video_settings
 from maskora.commands.spill import NOTICEABLE, Spill, measure_spill
 from maskora.conditioning import to_unit
@@ -44,7 +45,7 @@ class Clip:
     @property
     def placement(self) -> Placement:
         """How the frames lie in the original."""
-        return Placement(self.source.original_size, self.source.size, self.source.region)
+        return placement_of(self.source)
 
     def video(self) -> Tensor:
         """Pixels in [-1, 1], shape (3, T, H, W)."""

@@ -3,8 +3,14 @@
 from pathlib import Path
 
 from maskora.errors import UserError
+from maskora.video.fit import Placement
 from maskora.video.probe import VideoInfo, probe
 from maskora.workspace import Source
+
+
+def placement_of(source: Source) -> Placement:
+    """How the workspace's frames lie in the original."""
+    return Placement(source.original_size, source.size, source.region)
 
 
 def check_origin(source: Source) -> VideoInfo:

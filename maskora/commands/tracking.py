@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from maskora.commands.masks import build_masks, masks_are_by_hand
+from maskora.commands.origin import placement_of
 from maskora.config import Config
 from maskora.config.clip import Mask
 from maskora.errors import UserError
@@ -20,11 +21,6 @@ from maskora.masks.tracking import Tracker
 from maskora.video.fit import Placement
 from maskora.video.images import read_image
 from maskora.workspace import Source, TrackingRecord, Workspace
-
-
-def placement_of(source: Source) -> Placement:
-    """How the workspace's frames lie in the original."""
-    return Placement(source.original_size, source.size, source.region)
 
 
 def to_workspace(prompt: Prompt, placement: Placement) -> Prompt:
