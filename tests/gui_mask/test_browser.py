@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
 from maskora.config import set_values
 from maskora.masks.files import read_labels
@@ -18,7 +18,7 @@ from maskora.video.probe import probe
 from maskora.video.write import write_mp4
 from maskora.workspace import Workspace
 from tests.gui_mask.clips import make_workspace
-from tests.gui_mask.window import CHROMIUM, SWITCHES, Server, Window, serving
+from tests.gui_mask.window import CHROMIUM, Server, Window, serving
 from tests.masks.trackers.tiny_sam2 import write_tiny_sam2
 from tests.tiny_florence import write_tiny_florence
 
@@ -28,14 +28,6 @@ pytestmark = [
 ]
 BALL = (50 / 320, 110 / 192)  # the demo ball's centre in frame 0, as shares of the picture
 SLOWEST = 0.150  # seconds from moving the scrubber to the frame on the screen
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as player:
-        browser = player.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -49,15 +41,6 @@ def workspace(tmp_path: Path, rolling: Path, tiny_model: Path) -> Workspace:
 def server(tmp_path: Path, workspace: Workspace) -> Iterator[Server]:
     with serving(tmp_path, "ws") as running:
         yield running
-
-
-@pytest.fixture
-def window(browser: Browser, server: Server) -> Iterator[Window]:
-    opened = Window.open(browser, server.address)
-    opened.ready(9)
-    yield opened
-    opened.page.close()
-    assert opened.errors == []
 
 
 @pytest.mark.timeout(900)

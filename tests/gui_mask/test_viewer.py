@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Route, expect
 
 from maskora.masks.files import read_labels, write_labels
 from maskora.masks.shapes import static_box_labels
 from maskora.workspace import Workspace
 from tests.gui_mask.clips import make_workspace
 from tests.gui_mask.test_browser import BALL
-from tests.gui_mask.window import CHROMIUM, SWITCHES, Server, Window, serving
+from tests.gui_mask.window import CHROMIUM, Server, Window, serving
 
 pytestmark = [
     pytest.mark.slow,
@@ -29,14 +29,6 @@ SLOW_CLICKS = """() => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as player:
-        browser = player.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def first(tmp_path: Path, rolling: Path, tiny_model: Path) -> Workspace:
     return make_workspace(tmp_path / "first", rolling, tiny_model)
@@ -51,15 +43,6 @@ def second(tmp_path: Path, rolling: Path, tiny_model: Path) -> Workspace:
 def server(tmp_path: Path, first: Workspace, second: Workspace) -> Iterator[Server]:
     with serving(tmp_path, "first") as running:
         yield running
-
-
-@pytest.fixture
-def window(browser: Browser, server: Server) -> Iterator[Window]:
-    opened = Window.open(browser, server.address)
-    opened.ready(9)
-    yield opened
-    opened.page.close()
-    assert opened.errors == []
 
 
 def test_a_click_goes_to_the_clip_that_was_clicked(
