@@ -105,9 +105,8 @@ def _probe_file(
     if limits is not None:
         limits.check_header(path, container, stream)
         stream.codec_context.options = limits.decoder_options
-    first, clock = read_clock(
-        container, stream, partial(limits.check_length, path) if limits else None
-    )
+    check = partial(limits.check_length, path) if limits else None
+    first, clock = read_clock(container, stream, check)
     if first is None:
         raise UserError(f"{path}: the video stream has no frames")
     named = [rate for rate in (stream.guessed_rate, stream.average_rate) if rate]
@@ -117,9 +116,8 @@ def _probe_file(
         seconds = clock.end - clock.times[0]
         limits.check_pixels(path, width, height)
         limits.check_length(path, seconds * float(fps or rate), seconds)
-    picks = None
-    if variable or (fps is not None and fps != rate):
-        picks = constant_rate_picks(clock.times, clock.end, fps or rate)
+    repicked = variable or (fps is not None and fps != rate)
+    picks = constant_rate_picks(clock.times, clock.end, fps or rate) if repicked else None
     info = VideoInfo(
         path=path,
         kind="video",
