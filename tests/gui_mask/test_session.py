@@ -1,8 +1,9 @@
 """A session without a page: stored at once, shared, found again, refused where it would lose."""
 
 import errno
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,10 @@ from maskora.errors import UserError
 from maskora.masks.files import read_labels, write_labels
 from maskora.masks.prompts import Click
 from maskora.masks.shapes import final_masks
+from maskora.masks.tracking import Anchors, Silhouettes
 from maskora.workspace import Workspace
 from tests.gui_mask.clips import make_workspace
+from tests.masks.discs import DiscTracker
 
 BALL = Click(0, 24.5, 54.5)  # its centre in frame 0, at half size
 
@@ -44,6 +47,30 @@ def sessions(tmp_path: Path) -> Iterator[Sessions]:
     opened = Sessions(Places((tmp_path,)))
     yield opened
     opened.close()
+
+
+class WaitingTracker(DiscTracker):
+    """Follows discs, and stops in frame 5 until it is let go on."""
+
+    def __init__(self) -> None:
+        super().__init__(96, 160)
+        self.is_there, self.may_go_on = threading.Event(), threading.Event()
+
+    def propagate(self, path: Sequence[int], anchors: Anchors) -> Iterator[Silhouettes]:
+        for frame, found in zip(path, super().propagate(path, anchors), strict=True):
+            if frame == 5:
+                self.is_there.set()
+                assert self.may_go_on.wait(60)
+            yield found
+
+
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[WaitingTracker]:
+    """The tracker of the sessions in this test."""
+    tracker = WaitingTracker()
+    monkeypatch.setattr("gui_mask.session.open_configured_tracker", lambda *_: tracker)
+    yield tracker
+    tracker.may_go_on.set()
 
 
 def follow(session: Session) -> None:
@@ -146,11 +173,17 @@ def test_another_program_is_kept_out(session: Session) -> None:
         pass
 
 
-def test_what_would_disturb_the_following_is_refused(session: Session) -> None:
+def test_what_would_disturb_the_following_is_refused(
+    session: Session, waiting: WaitingTracker
+) -> None:
     session.point([BALL])
     session.follow(None, "both")
-    with pytest.raises(UserError, match="being followed right now"):
-        session.point([BALL])
+    assert waiting.is_there.wait(60)
+    for disturb in (lambda: session.point([BALL]), session.undo, session.save, session.release):
+        with pytest.raises(UserError, match="being followed right now"):
+            disturb()
+    assert not waiting.closed
+    threading.Timer(0.2, waiting.may_go_on.set).start()
     session.stop_following()
     assert "stopped after" in session.message
     session.undo()
@@ -285,25 +318,14 @@ def test_a_click_anywhere_can_be_opened_again(
     again.close()
 
 
-def test_the_tracker_is_not_taken_away_at_work(session: Session) -> None:
-    session.point([BALL])
-    session.follow(None, "both")
-    with pytest.raises(UserError, match="being followed right now"):
-        session.release()
-    wait(session)
-    assert session.message == "followed to the end"
-
-
-def test_what_is_followed_is_stored_on_the_way(session: Session) -> None:
+def test_what_is_followed_is_stored_on_the_way(session: Session, waiting: WaitingTracker) -> None:
     """A program that is killed in the middle has stored what it had done a while ago."""
     session.point([BALL])
     session.version = STORE_EVERY - 3
     session.follow(None, "both")
-    for _ in range(600):
-        if session.workspace.tracked(2).is_file() or session.following is None:
-            break
-        time.sleep(0.01)
-    assert session.workspace.tracked(2).is_file()
+    assert waiting.is_there.wait(60)
+    assert read_labels(session.workspace.tracked(2)).any()
+    waiting.may_go_on.set()
     wait(session)
 
 
