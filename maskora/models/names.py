@@ -1,0 +1,67 @@
+"""How a model's parts are called in its publisher's files, and in the classes used here.
+
+Publishers' files (and ComfyUI's, which mostly keep their names) differ from the modules of
+diffusers and transformers in two ways: other names, and fused matrices, whose output rows are those
+of several modules one after another (`img_attn_qkv` holds to_q, to_k and to_v). One table per kind
+of model tells both; weights and LoRAs are translated with it, in both directions.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+SLOT = "{}"
+
+
+@dataclass(frozen=True)
+class Names:
+    """A kind of model's table. A `{}` stands for a number, the same on both sides.
+
+    Attributes:
+        modules: a publisher's module -> the modules whose output rows it holds, in order. A
+            parameter that belongs to no module of its own stands under its full name.
+        swapped: publishers' modules whose two halves of output rows are exchanged here.
+    """
+
+    modules: Mapping[str, tuple[str, ...]]
+    swapped: frozenset[str] = frozenset()
+
+    def published(self, module: str) -> str | None:
+        """The publisher's module that holds a module of ours; None where the table has none."""
+        found = _find(module, self._by_member)
+        return found and found[0].format(*found[1])
+
+    def members(self, published: str) -> tuple[str, ...] | None:
+        """Our modules in a publisher's module, in the order of their rows; None if unknown."""
+        found = _find(published, self._by_published)
+        return found and tuple(member.format(*found[1]) for member in self.modules[found[0]])
+
+    def is_swapped(self, published: str) -> bool:
+        """Whether its two halves are exchanged."""
+        found = _find(published, self._by_published)
+        return found is not None and found[0] in self.swapped
+
+    @cached_property
+    def _by_member(self) -> dict[re.Pattern[str], str]:
+        return {
+            _expression(member): published
+            for published, members in self.modules.items()
+            for member in members
+        }
+
+    @cached_property
+    def _by_published(self) -> dict[re.Pattern[str], str]:
+        return {_expression(published): published for published in self.modules}
+
+
+def _expression(template: str) -> re.Pattern[str]:
+    return re.compile(r"(\d+)".join(map(re.escape, template.split(SLOT))))
+
+
+def _find(name: str, table: Mapping[re.Pattern[str], str]) -> tuple[str, tuple[str, ...]] | None:
+    """The entry that a name fits, and the numbers in it."""
+    for expression, entry in table.items():
+        if match := expression.fullmatch(name):
+            return entry, match.groups()
+    return None
