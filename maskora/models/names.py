@@ -6,9 +6,11 @@ of several modules one after another (`img_attn_qkv` holds to_q, to_k and to_v).
 of model tells both; weights and LoRAs are translated with it, in both directions.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 SLOT = "{}"
@@ -20,12 +22,19 @@ class Names:
 
     Attributes:
         modules: a publisher's module -> the modules whose output rows it holds, in order. A
-            parameter that belongs to no module of its own stands under its full name.
+            parameter that belongs to no module of its own stands under its full name. Where
+            files know several names for the same, the publisher's own stands first.
         swapped: publishers' modules whose two halves of output rows are exchanged here.
+        shares: in which proportion the members divide the rows, where they are not alike.
+        architecture: the name that files' metadata have for this kind of model.
+        comfyui: ComfyUI's own table, where it cannot read LoRAs by the publisher's names.
     """
 
     modules: Mapping[str, tuple[str, ...]]
     swapped: frozenset[str] = frozenset()
+    shares: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    architecture: str = ""
+    comfyui: Names | None = None
 
     def published(self, module: str) -> str | None:
         """The publisher's module that holds a module of ours; None where the table has none."""
@@ -42,13 +51,34 @@ class Names:
         found = _find(published, self._by_published)
         return found is not None and found[0] in self.swapped
 
+    def divide(self, published: str, rows: int) -> tuple[int, ...] | None:
+        """How many of a publisher's module's rows each member holds; None if they do not go up."""
+        found = _find(published, self._by_published)
+        assert found is not None
+        shares = self.shares.get(found[0], (1,) * len(self.modules[found[0]]))
+        unit, rest = divmod(rows, sum(shares))
+        return None if rest else tuple(share * unit for share in shares)
+
+    @cached_property
+    def underscored(self) -> Names:
+        """The same table with `_` in place of every dot of the publisher's names."""
+
+        def flat(published: str) -> str:
+            return published.replace(".", "_")
+
+        return Names(
+            {flat(name): members for name, members in self.modules.items()},
+            frozenset(map(flat, self.swapped)),
+            {flat(name): shares for name, shares in self.shares.items()},
+        )
+
     @cached_property
     def _by_member(self) -> dict[re.Pattern[str], str]:
-        return {
-            _expression(member): published
-            for published, members in self.modules.items()
-            for member in members
-        }
+        first: dict[re.Pattern[str], str] = {}
+        for published, members in self.modules.items():
+            for member in members:
+                first.setdefault(_expression(member), published)
+        return first
 
     @cached_property
     def _by_published(self) -> dict[re.Pattern[str], str]:
