@@ -35,13 +35,13 @@ from maskora.files import write_text
 from maskora.latents import (
     EncodedSample,
     TensorCache,
-    encode_images,
+    encode_cues,
     encode_samples,
-    encode_texts,
     encode_videos,
+    encode_with,
 )
-from maskora.models import Transformer, VideoModel, open_model
-from maskora.sampling import denoise, draw_noise
+from maskora.models import Context, Cue, Transformer, VideoModel, open_model
+from maskora.sampling import Denoising, draw_noise
 from maskora.streaming.plan import Placement
 from maskora.training.loop import TrainingPlan, choose_uniformly, train_step
 from maskora.training.optimizer import available, make_optimizer
@@ -116,7 +116,7 @@ def _run_case(job: Job, record: Record, device: torch.device) -> None:
             transformer = model.load_transformer()
         transformer.supply.close()
         return
-    encoded, negative_LD = _encode(job, record, model)
+    encoded, unwanted = _encode(job, record, model)
     with record.phase("load transformer"):
         transformer = model.load_transformer()
         lora.inject(transformer, job.rank, job.rank, model.lora_targets("attention"), seed=0)
@@ -127,7 +127,7 @@ def _run_case(job: Job, record: Record, device: torch.device) -> None:
         _train(job, record, model, transformer, encoded)
         transformer.supply.close()
         return
-    latents = _denoise(job, record, model, transformer, encoded, negative_LD)
+    latents = _denoise(job, record, model, transformer, encoded, unwanted)
     transformer.supply.close()
     if not job.one_block:
         with record.phase("VAE decode"), model.vae() as vae:
@@ -154,19 +154,21 @@ def random_sample(kind: str, frames: int, width: int, height: int) -> Sample:
     return inference_sample(video_CTHW, keep_THW, video_CTHW[:, 0].flip(1), "masked", PROMPT)
 
 
-def _encode(job: Job, record: Record, model: VideoModel) -> tuple[EncodedSample, Tensor]:
+def _encode(job: Job, record: Record, model: VideoModel) -> tuple[EncodedSample, Context]:
     """The sample and the negative prompt, encoded; one phase per encoder."""
     sample = random_sample(job.kind, job.frames, job.width, job.height)
     cache = TensorCache(Path(job.scratch) / "cache")
     videos = [v for v in (sample.condition_CTHW, sample.target_CTHW) if v is not None]
-    with record.phase("text encoder"):
-        negative_LD, _ = encode_texts([NEGATIVE, PROMPT], model, cache)
-    with record.phase("image encoder"):
-        encode_images([sample.reference_CHW], model, cache)
+    wanted = Cue(PROMPT, sample.reference_CHW)
+    unwanted = model.unwanted(wanted, NEGATIVE)
+    for encoder in model.encoders():
+        with record.phase(f"{encoder.name} encoder"):
+            encode_with(encoder, [unwanted, wanted], model, cache)
     with record.phase("VAE encode"):
         encode_videos(videos, model, cache)
     (encoded,) = encode_samples([sample], model, cache)  # all of it from the cache
-    return encoded, negative_LD
+    (context,) = encode_cues([unwanted], model, cache)
+    return encoded, context
 
 
 def _train(
@@ -198,7 +200,7 @@ def _denoise(
     model: VideoModel,
     transformer: Transformer,
     encoded: EncodedSample,
-    negative_LD: Tensor,
+    unwanted: Context,
 ) -> Tensor:
     """A warm-up step and `job.steps` more, guided, with the LoRA frozen as inference has it."""
     transformer.requires_grad_(False)
@@ -206,10 +208,10 @@ def _denoise(
     clock = StepClock(model.device, transformer)
     hook = transformer.register_forward_pre_hook(lambda *_: clock.tick())
     with record.phase("denoise"):
-        latents = denoise(
-            model, transformer, encoded, negative_LD, draw_noise(shape, 0),
-            job.steps + 1, GUIDANCE, None,
-        )  # fmt: skip
+        noise = draw_noise(shape, 0)
+        clip = Denoising(model, encoded, unwanted, noise, job.steps + 1, GUIDANCE, None)
+        clip.advance(transformer)
+        latents = clip.result()
         clock.tick()
     hook.remove()
     record.put(**clock.facts())

@@ -11,9 +11,9 @@ STAGES: tuple[Stage, ...] = ("motion", "appearance")
 
 @dataclass(frozen=True)
 class Losses:
-    """A stage's loss over its steps, smoothed."""
+    """A stage's loss over its steps, smoothed; of a base with two transformers, one per each."""
 
-    stage: Stage
+    stage: str
     steps: tuple[int, ...]
     smoothed: tuple[float, ...]
 
@@ -21,10 +21,10 @@ class Losses:
 def read_losses(workspace: Workspace, edit: str | None) -> Iterator[Losses]:
     """Of each stage that has taken a step."""
     for stage in STAGES:
-        entries = read_metrics(workspace.metrics(stage, edit))
-        if entries:
-            yield Losses(
-                stage=stage,
-                steps=tuple(e.step for e in entries),
-                smoothed=tuple(smoothed([e.loss for e in entries])),
-            )
+        for title, path in workspace.metrics(stage, edit).items():
+            if entries := read_metrics(path):
+                yield Losses(
+                    stage=title,
+                    steps=tuple(e.step for e in entries),
+                    smoothed=tuple(smoothed([e.loss for e in entries])),
+                )

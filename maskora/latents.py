@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from maskora.conditioning import Sample
 from maskora.files import digest, write_bytes
-from maskora.models import ModelInputs, VideoModel
+from maskora.models import Context, Cue, ModelInputs, VideoModel
+from maskora.models.base import ContextEncoder
 
-FORMAT = "1"
+FORMAT = "2"
 Item = TypeVar("Item")
 Encoder = TypeVar("Encoder")
 
@@ -35,23 +36,20 @@ class EncodedSample:
         target_CTHW: normalised latents of the target; None at inference.
         condition_CTHW: mask and condition latents as the base packs them.
         keep_THW: the pixel keep mask.
-        text_LD: text embeddings.
-        image_ND: tokens of the reference picture.
+        context: what the base's encoders make of its prompt and picture.
     """
 
     name: str
     target_CTHW: Tensor | None
     condition_CTHW: Tensor
     keep_THW: Tensor
-    text_LD: Tensor
-    image_ND: Tensor
+    context: Context
 
     def inputs(self, device: torch.device | str) -> ModelInputs:
         """What the transformer is told, as a batch of one on a device."""
         return ModelInputs(
             condition_BCTHW=self.condition_CTHW[None].to(device),
-            text_BLD=self.text_LD[None].to(device),
-            image_BND=self.image_ND[None].to(device),
+            context={name: tensor[None].to(device) for name, tensor in self.context.items()},
         )
 
 
@@ -61,40 +59,49 @@ class TensorCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def get(self, name: str) -> Tensor | None:
-        """The tensor stored under a name, or None."""
+    def get(self, name: str) -> Context | None:
+        """What is stored under a name, or None."""
         try:
             with safe_open(self._path(name), "pt") as file:
-                return file.get_tensor("tensor")
+                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except (FileNotFoundError, SafetensorError):
             return None
 
-    def put(self, name: str, tensor: Tensor) -> None:
-        """Store a tensor, as a whole or not at all."""
-        write_bytes(self._path(name), save({"tensor": tensor.contiguous()}))
+    def put(self, name: str, tensors: Context) -> None:
+        """Store tensors, as a whole or not at all."""
+        write_bytes(self._path(name), save({key: t.contiguous() for key, t in tensors.items()}))
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
 
 
-def encode_texts(prompts: Sequence[str], model: VideoModel, cache: TensorCache) -> list[Tensor]:
-    """Prompts -> text embeddings of shape (L, D), from the cache where it has them."""
-    who = digest(FORMAT, model.identity("text_encoder"), model.identity("tokenizer"))
-    names = [f"text-{digest(who, str(model.dtype), prompt)}" for prompt in prompts]
+def encode_cues(cues: Sequence[Cue], model: VideoModel, cache: TensorCache) -> list[Context]:
+    """Cues -> what the transformer attends to, from the cache where it has it.
+
+    Each of the base's encoders is loaded once for all cues, and only where something is missing.
+    """
+    found: list[dict[str, Tensor]] = [{} for _ in cues]
+    for encoder in model.encoders():
+        for context, tensors in zip(found, encode_with(encoder, cues, model, cache), strict=True):
+            context.update(tensors)
+    return list(found)
+
+
+def encode_with(
+    encoder: ContextEncoder, cues: Sequence[Cue], model: VideoModel, cache: TensorCache
+) -> list[Context]:
+    """What one of the base's encoders makes of cues, from the cache where it has it."""
+    names = [_cue_name(cue, encoder, model) for cue in cues]
     return _through(
-        cache, names, prompts, model.text_encoder, lambda encode, missing: encode(missing)
+        cache, names, cues, encoder.load, lambda encode, missing: encode(missing), encoder.name
     )
 
 
-def encode_images(
-    pictures: Sequence[Tensor], model: VideoModel, cache: TensorCache
-) -> list[Tensor]:
-    """Pictures (3, H, W) -> image tokens (N, D), from the cache where it has them."""
-    who = digest(FORMAT, model.identity("image_encoder"), model.identity("image_processor"))
-    names = [f"image-{digest(who, _bytes(picture))}" for picture in pictures]
-    return _through(
-        cache, names, pictures, model.image_encoder, lambda encode, missing: map(encode, missing)
-    )
+def _cue_name(cue: Cue, encoder: ContextEncoder, model: VideoModel) -> str:
+    who = [FORMAT, encoder.precision, *map(model.identity, encoder.parts)]
+    read = [cue.prompt] if encoder.reads_prompt else []
+    seen = [_bytes(cue.picture_CHW)] if encoder.reads_picture else []
+    return f"{encoder.name}-{digest(*who, *read, *seen)}"
 
 
 def encode_videos(videos: Sequence[Tensor], model: VideoModel, cache: TensorCache) -> list[Tensor]:
@@ -102,16 +109,19 @@ def encode_videos(videos: Sequence[Tensor], model: VideoModel, cache: TensorCach
     tiles = [] if model.placement.vae_tile is None else [str(model.placement.vae_tile)]
     who = digest(FORMAT, model.identity("vae"), *tiles)
     names = [f"video-{digest(who, str(tuple(video.shape)), _bytes(video))}" for video in videos]
-    return _through(cache, names, videos, model.vae, lambda vae, missing: map(vae.encode, missing))
+    encoded = _through(
+        cache, names, videos, model.vae,
+        lambda vae, missing: ({"latents": vae.encode(video)} for video in missing), "video",
+    )  # fmt: skip
+    return [tensors["latents"] for tensors in encoded]
 
 
 def encode_samples(
     samples: Sequence[Sample], model: VideoModel, cache: TensorCache
 ) -> list[EncodedSample]:
-    """Encode samples: text, then reference pictures, then videos, each encoder loaded once."""
-    texts = encode_texts([s.prompt for s in samples], model, cache)
-    images = encode_images([s.reference_CHW for s in samples], model, cache)
-    conditions = [s.condition_CTHW for s in samples]
+    """Encode samples: words and reference pictures, then videos, each encoder loaded once."""
+    contexts = encode_cues([Cue(s.prompt, s.reference_CHW) for s in samples], model, cache)
+    conditions = [model.shown(s.condition_CTHW, s.keep_THW) for s in samples]
     targets = [s.target_CTHW for s in samples if s.target_CTHW is not None]
     latents = encode_videos([*conditions, *targets], model, cache)
     target_latents = iter(latents[len(conditions) :])
@@ -121,11 +131,10 @@ def encode_samples(
             target_CTHW=None if sample.target_CTHW is None else next(target_latents),
             condition_CTHW=model.pack_condition(sample.keep_THW, condition),
             keep_THW=sample.keep_THW,
-            text_LD=text,
-            image_ND=image,
+            context=context,
         )
-        for sample, condition, text, image in zip(
-            samples, latents[: len(conditions)], texts, images, strict=True
+        for sample, condition, context in zip(
+            samples, latents[: len(conditions)], contexts, strict=True
         )
     ]
 
@@ -135,13 +144,13 @@ def _through(
     names: list[str],
     items: Sequence[Item],
     load: Callable[[], AbstractContextManager[Encoder]],
-    encode: Callable[[Encoder, list[Item]], Iterable[Tensor]],
-) -> list[Tensor]:
+    encode: Callable[[Encoder, list[Item]], Iterable[Context]],
+    kind: str,
+) -> list[Context]:
     """Look every item up; encode and store what is missing with an encoder that is loaded once."""
     found = {name: cache.get(name) for name in names}
     missing = {name: item for name, item in zip(names, items, strict=True) if found[name] is None}
     if missing:
-        kind = names[0].partition("-")[0]
         with load() as encoder:
             encoded = tqdm(
                 encode(encoder, list(missing.values())),
@@ -149,15 +158,10 @@ def _through(
                 unit=kind,
                 total=len(missing),
             )
-            for name, tensor in zip(missing, encoded, strict=True):
-                found[name] = tensor.cpu()
-                cache.put(name, tensor.cpu())
-    return [_present(found[name]) for name in names]
-
-
-def _present(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None
-    return tensor
+            for name, tensors in zip(missing, encoded, strict=True):
+                found[name] = {key: tensor.cpu() for key, tensor in tensors.items()}
+                cache.put(name, found[name] or {})
+    return [found[name] or {} for name in names]
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -1,6 +1,6 @@
 """One denoising loop for every base: get noise, set the schedule, denoise, decode."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,7 +9,9 @@ from tqdm import tqdm
 
 from maskora.errors import Fault
 from maskora.latents import EncodedSample
-from maskora.models import ModelInputs, Transformer, VideoModel
+from maskora.models import Context, Expert, ModelInputs, Transformer, VideoModel
+
+TIMESTEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -37,52 +39,80 @@ def draw_noise(latent_shape: tuple[int, ...], seed: int) -> Tensor:
     return torch.randn((1, *latent_shape), generator=torch.Generator().manual_seed(seed))
 
 
-@torch.inference_mode()
-def denoise(
-    model: VideoModel,
-    transformer: Transformer,
-    sample: EncodedSample,
-    negative_LD: Tensor,
-    noise_BCTHW: Tensor,
-    steps: int,
-    guidance: float,
-    shift: float | None,
-    lock: LatentLock | None = None,
-) -> Tensor:
-    """Denoise one clip.
+class Denoising:
+    """One clip on its way from noise to data.
+
+    A base of several experts takes turns: each goes on where the one before has stopped.
 
     Args:
         sample: the encoded inference sample.
-        negative_LD: text embeddings that guidance steers away from.
+        unwanted: the context that guidance steers away from.
         noise_BCTHW: starting noise, batch of one.
-        guidance: 1 turns guidance off; otherwise both branches run as a batch of two.
+        guidance: 1 turns guidance off; otherwise both branches run as a batch of two, or the base
+            is told the number, if it embeds it.
         shift: of the schedule; None keeps the base's own.
         lock: blend the background at every step.
-
-    Returns:
-        normalised latents of shape (C, T', h, w).
     """
-    scheduler = model.scheduler(shift)
-    scheduler.set_timesteps(steps, device=model.device)
-    guided = guidance > 1
-    inputs = _inputs(sample, negative_LD if guided else None, model.device)
-    noise = noise_BCTHW.to(model.device)
-    latents = noise
-    for index, timestep in enumerate(tqdm(scheduler.timesteps, desc="denoise", unit="step")):
-        doubled = latents.expand(2 if guided else 1, *latents.shape[1:])
-        answer = model.predict(transformer, doubled, timestep.expand(len(doubled)), inputs)
-        if guided:
+
+    def __init__(
+        self,
+        model: VideoModel,
+        sample: EncodedSample,
+        unwanted: Context,
+        noise_BCTHW: Tensor,
+        steps: int,
+        guidance: float,
+        shift: float | None,
+        lock: LatentLock | None = None,
+    ) -> None:
+        self._model, self._lock, self._guidance = model, lock, guidance
+        self._guided = guidance > 1 and not model.embeds_guidance
+        self._inputs = _inputs(sample, unwanted if self._guided else None, model.device, guidance)
+        self._scheduler = model.scheduler(shift)
+        self._scheduler.set_timesteps(steps, device=model.device)
+        self._noise = noise_BCTHW.to(model.device)
+        self._latents = model.start(self._noise, self._inputs.condition_BCTHW[:1])
+        self._done = 0
+
+    @torch.inference_mode()
+    def advance(self, transformer: Transformer, expert: Expert | None = None) -> int:
+        """Take the steps that are an expert's (all, if not told); returns how many.
+
+        Args:
+            transformer: the expert, as the model loads it.
+        """
+        lowest = expert.lowest if expert else 0.0
+        remaining = self._scheduler.timesteps[self._done :]
+        steps = [timestep for timestep in remaining if timestep >= lowest * TIMESTEPS]
+        title = f"denoise ({expert.name} noise)" if expert and expert.name else "denoise"
+        for timestep in tqdm(steps, desc=title, unit="step", disable=None if steps else True):
+            self._step(transformer, timestep)
+            self._done += 1
+        return len(steps)
+
+    def result(self) -> Tensor:
+        """Normalised latents of shape (C, T', h, w). Raises Fault where they are not finite."""
+        assert self._done == len(self._scheduler.timesteps)
+        if not self._latents.isfinite().all():
+            raise Fault(
+                "the generated latents are not finite; a lower inference.guidance, or model.dtype "
+                "= bfloat16 or float32, may help"
+            )
+        return self._latents[0].cpu()
+
+    def _step(self, transformer: Transformer, timestep: Tensor) -> None:
+        doubled = self._latents.expand(2 if self._guided else 1, *self._latents.shape[1:])
+        times = timestep.expand(len(doubled))
+        answer = self._model.predict(transformer, doubled, times, self._inputs)
+        if self._guided:
             wanted, unwanted = answer.chunk(2)
-            answer = unwanted + guidance * (wanted - unwanted)
-        latents = scheduler.step(answer, timestep, latents, return_dict=False)[0]
-        if lock is not None:
-            latents = lock.apply(latents, noise, next_level(scheduler, index))
-    if not latents.isfinite().all():
-        raise Fault(
-            "the generated latents are not finite; a lower inference.guidance, or model.dtype = "
-            "bfloat16 or float32, may help"
-        )
-    return latents[0].cpu()
+            answer = unwanted + self._guidance * (wanted - unwanted)
+        latents = self._scheduler.step(answer, timestep, self._latents, return_dict=False)[0]
+        if self._lock is not None:
+            latents = self._lock.apply(
+                latents, self._noise, next_level(self._scheduler, self._done)
+            )
+        self._latents = latents
 
 
 def next_level(scheduler: Any, index: int) -> Tensor:
@@ -90,14 +120,15 @@ def next_level(scheduler: Any, index: int) -> Tensor:
     return scheduler.sigmas[index + 1]
 
 
-def _inputs(sample: EncodedSample, negative_LD: Tensor | None, device: torch.device) -> ModelInputs:
-    """The wanted branch, and beside it the unwanted one, which differs in its text alone."""
-    single = sample.inputs(device)
-    if negative_LD is None:
+def _inputs(
+    sample: EncodedSample, unwanted: Context | None, device: torch.device, guidance: float
+) -> ModelInputs:
+    """The wanted branch, and beside it the unwanted one, which differs in its context alone."""
+    single = replace(sample.inputs(device), guidance=guidance)
+    if unwanted is None:
         return single
-    assert single.image_BND is not None
-    return ModelInputs(
-        condition_BCTHW=torch.cat([single.condition_BCTHW] * 2),
-        text_BLD=torch.cat([single.text_BLD, negative_LD[None].to(device)]),
-        image_BND=torch.cat([single.image_BND] * 2),
-    )
+    both = {
+        name: torch.cat([tensor, unwanted[name][None].to(device)])
+        for name, tensor in single.context.items()
+    }
+    return replace(single, condition_BCTHW=torch.cat([single.condition_BCTHW] * 2), context=both)

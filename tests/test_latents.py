@@ -3,6 +3,8 @@
 import os
 import shutil
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +27,20 @@ class Counting:
         return getattr(self._model, name)
 
     @contextmanager
-    def _load(self, name: str) -> Any:
+    def _counted(self, name: str, load: Any) -> Any:
         self.loaded.append(f"+{name}")
-        with getattr(self._model, name)() as encoder:
+        with load() as encoder:
             yield encoder
         self.loaded.append(f"-{name}")
 
-    def text_encoder(self) -> Any:
-        return self._load("text_encoder")
-
-    def image_encoder(self) -> Any:
-        return self._load("image_encoder")
+    def encoders(self) -> Any:
+        return tuple(
+            replace(one, load=partial(self._counted, one.name, one.load))
+            for one in self._model.encoders()
+        )
 
     def vae(self) -> Any:
-        return self._load("vae")
+        return self._counted("vae", self._model.vae)
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def test_encoders_come_one_after_another_and_only_once(counting: Counting, tmp_p
     cache = TensorCache(tmp_path)
     first = encode_samples([make_sample()], counting, cache)
     assert counting.loaded == [
-        "+text_encoder", "-text_encoder", "+image_encoder", "-image_encoder", "+vae", "-vae",
+        "+text", "-text", "+image", "-image", "+vae", "-vae",
     ]  # fmt: skip
     counting.loaded.clear()
     again = encode_samples([make_sample()], counting, cache)
@@ -73,8 +75,8 @@ def test_a_changed_prompt_mask_or_frame_is_encoded_anew(counting: Counting, tmp_
 
     counting.loaded.clear()
     (other,) = encode_samples([make_sample(prompt="a woman")], counting, cache)
-    assert counting.loaded == ["+text_encoder", "-text_encoder"]
-    assert not torch.equal(base.text_LD, other.text_LD)
+    assert counting.loaded == ["+text", "-text"]
+    assert not torch.equal(base.context["text"], other.context["text"])
 
     counting.loaded.clear()
     (other,) = encode_samples([make_sample(box=0)], counting, cache)
@@ -98,8 +100,8 @@ def test_another_models_entries_are_not_served(tiny_model: Path, tmp_path: Path)
     write_tiny_model(tmp_path / "other", seed=1)
     other = open_model("wan2.1-i2v", tmp_path / "other", "float32", "cpu")
     (a,), (b,) = (encode_samples([make_sample()], model, cache) for model in (one, other))
-    assert not torch.equal(a.text_LD, b.text_LD)
-    assert not torch.equal(a.image_ND, b.image_ND)
+    assert not torch.equal(a.context["text"], b.context["text"])
+    assert not torch.equal(a.context["image"], b.context["image"])
     assert not torch.equal(a.target_CTHW, b.target_CTHW)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from maskora.latents import EncodedSample
 from maskora.models import VideoModel, open_model
-from maskora.sampling import LatentLock, denoise, draw_noise
+from maskora.sampling import Denoising, LatentLock, draw_noise
 
 SHAPE = (16, 3, 4, 6)
 
@@ -30,8 +30,7 @@ def sample() -> EncodedSample:
         target_CTHW=None,
         condition_CTHW=noise(20, *SHAPE[1:]),
         keep_THW=torch.ones(9, 32, 48),
-        text_LD=noise(512, 32),
-        image_ND=noise(257, 32),
+        context={"text": noise(512, 32), "image": noise(257, 32)},
     )
 
 
@@ -43,9 +42,11 @@ def run(
     lock: LatentLock | None = None,
     negative: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    empty = torch.zeros(512, 32) if negative is None else negative
-    transformer, noise = model.load_transformer(), draw_noise(SHAPE, seed)
-    return denoise(model, transformer, sample, empty, noise, 4, guidance, None, lock)
+    text = torch.zeros(512, 32) if negative is None else negative
+    unwanted = {**sample.context, "text": text}
+    clip = Denoising(model, sample, unwanted, draw_noise(SHAPE, seed), 4, guidance, None, lock)
+    assert clip.advance(model.load_transformer()) == 4
+    return clip.result()
 
 
 def test_the_seed_decides(model: VideoModel, sample: EncodedSample) -> None:
@@ -105,7 +106,7 @@ def test_the_locked_source_is_as_noisy_as_the_timestep_says(
 def test_guidance_is_the_published_combination(model: VideoModel, sample: EncodedSample) -> None:
     """With the negative prompt equal to the prompt, guidance of any strength changes nothing."""
     plain = run(model, sample)
-    same = run(model, sample, guidance=7.0, negative=sample.text_LD)
+    same = run(model, sample, guidance=7.0, negative=sample.context["text"])
     other = run(model, sample, guidance=7.0)
     assert torch.allclose(plain, same, atol=1e-4)
     assert not torch.allclose(plain, other, atol=1e-3)

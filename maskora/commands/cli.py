@@ -97,7 +97,8 @@ def infer(
     ] = None,
     output: Annotated[Path | None, typer.Option(help="also put edited.mp4 here")] = None,
     lora: Annotated[
-        str | None, typer.Option(metavar="FILE|none", help="another LoRA, or the bare base")
+        list[str] | None,
+        typer.Option(metavar="FILE|none", help="another LoRA, or the bare base; may be repeated"),
     ] = None,
     set_: SetOption = None,
 ) -> None:
@@ -105,7 +106,7 @@ def infer(
     settings = load_config(config, set_ or [])
     from maskora.commands.infer import infer_clip
 
-    infer_clip(settings, Workspace(config.parent), edit, seed, output, lora)
+    infer_clip(settings, Workspace(config.parent), edit, seed, output, lora or [])
 
 
 @app.command()

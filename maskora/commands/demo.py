@@ -62,7 +62,7 @@ def run_demo(folder: Path) -> None:
     print("4/5  train.py: motion from the source, then appearance from the keyframe")
     train_stages(config, workspace, "all", None, resume=True)
     print("5/5  infer.py: the edited clip, with its background locked")
-    infer_clip(config, workspace, None, None, None, None)
+    infer_clip(config, workspace, None, None, None, [])
     output = workspace.output_dir(None, None)
     print(
         CLOSING.format(

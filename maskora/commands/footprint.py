@@ -5,12 +5,19 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from maskora.models import Sizes
-from maskora.streaming.demand import BlockPhase, Demand, Need, Swap, TilePhase, Way
+from maskora.streaming.demand import (
+    BlockPhase,
+    Demand,
+    Need,
+    Swap,
+    TilePhase,
+    Way,
+    spread,
+)
 from maskora.streaming.plan import Change, Placement
 
 Purpose = Literal["train", "infer"]
 TILES = (512, 384, 256, 192, 128)
-ENCODERS = ("text encoder", "image encoder", "video encoder")
 FLOAT, HALF_GIB = 4, 2**29
 RING = Placement(blocks_to_swap=0).ring
 
@@ -56,7 +63,6 @@ def demand(sizes: Sizes, job: Job) -> Demand:
     shape = job.frames, job.width, job.height
     encode = {tile: sizes.vae_encode_bytes(*shape, tile) for tile in tiles}
     decode = {tile: sizes.vae_decode_bytes(*shape, tile) for tile in tiles}
-    text, image = sizes.text_encoder(job.dtype), sizes.image_encoder()
     return Demand(
         blocks=_training(sizes, job) if job.purpose == "train" else _generating(sizes, job),
         # Both, whatever the purpose: training and inference must see latents of the same tiles.
@@ -66,14 +72,15 @@ def demand(sizes: Sizes, job: Job) -> Demand:
         ),
         fixed={
             name: Need(ring=RING * part.layer, others=part.others, activations=part.activations)
-            for name, part in (("text encoder", text), ("image encoder", image))
+            for name, part in sizes.encoders(job.dtype).items()
         },
     )
 
 
 def _training(sizes: Sizes, job: Job) -> BlockPhase:
     tokens = job.tokens(sizes, job.window)
-    kept = min(2, sizes.blocks) if job.offload else sizes.blocks
+    blocks = sizes.block_bytes(job.dtype, job.storage)
+    kept = min(2, len(blocks)) if job.offload else len(blocks)
     scratch = sizes.scratch_bytes(job.dtype, job.storage)
     block, layer = (
         scratch + sizes.train_bytes(job.dtype, tokens, how, job.rank, job.targets)
@@ -85,8 +92,7 @@ def _training(sizes: Sizes, job: Job) -> BlockPhase:
     )
     return BlockPhase(
         name="train",
-        blocks=sizes.blocks,
-        block=sizes.block_bytes(job.dtype, job.storage),
+        block_bytes=blocks,
         others=sizes.other_bytes(job.dtype),
         adapter=sizes.lora_parameters(job.rank, job.targets) * (2 * FLOAT + job.optimizer),
         inputs=kept * sizes.input_bytes(job.dtype, tokens),
@@ -96,6 +102,7 @@ def _training(sizes: Sizes, job: Job) -> BlockPhase:
 
 def _generating(sizes: Sizes, job: Job) -> BlockPhase:
     tokens = job.tokens(sizes, job.frames)
+    blocks = sizes.block_bytes(job.dtype, job.storage)
     scratch = sizes.scratch_bytes(job.dtype, job.storage)
     whole, split = (
         scratch + sizes.infer_bytes(job.dtype, tokens, job.batch, one_by_one, job.targets)
@@ -106,8 +113,7 @@ def _generating(sizes: Sizes, job: Job) -> BlockPhase:
     values = sizes.lora_parameters(job.rank, job.targets) + job.further_loras
     return BlockPhase(
         name="generate",
-        blocks=sizes.blocks,
-        block=sizes.block_bytes(job.dtype, job.storage),
+        block_bytes=blocks,
         others=sizes.other_bytes(job.dtype),
         adapter=FLOAT * values,
         inputs=0,
@@ -148,19 +154,21 @@ def host(
     sizes: Sizes, job: Job, placement: Placement, needs: dict[str, Need], on_card: bool
 ) -> dict[str, Host]:
     """What each phase takes of the machine's memory. Files that are mapped do not count."""
-    block, swapped = sizes.block_bytes(job.dtype, job.storage), placement.blocks_to_swap
-    text, image = sizes.text_encoder(job.dtype), sizes.image_encoder()
+    blocks = sizes.block_bytes(job.dtype, job.storage)
+    streamed = [blocks[index] for index in spread(len(blocks), placement.blocks_to_swap)]
     pinned = placement.weights == "pinned"
     transformer = Host(
-        weights=0 if placement.weights == "mapped" else swapped * block,
-        staging=0 if pinned else min(swapped, placement.ring) * block,
-        loading=block + sizes.largest_matrix(),
+        weights=0 if placement.weights == "mapped" else sum(streamed),
+        staging=0 if pinned else min(len(streamed), placement.ring) * max(streamed, default=0),
+        loading=max(blocks) + sizes.largest_matrix(),
     )
-    kept = sizes.blocks - 1 if placement.activation_offload else 0
+    kept = len(blocks) - 1 if placement.activation_offload else 0
     tokens = job.tokens(sizes, job.window)
     phases = {
-        "text encoder": Host(staging=RING * text.layer),
-        "image encoder": Host(weights=image.host, staging=RING * image.layer),
+        **{
+            name: Host(weights=part.host, staging=RING * part.layer)
+            for name, part in sizes.encoders(job.dtype).items()
+        },
         "video encoder": Host(loading=sizes.vae_bytes()),
         "train": replace(transformer, inputs=kept * sizes.input_bytes(job.dtype, tokens)),
         "generate": transformer,

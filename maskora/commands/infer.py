@@ -15,7 +15,7 @@ from maskora import lora
 from maskora.commands import stages
 from maskora.commands.effects import infer_warnings
 from maskora.commands.inputs import Clip, Edit, load_clip, load_edit, report_spill
-from maskora.commands.loras import choose_loras
+from maskora.commands.loras import Stacked, choose_loras, of_expert
 from maskora.commands.origin import check_origin
 from maskora.commands.outputs import Generated, write_outputs
 from maskora.commands.setup import open_base
@@ -23,9 +23,9 @@ from maskora.conditioning import inference_sample, to_bytes, to_unit
 from maskora.config import Config
 from maskora.errors import UserError
 from maskora.files import replacing
-from maskora.latents import EncodedSample, TensorCache, encode_samples, encode_texts, encode_videos
-from maskora.models import VideoModel
-from maskora.sampling import LatentLock, denoise, draw_noise
+from maskora.latents import EncodedSample, TensorCache, encode_cues, encode_samples, encode_videos
+from maskora.models import Context, Cue, VideoModel
+from maskora.sampling import Denoising, LatentLock, draw_noise
 from maskora.workspace import Workspace
 
 log = logging.getLogger("maskora")
@@ -36,7 +36,7 @@ class Encoded:
     """What sampling needs, encoded."""
 
     sample: EncodedSample
-    negative_LD: Tensor
+    unwanted: Context
     lock: LatentLock | None
 
 
@@ -46,7 +46,7 @@ def infer_clip(
     edit: str | None,
     seeds: str | None,
     output: Path | None,
-    lora_choice: str | None,
+    lora_choice: list[str],
 ) -> None:
     """Generate the edited clip for every seed."""
     numbers = parse_seeds(seeds, config.inference.seed)
@@ -57,7 +57,7 @@ def infer_clip(
         check_output(output, result_file)
     clip = load_clip(workspace, config)
     # The clip's own LoRA is compared with what it was trained on, which is captioned too.
-    trained_on = [workspace.source_frame(0)] if lora_choice is None else []
+    trained_on = [] if lora_choice else [workspace.source_frame(0)]
     edited = load_edit(workspace, config, clip, edit, captioned=trained_on)
     origin = check_origin(clip.source)
     report_spill(edited, config.appearance.spill)
@@ -128,9 +128,10 @@ def encode(
         stages.prompt(config, edited.first.caption),
     )
     cache = TensorCache(workspace.cache_dir)
-    # Both prompts at once, so that the text encoder is loaded once; the sample's is cached then.
-    negative_LD, _ = encode_texts([config.prompt.negative, sample.prompt], model, cache)
-    wanted = [sample.condition_CTHW]
+    cue = Cue(sample.prompt, sample.reference_CHW)
+    # Both at once, so that each encoder is loaded once; the sample's is cached then.
+    unwanted, _ = encode_cues([model.unwanted(cue, config.prompt.negative), cue], model, cache)
+    wanted = [model.shown(sample.condition_CTHW, sample.keep_THW)]
     if config.inference.lock == "latent":
         wanted.append(video)
     _, *source_latents = encode_videos(wanted, model, cache)
@@ -140,42 +141,45 @@ def encode(
         keep_latent = model.latent_keep(keep)
         keep_latent[0] = 0  # latent frame 0 holds the edited frame
         lock = LatentLock(source_latents[0], keep_latent)
-    return Encoded(encoded, negative_LD, lock)
+    return Encoded(encoded, unwanted, lock)
 
 
 def generate(
     config: Config,
     model: VideoModel,
     encoded: Encoded,
-    loras: list[tuple[Path, float]],
+    loras: list[Stacked],
     seeds: list[int],
     take_seconds: Callable[[float], object],
 ) -> list[Tensor]:
-    """Latents (C, T', h, w) per seed; the transformer is loaded once and released.
+    """Latents (C, T', h, w) per seed; each transformer is loaded once for all, and released.
 
     Args:
         take_seconds: is told how long a denoising step took.
     """
+    runs = [_start(config, model, encoded, seed) for seed in seeds]
+    for expert in model.experts:
+        transformer = model.load_transformer(expert)
+        with closing(transformer.supply):
+            lora.stack(transformer, of_expert(loras, expert))
+            for run in runs:
+                started = time.perf_counter()
+                if steps := run.advance(transformer, expert):
+                    take_seconds((time.perf_counter() - started) / steps)
+    return [run.result() for run in runs]
+
+
+def _start(config: Config, model: VideoModel, encoded: Encoded, seed: int) -> Denoising:
+    """One seed's clip, all noise."""
     inference = config.inference
-    transformer = model.load_transformer()
-    shift = None if inference.shift == "model" else inference.shift
-    shape = (model.latent_channels, *encoded.sample.condition_CTHW.shape[1:])
-    with closing(transformer.supply):
-        lora.stack(transformer, loras)
-        latents = []
-        for seed in seeds:
-            started = time.perf_counter()
-            result = denoise(
-                model,
-                transformer,
-                encoded.sample,
-                encoded.negative_LD,
-                draw_noise(shape, seed),
-                inference.steps,
-                inference.guidance,
-                shift,
-                encoded.lock,
-            )
-            latents.append(result)
-            take_seconds((time.perf_counter() - started) / inference.steps)
-        return latents
+    frames_Thw = model.latent_keep(encoded.sample.keep_THW).shape
+    return Denoising(
+        model,
+        encoded.sample,
+        encoded.unwanted,
+        draw_noise((model.latent_channels, *frames_Thw), seed),
+        inference.steps,
+        inference.guidance,
+        None if inference.shift == "model" else inference.shift,
+        encoded.lock,
+    )

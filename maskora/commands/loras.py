@@ -1,6 +1,7 @@
 """Which LoRAs a clip is generated with, and what to say where they do not belong to it."""
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,26 @@ from maskora import lora
 from maskora.commands import stages
 from maskora.commands.captions import source_caption
 from maskora.commands.inputs import Clip, Edit
+from maskora.commands.stages import Turn
 from maskora.config import Config
 from maskora.errors import UserError
-from maskora.models import VideoModel
+from maskora.models import Expert, VideoModel
 from maskora.workspace import Stage, Workspace
 
 log = logging.getLogger("maskora")
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """A LoRA file that takes part.
+
+    Attributes:
+        expert: the name of the transformer that it belongs to; empty: all of them.
+    """
+
+    path: Path
+    strength: float
+    expert: str = ""
 
 
 def choose_loras(
@@ -23,25 +38,45 @@ def choose_loras(
     edited: Edit,
     edit: str | None,
     model: VideoModel,
-    choice: str | None,
-) -> list[tuple[Path, float]]:
+    choice: list[str],
+) -> list[Stacked]:
     """The clip's own LoRA (or `--lora`), then those of inference.loras.
 
     Raises:
-        UserError: the clip has no LoRA yet.
+        UserError: the clip has no LoRA yet, or a file belongs to a transformer that is not there.
     """
     extra = [
-        (workspace.root / Path(item.path).expanduser(), item.strength)
+        Stacked(workspace.root / Path(item.path).expanduser(), item.strength, item.expert)
         for item in config.inference.loras
     ]
-    if choice is None:
-        loras = [(own_lora(workspace, config, clip, edited, edit, model), 1.0), *extra]
+    if not choice:
+        own = [
+            Stacked(
+                own_lora(workspace, config, clip, edited, edit, model, expert), 1.0, expert.name
+            )
+            for expert in model.experts
+        ]
     else:
-        loras = extra if choice == "none" else [(Path(choice), 1.0), *extra]
-    for path, _ in loras:  # a wrong file is known before anything is loaded
-        if warning := storage_warning(path, lora.read(path).metadata, config):
-            log.warning("note: %s", warning)
-    return loras
+        own = [Stacked(Path(path), 1.0) for path in choice if path != "none"]
+    return [_checked(one, config, model) for one in (*own, *extra)]
+
+
+def _checked(one: Stacked, config: Config, model: VideoModel) -> Stacked:
+    """A file whose fitting transformer is known; a wrong one is known before anything is loaded."""
+    metadata = lora.read(one.path).metadata
+    if warning := storage_warning(one.path, metadata, config):
+        log.warning("note: %s", warning)
+    expert = one.expert or str(metadata.get("expert", ""))
+    names = [each.name for each in model.experts]
+    if expert and expert not in names:
+        has = f"has {' and '.join(names)}" if names[0] else "has one transformer alone"
+        raise UserError(f"{one.path} is for the {expert} noise expert, and this base {has}")
+    return Stacked(one.path, one.strength, expert)
+
+
+def of_expert(loras: list[Stacked], expert: Expert) -> list[tuple[Path, float]]:
+    """The files that one of the transformers is given, with their strengths."""
+    return [(one.path, one.strength) for one in loras if one.expert in ("", expert.name)]
 
 
 def storage_warning(path: Path, metadata: dict[str, Any], config: Config) -> str | None:
@@ -67,6 +102,7 @@ def own_lora(
     edited: Edit,
     edit: str | None,
     model: VideoModel,
+    expert: Expert,
 ) -> Path:
     """The LoRA that was trained for this edit; says where it is behind what is there now.
 
@@ -74,17 +110,20 @@ def own_lora(
         UserError: it has not been trained.
     """
     stage: Stage = "appearance" if edited.keyframes else "motion"
-    run = stages.run_folder(workspace, stage, edit)
+    turn = Turn(stage, expert)
+    run = stages.run_folder(workspace, turn, edit)
     record, adapter = run.read(), run.newest_adapter()
     if record is None or adapter is None:
         name = f" --edit {edit}" if edit else ""
+        levels = f" for {expert.name} noise" if expert.name else ""
         raise UserError(
-            f"the {stage} stage has not been trained: python train.py --config "
+            f"the {stage} stage has not been trained{levels}: python train.py --config "
             f"{workspace.config}{name} (or try the bare base with --lora none)"
         )
     depends = stages.motion_depends(clip, source_caption(workspace, config), config, model)
     if stage == "appearance":
-        motion = stages.adapter_digest(stages.run_folder(workspace, "motion", None))
+        motion_run = stages.run_folder(workspace, Turn("motion", expert), None)
+        motion = stages.adapter_digest(motion_run)
         depends = stages.appearance_depends(clip, edited, config, model, depends, motion)
     changed = stages.changes(record.depends_on, depends)
     if changed := [name for name in changed if name != stages.STORAGE]:  # has a note of its own
@@ -92,5 +131,5 @@ def own_lora(
         log.warning("note: the LoRA was trained before %s changed; train again to use that", what)
     steps = stages.steps(config, stage)
     if record.step < steps:
-        log.warning("note: the %s stage stands at step %d of %d", stage, record.step, steps)
+        log.warning("note: the stage (%s) stands at step %d of %d", turn.title, record.step, steps)
     return adapter

@@ -14,8 +14,8 @@ import torch
 
 from maskora import __version__
 from maskora.commands.inputs import Clip, Edit
+from maskora.commands.loras import Stacked
 from maskora.commands.spill import heat
-from maskora.commands.stages import PARTS
 from maskora.config import Config
 from maskora.files import digest, sha256_file, write_text
 from maskora.models import VideoModel
@@ -42,7 +42,7 @@ class Generated:
     Attributes:
         frames_THWC: raw generated frames, uint8, at the workspace's size.
         seed: of the noise.
-        loras: LoRA files and their strengths.
+        loras: LoRA files, their strengths and transformers.
         edit: the edit's name.
         prompt: what the model was told, token included.
         workspace: the edit's folder.
@@ -50,7 +50,7 @@ class Generated:
 
     frames_THWC: np.ndarray
     seed: int
-    loras: list[tuple[Path, float]]
+    loras: list[Stacked]
     edit: str | None
     prompt: str
     workspace: Path
@@ -177,10 +177,18 @@ def run_record(
         "seed": result.seed,
         "prompt": result.prompt,
         "device": device_name(model),
-        "model": {"folder": str(model.folder), **{part: model.identity(part) for part in PARTS}},
+        "model": {
+            "folder": str(model.source.where),
+            **{part: model.identity(part) for part in model.parts},
+        },
         "loras": [
-            {"path": str(path.resolve()), "strength": strength, "sha256": sha256_file(path)}
-            for path, strength in result.loras
+            {
+                "path": str(one.path.resolve()),
+                "strength": one.strength,
+                "expert": one.expert,
+                "sha256": sha256_file(one.path),
+            }
+            for one in result.loras
         ],
         "inputs": {
             "source": clip.source.model_dump(mode="json"),

@@ -15,12 +15,13 @@ from maskora.commands.shards import adapter_values
 from maskora.config import Config, parse_size
 from maskora.errors import UserError
 from maskora.hub import locate
-from maskora.models import Sizes, read_sizes
+from maskora.models import Sizes, open_source, read_sizes
+from maskora.models import Source as BaseSource
 from maskora.streaming.demand import GIB, Demand, Need
 from maskora.streaming.plan import Placement, Solution, check_swap, refuse, solve
 from maskora.workspace import Source, Workspace
 
-CONFIGS = ["*/config.json"]
+CONFIGS = ["model_index.json", "*/config.json"]
 PURPOSES: tuple[Purpose, ...] = ("train", "infer")
 
 
@@ -92,7 +93,7 @@ def plan_for(
     config: Config,
     workspace: Workspace,
     source: Source | None,
-    folder: Path,
+    found: BaseSource,
     device: DeviceKind,
     purpose: Purpose,
 ) -> Plan:
@@ -100,14 +101,14 @@ def plan_for(
 
     Args:
         source: the prepared clip; None plans with [video].
-        folder: the base's folder; only its configuration files are read.
+        found: the base's parts; only their configuration files are read.
         device: "cuda", or "cpu" for a machine without a card: there the budget is not enforced.
 
     Raises:
         UserError: it does not fit the budget (and what would), or more blocks are to be swapped
             than there are.
     """
-    sizes = read_sizes(config.model.family, folder)
+    sizes = read_sizes(config.model.family, found)
     job = job_of(config, workspace, source, purpose, device, sizes)
     budget = round(config.memory.vram_budget_gb * GIB)
     solution = _solution(config, sizes, job, device, budget)
@@ -129,7 +130,7 @@ def plan_for(
 def _solution(config: Config, sizes: Sizes, job: Job, device: DeviceKind, budget: int) -> Solution:
     """What was asked for, or what fits best. Raises UserError where nothing does."""
     swap, asked = config.memory.blocks_to_swap, demand(sizes, job)
-    check_swap(swap, sizes.blocks)
+    check_swap(swap, asked.blocks.blocks)
     base = Placement(
         blocks_to_swap=0,
         weights=config.memory.weights,
@@ -171,6 +172,7 @@ def job_of(
     frames = source.frames if source else config.video.frames
     window = frames if config.motion.window == "full" else min(config.motion.window, frames)
     is_8bit = config.optimizer.type == "adamw8bit" and device == "cuda" and _has_bitsandbytes()
+    guided = config.inference.guidance > 1 and not sizes.embeds_guidance
     further = [workspace.root / Path(lora.path).expanduser() for lora in config.inference.loras]
     return Job(
         purpose=purpose,
@@ -179,7 +181,7 @@ def job_of(
         height=height,
         window=window,
         windows=-(-(frames - window) // config.motion.stride) + 1,
-        batch=2 if purpose == "infer" and config.inference.guidance > 1 else 1,
+        batch=2 if purpose == "infer" and guided else 1,
         rank=config.adapter.rank,
         targets=config.adapter.targets,
         dtype=config.model.dtype,
@@ -211,11 +213,11 @@ def show_plan(config: Config, workspace: Workspace, device: str | None) -> None:
         raise UserError(f"--device {device}: write cuda (a card) or cpu (none)")
     kind: DeviceKind = device_kind() if device is None else "cpu" if device == "cpu" else "cuda"
     source = workspace.read_source() if workspace.source_record.is_file() else None
-    folder = locate(config.model.path, workspace.root, patterns=CONFIGS)
+    found = open_source(locate(config.model.path, workspace.root, patterns=CONFIGS))
     plans, refusals = [], []
     for purpose in PURPOSES:
         try:
-            plans.append(plan_for(config, workspace, source, folder, kind, purpose))
+            plans.append(plan_for(config, workspace, source, found, kind, purpose))
         except UserError as error:
             refusals.append(str(error))
     if refusals:
@@ -223,5 +225,5 @@ def show_plan(config: Config, workspace: Workspace, device: str | None) -> None:
     if source is None:
         print(f"{workspace.root} is not prepared yet: planned with [video] of the configuration")
     print(render(plans))
-    print(tell_disk(config, folder, plans[0]))
+    print(tell_disk(config, found, plans[0]))
     print(tell_time(config, workspace, *plans))

@@ -1,16 +1,16 @@
 """A plan in words and aligned columns."""
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 from maskora.commands import timings
-from maskora.commands.footprint import ENCODERS, Host
+from maskora.commands.footprint import Host
 from maskora.commands.machine import device_name, host_bytes
 from maskora.commands.plan import Plan
 from maskora.commands.shards import NAMES, matrix_type
 from maskora.config import Config
 from maskora.files import cache_home
+from maskora.models import Source
 from maskora.streaming.demand import GIB, Need, gb
 from maskora.workspace import Workspace
 
@@ -67,9 +67,12 @@ def _title(plan: Plan) -> str:
     counted = (
         f"{parameters:.3g} billion" if parameters > 0.1 else f"{parameters * 1000:.3g} million"
     )
+    blocks = sizes.block_bytes(job.dtype, job.storage)
+    up_to = "up to " if len(set(blocks)) > 1 else ""
+    times = f"{sizes.experts} x " if sizes.experts > 1 else ""
     return (
-        f"{sizes.name}: {counted} parameters, {sizes.blocks} blocks of "
-        f"{sizes.block_bytes(job.dtype, job.storage) / 2**20:.3g} MB; {job.frames} frames of "
+        f"{sizes.name}: {times}{counted} parameters, {len(blocks)} blocks of "
+        f"{up_to}{max(blocks) / 2**20:.3g} MB; {job.frames} frames of "
         f"{job.width}x{job.height} ({job.tokens(sizes, job.frames)} tokens), trained in windows "
         f"of {job.window} ({job.tokens(sizes, job.window)} tokens)"
     )
@@ -83,7 +86,7 @@ def _columns(phases: Iterable[dict[str, Part]], size: Callable[[Part], int]) -> 
     columns: dict[str, Part] = {}
     for plan in phases:
         for name, part in plan.items():
-            column = "encode" if name in ENCODERS else name
+            column = name if name in PHASES else "encode"
             if column not in columns or size(part) > size(columns[column]):
                 columns[column] = part
     return {name: columns[name] for name in ("encode", *PHASES) if name in columns}
@@ -104,22 +107,23 @@ def _table(
 def _encoders(plan: Plan) -> str:
     totals = [
         f"{name} {gb(plan.needs[name].total if plan.budget else plan.host[name].total)}"
-        for name in ENCODERS
+        for name in plan.needs
+        if name not in PHASES
     ]
     return f"encode: the largest of {', '.join(totals)} GB, one after another"
 
 
-def tell_disk(config: Config, folder: Path, plan: Plan) -> str:
-    """The base's folder, and the copy that weights = "mapped" makes."""
-    held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    lines = [f"disk: {folder} has {gb(held)} GB"]
-    kind, placement = matrix_type(folder / "transformer"), plan.placement
+def tell_disk(config: Config, found: Source, plan: Plan) -> str:
+    """The base's files, and the copy that weights = "mapped" makes."""
+    held = sum(path.stat().st_size for part in found.parts() for path in found.paths(part))
+    lines = [f"disk: {found.where} has {gb(held)} GB"]
+    kind, placement = matrix_type(found.paths("transformer")), plan.placement
     as_used = placement.storage == "same" and kind == NAMES[config.model.dtype]
     if kind is None:
         lines.append("the weights are not here yet")
     if placement.weights == "mapped" and placement.blocks_to_swap and not as_used:
         sizes, job = plan.sizes, plan.job
-        copy = gb(sizes.blocks * sizes.block_bytes(job.dtype, job.storage))
+        copy = gb(sizes.experts * sum(sizes.block_bytes(job.dtype, job.storage)))
         unless = "" if kind else f" (none if they come in {config.model.dtype})"
         lines.append(f"a copy as it is used, {copy} GB, goes to {cache_home()}{unless}")
     return "; ".join(lines)
@@ -134,12 +138,14 @@ def tell_time(config: Config, workspace: Workspace, train: Plan, infer: Plan) ->
         workspace.find_edits(None, train.job.frames).keyframes
     )
     share, appearance = config.appearance.motion_share, config.appearance.steps
+    turns = train.sizes.experts
     parts: list[tuple[float, float | None]] = [
-        (config.motion.steps, motion),
+        (turns * config.motion.steps, motion),
         (config.inference.steps, generate),
     ]
     if has_keyframes:
-        parts += [(appearance * (1 - share), keyframe), (appearance * share, motion)]
+        steps = turns * appearance
+        parts += [(steps * (1 - share), keyframe), (steps * share, motion)]
     lines = [
         f"time on {device_name(train.device)}:",
         f"  training step of {train.job.window} frames: {_seconds(motion)}",

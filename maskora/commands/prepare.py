@@ -15,16 +15,13 @@ from maskora.config import Config, build_config, load_config, parse_size, render
 from maskora.errors import UserError
 from maskora.files import write_text
 from maskora.hub import find_local, is_hub_id, locate
-from maskora.models import Grid, read_grid
+from maskora.models import FAMILIES, Grid, read_grid
 from maskora.video.fit import Placement, auto_size, fit_image, place
 from maskora.video.images import write_png
 from maskora.video.probe import VideoInfo, probe
 from maskora.video.read import read_frames
 from maskora.workspace import Source, Workspace
 
-# Published grid of each family, for machines that do not have the model's files yet; training and
-# inference check the size against the files themselves.
-PUBLISHED_GRIDS = {"wan2.1-i2v": Grid(cell=8, patch=2, temporal=4)}
 FEWEST = 5
 Watch = Callable[[Iterable[np.ndarray], int], Iterable[np.ndarray]]
 
@@ -160,7 +157,7 @@ def find_grid(config: Config, root: Path) -> tuple[Grid, list[str]]:
     except UserError as error:
         if not is_hub_id(path):
             raise
-        grid = PUBLISHED_GRIDS[family]
+        grid = FAMILIES[family].grid
         note = f"{error} Until then the published grid of {family} counts: {grid.multiple} pixels."
         return grid, [note]
     return read_grid(family, folder), []

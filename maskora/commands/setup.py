@@ -14,7 +14,7 @@ from maskora.commands.plan import Plan, plan_for
 from maskora.config import Config
 from maskora.errors import UserError
 from maskora.hub import locate
-from maskora.models import VideoModel, open_model
+from maskora.models import VideoModel, open_model, open_source
 from maskora.streaming.demand import gb
 from maskora.workspace import Source, Workspace
 
@@ -69,18 +69,19 @@ def open_base(config: Config, workspace: Workspace, source: Source, purpose: Pur
     Raises:
         UserError: it is incomplete, does not fit the frames, the budget or the card.
     """
-    folder = locate(config.model.path, workspace.root)
+    found = open_source(locate(config.model.path, workspace.root))
+    log.info("base: %s", found.told)
     device: DeviceKind = "cuda" if torch.cuda.is_available() else "cpu"
-    model = open_model(config.model.family, folder, config.model.dtype, device)
+    model = open_model(config.model.family, found, config.model.dtype, device)
     width, height = source.size
     multiple = model.grid.multiple
     if width % multiple or height % multiple or source.cell != model.grid.cell:
         raise UserError(
             f"the frames were prepared at {width}x{height} for latent cells of {source.cell} "
-            f"pixels; {folder} needs multiples of {multiple} and cells of {model.grid.cell}: "
+            f"pixels; {found.where} needs multiples of {multiple} and cells of {model.grid.cell}: "
             f"run maskora prepare again with this base"
         )
-    plan = plan_for(config, workspace, source, folder, device, purpose)
+    plan = plan_for(config, workspace, source, found, device, purpose)
     _check_ram(plan)
     if device == "cuda":
         _check_card(plan)

@@ -13,9 +13,9 @@ def adapter_values(path: Path) -> int:
     return sum(prod(tensor["shape"]) for tensor in raw_header(path)[0].values())
 
 
-def matrix_type(part: Path) -> str | None:
-    """In which type a model part's matrices are stored, as "BF16"; None without weights."""
-    shard = next(iter(sorted(part.glob("*.safetensors"))), None)
+def matrix_type(paths: list[Path]) -> str | None:
+    """In which type a model part's matrices are stored, as "BF16"; None without safetensors."""
+    shard = next((path for path in paths if path.suffix == ".safetensors"), None)
     if shard is None:
         return None
     matrices = [tensor for tensor in raw_header(shard)[0].values() if len(tensor["shape"]) == 2]

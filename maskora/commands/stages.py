@@ -1,6 +1,7 @@
 """The two stages as samples and as things that other things depend on."""
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,13 @@ from maskora.conditioning import (
 from maskora.config import Config
 from maskora.config.schema import Table
 from maskora.files import digest, digest_file
-from maskora.models import VideoModel
+from maskora.models import Expert, VideoModel
 from maskora.training.checkpoint import RunFolder
 from maskora.training.loop import TrainingPlan
 from maskora.training.optimizer import available
 from maskora.workspace import Stage, Workspace
 
 STORAGE = "model.transformer_dtype"
-PARTS = ("transformer", "vae", "text_encoder", "tokenizer", "image_encoder", "image_processor")
 
 
 def prompt(config: Config, caption: str) -> str:
@@ -127,13 +127,26 @@ def changes(old: dict[str, str], new: dict[str, str]) -> list[str]:
     return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
 
 
-def plan(config: Config, stage: Stage, model: VideoModel) -> TrainingPlan:
-    """A stage's numbers, unpacked."""
+@dataclass(frozen=True)
+class Turn:
+    """One stage's training of one of the base's transformers."""
+
+    stage: Stage
+    expert: Expert
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return f"{self.stage} ({self.expert.name} noise)" if self.expert.name else self.stage
+
+
+def plan(config: Config, turn: Turn, model: VideoModel) -> TrainingPlan:
+    """A turn's numbers, unpacked."""
     training = config.training
     return TrainingPlan(
-        title=stage,
-        steps=config.motion.steps if stage == "motion" else config.appearance.steps,
-        seed=training.seed + (0 if stage == "motion" else 1),
+        title=turn.title,
+        steps=steps(config, turn.stage),
+        seed=training.seed + (0 if turn.stage == "motion" else 1),
         optimizer=available(config.optimizer.type, model.device),
         lr=config.optimizer.lr,
         weight_decay=config.optimizer.weight_decay,
@@ -143,6 +156,8 @@ def plan(config: Config, stage: Stage, model: VideoModel) -> TrainingPlan:
         clipping=training.gradient_clipping,
         accumulation=training.gradient_accumulation_steps,
         checkpoint_every=training.checkpoint_every,
+        lowest=turn.expert.lowest,
+        highest=turn.expert.highest,
     )
 
 
@@ -151,9 +166,9 @@ def steps(config: Config, stage: Stage) -> int:
     return config.motion.steps if stage == "motion" else config.appearance.steps
 
 
-def run_folder(workspace: Workspace, stage: Stage, edit: str | None) -> RunFolder:
-    """Where a stage's run lies."""
-    return RunFolder(workspace.run_dir(stage, edit))
+def run_folder(workspace: Workspace, turn: Turn, edit: str | None) -> RunFolder:
+    """Where a turn's run lies."""
+    return RunFolder(workspace.run_dir(turn.stage, edit, turn.expert.name))
 
 
 def adapter_digest(run: RunFolder) -> str:
@@ -166,7 +181,7 @@ def _shared(config: Config, model: VideoModel) -> dict[str, str]:
     storage = config.model.storage
     return {
         **({} if storage == "same" else {STORAGE: storage}),
-        "base": digest(config.model.family, config.model.dtype, *map(model.identity, PARTS)),
+        "base": digest(config.model.family, config.model.dtype, *map(model.identity, model.parts)),
         "[adapter]": _table(config.adapter),
         "[optimizer]": _table(config.optimizer),
         "[training]": _table(config.training, "checkpoint_every"),

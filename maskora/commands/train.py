@@ -19,15 +19,16 @@ from maskora.commands.inputs import (
     report_spill,
 )
 from maskora.commands.setup import Base, open_base
+from maskora.commands.stages import Turn
 from maskora.conditioning import Sample
 from maskora.config import Config
 from maskora.errors import UserError
 from maskora.latents import TensorCache, encode_samples
-from maskora.models import VideoModel
+from maskora.models import Expert, VideoModel
 from maskora.training.checkpoint import RunFolder
 from maskora.training.loop import Chooser, choose_mixed, choose_uniformly, train
 from maskora.training.report import read_metrics
-from maskora.workspace import Stage, Workspace
+from maskora.workspace import Workspace
 
 log = logging.getLogger("maskora")
 Standing = Literal["done", "continues", "new"]
@@ -64,10 +65,12 @@ def train_stages(
         log.warning("note: %s", warning)
     job = Job(config, workspace, base, clip, caption, resume)
     depends = stages.motion_depends(clip, caption, config, base.model)
-    if stage != "appearance":
-        _train_motion(job, depends)
-    if stage != "motion" and edited is not None:
-        _train_appearance(job, edited, edit, depends)
+    for expert in base.model.experts:
+        if stage != "appearance":
+            _train_motion(job, expert, depends)
+    for expert in base.model.experts:
+        if stage != "motion" and edited is not None:
+            _train_appearance(job, expert, edited, edit, depends)
 
 
 def _find_edit(
@@ -90,22 +93,24 @@ def _find_edit(
     return loaded
 
 
-def _train_motion(job: Job, depends: dict[str, str]) -> None:
-    run = stages.run_folder(job.workspace, "motion", None)
-    standing = _standing(run, "motion", depends, job)
+def _train_motion(job: Job, expert: Expert, depends: dict[str, str]) -> None:
+    turn = Turn("motion", expert)
+    run = stages.run_folder(job.workspace, turn, None)
+    standing = _standing(run, turn, depends, job)
     if standing == "done":
         return
     job.base.tell_plan()
     samples = stages.motion_samples(job.clip, job.caption, job.config)
     encoded = encode_samples(samples, job.model, TensorCache(job.workspace.cache_dir))
     with run.renewed() if standing == "new" else nullcontext():
-        _run(job, "motion", run, depends, choose_uniformly(encoded), samples, start_from=None)
+        _run(job, turn, run, depends, choose_uniformly(encoded), samples, start_from=None)
 
 
 def _train_appearance(
-    job: Job, edited: Edit, name: str | None, motion_depends: dict[str, str]
+    job: Job, expert: Expert, edited: Edit, name: str | None, motion_depends: dict[str, str]
 ) -> None:
-    motion = stages.run_folder(job.workspace, "motion", None)
+    turn = Turn("appearance", expert)
+    motion = stages.run_folder(job.workspace, Turn("motion", expert), None)
     record, start_from = motion.read(), motion.newest_adapter()
     if record is None or start_from is None:
         raise UserError("the appearance stage starts from the motion LoRA: train --stage all")
@@ -121,8 +126,8 @@ def _train_appearance(
     depends = stages.appearance_depends(
         job.clip, edited, job.config, job.model, motion_depends, stages.adapter_digest(motion)
     )
-    run = stages.run_folder(job.workspace, "appearance", name)
-    standing = _standing(run, "appearance", depends, job)
+    run = stages.run_folder(job.workspace, turn, name)
+    standing = _standing(run, turn, depends, job)
     if standing == "done":
         return
     job.base.tell_plan()
@@ -134,33 +139,33 @@ def _train_appearance(
         encoded[: len(keyframes)], encoded[len(keyframes) :], job.config.appearance.motion_share
     )
     with run.renewed() if standing == "new" else nullcontext():
-        _run(job, "appearance", run, depends, choose, keyframes, start_from)
+        _run(job, turn, run, depends, choose, keyframes, start_from)
 
 
-def _standing(run: RunFolder, stage: Stage, depends: dict[str, str], job: Job) -> Standing:
-    """How a stage stands; where it cannot be skipped or continued, why."""
-    record, steps = run.read(), stages.steps(job.config, stage)
+def _standing(run: RunFolder, turn: Turn, depends: dict[str, str], job: Job) -> Standing:
+    """How a turn stands; where it cannot be skipped or continued, why."""
+    record, steps, title = run.read(), stages.steps(job.config, turn.stage), turn.title
     if record is None:
         return "new"
     changed = stages.changes(record.depends_on, depends)
     if not changed and record.step == steps:
-        log.info("%s: done already (%s)", stage, run.adapter(record.step))
+        log.info("%s: done already (%s)", title, run.adapter(record.step))
         return "done"
     if changed:
-        log.warning("%s: trains again, because of changed %s", stage, ", ".join(changed))
+        log.warning("%s: trains again, because of changed %s", title, ", ".join(changed))
     elif record.step > steps:
-        log.warning("%s: trains again, with %d steps instead of %d", stage, steps, record.step)
+        log.warning("%s: trains again, with %d steps instead of %d", title, steps, record.step)
     elif job.resume:
-        log.info("%s: continues after step %d of %d", stage, record.step, steps)
+        log.info("%s: continues after step %d of %d", title, record.step, steps)
         return "continues"
     else:
-        log.warning("%s: starts again (--resume would continue after step %d)", stage, record.step)
+        log.warning("%s: starts again (--resume would continue after step %d)", title, record.step)
     return "new"
 
 
 def _run(
     job: Job,
-    stage: Stage,
+    turn: Turn,
     run: RunFolder,
     depends: dict[str, str],
     choose: Chooser,
@@ -169,10 +174,10 @@ def _run(
 ) -> None:
     """Inject the LoRA, fill it where the run continues or builds on another, and train."""
     adapter = job.config.adapter
-    plan = stages.plan(job.config, stage, job.model)
-    log.info("%s: %d steps on %s", stage, plan.steps, _named(samples))
-    metadata = _metadata(job, stage, depends, samples)
-    transformer = job.model.load_transformer()
+    plan = stages.plan(job.config, turn, job.model)
+    log.info("%s: %d steps on %s", plan.title, plan.steps, _named(samples))
+    metadata = _metadata(job, turn, depends, samples)
+    transformer = job.model.load_transformer(turn.expert)
     with closing(transformer.supply):
         targets = job.model.lora_targets(adapter.targets)
         lora.inject(transformer, adapter.rank, adapter.alpha, targets, plan.seed)
@@ -180,7 +185,7 @@ def _run(
         if source is not None:
             lora.fill(transformer, lora.read(source), source)
         train(job.model, transformer, choose, plan, run, depends, metadata)
-    log.info("%s: done, %s", stage, run.newest_adapter())
+    log.info("%s: done, %s", plan.title, run.newest_adapter())
     job.base.tell_usage()
     _remember_seconds(job, run, samples)
 
@@ -199,12 +204,13 @@ def _named(samples: list[Sample]) -> str:
 
 
 def _metadata(
-    job: Job, stage: Stage, depends: dict[str, str], samples: list[Sample]
+    job: Job, turn: Turn, depends: dict[str, str], samples: list[Sample]
 ) -> dict[str, Any]:
     config = job.config
     return {
         "program": f"maskora {__version__}",
-        "stage": stage,
+        "stage": turn.stage,
+        "expert": turn.expert.name,
         "family": config.model.family,
         "base": config.model.path,
         "base_hash": depends["base"],

@@ -2,7 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from maskora.models import FAMILIES
 
 PLAIN = ("bfloat16", "float16", "float32")
 Positive = Annotated[int, Field(ge=1)]
@@ -16,11 +18,19 @@ class Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def _known(family: str) -> str:
+    if family not in FAMILIES:
+        raise ValueError(f"{family!r} is no kind of base; there are {', '.join(FAMILIES)}")
+    return family
+
+
 class Model(Table):
     """The base that is fine-tuned: an image-to-video diffusion transformer."""
 
-    family: Literal["wan2.1-i2v"] = Field(
-        "wan2.1-i2v", description="which kind of base; it decides how a mask becomes model input"
+    family: Annotated[str, AfterValidator(_known)] = Field(
+        "wan2.1-i2v",
+        description=f"which kind of base ({', '.join(FAMILIES)}); it decides how a mask becomes "
+        f"model input",
     )
     path: Annotated[str, Field(min_length=1)] = Field(
         "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers",

@@ -100,6 +100,9 @@ class LoraFile(Table):
 
     path: str = Field(description="a .safetensors file (relative to this file)")
     strength: float = Field(1.0, description="1 = as trained")
+    expert: Literal["", "high", "low"] = Field(
+        "", description="of a base with two transformers, the one that it is for; empty: both"
+    )
 
 
 class Inference(Table):
@@ -126,7 +129,10 @@ class Inference(Table):
         "masked", description="masked | first-frame (plain image-to-video)"
     )
     loras: tuple[LoraFile, ...] = Field(
-        (), strict=False, description="further LoRAs: [{path = …, strength = …}]"
+        (),
+        strict=False,
+        description="further LoRAs, of any tool: [{path = …, strength = …}] (where a base has two "
+        "transformers, expert = high | low says for which)",
     )
 
 

@@ -1,77 +1,96 @@
 """The bases. This dict is the only place that knows the list. Importing it needs no torch."""
 
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from maskora.models.base import Grid, ModelInputs, Transformer, Vae, VideoModel
+from maskora.models.base import (
+    Context,
+    Cue,
+    Expert,
+    Grid,
+    ModelInputs,
+    Transformer,
+    Vae,
+    VideoModel,
+)
 from maskora.models.sizes import Sizes
+from maskora.models.source import Source, open_source
 from maskora.streaming.plan import RESIDENT, Placement
 
 __all__ = [
     "FAMILIES",
+    "Context",
+    "Cue",
+    "Expert",
     "Grid",
     "ModelInputs",
     "Sizes",
+    "Source",
     "Transformer",
     "Vae",
     "VideoModel",
     "open_model",
+    "open_source",
     "read_grid",
     "read_sizes",
 ]
 
 
 class Family(NamedTuple):
-    """How a kind of base is opened, and what its configuration files alone tell."""
+    """A kind of base.
 
-    open: Callable[[Path, str, str, Placement], VideoModel]
-    grid: Callable[[Path], Grid]
-    sizes: Callable[[Path], Sizes]
+    Attributes:
+        model: module and class of the base, below this package; imported when it is opened.
+        sizes: module and class of its arithmetic, which needs no torch.
+        grid: as published, for machines that do not have the model's files yet.
+    """
 
-
-def _wan21(folder: Path, dtype: str, device: str, placement: Placement) -> VideoModel:
-    from maskora.models.wan21 import Wan21
-
-    return Wan21(folder, dtype, device, placement)
-
-
-def _wan21_grid(folder: Path) -> Grid:
-    from maskora.models.wan21_sizes import read_grid
-
-    return read_grid(folder)
+    model: str
+    sizes: str
+    grid: Grid
 
 
-def _wan21_sizes(folder: Path) -> Sizes:
-    from maskora.models.wan21_sizes import Wan21Sizes
-
-    return Wan21Sizes(folder)
-
-
+WAN = Grid(cell=8, patch=2, temporal=4)
 FAMILIES: dict[str, Family] = {
-    "wan2.1-i2v": Family(_wan21, _wan21_grid, _wan21_sizes),
+    "wan2.1-i2v": Family("wan21.Wan21", "wan21_sizes.WanSizes", WAN),
+    "wan2.1-fun-inp": Family("wan_fun.WanFun", "wan21_sizes.WanSizes", WAN),
+    "wan2.2-i2v": Family("wan22.Wan22", "wan21_sizes.WanSizes", WAN),
 }
 
 
 def open_model(
-    family: str, folder: Path, dtype: str, device: str, placement: Placement = RESIDENT
+    family: str, where: Path | Source, dtype: str, device: str, placement: Placement = RESIDENT
 ) -> VideoModel:
-    """Check a model's folder and make it ready; no weights are loaded yet.
+    """Check a model's files and make it ready; no weights are loaded yet.
 
     Args:
+        where: its folder, or its parts as they were found.
         placement: how its weights will lie in memory.
 
     Raises:
         UserError: a part is missing, or the checkpoint is of another kind.
     """
-    return FAMILIES[family].open(folder, dtype, device, placement)
+    model: VideoModel = _named(FAMILIES[family].model)(_found(where), dtype, device, placement)
+    return model
 
 
-def read_grid(family: str, folder: Path) -> Grid:
+def read_grid(family: str, where: Path | Source) -> Grid:
     """A base's grid, from its configuration files alone."""
-    return FAMILIES[family].grid(folder)
+    grid: Grid = _named(FAMILIES[family].sizes).read_grid(_found(where))
+    return grid
 
 
-def read_sizes(family: str, folder: Path) -> Sizes:
+def read_sizes(family: str, where: Path | Source) -> Sizes:
     """What a base asks of memory, from its configuration files alone. Raises UserError."""
-    return FAMILIES[family].sizes(folder)
+    sizes: Sizes = _named(FAMILIES[family].sizes)(family, _found(where))
+    return sizes
+
+
+def _found(where: Path | Source) -> Source:
+    return open_source(where) if isinstance(where, Path) else where
+
+
+def _named(name: str) -> Any:
+    module, _, kind = name.partition(".")
+    return getattr(import_module(f"{__name__}.{module}"), kind)

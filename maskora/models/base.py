@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from maskora.models.names import Names
+from maskora.models.source import Source
 from maskora.streaming.plan import Placement
 
 if TYPE_CHECKING:
@@ -45,25 +46,82 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Expert:
+    """One of the transformers that a base is made of, and the noise levels that are its own.
+
+    Attributes:
+        name: for people and file names; empty where a base has one transformer for all levels.
+        part: which part of the model it is.
+        lowest, highest: noise levels s with lowest <= s < highest, of 0 (data) to 1 (noise).
+    """
+
+    name: str = ""
+    part: str = "transformer"
+    lowest: float = 0.0
+    highest: float = 1.0
+
+
+ALONE = (Expert(),)
+
+
+@dataclass(frozen=True)
+class Cue:
+    """What a sample says in words and with a picture.
+
+    Attributes:
+        prompt: token and caption.
+        picture_CHW: the reference picture, in [-1, 1].
+    """
+
+    prompt: str
+    picture_CHW: Tensor
+
+
+# What the transformer attends to beside the latents, by the names that the base's encoders give.
+Context: TypeAlias = Mapping[str, "Tensor"]
+EncodeCues: TypeAlias = Callable[[Sequence[Cue]], Iterable[Context]]
+
+
+@dataclass(frozen=True)
+class ContextEncoder:
+    """One of a base's encoders of cues.
+
+    Attributes:
+        name: what it encodes, in a word: "text", "image".
+        parts: parts of the model that decide what comes out.
+        precision: in which it computes.
+        load: a context manager that loads it on entry and releases it on exit.
+        reads_prompt, reads_picture: what of a cue it looks at.
+    """
+
+    name: str
+    parts: tuple[str, ...]
+    precision: str
+    load: Callable[[], AbstractContextManager[EncodeCues]]
+    reads_prompt: bool = False
+    reads_picture: bool = False
+
+
+@dataclass(frozen=True)
 class ModelInputs:
     """Everything but the noisy latents: what a sample tells the transformer.
 
     Attributes:
         condition_BCTHW: mask and condition latents as this base packs them.
-        text_BLD: text embeddings.
-        image_BND: tokens of the reference picture, for bases that take them.
+        context: what its encoders gave, each tensor with a batch dimension.
+        guidance: told to bases that were distilled to embed it; others ignore it.
     """
 
     condition_BCTHW: Tensor
-    text_BLD: Tensor
-    image_BND: Tensor | None
+    context: Context
+    guidance: float = 1.0
 
 
 class Vae(Protocol):
     """Pixels to normalised latents and back; both in float32."""
 
     def encode(self, video_CTHW: Tensor) -> Tensor:
-        """Pixels in [-1, 1] -> latents of shape (z, T', h, w), normalised per channel."""
+        """Pixels in [-1, 1] -> latents of shape (z, T', h, w), normalised."""
         ...
 
     def decode(self, latents_CTHW: Tensor) -> Tensor:
@@ -72,26 +130,37 @@ class Vae(Protocol):
 
 
 class VideoModel(Protocol):
-    """A base. Its encoders are context managers: loaded on entry, released on exit."""
+    """A base. Its encoders are context managers: loaded on entry, released on exit.
+
+    Attributes:
+        parts: the parts that decide what it computes.
+        names: what its transformer's modules are called in its publisher's files.
+        experts: its transformers, the noisiest levels first.
+        embeds_guidance: it takes guidance as a number; else two branches are computed.
+    """
 
     family: str
-    folder: Path
+    source: Source
     dtype: torch.dtype
     device: torch.device
+    placement: Placement
     grid: Grid
     latent_channels: int
-    placement: Placement
+    parts: tuple[str, ...]
+    names: Names
+    experts: tuple[Expert, ...]
+    embeds_guidance: bool
 
     def identity(self, part: str) -> str:
         """A name of a part's weights that changes when they do."""
         ...
 
-    def text_encoder(self) -> AbstractContextManager[Callable[[Sequence[str]], list[Tensor]]]:
-        """Prompts -> embeddings of shape (L, D) each."""
+    def encoders(self) -> tuple[ContextEncoder, ...]:
+        """What turns cues into context, in the order in which they are loaded."""
         ...
 
-    def image_encoder(self) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
-        """Picture of shape (3, H, W) in [-1, 1] -> tokens of shape (N, D)."""
+    def unwanted(self, cue: Cue, negative: str) -> Cue:
+        """What guidance steers away from."""
         ...
 
     def vae(self) -> AbstractContextManager[Vae]:
@@ -105,12 +174,20 @@ class VideoModel(Protocol):
         """
         ...
 
-    def pack_condition(self, keep_THW: Tensor, latents_CTHW: Tensor) -> Tensor:
-        """Pixel keep mask and condition latents -> the condition channels (C, T', h, w)."""
+    def shown(self, condition_CTHW: Tensor, keep_THW: Tensor) -> Tensor:
+        """The frames of a condition video that the VAE is to encode: all, or its first ones."""
         ...
 
-    def load_transformer(self) -> Transformer:
-        """The frozen transformer, supplied with weights as `placement` says.
+    def pack_condition(self, keep_THW: Tensor, latents_CTHW: Tensor) -> Tensor:
+        """Pixel keep mask and latents of the shown frames -> condition channels (C, T', h, w)."""
+        ...
+
+    def start(self, noise_BCTHW: Tensor, condition_BCTHW: Tensor) -> Tensor:
+        """The latents from which denoising starts."""
+        ...
+
+    def load_transformer(self, expert: Expert | None = None) -> Transformer:
+        """A frozen transformer (the first, if not told), supplied as `placement` says.
 
         It trains through `transformer.supply.checkpoint`; `transformer.supply.close()` frees it.
         """

@@ -1,11 +1,10 @@
-"""A model's folder in diffusers' layout: checked for its parts, and named by its content."""
+"""A model's files: the folder in diffusers' layout is checked, files are read and compared."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from maskora.errors import UserError
-from maskora.files import digest
 from maskora.streaming.header import shards
 
 WHOLE, BLOCKS, BLOCK = 64 * 2**20, 64, 2**18
@@ -45,15 +44,6 @@ def _missing_weights(part: Path) -> list[str]:
     return missing
 
 
-def without_bars() -> None:
-    """Turn the libraries' own bars off: they count tensors; maskora says what it is loading."""
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file as a dict. Raises UserError where it is missing or damaged."""
     try:
@@ -69,19 +59,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def identity(part: Path) -> str:
-    """A name of a part by the content of its files, wherever they lie.
+def sampled_content(path: Path) -> bytes:
+    """A file's content, as far as it is needed to tell it from another.
 
     Files of up to 64 MiB count whole; of larger ones the size and 64 blocks spread over them, so
     that tens of gigabytes are not read for each run. Other weights differ in every block.
     """
-    facts: list[bytes | str] = []
-    for path in sorted(path for path in part.rglob("*") if path.is_file()):
-        facts += [str(path.relative_to(part)), _sampled(path)]
-    return digest(*facts)
-
-
-def _sampled(path: Path) -> bytes:
     size = path.stat().st_size
     if size <= WHOLE:
         return path.read_bytes()

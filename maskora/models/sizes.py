@@ -9,6 +9,7 @@ from math import prod
 from typing import Literal, Protocol
 
 from maskora.models.base import Grid
+from maskora.models.source import Source
 
 ITEM = {"float32": 4, "float16": 2, "bfloat16": 2}
 ALIGNMENT = 64  # every stored tensor begins on such a border
@@ -97,11 +98,21 @@ class Sizes(Protocol):
     """One base's arithmetic. Bytes on the device, unless it says something else.
 
     `frames`, `width` and `height` are those of the pixels; `tokens` those of one sample.
+
+    Attributes:
+        experts: how many transformers take turns; all else is about one of them.
+        embeds_guidance: guidance is a number to the transformer, and no second branch.
     """
 
     name: str
     grid: Grid
-    blocks: int
+    experts: int
+    embeds_guidance: bool
+
+    @staticmethod
+    def read_grid(source: Source) -> Grid:
+        """The grid, for which fewer configuration files are enough (VAE and transformer)."""
+        ...
 
     @property
     def parameters(self) -> Mapping[str, int]:
@@ -112,8 +123,8 @@ class Sizes(Protocol):
         """How many tokens the transformer sees."""
         ...
 
-    def block_bytes(self, dtype: str, storage: str) -> int:
-        """One block as it is stored, in its buffer."""
+    def block_bytes(self, dtype: str, storage: str) -> tuple[int, ...]:
+        """Each block as it is stored, in its buffer."""
         ...
 
     def other_bytes(self, dtype: str) -> int:
@@ -144,12 +155,8 @@ class Sizes(Protocol):
         """The largest sum of a denoising step's intermediate results."""
         ...
 
-    def text_encoder(self, dtype: str) -> Encoder:
-        """The text encoder."""
-        ...
-
-    def image_encoder(self) -> Encoder:
-        """The image encoder, in float32."""
+    def encoders(self, dtype: str) -> dict[str, Encoder]:
+        """The encoders of words and pictures, by what people call them."""
         ...
 
     def vae_bytes(self) -> int:

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from maskora.errors import UserError
-from maskora.models.folder import without_bars
+from maskora.models.building import without_bars
 
 TEXT_DIM, IMAGE_DIM, LATENT_CHANNELS, MASK_CHANNELS = 32, 32, 16, 4
 HEADS, HEAD_DIM = 2, 24

@@ -5,24 +5,22 @@ engine, straight from where they lie; of the word embeddings (2 GB at 16 bits) o
 rows are read.
 """
 
-import gc
 import html
-import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import Any
 
 import ftfy
 import torch
 from accelerate import init_empty_weights
-from torch import Tensor, nn
+from torch import Tensor
 
-from maskora.models.base import Vae
-from maskora.models.folder import without_bars
+from maskora.errors import UserError
+from maskora.models.base import Context, Cue, EncodeCues, Vae
+from maskora.models.building import announce, as_bytes, build, released, without_prefix
+from maskora.models.source import Source
 from maskora.streaming.blocks import precise
-from maskora.streaming.checkpoint import Checkpoint
 from maskora.streaming.plan import Placement
 from maskora.streaming.sources import ModuleReader
 from maskora.streaming.supply import supply
@@ -31,14 +29,13 @@ TEXT_TOKENS = 512
 # Every layer, one prompt after the other.
 STREAMED = Placement(blocks_to_swap=1_000, weights="mapped", split_batch=True)
 WORD_EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")
-log = logging.getLogger("maskora")
+# What files of CLIP hold beside the picture's side of it.
+IMAGE_EXTRAS = (r"visual_projection\.weight", r"embeddings\.position_ids")
 
 
 @contextmanager
-def text_encoder(
-    model: Path, dtype: torch.dtype, device: torch.device
-) -> Iterator[Callable[[Sequence[str]], list[Tensor]]]:
-    """UMT5: prompts -> embeddings (512, D) each, zero after the last token.
+def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> Iterator[EncodeCues]:
+    """UMT5: prompts -> {"text": embeddings (512, D)} each, zero after the last token.
 
     Each layer is loaded once for all prompts, and computes them one after the other, so that what
     comes out for a prompt does not depend on its company.
@@ -46,13 +43,14 @@ def text_encoder(
     from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
     announce("text encoder")
-    folder = model / "text_encoder"
-    tokenizer = AutoTokenizer.from_pretrained(model / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(source.folder("tokenizer"))
     with init_empty_weights():
-        encoder = UMT5EncoderModel(UMT5Config.from_pretrained(folder))
+        encoder = UMT5EncoderModel(UMT5Config(**source.config("text_encoder")))
     encoder.requires_grad_(False).to(dtype).eval()
-    weights = Checkpoint(folder)
-    embeddings = next(name for name in WORD_EMBEDDINGS if name in weights)
+    weights = source.weights("text_encoder")
+    embeddings = next((name for name in WORD_EMBEDDINGS if name in weights.names()), None)
+    if embeddings is None:
+        raise UserError(f"{weights.told} lacks the tensor {WORD_EMBEDDINGS[0]}")
     # transformers computes this layer in float32 where the rest is float16.
     wide = ("wo",) if dtype == torch.float16 else ()
     supplied = supply(
@@ -61,9 +59,9 @@ def text_encoder(
     )  # fmt: skip
 
     @torch.no_grad()
-    def encode(prompts: Sequence[str]) -> list[Tensor]:
+    def encode(cues: Sequence[Cue]) -> list[Context]:
         tokens = tokenizer(
-            [clean(prompt) for prompt in prompts],
+            [clean(cue.prompt) for cue in cues],
             padding="max_length",
             max_length=TEXT_TOKENS,
             truncation=True,
@@ -75,48 +73,50 @@ def text_encoder(
             attention_mask=tokens.attention_mask.to(device),
         ).last_hidden_state
         text_BLD = text_BLD.cpu().masked_fill(tokens.attention_mask[..., None] == 0, 0)
-        return list(text_BLD)
+        return [{"text": text_LD} for text_LD in text_BLD]
 
     with closing(supplied):
         yield encode
 
 
 @contextmanager
-def image_encoder(model: Path, device: torch.device) -> Iterator[Callable[[Tensor], Tensor]]:
-    """CLIP: a picture (3, H, W) in [-1, 1] -> its second-to-last layer's tokens (N, D)."""
-    from transformers import CLIPImageProcessorPil, CLIPVisionModel
+def image_encoder(source: Source, device: torch.device) -> Iterator[EncodeCues]:
+    """CLIP: a picture -> {"image": its second-to-last layer's tokens (N, D)}."""
+    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
     announce("image encoder")
     # The PIL processor on every machine, so that pictures do not depend on what is installed.
-    processor = CLIPImageProcessorPil.from_pretrained(model / "image_processor")
-    encoder = CLIPVisionModel.from_pretrained(model / "image_encoder", dtype=torch.float32)
-    encoder.requires_grad_(False).eval()
+    processor = CLIPImageProcessorPil.from_pretrained(source.folder("image_processor"))
+    config = CLIPVisionConfig(**source.config("image_encoder"))
+    weights = without_prefix(source.weights("image_encoder"), "vision_model.")
+    encoder = build(lambda: CLIPVisionModel(config), weights, IMAGE_EXTRAS)
     precision = precise(torch.float32)
     supplied = supply(
         encoder, encoder.encoder.layers, ModuleReader(encoder), precision, STREAMED, device
     )
 
     @torch.no_grad()
-    def encode(picture_CHW: Tensor) -> Tensor:
-        picture = ((picture_CHW / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-        pixels = processor(picture.cpu().numpy(), return_tensors="pt").pixel_values
-        states = encoder(pixels.to(device), output_hidden_states=True).hidden_states
-        return states[-2][0].cpu()
+    def encode(cues: Sequence[Cue]) -> Iterator[Context]:
+        for cue in cues:
+            pixels = processor(as_bytes(cue.picture_CHW).numpy(), return_tensors="pt").pixel_values
+            states = encoder(pixels.to(device), output_hidden_states=True).hidden_states
+            yield {"image": states[-2][0].cpu()}
 
     with closing(supplied):
         yield encode
 
 
 @contextmanager
-def autoencoder(model: Path, tile: int | None, device: torch.device) -> Iterator[Vae]:
+def autoencoder(source: Source, tile: int | None, device: torch.device) -> Iterator[Vae]:
     """The VAE, whole or in square tiles of `tile` pixels that overlap by a quarter."""
     from diffusers import AutoencoderKLWan
 
     announce("VAE")
-    vae = AutoencoderKLWan.from_pretrained(model / "vae", torch_dtype=torch.float32)
+    config = source.config("vae")
+    vae = build(lambda: AutoencoderKLWan.from_config(config), source.weights("vae"))
     if tile is not None:
         vae.enable_tiling(tile, tile, tile * 3 // 4, tile * 3 // 4)
-    with _released(vae):
+    with released(vae):
         yield WanVae(vae.to(device).eval())
 
 
@@ -145,20 +145,3 @@ def clean(prompt: str) -> str:
     """Repair broken Unicode, undo HTML escapes and collapse white space, as in Wan's training."""
     text = html.unescape(html.unescape(ftfy.fix_text(prompt)))
     return re.sub(r"\s+", " ", text.strip()).strip()
-
-
-def announce(part: str) -> None:
-    """Say what is being loaded."""
-    without_bars()
-    log.info("loading the %s", part)
-
-
-@contextmanager
-def _released(part: nn.Module) -> Iterator[None]:
-    """Free a part's memory on exit, whoever still refers to it."""
-    try:
-        yield
-    finally:
-        part.to("meta")
-        gc.collect()
-        torch.cuda.empty_cache()

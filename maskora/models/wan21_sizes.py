@@ -1,4 +1,4 @@
-"""What a Wan2.1-I2V checkpoint asks of memory, from its configuration files alone. No torch.
+"""What a Wan image-to-video base asks of memory, from its configuration files alone. No torch.
 
 The transformer's largest sums of intermediate results are closed forms of four lengths: a block's
 input h = tokens x width in the model's precision, its feed-forward width relative to the model's
@@ -8,16 +8,14 @@ them: an attention that does not write its scores out, and RMS norms in one piec
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from maskora.errors import UserError
 from maskora.models.base import Grid
-from maskora.models.folder import read_json
 from maskora.models.sizes import ITEM, Encoder, dense_bytes, stored_bytes
+from maskora.models.source import Source
 from maskora.models.wan21_encoder_sizes import TEXT_TOKENS, ImageEncoder, TextEncoder, Vae
 from maskora.models.wan21_transformer_sizes import Transformer
 
-PARTS = ("transformer", "text_encoder", "image_encoder", "vae")
 # A LoRA of rank r sits on 8 matrices of a block, with "attention+ffn" on 10.
 LORA_MODULES = {"attention": 8, "attention+ffn": 10}
 # Copies of the latents around the transformer: noisy, packed, answer, scheduler; in float32.
@@ -55,45 +53,40 @@ MOMENTS = {
 CONTEXT_UNITS = {"block": 3, "layer": 1, "infer": 1}  # copies of the text and image tokens
 
 
-def read_grid(folder: Path) -> Grid:
-    """The grid of a Wan checkpoint, from vae/config.json and transformer/config.json."""
-    vae = read_json(folder / "vae" / "config.json")
-    patch = read_json(folder / "transformer" / "config.json").get("patch_size", [1, 2, 2])
-    downsampling = vae.get("temperal_downsample", [False, True, True])
-    if not (isinstance(patch, list) and len(patch) == 3 and all(patch)):
-        raise UserError(f"{folder / 'transformer/config.json'}: patch_size is {patch!r}")
-    return Grid(
-        cell=vae.get("scale_factor_spatial", 2 ** len(downsampling)),
-        patch=max(patch[1:]),
-        temporal=vae.get("scale_factor_temporal", 2 ** sum(downsampling)),
-    )
+class WanSizes:
+    """One Wan base. See `maskora.models.sizes.Sizes` for what each method promises."""
 
+    embeds_guidance = False
 
-class Wan21Sizes:
-    """One Wan2.1-I2V folder. See `maskora.models.sizes.Sizes` for what each method promises."""
-
-    def __init__(self, folder: Path) -> None:
-        configs = {part: read_json(folder / part / "config.json") for part in PARTS}
-        self.grid = read_grid(folder)
-        self._transformer = Transformer.read(configs["transformer"])
-        self._text = TextEncoder.read(configs["text_encoder"])
-        self._image = ImageEncoder.read(configs["image_encoder"])
-        self._vae = Vae.read(configs["vae"])
-        self.blocks = self._transformer.layers
+    def __init__(self, family: str, source: Source) -> None:
+        self.grid = read_grid(source)
+        self._transformer = Transformer.read(source.config("transformer"))
+        self._text = TextEncoder.read(source.config("text_encoder"))
+        sees_picture = self._transformer.image > 0
+        self._image = ImageEncoder.read(source.config("image_encoder")) if sees_picture else None
+        self._vae = Vae.read(source.config("vae"))
+        self.experts = 2 if family == "wan2.2-i2v" else 1
         self.parameters = {
             "transformer": self._transformer.count(),
             "text_encoder": self._text.count(),
-            "image_encoder": self._image.count(),
             "vae": self._vae.count(),
         }
-        self.name = f"wan2.1-i2v {self.blocks} x {self._transformer.width}"
+        if self._image is not None:
+            self.parameters["image_encoder"] = self._image.count()
+        layers, width = self._transformer.layers, self._transformer.width
+        self.name = f"{family} {layers} x {width}"
+
+    @staticmethod
+    def read_grid(source: Source) -> Grid:
+        return read_grid(source)
 
     def tokens(self, frames: int, width: int, height: int) -> int:
         edge = self.grid.multiple
         return self.grid.latent_frames(frames) * (width // edge) * (height // edge)
 
-    def block_bytes(self, dtype: str, storage: str) -> int:
-        return stored_bytes(self._transformer.block(), dtype, storage)
+    def block_bytes(self, dtype: str, storage: str) -> tuple[int, ...]:
+        one = stored_bytes(self._transformer.block(), dtype, storage)
+        return (one,) * self._transformer.layers
 
     def other_bytes(self, dtype: str) -> int:
         return dense_bytes(self._transformer.others(), dtype) + self._transformer.tables()
@@ -108,7 +101,7 @@ class Wan21Sizes:
         width, inner = self._transformer.width, self._transformer.inner
         attention, feed_forward = 8 * 2 * width, 2 * (width + inner)
         sides = attention + (feed_forward if targets == "attention+ffn" else 0)
-        return self.blocks * rank * sides
+        return self._transformer.layers * rank * sides
 
     def input_bytes(self, dtype: str, tokens: int) -> int:
         return tokens * self._transformer.width * ITEM[dtype]
@@ -151,13 +144,13 @@ class Wan21Sizes:
         return rope + context + LATENT_COPIES * latents
 
     def _context(self) -> int:
-        return TEXT_TOKENS + (self._image.tokens if self._transformer.image else 0)
+        return TEXT_TOKENS + (self._image.tokens if self._image else 0)
 
-    def text_encoder(self, dtype: str) -> Encoder:
-        return self._text.memory(dtype)
-
-    def image_encoder(self) -> Encoder:
-        return self._image.memory()
+    def encoders(self, dtype: str) -> dict[str, Encoder]:
+        encoders = {"text encoder": self._text.memory(dtype)}
+        if self._image is not None:
+            encoders["image encoder"] = self._image.memory()
+        return encoders
 
     def vae_bytes(self) -> int:
         return self.parameters["vae"] * ITEM["float32"]
@@ -167,3 +160,17 @@ class Wan21Sizes:
 
     def vae_decode_bytes(self, frames: int, width: int, height: int, tile: int | None) -> int:
         return self._vae.decode_bytes(frames, width, height, tile)
+
+
+def read_grid(source: Source) -> Grid:
+    """The grid of a Wan checkpoint, from the configurations of its VAE and its transformer."""
+    vae = source.config("vae")
+    patch = source.config("transformer").get("patch_size", [1, 2, 2])
+    downsampling = vae.get("temperal_downsample", [False, True, True])
+    if not (isinstance(patch, list) and len(patch) == 3 and all(patch)):
+        raise UserError(f"{source.where}: its transformer's patch_size is {patch!r}")
+    return Grid(
+        cell=vae.get("scale_factor_spatial", 2 ** len(downsampling)),
+        patch=max(patch[1:]),
+        temporal=vae.get("scale_factor_temporal", 2 ** sum(downsampling)),
+    )

@@ -6,7 +6,7 @@ disk with an error instead of killing the process.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -40,22 +40,21 @@ class Checkpoint:
     """The tensors of all `*.safetensors` files in a folder, by name."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.told = str(folder)
         self._stored: dict[str, Stored] = {}
         for path in shards(folder):
             self._stored.update(read_header(path))
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._stored
+    def names(self) -> Collection[str]:
+        """All tensors."""
+        return self._stored.keys()
 
     def stored(self, name: str) -> Stored:
         """Where a tensor lies. Raises UserError where the folder lacks it."""
         try:
             return self._stored[name]
         except KeyError:
-            raise UserError(
-                f"{self.folder} lacks the tensor {name}: is it another model?"
-            ) from None
+            raise UserError(f"{self.told} lacks the tensor {name}: is it another model?") from None
 
     def is_in(self, precision: Callable[[str], torch.dtype]) -> bool:
         """Whether the tensors are stored in the precision in which they are computed.

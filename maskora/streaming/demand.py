@@ -67,7 +67,7 @@ class BlockPhase:
     """A phase that visits all blocks.
 
     Attributes:
-        block: stored bytes of one block.
+        block_bytes: stored bytes of each block, in order.
         others, adapter, inputs: as in `Need`.
         ways: in the order in which they are tried.
         free: later ways cost no time, so one is taken as soon as it swaps fewer blocks; else only
@@ -75,19 +75,28 @@ class BlockPhase:
     """
 
     name: str
-    blocks: int
-    block: int
+    block_bytes: tuple[int, ...]
     others: int
     adapter: int
     inputs: int
     ways: tuple[Way, ...]
     free: bool = False
 
+    @property
+    def blocks(self) -> int:
+        """How many there are."""
+        return len(self.block_bytes)
+
+    def streamed(self, swapped: int) -> list[int]:
+        """The bytes of each block that is streamed where so many are."""
+        return [self.block_bytes[index] for index in spread(self.blocks, swapped)]
+
     def need(self, swapped: int, ring: int, way: Way) -> Need:
         """What the phase takes with so many blocks streamed."""
+        streamed = self.streamed(swapped)
         return Need(
-            resident=(self.blocks - swapped) * self.block,
-            ring=min(swapped, ring) * self.block,
+            resident=sum(self.block_bytes) - sum(streamed),
+            ring=min(swapped, ring) * max(streamed, default=0),
             others=self.others,
             adapter=self.adapter,
             inputs=self.inputs,
@@ -129,6 +138,11 @@ class Demand:
         """What each phase takes with these choices."""
         tiled = {phase.name: phase.need(tile) for phase in self.tiles}
         return {**self.fixed, **tiled, self.blocks.name: self.blocks.need(swapped, ring, way)}
+
+
+def spread(count: int, chosen: int) -> list[int]:
+    """`chosen` of `count` blocks, evenly spread, so that each has the longest time to arrive."""
+    return [index * count // chosen for index in range(chosen)] if chosen else []
 
 
 def gb(nbytes: int) -> str:

@@ -203,8 +203,3 @@ def order_from(index: int, count: int, direction: Direction) -> list[int]:
     if direction == "forward":
         return [*range(index, count), *reversed(range(count))]
     return [*reversed(range(index + 1)), *range(count)]
-
-
-def spread(count: int, chosen: int) -> list[int]:
-    """`chosen` of `count` blocks, evenly spread, so that each has the longest time to arrive."""
-    return [index * count // chosen for index in range(chosen)] if chosen else []

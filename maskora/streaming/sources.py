@@ -1,18 +1,37 @@
 """Where stored blocks come from: a checkpoint (converted on the way), or host memory."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from maskora.errors import Fault
-from maskora.streaming.blocks import Block
+from maskora.errors import Fault, UserError
+from maskora.streaming.blocks import Block, Precision
 from maskora.streaming.memory import host_buffer, is_ready
 
 
 class Reader(Protocol):
-    """Tensors by name: a `Checkpoint`, or a `ModuleReader`."""
+    """Tensors by name: a `Checkpoint`, or a `ModuleReader`.
+
+    Attributes:
+        told: where they come from, for people.
+    """
+
+    told: str
+
+    def names(self) -> Collection[str]:
+        """All of them."""
+        ...
+
+    def is_in(self, precision: Precision) -> bool:
+        """Whether the tensors are stored in the precision in which they are computed."""
+        ...
+
+    def read_rows(self, name: str, rows: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Some rows of a matrix (N, D), in the order given: a tensor (len(rows), D)."""
+        ...
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
         """A tensor is there and has this shape. Raises UserError."""
@@ -21,6 +40,39 @@ class Reader(Protocol):
     def read_into(self, name: str, out: Tensor) -> None:
         """Fill a contiguous CPU tensor, converting its type."""
         ...
+
+
+def check_all(
+    reader: Reader, module: nn.Module, skip: Collection[str] = (), ignore: Collection[str] = ()
+) -> None:
+    """A reader holds the parameters of a module, each in its shape, and nothing else.
+
+    Args:
+        skip: parameters that are not read.
+        ignore: regular expressions of further tensors that may be there.
+
+    Raises:
+        UserError: with the first tensor that is missing, of another shape, or too much.
+    """
+    for name, parameter in module.named_parameters():
+        if name not in skip:
+            reader.check(name, tuple(parameter.shape))
+    known = {
+        *skip,
+        *(n for n, _ in module.named_parameters()),
+        *(n for n, _ in module.named_buffers()),
+    }
+    odd = [
+        name
+        for name in sorted(reader.names())
+        if name not in known and not any(re.fullmatch(pattern, name) for pattern in ignore)
+    ]
+    if odd:
+        more = f" (and {len(odd) - 1} more)" if len(odd) > 1 else ""
+        raise UserError(
+            f"{reader.told} has a tensor that is no part of this model: {odd[0]}{more}. "
+            f"Is it another model, or another version of it?"
+        )
 
 
 class BlockSource(Protocol):
@@ -38,8 +90,22 @@ class BlockSource(Protocol):
 class ModuleReader:
     """The parameters of a module that lies in host memory whole."""
 
-    def __init__(self, module: torch.nn.Module) -> None:
+    told = "memory"
+
+    def __init__(self, module: nn.Module) -> None:
         self._tensors = {name: p.detach() for name, p in module.named_parameters()}
+
+    def names(self) -> Collection[str]:
+        """See `Reader`."""
+        return self._tensors.keys()
+
+    def is_in(self, precision: Precision) -> bool:
+        """See `Reader`."""
+        return all(tensor.dtype == precision(name) for name, tensor in self._tensors.items())
+
+    def read_rows(self, name: str, rows: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """See `Reader`."""
+        return self._tensors[name][list(rows)].to(dtype)
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
         """Its own parameters are there."""

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from maskora.streaming.blocks import Block, Precision
 from maskora.streaming.converted import convert
-from maskora.streaming.engine import Streamer, spread
+from maskora.streaming.demand import spread
+from maskora.streaming.engine import Streamer
 from maskora.streaming.keep import Keeper
 from maskora.streaming.memory import host_buffer
 from maskora.streaming.plan import Placement
@@ -23,6 +24,7 @@ from maskora.streaming.sources import (
     CheckpointBlocks,
     HostBlocks,
     Reader,
+    check_all,
 )
 from maskora.streaming.transfer import Transfer
 
@@ -60,6 +62,7 @@ def supply(
     device: torch.device,
     converted: Path | None = None,
     skip: Collection[str] = (),
+    ignore: Collection[str] = (),
 ) -> Supply:
     """Give a frozen module, built on the meta device, its weights.
 
@@ -75,14 +78,13 @@ def supply(
         converted: with weights = "mapped": the file that keeps the blocks in their stored form,
             written if it is not there; None reads the original files at every visit.
         skip: parameters that stay on the meta device.
+        ignore: regular expressions of tensors that the reader may have besides.
 
     Raises:
         UserError: the weights do not fit the module.
         Fault: the disk fails or is full.
     """
-    for name, parameter in root.named_parameters():  # all is known before anything is loaded
-        if name not in skip:
-            reader.check(name, tuple(parameter.shape))
+    check_all(reader, root, skip, ignore)  # all is known before anything is loaded
     names = {id(module): name for name, module in root.named_modules()}
     inside = {id(parameter) for block in blocks for parameter in block.parameters()}
     _settle_others(root, inside, reader, precision, device, skip)

@@ -31,7 +31,11 @@ log = logging.getLogger("maskora")
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How one stage trains; see the configuration's tables for the meaning of each number."""
+    """How one stage trains; see the configuration's tables for the meaning of each number.
+
+    Attributes:
+        lowest, highest: noise levels are drawn from this range.
+    """
 
     title: str
     steps: int
@@ -45,6 +49,8 @@ class TrainingPlan:
     clipping: float
     accumulation: int
     checkpoint_every: int
+    lowest: float = 0.0
+    highest: float = 1.0
 
 
 # Chooses a step's sample from the step's own random numbers.
@@ -118,7 +124,7 @@ def train_step(
     losses, levels, names = [], [], []
     for _ in range(plan.accumulation):
         sample = choose(generator)
-        level = draw_noise_level(plan.method, plan.shift, generator)
+        level = draw_noise_level(plan.method, plan.shift, generator, plan.lowest, plan.highest)
         assert sample.target_CTHW is not None
         noise = torch.randn(sample.target_CTHW.shape, generator=generator)
         loss = sample_loss(model, transformer, sample, noise, level, plan.inside_weight)

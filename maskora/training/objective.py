@@ -11,16 +11,28 @@ from torch import Tensor
 TIMESTEPS = 1000.0
 
 
-def draw_noise_level(method: str, shift: float, generator: torch.Generator) -> Tensor:
-    """A noise level in (0, 1), shape (1,): uniform, or the sigmoid of a normal; then shifted.
+def draw_noise_level(
+    method: str,
+    shift: float,
+    generator: torch.Generator,
+    lowest: float = 0.0,
+    highest: float = 1.0,
+) -> Tensor:
+    """A noise level, shape (1,): uniform, or the sigmoid of a normal; then shifted.
 
     The shift s -> a s / (1 + (a - 1) s) moves levels up for a > 1 (Esser et al. 2024, eq. 23).
+    Of that distribution only the part in [lowest, highest) is drawn from: one uniform number goes
+    through the inverse of its cumulative distribution.
     """
-    if method == "uniform":
-        level = torch.rand(1, generator=generator)
-    else:
-        level = torch.sigmoid(torch.randn(1, generator=generator))
-    return shift * level / (1 + (shift - 1) * level)
+    bounds = torch.tensor([lowest, highest], dtype=torch.float64)
+    bounds = bounds / (shift - (shift - 1) * bounds)
+    if method == "logit_normal":
+        bounds = torch.special.ndtr(torch.logit(bounds))
+    share = torch.rand(1, generator=generator, dtype=torch.float64)
+    level = bounds[0] + (bounds[1] - bounds[0]) * share
+    if method == "logit_normal":
+        level = torch.sigmoid(torch.special.ndtri(level))
+    return (shift * level / (1 + (shift - 1) * level)).float()
 
 
 def mix(data: Tensor, noise: Tensor, level: Tensor) -> Tensor:

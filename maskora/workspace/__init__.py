@@ -105,14 +105,22 @@ class Workspace:
         folders = (path for path in self.edits_dir.glob("*/") if NAME.fullmatch(path.name))
         return sorted(path.name for path in folders)
 
-    def run_dir(self, stage: Stage, edit: str | None = None) -> Path:
-        """Where a stage trains. The motion stage belongs to the clip, so it has no edit."""
-        base = self.root / "runs" / stage
+    def run_dir(self, stage: Stage, edit: str | None = None, expert: str = "") -> Path:
+        """Where a stage trains. The motion stage belongs to the clip, so it has no edit.
+
+        Args:
+            expert: which of a base's transformers, where it has several.
+        """
+        base = self.root / "runs" / (f"{stage}-{expert}" if expert else stage)
         return base if edit is None or stage == "motion" else base / _checked_name(edit)
 
-    def metrics(self, stage: Stage, edit: str | None = None) -> Path:
-        """A stage's loss, step by step."""
-        return self.run_dir(stage, edit) / "metrics.jsonl"
+    def metrics(self, stage: Stage, edit: str | None = None) -> dict[str, Path]:
+        """A stage's loss, step by step, by the title of its run: one per transformer."""
+        folders = [self.run_dir(stage, edit)]
+        for base in sorted((self.root / "runs").glob(f"{stage}-*")):
+            folders.append(self.run_dir(stage, edit, base.name.removeprefix(f"{stage}-")))
+        root = self.root / "runs"
+        return {f.relative_to(root).parts[0]: f / "metrics.jsonl" for f in folders}
 
     def output_dir(self, edit: str | None, seed: int | None) -> Path:
         """Where a result goes; `seed` only for the second and further seeds of a run."""

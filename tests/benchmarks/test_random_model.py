@@ -20,7 +20,7 @@ from maskora.conditioning import motion_sample
 from maskora.errors import UserError
 from maskora.latents import TensorCache, encode_samples
 from maskora.models import open_model
-from maskora.sampling import denoise, draw_noise
+from maskora.sampling import Denoising, draw_noise
 
 CLASSES: dict[str, Any] = {
     "transformer": WanTransformer3DModel,
@@ -78,16 +78,15 @@ def test_the_folder_encodes_predicts_and_decodes_finite_numbers(
     transformer = model.load_transformer()
     assert len(transformer.blocks) == 3
     shape = (model.latent_channels, *encoded.condition_CTHW.shape[1:])
-    latents = denoise(
-        model, transformer, encoded, torch.zeros(512, 32), draw_noise(shape, 0), 2, 5.0, None
-    )
+    unwanted = {**encoded.context, "text": torch.zeros(512, 32)}
+    clip = Denoising(model, encoded, unwanted, draw_noise(shape, 0), 2, 5.0, None)
+    clip.advance(transformer)
     with model.vae() as vae:
-        frames = vae.decode(latents)
+        frames = vae.decode(clip.result())
     assert frames.shape == (3, 5, 32, 48)
     assert frames.isfinite().all()
-    assert encoded.text_LD.isfinite().all()
-    assert encoded.text_LD.abs().max() > 0
-    assert encoded.image_ND.isfinite().all()
+    assert all(tensor.isfinite().all() for tensor in encoded.context.values())
+    assert encoded.context["text"].abs().max() > 0
 
 
 def test_a_folder_of_the_same_arguments_is_reused_and_others_are_refused(folder: Path) -> None:

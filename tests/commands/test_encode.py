@@ -12,9 +12,10 @@ from maskora.commands.infer import Encoded
 from maskora.conditioning import to_unit
 from maskora.config import Config
 from maskora.latents import TensorCache, encode_videos
-from maskora.models import VideoModel, open_model
+from maskora.models import Cue, VideoModel, open_model
 from maskora.workspace import Workspace
 from tests.commands.small import configured, small_clip, small_edit
+from tests.streaming.driving import encoder
 
 TOKEN, NEGATIVE = "s0me0ne", "blurred and overexposed"
 
@@ -48,17 +49,20 @@ def test_the_words_are_the_token_with_the_edited_caption_and_the_negative_prompt
     workspace: Workspace, model: VideoModel
 ) -> None:
     told = encoded(workspace, model)
-    with model.text_encoder() as text:
-        wanted, unwanted, empty = text([f"{TOKEN} an orange ball", NEGATIVE, ""])
-    assert torch.equal(told.sample.text_LD, wanted)
-    assert torch.equal(told.negative_LD, unwanted)
-    assert not torch.equal(told.negative_LD, empty)
+    prompts = [f"{TOKEN} an orange ball", NEGATIVE, ""]
+    with encoder(model, "text") as text:
+        wanted, unwanted, empty = text([Cue(prompt, torch.zeros(3, 8, 8)) for prompt in prompts])
+    assert torch.equal(told.sample.context["text"], wanted["text"])
+    assert torch.equal(told.unwanted["text"], unwanted["text"])
+    assert not torch.equal(told.unwanted["text"], empty["text"])
 
 
 def test_the_picture_is_the_edited_first_frame(workspace: Workspace, model: VideoModel) -> None:
     first = to_unit(torch.from_numpy(small_edit().first.image_HWC)[None])[:, 0]
-    with model.image_encoder() as image:
-        assert torch.equal(encoded(workspace, model).sample.image_ND, image(first))
+    with encoder(model, "image") as image:
+        (expected,) = image([Cue("", first)])
+    found = encoded(workspace, model).sample.context["image"]
+    assert torch.equal(found, expected["image"])
 
 
 def test_the_condition_is_the_mask_or_the_first_frame_alone(
@@ -110,7 +114,8 @@ def test_the_negative_prompt_works_through_guidance(
     workspace: Workspace, model: VideoModel
 ) -> None:
     told = encoded(workspace, model)
-    other = replace(told, negative_LD=torch.zeros_like(told.negative_LD))
+    silent = torch.zeros_like(told.unwanted["text"])
+    other = replace(told, unwanted={**told.unwanted, "text": silent})
     assert torch.equal(generated(model, told)[0], generated(model, other)[0])
     with_words, without = (generated(model, e, guidance=5.0)[0] for e in (told, other))
     assert not torch.allclose(with_words, without, atol=1e-3)

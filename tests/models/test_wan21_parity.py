@@ -14,9 +14,9 @@ from PIL import Image
 
 from maskora import lora
 from maskora.conditioning import Sample, inference_sample, motion_sample, to_unit
-from maskora.latents import TensorCache, encode_samples, encode_texts
-from maskora.models import open_model
-from maskora.sampling import denoise, draw_noise
+from maskora.latents import TensorCache, encode_cues, encode_samples
+from maskora.models import Cue, open_model
+from maskora.sampling import Denoising, draw_noise
 from maskora.training.loop import sample_loss
 
 FRAMES, HEIGHT, WIDTH = 9, 64, 96
@@ -52,14 +52,16 @@ def test_plain_image_to_video_equals_the_pipeline(
 ) -> None:
     model = open_model("wan2.1-i2v", tiny_model, "float32", "cpu")
     cache = TensorCache(tmp_path)
-    (sample,) = encode_samples([plain_sample(clip)], model, cache)
-    (negative,) = encode_texts([NEGATIVE], model, cache)
-    noise = draw_noise((16, *sample.condition_CTHW.shape[1:]), seed=7)
-    latents = denoise(
-        model, model.load_transformer(), sample, negative, noise, 4, guidance, shift=None
+    plain = plain_sample(clip)
+    (sample,) = encode_samples([plain], model, cache)
+    (unwanted,) = encode_cues(
+        [model.unwanted(Cue(PROMPT, plain.reference_CHW), NEGATIVE)], model, cache
     )
+    noise = draw_noise((16, *sample.condition_CTHW.shape[1:]), seed=7)
+    denoising = Denoising(model, sample, unwanted, noise, 4, guidance, shift=None)
+    denoising.advance(model.load_transformer())
     with model.vae() as vae:
-        ours = (vae.decode(latents) / 2 + 0.5).clamp(0, 1)
+        ours = (vae.decode(denoising.result()) / 2 + 0.5).clamp(0, 1)
     theirs = pipeline(
         Image.fromarray(clip[0]),
         prompt=PROMPT,

@@ -13,9 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from maskora import lora
-from maskora.models import read_sizes
+from maskora.models import open_source, read_sizes
 from maskora.models.wan21 import ATTENTION, FEED_FORWARD
-from maskora.models.wan21_sizes import Wan21Sizes
+from maskora.models.wan21_sizes import WanSizes
 from maskora.streaming.blocks import Block, precise
 from maskora.streaming.formats import FORMATS
 from maskora.streaming.recompute import recompute_layers
@@ -31,19 +31,19 @@ SIZE = (832, 480)
 
 
 @pytest.fixture(scope="module")
-def sizes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Wan21Sizes]:
+def sizes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], WanSizes]:
     """A published base's arithmetic, from its configuration files."""
 
-    def read(name: str) -> Wan21Sizes:
+    def read(name: str) -> WanSizes:
         folder = tmp_path_factory.mktemp("configs")
-        return Wan21Sizes(published.write_published(folder, name))
+        return WanSizes("wan2.1-i2v", open_source(published.write_published(folder, name)))
 
     return read
 
 
 @pytest.mark.parametrize("name", [BIG, SMALL])
 def test_every_part_has_exactly_as_many_parameters_as_the_real_class(
-    sizes: Callable[[str], Wan21Sizes], name: str
+    sizes: Callable[[str], WanSizes], name: str
 ) -> None:
     counted = {
         part: sum(parameter.numel() for parameter in module.parameters())
@@ -69,18 +69,18 @@ def test_the_tiny_model_has_exactly_as_many_parameters_as_its_files(tiny_model: 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("storage", ["same", *FORMATS])
 def test_a_stored_block_has_exactly_the_size_of_the_engines_buffer(
-    sizes: Callable[[str], Wan21Sizes], name: str, dtype: str, storage: str
+    sizes: Callable[[str], WanSizes], name: str, dtype: str, storage: str
 ) -> None:
     module = published.transformer(name, layers=1).blocks[0]
     precision = precise(getattr(torch, dtype), WIDE)
     block = Block(module, "blocks.0.", storage, precision, torch.device("meta"))
-    assert sizes(name).block_bytes(dtype, storage) == block.layout.nbytes
+    assert sizes(name).block_bytes(dtype, storage)[0] == block.layout.nbytes
 
 
 @pytest.mark.parametrize("name", [BIG, SMALL])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_what_lies_outside_the_blocks_has_exactly_the_real_bytes(
-    sizes: Callable[[str], Wan21Sizes], name: str, dtype: str
+    sizes: Callable[[str], WanSizes], name: str, dtype: str
 ) -> None:
     model, precision = published.transformer(name, layers=1), precise(getattr(torch, dtype), WIDE)
     outside = {n: p for n, p in model.named_parameters() if not n.startswith("blocks.")}
@@ -91,7 +91,7 @@ def test_what_lies_outside_the_blocks_has_exactly_the_real_bytes(
 
 @pytest.mark.parametrize("targets", TARGETS)
 def test_the_lora_has_exactly_as_many_values_as_peft_makes(
-    sizes: Callable[[str], Wan21Sizes], targets: str
+    sizes: Callable[[str], WanSizes], targets: str
 ) -> None:
     model = published.transformer(SMALL)
     lora.inject(model, rank=8, alpha=8.0, targets=TARGETS[targets], seed=0)
@@ -99,21 +99,21 @@ def test_the_lora_has_exactly_as_many_values_as_peft_makes(
     assert sizes(SMALL).lora_parameters(8, targets) == counted
 
 
-def test_encoder_layers_have_exactly_the_real_bytes(sizes: Callable[[str], Wan21Sizes]) -> None:
+def test_encoder_layers_have_exactly_the_real_bytes(sizes: Callable[[str], WanSizes]) -> None:
     told, device = sizes(BIG), torch.device("meta")
     text = on_meta(lambda: UMT5EncoderModel(published.TEXT))
     layer = Block(text.encoder.block[0], "", "same", precise(torch.bfloat16), device)
-    assert told.text_encoder("bfloat16").layer == layer.layout.nbytes
+    assert told.encoders("bfloat16")["text encoder"].layer == layer.layout.nbytes
     text = on_meta(lambda: UMT5EncoderModel(published.TEXT))
     layer = Block(text.encoder.block[0], "", "same", precise(torch.float16, ("wo",)), device)
-    assert told.text_encoder("float16").layer == layer.layout.nbytes
+    assert told.encoders("float16")["text encoder"].layer == layer.layout.nbytes
     image = on_meta(lambda: CLIPVisionModel(published.IMAGE))
     outside = sum(
         p.numel() * 4 for n, p in image.named_parameters() if not n.startswith("encoder.layers")
     )
     layer = Block(image.encoder.layers[0], "", "same", precise(torch.float32), device)
-    assert told.image_encoder().layer == layer.layout.nbytes
-    assert told.image_encoder().others == outside
+    assert told.encoders("bfloat16")["image encoder"].layer == layer.layout.nbytes
+    assert told.encoders("bfloat16")["image encoder"].others == outside
 
 
 def block_peak(name: str, way: str, tokens: int, batch: int, dtype: str, targets: str) -> int:
@@ -148,7 +148,7 @@ def block_peak(name: str, way: str, tokens: int, batch: int, dtype: str, targets
 @pytest.mark.parametrize("tokens", [4680, 20280])
 @pytest.mark.parametrize(("way", "batch"), [("block", 1), ("layer", 1), ("infer", 1), ("infer", 2)])
 def test_a_blocks_planned_peak_is_near_the_counted_one(
-    sizes: Callable[[str], Wan21Sizes], name: str, tokens: int, way: str, batch: int
+    sizes: Callable[[str], WanSizes], name: str, tokens: int, way: str, batch: int
 ) -> None:
     counted = block_peak(name, way, tokens, batch, "bfloat16", "attention")
     planned = sizes(name).block_peak(way, "bfloat16", tokens, batch, 16, "attention")
@@ -162,7 +162,7 @@ def test_a_blocks_planned_peak_is_near_the_counted_one(
 )
 @pytest.mark.parametrize("name", [BIG, SMALL])
 def test_so_it_is_in_other_precisions_and_with_more_lora(
-    sizes: Callable[[str], Wan21Sizes], name: str, way: str, dtype: str, targets: str
+    sizes: Callable[[str], WanSizes], name: str, way: str, dtype: str, targets: str
 ) -> None:
     counted = block_peak(name, way, 4680, 1, dtype, targets)
     planned = sizes(name).block_peak(way, dtype, 4680, 1, 16, targets)
@@ -171,7 +171,7 @@ def test_so_it_is_in_other_precisions_and_with_more_lora(
 
 @pytest.mark.parametrize("split", [False, True])
 def test_a_guided_denoising_steps_planned_peak_is_near_the_counted_one(
-    sizes: Callable[[str], Wan21Sizes], split: bool
+    sizes: Callable[[str], WanSizes], split: bool
 ) -> None:
     """The whole transformer of two blocks, from latents to velocity, as the engine visits it."""
     model, mode, kind = published.transformer(BIG, layers=2), FakeTensorMode(), torch.bfloat16
@@ -240,7 +240,7 @@ def vae_peak(what: str, frames: int, width: int, height: int, tile: int | None) 
     ],
 )
 def test_the_vaes_planned_peak_is_near_the_counted_one(
-    sizes: Callable[[str], Wan21Sizes],
+    sizes: Callable[[str], WanSizes],
     what: str,
     frames: int,
     size: tuple[int, int],
@@ -254,7 +254,7 @@ def test_the_vaes_planned_peak_is_near_the_counted_one(
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_the_text_encoders_planned_peak_is_near_the_counted_one(
-    sizes: Callable[[str], Wan21Sizes], dtype: str
+    sizes: Callable[[str], WanSizes], dtype: str
 ) -> None:
     config = UMT5Config(**{**published.TEXT.to_dict(), "num_layers": 2, "vocab_size": 100})
     encoder, mode = on_meta(lambda: UMT5EncoderModel(config)).eval(), FakeTensorMode()
@@ -263,11 +263,13 @@ def test_the_text_encoders_planned_peak_is_near_the_counted_one(
         tokens, mask = (torch.ones(1, 512, dtype=torch.int64) for _ in range(2))
     with torch.no_grad():
         _, counted = peak_of(encoder.parameters(), lambda: encoder(tokens, mask), mode)
-    assert sizes(BIG).text_encoder(dtype).activations == pytest.approx(counted, rel=CLOSE)
+    assert sizes(BIG).encoders(dtype)["text encoder"].activations == pytest.approx(
+        counted, rel=CLOSE
+    )
 
 
 def test_the_image_encoders_planned_peak_is_near_the_counted_one(
-    sizes: Callable[[str], Wan21Sizes],
+    sizes: Callable[[str], WanSizes],
 ) -> None:
     encoder, mode = on_meta(lambda: CLIPVisionModel(published.IMAGE)).eval(), FakeTensorMode()
     with mode:
@@ -278,7 +280,9 @@ def test_the_image_encoders_planned_peak_is_near_the_counted_one(
         _, counted = peak_of(
             encoder.parameters(), lambda: encoder(picture, output_hidden_states=True), mode
         )
-    assert sizes(BIG).image_encoder().activations == pytest.approx(counted, rel=CLOSE)
+    assert sizes(BIG).encoders("bfloat16")["image encoder"].activations == pytest.approx(
+        counted, rel=CLOSE
+    )
 
 
 def test_live_bytes_rise_and_fall_with_the_tensors() -> None:
@@ -291,7 +295,7 @@ def test_live_bytes_rise_and_fall_with_the_tensors() -> None:
     assert counter.live == 4000
 
 
-def test_tokens_follow_the_grid(sizes: Callable[[str], Wan21Sizes]) -> None:
+def test_tokens_follow_the_grid(sizes: Callable[[str], WanSizes]) -> None:
     assert sizes(BIG).tokens(9, 832, 480) == 3 * 30 * 52
     assert sizes(BIG).tokens(49, 832, 480) == 20280
 

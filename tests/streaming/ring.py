@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 from maskora.errors import Fault
 from maskora.streaming.blocks import Block, precise
-from maskora.streaming.engine import Streamer, spread
+from maskora.streaming.demand import spread
+from maskora.streaming.engine import Streamer
 from maskora.streaming.keep import Keeper
 from maskora.streaming.recompute import Recomputation
 from maskora.streaming.transfer import Transfer

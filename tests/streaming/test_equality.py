@@ -16,7 +16,7 @@ from maskora import lora
 from maskora.conditioning import motion_sample
 from maskora.latents import EncodedSample, TensorCache, encode_samples
 from maskora.models import Transformer, VideoModel, open_model
-from maskora.sampling import denoise, draw_noise
+from maskora.sampling import Denoising, draw_noise
 from maskora.streaming.plan import RESIDENT, Placement
 from maskora.training.checkpoint import RunFolder
 from maskora.training.loop import TrainingPlan, choose_uniformly, train
@@ -95,7 +95,10 @@ def generated(
     lora.stack(transformer, [(adapter, 1.0)])
     noise = draw_noise((16, *window.condition_CTHW.shape[1:]), seed=1)
     negative = torch.randn(512, 32, generator=torch.Generator().manual_seed(2))
-    return denoise(model, transformer, window, negative, noise, 4, 5.0, None)
+    unwanted = {**window.context, "text": negative}
+    clip = Denoising(model, window, unwanted, noise, 4, 5.0, None)
+    clip.advance(transformer)
+    return clip.result()
 
 
 @pytest.fixture(scope="module")

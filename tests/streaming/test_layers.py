@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from maskora import lora
-from maskora.models import ModelInputs, VideoModel
+from maskora.models import VideoModel
 from maskora.models.tiny import write_tiny_model
 from maskora.streaming import engine, keep, sources
 from maskora.streaming.plan import Placement
-from tests.streaming.driving import answer, opened
+from tests.streaming.driving import answer, empty_inputs, opened
 
 FLOAT8 = Placement(1, "mapped", "float8")
 
@@ -38,11 +38,8 @@ def ready_to_train(model: VideoModel) -> nn.Module:
 
 def step(model: VideoModel, transformer: nn.Module) -> None:
     """One forward and backward pass."""
-    inputs = ModelInputs(
-        torch.zeros(1, 20, 3, 4, 6), torch.zeros(1, 512, 32), torch.zeros(1, 257, 32)
-    )
     noisy = torch.ones(1, 16, 3, 4, 6)
-    model.predict(transformer, noisy, torch.tensor([5.0]), inputs).sum().backward()
+    model.predict(transformer, noisy, torch.tensor([5.0]), empty_inputs()).sum().backward()
 
 
 @pytest.mark.parametrize(("recompute", "times"), [("block", 2), ("layer", 3)])

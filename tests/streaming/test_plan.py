@@ -39,8 +39,7 @@ def training(
     """A phase over blocks, sizes in MiB; its second way takes less memory."""
     return BlockPhase(
         name="train",
-        blocks=blocks,
-        block=block * MIB,
+        block_bytes=(block * MIB,) * blocks,
         others=50 * MIB,
         adapter=20 * MIB,
         inputs=30 * MIB,

@@ -11,13 +11,13 @@ from transformers import AutoTokenizer, CLIPVisionModel, UMT5EncoderModel
 from maskora import lora
 from maskora.errors import Fault
 from maskora.latents import TensorCache, encode_videos
-from maskora.models import ModelInputs, Transformer, VideoModel
+from maskora.models import Cue, Transformer, VideoModel
 from maskora.streaming.blocks import precise
 from maskora.streaming.formats import FORMATS, StoredLinear
 from maskora.streaming.plan import Placement
 from maskora.streaming.sources import ModuleReader
 from maskora.streaming.supply import supply
-from tests.streaming.driving import answer, opened
+from tests.streaming.driving import answer, empty_inputs, encoder, opened
 
 PROMPTS = ["a dog", "a red dog walks over a meadow", ""]
 
@@ -47,19 +47,21 @@ def test_every_parameter_is_what_diffusers_would_load(deep_model: Path, dtype: s
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_a_streamed_text_encoder_answers_as_transformers_does(deep_model: Path, dtype: str) -> None:
-    encoder = UMT5EncoderModel.from_pretrained(
+    published = UMT5EncoderModel.from_pretrained(
         deep_model / "text_encoder", dtype=getattr(torch, dtype)
     )
     tokenizer = AutoTokenizer.from_pretrained(deep_model / "tokenizer")
-    with opened(deep_model, Placement(0), dtype).text_encoder() as encode:
-        together, alone = encode(PROMPTS), encode(PROMPTS[1:2])
-    assert torch.equal(together[1], alone[0])
-    for prompt, found_LD in zip(PROMPTS, together, strict=True):
+    cues = [Cue(prompt, torch.zeros(3, 8, 8)) for prompt in PROMPTS]
+    with encoder(opened(deep_model, Placement(0), dtype), "text") as encode:
+        together, alone = encode(cues), encode(cues[1:2])
+    assert torch.equal(together[1]["text"], alone[0]["text"])
+    for prompt, found in zip(PROMPTS, together, strict=True):
+        found_LD = found["text"]
         tokens = tokenizer(
             [prompt], padding="max_length", max_length=512, truncation=True, return_tensors="pt"
         )
         with torch.no_grad():
-            expected_LD = encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state[0]
+            expected_LD = published(tokens.input_ids, tokens.attention_mask).last_hidden_state[0]
         length = int(tokens.attention_mask.sum())
         assert torch.equal(found_LD[:length], expected_LD[:length])
         assert not found_LD[length:].any()
@@ -69,14 +71,15 @@ def test_a_streamed_image_encoder_answers_as_transformers_does(deep_model: Path)
     from transformers import CLIPImageProcessorPil
 
     picture = torch.rand(3, 64, 48, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    encoder = CLIPVisionModel.from_pretrained(deep_model / "image_encoder")
+    published = CLIPVisionModel.from_pretrained(deep_model / "image_encoder")
     processor = CLIPImageProcessorPil.from_pretrained(deep_model / "image_processor")
     bytes_CHW = ((picture / 2 + 0.5) * 255).round().to(torch.uint8).numpy()
     pixels = processor(bytes_CHW, return_tensors="pt").pixel_values
     with torch.no_grad():
-        expected = encoder(pixels, output_hidden_states=True).hidden_states[-2][0]
-    with opened(deep_model, Placement(0)).image_encoder() as encode:
-        assert torch.equal(encode(picture), expected)
+        expected = published(pixels, output_hidden_states=True).hidden_states[-2][0]
+    with encoder(opened(deep_model, Placement(0)), "image") as encode:
+        (found,) = encode([Cue("", picture)])
+        assert torch.equal(found["image"], expected)
 
 
 @pytest.mark.parametrize("storage", ["float8", "int8", "nf4"])
@@ -103,11 +106,8 @@ def test_training_and_inference_use_the_same_dequantised_weights(
         lora.inject(transformer, 2, 2.0, model.lora_targets("attention"), 0)
         transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
         transformer.train()
-        inputs = ModelInputs(
-            torch.zeros(1, 20, 3, 4, 6), torch.zeros(1, 512, 32), torch.zeros(1, 257, 32)
-        )
         noisy = torch.ones(1, 16, 3, 4, 6)
-        model.predict(transformer, noisy, torch.tensor([5.0]), inputs).sum().backward()
+        model.predict(transformer, noisy, torch.tensor([5.0]), empty_inputs()).sum().backward()
         seen.append({name.replace(".base_layer", ""): value for name, value in training.items()})
     original = opened(deep_model, Placement(0)).load_transformer()
     dense = {n: m.weight for n, m in original.blocks.named_modules() if isinstance(m, nn.Linear)}

@@ -193,7 +193,8 @@ def test_a_run_cannot_go_on_with_another_or_a_damaged_optimizer(
 def test_a_gradient_that_is_not_finite_stops_before_it_does_harm(
     model: VideoModel, windows: list[EncodedSample], tmp_path: Path
 ) -> None:
-    broken = replace(windows[0], text_LD=windows[0].text_LD * float("nan"))
+    context = {name: tensor * float("nan") for name, tensor in windows[0].context.items()}
+    broken = replace(windows[0], context=context)
     with pytest.raises(Fault, match="step 1: the gradient is not finite"):
         run(model, lambda _: broken, PLAN, tmp_path / "run")
 

@@ -1,0 +1,104 @@
+"""Modules built from a configuration and filled from a reader, and small things around encoders."""
+
+import gc
+import logging
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+
+from maskora.streaming.blocks import Precision
+from maskora.streaming.sources import Reader, check_all
+
+log = logging.getLogger("maskora")
+
+
+def build(make: Callable[[], Any], weights: Reader, ignore: Collection[str] = ()) -> Any:
+    """A frozen module in float32 in host memory.
+
+    Args:
+        make: builds it; its parameters' own values are not used.
+        weights: has every parameter, under the module's own names.
+        ignore: regular expressions of tensors that it may have besides.
+
+    Raises:
+        UserError: a tensor is missing, of another shape, or too much.
+    """
+    with init_empty_weights():
+        module: nn.Module = make()
+    check_all(weights, module, ignore=ignore)
+    for name, parameter in list(module.named_parameters()):
+        value = torch.empty(tuple(parameter.shape))
+        weights.read_into(name, value)
+        owner, _, leaf = name.rpartition(".")
+        filled = nn.Parameter(value, requires_grad=False)
+        module.get_submodule(owner).register_parameter(leaf, filled)
+    return module.requires_grad_(False).eval()
+
+
+class Prefixed:
+    """A reader whose names begin with a prefix that the module's own lack."""
+
+    def __init__(self, reader: Reader, prefix: str) -> None:
+        self.told = reader.told
+        self._reader, self._prefix = reader, prefix
+
+    def names(self) -> Collection[str]:
+        """See `Reader`."""
+        return [name.removeprefix(self._prefix) for name in self._reader.names()]
+
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """See `Reader`."""
+        self._reader.check(self._prefix + name, shape)
+
+    def is_in(self, precision: Precision) -> bool:
+        """See `Reader`."""
+        return self._reader.is_in(lambda name: precision(name.removeprefix(self._prefix)))
+
+    def read_into(self, name: str, out: Tensor) -> None:
+        """See `Reader`."""
+        self._reader.read_into(self._prefix + name, out)
+
+    def read_rows(self, name: str, rows: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """See `Reader`."""
+        return self._reader.read_rows(self._prefix + name, rows, dtype)
+
+
+def without_prefix(reader: Reader, prefix: str) -> Reader:
+    """A reader by names without a prefix, where its own have it."""
+    has = any(name.startswith(prefix) for name in reader.names())
+    return Prefixed(reader, prefix) if has else reader
+
+
+def as_bytes(picture_CHW: Tensor) -> Tensor:
+    """A picture in [-1, 1] as uint8, for the processors of transformers; on the CPU."""
+    return ((picture_CHW / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+
+def announce(part: str) -> None:
+    """Say what is being loaded."""
+    without_bars()
+    log.info("loading the %s", part)
+
+
+def without_bars() -> None:
+    """Turn the libraries' own bars off: they count tensors; maskora says what it is loading."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
+
+@contextmanager
+def released(part: nn.Module) -> Iterator[None]:
+    """Free a part's memory on exit, whoever still refers to it."""
+    try:
+        yield
+    finally:
+        part.to("meta")
+        gc.collect()
+        torch.cuda.empty_cache()

@@ -1,0 +1,110 @@
+"""What bases share whose transformer, VAE and scheduler are classes of diffusers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+
+from maskora.files import cache_home, digest
+from maskora.models.base import ALONE, Cue, Expert, Grid, Transformer
+from maskora.models.building import announce
+from maskora.models.names import Names
+from maskora.models.source import Source, identity
+from maskora.streaming.blocks import Precision, precise
+from maskora.streaming.converted import FORMAT
+from maskora.streaming.plan import RESIDENT, Placement
+from maskora.streaming.sources import Reader
+from maskora.streaming.supply import supply
+
+
+class DiffusersBase:
+    """The common half of a base; see `maskora.models.base.VideoModel` for every promise.
+
+    A base adds its parts, names, grid, latent channels, encoders, VAE, `pack_condition`, `predict`
+    and LoRA targets.
+    """
+
+    family: str
+    grid: Grid
+    latent_channels: int
+    parts: tuple[str, ...]
+    names: Names
+    experts: tuple[Expert, ...] = ALONE
+    embeds_guidance: bool = False
+    transformer_class: ClassVar[Any]
+    # Module lists that are streamed, in the order of computation.
+    block_lists: ClassVar[tuple[str, ...]] = ("blocks",)
+
+    def __init__(
+        self, source: Source, dtype: str, device: str, placement: Placement = RESIDENT
+    ) -> None:
+        self.source = source
+        self.dtype: torch.dtype = getattr(torch, dtype)
+        self.device = torch.device(device)
+        self.placement = placement
+
+    def identity(self, part: str) -> str:
+        return identity(self.source, part)
+
+    def unwanted(self, cue: Cue, negative: str) -> Cue:
+        return Cue(negative, cue.picture_CHW)
+
+    def shown(self, condition_CTHW: Tensor, keep_THW: Tensor) -> Tensor:
+        return condition_CTHW
+
+    def start(self, noise_BCTHW: Tensor, condition_BCTHW: Tensor) -> Tensor:
+        return noise_BCTHW
+
+    def latent_keep(self, keep_THW: Tensor) -> Tensor:
+        return grouped_cells(keep_THW, self.grid).amin(dim=1)
+
+    def load_transformer(self, expert: Expert | None = None) -> Transformer:
+        expert = expert or self.experts[0]
+        announce(f"transformer{f' ({expert.name} noise)' if expert.name else ''}")
+        kind = self.transformer_class
+        with init_empty_weights():
+            transformer = kind.from_config(self.source.config(expert.part))
+        transformer.requires_grad_(False).eval()
+        weights = self.source.weights(expert.part)
+        precision = precise(self.dtype, tuple(kind._keep_in_fp32_modules or ()))
+        transformer.supply = supply(
+            transformer, self._blocks(transformer), weights, precision, self.placement, self.device,
+            converted=self._converted(expert.part, weights, precision),
+        )  # fmt: skip
+        return transformer
+
+    def _blocks(self, transformer: Transformer) -> Sequence[nn.Module]:
+        return [block for name in self.block_lists for block in getattr(transformer, name)]
+
+    def _converted(self, part: str, weights: Reader, precision: Precision) -> Path | None:
+        """The file of the blocks as they are used; None where the checkpoint has them so."""
+        storage = self.placement.storage
+        if storage == "same" and weights.is_in(precision):
+            return None
+        kind = str(self.dtype).removeprefix("torch.") if storage == "same" else storage
+        name = digest(self.identity(part), str(self.dtype), storage, FORMAT)
+        return cache_home() / "weights" / f"{self.source.where.name}-{kind}-{name}.safetensors"
+
+    def scheduler(self, shift: float | None) -> Any:
+        import diffusers
+
+        config = self.source.config("scheduler")
+        kind = getattr(diffusers, config["_class_name"])
+        if shift is not None:
+            key = "flow_shift" if "flow_shift" in config else "shift"
+            config = {**config, key: shift}
+        return kind.from_config(config)
+
+
+def grouped_cells(keep_THW: Tensor, grid: Grid) -> Tensor:
+    """Cells of the frames that each latent frame covers, (T', 4, h, w): the first four times.
+
+    A cell is 1 only where every pixel that it covers is kept.
+    """
+    cells_Thw = -F.max_pool2d(-keep_THW[:, None], grid.cell)[:, 0]
+    first = cells_Thw[:1].repeat_interleave(grid.temporal, dim=0)
+    return torch.cat([first, cells_Thw[1:]]).unflatten(0, (-1, grid.temporal))

@@ -1,0 +1,124 @@
+"""A base's parts by name, however its publisher lays the files out. Imports no torch.
+
+A part is what a pipeline of diffusers calls so: "transformer", "vae", "text_encoder", "tokenizer",
+"scheduler" and so on. What a part needs is its configuration, its weights, or a folder that
+transformers reads by itself.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from maskora.files import digest
+from maskora.hub import refuse_quantised
+from maskora.models.folder import check_parts, read_json, sampled_content
+
+if TYPE_CHECKING:
+    from maskora.streaming.sources import Reader
+
+CONFIGS = ("config.json", "scheduler_config.json")
+# Settings that would let whoever made a model's folder choose the code that reads it.
+CODE = ("attn_implementation", "_attn_implementation", "auto_map")
+
+
+class Source(Protocol):
+    """Where a base's parts come from.
+
+    Attributes:
+        where: the folder that people gave.
+        told: what was found there, in a line.
+    """
+
+    where: Path
+    told: str
+
+    def check(self, weights: tuple[str, ...], files: dict[str, tuple[str, ...]]) -> None:
+        """Every part is there.
+
+        Args:
+            weights: parts that have weights.
+            files: part -> file names, of which one must exist in its folder.
+
+        Raises:
+            UserError: with all that is missing, in one message.
+        """
+        ...
+
+    def config(self, part: str) -> dict[str, Any]:
+        """A part's configuration as diffusers or transformers write it. Raises UserError."""
+        ...
+
+    def index(self) -> dict[str, Any]:
+        """What the pipeline itself is told (`model_index.json`); empty where there is none."""
+        ...
+
+    def weights(self, part: str) -> "Reader":
+        """A part's tensors, under the names of the module that is built from its configuration."""
+        ...
+
+    def folder(self, part: str) -> Path:
+        """A folder from which transformers reads a tokenizer or a processor."""
+        ...
+
+    def parts(self) -> list[str]:
+        """Which parts have files."""
+        ...
+
+    def paths(self, part: str) -> list[Path]:
+        """Every file of a part."""
+        ...
+
+
+class DiffusersFolder:
+    """A folder in diffusers' layout: one sub-folder per part."""
+
+    def __init__(self, where: Path) -> None:
+        self.where = where
+        self.told = f"a folder in diffusers' layout ({where})"
+
+    def check(self, weights: tuple[str, ...], files: dict[str, tuple[str, ...]]) -> None:
+        """See `Source`."""
+        check_parts(self.where, weights, files)
+
+    def config(self, part: str) -> dict[str, Any]:
+        """See `Source`."""
+        folder = self.where / part
+        path = next((folder / name for name in CONFIGS if (folder / name).is_file()), None)
+        config = read_json(path or folder / CONFIGS[0])
+        refuse_quantised(config, folder, "[model] path")
+        return {key: value for key, value in config.items() if key not in CODE}
+
+    def index(self) -> dict[str, Any]:
+        """See `Source`."""
+        path = self.where / "model_index.json"
+        return read_json(path) if path.is_file() else {}
+
+    def weights(self, part: str) -> "Reader":
+        """See `Source`."""
+        from maskora.streaming.checkpoint import Checkpoint
+
+        return Checkpoint(self.where / part)
+
+    def folder(self, part: str) -> Path:
+        """See `Source`."""
+        return self.where / part
+
+    def parts(self) -> list[str]:
+        """See `Source`."""
+        return sorted(folder.name for folder in self.where.glob("*/"))
+
+    def paths(self, part: str) -> list[Path]:
+        """See `Source`."""
+        return sorted(path for path in (self.where / part).rglob("*") if path.is_file())
+
+
+def open_source(where: Path) -> Source:
+    """Recognise how a folder is laid out. Raises UserError where it is no model's."""
+    return DiffusersFolder(where)
+
+
+def identity(source: Source, part: str) -> str:
+    """A name of a part by the content of its files, wherever they lie."""
+    facts: list[bytes | str] = []
+    for path in source.paths(part):
+        facts += [path.name, sampled_content(path)]
+    return digest(*facts)
