@@ -68,8 +68,7 @@ class Denoising:
         self._model, self._lock, self._guidance = model, lock, guidance
         self._guided = guidance > 1 and not model.embeds_guidance
         self._inputs = _inputs(sample, unwanted if self._guided else None, model.device, guidance)
-        self._scheduler = model.scheduler(shift)
-        self._scheduler.set_timesteps(steps, device=model.device)
+        self._scheduler = model.scheduler(steps, shift)
         self._noise = noise_BCTHW.to(model.device)
         self._latents = model.start(self._noise, self._inputs.condition_BCTHW[:1])
         self._done = 0

@@ -199,8 +199,8 @@ class VideoModel(Protocol):
         """The transformer's velocity (noise minus data), in float32, shape of the latents."""
         ...
 
-    def scheduler(self, shift: float | None) -> Any:
-        """A fresh diffusers scheduler; `shift` None keeps the base's own."""
+    def scheduler(self, steps: int, shift: float | None) -> Any:
+        """A fresh diffusers scheduler, its timesteps set; `shift` None keeps the base's own."""
         ...
 
     def lora_targets(self, kind: str) -> str:

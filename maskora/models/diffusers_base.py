@@ -89,7 +89,7 @@ class DiffusersBase:
         name = digest(self.identity(part), str(self.dtype), storage, FORMAT)
         return cache_home() / "weights" / f"{self.source.where.name}-{kind}-{name}.safetensors"
 
-    def scheduler(self, shift: float | None) -> Any:
+    def scheduler(self, steps: int, shift: float | None) -> Any:
         import diffusers
 
         config = self.source.config("scheduler")
@@ -97,7 +97,13 @@ class DiffusersBase:
         if shift is not None:
             key = "flow_shift" if "flow_shift" in config else "shift"
             config = {**config, key: shift}
-        return kind.from_config(config)
+        scheduler = kind.from_config(config)
+        self.set_timesteps(scheduler, steps)
+        return scheduler
+
+    def set_timesteps(self, scheduler: Any, steps: int) -> None:
+        """Choose the timesteps of a fresh scheduler as the base's own pipeline does."""
+        scheduler.set_timesteps(steps, device=self.device)
 
 
 def grouped_cells(keep_THW: Tensor, grid: Grid) -> Tensor:

@@ -51,11 +51,15 @@ class Names:
         found = _find(published, self._by_published)
         return found is not None and found[0] in self.swapped
 
-    def divide(self, published: str, rows: int) -> tuple[int, ...] | None:
-        """How many of a publisher's module's rows each member holds; None if they do not go up."""
+    def proportion(self, published: str) -> tuple[int, ...]:
+        """The members' shares of a publisher's module's rows."""
         found = _find(published, self._by_published)
         assert found is not None
-        shares = self.shares.get(found[0], (1,) * len(self.modules[found[0]]))
+        return self.shares.get(found[0], (1,) * len(self.modules[found[0]]))
+
+    def divide(self, published: str, rows: int) -> tuple[int, ...] | None:
+        """How many of a publisher's module's rows each member holds; None if they do not go up."""
+        shares = self.proportion(published)
         unit, rest = divmod(rows, sum(shares))
         return None if rest else tuple(share * unit for share in shares)
 

@@ -90,8 +90,7 @@ def test_the_shift_reaches_either_scheduler(tiny_model: Path, tmp_path: Path, ki
     model = open_model("wan2.1-i2v", folder, "float32", "cpu")
     levels = {}
     for shift in (1.0, 5.0):
-        scheduler = model.scheduler(shift)
-        scheduler.set_timesteps(4)
+        scheduler = model.scheduler(4, shift)
         assert isinstance(scheduler, kind)
         levels[shift] = scheduler.sigmas[1].item()
     s = levels[1.0]
