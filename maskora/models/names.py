@@ -16,7 +16,7 @@ from functools import cached_property
 SLOT = "{}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Names:
     """A kind of model's table. A `{}` stands for a number, the same on both sides.
 
