@@ -114,12 +114,13 @@ def infer(
 def tiny_model(
     folder: Annotated[Path, typer.Argument(help="the folder to create")],
     seed: Annotated[int, typer.Option(help="of the random weights")] = 0,
+    family: Annotated[str, typer.Option(help="which kind of Wan base")] = "wan2.1-i2v",
 ) -> None:
-    """Write a complete Wan2.1-I2V folder of a few megabytes with random weights, for trying."""
+    """Write a complete Wan folder of a few megabytes with random weights, for trying."""
     from maskora.models.tiny import write_tiny_model
 
-    write_tiny_model(folder, seed)
-    print(f"{folder}: a tiny Wan2.1-I2V model with random weights; use it as model.path")
+    write_tiny_model(folder, seed, family=family)
+    print(f"{folder}: a tiny {family} model with random weights; use it as model.path")
 
 
 @app.command()

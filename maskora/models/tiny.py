@@ -1,4 +1,4 @@
-"""A complete Wan2.1-I2V folder of the real classes, a few megabytes, with random weights.
+"""A complete Wan image-to-video folder of the real classes, a few megabytes, with random weights.
 
 It exercises every step that the 14B model takes (same tensors, same files, same code) without a
 download. Its pictures are noise: it shows that the machine runs, not what the method can do.
@@ -6,7 +6,9 @@ download. Its pictures are noise: it shows that the machine runs, not what the m
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -31,17 +33,22 @@ TEXT_DIM, IMAGE_DIM, LATENT_CHANNELS, MASK_CHANNELS = 32, 32, 16, 4
 HEADS, HEAD_DIM = 2, 24
 
 
-def write_tiny_model(folder: Path, seed: int = 0, layers: int = 2) -> None:
-    """Write a diffusers-layout Wan2.1-I2V folder: every part of the real one, at a tiny size.
+def write_tiny_model(
+    folder: Path, seed: int = 0, layers: int = 2, family: str = "wan2.1-i2v"
+) -> None:
+    """Write a diffusers-layout Wan folder: every part of the real one, at a tiny size.
 
     Args:
         folder: the folder to create; it must not exist, or be empty.
         seed: of the random weights.
         layers: of the transformer.
+        family: one of `FAMILIES`.
 
     Raises:
-        UserError: the folder already holds something.
+        UserError: the folder already holds something, or there is no tiny model of the family.
     """
+    if family not in FAMILIES:
+        raise UserError(f"there is no tiny model of {family!r}; there are {', '.join(FAMILIES)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} already holds something; name an empty or a new folder")
     without_bars()
@@ -50,28 +57,51 @@ def write_tiny_model(folder: Path, seed: int = 0, layers: int = 2) -> None:
         built = Path(scratch) / "model"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            _pipeline(layers).save_pretrained(built, safe_serialization=True)
+            FAMILIES[family](layers).save_pretrained(built, safe_serialization=True)
         if folder.exists():
             folder.rmdir()
         shutil.move(built, folder)
 
 
-def _pipeline(layers: int) -> WanImageToVideoPipeline:
-    tokenizer = _tokenizer()
+def _wan21(layers: int) -> WanImageToVideoPipeline:
     return WanImageToVideoPipeline(
-        tokenizer=tokenizer,
-        text_encoder=UMT5EncoderModel(_text_config(len(tokenizer))),
-        vae=_vae(),
-        scheduler=UniPCMultistepScheduler(
-            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
-        ),
+        **_shared(),
         image_processor=CLIPImageProcessorPil(),
         image_encoder=CLIPVisionModel(_image_config()),
         transformer=_transformer(layers),
     )
 
 
-def _transformer(layers: int) -> WanTransformer3DModel:
+def _wan22(layers: int) -> WanImageToVideoPipeline:
+    return WanImageToVideoPipeline(
+        **_shared(),
+        transformer=_transformer(layers, sees_picture=False),
+        transformer_2=_transformer(layers, sees_picture=False),
+        boundary_ratio=0.9,
+    )
+
+
+FAMILIES: dict[str, Callable[[int], WanImageToVideoPipeline]] = {
+    "wan2.1-i2v": _wan21,
+    "wan2.1-fun-inp": _wan21,
+    "wan2.2-i2v": _wan22,
+}
+
+
+def _shared() -> dict[str, Any]:
+    """What all of them have."""
+    tokenizer = _tokenizer()
+    return {
+        "tokenizer": tokenizer,
+        "text_encoder": UMT5EncoderModel(_text_config(len(tokenizer))),
+        "vae": _vae(),
+        "scheduler": UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+        ),
+    }
+
+
+def _transformer(layers: int, sees_picture: bool = True) -> WanTransformer3DModel:
     return WanTransformer3DModel(
         num_attention_heads=HEADS,
         attention_head_dim=HEAD_DIM,
@@ -81,8 +111,8 @@ def _transformer(layers: int) -> WanTransformer3DModel:
         freq_dim=32,
         ffn_dim=96,
         num_layers=layers,
-        image_dim=IMAGE_DIM,
-        added_kv_proj_dim=HEADS * HEAD_DIM,
+        image_dim=IMAGE_DIM if sees_picture else None,
+        added_kv_proj_dim=HEADS * HEAD_DIM if sees_picture else None,
     )
 
 

@@ -7,6 +7,7 @@ reference picture, for both guidance branches.
 
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import Any
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -23,6 +24,7 @@ from maskora.streaming.plan import RESIDENT, Placement
 
 TOKENIZER = ("tokenizer.json", "spiece.model")
 IMAGE_PROCESSOR = ("preprocessor_config.json", "processor_config.json")
+MASK_CHANNELS = 4
 SCHEDULER = ("scheduler_config.json",)
 ATTENTION = r"blocks\.\d+\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
 FEED_FORWARD = r"blocks\.\d+\.ffn\.net\.(0\.proj|2)"
@@ -50,22 +52,26 @@ class Wan21(DiffusersBase):
         self, source: Source, dtype: str, device: str, placement: Placement = RESIDENT
     ) -> None:
         super().__init__(source, dtype, device, placement)
+        if "transformer" in source.parts():  # another kind of base lacks other parts, too
+            self._check_kind(source.config("transformer"))
         source.check(self.weights, self.files)
-        config = source.config("transformer")
         self.grid = read_grid(source)
-        self.latent_channels = int(config.get("out_channels", 16))
-        expected = 2 * self.latent_channels + self.grid.temporal
+        self.latent_channels = int(source.config("transformer").get("out_channels", 16))
+
+    def _check_kind(self, config: dict[str, Any]) -> None:
+        """The transformer takes what this family's do. Raises UserError."""
+        expected = 2 * int(config.get("out_channels", 16)) + MASK_CHANNELS
         sees_picture = config.get("image_dim") is not None
         if config.get("in_channels") != expected or sees_picture != self.sees_picture:
             raise UserError(
-                f"{source.where}: its transformer takes {config.get('in_channels')} input channels "
+                f"{self.source.where}: its transformer takes {config.get('in_channels')} input channels "
                 f"and {'' if sees_picture else 'no '}image tokens; {self.family} takes {expected} "
                 f"and {'' if self.sees_picture else 'no '}image tokens. This looks like a "
                 f"text-to-video or another Wan checkpoint: use {self.instead}"
             )
         if config.get("pos_embed_seq_len") is not None:
             raise UserError(
-                f"{source.where} is a first-and-last-frame checkpoint (pos_embed_seq_len is set), "
+                f"{self.source.where} is a first-and-last-frame checkpoint (pos_embed_seq_len is set), "
                 f"which takes two pictures: use {self.instead}"
             )
 

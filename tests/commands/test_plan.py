@@ -195,7 +195,7 @@ def test_mapped_weights_take_no_ram_but_staging(big: Path) -> None:
     mapped = planned(big, "train", "cuda", "memory.weights=mapped").host["train"]
     assert pinned.weights > 25 * GIB
     assert (pinned.staging, mapped.weights) == (0, 0)
-    assert mapped.staging == 2 * planned(big).sizes.block_bytes("bfloat16", "same")
+    assert mapped.staging == 2 * planned(big).sizes.block_bytes("bfloat16", "same")[0]
 
 
 def test_without_a_card_all_lies_in_ram_and_the_budget_is_not_enforced(
@@ -343,8 +343,8 @@ def test_stacked_loras_are_counted(big: Path, tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_safetensors_file_is_named(tmp_path: Path, tiny_model: Path) -> None:
-    assert matrix_type(tiny_model / "transformer") == "F32"
-    assert matrix_type(tmp_path) is None
+    assert matrix_type(sorted((tiny_model / "transformer").iterdir())) == "F32"
+    assert matrix_type([]) is None
     with pytest.raises(UserError, match="does not exist"):
         adapter_values(tmp_path / "none.safetensors")
     for content in (b"", b"\x08\0\0\0\0\0\0\0nonsense", b"\xff" * 8):

@@ -13,11 +13,12 @@ from maskora import lora
 from maskora.commands import stages
 from maskora.commands.captions import source_caption
 from maskora.commands.inputs import load_clip, load_edit
+from maskora.commands.stages import Turn
 from maskora.commands.train import train_stages
 from maskora.conditioning import to_unit
 from maskora.config import load_config
 from maskora.latents import EncodedSample, TensorCache, encode_samples
-from maskora.models import Transformer, VideoModel, open_model
+from maskora.models import Expert, Transformer, VideoModel, open_model
 from maskora.training.checkpoint import RunFolder
 from maskora.training.loop import TrainingPlan, choose_uniformly, train, train_step
 from maskora.workspace import Workspace
@@ -114,8 +115,8 @@ def test_every_number_reaches_the_plan(model: VideoModel) -> None:
         method="logit_normal", shift=6.0, inside_weight=7.0, clipping=8.0, accumulation=9,
         checkpoint_every=10,
     )  # fmt: skip
-    assert stages.plan(config, "motion", model) == motion
-    appearance = stages.plan(config, "appearance", model)
+    assert stages.plan(config, Turn("motion", Expert()), model) == motion
+    appearance = stages.plan(config, Turn("appearance", Expert()), model)
     assert appearance == replace(motion, title="appearance", steps=4, seed=appearance.seed)
     assert appearance.seed != motion.seed
 
@@ -135,7 +136,7 @@ def test_weight_decay_shrinks_what_has_no_gradient(
     )
     transformer, run = injected(model), RunFolder(tmp_path)
     start = {n: p.detach().clone() for n, p in transformer.named_parameters() if "lora_A" in n}
-    plan = stages.plan(config, "motion", model)
+    plan = stages.plan(config, Turn("motion", Expert()), model)
     train(model, transformer, choose_uniformly(windows), plan, run, {}, {})
     trained = dict(transformer.named_parameters())
     assert start
@@ -153,7 +154,8 @@ def test_a_step_is_no_longer_than_the_largest_gradient(
     parameters = lora.trainable(transformer)
     start = [parameter.detach().clone() for parameter in parameters]
     optimizer = torch.optim.SGD(parameters, lr=1.0)
-    plan = stages.plan(configured(training={"gradient_clipping": clipping}), "motion", model)
+    config = configured(training={"gradient_clipping": clipping})
+    plan = stages.plan(config, Turn("motion", Expert()), model)
     entry = train_step(model, transformer, optimizer, choose_uniformly(windows), plan, 1)
     moves = [(now - old).flatten() for now, old in zip(parameters, start, strict=True)]
     assert entry.gradient_norm > 2e-3, "the metrics tell the norm before clipping"
