@@ -1,5 +1,6 @@
 """One denoising loop for every base: get noise, set the schedule, denoise, decode."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,6 +84,8 @@ class Denoising:
         lowest = expert.lowest if expert else 0.0
         remaining = self._scheduler.timesteps[self._done :]
         steps = [timestep for timestep in remaining if timestep >= lowest * TIMESTEPS]
+        if transformer.is_cache_enabled:  # what it remembers is another clip's
+            transformer._reset_stateful_cache()
         title = f"denoise ({expert.name} noise)" if expert and expert.name else "denoise"
         for timestep in tqdm(steps, desc=title, unit="step", disable=None if steps else True):
             self._step(transformer, timestep)
@@ -102,7 +105,9 @@ class Denoising:
     def _step(self, transformer: Transformer, timestep: Tensor) -> None:
         doubled = self._latents.expand(2 if self._guided else 1, *self._latents.shape[1:])
         times = timestep.expand(len(doubled))
-        answer = self._model.predict(transformer, doubled, times, self._inputs)
+        caches = transformer.is_cache_enabled
+        with transformer.cache_context("both") if caches else nullcontext():
+            answer = self._model.predict(transformer, doubled, times, self._inputs)
         if self._guided:
             wanted, unwanted = answer.chunk(2)
             answer = unwanted + self._guidance * (wanted - unwanted)

@@ -18,8 +18,8 @@ def model(tiny_model: Path) -> VideoModel:
     return open_model("wan2.1-i2v", tiny_model, "float32", "cpu")
 
 
-@pytest.fixture(scope="module")
-def sample() -> EncodedSample:
+def noisy_sample() -> EncodedSample:
+    """A sample of random numbers."""
     generator = torch.Generator().manual_seed(0)
 
     def noise(*shape: int) -> torch.Tensor:
@@ -32,6 +32,11 @@ def sample() -> EncodedSample:
         keep_THW=torch.ones(9, 32, 48),
         context={"text": noise(512, 32), "image": noise(257, 32)},
     )
+
+
+@pytest.fixture(scope="module")
+def sample() -> EncodedSample:
+    return noisy_sample()
 
 
 def run(

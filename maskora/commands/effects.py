@@ -1,9 +1,14 @@
 """Settings that have no effect in a run: said, so that nobody believes in them."""
 
+from dataclasses import replace
+
+from maskora.commands.footprint import Purpose
 from maskora.commands.inputs import Edit
 from maskora.commands.plan import Plan
 from maskora.config import Config
 from maskora.config.schema import Table
+from maskora.errors import UserError
+from maskora.models.acceleration import NO_BACKWARD, NO_MASK, WARM_UP, Acceleration
 
 
 def train_warnings(config: Config, edit: Edit | None, device: str) -> list[str]:
@@ -51,6 +56,43 @@ def memory_warnings(config: Config, plan: Plan) -> list[str]:
     if plan.placement.blocks_to_swap == 0:
         return _unused(config, "memory", ["weights"], "every block stays on the card")
     return []
+
+
+def accelerate(
+    config: Config, purpose: Purpose, device: str, masked: bool
+) -> tuple[Acceleration, list[str]]:
+    """The speed-ups that a run can use, and what of the settings has no effect in it.
+
+    Args:
+        masked: the base's attention is given a mask.
+
+    Raises:
+        UserError: these attention kernels cannot compute this base.
+    """
+    asked = config.acceleration
+    told = Acceleration(**asked.model_dump())
+    notes, caching = [], asked.cache
+    if asked.attention != "native" and device == "cpu":
+        notes += _unused(config, "acceleration", ["attention"], "this machine has no card")
+        told = replace(told, attention="native")
+    elif asked.attention in NO_BACKWARD and purpose == "train":
+        notes += _unused(config, "acceleration", ["attention"], "it cannot compute gradients")
+        told = replace(told, attention="native")
+    elif asked.attention in NO_MASK and masked:
+        raise UserError(
+            f'[acceleration] attention: "{asked.attention}" takes no mask, and this base needs '
+            f"one: use native, cudnn, xformers or flex"
+        )
+    if purpose == "train":
+        notes += _unused(config, "acceleration", ["cache"], "caches serve inference alone")
+    elif caching == "taylor" and config.inference.steps <= WARM_UP:
+        reason = f"inference.steps is {config.inference.steps}, and it computes the first {WARM_UP}"
+        notes += _unused(config, "acceleration", ["cache"], reason)
+    if caching != "first-block":
+        notes += _unused(config, "acceleration", ["cache_threshold"], f'cache is "{caching}"')
+    if caching != "taylor":
+        notes += _unused(config, "acceleration", ["cache_interval"], f'cache is "{caching}"')
+    return told, notes
 
 
 def _unused(config: Config, table: str, keys: list[str], reason: str) -> list[str]:

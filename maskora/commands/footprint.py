@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from maskora.models import Sizes
+from maskora.models.acceleration import Acceleration
 from maskora.streaming.demand import (
     BlockPhase,
     Demand,
@@ -19,7 +20,13 @@ from maskora.streaming.plan import Change, Placement
 Purpose = Literal["train", "infer"]
 TILES = (512, 384, 256, 192, 128)
 FLOAT, HALF_GIB = 4, 2**29
+# What a cache over the denoising steps keeps, in inputs of a block: the first block's result and
+# change, the others' sum of changes; of the last layer's output two terms, never larger than one.
+CACHED = {"first-block": 3, "taylor": 1}
 RING = Placement(blocks_to_swap=0).ring
+
+
+PLAIN = Acceleration()
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class Job:
         optimizer: bytes of optimizer state per LoRA weight.
         accumulation: samples per training step, one after another.
         further_loras: values of the LoRAs that are stacked on the trained one.
+        acceleration: what is used to be faster.
     """
 
     purpose: Purpose
@@ -51,6 +59,7 @@ class Job:
     optimizer: int
     accumulation: int = 1
     further_loras: int = 0
+    acceleration: Acceleration = PLAIN
 
     def tokens(self, sizes: Sizes, frames: int) -> int:
         """Tokens of so many of its frames."""
@@ -109,6 +118,7 @@ def _generating(sizes: Sizes, job: Job) -> BlockPhase:
         for one_by_one in (False, True)
     )
     in_turn = "the two guidance branches run one after the other within each block"
+    remembered = CACHED.get(job.acceleration.cache, 0) * sizes.input_bytes(job.dtype, tokens)
     halves = (Way(split, {"split_batch": True}, in_turn),) if job.batch > 1 else ()
     values = sizes.lora_parameters(job.rank, job.targets) + job.further_loras
     return BlockPhase(
@@ -116,7 +126,7 @@ def _generating(sizes: Sizes, job: Job) -> BlockPhase:
         block_bytes=blocks,
         others=sizes.other_bytes(job.dtype),
         adapter=FLOAT * values,
-        inputs=0,
+        inputs=job.batch * remembered,
         ways=(Way(whole), *halves),
         free=True,
     )

@@ -17,6 +17,7 @@ from maskora.errors import UserError
 from maskora.hub import locate
 from maskora.models import Sizes, open_source, read_sizes
 from maskora.models import Source as BaseSource
+from maskora.models.acceleration import Acceleration
 from maskora.streaming.demand import GIB, Demand, Need
 from maskora.streaming.plan import Placement, Solution, check_swap, refuse, solve
 from maskora.workspace import Source, Workspace
@@ -79,6 +80,7 @@ class Plan:
             "further LoRA values": job.further_loras,
             "dtype": job.dtype,
             "placement": asdict(self.placement),
+            "acceleration": asdict(job.acceleration),
         }
         return timings.key(facts)
 
@@ -189,6 +191,7 @@ def job_of(
         offload=purpose == "train" and device == "cuda" and config.memory.activation_offload,
         optimizer=2 if is_8bit else 8,
         accumulation=config.training.gradient_accumulation_steps if purpose == "train" else 1,
+        acceleration=Acceleration(**config.acceleration.model_dump()),
         further_loras=sum(map(adapter_values, further)) if purpose == "infer" else 0,
     )
 

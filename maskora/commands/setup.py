@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from maskora.commands import timings
-from maskora.commands.effects import memory_warnings
+from maskora.commands.effects import accelerate, memory_warnings
 from maskora.commands.footprint import Purpose
 from maskora.commands.machine import DeviceKind, host_bytes
 from maskora.commands.plan import Plan, plan_for
@@ -28,7 +28,7 @@ class Base:
     Attributes:
         model: nothing of it is loaded yet.
         plan: how it will lie in memory.
-        warnings: settings of [memory] that have no effect here.
+        warnings: settings of [memory] and [acceleration] that have no effect here.
     """
 
     model: VideoModel
@@ -86,7 +86,8 @@ def open_base(config: Config, workspace: Workspace, source: Source, purpose: Pur
     if device == "cuda":
         _check_card(plan)
     model.placement = plan.placement
-    return Base(model, plan, memory_warnings(config, plan))
+    model.acceleration, notes = accelerate(config, purpose, device, model.masks_attention)
+    return Base(model, plan, [*memory_warnings(config, plan), *notes])
 
 
 def compare(what: str, planned: int, used: int) -> str:

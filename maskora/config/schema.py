@@ -136,6 +136,30 @@ class Inference(Table):
     )
 
 
+class Acceleration(Table):
+    """Optional speed-ups that the ecosystem already has; each says where it has no effect."""
+
+    attention: Literal["native", "cudnn", "flash", "flash-3", "sage", "xformers", "flex"] = Field(
+        "native",
+        description="attention kernels: native (torch's own) | cudnn | flash | flash-3 | sage | "
+        "xformers | flex; all but native need a card, some a package of their own",
+    )
+    cache: Literal["none", "first-block", "taylor"] = Field(
+        "none",
+        description="in inference, reuse what changes little from step to step: none | "
+        "first-block | taylor; faster, less exact",
+    )
+    cache_threshold: Annotated[float, Field(gt=0)] = Field(
+        0.05, description="first-block: how small a relative change lets a step skip the rest"
+    )
+    cache_interval: Annotated[int, Field(ge=2)] = Field(
+        3, description="taylor: after the first three, one step in so many is computed"
+    )
+    compile: bool = Field(
+        False, description="torch.compile for each block: slow first step, faster ones after it"
+    )
+
+
 class Config(Table):
     """One edit's whole configuration, as in its edit.toml."""
 
@@ -151,4 +175,5 @@ class Config(Table):
     appearance: Appearance = Appearance()
     training: Training = Training()
     memory: Memory = Memory()
+    acceleration: Acceleration = Acceleration()
     inference: Inference = Inference()

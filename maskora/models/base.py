@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from maskora.models.acceleration import Acceleration
+
 # A diffusers transformer: an nn.Module with `add_adapter`, `set_adapters` and gradient
 # checkpointing. mypy does not read diffusers, so it has no better name here.
 Transformer: TypeAlias = Any
@@ -137,6 +139,7 @@ class VideoModel(Protocol):
         names: what its transformer's modules are called in its publisher's files.
         experts: its transformers, the noisiest levels first.
         embeds_guidance: it takes guidance as a number; else two branches are computed.
+        masks_attention: its attention is given a mask, which some kernels cannot take.
     """
 
     family: str
@@ -144,12 +147,14 @@ class VideoModel(Protocol):
     dtype: torch.dtype
     device: torch.device
     placement: Placement
+    acceleration: Acceleration
     grid: Grid
     latent_channels: int
     parts: tuple[str, ...]
     names: Names
     experts: tuple[Expert, ...]
     embeds_guidance: bool
+    masks_attention: bool
 
     def identity(self, part: str) -> str:
         """A name of a part's weights that changes when they do."""

@@ -10,6 +10,7 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from maskora.files import cache_home, digest
+from maskora.models.acceleration import Acceleration, use_attention
 from maskora.models.base import ALONE, Cue, Expert, Grid, Transformer
 from maskora.models.building import announce
 from maskora.models.names import Names
@@ -35,6 +36,7 @@ class DiffusersBase:
     names: Names
     experts: tuple[Expert, ...] = ALONE
     embeds_guidance: bool = False
+    masks_attention: bool = False
     transformer_class: ClassVar[Any]
     # Module lists that are streamed, in the order of computation.
     block_lists: ClassVar[tuple[str, ...]] = ("blocks",)
@@ -46,6 +48,7 @@ class DiffusersBase:
         self.dtype: torch.dtype = getattr(torch, dtype)
         self.device = torch.device(device)
         self.placement = placement
+        self.acceleration = Acceleration()
 
     def identity(self, part: str) -> str:
         return identity(self.source, part)
@@ -74,7 +77,10 @@ class DiffusersBase:
         transformer.supply = supply(
             transformer, self._blocks(transformer), weights, precision, self.placement, self.device,
             converted=self._converted(expert.part, weights, precision),
+            compiled=self.acceleration.compile,
         )  # fmt: skip
+        if self.acceleration.attention != "native":
+            use_attention(transformer, self.acceleration.attention)
         return transformer
 
     def _blocks(self, transformer: Transformer) -> Sequence[nn.Module]:

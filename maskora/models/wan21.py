@@ -64,15 +64,15 @@ class Wan21(DiffusersBase):
         sees_picture = config.get("image_dim") is not None
         if config.get("in_channels") != expected or sees_picture != self.sees_picture:
             raise UserError(
-                f"{self.source.where}: its transformer takes {config.get('in_channels')} input channels "
-                f"and {'' if sees_picture else 'no '}image tokens; {self.family} takes {expected} "
-                f"and {'' if self.sees_picture else 'no '}image tokens. This looks like a "
-                f"text-to-video or another Wan checkpoint: use {self.instead}"
+                f"{self.source.where}: its transformer takes {config.get('in_channels')} input "
+                f"channels and {'' if sees_picture else 'no '}image tokens; {self.family} takes "
+                f"{expected} and {'' if self.sees_picture else 'no '}image tokens. This looks like "
+                f"a text-to-video or another Wan checkpoint: use {self.instead}"
             )
         if config.get("pos_embed_seq_len") is not None:
             raise UserError(
-                f"{self.source.where} is a first-and-last-frame checkpoint (pos_embed_seq_len is set), "
-                f"which takes two pictures: use {self.instead}"
+                f"{self.source.where} is a first-and-last-frame checkpoint (pos_embed_seq_len is "
+                f"set), which takes two pictures: use {self.instead}"
             )
 
     def encoders(self) -> tuple[ContextEncoder, ...]:

@@ -33,8 +33,12 @@ REMEMBERED_LOADS = 1000
 
 @dataclass
 class Traffic:
-    """What has moved to the device: blocks, bytes, and which blocks lately, in order."""
+    """What has moved to the device: blocks, bytes, and which blocks lately, in order.
 
+    `visits` counts the blocks that have computed, moved or not.
+    """
+
+    visits: int = 0
     loads: int = 0
     bytes: int = 0
     order: deque[int] = field(default_factory=lambda: deque(maxlen=REMEMBERED_LOADS))
@@ -109,6 +113,7 @@ class Streamer:
         """
         assert not self._closed, "the streamer is closed"
         if not self.holds(index):
+            self.traffic.visits += 1
             self._enter(index, direction)
         self._visits[index] = self._visits.get(index, 0) + 1
         try:

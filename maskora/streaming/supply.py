@@ -63,6 +63,7 @@ def supply(
     converted: Path | None = None,
     skip: Collection[str] = (),
     ignore: Collection[str] = (),
+    compiled: bool = False,
 ) -> Supply:
     """Give a frozen module, built on the meta device, its weights.
 
@@ -79,6 +80,7 @@ def supply(
             written if it is not there; None reads the original files at every visit.
         skip: parameters that stay on the meta device.
         ignore: regular expressions of tensors that the reader may have besides.
+        compiled: blocks go through torch.compile, each by itself, when they first run.
 
     Raises:
         UserError: the weights do not fit the module.
@@ -96,6 +98,8 @@ def supply(
     for index, module in enumerate(blocks):
         if placement.recompute == "layer":
             recompute_layers(module)
+        if compiled:
+            module.forward = torch.compile(module.forward)
         module.forward = partial(_visited, streamer, index, placement.split_batch, module.forward)
     keeper = Keeper(Transfer(device), Transfer(device), placement.activation_offload)
     return Supply(root, streamer, keeper)

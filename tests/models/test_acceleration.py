@@ -1,0 +1,118 @@
+"""Speed-ups: the same numbers where they must be, fewer computations where that is the point."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.utils import counters
+
+from maskora import lora
+from maskora.commands.effects import accelerate
+from maskora.commands.infer import told_skipped
+from maskora.config import Config
+from maskora.errors import UserError
+from maskora.models import Transformer, VideoModel
+from maskora.models.acceleration import Acceleration, use_attention, use_cache
+from maskora.sampling import Denoising, draw_noise
+from maskora.streaming.plan import RESIDENT, Placement
+from tests.streaming.driving import answer, empty_inputs, opened
+from tests.test_sampling import SHAPE, noisy_sample
+
+STEPS = 9
+STREAMED = Placement(4, "mapped")
+
+
+def denoised(model: VideoModel, transformer: Transformer, seed: int = 0) -> Tensor:
+    sample = noisy_sample()
+    unwanted = {**sample.context, "text": torch.zeros(512, 32)}
+    run = Denoising(model, sample, unwanted, draw_noise(SHAPE, seed), STEPS, 4.0, None)
+    run.advance(transformer)
+    return run.result()
+
+
+@pytest.mark.parametrize("placement", [RESIDENT, STREAMED])
+@pytest.mark.parametrize("cache", ["first-block", "taylor"])
+def test_a_cache_skips_blocks_and_stays_near(
+    deep_model: Path, placement: Placement, cache: str
+) -> None:
+    model = opened(deep_model, placement)
+    exact = denoised(model, model.load_transformer())
+    transformer = model.load_transformer()
+    use_cache(transformer, Acceleration(cache=cache, cache_threshold=0.5))
+    first = denoised(model, transformer)
+    streamer = transformer.supply.streamer
+    assert STEPS <= streamer.traffic.visits < STEPS * 5
+    assert "% of the blocks' computations were skipped" in told_skipped(streamer, STEPS)
+    assert not torch.equal(first, exact)
+    assert (first - exact).abs().mean() < 0.1 * exact.abs().mean()
+    assert torch.equal(denoised(model, transformer), first), "a clip remembers nothing of another"
+
+
+def test_a_cache_that_never_skips_changes_nothing_and_says_so(deep_model: Path) -> None:
+    model = opened(deep_model, RESIDENT)
+    exact = denoised(model, model.load_transformer())
+    transformer = model.load_transformer()
+    use_cache(transformer, Acceleration(cache="first-block", cache_threshold=1e-9))
+    assert torch.equal(denoised(model, transformer), exact)
+    assert "had no effect" in told_skipped(transformer.supply.streamer, STEPS)
+
+
+def gradients(model: VideoModel) -> list[Tensor]:
+    """Of a LoRA after one pass forward and back."""
+    transformer = model.load_transformer()
+    lora.inject(transformer, 2, 2.0, model.lora_targets("attention"), 0)
+    with torch.no_grad():
+        for number, parameter in enumerate(lora.trainable(transformer)):
+            parameter.add_(0.01 * (number % 3))
+    transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+    transformer.train()
+    noisy = torch.ones(1, 16, 3, 4, 6)
+    model.predict(transformer, noisy, torch.tensor([5.0]), empty_inputs()).sum().backward()
+    return [parameter.grad for parameter in lora.trainable(transformer)]
+
+
+def test_compiled_blocks_give_the_same_numbers_and_share_their_code(deep_model: Path) -> None:
+    if shutil.which("g++") is None and shutil.which("c++") is None:
+        pytest.skip("torch.compile needs a C++ compiler here")
+    model = opened(deep_model, STREAMED)
+    expected, expected_gradients = answer(model, model.load_transformer()), gradients(model)
+    model.acceleration = Acceleration(compile=True)
+    torch._dynamo.reset()
+    counters.clear()
+    assert torch.allclose(answer(model, model.load_transformer()), expected, atol=1e-5)
+    assert 0 < counters["stats"]["unique_graphs"] < 5, "five equal blocks share their code"
+    for compiled, plain in zip(gradients(model), expected_gradients, strict=True):
+        assert torch.allclose(compiled, plain, atol=1e-4, rtol=1e-4)
+
+
+def test_kernels_whose_package_is_absent_are_told(deep_model: Path) -> None:
+    transformer = opened(deep_model, RESIDENT).load_transformer()
+    with pytest.raises(UserError, match=r"attention: sage cannot be used here: .*sageattention"):
+        use_attention(transformer, "sage")
+
+
+def config(steps: int = 30, **values: object) -> Config:
+    return Config.model_validate({"acceleration": values, "inference": {"steps": steps}})
+
+
+def test_what_has_no_effect_is_told() -> None:
+    sage = config(attention="sage", cache="taylor")
+    told, notes = accelerate(sage, "train", "cuda", masked=False)
+    assert told.attention == "native"
+    assert notes == [
+        "acceleration.attention has no effect here: it cannot compute gradients",
+        "acceleration.cache has no effect here: caches serve inference alone",
+    ]
+    told, notes = accelerate(sage, "infer", "cuda", masked=False)
+    assert (told.attention, told.cache, notes) == ("sage", "taylor", [])
+    told, notes = accelerate(sage, "infer", "cpu", masked=False)
+    assert told.attention == "native"
+    assert notes == ["acceleration.attention has no effect here: this machine has no card"]
+    _, notes = accelerate(config(steps=3, cache="taylor"), "infer", "cuda", masked=False)
+    assert "inference.steps is 3" in notes[0]
+    _, notes = accelerate(config(cache_threshold=0.2), "infer", "cuda", masked=False)
+    assert notes == ['acceleration.cache_threshold has no effect here: cache is "none"']
+    with pytest.raises(UserError, match=r'"sage" takes no mask.*use native'):
+        accelerate(sage, "infer", "cuda", masked=True)
