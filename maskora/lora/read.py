@@ -119,8 +119,7 @@ def _update(slots: Slots, settings: Settings, name: str, where: str) -> Update |
         alpha = float(slots["alpha"]) if slots["alpha"].numel() == 1 else 0.0
     if not 0 < alpha < math.inf:
         raise UserError(f"{where}: its alpha is not a positive number")
-    dtype = torch.promote_types(down.dtype, up.dtype)
-    return Update(down.to(dtype), up.to(dtype), alpha)
+    return Update(down, up, alpha)
 
 
 def _members(
@@ -129,12 +128,19 @@ def _members(
     """What each of the place's members gets of an update."""
     if place.swapped:
         update = Update(update.down_RI, exchange_halves(update.up_OR), update.alpha)
+    alike = _alike(update)
     if len(place.members) == 1:
-        return dict.fromkeys(place.members, update)
+        return dict.fromkeys(place.members, alike)
     rows = _divided(update.up_OR, place, where)
     ranks = [joined.get(member) for member in place.members]
     parts = cut(update, rows, ranks) if any(ranks) else None
-    return dict(zip(place.members, parts or split(update, rows), strict=True))
+    return dict(zip(place.members, parts or split(alike, rows), strict=True))
+
+
+def _alike(update: Update) -> Update:
+    """With both matrices in one precision."""
+    dtype = torch.promote_types(update.down_RI.dtype, update.up_OR.dtype)
+    return Update(update.down_RI.to(dtype), update.up_OR.to(dtype), update.alpha)
 
 
 def _differences(slots: Slots, update: Update | None) -> Iterator[tuple[str, Tensor]]:
