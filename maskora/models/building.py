@@ -2,7 +2,7 @@
 
 import gc
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,38 +39,39 @@ def build(make: Callable[[], Any], weights: Reader, ignore: Collection[str] = ()
     return module.requires_grad_(False).eval()
 
 
-class Prefixed:
-    """A reader whose names begin with a prefix that the module's own lack."""
+class Renamed:
+    """A reader whose tensors go by other names."""
 
-    def __init__(self, reader: Reader, prefix: str) -> None:
+    def __init__(self, reader: Reader, names: Mapping[str, str]) -> None:
+        """`names`: new name -> the reader's own."""
         self.told = reader.told
-        self._reader, self._prefix = reader, prefix
+        self._reader, self._own = reader, names
 
     def names(self) -> Collection[str]:
         """See `Reader`."""
-        return [name.removeprefix(self._prefix) for name in self._reader.names()]
+        return self._own.keys()
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
         """See `Reader`."""
-        self._reader.check(self._prefix + name, shape)
+        self._reader.check(self._own.get(name, name), shape)
 
     def is_in(self, precision: Precision) -> bool:
         """See `Reader`."""
-        return self._reader.is_in(lambda name: precision(name.removeprefix(self._prefix)))
+        new = {own: name for name, own in self._own.items()}
+        return self._reader.is_in(lambda own: precision(new[own]))
 
     def read_into(self, name: str, out: Tensor) -> None:
         """See `Reader`."""
-        self._reader.read_into(self._prefix + name, out)
+        self._reader.read_into(self._own[name], out)
 
     def read_rows(self, name: str, rows: Sequence[int], dtype: torch.dtype) -> Tensor:
         """See `Reader`."""
-        return self._reader.read_rows(self._prefix + name, rows, dtype)
+        return self._reader.read_rows(self._own[name], rows, dtype)
 
 
 def without_prefix(reader: Reader, prefix: str) -> Reader:
     """A reader by names without a prefix, where its own have it."""
-    has = any(name.startswith(prefix) for name in reader.names())
-    return Prefixed(reader, prefix) if has else reader
+    return Renamed(reader, {name.removeprefix(prefix): name for name in reader.names()})
 
 
 def as_bytes(picture_CHW: Tensor) -> Tensor:
