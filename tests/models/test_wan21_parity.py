@@ -42,15 +42,18 @@ def plain_sample(clip: np.ndarray) -> Sample:
     return inference_sample(video, keep, video[:, 0], "first-frame", PROMPT)
 
 
-@pytest.mark.parametrize("guidance", [1.0, 5.0])
+@pytest.mark.parametrize(
+    ("family", "guidance"), [("wan2.1-i2v", 1.0), ("wan2.1-i2v", 5.0), ("wan2.1-fun-inp", 5.0)]
+)
 def test_plain_image_to_video_equals_the_pipeline(
     tiny_model: Path,
     tmp_path: Path,
     clip: np.ndarray,
     pipeline: WanImageToVideoPipeline,
+    family: str,
     guidance: float,
 ) -> None:
-    model = open_model("wan2.1-i2v", tiny_model, "float32", "cpu")
+    model = open_model(family, tiny_model, "float32", "cpu")
     cache = TensorCache(tmp_path)
     plain = plain_sample(clip)
     (sample,) = encode_samples([plain], model, cache)
