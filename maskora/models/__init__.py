@@ -14,6 +14,7 @@ from maskora.models.base import (
     Vae,
     VideoModel,
 )
+from maskora.models.names import Names
 from maskora.models.sizes import Sizes
 from maskora.models.source import Source, open_source
 from maskora.streaming.plan import RESIDENT, Placement
@@ -30,6 +31,7 @@ __all__ = [
     "Transformer",
     "Vae",
     "VideoModel",
+    "names_of",
     "open_model",
     "open_source",
     "read_grid",
@@ -85,6 +87,12 @@ def read_sizes(family: str, where: Path | Source) -> Sizes:
     """What a base asks of memory, from its configuration files alone. Raises UserError."""
     sizes: Sizes = _named(FAMILIES[family].sizes)(family, _found(where))
     return sizes
+
+
+def names_of(family: str) -> Names:
+    """What the parts of a base's transformer are called in its publisher's files."""
+    names: Names = _named(FAMILIES[family].model).names
+    return names
 
 
 def _found(where: Path | Source) -> Source:
