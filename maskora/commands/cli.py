@@ -111,6 +111,30 @@ def infer(
 
 @app.command()
 @told_plainly
+def export(
+    source: Annotated[
+        Path, typer.Argument(metavar="WORKSPACE|LORA", help="a workspace, or any LoRA file")
+    ],
+    output: Annotated[Path, typer.Argument(help="the file to write: NAME.safetensors")],
+    layout: Annotated[
+        str, typer.Option(metavar="diffusers|comfyui|musubi", help="of the program that reads it")
+    ] = "diffusers",
+    edit: EditOption = None,
+    family: Annotated[
+        str | None, typer.Option(help="the kind of base, for files that do not say it")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace a file that is there")
+    ] = False,
+) -> None:
+    """Write a LoRA as a file for other programs: diffusers, ComfyUI, musubi-tuner."""
+    from maskora.commands.export import export_lora
+
+    export_lora(source, output, layout, edit, family, overwrite)
+
+
+@app.command()
+@told_plainly
 def tiny_model(
     folder: Annotated[Path, typer.Argument(help="the folder to create")],
     seed: Annotated[int, typer.Option(help="of the random weights")] = 0,

@@ -6,7 +6,7 @@ are.
 """
 
 from maskora.lora.adapter import fill, inject, save, trainable
-from maskora.lora.read import read
+from maskora.lora.read import read, read_metadata
 from maskora.lora.stack import stack
 from maskora.lora.weights import LoraWeights, Update
 from maskora.lora.write import LAYOUTS, write
@@ -18,6 +18,7 @@ __all__ = [
     "fill",
     "inject",
     "read",
+    "read_metadata",
     "save",
     "stack",
     "trainable",

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,11 @@ def read(path: Path, names: Names = WAN) -> LoraWeights:
         UserError: it is none, is damaged, is of a kind that is not supported, or is for another
             kind of base.
     """
-    tensors, texts = _load(path)
+    with _opened(path) as file:
+        texts = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if not tensors:
+        raise UserError(f"{path} is no LoRA: it is empty")
     settings = read_settings(texts, path, any(key.startswith(PEFT) for key in tensors))
     joined = read_joined(texts, path)
     updates: dict[str, Update] = {}
@@ -49,18 +54,21 @@ def read(path: Path, names: Names = WAN) -> LoraWeights:
     return LoraWeights(updates, differences, read_object(texts, OWN, path))
 
 
-def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What maskora wrote about a file, if it did; reads no tensors. Raises UserError."""
+    with _opened(path) as file:
+        return read_object(file.metadata() or {}, OWN, path)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, "pt") as file:
-            texts = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file
     except FileNotFoundError:
         raise UserError(f"LoRA file {path} does not exist") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is no readable safetensors file: {error}") from None
-    if not tensors:
-        raise UserError(f"{path} is no LoRA: it is empty")
-    return tensors, texts
 
 
 def _by_module(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Slots]:

@@ -31,7 +31,9 @@ def write(path: Path, weights: LoraWeights, layout: str, names: Names = WAN) -> 
         UserError: the layout has no place for something in it.
     """
     tensors, texts = LAYOUTS[layout](weights, names, path)
-    texts |= {"format": "pt", OWN: json.dumps(weights.metadata)}
+    texts["format"] = "pt"
+    if weights.metadata:
+        texts[OWN] = json.dumps(weights.metadata)
     separate = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
     write_bytes(path, serialise(separate, metadata=texts))
 

@@ -1,4 +1,4 @@
-"""Foreign files: known by their keys, scaled rightly, and refused by name where they are none."""
+"""Foreign files: they are known by their keys, and scaled rightly."""
 
 import json
 from pathlib import Path
@@ -7,37 +7,19 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 from torch import Tensor
 
-from maskora import lora
 from maskora.errors import UserError
-from maskora.lora import LoraWeights, Update
-from maskora.models.names import Names
+from maskora.lora import Update
+from tests.lora.files import DOWN, UP, pair, written
 from tests.lora.tiny import KINDS, noise
 
-WAN, HUNYUAN, HUNYUAN15 = (KINDS[name].names for name in ("wan2.1", "hunyuan", "hunyuan15"))
-DOWN, UP = noise(0, 2, 24), noise(1, 24, 2)
+HUNYUAN, HUNYUAN15 = KINDS["hunyuan"].names, KINDS["hunyuan15"].names
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "any name at all.safetensors"
-
-
-def read(
-    path: Path, tensors: dict[str, Tensor], names: Names = WAN, **texts: object
-) -> LoraWeights:
-    written = {k: text if isinstance(text, str) else json.dumps(text) for k, text in texts.items()}
-    save_file({k: tensor.clone() for k, tensor in tensors.items()}, path, metadata=written)
-    return lora.read(path, names)
-
-
-def pair(
-    module: str, down: str = "lora_A.weight", up: str = "lora_B.weight", **more: Tensor
-) -> dict[str, Tensor]:
-    others = {f"{module}.{part}": tensor for part, tensor in more.items()}
-    return {f"{module}.{down}": DOWN, f"{module}.{up}": UP, **others}
 
 
 def delta(update: Update) -> Tensor:
@@ -64,7 +46,7 @@ def delta(update: Update) -> Tensor:
     ids=lambda tensors: next(iter(tensors)),
 )
 def test_every_layout_is_read(path: Path, tensors: dict[str, Tensor]) -> None:
-    weights = read(path, tensors)
+    weights = written(path, tensors)
     assert weights.updates.keys() == {"blocks.0.attn1.to_q"}
     update = weights.updates["blocks.0.attn1.to_q"]
     assert torch.equal(update.down_RI, DOWN)
@@ -76,13 +58,15 @@ def test_every_layout_is_read(path: Path, tensors: dict[str, Tensor]) -> None:
 def test_names_without_dots_are_not_guessed(path: Path) -> None:
     flat = {"lora_down.weight": "down", "lora_up.weight": "up"}
     picture, mlp = "lora_unet_blocks_11_cross_attn_k_img", "lora_unet_blocks_1_ffn_0"
-    weights = read(path, pair(picture, *flat) | pair(mlp, *flat))
+    weights = written(path, pair(picture, *flat) | pair(mlp, *flat))
     assert weights.updates.keys() == {"blocks.11.attn2.add_k_proj", "blocks.1.ffn.net.0.proj"}
 
 
 @pytest.mark.parametrize("alpha", [torch.tensor(3.0), torch.tensor(3), torch.ones(1).bfloat16()])
 def test_an_alpha_scales(path: Path, alpha: Tensor) -> None:
-    weights = read(path, pair("lora_unet_blocks_0_ffn_2", alpha=alpha), lora_adapter_metadata="{}")
+    weights = written(
+        path, pair("lora_unet_blocks_0_ffn_2", alpha=alpha), lora_adapter_metadata="{}"
+    )
     assert weights.updates["blocks.0.ffn.net.2"].scale == float(alpha) / 2
 
 
@@ -95,7 +79,7 @@ def test_the_settings_of_diffusers_scale(path: Path) -> None:
         "transformer.r": 2, "transformer.lora_alpha": 4, "transformer.alpha_pattern": patterns,
         "transformer.rank_pattern": {}, "text_encoder.lora_alpha": 99,
     }  # fmt: skip
-    weights = read(path, tensors, lora_adapter_metadata=described)
+    weights = written(path, tensors, lora_adapter_metadata=described)
     alphas = {name: update.alpha for name, update in weights.updates.items()}
     assert alphas == {
         "blocks.0.ffn.net.2": 4, "blocks.1.ffn.net.2": 8, "blocks.11.ffn.net.2": 4, "proj_out": 1,
@@ -104,7 +88,7 @@ def test_the_settings_of_diffusers_scale(path: Path) -> None:
 
 def test_rank_stabilised_scales_are_kept(path: Path) -> None:
     described = {"lora_alpha": 4, "use_rslora": True}
-    weights = read(path, pair("blocks.0.attn1.to_q"), lora_adapter_metadata=described)
+    weights = written(path, pair("blocks.0.attn1.to_q"), lora_adapter_metadata=described)
     assert weights.updates["blocks.0.attn1.to_q"].scale == pytest.approx(4 / 2**0.5)
 
 
@@ -113,18 +97,18 @@ def test_pefts_settings_lie_beside_its_file(path: Path) -> None:
     config.write_text(json.dumps({"r": 2, "lora_alpha": 32, "alpha_pattern": {"attn1.to_q": 8}}))
     tensors = pair("base_model.model.blocks.0.attn1.to_q")
     tensors |= pair("base_model.model.blocks.0.attn1.to_k")
-    updates = read(path, tensors).updates
+    updates = written(path, tensors).updates
     assert [updates[f"blocks.0.attn1.to_{x}"].alpha for x in "qk"] == [8, 32]
-    assert read(path, pair("transformer.blocks.0.attn1.to_k")).updates.popitem()[1].alpha == 2
+    assert written(path, pair("transformer.blocks.0.attn1.to_k")).updates.popitem()[1].alpha == 2
     config.write_text("{")
     with pytest.raises(UserError, match=r"adapter_config\.json is damaged"):
-        read(path, tensors)
+        written(path, tensors)
 
 
 def test_a_bias_of_peft_is_scaled_with_the_update(path: Path) -> None:
     bias = noise(3, 24)
     tensors = pair("blocks.0.attn1.to_q") | {"blocks.0.attn1.to_q.lora_B.bias": bias}
-    weights = read(path, tensors, lora_adapter_metadata={"lora_alpha": 6})
+    weights = written(path, tensors, lora_adapter_metadata={"lora_alpha": 6})
     assert torch.equal(weights.differences["blocks.0.attn1.to_q.diff_b"], bias * 3)
 
 
@@ -138,7 +122,7 @@ def test_differences_find_their_parameters(path: Path) -> None:
         "time_projection.1.diff_b": "condition_embedder.time_proj.diff_b",
     }
     tensors = {f"diffusion_model.{name}": noise(i, 6) for i, name in enumerate(names)}
-    weights = read(path, tensors)
+    weights = written(path, tensors)
     assert weights.updates == {}
     assert weights.differences.keys() == set(names.values())
     for theirs, ours in names.items():
@@ -159,7 +143,7 @@ def test_a_fused_matrix_is_split_by_rows(path: Path, module: str) -> None:
         f"{module}.lora_down.weight": down, f"{module}.lora_up.weight": up,
         f"{module}.alpha": torch.tensor(6.0), f"{module}.diff_b": torch.arange(1.0, 57.0),
     }  # fmt: skip
-    weights = read(path, tensors, HUNYUAN)
+    weights = written(path, tensors, HUNYUAN)
     block = "single_transformer_blocks.3"
     names = [*(f"{block}.attn.to_{x}" for x in "qkv"), f"{block}.proj_mlp"]
     assert list(weights.updates) == names
@@ -183,7 +167,7 @@ def test_unused_columns_of_a_foreign_block_diagonal_are_dropped(
     tensors = {f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}
     tensors[f"{module}.alpha"] = torch.tensor(1.5 * len(owners))
     for names in (HUNYUAN, HUNYUAN15):
-        updates = read(tmp_path / "a.safetensors", tensors, names).updates
+        updates = written(tmp_path / "a.safetensors", tensors, names).updates
         for member, (x, rank) in enumerate(zip("qkv", ranks, strict=True)):
             update = updates.get(f"transformer_blocks.0.attn.to_{x}")
             assert (update.rank if update else 0) == rank
@@ -199,7 +183,7 @@ def test_a_record_that_does_not_belong_to_the_tensors_is_not_followed(path: Path
     module = "diffusion_model.double_blocks.0.img_attn_qkv"
     record = {f"transformer_blocks.0.attn.to_{x}": [2, 2.0] for x in "qk"}
     tensors = {f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}
-    updates = read(path, tensors, HUNYUAN, maskora_joined=record).updates
+    updates = written(path, tensors, HUNYUAN, maskora_joined=record).updates
     assert len(updates) == 3
     for x, expected in zip("qkv", (up @ down).split(8), strict=True):
         assert torch.equal(delta(updates[f"transformer_blocks.0.attn.to_{x}"]), expected)
@@ -209,7 +193,7 @@ def test_exchanged_halves_are_exchanged_back(path: Path) -> None:
     module = "diffusion_model.final_layer.adaLN_modulation.1"
     up = torch.arange(1.0, 9.0)[:, None]
     tensors = {f"{module}.lora_A.weight": torch.ones(1, 4), f"{module}.lora_B.weight": up}
-    update = read(path, tensors, HUNYUAN).updates["norm_out.linear"]
+    update = written(path, tensors, HUNYUAN).updates["norm_out.linear"]
     assert update.up_OR.flatten().tolist() == [5, 6, 7, 8, 1, 2, 3, 4]
 
 
@@ -217,97 +201,5 @@ def test_what_the_table_does_not_know_is_told_and_left_out(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tensors = pair("diffusion_model.blocks.0.self_attn.q") | pair("lora_te_text_model_q")
-    assert len(read(path, tensors).updates) == 1
+    assert len(written(path, tensors).updates) == 1
     assert "1 of 2 modules are not known (lora_te_text_model_q, …)" in caplog.text
-
-
-def key(name: str, tensor: Tensor | None = None) -> dict[str, Tensor]:
-    return pair("blocks.0.attn1.to_q") | {name: torch.ones(2) if tensor is None else tensor}
-
-
-@pytest.mark.parametrize(
-    ("tensors", "message"),
-    [
-        (key("blocks.0.attn1.to_q.dora_scale"), r"'blocks\.0\.attn1\.to_q\.dora_scale' belongs to"),
-        (key("blocks.0.attn1.to_q.lora_magnitude_vector"), "lora_magnitude_vector' belongs to no"),
-        (key("lora_unet_blocks_0_ffn_0.lokr_w1"), r"lora_unet_blocks_0_ffn_0\.lokr_w1' belongs"),
-        (key("lora_unet_blocks_0_ffn_0.hada_w1_a"), "hada_w1_a' belongs to no LoRA of a kind"),
-        (key("blocks.0.attn1.to_q.lora_mid.weight"), r"lora_mid\.weight' belongs to no LoRA"),
-        (key("blocks.0.attn1.to_q.weight"), r"to_q\.weight' belongs to no LoRA of a kind"),
-        (key("proj_out.lora_A.weight"), "proj_out has only one of the two matrices"),
-        (key("proj_out.diff", torch.full((2,), torch.nan)), r"'proj_out\.diff' holds values that"),
-        (key("blocks.0.attn1.to_q.alpha", torch.tensor(0.0)), "its alpha is not a positive"),
-        (key("blocks.0.attn1.to_q.alpha", torch.ones(2)), "its alpha is not a positive number"),
-        (key("proj_out.diff", torch.ones(2, dtype=torch.int8)), r"stored as torch\.int8"),
-        (key("blocks.0.self_attn.q.lora_B.weight"), r"self_attn\.q has only one of the two"),
-        (pair("blocks.0.attn1.to_q") | pair("blocks.0.self_attn.q"), "holds blocks.* twice"),
-        (
-            pair("transformer.proj_out") | pair("transformer_2.proj_out"),
-            "holds proj_out twice, under several names",
-        ),
-        (key("blocks.0.attn1.to_q.lora_down.weight", DOWN), "twice, under several names"),
-        (
-            {"proj_out.lora_A.weight": DOWN, "proj_out.lora_B.weight": torch.ones(24, 3)},
-            r"proj_out: its matrices \(2, 24\) and \(24, 3\) do not belong together",
-        ),
-        (
-            {"proj_out.lora_A.weight": DOWN[:0], "proj_out.lora_B.weight": UP[:, :0]},
-            "do not belong together",
-        ),
-        (pair("up_blocks.0.attn1.to_q"), "another kind of base: nothing here is called 'up_blocks"),
-    ],
-)  # fmt: skip
-def test_what_is_no_lora_is_refused_by_name(
-    path: Path, tensors: dict[str, Tensor], message: str
-) -> None:
-    with pytest.raises(UserError, match=rf"any name at all\.safetensors.*{message}"):
-        read(path, tensors)
-
-
-@pytest.mark.parametrize(
-    ("texts", "message"),
-    [
-        ({"maskora": "[]"}, "its metadata 'maskora' is damaged: no JSON object"),
-        ({"maskora": "{"}, "its metadata 'maskora' is damaged: "),
-        ({"lora_adapter_metadata": "nan"}, "its metadata 'lora_adapter_metadata' is damaged"),
-        ({"lora_adapter_metadata": {"lora_alpha": "much"}}, "its alphas are damaged"),
-        ({"lora_adapter_metadata": {"lora_alpha": -1}}, "alpha is not a positive number"),
-        ({"lora_adapter_metadata": {"alpha_pattern": [1]}}, "its alphas are damaged"),
-        (
-            {"lora_adapter_metadata": {"lora_alpha": 1, "alpha_pattern": {"(a+)+$": 2}}},
-            r"'\(a\+\)\+\$' is no module's name",
-        ),
-        ({"lora_adapter_metadata": {"transformer.use_dora": True}}, "uses use_dora, which is not"),
-        ({"maskora_joined": {"proj_out": [1]}}, "its metadata 'maskora_joined' is damaged"),
-    ],
-)
-def test_damaged_settings_are_refused_by_name(
-    path: Path, texts: dict[str, object], message: str
-) -> None:
-    with pytest.raises(UserError, match=rf"any name at all\.safetensors.*{message}"):
-        read(path, pair("proj_out"), **texts)
-
-
-def test_rows_that_cannot_be_divided_are_refused(path: Path) -> None:
-    for rows, name in ((25, "double_blocks.0.img_attn_qkv"), (50, "single_blocks.0.linear1")):
-        tensors = {f"{name}.lora_A.weight": DOWN, f"{name}.lora_B.weight": torch.ones(rows, 2)}
-        with pytest.raises(UserError, match=rf"{name}: its rows cannot be divided among"):
-            read(path, tensors, HUNYUAN)
-
-
-def test_damaged_files_are_refused_by_name(path: Path) -> None:
-    with pytest.raises(UserError, match=r"any name at all\.safetensors does not exist"):
-        lora.read(path)
-    path.write_text("hello")
-    with pytest.raises(UserError, match=r"any name at all\.safetensors is no readable"):
-        lora.read(path)
-    path.write_bytes((2).to_bytes(8, "little") + b"{}")
-    with pytest.raises(UserError, match=r"any name at all\.safetensors is no LoRA: it is empty"):
-        lora.read(path)
-    read(path, pair("proj_out"))
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-5])
-    with pytest.raises(UserError, match=r"any name at all\.safetensors is no readable"):
-        lora.read(path)
-    with pytest.raises(UserError, match="is no readable safetensors file"):
-        lora.read(path.parent)
