@@ -50,6 +50,8 @@ MOMENTS = {
     ("layer", 4): (Moment(13, 0), Moment(6, 3, (0, 1))),
     ("infer", 4): (Moment(9, 0), Moment(3, 2, (0, 1))),
 }
+# By how much less each is where there are no image tokens to attend to.
+PICTURE_UNITS = {("block", 2): (2, 2), ("block", 4): (2, 2), ("infer", 4): (1, 0)}
 CONTEXT_UNITS = {"block": 3, "layer": 1, "infer": 1}  # copies of the text and image tokens
 
 
@@ -130,7 +132,11 @@ class WanSizes:
         model, item = self._transformer, ITEM[dtype]
         feed_forward = targets == "attention+ffn"
         ratio = model.inner / model.width
-        units = max(m.units(ratio, feed_forward) for m in MOMENTS[way, item])
+        less = (0, 0) if self._image else PICTURE_UNITS.get((way, item), (0, 0))
+        units = max(
+            moment.units(ratio, feed_forward) - fewer
+            for moment, fewer in zip(MOMENTS[way, item], less, strict=True)
+        )
         low_rank = 0 if way == "infer" else LORA_MODULES[targets] * rank * tokens * item
         context = CONTEXT_UNITS[way] * self._context() * model.width * item
         return batch * (round(units * self.input_bytes(dtype, tokens)) + low_rank + context)

@@ -22,7 +22,7 @@ from maskora.streaming.recompute import recompute_layers
 from tests.models import published
 from tests.models.counting import LiveBytes, make_fake, norms_in_one_piece, on_meta, peak_of
 
-BIG, SMALL = published.SHAPES
+BIG, SMALL, TWO = published.SHAPES
 CLOSE = 0.10  # how far a planned peak may be from the counted one
 CLOSER = 0.05  # for one block, whose arithmetic is moment by moment
 TARGETS = {"attention": ATTENTION, "attention+ffn": f"({ATTENTION}|{FEED_FORWARD})"}
@@ -41,7 +41,7 @@ def sizes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], WanSizes]
     return read
 
 
-@pytest.mark.parametrize("name", [BIG, SMALL])
+@pytest.mark.parametrize("name", [BIG, SMALL, TWO])
 def test_every_part_has_exactly_as_many_parameters_as_the_real_class(
     sizes: Callable[[str], WanSizes], name: str
 ) -> None:
@@ -65,7 +65,7 @@ def test_the_tiny_model_has_exactly_as_many_parameters_as_its_files(tiny_model: 
         assert count == expected, part
 
 
-@pytest.mark.parametrize("name", [BIG, SMALL])
+@pytest.mark.parametrize("name", [BIG, SMALL, TWO])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("storage", ["same", *FORMATS])
 def test_a_stored_block_has_exactly_the_size_of_the_engines_buffer(
@@ -77,7 +77,7 @@ def test_a_stored_block_has_exactly_the_size_of_the_engines_buffer(
     assert sizes(name).block_bytes(dtype, storage)[0] == block.layout.nbytes
 
 
-@pytest.mark.parametrize("name", [BIG, SMALL])
+@pytest.mark.parametrize("name", [BIG, SMALL, TWO])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_what_lies_outside_the_blocks_has_exactly_the_real_bytes(
     sizes: Callable[[str], WanSizes], name: str, dtype: str
@@ -129,7 +129,8 @@ def block_peak(name: str, way: str, tokens: int, batch: int, dtype: str, targets
     with mode:
         make_fake(block, lambda n, p: torch.float32 if p.requires_grad else precision(n))
         hidden = torch.empty(batch, tokens, width, dtype=kind, requires_grad=train)
-        context = torch.empty(batch, 512 + 257, width, dtype=kind)
+        length = 512 if name in published.NO_PICTURE else 512 + 257
+        context = torch.empty(batch, length, width, dtype=kind)
         modulation = torch.empty(batch, 6, width, dtype=kind)
         rope = (torch.empty(1, tokens, 1, 128), torch.empty(1, tokens, 1, 128))
         gradient = torch.empty(batch, tokens, width, dtype=kind)
@@ -144,7 +145,7 @@ def block_peak(name: str, way: str, tokens: int, batch: int, dtype: str, targets
     return int(peak_of(given, compute, mode)[1])
 
 
-@pytest.mark.parametrize("name", [BIG, SMALL])
+@pytest.mark.parametrize("name", [BIG, SMALL, TWO])
 @pytest.mark.parametrize("tokens", [4680, 20280])
 @pytest.mark.parametrize(("way", "batch"), [("block", 1), ("layer", 1), ("infer", 1), ("infer", 2)])
 def test_a_blocks_planned_peak_is_near_the_counted_one(
@@ -160,7 +161,7 @@ def test_a_blocks_planned_peak_is_near_the_counted_one(
     ("dtype", "targets"),
     [("float32", "attention"), ("float32", "attention+ffn"), ("bfloat16", "attention+ffn")],
 )
-@pytest.mark.parametrize("name", [BIG, SMALL])
+@pytest.mark.parametrize("name", [BIG, SMALL, TWO])
 def test_so_it_is_in_other_precisions_and_with_more_lora(
     sizes: Callable[[str], WanSizes], name: str, way: str, dtype: str, targets: str
 ) -> None:
