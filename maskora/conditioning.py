@@ -8,12 +8,14 @@ Source: "Controllable first-frame-guided video editing via mask-aware LoRA fine-
 3.3: equation 2 with V_cond, M_cond and V_target chosen per kind of sample.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import permutations
 
 import torch
 from torch import Tensor
 
 EMPTY = 0.0
+COLOUR_ORDERS = tuple(permutations(range(3)))
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,23 @@ def motion_sample(
         keep_THW=keep,
         reference_CHW=target_CTHW[:, 0],
         prompt=prompt,
+    )
+
+
+def recoloured(sample: Sample, order: tuple[int, ...]) -> Sample:
+    """A sample with its colour channels in another order, everything that it shows alike.
+
+    What it asks for is the same motion in another colour. An addition of ours to the paper: a LoRA
+    that saw one colouring only learns that colour along with the motion.
+    """
+    channels = list(order)
+    target = None if sample.target_CTHW is None else sample.target_CTHW[channels]
+    return replace(
+        sample,
+        name=f"{sample.name} {''.join('rgb'[channel] for channel in order)}",
+        target_CTHW=target,
+        condition_CTHW=sample.condition_CTHW[channels],
+        reference_CHW=sample.reference_CHW[channels],
     )
 
 

@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskora.conditioning import (
+    COLOUR_ORDERS,
     appearance_sample,
     inference_sample,
     motion_sample,
+    recoloured,
     to_bytes,
     to_unit,
     window_starts,
@@ -110,3 +112,19 @@ def test_building_a_sample_changes_neither_clip_nor_mask() -> None:
 def test_bytes_survive_the_round_trip(level: int) -> None:
     frames = torch.full((2, 4, 4, 3), level, dtype=torch.uint8)
     assert torch.equal(to_bytes(to_unit(frames)), frames)
+
+
+def test_a_recoloured_window_moves_alike_in_other_colours() -> None:
+    video = torch.rand(3, 5, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    keep = torch.ones(5, 8, 8)
+    keep[:, 2:6, 2:6] = 0
+    sample = motion_sample(video, keep, 0, 5, "masked", "a ball")
+    other = recoloured(sample, (2, 0, 1))
+    assert other.target_CTHW is not None
+    assert torch.equal(other.target_CTHW, video[[2, 0, 1]])
+    again = motion_sample(video[[2, 0, 1]], keep, 0, 5, "masked", "a ball")
+    assert torch.equal(other.condition_CTHW, again.condition_CTHW), "empty stays empty"
+    assert torch.equal(other.reference_CHW, again.reference_CHW)
+    assert torch.equal(other.keep_THW, sample.keep_THW)
+    assert (other.name, other.prompt) == ("motion 0-4 brg", "a ball")
+    assert len({*COLOUR_ORDERS}) == 6

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from maskora.commands.inputs import Clip, Edit, EditedFrame
 from maskora.conditioning import (
+    COLOUR_ORDERS,
     Sample,
     appearance_sample,
     emptied,
     motion_sample,
+    recoloured,
     to_unit,
     window_starts,
 )
@@ -38,10 +40,13 @@ def motion_samples(clip: Clip, caption: str, config: Config) -> list[Sample]:
     """Stage 1: sliding windows over the source, or the whole of it."""
     video, keep = clip.video(), clip.keep()
     window, motion = window_length(config, clip.source.frames), config.motion
-    return [
+    samples = [
         motion_sample(video, keep, start, window, motion.conditioning, prompt(config, caption))
         for start in window_starts(clip.source.frames, window, motion.stride)
     ]
+    if motion.augment == "none":
+        return samples
+    return [recoloured(sample, order) for sample in samples for order in COLOUR_ORDERS]
 
 
 def window_length(config: Config, frames: int) -> int:
@@ -177,11 +182,16 @@ def adapter_digest(run: RunFolder) -> str:
     return digest_file(adapter) if adapter else ""
 
 
+def base_digest(dtype: str, model: VideoModel) -> str:
+    """Content name of a base as it computes in a precision."""
+    return digest(model.family, dtype, *map(model.identity, model.parts))
+
+
 def _shared(config: Config, model: VideoModel) -> dict[str, str]:
     storage = config.model.storage
     return {
         **({} if storage == "same" else {STORAGE: storage}),
-        "base": digest(config.model.family, config.model.dtype, *map(model.identity, model.parts)),
+        "base": base_digest(config.model.dtype, model),
         "[adapter]": _table(config.adapter),
         "[optimizer]": _table(config.optimizer),
         "[training]": _table(config.training, "checkpoint_every"),

@@ -45,6 +45,11 @@ class Motion(Table):
     conditioning: Conditioning = Field(
         "masked", description="masked | first-frame (the naive baseline)"
     )
+    augment: Literal["none", "colour"] = Field(
+        "none",
+        description="none | colour: each window also with its colour channels in the five other "
+        "orders, against learning the source's colour with its motion; encodes six times as much",
+    )
 
     @field_validator("window")
     @classmethod

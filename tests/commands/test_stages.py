@@ -62,6 +62,17 @@ def test_a_window_hides_the_box_or_everything_after_its_first_frame() -> None:
     assert not bare.condition_CTHW[:, 1:].any()
 
 
+def test_colour_augmentation_trains_on_every_order_of_the_channels() -> None:
+    config = configured(motion={"window": 5, "augment": "colour"})
+    plain = stages.motion_samples(small_clip(), CAPTION, configured(motion={"window": 5}))
+    samples = stages.motion_samples(small_clip(), CAPTION, config)
+    assert len(samples) == 6 * len(plain)
+    assert [sample.name for sample in samples[:2]] == ["motion 0-4 rgb", "motion 0-4 rbg"]
+    assert samples[0].target_CTHW is not None
+    assert plain[0].target_CTHW is not None
+    assert torch.equal(samples[0].target_CTHW, plain[0].target_CTHW)
+
+
 def test_a_keyframe_has_its_own_mask_source_and_caption() -> None:
     clip, edit = small_clip(), small_edit()
     keep = clip.keep()
