@@ -23,6 +23,7 @@ from maskora.streaming.plan import Placement, Solution, check_swap, refuse, solv
 from maskora.workspace import Source, Workspace
 
 CONFIGS = ["model_index.json", "*/config.json"]
+COLOURINGS = 6  # orders of three channels, with motion.augment
 PURPOSES: tuple[Purpose, ...] = ("train", "infer")
 
 
@@ -173,6 +174,7 @@ def job_of(
     width, height = source.size if source else _planned_size(config, sizes.grid.multiple)
     frames = source.frames if source else config.video.frames
     window = frames if config.motion.window == "full" else min(config.motion.window, frames)
+    windows = -(-(frames - window) // config.motion.stride) + 1
     is_8bit = config.optimizer.type == "adamw8bit" and device == "cuda" and _has_bitsandbytes()
     guided = config.inference.guidance > 1 and not sizes.embeds_guidance
     further = [workspace.root / Path(lora.path).expanduser() for lora in config.inference.loras]
@@ -182,7 +184,7 @@ def job_of(
         width=width,
         height=height,
         window=window,
-        windows=-(-(frames - window) // config.motion.stride) + 1,
+        windows=windows * (1 if config.motion.augment == "none" else COLOURINGS),
         batch=2 if purpose == "infer" and guided else 1,
         rank=config.adapter.rank,
         targets=config.adapter.targets,
