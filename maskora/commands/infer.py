@@ -163,7 +163,7 @@ def generate(
     for expert in model.experts:
         transformer = model.load_transformer(expert)
         with closing(transformer.supply):
-            lora.stack(transformer, of_expert(loras, expert))
+            lora.stack(transformer, of_expert(loras, expert), model.names)
             use_cache(transformer, model.acceleration)
             taken = 0
             for run in runs:

@@ -63,7 +63,7 @@ def choose_loras(
 
 def _checked(one: Stacked, config: Config, model: VideoModel) -> Stacked:
     """A file whose fitting transformer is known; a wrong one is known before anything is loaded."""
-    metadata = lora.read(one.path).metadata
+    metadata = lora.read(one.path, model.names).metadata
     if warning := storage_warning(one.path, metadata, config):
         log.warning("note: %s", warning)
     expert = one.expert or str(metadata.get("expert", ""))

@@ -183,7 +183,7 @@ def _run(
         lora.inject(transformer, adapter.rank, adapter.alpha, targets, plan.seed)
         source = run.newest_adapter() or start_from
         if source is not None:
-            lora.fill(transformer, lora.read(source), source)
+            lora.fill(transformer, lora.read(source, job.model.names), source)
         train(job.model, transformer, choose, plan, run, depends, metadata)
     log.info("%s: done, %s", plan.title, run.newest_adapter())
     job.base.tell_usage()
