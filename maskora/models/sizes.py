@@ -77,6 +77,24 @@ def _pieces(parameter: Parameter, dtype: str, storage: str) -> list[int]:
     return [parameter.count, SCALE * parameter.shape[0]]
 
 
+def tiled_area(width: int, height: int, tile: int | None, cell: int) -> tuple[int, float]:
+    """A VAE's tile in pixels, and all tiles together relative to the picture.
+
+    Tiles overlap by a quarter: one begins every three quarters of the edge.
+
+    Args:
+        tile: a tile's edge in pixels; None takes the whole picture.
+        cell: pixels per latent cell.
+    """
+    if tile is None or (width <= tile and height <= tile):
+        return width * height, 1.0
+    stride = tile * 3 // 4 // cell * cell
+    covered = [
+        sum(min(tile, side - start) for start in range(0, side, stride)) for side in (width, height)
+    ]
+    return min(width, tile) * min(height, tile), prod(covered) / (width * height)
+
+
 @dataclass(frozen=True)
 class Encoder:
     """An encoder that is streamed layer by layer; all in bytes.

@@ -9,15 +9,22 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from maskora.models.sizes import ITEM, Encoder, Parameter, count, dense_bytes, linear, stored_bytes
+from maskora.models.sizes import (
+    ITEM,
+    Encoder,
+    Parameter,
+    count,
+    dense_bytes,
+    linear,
+    stored_bytes,
+    tiled_area,
+)
 
 TEXT_TOKENS = 512
 FLOAT = ITEM["float32"]
 # Intermediate results of the VAE at their largest, in units of a chunk of frames at full size with
 # `base_dim` channels. Encoding and decoding meet it in the residual blocks at full size.
 VAE_ENCODE_UNITS, VAE_DECODE_UNITS = 9.2, 12.7
-# Tiles overlap by a quarter: a tile begins every three quarters of its edge.
-STRIDE = (3, 4)
 
 
 @dataclass(frozen=True)
@@ -193,7 +200,7 @@ class Vae:
 
     def encode_bytes(self, frames: int, width: int, height: int, tile: int | None) -> int:
         """The largest sum while a clip is encoded; the clip itself is on the device."""
-        area, overlap = self._tiles(width, height, tile)
+        area, overlap = tiled_area(width, height, tile, self.cell)
         clip = 3 * frames * width * height * FLOAT
         results = clip * 2 * self.latents // (3 * self.chunk * self.cell**2)
         working = self._chunks(self.base, frames, area, VAE_ENCODE_UNITS)
@@ -201,7 +208,7 @@ class Vae:
 
     def decode_bytes(self, frames: int, width: int, height: int, tile: int | None) -> int:
         """The largest sum while a clip is decoded: in a tile, or while tiles are joined."""
-        area, overlap = self._tiles(width, height, tile)
+        area, overlap = tiled_area(width, height, tile, self.cell)
         clip = 3 * frames * width * height * FLOAT
         working = self._chunks(self.decoder_base, frames, area, VAE_DECODE_UNITS)
         joining = 3 * clip if tile is not None else 0
@@ -209,19 +216,6 @@ class Vae:
 
     def _chunks(self, base: int, frames: int, area: int, units: float) -> int:
         return round(units * min(frames, self.chunk) * base * area * FLOAT)
-
-    def _tiles(self, width: int, height: int, tile: int | None) -> tuple[int, float]:
-        """A tile's area in pixels, and all tiles' area relative to the picture's."""
-        if tile is None or (width <= tile and height <= tile):
-            return width * height, 1.0
-        covered = _covered(width, tile, self.cell) * _covered(height, tile, self.cell)
-        return min(width, tile) * min(height, tile), covered / (width * height)
-
-
-def _covered(length: int, tile: int, cell: int) -> int:
-    """The sum of the tiles' lengths along one side."""
-    stride = tile * STRIDE[0] // STRIDE[1] // cell * cell
-    return sum(min(tile, length - start) for start in range(0, length, stride))
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 1) -> int:
