@@ -10,6 +10,7 @@ from maskora import __version__
 from maskora.commands.cli_clip import SetOption, gui, prepare, track
 from maskora.commands.failures import told_plainly
 from maskora.config import load_config
+from maskora.errors import UserError
 from maskora.workspace import Workspace
 
 app = typer.Typer(
@@ -115,10 +116,13 @@ def export(
     source: Annotated[
         Path, typer.Argument(metavar="WORKSPACE|LORA", help="a workspace, or any LoRA file")
     ],
-    output: Annotated[Path, typer.Argument(help="the file to write: NAME.safetensors")],
+    output: Annotated[
+        Path, typer.Argument(help="the file to write, NAME.safetensors; with --merge a folder")
+    ],
     layout: Annotated[
-        str, typer.Option(metavar="diffusers|comfyui|musubi", help="of the program that reads it")
-    ] = "diffusers",
+        str | None,
+        typer.Option(metavar="diffusers|comfyui|musubi", help="of the program that reads it"),
+    ] = None,
     edit: EditOption = None,
     family: Annotated[
         str | None, typer.Option(help="the kind of base, for files that do not say it")
@@ -126,11 +130,23 @@ def export(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace a file that is there")
     ] = False,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="write the whole base, with the LoRA in it, to a folder")
+    ] = False,
 ) -> None:
     """Write a LoRA as a file for other programs: diffusers, ComfyUI, musubi-tuner."""
-    from maskora.commands.export import export_lora
+    if not merge:
+        from maskora.commands.export import export_lora
 
-    export_lora(source, output, layout, edit, family, overwrite)
+        export_lora(source, output, layout or "diffusers", edit, family, overwrite)
+        return
+    if layout or family or overwrite:
+        raise UserError(
+            "--merge makes a new folder: --layout, --family and --overwrite have no use"
+        )
+    from maskora.commands.merge import merge_lora
+
+    merge_lora(source, output, edit)
 
 
 @app.command()

@@ -6,6 +6,7 @@ are.
 """
 
 from maskora.lora.adapter import fill, inject, save, trainable
+from maskora.lora.merge import link, merge
 from maskora.lora.read import read, read_metadata
 from maskora.lora.stack import stack
 from maskora.lora.weights import LoraWeights, Update
@@ -17,6 +18,8 @@ __all__ = [
     "Update",
     "fill",
     "inject",
+    "link",
+    "merge",
     "read",
     "read_metadata",
     "save",

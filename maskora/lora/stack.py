@@ -1,27 +1,23 @@
 """LoRA files side by side on a frozen transformer, for inference, each with its strength."""
 
-import logging
 import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from maskora.errors import UserError
 from maskora.lora import differences
 from maskora.lora.adapter import hold
+from maskora.lora.fit import check_shape, tell_missing
 from maskora.lora.read import read
 from maskora.lora.weights import LoraWeights, Update
 from maskora.models import Transformer
 from maskora.models.names import Names
 from maskora.models.wan_names import WAN
-
-log = logging.getLogger("maskora")
 
 
 def stack(
@@ -62,7 +58,8 @@ def _add_adapter(transformer: Transformer, name: str, updates: Mapping[str, Upda
     for module, update in updates.items():
         layer = transformer.get_submodule(module)
         device = layer.get_base_layer().weight.device
-        hold(layer, name, update.down_RI.to(device), update.up_OR.to(device))
+        matrices = (update.down_RI.flatten(1), update.up_OR.flatten(1))
+        hold(layer, name, *(matrix.to(device) for matrix in matrices))
         layer.r[name], layer.lora_alpha[name] = update.rank, update.alpha
 
 
@@ -73,43 +70,23 @@ def _fitting(transformer: nn.Module, weights: LoraWeights, path: Path) -> LoraWe
         UserError: a shape is another, or the base has nothing of it.
     """
     modules = dict(transformer.named_modules())
-    _tell_missing(modules, weights, path)
+    missing = [name for name in weights.updates if name not in modules]
+    missing += [name for name in weights.differences if not differences.find(modules, name)]
+    tell_missing(missing, len(weights.updates) + len(weights.differences), path)
     updates: dict[str, Update] = {}
     added: dict[str, Tensor] = {}
     for name, difference in weights.differences.items():
         if target := differences.find(modules, name):
-            _check(differences.shape(*target), tuple(difference.shape), name, path)
+            check_shape(differences.shape(*target), tuple(difference.shape), name, path)
             added[name] = difference
     for name, update in weights.updates.items():
         if name not in modules:
             continue
-        shape = tuple(getattr(modules[name], "weight", torch.empty(0)).shape)
-        down_RI, up_OR = update.down_RI.flatten(1), update.up_OR.flatten(1)
-        _check((*shape[:1], math.prod(shape[1:])), (len(up_OR), down_RI.shape[1]), name, path)
+        weight = getattr(modules[name], "weight", None)
+        shape = () if weight is None else tuple(weight.shape)
+        check_shape((*shape[:1], math.prod(shape[1:])), update.size, name, path)
         if isinstance(modules[name], nn.Linear | LoraLayer):
-            updates[name] = Update(down_RI, up_OR, update.alpha)
+            updates[name] = update
         else:
-            product = update.scale * (up_OR.float() @ down_RI.float()).view(shape)
-            added[f"{name}.diff"] = product + added.get(f"{name}.diff", 0.0)
+            added[f"{name}.diff"] = update.product().view(shape) + added.get(f"{name}.diff", 0.0)
     return LoraWeights(updates, added, weights.metadata)
-
-
-def _tell_missing(modules: Mapping[str, nn.Module], weights: LoraWeights, path: Path) -> None:
-    """Say what the base lacks. Raises UserError where it has nothing of the file."""
-    names = [*weights.updates, *weights.differences]
-    missing = [name for name in weights.updates if name not in modules]
-    missing += [name for name in weights.differences if not differences.find(modules, name)]
-    if len(missing) == len(names):
-        raise UserError(f"{path} does not fit this base, which has no {missing[0]}")
-    if missing:
-        log.warning(
-            "note: %s: this base lacks %d of the %d modules in it (%s, …), which are skipped",
-            path, len(missing), len(names), missing[0],
-        )  # fmt: skip
-
-
-def _check(own: tuple[int, ...], given: tuple[int, ...], name: str, path: Path) -> None:
-    if own != given:
-        raise UserError(
-            f"{path} does not fit this base: {name} is for a weight of {given}, which has {own}"
-        )

@@ -1,5 +1,6 @@
 """A LoRA in memory, under the names of the modules that are used here."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,15 @@ class Update:
     def scale(self) -> float:
         """The factor of the product."""
         return self.alpha / self.rank
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of what it updates; a convolution's kernel counts as columns."""
+        return len(self.up_OR), math.prod(self.down_RI.shape[1:])
+
+    def product(self) -> Tensor:
+        """What it adds, in float32, of its size."""
+        return self.scale * (self.up_OR.flatten(1).float() @ self.down_RI.flatten(1).float())
 
 
 @dataclass(frozen=True)
