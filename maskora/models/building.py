@@ -51,6 +51,10 @@ class Renamed:
         """See `Reader`."""
         return self._own.keys()
 
+    def called(self, name: str) -> str:
+        """See `Reader`."""
+        return self._reader.called(self._own[name])
+
     def check(self, name: str, shape: tuple[int, ...]) -> None:
         """See `Reader`."""
         self._reader.check(self._own.get(name, name), shape)

@@ -1,4 +1,4 @@
-"""Tensors of a safetensors folder, read from disk where and when they are asked for.
+"""Stored tensors, read from disk where and when they are asked for.
 
 Nothing is mapped into memory: a positional read puts the bytes where they belong, needs no memory
 of its own beside a small buffer for conversions, works from several threads, and answers a failing
@@ -6,8 +6,7 @@ disk with an error instead of killing the process.
 """
 
 import os
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from math import prod
 from pathlib import Path
 
@@ -15,55 +14,48 @@ import torch
 from torch import Tensor
 
 from maskora.errors import Fault, UserError
-from maskora.streaming.header import raw_header, shards
+from maskora.streaming.header import Stored
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64,
-    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
-    "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu, "I64": torch.int64, "I32": torch.int32, "I16": torch.int16,
+    "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 CONVERSION_BYTES = 32 * 2**20
 
 
-@dataclass(frozen=True)
-class Stored:
-    """Where a tensor's bytes lie: a file, the offset of its first byte, its type and shape."""
-
-    path: Path
-    offset: int
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-
 class Checkpoint:
-    """The tensors of all `*.safetensors` files in a folder, by name."""
+    """Tensors by the names that their files give them."""
 
-    def __init__(self, folder: Path) -> None:
-        self.told = str(folder)
-        self._stored: dict[str, Stored] = {}
-        for path in shards(folder):
-            self._stored.update(read_header(path))
+    def __init__(self, stored: Mapping[str, Stored], told: str) -> None:
+        """`told`: where they come from, for people."""
+        self.told = told
+        self._stored = stored
 
     def names(self) -> Collection[str]:
         """All tensors."""
         return self._stored.keys()
 
+    def called(self, name: str) -> str:
+        """See `Reader`."""
+        return name
+
     def stored(self, name: str) -> Stored:
-        """Where a tensor lies. Raises UserError where the folder lacks it."""
+        """Where a tensor lies. Raises UserError where there is none of this name."""
         try:
             return self._stored[name]
         except KeyError:
             raise UserError(f"{self.told} lacks the tensor {name}: is it another model?") from None
 
     def is_in(self, precision: Callable[[str], torch.dtype]) -> bool:
-        """Whether the tensors are stored in the precision in which they are computed.
-
-        One value in a hundred may differ: converting norms and tables costs nothing.
-        """
-        values = {name: prod(one.shape) for name, one in self._stored.items()}
-        other = [n for name, n in values.items() if self._stored[name].dtype != precision(name)]
-        return sum(other) <= sum(values.values()) / 100
+        """Whether the tensors are stored in the precision in which they are computed."""
+        return mostly(
+            {
+                name: (prod(one.shape), DTYPES[one.kind] == precision(name))
+                for name, one in self._stored.items()
+            }
+        )
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
         """A tensor is there and has this shape. Raises UserError."""
@@ -80,50 +72,50 @@ class Checkpoint:
         Raises:
             Fault: the disk fails, or the file is shorter than it says.
         """
+        assert self.stored(name).shape == tuple(out.shape)
+        self.read_span(name, 0, out.view(-1))
+
+    def read_span(self, name: str, start: int, out: Tensor) -> None:
+        """Fill a contiguous CPU tensor of one dimension with a tensor's values from `start` on.
+
+        Raises:
+            Fault: see `read_into`.
+        """
         stored = self.stored(name)
-        assert stored.shape == tuple(out.shape)
-        self._read(stored, stored.offset, out.view(-1))
+        assert 0 <= start <= prod(stored.shape) - len(out)
+        dtype = DTYPES[stored.kind]
+        _read(stored.path, stored.offset + start * dtype.itemsize, dtype, out)
 
     def read_rows(self, name: str, rows: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Some rows of a matrix (N, D), in the order given: a tensor (len(rows), D)."""
-        stored = self.stored(name)
-        (height, width), size = stored.shape, stored.dtype.itemsize
+        height, width = self.stored(name).shape
         picked = torch.empty((len(rows), width), dtype=dtype)
         for place, row in enumerate(rows):
             assert 0 <= row < height
-            self._read(stored, stored.offset + row * width * size, picked[place])
+            self.read_span(name, row * width, picked[place])
         return picked
 
-    def _read(self, stored: Stored, offset: int, out: Tensor) -> None:
-        """Read as many values as `out` (one dimension) holds, in small pieces if they convert."""
-        if stored.dtype == out.dtype:
-            read_bytes(stored.path, offset, out.view(torch.uint8))
-            return
-        step = CONVERSION_BYTES // stored.dtype.itemsize
-        buffer = torch.empty(min(step, out.numel()), dtype=stored.dtype)
-        for start in range(0, out.numel(), step):
-            piece = buffer[: min(step, out.numel() - start)]
-            read_bytes(stored.path, offset + start * stored.dtype.itemsize, piece.view(torch.uint8))
-            out[start : start + len(piece)].copy_(piece)
+
+def mostly(tensors: Mapping[str, tuple[int, bool]]) -> bool:
+    """Whether a model's tensors (how many values, and whether they do) fulfil something.
+
+    One value in a hundred may not: converting norms and tables costs nothing.
+    """
+    others = sum(count for count, does in tensors.values() if not does)
+    return others <= sum(count for count, _ in tensors.values()) / 100
 
 
-def read_header(path: Path) -> dict[str, Stored]:
-    """Where each tensor of a safetensors file lies. Raises UserError where it cannot be so."""
-    header, start = raw_header(path)
-    size, stored = path.stat().st_size, {}
-    for name, entry in header.items():
-        try:
-            (begin, end), shape, kind = entry["data_offsets"], tuple(entry["shape"]), entry["dtype"]
-            dtype = DTYPES[kind]
-            fits = begin >= 0 and end - begin == prod(shape) * dtype.itemsize
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: {name} is described in an unknown way ({error!r})") from None
-        if not fits:
-            raise UserError(f"{path}: {name} is described wrongly: the file is damaged")
-        if start + end > size:
-            raise UserError(f"{path} is cut off within {name}: download it again")
-        stored[name] = Stored(path, start + begin, dtype, shape)
-    return stored
+def _read(path: Path, offset: int, dtype: torch.dtype, out: Tensor) -> None:
+    """Read as many values as `out` (one dimension) holds, in small pieces if they convert."""
+    if dtype == out.dtype:
+        read_bytes(path, offset, out.view(torch.uint8))
+        return
+    step = CONVERSION_BYTES // dtype.itemsize
+    buffer = torch.empty(min(step, len(out)), dtype=dtype)
+    for start in range(0, len(out), step):
+        piece = buffer[: min(step, len(out) - start)]
+        read_bytes(path, offset + start * dtype.itemsize, piece.view(torch.uint8))
+        out[start : start + len(piece)].copy_(piece)
 
 
 def read_bytes(path: Path, offset: int, out: Tensor) -> None:

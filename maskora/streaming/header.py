@@ -1,6 +1,9 @@
 """Safetensors files by their headers: which there are, what is in them and where. No torch."""
 
 import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,49 @@ from maskora.errors import UserError
 
 LENGTH_BYTES = 8
 LARGEST = 100_000_000  # the format's own limit
+METADATA = "__metadata__"
+# Bytes of one value, by the format's names of types.
+SIZES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I64": 8,
+    "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a tensor's bytes lie: a file, the offset of its first byte, its type and shape.
+
+    Attributes:
+        kind: its type, as safetensors call it: "BF16".
+    """
+
+    path: Path
+    offset: int
+    kind: str
+    shape: tuple[int, ...]
+
+
+def read_header(path: Path) -> dict[str, Stored]:
+    """Where each tensor of a safetensors file lies. Raises UserError where it cannot be so."""
+    header, start = raw_header(path)
+    size, stored = path.stat().st_size, {}
+    for name, entry in header.items():
+        try:
+            (begin, end), shape, kind = entry["data_offsets"], tuple(entry["shape"]), entry["dtype"]
+            fits = begin >= 0 and end - begin == prod(shape) * SIZES[kind]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: {name} is described in an unknown way ({error!r})") from None
+        if not fits:
+            raise UserError(f"{path}: {name} is described wrongly: the file is damaged")
+        if start + end > size:
+            raise UserError(f"{path} is cut off within {name}: download it again")
+        stored[name] = Stored(path, start + begin, kind, shape)
+    return stored
+
+
+def read_headers(paths: Iterable[Path]) -> dict[str, Stored]:
+    """The same for several files that hold a model together."""
+    return {name: stored for path in paths for name, stored in read_header(path).items()}
 
 
 def raw_header(path: Path) -> tuple[dict[str, Any], int]:
@@ -16,6 +62,18 @@ def raw_header(path: Path) -> tuple[dict[str, Any], int]:
     Raises:
         UserError: the file is missing, or none of this kind.
     """
+    content, start = _content(path)
+    content.pop(METADATA, None)
+    return content, start
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What the file's maker has noted in it. Raises UserError as `raw_header` does."""
+    noted = _content(path)[0].get(METADATA, {})
+    return noted if isinstance(noted, dict) else {}
+
+
+def _content(path: Path) -> tuple[dict[str, Any], int]:
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(LENGTH_BYTES), "little")
@@ -26,7 +84,6 @@ def raw_header(path: Path) -> tuple[dict[str, Any], int]:
         content = None
     if not isinstance(content, dict):
         raise UserError(f"{path} is no readable safetensors file")
-    content.pop("__metadata__", None)
     return content, LENGTH_BYTES + length
 
 

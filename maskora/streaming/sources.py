@@ -25,6 +25,10 @@ class Reader(Protocol):
         """All of them."""
         ...
 
+    def called(self, name: str) -> str:
+        """What a tensor is called where it lies."""
+        ...
+
     def is_in(self, precision: Precision) -> bool:
         """Whether the tensors are stored in the precision in which they are computed."""
         ...
@@ -70,7 +74,8 @@ def check_all(
     if odd:
         more = f" (and {len(odd) - 1} more)" if len(odd) > 1 else ""
         raise UserError(
-            f"{reader.told} has a tensor that is no part of this model: {odd[0]}{more}. "
+            f"{reader.told} has a tensor that is no part of this model: "
+            f"{reader.called(odd[0])}{more}. "
             f"Is it another model, or another version of it?"
         )
 
@@ -98,6 +103,10 @@ class ModuleReader:
     def names(self) -> Collection[str]:
         """See `Reader`."""
         return self._tensors.keys()
+
+    def called(self, name: str) -> str:
+        """See `Reader`."""
+        return name
 
     def is_in(self, precision: Precision) -> bool:
         """See `Reader`."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from maskora.errors import Fault, UserError
-from maskora.streaming.checkpoint import Checkpoint
+from maskora.streaming.header import read_header
 from maskora.streaming.plan import Placement
 from tests.streaming.driving import answer, opened
 
@@ -73,4 +73,4 @@ def test_a_header_that_cannot_be_so_is_told(
     path = tmp_path / "odd.safetensors"
     path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(16))
     with pytest.raises(UserError, match=told):
-        Checkpoint(tmp_path)
+        read_header(path)
