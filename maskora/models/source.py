@@ -5,12 +5,16 @@ A part is what a pipeline of diffusers calls so: "transformer", "vae", "text_enc
 transformers reads by itself.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from maskora.files import digest
 from maskora.hub import refuse_quantised
 from maskora.models.folder import check_parts, read_json, sampled_content
+from maskora.models.reading.finding import find_wan, take_files
+from maskora.models.reading.pieces import Overlaid
+from maskora.streaming.header import read_headers, shards
 
 if TYPE_CHECKING:
     from maskora.streaming.sources import Reader
@@ -25,11 +29,18 @@ class Source(Protocol):
 
     Attributes:
         where: the folder that people gave.
-        told: what was found there, in a line.
     """
 
     where: Path
-    told: str
+
+    @property
+    def told(self) -> str:
+        """What was found there; a further line for each part that is not as diffusers has it.
+
+        Raises:
+            UserError: such a part is damaged, or is another model's.
+        """
+        ...
 
     def check(self, weights: tuple[str, ...], files: dict[str, tuple[str, ...]]) -> None:
         """Every part is there.
@@ -96,7 +107,8 @@ class DiffusersFolder:
         """See `Source`."""
         from maskora.streaming.checkpoint import Checkpoint
 
-        return Checkpoint(self.where / part)
+        folder = self.where / part
+        return Checkpoint(read_headers(shards(folder)), str(folder))
 
     def folder(self, part: str) -> Path:
         """See `Source`."""
@@ -111,9 +123,21 @@ class DiffusersFolder:
         return sorted(path for path in (self.where / part).rglob("*") if path.is_file())
 
 
-def open_source(where: Path) -> Source:
-    """Recognise how a folder is laid out. Raises UserError where it is no model's."""
-    return DiffusersFolder(where)
+def open_source(where: Path | None, files: Mapping[str, Path] | None = None) -> Source:
+    """Recognise how a folder is laid out, and lay single files over it.
+
+    Args:
+        where: the folder; None where the files are all that there is.
+        files: part -> its file.
+
+    Raises:
+        UserError: a configuration file in the folder is damaged.
+    """
+    if where is None:
+        assert files
+        return take_files(files, alone=True)
+    found = find_wan(where) or DiffusersFolder(where)
+    return Overlaid(take_files(files, alone=False), files, found) if files else found
 
 
 def identity(source: Source, part: str) -> str:
