@@ -30,6 +30,8 @@ SUFFIXES: dict[str, Slot] = {
     "diff": "diff",
     "diff_b": "diff_b",
 }
+# lightx2v's name of the difference of a parameter that belongs to no module.
+MODULATION, LIGHTX2V = ".modulation.diff", ".diff_m"
 KEY = re.compile(rf"(.+?)\.({'|'.join(map(re.escape, SUFFIXES))})")
 PEFT = "base_model.model."
 DOTTED = re.compile(r"(?:(?:base_model\.model|model|diffusion_model|transformer|transformer_2)\.)*")
@@ -57,6 +59,8 @@ class Place(NamedTuple):
 
 def parse(key: str) -> tuple[str, Slot] | None:
     """The module's name in the file, and the part; None where no LoRA has such a name."""
+    if key.endswith(LIGHTX2V):
+        key = key.removesuffix(LIGHTX2V) + MODULATION
     found = KEY.fullmatch(key)
     return found and (found[1], SUFFIXES[found[2]])
 

@@ -51,6 +51,8 @@ def read(path: Path, names: Names = WAN) -> LoraWeights:
         for slot, tensor in _differences(slots, update):
             parts = _rows(tensor, place, f"{path}: {module}")
             _add(differences, {f"{name}.{slot}": part for name, part in parts.items()}, path)
+    if not updates and not differences:
+        raise UserError(f"{path} is no LoRA: all that it would add is zero")
     return LoraWeights(updates, differences, read_object(texts, OWN, path))
 
 
@@ -114,10 +116,10 @@ def _known(
 def _update(slots: Slots, settings: Settings, name: str, where: str) -> Update | None:
     """The low-rank update of a module, if it has one."""
     down, up = slots.get("down"), slots.get("up")
-    if down is None and up is None:
+    if down is None and up is None and slots.keys() & {"diff", "diff_b"}:
         return None
     if down is None or up is None:
-        raise UserError(f"{where} has only one of the two matrices of a low-rank update")
+        raise UserError(f"{where} lacks one of the two matrices of a low-rank update, or both")
     fits = down.ndim == up.ndim >= 2 and len(down) == up.shape[1] > 0
     if not fits or any(size != 1 for size in up.shape[2:]):
         shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"

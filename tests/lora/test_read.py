@@ -117,6 +117,7 @@ def test_differences_find_their_parameters(path: Path) -> None:
         "blocks.0.norm3.diff": "blocks.0.norm2.diff",
         "blocks.0.norm3.diff_b": "blocks.0.norm2.diff_b",
         "blocks.1.modulation.diff": "blocks.1.scale_shift_table.diff",
+        "blocks.0.diff_m": "blocks.0.scale_shift_table.diff",
         "head.modulation.diff": "scale_shift_table.diff",
         "head.head.diff_b": "proj_out.diff_b",
         "time_projection.1.diff_b": "condition_embedder.time_proj.diff_b",

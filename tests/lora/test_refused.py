@@ -30,12 +30,13 @@ def key(name: str, tensor: Tensor | None = None) -> dict[str, Tensor]:
         (key("lora_unet_blocks_0_ffn_0.hada_w1_a"), "hada_w1_a' belongs to no LoRA of a kind"),
         (key("blocks.0.attn1.to_q.lora_mid.weight"), r"lora_mid\.weight' belongs to no LoRA"),
         (key("blocks.0.attn1.to_q.weight"), r"to_q\.weight' belongs to no LoRA of a kind"),
-        (key("proj_out.lora_A.weight"), "proj_out has only one of the two matrices"),
+        (key("proj_out.lora_A.weight"), "proj_out lacks one of the two matrices"),
         (key("proj_out.diff", torch.full((2,), torch.nan)), r"'proj_out\.diff' holds values that"),
+        (key("proj_out.alpha", torch.tensor(1.0)), "proj_out lacks one of the two matrices"),
         (key("blocks.0.attn1.to_q.alpha", torch.tensor(0.0)), "its alpha is not a positive"),
         (key("blocks.0.attn1.to_q.alpha", torch.ones(2)), "its alpha is not a positive number"),
         (key("proj_out.diff", torch.ones(2, dtype=torch.int8)), r"stored as torch\.int8"),
-        (key("blocks.0.self_attn.q.lora_B.weight"), r"self_attn\.q has only one of the two"),
+        (key("blocks.0.self_attn.q.lora_B.weight"), r"self_attn\.q lacks one of the two"),
         (pair("blocks.0.attn1.to_q") | pair("blocks.0.self_attn.q"), "holds blocks.* twice"),
         (
             pair("transformer.proj_out") | pair("transformer_2.proj_out"),
@@ -89,6 +90,12 @@ def test_rows_that_cannot_be_divided_are_refused(path: Path) -> None:
         tensors = {f"{name}.lora_A.weight": DOWN, f"{name}.lora_B.weight": torch.ones(rows, 2)}
         with pytest.raises(UserError, match=rf"{name}: its rows cannot be divided among"):
             written(path, tensors, HUNYUAN)
+
+
+def test_a_file_that_adds_nothing_is_refused(path: Path) -> None:
+    tensors = {"img_attn_qkv.lora_A.weight": DOWN, "img_attn_qkv.lora_B.weight": torch.zeros(24, 2)}
+    with pytest.raises(UserError, match="all that it would add is zero"):
+        written(path, {f"double_blocks.0.{name}": one for name, one in tensors.items()}, HUNYUAN)
 
 
 def test_damaged_files_are_refused_by_name(path: Path) -> None:
