@@ -2,10 +2,17 @@
 
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from maskora.errors import UserError
+
+# Diffusers' layout, and what Wan's original one has beside it at the top.
+WANTED = [
+    "*.json", "*/*.safetensors", "*/*.model", "*/*.txt", "diffusion_pytorch_model*.safetensors",
+    "*.pth",
+]  # fmt: skip
 
 
 def locate(
@@ -13,6 +20,7 @@ def locate(
     relative_to: Path,
     patterns: list[str] | None = None,
     *,
+    without: Collection[str] = (),
     key: str = "[model] path",
 ) -> Path:
     """The local folder of a model: a folder as it is, a hub id through the hub's cache.
@@ -20,6 +28,7 @@ def locate(
     Args:
         path: a local folder (relative ones count from `relative_to`) or a hub id "owner/name".
         patterns: which of a hub repository's files are needed; None for all of a model's.
+        without: parts whose weights are not needed.
         key: which key of the configuration named the path; it stands before every complaint.
 
     Raises:
@@ -29,7 +38,14 @@ def locate(
         return folder
     if not is_hub_id(path):
         raise UserError(f"{key}: {path!r} is neither a folder nor a hub id (owner/name)")
-    return _download(path, patterns, key)
+    return _download(path, patterns or WANTED, [f"{part}/*.safetensors" for part in without], key)
+
+
+def find_file(path: str, relative_to: Path) -> Path | None:
+    """The file that a path names, counted from `relative_to` or from here; None if none."""
+    local = Path(os.path.expanduser(path))
+    found = [file for file in (relative_to / local, local) if file.is_file()]
+    return found[0].absolute() if found else None
 
 
 def find_local(path: str, relative_to: Path) -> Path | None:
@@ -53,13 +69,13 @@ def is_hub_id(path: str) -> bool:
     return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path)) and not Path(path).exists()
 
 
-def _download(repository: str, patterns: list[str] | None, key: str) -> Path:
+def _download(repository: str, patterns: list[str], unwanted: list[str], key: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = patterns or ["*.json", "*/*.json", "*/*.safetensors", "*/*.model", "*/*.txt"]
     try:
-        return Path(snapshot_download(repository, allow_patterns=wanted))
+        folder = snapshot_download(repository, allow_patterns=patterns, ignore_patterns=unwanted)
+        return Path(folder)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(

@@ -4,11 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from maskora.commands.captions import foresee_caption
+from maskora.commands.finding import find_base, find_files
 from maskora.commands.masks import load_masks
 from maskora.commands.rules import check_edit_size, check_video_settings
 from maskora.config import Config
 from maskora.errors import UserError
 from maskora.hub import find_local, is_hub_id
+from maskora.models import open_source, read_sizes
 from maskora.video.images import image_size
 from maskora.workspace import EditFiles, Source, Workspace
 
@@ -34,6 +36,7 @@ def check_workspace(config: Config, workspace: Workspace, edit: str | None) -> N
     attempt(lambda: _check_frames(workspace, source))
     attempt(lambda: load_masks(workspace, config.mask, source))
     attempt(lambda: _check_paths(config, workspace))
+    attempt(lambda: notes.append(_look_at_base(config, workspace)))
     files = EditFiles(workspace.edits_dir, {})
     try:
         files = workspace.find_edits(edit, source.frames)
@@ -53,7 +56,7 @@ def check_workspace(config: Config, workspace: Workspace, edit: str | None) -> N
 
 def _tell(config: Config, workspace: Workspace, source: Source, files: EditFiles) -> None:
     width, height = source.size
-    print(f"{workspace.root}: {source.frames} frames of {width}x{height}, base {config.model.path}")
+    print(f"{workspace.root}: {source.frames} frames of {width}x{height}")
     if 0 not in files.images:
         print(f"edited first frame: not there yet ({files.folder / '00000.png'})")
     stages = "motion, then appearance" if files.keyframes else "motion"
@@ -67,10 +70,18 @@ def _check_frames(workspace: Workspace, source: Source) -> None:
             raise UserError(f"{path}: its size is not {source.size[0]}x{source.size[1]}")
 
 
+def _look_at_base(config: Config, workspace: Workspace) -> str:
+    """What the base's files are; what would have to be fetched is not looked at."""
+    model, root = config.model, workspace.root
+    if is_hub_id(model.path) and find_local(model.path, root) is None:
+        files = find_files(model, root)
+        return f"base: {open_source(None, files).told if files else model.path}"
+    found = find_base(model, root)
+    read_sizes(model.family, found)  # its configurations, one by one
+    return f"base: {found.told}"
+
+
 def _check_paths(config: Config, workspace: Workspace) -> None:
-    path = config.model.path
-    if find_local(path, workspace.root) is None and not is_hub_id(path):
-        raise UserError(f"[model] path: {path!r} is neither a folder nor a hub id (owner/name)")
     for item in config.inference.loras:
         if not (workspace.root / Path(item.path).expanduser()).is_file():
             raise UserError(f"[inference] loras: {item.path} does not exist")

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from maskora.commands import timings
+from maskora.commands.finding import find_base
 from maskora.commands.footprint import Host, Job, Purpose, demand, dials, host
 from maskora.commands.machine import DeviceKind, device_kind, device_name
 from maskora.commands.shards import adapter_values
 from maskora.config import Config, parse_size
 from maskora.errors import UserError
-from maskora.hub import locate
-from maskora.models import Sizes, open_source, read_sizes
+from maskora.models import Sizes, read_sizes
 from maskora.models import Source as BaseSource
 from maskora.models.acceleration import Acceleration
 from maskora.streaming.demand import GIB, Demand, Need
 from maskora.streaming.plan import Placement, Solution, check_swap, refuse, solve
 from maskora.workspace import Source, Workspace
 
-CONFIGS = ["model_index.json", "*/config.json"]
+CONFIGS = ["model_index.json", "config.json", "*/config.json"]
 COLOURINGS = 6  # orders of three channels, with motion.augment
 PURPOSES: tuple[Purpose, ...] = ("train", "infer")
 
@@ -218,7 +218,7 @@ def show_plan(config: Config, workspace: Workspace, device: str | None) -> None:
         raise UserError(f"--device {device}: write cuda (a card) or cpu (none)")
     kind: DeviceKind = device_kind() if device is None else "cpu" if device == "cpu" else "cuda"
     source = workspace.read_source() if workspace.source_record.is_file() else None
-    found = open_source(locate(config.model.path, workspace.root, patterns=CONFIGS))
+    found = find_base(config.model, workspace.root, CONFIGS)
     plans, refusals = [], []
     for purpose in PURPOSES:
         try:

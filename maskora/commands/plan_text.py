@@ -115,7 +115,8 @@ def _encoders(plan: Plan) -> str:
 
 def tell_disk(config: Config, found: Source, plan: Plan) -> str:
     """The base's files, and the copy that weights = "mapped" makes."""
-    held = sum(path.stat().st_size for part in found.parts() for path in found.paths(part))
+    files = {path for part in found.parts() for path in found.paths(part)}
+    held = sum(path.stat().st_size for path in files)
     lines = [f"disk: {found.where} has {gb(held)} GB"]
     kind, placement = matrix_type(found.paths("transformer")), plan.placement
     as_used = placement.storage == "same" and kind == NAMES[config.model.dtype]

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from maskora.commands.finding import find_base
 from maskora.commands.masks import build_masks, draw_overview, silhouettes
 from maskora.commands.scaffold import check_target, scaffold
 from maskora.config import Config, build_config, load_config, parse_size, render_config
 from maskora.errors import UserError
 from maskora.files import write_text
-from maskora.hub import find_local, is_hub_id, locate
+from maskora.hub import find_file, find_local, is_hub_id
 from maskora.models import FAMILIES, Grid, read_grid
 from maskora.video.fit import Placement, auto_size, fit_image, place
 from maskora.video.images import write_png
@@ -23,6 +24,7 @@ from maskora.video.read import read_frames
 from maskora.workspace import Source, Workspace
 
 FEWEST = 5
+GRID = ["config.json", "vae/config.json", "transformer/config.json"]
 Watch = Callable[[Iterable[np.ndarray], int], Iterable[np.ndarray]]
 
 
@@ -109,7 +111,9 @@ def _configuration(base: Path | None, given: dict[str, Any], overrides: list[str
         else item
         for item in config.inference.loras
     )
-    return _with(config, "inference", loras=loras)
+    found = {part: find_file(path, home) for part, path in config.model.files.items()}
+    files = {part: str(found[part] or path) for part, path in config.model.files.items()}
+    return _with(_with(config, "model", files=files), "inference", loras=loras)
 
 
 def _local(path: str, home: Path) -> str | None:
@@ -151,16 +155,15 @@ def fit_range(config: Config, info: VideoInfo) -> tuple[Config, list[str]]:
 
 def find_grid(config: Config, root: Path) -> tuple[Grid, list[str]]:
     """The base's grid: from its own files, or as published where they cannot be had yet."""
-    family, path = config.model.family, config.model.path
+    family = config.model.family
     try:
-        folder = locate(path, root, ["vae/config.json", "transformer/config.json"])
+        return read_grid(family, find_base(config.model, root, GRID)), []
     except UserError as error:
-        if not is_hub_id(path):
+        if not is_hub_id(config.model.path):
             raise
         grid = FAMILIES[family].grid
         note = f"{error} Until then the published grid of {family} counts: {grid.multiple} pixels."
         return grid, [note]
-    return read_grid(family, folder), []
 
 
 def choose_size(config: Config, info: VideoInfo, grid: Grid) -> tuple[int, int]:

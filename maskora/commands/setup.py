@@ -8,13 +8,13 @@ import torch
 
 from maskora.commands import timings
 from maskora.commands.effects import accelerate, memory_warnings
+from maskora.commands.finding import find_base
 from maskora.commands.footprint import Purpose
 from maskora.commands.machine import DeviceKind, host_bytes
 from maskora.commands.plan import Plan, plan_for
 from maskora.config import Config
 from maskora.errors import UserError
-from maskora.hub import locate
-from maskora.models import VideoModel, open_model, open_source
+from maskora.models import VideoModel, open_model
 from maskora.streaming.demand import gb
 from maskora.workspace import Source, Workspace
 
@@ -69,7 +69,7 @@ def open_base(config: Config, workspace: Workspace, source: Source, purpose: Pur
     Raises:
         UserError: it is incomplete, does not fit the frames, the budget or the card.
     """
-    found = open_source(locate(config.model.path, workspace.root))
+    found = find_base(config.model, workspace.root)
     log.info("base: %s", found.told)
     device: DeviceKind = "cuda" if torch.cuda.is_available() else "cpu"
     model = open_model(config.model.family, found, config.model.dtype, device)

@@ -212,7 +212,7 @@ def _metadata(
         "stage": turn.stage,
         "expert": turn.expert.name,
         "family": config.model.family,
-        "base": config.model.path,
+        "base": config.model.base,
         "base_hash": depends["base"],
         "dtype": config.model.dtype,
         "storage": config.model.storage,

@@ -1,5 +1,6 @@
 """The configuration of one edit. Imports no torch: a mistyped key is answered at once."""
 
+from maskora.config.base import Model
 from maskora.config.schema import Config, LoraFile
 from maskora.config.size import parse_size
 from maskora.config.toml import build_config, load_config, render_config, set_values
@@ -7,6 +8,7 @@ from maskora.config.toml import build_config, load_config, render_config, set_va
 __all__ = [
     "Config",
     "LoraFile",
+    "Model",
     "build_config",
     "load_config",
     "parse_size",

@@ -1,10 +1,12 @@
 """What all tables share, and those about the base: which one, and how it lies in memory."""
 
+import difflib
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from maskora.models import FAMILIES
+from maskora.models.reading.part import WHAT
 
 PLAIN = ("bfloat16", "float16", "float32")
 Positive = Annotated[int, Field(ge=1)]
@@ -24,6 +26,17 @@ def _known(family: str) -> str:
     return family
 
 
+def _of_parts(files: dict[str, str]) -> dict[str, str]:
+    for part, path in files.items():
+        if part not in WHAT:
+            near = difflib.get_close_matches(part, WHAT, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"unknown part {part!r}: {hint}valid: {', '.join(WHAT)}")
+        if not path:
+            raise ValueError(f"{part} names no file")
+    return files
+
+
 class Model(Table):
     """The base that is fine-tuned: an image-to-video diffusion transformer."""
 
@@ -32,9 +45,15 @@ class Model(Table):
         description=f"which kind of base ({', '.join(FAMILIES)}); it decides how a mask becomes "
         f"model input",
     )
-    path: Annotated[str, Field(min_length=1)] = Field(
+    path: str = Field(
         "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers",
-        description="a hub id, or a local folder in diffusers' layout (relative to this file)",
+        description="a hub id, or a local folder in diffusers' or Wan's original layout (relative "
+        'to this file); "" where files has all parts',
+    )
+    files: Annotated[dict[str, str], AfterValidator(_of_parts)] = Field(
+        {},
+        description="parts in single files, as of ComfyUI, which go before what path has: "
+        f"{{{', '.join(WHAT)} = …}} (relative to this file)",
     )
     dtype: Literal["bfloat16", "float16", "float32"] = Field(
         "bfloat16",
@@ -58,6 +77,17 @@ class Model(Table):
                 f"change dtype too), or one of the compressed forms float8, int8, nf4"
             )
         return self
+
+    @model_validator(mode="after")
+    def _lies_somewhere(self) -> "Model":
+        if not (self.path or self.files):
+            raise ValueError("path is empty: name a hub id, a folder, or single files in files")
+        return self
+
+    @property
+    def base(self) -> str:
+        """The base in a word: its folder or hub id, or the first of its files."""
+        return self.path or next(iter(self.files.values()))
 
     @property
     def storage(self) -> str:

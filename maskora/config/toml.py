@@ -77,26 +77,29 @@ def set_values(path: Path, values: dict[str, Any]) -> None:
 
 def _lay_over(tables: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
-    table, dot, key = (part.strip() for part in name.partition("."))
-    if not (equals and dot and table and key):
+    table, *keys = (part.strip() for part in name.split("."))
+    if not (equals and table and keys and all(keys)):
         raise UserError(f"--set {override}: write table.key=value, as in --set motion.steps=200")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):
         value = text
-    if _is_text(table, key):
+    if _is_text(table, keys):
         value = value if isinstance(value, str) else text
-    target = tables.setdefault(table, {})
-    if not isinstance(target, dict):
-        raise UserError(f"--set {override}: [{table}] is not a table in the file")
-    target[key] = value
+    target = tables
+    for inside in (table, *keys[:-1]):
+        target = target.setdefault(inside, {})
+        if not isinstance(target, dict):
+            raise UserError(f"--set {override}: [{inside}] is not a table in the file")
+    target[keys[-1]] = value
 
 
-def _is_text(table: str, key: str) -> bool:
+def _is_text(table: str, keys: list[str]) -> bool:
     """Whether a key holds text, so that `--set prompt.caption=2024` means the word."""
     tables = {name: type(value) for name, value in Config()}
-    field = tables[table].model_fields.get(key) if table in tables else None
-    return field is not None and field.annotation is str
+    field = tables[table].model_fields.get(keys[0]) if table in tables else None
+    expected = str if len(keys) == 1 else dict[str, str]
+    return field is not None and field.annotation == expected
 
 
 def _explain(item: Any) -> str:
@@ -151,7 +154,16 @@ def render_config(config: Config, header: str) -> str:
         rendered.comment(" ".join((type(table).__doc__ or "").split()))
         for key, field in type(table).model_fields.items():
             rendered.add(tomlkit.comment(str(field.description)))
-            rendered.add(key, table.model_dump(mode="json")[key])
+            rendered.add(key, _in_one_line(table.model_dump(mode="json")[key]))
         rendered.add(tomlkit.nl())
         document.add(table_name, rendered)
     return tomlkit.dumps(document)
+
+
+def _in_one_line(value: Any) -> Any:
+    """A value as TOML; a table of tables would end the one that it stands in."""
+    if not isinstance(value, dict):
+        return value
+    table = tomlkit.inline_table()
+    table.update(value)
+    return table

@@ -20,6 +20,7 @@ from maskora.errors import UserError
 from maskora.models.base import Context, Cue, EncodeCues, Vae
 from maskora.models.building import announce, as_bytes, build, released, without_prefix
 from maskora.models.source import Source
+from maskora.models.umt5_tokenizer import open_tokenizer
 from maskora.streaming.blocks import precise
 from maskora.streaming.plan import Placement
 from maskora.streaming.sources import ModuleReader
@@ -40,10 +41,10 @@ def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> It
     Each layer is loaded once for all prompts, and computes them one after the other, so that what
     comes out for a prompt does not depend on its company.
     """
-    from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
+    from transformers import UMT5Config, UMT5EncoderModel
 
     announce("text encoder")
-    tokenizer = AutoTokenizer.from_pretrained(source.folder("tokenizer"))
+    tokenizer = open_tokenizer(source.folder("tokenizer"))
     with init_empty_weights():
         encoder = UMT5EncoderModel(UMT5Config(**source.config("text_encoder")))
     encoder.requires_grad_(False).to(dtype).eval()

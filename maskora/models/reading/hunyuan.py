@@ -32,7 +32,7 @@ INSTEAD = "use the latent-concat HunyuanVideo-I2V (33 channels) or HunyuanVideo-
 OTHERS = {r"clean_x_embedder\..*": "FramePack", r"time_r_in\..*": "a step-distilled model"}
 
 
-def _comfyui(names: Names) -> Names:
+def as_comfyui(names: Names) -> Names:
     """A table with the names that ComfyUI saves; its norms call their weight `scale`."""
     modules: dict[str, tuple[str, ...]] = {}
     swapped, shares = set(), {}
@@ -53,7 +53,7 @@ def _replace(name: str, by: Mapping[str, str]) -> str:
     return name if ending is None else name.removesuffix(ending) + by[ending]
 
 
-def _fused(names: Names) -> Names:
+def fused(names: Names) -> Names:
     """A table with q, k and v of both streams in one matrix each."""
     modules: dict[str, tuple[str, ...]] = {}
     for published, members in names.modules.items():
@@ -128,8 +128,8 @@ REFINER, SINGLE = r"txt_in\.individual_token_refiner\..*", r"single_blocks\.\d+\
 DOUBLE, BYT5 = r"double_blocks\.\d+\.img_attn", r"byt5_in\..*"
 TRANSFORMERS = (
     _layout(HUNYUAN, SINGLE, REFINER, DOUBLE + r"_qkv\..*", config=_config),
-    _layout(_comfyui(HUNYUAN), SINGLE, REFINER, DOUBLE + r"\.qkv\..*", config=_config),
+    _layout(as_comfyui(HUNYUAN), SINGLE, REFINER, DOUBLE + r"\.qkv\..*", config=_config),
     _layout(HUNYUAN15, BYT5, DOUBLE + r"_q\..*", config=_config15),
-    _layout(_fused(HUNYUAN15), BYT5, DOUBLE + r"_qkv\..*", config=_config15),
-    _layout(_comfyui(_fused(HUNYUAN15)), BYT5, DOUBLE + r"\.qkv\..*", config=_config15),
+    _layout(fused(HUNYUAN15), BYT5, DOUBLE + r"_qkv\..*", config=_config15),
+    _layout(as_comfyui(fused(HUNYUAN15)), BYT5, DOUBLE + r"\.qkv\..*", config=_config15),
 )

@@ -24,7 +24,7 @@ _ATTENTION = {"norm": "norm", "to_qkv": "to_qkv", "proj": "proj"}
 _ENDS = {"conv1": "conv_in", "head.0": "norm_out", "head.2": "conv_out"}
 
 
-def _names(stored: Collection[str]) -> Names:
+def names_of(stored: Collection[str]) -> Names:
     """The table for a file's tensors."""
     numbered = {name.split(".")[2] for name in stored if name.startswith("encoder.downsamples.")}
     halvings = {
@@ -84,7 +84,7 @@ def _told(config: dict[str, Any]) -> str:
 VAES = (
     Layout(
         marks=(r"encoder\.downsamples\.\d+\..*", r"decoder\.upsamples\.\d+\..*"),
-        names=_names,
+        names=names_of,
         config=_config,
         told=_told,
         instead="use the VAE of Wan2.1, which the image-to-video models of Wan2.2 have too",
