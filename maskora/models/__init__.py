@@ -58,6 +58,7 @@ FAMILIES: dict[str, Family] = {
     "wan2.1-i2v": Family("wan21.Wan21", "wan21_sizes.WanSizes", WAN),
     "wan2.1-fun-inp": Family("wan_fun.WanFun", "wan21_sizes.WanSizes", WAN),
     "wan2.2-i2v": Family("wan22.Wan22", "wan21_sizes.WanSizes", WAN),
+    "hunyuan-video-i2v": Family("hunyuan.Hunyuan", "hunyuan_sizes.HunyuanSizes", Grid(8, 2, 4)),
 }
 
 

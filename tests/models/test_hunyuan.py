@@ -1,0 +1,221 @@
+"""HunyuanVideo-I2V as a base: what it shows the transformer, what it refuses, where LoRA sits."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKLHunyuanVideo, FlowMatchEulerDiscreteScheduler
+from safetensors.torch import load_file, save_file
+
+from maskora.conditioning import Sample, appearance_sample, inference_sample
+from maskora.errors import UserError
+from maskora.latents import TensorCache, encode_samples
+from maskora.models import Cue, Grid, VideoModel, open_model, read_grid
+from maskora.streaming.plan import Placement
+from tests.models import published_hunyuan, tiny_hunyuan
+from tests.streaming.driving import encoder
+
+FAMILY = "hunyuan-video-i2v"
+FRAMES, HEIGHT, WIDTH = 13, 32, 48
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_hunyuan.write(tmp_path_factory.mktemp("models") / "hunyuan")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> VideoModel:
+    return open_model(FAMILY, folder, "float32", "cpu")
+
+
+@pytest.fixture(scope="module")
+def video() -> torch.Tensor:
+    return torch.rand(3, FRAMES, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def test_the_grid_is_the_models_own(folder: Path) -> None:
+    assert read_grid(FAMILY, folder) == Grid(cell=8, patch=2, temporal=4)
+
+
+@pytest.mark.parametrize(("last", "frames"), [(0, 1), (1, 5), (4, 5), (5, 9), (8, 9), (12, 13)])
+def test_frames_are_shown_up_to_the_last_one_of_which_anything_is_kept(
+    model: VideoModel, video: torch.Tensor, last: int, frames: int
+) -> None:
+    keep = torch.zeros(FRAMES, HEIGHT, WIDTH)
+    keep[0], keep[last, 0, 0] = 1, 1
+    assert torch.equal(model.shown(video, keep), video[:, :frames])
+
+
+def test_of_a_frame_that_is_masked_whole_something_is_shown(
+    model: VideoModel, video: torch.Tensor
+) -> None:
+    assert model.shown(video[:, :1], torch.zeros(1, HEIGHT, WIDTH)).shape[1] == 1
+
+
+def masked(video: torch.Tensor, conditioning: str) -> Sample:
+    """A clip whose box lies on the grid, in all frames but the first."""
+    keep = torch.ones(FRAMES, HEIGHT, WIDTH)
+    keep[:, 8:24, 16:32] = 0
+    return inference_sample(video, keep, video[:, 0], conditioning, "a dog")
+
+
+def test_a_plain_condition_is_the_first_frame_alone_and_zeros(
+    model: VideoModel, video: torch.Tensor, tmp_path: Path
+) -> None:
+    (sample,) = encode_samples([masked(video, "first-frame")], model, TensorCache(tmp_path))
+    with model.vae() as vae:
+        alone = vae.encode(video[:, :1])
+    latents, mask = sample.condition_CTHW[:16], sample.condition_CTHW[16:]
+    assert torch.equal(latents[:, :1], alone)
+    assert not latents[:, 1:].any()
+    assert mask.shape == (1, 4, 4, 6)
+    assert mask[:, 0].all()
+    assert not mask[:, 1:].any()
+
+
+def test_a_masked_condition_is_the_whole_clip_and_the_kept_cells(
+    model: VideoModel, video: torch.Tensor, tmp_path: Path
+) -> None:
+    clip = masked(video, "masked")
+    clip.keep_THW[6, 0, 0] = 0  # one pixel of one frame: its cell is not kept
+    (sample,) = encode_samples([clip], model, TensorCache(tmp_path))
+    with model.vae() as vae:
+        whole = vae.encode(clip.condition_CTHW)
+    expected = torch.ones(4, 4, 6)
+    expected[1:, 1:3, 2:4] = 0
+    expected[2, 0, 0] = 0
+    assert torch.equal(sample.condition_CTHW[:16], whole)
+    assert torch.equal(sample.condition_CTHW[16], expected)
+
+
+def test_a_keyframe_is_one_latent_frame(
+    model: VideoModel, video: torch.Tensor, tmp_path: Path
+) -> None:
+    keep = torch.ones(HEIGHT, WIDTH)
+    keep[8:24, 16:32] = 0
+    sample = appearance_sample(3, video[:, 3], video[:, 3], keep, video[:, 0], "masked", "a dog")
+    (encoded,) = encode_samples([sample], model, TensorCache(tmp_path))
+    assert encoded.condition_CTHW.shape == (17, 1, 4, 6)
+    assert encoded.target_CTHW is not None
+    assert encoded.target_CTHW.shape == (16, 1, 4, 6)
+
+
+def test_denoising_starts_from_noise_with_a_trace_of_the_first_frame(model: VideoModel) -> None:
+    numbers = torch.Generator().manual_seed(0)
+    noise, condition = (torch.randn(1, c, 4, 4, 6, generator=numbers) for c in (16, 17))
+    start = model.start(noise, condition)
+    expected = 0.999 * noise + 0.001 * condition[:, :16, :1]
+    torch.testing.assert_close(start, expected, rtol=0, atol=1e-6)
+
+
+def test_timesteps_are_those_of_the_pipeline(model: VideoModel) -> None:
+    scheduler = model.scheduler(4, None)
+    assert isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
+    even = torch.tensor([1.0, 0.75, 0.5, 0.25])
+    torch.testing.assert_close(scheduler.sigmas[:4], 7 * even / (1 + 6 * even))
+    torch.testing.assert_close(model.scheduler(4, 1.0).sigmas[:4], even)
+
+
+def test_guidance_steers_away_from_a_black_picture(model: VideoModel) -> None:
+    cue = model.unwanted(Cue("a dog", torch.rand(3, 8, 8)), "blurred")
+    assert cue.prompt == "blurred"
+    assert torch.equal(cue.picture_CHW, torch.full((3, 8, 8), -1.0))
+
+
+def test_clips_come_back_with_every_frame_also_in_tiles(folder: Path) -> None:
+    """Longer than what the VAE takes at a time, and larger than a tile."""
+    video = torch.rand(3, 21, 48, 80) * 2 - 1
+    tiled = open_model(FAMILY, folder, "float32", "cpu", Placement(0, vae_tile=32))
+    whole = AutoencoderKLHunyuanVideo.from_pretrained(folder / "vae")
+    whole.enable_tiling(32, 32, 16, 24, 24, 12)
+    with tiled.vae() as vae, torch.no_grad():
+        latents = vae.encode(video)
+        theirs = whole.encode(video[None]).latent_dist.mode()[0] * whole.config.scaling_factor
+        assert torch.equal(latents, theirs)
+        assert vae.decode(latents).shape == (3, 21, 48, 80)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"image_condition_type": "token_replace", "in_channels": 16}, "of 16 channels"),
+        ({"image_condition_type": None, "in_channels": 16}, "is a text-to-video"),
+        ({"in_channels": 32}, "takes 32 input channels, hunyuan-video-i2v takes 33"),
+    ],
+)
+def test_other_checkpoints_are_refused_with_what_to_use(
+    folder: Path, tmp_path: Path, changes: dict[str, object], told: str
+) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    config = copy / "transformer" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    shutil.rmtree(copy / "image_processor")  # text-to-video checkpoints have none
+    with pytest.raises(UserError, match=rf"{told}.*HunyuanVideo-I2V-33ch \(latent-concat\)"):
+        open_model(FAMILY, copy, "float32", "cpu")
+
+
+def test_a_missing_part_is_told(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    shutil.rmtree(copy / "image_processor")
+    with pytest.raises(UserError, match=r"missing: image_processor/"):
+        open_model(FAMILY, copy, "float32", "cpu")
+
+
+def test_another_tokenizer_is_refused(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    tokenizer = copy / "tokenizer" / "tokenizer.json"
+    told = json.loads(tokenizer.read_text())
+    told["post_processor"] = None  # no token begins the text, so the picture's place is another
+    tokenizer.write_text(json.dumps(told))
+    other = open_model(FAMILY, copy, "float32", "cpu")
+    with encoder(other, "text") as encode, pytest.raises(UserError, match="token 5 is not the pic"):
+        encode([Cue("a dog", torch.zeros(3, 16, 16))])
+
+
+def test_another_text_encoder_is_refused(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    config = copy / "text_encoder" / "config.json"
+    told = json.loads(config.read_text())
+    told["text_config"] = {"model_type": "mistral"}
+    config.write_text(json.dumps(told))
+    other = open_model(FAMILY, copy, "float32", "cpu")
+    with pytest.raises(UserError, match="is not the LLaVA"), encoder(other, "text"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        ("text_encoder", "language_model.model.layers.1.mlp.up_proj.weight"),
+        ("text_encoder", "vision_tower.pre_layrnorm.bias"),
+        ("text_encoder_2", "final_layer_norm.weight"),
+    ],
+)
+def test_a_damaged_encoder_is_told_by_the_tensors_name_in_its_file(
+    folder: Path, tmp_path: Path, part: str, name: str
+) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    weights = copy / part / "model.safetensors"
+    tensors = load_file(weights)
+    tensors[name] = torch.zeros(3)
+    save_file(tensors, weights, {"format": "pt"})
+    broken = open_model(FAMILY, copy, "float32", "cpu")
+    kind = "text" if part == "text_encoder" else "pooled"
+    with pytest.raises(UserError, match=re.escape(f"{name} is (3,)")), encoder(broken, kind):
+        pass
+
+
+def test_lora_sits_on_the_videos_side(model: VideoModel) -> None:
+    transformer = published_hunyuan.transformer()
+    linears = [n for n, m in transformer.named_modules() if isinstance(m, torch.nn.Linear)]
+    attention, more = (
+        [name for name in linears if re.fullmatch(model.lora_targets(kind), name)]
+        for kind in ("attention", "attention+ffn")
+    )
+    assert len(attention) == 20 * 4 + 40 * 3
+    assert len(more) == len(attention) + 20 * 2 + 40 * 2
+    assert not any("add_" in name or "context" in name or "norm" in name for name in more)
