@@ -187,6 +187,21 @@ def test_another_text_encoder_is_refused(folder: Path, tmp_path: Path) -> None:
         pass
 
 
+def test_whoever_made_the_folder_does_not_choose_the_code(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    config = copy / "text_encoder" / "config.json"
+    told = json.loads(config.read_text())
+    chosen = {"attn_implementation": "owner/repo", "_attn_implementation": "owner/repo"}
+    chosen |= {"auto_map": {"AutoModel": "owner/repo--modeling.Own"}}
+    told |= chosen
+    told["text_config"] |= chosen
+    told["vision_config"] |= chosen
+    config.write_text(json.dumps(told))
+    with encoder(open_model(FAMILY, copy, "float32", "cpu"), "text") as encode:
+        (context,) = encode([Cue("a dog", torch.zeros(3, 16, 16))])
+    assert context["text"].isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("part", "name"),
     [
