@@ -51,9 +51,7 @@ def plain(clip: np.ndarray) -> Sample:
 
 
 def pipeline(folder: Path, dtype: str = "float32") -> HunyuanVideoImageToVideoPipeline:
-    pipe = HunyuanVideoImageToVideoPipeline.from_pretrained(
-        folder, torch_dtype=getattr(torch, dtype)
-    )
+    pipe = HunyuanVideoImageToVideoPipeline.from_pretrained(folder, dtype=getattr(torch, dtype))
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
