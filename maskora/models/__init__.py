@@ -58,7 +58,11 @@ FAMILIES: dict[str, Family] = {
     "wan2.1-i2v": Family("wan21.Wan21", "wan21_sizes.WanSizes", WAN),
     "wan2.1-fun-inp": Family("wan_fun.WanFun", "wan21_sizes.WanSizes", WAN),
     "wan2.2-i2v": Family("wan22.Wan22", "wan21_sizes.WanSizes", WAN),
+    "miniature": Family("miniature.Miniature", "miniature_sizes.MiniatureSizes", WAN),
     "hunyuan-video-i2v": Family("hunyuan.Hunyuan", "hunyuan_sizes.HunyuanSizes", Grid(8, 2, 4)),
+    "hunyuan-video-1.5-i2v": Family(
+        "hunyuan15.Hunyuan15", "hunyuan15_sizes.Hunyuan15Sizes", Grid(16, 1, 4)
+    ),
 }
 
 
