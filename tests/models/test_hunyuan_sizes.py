@@ -68,7 +68,7 @@ def block(kind: str) -> nn.Module:
     """A published block: "double" or "single"."""
     model = published.transformer(1, 1)
     blocks = model.transformer_blocks if kind == "double" else model.single_transformer_blocks
-    return blocks[0]  # type: ignore[no-any-return, index, operator]
+    return blocks[0]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -182,7 +182,7 @@ def one_by_one(forward: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., t
 
     def in_turn(*given: object) -> tuple[Tensor, ...]:
         batched, shared = given[:4], given[4:]
-        halves = [forward(*(t[i : i + 1] for t in batched), *shared) for i in range(2)]  # type: ignore[index]
+        halves = [forward(*(t[i : i + 1] for t in batched), *shared) for i in range(2)]
         return tuple(torch.cat(both) for both in zip(*halves, strict=True))
 
     return in_turn
