@@ -10,8 +10,8 @@ from maskora.errors import UserError
 
 # Diffusers' layout, and what Wan's original one has beside it at the top.
 WANTED = [
-    "*.json", "*/*.safetensors", "*/*.model", "*/*.txt", "diffusion_pytorch_model*.safetensors",
-    "*.pth",
+    "*.json", "*/*.safetensors", "*/*.model", "*/*.txt", "*/*.jinja",
+    "diffusion_pytorch_model*.safetensors", "*.pth",
 ]  # fmt: skip
 
 

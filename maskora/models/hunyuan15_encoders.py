@@ -92,9 +92,17 @@ def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> It
 
 
 def chat_tokens(tokenizer: Any, prompts: list[str]) -> Any:
-    """The instruction, then a prompt, in the form of a chat, padded to a fixed length."""
+    """The instruction, then a prompt, in the form of a chat, padded to a fixed length.
+
+    Raises UserError where the tokenizer does not know the form.
+    """
     from diffusers.pipelines.hunyuan_video1_5.pipeline_hunyuan_video1_5 import format_text_input
 
+    if tokenizer.chat_template is None:
+        raise UserError(
+            f"{tokenizer.name_or_path} has no chat template, neither as chat_template.jinja nor in "
+            f"tokenizer_config.json: add the published tokenizer's file"
+        )
     return tokenizer.apply_chat_template(
         format_text_input(prompts, INSTRUCTION),
         add_generation_prompt=True,

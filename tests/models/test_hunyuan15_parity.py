@@ -234,3 +234,13 @@ def test_a_checkpoint_of_another_kind_is_refused_with_what_to_use(
     config.write_text(json.dumps({**json.loads(config.read_text()), **changes}))
     with pytest.raises(UserError, match=rf"{told}.*use HunyuanVideo-1\.5-Diffusers-480p_i2v"):
         open_model(FAMILY, other, "float32", "cpu")
+
+
+def test_a_tokenizer_without_its_chat_template_is_told(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    (other / "tokenizer" / "chat_template.jinja").unlink()
+    model = open_model(FAMILY, other, "float32", "cpu")
+    cue = Cue(PLAIN, torch.zeros(3, HEIGHT, WIDTH))
+    with pytest.raises(UserError, match=r"tokenizer has no chat template.*chat_template\.jinja"):
+        encode_cues([cue], model, TensorCache(tmp_path))
