@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
+from maskora.errors import UserError
 from maskora.files import cache_home, digest
 from maskora.models.acceleration import Acceleration, use_attention
 from maskora.models.base import ALONE, Cue, Expert, Grid, Transformer
@@ -49,6 +50,17 @@ class DiffusersBase:
         self.device = torch.device(device)
         self.placement = placement
         self.acceleration = Acceleration()
+        if "transformer" in source.parts():
+            self._check_class(source.config("transformer").get("_class_name"))
+
+    def _check_class(self, told: str | None) -> None:
+        """The transformer is of this family's class. Raises UserError."""
+        expected = self.transformer_class.__name__
+        if told not in (None, expected):
+            raise UserError(
+                f"{self.source.where}: its transformer is a {told}, and {self.family} takes a "
+                f"{expected}: set [model] family to what the files are, or name other files"
+            )
 
     def identity(self, part: str) -> str:
         return identity(self.source, part)

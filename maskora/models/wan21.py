@@ -56,7 +56,11 @@ class Wan21(DiffusersBase):
             self._check_kind(source.config("transformer"))
         source.check(self.weights, self.files)
         self.grid = read_grid(source)
-        self.latent_channels = int(source.config("transformer").get("out_channels", 16))
+        config = source.config("transformer")
+        self.latent_channels = int(config.get("out_channels", 16))
+        self._check_width("text_encoder", "d_model", config.get("text_dim"))
+        if self.sees_picture:
+            self._check_width("image_encoder", "hidden_size", config["image_dim"])
 
     def _check_kind(self, config: dict[str, Any]) -> None:
         """The transformer takes what this family's do. Raises UserError."""
@@ -73,6 +77,15 @@ class Wan21(DiffusersBase):
             raise UserError(
                 f"{self.source.where} is a first-and-last-frame checkpoint (pos_embed_seq_len is "
                 f"set), which takes two pictures: use {self.instead}"
+            )
+
+    def _check_width(self, part: str, key: str, expected: int | None) -> None:
+        """An encoder's tokens are as wide as the transformer takes them. Raises UserError."""
+        width = self.source.config(part).get(key)
+        if None not in (width, expected) and width != expected:
+            raise UserError(
+                f"{self.source.where}: the tokens of its {part} are {width} wide, and its "
+                f"transformer takes {expected}: they do not belong together"
             )
 
     def encoders(self) -> tuple[ContextEncoder, ...]:

@@ -45,13 +45,18 @@ def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> It
 
     announce("text encoder")
     tokenizer = open_tokenizer(source.folder("tokenizer"))
+    config = UMT5Config(**source.config("text_encoder"))
     with init_empty_weights():
-        encoder = UMT5EncoderModel(UMT5Config(**source.config("text_encoder")))
+        encoder = UMT5EncoderModel(config)
     encoder.requires_grad_(False).to(dtype).eval()
     weights = source.weights("text_encoder")
-    embeddings = next((name for name in WORD_EMBEDDINGS if name in weights.names()), None)
-    if embeddings is None:
-        raise UserError(f"{weights.told} lacks the tensor {WORD_EMBEDDINGS[0]}")
+    embeddings = next((n for n in WORD_EMBEDDINGS if n in weights.names()), WORD_EMBEDDINGS[0])
+    weights.check(embeddings, (config.vocab_size, config.d_model))
+    if len(tokenizer) > config.vocab_size:
+        raise UserError(
+            f"{source.folder('tokenizer')} has {len(tokenizer)} tokens, and {weights.told} knows "
+            f"{config.vocab_size}: they do not belong together"
+        )
     # transformers computes this layer in float32 where the rest is float16.
     wide = ("wo",) if dtype == torch.float16 else ()
     supplied = supply(

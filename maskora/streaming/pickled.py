@@ -43,7 +43,8 @@ def read_pickled(path: Path) -> dict[str, Stored]:
 def _load(path: Path) -> Any:
     """What the file holds, its tensors without their values."""
     try:
-        return torch.load(path, map_location="meta", weights_only=True)
+        with path.open("rb") as file:  # by its name, torch would take it for another kind
+            return torch.load(file, map_location="meta", weights_only=True)
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL (\S+)", str(error))
         raise UserError(

@@ -1,6 +1,7 @@
 """Stored tensors under the names of the modules that use them: cut, put together, scaled."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import dropwhile
 from math import prod
 
 import torch
@@ -38,7 +39,9 @@ class Translated:
 
     def called(self, name: str) -> str:
         """See `Reader`."""
-        return self._places[name].name if name in self._places else self._called(name)
+        if name in self._places:
+            return self._places[name].name
+        return name if name in self._unknown else self._called(name)
 
     def is_in(self, precision: Precision) -> bool:
         """See `Reader`."""
@@ -55,7 +58,7 @@ class Translated:
         )
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
-        """A parameter is there and has this shape; axes of length 1 do not count."""
+        """A parameter is there and has this shape; leading axes of length 1 do not count."""
         place = self._place(name)
         stored = self._checkpoint.stored(place.name)
         found = (place.height, *stored.shape[1:])
@@ -125,4 +128,4 @@ def _pieces(first: int, end: int, width: int) -> Iterator[tuple[int, int]]:
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(length for length in shape if length != 1)
+    return tuple(dropwhile(lambda length: length == 1, shape))

@@ -5,6 +5,7 @@ Shapes tell the sizes. What they do not tell is the same in all that is publishe
 
 from typing import Any
 
+from maskora.errors import UserError
 from maskora.models.names import Names
 from maskora.models.reading.layout import Layout
 from maskora.models.reading.translation import Translation
@@ -53,31 +54,36 @@ EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")
 
 def _umt5(found: Translation) -> dict[str, Any]:
     """The configuration of `UMT5EncoderModel`."""
-    first = "encoder.block.0.layer"
-    embeddings = EMBEDDINGS[0] if found.has(EMBEDDINGS[0]) else EMBEDDINGS[1]
-    heads = found.length(f"{first}.0.SelfAttention.relative_attention_bias.weight", 1)
+    attention, feed_forward = f"{_LAYER}.0.SelfAttention", f"{_LAYER}.1.DenseReluDense"
+    embeddings = next((name for name in EMBEDDINGS if found.has(name)), EMBEDDINGS[0])
+    heads = found.length((f"{attention}.relative_attention_bias.weight", 1))
     return {
-        "vocab_size": found.length(embeddings, 0),
-        "d_model": found.length("encoder.final_layer_norm.weight", 0),
-        "d_kv": found.length(f"{first}.0.SelfAttention.q.weight", 0) // heads,
-        "d_ff": found.length(f"{first}.1.DenseReluDense.wi_0.weight", 0),
+        "vocab_size": found.length((embeddings, 0)),
+        "d_model": found.length(*((f"{_LAYER}.{n}.layer_norm.weight", 0) for n in (0, 1))),
+        "d_kv": found.length(*((f"{attention}.{x}.weight", 0) for x in "qkv")) // heads,
+        "d_ff": found.length(*((f"{feed_forward}.wi_{n}.weight", 0) for n in (0, 1))),
         "num_layers": found.count("encoder.block."),
         "num_heads": heads,
         "relative_attention_num_buckets": found.length(
-            f"{first}.0.SelfAttention.relative_attention_bias.weight", 0
+            (f"{attention}.relative_attention_bias.weight", 0)
         ),
     }
 
 
 def _clip(found: Translation) -> dict[str, Any]:
     """The configuration of `CLIPVisionModel`."""
-    inside = "vision_model." if found.has("vision_model.") else ""
-    patch = found.length(f"{inside}embeddings.patch_embedding.weight", 2)
-    tokens = found.length(f"{inside}embeddings.position_embedding.weight", -2)
+    layer, embeddings = "encoder.layers.{}", "embeddings."
+    patch = found.length((f"{embeddings}patch_embedding.weight", -1))
+    tokens = found.length((f"{embeddings}position_embedding.weight", -2))
+    width = found.length(*((f"{layer}.layer_norm{n}.weight", 0) for n in (1, 2)))
+    if width % HEADS:
+        raise UserError(f"{found.told}: its width of {width} is not CLIP ViT-H's: {CLIP_INSTEAD}")
     return {
-        "hidden_size": found.length(f"{inside}embeddings.patch_embedding.weight", 0),
-        "intermediate_size": found.length(f"{inside}encoder.layers.0.mlp.fc1.weight", 0),
-        "num_hidden_layers": found.count(f"{inside}encoder.layers."),
+        "hidden_size": width,
+        "intermediate_size": found.length(
+            (f"{layer}.mlp.fc1.weight", 0), (f"{layer}.mlp.fc1.bias", 0)
+        ),
+        "num_hidden_layers": found.count("encoder.layers."),
         "num_attention_heads": HEADS,
         "image_size": round((tokens - 1) ** 0.5) * patch,
         "patch_size": patch,
@@ -108,8 +114,8 @@ IMAGE_ENCODERS = (
         ignore=(r"textual\..*", r"log_scale", r"visual\.head"),
     ),
     Layout(
-        (r"vision_model\.encoder\.layers\.\d+\.self_attn\..*", r"vision_model\.pre_layrnorm\..*"),
+        (r"encoder\.layers\.\d+\.self_attn\..*", r"pre_layrnorm\..*"),
         None, _clip, _told_clip, CLIP_INSTEAD,
-        ignore=(r"vision_model\.embeddings\.position_ids", r"visual_projection\.weight"),
+        ignore=(r"embeddings\.position_ids", r"visual_projection\.weight"),
     ),
 )  # fmt: skip

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from maskora.errors import UserError
 from maskora.models.hunyuan15_names import HUNYUAN15
 from maskora.models.hunyuan_names import HUNYUAN
 from maskora.models.names import Names
@@ -62,34 +63,44 @@ def fused(names: Names) -> Names:
     return Names(modules, names.swapped, names.shares)
 
 
-def _common(found: Translation) -> dict[str, Any]:
-    width = found.length("x_embedder.proj.weight", 0)
-    patch_t, patch = (found.length("x_embedder.proj.weight", axis) for axis in (2, 3))
-    values = patch_t * patch * patch
-    inner = found.length("transformer_blocks.0.ff.net.0.proj.weight", 0)
+def _common(found: Translation, patch: int) -> dict[str, Any]:
+    """`patch`: the edge of a token, in latent cells; all are of one latent frame."""
+    blocks = "transformer_blocks.{}."
+    width = found.length(*((f"{blocks}attn.to_{x}.bias", 0) for x in "qkv"))
+    inner = found.length(
+        (f"{blocks}ff.net.0.proj.weight", 0),
+        (f"{blocks}ff.net.0.proj.bias", 0),
+        (f"{blocks}ff_context.net.0.proj.bias", 0),
+    )
+    if width % HEAD:
+        raise UserError(f"{found.told}: blocks of width {width} are not HunyuanVideo's")
     return {
-        "in_channels": found.length("x_embedder.proj.weight", 1),
-        "out_channels": found.length("proj_out.weight", 0) // values,
+        "in_channels": found.length(("x_embedder.proj.weight", 1)),
+        "out_channels": found.length(("proj_out.weight", 0), ("proj_out.bias", 0)) // patch**2,
         "num_attention_heads": width // HEAD,
         "attention_head_dim": HEAD,
         "num_layers": found.count("transformer_blocks."),
         "num_refiner_layers": found.count("context_embedder.token_refiner.refiner_blocks."),
         "mlp_ratio": inner / width,
         "patch_size": patch,
-        "patch_size_t": patch_t,
-        "text_embed_dim": found.length("context_embedder.proj_in.weight", 1),
+        "patch_size_t": 1,
+        "text_embed_dim": found.length(
+            ("context_embedder.proj_in.weight", 1),
+            ("context_embedder.time_text_embed.text_embedder.linear_1.weight", 1),
+        ),
     }
 
 
 def _config(found: Translation) -> dict[str, Any]:
     """The configuration of `HunyuanVideoTransformer3DModel`."""
-    common = _common(found)
+    common = _common(found, patch=2)
     concatenates = common["in_channels"] == 2 * common["out_channels"] + 1
     return {
+        "_class_name": "HunyuanVideoTransformer3DModel",
         **common,
         "num_single_layers": found.count("single_transformer_blocks."),
         "guidance_embeds": found.has("time_text_embed.guidance_embedder."),
-        "pooled_projection_dim": found.length("time_text_embed.text_embedder.linear_1.weight", 1),
+        "pooled_projection_dim": found.length(("time_text_embed.text_embedder.linear_1.weight", 1)),
         "image_condition_type": "latent_concat" if concatenates else None,
     }
 
@@ -97,9 +108,18 @@ def _config(found: Translation) -> dict[str, Any]:
 def _config15(found: Translation) -> dict[str, Any]:
     """The configuration of `HunyuanVideo15Transformer3DModel`."""
     return {
-        **_common(found),
-        "text_embed_2_dim": found.length("context_embedder_2.linear_1.weight", 1),
-        "image_embed_dim": found.length("image_embedder.linear_1.weight", 1),
+        "_class_name": "HunyuanVideo15Transformer3DModel",
+        **_common(found, patch=1),
+        "text_embed_2_dim": found.length(
+            ("context_embedder_2.norm.weight", 0),
+            ("context_embedder_2.norm.bias", 0),
+            ("context_embedder_2.linear_1.weight", 1),
+        ),
+        "image_embed_dim": found.length(
+            ("image_embedder.norm_in.weight", 0),
+            ("image_embedder.norm_in.bias", 0),
+            ("image_embedder.linear_1.weight", 1),
+        ),
     }
 
 

@@ -11,7 +11,7 @@ from maskora.models.reading.translation import Translation, translate
 from maskora.models.reading.weights import Weights
 
 # What may stand before all names of a file.
-PREFIXES = ("", "model.diffusion_model.", "model.model.")
+PREFIXES = ("", "model.diffusion_model.", "model.model.", "vision_model.")
 DIFFUSERS = r"(single_)?(transformer_)?blocks\.\d+\.attn\d?\.to_q\..*|(en|de)coder\.conv_in\..*"
 LORA = r".*[._]lora[._]?(A|B|up|down)\b.*"
 

@@ -1,6 +1,7 @@
 """Which stored tensor, and which rows of it, each parameter of a module is."""
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -39,16 +40,24 @@ class Translation:
         """Whether there are parameters whose names begin so."""
         return any(name.startswith(beginning) for name in self.shapes)
 
-    def length(self, parameter: str, axis: int) -> int:
-        """One length of a parameter's shape. Raises UserError where it is missing or has none."""
-        if parameter not in self.shapes:
-            raise UserError(f"{self.told} lacks the tensor {self.called(parameter)}")
-        shape = self.shapes[parameter]
-        if not -len(shape) <= axis < len(shape) or shape[axis] < 1:
-            raise UserError(
-                f"{self.told}: {self.called(parameter)} has the shape {shape}: the file is damaged"
-            )
-        return shape[axis]
+    def length(self, *places: tuple[str, int]) -> int:
+        """A length that several parameters' shapes tell, by most of them.
+
+        Args:
+            places: a parameter, in which `{}` stands for any number, and an axis of its shape.
+
+        Raises:
+            UserError: the first parameter is missing, or no shape has such an axis.
+        """
+        found: Counter[int] = Counter()
+        for template, axis in places:
+            expression = re.compile(re.escape(template).replace(r"\{\}", r"\d+"))
+            shapes = (s for name, s in self.shapes.items() if expression.fullmatch(name))
+            found.update(s[axis] for s in shapes if -len(s) <= axis < len(s) and s[axis] > 0)
+        if not found:
+            first = self.called(places[0][0].format(0))
+            raise UserError(f"{self.told} lacks the tensor {first}, or it is damaged")
+        return found.most_common(1)[0][0]
 
     def count(self, beginning: str) -> int:
         """How many blocks there are whose names begin so, by the highest number that follows."""

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from functools import partial
+from math import prod
 from typing import Any
 
+from maskora.errors import UserError
 from maskora.models.reading.layout import Layout
 from maskora.models.reading.translation import Translation
 from maskora.models.wan_names import WAN
@@ -18,7 +20,9 @@ OTHERS = {
     r"(casual_audio_encoder|audio_injector|audio_proj)\..*": "a speech-to-video model",
     r"img_emb\.emb_pos": "a first-and-last-frame model",
 }
-IMAGE = "condition_embedder.image_embedder.norm1.weight"
+PATCH = [1, 2, 2]
+EMBEDDER = "condition_embedder."
+IMAGE = f"{EMBEDDER}image_embedder."
 
 
 def transformer(given: Mapping[str, Any]) -> Layout:
@@ -36,22 +40,39 @@ def transformer(given: Mapping[str, Any]) -> Layout:
 
 def _config(given: Mapping[str, Any], found: Translation) -> dict[str, Any]:
     """The configuration of `WanTransformer3DModel`; shapes do not tell heads and epsilon."""
-    width = found.length("patch_embedding.weight", 0)
-    patch = [found.length("patch_embedding.weight", axis) for axis in (2, 3, 4)]
-    heads = given.get("num_heads", width // HEAD)
+    width = found.length(*((f"blocks.{{}}.attn1.to_{x}.bias", 0) for x in "qkv"))
+    heads, epsilon = given.get("num_heads", width // HEAD), given.get("eps", 1e-6)
+    if not (isinstance(heads, int) and heads > 0 and width % heads == 0):
+        raise UserError(
+            f"{found.told}: {heads!r} heads do not go into blocks of width {width}; the heads of "
+            f"Wan's models have {HEAD} each"
+        )
+    if not isinstance(epsilon, float):
+        raise UserError(f"{found.told}: eps is {epsilon!r} in its config.json, which is no number")
     return {
+        "_class_name": "WanTransformer3DModel",
         "num_attention_heads": heads,
-        "attention_head_dim": width // heads if heads else width,
-        "patch_size": patch,
-        "in_channels": found.length("patch_embedding.weight", 1),
-        "out_channels": found.length("proj_out.weight", 0) // (patch[0] * patch[1] * patch[2]),
+        "attention_head_dim": width // heads,
+        "patch_size": PATCH,
+        "in_channels": found.length(("patch_embedding.weight", 1)),
+        "out_channels": found.length(("proj_out.weight", 0), ("proj_out.bias", 0)) // prod(PATCH),
         "num_layers": found.count("blocks."),
-        "ffn_dim": found.length("blocks.0.ffn.net.0.proj.weight", 0),
-        "freq_dim": found.length("condition_embedder.time_embedder.linear_1.weight", 1),
-        "text_dim": found.length("condition_embedder.text_embedder.linear_1.weight", 1),
-        "image_dim": found.length(IMAGE, 0) if found.has("condition_embedder.image_") else None,
+        "ffn_dim": found.length(
+            ("blocks.{}.ffn.net.0.proj.weight", 0),
+            ("blocks.{}.ffn.net.0.proj.bias", 0),
+            ("blocks.{}.ffn.net.2.weight", 1),
+        ),
+        "freq_dim": found.length((f"{EMBEDDER}time_embedder.linear_1.weight", 1)),
+        "text_dim": found.length((f"{EMBEDDER}text_embedder.linear_1.weight", 1)),
+        "image_dim": found.length(
+            (f"{IMAGE}norm1.weight", 0),
+            (f"{IMAGE}norm1.bias", 0),
+            (f"{IMAGE}ff.net.0.proj.bias", 0),
+        )
+        if found.has(IMAGE)
+        else None,
         "added_kv_proj_dim": width if found.has("blocks.0.attn2.add_k_proj.") else None,
-        "eps": given.get("eps", 1e-6),
+        "eps": epsilon,
     }
 
 

@@ -61,16 +61,22 @@ def _config(found: Translation) -> dict[str, Any]:
     blocks = range(found.count("encoder.down_blocks."))
     halvings = [i for i in blocks if found.has(f"encoder.down_blocks.{i}.resample.")]
     residuals = (len(blocks) - len(halvings)) // (len(halvings) + 1)
-    base = found.length("encoder.conv_in.weight", 0)
     firsts = [level * (residuals + 1) for level in range(len(halvings) + 1)]
-    widths = [found.length(f"encoder.down_blocks.{i}.conv1.weight", 0) for i in firsts]
+    first = ("encoder.conv_in.bias", "encoder.conv_in.weight", "encoder.down_blocks.0.norm1.gamma")
+    base = found.length(*((name, 0) for name in first))
+    last = ("post_quant_conv.bias", "post_quant_conv.weight")
     return {
         "base_dim": base,
-        "z_dim": found.length("post_quant_conv.weight", 0),
-        "dim_mult": [width // base for width in widths],
+        "z_dim": found.length(*((name, 0) for name in last), ("decoder.conv_in.weight", 1)),
+        "dim_mult": [_width(found, f"encoder.down_blocks.{i}") // base for i in firsts],
         "num_res_blocks": residuals,
         "temperal_downsample": [found.has(f"encoder.down_blocks.{i}.time_conv.") for i in halvings],
     }
+
+
+def _width(found: Translation, block: str) -> int:
+    leaves = ("conv1.bias", "conv2.bias", "norm2.gamma")
+    return found.length(*((f"{block}.{leaf}", 0) for leaf in leaves))
 
 
 def _other(config: dict[str, Any]) -> str | None:

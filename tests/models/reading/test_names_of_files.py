@@ -43,6 +43,7 @@ def assert_is(kind: Kind, module: nn.Module, config: Mapping[str, object]) -> No
     assert kind.translation.shapes == shapes
     assert not kind.translation.unknown
     plain = {key: list(v) if isinstance(v, tuple) else v for key, v in config.items()}
+    plain["_class_name"] = type(module).__name__
     assert {key: plain[key] for key in kind.config} == kind.config
 
 

@@ -59,7 +59,7 @@ def write_diffusers(folder: Path, family: str = "wan2.1-i2v", layers: int = 2) -
     WanImageToVideoPipeline(
         tokenizer=tokenizer,
         text_encoder=UMT5EncoderModel(
-            UMT5Config(vocab_size=512, d_model=TEXT, d_kv=8, d_ff=48, num_layers=2, num_heads=4)
+            UMT5Config(vocab_size=512, d_model=TEXT, d_kv=8, d_ff=48, num_layers=3, num_heads=4)
         ),
         vae=AutoencoderKLWan(base_dim=4, dim_mult=[1, 2, 2, 4], num_res_blocks=1),
         scheduler=UniPCMultistepScheduler(
@@ -281,6 +281,28 @@ def scaled(tensors: Tensors, by_row: bool = False, factors: str = "scale_weight"
     return made
 
 
+def dequantised(tensors: Tensors) -> Tensors:
+    """What tensors as of `scaled` stand for, in float32."""
+    made = {name: tensor.float() for name, tensor in tensors.items()}
+    for name in tensors:
+        stem, _, leaf = name.rpartition(".")
+        if leaf in ("scale_weight", "weight_scale"):
+            made[f"{stem}.weight"] = tensors[f"{stem}.weight"].float() * tensors[name]
+            del made[name], made[f"{stem}.scale_input"]
+    made.pop("scaled_fp8", None)
+    return made
+
+
 def is_matrix(name: str, tensor: Tensor) -> bool:
     """Whether ComfyUI's files have a tensor in 8 bits."""
     return name.endswith(".weight") and tensor.ndim == 2 and "embedding" not in name
+
+
+def in_our_names(names: Names, theirs: Tensors, ours: Tensors) -> Tensors:
+    """The way back of `published`, by the rows of what it was made of."""
+    lengths = [len(tensor) for tensor in ours.values()]
+    tags = dict(zip(ours, torch.arange(sum(lengths)).split(lengths), strict=True))
+    found: dict[int, Tensor] = {}
+    for name, tag in as_published(names, tags):
+        found |= dict(zip(tag.tolist(), theirs[name], strict=True))
+    return {name: torch.stack([found[int(row)] for row in tags[name]]) for name in ours}

@@ -1,8 +1,8 @@
 """Wan's original layout and ComfyUI's files give what the folder in diffusers' layout gives."""
 
+import functools
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,31 +12,32 @@ from torch import Tensor
 
 from maskora.models import Cue, ModelInputs, Source, VideoModel, open_model, open_source
 from maskora.streaming.plan import Placement
-from tests.models import layouts
-from tests.models.layouts import PREFIX, Change, Tensors
+from tests.models.reading import layouts
+from tests.models.reading.layouts import PREFIX, dequantised, scaled
 
+Found = dict[str, Tensor]
 PROMPT = "p3rs0n. a café, a man \N{SLIGHTLY SMILING FACE}"
 
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A base in diffusers' layout, by its family."""
-    made: dict[str, Path] = {}
+    return functools.cache(
+        lambda family: layouts.write_diffusers(tmp_path_factory.mktemp("bases") / "base", family)
+    )
 
-    def make(family: str) -> Path:
-        if family not in made:
-            folder = tmp_path_factory.mktemp("bases")
-            made[family] = layouts.write_diffusers(folder / "base", family)
-        return made[family]
 
-    return make
+@pytest.fixture(scope="module")
+def expected(bases: Callable[[str], Path]) -> Callable[[str], Found]:
+    """What the base in diffusers' layout gives."""
+    return functools.cache(lambda family: answers(opened(bases(family), family)))
 
 
 def opened(source: Source | Path, family: str, dtype: str = "float32") -> VideoModel:
     return open_model(family, source, dtype, "cpu")
 
 
-def answers(model: VideoModel) -> dict[str, Tensor]:
+def answers(model: VideoModel) -> Found:
     """What every part of a base gives for fixed inputs."""
     numbers = torch.Generator().manual_seed(0)
     picture = torch.rand(3, 96, 64, generator=numbers) * 2 - 1
@@ -64,7 +65,7 @@ def answers(model: VideoModel) -> dict[str, Tensor]:
     return found
 
 
-def assert_same(ours: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def assert_same(ours: Found, expected: Found) -> None:
     assert ours.keys() == expected.keys()
     wrong = [name for name in expected if not torch.equal(ours[name], expected[name])]
     assert not wrong
@@ -72,24 +73,30 @@ def assert_same(ours: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize("family", ["wan2.1-i2v", "wan2.2-i2v"])
 def test_the_original_layout_gives_the_same(
-    bases: Callable[[str], Path], tmp_path: Path, family: str
+    bases: Callable[[str], Path],
+    expected: Callable[[str], Found],
+    tmp_path: Path,
+    family: str,
 ) -> None:
-    base = bases(family)
-    source = open_source(layouts.write_original(tmp_path / "original", base))
-    assert_same(answers(opened(source, family)), answers(opened(base, family)))
+    source = open_source(layouts.write_original(tmp_path / "original", bases(family)))
+    assert_same(answers(opened(source, family)), expected(family))
 
 
-@pytest.mark.parametrize("prefix", ["", PREFIX])
-@pytest.mark.parametrize("family", ["wan2.1-i2v", "wan2.2-i2v"])
+@pytest.mark.parametrize(("family", "prefix"), [("wan2.1-i2v", ""), ("wan2.2-i2v", PREFIX)])
 def test_single_files_give_the_same_without_a_folder(
-    bases: Callable[[str], Path], tmp_path: Path, family: str, prefix: str
+    bases: Callable[[str], Path],
+    expected: Callable[[str], Found],
+    tmp_path: Path,
+    family: str,
+    prefix: str,
 ) -> None:
-    base = bases(family)
-    source = open_source(None, layouts.write_files(tmp_path, base, prefix=prefix))
-    assert_same(answers(opened(source, family)), answers(opened(base, family)))
+    source = open_source(None, layouts.write_files(tmp_path, bases(family), prefix=prefix))
+    assert_same(answers(opened(source, family)), expected(family))
 
 
-def test_files_lie_over_a_folder(bases: Callable[[str], Path], tmp_path: Path) -> None:
+def test_files_lie_over_a_folder(
+    bases: Callable[[str], Path], expected: Callable[[str], Found], tmp_path: Path
+) -> None:
     """The folder's own transformer is another one, and its VAE is gone."""
     base = bases("wan2.1-i2v")
     files = layouts.write_files(tmp_path / "files", base)
@@ -98,41 +105,19 @@ def test_files_lie_over_a_folder(bases: Callable[[str], Path], tmp_path: Path) -
         save_file({name: tensor + 1 for name, tensor in load_file(path).items()}, path)
     (under / layouts.VAE_FILE).unlink()
     source = open_source(under, {part: files[part] for part in ("transformer", "vae")})
-    assert_same(answers(opened(source, "wan2.1-i2v")), answers(opened(base, "wan2.1-i2v")))
+    assert_same(answers(opened(source, "wan2.1-i2v")), expected("wan2.1-i2v"))
 
 
-def dequantised(tensors: Tensors) -> Tensors:
-    """What ComfyUI's matrices in 8 bits stand for."""
-    made = {name: tensor.float() for name, tensor in tensors.items()}
-    for name in tensors:
-        stem, _, leaf = name.rpartition(".")
-        if leaf in ("scale_weight", "weight_scale"):
-            made[f"{stem}.weight"] = tensors[f"{stem}.weight"].float() * tensors[name]
-            del made[name], made[f"{stem}.scale_input"]
-    made.pop("scaled_fp8", None)
-    return made
-
-
-CHANGES: dict[str, Change] = {
-    "scaled": layouts.scaled,
-    "scaled by row": partial(layouts.scaled, by_row=True),
-    "newer name": partial(layouts.scaled, factors="weight_scale"),
-    "plain float8": layouts.in_float8,
-}
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("how", CHANGES)
 def test_matrices_in_8_bits_give_what_they_stand_for(
-    bases: Callable[[str], Path], tmp_path: Path, how: str, dtype: str
+    bases: Callable[[str], Path], expected: Callable[[str], Found], tmp_path: Path
 ) -> None:
-    base, change = bases("wan2.1-i2v"), CHANGES[how]
-    small = layouts.write_files(tmp_path / "small", base, change, PREFIX)
-    dense = layouts.write_files(tmp_path / "dense", base, lambda t: dequantised(change(t)))
-    expected = answers(opened(open_source(None, dense), "wan2.1-i2v", dtype))
-    plain = answers(opened(base, "wan2.1-i2v", dtype))
-    assert not torch.equal(expected["velocity "], plain["velocity "])
-    assert_same(answers(opened(open_source(None, small), "wan2.1-i2v", dtype)), expected)
+    base = bases("wan2.1-i2v")
+    small = layouts.write_files(tmp_path / "small", base, layouts.scaled, PREFIX)
+    dense = layouts.write_files(tmp_path / "dense", base, lambda t: dequantised(scaled(t)))
+    ours = answers(opened(open_source(None, small), "wan2.1-i2v"))
+    assert_same(ours, answers(opened(open_source(None, dense), "wan2.1-i2v")))
+    changed = {name for name in ours if not torch.equal(ours[name], expected("wan2.1-i2v")[name])}
+    assert changed == {"text", "velocity "}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -199,7 +184,7 @@ def test_what_was_found_is_told_in_a_line_for_each_part(
     assert f"  vae: {files['vae']}, float32, VAE of 16 latent channels" in told
     original = layouts.write_original(tmp_path / "original", base)
     told = open_source(original, {"vae": files["vae"]}).told.splitlines()
-    assert f"  text_encoder: {original / layouts.TEXT_FILE}, float32, UMT5 of 2 layers x 32" in told
+    assert f"  text_encoder: {original / layouts.TEXT_FILE}, float32, UMT5 of 3 layers x 32" in told
     assert open_source(base).told == f"a folder in diffusers' layout ({base})"
 
 

@@ -1,0 +1,106 @@
+"""Files that are harmful, cut, incomplete or do not belong together: told before they load."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskora.models import open_source
+from tests.models.reading import layouts
+from tests.models.reading.refusing import refused
+
+
+class Harmful:
+    """What a pickle may ask for."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (f"touch {self.trace}",)
+
+
+PICKLES = [layouts.VAE_FILE, layouts.TEXT_FILE, layouts.IMAGE_FILE]
+
+
+@pytest.mark.parametrize("name", PICKLES)
+def test_a_harmful_pickle_is_refused_and_nothing_of_it_runs(original: Path, name: str) -> None:
+    path, trace = original / name, original / "trace"
+    torch.save({**torch.load(path), "odd": Harmful(trace)}, path)
+    refused(lambda: open_source(original), rf"{name} is refused: it asks for posix\.system")
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder", "image_encoder"])
+def test_a_harmful_pickle_is_no_single_file(
+    files: dict[str, Path], tmp_path: Path, part: str
+) -> None:
+    trace = tmp_path / "trace"
+    torch.save(Harmful(trace), tmp_path / "a.safetensors")
+    files[part] = tmp_path / "a.safetensors"
+    refused(lambda: open_source(None, files), r"a\.safetensors is refused: it asks for posix")
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("name", PICKLES)
+def test_a_pth_file_of_another_form_or_cut_off_is_told(original: Path, name: str) -> None:
+    path = original / name
+    tensors = torch.load(path)
+    os.truncate(path, path.stat().st_size - 50)
+    refused(lambda: open_source(original), f"{name} is cut off, or in the form that torch wrote")
+    torch.save(tensors, path, _use_new_zipfile_serialization=False)
+    refused(lambda: open_source(original), f"{name} is cut off, or in the form that torch wrote")
+    torch.save({"state_dict": tensors}, path)
+    refused(lambda: open_source(original), f"{name}: state_dict is no tensor, but dict")
+    torch.save(list(tensors.values()), path)
+    refused(lambda: open_source(original), f"{name} holds no named tensors, but list")
+
+
+def test_a_pth_tensor_that_is_a_transposed_view_is_told(original: Path) -> None:
+    path = original / layouts.VAE_FILE
+    torch.save({"odd": torch.zeros(2, 3).t()}, path)
+    refused(lambda: open_source(original), "odd is stored in a way that is not read")
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder", "image_encoder"])
+def test_a_cut_single_file_is_told(files: dict[str, Path], tmp_path: Path, part: str) -> None:
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(files[part].read_bytes()[:-100])
+    files[part] = path
+    refused(lambda: open_source(None, files), r"cut\.safetensors is cut off within .*again")
+
+
+def test_a_cut_shard_and_a_missing_one_are_told(original: Path) -> None:
+    shard = original / "diffusion_pytorch_model-00002-of-00002.safetensors"
+    os.truncate(shard, shard.stat().st_size - 100)
+    refused(lambda: open_source(original), f"{shard.name} is cut off within")
+    shard.unlink()
+    (original / layouts.VAE_FILE).unlink()
+    (original / "google/umt5-xxl/tokenizer.json").unlink()
+    refused(
+        lambda: open_source(original),
+        f"original layout .*: missing {shard.name}, {layouts.VAE_FILE}\n"
+        f".*missing google/umt5-xxl/tokenizer.json",
+    )
+
+
+def test_a_folder_of_which_only_the_configuration_is_there_is_told(original: Path) -> None:
+    for path in [*original.glob("*.safetensors*"), *original.glob("*.pth")]:
+        path.unlink()
+    refused(lambda: open_source(original), "missing diffusion_pytorch_model.safetensors, Wan2.1")
+
+
+def test_a_configuration_that_disagrees_with_the_tensors_is_told(original: Path) -> None:
+    path = original / "config.json"
+    given = json.loads(path.read_text())
+    for key, value, told in (
+        ("num_layers", 40, "num_layers is 40 in its config.json, and its tensors are of 3"),
+        ("num_heads", 7, "7 heads do not go into blocks of width 128"),
+        ("eps", "tiny", "eps is 'tiny'"),
+        ("quantization_config", {}, "quantised by other software"),
+    ):
+        path.write_text(json.dumps({**given, key: value}))
+        refused(lambda: open_source(original), told)
