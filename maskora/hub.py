@@ -57,6 +57,9 @@ def find_local(path: str, relative_to: Path) -> Path | None:
 
 def refuse_quantised(config: dict[str, Any], folder: Path, key: str) -> None:
     """Weights that need a package of somebody else's choice are not loaded. Raises UserError."""
+    inner = (value for value in config.values() if isinstance(value, dict))
+    for one in inner:
+        refuse_quantised(one, folder, key)
     if "quantization_config" in config:
         raise UserError(
             f"{key}: the weights in {folder} are quantised by other software, which is not run "

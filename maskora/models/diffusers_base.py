@@ -111,7 +111,12 @@ class DiffusersBase:
         import diffusers
 
         config = self.source.config("scheduler")
-        kind = getattr(diffusers, config["_class_name"])
+        kind = getattr(diffusers, str(config.get("_class_name")), None)
+        if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
+            raise UserError(
+                f"{self.source.where}: its scheduler is {config.get('_class_name')!r}, which is "
+                f"none of diffusers'"
+            )
         if shift is not None:
             key = "flow_shift" if "flow_shift" in config else "shift"
             config = {**config, key: shift}

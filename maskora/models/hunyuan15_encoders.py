@@ -57,10 +57,10 @@ def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> It
     prompts, and computes them one after the other, so that what comes out for a prompt does not
     depend on its company. The last two layers are not loaded: nobody uses their states.
     """
-    from transformers import AutoTokenizer, Qwen2_5_VLTextConfig, Qwen2_5_VLTextModel
+    from transformers import Qwen2_5_VLTextConfig, Qwen2_5_VLTextModel, Qwen2Tokenizer
 
     announce("text encoder")
-    tokenizer = AutoTokenizer.from_pretrained(source.folder("tokenizer"), padding_side="right")
+    tokenizer = Qwen2Tokenizer.from_pretrained(source.folder("tokenizer"), padding_side="right")
     config = Qwen2_5_VLTextConfig(**source.config("text_encoder"))
     layers = config.num_hidden_layers
     config.num_hidden_layers -= UNUSED_LAYERS
@@ -122,10 +122,10 @@ def glyph_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> I
     The glyphs are zero, and the mask False, after the last token; everywhere without quotes.
     """
     from diffusers.pipelines.hunyuan_video1_5.pipeline_hunyuan_video1_5 import extract_glyph_texts
-    from transformers import AutoTokenizer, T5Config, T5EncoderModel
+    from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
 
     announce("glyph encoder")
-    tokenizer = AutoTokenizer.from_pretrained(source.folder("tokenizer_2"))
+    tokenizer = ByT5Tokenizer.from_pretrained(source.folder("tokenizer_2"))
     config = T5Config(**source.config("text_encoder_2"))
     with init_empty_weights():
         encoder = T5EncoderModel(config)

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 CONFIGS = ("config.json", "scheduler_config.json")
 # Settings that would let whoever made a model's folder choose the code that reads it.
-CODE = ("attn_implementation", "_attn_implementation", "auto_map")
+CODE = (
+    "attn_implementation", "_attn_implementation", "experts_implementation",
+    "_experts_implementation", "auto_map",
+)  # fmt: skip
 
 
 class Source(Protocol):
@@ -96,7 +99,8 @@ class DiffusersFolder:
         path = next((folder / name for name in CONFIGS if (folder / name).is_file()), None)
         config = read_json(path or folder / CONFIGS[0])
         refuse_quantised(config, folder, "[model] path")
-        return {key: value for key, value in config.items() if key not in CODE}
+        settings: dict[str, Any] = _without_code(config)
+        return settings
 
     def index(self) -> dict[str, Any]:
         """See `Source`."""
@@ -121,6 +125,13 @@ class DiffusersFolder:
     def paths(self, part: str) -> list[Path]:
         """See `Source`."""
         return sorted(path for path in (self.where / part).rglob("*") if path.is_file())
+
+
+def _without_code(settings: Any) -> Any:
+    """Settings of a model and of the models in it, without those that choose code."""
+    if isinstance(settings, dict):
+        return {key: _without_code(value) for key, value in settings.items() if key not in CODE}
+    return settings
 
 
 def open_source(where: Path | None, files: Mapping[str, Path] | None = None) -> Source:
