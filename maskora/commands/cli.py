@@ -165,6 +165,22 @@ def tiny_model(
 
 @app.command()
 @told_plainly
+def pretrain_miniature(
+    output: Annotated[Path, typer.Argument(help="the folder to create")],
+    minutes: Annotated[float, typer.Option(help="of training; more are better")] = 60.0,
+    seed: Annotated[int, typer.Option(help="of the weights and the batches")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with what the folder holds")
+    ] = False,
+) -> None:
+    """Train the miniature, the small base that ships with maskora, from nothing, and judge it."""
+    from maskora.commands import pretrain
+
+    pretrain.pretrain_miniature(output, minutes, seed, resume)
+
+
+@app.command()
+@told_plainly
 def demo(
     folder: Annotated[Path, typer.Argument(help="where to put it")] = Path("maskora-demo"),
 ) -> None:

@@ -24,7 +24,8 @@ TEXT_TOKENS = 512
 FLOAT = ITEM["float32"]
 # Intermediate results of the VAE at their largest, in units of a chunk of frames at full size with
 # `base_dim` channels. Encoding and decoding meet it in the residual blocks at full size.
-VAE_ENCODE_UNITS, VAE_DECODE_UNITS = 9.2, 12.7
+# By whether its levels have shortcuts.
+VAE_ENCODE_UNITS, VAE_DECODE_UNITS = {False: 9.2, True: 8.9}, {False: 12.7, True: 19.3}
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,12 @@ class ImageEncoder:
 
 @dataclass(frozen=True)
 class Vae:
-    """`AutoencoderKLWan`, from vae/config.json; in float32."""
+    """`AutoencoderKLWan`, from vae/config.json; in float32.
+
+    Attributes:
+        patch: its first and last convolution see patches of so many pixels.
+        skips: its levels have shortcuts, and do not halve their width on the way up.
+    """
 
     base: int
     decoder_base: int
@@ -156,6 +162,8 @@ class Vae:
     temporal: tuple[bool, ...]
     cell: int
     chunk: int
+    patch: int
+    skips: bool
 
     @classmethod
     def read(cls, config: dict[str, Any]) -> "Vae":
@@ -170,6 +178,8 @@ class Vae:
             temporal=tuple(config.get("temperal_downsample", (False, True, True))),
             cell=config.get("scale_factor_spatial", 8),
             chunk=config.get("scale_factor_temporal", 4),
+            patch=config.get("patch_size") or 1,
+            skips=config.get("is_residual", False),
         )
 
     def count(self) -> int:
@@ -179,7 +189,7 @@ class Vae:
 
     def _encoder(self) -> int:
         widths = [self.base * multiple for multiple in (1, *self.multiples)]
-        total = _conv(3, widths[0], 27)
+        total = _conv(3 * self.patch**2, widths[0], 27)
         for level, (before, width) in enumerate(pairwise(widths)):
             total += _residuals(before, width, self.residuals)
             if level < len(self.temporal):
@@ -190,32 +200,33 @@ class Vae:
     def _decoder(self) -> int:
         widths = [self.decoder_base * m for m in (self.multiples[-1], *reversed(self.multiples))]
         total = _conv(self.latents, widths[0], 27) + _middle(widths[0])
-        rising = self.temporal[::-1]
+        rising, narrowing = self.temporal[::-1], 1 if self.skips else 2
         for level, (before, width) in enumerate(pairwise(widths)):
-            total += _residuals(before // 2 if level else before, width, self.residuals + 1)
+            total += _residuals(before // narrowing if level else before, width, self.residuals + 1)
             if level < len(rising):
-                total += _conv(width, width // 2, 9)
+                total += _conv(width, width // narrowing, 9)
                 total += _conv(width, 2 * width, 3) if rising[level] else 0
-        return total + widths[-1] + _conv(widths[-1], 3, 27)
+        return total + widths[-1] + _conv(widths[-1], 3 * self.patch**2, 27)
 
     def encode_bytes(self, frames: int, width: int, height: int, tile: int | None) -> int:
         """The largest sum while a clip is encoded; the clip itself is on the device."""
         area, overlap = tiled_area(width, height, tile, self.cell)
         clip = 3 * frames * width * height * FLOAT
         results = clip * 2 * self.latents // (3 * self.chunk * self.cell**2)
-        working = self._chunks(self.base, frames, area, VAE_ENCODE_UNITS)
+        working = self._chunks(self.base, frames, area, VAE_ENCODE_UNITS[self.skips])
+        clip *= 1 if self.patch == 1 else 2  # its patches are a copy
         return clip + working + round(overlap * results)
 
     def decode_bytes(self, frames: int, width: int, height: int, tile: int | None) -> int:
         """The largest sum while a clip is decoded: in a tile, or while tiles are joined."""
         area, overlap = tiled_area(width, height, tile, self.cell)
         clip = 3 * frames * width * height * FLOAT
-        working = self._chunks(self.decoder_base, frames, area, VAE_DECODE_UNITS)
+        working = self._chunks(self.decoder_base, frames, area, VAE_DECODE_UNITS[self.skips])
         joining = 3 * clip if tile is not None else 0
         return round(overlap * clip) + max(working, joining)
 
     def _chunks(self, base: int, frames: int, area: int, units: float) -> int:
-        return round(units * min(frames, self.chunk) * base * area * FLOAT)
+        return round(units * min(frames, self.chunk) * base * area // self.patch**2 * FLOAT)
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 1) -> int:

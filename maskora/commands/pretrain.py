@@ -1,0 +1,74 @@
+"""pretrain-miniature: world -> autoencoder -> latents -> transformer -> a model folder, judged."""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan
+
+from maskora.errors import UserError
+from maskora.files import write_text
+from maskora.miniature.autoencoder import autoencoder_part, build_autoencoder, channels_last
+from maskora.miniature.curves import draw_losses
+from maskora.miniature.fitting import fit
+from maskora.miniature.folder import finish_folder, save_part
+from maskora.miniature.latent_set import encode_set, measure_latents
+from maskora.miniature.transformer import build_transformer, transformer_part
+from maskora.miniature.trial import draw_case, judge
+from maskora.miniature.verdict import Verdict
+from maskora.models import open_model
+from maskora.models.building import without_bars
+
+AUTOENCODER_SHARE = 0.3  # of the time; the rest is the transformer's
+ALL_CLIPS = 30.0  # minutes; in less, fewer clips are encoded
+CASES = 24
+
+
+def pretrain_miniature(output: Path, minutes: float, seed: int, resume: bool) -> None:
+    """Train a miniature for some minutes and write it to `output`, a folder in diffusers' layout.
+
+    What is needed to go on lies in `output`/training, with the losses and their curves. Encoding
+    the latents comes on top of the minutes.
+
+    Raises:
+        UserError: the folder holds something, and `resume` is not asked for.
+    """
+    if minutes <= 0:
+        raise UserError(f"--minutes {minutes:g}: it must be more than 0")
+    if not resume and output.exists() and any(output.iterdir()):
+        raise UserError(f"{output} already holds something: name a new folder, or add --resume")
+    without_bars()
+    work = output / "training"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    _train_autoencoder(output, seed, 60 * minutes * AUTOENCODER_SHARE, device)
+    if not (output / "transformer").exists():
+        vae = AutoencoderKLWan.from_pretrained(output / "vae", torch_dtype=torch.float32)
+        vae = channels_last(vae).to(device).eval()
+        latents = encode_set(vae, work, min(1.0, minutes / ALL_CLIPS))
+        transformer = build_transformer(seed).to(device)
+        part = transformer_part(transformer, latents, seed)
+        fit(part, 60 * minutes * (1 - AUTOENCODER_SHARE), work)
+        draw_losses(work / "transformer.jsonl", output / "transformer.png", "transformer: flow")
+        save_part(transformer, output / "transformer")
+    finish_folder(output)
+    verdict = try_out(output, device)
+    print(verdict.told())
+    write_text(output / "gate.json", json.dumps(verdict.record(), indent=2) + "\n")
+
+
+def _train_autoencoder(output: Path, seed: int, seconds: float, device: str) -> None:
+    if (output / "vae").exists():
+        return
+    work = output / "training"
+    vae = build_autoencoder(seed).to(device)
+    fit(autoencoder_part(vae, seed), seconds, work)
+    draw_losses(work / "vae.jsonl", output / "vae.png", "autoencoder: absolute + 5 x squared error")
+    mean_C, deviation_C = measure_latents(vae)
+    vae.register_to_config(latents_mean=mean_C, latents_std=deviation_C)
+    save_part(vae, output / "vae")
+
+
+def try_out(folder: Path, device: str, cases: int = CASES) -> Verdict:
+    """What a miniature reaches on unseen scenes."""
+    model = open_model("miniature", folder, "float32", device)
+    return judge(model, [draw_case(number) for number in range(cases)])

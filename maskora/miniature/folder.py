@@ -1,0 +1,37 @@
+"""The miniature as a model folder in diffusers' layout."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import diffusers
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from maskora.files import write_text
+from maskora.miniature.transformer import SHIFT
+
+INDEX = {
+    "_class_name": "WanImageToVideoPipeline",
+    "_diffusers_version": diffusers.__version__,
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "transformer": ["diffusers", "WanTransformer3DModel"],
+    "vae": ["diffusers", "AutoencoderKLWan"],
+}
+
+
+def save_part(part: Any, folder: Path) -> None:
+    """Write a model of diffusers in half precision, as a whole or not at all.
+
+    It has that precision afterwards.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as scratch:
+        part.half().save_pretrained(Path(scratch) / folder.name)
+        (Path(scratch) / folder.name).replace(folder)
+
+
+def finish_folder(output: Path) -> None:
+    """Add what is beside the trained parts: the schedule, and which class is which."""
+    FlowMatchEulerDiscreteScheduler(shift=SHIFT).save_pretrained(output / "scheduler")
+    write_text(output / "model_index.json", json.dumps(INDEX, indent=2) + "\n")

@@ -1,0 +1,41 @@
+"""The miniature: a Wan of a few million weights that ships with maskora.
+
+Same classes, same packing, no picture and no words: its text is constantly zero, so a prompt has no
+effect, and neither has guidance. It knows one world, the rendered one of `maskora.miniature`.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from maskora.models.base import Context, ContextEncoder, Cue, EncodeCues
+from maskora.models.wan21 import SCHEDULER, Wan21
+
+
+class Miniature(Wan21):
+    """The miniature. See `maskora.models.base.VideoModel` for what each method promises."""
+
+    family = "miniature"
+    parts = ("transformer", "vae")
+    weights = ("transformer", "vae")
+    files = {"scheduler": SCHEDULER}  # noqa: RUF012 - never changed
+    sees_picture = False
+    instead = "miniature"
+
+    def _check_width(self, part: str, key: str, expected: int | None) -> None:
+        """There is no encoder whose tokens could have another width."""
+
+    def encoders(self) -> tuple[ContextEncoder, ...]:
+        width = int(self.source.config("transformer")["text_dim"])
+
+        @contextmanager
+        def no_words() -> Iterator[EncodeCues]:
+            """Any cue -> {"text": one word of zeros, (1, width)}."""
+
+            def encode(cues: Sequence[Cue]) -> list[Context]:
+                return [{"text": torch.zeros(1, width)} for _ in cues]
+
+            yield encode
+
+        return (ContextEncoder("text", parts=(), precision=f"zero {width}", load=no_words),)
