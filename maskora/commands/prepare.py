@@ -103,7 +103,8 @@ def _configuration(base: Path | None, given: dict[str, Any], overrides: list[str
     config = build_config(tables, overrides, "the given options")
     home = base.parent if base else Path()
     for table, key in (("model", "path"), ("tracker", "checkpoint"), ("caption", "model")):
-        if local := _local(getattr(getattr(config, table), key), home):
+        named = getattr(getattr(config, table), key)
+        if named and (local := _local(named, home)):
             config = _with(config, table, **{key: local})
     loras = tuple(
         item.model_copy(update={"path": str((home / item.path).resolve())})

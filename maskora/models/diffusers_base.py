@@ -111,8 +111,9 @@ class DiffusersBase:
         import diffusers
 
         config = self.source.config("scheduler")
-        kind = getattr(diffusers, str(config.get("_class_name")), None)
-        if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
+        kind: Any = getattr(diffusers, str(config.get("_class_name")), None)
+        is_scheduler = isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)
+        if not is_scheduler:
             raise UserError(
                 f"{self.source.where}: its scheduler is {config.get('_class_name')!r}, which is "
                 f"none of diffusers'"
