@@ -14,6 +14,12 @@ WANTED = [
     "diffusion_pytorch_model*.safetensors", "*.pth",
 ]  # fmt: skip
 
+# Settings that would let whoever made a model's folder choose the code that reads it.
+CODE = (
+    "attn_implementation", "_attn_implementation", "experts_implementation",
+    "_experts_implementation", "auto_map",
+)  # fmt: skip
+
 
 def locate(
     path: str,
@@ -65,6 +71,13 @@ def refuse_quantised(config: dict[str, Any], folder: Path, key: str) -> None:
             f"{key}: the weights in {folder} are quantised by other software, which is not run "
             f"here: name the checkpoint as it was published"
         )
+
+
+def without_code(settings: Any) -> Any:
+    """Settings of a model and of the models in it, without those that choose code."""
+    if isinstance(settings, dict):
+        return {key: without_code(value) for key, value in settings.items() if key not in CODE}
+    return settings
 
 
 def is_hub_id(path: str) -> bool:

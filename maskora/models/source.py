@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from maskora.files import digest
-from maskora.hub import refuse_quantised
+from maskora.hub import refuse_quantised, without_code
 from maskora.models.folder import check_parts, read_json, sampled_content
 from maskora.models.reading.finding import find_wan, take_files
 from maskora.models.reading.pieces import Overlaid
@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from maskora.streaming.sources import Reader
 
 CONFIGS = ("config.json", "scheduler_config.json")
-# Settings that would let whoever made a model's folder choose the code that reads it.
-CODE = (
-    "attn_implementation", "_attn_implementation", "experts_implementation",
-    "_experts_implementation", "auto_map",
-)  # fmt: skip
 
 
 class Source(Protocol):
@@ -99,7 +94,7 @@ class DiffusersFolder:
         path = next((folder / name for name in CONFIGS if (folder / name).is_file()), None)
         config = read_json(path or folder / CONFIGS[0])
         refuse_quantised(config, folder, "[model] path")
-        settings: dict[str, Any] = _without_code(config)
+        settings: dict[str, Any] = without_code(config)
         return settings
 
     def index(self) -> dict[str, Any]:
@@ -125,13 +120,6 @@ class DiffusersFolder:
     def paths(self, part: str) -> list[Path]:
         """See `Source`."""
         return sorted(path for path in (self.where / part).rglob("*") if path.is_file())
-
-
-def _without_code(settings: Any) -> Any:
-    """Settings of a model and of the models in it, without those that choose code."""
-    if isinstance(settings, dict):
-        return {key: _without_code(value) for key, value in settings.items() if key not in CODE}
-    return settings
 
 
 def open_source(where: Path | None, files: Mapping[str, Path] | None = None) -> Source:

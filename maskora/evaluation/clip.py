@@ -1,0 +1,191 @@
+"""CLIP, through transformers' own classes: pictures and words -> features of length one.
+
+No code that lies in a model's folder is run, and only safetensors are read.
+"""
+
+import gc
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from safetensors import SafetensorError
+from scipy.special import softmax
+
+from maskora.errors import UserError
+from maskora.hub import locate, refuse_quantised, without_code
+
+FILES = ["*.json", "*.txt", "model*.safetensors"]
+KINDS = ("clip", "clip_vision_model")
+ADVICE = "use openai/clip-vit-large-patch14, from the hub or as a local folder"
+# What transformers raises where a folder's files are missing, damaged or of another model.
+BROKEN = (OSError, ValueError, LookupError, AttributeError, RuntimeError, SafetensorError)
+PROMPTS = ("Good photo.", "Bad photo.")  # CLIP-IQA's (Wang et al. 2023)
+SCALE = 100.0  # of cosines: what CLIP's own temperature ended at in training
+log = logging.getLogger("maskora")
+
+PictureEncoder = Callable[[Sequence[np.ndarray]], np.ndarray]
+"""(H, W, 3) uint8 RGB pictures -> their features (N, D) float32, each of length one."""
+
+
+@dataclass(frozen=True)
+class Rater:
+    """Who rates pictures without a reference, as CLIP-IQA does.
+
+    Attributes:
+        encode: the picture side of a CLIP.
+        prompts_2D: features of the good and of the bad prompt, by the same CLIP.
+    """
+
+    encode: PictureEncoder
+    prompts_2D: np.ndarray
+
+
+def quality_of(features_ND: np.ndarray, prompts_2D: np.ndarray) -> np.ndarray:
+    """How much rather pictures are good than bad photos, (N,) from 0 to 1, by unit features."""
+    return np.asarray(softmax(SCALE * features_ND @ prompts_2D.T, axis=-1)[:, 0])
+
+
+def find_clip(path: str, key: str) -> Path:
+    """The folder of a CLIP, from the hub where it is not here; its configuration is checked first.
+
+    Args:
+        path: a hub id or a local folder.
+        key: what named it; it stands before every complaint.
+
+    Raises:
+        UserError: it cannot be had, is no CLIP, or needs other people's code.
+    """
+    _check(locate(path, Path.cwd(), ["config.json"], key=key), key)
+    return locate(path, Path.cwd(), FILES, key=key)
+
+
+@contextmanager
+def open_pictures(folder: Path, key: str) -> Iterator[PictureEncoder]:
+    """The picture side of a CLIP, loaded on entry and released on exit.
+
+    Pictures are prepared as the folder says; as published: the shorter side scaled to the model's
+    size, the middle cut out.
+
+    Raises:
+        UserError: the folder lacks a part.
+    """
+    import torch
+    from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
+
+    log.info("loading CLIP from %s", folder)
+    # The PIL processor on every machine, so that numbers do not depend on what is installed.
+    processor = _part(CLIPImageProcessorPil.from_pretrained, folder, key)
+
+    def encode(pictures: Sequence[np.ndarray]) -> np.ndarray:
+        images = [Image.fromarray(picture) for picture in pictures]
+        pixels = processor(images=images, return_tensors="pt")["pixel_values"]
+        with torch.inference_mode():
+            return _unit(model(pixel_values=pixels.to(model.device)).image_embeds)
+
+    with _loaded(CLIPVisionModelWithProjection, "vision_config", folder, key) as model:
+        empty = Image.new("RGB", (64, 64))
+        height, width = processor(images=[empty], return_tensors="pt")["pixel_values"].shape[-2:]
+        if (height, width) != (model.config.image_size,) * 2:
+            raise _unfit("image processor", folder, key)
+        yield encode
+
+
+def encode_texts(folder: Path, texts: Sequence[str], key: str) -> np.ndarray:
+    """Features of texts, (N, D) float32, each of length one; the model is released at once.
+
+    Raises:
+        UserError: the folder holds no CLIP with a text side.
+    """
+    import torch
+    from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+
+    tokenizer = _part(CLIPTokenizer.from_pretrained, folder, key)
+    tokens = tokenizer(list(texts), padding=True, return_tensors="pt")
+    with (
+        _loaded(CLIPTextModelWithProjection, "text_config", folder, key) as model,
+        torch.inference_mode(),
+    ):
+        # transformers makes up a tokenizer where the folder has none.
+        if len(tokenizer) != model.config.vocab_size:
+            raise _unfit("tokenizer", folder, key)
+        return _unit(model(**tokens.to(model.device)).text_embeds)
+
+
+@contextmanager
+def _loaded(kind: Any, side: str, folder: Path, key: str) -> Iterator[Any]:
+    """One side of a CLIP in float32, on the card where there is one; gone on exit."""
+    import torch
+    import transformers.utils.logging
+
+    transformers.utils.logging.disable_progress_bar()  # they count tensors
+    settings = _settings(folder, key)
+    config = kind.config_class.from_dict(without_code(settings.get(side, settings)))
+    model, told = _part(
+        lambda where: kind.from_pretrained(
+            where, config=config, dtype=torch.float32, use_safetensors=True,
+            output_loading_info=True, attn_implementation="sdpa",
+        ),
+        folder,
+        key,
+    )  # fmt: skip
+    if missing := sorted(told["missing_keys"]):
+        raise UserError(
+            f"{key}: the weights in {folder} lack {len(missing)} of the tensors needed "
+            f"({missing[0]} is one): {ADVICE}"
+        )
+    try:
+        yield model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    finally:
+        model.to("meta")  # frees it, whoever still refers to it
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _part(load: Callable[[Path], Any], folder: Path, key: str) -> Any:
+    """Load a part of a folder. Raises UserError where it is missing or damaged."""
+    try:
+        return load(folder)
+    except BROKEN as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{key}: {folder} cannot be loaded ({reason}): {ADVICE}") from None
+
+
+def _unfit(part: str, folder: Path, key: str) -> UserError:
+    return UserError(f"{key}: {folder}: its {part} does not fit its weights: {ADVICE}")
+
+
+def _check(folder: Path, key: str) -> None:
+    """A folder's config.json is that of a CLIP which transformers knows itself."""
+    settings = _settings(folder, key)
+    kind = settings.get("model_type")
+    if kind not in KINDS:
+        raise UserError(f"{key}: {folder} holds no CLIP (but {kind or 'nothing'}): {ADVICE}")
+    refuse_quantised(settings, folder, key)
+    if "auto_map" in settings:
+        raise UserError(
+            f"{key}: {folder} comes with code of its own, which maskora does not run: {ADVICE}"
+        )
+
+
+def _settings(folder: Path, key: str) -> dict[str, Any]:
+    """What a folder's config.json says. Raises UserError where it is missing or damaged."""
+    path = folder / "config.json"
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{key}: {path} is missing: {ADVICE}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{key}: {path} is damaged: {error}") from None
+    return settings if isinstance(settings, dict) else {}
+
+
+def _unit(features: Any) -> np.ndarray:
+    """Features (N, D) as float32 arrays of length one."""
+    array = features.float().cpu().numpy()
+    return np.asarray(array / np.linalg.norm(array, axis=-1, keepdims=True))

@@ -1,0 +1,221 @@
+"""What is measured, in words; and the numbers over all frames."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from maskora.evaluation.pixels import psnr
+
+Row = Mapping[str, float | None]  # of one frame: by a measure's key, or by its raw parts'
+Better = Literal["higher", "lower"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number per frame.
+
+    Attributes:
+        title: what it is called.
+        unit: empty for shares and similarities.
+        better: which way is better; None where the number only says something beside another.
+        grain: a difference that a person would hardly notice.
+        meaning: in a sentence or two, for somebody who has read no paper.
+        beside: the measure of the source that it is to be compared with.
+        raw: the sums of which it is made, where the whole clip's number is not the frames' mean: a
+            mean squared error; or what is divided, and by what.
+    """
+
+    title: str
+    unit: str
+    better: Better | None
+    grain: float
+    meaning: str
+    beside: str | None = None
+    raw: tuple[str, ...] = ()
+
+
+MEASURES: dict[str, Measure] = {
+    "outside_psnr": Measure(
+        "PSNR outside the mask", "dB", "higher", 1.0,
+        "How near everything outside the mask is to the source. From 40 dB on nobody sees a "
+        "difference; below 30 it shows.",
+        raw=("outside_mse",),
+    ),
+    "outside_ssim": Measure(
+        "SSIM outside the mask", "", "higher", 0.01,
+        "The same by structure: 1 is identical, a shift or blur lowers it.",
+    ),
+    "outside_l1": Measure(
+        "Difference outside the mask", "levels", "lower", 0.5,
+        "Mean difference to the source per pixel and colour, of 255 levels.",
+    ),
+    "edit_colours": Measure(
+        "Colours of the edit kept", "", "higher", 0.1,
+        "How much of the mask has the edit's colours, relative to your edited first frame. Falling "
+        "towards 0: the edit disappears.",
+    ),
+    "edit_change": Measure(
+        "Difference to the source kept", "", None, 0.1,
+        "How much the inside differs from the source, relative to your edited first frame. Falling "
+        "towards 0: the inside turns back into the source.",
+    ),
+    "keyframe_psnr": Measure(
+        "PSNR at your edited keyframes", "dB", "higher", 1.0,
+        "How near the inside is to the later frames that you edited yourself.",
+        raw=("keyframe_mse",),
+    ),
+    "motion_followed": Measure(
+        "Motion of the source followed", "", "higher", 0.2,
+        "How far the inside moves as the source does there, where the source moves. 1: exactly so; "
+        "0: not at all, or in another direction.",
+        raw=("motion_along", "motion_source"),
+    ),
+    "motion_speed": Measure(
+        "Speed relative to the source", "", None, 0.2,
+        "How fast the inside moves in any direction. Towards 0: it is frozen.",
+        raw=("motion_speed_sum", "motion_speed_source"),
+    ),
+    "follow_error": Measure(
+        "Warp error along the source's motion", "levels", "lower", 1.0,
+        "How much the inside differs from the frame before, that one moved as the source moves.",
+        beside="source_warp_error",
+    ),
+    "warp_error": Measure(
+        "Warp error along its own motion", "levels", "lower", 1.0,
+        "The same, moved as the result itself moves: what is left is flicker and change of shape.",
+        beside="source_warp_error",
+    ),
+    "source_warp_error": Measure(
+        "Warp error of the source", "levels", None, 1.0,
+        "The source's own, by the same means: as steady as a real video is here.",
+    ),
+    "step": Measure(
+        "Change from frame to frame", "levels", None, 1.0,
+        "Mean difference between a frame's inside and the one before it.",
+        beside="source_step",
+    ),
+    "source_step": Measure(
+        "Change from frame to frame in the source", "levels", None, 1.0, "The source's own.",
+    ),
+    "clip_score": Measure(
+        "CLIP score to the edited first frame", "", "higher", 0.005,
+        "Cosine of the CLIP features of each whole frame and of your edited first frame.",
+    ),
+    "input_similarity": Measure(
+        "Input similarity", "", "higher", 0.005,
+        "Cosine of the CLIP features of each whole frame and of the source's frame.",
+    ),
+    "clip_steadiness": Measure(
+        "CLIP similarity of neighbours", "", "higher", 0.005,
+        "Cosine of the CLIP features of each frame and of the one before it.",
+        beside="source_clip_steadiness",
+    ),
+    "source_clip_steadiness": Measure(
+        "CLIP similarity of neighbours in the source", "", None, 0.005, "The source's own.",
+    ),
+    "quality": Measure(
+        "Quality (CLIP-IQA)", "", "higher", 0.05,
+        'Whether CLIP finds "Good photo." rather than "Bad photo." in a frame, 0 to 1. Compare it '
+        "with the source's.",
+        beside="source_quality",
+    ),
+    "source_quality": Measure(
+        "Quality of the source", "", None, 0.05, "The source's own.",
+    ),
+    "hit_rate": Measure(
+        "Hit rate", "", "higher", 0.05,
+        "Share of the true edited object's pixels that are nearer to the truth than to the source "
+        "or the empty scene.",
+    ),
+    "object_found": Measure(
+        "Object found", "", "higher", 0.5,
+        "Share of frames in which at least a quarter of the edited object was found; the next two "
+        "are about these alone.",
+    ),
+    "centroid_error": Measure(
+        "Error of place", "px", "lower", 1.0,
+        "How far the edited object's centre of mass is from the true one.",
+    ),
+    "orientation_error": Measure(
+        "Error of orientation", "°", "lower", 5.0,
+        "By how much the edited object is turned against the true one.",
+    ),
+    "inside_psnr": Measure(
+        "PSNR inside the mask, to the truth", "dB", "higher", 1.0,
+        "How near the inside is to the truth. Alone it misleads: an object that is gone may be "
+        "nearer than one a little beside its place.",
+        raw=("inside_mse",),
+    ),
+    "inside_ssim": Measure(
+        "SSIM inside the mask, to the truth", "", "higher", 0.02, "The same by structure.",
+    ),
+}  # fmt: skip
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "The background": ("outside_psnr", "outside_ssim", "outside_l1"),
+    "The edit": ("edit_colours", "edit_change", "keyframe_psnr"),
+    "The motion": ("motion_followed", "motion_speed", "follow_error", "warp_error", "step"),
+    "By CLIP": ("clip_score", "input_similarity", "clip_steadiness", "quality"),
+    "Against the truth": (
+        "hit_rate", "object_found", "centroid_error", "orientation_error", "inside_psnr",
+        "inside_ssim",
+    ),
+}  # fmt: skip
+"""Measures as they are told; those of the source stand beside the result's."""
+
+
+def told(key: str, value: float | None) -> str:
+    """A value of a measure in words, to a digit beyond what a person would notice."""
+    if value is None:
+        return "–"
+    if math.isinf(value):
+        return "identical"
+    measure = MEASURES[key]
+    digits = max(1, 1 - math.floor(math.log10(measure.grain)))
+    unit = measure.unit if measure.unit == "°" else f" {measure.unit}"
+    return f"{value:.{digits}f}{unit}".rstrip()
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Every measure that could be taken.
+
+    Attributes:
+        frames: how many frames the clip has.
+        curves: a measure's value in each frame; None where it has none there. A PSNR is infinite
+            where the pictures are identical.
+        means: of the whole clip: mean over the frames, of mean squared errors for a PSNR, of sums
+            for the motion.
+    """
+
+    frames: int
+    curves: dict[str, list[float | None]]
+    means: dict[str, float]
+
+
+def gather(rows: Sequence[Row]) -> Numbers:
+    """The curves and means of all frames' rows."""
+    curves: dict[str, list[float | None]] = {}
+    means: dict[str, float] = {}
+    for key, measure in MEASURES.items():
+        parts = [_parts(row, measure.raw or (key,)) for row in rows]
+        taken = [part for part in parts if part is not None]
+        if taken:
+            curves[key] = [None if part is None else _combined(part, measure) for part in parts]
+            totals = [math.fsum(column) / len(taken) for column in zip(*taken, strict=True)]
+            means[key] = _combined(totals, measure)
+    return Numbers(len(rows), curves, means)
+
+
+def _parts(row: Row, needed: Sequence[str]) -> list[float] | None:
+    """What a measure is made of in a frame; None where some of it is missing."""
+    found = [value for value in map(row.get, needed) if value is not None]
+    return found if len(found) == len(needed) else None
+
+
+def _combined(parts: Sequence[float], measure: Measure) -> float:
+    """A measure from its sums."""
+    if len(measure.raw) == 2:
+        return parts[0] / parts[1]
+    return psnr(parts[0]) if measure.raw else parts[0]

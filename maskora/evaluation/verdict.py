@@ -1,0 +1,162 @@
+"""What a person should look at: known bad signs, and the frames that stand out.
+
+The bounds are rules of thumb: they part the rendered good and bad results of the tests. A sign says
+where to look; it proves nothing.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from maskora.evaluation.measures import MEASURES, Numbers
+
+SHOWS = 30.0  # dB: below that a difference is seen
+FROZEN = 0.35  # of the source's speed
+COLOURS_GONE, CHANGE_GONE = 0.5, 0.35  # of the edited first frame's
+FLICKERS, FLICKERS_LEVELS = 2.0, 5.0  # times the source's warp error, and by so many levels
+MISSED, TURNED = 0.5, 45.0  # hit rate; degrees
+STANDS_OUT = 3.0  # spreads from the median
+# By what frames are compared: not by what may well change over a clip, as the content does.
+COMPARED = (
+    "outside_psnr", "edit_colours", "follow_error", "warp_error", "clip_steadiness", "quality",
+    "hit_rate", "centroid_error", "orientation_error", "inside_psnr",
+)  # fmt: skip
+MOST_FRAMES = 5
+CEILING = 100.0  # dB: what an identical picture counts as where frames are compared
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A known bad sign.
+
+    Attributes:
+        name: background, vanished, frozen, flicker or untrue.
+        title: the same in a few words.
+        message: what was found, and what may help.
+    """
+
+    name: str
+    title: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Worst:
+    """A frame that stands out.
+
+    Attributes:
+        frame: its number.
+        key: the measure by which it stands out most.
+        value: of that frame.
+        typical: the median over the clip.
+    """
+
+    frame: int
+    key: str
+    value: float
+    typical: float
+
+
+def bad_signs(numbers: Numbers) -> list[Sign]:
+    """The known bad signs of a result, in the order in which they are best looked at."""
+    looks = (_background, _vanished, _frozen, _flicker, _untrue)
+    return [sign for look in looks if (sign := look(numbers)) is not None]
+
+
+def worst_frames(numbers: Numbers) -> list[Worst]:
+    """The frames that are much worse than the rest in some measure, the worst first.
+
+    How much worse is counted in spreads of the measure (its median deviation from the median, and
+    at least what a person would notice). A frame is named once, by its worst measure.
+    """
+    found: dict[int, tuple[float, Worst]] = {}
+    for key in (key for key in COMPARED if key in numbers.curves):
+        measure, curve = MEASURES[key], numbers.curves[key]
+        values = np.array([np.nan if v is None else min(v, CEILING) for v in curve])
+        typical = float(np.nanmedian(values))
+        spread = max(1.4826 * float(np.nanmedian(np.abs(values - typical))), measure.grain)
+        worse = (typical - values) * (1 if measure.better == "higher" else -1) / spread
+        for frame in np.flatnonzero(worse >= STANDS_OUT):
+            one = Worst(int(frame), key, float(values[frame]), typical)
+            if worse[frame] > found.get(one.frame, (0.0,))[0]:
+                found[one.frame] = (float(worse[frame]), one)
+    ranked = sorted(found.values(), key=lambda pair: -pair[0])
+    return [one for _, one in ranked[:MOST_FRAMES]]
+
+
+def _background(numbers: Numbers) -> Sign | None:
+    values = [v for v in numbers.curves.get("outside_psnr", []) if v is not None]
+    if not values or min(values) >= SHOWS:
+        return None
+    frame = numbers.curves["outside_psnr"].index(min(values))
+    return Sign(
+        "background",
+        "The background is not kept",
+        f"Outside the mask the result differs visibly from the source, most in frame {frame} "
+        f'(PSNR {min(values):.1f} dB). With inference.lock = "pixel" the outside is the source.',
+    )
+
+
+def _vanished(numbers: Numbers) -> Sign | None:
+    colours, change = (_end(numbers, key) for key in ("edit_colours", "edit_change"))
+    to_source = change is not None and change < CHANGE_GONE
+    if not to_source and (colours is None or colours >= COLOURS_GONE):
+        return None
+    told = []
+    if colours is not None:
+        told.append(f"the edit's colours cover {colours:.0%} of what they do in your first frame")
+    if change is not None:
+        told.append(f"the inside differs from the source by {change:.0%} of what it does there")
+    return Sign(
+        "vanished",
+        "The edit turns back into the source" if to_source else "The edit's colours disappear",
+        f"In the last quarter of the clip {' and '.join(told)}. A later edited keyframe, fewer "
+        f'motion steps, or motion.augment = "colour" may help.',
+    )
+
+
+def _frozen(numbers: Numbers) -> Sign | None:
+    speed = numbers.means.get("motion_speed")
+    if speed is None or speed >= FROZEN:
+        return None
+    return Sign(
+        "frozen",
+        "The inside is frozen",
+        f"Where the source moves, the inside of the mask moves at {speed:.0%} of its speed. More "
+        f"motion steps (motion.steps) may help.",
+    )
+
+
+def _flicker(numbers: Numbers) -> Sign | None:
+    own, source = (numbers.means.get(key) for key in ("warp_error", "source_warp_error"))
+    if own is None or source is None or own < max(FLICKERS * source, source + FLICKERS_LEVELS):
+        return None
+    return Sign(
+        "flicker",
+        "The inside flickers",
+        f"From frame to frame the inside changes by {own:.1f} levels beside its motion; the source "
+        f"does by {source:.1f}. More denoising steps (inference.steps) may help.",
+    )
+
+
+def _untrue(numbers: Numbers) -> Sign | None:
+    hits, turned = (numbers.means.get(key) for key in ("hit_rate", "orientation_error"))
+    told = []
+    if hits is not None and hits < MISSED:
+        told.append(
+            f"only {hits:.0%} of the true object's pixels are nearer to the truth than to what "
+            f"was there before"
+        )
+    if turned is not None and turned > TURNED:
+        told.append(f"the object is turned by {turned:.0f}° on average")
+    if not told:
+        return None
+    return Sign("untrue", "The edit is far from the truth", f"{'; '.join(told).capitalize()}.")
+
+
+def _end(numbers: Numbers, key: str) -> float | None:
+    """A measure's mean over the last quarter of the frames that have one."""
+    values = [v for v in numbers.curves.get(key, []) if v is not None]
+    last = values[-math.ceil(len(values) / 4) :]
+    return math.fsum(last) / len(last) if last else None
