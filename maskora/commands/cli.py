@@ -8,6 +8,7 @@ import typer
 
 from maskora import __version__
 from maskora.commands.cli_clip import SetOption, gui, prepare, track
+from maskora.commands.cli_result import evaluate
 from maskora.commands.failures import told_plainly
 from maskora.config import load_config
 from maskora.errors import UserError
@@ -42,7 +43,7 @@ def _root(
     pass
 
 
-for command in (prepare, track, gui):
+for command in (prepare, track, gui, evaluate):
     app.command()(told_plainly(command))
 
 

@@ -33,6 +33,8 @@ LIBRARIES = (
     "opencv-python-headless", "imageio-ffmpeg",
 )  # fmt: skip
 STRIP_FRAMES = 6
+# Of an earlier run, perhaps not of this.
+EARLIER = ("run.json", "edited.mkv", "spill.png", "report.html", "report.json")
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def write_outputs(
     result: Generated,
 ) -> None:
     """Write every output of one seed; run.json last, as the sign that all is there."""
-    for name in ("run.json", "edited.mkv", "spill.png"):  # of an earlier run, perhaps not of this
+    for name in EARLIER:
         (folder / name).unlink(missing_ok=True)
     source, locked = clip.source, config.inference.lock == "pixel"
     final = (

@@ -1,0 +1,199 @@
+"""maskora evaluate: the command, on rendered workspaces and on a real run of the tiny model."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from maskora.masks.files import read_labels, write_labels
+from maskora.video.images import read_image, write_png
+from maskora.workspace import Workspace
+from tests.commands.conftest import Answer
+from tests.evaluation.scenes import BAD, FRAMES, HEIGHT, WIDTH, Scene, draw_scene, good
+from tests.evaluation.tiny_clip import write_tiny_clip
+from tests.evaluation.workspaces import write_truth, write_workspace
+
+Run = Callable[..., Answer]
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return draw_scene()
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, scene: Scene) -> Workspace:
+    """The scene with a good result."""
+    return write_workspace(tmp_path / "ws", scene, good(scene))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clip") / "clip"
+    write_tiny_clip(folder)
+    return folder
+
+
+def report(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_a_good_result(workspace: Workspace, scene: Scene, run: Run, tmp_path: Path) -> None:
+    truth = write_truth(tmp_path / "truth", scene)
+    answer = run("evaluate", workspace.root, "--truth", truth)
+    assert answer.status == 0, answer.err
+    assert "outside the mask all 13 frames are identical to the source" in answer.out
+    assert "no known bad sign" in answer.out
+    output = workspace.output_dir(None, None)
+    assert str(output / "report.html") in answer.out
+    assert (output / "report.html").stat().st_size > 100_000
+    content = report(output)
+    assert content["means"]["outside_psnr"] == "identical"
+    assert content["means"]["hit_rate"] > 0.95
+    assert content["judged"]["frames"] == FRAMES
+    assert len(content["curves"]["centroid_error"]) == FRAMES
+
+
+def test_a_bad_result_is_told(scene: Scene, run: Run, tmp_path: Path) -> None:
+    workspace = write_workspace(tmp_path / "ws", scene, BAD["faded"](scene))
+    answer = run("evaluate", workspace.root)
+    assert answer.status == 0, answer.err
+    assert "bad sign: The edit turns back into the source" in answer.out
+    signs = report(workspace.output_dir(None, None))["verdict"]["signs"]
+    assert [sign["name"] for sign in signs] == ["vanished"]
+
+
+def test_clip_and_quality(workspace: Workspace, clip: Path, run: Run) -> None:
+    answer = run("evaluate", workspace.root, "--clip", clip, "--quality", clip)
+    assert answer.status == 0, answer.err
+    curves = report(workspace.output_dir(None, None))["curves"]
+    expected = {
+        "clip_score", "input_similarity", "clip_steadiness", "source_clip_steadiness", "quality",
+        "source_quality",
+    }  # fmt: skip
+    assert expected <= set(curves)
+    # The good result is blurred a little: near the edited first frame there, but not the same.
+    assert 0.9 < curves["clip_score"][0] < 1.0
+    assert curves["clip_steadiness"][0] is None
+
+
+def test_without_an_exact_file_the_compressed_one_is_judged(
+    scene: Scene, run: Run, tmp_path: Path
+) -> None:
+    workspace = write_workspace(tmp_path / "ws", scene, good(scene), lossless=False)
+    assert run("evaluate", workspace.root).status == 0
+    content = report(workspace.output_dir(None, None))
+    assert 30 < content["means"]["outside_psnr"] < 60
+    assert any("H.264" in note for note in content["notes"])
+    assert content["verdict"]["signs"] == []
+
+
+def test_a_truth_of_frames_alone(
+    workspace: Workspace, scene: Scene, run: Run, tmp_path: Path
+) -> None:
+    """Without masks the object is where the truth differs from the source."""
+    for number in range(FRAMES):
+        write_png(tmp_path / "truth" / f"{number:05d}.png", scene.truth[number])
+    assert run("evaluate", workspace.root, "--truth", tmp_path / "truth").status == 0
+    means = report(workspace.output_dir(None, None))["means"]
+    assert means["hit_rate"] > 0.95
+    assert means["object_found"] == 1.0
+
+
+def refused(answer: Answer, *words: str) -> None:
+    assert answer.status == 2
+    for word in words:
+        assert word in answer.err
+
+
+def test_a_truth_that_lacks_a_frame_is_refused(
+    workspace: Workspace, scene: Scene, run: Run, tmp_path: Path
+) -> None:
+    truth = write_truth(tmp_path / "truth", scene)
+    (truth / "background" / "00007.png").unlink()
+    refused(run("evaluate", workspace.root, "--truth", truth), "background/00007.png is missing")
+    refused(run("evaluate", workspace.root, "--truth", tmp_path / "no"), "no/00000.png is missing")
+
+
+def test_a_truth_of_another_size_is_refused(
+    workspace: Workspace, scene: Scene, run: Run, tmp_path: Path
+) -> None:
+    truth = write_truth(tmp_path / "truth", scene)
+    write_png(truth / "00003.png", np.zeros((50, 60, 3), np.uint8))
+    refused(run("evaluate", workspace.root, "--truth", truth), "00003.png is 60x50")
+    assert not (workspace.output_dir(None, None) / "report.json").exists()
+
+
+def test_no_result_is_told_with_what_makes_one(workspace: Workspace, run: Run) -> None:
+    (workspace.output_dir(None, None) / "run.json").unlink()
+    refused(run("evaluate", workspace.root), "no finished result", "infer.py --config")
+    refused(run("evaluate", workspace.root / "edits"), "not a prepared workspace")
+    workspace.edit_dir("red").mkdir()
+    refused(run("evaluate", workspace.root, "--edit", "red"), "output/red", "--edit red")
+
+
+def test_seeds(scene: Scene, run: Run, tmp_path: Path) -> None:
+    workspace = write_workspace(tmp_path / "ws", scene, good(scene), seed=5)
+    first = workspace.output_dir(None, None)
+    other = workspace.output_dir(None, 7)
+    other.mkdir()
+    for name in ("edited.mkv", "run.json"):
+        (other / name).write_bytes((first / name).read_bytes())
+    assert run("evaluate", workspace.root, "--seed", 5).status == 0
+    assert not (other / "report.json").exists()
+    assert run("evaluate", workspace.root, "--seed", 7).status == 0
+    assert (other / "report.json").exists()
+    refused(run("evaluate", workspace.root, "--seed", 6), "no result of seed 6 (but of 5, 7)")
+
+
+def test_masks_that_have_changed_since_are_refused(workspace: Workspace, run: Run) -> None:
+    labels = read_labels(workspace.mask(3))
+    labels[:4] = 1
+    write_labels(workspace.mask(3), labels)
+    refused(run("evaluate", workspace.root), "the masks have changed")
+
+
+def test_an_edit_that_has_changed_since_is_refused(workspace: Workspace, run: Run) -> None:
+    path = workspace.edited_frame(None, 0, ".png")
+    write_png(path, 255 - read_image(path))
+    refused(run("evaluate", workspace.root), f"{path} has changed")
+
+
+def test_a_clip_that_was_prepared_anew_is_refused(workspace: Workspace, run: Run) -> None:
+    workspace.write_source(workspace.read_source().model_copy(update={"start": 3}))
+    refused(run("evaluate", workspace.root), "before the workspace was prepared anew")
+
+
+def test_a_result_of_another_length_is_refused(
+    workspace: Workspace, scene: Scene, run: Run, tmp_path: Path
+) -> None:
+    short = write_workspace(tmp_path / "short", scene, good(scene)[:9])
+    file = short.output_dir(None, None) / "edited.mkv"
+    (workspace.output_dir(None, None) / "edited.mkv").write_bytes(file.read_bytes())
+    refused(run("evaluate", workspace.root), f"9 frames of {WIDTH}x{HEIGHT}", f"has {FRAMES}")
+
+
+def test_a_folder_without_a_clip_is_refused_before_the_work(
+    workspace: Workspace, run: Run, tmp_path: Path
+) -> None:
+    refused(run("evaluate", workspace.root, "--clip", tmp_path / "none"), "--clip: ")
+    refused(run("evaluate", workspace.root, "--quality", tmp_path), "--quality: ", "config.json")
+
+
+def test_a_real_run(prepared: Callable[..., Path], run: Run) -> None:
+    """infer takes an earlier report away; what it leaves is judged as it is."""
+    root = prepared()
+    output = Workspace(root).output_dir(None, None)
+    output.mkdir()
+    for name in ("report.html", "report.json"):
+        (output / name).write_text("of an earlier result")
+    answer = run("infer", "--config", root / "edit.toml", "--lora", "none")
+    assert answer.status == 0, answer.err
+    assert not (output / "report.html").exists()
+    assert not (output / "report.json").exists()
+    answer = run("evaluate", root)
+    assert answer.status == 0, answer.err
+    assert report(output)["means"]["outside_psnr"] == "identical"
