@@ -68,7 +68,7 @@ class Desk:
 def summary(session: Session) -> str:
     """A workspace in a line, as Markdown."""
     source, (width, height) = session.source, session.source.size
-    base = session.config.model.path
+    base = session.config.model.base
     base = Path(base).name if Path(base).is_absolute() else base
     return (
         f"**{_plain(session.workspace.root.name)}** &nbsp; {source.frames} frames of "

@@ -1,5 +1,7 @@
 """A base in single files through the commands: no folder, no download."""
 
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +69,18 @@ def test_check_and_plan_tell_what_was_found(
     assert answer.status == 0, answer.err
     assert "wan2.1-i2v 2 x 128" in answer.out
     assert f"disk: {base / 'files'} has" in answer.out
+
+
+def test_planning_with_files_imports_no_torch(workspace: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from maskora.commands.plan import show_plan; "
+        "from maskora.config import load_config; from maskora.workspace import Workspace; "
+        "root = Path(sys.argv[1]); "
+        "show_plan(load_config(root / 'edit.toml'), Workspace(root), 'cpu'); "
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code, workspace], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_base_in_files_is_trained_and_carries_the_edit(

@@ -14,14 +14,12 @@ def read_stored(paths: Iterable[Path]) -> dict[str, Stored]:
     """Where each tensor of some files lies, by name.
 
     Raises:
-        UserError: a file is missing, damaged, or of a kind that is not read.
+        UserError: a file is damaged, or of a kind that is not read.
     """
     return {name: stored for path in paths for name, stored in _read(path).items()}
 
 
 def _read(path: Path) -> dict[str, Stored]:
-    if not path.is_file():
-        raise UserError(f"{path} does not exist")
     if path.suffix == ".ckpt":
         raise UserError(f"{path} is a pickled checkpoint, which may run code: {INSTEAD}")
     start = _start(path)

@@ -29,6 +29,8 @@ def find_wan(where: Path) -> Pieces | None:
     Raises:
         UserError: a config.json or an index in it is damaged.
     """
+    if (where / "model_index.json").is_file():
+        return None
     folders = {part: where / name for part, name in EXPERTS.items()}
     if not any((folder / "config.json").is_file() for folder in folders.values()):
         folders = {"transformer": where}

@@ -59,6 +59,11 @@ class StoredPart:
     @cached_property
     def weights(self) -> Weights:
         """The tensors. Raises UserError where the files cannot be read."""
+        if self.missing:
+            raise UserError(
+                f"{self.missing[0]} is not there, and the files of this layout alone tell the "
+                f"base's sizes: fetch it as a whole, or name another file"
+            )
         return read_weights(self.paths, self.where)
 
     @cached_property

@@ -138,7 +138,7 @@ def test_the_base_takes_it_over_its_folder(
     assert torch.equal(streamed, velocity(base, {}, Placement(0)))
 
 
-def test_the_kinds_without_a_mask_channel_are_refused(
+def test_related_transformers_are_refused_with_what_to_use_instead(
     base: Path, file: Path, tmp_path: Path
 ) -> None:
     def with_channels(count: int) -> Path:
@@ -146,12 +146,21 @@ def test_the_kinds_without_a_mask_channel_are_refused(
         more = {name: torch.zeros(128, count, 1, 2, 2)}
         return changed(file, tmp_path / f"{count}.safetensors", lambda tensors: tensors | more)
 
-    for count, told in (
-        (16, "is a text-to-video or token-replace model, which has no mask channel: use the lat"),
-        (32, "is a model of 32 input channels: use the latent-concat HunyuanVideo-I2V"),
+    def with_tensor(name: str) -> Path:
+        more = {HUNYUAN_PREFIX + name: torch.zeros(2)}
+        return changed(file, tmp_path / f"{name}.safetensors", lambda tensors: tensors | more)
+
+    for path, told in (
+        (with_channels(16), "is a text-to-video or token-replace model, which has no mask channel"),
+        (with_channels(32), "is a model of 32 input channels"),
+        (with_tensor("clean_x_embedder.proj.weight"), "is FramePack"),
+        (with_tensor("time_r_in.in_layer.weight"), "is a step-distilled model"),
     ):
-        files = {"transformer": with_channels(count)}
-        refused(lambda files=files: open_source(base, files), told, "hunyuan-video-i2v")
+        refused(
+            lambda path=path: open_source(base, {"transformer": path}),
+            f"{told}: use the latent-concat HunyuanVideo-I2V",
+            "hunyuan-video-i2v",
+        )
 
 
 def test_a_wan_transformer_is_no_hunyuan(base: Path, tmp_path: Path) -> None:
