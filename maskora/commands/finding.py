@@ -19,6 +19,11 @@ def find_base(model: Model, root: Path, patterns: list[str] | None = None) -> So
         UserError: a file or folder is not there, or a hub repository cannot be reached.
     """
     files = find_files(model, root)
+    if find_file(model.path, root):
+        raise UserError(
+            f"[model] path: {model.path!r} is a file: name it in [model] files by its part, as in "
+            f'files = {{transformer = "{model.path}"}}'
+        )
     folder = locate(model.path, root, patterns, without=model.files) if model.path else None
     return open_source(folder, files)
 

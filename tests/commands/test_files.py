@@ -137,6 +137,10 @@ def test_every_mistake_in_files_is_told_at_once(
     for command in ("check", "plan", "infer"):
         answer = run(command, "--config", workspace / "edit.toml", *absent)
         refused(answer, "vae = 'gone' does not exist", "transformer = 'lost' does not exist")
+    file = ["--set", "model.path=wan.safetensors"]
+    (workspace / "wan.safetensors").touch()
+    answer = run("plan", "--config", workspace / "edit.toml", *file)
+    refused(answer, "'wan.safetensors' is a file: name it in [model] files by its part")
     answer = run("plan", "--config", workspace / "edit.toml", "--set", "model.files={}")
     refused(answer, "[model]: path is empty: name a hub id, a folder, or single files")
     answer = run("plan", "--config", workspace / "edit.toml", "--set", "model.files.vae=")

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from maskora.hub import refuse_quantised
 from maskora.models.folder import read_json
 from maskora.models.reading import constants
 from maskora.models.reading.part import StoredPart
@@ -51,11 +50,9 @@ def find_wan(where: Path) -> Pieces | None:
 
 
 def _transformer(part: str, folder: Path) -> StoredPart:
-    given = read_json(folder / "config.json")
-    refuse_quantised(given, folder, "[model] path")
     named = [path for path in shards(folder) if path.name.startswith(STEM)]
     paths = tuple(named) or (folder / f"{STEM}.safetensors",)
-    return StoredPart(part, paths, str(folder), given)
+    return StoredPart(part, paths, str(folder), folder / "config.json")
 
 
 def take_files(files: Mapping[str, Path], alone: bool) -> Pieces:

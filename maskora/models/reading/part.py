@@ -1,12 +1,14 @@
 """One part of a base, in files of another layout than diffusers'."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskora.errors import UserError
+from maskora.hub import refuse_quantised
+from maskora.models.folder import read_json
 from maskora.models.reading import hunyuan, wan
 from maskora.models.reading.encoders import IMAGE_ENCODERS, TEXT_ENCODERS
 from maskora.models.reading.layout import Kind, Layout, recognise
@@ -38,23 +40,37 @@ class StoredPart:
         part: what it is, one of `WHAT`.
         paths: its files.
         where: they, for people.
-        given: its publisher's own config.json, where there is one.
+        publishers: its publisher's own config.json, where there is one.
     """
 
     part: str
     paths: tuple[Path, ...]
     where: str
-    given: Mapping[str, Any] = field(default_factory=dict)
+    publishers: Path | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """All that decides what it is."""
+        return [*self.paths, *([self.publishers] if self.publishers else [])]
 
     @property
     def missing(self) -> list[Path]:
         """Files that are not there."""
-        return [path for path in self.paths if not path.is_file()]
+        return [path for path in self.files if not path.is_file()]
 
     @property
     def told(self) -> str:
         """What was found, in a line. Raises UserError as `kind` does."""
         return f"{self.part}: {self.where}, {self.kind.told}"
+
+    @cached_property
+    def given(self) -> Mapping[str, Any]:
+        """What config.json says; nothing without one. Raises UserError."""
+        if self.publishers is None:
+            return {}
+        given = read_json(self.publishers)
+        refuse_quantised(given, self.publishers.parent, "[model] path")
+        return given
 
     @cached_property
     def weights(self) -> Weights:

@@ -84,7 +84,7 @@ class Pieces:
     def paths(self, part: str) -> list[Path]:
         if part in self._folders:
             return sorted(path for path in self._folders[part]().rglob("*") if path.is_file())
-        return list(self._parts[part].paths) if part in self._parts else []
+        return self._parts[part].files if part in self._parts else []
 
     def _part(self, part: str) -> StoredPart:
         if part not in self._parts:

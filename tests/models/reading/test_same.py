@@ -213,6 +213,26 @@ def test_another_file_is_another_identity(
     assert changed <= {part, "text_encoder"}
 
 
+def test_every_file_of_the_original_layout_counts(
+    bases: Callable[[str], Path], tmp_path: Path
+) -> None:
+    original = layouts.write_original(tmp_path / "original", bases("wan2.1-i2v"))
+    model = opened(open_source(original), "wan2.1-i2v")
+    before = {part: model.identity(part) for part in model.parts}
+    shards = "diffusion_pytorch_model-0000{}-of-00002.safetensors"
+    for name, part in (
+        (shards.format(1), "transformer"), (shards.format(2), "transformer"),
+        ("config.json", "transformer"), (layouts.VAE_FILE, "vae"),
+        (layouts.TEXT_FILE, "text_encoder"), (layouts.IMAGE_FILE, "image_encoder"),
+        ("google/umt5-xxl/tokenizer.json", "tokenizer"),
+    ):  # fmt: skip
+        content = (original / name).read_bytes()
+        (original / name).write_bytes(content + b" ")
+        changed = {one for one in model.parts if model.identity(one) != before[one]}
+        assert changed == {part}, name
+        (original / name).write_bytes(content)
+
+
 def test_the_configuration_of_the_original_layout_holds_what_shapes_do_not_tell(
     bases: Callable[[str], Path], tmp_path: Path
 ) -> None:
