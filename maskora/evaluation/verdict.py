@@ -105,9 +105,9 @@ def _vanished(numbers: Numbers) -> Sign | None:
         return None
     told = []
     if colours is not None:
-        told.append(f"the edit's colours cover {colours:.0%} of what they do in your first frame")
+        told.append(f"its colours cover {colours:.0%} of what they do in your edited first frame")
     if change is not None:
-        told.append(f"the inside differs from the source by {change:.0%} of what it does there")
+        told.append(f"the inside differs from the source {change:.2f} times as much as there")
     return Sign(
         "vanished",
         "The edit turns back into the source" if to_source else "The edit's colours disappear",

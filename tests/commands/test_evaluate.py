@@ -1,6 +1,8 @@
 """maskora evaluate: the command, on rendered workspaces and on a real run of the tiny model."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,15 @@ def test_a_bad_result_is_told(scene: Scene, run: Run, tmp_path: Path) -> None:
     assert [sign["name"] for sign in signs] == ["vanished"]
 
 
+def test_without_a_clip_no_torch_is_loaded(workspace: Workspace) -> None:
+    code = (
+        "import sys; from maskora.commands.cli import app; "
+        f"app(['evaluate', {str(workspace.root)!r}], standalone_mode=False); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_clip_and_quality(workspace: Workspace, clip: Path, run: Run) -> None:
     answer = run("evaluate", workspace.root, "--clip", clip, "--quality", clip)
     assert answer.status == 0, answer.err
@@ -78,6 +89,32 @@ def test_clip_and_quality(workspace: Workspace, clip: Path, run: Run) -> None:
     # The good result is blurred a little: near the edited first frame there, but not the same.
     assert 0.9 < curves["clip_score"][0] < 1.0
     assert curves["clip_steadiness"][0] is None
+
+
+def test_what_an_edit_spills_beyond_the_mask_is_not_asked_for(
+    scene: Scene, clip: Path, run: Run, tmp_path: Path
+) -> None:
+    """As in infer: the outside is the source's, whatever the edited frame shows there."""
+    spilled = np.where(scene.box[0][..., None], scene.truth[0], 255 - scene.source[0])
+    workspace = write_workspace(tmp_path / "ws", scene, scene.truth, edits={0: spilled})
+    output = workspace.output_dir(None, None)
+    assert run("evaluate", workspace.root, "--clip", clip).status == 0
+    assert report(output)["curves"]["clip_score"][0] == pytest.approx(1.0, abs=1e-5)
+    kept = (output / "run.json").read_text().replace('"spill": "source"', '"spill": "keep"')
+    (output / "run.json").write_text(kept)
+    assert run("evaluate", workspace.root, "--clip", clip).status == 0
+    assert report(output)["curves"]["clip_score"][0] < 0.99
+
+
+def test_edited_keyframes_are_held_against_the_result(
+    scene: Scene, run: Run, tmp_path: Path
+) -> None:
+    edits = {0: scene.truth[0], 6: scene.truth[6]}
+    workspace = write_workspace(tmp_path / "ws", scene, good(scene), edits=edits)
+    assert run("evaluate", workspace.root).status == 0
+    curve = report(workspace.output_dir(None, None))["curves"]["keyframe_psnr"]
+    assert [n for n, value in enumerate(curve) if value is not None] == [6]
+    assert 25 < curve[6] < 30
 
 
 def test_without_an_exact_file_the_compressed_one_is_judged(

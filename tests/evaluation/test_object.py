@@ -47,6 +47,8 @@ def test_hit_rate_by_hand() -> None:
     # 200 and 160 are nearer to 200; 140 is nearer to the background's 100, 40 to the source's 0.
     assert hit_rate(result, truth, [source, background], objects) == 0.5
     assert hit_rate(result, truth, [source], objects) == 0.75
+    # As far from one as from the other is no hit.
+    assert hit_rate(np.full_like(truth, 150), truth, [background], objects) == 0.0
 
 
 def test_the_truth_hits_always_and_its_rivals_never(scene: Scene) -> None:
@@ -115,6 +117,13 @@ def test_a_half_turn_of_a_bar_is_no_error() -> None:
     assert orientation_error(turned, here, bar, there) == pytest.approx(0.0, abs=3.0)
     (turned, here) = drawing(80, 30, 10)
     assert orientation_error(turned, here, bar, there) == pytest.approx(60.0, abs=3.0)
+
+
+def test_a_half_turn_of_a_bar_whose_ends_differ_is_an_error() -> None:
+    bar, there = drawing(20, 30, 10)
+    bar[:, 70:][there[:, 70:]] = (60, 90, 220)  # the tip alone
+    turned, here = bar[::-1, ::-1].copy(), there[::-1, ::-1].copy()
+    assert orientation_error(turned, here, bar, there) == pytest.approx(180.0, abs=3.0)
 
 
 def test_a_plain_disc_has_no_orientation() -> None:

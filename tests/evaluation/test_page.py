@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from maskora.evaluation.charts import drawn
 from maskora.evaluation.judge import Moment, Truth
 from maskora.evaluation.measures import gather
 from maskora.evaluation.pictures import Picture, pictures
@@ -94,10 +95,13 @@ def test_frames_are_spread_over_the_clip_and_the_worst_is_among_them(
     assert {0, 4, FRAMES - 1} <= shown
 
 
-def test_colours_are_left_to_the_style_sheet(report: Report, album: list[list[Picture]]) -> None:
-    page = as_page(report, album)
-    assert "var(--line-1)" in page
-    assert "#0101" not in page
+def test_colours_are_left_to_the_style_sheet(report: Report) -> None:
+    charts = dict(drawn(report.numbers))
+    assert set(charts) == {"Warp error inside, levels", "Hit rate against the truth"}
+    for svg in charts.values():
+        assert "var(--line-1)" in svg
+        assert "currentColor" in svg
+        assert "#0101" not in svg
 
 
 def test_large_frames_are_made_small(album: list[list[Picture]]) -> None:

@@ -59,6 +59,18 @@ def test_an_edit_of_the_shape_alone_cannot_be_told_by_its_colours(scene: Scene) 
     assert change_kept(given, scene.source[0], scene.box[0], edit) == 1.0
 
 
+def test_a_colour_that_the_source_has_as_well_does_not_count() -> None:
+    source = np.full((20, 20, 3), (100, 100, 100), np.uint8)
+    source[:, 10:] = (40, 60, 200)
+    edited = source.copy()
+    edited[:10, :10] = (220, 50, 40)
+    edited[:10, 10:] = (100, 100, 100)  # half of the edit is the source's grey
+    inside = np.ones((20, 20), bool)
+    edit = edit_colours([(edited, source, inside)])
+    assert colours_kept(edited, source, inside, edit) == 1.0
+    assert colours_kept(source, source, inside, edit) == 0.0
+
+
 def test_no_edit_and_no_mask_have_no_numbers(scene: Scene) -> None:
     source, nowhere = scene.source[0], np.zeros_like(scene.box[0])
     unedited = edit_colours([(source, source, scene.box[0])])

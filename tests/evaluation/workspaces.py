@@ -15,9 +15,19 @@ from tests.evaluation.scenes import FRAMES, HEIGHT, WIDTH, Scene
 
 
 def write_workspace(
-    root: Path, scene: Scene, result: np.ndarray, *, lossless: bool = True, seed: int = 0
+    root: Path,
+    scene: Scene,
+    result: np.ndarray,
+    *,
+    lossless: bool = True,
+    seed: int = 0,
+    edits: dict[int, np.ndarray] | None = None,
 ) -> Workspace:
-    """What prepare, a person and infer would have left."""
+    """What prepare, a person and infer would have left.
+
+    Args:
+        edits: edited frames; by default the true first frame.
+    """
     workspace = Workspace(root)
     source = Source(
         origin="rendered", start=0, every=1, frames=FRAMES, fps="16",
@@ -29,8 +39,11 @@ def write_workspace(
     for number in range(FRAMES):
         write_png(workspace.source_frame(number), scene.source[number])
         write_labels(workspace.mask(number), labels[number])
-    edited = workspace.edited_frame(None, 0, ".png")
-    write_png(edited, np.where(scene.box[0][..., None], scene.truth[0], scene.source[0]))
+    edited: dict[str, str] = {}
+    for number, picture in (edits or {0: scene.truth[0]}).items():
+        path = workspace.edited_frame(None, number, ".png")
+        write_png(path, picture)
+        edited[str(path)] = sha256_file(path)
     output = workspace.output_dir(None, None)
     if lossless:
         write_lossless(output / "edited.mkv", iter(result), Fraction(16))
@@ -41,7 +54,7 @@ def write_workspace(
         "inputs": {
             "source": source.model_dump(mode="json"),
             "masks": digest(labels.tobytes()),
-            "edited": {str(edited): sha256_file(edited)},
+            "edited": edited,
         },
     }
     (output / "run.json").write_text(json.dumps(record))
