@@ -78,7 +78,10 @@ def recognise(weights: Weights, layouts: Collection[Layout], what: str) -> Kind:
             f"{weights.told} has diffusers' names: name the folder that it belongs to as "
             f"[model] path"
         )
-    raise UserError(f"{weights.told} is not {what}: is it another part, or another model?")
+    raise UserError(
+        f"{weights.told} is not {what}: is it another part, or another model? (Of HunyuanVideo only "
+        f"the transformer may be a single file.)"
+    )
 
 
 def _kind(weights: Weights, layout: Layout, prefix: str, bare: list[str]) -> Kind:

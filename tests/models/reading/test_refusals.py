@@ -72,7 +72,7 @@ def test_files_of_other_kinds_are_refused(
     refused(with_transformer(tmp_path / "a.ckpt"), "pickled checkpoint.*name a .safetensors")
     (tmp_path / "a.bin").write_bytes(b"text")
     refused(with_transformer(tmp_path / "a.bin"), "is no readable safetensors file")
-    refused(with_transformer(files["vae"]), "is not a transformer of Wan2.1")
+    refused(with_transformer(files["vae"]), "is not a transformer of Wan2.1.*Of HunyuanVideo only")
     refused(lambda: open_source(None, files | {"vae": files["text_encoder"]}), "is not the VAE of")
     shards = base / "transformer" / "diffusion_pytorch_model.safetensors"
     refused(with_transformer(shards), "has diffusers' names: name the folder")
