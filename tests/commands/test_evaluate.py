@@ -234,3 +234,7 @@ def test_a_real_run(prepared: Callable[..., Path], run: Run) -> None:
     answer = run("evaluate", root)
     assert answer.status == 0, answer.err
     assert report(output)["means"]["outside_psnr"] == "identical"
+    # edited.mp4 has the original's size, four times as many pixels.
+    (output / "edited.mkv").unlink()
+    assert run("evaluate", root).status == 0
+    assert report(output)["means"]["outside_psnr"] > 35
