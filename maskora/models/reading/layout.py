@@ -79,8 +79,8 @@ def recognise(weights: Weights, layouts: Collection[Layout], what: str) -> Kind:
             f"[model] path"
         )
     raise UserError(
-        f"{weights.told} is not {what}: is it another part, or another model? (Of HunyuanVideo only "
-        f"the transformer may be a single file.)"
+        f"{weights.told} is not {what}: is it another part, or another model? (Of HunyuanVideo "
+        f"only the transformer may be a single file.)"
     )
 
 
