@@ -49,7 +49,11 @@ class Case:
 
 def draw_case(number: int, frames: int = FRAMES, size: int = SIZE, cell: int = 8) -> Case:
     """The `number`-th case: a turning sprite of two halves gets another hue, shape, or both."""
-    scene, changed = draw_edit(number)
+    return render_case(*draw_edit(number), frames, size, cell)
+
+
+def render_case(scene: Scene, changed: Scene, frames: int, size: int, cell: int) -> Case:
+    """A scene that is to become another, which differs in the look of its last sprite."""
     sprite = len(scene.sprites) - 1
     source, wanted, empty = (
         render(shown, frames, size) for shown in (scene, changed, scene.without(sprite))

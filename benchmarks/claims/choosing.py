@@ -1,0 +1,124 @@
+"""Learning rates and steps by trial, on scenes that are not reported.
+
+Each stage and conditioning gets its own, by the same rule and of the same candidates: the highest
+mean of the deciding figure.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.claims.conditions import CONDITIONS, Condition
+from benchmarks.claims.runs import finished, pool
+from benchmarks.claims.settings import Recipe, Settings, name
+from benchmarks.claims.subjects import FIRST_TO_CHOOSE, draw_task, figures
+from benchmarks.claims.trials import (
+    MOTION_SHARE,
+    Bench,
+    base_name,
+    decode,
+    inject,
+    open_base,
+    run,
+)
+from maskora.training.loop import choose_mixed, choose_uniformly
+
+SCENES = 6
+RATES, STEPS = (1e-3, 2e-3), (30, 60, 100)
+DECIDING = {"motion": "strict", "appearance": "late_db"}
+MOTION = {"masked": "mask-aware LoRA", "first-frame": "naive LoRA"}
+APPEARANCE = {"masked": "keyframe, masked", "first-frame": "keyframe, first-frame"}
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A stage trained at one rate on one scene, looked at after each number of steps.
+
+    Attributes:
+        recipe: what it is for.
+        start: of the motion LoRA, where the appearance stage is tried.
+    """
+
+    model: Path
+    cache: Path
+    recipe: str
+    condition: str
+    lr: float
+    scene: int
+    start: Recipe | None
+
+
+def choose(folder: Path, workers: int) -> Settings:
+    """Try all candidates of both stages, the motion stage first."""
+    base = base_name(open_base(folder))
+    recipes: dict[str, Recipe] = {}
+    tried: list[Mapping[str, Any]] = []
+    scenes = range(FIRST_TO_CHOOSE, FIRST_TO_CHOOSE + SCENES)
+    with tempfile.TemporaryDirectory() as cache, pool(workers) as executor:
+        for stage, conditions in (("motion", MOTION), ("appearance", APPEARANCE)):
+            start = recipes.get(name("motion", "masked"))
+            rates = RATES if start is None else (start.lr,)
+            attempts = [
+                Attempt(folder, Path(cache), name(stage, how), condition, lr, scene, start)
+                for how, condition in conditions.items() for lr in rates for scene in scenes
+            ]  # fmt: skip
+            answers = list(finished(executor, try_out, attempts, "trials"))
+            outcomes = [outcome for answer in answers for outcome in answer]
+            for how in conditions:
+                candidates = ranked(outcomes, name(stage, how))
+                tried += candidates
+                best = max(candidates, key=lambda each: each["figure"])
+                recipes[name(stage, how)] = Recipe(best["lr"], best["steps"])
+    return Settings(base, recipes, list(scenes), tried)
+
+
+def ranked(outcomes: list[dict[str, Any]], recipe: str) -> list[dict[str, Any]]:
+    """What was tried for a recipe, each with the mean figure over scenes."""
+    ours = [outcome for outcome in outcomes if outcome["recipe"] == recipe]
+    settings = sorted({(outcome["lr"], outcome["steps"]) for outcome in ours})
+    return [
+        {
+            "recipe": recipe, "lr": lr, "steps": steps,
+            "figure": float(np.mean(
+                [o["figure"] for o in ours if (o["lr"], o["steps"]) == (lr, steps)]
+            )),
+        }
+        for lr, steps in settings
+    ]  # fmt: skip
+
+
+def try_out(attempt: Attempt) -> list[dict[str, Any]]:
+    """The deciding figure after each number of steps."""
+    model, condition = open_base(attempt.model), CONDITIONS[attempt.condition]
+    task = draw_task(attempt.scene, condition.subject)
+    bench = Bench(model, task, attempt.cache, attempt.scene)
+    chooser = choose_uniformly(_windows(bench, condition))
+    transformer = model.load_transformer()
+    with closing(transformer.supply):
+        inject(model, transformer, attempt.scene)
+        if attempt.start is not None and condition.appearance is not None:
+            run(bench, transformer, chooser, attempt.start)
+            keyframes = bench.keyframe(condition.appearance)
+            chooser = choose_mixed(keyframes, _windows(bench, condition), MOTION_SHARE)
+        latents = {
+            str(step): bench.sample(transformer, condition)
+            for step in bench.train(transformer, chooser, attempt.lr, STEPS)
+        }
+    deciding = DECIDING["motion" if attempt.start is None else "appearance"]
+    return [
+        {
+            "recipe": attempt.recipe, "lr": attempt.lr, "steps": int(step),
+            "figure": figures(frames_THWC, task)[deciding],
+        }
+        for step, frames_THWC in decode(model, latents).items()
+    ]  # fmt: skip
+
+
+def _windows(bench: Bench, condition: Condition) -> list[Any]:
+    assert condition.training is not None
+    return bench.motion(condition.training)

@@ -1,0 +1,186 @@
+"""The claims, and the rule by which each is marked: fixed before anything was measured.
+
+A claim is a difference between two conditions in its headline figures. Of some only "no worse" is
+claimed: there a difference within the margin is allowed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from benchmarks.claims.conditions import CONDITIONS
+from benchmarks.claims.statistics import Interval
+from benchmarks.claims.subjects import FIRST, kind
+
+Mark = Literal["reproduced", "not reproduced", "undecided"]
+BETTER: dict[str, int] = {
+    "hit": 1, "strict": 1, "centroid": -1, "angle": -1, "inside_db": 1, "background_db": 1,
+    "evolved": 1, "late_db": 1,
+}  # fmt: skip
+POSE = ("angle", "strict", "centroid", "background_db")
+SHAPES, HUES = ("shape", "hue+shape"), ("hue", "hue+shape")
+ALL = ("hue", "shape", "hue+shape")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One condition against another.
+
+    Attributes:
+        ours, other: names of conditions; ours is claimed to be the better one.
+        headline: the figures that decide.
+        margins: of a figure, by how much ours may be worse.
+        kinds: of edits that count.
+    """
+
+    ours: str
+    other: str
+    headline: tuple[str, ...]
+    margins: Mapping[str, float] = field(default_factory=dict)
+    kinds: tuple[str, ...] = ALL
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper, or one of ours.
+
+    Attributes:
+        source: where it stands.
+        says: the claim in a sentence.
+        beside: conditions whose figures are told beside the compared ones.
+    """
+
+    number: int
+    title: str
+    source: str
+    says: str
+    comparisons: tuple[Comparison, ...]
+    beside: tuple[str, ...] = ()
+
+    @property
+    def groups(self) -> dict[tuple[str, ...], list[str]]:
+        """Kinds of edits, and the conditions that are told about on them."""
+        found: dict[tuple[str, ...], set[str]] = {}
+        for each in self.comparisons:
+            found.setdefault(each.kinds, set(self.beside)).update((each.ours, each.other))
+        order = list(CONDITIONS)
+        return {kinds: sorted(names, key=order.index) for kinds, names in found.items()}
+
+
+LOOK = ("evolved", "late_db")
+CLAIMS = (
+    Claim(
+        1, "Mask-aware LoRA against naive LoRA and the bare base", "sections 3.3 and 4.3",
+        "A LoRA trained with the spatiotemporal mask carries the edit along with the source's "
+        "motion and leaves the rest alone; one trained as plain image-to-video, or none, does not.",
+        (
+            Comparison("mask-aware LoRA", "naive LoRA", POSE),
+            Comparison("mask-aware LoRA", "base, plain", POSE),
+            # The mask alone tells where the sprite is: the LoRA's part is the motion within.
+            Comparison("mask-aware LoRA", "base, boxed", ("angle", "strict")),
+        ),
+        beside=("autoencoder",),
+    ),
+    Claim(
+        2, "The mask at the input against the mask in the features", "appendix B.1, table 3",
+        "Conditioning on the mask gives better clips than a naive LoRA whose latents are blended "
+        "with the source's at every step (equation 3).",
+        (Comparison(
+            "mask-aware LoRA", "naive LoRA, blended", ("strict", "inside_db", "background_db")
+        ),),
+        beside=("autoencoder",),
+    ),
+    Claim(
+        3, "Box, tight and noisy masks where the shape changes", "appendix B.2",
+        "Loose masks, a box or a noisy one, give better clips than a tight one, which forces the "
+        "new shape into the old outline.",
+        (
+            Comparison("mask-aware LoRA", "tight mask", ("strict", "inside_db"), kinds=SHAPES),
+            Comparison("noisy mask", "tight mask", ("strict", "inside_db"), kinds=SHAPES),
+        ),
+        beside=("autoencoder",),
+    ),
+    Claim(
+        4, "Appearance stage with its mask against plain image-to-video", "appendix B.3",
+        "Without a mask the second stage learns to copy the frame that it is shown, and the look "
+        "of the later keyframe does not come.",
+        (Comparison("keyframe, masked", "keyframe, first-frame", LOOK),),
+        beside=("no keyframe",),
+    ),
+    Claim(
+        5, "Longer clips", "appendix B.4",
+        "How well the clip keeps to the edited first frame stays the same with its length: 5, 9 "
+        "(the plain mask-aware LoRA), 13 and 21 frames, trained on windows of at most 9.",
+        tuple(
+            Comparison(name, "5 frames", ("hit",), {"hit": 0.1})
+            for name in ("mask-aware LoRA", "13 frames", "21 frames")
+        ),
+    ),
+    Claim(
+        6, "Windows against the full clip", "appendix C.1",
+        "Training on short overlapping windows is as good as training on the whole clip.",
+        (Comparison(
+            "mask-aware LoRA, windows of 5", "mask-aware LoRA", POSE,
+            {"angle": 10.0, "strict": 0.05, "centroid": 0.5, "background_db": 0.5},
+        ),),
+    ),
+    Claim(
+        7, "With and without a later keyframe", "section 4.3, figure 7",
+        "Where the look evolves, an edited later frame brings the last frames nearer to it.",
+        (Comparison("keyframe, masked", "no keyframe", LOOK),),
+    ),
+    Claim(
+        8, "Training on recoloured sources", 'an addition of ours, motion.augment = "colour"',
+        "A LoRA fades edits of the hue towards the source; training it on recoloured sources "
+        "cures that, at no cost to motion and background.",
+        (
+            Comparison("base, boxed", "mask-aware LoRA", ("hit",), kinds=HUES),
+            Comparison(
+                "mask-aware LoRA, recoloured", "mask-aware LoRA", ("hit", "strict"), kinds=HUES
+            ),
+            Comparison(
+                "mask-aware LoRA, recoloured", "mask-aware LoRA",
+                ("angle", "centroid", "background_db"),
+                {"angle": 10.0, "centroid": 0.5, "background_db": 0.5},
+            ),
+        ),
+        beside=("autoencoder",),
+    ),
+)  # fmt: skip
+
+
+def mark(comparison: Comparison, differences: Mapping[str, Interval]) -> Mark:
+    """Reproduced where every headline figure's interval lies wholly on the claimed side.
+
+    Not reproduced where one lies wholly on the other side; undecided else.
+
+    Args:
+        differences: ours minus other, by figure.
+    """
+    allowed = [
+        differences[figure].toward(BETTER[figure], -comparison.margins.get(figure, 0.0))
+        for figure in comparison.headline
+    ]
+    if any(side < 0 for side in allowed):
+        return "not reproduced"
+    return "reproduced" if all(side > 0 for side in allowed) else "undecided"
+
+
+def scenes_of(kinds: Sequence[str], scenes: int) -> list[int]:
+    """Numbers of the first cases that are of some kinds."""
+    numbers = range(FIRST, FIRST + len(ALL) * scenes)
+    return [number for number in numbers if kind(number) in kinds][:scenes]
+
+
+def keys(claims: Sequence[Claim], scenes: int, seeds: int) -> list[tuple[str, int, int]]:
+    """All clips that claims need: (condition, scene, seed)."""
+    return list(
+        dict.fromkeys(
+            (name, scene, seed)
+            for claim in claims
+            for kinds, names in claim.groups.items()
+            for scene in scenes_of(kinds, scenes)
+            for seed in range(seeds)
+            for name in names
+        )
+    )

@@ -1,0 +1,174 @@
+"""The main run: every condition on every scene with every seed, once; results as they come."""
+
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from benchmarks.claims.conditions import CONDITIONS
+from benchmarks.claims.settings import Recipe, Settings
+from benchmarks.claims.strips import write_row
+from benchmarks.claims.subjects import draw_task, figures
+from benchmarks.claims.trials import Bench, make_clips, open_base
+from maskora.errors import UserError
+from maskora.files import write_text
+from maskora.models.building import without_bars
+
+Key = tuple[str, int, int]  # condition, scene, seed
+
+
+@dataclass(frozen=True)
+class Record:
+    """One edited clip, told in figures."""
+
+    condition: str
+    scene: int
+    seed: int
+    figures: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What has been measured so far.
+
+    Attributes:
+        base: content name of the base.
+        recipes: that it was trained with.
+    """
+
+    base: str
+    recipes: Mapping[str, Recipe]
+    records: list[Record]
+
+    def write(self, path: Path) -> None:
+        """Write for `read_results`, a record a line."""
+        head = {"base": self.base, "recipes": {k: asdict(r) for k, r in self.recipes.items()}}
+        lines = ",\n".join(json.dumps(asdict(record)) for record in self.records)
+        write_text(path, f'{json.dumps(head)[:-1]}, "records": [\n{lines}\n]}}\n')
+
+
+@dataclass(frozen=True)
+class Job:
+    """Conditions that share their motion LoRA, on one scene with one seed."""
+
+    model: Path
+    cache: Path
+    pictures: Path
+    recipes: Mapping[str, Recipe]
+    conditions: tuple[str, ...]
+    scene: int
+    seed: int
+
+
+def read_results(path: Path) -> Results:
+    """The results in a file. Raises UserError where there are none."""
+    if not path.exists():
+        raise UserError(f"{path} is missing: run benchmarks/fidelity.py first")
+    content: dict[str, Any] = json.loads(path.read_text())
+    recipes = {what: Recipe(**recipe) for what, recipe in content["recipes"].items()}
+    return Results(content["base"], recipes, [Record(**each) for each in content["records"]])
+
+
+def measure(
+    keys: Iterable[Key], model: Path, settings: Settings, output: Path, workers: int
+) -> Results:
+    """Run what is not in `output` yet, and write every result there as it comes.
+
+    Raises:
+        UserError: `output` holds results of another base or other recipes.
+    """
+    results = _begun(output, settings)
+    done = {(r.condition, r.scene, r.seed) for r in results.records}
+    missing = [key for key in keys if key not in done]
+    with tempfile.TemporaryDirectory() as cache, pool(workers) as executor:
+        jobs = [
+            Job(model, Path(cache), pictures_of(output), settings.recipes, names, scene, seed)
+            for names, scene, seed in grouped(missing)
+        ]
+        for records in finished(executor, run_job, jobs, "clips"):
+            results.records.extend(records)
+            results.write(output)
+    return results
+
+
+def _begun(output: Path, settings: Settings) -> Results:
+    if not output.exists():
+        return Results(settings.base, settings.recipes, [])
+    results = read_results(output)
+    if (results.base, results.recipes) != (settings.base, settings.recipes):
+        raise UserError(
+            f"{output} holds results of another base or other settings: delete it, or name "
+            f"another --output"
+        )
+    return results
+
+
+def pictures_of(output: Path) -> Path:
+    """Where the clips of the first seed are kept as pictures, for the report."""
+    return output.with_name(f"{output.stem}-frames")
+
+
+def grouped(keys: Sequence[Key]) -> list[tuple[tuple[str, ...], int, int]]:
+    """Keys put together that share a LoRA: all scenes of the first seed come first."""
+
+    def shared(key: Key) -> tuple[int, int, str]:
+        condition = CONDITIONS[key[0]]
+        return key[2], key[1], repr((condition.training, condition.subject))
+
+    groups = groupby(sorted(keys, key=shared), shared)
+    return [
+        (tuple(key[0] for key in group), scene, seed)
+        for (seed, scene, _), group in ((what, list(each)) for what, each in groups)
+    ]
+
+
+def run_job(job: Job) -> list[Record]:
+    """Train, sample and score."""
+    model = open_base(job.model)
+    conditions = {name: CONDITIONS[name] for name in job.conditions}
+    task = draw_task(job.scene, next(iter(conditions.values())).subject)
+    seed = 100 * job.scene + job.seed
+    bench = Bench(model, task, job.cache, seed)
+    clips = make_clips(model, bench, conditions, job.recipes, seed)
+    if job.seed == 0:
+        for name, frames_THWC in clips.items():
+            write_row(job.pictures, name, job.scene, frames_THWC)
+    return [
+        Record(name, job.scene, job.seed, figures(frames_THWC, task))
+        for name, frames_THWC in clips.items()
+    ]
+
+
+@contextmanager
+def pool(workers: int) -> Iterator[Executor]:
+    """Processes of one thread each: so small a model is slower with more."""
+    context = multiprocessing.get_context("spawn")
+    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    torch.set_num_threads(1)
+    without_bars()
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - its bars would cover the one that counts
+
+
+def finished(executor: Executor, work: Any, jobs: Sequence[Any], unit: str) -> Iterator[Any]:
+    """What each job answers, in the order in which they end."""
+    futures = [executor.submit(work, job) for job in jobs]
+    for future in tqdm(as_completed(futures), total=len(futures), unit=unit):
+        yield future.result()

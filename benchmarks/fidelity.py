@@ -1,0 +1,82 @@
+"""The paper's claims put to the test on the miniature, which ships with maskora.
+
+    python benchmarks/fidelity.py --choose     # learning rates and steps, on scenes of their own
+    python benchmarks/fidelity.py              # the run; what is done already is not run again
+    python benchmarks/fidelity.py --report     # docs/evidence.md
+
+benchmarks/README.md says what is compared, benchmarks/claims/claims.py by which rule.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+if __package__ in (
+    None,
+    "",
+):  # started as a file: the repository's root is where imports count from
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import maskora.miniature
+from benchmarks.claims.choosing import choose
+from benchmarks.claims.claims import CLAIMS, keys
+from benchmarks.claims.evidence import write_evidence
+from benchmarks.claims.runs import measure, pictures_of, read_results
+from benchmarks.claims.settings import read_settings, write_settings
+from benchmarks.claims.trials import base_name, open_base
+from maskora.errors import Fault, UserError
+
+ROOT = Path(__file__).parents[1]
+WEIGHTS = Path(maskora.miniature.__file__).parent / "weights"
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    choosing: Annotated[
+        bool, typer.Option("--choose", help="choose learning rates and steps, and write --settings")
+    ] = False,
+    reporting: Annotated[
+        bool, typer.Option("--report", help="write --page from what was measured")
+    ] = False,
+    claim: Annotated[
+        list[int] | None, typer.Option("--claim", help="only this one; repeat it for several")
+    ] = None,
+    scenes: Annotated[int, typer.Option("--scenes", min=2, help="per comparison")] = 16,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="per scene")] = 3,
+    model: Annotated[Path, typer.Option("--model", help="a miniature's folder")] = WEIGHTS,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="processes, of one thread each")
+    ] = os.cpu_count() or 1,
+    settings: Annotated[Path, typer.Option("--settings", help="what was chosen, a .json")] = ROOT
+    / "benchmarks/claims/chosen.json",
+    output: Annotated[Path, typer.Option("--output", help="the results, a .json")] = ROOT
+    / "benchmarks/results/fidelity.json",
+    page: Annotated[Path, typer.Option("--page", help="the report, a .md")] = ROOT
+    / "docs/evidence.md",
+) -> None:
+    """Test the claims, and tell what came of it."""
+    try:
+        if choosing:
+            write_settings(settings, choose(model, workers))
+            print(settings)
+            return
+        chosen = read_settings(settings, base_name(open_base(model)))
+        if reporting:
+            results = read_results(output)
+            write_evidence(page, results, chosen, pictures_of(output), scenes)
+            print(page)
+            return
+        wanted = [each for each in CLAIMS if claim is None or each.number in claim]
+        measure(keys(wanted, scenes, seeds), model, chosen, output, workers)
+        print(output)
+    except (UserError, Fault) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2 if isinstance(error, UserError) else 1) from None
+
+
+if __name__ == "__main__":
+    app()

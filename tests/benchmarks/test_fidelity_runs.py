@@ -1,0 +1,121 @@
+"""Trials on a miniature with random weights: shared, resumed, reported."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.claims.choosing import ranked
+from benchmarks.claims.conditions import CONDITIONS, EVOLVING, Subject, Training
+from benchmarks.claims.runs import grouped
+from benchmarks.claims.settings import Recipe, Settings, read_settings, write_settings
+from benchmarks.claims.subjects import FIRST, draw_task
+from benchmarks.claims.trials import Bench, base_name, make_clips, open_base
+from benchmarks.fidelity import app
+from maskora.errors import UserError
+from tests.miniature.untrained import write
+
+RECIPES = {
+    f"{stage}, {how}": Recipe(1e-2, 2)
+    for stage in ("motion", "appearance")
+    for how in ("masked", "first-frame")
+}
+
+
+@pytest.fixture(scope="module")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("miniature")
+    write(folder)
+    return folder
+
+
+def test_conditions_share_a_lora_and_the_first_seed_comes_first() -> None:
+    wanted = [
+        (name, scene, seed)
+        for name in ("naive LoRA", "mask-aware LoRA", "naive LoRA, blended")
+        for scene in (5, 6)
+        for seed in (1, 0)
+    ]
+    groups = grouped(wanted)
+    assert len(groups) == 8
+    assert [seed for _, _, seed in groups] == [0] * 4 + [1] * 4
+    assert (("naive LoRA", "naive LoRA, blended"), 5, 0) in groups
+
+
+def test_windows_and_colourings_are_samples_of_their_own(miniature: Path, tmp_path: Path) -> None:
+    model = open_base(miniature)
+    bench = Bench(model, draw_task(FIRST, Subject()), tmp_path, 0)
+    names = [sample.name for sample in bench.motion(Training(window=5))]
+    assert names == ["motion 0-4", "motion 4-8"]
+    five = Bench(model, draw_task(FIRST, Subject(frames=5)), tmp_path, 0)
+    assert len(five.motion(Training(recoloured=True))) == 6
+
+
+def test_every_second_stage_starts_from_the_motion_lora(miniature: Path, tmp_path: Path) -> None:
+    model = open_base(miniature)
+    bench = Bench(model, draw_task(FIRST, EVOLVING), tmp_path, 0)
+    names = ["no keyframe", "keyframe, first-frame", "keyframe, masked"]
+    conditions = {name: CONDITIONS[name] for name in names}
+    together = make_clips(model, bench, conditions, RECIPES, 0)
+    last = names[-1]
+    alone = make_clips(model, bench, {last: CONDITIONS[last]}, RECIPES, 0)
+    assert np.array_equal(together[last], alone[last])
+    assert not np.array_equal(together[last], together["no keyframe"])
+    assert not np.array_equal(together[last], together["keyframe, first-frame"])
+
+
+def test_a_run_is_reported_and_not_repeated(miniature: Path, tmp_path: Path) -> None:
+    settings, output = tmp_path / "chosen.json", tmp_path / "results" / "fidelity.json"
+    page = tmp_path / "docs" / "evidence.md"
+    write_settings(settings, Settings(base_name(open_base(miniature)), RECIPES, [1], []))
+    told = [
+        "--model", str(miniature), "--settings", str(settings), "--output", str(output),
+        "--page", str(page), "--scenes", "2", "--seeds", "1",
+    ]  # fmt: skip
+    first = CliRunner().invoke(app, [*told, "--claim", "7", "--workers", "2"])
+    assert first.exit_code == 0, first.output
+    content = json.loads(output.read_text())
+    assert len(content["records"]) == 4  # two conditions on two scenes
+    content["records"][0]["figures"]["hit"] = 0.75
+    output.write_text(json.dumps(content))
+
+    assert CliRunner().invoke(app, [*told, "--claim", "7"]).exit_code == 0
+    assert json.loads(output.read_text()) == content
+
+    assert CliRunner().invoke(app, [*told, "--report"]).exit_code == 0
+    assert "2 × 1" in page.read_text()
+    assert "Not run: keyframe, masked minus keyframe, first-frame" in page.read_text()
+    assert [path.name for path in sorted(page.with_suffix("").iterdir())] == ["claim-7.png"]
+
+
+def test_other_settings_do_not_go_into_the_same_results(miniature: Path, tmp_path: Path) -> None:
+    base, settings = base_name(open_base(miniature)), tmp_path / "chosen.json"
+    output = tmp_path / "fidelity.json"
+    output.write_text(json.dumps({"base": base, "recipes": {}, "records": []}))
+    write_settings(settings, Settings(base, RECIPES, [1], []))
+    told = ["--model", miniature, "--settings", settings, "--output", output]
+    answer = CliRunner().invoke(app, list(map(str, told)))
+    assert answer.exit_code == 2
+    assert "other settings" in answer.output
+
+
+def test_settings_belong_to_a_base(tmp_path: Path) -> None:
+    path = tmp_path / "chosen.json"
+    with pytest.raises(UserError, match="--choose first"):
+        read_settings(path, "one")
+    write_settings(path, Settings("one", RECIPES, [1], []))
+    assert read_settings(path, "one").recipes == RECIPES
+    with pytest.raises(UserError, match="another base"):
+        read_settings(path, "two")
+
+
+def test_the_highest_mean_over_scenes_counts() -> None:
+    outcomes = [
+        {"recipe": "motion, masked", "lr": lr, "steps": steps, "figure": figure}
+        for lr, steps, figures in ((1e-3, 30, (0.2, 0.4)), (2e-3, 30, (0.9, 0.1)))
+        for figure in figures
+    ]
+    told = ranked([*outcomes, outcomes[0] | {"recipe": "another"}], "motion, masked")
+    assert [each["figure"] for each in told] == pytest.approx([0.3, 0.5])

@@ -1,0 +1,55 @@
+"""Clips and masks, and what is told about evolving looks."""
+
+import numpy as np
+import pytest
+
+from benchmarks.claims.conditions import EVOLVING, Subject
+from benchmarks.claims.subjects import FIRST, LATE, draw_task, evolved, figures
+
+BOX = draw_task(FIRST + 1, Subject())
+
+
+def test_the_box_covers_the_edited_sprite_though_it_comes_from_the_source() -> None:
+    for number in range(FIRST, FIRST + 12):
+        task = draw_task(number, Subject())
+        sprite_THW = task.case.truth.sprite_THW
+        assert (task.keep_THW.numpy() == 0)[sprite_THW].mean() > 0.99
+
+
+def test_a_tight_mask_is_the_sources_outline() -> None:
+    task = draw_task(FIRST + 1, Subject(mask="tight"))
+    assert np.array_equal(task.keep_THW == 0, task.case.truth.source_sprite_THW)
+
+
+@pytest.mark.parametrize("mask", ["tight", "noisy"])
+def test_whatever_the_mask_results_are_judged_in_the_box(mask: str) -> None:
+    task = draw_task(FIRST + 1, Subject(mask=mask))  # type: ignore[arg-type]
+    assert not np.array_equal(task.keep_THW, BOX.keep_THW)
+    assert np.array_equal(task.case.truth.region_THW, BOX.case.truth.region_THW)
+    assert np.array_equal(task.case.wanted.frames_THWC, BOX.case.wanted.frames_THWC)
+
+
+@pytest.mark.parametrize("number", [FIRST, FIRST + 1])  # a growing disc, a drifting hue
+def test_the_truth_has_evolved_and_the_still_look_has_not(number: int) -> None:
+    task = draw_task(number, EVOLVING)
+    assert task.still_THWC is not None
+    assert np.array_equal(task.still_THWC[0], task.case.wanted.frames_THWC[0])
+    right = figures(task.case.wanted.frames_THWC, task)
+    wrong = figures(task.still_THWC, task)
+    assert right["evolved"] == 1.0
+    assert right["late_db"] == float("inf")
+    assert wrong["evolved"] == 0.0
+    assert wrong["late_db"] < 30
+
+
+def test_half_of_the_pixels_evolved_is_half() -> None:
+    truth = np.full((1, 2, 2, 3), 200, np.uint8)
+    still = np.zeros((1, 2, 2, 3), np.uint8)
+    background = np.full((1, 2, 2, 3), 60, np.uint8)
+    result = truth.copy()
+    result[:, 0] = 10
+    assert evolved(result, truth, still, background, np.ones((1, 2, 2), bool)) == 0.5
+
+
+def test_late_frames_are_the_last_latent_frame() -> None:
+    assert list(range(9))[LATE] == [5, 6, 7, 8]
