@@ -183,15 +183,7 @@ def run_record(
             "folder": str(model.source.where),
             **{part: model.identity(part) for part in model.parts},
         },
-        "loras": [
-            {
-                "path": str(one.path.resolve()),
-                "strength": one.strength,
-                "expert": one.expert,
-                "sha256": sha256_file(one.path),
-            }
-            for one in result.loras
-        ],
+        "loras": [_lora_record(one) for one in result.loras],
         "inputs": {
             "source": clip.source.model_dump(mode="json"),
             "frames": digest(clip.frames_THWC.tobytes()),
@@ -206,6 +198,15 @@ def run_record(
             "python": platform.python_version(),
             **{name: version(name) for name in LIBRARIES},
         },
+    }
+
+
+def _lora_record(one: Stacked) -> dict[str, Any]:
+    return {
+        "path": str(one.path.resolve()),
+        "strength": one.strength,
+        "expert": one.expert,
+        "sha256": sha256_file(one.path),
     }
 
 
