@@ -24,7 +24,7 @@ import maskora.miniature
 from benchmarks.claims.choosing import choose
 from benchmarks.claims.claims import CLAIMS, keys
 from benchmarks.claims.evidence import write_evidence
-from benchmarks.claims.runs import measure, pictures_of, read_results
+from benchmarks.claims.runs import measure, pictures_of, pool, read_results
 from benchmarks.claims.settings import read_settings, write_settings
 from benchmarks.claims.trials import base_name, open_base
 from maskora.errors import Fault, UserError
@@ -61,7 +61,8 @@ def main(
     """Test the claims, and tell what came of it."""
     try:
         if choosing:
-            write_settings(settings, choose(model, workers))
+            with pool(workers) as executor:
+                write_settings(settings, choose(model, executor))
             print(settings)
             return
         chosen = read_settings(settings, base_name(open_base(model)))

@@ -5,7 +5,8 @@ mean of the deciding figure.
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.claims.conditions import CONDITIONS, Condition
-from benchmarks.claims.runs import finished, pool
+from benchmarks.claims.runs import finished
 from benchmarks.claims.settings import Recipe, Settings, name
 from benchmarks.claims.subjects import FIRST_TO_CHOOSE, draw_task, figures
 from benchmarks.claims.trials import (
@@ -41,6 +42,7 @@ class Attempt:
 
     Attributes:
         recipe: what it is for.
+        steps: numbers of steps, rising.
         start: of the motion LoRA, where the appearance stage is tried.
     """
 
@@ -49,23 +51,31 @@ class Attempt:
     recipe: str
     condition: str
     lr: float
+    steps: Sequence[int]
     scene: int
     start: Recipe | None
 
 
-def choose(folder: Path, workers: int) -> Settings:
-    """Try all candidates of both stages, the motion stage first."""
+def choose(
+    folder: Path,
+    executor: Executor,
+    scenes: int = SCENES,
+    rates: Sequence[float] = RATES,
+    steps: Sequence[int] = STEPS,
+) -> Settings:
+    """Try all candidates of both stages, the motion stage first; the second keeps its rate."""
     base = base_name(open_base(folder))
     recipes: dict[str, Recipe] = {}
     tried: list[Mapping[str, Any]] = []
-    scenes = range(FIRST_TO_CHOOSE, FIRST_TO_CHOOSE + SCENES)
-    with tempfile.TemporaryDirectory() as cache, pool(workers) as executor:
+    numbers = range(FIRST_TO_CHOOSE, FIRST_TO_CHOOSE + scenes)
+    with tempfile.TemporaryDirectory() as cache:
         for stage, conditions in (("motion", MOTION), ("appearance", APPEARANCE)):
             start = recipes.get(name("motion", "masked"))
-            rates = RATES if start is None else (start.lr,)
             attempts = [
-                Attempt(folder, Path(cache), name(stage, how), condition, lr, scene, start)
-                for how, condition in conditions.items() for lr in rates for scene in scenes
+                Attempt(folder, Path(cache), name(stage, how), condition, lr, steps, number, start)
+                for how, condition in conditions.items()
+                for lr in (rates if start is None else (start.lr,))
+                for number in numbers
             ]  # fmt: skip
             answers = list(finished(executor, try_out, attempts, "trials"))
             outcomes = [outcome for answer in answers for outcome in answer]
@@ -74,7 +84,7 @@ def choose(folder: Path, workers: int) -> Settings:
                 tried += candidates
                 best = max(candidates, key=lambda each: each["figure"])
                 recipes[name(stage, how)] = Recipe(best["lr"], best["steps"])
-    return Settings(base, recipes, list(scenes), tried)
+    return Settings(base, recipes, list(numbers), tried)
 
 
 def ranked(outcomes: list[dict[str, Any]], recipe: str) -> list[dict[str, Any]]:
@@ -107,7 +117,7 @@ def try_out(attempt: Attempt) -> list[dict[str, Any]]:
             chooser = choose_mixed(keyframes, _windows(bench, condition), MOTION_SHARE)
         latents = {
             str(step): bench.sample(transformer, condition)
-            for step in bench.train(transformer, chooser, attempt.lr, STEPS)
+            for step in bench.train(transformer, chooser, attempt.lr, attempt.steps)
         }
     deciding = DECIDING["motion" if attempt.start is None else "appearance"]
     return [

@@ -1,5 +1,6 @@
 """The main run: every condition on every scene with every seed, once; results as they come."""
 
+import gc
 import json
 import multiprocessing
 import os
@@ -164,6 +165,7 @@ def pool(workers: int) -> Iterator[Executor]:
 def _begin_worker() -> None:
     torch.set_num_threads(1)
     without_bars()
+    gc.freeze()  # what is there now stays: collections between loads need not look at it
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - its bars would cover the one that counts
 
 

@@ -1,13 +1,14 @@
 """Trials on a miniature with random weights: shared, resumed, reported."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.claims.choosing import ranked
+from benchmarks.claims.choosing import choose, ranked
 from benchmarks.claims.conditions import CONDITIONS, EVOLVING, Subject, Training
 from benchmarks.claims.runs import grouped
 from benchmarks.claims.settings import Recipe, Settings, read_settings, write_settings
@@ -119,3 +120,16 @@ def test_the_highest_mean_over_scenes_counts() -> None:
     ]
     told = ranked([*outcomes, outcomes[0] | {"recipe": "another"}], "motion, masked")
     assert [each["figure"] for each in told] == pytest.approx([0.3, 0.5])
+
+
+@pytest.mark.slow
+def test_each_stage_gets_the_best_of_what_was_tried(miniature: Path) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        settings = choose(miniature, executor, scenes=1, rates=(1e-3, 1e-2), steps=(1, 2))
+    assert settings.base == base_name(open_base(miniature))
+    assert settings.recipes.keys() == RECIPES.keys()
+    for name, recipe in settings.recipes.items():
+        tried = [each for each in settings.tried if each["recipe"] == name]
+        assert len(tried) == (4 if name.startswith("motion") else 2)
+        best = max(tried, key=lambda each: float(each["figure"]))
+        assert recipe == Recipe(best["lr"], best["steps"])
