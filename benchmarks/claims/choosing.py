@@ -30,8 +30,8 @@ from benchmarks.claims.trials import (
 from maskora.training.loop import choose_mixed, choose_uniformly
 
 SCENES = 6
-RATES, STEPS = (1e-3, 2e-3), (30, 60, 100)
-DECIDING = {"motion": "strict", "appearance": "late_db"}
+RATES, STEPS = (1e-3, 3e-3), (30, 60)
+DECIDING = {"motion": "strict", "appearance": "evolved"}
 MOTION = {"masked": "mask-aware LoRA", "first-frame": "naive LoRA"}
 APPEARANCE = {"masked": "keyframe, masked", "first-frame": "keyframe, first-frame"}
 
@@ -63,7 +63,7 @@ def choose(
     rates: Sequence[float] = RATES,
     steps: Sequence[int] = STEPS,
 ) -> Settings:
-    """Try all candidates of both stages, the motion stage first; the second keeps its rate."""
+    """Try all candidates of both stages, the motion stage first."""
     base = base_name(open_base(folder))
     recipes: dict[str, Recipe] = {}
     tried: list[Mapping[str, Any]] = []
@@ -74,7 +74,7 @@ def choose(
             attempts = [
                 Attempt(folder, Path(cache), name(stage, how), condition, lr, steps, number, start)
                 for how, condition in conditions.items()
-                for lr in (rates if start is None else (start.lr,))
+                for lr in rates
                 for number in numbers
             ]  # fmt: skip
             answers = list(finished(executor, try_out, attempts, "trials"))

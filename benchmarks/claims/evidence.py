@@ -79,7 +79,7 @@ def write_evidence(
     lines += ["## What was chosen", ""]
     lines += fill(
         f"Of the candidates, by the highest mean on scenes {tried}, which are not reported: "
-        f"*strict* for the motion stage, *late* dB for the appearance stage ({MOTION_SHARE:.0%} "
+        f"*strict* for the motion stage, *evolved* for the appearance stage ({MOTION_SHARE:.0%} "
         f"of its samples are motion)."
     )
     lines += ["", *chosen(settings), "", CAVEATS]

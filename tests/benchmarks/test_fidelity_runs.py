@@ -130,6 +130,6 @@ def test_each_stage_gets_the_best_of_what_was_tried(miniature: Path) -> None:
     assert settings.recipes.keys() == RECIPES.keys()
     for name, recipe in settings.recipes.items():
         tried = [each for each in settings.tried if each["recipe"] == name]
-        assert len(tried) == (4 if name.startswith("motion") else 2)
+        assert len(tried) == 4
         best = max(tried, key=lambda each: float(each["figure"]))
         assert recipe == Recipe(best["lr"], best["steps"])
