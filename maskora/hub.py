@@ -32,7 +32,8 @@ def locate(
     """The local folder of a model: a folder as it is, a hub id through the hub's cache.
 
     Args:
-        path: a local folder (relative ones count from `relative_to`) or a hub id "owner/name".
+        path: a local folder (relative ones count from `relative_to`), a hub id "owner/name", or
+            "miniature" for the one that ships with maskora.
         patterns: which of a hub repository's files are needed; None for all of a model's.
         without: parts whose weights are not needed.
         key: which key of the configuration named the path; it stands before every complaint.
@@ -42,6 +43,8 @@ def locate(
     """
     if folder := find_local(path, relative_to):
         return folder
+    if path == "miniature":
+        return Path(__file__).parent / "miniature" / "weights"
     if not is_hub_id(path):
         raise UserError(f"{key}: {path!r} is neither a folder nor a hub id (owner/name)")
     return _download(path, patterns or WANTED, [f"{part}/*.safetensors" for part in without], key)

@@ -47,8 +47,8 @@ def build_autoencoder(seed: int) -> AutoencoderKLWan:
 def channels_last(vae: AutoencoderKLWan) -> AutoencoderKLWan:
     """Lay kernels out as convolutions are fast with them; changes no result."""
     for parameter in vae.parameters():
-        if parameter.ndim == 5:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+        if layout := {4: torch.channels_last, 5: torch.channels_last_3d}.get(parameter.ndim):
+            parameter.data = parameter.data.contiguous(memory_format=layout)
     return vae
 
 

@@ -45,7 +45,7 @@ class MuonAdamW:
         """
         for flat, kernel in zip(self._flat, self._kernels, strict=True):
             assert kernel.grad is not None
-            flat.grad = _matrix(kernel.grad)
+            flat.grad = _matrix(kernel.grad.contiguous(memory_format=_layout(kernel)))
         for optimizer, lr in zip(self._optimizers, self._highest, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = share * lr
@@ -69,6 +69,16 @@ def kernel_names(module: nn.Module) -> list[str]:
     return [f"{name}.weight" for name, part in module.named_modules() if isinstance(part, kinds)]
 
 
+def _layout(kernel: Tensor) -> torch.memory_format:
+    if kernel.is_contiguous():
+        return torch.contiguous_format
+    return torch.channels_last_3d if kernel.ndim == 5 else torch.channels_last
+
+
 def _matrix(kernel: Tensor) -> Tensor:
-    """A kernel (O, I, ...) as a matrix (O, rest): a view; Muon minds no order of columns."""
-    return kernel.movedim(1, -1).flatten(1)
+    """A kernel (O, I, ...) as a matrix (O, rest) in the same memory, with its columns in whichever
+    order they lie there: Muon minds no order.
+    """
+    matrix = (kernel if kernel.is_contiguous() else kernel.movedim(1, -1)).flatten(1)
+    assert matrix.data_ptr() == kernel.data_ptr()
+    return matrix

@@ -13,7 +13,7 @@ from maskora.miniature.optimizer import MuonAdamW
 from maskora.training.objective import TIMESTEPS, draw_noise_level, mix, velocity
 
 WIDTH, HEADS, LAYERS, TEXT_DIM = 256, 4, 8, 16
-MUON_LR, ADAMW_LR, SHIFT = 5e-3, 1e-3, 3.0
+MUON_LR, ADAMW_LR, SHIFT = 0.02, 1e-3, 3.0
 FRAMES_PER_BATCH, LARGEST_BATCH = 96, 48  # latent frames, samples
 # How often a batch is of a length (frames); shorter clips are the beginnings of longer ones.
 LENGTHS = {1: 0.1, 5: 0.1, 9: 0.6, 13: 0.15, 21: 0.05}

@@ -1,7 +1,8 @@
 """The miniature: a Wan of a few million weights that ships with maskora.
 
 Same classes, same packing, no picture and no words: its text is constantly zero, so a prompt has no
-effect, and neither has guidance. It knows one world, the rendered one of `maskora.miniature`.
+effect, and neither has guidance; LoRA leaves the attention to words alone. It knows one world, the
+rendered one of `maskora.miniature`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,9 @@ from contextlib import contextmanager
 import torch
 
 from maskora.models.base import Context, ContextEncoder, Cue, EncodeCues
-from maskora.models.wan21 import SCHEDULER, Wan21
+from maskora.models.wan21 import FEED_FORWARD, SCHEDULER, Wan21
+
+SELF_ATTENTION = r"blocks\.\d+\.attn1\.(to_q|to_k|to_v|to_out\.0)"
 
 
 class Miniature(Wan21):
@@ -39,3 +42,6 @@ class Miniature(Wan21):
             yield encode
 
         return (ContextEncoder("text", parts=(), precision=f"zero {width}", load=no_words),)
+
+    def lora_targets(self, kind: str) -> str:
+        return SELF_ATTENTION if kind == "attention" else f"({SELF_ATTENTION}|{FEED_FORWARD})"

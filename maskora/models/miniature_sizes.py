@@ -24,5 +24,9 @@ class MiniatureSizes(WanSizes):
     def encoders(self, dtype: str) -> dict[str, Encoder]:
         return {}
 
+    def lora_parameters(self, rank: int, targets: str) -> int:
+        cross_attention = self._transformer.layers * rank * 4 * 2 * self._transformer.width
+        return super().lora_parameters(rank, targets) - cross_attention
+
     def _context(self) -> int:
         return WORDS

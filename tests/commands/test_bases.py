@@ -18,6 +18,7 @@ from maskora.video.probe import probe
 from maskora.video.read import read_frames
 from maskora.workspace import Workspace
 from tests.commands.conftest import FAST, Answer, recolour
+from tests.miniature import untrained
 from tests.models import tiny_hunyuan, tiny_hunyuan15
 
 Run = Callable[..., Answer]
@@ -35,6 +36,8 @@ def write(folder: Path, family: str) -> None:
         tiny_hunyuan.write(folder)
     elif family == "hunyuan-video-1.5-i2v":
         tiny_hunyuan15.write(folder)
+    elif family == "miniature":
+        untrained.write(folder)
     else:
         write_tiny_model(folder, family=family)
 

@@ -2,16 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from maskora.miniature.autoencoder import build_autoencoder
-from maskora.miniature.folder import finish_folder, save_part
-from maskora.miniature.transformer import build_transformer
+from tests.miniature.untrained import write
 
 
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A miniature's folder with random weights."""
     folder = tmp_path_factory.mktemp("miniature")
-    save_part(build_autoencoder(0), folder / "vae")
-    save_part(build_transformer(0), folder / "transformer")
-    finish_folder(folder)
+    write(folder)
     return folder

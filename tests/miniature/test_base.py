@@ -8,6 +8,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from maskora import lora
 from maskora.latents import TensorCache, encode_cues
 from maskora.models import Cue, ModelInputs, open_model, read_grid, read_sizes
 from maskora.models.base import Grid
@@ -76,3 +77,23 @@ def test_its_vaes_planned_peak_is_near_the_counted_one(
     sizes = read_sizes("miniature", untrained)
     arithmetic = sizes.vae_encode_bytes if what == "encode" else sizes.vae_decode_bytes
     assert arithmetic(frames, side, side, None) == pytest.approx(counted, rel=CLOSE)
+
+
+@pytest.mark.parametrize("targets", ["attention", "attention+ffn"])
+def test_its_lora_is_counted_and_all_of_it_learns(untrained: Path, targets: str) -> None:
+    model = open_model("miniature", untrained, "float32", "cpu")
+    transformer = model.load_transformer()
+    with closing(transformer.supply):
+        lora.inject(transformer, 4, 4, model.lora_targets(targets), seed=0)
+        weights = lora.trainable(transformer)
+        planned = read_sizes("miniature", untrained).lora_parameters(4, targets)
+        assert sum(weight.numel() for weight in weights) == planned
+        inputs = ModelInputs(torch.randn(1, 20, 3, 8, 8), {"text": torch.zeros(1, 1, 16)})
+        noisy = torch.randn(1, 16, 3, 8, 8)
+        transformer.train()
+        transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+        model.predict(transformer, noisy, torch.ones(1), inputs).square().mean().backward()
+        ups = [p for name, p in transformer.named_parameters() if "lora_B" in name]
+        learned = [bool(up.grad.abs().max() > 0) for up in ups]
+    assert learned
+    assert all(learned)
