@@ -15,8 +15,9 @@ from tests.models import published, published_hunyuan, published_hunyuan15
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CARDS = {"": 8, "-16gb": 16, "-24gb": 24}
+SMALL = ("tiny", "miniature")  # for no card
 NAMES = sorted(
-    {re.sub(r"-(16|24)gb$", "", path.stem) for path in CONFIGS.glob("*.toml")} - {"tiny", "miniature"}
+    {re.sub(r"-(16|24)gb$", "", path.stem) for path in CONFIGS.glob("*.toml")} - {*SMALL}
 )
 # Each configuration's base: how its published configuration files are written.
 BASES: dict[str, Callable[[Path], Path]] = {
@@ -30,7 +31,7 @@ BASES: dict[str, Callable[[Path], Path]] = {
 
 
 def test_every_family_has_a_configuration() -> None:
-    families = {load_config(CONFIGS / f"{name}.toml").model.family for name in [*NAMES, "miniature"]}
+    families = {load_config(CONFIGS / f"{name}.toml").model.family for name in [*NAMES, *SMALL]}
     assert families == FAMILIES.keys()
 
 
