@@ -120,17 +120,17 @@ def pictures_of(output: Path) -> Path:
     return output.with_name(f"{output.stem}-frames")
 
 
-def grouped(keys: Sequence[Key]) -> list[tuple[tuple[str, ...], int, int]]:
-    """Keys put together that share a LoRA: all scenes of the first seed come first."""
+def grouped(keys: Iterable[Key]) -> list[tuple[tuple[str, ...], int, int]]:
+    """Keys that share a LoRA put together: the first seed first, and there claim by claim."""
+    kinds = [(condition.training, condition.subject) for condition in CONDITIONS.values()]
 
-    def shared(key: Key) -> tuple[int, int, str]:
-        condition = CONDITIONS[key[0]]
-        return key[2], key[1], repr((condition.training, condition.subject))
+    def shared(key: Key) -> tuple[int, int, int]:
+        name, scene, seed = key
+        return seed, kinds.index((CONDITIONS[name].training, CONDITIONS[name].subject)), scene
 
-    groups = groupby(sorted(keys, key=shared), shared)
     return [
-        (tuple(key[0] for key in group), scene, seed)
-        for (seed, scene, _), group in ((what, list(each)) for what, each in groups)
+        (tuple(name for name, _, _ in group), scene, seed)
+        for (seed, _, scene), group in groupby(sorted(keys, key=shared), shared)
     ]
 
 
