@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,10 @@ def merge_lora(source: Path, output: Path, edit: str | None) -> None:
         built = Path(scratch) / output.name
         _link_others(found.where, built, parts)
         for part, one in parts.items():
-            files = [path for path in found.paths(part) if path.suffix == ".safetensors"]
             weights = lora.read(one.path, names_for(one.path, None))
-            count = lora.merge(weights, one.path, files, built / part)
+            count = lora.merge(weights, one.path, found.where / part, built / part)
             print(f"{one.path}: added to {count} tensors of {part}")
+        open_model(str(metadata["family"]), built, "float32", "cpu")  # refuses an incomplete one
         built.rename(output)
     print(f"{output}: the merged base, in diffusers' layout")
 
@@ -78,12 +79,21 @@ def _part(model: VideoModel, given: Given) -> str:
     return parts[expert]
 
 
-def _link_others(root: Path, target: Path, merged: dict[str, Given]) -> None:
-    """Everything but hidden files and the weights of merged parts."""
-    for path in sorted(root.rglob("*")):
-        place = path.relative_to(root)
-        hidden = any(part.startswith(".") for part in place.parts)
-        stays = place.parts[0] not in merged or path.suffix == ".json"
-        if path.is_file() and stays and not hidden:
-            (target / place).parent.mkdir(parents=True, exist_ok=True)
-            lora.link(path, target / place)
+def _link_others(root: Path, target: Path, merged: Collection[str]) -> None:
+    """All files but those of merged parts, which keep what describes their weights."""
+    described = [path for part in merged for path in (root / part).glob("*.json")]
+    for path in [*described, *_files(root, merged)]:
+        place = target / path.relative_to(root)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        lora.link(path, place)
+
+
+def _files(folder: Path, without: Collection[str] = ()) -> Iterator[Path]:
+    """The files of a folder and of those in it, linked ones too, but hidden ones."""
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name in without:
+            continue
+        if path.is_file():
+            yield path
+        elif path.is_dir() and not folder.resolve().is_relative_to(path.resolve()):
+            yield from _files(path)

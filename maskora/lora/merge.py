@@ -1,6 +1,6 @@
 """A LoRA added for good to a base's own weights, file by file.
 
-Each weight file is copied under its own name, and the tensors that change are rewritten in place,
+Each weight file is copied under its own name, and the tensors that change are rewritten there,
 one at a time and in their own precision. A file in which nothing changes is linked, not copied.
 """
 
@@ -8,9 +8,8 @@ import errno
 import math
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,50 +19,65 @@ from maskora.lora.differences import LEAVES
 from maskora.lora.fit import check_shape, tell_missing
 from maskora.lora.weights import LoraWeights, Update
 from maskora.streaming.checkpoint import DTYPES, byte_view
-from maskora.streaming.header import raw_header
+from maskora.streaming.header import SIZES, Stored, read_header, shards
 
 FLOATS = ("F16", "BF16", "F32", "F64")
 # Why a file system does not link: another one, one without links, or no more of them.
-UNLINKED = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK)
+UNLINKED = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS)
+CHUNK = 2**24  # bytes that are copied at a time
 # What is added to each parameter.
 Additions = dict[str, list[Update | Tensor]]
 
 
-def merge(weights: LoraWeights, lora: Path, files: Sequence[Path], target: Path) -> int:
+def merge(weights: LoraWeights, lora: Path, folder: Path, target: Path) -> int:
     """Write a transformer's weight files with a LoRA in them; answers how many tensors changed.
 
     Args:
         lora: where it comes from, for people.
-        files: the base's, in diffusers' layout.
-        target: the folder to write to.
+        folder: the base's, in diffusers' layout. Only the files that it is loaded from are taken.
+        target: the folder to write to; no file in it is replaced.
 
     Raises:
         UserError: the LoRA does not fit, or the base's weights are not plain numbers.
     """
-    headers = {path: raw_header(path) for path in files}
-    stored = {name: entry for entries, _ in headers.values() for name, entry in entries.items()}
+    headers = {path: read_header(path) for path in shards(folder)}
+    places = {path: _place(path, folder) for path in headers}
+    stored = {name: entry for entries in headers.values() for name, entry in entries.items()}
     additions = _additions(weights, stored, lora)
-    for path, (entries, start) in headers.items():
+    for path, entries in headers.items():
         changed = {name: entries[name] for name in additions if name in entries}
+        (target / places[path]).parent.mkdir(parents=True, exist_ok=True)
         if changed:
-            shutil.copyfile(path, target / path.name)
-            _rewrite(target / path.name, changed, start, additions)
+            _copy_changed(path, target / places[path], changed, additions)
         else:
-            link(path, target / path.name)
+            link(path, target / places[path])
     return len(additions)
 
 
 def link(source: Path, target: Path) -> None:
-    """The same file under a second name; a copy where the file system cannot do that."""
+    """The same file under a second name; a copy where the file system cannot do that.
+
+    Raises:
+        FileExistsError: `target` is there; it is never written to, as it may be somebody's own.
+    """
     try:
         os.link(source.resolve(), target)
     except OSError as error:
         if error.errno not in UNLINKED:
             raise
-        shutil.copy2(source, target)
+        with source.open("rb") as file, target.open("xb") as copy:
+            shutil.copyfileobj(file, copy, CHUNK)
 
 
-def _additions(weights: LoraWeights, stored: Mapping[str, dict[str, Any]], lora: Path) -> Additions:
+def _place(path: Path, folder: Path) -> Path:
+    """Where a weight file lies within its folder, and so within the merged one."""
+    place = Path(os.path.relpath(path, folder))
+    if ".." in place.parts:
+        raise UserError(f"{folder}: its index names {path}, which lies outside of it")
+    return place
+
+
+def _additions(weights: LoraWeights, stored: Mapping[str, Stored], lora: Path) -> Additions:
     """What is added to which of the base's parameters; every shape fits."""
     parts: list[tuple[str, Update | Tensor]] = [
         *((f"{module}.weight", update) for module, update in weights.updates.items()),
@@ -73,7 +87,7 @@ def _additions(weights: LoraWeights, stored: Mapping[str, dict[str, Any]], lora:
     additions: Additions = {}
     for name, part in parts:
         if name in stored:
-            own, kind = tuple(stored[name]["shape"]), stored[name]["dtype"]
+            own, kind = stored[name].shape, stored[name].kind
             if isinstance(part, Update):
                 check_shape((*own[:1], math.prod(own[1:])), part.size, name, lora)
             else:
@@ -90,17 +104,19 @@ def _parameter(difference: str, stored: Collection[str]) -> str:
     return path if path in stored else f"{path}.{LEAVES[slot]}"
 
 
-def _rewrite(
-    path: Path, entries: Mapping[str, dict[str, Any]], start: int, additions: Additions
+def _copy_changed(
+    path: Path, target: Path, changed: Mapping[str, Stored], additions: Additions
 ) -> None:
-    """Add to tensors of a file where they lie."""
-    with path.open("r+b") as file:
-        for name, entry in entries.items():
-            (begin, end), dtype = entry["data_offsets"], DTYPES[entry["dtype"]]
-            file.seek(start + begin)
-            stored = torch.frombuffer(bytearray(file.read(end - begin)), dtype=dtype)
+    """Copy a file to a new one, and add to tensors where they lie in that."""
+    with path.open("rb") as original, target.open("x+b") as file:
+        shutil.copyfileobj(original, file, CHUNK)
+        for name, entry in changed.items():
+            dtype = DTYPES[entry.kind]
+            file.seek(entry.offset)
+            data = bytearray(file.read(math.prod(entry.shape) * SIZES[entry.kind]))
+            stored = torch.frombuffer(data, dtype=dtype)
             total = stored.to(torch.promote_types(dtype, torch.float32))
             for part in additions[name]:
                 total += (part.product() if isinstance(part, Update) else part).flatten()
-            file.seek(start + begin)
+            file.seek(entry.offset)
             file.write(byte_view(total.to(dtype).view(torch.uint8)))
