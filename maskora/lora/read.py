@@ -21,6 +21,7 @@ from maskora.models.wan_names import WAN
 
 log = logging.getLogger("maskora")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 Slots = dict[Slot, Tensor]
 
 
@@ -87,7 +88,7 @@ def _by_module(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Slots]:
         slots = modules.setdefault(module, {})
         if slot in slots:
             raise UserError(f"{path} holds {key!r} twice, under several names")
-        if slot != "alpha" and tensor.dtype not in FLOATS:
+        if tensor.dtype not in (FLOATS if slot != "alpha" else (*FLOATS, *INTEGERS)):
             raise UserError(f"{path}: {key!r} is stored as {tensor.dtype}, which is not supported")
         if not tensor.isfinite().all():
             raise UserError(f"{path}: {key!r} holds values that are infinite or not numbers")

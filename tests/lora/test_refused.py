@@ -11,6 +11,8 @@ from maskora.errors import UserError
 from maskora.models.hunyuan_names import HUNYUAN
 from tests.lora.files import DOWN, UP, pair, written
 
+ALPHA = "blocks.0.attn1.to_q.alpha"
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -36,6 +38,14 @@ def key(name: str, tensor: Tensor | None = None) -> dict[str, Tensor]:
         (key("blocks.0.attn1.to_q.alpha", torch.tensor(0.0)), "its alpha is not a positive"),
         (key("blocks.0.attn1.to_q.alpha", torch.ones(2)), "its alpha is not a positive number"),
         (key("proj_out.diff", torch.ones(2, dtype=torch.int8)), r"stored as torch\.int8"),
+        (
+            {name: one.to(torch.float8_e4m3fn) for name, one in key(ALPHA, torch.ones(1)).items()},
+            r"to_q.*stored as torch\.float8_e4m3fn",
+        ),
+        (
+            key(ALPHA, torch.ones(1).to(torch.float8_e5m2)),
+            r"'blocks\.0\.attn1\.to_q\.alpha' is stored as torch\.float8_e5m2",
+        ),
         (key("blocks.0.self_attn.q.lora_B.weight"), r"self_attn\.q lacks one of the two"),
         (pair("blocks.0.attn1.to_q") | pair("blocks.0.self_attn.q"), "holds blocks.* twice"),
         (
