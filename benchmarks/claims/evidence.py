@@ -72,7 +72,8 @@ def write_evidence(
         scenes: per comparison.
     """
     measured = Measured(results, scenes)
-    lines = [INTRODUCTION, *summary(CLAIMS, measured), "", RULE]
+    base = f"The base's content name is {results.base}; results of different bases do not mix."
+    lines = [INTRODUCTION, base, "", *summary(CLAIMS, measured), "", RULE]
     for claim in CLAIMS:
         lines += section(claim, measured, _picture(claim, measured, pictures, page))
     tried = ", ".join(map(str, settings.scenes))
