@@ -46,6 +46,38 @@ def test_the_shift_is_the_published_one() -> None:
     assert torch.allclose(shifted, 3 * plain / (1 + 2 * plain))
 
 
+def ks_distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    """The largest difference of two samples' empirical cumulative distributions."""
+    places = torch.cat([one, other])
+    shares = [
+        torch.searchsorted(sample.sort().values, places, right=True) / len(sample)
+        for sample in (one, other)
+    ]
+    return (shares[0] - shares[1]).abs().max().item()
+
+
+@pytest.mark.parametrize(
+    ("lowest", "highest", "shift"),
+    [(0.9, 1.0, 3.0), (0.0, 0.9, 3.0), (0.3, 0.6, 0.5), (0.875, 1.0, 5.0)],
+)
+@pytest.mark.parametrize("method", ["uniform", "logit_normal"])
+def test_levels_of_a_range_are_those_of_all_levels_that_lie_in_it(
+    method: str, lowest: float, highest: float, shift: float
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    drawn = torch.cat(
+        [draw_noise_level(method, shift, generator, lowest, highest) for _ in range(4000)]
+    )
+    assert drawn.min() >= lowest
+    assert drawn.max() < highest
+    everything = levels(method, shift, 20_000)
+    within = everything[(everything >= lowest) & (everything < highest)]
+    assert len(within) > 2000
+    # Two samples of one distribution differ by more than this once in 1000 times.
+    bound = 1.95 * math.sqrt(1 / len(drawn) + 1 / len(within))
+    assert ks_distance(drawn, within) < bound
+
+
 def test_the_loss_is_the_mean_squared_error_of_the_velocity() -> None:
     answer, data, noise = (torch.randn(1, 4, 2, 3, 3) for _ in range(3))
     loss = flow_loss(answer, data, noise, torch.ones(1, 2, 3, 3))
