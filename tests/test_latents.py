@@ -105,6 +105,18 @@ def test_another_models_entries_are_not_served(tiny_model: Path, tmp_path: Path)
     assert not torch.equal(a.target_CTHW, b.target_CTHW)
 
 
+def test_another_precision_of_the_words_is_encoded_anew(tiny_model: Path, tmp_path: Path) -> None:
+    """What always computes in float32, the picture and the video, is served."""
+    cache = TensorCache(tmp_path)
+    wide, narrow = (
+        Counting(open_model("wan2.1-i2v", tiny_model, dtype, "cpu"))
+        for dtype in ("float32", "bfloat16")
+    )
+    (a,), (b,) = (encode_samples([make_sample()], model, cache) for model in (wide, narrow))
+    assert narrow.loaded == ["+text", "-text"]
+    assert (a.context["text"].dtype, b.context["text"].dtype) == (torch.float32, torch.bfloat16)
+
+
 def test_a_damaged_entry_counts_as_absent(counting: Counting, tmp_path: Path) -> None:
     cache = TensorCache(tmp_path)
     (whole,) = encode_samples([make_sample()], counting, cache)

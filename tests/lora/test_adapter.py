@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import get_peft_model_state_dict
 
 from maskora import lora
 from maskora.errors import UserError
@@ -15,9 +16,11 @@ WAN = KINDS["wan2.1"]
 TARGETS = r"blocks\.\d+\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
 
 
-def injected(dtype: torch.dtype = torch.float32, rank: int = 4, alpha: float = 8.0) -> Any:
+def injected(
+    dtype: torch.dtype = torch.float32, rank: int = 4, alpha: float = 8.0, seed: int = 1
+) -> Any:
     transformer = WAN.transformer().to(dtype)
-    lora.inject(transformer, rank, alpha, TARGETS, seed=1)
+    lora.inject(transformer, rank, alpha, TARGETS, seed)
     return transformer
 
 
@@ -45,6 +48,9 @@ def test_the_seed_decides_the_first_values_alone() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
     for a, b in zip(lora.trainable(one), lora.trainable(other), strict=True):
         assert torch.equal(a, b)
+    another = get_peft_model_state_dict(injected(seed=2), adapter_name=lora.adapter.TRAINED)
+    for name, a in get_peft_model_state_dict(one, adapter_name=lora.adapter.TRAINED).items():
+        assert torch.equal(a, another[name]) == name.endswith("lora_B.weight"), name
 
 
 def test_the_file_says_what_it_is_and_stacks_to_what_was_trained(tmp_path: Path) -> None:
