@@ -18,8 +18,10 @@ from maskora.commands import machine, timings
 from maskora.commands.footprint import smaller_sizes
 from maskora.commands.plan import Plan, plan_for
 from maskora.commands.shards import adapter_values, matrix_type
-from maskora.config import Config, build_config
+from maskora.conditioning import COLOUR_ORDERS, window_starts
+from maskora.config import Config, build_config, load_config
 from maskora.errors import UserError
+from maskora.models import open_source
 from maskora.streaming.demand import GIB
 from maskora.workspace import Source, Workspace
 from tests.commands.conftest import Answer
@@ -302,6 +304,56 @@ def test_measured_times_are_told_and_those_of_another_placement_are_not(
     assert "whole edit: about 55 minutes" in text  # and 90 x 2 s, 10 x 12 s
     other = replace(train, placement=replace(train.placement, blocks_to_swap=3))
     assert timings.lookup(other.step_key(9)) is None
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """An edit.toml of defaults on Wan2.2-I2V-A14B's configuration files."""
+    base = write_published(tmp_path / "A14B", "Wan2.2-I2V-A14B")
+    path = tmp_path / "two" / "edit.toml"
+    path.parent.mkdir()
+    path.write_text(f'[model]\nfamily = "wan2.2-i2v"\npath = "{base}"\n')
+    return path
+
+
+def test_two_experts_take_twice_the_steps_of_training(run: Run, two: Path) -> None:
+    config, workspace = load_config(two), Workspace(two.parent)
+    found = open_source(Path(config.model.path))
+    train, infer = (
+        plan_for(config, workspace, None, found, "cuda", purpose) for purpose in ("train", "infer")
+    )
+    for key, seconds in ((train.step_key(9), 12.0), (train.step_key(1), 2.0)):
+        timings.record(key, seconds)
+    timings.record(infer.step_key(49), 60.0)
+    text = run("plan", "--config", two, "--device", "cuda").out
+    assert "whole edit: about 70 minutes" in text  # 2 x 100 x 12 s and 30 x 60 s
+    (two.parent / "edits").mkdir()
+    (two.parent / "edits" / "00008.png").write_bytes(b"")
+    text = run("plan", "--config", two, "--device", "cuda").out
+    assert "whole edit: about 80 minutes" in text  # and 2 x (90 x 2 s, 10 x 12 s)
+
+
+def test_the_copy_on_disk_holds_both_experts(run: Run, two: Path) -> None:
+    text = run("plan", "--config", two, "--device", "cuda", "--set", "memory.weights=mapped").out
+    (block,) = re.findall(r"40 blocks of (\d+) MB", text)
+    (copy,) = re.findall(r"a copy as it is used, ([\d.]+) GB", text)
+    assert float(copy) == pytest.approx(2 * 40 * int(block) / 1024, rel=0.01)
+
+
+@pytest.mark.parametrize(("cache", "tensors"), [("taylor", 1), ("first-block", 3)])
+def test_what_a_cache_over_the_steps_keeps_is_planned(big: Path, cache: str, tensors: int) -> None:
+    plain = planned(big, "infer").needs["generate"]
+    cached = planned(big, "infer", "cuda", f"acceleration.cache={cache}").needs["generate"]
+    assert plain.inputs == 0
+    assert cached.inputs == tensors * 2 * 20280 * 5120 * 2  # of both branches, at 16 bits
+
+
+def test_every_order_of_the_colours_is_a_sample_in_ram(big: Path) -> None:
+    plain = planned(big, "train").host["train"]
+    coloured = planned(big, "train", "cuda", "motion.augment=colour").host["train"]
+    windows = len(window_starts(49, 9, 4))
+    sample = 9 * 832 * 480 * 4 * 4  # three colours and the mask, in float32
+    assert coloured.frames - plain.frames == (len(COLOUR_ORDERS) - 1) * windows * sample
 
 
 def test_a_damaged_file_of_timings_counts_as_empty(cache: Path) -> None:
