@@ -50,6 +50,17 @@ def locate(
     return _download(path, patterns or WANTED, [f"{part}/*.safetensors" for part in without], key)
 
 
+def locate_cached(repository: str) -> Path:
+    """The folder of a hub repository that was fetched before. Raises UserError where none is."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, local_files_only=True))
+    except LocalEntryNotFoundError:
+        raise UserError(f"{repository} has not been fetched from the hub yet") from None
+
+
 def find_file(path: str, relative_to: Path) -> Path | None:
     """The file that a path names, counted from `relative_to` or from here; None if none."""
     local = Path(os.path.expanduser(path))

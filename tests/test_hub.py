@@ -9,7 +9,7 @@ from maskora.commands.finding import find_base, find_files
 from maskora.commands.plan import CONFIGS
 from maskora.config import Model
 from maskora.errors import UserError
-from maskora.hub import WANTED, find_file, find_local
+from maskora.hub import WANTED, find_file, find_local, locate_cached
 
 DIFFUSERS = [
     "model_index.json", "transformer/config.json", "vae/config.json",
@@ -85,3 +85,17 @@ def test_all_files_that_are_not_there_are_told(tmp_path: Path) -> None:
         "[model] files: vae = 'a.pth' does not exist",
         "[model] files: transformer = 'b.safetensors' does not exist",
     ]
+
+
+def test_what_was_fetched_before_is_found_without_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="somebody/base has not been fetched from the hub yet"):
+        locate_cached("somebody/base")
+    revision = "0123456789" * 4
+    cached = tmp_path / "models--somebody--base"
+    (cached / "snapshots" / revision).mkdir(parents=True)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(revision)
+    assert locate_cached("somebody/base") == cached / "snapshots" / revision

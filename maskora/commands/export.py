@@ -1,29 +1,17 @@
 """export: a trained LoRA, or anybody's, as a file for other programs."""
 
-from dataclasses import dataclass
+import os
 from pathlib import Path
 
 from maskora import lora
+from maskora.commands.trained import Given, trained_loras
 from maskora.errors import UserError
 from maskora.lora import LoraWeights
 from maskora.models import FAMILIES, names_of
 from maskora.models.names import Names
-from maskora.training.checkpoint import RunFolder
-from maskora.workspace import Stage, Workspace
+from maskora.workspace import Workspace
 
 SUFFIX = ".safetensors"
-
-
-@dataclass(frozen=True)
-class Given:
-    """A LoRA that is to be exported.
-
-    Attributes:
-        expert: which of the base's transformers it is for; empty where the base has one.
-    """
-
-    path: Path
-    expert: str = ""
 
 
 def export_lora(
@@ -32,7 +20,7 @@ def export_lora(
     """Write the LoRA of a workspace, or a LoRA file, in a layout.
 
     Args:
-        source: a workspace, of which the newest trained LoRA is taken, or a file.
+        source: a workspace, of which the edit's LoRA is taken, or a file.
         edit: of a workspace: the name of the edit.
         family: the kind of base, for files that do not say it.
         overwrite: files that are there may be replaced.
@@ -44,6 +32,7 @@ def export_lora(
         raise UserError(f"--layout {layout}: choose {', '.join(lora.LAYOUTS)}")
     given = find(source, edit)
     targets = [_target(output, one.expert) for one in given]
+    check_output(output)
     for target in targets:
         if target.exists() and not overwrite:
             raise UserError(f"{target} exists already: choose another name, or add --overwrite")
@@ -58,28 +47,26 @@ def find(source: Path, edit: str | None) -> list[Given]:
     """The LoRA files of a workspace, one per transformer of its base; or the file itself.
 
     Raises:
-        UserError: none is there.
+        UserError: one is not there.
     """
     if not source.is_dir():
         if edit is not None:
             raise UserError(f"--edit {edit} belongs to a workspace, and {source} is none")
         return [Given(source)]
-    workspace = Workspace(source)
-    if edit is not None and not workspace.edit_dir(edit).is_dir():
-        names = ", ".join(workspace.named_edits()) or "none"
-        raise UserError(f"{workspace.edit_dir(edit)}: no such folder (named edits here: {names})")
-    found: dict[str, Given] = {}
-    stages: tuple[Stage, ...] = ("motion", "appearance")
-    for stage in stages:  # the second builds on the first
-        for title, metrics in workspace.metrics(stage, edit).items():
-            if adapter := RunFolder(metrics.parent).newest_adapter():
-                expert = title.removeprefix(stage).removeprefix("-")
-                found[expert] = Given(adapter, expert)
-    if not found:
+    return trained_loras(Workspace(source), edit)
+
+
+def check_output(output: Path) -> None:
+    """A path can be written and told. Raises UserError."""
+    try:
+        str(output).encode()
+    except UnicodeEncodeError:
         raise UserError(
-            f"{source} holds no trained LoRA: python train.py --config {workspace.config}"
-        )
-    return list(found.values())
+            f"{os.fsencode(output)!r} is no text in UTF-8: choose another name"
+        ) from None
+    nearest = next(parent for parent in output.parents if parent.exists())
+    if not nearest.is_dir():
+        raise UserError(f"{output}: {nearest} is a file, not a folder")
 
 
 def names_for(path: Path, family: str | None) -> Names:

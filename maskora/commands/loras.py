@@ -99,17 +99,20 @@ def own_lora(
     workspace: Workspace,
     config: Config,
     clip: Clip,
-    edited: Edit,
+    edited: Edit | None,
     edit: str | None,
     model: VideoModel,
     expert: Expert,
 ) -> Path:
     """The LoRA that was trained for this edit; says where it is behind what is there now.
 
+    Args:
+        edited: None counts as an edit without keyframes.
+
     Raises:
         UserError: it has not been trained.
     """
-    stage: Stage = "appearance" if edited.keyframes else "motion"
+    stage: Stage = "appearance" if edited is not None and edited.keyframes else "motion"
     turn = Turn(stage, expert)
     run = stages.run_folder(workspace, turn, edit)
     record, adapter = run.read(), run.newest_adapter()
@@ -121,7 +124,7 @@ def own_lora(
             f"{workspace.config}{name} (or try the bare base with --lora none)"
         )
     depends = stages.motion_depends(clip, source_caption(workspace, config), config, model)
-    if stage == "appearance":
+    if edited is not None and edited.keyframes:
         motion_run = stages.run_folder(workspace, Turn("motion", expert), None)
         motion = stages.adapter_digest(motion_run)
         depends = stages.appearance_depends(clip, edited, config, model, depends, motion)

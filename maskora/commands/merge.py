@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from maskora import lora
-from maskora.commands.export import Given, find, names_for
+from maskora.commands.export import check_output, find, names_for
 from maskora.commands.stages import base_digest
+from maskora.commands.trained import Given
 from maskora.errors import UserError
-from maskora.hub import locate
+from maskora.hub import find_file, locate
 from maskora.models import VideoModel, open_model, open_source
 from maskora.models.source import DiffusersFolder, Source
 
@@ -21,14 +22,15 @@ def merge_lora(source: Path, output: Path, edit: str | None) -> None:
     """Write the base that a LoRA was trained on with the LoRA in it; whole or not at all.
 
     Args:
-        source: a workspace, of which the newest trained LoRA is taken, or a LoRA file of maskora's.
+        source: a workspace, of which the edit's LoRA is taken, or a LoRA file of maskora's.
         output: the folder to make, in diffusers' layout.
 
     Raises:
         UserError: the base is not there or is laid out otherwise, or the LoRA does not fit it.
     """
-    if output.exists():
+    if output.exists() or output.is_symlink():
         raise UserError(f"{output} exists already: name a folder that is to be made")
+    check_output(output)
     given = find(source, edit)
     metadata = lora.read_metadata(given[0].path)
     found = _find_base(metadata, given[0].path, source if source.is_dir() else Path.cwd())
@@ -53,7 +55,13 @@ def _find_base(metadata: dict[str, Any], path: Path, relative_to: Path) -> Sourc
     names_for(path, None)
     if "base" not in metadata:
         raise UserError(f"{path} does not say which base it was trained on: it cannot be merged")
-    found = open_source(locate(str(metadata["base"]), relative_to, key=f"the base of {path}"))
+    base = str(metadata["base"])
+    if metadata.get("files") or find_file(base, relative_to):
+        raise UserError(
+            f"{path} was trained on a base of single files ([model] files), and only a base that "
+            f"is a folder in diffusers' layout can be merged into"
+        )
+    found = open_source(locate(base, relative_to, key=f"the base of {path}"))
     if not isinstance(found, DiffusersFolder):
         raise UserError(f"{found.where}: only a base in diffusers' layout can be merged into")
     return found

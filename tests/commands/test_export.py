@@ -1,7 +1,9 @@
 """export: a workspace's newest LoRA, or any file, for other programs."""
 
 import json
+import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,14 @@ import pytest
 from safetensors.torch import load_file
 
 from maskora import lora
+from maskora.commands.inputs import load_clip
+from maskora.commands.stages import motion_depends
+from maskora.config import load_config
+from maskora.models import open_model
+from maskora.models.tiny import write_tiny_model
 from maskora.training.checkpoint import RunFolder
 from maskora.workspace import Stage, Workspace
-from tests.commands.conftest import Answer
+from tests.commands.conftest import Answer, recolour
 from tests.lora.tiny import KINDS, random_lora
 
 WAN = KINDS["wan2.1"]
@@ -29,41 +36,92 @@ def lora_file(
     return weights
 
 
-def trained(root: Path, stage: Stage, expert: str = "", edit: str | None = None) -> Path:
-    """A workspace's run as it lies there after training."""
+def trained(
+    root: Path, stage: Stage, expert: str = "", edit: str | None = None, step: int = 2
+) -> Path:
+    """A workspace's run as it lies there after training, on what is there now if on motion."""
+    config = load_config(root / "edit.toml", [])
     run = RunFolder(Workspace(root).run_dir(stage, edit, expert))
-    path = run.adapter(7)
-    lora_file(path, family="wan2.1-i2v", stage=stage, expert=expert, edit=edit)
-    (run.root / "run.json").write_text(json.dumps({"depends_on": {}, "step": 7}))
+    path = run.adapter(step)
+    lora_file(path, family=config.model.family, stage=stage, expert=expert, edit=edit)
+    model = open_model(config.model.family, Path(config.model.path), "float32", "cpu")
+    clip = load_clip(Workspace(root), config)
+    depends = motion_depends(clip, config.prompt.caption, config, model)
+    record = {"depends_on": depends if stage == "motion" else {}, "step": step}
+    (run.root / "run.json").write_text(json.dumps(record))
     return path
 
 
-@pytest.mark.parametrize("layout", lora.LAYOUTS)
-def test_a_workspace_gives_its_newest_lora(run: Run, tmp_path: Path, layout: str) -> None:
-    workspace, output = tmp_path / "edit", tmp_path / "for" / "others.safetensors"
+def add_keyframe(root: Path, *edit: str) -> None:
+    folder = root.joinpath("edits", *edit)
+    folder.mkdir(exist_ok=True)
+    for frame in (0, 4):
+        recolour(root / "source" / "00000.png", folder / f"{frame:05d}.png", (20, 40, 40, 30))
+
+
+@pytest.fixture(scope="module")
+def wan22(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wan22") / "model"
+    write_tiny_model(folder, family="wan2.2-i2v")
+    return folder
+
+
+@pytest.fixture
+def of_two(prepared: Callable[..., Path], wan22: Path) -> Path:
+    """A workspace whose base has two transformers."""
+    return prepared("--set", "model.family=wan2.2-i2v", "--set", f"model.path={wan22}")
+
+
+def test_a_workspaces_lora_is_written_in_every_layout(
+    run: Run, tmp_path: Path, prepared: Callable[..., Path]
+) -> None:
+    workspace = prepared()
     motion = trained(workspace, "motion")
-    answer = run("export", workspace, output, "--layout", layout)
-    assert (answer.status, answer.err) == (0, "")
-    size = f"{output.stat().st_size / 2**20:.1f} MB"
-    first = answer.out.splitlines()[0]
-    assert first == f"{output}: {layout} layout, 3 modules of rank 2, {size}"
-    assert ("diffusers cannot read this file" in answer.out) == (layout == "musubi")
-    expected, found = (lora.read(path, WAN.names) for path in (motion, output))
-    assert found.metadata == expected.metadata
-    assert found.updates.keys() == expected.updates.keys()
-    trained(workspace, "appearance")
-    again = run("export", workspace, output, "--layout", layout)
+    (workspace / "edits" / "00000.png").unlink()  # the motion is of the source alone
+    for layout in lora.LAYOUTS:
+        output = tmp_path / "for" / f"{layout}.safetensors"
+        answer = run("export", workspace, output, "--layout", layout)
+        assert (answer.status, answer.err) == (0, "")
+        size = f"{output.stat().st_size / 2**20:.1f} MB"
+        first = answer.out.splitlines()[0]
+        assert first == f"{output}: {layout} layout, 3 modules of rank 2, {size}"
+        assert ("diffusers cannot read this file" in answer.out) == (layout == "musubi")
+        expected, found = (lora.read(path, WAN.names) for path in (motion, output))
+        assert found.metadata == expected.metadata
+        assert found.updates.keys() == expected.updates.keys()
+
+
+def test_keyframes_ask_for_the_appearance_lora(
+    run: Run, tmp_path: Path, prepared: Callable[..., Path]
+) -> None:
+    workspace, output = prepared(), tmp_path / "out.safetensors"
+    trained(workspace, "motion")
+    assert run("export", workspace, output).status == 0
+    add_keyframe(workspace)
+    answer = run("export", workspace, output, "--overwrite")
+    assert answer.status == 2
+    assert f"{workspace} holds no trained LoRA of appearance: python train.py" in answer.err
+    trained(workspace, "appearance", step=1)
+    again = run("export", workspace, output)
     assert again.status == 2
-    assert re.search(r"others\.safetensors exists already.*--overwrite", again.err)
+    assert re.search(r"out\.safetensors exists already.*--overwrite", again.err)
     assert lora.read_metadata(output)["stage"] == "motion"
-    assert run("export", workspace, output, "--layout", layout, "--overwrite").status == 0
+    answer = run("export", workspace, output, "--overwrite")
+    assert answer.status == 0
     assert lora.read_metadata(output)["stage"] == "appearance"
+    assert "note: the LoRA was trained before [adapter], " in answer.err
+    assert "note: the stage (appearance) stands at step 1 of 2" in answer.err
+    (workspace / "edits" / "00004.png").unlink()
+    assert run("export", workspace, output, "--overwrite").status == 0
+    assert lora.read_metadata(output)["stage"] == "motion"
 
 
-def test_an_edit_has_its_own_appearance_and_the_clips_motion(run: Run, tmp_path: Path) -> None:
-    workspace, output = tmp_path / "edit", tmp_path / "out.safetensors"
-    for name in ("red", "green"):
-        (workspace / "edits" / name).mkdir(parents=True)
+def test_an_edit_has_its_own_appearance_and_the_clips_motion(
+    run: Run, tmp_path: Path, prepared: Callable[..., Path]
+) -> None:
+    workspace, output = prepared(), tmp_path / "out.safetensors"
+    add_keyframe(workspace, "red")
+    (workspace / "edits" / "green").mkdir()
     trained(workspace, "motion")
     trained(workspace, "appearance", edit="red")
     for edit, stage in (("red", "appearance"), ("green", "motion")):
@@ -75,20 +133,47 @@ def test_an_edit_has_its_own_appearance_and_the_clips_motion(run: Run, tmp_path:
     assert "no such folder (named edits here: green, red)" in answer.err
 
 
-def test_each_expert_has_a_file(run: Run, tmp_path: Path) -> None:
-    workspace, output = tmp_path / "edit", tmp_path / "out.safetensors"
+def test_each_expert_of_the_base_has_a_file(run: Run, tmp_path: Path, of_two: Path) -> None:
+    output = tmp_path / "out.safetensors"
+    high = trained(of_two, "motion", "high")
+    answer = run("export", of_two, output)
+    assert answer.status == 2
+    assert "holds no trained LoRA of motion (low noise): python train.py" in answer.err
+    trained(of_two, "motion", "low")
+    trained(of_two, "motion")  # of a base of one transformer, configured earlier
+    shutil.copytree(high.parents[1], high.parents[2] / "motion-backup")
+    answer = run("export", of_two, output)
+    assert (answer.status, answer.err) == (0, "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "out-high.safetensors", "out-low.safetensors",
+    ]  # fmt: skip
     for expert in ("high", "low"):
-        trained(workspace, "motion", expert)
-    trained(workspace, "appearance", "high")
-    assert run("export", workspace, output).status == 0
-    told = {}
-    for expert in ("high", "low"):
-        metadata = lora.read_metadata(tmp_path / f"out-{expert}.safetensors")
-        told[metadata["expert"]] = metadata["stage"]
-    assert told == {"high": "appearance", "low": "motion"}
+        path = tmp_path / f"out-{expert}.safetensors"
+        assert lora.read_metadata(path)["expert"] == expert
     (tmp_path / "out-high.safetensors").unlink()
-    assert run("export", workspace, output).status == 2
+    assert run("export", of_two, output).status == 2
     assert not (tmp_path / "out-high.safetensors").exists(), "all or nothing"
+
+
+@pytest.mark.parametrize("path", ["gone", "nobody/nothing-of-this-name"])
+def test_without_the_base_the_runs_own_records_count(
+    run: Run, tmp_path: Path, of_two: Path, path: str
+) -> None:
+    high = trained(of_two, "motion", "high", step=1)
+    trained(of_two, "motion", "low")
+    shutil.copytree(high.parents[1], high.parents[2] / "motion-backup")
+    configured = of_two / "edit.toml"
+    text = re.sub(r"(?m)^path = .*", f'path = "{path}"', configured.read_text(), count=1)
+    configured.write_text(text)
+    answer = run("export", of_two, tmp_path / "out.safetensors")
+    assert answer.status == 0
+    assert re.search(rf"note: whether the LoRA belongs to .* because .*{path}", answer.err)
+    assert "note: the stage (motion (high noise)) stands at step 1 of 2" in answer.err
+    assert len(list(tmp_path.glob("out-*.safetensors"))) == 2
+    shutil.rmtree(of_two / "runs")
+    answer = run("export", of_two, tmp_path / "other.safetensors")
+    assert answer.status == 2
+    assert "holds no trained LoRA of motion: python train.py" in answer.err
 
 
 def test_a_foreign_file_is_converted_when_its_family_is_told(run: Run, tmp_path: Path) -> None:
@@ -108,6 +193,23 @@ def test_a_foreign_file_is_converted_when_its_family_is_told(run: Run, tmp_path:
     assert "note" not in musubi.out, "it has feed-forward layers"
 
 
+@pytest.mark.parametrize("more", [[], ["--merge"]])
+def test_an_output_that_cannot_be_is_refused_first(
+    run: Run, tmp_path: Path, more: list[str]
+) -> None:
+    given, file = tmp_path / "own.safetensors", tmp_path / "afile"
+    lora_file(given, family="wan2.1-i2v")
+    file.touch()
+    answer = run("export", given, file / "deep" / "x.safetensors", *more)
+    assert answer.status == 2
+    assert f"{file} is a file, not a folder" in answer.err
+    undecodable = Path(os.fsdecode(bytes(tmp_path) + b"/\xff.safetensors"))
+    answer = run("export", given, undecodable, *more)
+    assert answer.status == 2
+    assert "\\xff.safetensors' is no text in UTF-8: choose another name" in answer.err
+    assert sorted(tmp_path.iterdir()) == [file, given]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -117,7 +219,7 @@ def test_a_foreign_file_is_converted_when_its_family_is_told(run: Run, tmp_path:
         (["own.safetensors", "o.safetensors", "--family", "sdxl"], "choose one of wan2.1-i2v"),
         (["own.safetensors", "o.safetensors", "--edit", "red"], "belongs to a workspace"),
         (["strange.safetensors", "o.safetensors"], "is for 'wan9', a kind of base"),
-        ([".", "o.safetensors"], r"holds no trained LoRA: python train\.py --config"),
+        ([".", "o.safetensors"], r"edit\.toml"),
     ],
 )
 def test_what_cannot_be_is_said(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -115,18 +116,20 @@ def test_shards_and_precision_stay_as_published(run: Run, tiny_model: Path, tmp_
 
 
 def test_a_workspaces_experts_are_merged_into_their_own_transformers(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prepared: Callable[..., Path]
 ) -> None:
-    base, workspace, output = tmp_path / "base", tmp_path / "edit", tmp_path / "merged"
+    base, output = tmp_path / "base", tmp_path / "merged"
     write_tiny_model(base, family="wan2.2-i2v")
+    workspace = prepared("--set", "model.family=wan2.2-i2v", "--set", f"model.path={base}")
     parts = {"high": "transformer", "low": "transformer_2"}
-    told = record(base, "wan2.2-i2v") | {"base": "../base"}  # as a workspace's edit.toml names it
+    told = record(base, "wan2.2-i2v")
+    told["base"] = os.path.relpath(base, workspace)  # as a workspace's edit.toml may name it
     for expert, part in parts.items():
         folder = RunFolder(Workspace(workspace).run_dir("motion", None, expert))
         lora_file(folder.adapter(2), base, {**told, "expert": expert}, part)
         (folder.root / "run.json").write_text(json.dumps({"depends_on": {}, "step": 2}))
     answer = run("export", workspace, output, "--merge")
-    assert (answer.status, answer.err) == (0, "")
+    assert answer.status == 0, answer.err
     for expert, part in parts.items():
         path = RunFolder(Workspace(workspace).run_dir("motion", None, expert)).adapter(2)
         expected = stacked(base, path, "wan2.2", part)
@@ -252,6 +255,8 @@ def test_a_cut_off_weight_file_is_refused(run: Run, tiny_model: Path, tmp_path: 
         ({}, [], "does not say for which base it is"),
         ({"family": "wan2.1-i2v"}, [], "does not say which base it was trained on"),
         ({"base": "gone"}, [], r"the base of .*a\.safetensors: 'gone' is neither a folder nor"),
+        ({"files": {"transformer": "x.safetensors"}}, [], "was trained on a base of single files"),
+        ({"base": __file__}, [], "was trained on a base of single files"),
         ({"expert": "high"}, [], "is for the high noise expert, which this base lacks"),
         (None, ["--layout", "comfyui"], "--layout, --family and --overwrite have no use"),
         (None, [], r"does not fit this base: blocks\.0\.attn1\.to_q\.weight is for a weight of"),
@@ -283,3 +288,8 @@ def test_a_folder_that_is_there_is_not_touched(run: Run, tiny_model: Path, tmp_p
     assert answer.status == 2
     assert "merged exists already" in answer.err
     assert not list(output.iterdir())
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "nowhere")
+    answer = run("export", path, link, "--merge")
+    assert answer.status == 2
+    assert "link exists already" in answer.err
