@@ -213,6 +213,7 @@ def _metadata(
         "expert": turn.expert.name,
         "family": config.model.family,
         "base": config.model.base,
+        "files": config.model.files,
         "base_hash": depends["base"],
         "dtype": config.model.dtype,
         "storage": config.model.storage,

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from maskora import lora
+from maskora.config import load_config
 from tests.commands.conftest import FAST, Answer, recolour
 from tests.models.reading import layouts
 
@@ -94,6 +96,11 @@ def test_a_base_in_files_is_trained_and_carries_the_edit(
     assert "base: single files without a folder beside them" in answer.err
     assert "scaled float8, 2 blocks x 128" in answer.err
     assert (workspace / "output" / "edited.mp4").is_file()
+    adapter = workspace / "runs" / "motion" / "step-00002" / "adapter.safetensors"
+    recorded = lora.read_metadata(adapter)["files"]
+    assert recorded == load_config(workspace / "edit.toml", []).model.files
+    answer = run("export", workspace, tmp_path / "merged", "--merge")
+    refused(answer, "was trained on a base of single files ([model] files)")
 
 
 def test_the_original_layout_is_a_path(
