@@ -1,13 +1,16 @@
 """Two experts take turns as in diffusers' own pipeline, and Fun-InP is Wan2.1 but for one case."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import WanImageToVideoPipeline
 from PIL import Image
+from torch import Tensor
 
 from maskora.conditioning import inference_sample, to_unit
 from maskora.errors import UserError
@@ -15,6 +18,7 @@ from maskora.latents import TensorCache, encode_cues, encode_samples
 from maskora.models import Cue, VideoModel, open_model
 from maskora.models.tiny import write_tiny_model
 from maskora.sampling import Denoising, draw_noise
+from tests.test_sampling import SHAPE, noisy_sample
 
 FRAMES, HEIGHT, WIDTH = 9, 64, 96
 PROMPT, NEGATIVE = "a man on a street", "blurred"
@@ -73,13 +77,39 @@ def test_the_border_between_the_experts_is_the_checkpoints(folder: Path, model: 
         index.write_text(written)
 
 
+class Asked:
+    """The real model, keeping which transformer was asked at which timestep."""
+
+    def __init__(self, model: VideoModel) -> None:
+        self._model = model
+        self.asked: list[tuple[Any, float]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def predict(self, transformer: Any, noisy: Tensor, timestep: Tensor, inputs: Any) -> Tensor:
+        self.asked.append((transformer, timestep[0].item()))
+        return self._model.predict(transformer, noisy, timestep, inputs)
+
+
 def test_experts_of_a_seed_may_be_loaded_one_after_the_other(model: VideoModel) -> None:
-    """The second expert's steps are those that the first has left."""
-    timesteps = model.scheduler(8, None).timesteps
-    high = int((timesteps >= 900).sum())
-    assert 0 < high < 8
-    levels = [model.experts[0].lowest <= t / 1000 for t in timesteps.tolist()]
-    assert levels == [True] * high + [False] * (8 - high)
+    """The second expert's steps are those that the first has left, and no step is taken twice."""
+    noise = noisy_sample()
+    watched, sample = Asked(model), replace(noise, context={"text": noise.context["text"]})
+    run = Denoising(watched, sample, sample.context, draw_noise(SHAPE, 0), 8, 1.0, None)
+    high, low = (model.load_transformer(expert) for expert in model.experts)
+    taken = [
+        run.advance(transformer, expert)
+        for transformer, expert in zip((high, low), model.experts, strict=True)
+    ]
+    timesteps = model.scheduler(8, None).timesteps.tolist()
+    noisy = [timestep for timestep in timesteps if timestep >= 900]
+    assert 0 < len(noisy) < 8
+    assert taken == [len(noisy), 8 - len(noisy)]
+    asked = [(high, timestep) for timestep in noisy]
+    asked += [(low, timestep) for timestep in timesteps if timestep < 900]
+    assert watched.asked == asked
+    assert run.result().isfinite().all()
 
 
 def test_a_checkpoint_of_the_other_kind_is_refused_with_what_to_use(
