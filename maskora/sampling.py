@@ -87,7 +87,7 @@ class Denoising:
         if transformer.is_cache_enabled:  # what it remembers is another clip's
             transformer._reset_stateful_cache()
         title = f"denoise ({expert.name} noise)" if expert and expert.name else "denoise"
-        for timestep in tqdm(steps, desc=title, unit="step", disable=None if steps else True):
+        for timestep in tqdm(steps, desc=title, unit="step", disable=not steps):
             self._step(transformer, timestep)
             self._done += 1
         return len(steps)

@@ -59,12 +59,13 @@ def memory_warnings(config: Config, plan: Plan) -> list[str]:
 
 
 def accelerate(
-    config: Config, purpose: Purpose, device: str, masked: bool
+    config: Config, purpose: Purpose, device: str, masked: bool, layered: bool = False
 ) -> tuple[Acceleration, list[str]]:
     """The speed-ups that a run can use, and what of the settings has no effect in it.
 
     Args:
         masked: the base's attention is given a mask.
+        layered: training recomputes layer by layer, where compiled blocks would share no code.
 
     Raises:
         UserError: these attention kernels cannot compute this base.
@@ -83,6 +84,11 @@ def accelerate(
             f'[acceleration] attention: "{asked.attention}" takes no mask, and this base needs '
             f"one: use native, cudnn, xformers or flex"
         )
+    if layered and asked.compile:
+        notes += _unused(
+            config, "acceleration", ["compile"], "training recomputes each layer alone"
+        )
+        told = replace(told, compile=False)
     if purpose == "train":
         notes += _unused(config, "acceleration", ["cache"], "caches serve inference alone")
     elif caching == "taylor" and config.inference.steps <= WARM_UP:

@@ -171,14 +171,14 @@ def generate(
                 if steps := run.advance(transformer, expert):
                     take_seconds((time.perf_counter() - started) / steps)
                 taken += steps
-            if model.acceleration.cache != "none":
+            if taken and model.acceleration.cache != "none":
                 log.info("%s", told_skipped(transformer.supply.streamer, taken))
     return [run.result() for run in runs]
 
 
 def told_skipped(streamer: Streamer, steps: int) -> str:
     """What a cache over the steps was good for, by the blocks that have computed."""
-    skipped = 1 - streamer.traffic.visits / (steps * len(streamer.blocks)) if steps else 0.0
+    skipped = 1 - streamer.traffic.visits / (steps * len(streamer.blocks))
     if not skipped:
         return "acceleration.cache had no effect: every block computed in every step"
     return f"acceleration.cache: {100 * skipped:.0f} % of the blocks' computations were skipped"

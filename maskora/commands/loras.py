@@ -58,7 +58,11 @@ def choose_loras(
         ]
     else:
         own = [Stacked(Path(path), 1.0) for path in choice if path != "none"]
-    return [_checked(one, config, model) for one in (*own, *extra)]
+    loras = [_checked(one, config, model) for one in (*own, *extra)]
+    bare = [e.name for e in model.experts if not of_expert(loras, e)]
+    if loras and bare:
+        log.warning("note: no LoRA is for %s noise: that transformer runs bare", " and ".join(bare))
+    return loras
 
 
 def _checked(one: Stacked, config: Config, model: VideoModel) -> Stacked:
@@ -67,11 +71,26 @@ def _checked(one: Stacked, config: Config, model: VideoModel) -> Stacked:
     if warning := storage_warning(one.path, metadata, config):
         log.warning("note: %s", warning)
     expert = one.expert or str(metadata.get("expert", ""))
+    for note in contradictions(one, metadata, model):
+        log.warning("note: %s", note)
     names = [each.name for each in model.experts]
     if expert and expert not in names:
         has = f"has {' and '.join(names)}" if names[0] else "has one transformer alone"
         raise UserError(f"{one.path} is for the {expert} noise expert, and this base {has}")
     return Stacked(one.path, one.strength, expert)
+
+
+def contradictions(one: Stacked, metadata: dict[str, Any], model: VideoModel) -> list[str]:
+    """Where what a file says of itself is not what it is used for."""
+    family, expert = metadata.get("family"), metadata.get("expert")
+    notes = []
+    if family and family != model.family:
+        notes.append(f"{one.path} was trained on {family}, and this base is {model.family}")
+    if expert and one.expert and expert != one.expert:
+        notes.append(
+            f"{one.path} was trained for {expert} noise, and is used for {one.expert} noise, as set"
+        )
+    return notes
 
 
 def of_expert(loras: list[Stacked], expert: Expert) -> list[tuple[Path, float]]:

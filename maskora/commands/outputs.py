@@ -4,7 +4,7 @@ import json
 import platform
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -182,6 +182,8 @@ def run_record(
         "model": {
             "folder": str(model.source.where),
             **{part: model.identity(part) for part in model.parts},
+            "experts": [asdict(expert) for expert in model.experts],
+            "scheduler": model.source.config("scheduler"),
         },
         "loras": [_lora_record(one) for one in result.loras],
         "inputs": {

@@ -86,7 +86,9 @@ def open_base(config: Config, workspace: Workspace, source: Source, purpose: Pur
     if device == "cuda":
         _check_card(plan)
     model.placement = plan.placement
-    model.acceleration, notes = accelerate(config, purpose, device, model.masks_attention)
+    model.acceleration, notes = accelerate(
+        config, purpose, device, model.masks_attention, plan.placement.recompute == "layer"
+    )
     return Base(model, plan, [*memory_warnings(config, plan), *notes])
 
 

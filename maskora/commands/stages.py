@@ -96,10 +96,13 @@ def motion_depends(clip: Clip, caption: str, config: Config, model: VideoModel) 
         "source frames": digest(np.ascontiguousarray(clip.frames_THWC).tobytes()),
         "masks": digest(np.packbits(clip.labels_THW > 0).tobytes()),
         "caption": digest(prompt(config, caption)),
-        "[motion]": digest(
-            _table(config.motion, "steps", "window"), str(window_length(config, clip.source.frames))
-        ),
+        "[motion]": digest(_motion_table(config), str(window_length(config, clip.source.frames))),
     }
+
+
+def _motion_table(config: Config) -> str:
+    plain = ("augment",) if config.motion.augment == "none" else ()
+    return _table(config.motion, "steps", "window", *plain)
 
 
 def appearance_depends(
@@ -188,9 +191,10 @@ def base_digest(dtype: str, model: VideoModel) -> str:
 
 
 def _shared(config: Config, model: VideoModel) -> dict[str, str]:
-    storage = config.model.storage
+    storage, borders = config.model.storage, [f"{e.lowest} {e.highest}" for e in model.experts]
     return {
         **({} if storage == "same" else {STORAGE: storage}),
+        **({"noise levels of the experts": digest(*borders)} if len(borders) > 1 else {}),
         "base": base_digest(config.model.dtype, model),
         "[adapter]": _table(config.adapter),
         "[optimizer]": _table(config.optimizer),

@@ -66,7 +66,9 @@ def train_stages(
     job = Job(config, workspace, base, clip, caption, resume)
     depends = stages.motion_depends(clip, caption, config, base.model)
     for expert in base.model.experts:
-        if stage != "appearance":
+        if stage == "appearance":
+            _trained_motion(job, expert, depends)  # of all, before anything is loaded
+        else:
             _train_motion(job, expert, depends)
     for expert in base.model.experts:
         if stage != "motion" and edited is not None:
@@ -106,23 +108,35 @@ def _train_motion(job: Job, expert: Expert, depends: dict[str, str]) -> None:
         _run(job, turn, run, depends, choose_uniformly(encoded), samples, start_from=None)
 
 
+def _trained_motion(
+    job: Job, expert: Expert, motion_depends: dict[str, str]
+) -> tuple[RunFolder, Path]:
+    """The motion run that appearance starts from, and its LoRA. Raises UserError."""
+    motion = stages.run_folder(job.workspace, Turn("motion", expert), None)
+    record, start_from = motion.read(), motion.newest_adapter()
+    levels = f" for {expert.name} noise" if expert.name else ""
+    if record is None or start_from is None:
+        raise UserError(
+            f"the appearance stage starts from the motion LoRA{levels}: train --stage all"
+        )
+    if changed := stages.changes(record.depends_on, motion_depends):
+        raise UserError(
+            f"the motion LoRA{levels} was trained with other {', '.join(changed)}: "
+            f"train --stage all"
+        )
+    if record.step < job.config.motion.steps:
+        raise UserError(
+            f"the motion stage{levels} stands at step {record.step} of "
+            f"{job.config.motion.steps}: train --stage all --resume"
+        )
+    return motion, start_from
+
+
 def _train_appearance(
     job: Job, expert: Expert, edited: Edit, name: str | None, motion_depends: dict[str, str]
 ) -> None:
     turn = Turn("appearance", expert)
-    motion = stages.run_folder(job.workspace, Turn("motion", expert), None)
-    record, start_from = motion.read(), motion.newest_adapter()
-    if record is None or start_from is None:
-        raise UserError("the appearance stage starts from the motion LoRA: train --stage all")
-    if changed := stages.changes(record.depends_on, motion_depends):
-        raise UserError(
-            f"the motion LoRA was trained with other {', '.join(changed)}: train --stage all"
-        )
-    if record.step < job.config.motion.steps:
-        raise UserError(
-            f"the motion stage stands at step {record.step} of {job.config.motion.steps}: "
-            f"train --stage all --resume"
-        )
+    motion, start_from = _trained_motion(job, expert, motion_depends)
     depends = stages.appearance_depends(
         job.clip, edited, job.config, job.model, motion_depends, stages.adapter_digest(motion)
     )

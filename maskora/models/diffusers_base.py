@@ -84,6 +84,8 @@ class DiffusersBase:
         with init_empty_weights():
             transformer = kind.from_config(self.source.config(expert.part))
         transformer.requires_grad_(False).eval()
+        if self.acceleration.attention != "native":  # a missing package is known before the load
+            use_attention(transformer, self.acceleration.attention)
         weights = self.source.weights(expert.part)
         precision = precise(self.dtype, tuple(kind._keep_in_fp32_modules or ()))
         transformer.supply = supply(
@@ -91,8 +93,6 @@ class DiffusersBase:
             converted=self._converted(expert.part, weights, precision),
             compiled=self.acceleration.compile,
         )  # fmt: skip
-        if self.acceleration.attention != "native":
-            use_attention(transformer, self.acceleration.attention)
         return transformer
 
     def _blocks(self, transformer: Transformer) -> Sequence[nn.Module]:

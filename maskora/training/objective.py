@@ -24,6 +24,13 @@ def draw_noise_level(
     Of that distribution only the part in [lowest, highest) is drawn from: one uniform number goes
     through the inverse of its cumulative distribution.
     """
+    if (lowest, highest) == (0.0, 1.0):
+        whole = (
+            torch.rand(1, generator=generator)
+            if method == "uniform"
+            else torch.sigmoid(torch.randn(1, generator=generator))
+        )
+        return shift * whole / (1 + (shift - 1) * whole)
     bounds = torch.tensor([lowest, highest], dtype=torch.float64)
     bounds = bounds / (shift - (shift - 1) * bounds)
     if method == "logit_normal":

@@ -135,6 +135,32 @@ def test_two_experts_have_a_lora_each_of_its_own_levels(
     assert not np.array_equal(frames_of(root), result)
 
 
+def test_another_border_between_the_experts_trains_again_and_is_recorded(
+    run: Run, edited: Callable[[str], Path]
+) -> None:
+    root = edited("wan2.2-i2v")
+    config, index = root / "edit.toml", root.parent / "model" / "model_index.json"
+    assert run("train", "--config", config).status == 0
+    index.write_text(index.read_text().replace("0.9", "0.5"))
+    again = run("train", "--config", config, "--stage", "motion")
+    assert again.err.count("trains again, because of changed noise levels of the experts") == 2
+    refused = run("train", "--config", config, "--stage", "appearance", "--set", "motion.steps=3")
+    assert refused.status == 2
+    assert "the motion stage for high noise stands at step 2 of 3" in refused.err
+    assert "loading the transformer" not in refused.err
+    low = RunFolder(Workspace(root).run_dir("motion", None, "low")).newest_adapter()
+    answer = run(
+        "infer", "--config", config, "--lora", "none",
+        "--set", f'inference.loras=[{{path="{low}", expert="high"}}]',
+    )  # fmt: skip
+    assert "was trained for low noise, and is used for high noise, as set" in answer.err
+    assert "no LoRA is for low noise: that transformer runs bare" in answer.err
+    assert "denoise (high noise): 100%" in answer.err, "the bar is there without a terminal"
+    record = json.loads((root / "output" / "run.json").read_text())["model"]
+    assert [one["lowest"] for one in record["experts"]] == [0.5, 0.0]
+    assert record["scheduler"]["flow_shift"] == 3.0
+
+
 def test_a_lora_of_an_expert_is_refused_where_there_is_none(
     run: Run, edited: Callable[[str], Path], prepared: Callable[..., Path]
 ) -> None:
