@@ -37,7 +37,7 @@ RULE = """\
 reproduced* where one lies wholly on the other, and *undecided* else. Intervals are Student's t over
 scenes; a scene's value is its mean over seeds, so more seeds do not make more scenes. They are not
 corrected for how many there are. Where "no worse" is claimed, a margin is allowed, told beside the
-figures.
+figures. A mark tells the direction of a difference, not its size: read the figures.
 
 **The figures**, over all frames but the first, which is given: *hit*, the share of the sprite's
 pixels nearer to the edit than to background and source; *strict*, the share that also has the right
