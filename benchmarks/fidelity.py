@@ -25,7 +25,7 @@ from benchmarks.claims.choosing import choose
 from benchmarks.claims.claims import CLAIMS, keys
 from benchmarks.claims.evidence import write_evidence
 from benchmarks.claims.runs import measure, pictures_of, pool, read_results
-from benchmarks.claims.settings import read_settings, write_settings
+from benchmarks.claims.settings import Settings, read_settings, write_settings
 from benchmarks.claims.trials import base_name, open_base
 from maskora.errors import Fault, UserError
 
@@ -63,20 +63,24 @@ def main(
         if choosing:
             with pool(workers) as executor:
                 write_settings(settings, choose(model, executor))
-            print(settings)
-            return
-        chosen = read_settings(settings, base_name(open_base(model)))
-        if reporting:
-            results = read_results(output)
-            write_evidence(page, results, chosen, pictures_of(output), scenes)
-            print(page)
-            return
-        wanted = [each for each in CLAIMS if claim is None or each.number in claim]
-        measure(keys(wanted, scenes, seeds), model, chosen, output, workers)
-        print(output)
+        elif reporting:
+            _report(model, settings, output, page, scenes)
+        else:
+            wanted = keys([c for c in CLAIMS if claim is None or c.number in claim], scenes, seeds)
+            measure(wanted, model, _chosen(settings, model), output, workers)
     except (UserError, Fault) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2 if isinstance(error, UserError) else 1) from None
+
+
+def _chosen(path: Path, model: Path) -> Settings:
+    return read_settings(path, base_name(open_base(model)))
+
+
+def _report(model: Path, settings: Path, output: Path, page: Path, scenes: int) -> None:
+    results = read_results(output)
+    write_evidence(page, results, _chosen(settings, model), pictures_of(output), scenes)
+    print(page)
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def section(claim: Claim, measured: Measured, picture: tuple[str, int] | None) -
             f"![{claim.title}: source, truth and conditions]({path})",
             "",
             f"Scene {scene}, first seed: the scene in the middle of the differences in {figure} "
-            f"(first comparison).",
+            f"(first comparison). A row goes from its clip's first frame to its last.",
         ]
     return [*lines, ""]
 
