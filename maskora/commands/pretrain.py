@@ -11,7 +11,7 @@ from maskora.files import write_text
 from maskora.miniature.autoencoder import autoencoder_part, build_autoencoder, channels_last
 from maskora.miniature.curves import draw_losses
 from maskora.miniature.fitting import fit
-from maskora.miniature.folder import finish_folder, save_part
+from maskora.miniature.folder import finish_folder, hashes, save_part
 from maskora.miniature.latent_set import encode_set, measure_latents
 from maskora.miniature.transformer import build_transformer, transformer_part
 from maskora.miniature.trial import draw_case, judge
@@ -31,7 +31,8 @@ def pretrain_miniature(output: Path, minutes: float, seed: int, resume: bool) ->
     the latents comes on top of the minutes.
 
     Raises:
-        UserError: the folder holds something, and `resume` is not asked for.
+        UserError: the folder holds something, and `resume` is not asked for; or it was begun with
+            another seed.
     """
     if minutes <= 0:
         raise UserError(f"--minutes {minutes:g}: it must be more than 0")
@@ -39,6 +40,7 @@ def pretrain_miniature(output: Path, minutes: float, seed: int, resume: bool) ->
         raise UserError(f"{output} already holds something: name a new folder, or add --resume")
     without_bars()
     work = output / "training"
+    _keep_seed(work / "seed", seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     _train_autoencoder(output, seed, 60 * minutes * AUTOENCODER_SHARE, device)
     if not (output / "transformer").exists():
@@ -51,9 +53,17 @@ def pretrain_miniature(output: Path, minutes: float, seed: int, resume: bool) ->
         draw_losses(work / "transformer.jsonl", output / "transformer.png", "transformer: flow")
         save_part(transformer, output / "transformer")
     finish_folder(output)
-    verdict = try_out(output, device)
+    verdict = try_out(output, device, CASES)
     print(verdict.told())
-    write_text(output / "gate.json", json.dumps(verdict.record(), indent=2) + "\n")
+    record = {**verdict.record(), "sha256": hashes(output)}
+    write_text(output / "gate.json", json.dumps(record, indent=2) + "\n")
+
+
+def _keep_seed(path: Path, seed: int) -> None:
+    if not path.exists():
+        write_text(path, f"{seed}\n")
+    elif (begun := path.read_text(encoding="utf-8").strip()) != str(seed):
+        raise UserError(f"{path}: this training was begun with --seed {begun}, and goes on with it")
 
 
 def _train_autoencoder(output: Path, seed: int, seconds: float, device: str) -> None:
@@ -68,7 +78,7 @@ def _train_autoencoder(output: Path, seed: int, seconds: float, device: str) -> 
     save_part(vae, output / "vae")
 
 
-def try_out(folder: Path, device: str, cases: int = CASES) -> Verdict:
+def try_out(folder: Path, device: str, cases: int) -> Verdict:
     """What a miniature reaches on unseen scenes."""
     model = open_model("miniature", folder, "float32", device)
     return judge(model, [draw_case(number) for number in range(cases)])

@@ -8,7 +8,7 @@ from typing import Any
 import diffusers
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from maskora.files import write_text
+from maskora.files import sha256_file, write_text
 from maskora.miniature.transformer import SHIFT
 
 INDEX = {
@@ -27,8 +27,17 @@ def save_part(part: Any, folder: Path) -> None:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as scratch:
-        part.half().save_pretrained(Path(scratch) / folder.name)
-        (Path(scratch) / folder.name).replace(folder)
+        written = Path(scratch) / folder.name
+        part.half().save_pretrained(written)
+        for file in written.iterdir():
+            file.chmod(0o644)  # else nobody but the writer could read the weights
+        written.replace(folder)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file of weights, by its path in the folder."""
+    files = sorted(folder.glob("*/*.safetensors"))
+    return {file.relative_to(folder).as_posix(): sha256_file(file) for file in files}
 
 
 def finish_folder(output: Path) -> None:
