@@ -11,6 +11,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from maskora.files import sha256_file, write_text
 from maskora.miniature.transformer import SHIFT
 
+PARTS = ("transformer", "vae")
 INDEX = {
     "_class_name": "WanImageToVideoPipeline",
     "_diffusers_version": diffusers.__version__,
@@ -36,7 +37,7 @@ def save_part(part: Any, folder: Path) -> None:
 
 def hashes(folder: Path) -> dict[str, str]:
     """The SHA-256 of each file of weights, by its path in the folder."""
-    files = sorted(folder.glob("*/*.safetensors"))
+    files = [file for part in PARTS for file in sorted((folder / part).glob("*.safetensors"))]
     return {file.relative_to(folder).as_posix(): sha256_file(file) for file in files}
 
 

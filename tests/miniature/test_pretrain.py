@@ -1,0 +1,79 @@
+"""Pretraining from nothing, in little time."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskora.commands import pretrain
+from maskora.commands.pretrain import pretrain_miniature
+from maskora.errors import UserError
+from maskora.miniature.autoencoder import autoencoder_part, build_autoencoder
+from maskora.miniature.curves import read_losses
+from maskora.miniature.fitting import Part, fit
+from maskora.miniature.latent_set import Latents
+from maskora.miniature.transformer import build_transformer, transformer_part
+
+UNSEEN_STEP = 10**9  # its batch is not trained on
+
+
+def transformer_on_noise() -> Part:
+    """The transformer with latents that need no autoencoder: each clip stands still."""
+    generator = torch.Generator().manual_seed(0)
+    latents = {}
+    for frames in (1, 9, 13, 21):
+        shape = (64, 16, (frames - 1) // 4 + 1, 8, 8)
+        still = torch.randn(64, 16, 1, 8, 8, generator=generator).expand(shape).contiguous()
+        masks = torch.zeros(64, 4, *shape[2:])
+        latents[frames] = Latents(still, torch.cat([masks, still], dim=1))
+    return transformer_part(build_transformer(0), latents, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "factor"),
+    [(lambda: autoencoder_part(build_autoencoder(0), 0), 0.8), (transformer_on_noise, 0.8)],
+    ids=["autoencoder", "transformer"],
+)
+def test_half_a_minute_lowers_the_loss_on_an_unseen_batch(
+    make: Callable[[], Part], factor: float, tmp_path: Path
+) -> None:
+    part = make()
+    with torch.no_grad():
+        before = part.loss(UNSEEN_STEP, 0.0).item()
+    fit(part, 30.0, tmp_path)
+    with torch.no_grad():
+        after = part.loss(UNSEEN_STEP, 0.0).item()
+    assert after < factor * before
+
+
+@pytest.mark.slow
+def test_the_command_makes_a_base_and_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrain, "CASES", 3)
+    folder = tmp_path / "mine"
+    pretrain_miniature(folder, minutes=0.2, seed=0, resume=False)
+    assert "the gate" in capsys.readouterr().out
+    record = json.loads((folder / "gate.json").read_text())
+    assert record["passed"] is False, "so little time is not enough"
+    assert (folder / "vae.png").exists()
+    assert (folder / "transformer.png").exists()
+    trained = {name: read_losses(folder / "training" / name) for name in LOSSES}
+    with pytest.raises(UserError, match="--resume"):
+        pretrain_miniature(folder, minutes=0.2, seed=0, resume=False)
+    pretrain_miniature(folder, minutes=0.2, seed=0, resume=True)
+    assert {name: read_losses(folder / "training" / name) for name in LOSSES} == trained
+    assert json.loads((folder / "gate.json").read_text()) == record
+    with pytest.raises(UserError, match="--seed 0"):
+        pretrain_miniature(folder, minutes=0.2, seed=1, resume=True)
+
+
+LOSSES = ("vae.jsonl", "transformer.jsonl")
+
+
+def test_no_time_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--minutes 0"):
+        pretrain_miniature(tmp_path / "mine", minutes=0, seed=0, resume=False)
