@@ -123,6 +123,38 @@ def appearance_sample(
     )
 
 
+def anchored_sample(
+    frame: int,
+    edited_CHW: Tensor,
+    source_CHW: Tensor,
+    keep_HW: Tensor,
+    first_CHW: Tensor,
+    held: int,
+    reference_CHW: Tensor,
+    prompt: str,
+) -> Sample:
+    """An edited keyframe after the edited first frame, which is given whole as at inference.
+
+    An addition of ours to the paper: alone, a keyframe does not teach what to do where a first
+    frame of another look is there to be copied from.
+
+    Args:
+        first_CHW: the edited first frame.
+        held: frames for which the keyframe stands still: those of one latent frame.
+    """
+    target_CTHW = torch.stack([first_CHW, *[edited_CHW] * held], dim=1)
+    seen_CTHW = torch.stack([first_CHW, *[source_CHW] * held], dim=1)
+    keep_THW = torch.stack([torch.ones_like(keep_HW), *[keep_HW] * held])
+    return Sample(
+        name=f"keyframe {frame}, anchored",
+        target_CTHW=target_CTHW,
+        condition_CTHW=emptied(seen_CTHW, keep_THW),
+        keep_THW=keep_THW,
+        reference_CHW=reference_CHW,
+        prompt=prompt,
+    )
+
+
 def inference_sample(
     video_CTHW: Tensor,
     keep_THW: Tensor,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from maskora.conditioning import (
     COLOUR_ORDERS,
+    anchored_sample,
     appearance_sample,
     inference_sample,
     motion_sample,
@@ -80,6 +81,24 @@ def test_a_keyframe_is_one_frame_whose_box_is_hidden_from_the_model() -> None:
     assert (sample.condition_CTHW[:, 0][:, inside] == 0).all()
     assert torch.equal(sample.condition_CTHW[:, 0][:, ~inside], video[:, 7][:, ~inside])
     assert torch.equal(sample.keep_THW[0], keep[7])
+
+
+def test_an_anchored_keyframe_hides_its_box_behind_a_whole_first_frame() -> None:
+    video, keep = clip(), moving_keep()
+    edited, first, reference = (torch.rand(3, H, W) for _ in range(3))
+    sample = anchored_sample(7, edited, video[:, 7], keep[7], first, 4, reference, "p")
+    assert sample.target_CTHW.shape == (3, 5, H, W)
+    assert torch.equal(sample.target_CTHW[:, 0], first)
+    assert torch.equal(sample.condition_CTHW[:, 0], first)
+    assert sample.keep_THW[0].all()
+    assert torch.equal(sample.reference_CHW, reference)
+    inside = keep[7] == 0
+    for later in range(1, 5):
+        assert torch.equal(sample.target_CTHW[:, later], edited)
+        assert torch.equal(sample.keep_THW[later], keep[7])
+        assert (sample.condition_CTHW[:, later][:, inside] == 0).all()
+        outside = sample.condition_CTHW[:, later][:, ~inside]
+        assert torch.equal(outside, video[:, 7][:, ~inside])
 
 
 def test_without_its_mask_a_keyframe_shows_the_answer() -> None:

@@ -30,10 +30,10 @@ from benchmarks.claims.trials import (
 from maskora.training.loop import choose_mixed, choose_uniformly
 
 SCENES = 6
-RATES, STEPS = (1e-3, 3e-3), (30, 60)
+RATES, STEPS = (1e-3, 3e-3), (30, 60, 120, 240)
 DECIDING = {"motion": "strict", "appearance": "evolved"}
 MOTION = {"masked": "mask-aware LoRA", "first-frame": "naive LoRA"}
-APPEARANCE = {"masked": "keyframe, masked", "first-frame": "keyframe, first-frame"}
+APPEARANCE = {how: f"keyframe, {how}" for how in ("masked", "anchored", "first-frame")}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Literal
 from maskora.masks.shapes import MaskShape
 
 Conditioning = Literal["masked", "first-frame"]
+Keyframing = Literal["masked", "anchored", "first-frame"]
 WINDOW = 9  # frames
 
 
@@ -45,7 +46,7 @@ class Condition:
 
     Attributes:
         training: of the motion LoRA; None for the bare base.
-        appearance: conditioning of the second stage, on an edited last frame; None without it.
+        appearance: how the second stage shows an edited last frame; None without it.
         shown: what the model sees at inference; "truth" is the edited clip through the
             autoencoder, the ceiling.
         blended: the paper's equation 3 at every step (`inference.lock = "latent"`).
@@ -53,7 +54,7 @@ class Condition:
 
     training: Training | None
     subject: Subject = Subject()
-    appearance: Conditioning | None = None
+    appearance: Keyframing | None = None
     shown: Conditioning | Literal["truth"] = "masked"
     blended: bool = False
 
@@ -74,7 +75,9 @@ CONDITIONS: dict[str, Condition] = {
     "5 frames": Condition(Training(), Subject(frames=5)),
     "13 frames": Condition(Training(), Subject(frames=13)),
     "21 frames": Condition(Training(), Subject(frames=21)),
+    "autoencoder, evolving": Condition(None, EVOLVING, shown="truth"),
     "no keyframe": Condition(Training(), EVOLVING),
     "keyframe, masked": Condition(Training(), EVOLVING, "masked"),
+    "keyframe, anchored": Condition(Training(), EVOLVING, "anchored"),
     "keyframe, first-frame": Condition(Training(), EVOLVING, "first-frame"),
 }

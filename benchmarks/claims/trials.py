@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.claims.conditions import Condition, Conditioning, Training
+from benchmarks.claims.conditions import Condition, Keyframing, Training
 from benchmarks.claims.settings import Recipe
 from benchmarks.claims.subjects import Task
 from maskora import lora
 from maskora.conditioning import (
     COLOUR_ORDERS,
     Sample,
+    anchored_sample,
     appearance_sample,
     inference_sample,
     motion_sample,
@@ -67,15 +68,19 @@ class Bench:
             samples = [recoloured(sample, order) for sample in samples for order in COLOUR_ORDERS]
         return self._encoded(samples)
 
-    def keyframe(self, conditioning: Conditioning) -> list[EncodedSample]:
+    def keyframe(self, how: Keyframing) -> list[EncodedSample]:
         """What the appearance stage learns from: the last frame, edited."""
         first_CHW, edited_CHW = self._wanted_CTHW[:, 0], self._wanted_CTHW[:, -1]
         source_CHW, keep_HW = self._video_CTHW[:, -1], self._task.keep_THW[-1]
-        frame = self._video_CTHW.shape[1] - 1
-        sample = appearance_sample(
-            frame, edited_CHW, source_CHW, keep_HW, first_CHW, conditioning, ""
+        shown = (self._video_CTHW.shape[1] - 1, edited_CHW, source_CHW, keep_HW)
+        held = self._model.grid.temporal
+        return self._encoded(
+            [
+                anchored_sample(*shown, first_CHW, held, first_CHW, "")
+                if how == "anchored"
+                else appearance_sample(*shown, first_CHW, how, "")
+            ]
         )
-        return self._encoded([sample])
 
     def train(
         self, transformer: Transformer, choose: Chooser, lr: float, stops: Sequence[int]

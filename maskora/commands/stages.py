@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from maskora.commands.inputs import Clip, Edit, EditedFrame
+from maskora.commands.inputs import Clip, Edit
 from maskora.conditioning import (
     COLOUR_ORDERS,
     Sample,
+    anchored_sample,
     appearance_sample,
     emptied,
     motion_sample,
@@ -55,38 +56,38 @@ def window_length(config: Config, frames: int) -> int:
     return frames if window == "full" else min(window, frames)
 
 
-def appearance_samples(clip: Clip, edit: Edit, config: Config) -> list[Sample]:
-    """Stage 2: every edited keyframe after the first as a sample of its own."""
-    keep = clip.keep()
-    samples = []
+def appearance_samples(clip: Clip, edit: Edit, config: Config, held: int) -> list[Sample]:
+    """Stage 2: every edited keyframe after the first as a sample of its own.
+
+    Args:
+        held: frames per latent frame of the base.
+    """
+    keep, how = clip.keep(), config.appearance.conditioning
+    first_CHW, samples = _unit(edit.first.image_HWC), []
     for frame, edited in edit.keyframes.items():
-        source_CHW = to_unit(torch.from_numpy(clip.frames_THWC[frame : frame + 1]))[:, 0]
-        reference = _reference(config.appearance.reference, edit, source_CHW, keep[frame])
+        edited_CHW, source_CHW = _unit(edited.image_HWC), _unit(clip.frames_THWC[frame])
+        shown = (frame, edited_CHW, source_CHW, keep[frame])
+        reference = _reference(config.appearance.reference, first_CHW, source_CHW, keep[frame])
+        words = prompt(config, edited.caption)
         samples.append(
-            appearance_sample(
-                frame,
-                to_unit(_pixels(edited))[:, 0],
-                source_CHW,
-                keep[frame],
-                reference,
-                config.appearance.conditioning,
-                prompt(config, edited.caption),
-            )
+            anchored_sample(*shown, first_CHW, held, reference, words)
+            if how == "anchored"
+            else appearance_sample(*shown, reference, how, words)
         )
     return samples
 
 
-def _reference(kind: str, edit: Edit, source_CHW: Tensor, keep_HW: Tensor) -> Tensor:
+def _reference(kind: str, first_CHW: Tensor, source_CHW: Tensor, keep_HW: Tensor) -> Tensor:
     """What the image encoder sees: never the keyframe itself, which would leak the answer."""
     if kind == "edited-first-frame":
-        return to_unit(_pixels(edit.first))[:, 0]
+        return first_CHW
     if kind == "masked":
         return emptied(source_CHW[:, None], keep_HW[None])[:, 0]
     return source_CHW
 
 
-def _pixels(edited: EditedFrame) -> Tensor:
-    return torch.from_numpy(edited.image_HWC)[None]
+def _unit(image_HWC: np.ndarray) -> Tensor:
+    return to_unit(torch.from_numpy(image_HWC)[None])[:, 0]
 
 
 def motion_depends(clip: Clip, caption: str, config: Config, model: VideoModel) -> dict[str, str]:
@@ -125,7 +126,8 @@ def appearance_depends(
         "keyframe captions": digest(*captions),
         "[appearance]": _table(config.appearance, "steps"),
     }
-    if config.appearance.reference == "edited-first-frame":
+    appearance = config.appearance
+    if appearance.reference == "edited-first-frame" or appearance.conditioning == "anchored":
         depends["edited first frame"] = digest(edit.first.image_HWC.tobytes())
     return depends
 

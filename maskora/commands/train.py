@@ -145,7 +145,7 @@ def _train_appearance(
     if standing == "done":
         return
     job.base.tell_plan()
-    keyframes = stages.appearance_samples(job.clip, edited, job.config)
+    keyframes = stages.appearance_samples(job.clip, edited, job.config, job.model.grid.temporal)
     windows = stages.motion_samples(job.clip, job.caption, job.config)
     cache = TensorCache(job.workspace.cache_dir)
     encoded = encode_samples([*keyframes, *windows], job.model, cache)

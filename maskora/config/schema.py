@@ -67,8 +67,10 @@ class Appearance(Table):
     motion_share: Share = Field(
         0.1, description="share of motion samples mixed in, so that motion is not forgotten"
     )
-    conditioning: Conditioning = Field(
-        "masked", description="masked | first-frame (the paper's ablation without the mask)"
+    conditioning: Literal["masked", "anchored", "first-frame"] = Field(
+        "masked",
+        description="masked | anchored (each keyframe after the edited first frame; ours) | "
+        "first-frame (the paper's ablation without the mask)",
     )
     reference: Literal["edited-first-frame", "source", "masked"] = Field(
         "edited-first-frame",

@@ -44,9 +44,13 @@ def hit_rate(
 
 
 def palette(picture_HWC: np.ndarray, object_HW: np.ndarray) -> np.ndarray:
-    """The distinct colours of an object, (N, 3) float, in 32 steps per colour."""
-    step = 256 // SHADES
-    colours = np.unique(picture_HWC[object_HW] // step, axis=0)
+    """The distinct colours of an object, (N, 3) float, in 32 steps per colour.
+
+    Its outermost pixels, which show the background too, count where there are no others.
+    """
+    step, grid = 256 // SHADES, np.ones((3, 3), np.uint8)
+    inner = cv2.erode(object_HW.astype(np.uint8), grid, borderValue=1) > 0
+    colours = np.unique(picture_HWC[inner if inner.any() else object_HW] // step, axis=0)
     return colours * float(step) + (step - 1) / 2
 
 
@@ -134,8 +138,9 @@ def _unroll(picture_HWC: np.ndarray, object_HW: np.ndarray, reach: float) -> np.
     colours_HWC = picture_HWC.astype(np.float32) - picture_HWC[object_HW].mean(axis=0)
     layers = np.concatenate([colours_HWC, np.full((*shape_HW.shape, 1), 64, np.float32)], axis=-1)
     rings = max(2, round(reach))
+    flags = cv2.INTER_LINEAR | cv2.WARP_FILL_OUTLIERS  # else what is beyond the picture is random
     flat = cv2.warpPolar(
-        layers * shape_HW[..., None], (rings, 360), centroid(object_HW), reach, cv2.INTER_LINEAR
+        layers * shape_HW[..., None], (rings, 360), centroid(object_HW), reach, flags
     )
     return np.asarray(flat) * np.sqrt(np.linspace(0, 1, rings))[None, :, None]
 

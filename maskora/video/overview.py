@@ -55,8 +55,15 @@ def _draw(frame: np.ndarray, labels: np.ndarray, caption: str, cell: tuple[int, 
             inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
         )
         cv2.drawContours(picture, outlines, -1, colour, 2)
-    size = max(0.4, cell[1] / 400)
-    for thickness, colour in ((4, (0, 0, 0)), (1, (255, 255, 255))):
-        origin = (6, round(26 * size) + 2)
-        cv2.putText(picture, caption, origin, cv2.FONT_HERSHEY_SIMPLEX, size, colour, thickness, 16)
+    _write(picture, caption, max(0.4, cell[1] / 400))
     return np.asarray(picture)
+
+
+def _write(picture: np.ndarray, caption: str, size: float) -> None:
+    """White with a black rim. Letters of another thickness would stand elsewhere."""
+    rim = [(x, y) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+    for x, y in [*rim, (0, 0)]:
+        white = (x, y) == (0, 0)
+        origin = (6 + x, round(26 * size) + 2 + y)
+        colour = (255, 255, 255) if white else (0, 0, 0)
+        cv2.putText(picture, caption, origin, cv2.FONT_HERSHEY_SIMPLEX, size, colour, 1, 16)

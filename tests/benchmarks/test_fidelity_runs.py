@@ -20,8 +20,11 @@ from tests.miniature.untrained import write
 
 RECIPES = {
     f"{stage}, {how}": Recipe(1e-2, 2)
-    for stage in ("motion", "appearance")
-    for how in ("masked", "first-frame")
+    for stage, hows in (
+        ("motion", ("masked", "first-frame")),
+        ("appearance", ("masked", "anchored", "first-frame")),
+    )
+    for how in hows
 }
 
 

@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from maskora.commands.cli import app
-from maskora.commands.demo import draw_frame
 from maskora.video.images import read_image, write_png
 from maskora.video.write import write_mp4
+from tests.ball import draw_frame
 
 FAST = [
     "--set", "model.dtype=float32", "--set", "optimizer.type=adamw", "--set", "optimizer.lr=1e-3",

@@ -30,6 +30,7 @@ SETTINGS: list[tuple[str, str, object, Changed]] = [
     ("appearance", "steps", 7, "neither"),
     ("appearance", "motion_share", 0.5, "appearance"),
     ("appearance", "conditioning", "first-frame", "appearance"),
+    ("appearance", "conditioning", "anchored", "appearance"),
     ("appearance", "reference", "source", "appearance"),
     ("appearance", "reference", "masked", "appearance"),
     ("appearance", "spill", "keep", "appearance"),
@@ -133,13 +134,18 @@ def test_changed_content_is_named(
 
 
 @pytest.mark.parametrize(
-    ("reference", "names"),
-    [("edited-first-frame", ["edited first frame"]), ("source", []), ("masked", [])],
+    ("appearance", "names"),
+    [
+        ({"reference": "edited-first-frame"}, ["edited first frame"]),
+        ({"reference": "source"}, []),
+        ({"reference": "masked"}, []),
+        ({"reference": "source", "conditioning": "anchored"}, ["edited first frame"]),
+    ],
 )
 def test_the_edited_first_frame_counts_only_where_it_is_seen(
-    model: VideoModel, reference: str, names: list[str]
+    model: VideoModel, appearance: dict[str, str], names: list[str]
 ) -> None:
-    config = configured(appearance={"reference": reference})
+    config = configured(appearance=appearance)
     other = replace(small_edit(), first=edited_frame(picture(7), "another"))
     assert stages.changes(depends(model, config)[1], depends(model, config, edit=other)[1]) == names
 

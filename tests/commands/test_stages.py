@@ -76,7 +76,7 @@ def test_colour_augmentation_trains_on_every_order_of_the_channels() -> None:
 def test_a_keyframe_has_its_own_mask_source_and_caption() -> None:
     clip, edit = small_clip(), small_edit()
     keep = clip.keep()
-    samples = stages.appearance_samples(clip, edit, configured(prompt={"token": "s0me0ne"}))
+    samples = stages.appearance_samples(clip, edit, configured(prompt={"token": "s0me0ne"}), 4)
     assert [sample.name for sample in samples] == ["keyframe 4", "keyframe 8"]
     for frame, sample in zip(edit.keyframes, samples, strict=True):
         assert not torch.equal(keep[frame], keep[0])
@@ -90,16 +90,32 @@ def test_a_keyframe_has_its_own_mask_source_and_caption() -> None:
 
 def test_a_keyframe_without_its_mask_shows_the_answer() -> None:
     config = configured(appearance={"conditioning": "first-frame"})
-    for sample in stages.appearance_samples(small_clip(), small_edit(), config):
+    for sample in stages.appearance_samples(small_clip(), small_edit(), config, 4):
         assert sample.keep_THW.all()
         assert sample.target_CTHW is not None
         assert torch.equal(sample.condition_CTHW, sample.target_CTHW)
 
 
+def test_an_anchored_keyframe_follows_the_edited_first_frame() -> None:
+    clip, edit = small_clip(), small_edit()
+    config = configured(appearance={"conditioning": "anchored"})
+    samples = stages.appearance_samples(clip, edit, config, 4)
+    assert [sample.name for sample in samples] == ["keyframe 4, anchored", "keyframe 8, anchored"]
+    for frame, sample in zip(edit.keyframes, samples, strict=True):
+        assert sample.target_CTHW is not None
+        assert torch.equal(sample.target_CTHW[:, 0], unit(edit.first.image_HWC))
+        assert torch.equal(sample.condition_CTHW[:, 0], unit(edit.first.image_HWC))
+        for later in range(1, 5):
+            answer = unit(edit.keyframes[frame].image_HWC)
+            assert torch.equal(sample.target_CTHW[:, later], answer)
+            shown = torch.where(clip.keep()[frame] > 0, unit(clip.frames_THWC[frame]), 0.0)
+            assert torch.equal(sample.condition_CTHW[:, later], shown)
+
+
 @pytest.mark.parametrize("kind", ["edited-first-frame", "source", "masked"])
 def test_the_image_encoder_sees_the_chosen_reference(kind: str) -> None:
     clip, edit = small_clip(), small_edit()
-    samples = stages.appearance_samples(clip, edit, configured(appearance={"reference": kind}))
+    samples = stages.appearance_samples(clip, edit, configured(appearance={"reference": kind}), 4)
     for frame, sample in zip(edit.keyframes, samples, strict=True):
         source = unit(clip.frames_THWC[frame])
         expected = {

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskora.commands.demo import ball_centre, draw_mask
 from maskora.commands.tracking import to_original, to_workspace
 from maskora.masks.files import read_labels, write_labels
 from maskora.masks.prompts import Box, Click
 from maskora.video.fit import Placement, place
 from maskora.workspace import Workspace
+from tests.ball import ball_centre, draw_mask
 from tests.commands.conftest import Answer
 from tests.commands.test_wrong_inputs import refused
 

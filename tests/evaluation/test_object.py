@@ -129,3 +129,32 @@ def test_a_half_turn_of_a_bar_whose_ends_differ_is_an_error() -> None:
 def test_a_plain_disc_has_no_orientation() -> None:
     disc, there = drawing(0, 25, 25)
     assert orientation_error(disc, there, disc, there) is None
+
+
+def test_a_soft_edge_is_no_colour_of_the_object() -> None:
+    ground = np.full((64, 64, 3), (105, 120, 100), np.uint8)
+    disc = np.zeros((64, 64, 3), np.uint8)
+    cv2.circle(disc, (30, 34), 14, (240, 150, 40), thickness=-1)
+    cover = cv2.GaussianBlur((disc.any(axis=-1)).astype(np.float32), (3, 3), 0)[..., None]
+    picture = (ground + cover * (np.array((240, 150, 40)) - ground)).astype(np.uint8)
+    there = cover[..., 0] > 0  # as a mask that was made smaller: wherever it is seen at all
+    colours = palette(picture, there)
+    seen = find_object(picture, colours, [ground], np.ones((64, 64), bool))
+    assert not (seen & ~there).any()
+    assert seen.sum() > 0.8 * there.sum()
+
+
+def test_an_object_of_edge_pixels_alone_has_their_colours() -> None:
+    picture = np.full((8, 8, 3), 90, np.uint8)
+    line = np.zeros((8, 8), bool)
+    line[3] = True
+    assert len(palette(picture, line)) == 1
+
+
+def test_what_lies_beyond_the_picture_has_no_say_in_orientation() -> None:
+    picture, there = drawing(30, 12, 5)
+    picture, there = picture[40:, :52].copy(), there[40:, :52].copy()
+    for rings in range(8, 16):  # memory that is used again for what is unrolled
+        used = [np.full((360, rings, 4), np.nan, np.float32) for _ in range(20)]
+        del used
+        assert orientation_error(picture, there, picture, there) == 0.0

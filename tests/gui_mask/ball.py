@@ -1,12 +1,12 @@
-"""A prepared workspace of the demo's rolling ball, small and fast to train."""
+"""A prepared workspace of the rolling ball, small and fast to train."""
 
 from fractions import Fraction
 from pathlib import Path
 
-from maskora.commands.demo import draw_frame
 from maskora.commands.prepare import prepare_workspace
 from maskora.video.write import write_mp4
 from maskora.workspace import Workspace
+from tests.ball import draw_frame
 
 FRAMES = 9
 SETTINGS = [

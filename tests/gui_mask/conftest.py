@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from maskora.commands.demo import draw_frame
 from maskora.video.write import write_mp4
+from tests.ball import draw_frame
 from tests.gui_mask.window import CHROMIUM, SWITCHES, Server, Window
 
 
 @pytest.fixture(scope="session")
 def rolling(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Nine frames of the demo's blue ball, 320x192."""
+    """Nine frames of a blue ball, 320x192."""
     path = tmp_path_factory.mktemp("clips") / "ball.mp4"
     write_mp4(path, (draw_frame(n, (60, 120, 220)) for n in range(9)), Fraction(16))
     return path

@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt install chromium)"),
 ]
-BALL = (50 / 320, 110 / 192)  # the demo ball's centre in frame 0, as shares of the picture
+BALL = (50 / 320, 110 / 192)  # the ball's centre in frame 0, as shares of the picture
 SLOWEST = 0.150  # seconds from moving the scrubber to the frame on the screen
 
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskora.commands.demo import draw_frame, draw_mask
 from maskora.masks import Labels
 from maskora.masks.prompts import Prompt
 from maskora.masks.silhouettes import Silhouette
 from maskora.masks.trackers.simple import SimpleTracker
 from maskora.masks.tracking import Anchors, Silhouettes, Tracker, combine, follow, split
+from tests.ball import draw_frame, draw_mask
 
 FRAMES, HEIGHT, WIDTH = 9, 4, 20
 

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskora.commands.demo import FRAMES, ball_centre, draw_frame, draw_mask
 from maskora.masks.prompts import Box, Click
 from maskora.masks.silhouettes import silhouette_box
 from maskora.masks.trackers.simple import SimpleTracker
 from maskora.video.fit import auto_size, fit_image, place
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
+from tests.ball import FRAMES, ball_centre, draw_frame, draw_mask
 
 RED = (205, 40, 40)
 
