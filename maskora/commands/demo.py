@@ -1,4 +1,4 @@
-"""demo: one edit from start to end on a rendered clip, by the small base that ships with maskora."""
+"""demo: one edit from start to end on a rendered clip, by the small base that ships along."""
 
 from fractions import Fraction
 from pathlib import Path

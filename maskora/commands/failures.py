@@ -57,6 +57,7 @@ def _quieten_libraries() -> None:
     """Their warnings say nothing that helps a person here."""
     for library in ("TRANSFORMERS", "DIFFUSERS"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # of faster kernels that might be had
 
 
 def _out_of_memory(error: RuntimeError) -> str:

@@ -13,6 +13,7 @@ from maskora.evaluation.pictures import Picture
 from maskora.evaluation.verdict import Sign, Worst, bad_signs, worst_frames
 
 SHOWN = 6  # frames spread over the clip, beside the worst
+AGAINST_TRUTH = ("hit_rate", "centroid_error", "orientation_error")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def summary(report: Report) -> list[str]:
     """The verdict in lines of plain text."""
     lines = [
         told_background(report.numbers),
+        *told_truth(report.numbers),
         *(f"bad sign: {s.title}. {s.message}" for s in report.signs),
     ]
     if not report.signs:
@@ -65,6 +67,13 @@ def told_background(numbers: Numbers) -> str:
     return (
         f"outside the mask {same} of {len(curve)} frames are identical to the source; PSNR {mean}"
     )
+
+
+def told_truth(numbers: Numbers) -> list[str]:
+    """How near the result is to the truth, in a line, where there is a truth."""
+    measured = [key for key in AGAINST_TRUTH if numbers.means.get(key) is not None]
+    parts = [f"{MEASURES[key].title.lower()} {told(key, numbers.means[key])}" for key in measured]
+    return [f"against the truth: {', '.join(parts)}"] if parts else []
 
 
 def told_worst(worst: Worst) -> str:

@@ -11,6 +11,16 @@ WHOLE, BLOCKS, BLOCK = 64 * 2**20, 64, 2**18
 WEIGHT_STEMS = ("diffusion_pytorch_model", "model")
 
 
+def part_files(folder: Path) -> list[Path]:
+    """Every file of a part, but weights that are left over from another way to cut them up.
+
+    Raises:
+        UserError: the index is damaged.
+    """
+    files = {path for path in folder.rglob("*") if path.is_file()}
+    return sorted(files - (set(folder.glob("*.safetensors")) - set(shards(folder))))
+
+
 def check_parts(folder: Path, weights: tuple[str, ...], files: dict[str, tuple[str, ...]]) -> None:
     """Every part that a base needs is there, each weight shard included.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from maskora.files import digest
 from maskora.hub import refuse_quantised, without_code
-from maskora.models.folder import check_parts, read_json, sampled_content
+from maskora.models.folder import check_parts, part_files, read_json, sampled_content
 from maskora.models.reading.finding import find_wan, take_files
 from maskora.models.reading.pieces import Overlaid
 from maskora.streaming.header import read_headers, shards
@@ -119,7 +119,7 @@ class DiffusersFolder:
 
     def paths(self, part: str) -> list[Path]:
         """See `Source`."""
-        return sorted(path for path in (self.where / part).rglob("*") if path.is_file())
+        return part_files(self.where / part)
 
 
 def open_source(where: Path | None, files: Mapping[str, Path] | None = None) -> Source:

@@ -130,6 +130,7 @@ def test_json_has_the_same_numbers(report: Report) -> None:
 def test_the_summary_is_plain(report: Report) -> None:
     assert summary(report) == [
         "outside the mask all 9 frames are identical to the source",
+        "against the truth: hit rate 0.822",
         "no known bad sign",
         "frame 4 stands out: Hit rate 0.200 (median 0.900)",
     ]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskora.errors import UserError
+from maskora.models.folder import part_files
 from maskora.models.reading.part import StoredPart
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Pieces:
 
     def paths(self, part: str) -> list[Path]:
         if part in self._folders:
-            return sorted(path for path in self._folders[part]().rglob("*") if path.is_file())
+            return part_files(self._folders[part]())
         return self._parts[part].files if part in self._parts else []
 
     def _part(self, part: str) -> StoredPart:
