@@ -4,12 +4,14 @@ import gc
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
+from maskora.errors import UserError
 from maskora.streaming.blocks import Precision
 from maskora.streaming.sources import Reader, check_all
 
@@ -76,6 +78,27 @@ class Renamed:
 def without_prefix(reader: Reader, prefix: str) -> Reader:
     """A reader by names without a prefix, where its own have it."""
     return Renamed(reader, {name.removeprefix(prefix): name for name in reader.names()})
+
+
+def check_words(
+    weights: Reader, name: str, shape: tuple[int, int], tokens: int, folder: Path
+) -> None:
+    """Word embeddings have the shape that is expected, and a row for each token.
+
+    Args:
+        name: of the embeddings, of whose rows only some are read later on.
+        shape: as the configuration tells it.
+        tokens: how many the tokenizer has that lies in `folder`.
+
+    Raises:
+        UserError: they have not.
+    """
+    weights.check(name, shape)
+    if tokens > shape[0]:
+        raise UserError(
+            f"{folder} has {tokens} tokens, and {weights.told} knows {shape[0]}: they do not "
+            f"belong together"
+        )
 
 
 def as_bytes(picture_CHW: Tensor) -> Tensor:

@@ -62,6 +62,14 @@ class DiffusersBase:
                 f"{expected}: set [model] family to what the files are, or name other files"
             )
 
+    def _check_width(self, part: str, width: int, expected: int) -> None:
+        """A part gives the transformer what it takes. Raises UserError."""
+        if width != expected:
+            raise UserError(
+                f"{self.source.where}: what its {part} gives is {width} wide, and its transformer "
+                f"takes {expected}: they do not belong together"
+            )
+
     def identity(self, part: str) -> str:
         return identity(self.source, part)
 

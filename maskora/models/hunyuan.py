@@ -10,7 +10,6 @@ frame 0 shows inside the mask is the edited frame itself.
 
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
 
 import torch
 from diffusers import HunyuanVideoTransformer3DModel
@@ -22,6 +21,8 @@ from maskora.models.hunyuan_common import HunyuanBase
 from maskora.models.hunyuan_encoders import autoencoder, pooled_encoder, text_encoder
 from maskora.models.hunyuan_names import HUNYUAN
 from maskora.models.hunyuan_sizes import read_grid
+from maskora.models.settings import hunyuan as settings
+from maskora.models.settings.checking import check_settings
 from maskora.models.source import Source
 from maskora.streaming.plan import RESIDENT, Placement
 
@@ -58,16 +59,23 @@ class Hunyuan(HunyuanBase):
     ) -> None:
         super().__init__(source, dtype, device, placement)
         if "transformer" in source.parts():  # another kind of base lacks other parts, too
-            self._check_kind(source.config("transformer"))
+            self._check_kind(settings.HunyuanTransformer.of(source, "transformer"))
         source.check(WEIGHTS, FILES)
-        config = source.config("transformer")
+        check_settings(source, settings.HUNYUAN)
+        transformer = settings.HunyuanTransformer.of(source, "transformer")
         self.grid = read_grid(source)
-        self.latent_channels = int(config.get("out_channels", 16))
-        self.embeds_guidance = bool(config.get("guidance_embeds", True))
+        self.latent_channels = transformer.out_channels
+        self.embeds_guidance = transformer.guidance_embeds
+        text = settings.Llava.of(source, "text_encoder").text_config.hidden_size
+        pooled = settings.ClipText.of(source, "text_encoder_2").hidden_size
+        latents = settings.HunyuanVae.of(source, "vae").latent_channels
+        self._check_width("vae", latents, transformer.out_channels)
+        self._check_width("text_encoder", text, transformer.text_embed_dim)
+        self._check_width("text_encoder_2", pooled, transformer.pooled_projection_dim)
 
-    def _check_kind(self, config: dict[str, Any]) -> None:
+    def _check_kind(self, transformer: settings.HunyuanTransformer) -> None:
         """The transformer is the latent-concat one. Raises UserError."""
-        where, kind = self.source.where, config.get("image_condition_type")
+        where, kind = self.source.where, transformer.image_condition_type
         if kind is None:
             raise UserError(f"{where} is a text-to-video HunyuanVideo: {INSTEAD}")
         if kind != "latent_concat":
@@ -75,7 +83,7 @@ class Hunyuan(HunyuanBase):
                 f"{where} is the HunyuanVideo-I2V of 16 channels ({kind}), which has no mask "
                 f"channel: {INSTEAD}"
             )
-        channels, expected = config.get("in_channels"), 2 * int(config.get("out_channels", 16)) + 1
+        channels, expected = transformer.in_channels, 2 * transformer.out_channels + 1
         if channels != expected:
             raise UserError(
                 f"{where}: its transformer takes {channels} input channels, {self.family} takes "

@@ -7,7 +7,6 @@ picture through SigLIP, for both guidance branches.
 
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
 
 import torch
 from diffusers import HunyuanVideo15Transformer3DModel
@@ -21,6 +20,9 @@ from maskora.models.hunyuan15_names import HUNYUAN15
 from maskora.models.hunyuan15_sizes import read_grid
 from maskora.models.hunyuan15_vae import autoencoder
 from maskora.models.hunyuan_common import HunyuanBase
+from maskora.models.settings import hunyuan15 as settings
+from maskora.models.settings.checking import check_settings
+from maskora.models.settings.shared import T5Encoder
 from maskora.models.source import Source
 from maskora.streaming.plan import RESIDENT, Placement
 
@@ -53,27 +55,42 @@ class Hunyuan15(HunyuanBase):
     ) -> None:
         super().__init__(source, dtype, device, placement)
         if "transformer" in source.parts():  # another kind of base lacks other parts, too
-            self._check_kind(source.config("transformer"))
+            self._check_kind(settings.Hunyuan15Transformer.of(source, "transformer"))
         source.check(WEIGHTS, FILES)
+        check_settings(source, settings.HUNYUAN15)
         self.grid = read_grid(source)
-        self.latent_channels = int(source.config("transformer").get("out_channels", 32))
+        transformer = settings.Hunyuan15Transformer.of(source, "transformer")
+        self.latent_channels = transformer.out_channels
+        self._check_widths(transformer)
 
-    def _check_kind(self, config: dict[str, Any]) -> None:
+    def _check_kind(self, transformer: settings.Hunyuan15Transformer) -> None:
         """The transformer is the plain image-to-video one. Raises UserError."""
         where = self.source.where
-        if config.get("task_type", "i2v") != "i2v":
+        if transformer.task_type != "i2v":
             raise UserError(f"{where} is a text-to-video HunyuanVideo-1.5: {INSTEAD}")
-        if config.get("use_meanflow"):
+        if transformer.use_meanflow:
             raise UserError(
                 f"{where} is a step-distilled or super-resolution HunyuanVideo-1.5 (use_meanflow "
                 f"is set), which is told two noise levels: {INSTEAD}"
             )
-        channels, expected = config.get("in_channels"), 2 * int(config.get("out_channels", 32)) + 1
+        channels, expected = transformer.in_channels, 2 * transformer.out_channels + 1
         if channels != expected:
             raise UserError(
                 f"{where}: its transformer takes {channels} input channels, {self.family} takes "
                 f"{expected}: {INSTEAD}"
             )
+
+    def _check_widths(self, transformer: settings.Hunyuan15Transformer) -> None:
+        """All parts give what the transformer takes. Raises UserError."""
+        source = self.source
+        latents = settings.Hunyuan15Vae.of(source, "vae").latent_channels
+        text = settings.Qwen.of(source, "text_encoder").hidden_size
+        glyphs = T5Encoder.of(source, "text_encoder_2").d_model
+        image = settings.SiglipVision.of(source, "image_encoder").hidden_size
+        self._check_width("vae", latents, transformer.out_channels)
+        self._check_width("text_encoder", text, transformer.text_embed_dim)
+        self._check_width("text_encoder_2", glyphs, transformer.text_embed_2_dim)
+        self._check_width("image_encoder", image, transformer.image_embed_dim)
 
     def encoders(self) -> tuple[ContextEncoder, ...]:
         source, dtype, device = self.source, self.dtype, self.device

@@ -6,12 +6,12 @@ tests count again and compare.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
+from maskora.models.settings.hunyuan15 import Qwen, SiglipVision
+from maskora.models.settings.shared import T5Encoder
 from maskora.models.sizes import ITEM, Encoder, Parameter, count, dense_bytes, linear, stored_bytes
 
 INSTRUCTION_TOKENS, TEXT_TOKENS, GLYPH_TOKENS = 108, 1000, 256
-UNUSED_LAYERS = 2  # the text embeddings are what the third-to-last layer gives
 FLOAT = ITEM["float32"]
 
 
@@ -27,16 +27,16 @@ class TextEncoder:
     groups: int
 
     @classmethod
-    def read(cls, config: dict[str, Any]) -> "TextEncoder":
-        """From the file's content; what it leaves out has transformers' default."""
-        heads = config.get("num_attention_heads", 64)
+    def read(cls, told: Qwen) -> "TextEncoder":
+        """From the part's configuration."""
+        heads = told.num_attention_heads
         return cls(
-            vocabulary=config.get("vocab_size", 152064),
-            width=config.get("hidden_size", 8192),
-            inner=config.get("intermediate_size", 29568),
-            layers=config.get("num_hidden_layers", 80),
+            vocabulary=told.vocab_size,
+            width=told.hidden_size,
+            inner=told.intermediate_size,
+            layers=told.num_hidden_layers,
             heads=heads,
-            groups=config.get("num_key_value_heads", 8) or heads,
+            groups=told.num_key_value_heads or heads,
         )
 
     @property
@@ -85,17 +85,17 @@ class GlyphEncoder:
     gated: bool
 
     @classmethod
-    def read(cls, config: dict[str, Any]) -> "GlyphEncoder":
-        """From the file's content; what it leaves out has transformers' default."""
+    def read(cls, told: T5Encoder) -> "GlyphEncoder":
+        """From the part's configuration."""
         return cls(
-            vocabulary=config.get("vocab_size", 32128),
-            width=config.get("d_model", 512),
-            heads=config.get("num_heads", 8),
-            head=config.get("d_kv", 64),
-            inner=config.get("d_ff", 2048),
-            layers=config.get("num_layers", 6),
-            buckets=config.get("relative_attention_num_buckets", 32),
-            gated=str(config.get("feed_forward_proj", "relu")).startswith("gated"),
+            vocabulary=told.vocab_size,
+            width=told.d_model,
+            heads=told.num_heads,
+            head=told.d_kv,
+            inner=told.d_ff,
+            layers=told.num_layers,
+            buckets=told.relative_attention_num_buckets,
+            gated=told.gated,
         )
 
     def layer(self, dtype: str) -> list[Parameter]:
@@ -143,15 +143,15 @@ class ImageEncoder:
     pools: bool
 
     @classmethod
-    def read(cls, config: dict[str, Any]) -> "ImageEncoder":
-        """From the file's content; what it leaves out has transformers' default."""
+    def read(cls, told: SiglipVision) -> "ImageEncoder":
+        """From the part's configuration."""
         return cls(
-            width=config.get("hidden_size", 768),
-            inner=config.get("intermediate_size", 3072),
-            layers=config.get("num_hidden_layers", 12),
-            patch=config.get("patch_size", 16),
-            image=config.get("image_size", 224),
-            pools=config.get("vision_use_head", True),
+            width=told.hidden_size,
+            inner=told.intermediate_size,
+            layers=told.num_hidden_layers,
+            patch=told.patch_size,
+            image=told.image_size,
+            pools=told.vision_use_head,
         )
 
     @property

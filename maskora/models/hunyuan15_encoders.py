@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from maskora.errors import UserError
 from maskora.models.base import Context, Cue, EncodeCues
-from maskora.models.building import announce, as_bytes, without_prefix
+from maskora.models.building import announce, as_bytes, check_words, without_prefix
 from maskora.models.hunyuan15_encoder_sizes import (
     GLYPH_TOKENS,
     INSTRUCTION_TOKENS,
     TEXT_TOKENS,
-    UNUSED_LAYERS,
 )
+from maskora.models.settings.checking import transformers_config
+from maskora.models.settings.shared import UNUSED_LAYERS
 from maskora.models.source import Source
 from maskora.streaming.blocks import precise
 from maskora.streaming.plan import Placement
@@ -61,7 +62,7 @@ def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> It
 
     announce("text encoder")
     tokenizer = Qwen2Tokenizer.from_pretrained(source.folder("tokenizer"), padding_side="right")
-    config = Qwen2_5_VLTextConfig(**source.config("text_encoder"))
+    config = transformers_config(Qwen2_5_VLTextConfig, source, "text_encoder")
     layers = config.num_hidden_layers
     config.num_hidden_layers -= UNUSED_LAYERS
     with init_empty_weights():
@@ -69,6 +70,8 @@ def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> It
     encoder.norm = nn.Identity()
     encoder.requires_grad_(False).eval()  # its rotary frequencies stay float32
     weights = source.weights("text_encoder")
+    shape = (config.vocab_size, config.hidden_size)
+    check_words(weights, WORDS, shape, len(tokenizer), source.folder("tokenizer"))
     unused = [rf"layers\.{index}\..*" for index in range(config.num_hidden_layers, layers)]
     supplied = supply(
         encoder, encoder.layers, weights, precise(dtype), STREAMED, device,
@@ -126,14 +129,14 @@ def glyph_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> I
 
     announce("glyph encoder")
     tokenizer = ByT5Tokenizer.from_pretrained(source.folder("tokenizer_2"))
-    config = T5Config(**source.config("text_encoder_2"))
+    config = transformers_config(T5Config, source, "text_encoder_2")
     with init_empty_weights():
         encoder = T5EncoderModel(config)
     encoder.requires_grad_(False).to(dtype).eval()
     weights = source.weights("text_encoder_2")
-    letters = next((name for name in LETTERS if name in weights.names()), None)
-    if letters is None:
-        raise UserError(f"{weights.told} lacks the tensor {LETTERS[0]}")
+    letters = next((name for name in LETTERS if name in weights.names()), LETTERS[0])
+    shape = (config.vocab_size, config.d_model)
+    check_words(weights, letters, shape, len(tokenizer), source.folder("tokenizer_2"))
     # transformers computes this layer in float32 where the rest is float16.
     wide = ("wo",) if dtype == torch.float16 else ()
     blocks = encoder.encoder.block
@@ -186,7 +189,7 @@ def image_encoder(source: Source, device: torch.device) -> Iterator[EncodeCues]:
     announce("image encoder")
     # The PIL processor on every machine, so that pictures do not depend on what is installed.
     processor = SiglipImageProcessorPil.from_pretrained(source.folder("feature_extractor"))
-    config = SiglipVisionConfig(**{**source.config("image_encoder"), "vision_use_head": False})
+    config = transformers_config(SiglipVisionConfig, source, "image_encoder", vision_use_head=False)
     with init_empty_weights():
         encoder = SiglipVisionModel(config).requires_grad_(False).eval()
     weights = without_prefix(source.weights("image_encoder"), "vision_model.")

@@ -9,7 +9,6 @@ The context counts in full, as if every prompt had 1000 tokens and 256 more in q
 is left out when the prompts are known (see `hunyuan15_attention`), which takes less than planned.
 """
 
-from maskora.errors import UserError
 from maskora.models.base import Grid
 from maskora.models.hunyuan15_encoder_sizes import (
     GLYPH_TOKENS,
@@ -20,6 +19,8 @@ from maskora.models.hunyuan15_encoder_sizes import (
 )
 from maskora.models.hunyuan15_transformer_sizes import Transformer
 from maskora.models.hunyuan15_vae_sizes import Vae
+from maskora.models.settings import hunyuan15 as settings
+from maskora.models.settings.shared import T5Encoder
 from maskora.models.sizes import ITEM, Encoder, dense_bytes, stored_bytes
 from maskora.models.source import Source
 
@@ -57,11 +58,13 @@ class Hunyuan15Sizes:
 
     def __init__(self, family: str, source: Source) -> None:
         self.grid = read_grid(source)
-        self._transformer = Transformer.read(source.config("transformer"))
-        self._text = TextEncoder.read(source.config("text_encoder"))
-        self._glyphs = GlyphEncoder.read(source.config("text_encoder_2"))
-        self._image = ImageEncoder.read(source.config("image_encoder"))
-        self._vae = Vae.read(source.config("vae"))
+        self._transformer = Transformer.read(
+            settings.Hunyuan15Transformer.of(source, "transformer")
+        )
+        self._text = TextEncoder.read(settings.Qwen.of(source, "text_encoder"))
+        self._glyphs = GlyphEncoder.read(T5Encoder.of(source, "text_encoder_2"))
+        self._image = ImageEncoder.read(settings.SiglipVision.of(source, "image_encoder"))
+        self._vae = Vae.read(settings.Hunyuan15Vae.of(source, "vae"))
         self.parameters = {
             "transformer": self._transformer.count(),
             "text_encoder": self._text.count(),
@@ -159,14 +162,6 @@ class Hunyuan15Sizes:
 
 def read_grid(source: Source) -> Grid:
     """The grid of a HunyuanVideo-1.5 checkpoint, from the configurations of VAE and transformer."""
-    vae, transformer = source.config("vae"), source.config("transformer")
-    patch, frames = transformer.get("patch_size", 1), transformer.get("patch_size_t", 1)
-    if not (isinstance(patch, int) and patch > 0 and frames == 1):
-        raise UserError(
-            f"{source.where}: its transformer's patch_size is {patch!r} and patch_size_t {frames!r}"
-        )
-    return Grid(
-        cell=vae.get("spatial_compression_ratio", 16),
-        patch=patch,
-        temporal=vae.get("temporal_compression_ratio", 4),
-    )
+    vae = settings.Hunyuan15Vae.of(source, "vae")
+    patch = settings.Hunyuan15Transformer.of(source, "transformer").patch_size
+    return Grid(vae.spatial_compression_ratio, patch, vae.temporal_compression_ratio)

@@ -1,8 +1,8 @@
 """The parameters of HunyuanVideo-1.5's transformer, as diffusers' class makes them. No torch."""
 
 from dataclasses import dataclass
-from typing import Any
 
+from maskora.models.settings.hunyuan15 import Hunyuan15Transformer
 from maskora.models.sizes import Parameter, count, linear
 
 FREQUENCIES, GLYPH_WIDTH, REFINER_RATIO = 256, 2048, 4  # constants of the class
@@ -33,23 +33,22 @@ class Transformer:
     refiners: int
 
     @classmethod
-    def read(cls, config: dict[str, Any]) -> "Transformer":
-        """From the file's content; what it leaves out has diffusers' default."""
-        head = config.get("attention_head_dim", 128)
-        width = config.get("num_attention_heads", 16) * head
-        inputs = config.get("in_channels", 65)
+    def read(cls, told: Hunyuan15Transformer) -> "Transformer":
+        """From the part's configuration."""
+        head = told.attention_head_dim
+        width = told.num_attention_heads * head
         return cls(
-            layers=config.get("num_layers", 54),
+            layers=told.num_layers,
             width=width,
             head=head,
-            inner=int(width * config.get("mlp_ratio", 4.0)),
-            inputs=inputs,
-            outputs=config.get("out_channels", 32) or inputs,
-            cells=config.get("patch_size_t", 1) * config.get("patch_size", 1) ** 2,
-            text=config.get("text_embed_dim", 3584),
-            glyphs=config.get("text_embed_2_dim", 1472),
-            image=config.get("image_embed_dim", 1152),
-            refiners=config.get("num_refiner_layers", 2),
+            inner=int(width * told.mlp_ratio),
+            inputs=told.in_channels,
+            outputs=told.out_channels,
+            cells=told.patch_size_t * told.patch_size**2,
+            text=told.text_embed_dim,
+            glyphs=told.text_embed_2_dim,
+            image=told.image_embed_dim,
+            refiners=told.num_refiner_layers,
         )
 
     def block(self) -> list[Parameter]:

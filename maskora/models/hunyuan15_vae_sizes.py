@@ -6,8 +6,8 @@ real class, tensor by tensor; the tests count again and compare.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
+from maskora.models.settings.hunyuan15 import Hunyuan15Vae
 from maskora.models.sizes import ITEM
 
 FLOAT = ITEM["float32"]
@@ -28,17 +28,17 @@ class Vae:
     matched: tuple[bool, bool]
 
     @classmethod
-    def read(cls, config: dict[str, Any]) -> "Vae":
-        """From the file's content; what it leaves out has diffusers' default."""
+    def read(cls, told: Hunyuan15Vae) -> "Vae":
+        """From the part's configuration."""
         return cls(
-            latents=config.get("latent_channels", 32),
-            widths=tuple(config.get("block_out_channels", (128, 256, 512, 1024, 1024))),
-            residuals=config.get("layers_per_block", 2),
-            cell=config.get("spatial_compression_ratio", 16),
-            temporal=config.get("temporal_compression_ratio", 4),
+            latents=told.latent_channels,
+            widths=tuple(told.block_out_channels),
+            residuals=told.layers_per_block,
+            cell=told.spatial_compression_ratio,
+            temporal=told.temporal_compression_ratio,
             matched=(
-                config.get("downsample_match_channel", True),
-                config.get("upsample_match_channel", True),
+                told.downsample_match_channel,
+                told.upsample_match_channel,
             ),
         )
 

@@ -5,8 +5,8 @@ results were counted on the real classes, tensor by tensor; the tests count agai
 """
 
 from dataclasses import dataclass
-from typing import Any
 
+from maskora.models.settings import hunyuan as settings
 from maskora.models.sizes import ITEM, Encoder, Parameter, count, dense_bytes, linear, stored_bytes
 from maskora.models.wan21_encoder_sizes import ImageEncoder
 
@@ -15,14 +15,6 @@ TEXT_TOKENS = 576 // 2 + 252
 # What LLaVA computes on: the template with the prompt, and the picture.
 TEMPLATE_TOKENS = 103 + 256 - 1 + 576
 POOLED_TOKENS = 77
-# LLaVA's vision tower, where its configuration says nothing.
-VISION = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "patch_size": 14,
-    "image_size": 336,
-}
 
 
 @dataclass(frozen=True)
@@ -39,21 +31,21 @@ class Llava:
     vision: ImageEncoder
 
     @classmethod
-    def read(cls, config: dict[str, Any]) -> "Llava":
-        """From the file's content; what it leaves out has transformers' default."""
-        text = config.get("text_config") or {}
-        width, heads = text.get("hidden_size", 4096), text.get("num_attention_heads", 32)
-        head = text.get("head_dim") or width // heads
-        tied = config.get("tie_word_embeddings") or text.get("tie_word_embeddings")
+    def read(cls, told: settings.Llava) -> "Llava":
+        """From the part's configuration."""
+        text = told.text_config
+        width, heads = text.hidden_size, text.num_attention_heads
+        head = text.head_dim or width // heads
+        tied = told.tie_word_embeddings or text.tie_word_embeddings
         return cls(
-            vocabulary=text.get("vocab_size", 32000),
+            vocabulary=text.vocab_size,
             width=width,
-            inner=text.get("intermediate_size", 11008),
-            layers=text.get("num_hidden_layers", 32),
+            inner=text.intermediate_size,
+            layers=text.num_hidden_layers,
             queries=heads * head,
-            keys=(text.get("num_key_value_heads") or heads) * head,
+            keys=(text.num_key_value_heads or heads) * head,
             heads=0 if tied else 1,
-            vision=ImageEncoder.read({**VISION, **(config.get("vision_config") or {})}),
+            vision=ImageEncoder.read(told.vision_config),
         )
 
     def layer(self) -> list[Parameter]:
@@ -101,14 +93,14 @@ class PooledEncoder:
     layers: int
 
     @classmethod
-    def read(cls, config: dict[str, Any]) -> "PooledEncoder":
-        """From the file's content; what it leaves out has transformers' default."""
+    def read(cls, told: settings.ClipText) -> "PooledEncoder":
+        """From the part's configuration."""
         return cls(
-            vocabulary=config.get("vocab_size", 49408),
-            positions=config.get("max_position_embeddings", POOLED_TOKENS),
-            width=config.get("hidden_size", 512),
-            inner=config.get("intermediate_size", 2048),
-            layers=config.get("num_hidden_layers", 12),
+            vocabulary=told.vocab_size,
+            positions=told.max_position_embeddings,
+            width=told.hidden_size,
+            inner=told.intermediate_size,
+            layers=told.num_hidden_layers,
         )
 
     def layer(self) -> list[Parameter]:

@@ -16,8 +16,18 @@ from torch import Tensor, nn
 from maskora.errors import UserError
 from maskora.models import hunyuan_prompts as prompts
 from maskora.models.base import Context, Cue, EncodeCues, Vae
-from maskora.models.building import Renamed, announce, as_bytes, build, released, without_prefix
+from maskora.models.building import (
+    Renamed,
+    announce,
+    as_bytes,
+    build,
+    check_words,
+    released,
+    without_prefix,
+)
 from maskora.models.hunyuan_common import ScaledVae
+from maskora.models.settings.checking import transformers_config
+from maskora.models.settings.shared import UNUSED_LAYERS
 from maskora.models.source import Source
 from maskora.streaming.blocks import precise
 from maskora.streaming.plan import Placement
@@ -25,10 +35,10 @@ from maskora.streaming.sources import Reader
 from maskora.streaming.supply import supply
 
 POOLED_TOKENS = 77
+LAST_TOKEN = 2  # what CLIP's older files call the token that ends a prompt, whichever it is
 # Every layer, one prompt after the other.
 STREAMED = Placement(blocks_to_swap=1_000, weights="mapped", split_batch=True)
 WORD_EMBEDDINGS = "language_model.embed_tokens.weight"
-UNUSED_LAYERS = 2  # nobody looks at what LLaVA's last layers give
 # What files hold beside the parts that compute something here.
 LLAVA_EXTRAS = (
     r"(language_model\.)?lm_head\.weight", r"language_model\.norm\.weight",
@@ -53,6 +63,8 @@ def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> It
     )
     processor = CLIPImageProcessorPil.from_pretrained(source.folder("image_processor"))
     llava, weights = _llava(source), _llava_weights(source)
+    shape = (llava.config.text_config.vocab_size, llava.config.text_config.hidden_size)
+    check_words(weights, WORD_EMBEDDINGS, shape, len(tokenizer), source.folder("tokenizer"))
     layers = [*llava.vision_tower.encoder.layers, *llava.language_model.layers]
     unused = len(llava.language_model.layers)
     extras = [rf"language_model\.layers\.{unused + i}\..*" for i in range(UNUSED_LAYERS)]
@@ -92,17 +104,9 @@ def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> It
 
 def _llava(source: Source) -> Any:
     """LLaVA on the meta device, without what comes after the layers that are looked at."""
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaModel
+    from transformers import LlavaConfig, LlavaModel
 
-    config = LlavaConfig(**source.config("text_encoder"))
-    known = isinstance(config.text_config, LlamaConfig) and isinstance(
-        config.vision_config, CLIPVisionConfig
-    )
-    if not known or config.pad_token_id is None:
-        raise UserError(
-            f"{source.folder('text_encoder')} is not the LLaVA (Llama and CLIP) that "
-            f"HunyuanVideo-I2V was trained with"
-        )
+    config = transformers_config(LlavaConfig, source, "text_encoder")
     config.text_config.num_hidden_layers -= UNUSED_LAYERS
     with init_empty_weights():
         llava = LlavaModel(config)
@@ -153,8 +157,14 @@ def pooled_encoder(
     announce("second text encoder")
     tokenizer = CLIPTokenizer.from_pretrained(source.folder("tokenizer_2"))
     with init_empty_weights():
-        encoder = CLIPTextModel(CLIPTextConfig(**source.config("text_encoder_2")))
+        encoder = CLIPTextModel(transformers_config(CLIPTextConfig, source, "text_encoder_2"))
     encoder.requires_grad_(False).eval()
+    if encoder.config.eos_token_id not in (LAST_TOKEN, tokenizer.eos_token_id):
+        raise UserError(
+            f"{source.described('text_encoder_2')}: eos_token_id is {encoder.config.eos_token_id}, "
+            f"and the tokenizer ends a prompt with {tokenizer.eos_token_id}: they do not belong "
+            f"together"
+        )
     weights = without_prefix(source.weights("text_encoder_2"), "text_model.")
     supplied = supply(
         encoder, encoder.encoder.layers, weights, precise(dtype), STREAMED, device,

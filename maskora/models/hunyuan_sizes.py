@@ -9,11 +9,11 @@ scores out. It is told a truth value per token, since padded words are not atten
 take no mask cannot serve it.
 """
 
-from maskora.errors import UserError
 from maskora.models.base import Grid
 from maskora.models.hunyuan_encoder_sizes import TEXT_TOKENS, Llava, PooledEncoder
 from maskora.models.hunyuan_transformer_sizes import Transformer
 from maskora.models.hunyuan_vae_sizes import Vae
+from maskora.models.settings import hunyuan as settings
 from maskora.models.sizes import ITEM, Encoder, dense_bytes, stored_bytes
 from maskora.models.source import Source
 
@@ -47,10 +47,10 @@ class HunyuanSizes:
 
     def __init__(self, family: str, source: Source) -> None:
         self.grid = read_grid(source)
-        self._transformer = Transformer.read(source.config("transformer"))
-        self._text = Llava.read(source.config("text_encoder"))
-        self._pooled = PooledEncoder.read(source.config("text_encoder_2"))
-        self._vae = Vae.read(source.config("vae"))
+        self._transformer = Transformer.read(settings.HunyuanTransformer.of(source, "transformer"))
+        self._text = Llava.read(settings.Llava.of(source, "text_encoder"))
+        self._pooled = PooledEncoder.read(settings.ClipText.of(source, "text_encoder_2"))
+        self._vae = Vae.read(settings.HunyuanVae.of(source, "vae"))
         self.embeds_guidance = self._transformer.guidance
         self.parameters = {
             "transformer": self._transformer.count(),
@@ -143,12 +143,6 @@ class HunyuanSizes:
 
 def read_grid(source: Source) -> Grid:
     """The grid, from the configurations of the VAE and the transformer. Raises UserError."""
-    vae = source.config("vae")
-    patch = source.config("transformer").get("patch_size", 2)
-    if not isinstance(patch, int) or patch < 1:
-        raise UserError(f"{source.where}: its transformer's patch_size is {patch!r}")
-    return Grid(
-        cell=vae.get("spatial_compression_ratio", 8),
-        patch=patch,
-        temporal=vae.get("temporal_compression_ratio", 4),
-    )
+    vae = settings.HunyuanVae.of(source, "vae")
+    patch = settings.HunyuanTransformer.of(source, "transformer").patch_size
+    return Grid(vae.spatial_compression_ratio, patch, vae.temporal_compression_ratio)

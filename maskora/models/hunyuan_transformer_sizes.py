@@ -1,8 +1,8 @@
 """The parameters of HunyuanVideo's transformer, as diffusers' class makes them. Needs no torch."""
 
 from dataclasses import dataclass
-from typing import Any
 
+from maskora.models.settings.hunyuan import HunyuanTransformer
 from maskora.models.sizes import Parameter, count, linear
 
 FREQUENCIES = 256  # of timesteps and of guidance, before their first layer
@@ -38,24 +38,23 @@ class Transformer:
     guidance: bool
 
     @classmethod
-    def read(cls, config: dict[str, Any]) -> "Transformer":
-        """From the file's content; what it leaves out has diffusers' default."""
-        head = config.get("attention_head_dim", 128)
-        width = config.get("num_attention_heads", 24) * head
-        inputs = config.get("in_channels", 16)
+    def read(cls, told: HunyuanTransformer) -> "Transformer":
+        """From the part's configuration."""
+        head = told.attention_head_dim
+        width = told.num_attention_heads * head
         return cls(
-            double=config.get("num_layers", 20),
-            single=config.get("num_single_layers", 40),
-            refiners=config.get("num_refiner_layers", 2),
+            double=told.num_layers,
+            single=told.num_single_layers,
+            refiners=told.num_refiner_layers,
             width=width,
             head=head,
-            inner=int(width * config.get("mlp_ratio", 4.0)),
-            inputs=inputs,
-            outputs=config.get("out_channels", 16) or inputs,
-            cells=config.get("patch_size_t", 1) * config.get("patch_size", 2) ** 2,
-            text=config.get("text_embed_dim", 4096),
-            pooled=config.get("pooled_projection_dim", 768),
-            guidance=config.get("guidance_embeds", True),
+            inner=int(width * told.mlp_ratio),
+            inputs=told.in_channels,
+            outputs=told.out_channels,
+            cells=told.patch_size_t * told.patch_size**2,
+            text=told.text_embed_dim,
+            pooled=told.pooled_projection_dim,
+            guidance=told.guidance_embeds,
         )
 
     def double_block(self) -> list[Parameter]:

@@ -8,8 +8,8 @@ again and compare.
 from dataclasses import dataclass
 from itertools import pairwise
 from math import log2
-from typing import Any
 
+from maskora.models.settings.hunyuan import HunyuanVae
 from maskora.models.sizes import ITEM, tiled_area
 
 FLOAT = ITEM["float32"]
@@ -39,15 +39,15 @@ class Vae:
     attends: bool
 
     @classmethod
-    def read(cls, config: dict[str, Any]) -> "Vae":
-        """From the file's content; what it leaves out has diffusers' default."""
+    def read(cls, told: HunyuanVae) -> "Vae":
+        """From the part's configuration."""
         return cls(
-            widths=tuple(config.get("block_out_channels", (128, 256, 512, 512))),
-            latents=config.get("latent_channels", 16),
-            layers=config.get("layers_per_block", 2),
-            cell=config.get("spatial_compression_ratio", 8),
-            temporal=config.get("temporal_compression_ratio", 4),
-            attends=config.get("mid_block_add_attention", True),
+            widths=tuple(told.block_out_channels),
+            latents=told.latent_channels,
+            layers=told.layers_per_block,
+            cell=told.spatial_compression_ratio,
+            temporal=told.temporal_compression_ratio,
+            attends=told.mid_block_add_attention,
         )
 
     def count(self) -> int:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 
 from maskora.models.base import Context, ContextEncoder, Cue, EncodeCues
+from maskora.models.settings.wan import MINIATURE, WanTransformer
 from maskora.models.wan21 import FEED_FORWARD, SCHEDULER, Wan21
 
 SELF_ATTENTION = r"blocks\.\d+\.attn1\.(to_q|to_k|to_v|to_out\.0)"
@@ -23,14 +24,15 @@ class Miniature(Wan21):
     parts = ("transformer", "vae")
     weights = ("transformer", "vae")
     files = {"scheduler": SCHEDULER}  # noqa: RUF012 - never changed
+    settings = MINIATURE
     sees_picture = False
     instead = "miniature"
 
-    def _check_width(self, part: str, key: str, expected: int | None) -> None:
+    def _check_encoders(self, transformer: WanTransformer) -> None:
         """There is no encoder whose tokens could have another width."""
 
     def encoders(self) -> tuple[ContextEncoder, ...]:
-        width = int(self.source.config("transformer")["text_dim"])
+        width = WanTransformer.of(self.source, "transformer").text_dim
 
         @contextmanager
         def no_words() -> Iterator[EncodeCues]:

@@ -1,5 +1,6 @@
 """What the miniature asks of memory: Wan's arithmetic without encoders."""
 
+from maskora.models.settings.wan import WanTransformer, WanVae
 from maskora.models.sizes import Encoder
 from maskora.models.source import Source
 from maskora.models.wan21_encoder_sizes import Vae
@@ -14,9 +15,9 @@ class MiniatureSizes(WanSizes):
 
     def __init__(self, family: str, source: Source) -> None:
         self.grid = read_grid(source)
-        self._transformer = Transformer.read(source.config("transformer"))
+        self._transformer = Transformer.read(WanTransformer.of(source, "transformer"))
         self._image = None
-        self._vae = Vae.read(source.config("vae"))
+        self._vae = Vae.read(WanVae.of(source, "vae"))
         self.experts = 1
         self.parameters = {"transformer": self._transformer.count(), "vae": self._vae.count()}
         self.name = f"{family} {self._transformer.layers} x {self._transformer.width}"

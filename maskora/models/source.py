@@ -56,6 +56,10 @@ class Source(Protocol):
         """A part's configuration as diffusers or transformers write it. Raises UserError."""
         ...
 
+    def described(self, part: str) -> str:
+        """Where a part's configuration stands, for people."""
+        ...
+
     def index(self) -> dict[str, Any]:
         """What the pipeline itself is told (`model_index.json`); empty where there is none."""
         ...
@@ -90,12 +94,18 @@ class DiffusersFolder:
 
     def config(self, part: str) -> dict[str, Any]:
         """See `Source`."""
-        folder = self.where / part
-        path = next((folder / name for name in CONFIGS if (folder / name).is_file()), None)
-        config = read_json(path or folder / CONFIGS[0])
-        refuse_quantised(config, folder, "[model] path")
+        config = read_json(self._described(part))
+        refuse_quantised(config, self.where / part, "[model] path")
         settings: dict[str, Any] = without_code(config)
         return settings
+
+    def described(self, part: str) -> str:
+        """See `Source`."""
+        return str(self._described(part))
+
+    def _described(self, part: str) -> Path:
+        paths = [self.where / part / name for name in CONFIGS]
+        return next((path for path in paths if path.is_file()), paths[0])
 
     def index(self) -> dict[str, Any]:
         """See `Source`."""

@@ -5,9 +5,9 @@ condition channels; 512 text tokens padded with zeros; the second-to-last CLIP l
 reference picture, for both guidance branches.
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
 
 import torch
 from diffusers import WanTransformer3DModel
@@ -16,6 +16,9 @@ from torch import Tensor
 from maskora.errors import UserError
 from maskora.models.base import ContextEncoder, ModelInputs, Transformer, Vae
 from maskora.models.diffusers_base import DiffusersBase, grouped_cells
+from maskora.models.settings.checking import Settings, check_settings
+from maskora.models.settings.shared import VisionTower
+from maskora.models.settings.wan import WAN21, UMT5Encoder, WanTransformer, WanVae
 from maskora.models.source import Source
 from maskora.models.wan21_encoders import autoencoder, image_encoder, text_encoder
 from maskora.models.wan21_sizes import read_grid
@@ -45,6 +48,7 @@ class Wan21(DiffusersBase):
         "image_processor": IMAGE_PROCESSOR,
         "scheduler": SCHEDULER,
     }
+    settings: Mapping[str, type[Settings]] = WAN21
     sees_picture = True
     instead = "Wan2.1-I2V-14B-480P"
 
@@ -53,40 +57,39 @@ class Wan21(DiffusersBase):
     ) -> None:
         super().__init__(source, dtype, device, placement)
         if "transformer" in source.parts():  # another kind of base lacks other parts, too
-            self._check_kind(source.config("transformer"))
+            self._check_kind(WanTransformer.of(source, "transformer"))
         source.check(self.weights, self.files)
+        check_settings(source, self.settings)
         self.grid = read_grid(source)
-        config = source.config("transformer")
-        self.latent_channels = int(config.get("out_channels", 16))
-        self._check_width("text_encoder", "d_model", config.get("text_dim"))
-        if self.sees_picture:
-            self._check_width("image_encoder", "hidden_size", config["image_dim"])
+        transformer = WanTransformer.of(source, "transformer")
+        self.latent_channels = transformer.out_channels
+        self._check_width("vae", WanVae.of(source, "vae").z_dim, transformer.out_channels)
+        self._check_encoders(transformer)
 
-    def _check_kind(self, config: dict[str, Any]) -> None:
+    def _check_kind(self, transformer: WanTransformer) -> None:
         """The transformer takes what this family's do. Raises UserError."""
-        expected = 2 * int(config.get("out_channels", 16)) + MASK_CHANNELS
-        sees_picture = config.get("image_dim") is not None
-        if config.get("in_channels") != expected or sees_picture != self.sees_picture:
+        expected = 2 * transformer.out_channels + MASK_CHANNELS
+        sees_picture = transformer.image_dim is not None
+        if transformer.in_channels != expected or sees_picture != self.sees_picture:
             raise UserError(
-                f"{self.source.where}: its transformer takes {config.get('in_channels')} input "
+                f"{self.source.where}: its transformer takes {transformer.in_channels} input "
                 f"channels and {'' if sees_picture else 'no '}image tokens; {self.family} takes "
                 f"{expected} and {'' if self.sees_picture else 'no '}image tokens. This looks like "
                 f"a text-to-video or another Wan checkpoint: use {self.instead}"
             )
-        if config.get("pos_embed_seq_len") is not None:
+        if transformer.pos_embed_seq_len is not None:
             raise UserError(
                 f"{self.source.where} is a first-and-last-frame checkpoint (pos_embed_seq_len is "
                 f"set), which takes two pictures: use {self.instead}"
             )
 
-    def _check_width(self, part: str, key: str, expected: int | None) -> None:
-        """An encoder's tokens are as wide as the transformer takes them. Raises UserError."""
-        width = self.source.config(part).get(key)
-        if None not in (width, expected) and width != expected:
-            raise UserError(
-                f"{self.source.where}: the tokens of its {part} are {width} wide, and its "
-                f"transformer takes {expected}: they do not belong together"
-            )
+    def _check_encoders(self, transformer: WanTransformer) -> None:
+        """Their tokens are as wide as the transformer takes them. Raises UserError."""
+        text = UMT5Encoder.of(self.source, "text_encoder").d_model
+        self._check_width("text_encoder", text, transformer.text_dim)
+        if transformer.image_dim is not None:
+            image = VisionTower.of(self.source, "image_encoder").hidden_size
+            self._check_width("image_encoder", image, transformer.image_dim)
 
     def encoders(self) -> tuple[ContextEncoder, ...]:
         words = ContextEncoder(

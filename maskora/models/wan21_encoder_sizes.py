@@ -7,8 +7,9 @@ tensor; the tests count again and compare.
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
+from maskora.models.settings.shared import VisionTower
+from maskora.models.settings.wan import UMT5Encoder, WanVae
 from maskora.models.sizes import (
     ITEM,
     Encoder,
@@ -42,17 +43,17 @@ class TextEncoder:
     gated: bool
 
     @classmethod
-    def read(cls, config: dict[str, Any]) -> "TextEncoder":
-        """From the file's content; what it leaves out has transformers' default."""
+    def read(cls, told: UMT5Encoder) -> "TextEncoder":
+        """From the part's configuration."""
         return cls(
-            vocabulary=config.get("vocab_size", 250112),
-            width=config.get("d_model", 512),
-            heads=config.get("num_heads", 6),
-            head_width=config.get("d_kv", 64),
-            inner=config.get("d_ff", 1024),
-            layers=config.get("num_layers", 8),
-            buckets=config.get("relative_attention_num_buckets", 32),
-            gated=str(config.get("feed_forward_proj", "gated-gelu")).startswith("gated"),
+            vocabulary=told.vocab_size,
+            width=told.d_model,
+            heads=told.num_heads,
+            head_width=told.d_kv,
+            inner=told.d_ff,
+            layers=told.num_layers,
+            buckets=told.relative_attention_num_buckets,
+            gated=told.gated,
         )
 
     def layer(self, dtype: str) -> list[Parameter]:
@@ -96,14 +97,14 @@ class ImageEncoder:
     image: int
 
     @classmethod
-    def read(cls, config: dict[str, Any]) -> "ImageEncoder":
-        """From the file's content; what it leaves out has transformers' default."""
+    def read(cls, told: VisionTower) -> "ImageEncoder":
+        """From the part's configuration."""
         return cls(
-            width=config.get("hidden_size", 768),
-            inner=config.get("intermediate_size", 3072),
-            layers=config.get("num_hidden_layers", 12),
-            patch=config.get("patch_size", 32),
-            image=config.get("image_size", 224),
+            width=told.hidden_size,
+            inner=told.intermediate_size,
+            layers=told.num_hidden_layers,
+            patch=told.patch_size,
+            image=told.image_size,
         )
 
     @property
@@ -166,20 +167,20 @@ class Vae:
     skips: bool
 
     @classmethod
-    def read(cls, config: dict[str, Any]) -> "Vae":
-        """From the file's content; what it leaves out has diffusers' default."""
-        base = config.get("base_dim", 96)
+    def read(cls, told: WanVae) -> "Vae":
+        """From the part's configuration."""
+        base = told.base_dim
         return cls(
             base=base,
-            decoder_base=config.get("decoder_base_dim") or base,
-            latents=config.get("z_dim", 16),
-            multiples=tuple(config.get("dim_mult", (1, 2, 4, 4))),
-            residuals=config.get("num_res_blocks", 2),
-            temporal=tuple(config.get("temperal_downsample", (False, True, True))),
-            cell=config.get("scale_factor_spatial", 8),
-            chunk=config.get("scale_factor_temporal", 4),
-            patch=config.get("patch_size") or 1,
-            skips=config.get("is_residual", False),
+            decoder_base=told.decoder_base_dim or base,
+            latents=told.z_dim,
+            multiples=tuple(told.dim_mult),
+            residuals=told.num_res_blocks,
+            temporal=tuple(told.temperal_downsample),
+            cell=told.cell,
+            chunk=told.temporal,
+            patch=told.patch_size or 1,
+            skips=told.is_residual,
         )
 
     def count(self) -> int:

@@ -16,9 +16,9 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor
 
-from maskora.errors import UserError
 from maskora.models.base import Context, Cue, EncodeCues, Vae
-from maskora.models.building import announce, as_bytes, build, released, without_prefix
+from maskora.models.building import announce, as_bytes, build, check_words, released, without_prefix
+from maskora.models.settings.checking import transformers_config
 from maskora.models.source import Source
 from maskora.models.umt5_tokenizer import open_tokenizer
 from maskora.streaming.blocks import precise
@@ -45,18 +45,14 @@ def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> It
 
     announce("text encoder")
     tokenizer = open_tokenizer(source.folder("tokenizer"))
-    config = UMT5Config(**source.config("text_encoder"))
+    config = transformers_config(UMT5Config, source, "text_encoder")
     with init_empty_weights():
         encoder = UMT5EncoderModel(config)
     encoder.requires_grad_(False).to(dtype).eval()
     weights = source.weights("text_encoder")
     embeddings = next((n for n in WORD_EMBEDDINGS if n in weights.names()), WORD_EMBEDDINGS[0])
-    weights.check(embeddings, (config.vocab_size, config.d_model))
-    if len(tokenizer) > config.vocab_size:
-        raise UserError(
-            f"{source.folder('tokenizer')} has {len(tokenizer)} tokens, and {weights.told} knows "
-            f"{config.vocab_size}: they do not belong together"
-        )
+    shape = (config.vocab_size, config.d_model)
+    check_words(weights, embeddings, shape, len(tokenizer), source.folder("tokenizer"))
     # transformers computes this layer in float32 where the rest is float16.
     wide = ("wo",) if dtype == torch.float16 else ()
     supplied = supply(
@@ -93,7 +89,7 @@ def image_encoder(source: Source, device: torch.device) -> Iterator[EncodeCues]:
     announce("image encoder")
     # The PIL processor on every machine, so that pictures do not depend on what is installed.
     processor = CLIPImageProcessorPil.from_pretrained(source.folder("image_processor"))
-    config = CLIPVisionConfig(**source.config("image_encoder"))
+    config = transformers_config(CLIPVisionConfig, source, "image_encoder")
     weights = without_prefix(source.weights("image_encoder"), "vision_model.")
     encoder = build(lambda: CLIPVisionModel(config), weights, IMAGE_EXTRAS)
     precision = precise(torch.float32)

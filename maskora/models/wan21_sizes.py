@@ -9,8 +9,9 @@ them: an attention that does not write its scores out, and RMS norms in one piec
 
 from dataclasses import dataclass
 
-from maskora.errors import UserError
 from maskora.models.base import Grid
+from maskora.models.settings.shared import VisionTower
+from maskora.models.settings.wan import UMT5Encoder, WanTransformer, WanVae
 from maskora.models.sizes import ITEM, Encoder, dense_bytes, stored_bytes
 from maskora.models.source import Source
 from maskora.models.wan21_encoder_sizes import TEXT_TOKENS, ImageEncoder, TextEncoder, Vae
@@ -62,12 +63,16 @@ class WanSizes:
 
     def __init__(self, family: str, source: Source) -> None:
         self.grid = read_grid(source)
-        self._transformer = Transformer.read(source.config("transformer"))
-        self._text = TextEncoder.read(source.config("text_encoder"))
+        self._transformer = Transformer.read(WanTransformer.of(source, "transformer"))
+        self._text = TextEncoder.read(UMT5Encoder.of(source, "text_encoder"))
         sees_picture = self._transformer.image > 0
-        self._image = ImageEncoder.read(source.config("image_encoder")) if sees_picture else None
-        self._vae = Vae.read(source.config("vae"))
+        self._image = (
+            ImageEncoder.read(VisionTower.of(source, "image_encoder")) if sees_picture else None
+        )
+        self._vae = Vae.read(WanVae.of(source, "vae"))
         self.experts = 2 if family == "wan2.2-i2v" else 1
+        if self.experts == 2 and "transformer_2" in source.parts():  # as large as the first
+            WanTransformer.of(source, "transformer_2")
         self.parameters = {
             "transformer": self._transformer.count(),
             "text_encoder": self._text.count(),
@@ -170,13 +175,6 @@ class WanSizes:
 
 def read_grid(source: Source) -> Grid:
     """The grid of a Wan checkpoint, from the configurations of its VAE and its transformer."""
-    vae = source.config("vae")
-    patch = source.config("transformer").get("patch_size", [1, 2, 2])
-    downsampling = vae.get("temperal_downsample", [False, True, True])
-    if not (isinstance(patch, list) and len(patch) == 3 and all(patch)):
-        raise UserError(f"{source.where}: its transformer's patch_size is {patch!r}")
-    return Grid(
-        cell=vae.get("scale_factor_spatial", 2 ** len(downsampling)),
-        patch=max(patch[1:]),
-        temporal=vae.get("scale_factor_temporal", 2 ** sum(downsampling)),
-    )
+    vae = WanVae.of(source, "vae")
+    patch = WanTransformer.of(source, "transformer").patch_size[-1]
+    return Grid(vae.cell, patch, vae.temporal)

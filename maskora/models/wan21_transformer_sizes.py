@@ -1,8 +1,8 @@
 """The parameters of Wan2.1's transformer, as diffusers' class makes them. Needs no torch."""
 
 from dataclasses import dataclass
-from typing import Any
 
+from maskora.models.settings.wan import WanTransformer
 from maskora.models.sizes import ITEM, Parameter, count, linear
 
 
@@ -34,25 +34,24 @@ class Transformer:
     crossed_norm: bool
 
     @classmethod
-    def read(cls, config: dict[str, Any]) -> "Transformer":
-        """From the file's content; what it leaves out has diffusers' default."""
-        head = config.get("attention_head_dim", 128)
-        frames, height, width = config.get("patch_size", (1, 2, 2))
-        inputs = config.get("in_channels", 16)
+    def read(cls, told: WanTransformer) -> "Transformer":
+        """From the part's configuration."""
+        head = told.attention_head_dim
+        frames, height, width = told.patch_size
         return cls(
-            layers=config.get("num_layers", 40),
-            width=config.get("num_attention_heads", 40) * head,
+            layers=told.num_layers,
+            width=told.num_attention_heads * head,
             head=head,
-            inner=config.get("ffn_dim", 13824),
-            inputs=inputs,
-            outputs=config.get("out_channels", 16) or inputs,
+            inner=told.ffn_dim,
+            inputs=told.in_channels,
+            outputs=told.out_channels,
             cells=frames * height * width,
-            text=config.get("text_dim", 4096),
-            frequencies=config.get("freq_dim", 256),
-            image=config.get("image_dim") or 0,
-            added=config.get("added_kv_proj_dim") or 0,
-            positions=config.get("rope_max_seq_len", 1024),
-            crossed_norm=config.get("cross_attn_norm", True),
+            text=told.text_dim,
+            frequencies=told.freq_dim,
+            image=told.image_dim or 0,
+            added=told.added_kv_proj_dim or 0,
+            positions=told.rope_max_seq_len,
+            crossed_norm=told.cross_attn_norm,
         )
 
     def block(self) -> list[Parameter]:

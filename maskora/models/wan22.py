@@ -6,6 +6,7 @@ Levels of much noise belong to the first, the others to the second; the border s
 
 from maskora.errors import UserError
 from maskora.models.base import Expert
+from maskora.models.settings.wan import WAN22, WanTransformer
 from maskora.models.source import Source
 from maskora.models.wan21 import SCHEDULER, TOKENIZER, Wan21
 from maskora.streaming.plan import RESIDENT, Placement
@@ -20,6 +21,7 @@ class Wan22(Wan21):
     parts = ("transformer", "transformer_2", "vae", "text_encoder", "tokenizer")
     weights = ("transformer", "transformer_2", "vae", "text_encoder")
     files = {"tokenizer": TOKENIZER, "scheduler": SCHEDULER}  # noqa: RUF012 - never changed
+    settings = WAN22
     sees_picture = False
     instead = "Wan2.2-I2V-A14B"
 
@@ -27,6 +29,8 @@ class Wan22(Wan21):
         self, source: Source, dtype: str, device: str, placement: Placement = RESIDENT
     ) -> None:
         super().__init__(source, dtype, device, placement)
+        self._check_class(source.config("transformer_2").get("_class_name"))
+        self._check_kind(WanTransformer.of(source, "transformer_2"))
         boundary = source.index().get("boundary_ratio", BOUNDARY)
         if not (isinstance(boundary, int | float) and 0 < boundary < 1):
             raise UserError(

@@ -40,7 +40,8 @@ def read_header(path: Path) -> dict[str, Stored]:
     for name, entry in header.items():
         try:
             (begin, end), shape, kind = entry["data_offsets"], tuple(entry["shape"]), entry["dtype"]
-            fits = begin >= 0 and end - begin == prod(shape) * SIZES[kind]
+            fits = end - begin == prod(shape) * SIZES[kind]
+            fits = fits and all(type(one) is int and one >= 0 for one in (begin, end, *shape))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: {name} is described in an unknown way ({error!r})") from None
         if not fits:

@@ -26,18 +26,34 @@ def read_pickled(path: Path) -> dict[str, Stored]:
     """Where each tensor of a .pth file lies, by name.
 
     Raises:
-        UserError: the file is damaged, of torch's old form, or holds anything but named tensors.
+        UserError: the file is damaged, compressed, of torch's old form, or holds anything but
+            named tensors.
     """
     if not zipfile.is_zipfile(path):
         raise UserError(
             f"{path} is cut off, or in the form that torch wrote before version 1.6: download it "
             f"again, or name a .safetensors file of the same weights"
         )
+    _check_archive(path)
     tensors = _load(path)
     if not isinstance(tensors, dict):
         raise UserError(f"{path} holds no named tensors, but {type(tensors).__name__}")
     size = path.stat().st_size
     return {name: _stored(path, size, name, tensor) for name, tensor in tensors.items()}
+
+
+def _check_archive(path: Path) -> None:
+    """Its members lie as they are, as torch writes them. Raises UserError."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [one for one in archive.infolist() if one.compress_type != zipfile.ZIP_STORED]
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path} is damaged ({error}): download it again") from None
+    if packed:
+        raise UserError(
+            f"{path}: {packed[0].filename} is compressed, as torch does not write it: unpack and "
+            f"save it with torch, or name a .safetensors file of the same weights"
+        )
 
 
 def _load(path: Path) -> Any:
@@ -56,8 +72,10 @@ def _load(path: Path) -> Any:
 
 
 def _stored(path: Path, size: int, name: object, tensor: object) -> Stored:
-    if not (isinstance(name, str) and isinstance(tensor, Tensor)):
+    if not isinstance(tensor, Tensor):
         raise UserError(f"{path}: {name} is no tensor, but {type(tensor).__name__}")
+    if not isinstance(name, str):
+        raise UserError(f"{path}: a tensor is called {name!r}, which is no name")
     kind, shape = KINDS.get(tensor.dtype), tuple(tensor.shape)
     if kind is None or not tensor.is_contiguous():
         raise UserError(f"{path}: {name} is stored in a way that is not read here ({tensor.dtype})")

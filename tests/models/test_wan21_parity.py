@@ -88,8 +88,8 @@ def test_the_shift_reaches_either_scheduler(tiny_model: Path, tmp_path: Path, ki
 
     folder = tmp_path / "model"
     shutil.copytree(tiny_model, folder)
-    options = {"use_flow_sigmas": True} if kind is UniPCMultistepScheduler else {}
-    kind(**options).save_pretrained(folder / "scheduler")
+    flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+    kind(**(flow if kind is UniPCMultistepScheduler else {})).save_pretrained(folder / "scheduler")
     model = open_model("wan2.1-i2v", folder, "float32", "cpu")
     levels = {}
     for shift in (1.0, 5.0):

@@ -14,8 +14,10 @@ from transformers import CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from maskora import lora
 from maskora.models import open_source, read_sizes
+from maskora.models.settings.wan import WanTransformer as Settings
 from maskora.models.wan21 import ATTENTION, FEED_FORWARD
 from maskora.models.wan21_sizes import WanSizes
+from maskora.models.wan21_transformer_sizes import Transformer
 from maskora.streaming.blocks import Block, precise
 from maskora.streaming.formats import FORMATS
 from maskora.streaming.recompute import recompute_layers
@@ -313,8 +315,7 @@ def test_importing_the_bases_needs_no_torch(tiny_model: Path) -> None:
 def test_every_public_module_of_a_block_is_counted() -> None:
     """A block without image keys has none of their parameters."""
     config = {"num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 96, "num_layers": 1}
-    from maskora.models.wan21_transformer_sizes import Transformer
-
     model: nn.Module = on_meta(lambda: WanTransformer3DModel(cross_attn_norm=False, **config))
     counted = sum(parameter.numel() for parameter in model.parameters())
-    assert Transformer.read({**config, "cross_attn_norm": False}).count() == counted
+    told = Settings(in_channels=16, cross_attn_norm=False, **config)
+    assert Transformer.read(told).count() == counted

@@ -68,6 +68,9 @@ class Pieces:
             return dict(self._settings[part])
         return dict(self._part(part).kind.config)
 
+    def described(self, part: str) -> str:
+        return self._part(part).where if part in self._parts else self._what
+
     def index(self) -> dict[str, Any]:
         return {}
 
@@ -116,6 +119,9 @@ class Overlaid:
 
     def config(self, part: str) -> dict[str, Any]:
         return self._home(part).config(part)
+
+    def described(self, part: str) -> str:
+        return self._home(part).described(part)
 
     def index(self) -> dict[str, Any]:
         return self._under.index()

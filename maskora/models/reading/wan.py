@@ -41,14 +41,12 @@ def transformer(given: Mapping[str, Any]) -> Layout:
 def _config(given: Mapping[str, Any], found: Translation) -> dict[str, Any]:
     """The configuration of `WanTransformer3DModel`; shapes do not tell heads and epsilon."""
     width = found.length(*((f"blocks.{{}}.attn1.to_{x}.bias", 0) for x in "qkv"))
-    heads, epsilon = given.get("num_heads", width // HEAD), given.get("eps", 1e-6)
-    if not (isinstance(heads, int) and heads > 0 and width % heads == 0):
+    heads = given.get("num_heads", width // HEAD)
+    if not (type(heads) is int and heads > 0 and width % heads == 0):
         raise UserError(
             f"{found.told}: {heads!r} heads do not go into blocks of width {width}; the heads of "
             f"Wan's models have {HEAD} each"
         )
-    if not isinstance(epsilon, float):
-        raise UserError(f"{found.told}: eps is {epsilon!r} in its config.json, which is no number")
     return {
         "_class_name": "WanTransformer3DModel",
         "num_attention_heads": heads,
@@ -72,7 +70,7 @@ def _config(given: Mapping[str, Any], found: Translation) -> dict[str, Any]:
         if found.has(IMAGE)
         else None,
         "added_kv_proj_dim": width if found.has("blocks.0.attn2.add_k_proj.") else None,
-        "eps": epsilon,
+        "eps": given.get("eps", 1e-6),
     }
 
 

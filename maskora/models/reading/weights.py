@@ -97,13 +97,13 @@ def _scaled(factors: str, stored: Mapping[str, Stored]) -> tuple[str, str]:
 
 def _check_formats(paths: Iterable[Path], stored: Mapping[str, Stored]) -> None:
     """Raises UserError where a file's notes tell of a form that is not read."""
-    notes = [
+    notes: list[tuple[Path, bytes | str]] = [
         (one.path, read_small(one, prod(one.shape) * SIZES[one.kind]))
         for name, one in stored.items()
         if name.endswith(".comfy_quant")
     ]
     whole = ((path, read_metadata(path)) for path in paths if is_safetensors(path))
-    notes += [(path, noted[METADATA].encode()) for path, noted in whole if METADATA in noted]
+    notes += [(path, noted[METADATA]) for path, noted in whole if METADATA in noted]
     for path, note in notes:
         if other := sorted(_formats(path, note) - FORMATS):
             raise UserError(
@@ -111,7 +111,7 @@ def _check_formats(paths: Iterable[Path], stored: Mapping[str, Stored]) -> None:
             )
 
 
-def _formats(path: Path, note: bytes) -> set[str]:
+def _formats(path: Path, note: bytes | str) -> set[str]:
     """The formats that a note names: of one layer, or of all."""
     try:
         content = json.loads(note)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +60,23 @@ def test_a_pth_file_of_another_form_or_cut_off_is_told(original: Path, name: str
     refused(lambda: open_source(original), f"{name} holds no named tensors, but list")
 
 
+def test_a_pth_file_that_was_compressed_afterwards_is_told(original: Path) -> None:
+    path = original / layouts.VAE_FILE
+    with zipfile.ZipFile(path) as archive:
+        members = {one.filename: archive.read(one) for one in archive.infolist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    assert torch.load(path), "torch itself reads it"
+    refused(lambda: open_source(original), f"{layouts.VAE_FILE}: .* is compressed, as torch does")
+
+
+def test_a_pth_tensor_without_a_name_is_told(original: Path) -> None:
+    path = original / layouts.VAE_FILE
+    torch.save({3: torch.zeros(2)}, path)
+    refused(lambda: open_source(original), "a tensor is called 3, which is no name")
+
+
 def test_a_pth_tensor_that_is_a_transposed_view_is_told(original: Path) -> None:
     path = original / layouts.VAE_FILE
     torch.save({"odd": torch.zeros(2, 3).t()}, path)
@@ -71,6 +89,24 @@ def test_a_cut_single_file_is_told(files: dict[str, Path], tmp_path: Path, part:
     path.write_bytes(files[part].read_bytes()[:-100])
     files[part] = path
     refused(lambda: open_source(None, files), r"cut\.safetensors is cut off within .*again")
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        ({"a": {"dtype": "F32", "shape": [-2, -2], "data_offsets": [0, 16]}}, "a is described wro"),
+        ({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0.0, 16.0]}}, "a is described wro"),
+        ({"a": {"dtype": "F32", "shape": [4.0], "data_offsets": [0, 16]}}, "a is described wrong"),
+        ({"__metadata__": {"_quantization_metadata": {"layers": 3}}}, "its notes on quantisation"),
+    ],
+)
+def test_a_header_of_odd_numbers_is_told(
+    files: dict[str, Path], tmp_path: Path, header: dict[str, object], told: str
+) -> None:
+    text, path = json.dumps(header).encode(), tmp_path / "odd.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(16))
+    files["vae"] = path
+    refused(lambda: open_source(None, files), rf"odd\.safetensors: {told}")
 
 
 def test_a_cut_shard_and_a_missing_one_are_told(original: Path) -> None:
@@ -99,7 +135,9 @@ def test_a_configuration_that_disagrees_with_the_tensors_is_told(original: Path)
     for key, value, told in (
         ("num_layers", 40, "num_layers is 40 in its config.json, and its tensors are of 3"),
         ("num_heads", 7, "7 heads do not go into blocks of width 128"),
-        ("eps", "tiny", "eps is 'tiny'"),
+        ("num_heads", True, "True heads do not go into blocks of width 128"),
+        ("eps", "tiny", 'eps is "tiny", and it should be a valid number'),
+        ("eps", -1e-6, "eps is -1e-06, and it should be greater than 0"),
         ("quantization_config", {}, "quantised by other software"),
     ):
         path.write_text(json.dumps({**given, key: value}))

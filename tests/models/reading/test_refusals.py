@@ -108,7 +108,7 @@ def test_an_encoder_of_another_width_is_refused(
         return tensors | {name: torch.zeros(len(tensors[name]), 40)}
 
     files["transformer"] = changed(files["transformer"], tmp_path / "wide.safetensors", wider)
-    refused(lambda: open_source(None, files), "tokens of its text_encoder are 32 wide.* takes 40")
+    refused(lambda: open_source(None, files), "what its text_encoder gives is 32 wide.* takes 40")
 
 
 def test_what_is_missing_beside_the_files_is_told_at_once(files: dict[str, Path]) -> None:

@@ -1,0 +1,129 @@
+"""Parts that do not fit one another, and what is known only when a part is loaded."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from maskora.errors import UserError
+from maskora.models import open_model
+from tests.models.damaging import (
+    FULL,
+    NEWER,
+    PUBLISHED,
+    WAN,
+    WAN22,
+    changed,
+    config_of,
+    copied,
+    damaged,
+    write_all,
+)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_all(tmp_path_factory.mktemp("bases"))
+
+
+@pytest.mark.parametrize(
+    ("family", "encoder", "part", "key", "value", "told"),
+    [
+        (WAN, "text", "text_encoder", "use_cache", None, "'use_cache' expected bool, got NoneType"),
+        (WAN, "image", "image_encoder", "initializer_range", "x", "'initializer_range' expected f"),
+        (FULL, "pooled", "text_encoder_2", "projection_dim", "x", "'projection_dim' expected int"),
+        (FULL, "text", "text_encoder", "image_seq_length", "x", "'image_seq_length' expected int"),
+        (NEWER, "text", "text_encoder", "max_window_layers", "x", "'max_window_layers' expected"),
+        (NEWER, "glyphs", "text_encoder_2", "use_cache", 3, "'use_cache' expected bool, got int"),
+        (NEWER, "image", "image_encoder", "attention_dropout", "x", "Field 'attention_dropout'"),
+    ],
+)
+def test_what_only_the_parts_class_knows_is_told_when_it_is_loaded(
+    folders: dict[str, Path],
+    tmp_path: Path,
+    family: str,
+    encoder: str,
+    part: str,
+    key: str,
+    value: object,
+    told: str,
+) -> None:
+    copy, path = damaged(folders[family], tmp_path, part, key, value)
+    model = open_model(family, copy, "float32", "cpu")
+    (found,) = [one for one in model.encoders() if one.name == encoder]
+    with pytest.raises(UserError, match=f"^{path}: .*{told}.*{PUBLISHED}$"), found.load():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("family", "encoder", "part", "key", "value", "told"),
+    [
+        (WAN, "text", "text_encoder", "vocab_size", 99, r"shared.weight is \(192, 32\) instead of"),
+        (
+            FULL,
+            "text",
+            "text_encoder",
+            "text_config.vocab_size",
+            99,
+            r"tokens.weight is \(489, 32\)",
+        ),
+        (FULL, "pooled", "text_encoder_2", "eos_token_id", 7, "eos_token_id is 7, and the token"),
+        (NEWER, "text", "text_encoder", "vocab_size", 99, r"embed_tokens.weight is \(259, 32\)"),
+        (NEWER, "glyphs", "text_encoder_2", "vocab_size", 99, r"shared.weight is \(384, 24\) inst"),
+    ],
+)
+def test_words_that_do_not_fit_their_encoder_are_told(
+    folders: dict[str, Path],
+    tmp_path: Path,
+    family: str,
+    encoder: str,
+    part: str,
+    key: str,
+    value: int,
+    told: str,
+) -> None:
+    copy, path = damaged(folders[family], tmp_path, part, key, value)
+    model = open_model(family, copy, "float32", "cpu")
+    (found,) = [one for one in model.encoders() if one.name == encoder]
+    with pytest.raises(UserError, match=f"{path.parent}.*{told}"), found.load():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("family", "part", "key", "value"),
+    [
+        (WAN, "vae", "z_dim", 12),
+        (WAN, "text_encoder", "d_model", 64),
+        (WAN, "image_encoder", "hidden_size", 64),
+        (FULL, "vae", "latent_channels", 8),
+        (FULL, "text_encoder", "text_config.hidden_size", 64),
+        (FULL, "text_encoder_2", "hidden_size", 64),
+        (NEWER, "vae", "latent_channels", 16),
+        (NEWER, "text_encoder", "hidden_size", 64),
+        (NEWER, "text_encoder_2", "d_model", 64),
+        (NEWER, "image_encoder", "hidden_size", 64),
+    ],
+)
+def test_parts_that_do_not_fit_the_transformer_are_told(
+    folders: dict[str, Path], tmp_path: Path, family: str, part: str, key: str, value: int
+) -> None:
+    copy = copied(folders[family], tmp_path)
+    path = config_of(copy, part)
+    config = changed(json.loads(path.read_text()), tuple(key.split(".")), value)
+    if part == "vae" and family == WAN:
+        config |= {"latents_mean": value * [0.0], "latents_std": value * [1.0]}
+    if part == "text_encoder" and family == NEWER:
+        config |= {"num_attention_heads": 4}
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=f"{copy}: what its {part} gives is {value} wide"):
+        open_model(family, copy, "float32", "cpu")
+
+
+def test_the_second_transformer_is_of_the_same_kind(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    copy = copied(folders[WAN22], tmp_path)
+    path = config_of(copy, "transformer_2")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"in_channels": 16}))
+    with pytest.raises(UserError, match="takes 16 input channels"):
+        open_model(WAN22, copy, "float32", "cpu")
