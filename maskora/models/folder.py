@@ -30,7 +30,7 @@ def check_parts(folder: Path, weights: tuple[str, ...], files: dict[str, tuple[s
         files: sub-folder -> file names, of which one must exist.
 
     Raises:
-        UserError: with all that is missing, in one message.
+        UserError: with all that is missing, in one message; or with a JSON file that is damaged.
     """
     missing = [problem for part in weights for problem in _missing_weights(folder / part)]
     for part, names in files.items():
@@ -41,6 +41,14 @@ def check_parts(folder: Path, weights: tuple[str, ...], files: dict[str, tuple[s
             f"{folder} is not a complete model folder in diffusers' layout; missing: "
             + ", ".join(missing)
         )
+    for part in files:
+        check_readable(folder / part)
+
+
+def check_readable(folder: Path) -> None:
+    """JSON files of a folder that transformers reads by itself hold objects. Raises UserError."""
+    for path in sorted(folder.glob("*.json")):
+        read_json(path)
 
 
 def _missing_weights(part: Path) -> list[str]:

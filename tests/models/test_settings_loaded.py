@@ -127,3 +127,24 @@ def test_the_second_transformer_is_of_the_same_kind(
     path.write_text(json.dumps(json.loads(path.read_text()) | {"in_channels": 16}))
     with pytest.raises(UserError, match="takes 16 input channels"):
         open_model(WAN22, copy, "float32", "cpu")
+
+
+@pytest.mark.parametrize("content", ['{"a": ', "", "[]"])
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        (WAN, "image_processor/preprocessor_config.json"),
+        (WAN, "tokenizer/tokenizer.json"),
+        (FULL, "tokenizer_2/tokenizer_config.json"),
+        (NEWER, "feature_extractor/preprocessor_config.json"),
+        (NEWER, "tokenizer/tokenizer_config.json"),
+    ],
+)
+def test_a_cut_file_of_a_tokenizer_or_a_processor_is_told(
+    folders: dict[str, Path], tmp_path: Path, family: str, name: str, content: str
+) -> None:
+    copy = copied(folders[family], tmp_path)
+    (copy / name).unlink()
+    (copy / name).write_text(content)
+    with pytest.raises(UserError, match=f"^{copy / name} is damaged: "):
+        open_model(family, copy, "float32", "cpu")

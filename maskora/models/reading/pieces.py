@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskora.errors import UserError
-from maskora.models.folder import part_files
+from maskora.models.folder import check_readable, part_files
 from maskora.models.reading.part import StoredPart
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Pieces:
         folder = self._folders[part]()
         if not any((folder / name).is_file() for name in names):
             raise UserError(f"{self._what}: missing {self._short(folder / names[0])}")
+        check_readable(folder)
 
     def _short(self, path: Path) -> str:
         return str(path.relative_to(self.where) if path.is_relative_to(self.where) else path)

@@ -123,6 +123,11 @@ def test_a_cut_shard_and_a_missing_one_are_told(original: Path) -> None:
     )
 
 
+def test_a_cut_tokenizer_is_told(original: Path) -> None:
+    (original / "google/umt5-xxl/tokenizer.json").write_text('{"version": ')
+    refused(lambda: open_source(original), r"umt5-xxl/tokenizer\.json is damaged: ")
+
+
 def test_a_folder_of_which_only_the_configuration_is_there_is_told(original: Path) -> None:
     for path in [*original.glob("*.safetensors*"), *original.glob("*.pth")]:
         path.unlink()
