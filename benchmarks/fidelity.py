@@ -24,7 +24,7 @@ import maskora.miniature
 from benchmarks.claims.choosing import choose
 from benchmarks.claims.claims import CLAIMS, keys
 from benchmarks.claims.evidence import write_evidence
-from benchmarks.claims.runs import measure, pictures_of, pool, read_results
+from benchmarks.claims.runs import measure, pictures_of, pool, results_of
 from benchmarks.claims.settings import Settings, read_settings, write_settings
 from benchmarks.claims.trials import base_name, open_base
 from maskora.errors import Fault, UserError
@@ -60,6 +60,7 @@ def main(
 ) -> None:
     """Test the claims, and tell what came of it."""
     try:
+        check_options(choosing, reporting, claim or [])
         if choosing:
             with pool(workers) as executor:
                 write_settings(settings, choose(model, executor))
@@ -73,13 +74,24 @@ def main(
         raise typer.Exit(2 if isinstance(error, UserError) else 1) from None
 
 
+def check_options(choosing: bool, reporting: bool, claims: list[int]) -> None:
+    """Options that go together. Raises UserError."""
+    known = [claim.number for claim in CLAIMS]
+    if unknown := sorted(set(claims) - set(known)):
+        raise UserError(f"--claim {unknown[0]}: choose of {known[0]} to {known[-1]}")
+    if choosing and reporting:
+        raise UserError("--choose and --report are two runs: name one")
+    if claims and (choosing or reporting):
+        raise UserError("--claim is for the run alone; --choose and --report take no part of it")
+
+
 def _chosen(path: Path, model: Path) -> Settings:
     return read_settings(path, base_name(open_base(model)))
 
 
 def _report(model: Path, settings: Path, output: Path, page: Path, scenes: int) -> None:
-    results = read_results(output)
-    write_evidence(page, results, _chosen(settings, model), pictures_of(output), scenes)
+    chosen = _chosen(settings, model)
+    write_evidence(page, results_of(output, chosen), chosen, pictures_of(output), scenes)
     print(page)
 
 

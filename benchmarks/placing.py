@@ -11,6 +11,7 @@ from maskora.commands.machine import DeviceKind
 from maskora.commands.plan import Plan, plan_for
 from maskora.config import Config, load_config
 from maskora.errors import UserError
+from maskora.models import open_source
 from maskora.streaming.plan import Placement
 from maskora.workspace import Workspace
 
@@ -69,7 +70,7 @@ def plan_request(request: Request, card_bytes: int | None) -> Plan:
         config = config.model_copy(update={"memory": memory})
     device: DeviceKind = "cpu" if card_bytes is None else "cuda"
     purpose: Purpose = "infer" if request.job.kind == "infer" else "train"
-    return plan_for(config, Workspace(folder), None, folder, device, purpose)
+    return plan_for(config, Workspace(folder), None, open_source(folder), device, purpose)
 
 
 def placed(request: Request, plan: Plan) -> Job:

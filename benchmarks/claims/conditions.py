@@ -47,15 +47,15 @@ class Condition:
     Attributes:
         training: of the motion LoRA; None for the bare base.
         appearance: how the second stage shows an edited last frame; None without it.
-        shown: what the model sees at inference; "truth" is the edited clip through the
-            autoencoder, the ceiling.
+        shown: what the model sees at inference; "truth" and "source" are the edited clip (the
+            ceiling) and the untouched one through the autoencoder, and no model.
         blended: the paper's equation 3 at every step (`inference.lock = "latent"`).
     """
 
     training: Training | None
     subject: Subject = Subject()
     appearance: Keyframing | None = None
-    shown: Conditioning | Literal["truth"] = "masked"
+    shown: Conditioning | Literal["truth", "source"] = "masked"
     blended: bool = False
 
 
@@ -63,11 +63,13 @@ NAIVE = Training("first-frame")
 EVOLVING = Subject(evolving=True)
 CONDITIONS: dict[str, Condition] = {
     "autoencoder": Condition(None, shown="truth"),
+    "source": Condition(None, shown="source"),
     "base, plain": Condition(None, shown="first-frame"),
     "base, boxed": Condition(None),
     "naive LoRA": Condition(NAIVE, shown="first-frame"),
     "naive LoRA, blended": Condition(NAIVE, shown="first-frame", blended=True),
     "mask-aware LoRA": Condition(Training()),
+    "mask-aware LoRA, anchored keyframe": Condition(Training(), appearance="anchored"),
     "mask-aware LoRA, recoloured": Condition(Training(recoloured=True)),
     "mask-aware LoRA, windows of 5": Condition(Training(window=5)),
     "tight mask": Condition(Training(), Subject(mask="tight")),

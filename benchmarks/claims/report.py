@@ -14,10 +14,12 @@ from benchmarks.claims.statistics import Interval, by_scene, interval, paired
 Values = dict[tuple[int, int], float]  # (scene, seed) -> a figure
 NAMES = {
     "hit": "hit", "strict": "strict", "centroid": "centroid px", "angle": "angle °",
-    "inside_db": "inside dB", "background_db": "background dB", "evolved": "evolved",
+    "inside_db": "inside dB", "background_db": "background dB", "grown": "grown",
+    "evolved": "evolved",
     "late_db": "late dB",
 }  # fmt: skip
-DIGITS = {"hit": 2, "strict": 2, "evolved": 2}
+DIGITS = {"hit": 2, "strict": 2, "grown": 2, "evolved": 2}
+ALWAYS = ("hit", "strict", "centroid", "angle", "inside_db", "background_db")
 NOT_RUN = "not run"
 
 
@@ -42,18 +44,18 @@ class Measured:
     """Results by condition and figure, as far as they are complete."""
 
     def __init__(self, results: Results, scenes: int) -> None:
-        self._scenes = scenes
+        self.scenes = scenes
         self._figures = {(r.condition, r.scene, r.seed): r.figures for r in results.records}
 
     def seeds(self, names: Sequence[str], kinds: Sequence[str]) -> list[int]:
         """The seeds with which conditions were run on every scene."""
-        wanted = [(name, scene) for name in names for scene in scenes_of(kinds, self._scenes)]
+        wanted = [(name, scene) for name in names for scene in scenes_of(kinds, self.scenes)]
         every = sorted({seed for _, _, seed in self._figures})
         return [s for s in every if all((*each, s) in self._figures for each in wanted)]
 
     def values(self, name: str, kinds: Sequence[str], seeds: Sequence[int]) -> dict[str, Values]:
         """A condition's figures on all scenes."""
-        scenes = scenes_of(kinds, self._scenes)
+        scenes = scenes_of(kinds, self.scenes)
         told = {(n, s): self._figures[name, n, s] for n in scenes for s in seeds}
         figures = next(iter(told.values()))
         return {each: {key: told[key][each] for key in told} for each in figures}
@@ -61,14 +63,14 @@ class Measured:
     def outcome(self, comparison: Comparison) -> Outcome:
         """A comparison's differences and its mark."""
         pair, kinds = (comparison.ours, comparison.other), comparison.kinds
-        scenes, seeds = len(scenes_of(kinds, self._scenes)), self.seeds(pair, kinds)
+        scenes, seeds = len(scenes_of(kinds, self.scenes)), self.seeds(pair, kinds)
         if not seeds:
             return Outcome(comparison, scenes, [], {}, NOT_RUN)
         ours, other = (self.values(name, kinds, seeds) for name in pair)
         differences = {
             figure: interval(list(paired(ours[figure], other[figure]).values()))
             for figure in BETTER
-            if figure in ours
+            if figure in ours and figure in other
         }
         return Outcome(comparison, scenes, seeds, differences, mark(comparison, differences))
 
@@ -101,11 +103,12 @@ def section(claim: Claim, measured: Measured, picture: tuple[str, int] | None) -
         picture: path and scene of its picture.
     """
     lines = [f"## {claim.number}. {claim.title}", "", *fill(f"{claim.says} ({claim.source})")]
+    figures = shown(claim)
     for kinds, names in claim.groups.items():
-        lines += ["", *_means(names, kinds, measured)]
+        lines += ["", *_means(names, kinds, measured, figures)]
     outcomes = [measured.outcome(comparison) for comparison in claim.comparisons]
     if run := [outcome for outcome in outcomes if outcome.differences]:
-        lines += ["", *_differences(run)]
+        lines += ["", *_differences(run, figures)]
     left = [o.comparison for o in outcomes if not o.differences]
     lines += [f"\nNot run: {each.ours} minus {each.other}." for each in left]
     if picture is not None:
@@ -121,18 +124,25 @@ def section(claim: Claim, measured: Measured, picture: tuple[str, int] | None) -
     return [*lines, ""]
 
 
-def _means(names: Sequence[str], kinds: Sequence[str], measured: Measured) -> list[str]:
+def shown(claim: Claim) -> list[str]:
+    """The figures that a claim's tables have: those of the gate, and what decides."""
+    headline = {figure for each in claim.comparisons for figure in each.headline}
+    return [figure for figure in BETTER if figure in ALWAYS or figure in headline]
+
+
+def _means(
+    names: Sequence[str], kinds: Sequence[str], measured: Measured, figures: Sequence[str]
+) -> list[str]:
     known = [name for name in names if measured.seeds([name], kinds)]
     if not known:
         return [f"Not run{_kinds(kinds)}."]
-    rows, figures = [], [f for f in BETTER if f in measured.values(
-        known[-1], kinds, measured.seeds([known[-1]], kinds))]  # fmt: skip
+    rows = []
     for name in known:
         seeds = measured.seeds([name], kinds)
         values = measured.values(name, kinds, seeds)
         cells = [_spread(values[f], f) if f in values else "–" for f in figures]
         rows.append((name, str(len(seeds)), *cells))
-    scenes = len({scene for scene, _ in values[figures[0]]})
+    scenes = len(scenes_of(kinds, measured.scenes))
     return [
         f"Means ± standard deviations over {scenes} scenes{_kinds(kinds)}:",
         "",
@@ -140,13 +150,13 @@ def _means(names: Sequence[str], kinds: Sequence[str], measured: Measured) -> li
     ]
 
 
-def _differences(outcomes: Sequence[Outcome]) -> list[str]:
-    figures = [f for f in BETTER if f in outcomes[0].differences]
+def _differences(outcomes: Sequence[Outcome], figures: Sequence[str]) -> list[str]:
     rows = []
     for outcome in outcomes:
         each, cells = outcome.comparison, []
         for figure in figures:
-            told = _told(outcome.differences[figure], figure)
+            found = outcome.differences.get(figure)
+            told = "–" if found is None or np.isnan(found.mean) else _told(found, figure)
             cells.append(f"**{told}**" if figure in each.headline else told)
         what = f"{each.ours} minus {each.other}{_kinds(each.kinds)}"
         size = f"{outcome.scenes} × {len(outcome.seeds)}"

@@ -72,13 +72,31 @@ class Job:
     seed: int
 
 
+def results_of(path: Path, settings: Settings) -> Results:
+    """The results in a file, which were made with these settings.
+
+    Raises:
+        UserError: there are none, they are damaged, or of another base or other recipes.
+    """
+    results = read_results(path)
+    if (results.base, results.recipes) != (settings.base, settings.recipes):
+        raise UserError(
+            f"{path} holds results of another base or other settings: delete it, or name "
+            f"another --output"
+        )
+    return results
+
+
 def read_results(path: Path) -> Results:
-    """The results in a file. Raises UserError where there are none."""
-    if not path.exists():
+    """The results in a file. Raises UserError where there are none, or they are damaged."""
+    if not path.is_file():
         raise UserError(f"{path} is missing: run benchmarks/fidelity.py first")
-    content: dict[str, Any] = json.loads(path.read_text())
-    recipes = {what: Recipe(**recipe) for what, recipe in content["recipes"].items()}
-    return Results(content["base"], recipes, [Record(**each) for each in content["records"]])
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        recipes = {what: Recipe(**recipe) for what, recipe in content["recipes"].items()}
+        return Results(content["base"], recipes, [Record(**each) for each in content["records"]])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error!r}): delete it, and run again") from None
 
 
 def measure(
@@ -106,13 +124,7 @@ def measure(
 def _begun(output: Path, settings: Settings) -> Results:
     if not output.exists():
         return Results(settings.base, settings.recipes, [])
-    results = read_results(output)
-    if (results.base, results.recipes) != (settings.base, settings.recipes):
-        raise UserError(
-            f"{output} holds results of another base or other settings: delete it, or name "
-            f"another --output"
-        )
-    return results
+    return results_of(output, settings)
 
 
 def pictures_of(output: Path) -> Path:

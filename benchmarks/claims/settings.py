@@ -50,11 +50,17 @@ def write_settings(path: Path, settings: Settings) -> None:
 
 
 def read_settings(path: Path, base: str) -> Settings:
-    """The settings in a file. Raises UserError where there are none, or of another base."""
-    if not path.exists():
+    """The settings in a file. Raises UserError: there are none, or damaged, or another base's."""
+    if not path.is_file():
         raise UserError(f"{path} is missing: run benchmarks/fidelity.py --choose first")
-    content = json.loads(path.read_text())
-    if content["base"] != base:
+    try:
+        content = json.loads(path.read_text())
+        recipes = {what: Recipe(**recipe) for what, recipe in content["recipes"].items()}
+        settings = Settings(content["base"], recipes, content["scenes"], content["tried"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is damaged ({error!r}): run benchmarks/fidelity.py --choose"
+        ) from None
+    if settings.base != base:
         raise UserError(f"{path} was chosen on another base: run benchmarks/fidelity.py --choose")
-    recipes = {what: Recipe(**recipe) for what, recipe in content["recipes"].items()}
-    return Settings(base, recipes, content["scenes"], content["tried"])
+    return settings

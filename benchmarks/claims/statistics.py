@@ -29,9 +29,13 @@ class Interval:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Of the mean of independent values, one a scene; NaN where a scene tells nothing."""
+    """Of the mean of independent values, one a scene; NaN where a scene tells nothing.
+
+    With fewer than two scenes that tell something, nothing is known: all of it is NaN.
+    """
     known = np.array(values)[~np.isnan(values)]
-    assert len(known) > 1
+    if len(known) < 2:
+        return Interval(np.nan, np.nan, np.nan)
     mean = float(known.mean())
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(known) - 1) * stats.sem(known))
     return Interval(mean, mean - half, mean + half)

@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.claims.conditions import Subject
 from maskora.masks.shapes import MaskShape, final_masks
 from maskora.miniature.edits import Edit, edited
-from maskora.miniature.gate import Frames, Truth, colour_distance, psnr, score
+from maskora.miniature.gate import Frames, Truth, colour_distance, hits, psnr, score, share_of
 from maskora.miniature.trial import CHANGES, UNSEEN, Case, draw_edit, render_case
 from maskora.miniature.world import SIZE, render
 
@@ -68,9 +68,12 @@ def region(truth: Truth, shape: MaskShape) -> np.ndarray:
 
 
 def figures(result_THWC: Frames, task: Task) -> Mapping[str, float]:
-    """All that is told about a result: the gate's figures, and how far the look has evolved."""
+    """The gate's figures, those beyond the source's outline, and how far the look has evolved."""
     truth = task.case.truth
-    told = asdict(score(result_THWC, truth))
+    hits_THW, _ = hits(result_THWC, truth)
+    beyond_THW = truth.sprite_THW & ~truth.source_sprite_THW
+    grown = share_of(hits_THW, beyond_THW) if beyond_THW[1:].any() else np.nan
+    told = {**asdict(score(result_THWC, truth)), "grown": grown}
     if task.still_THWC is None:
         return told
     late = result_THWC[LATE], truth.edited_THWC[LATE]

@@ -101,8 +101,9 @@ class Bench:
 
     def sample(self, transformer: Transformer, condition: Condition) -> Tensor:
         """Latents (C, T', h, w) of the edited clip."""
-        if condition.shown == "truth":
-            return encode_videos([self._wanted_CTHW], self._model, self._cache)[0]
+        if condition.shown in ("truth", "source"):
+            clip = self._wanted_CTHW if condition.shown == "truth" else self._video_CTHW
+            return encode_videos([clip], self._model, self._cache)[0]
         shown = inference_sample(
             self._video_CTHW, self._task.keep_THW, self._wanted_CTHW[:, 0], condition.shown, ""
         )

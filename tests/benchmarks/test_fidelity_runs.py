@@ -3,19 +3,25 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from benchmarks.claims import trials
 from benchmarks.claims.choosing import choose, ranked
-from benchmarks.claims.conditions import CONDITIONS, EVOLVING, Subject, Training
-from benchmarks.claims.runs import grouped
+from benchmarks.claims.conditions import CONDITIONS, EVOLVING, Condition, Subject, Training
+from benchmarks.claims.runs import Job, grouped, read_results, run_job
 from benchmarks.claims.settings import Recipe, Settings, read_settings, write_settings
 from benchmarks.claims.subjects import FIRST, draw_task
 from benchmarks.claims.trials import Bench, base_name, make_clips, open_base
 from benchmarks.fidelity import app
+from maskora.conditioning import inference_sample
 from maskora.errors import UserError
+from maskora.latents import TensorCache, encode_samples
+from maskora.miniature.trial import unit
 from tests.miniature.untrained import write
 
 RECIPES = {
@@ -71,6 +77,76 @@ def test_every_second_stage_starts_from_the_motion_lora(miniature: Path, tmp_pat
     assert not np.array_equal(together[last], together["keyframe, first-frame"])
 
 
+def told_to_the_model(bench: Bench, condition: Condition, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What a condition shows at inference, and its lock, without denoising."""
+    told: dict[str, Any] = {}
+
+    class Seen(Exception):
+        """Enough is known."""
+
+    def look(model: Any, sample: Any, *_: Any, lock: Any, **__: Any) -> None:
+        told.update(sample=sample, lock=lock)
+        raise Seen
+
+    monkeypatch.setattr(trials, "Denoising", look)
+    with pytest.raises(Seen):
+        bench.sample(None, condition)
+    return told
+
+
+@pytest.mark.parametrize(
+    ("name", "boxed", "locked"),
+    [
+        ("base, plain", False, False), ("base, boxed", True, False),
+        ("naive LoRA", False, False), ("naive LoRA, blended", False, True),
+        ("mask-aware LoRA", True, False), ("mask-aware LoRA, recoloured", True, False),
+        ("keyframe, first-frame", True, False),
+    ],
+)  # fmt: skip
+def test_a_condition_is_shown_what_its_name_says(
+    miniature: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    name: str, boxed: bool, locked: bool,
+) -> None:  # fmt: skip
+    model, condition = open_base(miniature), CONDITIONS[name]
+    task = draw_task(FIRST, condition.subject)
+    told = told_to_the_model(Bench(model, task, tmp_path, 0), condition, monkeypatch)
+    keep_THW = task.keep_THW.clone() if boxed else torch.zeros_like(task.keep_THW)
+    keep_THW[0] = 1
+    assert torch.equal(told["sample"].keep_THW, keep_THW)
+    seen = inference_sample(
+        unit(task.case.source.frames_THWC), task.keep_THW,
+        unit(task.case.wanted.frames_THWC)[:, 0], "masked" if boxed else "first-frame", "",
+    )  # fmt: skip
+    (encoded,) = encode_samples([seen], model, TensorCache(tmp_path / "again"))
+    assert torch.equal(told["sample"].condition_CTHW, encoded.condition_CTHW)
+    assert (told["lock"] is not None) == locked
+    if locked:
+        assert not told["lock"].keep_THW[0].any()
+        assert told["lock"].keep_THW[1:].any()
+
+
+def test_seeds_of_a_scene_differ_and_recipes_are_those_of_the_stage(
+    miniature: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[Recipe] = []
+
+    def note(bench: Bench, transformer: Any, choose: Any, recipe: Recipe) -> None:
+        used.append(recipe)
+        run(bench, transformer, choose, recipe)
+
+    run = trials.run
+    monkeypatch.setattr(trials, "run", note)
+    recipes = {what: Recipe(1e-2, 1 + number) for number, what in enumerate(RECIPES)}
+    jobs = [
+        Job(miniature, tmp_path, tmp_path / "rows", recipes, ("keyframe, anchored",), FIRST, seed)
+        for seed in (0, 1)
+    ]
+    (one,), (other,) = run_job(jobs[0]), run_job(jobs[1])
+    assert one.figures != other.figures
+    stages = [recipes["motion, masked"], recipes["appearance, anchored"]]
+    assert used == [*stages, *stages]
+
+
 def test_a_run_is_reported_and_not_repeated(miniature: Path, tmp_path: Path) -> None:
     settings, output = tmp_path / "chosen.json", tmp_path / "results" / "fidelity.json"
     page = tmp_path / "docs" / "evidence.md"
@@ -82,7 +158,7 @@ def test_a_run_is_reported_and_not_repeated(miniature: Path, tmp_path: Path) -> 
     first = CliRunner().invoke(app, [*told, "--claim", "7", "--workers", "2"])
     assert first.exit_code == 0, first.output
     content = json.loads(output.read_text())
-    assert len(content["records"]) == 4  # two conditions on two scenes
+    assert len(content["records"]) == 6  # two conditions and the ceiling, on two scenes
     content["records"][0]["figures"]["hit"] = 0.75
     output.write_text(json.dumps(content))
 
@@ -93,6 +169,37 @@ def test_a_run_is_reported_and_not_repeated(miniature: Path, tmp_path: Path) -> 
     assert "2 × 1" in page.read_text()
     assert "Not run: keyframe, masked minus keyframe, first-frame" in page.read_text()
     assert [path.name for path in sorted(page.with_suffix("").iterdir())] == ["claim-7.png"]
+
+    content["recipes"]["motion, masked"]["steps"] += 1
+    output.write_text(json.dumps(content))
+    refused = CliRunner().invoke(app, [*told, "--report"])
+    assert refused.exit_code == 2
+    assert "other settings" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--claim", "42"], "choose of 1 to 9"),
+        (["--choose", "--report"], "name one"),
+        (["--report", "--claim", "1"], "for the run alone"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: list[str], told: str) -> None:
+    answer = CliRunner().invoke(app, options)
+    assert answer.exit_code == 2
+    assert told in answer.output
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"base": "x"}', '{"base": "x", "recipes": 3}'])
+def test_damaged_files_are_told(miniature: Path, tmp_path: Path, content: str) -> None:
+    damaged = tmp_path / "damaged.json"
+    damaged.write_text(content)
+    answer = CliRunner().invoke(app, ["--model", str(miniature), "--settings", str(damaged)])
+    assert answer.exit_code == 2
+    assert f"{damaged} is damaged" in answer.output
+    with pytest.raises(UserError, match="is damaged"):
+        read_results(damaged)
 
 
 def test_other_settings_do_not_go_into_the_same_results(miniature: Path, tmp_path: Path) -> None:

@@ -35,6 +35,13 @@ def test_a_scene_without_a_figure_does_not_count() -> None:
     assert interval([1.0, math.nan, 2.0]) == interval([1.0, 2.0])
 
 
+def test_of_less_than_two_scenes_nothing_is_known() -> None:
+    told = interval([math.nan, 1.0])
+    assert math.isnan(told.mean)
+    assert told.toward(1, 0.0) == 0
+    assert mark(Comparison("a", "b", ("hit",)), {"hit": told}) == "undecided"
+
+
 def test_a_scene_counts_once_however_many_seeds_it_has() -> None:
     assert by_scene({(7, 0): 1.0, (7, 1): 3.0, (8, 0): 5.0}) == {7: 2.0, 8: 5.0}
 
@@ -84,10 +91,23 @@ def test_every_comparison_has_its_scenes(kinds: tuple[str, ...]) -> None:
     assert {kind(number) for number in numbers} == set(kinds)
 
 
+def test_more_is_better_but_of_errors() -> None:
+    assert {figure for figure, sign in BETTER.items() if sign < 0} == {"centroid", "angle"}
+    assert set(BETTER.values()) == {1, -1}
+
+
+def test_figures_that_a_clip_turned_back_would_win_are_asked_of_the_hue() -> None:
+    """On an edit of the shape, the source has the right colours in nearly the right place."""
+    for claim in CLAIMS:
+        for each in claim.comparisons:
+            if "naive" in each.other and {"angle", "strict", "hit"} & set(each.headline):
+                assert each.kinds == HUES
+
+
 def test_claims_name_conditions_and_figures_that_exist() -> None:
     for claim in CLAIMS:
         for each in claim.comparisons:
-            assert {each.ours, each.other, *claim.beside} <= CONDITIONS.keys()
+            assert {each.ours, each.other, *each.beside} <= CONDITIONS.keys()
             assert set(each.headline) <= BETTER.keys()
             assert set(each.margins) <= set(each.headline)
 

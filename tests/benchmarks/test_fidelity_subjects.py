@@ -42,6 +42,16 @@ def test_the_truth_has_evolved_and_the_still_look_has_not(number: int) -> None:
     assert wrong["late_db"] < 30
 
 
+def test_a_clip_turned_back_into_its_source_has_not_grown() -> None:
+    task = draw_task(FIRST + 1, Subject())
+    truth = task.case.truth
+    assert (truth.sprite_THW & ~truth.source_sprite_THW).any()
+    assert figures(truth.edited_THWC, task)["grown"] == 1.0
+    assert figures(truth.source_THWC, task)["grown"] == 0.0
+    # Which is why "hit" cannot tell: an edit of the shape keeps its colours.
+    assert figures(truth.source_THWC, task)["hit"] > 0.5
+
+
 def test_half_of_the_pixels_evolved_is_half() -> None:
     truth = np.full((1, 2, 2, 3), 200, np.uint8)
     still = np.zeros((1, 2, 2, 3), np.uint8)
