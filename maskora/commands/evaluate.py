@@ -12,7 +12,13 @@ from tqdm import tqdm
 
 from maskora import __version__
 from maskora.commands.origin import placement_of
-from maskora.commands.result import Result, check_still_belongs, find_result
+from maskora.commands.result import (
+    Result,
+    check_still_belongs,
+    final_mask,
+    find_result,
+    source_frame,
+)
 from maskora.commands.rules import check_edit_size
 from maskora.commands.truth import TruthFiles, find_truth
 from maskora.errors import UserError
@@ -23,13 +29,12 @@ from maskora.evaluation.pictures import Picture, pictures
 from maskora.evaluation.presence import EditColours, edit_colours
 from maskora.evaluation.report import as_json, as_page, report_on, summary
 from maskora.files import write_text
-from maskora.masks.files import read_labels
 from maskora.video.fit import fit_image
 from maskora.video.images import read_image
-from maskora.video.read import read_frames
 from maskora.workspace import Source, Workspace
 
 CLIP, QUALITY = "--clip", "--quality"
+PAGE, NUMBERS = "report.html", "report.json"
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ def evaluate_result(
     Raises:
         UserError: there is no such result, or something of it is missing or of another clip.
     """
+    _check_names(clip, quality)
     judged = _open(Workspace(root), edit, seed, truth)
     album: list[list[Picture]] = []
     colours = _edit_colours(judged)
@@ -76,17 +82,27 @@ def evaluate_result(
     facts = _facts(judged, edit, clip, quality)
     report = report_on(title, facts, _notes(judged, colours, clip), gather(rows))
     folder = judged.result.folder
-    write_text(folder / "report.html", as_page(report, album))
-    write_text(folder / "report.json", json.dumps(as_json(report), indent=2) + "\n")
-    print("\n".join([*summary(report), str(folder / "report.html")]))
+    write_text(folder / PAGE, as_page(report, album))
+    write_text(folder / NUMBERS, json.dumps(as_json(report), indent=2) + "\n")
+    print("\n".join([*summary(report), str(folder / PAGE)]))
+
+
+def _check_names(clip: str | None, quality: str | None) -> None:
+    for key, name in ((CLIP, clip), (QUALITY, quality)):
+        if name is not None and not name.strip():
+            raise UserError(f"{key} names nothing: give a folder or a hub id, or leave {key} out")
 
 
 def _open(workspace: Workspace, edit: str | None, seed: int | None, truth: Path | None) -> Judged:
     source = workspace.read_source()
     result = find_result(workspace, source, edit, seed)
-    labels_THW = np.stack([_labels(workspace.mask(n), source) for n in range(source.frames)])
+    for path in (result.folder / PAGE, result.folder / NUMBERS):
+        if path.is_dir():
+            raise UserError(f"{path} is a folder, but the report goes there: move it away")
+    labels_THW = np.stack([final_mask(workspace, n, source) for n in range(source.frames)])
     edits = workspace.find_edits(edit, source.frames)
-    check_still_belongs(result, labels_THW, edits)
+    frames = (source_frame(workspace, n, source) for n in range(source.frames))
+    check_still_belongs(result, frames, labels_THW, edits)
     return Judged(
         workspace,
         source,
@@ -95,13 +111,6 @@ def _open(workspace: Workspace, edit: str | None, seed: int | None, truth: Path 
         {frame: _edited(path, source) for frame, path in {0: edits.first, **edits.images}.items()},
         None if truth is None else find_truth(truth, source),
     )
-
-
-def _labels(path: Path, source: Source) -> np.ndarray:
-    labels_HW = read_labels(path) if path.is_file() else None
-    if labels_HW is None or labels_HW.shape[::-1] != source.size:
-        raise UserError(f"{path} is missing or of another size: run maskora prepare again")
-    return labels_HW
 
 
 def _edited(path: Path, source: Source) -> np.ndarray:
@@ -113,7 +122,11 @@ def _edited(path: Path, source: Source) -> np.ndarray:
 
 def _edit_colours(judged: Judged) -> EditColours:
     return edit_colours(
-        (edited, read_image(judged.workspace.source_frame(frame)), judged.labels_THW[frame] > 0)
+        (
+            edited,
+            source_frame(judged.workspace, frame, judged.source),
+            judged.labels_THW[frame] > 0,
+        )
         for frame, edited in judged.edited.items()
     )
 
@@ -127,7 +140,9 @@ def _judge(
 ) -> list[Row]:
     """Every frame's numbers; its pictures go into the album."""
     folders = {
-        key: find_clip(name, key) for key, name in ((CLIP, clip), (QUALITY, quality)) if name
+        key: find_clip(name, key)
+        for key, name in ((CLIP, clip), (QUALITY, quality))
+        if name is not None
     }
     with ExitStack() as models:
         encoders = {
@@ -147,16 +162,16 @@ def _first(judged: Judged) -> np.ndarray:
     first_HWC = judged.edited[0]
     if judged.result.record.config.appearance.spill == "keep":
         return first_HWC
-    source_HWC = read_image(judged.workspace.source_frame(0))
+    source_HWC = source_frame(judged.workspace, 0, judged.source)
     return np.where((judged.labels_THW[0] > 0)[..., None], first_HWC, source_HWC)
 
 
 def _moments(judged: Judged) -> Iterator[Moment]:
     """Frame by frame everything that is compared, at the workspace's size."""
-    source, video, truth = judged.source, judged.result.video, judged.truth
-    bar = tqdm(read_frames(video), desc="evaluate", total=source.frames, unit="frame")
+    source, truth = judged.source, judged.truth
+    bar = tqdm(judged.result.frames(), desc="evaluate", total=source.frames, unit="frame")
     for number, frame_HWC in enumerate(bar):
-        source_HWC = read_image(judged.workspace.source_frame(number))
+        source_HWC = source_frame(judged.workspace, number, source)
         inside_HW = judged.labels_THW[number] > 0
         if not judged.result.exact:
             frame_HWC = fit_image(frame_HWC, placement_of(source))

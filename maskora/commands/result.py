@@ -1,16 +1,21 @@
 """A finished result in a workspace, and whether it still belongs to what lies there."""
 
+import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from maskora.errors import UserError
 from maskora.files import digest, sha256_file
+from maskora.masks.files import read_labels
+from maskora.video.images import read_image
 from maskora.video.info import VideoInfo
 from maskora.video.probe import probe
+from maskora.video.read import read_frames
 from maskora.workspace import EditFiles, Source, Workspace
 from maskora.workspace.records import read_record
 
@@ -36,6 +41,7 @@ class _Config(_Part):
 
 class _Inputs(_Part):
     source: Source
+    frames: str | None = None
     masks: str
     edited: dict[str, str]
 
@@ -46,6 +52,7 @@ class RunRecord(_Part):
     seed: int
     config: _Config
     inputs: _Inputs
+    outside_difference: dict[str, Any] = {}  # by the number of each edited frame
 
 
 @dataclass(frozen=True)
@@ -56,23 +63,32 @@ class Result:
         folder: where it lies.
         video: edited.mkv, of the workspace's size, or else edited.mp4, of the original's.
         record: how it was made.
+        remedy: what makes it anew.
     """
 
     folder: Path
     video: VideoInfo
     record: RunRecord
+    remedy: str
 
     @property
     def exact(self) -> bool:
         """Whether its pixels are stored without a loss."""
         return self.video.path.suffix == ".mkv"
 
+    def frames(self) -> Iterator[np.ndarray]:
+        """Its frames (H, W, 3), uint8 RGB. Raises UserError where the file is damaged."""
+        try:
+            yield from read_frames(self.video)
+        except UserError:
+            raise _damaged(self.video.path, self.remedy) from None
+
 
 def find_result(workspace: Workspace, source: Source, edit: str | None, seed: int | None) -> Result:
     """The result of an edit and a seed (by default that of the run's first seed).
 
     Raises:
-        UserError: there is none, or it was made of another clip.
+        UserError: there is none, it was made of another clip, or its file is damaged.
     """
     remedy = f"run python infer.py --config {workspace.config}{f' --edit {edit}' if edit else ''}"
     folder = _folder(workspace, edit, seed, remedy)
@@ -83,7 +99,10 @@ def find_result(workspace: Workspace, source: Source, edit: str | None, seed: in
     present = [path for path in files if path.is_file()]
     if not present:
         raise UserError(f"{files[1]} is missing: {remedy}")
-    video = probe(present[0])
+    try:
+        video = probe(present[0])
+    except UserError:
+        raise _damaged(present[0], remedy) from None
     size = source.size if present[0] == files[0] else source.original_size
     found, wanted = (video.frames, video.width, video.height), (source.frames, *size)
     if found != wanted:
@@ -91,25 +110,104 @@ def find_result(workspace: Workspace, source: Source, edit: str | None, seed: in
             f"{present[0]} has {found[0]} frames of {found[1]}x{found[2]}, but this clip's result "
             f"has {wanted[0]} of {wanted[1]}x{wanted[2]}: {remedy}"
         )
-    return Result(folder, video, record)
+    return Result(folder, video, record, remedy)
 
 
-def check_still_belongs(result: Result, labels_THW: np.ndarray, edits: EditFiles) -> None:
-    """A result is judged by the masks and edited frames that it was made from.
+def check_still_belongs(
+    result: Result, frames: Iterable[np.ndarray], labels_THW: np.ndarray, edits: EditFiles
+) -> None:
+    """A result is judged by the clip, the masks and the edited frames that it was made from.
+
+    Args:
+        frames: the source frames, (H, W, 3) uint8 each; one at a time is held.
 
     Raises:
-        UserError: they have changed since.
+        UserError: something of it has changed since.
     """
-    inputs = result.record.inputs
+    inputs, made = result.record.inputs, f"since {result.folder} was made"
     if digest(labels_THW.tobytes()) != inputs.masks:
-        raise UserError(
-            f"the masks have changed since {result.folder} was made: run infer.py again"
-        )
-    for path in edits.images.values():
-        if sha256_file(path) not in inputs.edited.values():
+        raise UserError(f"the masks have changed {made}: {result.remedy}")
+    _check_edits(result, edits)
+    if inputs.frames is not None and _digest_of(frames, inputs.source) != inputs.frames:
+        raise UserError(f"the source frames have changed {made}: put them back, or {result.remedy}")
+
+
+def _check_edits(result: Result, edits: EditFiles) -> None:
+    """Every edited frame is what it was, none has come and none has gone."""
+    then, made = _edited_then(result.record, edits), f"when {result.folder} was made"
+    for frame in sorted(then.keys() | edits.images.keys()):
+        path = edits.images.get(frame)
+        if path is None:
             raise UserError(
-                f"{path} has changed since {result.folder} was made: run infer.py again"
+                f"{edits.folder} had an edited frame {frame} {made}, which is gone: put it back, "
+                f"or {result.remedy}"
             )
+        if frame not in then:
+            raise UserError(f"{path} was not there {made}: take it away, or {result.remedy}")
+        if sha256_file(path) != then[frame]:
+            raise UserError(
+                f"{path} has changed since {result.folder} was made: put it back, or "
+                f"{result.remedy}"
+            )
+
+
+def _edited_then(record: RunRecord, edits: EditFiles) -> dict[int, str]:
+    """The hashes of the edited frames that a result was made from, by frame.
+
+    Their paths are recorded in the frames' order, but as what links lead to, which may have any
+    name, and links to one file are recorded once.
+    """
+    then = record.inputs.edited
+    numbers = list(record.outside_difference) or [Path(path).stem for path in then]
+    frames = [int(number) for number in numbers if number.isdecimal()]
+    if len(frames) == len(then):
+        return dict(zip(frames, then.values(), strict=True))
+    places = {frame: str(path.resolve()) for frame, path in edits.images.items()}
+    return {frame: then.get(places.get(frame, ""), "") for frame in frames}
+
+
+def _digest_of(frames: Iterable[np.ndarray], source: Source) -> str:
+    """What `digest` gives for the bytes of all frames together."""
+    width, height = source.size
+    total = hashlib.sha256((source.frames * height * width * 3).to_bytes(8, "little"))
+    for frame_HWC in frames:
+        total.update(frame_HWC.tobytes())
+    return total.hexdigest()[:20]
+
+
+def final_mask(workspace: Workspace, frame: int, source: Source) -> np.ndarray:
+    """A final mask, (H, W) uint8, 0 keep. Raises UserError where it is not as it should be."""
+    path = workspace.mask(frame)
+    try:
+        labels_HW = read_labels(path)
+    except UserError:
+        raise _lost(path) from None
+    if labels_HW.shape[::-1] != source.size:
+        raise _lost(path)
+    return labels_HW
+
+
+def source_frame(workspace: Workspace, frame: int, source: Source) -> np.ndarray:
+    """A source frame, (H, W, 3) uint8. Raises UserError where it is not as it should be."""
+    path = workspace.source_frame(frame)
+    try:
+        frame_HWC = read_image(path)
+    except UserError:
+        raise _lost(path) from None
+    if frame_HWC.shape[1::-1] != source.size:
+        raise _lost(path)
+    return frame_HWC
+
+
+def _lost(path: Path) -> UserError:
+    return UserError(
+        f"{path} is missing, damaged or of another size: put it back, or run maskora prepare "
+        f"again, with --overwrite"
+    )
+
+
+def _damaged(path: Path, remedy: str) -> UserError:
+    return UserError(f"{path} is damaged or cut short: {remedy}")
 
 
 def _folder(workspace: Workspace, edit: str | None, seed: int | None, remedy: str) -> Path:

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from maskora.commands.origin import placement_of
-from maskora.commands.rules import check_edit_size
 from maskora.errors import UserError
 from maskora.evaluation.judge import Truth
 from maskora.evaluation.object import differs
@@ -55,7 +54,7 @@ class TruthFiles:
         )
 
     def _picture(self, path: Path) -> np.ndarray:
-        picture = read_image(path)
+        picture = _read_picture(path)
         return (
             fit_image(picture, placement_of(self.source))
             if self._is_large(path, picture)
@@ -63,6 +62,7 @@ class TruthFiles:
         )
 
     def _labels(self, path: Path) -> np.ndarray:
+        _read_picture(path)  # what read_labels says of a damaged file is about masks of a clip
         labels = read_labels(path)
         return (
             fit_labels(labels, placement_of(self.source))
@@ -73,8 +73,21 @@ class TruthFiles:
     def _is_large(self, path: Path, picture: np.ndarray) -> bool:
         """Whether a picture has the original's size rather than the workspace's."""
         size = (picture.shape[1], picture.shape[0])
-        check_edit_size(path, size, self.source)
+        wanted = (self.source.size, self.source.original_size)
+        if size not in wanted:
+            own, original = (f"{width}x{height}" for width, height in wanted)
+            raise UserError(
+                f"--truth: {path} is {size[0]}x{size[1]}: write it in the workspace's size {own} "
+                f"or the original's {original}"
+            )
         return size != self.source.size
+
+
+def _read_picture(path: Path) -> np.ndarray:
+    try:
+        return read_image(path)
+    except UserError as error:
+        raise UserError(f"--truth: {error}: write this picture of the truth again") from None
 
 
 def find_truth(folder: Path, source: Source) -> TruthFiles:

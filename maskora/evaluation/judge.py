@@ -72,14 +72,17 @@ class Sight:
 
 
 def judge(moments: Iterable[Moment], edit: EditColours, sight: Sight) -> Iterator[Row]:
-    """The numbers of every frame, in order, as they are read."""
+    """The numbers of every frame, in order, as they are read.
+
+    Against the truth frame 0 has none: it was given.
+    """
     looks = _Looks(sight)
     before: Moment | None = None
     for moment in moments:
         yield {
             **_outside(moment),
             **_edit(moment, edit),
-            **(_against_truth(moment, moment.truth) if moment.truth else {}),
+            **(_against_truth(moment, moment.truth) if before and moment.truth else {}),
             **(_motion(before, moment) if before else {}),
             **looks.at(moment),
         }

@@ -9,6 +9,7 @@ from maskora.evaluation.pixels import psnr
 
 Row = Mapping[str, float | None]  # of one frame: by a measure's key, or by its raw parts'
 Better = Literal["higher", "lower"]
+GIVEN = "Frame 0, which you gave, does not count."
 
 
 @dataclass(frozen=True)
@@ -126,29 +127,30 @@ MEASURES: dict[str, Measure] = {
     "hit_rate": Measure(
         "Hit rate", "", "higher", 0.05,
         "Share of the true edited object's pixels that are nearer to the truth than to the source "
-        "or the empty scene.",
+        f"or the empty scene. {GIVEN}",
     ),
     "object_found": Measure(
         "Object found", "", "higher", 0.5,
         "Share of frames in which at least a quarter of the edited object was found; the next two "
-        "are about these alone.",
+        f"are about these alone. {GIVEN}",
     ),
     "centroid_error": Measure(
         "Error of place", "px", "lower", 1.0,
-        "How far the edited object's centre of mass is from the true one.",
+        f"How far the edited object's centre of mass is from the true one. {GIVEN}",
     ),
     "orientation_error": Measure(
         "Error of orientation", "°", "lower", 5.0,
-        "By how much the edited object is turned against the true one.",
+        f"By how much the edited object is turned against the true one. {GIVEN}",
     ),
     "inside_psnr": Measure(
         "PSNR inside the mask, to the truth", "dB", "higher", 1.0,
         "How near the inside is to the truth. Alone it misleads: an object that is gone may be "
-        "nearer than one a little beside its place.",
+        f"nearer than one a little beside its place. {GIVEN}",
         raw=("inside_mse",),
     ),
     "inside_ssim": Measure(
-        "SSIM inside the mask, to the truth", "", "higher", 0.02, "The same by structure.",
+        "SSIM inside the mask, to the truth", "", "higher", 0.02,
+        f"The same by structure. {GIVEN}",
     ),
 }  # fmt: skip
 

@@ -92,7 +92,8 @@ def as_json(report: Report) -> dict[str, Any]:
             "background": told_background(numbers),
             "signs": [asdict(sign) for sign in report.signs],
             "worst_frames": [
-                {**asdict(worst), "value": _plain(worst.value)} for worst in report.worst
+                {**asdict(w), "value": _plain(w.value), "typical": _plain(w.typical)}
+                for w in report.worst
             ],
         },
         "means": {key: _plain(value) for key, value in numbers.means.items()},

@@ -23,7 +23,7 @@ COMPARED = (
     "hit_rate", "centroid_error", "orientation_error", "inside_psnr",
 )  # fmt: skip
 MOST_FRAMES = 5
-CEILING = 100.0  # dB: what an identical picture counts as where frames are compared
+CEILING = 100.0  # dB: what an identical picture is compared as; it is told as identical
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Worst:
         frame: its number.
         key: the measure by which it stands out most.
         value: of that frame.
-        typical: the median over the clip.
+        typical: the median over the clip; infinite where most pictures are identical.
     """
 
     frame: int
@@ -73,12 +73,13 @@ def worst_frames(numbers: Numbers) -> list[Worst]:
     found: dict[int, tuple[float, Worst]] = {}
     for key in (key for key in COMPARED if key in numbers.curves):
         measure, curve = MEASURES[key], numbers.curves[key]
-        values = np.array([np.nan if v is None else min(v, CEILING) for v in curve])
+        given = np.array([np.nan if v is None else v for v in curve])
+        values = np.minimum(given, CEILING) if measure.unit == "dB" else given
         typical = float(np.nanmedian(values))
         spread = max(1.4826 * float(np.nanmedian(np.abs(values - typical))), measure.grain)
         worse = (typical - values) * (1 if measure.better == "higher" else -1) / spread
         for frame in np.flatnonzero(worse >= STANDS_OUT):
-            one = Worst(int(frame), key, float(values[frame]), typical)
+            one = Worst(int(frame), key, float(given[frame]), float(np.nanmedian(given)))
             if worse[frame] > found.get(one.frame, (0.0,))[0]:
                 found[one.frame] = (float(worse[frame]), one)
     ranked = sorted(found.values(), key=lambda pair: -pair[0])

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from maskora.evaluation.measures import GROUPS, MEASURES, Numbers, gather, told
+from maskora.evaluation.report import told_worst
 from maskora.evaluation.verdict import COMPARED, Worst, bad_signs, worst_frames
 
 
@@ -71,7 +72,13 @@ def test_better_frames_do_not_stand_out() -> None:
 
 def test_among_identical_frames_one_that_differs_stands_out() -> None:
     found = worst_frames(numbers(outside_psnr=[math.inf, math.inf, math.inf, 41.0]))
-    assert [worst.frame for worst in found] == [3]
+    assert found == [Worst(3, "outside_psnr", 41.0, math.inf)]
+    assert told_worst(found[0]) == "PSNR outside the mask 41.0 dB (median identical)"
+
+
+def test_large_errors_are_compared_as_they_are() -> None:
+    found = worst_frames(numbers(centroid_error=[120.0, 121.0, 119.0, 300.0]))
+    assert found == [Worst(3, "centroid_error", 300.0, 120.5)]
 
 
 def test_what_nobody_would_notice_does_not_stand_out() -> None:

@@ -127,6 +127,18 @@ def test_json_has_the_same_numbers(report: Report) -> None:
     assert set(content["measures"]) == set(content["curves"])
 
 
+def test_identical_frames_are_told_so_in_words_and_in_json() -> None:
+    report = report_on("", {}, [], gather([{"outside_mse": 5.0 * (n == 3)} for n in range(FRAMES)]))
+    content = json.loads(json.dumps(as_json(report), allow_nan=False))
+    assert content["verdict"]["worst_frames"] == [
+        {"frame": 3, "key": "outside_psnr", "value": pytest.approx(41.1, abs=0.1),
+         "typical": "identical"}
+    ]  # fmt: skip
+    assert summary(report)[-1] == (
+        "frame 3 stands out: PSNR outside the mask 41.1 dB (median identical)"
+    )
+
+
 def test_the_summary_is_plain(report: Report) -> None:
     assert summary(report) == [
         "outside the mask all 9 frames are identical to the source",

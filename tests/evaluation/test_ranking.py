@@ -1,8 +1,9 @@
 """Known bad results stand below a good one, by the numbers and in words."""
 
+import numpy as np
 import pytest
 
-from maskora.evaluation.measures import MEASURES, Numbers
+from maskora.evaluation.measures import GROUPS, MEASURES, Numbers
 from maskora.evaluation.verdict import bad_signs
 from tests.evaluation.judging import judged
 from tests.evaluation.scenes import BAD, Scene, draw_scene, good
@@ -79,6 +80,18 @@ def test_the_truth_is_as_good_as_can_be(scene: Scene) -> None:
     assert means["hit_rate"] == means["object_found"] == 1.0
     assert means["centroid_error"] == means["orientation_error"] == 0.0
     assert means["inside_psnr"] == means["outside_psnr"] == float("inf")
+
+
+def test_frame_0_is_given_and_says_nothing_against_the_truth(scene: Scene) -> None:
+    """However it came out, the figures are the same."""
+    result = good(scene)
+    spoilt = np.concatenate([scene.source[:1], result[1:]])
+    numbers, other = judged(scene, result), judged(scene, spoilt)
+    for key in GROUPS["Against the truth"]:
+        assert numbers.curves[key][0] is None
+        assert None not in numbers.curves[key][1:]
+        assert numbers.means[key] == other.means[key]
+        assert "Frame 0" in MEASURES[key].meaning
 
 
 def test_the_source_follows_itself_exactly(scene: Scene) -> None:

@@ -40,7 +40,8 @@ def write_workspace(
         write_png(workspace.source_frame(number), scene.source[number])
         write_labels(workspace.mask(number), labels[number])
     edited: dict[str, str] = {}
-    for number, picture in (edits or {0: scene.truth[0]}).items():
+    edits = edits or {0: scene.truth[0]}
+    for number, picture in edits.items():
         path = workspace.edited_frame(None, number, ".png")
         write_png(path, picture)
         edited[str(path)] = sha256_file(path)
@@ -53,9 +54,11 @@ def write_workspace(
         "config": {"appearance": {"spill": "source"}, "inference": {"lock": "pixel"}},
         "inputs": {
             "source": source.model_dump(mode="json"),
+            "frames": digest(scene.source.tobytes()),
             "masks": digest(labels.tobytes()),
             "edited": edited,
         },
+        "outside_difference": {str(number): {} for number in edits},
     }
     (output / "run.json").write_text(json.dumps(record))
     return workspace
