@@ -1,6 +1,7 @@
 """pretrain-miniature: world -> autoencoder -> latents -> transformer -> a model folder, judged."""
 
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from maskora.models.building import without_bars
 AUTOENCODER_SHARE = 0.3  # of the time; the rest is the transformer's
 ALL_CLIPS = 30.0  # minutes; in less, fewer clips are encoded
 CASES = 24
+SEEDS = 2**32
 
 
 def pretrain_miniature(output: Path, minutes: float, seed: int, resume: bool) -> None:
@@ -32,10 +34,12 @@ def pretrain_miniature(output: Path, minutes: float, seed: int, resume: bool) ->
 
     Raises:
         UserError: the folder holds something, and `resume` is not asked for; or it was begun with
-            another seed.
+            another seed; or there is no such time or seed.
     """
-    if minutes <= 0:
-        raise UserError(f"--minutes {minutes:g}: it must be more than 0")
+    if not 0 < 60 * minutes < math.inf:
+        raise UserError(f"--minutes {minutes:g}: it must be a number above 0")
+    if not 0 <= seed < SEEDS:
+        raise UserError(f"--seed {seed}: it must be from 0 to {SEEDS - 1}")
     if not resume and output.exists() and any(output.iterdir()):
         raise UserError(f"{output} already holds something: name a new folder, or add --resume")
     without_bars()
@@ -54,9 +58,21 @@ def pretrain_miniature(output: Path, minutes: float, seed: int, resume: bool) ->
         save_part(transformer, output / "transformer")
     finish_folder(output)
     verdict = try_out(output, device, CASES)
-    print(verdict.told())
     record = {**verdict.record(), "sha256": hashes(output)}
     write_text(output / "gate.json", json.dumps(record, indent=2) + "\n")
+    print("\n".join(closing(output, minutes, verdict)))
+
+
+def closing(output: Path, minutes: float, verdict: Verdict) -> list[str]:
+    """What is said at the end: the figures, and what to do where they are not good enough."""
+    if verdict.passed:
+        return [verdict.told()]
+    return [
+        verdict.told(),
+        f"{output} has NOT passed the gate, so nothing should be shown with it: train another into "
+        f"a new folder with more than --minutes {minutes:g} (--resume does not go on with one that "
+        f"is finished)",
+    ]
 
 
 def _keep_seed(path: Path, seed: int) -> None:

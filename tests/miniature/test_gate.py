@@ -139,6 +139,16 @@ def test_pixels_that_edit_and_source_share_are_hits(truth: Truth) -> None:
     assert score(truth.background_THWC, same).hit == 0
 
 
+def test_the_source_upside_down_does_not_hit(truth: Truth) -> None:
+    """A source whose tones are nearer to the edit's than to the background and to each other."""
+    light, dark = (250, 200, 60), (130, 100, 0)
+    near = replace(
+        truth, source_THWC=clip(PLACES, light, dark), source_tones_T2C=tones(light, dark)
+    )
+    assert score(near.source_THWC, near).hit == 0
+    assert score(clip(PLACES, dark, light), near).hit == 0
+
+
 def test_swapping_the_tones_turns_a_sprite_upside_down(truth: Truth) -> None:
     turned = swapped(truth.edited_THWC, truth.sprite_THW, truth.tones_T2C)
     assert np.array_equal(turned, clip(PLACES, DARK, LIGHT))

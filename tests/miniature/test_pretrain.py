@@ -1,6 +1,7 @@
 """Pretraining from nothing, in little time."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,13 +9,15 @@ import pytest
 import torch
 
 from maskora.commands import pretrain
-from maskora.commands.pretrain import pretrain_miniature
+from maskora.commands.pretrain import closing, pretrain_miniature
 from maskora.errors import UserError
 from maskora.miniature.autoencoder import autoencoder_part, build_autoencoder
 from maskora.miniature.curves import read_losses
 from maskora.miniature.fitting import Part, fit
+from maskora.miniature.gate import Score
 from maskora.miniature.latent_set import Latents
 from maskora.miniature.transformer import build_transformer, transformer_part
+from maskora.miniature.verdict import BOXED, Verdict
 
 UNSEEN_STEP = 10**9  # its batch is not trained on
 
@@ -56,7 +59,7 @@ def test_the_command_makes_a_base_and_goes_on(
     monkeypatch.setattr(pretrain, "CASES", 3)
     folder = tmp_path / "mine"
     pretrain_miniature(folder, minutes=0.2, seed=0, resume=False)
-    assert "the gate" in capsys.readouterr().out
+    assert "has NOT passed the gate" in capsys.readouterr().out.splitlines()[-1]
     record = json.loads((folder / "gate.json").read_text())
     assert record["passed"] is False, "so little time is not enough"
     assert (folder / "vae.png").exists()
@@ -74,6 +77,27 @@ def test_the_command_makes_a_base_and_goes_on(
 LOSSES = ("vae.jsonl", "transformer.jsonl")
 
 
-def test_no_time_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--minutes 0"):
-        pretrain_miniature(tmp_path / "mine", minutes=0, seed=0, resume=False)
+@pytest.mark.parametrize("minutes", [0.0, -1.0, math.nan, math.inf, 1e308])
+def test_no_time_and_endless_time_are_refused(tmp_path: Path, minutes: float) -> None:
+    with pytest.raises(UserError, match=r"--minutes .* above 0"):
+        pretrain_miniature(tmp_path / "mine", minutes, seed=0, resume=False)
+    assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 99999999999999999999])
+def test_seeds_that_no_generator_takes_are_refused(tmp_path: Path, seed: int) -> None:
+    with pytest.raises(UserError, match=rf"--seed {seed}: .* 0 to 4294967295"):
+        pretrain_miniature(tmp_path / "mine", minutes=1.0, seed=seed, resume=False)
+    assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize("hit", [0.9, 0.1])
+def test_the_last_line_says_what_to_do_where_the_gate_is_not_passed(hit: float) -> None:
+    score = Score(hit, strict=0.5, centroid=1.0, angle=9.0, inside_db=20.0, background_db=40.0)
+    told = closing(Path("mine"), 20.0, Verdict(30.0, {BOXED: score}))
+    last = "\n".join(told).splitlines()[-1]
+    if hit > 0.7:
+        assert last.endswith(": passed")
+    else:
+        assert last.startswith("mine has NOT passed the gate")
+        assert "a new folder with more than --minutes 20" in last
