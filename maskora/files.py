@@ -3,7 +3,7 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,6 +41,14 @@ def digest(*parts: bytes | str) -> str:
         data = part.encode() if isinstance(part, str) else part
         total.update(len(data).to_bytes(8, "little"))
         total.update(data)
+    return total.hexdigest()[:20]
+
+
+def digest_stream(length: int, chunks: Iterable[bytes]) -> str:
+    """What `digest` gives for one run of bytes that come in chunks, of this length in all."""
+    total = hashlib.sha256(length.to_bytes(8, "little"))
+    for chunk in chunks:
+        total.update(chunk)
     return total.hexdigest()[:20]
 
 

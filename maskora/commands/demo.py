@@ -52,8 +52,10 @@ were; every frame between was made. It is soft because the model that ships with
 def run_demo(folder: Path) -> None:
     """Render a clip, edit two of its frames, train, infer, judge; or go on where it stands."""
     clip, workspace = DemoClip(folder), Workspace(folder / "workspace")
-    if folder.exists() and any(folder.iterdir()) and not clip.video.exists():
+    if folder.exists() and not clip.marker.exists() and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} already holds something; name another folder: maskora demo DIR")
+    folder.mkdir(parents=True, exist_ok=True)
+    clip.marker.touch()
     from maskora.commands.evaluate import evaluate_result
     from maskora.commands.infer import infer_clip
     from maskora.commands.train import train_stages

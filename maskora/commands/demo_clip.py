@@ -47,6 +47,7 @@ class DemoClip:
     """The demo's folder but for its workspace: a video, its masks, and the truth."""
 
     def __init__(self, folder: Path) -> None:
+        self.marker = folder / ".maskora-demo"  # the folder is ours
         self.video = folder / "clip.mp4"
         self.masks = folder / "masks"
         self.truth = folder / "truth"

@@ -1,6 +1,5 @@
 """A finished result in a workspace, and whether it still belongs to what lies there."""
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from maskora.errors import UserError
-from maskora.files import digest, sha256_file
+from maskora.files import digest, digest_stream, sha256_file
 from maskora.masks.files import read_labels
 from maskora.video.images import read_image
 from maskora.video.info import VideoInfo
@@ -128,7 +127,11 @@ def check_still_belongs(
     if digest(labels_THW.tobytes()) != inputs.masks:
         raise UserError(f"the masks have changed {made}: {result.remedy}")
     _check_edits(result, edits)
-    if inputs.frames is not None and _digest_of(frames, inputs.source) != inputs.frames:
+    if inputs.frames is None:
+        return
+    width, height = inputs.source.size
+    length = inputs.source.frames * height * width * 3
+    if digest_stream(length, (frame.tobytes() for frame in frames)) != inputs.frames:
         raise UserError(f"the source frames have changed {made}: put them back, or {result.remedy}")
 
 
@@ -164,15 +167,6 @@ def _edited_then(record: RunRecord, edits: EditFiles) -> dict[int, str]:
         return dict(zip(frames, then.values(), strict=True))
     places = {frame: str(path.resolve()) for frame, path in edits.images.items()}
     return {frame: then.get(places.get(frame, ""), "") for frame in frames}
-
-
-def _digest_of(frames: Iterable[np.ndarray], source: Source) -> str:
-    """What `digest` gives for the bytes of all frames together."""
-    width, height = source.size
-    total = hashlib.sha256((source.frames * height * width * 3).to_bytes(8, "little"))
-    for frame_HWC in frames:
-        total.update(frame_HWC.tobytes())
-    return total.hexdigest()[:20]
 
 
 def final_mask(workspace: Workspace, frame: int, source: Source) -> np.ndarray:

@@ -46,6 +46,23 @@ def test_the_demo_does_not_move_into_a_full_folder(
     answer = run("demo", tmp_path)
     assert answer.status == 2
     assert "already holds something" in answer.err
+    assert run("demo", tmp_path / "thesis.tex").status == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_demo_that_was_stopped_at_its_clip_goes_on(
+    tmp_path: Path, run: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(demo, "write_clip", stop)
+        assert run("demo", tmp_path / "demo").status != 0
+    seen: list[Path] = []
+    monkeypatch.setattr(demo, "write_clip", lambda clip, rate: seen.append(clip.video) or stop())
+    run("demo", tmp_path / "demo")
+    assert seen == [tmp_path / "demo" / "clip.mp4"]
 
 
 @pytest.mark.slow
