@@ -26,12 +26,15 @@ SETTINGS = {
     "adapter.alpha": 8,
     "motion.window": "full",
     "motion.augment": "colour",
-    "motion.steps": 300,
+    "motion.steps": 600,
     "appearance.conditioning": "anchored",
-    "appearance.steps": 25,
+    "appearance.motion_share": 0.05,
+    "appearance.steps": 50,
     "inference.steps": 20,
     "inference.guidance": 1.0,
     "inference.lossless": True,
+    "inference.feather": 1.0,
+    "mask.smooth": 1,
 }
 CLOSING = """
 Look at    {picture}   (and, moving: {video})

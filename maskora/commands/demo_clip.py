@@ -27,12 +27,12 @@ SCENE = Scene(
     (
         Sprite(
             Look("square", "halves", None),
-            Motion((0.72, 0.28), (-0.25, 0.25), angle=0.4, spin=-0.8, pulse=0.0),
-            radius=0.10,
+            Motion((0.72, 0.78), (0.06, 0.0), angle=0.4, spin=-0.8, pulse=0.0),
+            radius=0.08,
         ),
         Sprite(
             Look("square", "halves", BLUE),
-            Motion((0.27, 0.62), (0.42, -0.20), angle=0.3, spin=2.0, pulse=0.0),
+            Motion((0.27, 0.50), (0.42, -0.20), angle=0.3, spin=2.0, pulse=0.0),
             radius=0.19,
         ),
     ),
