@@ -11,6 +11,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,23 @@ Key = tuple[str, int, int]  # condition, scene, seed
 
 @dataclass(frozen=True)
 class Record:
-    """One edited clip, told in figures."""
+    """One edited clip, told in figures; NaN where there is nothing to tell of."""
 
     condition: str
     scene: int
     seed: int
     figures: Mapping[str, float]
+
+    def plain(self) -> dict[str, Any]:
+        """The same for JSON, which knows no NaN."""
+        told = {key: None if isnan(value) else value for key, value in self.figures.items()}
+        return {**asdict(self), "figures": told}
+
+    @classmethod
+    def read(cls, plain: Mapping[str, Any]) -> "Record":
+        """From what `plain` gave."""
+        figures = {key: nan if value is None else value for key, value in plain["figures"].items()}
+        return cls(**{**plain, "figures": figures})
 
 
 @dataclass(frozen=True)
@@ -55,7 +67,7 @@ class Results:
     def write(self, path: Path) -> None:
         """Write for `read_results`, a record a line."""
         head = {"base": self.base, "recipes": {k: asdict(r) for k, r in self.recipes.items()}}
-        lines = ",\n".join(json.dumps(asdict(record)) for record in self.records)
+        lines = ",\n".join(json.dumps(record.plain(), allow_nan=False) for record in self.records)
         write_text(path, f'{json.dumps(head)[:-1]}, "records": [\n{lines}\n]}}\n')
 
 
@@ -94,7 +106,7 @@ def read_results(path: Path) -> Results:
     try:
         content: dict[str, Any] = json.loads(path.read_text())
         recipes = {what: Recipe(**recipe) for what, recipe in content["recipes"].items()}
-        return Results(content["base"], recipes, [Record(**each) for each in content["records"]])
+        return Results(content["base"], recipes, [Record.read(each) for each in content["records"]])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error!r}): delete it, and run again") from None
 

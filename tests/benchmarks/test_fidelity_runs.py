@@ -13,13 +13,12 @@ from typer.testing import CliRunner
 from benchmarks.claims import trials
 from benchmarks.claims.choosing import choose, ranked
 from benchmarks.claims.conditions import CONDITIONS, EVOLVING, Condition, Subject, Training
-from benchmarks.claims.runs import Job, grouped, read_results, run_job
-from benchmarks.claims.settings import Recipe, Settings, read_settings, write_settings
+from benchmarks.claims.runs import Job, grouped, run_job
+from benchmarks.claims.settings import Recipe, Settings, write_settings
 from benchmarks.claims.subjects import FIRST, draw_task
 from benchmarks.claims.trials import Bench, base_name, make_clips, open_base
 from benchmarks.fidelity import app
 from maskora.conditioning import inference_sample
-from maskora.errors import UserError
 from maskora.latents import TensorCache, encode_samples
 from maskora.miniature.trial import unit
 from tests.miniature.untrained import write
@@ -177,31 +176,6 @@ def test_a_run_is_reported_and_not_repeated(miniature: Path, tmp_path: Path) -> 
     assert "other settings" in refused.output
 
 
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        (["--claim", "42"], "choose of 1 to 9"),
-        (["--choose", "--report"], "name one"),
-        (["--report", "--claim", "1"], "for the run alone"),
-    ],
-)
-def test_options_that_do_not_go_together_are_refused(options: list[str], told: str) -> None:
-    answer = CliRunner().invoke(app, options)
-    assert answer.exit_code == 2
-    assert told in answer.output
-
-
-@pytest.mark.parametrize("content", ["{", "[]", '{"base": "x"}', '{"base": "x", "recipes": 3}'])
-def test_damaged_files_are_told(miniature: Path, tmp_path: Path, content: str) -> None:
-    damaged = tmp_path / "damaged.json"
-    damaged.write_text(content)
-    answer = CliRunner().invoke(app, ["--model", str(miniature), "--settings", str(damaged)])
-    assert answer.exit_code == 2
-    assert f"{damaged} is damaged" in answer.output
-    with pytest.raises(UserError, match="is damaged"):
-        read_results(damaged)
-
-
 def test_other_settings_do_not_go_into_the_same_results(miniature: Path, tmp_path: Path) -> None:
     base, settings = base_name(open_base(miniature)), tmp_path / "chosen.json"
     output = tmp_path / "fidelity.json"
@@ -211,16 +185,6 @@ def test_other_settings_do_not_go_into_the_same_results(miniature: Path, tmp_pat
     answer = CliRunner().invoke(app, list(map(str, told)))
     assert answer.exit_code == 2
     assert "other settings" in answer.output
-
-
-def test_settings_belong_to_a_base(tmp_path: Path) -> None:
-    path = tmp_path / "chosen.json"
-    with pytest.raises(UserError, match="--choose first"):
-        read_settings(path, "one")
-    write_settings(path, Settings("one", RECIPES, [1], []))
-    assert read_settings(path, "one").recipes == RECIPES
-    with pytest.raises(UserError, match="another base"):
-        read_settings(path, "two")
 
 
 def test_the_highest_mean_over_scenes_counts() -> None:
