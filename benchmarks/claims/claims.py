@@ -78,14 +78,13 @@ CLAIMS = (
         "motion and leaves the rest alone; one trained as plain image-to-video, or none, does not.",
         (
             Comparison(
-                "mask-aware LoRA", "naive LoRA", ("centroid", "background_db"), beside=BOUNDS
+                "mask-aware LoRA", "naive LoRA", ("centroid", "background_db"),
+                kinds=HUES, beside=BOUNDS,
             ),
-            Comparison(
-                "mask-aware LoRA", "naive LoRA", ("angle", "strict"), kinds=HUES, beside=BOUNDS
-            ),
-            Comparison("mask-aware LoRA", "base, plain", POSE),
+            Comparison("mask-aware LoRA", "naive LoRA", ("angle", "strict"), kinds=HUES),
+            Comparison("mask-aware LoRA", "base, plain", POSE, kinds=HUES),
             # The mask alone tells where the sprite is: the LoRA's part is the motion within.
-            Comparison("mask-aware LoRA", "base, boxed", ("angle", "strict")),
+            Comparison("mask-aware LoRA", "base, boxed", ("angle", "strict"), kinds=HUES),
         ),
     ),
     Claim(
@@ -99,8 +98,8 @@ CLAIMS = (
     ),
     Claim(
         3, "Box, tight and noisy masks where the shape changes", "appendix B.2",
-        "Loose masks, a box or a noisy one, give better clips than a tight one, which forces the "
-        "new shape into the old outline.",
+        "Loose masks, a box or a noisy one, let the new shape grow beyond the old outline, into "
+        "which a tight one forces it.",
         (
             Comparison(
                 "mask-aware LoRA", "tight mask", ("grown",), kinds=SHAPES, beside=BOUNDS
@@ -148,7 +147,7 @@ CLAIMS = (
             Comparison(
                 "mask-aware LoRA, recoloured", "mask-aware LoRA",
                 ("angle", "centroid", "background_db"),
-                {"angle": 10.0, "centroid": 0.5, "background_db": 0.5},
+                {"angle": 10.0, "centroid": 0.5, "background_db": 0.5}, HUES,
             ),
         ),
     ),

@@ -51,7 +51,7 @@ right place, so figures that it would win are asked of edits of the hue.
 
 The rule of the marks was written before anything was measured. What is compared was mended once,
 after early figures of another base on the same scenes had been seen and a review had found
-unsound: figures of edits of the shape (claims 1, 2, 5 and 6 now ask edits of the hue where it
+unsound: figures of edits of the shape (claims 1, 2, 5, 6 and 8 now ask edits of the hue where it
 matters), the box as the place where tight masks are judged (claim 3 now asks *grown*), and angle
 and centroid of looks that evolve. Claim 9 is of that time, too.
 """
@@ -67,10 +67,13 @@ CAVEATS = """\
 - Later keyframes are the truth of the last frame; a person's edit would be less exact. The figures
   of the last frames include it.
 - There are no words and no picture encoder, so nothing is said about captions.
-- Claims 8 and 9 are ours and were found on scenes of this world, though not on those reported.
+- Claims 8 and 9 are ours, thought of after early figures on the scenes that are reported, and tried
+  out on others.
+- *evolved* tells how far the look has come at the end, not when it came: with an anchored keyframe
+  it changes early, often within the first latent frame.
 - Recipes were chosen for the box and 9 frames; tight and noisy masks, windows of 5, other lengths
-  and recoloured sources use the same. Where the longest training was chosen, a longer one might be
-  better still.
+  and recoloured sources use the same. For the naive LoRA the longest training that was tried was
+  the best, so a longer one might be better still.
 """
 
 

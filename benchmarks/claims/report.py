@@ -92,8 +92,10 @@ def summary(claims: Sequence[Claim], measured: Measured) -> list[str]:
     for claim in claims:
         for comparison in claim.comparisons:
             told = f"{comparison.ours} minus {comparison.other}{_kinds(comparison.kinds)}"
-            rows.append((str(claim.number), claim.title, told, measured.outcome(comparison).mark))
-    return table(("", "claim", "compared", "mark"), rows)
+            figures = ", ".join(NAMES[figure].split()[0] for figure in comparison.headline)
+            mark = measured.outcome(comparison).mark
+            rows.append((str(claim.number), claim.title, told, figures, mark))
+    return table(("", "claim", "compared", "in", "mark"), rows)
 
 
 def section(claim: Claim, measured: Measured, picture: tuple[str, int] | None) -> list[str]:

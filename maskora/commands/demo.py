@@ -41,9 +41,10 @@ Look at    {picture}   (and, moving: {video})
 The result {edited}
 Its report {report}
 
-The blue square became an orange disc in frame 0 and a green one in frame {keyframe}, by hand as it
-were; every frame between was made. It is soft because the model that ships with maskora is small
-(docs/miniature.md). With a real one, your own clip, and your own image editor:
+By hand, as it were, the blue square became an orange disc in frame 0 and a green one in frame
+{keyframe}. Every frame after frame 0 was made; of frame {keyframe} the look alone was learned.
+All is soft because the model that ships with maskora is small (docs/miniature.md). With a real one,
+your own clip, and your own image editor:
 
   maskora prepare VIDEO my-edit --box X,Y,W,H --base configs/wan2.1-i2v-480p.toml \\
       --caption "what the video shows" --edited-caption "what the edited frame shows"

@@ -133,7 +133,8 @@ def tell_disk(config: Config, found: Source, plan: Plan) -> str:
 def tell_time(config: Config, workspace: Workspace, train: Plan, infer: Plan) -> str:
     """Seconds per step and for the whole edit, where this machine has measured them before."""
     motion = timings.lookup(train.step_key(train.job.window))
-    keyframe = timings.lookup(train.step_key(1))
+    anchored = config.appearance.conditioning == "anchored"
+    keyframe = timings.lookup(train.step_key(1 + train.sizes.grid.temporal if anchored else 1))
     generate = timings.lookup(infer.step_key(infer.job.frames))
     has_keyframes = workspace.edits_dir.is_dir() and bool(
         workspace.find_edits(None, train.job.frames).keyframes

@@ -302,6 +302,11 @@ def test_measured_times_are_told_and_those_of_another_placement_are_not(
     timings.record(train.step_key(1), 2.0)
     text = run("plan", "--config", edit, "--device", "cuda").out
     assert "whole edit: about 55 minutes" in text  # and 90 x 2 s, 10 x 12 s
+    anchored = ("plan", "--config", edit, "--device", "cuda", "--set")
+    assert "whole edit: unknown" in run(*anchored, "appearance.conditioning=anchored").out
+    timings.record(train.step_key(5), 6.0)  # the first frame, and the keyframe held for four
+    text = run(*anchored, "appearance.conditioning=anchored").out
+    assert "whole edit: about 61 minutes" in text  # 90 x 6 s instead
     other = replace(train, placement=replace(train.placement, blocks_to_swap=3))
     assert timings.lookup(other.step_key(9)) is None
 

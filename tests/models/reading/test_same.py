@@ -2,7 +2,6 @@
 
 import functools
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -212,29 +211,6 @@ def test_another_file_is_another_identity(
     changed = {one for one in before if before[one] != after[one]}
     assert part in changed
     assert changed <= {part, "text_encoder"}
-
-
-def test_weights_left_over_from_another_cutting_are_no_part_of_the_identity(
-    bases: Callable[[str], Path], tmp_path: Path
-) -> None:
-    base = shutil.copytree(bases("wan2.1-i2v"), tmp_path / "base")
-    part, stem = base / "transformer", "diffusion_pytorch_model"
-    whole = part / f"{stem}.safetensors"
-    tensors = load_file(whole)
-    names = sorted(tensors)
-    halves = names[::2], names[1::2]
-    weight_map = {}
-    for number, half in enumerate(halves, start=1):
-        file = f"{stem}-0000{number}-of-00002.safetensors"
-        save_file({name: tensors[name] for name in half}, part / file)
-        weight_map |= dict.fromkeys(half, file)
-    index = {"metadata": {}, "weight_map": weight_map}
-    (part / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
-    with_leftover = opened(open_source(base), "wan2.1-i2v").identity("transformer")
-    whole.unlink()
-    assert opened(open_source(base), "wan2.1-i2v").identity("transformer") == with_leftover
-    (part / file).write_bytes((part / file).read_bytes() + b" ")
-    assert opened(open_source(base), "wan2.1-i2v").identity("transformer") != with_leftover
 
 
 def test_every_file_of_the_original_layout_counts(
