@@ -1,6 +1,7 @@
 """Parts that do not fit one another, and what is known only when a part is loaded."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,17 @@ def test_a_cut_file_of_a_tokenizer_or_a_processor_is_told(
     (copy / name).write_text(content)
     with pytest.raises(UserError, match=f"^{copy / name} is damaged: "):
         open_model(family, copy, "float32", "cpu")
+
+
+@pytest.mark.parametrize("key", ["prediction_type", "use_flow_sigmas"])
+def test_a_solver_that_would_not_take_the_answer_as_a_flow_is_refused(
+    tiny_model: Path, tmp_path: Path, key: str
+) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    path = folder / "scheduler" / "scheduler_config.json"
+    settings = json.loads(path.read_text())
+    del settings[key]
+    path.write_text(json.dumps(settings))
+    model = open_model("wan2.1-i2v", folder, "float32", "cpu")
+    with pytest.raises(UserError, match=f"leaves out {key}"):
+        model.scheduler(4, None)
