@@ -123,35 +123,25 @@ def appearance_sample(
     )
 
 
-def anchored_sample(
-    frame: int,
-    edited_CHW: Tensor,
-    source_CHW: Tensor,
-    keep_HW: Tensor,
-    first_CHW: Tensor,
-    held: int,
-    reference_CHW: Tensor,
-    prompt: str,
-) -> Sample:
-    """An edited keyframe after the edited first frame, which is given whole as at inference.
+def anchored(sample: Sample, first_CHW: Tensor, held: int) -> Sample:
+    """A keyframe's sample after the edited first frame, which is given whole as at inference.
 
     An addition of ours to the paper: alone, a keyframe does not teach what to do where a first
     frame of another look is there to be copied from.
 
     Args:
+        sample: of a masked keyframe, alone.
         first_CHW: the edited first frame.
         held: frames for which the keyframe stands still: those of one latent frame.
     """
-    target_CTHW = torch.stack([first_CHW, *[edited_CHW] * held], dim=1)
-    seen_CTHW = torch.stack([first_CHW, *[source_CHW] * held], dim=1)
-    keep_THW = torch.stack([torch.ones_like(keep_HW), *[keep_HW] * held])
-    return Sample(
-        name=f"keyframe {frame}, anchored",
-        target_CTHW=target_CTHW,
-        condition_CTHW=emptied(seen_CTHW, keep_THW),
-        keep_THW=keep_THW,
-        reference_CHW=reference_CHW,
-        prompt=prompt,
+    assert sample.target_CTHW is not None
+    first_C1HW, keep_THW = first_CHW[:, None], sample.keep_THW
+    return replace(
+        sample,
+        name=f"{sample.name}, anchored",
+        target_CTHW=torch.cat([first_C1HW, *[sample.target_CTHW] * held], dim=1),
+        condition_CTHW=torch.cat([first_C1HW, *[sample.condition_CTHW] * held], dim=1),
+        keep_THW=torch.cat([torch.ones_like(keep_THW), *[keep_THW] * held]),
     )
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from maskora.conditioning import (
     COLOUR_ORDERS,
-    anchored_sample,
+    anchored,
     appearance_sample,
     inference_sample,
     motion_sample,
@@ -86,7 +86,8 @@ def test_a_keyframe_is_one_frame_whose_box_is_hidden_from_the_model() -> None:
 def test_an_anchored_keyframe_hides_its_box_behind_a_whole_first_frame() -> None:
     video, keep = clip(), moving_keep()
     edited, first, reference = (torch.rand(3, H, W) for _ in range(3))
-    sample = anchored_sample(7, edited, video[:, 7], keep[7], first, 4, reference, "p")
+    alone = appearance_sample(7, edited, video[:, 7], keep[7], reference, "masked", "p")
+    sample = anchored(alone, first, 4)
     assert sample.target_CTHW.shape == (3, 5, H, W)
     assert torch.equal(sample.target_CTHW[:, 0], first)
     assert torch.equal(sample.condition_CTHW[:, 0], first)

@@ -14,7 +14,7 @@ from maskora import lora
 from maskora.conditioning import (
     COLOUR_ORDERS,
     Sample,
-    anchored_sample,
+    anchored,
     appearance_sample,
     inference_sample,
     motion_sample,
@@ -72,15 +72,11 @@ class Bench:
         """What the appearance stage learns from: the last frame, edited."""
         first_CHW, edited_CHW = self._wanted_CTHW[:, 0], self._wanted_CTHW[:, -1]
         source_CHW, keep_HW = self._video_CTHW[:, -1], self._task.keep_THW[-1]
-        shown = (self._video_CTHW.shape[1] - 1, edited_CHW, source_CHW, keep_HW)
-        held = self._model.grid.temporal
-        return self._encoded(
-            [
-                anchored_sample(*shown, first_CHW, held, first_CHW, "")
-                if how == "anchored"
-                else appearance_sample(*shown, first_CHW, how, "")
-            ]
-        )
+        frame = self._video_CTHW.shape[1] - 1
+        sample = appearance_sample(frame, edited_CHW, source_CHW, keep_HW, first_CHW, how, "")
+        if how == "anchored":
+            sample = anchored(sample, first_CHW, self._model.grid.temporal)
+        return self._encoded([sample])
 
     def train(
         self, transformer: Transformer, choose: Chooser, lr: float, stops: Sequence[int]

@@ -1,6 +1,6 @@
 """A finished result in a workspace, and whether it still belongs to what lies there."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -171,33 +171,26 @@ def _edited_then(record: RunRecord, edits: EditFiles) -> dict[int, str]:
 
 def final_mask(workspace: Workspace, frame: int, source: Source) -> np.ndarray:
     """A final mask, (H, W) uint8, 0 keep. Raises UserError where it is not as it should be."""
-    path = workspace.mask(frame)
-    try:
-        labels_HW = read_labels(path)
-    except UserError:
-        raise _lost(path) from None
-    if labels_HW.shape[::-1] != source.size:
-        raise _lost(path)
-    return labels_HW
+    return _of_the_clip(workspace.mask(frame), read_labels, source)
 
 
 def source_frame(workspace: Workspace, frame: int, source: Source) -> np.ndarray:
     """A source frame, (H, W, 3) uint8. Raises UserError where it is not as it should be."""
-    path = workspace.source_frame(frame)
-    try:
-        frame_HWC = read_image(path)
-    except UserError:
-        raise _lost(path) from None
-    if frame_HWC.shape[1::-1] != source.size:
-        raise _lost(path)
-    return frame_HWC
+    return _of_the_clip(workspace.source_frame(frame), read_image, source)
 
 
-def _lost(path: Path) -> UserError:
-    return UserError(
+def _of_the_clip(path: Path, read: Callable[[Path], np.ndarray], source: Source) -> np.ndarray:
+    lost = UserError(
         f"{path} is missing, damaged or of another size: put it back, or run maskora prepare "
         f"again, with --overwrite"
     )
+    try:
+        picture = read(path)
+    except UserError:
+        raise lost from None
+    if picture.shape[1::-1] != source.size:
+        raise lost
+    return picture
 
 
 def _damaged(path: Path, remedy: str) -> UserError:

@@ -12,7 +12,7 @@ from maskora.commands.inputs import Clip, Edit
 from maskora.conditioning import (
     COLOUR_ORDERS,
     Sample,
-    anchored_sample,
+    anchored,
     appearance_sample,
     emptied,
     motion_sample,
@@ -66,14 +66,13 @@ def appearance_samples(clip: Clip, edit: Edit, config: Config, held: int) -> lis
     first_CHW, samples = _unit(edit.first.image_HWC), []
     for frame, edited in edit.keyframes.items():
         edited_CHW, source_CHW = _unit(edited.image_HWC), _unit(clip.frames_THWC[frame])
-        shown = (frame, edited_CHW, source_CHW, keep[frame])
         reference = _reference(config.appearance.reference, first_CHW, source_CHW, keep[frame])
         words = prompt(config, edited.caption)
         samples.append(
-            anchored_sample(*shown, first_CHW, held, reference, words)
-            if how == "anchored"
-            else appearance_sample(*shown, reference, how, words)
+            appearance_sample(frame, edited_CHW, source_CHW, keep[frame], reference, how, words)
         )
+    if how == "anchored":
+        return [anchored(sample, first_CHW, held) for sample in samples]
     return samples
 
 

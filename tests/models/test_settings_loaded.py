@@ -27,6 +27,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return write_all(tmp_path_factory.mktemp("bases"))
 
 
+def load(folder: Path, family: str, encoder: str) -> None:
+    """Open a base, which must go well, and load one of its encoders."""
+    model = open_model(family, folder, "float32", "cpu")
+    (found,) = [one for one in model.encoders() if one.name == encoder]
+    with found.load():
+        pass
+
+
 @pytest.mark.parametrize(
     ("family", "encoder", "part", "key", "value", "told"),
     [
@@ -50,10 +58,8 @@ def test_what_only_the_parts_class_knows_is_told_when_it_is_loaded(
     told: str,
 ) -> None:
     copy, path = damaged(folders[family], tmp_path, part, key, value)
-    model = open_model(family, copy, "float32", "cpu")
-    (found,) = [one for one in model.encoders() if one.name == encoder]
-    with pytest.raises(UserError, match=f"^{path}: .*{told}.*{PUBLISHED}$"), found.load():
-        pass
+    with pytest.raises(UserError, match=f"^{path}: .*{told}.*{PUBLISHED}$"):
+        load(copy, family, encoder)
 
 
 @pytest.mark.parametrize(
@@ -84,10 +90,8 @@ def test_words_that_do_not_fit_their_encoder_are_told(
     told: str,
 ) -> None:
     copy, path = damaged(folders[family], tmp_path, part, key, value)
-    model = open_model(family, copy, "float32", "cpu")
-    (found,) = [one for one in model.encoders() if one.name == encoder]
-    with pytest.raises(UserError, match=f"{path.parent}.*{told}"), found.load():
-        pass
+    with pytest.raises(UserError, match=f"{path.parent}.*{told}"):
+        load(copy, family, encoder)
 
 
 @pytest.mark.parametrize(
