@@ -8,7 +8,6 @@ takes nothing else with it. The result is written after every phase.
 
 import json
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.clock import StepClock
 from benchmarks.jobs import Job, read_job
 from benchmarks.measure import (
     Phase,
@@ -25,7 +25,6 @@ from benchmarks.measure import (
     high_water_mark,
     limit_card,
     measured,
-    synchronize,
 )
 from benchmarks.one_block import one_block_folder, repeat_block
 from maskora import lora
@@ -48,12 +47,6 @@ from maskora.training.optimizer import available, make_optimizer
 
 PROMPT, NEGATIVE = "p3rs0n, a walk through a forest", "blurred, still"
 GUIDANCE = 5.0
-
-
-def bytes_moved(transformer: Transformer) -> int:
-    """Bytes of weights that the engine has copied to the device so far."""
-    moved: int = transformer.supply.streamer.traffic.bytes
-    return moved
 
 
 class Record:
@@ -216,30 +209,6 @@ def _denoise(
     hook.remove()
     record.put(**clock.facts())
     return latents
-
-
-class StepClock:
-    """Seconds and moved bytes from one step to the next; the first step warms up."""
-
-    def __init__(self, device: torch.device, transformer: Transformer) -> None:
-        self._device, self._transformer = device, transformer
-        self._seconds: list[float] = []
-        self._bytes: list[int] = []
-
-    def tick(self) -> None:
-        """A step ends here, and the next begins."""
-        synchronize(self._device)
-        self._seconds.append(time.perf_counter())
-        self._bytes.append(bytes_moved(self._transformer))
-
-    def facts(self) -> dict[str, Any]:
-        """Seconds and bytes of every step after the first."""
-        pairs = zip(self._seconds[1:], self._seconds[2:], strict=False)
-        moved = zip(self._bytes[1:], self._bytes[2:], strict=False)
-        return {
-            "step_seconds": [end - start for start, end in pairs],
-            "step_bytes": [end - start for start, end in moved],
-        }
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from typer.testing import CliRunner
 
-from benchmarks import cases, memory, runner
+from benchmarks import clock, memory, runner
 from benchmarks.cases import Record, run
 from benchmarks.jobs import Job, read_job, write_job
 from benchmarks.measure import Machine, Phase
@@ -150,7 +150,7 @@ def test_a_bug_is_no_outcome(folder: Path, tmp_path: Path, monkeypatch: pytest.M
     def broken(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(cases, "bytes_moved", broken)
+    monkeypatch.setattr(clock, "bytes_moved", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         result(job(folder, tmp_path, "train"), tmp_path)
     written = json.loads((tmp_path / "result.json").read_text())
