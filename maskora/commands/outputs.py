@@ -190,7 +190,10 @@ def run_record(
             "source": clip.source.model_dump(mode="json"),
             "frames": digest(clip.frames_THWC.tobytes()),
             "masks": digest(clip.labels_THW.tobytes()),
-            "edited": {str(e.path.resolve()): sha256_file(e.path) for e in edited.all.values()},
+            "edited": {
+                str(frame): {"path": str(e.path.resolve()), "sha256": sha256_file(e.path)}
+                for frame, e in edited.all.items()
+            },
         },
         "outside_difference": {
             str(frame): {"mean_levels": e.spill.mean, "share_over_20_levels": e.spill.share}

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -38,11 +38,15 @@ class _Config(_Part):
     inference: _Inference
 
 
+class _Edited(_Part):
+    sha256: str
+
+
 class _Inputs(_Part):
     source: Source
-    frames: str | None = None
+    frames: str
     masks: str
-    edited: dict[str, str]
+    edited: dict[int, _Edited]  # by frame
 
 
 class RunRecord(_Part):
@@ -51,7 +55,6 @@ class RunRecord(_Part):
     seed: int
     config: _Config
     inputs: _Inputs
-    outside_difference: dict[str, Any] = {}  # by the number of each edited frame
 
 
 @dataclass(frozen=True)
@@ -127,8 +130,6 @@ def check_still_belongs(
     if digest(labels_THW.tobytes()) != inputs.masks:
         raise UserError(f"the masks have changed {made}: {result.remedy}")
     _check_edits(result, edits)
-    if inputs.frames is None:
-        return
     width, height = inputs.source.size
     length = inputs.source.frames * height * width * 3
     if digest_stream(length, (frame.tobytes() for frame in frames)) != inputs.frames:
@@ -137,7 +138,7 @@ def check_still_belongs(
 
 def _check_edits(result: Result, edits: EditFiles) -> None:
     """Every edited frame is what it was, none has come and none has gone."""
-    then, made = _edited_then(result.record, edits), f"when {result.folder} was made"
+    then, made = result.record.inputs.edited, f"when {result.folder} was made"
     for frame in sorted(then.keys() | edits.images.keys()):
         path = edits.images.get(frame)
         if path is None:
@@ -147,26 +148,11 @@ def _check_edits(result: Result, edits: EditFiles) -> None:
             )
         if frame not in then:
             raise UserError(f"{path} was not there {made}: take it away, or {result.remedy}")
-        if sha256_file(path) != then[frame]:
+        if sha256_file(path) != then[frame].sha256:
             raise UserError(
                 f"{path} has changed since {result.folder} was made: put it back, or "
                 f"{result.remedy}"
             )
-
-
-def _edited_then(record: RunRecord, edits: EditFiles) -> dict[int, str]:
-    """The hashes of the edited frames that a result was made from, by frame.
-
-    Their paths are recorded in the frames' order, but as what links lead to, which may have any
-    name, and links to one file are recorded once.
-    """
-    then = record.inputs.edited
-    numbers = list(record.outside_difference) or [Path(path).stem for path in then]
-    frames = [int(number) for number in numbers if number.isdecimal()]
-    if len(frames) == len(then):
-        return dict(zip(frames, then.values(), strict=True))
-    places = {frame: str(path.resolve()) for frame, path in edits.images.items()}
-    return {frame: then.get(places.get(frame, ""), "") for frame in frames}
 
 
 def final_mask(workspace: Workspace, frame: int, source: Source) -> np.ndarray:

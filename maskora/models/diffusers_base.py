@@ -130,19 +130,8 @@ class DiffusersBase:
             key = "flow_shift" if "flow_shift" in config else "shift"
             config = {**config, key: shift}
         scheduler = kind.from_config(config)
-        self._check_flow(scheduler)
         self.set_timesteps(scheduler, steps)
         return scheduler
-
-    def _check_flow(self, scheduler: Any) -> None:
-        """Solvers that were made for other models take another answer where nothing is said."""
-        told = scheduler.config
-        for key, wanted in (("prediction_type", "flow_prediction"), ("use_flow_sigmas", True)):
-            if told.get(key, wanted) != wanted:
-                raise UserError(
-                    f"{self.source.where}: the scheduler's configuration leaves out {key}, which "
-                    f"must be {wanted!r} for this base: take it as it was published"
-                )
 
     def set_timesteps(self, scheduler: Any, steps: int) -> None:
         """Choose the timesteps of a fresh scheduler as the base's own pipeline does."""

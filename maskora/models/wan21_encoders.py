@@ -27,6 +27,7 @@ from maskora.streaming.sources import ModuleReader
 from maskora.streaming.supply import supply
 
 TEXT_TOKENS = 512
+PADDED = {"padding": "max_length", "max_length": TEXT_TOKENS, "truncation": True}
 # Every layer, one prompt after the other.
 STREAMED = Placement(blocks_to_swap=1_000, weights="mapped", split_batch=True)
 WORD_EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")
@@ -62,13 +63,8 @@ def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> It
 
     @torch.no_grad()
     def encode(cues: Sequence[Cue]) -> list[Context]:
-        tokens = tokenizer(
-            [clean(cue.prompt) for cue in cues],
-            padding="max_length",
-            max_length=TEXT_TOKENS,
-            truncation=True,
-            return_tensors="pt",
-        )
+        prompts = [clean(cue.prompt) for cue in cues]
+        tokens = tokenizer(prompts, return_tensors="pt", **PADDED)
         words = weights.read_rows(embeddings, tokens.input_ids.view(-1).tolist(), dtype)
         text_BLD = encoder(
             inputs_embeds=words.view(*tokens.input_ids.shape, -1).to(device),

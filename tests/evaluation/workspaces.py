@@ -39,12 +39,12 @@ def write_workspace(
     for number in range(FRAMES):
         write_png(workspace.source_frame(number), scene.source[number])
         write_labels(workspace.mask(number), labels[number])
-    edited: dict[str, str] = {}
+    edited: dict[str, dict[str, str]] = {}
     edits = edits or {0: scene.truth[0]}
     for number, picture in edits.items():
         path = workspace.edited_frame(None, number, ".png")
         write_png(path, picture)
-        edited[str(path)] = sha256_file(path)
+        edited[str(number)] = {"path": str(path), "sha256": sha256_file(path)}
     output = workspace.output_dir(None, None)
     if lossless:
         write_lossless(output / "edited.mkv", iter(result), Fraction(16))
@@ -58,7 +58,6 @@ def write_workspace(
             "masks": digest(labels.tobytes()),
             "edited": edited,
         },
-        "outside_difference": {str(number): {} for number in edits},
     }
     (output / "run.json").write_text(json.dumps(record))
     return workspace

@@ -113,9 +113,11 @@ class LanguageModel(TransformersSettings):
 class Scheduler(Settings):
     """A scheduler of diffusers for flow matching; its class is checked where it is made.
 
-    The second half are keys of solvers that were made for other models first.
+    The second half are keys of solvers that were made for other models first, and which take
+    another answer than a flow where nothing is said.
     """
 
+    class_name: str = Field("", alias="_class_name")
     num_train_timesteps: Whole = 1000
     shift: Number = 1.0
     flow_shift: Number = 1.0
@@ -142,6 +144,14 @@ class Scheduler(Settings):
     beta_end: Number = 0.02
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
     trained_betas: list[Number] | None = None
+
+    @model_validator(mode="after")
+    def _takes_the_answer_as_a_flow(self) -> Self:
+        needed = {"prediction_type", "use_flow_sigmas"} - self.model_fields_set
+        if needed and not self.class_name.startswith("FlowMatch"):
+            told = " and ".join(sorted(needed))
+            raise ValueError(f"{told} missing, without which no flow is meant")
+        return self
 
 
 def check_heads(width: int, heads: int) -> None:
