@@ -103,7 +103,8 @@ class Supervisor:
     def __init__(self, workspace: Workspace, job: Job, out: TextIO) -> None:
         self._workspace, self._out = workspace, out
         self._job = job
-        self._asked = 0
+        self._asked, self._passed_on = 0, 0
+        self._log_size = 0  # when the command was first interrupted
 
     def listen(self) -> None:
         """From now on, an interruption is passed on instead of ending this process."""
@@ -118,7 +119,8 @@ class Supervisor:
                 break
             code = self._command(name)
         left = self._job.name != NAMES[self._job.what][-1]
-        if code in INTERRUPTED or (code == 0 and self._asked and left):
+        unheard = self._passed_on > 0 and not self._was_heard()
+        if code in INTERRUPTED or (code and unheard) or (code == 0 and self._asked and left):
             self._note(status="stopped", ended=time.time())
         else:
             self._note(status="failed" if code else "done", ended=time.time())
@@ -137,26 +139,29 @@ class Supervisor:
 
     def wait(self, process: subprocess.Popen[bytes]) -> int:
         """A command's exit code; as often as this process is interrupted, so is the command."""
-        passed_on, sent_at, log_size = 0, 0.0, 0
+        sent_at, self._passed_on = 0.0, 0
         while True:
             try:
                 return process.wait(LOOK_EVERY)
             except subprocess.TimeoutExpired:
-                unheard = passed_on > 0 and not self._was_heard(sent_at, log_size)
-                if passed_on == self._asked and not unheard:
+                waited = time.monotonic() - sent_at > HEARD_WITHIN
+                unheard = self._passed_on > 0 and waited and not self._was_heard()
+                if self._passed_on == self._asked and not unheard:
                     continue
-            if not passed_on:
-                log_size = os.fstat(self._out.fileno()).st_size
+            if not self._passed_on:
+                self._log_size = os.fstat(self._out.fileno()).st_size
             process.send_signal(signal.SIGINT)
-            sent_at, passed_on = time.monotonic(), self._asked
+            sent_at, self._passed_on = time.monotonic(), self._asked
             self._note(asked_to_stop=True)
 
-    def _was_heard(self, sent_at: float, log_size: int) -> bool:
-        """Python drops an interruption that falls into a destructor; who heard it says so."""
-        if time.monotonic() - sent_at < HEARD_WITHIN:
-            return True
+    def _was_heard(self) -> bool:
+        """Whether the command has said that it was interrupted.
+
+        Python drops an interruption that falls into a destructor, and libraries that are just
+        being imported turn it into an error of their own.
+        """
         with self._workspace.job_log.open("rb") as file:
-            file.seek(log_size)
+            file.seek(self._log_size)
             return b"interrupted" in file.read()
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:

@@ -119,17 +119,10 @@ class DiffusersBase:
         import diffusers
 
         config = self.source.config("scheduler")
-        kind: Any = getattr(diffusers, str(config.get("_class_name")), None)
-        is_scheduler = isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)
-        if not is_scheduler:
-            raise UserError(
-                f"{self.source.where}: its scheduler is {config.get('_class_name')!r}, which is "
-                f"none of diffusers'"
-            )
         if shift is not None:
-            key = "flow_shift" if "flow_shift" in config else "shift"
+            key = "shift" if config["_class_name"].startswith("FlowMatch") else "flow_shift"
             config = {**config, key: shift}
-        scheduler = kind.from_config(config)
+        scheduler = getattr(diffusers, config["_class_name"]).from_config(config)
         self.set_timesteps(scheduler, steps)
         return scheduler
 

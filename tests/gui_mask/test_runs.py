@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -315,6 +316,41 @@ sys.exit(100 + count)
         supervisor.interrupt(signal.SIGINT, None)
         assert supervisor.wait(process) == 100 + times
     assert job_of(workspace).asked_to_stop
+
+
+@pytest.mark.parametrize(("says", "status"), [("", "stopped"), ("interrupted", "failed")])
+def test_a_command_that_an_interruption_broke_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, status: str
+) -> None:
+    """Imports turn Ctrl-C into errors of their own; who has heard it ends as it means to."""
+    workspace, own = Workspace(tmp_path), identify(os.getpid())
+    assert own is not None
+    workspace.job_log.parent.mkdir()
+    (tmp_path / "command.py").write_text(f"""
+import time
+try:
+    print("ready", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("{says}", flush=True)
+    raise ImportError("no such model") from None
+""")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(supervise, "words", lambda *_: ["command"])
+    with workspace.job_log.open("a") as out:
+        job = Job(what="train", edit=None, started=0, name="train", supervisor=own)
+        supervisor = Supervisor(workspace, job, out)
+
+        def interrupt() -> None:
+            while "ready" not in workspace.job_log.read_text():
+                time.sleep(0.05)
+            supervisor.interrupt(signal.SIGINT, None)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        supervisor.run()
+        thread.join()
+    assert (job_of(workspace).status, job_of(workspace).exit_code) == (status, 1)
 
 
 def test_a_damaged_record_is_told(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """Our parts, put together as plain image-to-video, give what diffusers' own pipeline gives."""
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,14 +85,25 @@ def test_plain_image_to_video_equals_the_pipeline(
     assert (ours.transpose(0, 1) - theirs).abs().max() <= TOLERANCE
 
 
-@pytest.mark.parametrize("kind", [UniPCMultistepScheduler, FlowMatchEulerDiscreteScheduler])
-def test_the_shift_reaches_either_scheduler(tiny_model: Path, tmp_path: Path, kind: type) -> None:
-    import shutil
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+OTHERS = {"shift": 3.0, "flow_shift": 3.0}  # one of the two is another class's
 
-    folder = tmp_path / "model"
-    shutil.copytree(tiny_model, folder)
-    flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
-    kind(**(flow if kind is UniPCMultistepScheduler else {})).save_pretrained(folder / "scheduler")
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        (UniPCMultistepScheduler, FLOW),
+        (UniPCMultistepScheduler, FLOW | OTHERS),
+        (FlowMatchEulerDiscreteScheduler, {}),
+        (FlowMatchEulerDiscreteScheduler, FLOW | OTHERS),
+    ],
+)
+def test_the_shift_reaches_either_scheduler(
+    tiny_model: Path, tmp_path: Path, kind: type, config: dict[str, Any]
+) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({"_class_name": kind.__name__, **config}))
     model = open_model("wan2.1-i2v", folder, "float32", "cpu")
     levels = {}
     for shift in (1.0, 5.0):

@@ -110,14 +110,26 @@ class LanguageModel(TransformersSettings):
         return self
 
 
+FlowScheduler = Literal[
+    "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler",
+    "FlowMatchLCMScheduler",
+    "UniPCMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "DEISMultistepScheduler",
+    "SASolverScheduler",
+]
+
+
 class Scheduler(Settings):
-    """A scheduler of diffusers for flow matching; its class is checked where it is made.
+    """A scheduler of diffusers for flow matching.
 
     The second half are keys of solvers that were made for other models first, and which take
     another answer than a flow where nothing is said.
     """
 
-    class_name: str = Field("", alias="_class_name")
+    class_name: FlowScheduler = Field(alias="_class_name")
     num_train_timesteps: Whole = 1000
     shift: Number = 1.0
     flow_shift: Number = 1.0
