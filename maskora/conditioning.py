@@ -29,6 +29,7 @@ class Sample:
         keep_THW: 1 = keep, 0 = generate, as float.
         reference_CHW: the picture for the image encoder.
         prompt: token and caption.
+        times: where in the clip its latent frames are; None: one follows another.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Sample:
     keep_THW: Tensor
     reference_CHW: Tensor
     prompt: str
+    times: tuple[int, ...] | None = None
 
 
 def to_unit(frames_THWC: Tensor) -> Tensor:
@@ -123,15 +125,17 @@ def appearance_sample(
     )
 
 
-def anchored(sample: Sample, first_CHW: Tensor, held: int) -> Sample:
+def anchored(sample: Sample, first_CHW: Tensor, frame: int, held: int) -> Sample:
     """A keyframe's sample after the edited first frame, which is given whole as at inference.
 
-    An addition of ours to the paper: alone, a keyframe does not teach what to do where a first
-    frame of another look is there to be copied from.
+    The two are as far apart in time as they are in the clip. An addition of ours to the paper:
+    alone, a keyframe teaches neither what to do where a first frame of another look is there to be
+    copied from, nor when its own look has come.
 
     Args:
         sample: of a masked keyframe, alone.
         first_CHW: the edited first frame.
+        frame: which frame of the clip the keyframe is, after the first.
         held: frames for which the keyframe stands still: those of one latent frame.
     """
     assert sample.target_CTHW is not None
@@ -142,6 +146,7 @@ def anchored(sample: Sample, first_CHW: Tensor, held: int) -> Sample:
         target_CTHW=torch.cat([first_C1HW, *[sample.target_CTHW] * held], dim=1),
         condition_CTHW=torch.cat([first_C1HW, *[sample.condition_CTHW] * held], dim=1),
         keep_THW=torch.cat([torch.ones_like(keep_THW), *[keep_THW] * held]),
+        times=(0, -(-frame // held)),
     )
 
 

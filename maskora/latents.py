@@ -37,6 +37,7 @@ class EncodedSample:
         condition_CTHW: mask and condition latents as the base packs them.
         keep_THW: the pixel keep mask.
         context: what the base's encoders make of its prompt and picture.
+        times: where in the clip its latent frames are; None: one follows another.
     """
 
     name: str
@@ -44,6 +45,7 @@ class EncodedSample:
     condition_CTHW: Tensor
     keep_THW: Tensor
     context: Context
+    times: tuple[int, ...] | None = None
 
     def inputs(self, device: torch.device | str) -> ModelInputs:
         """What the transformer is told, as a batch of one on a device."""
@@ -132,6 +134,7 @@ def encode_samples(
             condition_CTHW=model.pack_condition(sample.keep_THW, condition),
             keep_THW=sample.keep_THW,
             context=context,
+            times=sample.times,
         )
         for sample, condition, context in zip(
             samples, latents[: len(conditions)], contexts, strict=True

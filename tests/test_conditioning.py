@@ -87,7 +87,8 @@ def test_an_anchored_keyframe_hides_its_box_behind_a_whole_first_frame() -> None
     video, keep = clip(), moving_keep()
     edited, first, reference = (torch.rand(3, H, W) for _ in range(3))
     alone = appearance_sample(7, edited, video[:, 7], keep[7], reference, "masked", "p")
-    sample = anchored(alone, first, 4)
+    sample = anchored(alone, first, 7, 4)
+    assert sample.times == (0, 2), "frames 5 to 8 are the second latent frame after the first"
     assert sample.target_CTHW.shape == (3, 5, H, W)
     assert torch.equal(sample.target_CTHW[:, 0], first)
     assert torch.equal(sample.condition_CTHW[:, 0], first)

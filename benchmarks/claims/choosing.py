@@ -28,10 +28,11 @@ from benchmarks.claims.trials import (
     run,
 )
 from maskora.training.loop import choose_mixed, choose_uniformly
+from maskora.workspace import Stage
 
 SCENES = 6
-RATES, STEPS = (1e-3, 3e-3), (30, 60, 120, 240)
-DECIDING = {"motion": "strict", "appearance": "evolved"}
+RATES, STEPS = (1e-3, 3e-3), (30, 60, 120, 240, 480)
+DECIDING: Mapping[Stage, str] = {"motion": "strict", "appearance": "evolved"}
 MOTION = {"masked": "mask-aware LoRA", "first-frame": "naive LoRA"}
 APPEARANCE = {how: f"keyframe, {how}" for how in ("masked", "anchored", "first-frame")}
 
@@ -107,26 +108,30 @@ def try_out(attempt: Attempt) -> list[dict[str, Any]]:
     model, condition = open_base(attempt.model), CONDITIONS[attempt.condition]
     task = draw_task(attempt.scene, condition.subject)
     bench = Bench(model, task, attempt.cache, attempt.scene)
-    chooser = choose_uniformly(_windows(bench, condition))
+    chooser, stage = choose_uniformly(_windows(bench, condition)), stage_of(attempt)
     transformer = model.load_transformer()
     with closing(transformer.supply):
         inject(model, transformer, attempt.scene)
         if attempt.start is not None and condition.appearance is not None:
-            run(bench, transformer, chooser, attempt.start)
+            run(bench, transformer, chooser, attempt.start, "motion")
             keyframes = bench.keyframe(condition.appearance)
             chooser = choose_mixed(keyframes, _windows(bench, condition), MOTION_SHARE)
         latents = {
             str(step): bench.sample(transformer, condition)
-            for step in bench.train(transformer, chooser, attempt.lr, attempt.steps)
+            for step in bench.train(transformer, chooser, attempt.lr, attempt.steps, stage)
         }
-    deciding = DECIDING["motion" if attempt.start is None else "appearance"]
     return [
         {
             "recipe": attempt.recipe, "lr": attempt.lr, "steps": int(step),
-            "figure": figures(frames_THWC, task)[deciding],
+            "figure": figures(frames_THWC, task)[DECIDING[stage]],
         }
         for step, frames_THWC in decode(model, latents).items()
     ]  # fmt: skip
+
+
+def stage_of(attempt: Attempt) -> Stage:
+    """Which stage is tried."""
+    return "motion" if attempt.start is None else "appearance"
 
 
 def _windows(bench: Bench, condition: Condition) -> list[Any]:

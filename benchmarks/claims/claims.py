@@ -18,7 +18,7 @@ from benchmarks.claims.subjects import FIRST, kind
 Mark = Literal["reproduced", "not reproduced", "undecided"]
 BETTER: dict[str, int] = {
     "hit": 1, "strict": 1, "centroid": -1, "angle": -1, "inside_db": 1, "background_db": 1,
-    "grown": 1, "evolved": 1, "late_db": 1,
+    "grown": 1, "faded": -1, "evolved": 1, "early_db": 1, "late_db": 1,
 }  # fmt: skip
 POSE = ("angle", "strict", "centroid", "background_db")
 SHAPES, HUES = ("shape", "hue+shape"), ("hue", "hue+shape")
@@ -140,9 +140,10 @@ CLAIMS = (
         "A LoRA fades edits of the hue towards the source; training it on recoloured sources "
         "cures that, at no cost to motion and background.",
         (
-            Comparison("base, boxed", "mask-aware LoRA", ("hit",), kinds=HUES, beside=BOUNDS),
+            Comparison("base, boxed", "mask-aware LoRA", ("faded",), kinds=HUES, beside=BOUNDS),
             Comparison(
-                "mask-aware LoRA, recoloured", "mask-aware LoRA", ("hit", "strict"), kinds=HUES
+                "mask-aware LoRA, recoloured", "mask-aware LoRA", ("faded", "hit", "strict"),
+                kinds=HUES,
             ),
             Comparison(
                 "mask-aware LoRA, recoloured", "mask-aware LoRA",
@@ -152,12 +153,15 @@ CLAIMS = (
         ),
     ),
     Claim(
-        9, "A keyframe after the edited first frame",
+        9, "A keyframe at its time after the edited first frame",
         'an addition of ours, appearance.conditioning = "anchored"',
-        "A keyframe that is learned after the edited first frame, instead of alone, brings the "
-        "last frames nearer to it, at no cost to motion and background.",
+        "A keyframe that is learned at its time after the edited first frame, instead of alone, "
+        "brings the last frames nearer to it, at no cost to earlier frames, motion and background.",
         (
             Comparison("keyframe, anchored", "keyframe, masked", LOOK, beside=("no keyframe",)),
+            Comparison(
+                "keyframe, anchored", "keyframe, masked", ("early_db",), {"early_db": 0.5}
+            ),
             # Where the look does not evolve: else angle and centroid tell of the look, too.
             Comparison(
                 "mask-aware LoRA, anchored keyframe", "mask-aware LoRA",

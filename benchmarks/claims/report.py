@@ -15,10 +15,9 @@ Values = dict[tuple[int, int], float]  # (scene, seed) -> a figure
 NAMES = {
     "hit": "hit", "strict": "strict", "centroid": "centroid px", "angle": "angle °",
     "inside_db": "inside dB", "background_db": "background dB", "grown": "grown",
-    "evolved": "evolved",
-    "late_db": "late dB",
+    "faded": "faded", "evolved": "evolved", "early_db": "early dB", "late_db": "late dB",
 }  # fmt: skip
-DIGITS = {"hit": 2, "strict": 2, "grown": 2, "evolved": 2}
+DIGITS = {"hit": 2, "strict": 2, "grown": 2, "faded": 2, "evolved": 2}
 ALWAYS = ("hit", "strict", "centroid", "angle", "inside_db", "background_db")
 NOT_RUN = "not run"
 

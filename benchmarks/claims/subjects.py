@@ -13,14 +13,23 @@ from torch import Tensor
 from benchmarks.claims.conditions import Subject
 from maskora.masks.shapes import MaskShape, final_masks
 from maskora.miniature.edits import Edit, edited
-from maskora.miniature.gate import Frames, Truth, colour_distance, hits, psnr, score, share_of
+from maskora.miniature.gate import (
+    Frames,
+    Truth,
+    colour_distance,
+    distances,
+    hits,
+    psnr,
+    score,
+    share_of,
+)
 from maskora.miniature.trial import CHANGES, UNSEEN, Case, draw_edit, render_case
 from maskora.miniature.world import SIZE, render
 
 FIRST, FIRST_TO_CHOOSE = 3000, 6000  # numbers of cases: those reported, those chosen on
 MARGIN, CELL = 0.1, 8  # of the sprite's box; pixels
 EVOLUTIONS: tuple[Edit, ...] = ("bloom", "drift")
-LATE = slice(5, 9)  # frames: the last latent frame of nine
+EARLY, LATE = slice(1, 5), slice(5, 9)  # frames: the second and the last latent frame of nine
 CLEAR = 40.0  # levels from which two looks are told apart
 
 
@@ -68,21 +77,33 @@ def region(truth: Truth, shape: MaskShape) -> np.ndarray:
 
 
 def figures(result_THWC: Frames, task: Task) -> Mapping[str, float]:
-    """The gate's figures, those beyond the source's outline, and how far the look has evolved."""
+    """The gate's figures, those beyond the source's outline, and how the look has evolved."""
     truth = task.case.truth
     hits_THW, _ = hits(result_THWC, truth)
     beyond_THW = truth.sprite_THW & ~truth.source_sprite_THW
     grown = share_of(hits_THW, beyond_THW) if beyond_THW[1:].any() else np.nan
-    told = {**asdict(score(result_THWC, truth)), "grown": grown}
+    told = {
+        **asdict(score(result_THWC, truth)),
+        "grown": grown,
+        "faded": share_of(faded(result_THWC, truth), truth.sprite_THW & truth.source_sprite_THW),
+    }
     if task.still_THWC is None:
         return told
+    early = result_THWC[EARLY], truth.edited_THWC[EARLY]
     late = result_THWC[LATE], truth.edited_THWC[LATE]
     return {
         **told,
         "evolved": evolved(*late, task.still_THWC[LATE], truth.background_THWC[LATE],
                            truth.sprite_THW[LATE]),
+        "early_db": psnr(*early, truth.region_THW[EARLY]),
         "late_db": psnr(*late, truth.region_THW[LATE]),
     }  # fmt: skip
+
+
+def faded(result_THWC: Frames, truth: Truth) -> np.ndarray:
+    """Where a result's colour is nearer to the source's sprite than to edit and background."""
+    right_THW, wrong_THW, source_THW, background_THW = distances(result_THWC, truth)
+    return source_THW < np.minimum.reduce([right_THW, wrong_THW, background_THW])
 
 
 def evolved(

@@ -37,6 +37,7 @@ from maskora.training.loop import (
     train_step,
 )
 from maskora.training.optimizer import make_optimizer
+from maskora.workspace import Stage
 
 RANK, STRIDE, MOTION_SHARE = 8, 4, 0.1
 ACCUMULATION = 1
@@ -75,15 +76,21 @@ class Bench:
         frame = self._video_CTHW.shape[1] - 1
         sample = appearance_sample(frame, edited_CHW, source_CHW, keep_HW, first_CHW, how, "")
         if how == "anchored":
-            sample = anchored(sample, first_CHW, self._model.grid.temporal)
+            sample = anchored(sample, first_CHW, frame, self._model.grid.temporal)
         return self._encoded([sample])
 
     def train(
-        self, transformer: Transformer, choose: Chooser, lr: float, stops: Sequence[int]
+        self,
+        transformer: Transformer,
+        choose: Chooser,
+        lr: float,
+        stops: Sequence[int],
+        stage: Stage,
     ) -> Iterator[int]:
         """Train the injected LoRA; pauses after each number of steps in `stops`."""
+        seed = self._seed + (stage == "appearance")  # as train.py has it
         plan = TrainingPlan(
-            title="", steps=max(stops), seed=self._seed, optimizer="adamw", lr=lr,
+            title="", steps=max(stops), seed=seed, optimizer="adamw", lr=lr,
             weight_decay=0.01, method="uniform", shift=SHIFT, inside_weight=1.0, clipping=1.0,
             accumulation=ACCUMULATION, checkpoint_every=max(stops),
         )  # fmt: skip
@@ -151,13 +158,14 @@ def make_clips(
         if training is not None:
             inject(model, transformer, seed)
             recipe = recipes[f"motion, {training.conditioning}"]
-            run(bench, transformer, choose_uniformly(windows), recipe)
+            run(bench, transformer, choose_uniformly(windows), recipe, "motion")
             learned = snapshot(transformer)
         for name, condition in conditions.items():
             if condition.appearance is not None:
                 restore(transformer, learned)
                 chooser = choose_mixed(bench.keyframe(condition.appearance), windows, MOTION_SHARE)
-                run(bench, transformer, chooser, recipes[f"appearance, {condition.appearance}"])
+                recipe = recipes[f"appearance, {condition.appearance}"]
+                run(bench, transformer, chooser, recipe, "appearance")
             latents[name] = bench.sample(transformer, condition)
     return decode(model, latents)
 
@@ -167,9 +175,11 @@ def inject(model: VideoModel, transformer: Transformer, seed: int) -> None:
     lora.inject(transformer, RANK, RANK, model.lora_targets("attention"), seed)
 
 
-def run(bench: Bench, transformer: Transformer, choose: Chooser, recipe: Recipe) -> None:
+def run(
+    bench: Bench, transformer: Transformer, choose: Chooser, recipe: Recipe, stage: Stage
+) -> None:
     """Train to a recipe's end."""
-    for _ in bench.train(transformer, choose, recipe.lr, (recipe.steps,)):
+    for _ in bench.train(transformer, choose, recipe.lr, (recipe.steps,), stage):
         pass
 
 

@@ -68,11 +68,10 @@ def appearance_samples(clip: Clip, edit: Edit, config: Config, held: int) -> lis
         edited_CHW, source_CHW = _unit(edited.image_HWC), _unit(clip.frames_THWC[frame])
         reference = _reference(config.appearance.reference, first_CHW, source_CHW, keep[frame])
         words = prompt(config, edited.caption)
-        samples.append(
-            appearance_sample(frame, edited_CHW, source_CHW, keep[frame], reference, how, words)
+        sample = appearance_sample(
+            frame, edited_CHW, source_CHW, keep[frame], reference, how, words
         )
-    if how == "anchored":
-        return [anchored(sample, first_CHW, held) for sample in samples]
+        samples.append(anchored(sample, first_CHW, frame, held) if how == "anchored" else sample)
     return samples
 
 

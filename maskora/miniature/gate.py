@@ -75,18 +75,28 @@ def score(result_THWC: Frames, truth: Truth) -> Score:
 
 def hits(result_THWC: Frames, truth: Truth) -> tuple[Mask, Mask]:
     """Where a result's colour is as near to the edit's as to any other, and in the right tone."""
-    turned_THWC = swapped(truth.edited_THWC, truth.sprite_THW, truth.tones_T2C)
-    other_THWC = swapped(truth.source_THWC, truth.source_sprite_THW, truth.source_tones_T2C)
-    right_THW = colour_distance(result_THWC, truth.edited_THWC)
-    wrong_THW = colour_distance(result_THWC, turned_THWC)
-    elsewhere_THW = np.minimum.reduce(
-        [
-            colour_distance(result_THWC, frames)
-            for frames in (truth.background_THWC, truth.source_THWC, other_THWC)
-        ]
-    )
+    right_THW, wrong_THW, source_THW, background_THW = distances(result_THWC, truth)
+    elsewhere_THW = np.minimum(source_THW, background_THW)
     hits_THW = np.minimum(right_THW, wrong_THW) <= elsewhere_THW
     return hits_THW, hits_THW & (right_THW <= wrong_THW)
+
+
+def distances(result_THWC: Frames, truth: Truth) -> tuple[Array, Array, Array, Array]:
+    """How far a result's colours lie from those that it may have, each (T, H, W).
+
+    Returns:
+        the distance from the edit's right tone, from its wrong one, from the nearer of the
+        source's two, and from the background.
+    """
+    turned_THWC = swapped(truth.edited_THWC, truth.sprite_THW, truth.tones_T2C)
+    other_THWC = swapped(truth.source_THWC, truth.source_sprite_THW, truth.source_tones_T2C)
+    right_THW, wrong_THW, source_THW, other_THW, background_THW = (
+        colour_distance(result_THWC, frames)
+        for frames in (
+            truth.edited_THWC, turned_THWC, truth.source_THWC, other_THWC, truth.background_THWC,
+        )
+    )  # fmt: skip
+    return right_THW, wrong_THW, np.minimum(source_THW, other_THW), background_THW
 
 
 def swapped(frames_THWC: Frames, sprite_THW: Mask, tones_T2C: Array) -> Array:

@@ -195,6 +195,7 @@ class VideoModel(Protocol):
         """A frozen transformer (the first, if not told), supplied as `placement` says.
 
         It trains through `transformer.supply.checkpoint`; `transformer.supply.close()` frees it.
+        Its module `rope` makes tables of rotary embeddings, a row per token, of (B, C, T', h, w).
         """
         ...
 

@@ -14,6 +14,7 @@ from maskora import lora
 from maskora.errors import Fault
 from maskora.latents import EncodedSample
 from maskora.models import Transformer, VideoModel
+from maskora.models.times import at_times
 from maskora.training.checkpoint import RunFolder
 from maskora.training.interruption import Interruption
 from maskora.training.objective import (
@@ -163,9 +164,10 @@ def sample_loss(
     assert sample.target_CTHW is not None
     data, noise = sample.target_CTHW.to(device)[None], noise_CTHW.to(device)[None]
     level = level.to(device)
-    answer = model.predict(
-        transformer, mix(data, noise, level), TIMESTEPS * level, sample.inputs(device)
-    )
+    with at_times(transformer, sample.times):
+        answer = model.predict(
+            transformer, mix(data, noise, level), TIMESTEPS * level, sample.inputs(device)
+        )
     weights = region_weights(sample.keep_THW, sample.target_CTHW.shape, inside_weight)
     return flow_loss(answer, data, noise, weights.to(device))
 

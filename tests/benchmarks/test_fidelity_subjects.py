@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.claims.conditions import EVOLVING, Subject
-from benchmarks.claims.subjects import FIRST, LATE, draw_task, evolved, figures
+from benchmarks.claims.subjects import EARLY, FIRST, LATE, draw_task, evolved, figures, kind
 
 BOX = draw_task(FIRST + 1, Subject())
 
@@ -40,6 +40,27 @@ def test_the_truth_has_evolved_and_the_still_look_has_not(number: int) -> None:
     assert right["late_db"] == float("inf")
     assert wrong["evolved"] == 0.0
     assert wrong["late_db"] < 30
+    assert right["early_db"] == float("inf")
+
+
+def test_a_look_that_comes_too_early_is_told() -> None:
+    task = draw_task(FIRST + 1, EVOLVING)
+    hasty = task.case.wanted.frames_THWC.copy()
+    hasty[1:5] = hasty[5:9]
+    told = figures(hasty, task)
+    assert (told["evolved"], told["late_db"]) == (1.0, float("inf"))
+    assert told["early_db"] < 30
+
+
+def test_a_clip_with_the_sources_colours_has_faded() -> None:
+    number = next(each for each in range(FIRST, FIRST + 3) if kind(each) == "hue")
+    task = draw_task(number, Subject())
+    truth = task.case.truth
+    assert figures(truth.edited_THWC, task)["faded"] == 0.0
+    assert figures(truth.source_THWC, task)["faded"] == 1.0
+    assert figures(truth.background_THWC, task)["faded"] == 0.0, "what is gone has not faded"
+    half = np.where(np.arange(9)[:, None, None, None] < 5, truth.edited_THWC, truth.source_THWC)
+    assert 0.4 < figures(half, task)["faded"] < 0.6
 
 
 def test_a_clip_turned_back_into_its_source_has_not_grown() -> None:
@@ -61,5 +82,6 @@ def test_half_of_the_pixels_evolved_is_half() -> None:
     assert evolved(result, truth, still, background, np.ones((1, 2, 2), bool)) == 0.5
 
 
-def test_late_frames_are_the_last_latent_frame() -> None:
+def test_early_and_late_frames_are_the_second_latent_frame_and_the_last() -> None:
+    assert list(range(9))[EARLY] == [1, 2, 3, 4]
     assert list(range(9))[LATE] == [5, 6, 7, 8]

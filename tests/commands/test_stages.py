@@ -105,6 +105,7 @@ def test_an_anchored_keyframe_follows_the_edited_first_frame() -> None:
         assert sample.target_CTHW is not None
         assert torch.equal(sample.target_CTHW[:, 0], unit(edit.first.image_HWC))
         assert torch.equal(sample.condition_CTHW[:, 0], unit(edit.first.image_HWC))
+        assert sample.times == (0, frame // 4)
         for later in range(1, 5):
             answer = unit(edit.keyframes[frame].image_HWC)
             assert torch.equal(sample.target_CTHW[:, later], answer)
