@@ -21,6 +21,9 @@ from benchmarks.fidelity import app
 from maskora.conditioning import inference_sample
 from maskora.latents import TensorCache, encode_samples
 from maskora.miniature.trial import unit
+from maskora.models import VideoModel
+from maskora.training.loop import TrainingPlan, train_step
+from maskora.training.report import StepMetrics
 from tests.miniature.untrained import write
 
 RECIPES = {
@@ -127,14 +130,17 @@ def test_a_condition_is_shown_what_its_name_says(
 def test_seeds_of_a_scene_differ_and_recipes_are_those_of_the_stage(
     miniature: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    used: list[Recipe] = []
+    used: list[tuple[Recipe, int]] = []
 
-    def note(bench: Bench, transformer: Any, choose: Any, recipe: Recipe) -> None:
-        used.append(recipe)
-        run(bench, transformer, choose, recipe)
+    def note(
+        model: VideoModel, transformer: Any, optimizer: Any, choose: Any, plan: TrainingPlan,
+        step: int,
+    ) -> StepMetrics:  # fmt: skip
+        if step == 1:
+            used.append((Recipe(plan.lr, plan.steps), plan.seed))
+        return train_step(model, transformer, optimizer, choose, plan, step)
 
-    run = trials.run
-    monkeypatch.setattr(trials, "run", note)
+    monkeypatch.setattr(trials, "train_step", note)
     recipes = {what: Recipe(1e-2, 1 + number) for number, what in enumerate(RECIPES)}
     jobs = [
         Job(miniature, tmp_path, tmp_path / "rows", recipes, ("keyframe, anchored",), FIRST, seed)
@@ -143,7 +149,8 @@ def test_seeds_of_a_scene_differ_and_recipes_are_those_of_the_stage(
     (one,), (other,) = run_job(jobs[0]), run_job(jobs[1])
     assert one.figures != other.figures
     stages = [recipes["motion, masked"], recipes["appearance, anchored"]]
-    assert used == [*stages, *stages]
+    assert [recipe for recipe, _ in used] == [*stages, *stages]
+    assert [seed - 100 * FIRST for _, seed in used] == [0, 1, 1, 2], "as train.py has them"
 
 
 def test_a_run_is_reported_and_not_repeated(miniature: Path, tmp_path: Path) -> None:
