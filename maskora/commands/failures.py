@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import ParamSpec, TypeVar
 
 import typer
@@ -29,38 +30,61 @@ def told_plainly(command: Callable[Given, Answer]) -> Callable[Given, Answer]:
     def wrapper(*args: Given.args, **kwargs: Given.kwargs) -> Answer:
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
         logging.getLogger("maskora").setLevel(logging.INFO)
-        _quieten_libraries()
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as cleanly as Ctrl-C
+        quieten_libraries()
+        asked = _hear_interruptions()
         try:
             return command(*args, **kwargs)
-        except UserError as error:
-            status, message = 2, str(error)
-        except Fault as error:
-            status, message = 1, str(error)
-        except KeyboardInterrupt:
-            status, message = 130, "interrupted"
-        except OSError as error:
-            if error.errno not in TOLD_ERRORS:
+        except (Exception, KeyboardInterrupt) as error:
+            told = _told(error, bool(asked))
+            if told is None:
                 raise
-            status, message = 1, f"{error.strerror}: {error.filename or 'while writing'}"
-        except RuntimeError as error:  # torch's out-of-memory error, known without importing torch
-            if type(error).__name__ != "OutOfMemoryError":
-                raise
-            status, message = 1, _out_of_memory(error)
+            status, message = told
         print(f"maskora: {message}", file=sys.stderr)
         raise typer.Exit(status)
 
     return wrapper
 
 
-def _quieten_libraries() -> None:
+def _told(error: BaseException, interrupted: bool) -> tuple[int, str] | None:
+    """Exit status and message; None where only a traceback tells what happened."""
+    if isinstance(error, UserError):
+        return 2, str(error)
+    if isinstance(error, Fault):
+        return 1, str(error)
+    if interrupted or isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted"
+    if isinstance(error, OSError) and error.errno in TOLD_ERRORS:
+        return 1, f"{error.strerror}: {error.filename or 'while writing'}"
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, known without importing torch
+        return 1, _out_of_memory(error)
+    return None
+
+
+def _hear_interruptions() -> list[int]:
+    """Ctrl-C and SIGTERM end a command alike; what was heard is in the list.
+
+    Libraries that are just being imported turn an interruption into errors of their own.
+    """
+    asked: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
+    return asked
+
+
+def quieten_libraries() -> None:
     """Their warnings say nothing that helps a person here."""
     for library in ("TRANSFORMERS", "DIFFUSERS"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # of faster kernels that might be had
 
 
-def _out_of_memory(error: RuntimeError) -> str:
+def _out_of_memory(error: BaseException) -> str:
     return (
         f"the card's memory is too small for this run ({str(error).splitlines()[0]}). "
         f"Lower memory.vram_budget_gb (maskora plan tells what comes of it), or use a smaller "

@@ -101,6 +101,21 @@ def check_words(
         )
 
 
+def read_folder(kind: Any, folder: Path, **settings: Any) -> Any:
+    """A tokenizer or a processor of transformers from its folder.
+
+    Raises:
+        UserError: its files are not those of such a class.
+    """
+    try:
+        return kind.from_pretrained(folder, **settings)
+    except Exception as error:  # what transformers and tokenizers raise has nothing in common
+        raise UserError(
+            f"{folder} cannot be read as a {kind.__name__} ({type(error).__name__}: {error}): take "
+            f"its files as they were published"
+        ) from error
+
+
 def as_bytes(picture_CHW: Tensor) -> Tensor:
     """A picture in [-1, 1] as uint8, for the processors of transformers; on the CPU."""
     return ((picture_CHW / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).cpu()

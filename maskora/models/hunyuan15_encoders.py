@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from maskora.errors import UserError
 from maskora.models.base import Context, Cue, EncodeCues
-from maskora.models.building import announce, as_bytes, check_words, without_prefix
+from maskora.models.building import (
+    announce,
+    as_bytes,
+    check_words,
+    read_folder,
+    without_prefix,
+)
 from maskora.models.hunyuan15_encoder_sizes import (
     GLYPH_TOKENS,
     INSTRUCTION_TOKENS,
@@ -61,7 +67,7 @@ def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> It
     from transformers import Qwen2_5_VLTextConfig, Qwen2_5_VLTextModel, Qwen2Tokenizer
 
     announce("text encoder")
-    tokenizer = Qwen2Tokenizer.from_pretrained(source.folder("tokenizer"), padding_side="right")
+    tokenizer = read_folder(Qwen2Tokenizer, source.folder("tokenizer"), padding_side="right")
     config = transformers_config(Qwen2_5_VLTextConfig, source, "text_encoder")
     layers = config.num_hidden_layers
     config.num_hidden_layers -= UNUSED_LAYERS
@@ -128,7 +134,7 @@ def glyph_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> I
     from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
 
     announce("glyph encoder")
-    tokenizer = ByT5Tokenizer.from_pretrained(source.folder("tokenizer_2"))
+    tokenizer = read_folder(ByT5Tokenizer, source.folder("tokenizer_2"))
     config = transformers_config(T5Config, source, "text_encoder_2")
     with init_empty_weights():
         encoder = T5EncoderModel(config)
@@ -188,7 +194,7 @@ def image_encoder(source: Source, device: torch.device) -> Iterator[EncodeCues]:
 
     announce("image encoder")
     # The PIL processor on every machine, so that pictures do not depend on what is installed.
-    processor = SiglipImageProcessorPil.from_pretrained(source.folder("feature_extractor"))
+    processor = read_folder(SiglipImageProcessorPil, source.folder("feature_extractor"))
     config = transformers_config(SiglipVisionConfig, source, "image_encoder", vision_use_head=False)
     with init_empty_weights():
         encoder = SiglipVisionModel(config).requires_grad_(False).eval()

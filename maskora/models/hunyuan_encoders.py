@@ -22,6 +22,7 @@ from maskora.models.building import (
     as_bytes,
     build,
     check_words,
+    read_folder,
     released,
     without_prefix,
 )
@@ -58,10 +59,10 @@ def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> It
 
     announce("text encoder")
     # tokenizer.json as it is: a LlamaTokenizer would split words as Llama 2 does.
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(
-        source.folder("tokenizer"), padding_side="right"
+    tokenizer = read_folder(
+        PreTrainedTokenizerFast, source.folder("tokenizer"), padding_side="right"
     )
-    processor = CLIPImageProcessorPil.from_pretrained(source.folder("image_processor"))
+    processor = read_folder(CLIPImageProcessorPil, source.folder("image_processor"))
     llava, weights = _llava(source), _llava_weights(source)
     shape = (llava.config.text_config.vocab_size, llava.config.text_config.hidden_size)
     check_words(weights, WORD_EMBEDDINGS, shape, len(tokenizer), source.folder("tokenizer"))
@@ -155,7 +156,7 @@ def pooled_encoder(
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     announce("second text encoder")
-    tokenizer = CLIPTokenizer.from_pretrained(source.folder("tokenizer_2"))
+    tokenizer = read_folder(CLIPTokenizer, source.folder("tokenizer_2"))
     with init_empty_weights():
         encoder = CLIPTextModel(transformers_config(CLIPTextConfig, source, "text_encoder_2"))
     encoder.requires_grad_(False).eval()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from maskora.errors import UserError
+from maskora.models.building import read_folder
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 JSON, SENTENCEPIECE = "tokenizer.json", "spiece.model"
@@ -18,7 +19,7 @@ def open_tokenizer(folder: Path) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     if (folder / JSON).is_file():
-        return PreTrainedTokenizerFast.from_pretrained(folder)
+        return read_folder(PreTrainedTokenizerFast, folder)
     return _from_sentencepiece(folder / SENTENCEPIECE)
 
 

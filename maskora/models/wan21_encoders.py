@@ -17,7 +17,15 @@ from accelerate import init_empty_weights
 from torch import Tensor
 
 from maskora.models.base import Context, Cue, EncodeCues, Vae
-from maskora.models.building import announce, as_bytes, build, check_words, released, without_prefix
+from maskora.models.building import (
+    announce,
+    as_bytes,
+    build,
+    check_words,
+    read_folder,
+    released,
+    without_prefix,
+)
 from maskora.models.settings.checking import transformers_config
 from maskora.models.source import Source
 from maskora.models.umt5_tokenizer import open_tokenizer
@@ -84,7 +92,7 @@ def image_encoder(source: Source, device: torch.device) -> Iterator[EncodeCues]:
 
     announce("image encoder")
     # The PIL processor on every machine, so that pictures do not depend on what is installed.
-    processor = CLIPImageProcessorPil.from_pretrained(source.folder("image_processor"))
+    processor = read_folder(CLIPImageProcessorPil, source.folder("image_processor"))
     config = transformers_config(CLIPVisionConfig, source, "image_encoder")
     weights = without_prefix(source.weights("image_encoder"), "vision_model.")
     encoder = build(lambda: CLIPVisionModel(config), weights, IMAGE_EXTRAS)

@@ -155,6 +155,32 @@ def test_a_cut_file_of_a_tokenizer_or_a_processor_is_told(
         open_model(family, copy, "float32", "cpu")
 
 
+@pytest.mark.parametrize(
+    ("family", "encoder", "name", "content"),
+    [
+        (WAN, "text", "tokenizer/tokenizer.json", {}),
+        (WAN, "text", "tokenizer/tokenizer.json", {"model": {"type": "Unigram", "vocab": []}}),
+        (WAN, "image", "image_processor/preprocessor_config.json", {"size": "x"}),
+        (FULL, "text", "tokenizer/tokenizer.json", {}),
+        (FULL, "pooled", "tokenizer_2/tokenizer.json", {}),
+        (NEWER, "text", "tokenizer/tokenizer.json", {}),
+    ],
+)
+def test_files_of_another_kind_are_told(
+    folders: dict[str, Path],
+    tmp_path: Path,
+    family: str,
+    encoder: str,
+    name: str,
+    content: dict[str, object],
+) -> None:
+    copy = copied(folders[family], tmp_path)
+    (copy / name).unlink(missing_ok=True)
+    (copy / name).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"^{(copy / name).parent} cannot be read as a .*published"):
+        load(copy, family, encoder)
+
+
 @pytest.mark.parametrize("key", ["prediction_type", "use_flow_sigmas"])
 def test_a_solver_that_would_not_take_the_answer_as_a_flow_is_refused(
     tiny_model: Path, tmp_path: Path, key: str

@@ -1,0 +1,64 @@
+"""How a command ends that is interrupted, or fails."""
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+import typer
+
+from maskora.commands.failures import told_plainly
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """They are what they were."""
+    before = [signal.getsignal(number) for number in SIGNALS]
+    yield
+    for number, handler in zip(SIGNALS, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("becomes", [None, ImportError, RuntimeError, OSError])
+def test_an_interruption_ends_a_command_plainly_whatever_it_becomes(
+    number: signal.Signals, becomes: type[Exception] | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A library that is just being imported may catch it, and say that it is not there."""
+
+    @told_plainly
+    def command() -> None:
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            if becomes is None:
+                raise
+            raise becomes("no such part") from None
+
+    with pytest.raises(typer.Exit) as ended:
+        command()
+    assert ended.value.exit_code == 130
+    assert capsys.readouterr().err == "maskora: interrupted\n"
+
+
+@pytest.mark.parametrize("error", [ImportError, RuntimeError, OSError])
+def test_what_was_not_foreseen_keeps_its_traceback(error: type[Exception]) -> None:
+    @told_plainly
+    def command() -> None:
+        raise error("broken")
+
+    with pytest.raises(error, match="broken"):
+        command()
+
+
+def test_who_ignores_interruptions_goes_on_ignoring_them() -> None:
+    """A shell starts what runs in its background so."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    @told_plainly
+    def command() -> str:
+        signal.raise_signal(signal.SIGINT)
+        return "done"
+
+    assert command() == "done"
