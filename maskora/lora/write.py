@@ -35,7 +35,20 @@ def write(path: Path, weights: LoraWeights, layout: str, names: Names = WAN) -> 
     if weights.metadata:
         texts[OWN] = json.dumps(weights.metadata)
     separate = {name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_bytes(path, serialise(separate, metadata=texts))
+    write_bytes(path, _in_order(serialise(separate, metadata=texts)))
+
+
+def _in_order(content: bytes) -> bytes:
+    """The same safetensors file with its metadata sorted: the library writes it in any order.
+
+    So equal LoRAs are equal files, and what depends on one by its content does not change.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def _diffusers(weights: LoraWeights, names: Names, path: Path) -> Content:

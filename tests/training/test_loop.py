@@ -65,6 +65,9 @@ def test_two_runs_of_one_seed_are_the_same_and_another_seed_is_not(
     assert len(losses_a) == 6
     assert all(torch.equal(lora_a[name], lora_b[name]) for name in lora_a)
     assert losses_a != losses_c
+    files = [RunFolder(tmp_path / name).adapter(PLAN.steps).read_bytes() for name in "abc"]
+    assert files[0] == files[1]
+    assert files[0] != files[2]
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(
