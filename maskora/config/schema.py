@@ -69,8 +69,8 @@ class Appearance(Table):
     )
     conditioning: Literal["masked", "anchored", "first-frame"] = Field(
         "masked",
-        description="masked | anchored (each keyframe after the edited first frame; ours) | "
-        "first-frame (the paper's ablation without the mask)",
+        description="masked | anchored (each keyframe at its time after the edited first frame; "
+        "ours) | first-frame (the paper's ablation without the mask)",
     )
     reference: Literal["edited-first-frame", "source", "masked"] = Field(
         "edited-first-frame",
