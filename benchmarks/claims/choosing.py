@@ -1,6 +1,6 @@
 """Learning rates and steps by trial, on scenes that are not reported.
 
-Each stage and conditioning gets its own, by the same rule and of the same candidates: the highest
+Each conditioning of a stage gets its own, by the same rule and of the same candidates: the highest
 mean of the deciding figure.
 """
 
@@ -31,10 +31,16 @@ from maskora.training.loop import choose_mixed, choose_uniformly
 from maskora.workspace import Stage
 
 SCENES = 6
-RATES, STEPS = (1e-3, 3e-3), (30, 60, 120, 240, 480)
+RATES = (1e-3, 3e-3)
+STEPS: Mapping[Stage, Sequence[int]] = {
+    "motion": (30, 60, 120, 240, 480),
+    "appearance": (30, 60, 120, 240),
+}
 DECIDING: Mapping[Stage, str] = {"motion": "strict", "appearance": "evolved"}
-MOTION = {"masked": "mask-aware LoRA", "first-frame": "naive LoRA"}
-APPEARANCE = {how: f"keyframe, {how}" for how in ("masked", "anchored", "first-frame")}
+TRIED: Mapping[Stage, Mapping[str, str]] = {  # conditioning -> condition
+    "motion": {"masked": "mask-aware LoRA", "first-frame": "naive LoRA"},
+    "appearance": {how: f"keyframe, {how}" for how in ("masked", "anchored", "first-frame")},
+}
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ def choose(
     executor: Executor,
     scenes: int = SCENES,
     rates: Sequence[float] = RATES,
-    steps: Sequence[int] = STEPS,
+    steps: Mapping[Stage, Sequence[int]] = STEPS,
 ) -> Settings:
     """Try all candidates of both stages, the motion stage first."""
     base = base_name(open_base(folder))
@@ -70,10 +76,13 @@ def choose(
     tried: list[Mapping[str, Any]] = []
     numbers = range(FIRST_TO_CHOOSE, FIRST_TO_CHOOSE + scenes)
     with tempfile.TemporaryDirectory() as cache:
-        for stage, conditions in (("motion", MOTION), ("appearance", APPEARANCE)):
+        for stage, conditions in TRIED.items():
             start = recipes.get(name("motion", "masked"))
             attempts = [
-                Attempt(folder, Path(cache), name(stage, how), condition, lr, steps, number, start)
+                Attempt(
+                    model=folder, cache=Path(cache), recipe=name(stage, how), condition=condition,
+                    lr=lr, steps=steps[stage], scene=number, start=start,
+                )
                 for how, condition in conditions.items()
                 for lr in rates
                 for number in numbers

@@ -207,7 +207,8 @@ def test_the_highest_mean_over_scenes_counts() -> None:
 @pytest.mark.slow
 def test_each_stage_gets_the_best_of_what_was_tried(miniature: Path) -> None:
     with ThreadPoolExecutor(1) as executor:
-        settings = choose(miniature, executor, scenes=1, rates=(1e-3, 1e-2), steps=(1, 2))
+        steps = {"motion": (1, 2), "appearance": (2, 3)}
+        settings = choose(miniature, executor, scenes=1, rates=(1e-3, 1e-2), steps=steps)
     assert settings.base == base_name(open_base(miniature))
     assert settings.recipes.keys() == RECIPES.keys()
     for name, recipe in settings.recipes.items():
