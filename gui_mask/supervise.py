@@ -29,6 +29,7 @@ NAMES: dict[What, tuple[Name, ...]] = {
     "train": ("train",), "infer": ("infer",), "both": ("train", "infer"),
 }  # fmt: skip
 INTERRUPTED = (130, -signal.SIGINT)  # what a command ends with after Ctrl-C
+TOLD = (2, -signal.SIGKILL)  # what it never ends with because of that
 LOOK_EVERY = 0.2  # seconds
 HEARD_WITHIN = 5.0  # seconds, or it is interrupted again
 
@@ -119,8 +120,8 @@ class Supervisor:
                 break
             code = self._command(name)
         left = self._job.name != NAMES[self._job.what][-1]
-        unheard = self._passed_on > 0 and not self._was_heard()
-        if code in INTERRUPTED or (code and unheard) or (code == 0 and self._asked and left):
+        broken = code not in (0, *TOLD) and self._passed_on > 0 and not self._was_heard()
+        if code in INTERRUPTED or broken or (code == 0 and self._asked and left):
             self._note(status="stopped", ended=time.time())
         else:
             self._note(status="failed" if code else "done", ended=time.time())
@@ -160,9 +161,12 @@ class Supervisor:
         Python drops an interruption that falls into a destructor, and libraries that are just
         being imported turn it into an error of their own.
         """
-        with self._workspace.job_log.open("rb") as file:
-            file.seek(self._log_size)
-            return b"interrupted" in file.read()
+        try:
+            with self._workspace.job_log.open("rb") as file:
+                file.seek(self._log_size)
+                return b"interrupted" in file.read()
+        except OSError:  # nobody can tell any more, and the record is still to be written
+            return True
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
         """The handler of signals."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from maskora.conditioning import Sample, motion_sample
+from maskora.conditioning import Sample, anchored, appearance_sample, motion_sample
 from maskora.latents import TensorCache, encode_samples
 from maskora.models import VideoModel, open_model
 
@@ -151,3 +151,11 @@ def test_another_temporal_layout_of_the_mask_would_be_noticed(counting: Counting
     keep[2] = 0
     mask = counting.pack_condition(keep, torch.zeros(16, 2, 1, 1))[:4, :, 0, 0]
     assert mask.T.tolist() == [[1, 1, 1, 1], [1, 0, 1, 1]]
+
+
+def test_an_encoded_sample_keeps_its_times(counting: Counting, tmp_path: Path) -> None:
+    picture, keep = torch.rand(3, 32, 32), torch.ones(32, 32)
+    alone = appearance_sample(8, picture, picture, keep, picture, "masked", "a man")
+    after = anchored(alone, picture, 8, 4)
+    encoded = encode_samples([make_sample(), alone, after], counting, TensorCache(tmp_path))
+    assert [each.times for each in encoded] == [None, None, (0, 2)]

@@ -28,6 +28,7 @@ from maskora.files import write_text
 from maskora.models.building import without_bars
 
 Key = tuple[str, int, int]  # condition, scene, seed
+PROTOCOL = 2  # raised when what is done or measured changes: old results are not mixed with new
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class Results:
 
     def write(self, path: Path) -> None:
         """Write for `read_results`, a record a line."""
-        head = {"base": self.base, "recipes": {k: asdict(r) for k, r in self.recipes.items()}}
+        recipes = {what: asdict(recipe) for what, recipe in self.recipes.items()}
+        head = {"protocol": PROTOCOL, "base": self.base, "recipes": recipes}
         lines = ",\n".join(json.dumps(record.plain(), allow_nan=False) for record in self.records)
         write_text(path, f'{json.dumps(head)[:-1]}, "records": [\n{lines}\n]}}\n')
 
@@ -105,6 +107,8 @@ def read_results(path: Path) -> Results:
         raise UserError(f"{path} is missing: run benchmarks/fidelity.py first")
     try:
         content: dict[str, Any] = json.loads(path.read_text())
+        if content.get("protocol") != PROTOCOL:
+            raise UserError(f"{path} holds results of other trials: delete it, and run again")
         recipes = {what: Recipe(**recipe) for what, recipe in content["recipes"].items()}
         return Results(content["base"], recipes, [Record.read(each) for each in content["records"]])
     except (ValueError, KeyError, TypeError, AttributeError) as error:

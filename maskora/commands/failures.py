@@ -47,12 +47,12 @@ def told_plainly(command: Callable[Given, Answer]) -> Callable[Given, Answer]:
 
 def _told(error: BaseException, interrupted: bool) -> tuple[int, str] | None:
     """Exit status and message; None where only a traceback tells what happened."""
+    if interrupted or isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted"
     if isinstance(error, UserError):
         return 2, str(error)
     if isinstance(error, Fault):
         return 1, str(error)
-    if interrupted or isinstance(error, KeyboardInterrupt):
-        return 130, "interrupted"
     if isinstance(error, OSError) and error.errno in TOLD_ERRORS:
         return 1, f"{error.strerror}: {error.filename or 'while writing'}"
     if type(error).__name__ == "OutOfMemoryError":  # torch's, known without importing torch

@@ -122,12 +122,17 @@ def appearance_depends(
         "motion LoRA": lora,
         "keyframes": digest(*keyframes),
         "keyframe captions": digest(*captions),
-        "[appearance]": _table(config.appearance, "steps"),
+        "[appearance]": _appearance_table(config),
     }
     appearance = config.appearance
     if appearance.reference == "edited-first-frame" or appearance.conditioning == "anchored":
         depends["edited first frame"] = digest(edit.first.image_HWC.tobytes())
     return depends
+
+
+def _appearance_table(config: Config) -> str:
+    meaning = ["at its own time"] if config.appearance.conditioning == "anchored" else []
+    return digest(_table(config.appearance, "steps"), *meaning)
 
 
 def changes(old: dict[str, str], new: dict[str, str]) -> list[str]:

@@ -109,7 +109,11 @@ def read_folder(kind: Any, folder: Path, **settings: Any) -> Any:
     """
     try:
         return kind.from_pretrained(folder, **settings)
+    except (ImportError, MemoryError):
+        raise
     except Exception as error:  # what transformers and tokenizers raise has nothing in common
+        if isinstance(error, OSError) and error.errno is not None:  # a disk's, not a file's
+            raise
         raise UserError(
             f"{folder} cannot be read as a {kind.__name__} ({type(error).__name__}: {error}): take "
             f"its files as they were published"

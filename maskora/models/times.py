@@ -22,6 +22,7 @@ def at_times(transformer: Transformer, times: Sequence[int] | None) -> Iterator[
     if times is None:
         yield
         return
+    assert list(times) == sorted(set(times))
     frames, rope = times[-1] + 1, transformer.rope
 
     def lengthen(module: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.claims.runs import Record, Results, read_results
+from benchmarks.claims.runs import PROTOCOL, Record, Results, read_results
 from benchmarks.claims.settings import Recipe, Settings, read_settings, write_settings
 from benchmarks.fidelity import app
 from maskora.errors import UserError
@@ -38,6 +38,14 @@ def test_results_come_back_and_are_plain_json(tmp_path: Path) -> None:
     assert math.isnan(told.records[0].figures["grown"])
 
 
+def test_results_of_other_trials_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    Results("a base", RECIPES, []).write(path)
+    path.write_text(path.read_text().replace(f'"protocol": {PROTOCOL}', '"protocol": 1'))
+    with pytest.raises(UserError, match="results of other trials: delete it"):
+        read_results(path)
+
+
 def test_settings_belong_to_a_base(tmp_path: Path) -> None:
     path = tmp_path / "chosen.json"
     with pytest.raises(UserError, match="--choose first"):
@@ -48,7 +56,9 @@ def test_settings_belong_to_a_base(tmp_path: Path) -> None:
         read_settings(path, "two")
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"base": "x"}', '{"base": "x", "recipes": 3}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"protocol": 2}', '{"protocol": 2, "base": "x", "recipes": 3}']
+)
 def test_damaged_files_are_told(miniature: Path, tmp_path: Path, content: str) -> None:
     damaged = tmp_path / "damaged.json"
     damaged.write_text(content)

@@ -153,6 +153,14 @@ def test_seeds_of_a_scene_differ_and_recipes_are_those_of_the_stage(
     assert [seed - 100 * FIRST for _, seed in used] == [0, 1, 1, 2], "as train.py has them"
 
 
+def test_an_anchored_keyframe_of_the_last_frame_is_the_last_latent_frame(
+    miniature: Path, tmp_path: Path
+) -> None:
+    bench = Bench(open_base(miniature), draw_task(FIRST, EVOLVING), tmp_path, 0)
+    assert [each.times for each in bench.keyframe("anchored")] == [(0, 2)]
+    assert [each.times for each in bench.keyframe("masked")] == [None]
+
+
 def test_a_run_is_reported_and_not_repeated(miniature: Path, tmp_path: Path) -> None:
     settings, output = tmp_path / "chosen.json", tmp_path / "results" / "fidelity.json"
     page = tmp_path / "docs" / "evidence.md"

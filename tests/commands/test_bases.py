@@ -96,6 +96,11 @@ def test_a_base_carries_an_edit_through_a_real_clip(
     answer = run("plan", "--config", config, "--device", "cuda")
     assert answer.status == 0, answer.err
     assert family in answer.out
+    answer = run("train", "--config", config, "--set", "appearance.conditioning=anchored")
+    assert answer.status == 0, answer.err
+    for turn in {"high", "low"} if family == "wan2.2-i2v" else {""}:
+        metrics = read_metrics(Workspace(root).run_dir("appearance", None, turn) / "metrics.jsonl")
+        assert "keyframe 8, anchored" in {name for entry in metrics for name in entry.samples}
 
 
 def test_two_experts_have_a_lora_each_of_its_own_levels(

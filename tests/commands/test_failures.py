@@ -7,6 +7,7 @@ import pytest
 import typer
 
 from maskora.commands.failures import told_plainly
+from maskora.errors import Fault, UserError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -21,7 +22,7 @@ def handlers() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("becomes", [None, ImportError, RuntimeError, OSError])
+@pytest.mark.parametrize("becomes", [None, ImportError, RuntimeError, OSError, UserError, Fault])
 def test_an_interruption_ends_a_command_plainly_whatever_it_becomes(
     number: signal.Signals, becomes: type[Exception] | None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,25 +2,22 @@
 
 import os
 import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from gui_mask import runs, supervise
-from gui_mask.joblog import Progress, complaint, last_command, last_progress, read_lines
+from gui_mask import runs
+from gui_mask.joblog import Progress
 from gui_mask.runs import RunState
-from gui_mask.supervise import Job, Process, Supervisor, identify, store
 from maskora.errors import Fault, UserError
 from maskora.training.checkpoint import RunFolder
 from maskora.video.probe import probe
 from maskora.workspace import Workspace
 from tests.commands.conftest import recolour
 from tests.gui_mask.ball import prepare_ball
+from tests.gui_mask.jobs import job_of
 
 LONG = ("motion.steps=100000", "training.checkpoint_every=100000")
 Make = Callable[..., Workspace]
@@ -45,10 +42,6 @@ def make(tmp_path: Path, tiny_model: Path) -> Iterator[Make]:
             for process in (job.supervisor, job.command):
                 if process is not None and process.lives:
                     os.kill(process.pid, signal.SIGKILL)
-
-
-def job_of(workspace: Workspace) -> Job:
-    return Job.model_validate_json(workspace.job_record.read_text())
 
 
 def wait(workspace: Workspace, until: Callable[[RunState], bool]) -> RunState:
@@ -259,152 +252,9 @@ def test_the_plan_is_that_of_the_command(make: Make) -> None:
         runs.plan_text(Workspace(workspace.root / "nowhere"))
 
 
-def test_a_number_that_another_process_got_is_not_taken_for_it(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path)
-    own = identify(os.getpid())
-    assert own is not None
-    assert own.lives
-    job = Job(what="train", edit=None, started=0, name="train", supervisor=own)
-    store(workspace, job)
-    assert runs.read(workspace).status == "running"  # type: ignore[union-attr]
-    other = Process(pid=own.pid, born=f"{own.born}0")
-    store(workspace, job.model_copy(update={"supervisor": other, "command": other}))
-    assert runs.read(workspace).status == "lost"  # type: ignore[union-attr]
-    assert identify(2**22 + 1) is None
-
-
-def test_a_dead_process_that_nobody_has_asked_about_does_not_live() -> None:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    for _ in range(200):
-        if identify(process.pid) is None:
-            break
-        time.sleep(0.05)
-    assert identify(process.pid) is None, "it is a zombie"
-    process.wait()
-
-
-@pytest.mark.parametrize(
-    ("says", "times"), [("", 2), ("print('interrupted', flush=True); time.sleep(2)", 1)]
-)
-def test_an_interruption_that_got_lost_is_repeated_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, times: int
-) -> None:
-    """In a destructor, Python prints KeyboardInterrupt and goes on."""
-    monkeypatch.setattr(supervise, "HEARD_WITHIN", 0.5)
-    workspace, own = Workspace(tmp_path), identify(os.getpid())
-    assert own is not None
-    workspace.job_log.parent.mkdir()
-    job = Job(what="train", edit=None, started=0, name="train", supervisor=own)
-    code = f"""
-import signal, sys, time
-count = 0
-def note(number, frame):
-    global count
-    count += 1
-signal.signal(signal.SIGINT, note)
-print("ready", flush=True)
-while count < {times}:
-    time.sleep(0.05)
-{says}
-sys.exit(100 + count)
-"""
-    with workspace.job_log.open("a") as out:
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=out)
-        while not workspace.job_log.read_text():
-            time.sleep(0.05)
-        supervisor = Supervisor(workspace, job, out)
-        supervisor.interrupt(signal.SIGINT, None)
-        assert supervisor.wait(process) == 100 + times
-    assert job_of(workspace).asked_to_stop
-
-
-@pytest.mark.parametrize(("says", "status"), [("", "stopped"), ("interrupted", "failed")])
-def test_a_command_that_an_interruption_broke_was_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, status: str
-) -> None:
-    """Imports turn Ctrl-C into errors of their own; who has heard it ends as it means to."""
-    workspace, own = Workspace(tmp_path), identify(os.getpid())
-    assert own is not None
-    workspace.job_log.parent.mkdir()
-    (tmp_path / "command.py").write_text(f"""
-import time
-try:
-    print("ready", flush=True)
-    time.sleep(60)
-except KeyboardInterrupt:
-    print("{says}", flush=True)
-    raise ImportError("no such model") from None
-""")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(supervise, "words", lambda *_: ["command"])
-    with workspace.job_log.open("a") as out:
-        job = Job(what="train", edit=None, started=0, name="train", supervisor=own)
-        supervisor = Supervisor(workspace, job, out)
-
-        def interrupt() -> None:
-            while "ready" not in workspace.job_log.read_text():
-                time.sleep(0.05)
-            supervisor.interrupt(signal.SIGINT, None)
-
-        thread = threading.Thread(target=interrupt)
-        thread.start()
-        supervisor.run()
-        thread.join()
-    assert (job_of(workspace).status, job_of(workspace).exit_code) == (status, 1)
-
-
 def test_a_damaged_record_is_told(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     workspace.job_record.parent.mkdir()
     workspace.job_record.write_text("{")
     with pytest.raises(UserError, match=r"job\.json is damaged: remove it"):
         runs.read(workspace)
-
-
-LOG = (
-    b"$ maskora train --config x\nloading\n"
-    b"\rmotion:   0%|          | 0/30 [00:00<?, ?step/s]"
-    b"\rmotion:  10%|\xe2\x96\x88         | 3/30 [00:03<00:27,  1.00s/step, loss=0.1]"
-    b"interrupted: this step is finished and saved first\n"
-    b"\x1b[31mred\x1b[0m\r\nhalf of \xe2\x96\n"
-    b"$ maskora infer --config x\n"
-    b"\rdenoise:  50%|#####     | 4/8 [01:00<01:02:03, 15s/step]"
-)
-
-
-def test_a_log_reads_as_in_a_terminal(tmp_path: Path) -> None:
-    path = tmp_path / "job.log"
-    path.write_bytes(b"earlier\n" + LOG)
-    lines = read_lines(path, start=8)
-    assert lines[:2] == ["$ maskora train --config x", "loading"]
-    assert lines[2].startswith("motion:  10%")
-    assert lines[2].endswith("loss=0.1]")
-    assert lines[3] == "interrupted: this step is finished and saved first"
-    assert lines[4:6] == ["red", "half of \N{REPLACEMENT CHARACTER}"]
-    assert last_command(lines) == [lines[-1]]
-    progress = last_progress(lines)
-    assert progress == Progress("denoise", 4, 8, "01:02:03")
-    assert progress.told == "denoise: step 4 of 8, 01:02:03 left"
-    assert last_progress(lines[:4]) == Progress("motion", 3, 30, "00:27")
-    assert last_progress(["motion:   0%|          | 0/30 [00:00<?, ?step/s]"]) == Progress(
-        "motion", 0, 30, None
-    )
-    assert last_progress(["nothing"]) is None
-
-
-def test_of_a_long_log_the_end_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "job.log"
-    path.write_text("".join(f"line {n}\n" for n in range(100_000)))
-    lines = read_lines(path)
-    assert lines[-1] == "line 99999"
-    assert len(lines) < 50_000
-    assert lines == [f"line {n}" for n in range(100_000 - len(lines), 100_000)]
-    assert read_lines(tmp_path / "none") == []
-
-
-def test_the_reason_of_a_failure_is_the_last_message() -> None:
-    assert complaint(["x", "maskora: a: 2 things to mend", "  one", "  two"]) == (
-        "a: 2 things to mend\n  one\n  two"
-    )
-    assert complaint(["Traceback", "KeyError: 1", ""]) == "KeyError: 1"
-    assert complaint([]) == "it said nothing"

@@ -96,6 +96,22 @@ def test_diffusers_has_no_place_for_differences(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_equal_loras_are_equal_files(tmp_path: Path, layout: str) -> None:
+    weights = random_lora(TRANSFORMERS["wan2.1"], ["blocks.0.attn1.to_q"])
+    weights.metadata.update(base="b", stage="motion", step=3, token="caf\u00e9")
+    contents = set()
+    for _ in range(8):
+        lora.write(tmp_path / "a.safetensors", weights, layout, KINDS["wan2.1"].names)
+        contents.add((tmp_path / "a.safetensors").read_bytes())
+    (content,) = contents
+    length = int.from_bytes(content[:8], "little")
+    assert length % 8 == 0
+    told = json.loads(content[8 : 8 + length])["__metadata__"]
+    assert list(told) == sorted(told)
+    assert len(told) > 1
+
+
 def tensors(
     kind: str, modules: list[str], layout: str, path: Path, **sizes: Any
 ) -> dict[str, Tensor]:

@@ -4,7 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
+import diffusers
 import pytest
+import torch
 
 from maskora.errors import UserError
 from maskora.models import open_model
@@ -179,6 +181,49 @@ def test_files_of_another_kind_are_told(
     (copy / name).write_text(json.dumps(content))
     with pytest.raises(UserError, match=f"^{(copy / name).parent} cannot be read as a .*published"):
         load(copy, family, encoder)
+
+
+SOLVERS = [
+    name for name in dir(diffusers) if name.endswith("Scheduler") and not name.startswith("Flax")
+]
+
+
+@pytest.mark.parametrize("family", [WAN, FULL, NEWER])
+def test_a_scheduler_that_a_base_opens_with_makes_steps_by_the_seed_alone(
+    folders: dict[str, Path], tmp_path: Path, family: str
+) -> None:
+    copy = copied(folders[family], tmp_path)
+    path = config_of(copy, "scheduler")
+    flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+    opened = []
+    for name in SOLVERS:
+        path.write_text(json.dumps({"_class_name": name, **flow}))
+        try:
+            model = open_model(family, copy, "float32", "cpu")
+        except UserError:
+            continue
+        opened.append(name)
+        results = []
+        for _ in range(2):
+            scheduler, sample = model.scheduler(3, 5.0), torch.ones(1, 2, 3)
+            for timestep in scheduler.timesteps:
+                sample = scheduler.step(sample / 2, timestep, sample).prev_sample
+            results.append(sample)
+        assert torch.equal(*results), name
+        assert results[0].isfinite().all(), name
+    assert {"FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler"} <= set(opened)
+    assert len(opened) == (6 if family == WAN else 2)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("stochastic_sampling", True), ("algorithm_type", "sde-dpmsolver++")]
+)
+def test_a_scheduler_that_draws_noise_of_its_own_is_refused(
+    folders: dict[str, Path], tmp_path: Path, key: str, value: object
+) -> None:
+    copy, path = damaged(folders[WAN], tmp_path, "scheduler", key, value)
+    with pytest.raises(UserError, match=f"{path}: {key} is "):
+        open_model(WAN, copy, "float32", "cpu")
 
 
 @pytest.mark.parametrize("key", ["prediction_type", "use_flow_sigmas"])

@@ -171,10 +171,18 @@ class ClipText(TransformersSettings):
         return self
 
 
+class HunyuanScheduler(Scheduler):
+    """One that takes its noise levels from outside."""
+
+    class_name: Literal["FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler"] = Field(
+        alias="_class_name"
+    )
+
+
 HUNYUAN: dict[str, type[Settings]] = {
     "transformer": HunyuanTransformer,
     "vae": HunyuanVae,
     "text_encoder": Llava,
     "text_encoder_2": ClipText,
-    "scheduler": Scheduler,
+    "scheduler": HunyuanScheduler,
 }

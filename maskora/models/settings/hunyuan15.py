@@ -10,8 +10,8 @@ from maskora.models.settings.checking import (
     Settings,
     Whole,
 )
-from maskora.models.settings.hunyuan import HunyuanCommon
-from maskora.models.settings.shared import LanguageModel, Scheduler, T5Encoder, VisionTower
+from maskora.models.settings.hunyuan import HunyuanCommon, HunyuanScheduler
+from maskora.models.settings.shared import LanguageModel, T5Encoder, VisionTower
 
 SECTION = [16, 24, 24]  # of a head's turns by time, height and width, where the file says nothing
 
@@ -82,5 +82,5 @@ HUNYUAN15: dict[str, type[Settings]] = {
     "text_encoder": Qwen,
     "text_encoder_2": T5Encoder,
     "image_encoder": SiglipVision,
-    "scheduler": Scheduler,
+    "scheduler": HunyuanScheduler,
 }

@@ -110,26 +110,21 @@ class LanguageModel(TransformersSettings):
         return self
 
 
-FlowScheduler = Literal[
-    "FlowMatchEulerDiscreteScheduler",
-    "FlowMatchHeunDiscreteScheduler",
-    "FlowMatchLCMScheduler",
-    "UniPCMultistepScheduler",
-    "DPMSolverMultistepScheduler",
-    "DPMSolverSinglestepScheduler",
-    "DEISMultistepScheduler",
-    "SASolverScheduler",
-]
-
-
 class Scheduler(Settings):
-    """A scheduler of diffusers for flow matching.
+    """A scheduler of diffusers for flow matching that draws no noise of its own.
 
     The second half are keys of solvers that were made for other models first, and which take
     another answer than a flow where nothing is said.
     """
 
-    class_name: FlowScheduler = Field(alias="_class_name")
+    class_name: Literal[
+        "FlowMatchEulerDiscreteScheduler",
+        "FlowMatchHeunDiscreteScheduler",
+        "UniPCMultistepScheduler",
+        "DPMSolverMultistepScheduler",
+        "DPMSolverSinglestepScheduler",
+        "DEISMultistepScheduler",
+    ] = Field(alias="_class_name")
     num_train_timesteps: Whole = 1000
     shift: Number = 1.0
     flow_shift: Number = 1.0
@@ -139,13 +134,14 @@ class Scheduler(Settings):
     steps_offset: Count = 0
     use_dynamic_shifting: Literal[False] = False
     invert_sigmas: Literal[False] = False
-    stochastic_sampling: bool = False
+    stochastic_sampling: Literal[False] = False
     use_beta_sigmas: bool = False
     use_exponential_sigmas: bool = False
     use_karras_sigmas: bool = False
     prediction_type: Literal["flow_prediction"] = "flow_prediction"
     use_flow_sigmas: Literal[True] = True
     predict_x0: Literal[True] = True
+    algorithm_type: Literal["dpmsolver++", "deis"] | None = None
     solver_order: Annotated[int, Field(ge=1, le=3)] = 2
     solver_type: Literal["bh1", "bh2", "midpoint", "heun", "logrho"] = "bh2"
     solver_p: None = None
