@@ -162,6 +162,11 @@ CLAIMS = (
             Comparison(
                 "keyframe, anchored", "keyframe, masked", ("early_db",), {"early_db": 0.5}
             ),
+            Comparison("keyframe, anchored, 13 frames", "keyframe, masked, 13 frames", LOOK),
+            Comparison(
+                "keyframe, anchored, 13 frames", "keyframe, masked, 13 frames", ("early_db",),
+                {"early_db": 0.5},
+            ),
             # Where the look does not evolve: else angle and centroid tell of the look, too.
             Comparison(
                 "mask-aware LoRA, anchored keyframe", "mask-aware LoRA",

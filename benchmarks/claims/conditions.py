@@ -60,7 +60,7 @@ class Condition:
 
 
 NAIVE = Training("first-frame")
-EVOLVING = Subject(evolving=True)
+EVOLVING, EVOLVING_LONGER = Subject(evolving=True), Subject(frames=13, evolving=True)
 CONDITIONS: dict[str, Condition] = {
     "autoencoder": Condition(None, shown="truth"),
     "source": Condition(None, shown="source"),
@@ -82,4 +82,6 @@ CONDITIONS: dict[str, Condition] = {
     "keyframe, masked": Condition(Training(), EVOLVING, "masked"),
     "keyframe, anchored": Condition(Training(), EVOLVING, "anchored"),
     "keyframe, first-frame": Condition(Training(), EVOLVING, "first-frame"),
+    "keyframe, masked, 13 frames": Condition(Training(), EVOLVING_LONGER, "masked"),
+    "keyframe, anchored, 13 frames": Condition(Training(), EVOLVING_LONGER, "anchored"),
 }

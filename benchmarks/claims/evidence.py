@@ -45,8 +45,8 @@ is from where it should be and points elsewhere; *inside* and *background*, PSNR
 outside; *grown*, of the sprite's pixels beyond the source's outline the share that hits; *faded*,
 of those within it the share nearer to the source's colours than to edit and background. Where the
 look evolves: *evolved*, of the pixels of the last four frames whose look has changed, the share
-that shows it; *late* and *early*, PSNR in the box in these frames and in the four before them,
-which a look that comes too soon spoils. "autoencoder" is the truth encoded and decoded, the
+that shows it; *late* and *early*, PSNR in the box in these frames and in those before them, which
+a look that comes too soon spoils. "autoencoder" is the truth encoded and decoded, the
 ceiling; "source" is the untouched clip, encoded and decoded: a result that has turned back into
 it. On edits of the shape alone that has the right colours in nearly the right place, so figures
 that it would win are asked of edits of the hue.
@@ -74,8 +74,8 @@ CAVEATS = """\
 - There are no words and no picture encoder, so nothing is said about captions.
 - Claims 8 and 9 are ours, thought of after early figures on the scenes that are reported, and tried
   out on others.
-- Nine frames are three latent frames, so an anchored keyframe stands at most one latent frame later
-  than it would anyway. Longer clips, where its time says more, were not tried.
+- Nine frames are three latent frames, and thirteen are four: between an anchored keyframe and the
+  first frame stand one or two. Real clips have many.
 - Recipes were chosen for the box and 9 frames; tight and noisy masks, windows of 5, other lengths
   and recoloured sources use the same.
 """

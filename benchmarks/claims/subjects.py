@@ -29,7 +29,7 @@ from maskora.miniature.world import SIZE, render
 FIRST, FIRST_TO_CHOOSE = 3000, 6000  # numbers of cases: those reported, those chosen on
 MARGIN, CELL = 0.1, 8  # of the sprite's box; pixels
 EVOLUTIONS: tuple[Edit, ...] = ("bloom", "drift")
-EARLY, LATE = slice(1, 5), slice(5, 9)  # frames: the second and the last latent frame of nine
+EARLY, LATE = slice(1, -4), slice(-4, None)  # frames before the last latent frame; its own
 CLEAR = 40.0  # levels from which two looks are told apart
 
 

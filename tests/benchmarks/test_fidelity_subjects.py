@@ -85,3 +85,4 @@ def test_half_of_the_pixels_evolved_is_half() -> None:
 def test_early_and_late_frames_are_the_second_latent_frame_and_the_last() -> None:
     assert list(range(9))[EARLY] == [1, 2, 3, 4]
     assert list(range(9))[LATE] == [5, 6, 7, 8]
+    assert list(range(13))[LATE] == [9, 10, 11, 12]
