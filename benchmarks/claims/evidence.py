@@ -71,6 +71,8 @@ CAVEATS = """\
 - Boxes come from where the source's sprite truly is. Trackers err.
 - Later keyframes are the truth of the last frame; a person's edit would be less exact. The figures
   of the last frames include it.
+- *faded* counts pixels that have turned to the source's colours, not those on the way there, and
+  they are few: what recolouring mends is mostly something else.
 - There are no words and no picture encoder, so nothing is said about captions.
 - Claims 8 and 9 are ours, thought of after early figures on the scenes that are reported, and tried
   out on others.
