@@ -58,7 +58,7 @@ matters), the box as the place where tight masks are judged (claim 3 now asks *g
 and centroid of looks that evolve. Claim 9 is of that time, too; its keyframes then followed the
 first frame directly, and the look came too early. They stand at their own time since, which was
 tried out on the scenes of the recipes; *early* was added to judge it, and *faded* to ask claim 8's
-first question without its motion. In the run before that one, whose second stage had other recipes
+first question without its motion. In the run before this one, whose second stage had other recipes
 and the first one's seeds, claims 4 and 7 were undecided: their marks hang by little.
 """
 CAVEATS = """\
