@@ -169,9 +169,10 @@ CLAIMS = (
             ),
             # Where the look does not evolve: else angle and centroid tell of the look, too.
             Comparison(
-                "mask-aware LoRA, anchored keyframe", "mask-aware LoRA",
+                "mask-aware LoRA, anchored keyframe", "mask-aware LoRA, masked keyframe",
                 ("angle", "centroid", "background_db"),
                 {"angle": 10.0, "centroid": 0.5, "background_db": 0.5}, HUES,
+                beside=("mask-aware LoRA",),
             ),
         ),
     ),

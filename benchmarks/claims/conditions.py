@@ -69,6 +69,7 @@ CONDITIONS: dict[str, Condition] = {
     "naive LoRA": Condition(NAIVE, shown="first-frame"),
     "naive LoRA, blended": Condition(NAIVE, shown="first-frame", blended=True),
     "mask-aware LoRA": Condition(Training()),
+    "mask-aware LoRA, masked keyframe": Condition(Training(), appearance="masked"),
     "mask-aware LoRA, anchored keyframe": Condition(Training(), appearance="anchored"),
     "mask-aware LoRA, recoloured": Condition(Training(recoloured=True)),
     "mask-aware LoRA, windows of 5": Condition(Training(window=5)),
