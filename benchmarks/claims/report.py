@@ -91,10 +91,15 @@ def summary(claims: Sequence[Claim], measured: Measured) -> list[str]:
     for claim in claims:
         for comparison in claim.comparisons:
             told = f"{comparison.ours} minus {comparison.other}{_kinds(comparison.kinds)}"
-            figures = ", ".join(NAMES[figure].split()[0] for figure in comparison.headline)
+            figures = ", ".join(_judged(comparison, figure) for figure in comparison.headline)
             mark = measured.outcome(comparison).mark
             rows.append((str(claim.number), claim.title, told, figures, mark))
-    return table(("", "claim", "compared", "in", "mark"), rows)
+    return table(("", "claim", "compared", "judged by", "mark"), rows)
+
+
+def _judged(comparison: Comparison, figure: str) -> str:
+    word, margin = NAMES[figure].split()[0], comparison.margins.get(figure)
+    return word if margin is None else f"{word} (no worse than {margin:g})"
 
 
 def section(claim: Claim, measured: Measured, picture: tuple[str, int] | None) -> list[str]:
@@ -104,6 +109,7 @@ def section(claim: Claim, measured: Measured, picture: tuple[str, int] | None) -
         picture: path and scene of its picture.
     """
     lines = [f"## {claim.number}. {claim.title}", "", *fill(f"{claim.says} ({claim.source})")]
+    lines += ["", *fill(claim.note)] if claim.note else []
     figures = shown(claim)
     for kinds, names in claim.groups.items():
         lines += ["", *_means(names, kinds, measured, figures)]
@@ -128,6 +134,8 @@ def section(claim: Claim, measured: Measured, picture: tuple[str, int] | None) -
 def shown(claim: Claim) -> list[str]:
     """The figures that a claim's tables have: those of the gate, and what decides."""
     headline = {figure for each in claim.comparisons for figure in each.headline}
+    if "evolved" in headline:
+        headline.add("early_db")  # what the frames before pay
     return [figure for figure in BETTER if figure in ALWAYS or figure in headline]
 
 

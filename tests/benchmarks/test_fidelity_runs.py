@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from benchmarks.claims import trials
 from benchmarks.claims.choosing import choose, ranked
 from benchmarks.claims.conditions import CONDITIONS, EVOLVING, Condition, Subject, Training
-from benchmarks.claims.runs import Job, grouped, run_job
+from benchmarks.claims.runs import Job, Results, grouped, run_job
 from benchmarks.claims.settings import Recipe, Settings, write_settings
 from benchmarks.claims.subjects import FIRST, draw_task
 from benchmarks.claims.trials import Bench, base_name, make_clips, open_base
@@ -194,7 +194,7 @@ def test_a_run_is_reported_and_not_repeated(miniature: Path, tmp_path: Path) -> 
 def test_other_settings_do_not_go_into_the_same_results(miniature: Path, tmp_path: Path) -> None:
     base, settings = base_name(open_base(miniature)), tmp_path / "chosen.json"
     output = tmp_path / "fidelity.json"
-    output.write_text(json.dumps({"base": base, "recipes": {}, "records": []}))
+    Results(base, {}, []).write(output)
     write_settings(settings, Settings(base, RECIPES, [1], []))
     told = ["--model", miniature, "--settings", settings, "--output", output]
     answer = CliRunner().invoke(app, list(map(str, told)))
