@@ -62,7 +62,8 @@ mended twice:
 - after the first run with this base: claim 9's keyframes followed the first frame directly, and the
   look came too early. They stand at their own time since, which was tried out on the scenes of the
   recipes. *early* and the clips of 13 frames were added to judge it, *faded* to ask claim 8's first
-  question without its motion, and claim 9's price is told against the other kind of keyframe.
+  question without its motion. Claim 9's price is asked against the other kind of keyframe, which
+  costs as much of the background; against no keyframe at all it was not reproduced.
 """
 CAVEATS = """\
 ## What this does not show

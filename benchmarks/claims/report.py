@@ -99,7 +99,7 @@ def summary(claims: Sequence[Claim], measured: Measured) -> list[str]:
 
 def _judged(comparison: Comparison, figure: str) -> str:
     word, margin = NAMES[figure].split()[0], comparison.margins.get(figure)
-    return word if margin is None else f"{word} (no worse than {margin:g})"
+    return word if margin is None else f"{word} (at most {margin:g} worse)"
 
 
 def section(claim: Claim, measured: Measured, picture: tuple[str, int] | None) -> list[str]:
