@@ -1,9 +1,12 @@
 """docs/evidence.md and its pictures."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.claims.claims import CLAIMS, Claim
-from benchmarks.claims.conditions import CONDITIONS
+from benchmarks.claims.conditions import CONDITIONS, Subject
 from benchmarks.claims.report import Measured, chosen, fill, section, summary
 from benchmarks.claims.runs import Results
 from benchmarks.claims.settings import Settings
@@ -122,19 +125,26 @@ def _picture(
     """Draw a claim's picture; its path as the page tells it, and its scene."""
     comparison = claim.comparisons[0]
     scene = measured.middle_scene(comparison)
-    frames = CONDITIONS[comparison.ours].subject.frames
-    names = [
-        name for name in claim.groups[comparison.kinds] if CONDITIONS[name].subject.frames == frames
-    ]
-    rows = {name: None if scene is None else read_row(pictures, name, scene) for name in names}
-    found = {name: row for name, row in rows.items() if row is not None}
+    names = claim.groups[comparison.kinds]
+    kept = {name: None if scene is None else read_row(pictures, name, scene) for name in names}
+    found = {name: row for name, row in kept.items() if row is not None}
     if scene is None or comparison.ours not in found:
         return None
     path = page.with_suffix("") / f"claim-{claim.number}.png"
-    task = draw_task(scene, CONDITIONS[comparison.ours].subject)
-    case = task.case
-    given = {"source": case.source.frames_THWC, "truth": case.wanted.frames_THWC}
-    sheet = strip({name: as_row(clip) for name, clip in given.items()} | found)
+    sheet = strip(_with_truths(found, CONDITIONS[comparison.ours].subject, scene))
     with replacing(path) as scratch:
         sheet.save(scratch, optimize=True)
     return f"{path.parent.name}/{path.name}", scene
+
+
+def _with_truths(rows: Mapping[str, np.ndarray], own: Subject, scene: int) -> dict[str, np.ndarray]:
+    """Rows of conditions, each length of clip after its truth; the source stands above them all."""
+    subjects = {CONDITIONS[name].subject.frames: CONDITIONS[name].subject for name in rows}
+    case = draw_task(scene, own).case
+    told = {"source": as_row(case.source.frames_THWC)}
+    for frames in sorted(subjects, key=lambda frames: (frames != own.frames, frames)):
+        subject = own if frames == own.frames else subjects[frames]
+        truth = "truth" if subject is own else f"truth, {frames} frames"
+        told[truth] = as_row(draw_task(scene, subject).case.wanted.frames_THWC)
+        told |= {n: row for n, row in rows.items() if CONDITIONS[n].subject.frames == frames}
+    return told
