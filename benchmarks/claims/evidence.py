@@ -131,13 +131,13 @@ def _picture(
     if scene is None or comparison.ours not in found:
         return None
     path = page.with_suffix("") / f"claim-{claim.number}.png"
-    sheet = strip(_with_truths(found, CONDITIONS[comparison.ours].subject, scene))
+    sheet = strip(with_truths(found, CONDITIONS[comparison.ours].subject, scene))
     with replacing(path) as scratch:
         sheet.save(scratch, optimize=True)
     return f"{path.parent.name}/{path.name}", scene
 
 
-def _with_truths(rows: Mapping[str, np.ndarray], own: Subject, scene: int) -> dict[str, np.ndarray]:
+def with_truths(rows: Mapping[str, np.ndarray], own: Subject, scene: int) -> dict[str, np.ndarray]:
     """Rows of conditions, each length of clip after its truth; the source stands above them all."""
     subjects = {CONDITIONS[name].subject.frames: CONDITIONS[name].subject for name in rows}
     case = draw_task(scene, own).case

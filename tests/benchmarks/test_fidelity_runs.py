@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from benchmarks.claims import trials
 from benchmarks.claims.choosing import choose, ranked
 from benchmarks.claims.conditions import CONDITIONS, EVOLVING, Condition, Subject, Training
+from benchmarks.claims.evidence import with_truths
 from benchmarks.claims.runs import Job, Results, grouped, run_job
 from benchmarks.claims.settings import Recipe, Settings, write_settings
 from benchmarks.claims.subjects import FIRST, draw_task
@@ -189,6 +190,17 @@ def test_a_run_is_reported_and_not_repeated(miniature: Path, tmp_path: Path) -> 
     refused = CliRunner().invoke(app, [*told, "--report"])
     assert refused.exit_code == 2
     assert "other settings" in refused.output
+
+
+def test_clips_of_another_length_stand_under_their_own_truth() -> None:
+    row = np.zeros((1, 1, 3), np.uint8)
+    rows = dict.fromkeys(("mask-aware LoRA", "13 frames", "5 frames"), row)
+    told = with_truths(rows, CONDITIONS["mask-aware LoRA"].subject, FIRST)
+    assert list(told) == [
+        "source", "truth", "mask-aware LoRA",
+        "truth, 5 frames", "5 frames", "truth, 13 frames", "13 frames",
+    ]  # fmt: skip
+    assert not np.array_equal(told["truth"], told["truth, 13 frames"])
 
 
 def test_other_settings_do_not_go_into_the_same_results(miniature: Path, tmp_path: Path) -> None:
