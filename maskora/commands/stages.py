@@ -1,7 +1,9 @@
 """The two stages as samples and as things that other things depend on."""
 
 import json
+import logging
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,7 @@ from maskora.training.loop import TrainingPlan
 from maskora.training.optimizer import available
 from maskora.workspace import Stage, Workspace
 
+log = logging.getLogger("maskora")
 STORAGE = "model.transformer_dtype"
 
 
@@ -72,6 +75,12 @@ def appearance_samples(clip: Clip, edit: Edit, config: Config, held: int) -> lis
             frame, edited_CHW, source_CHW, keep[frame], reference, how, words
         )
         samples.append(anchored(sample, first_CHW, frame, held) if how == "anchored" else sample)
+    for one, other in pairwise(samples):
+        if one.times is not None and one.times == other.times:
+            log.warning(
+                "%s and %s are in one latent frame of this base, and contradict each other: keep "
+                "one of them", one.name, other.name,
+            )  # fmt: skip
     return samples
 
 

@@ -113,6 +113,19 @@ def test_an_anchored_keyframe_follows_the_edited_first_frame() -> None:
             assert torch.equal(sample.condition_CTHW[:, later], shown)
 
 
+@pytest.mark.parametrize(("how", "warned"), [("anchored", True), ("masked", False)])
+def test_anchored_keyframes_of_one_latent_frame_are_told(
+    caplog: pytest.LogCaptureFixture, how: str, warned: bool
+) -> None:
+    clip, edit = small_clip(), small_edit()
+    config = configured(appearance={"conditioning": how})
+    stages.appearance_samples(clip, edit, config, 4)
+    assert not caplog.messages
+    stages.appearance_samples(clip, edit, config, 8)
+    told = "keyframe 4, anchored and keyframe 8, anchored are in one latent frame"
+    assert [told in message for message in caplog.messages] == [True] * warned
+
+
 @pytest.mark.parametrize("kind", ["edited-first-frame", "source", "masked"])
 def test_the_image_encoder_sees_the_chosen_reference(kind: str) -> None:
     clip, edit = small_clip(), small_edit()
