@@ -75,11 +75,11 @@ def appearance_samples(clip: Clip, edit: Edit, config: Config, held: int) -> lis
             frame, edited_CHW, source_CHW, keep[frame], reference, how, words
         )
         samples.append(anchored(sample, first_CHW, frame, held) if how == "anchored" else sample)
-    for one, other in pairwise(samples):
-        if one.times is not None and one.times == other.times:
+    for (one, sample), (other, following) in pairwise(zip(edit.keyframes, samples, strict=True)):
+        if sample.times is not None and sample.times == following.times:
             log.warning(
-                "%s and %s are in one latent frame of this base, and contradict each other: keep "
-                "one of them", one.name, other.name,
+                "edited frames %d and %d are in one latent frame of this base, and contradict each "
+                "other as anchored keyframes: keep one of them", one, other,
             )  # fmt: skip
     return samples
 

@@ -122,7 +122,7 @@ def test_anchored_keyframes_of_one_latent_frame_are_told(
     stages.appearance_samples(clip, edit, config, 4)
     assert not caplog.messages
     stages.appearance_samples(clip, edit, config, 8)
-    told = "keyframe 4, anchored and keyframe 8, anchored are in one latent frame"
+    told = "edited frames 4 and 8 are in one latent frame"
     assert [told in message for message in caplog.messages] == [True] * warned
 
 
