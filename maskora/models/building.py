@@ -16,6 +16,8 @@ from maskora.streaming.blocks import Precision
 from maskora.streaming.sources import Reader, check_all
 
 log = logging.getLogger("maskora")
+# What transformers raises of files that hold something else.
+UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
 
 
 def build(make: Callable[[], Any], weights: Reader, ignore: Collection[str] = ()) -> Any:
@@ -109,10 +111,10 @@ def read_folder(kind: Any, folder: Path, **settings: Any) -> Any:
     """
     try:
         return kind.from_pretrained(folder, **settings)
-    except (ImportError, MemoryError):
-        raise
-    except Exception as error:  # what transformers and tokenizers raise has nothing in common
-        if isinstance(error, OSError) and error.errno is not None:  # a disk's, not a file's
+    except Exception as error:  # tokenizers raises this very class, whatever is wrong
+        of_files = type(error) is Exception or isinstance(error, UNREADABLE)
+        of_transformers = isinstance(error, OSError) and error.errno is None  # else a disk's
+        if not (of_files or of_transformers):
             raise
         raise UserError(
             f"{folder} cannot be read as a {kind.__name__} ({type(error).__name__}: {error}): take "
