@@ -24,7 +24,7 @@ def kind(error: Exception) -> type:
     "error", [Exception("no model"), KeyError("x"), ValueError("x"), TypeError("x"), OSError("x")]
 )
 def test_files_of_another_kind_are_told_by_folder(error: Exception) -> None:
-    with pytest.raises(UserError, match="^tokenizer cannot be read as a Tokenizer .*published$"):
+    with pytest.raises(UserError, match=r"^tokenizer cannot be read as a Tokenizer .*published$"):
         read_folder(kind(error), Path("tokenizer"))
 
 
