@@ -109,11 +109,8 @@ def write_evidence(
     lines += fill(
         f"Of the candidates, by the highest mean on scenes {tried}, which are not reported: "
         f"*strict* for the motion stage, *evolved* for the appearance stage ({MOTION_SHARE:.0%} "
-        f"of its samples are motion)."
-    )
-    lines += fill(
-        "Some of the best lie at the edge of what was tried, in the rate, or in the steps of the "
-        "second stage, whose figure hardly depends on them."
+        f"of its samples are motion). Some of the best lie at the edge of what was tried, in the "
+        f"rate, or in the steps of the second stage, whose figure hardly depends on them."
     )
     lines += ["", *chosen(settings), "", CAVEATS]
     write_text(page, "\n".join(lines).rstrip() + "\n")
