@@ -13,6 +13,8 @@ GIB = 2**30
 # the activations, what the allocator rounds up and cannot use again.
 RESERVE = 6 * GIB // 10
 ACTIVATIONS_HELD_BACK = 10  # one part in so many
+# What the host cannot pin of the streamed blocks is copied through a few pinned pieces.
+STAGING_PIECE, STAGING_PIECES = 64 * 2**20, 4
 Swap = int | Literal["auto"]
 
 
