@@ -10,13 +10,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from filelock import FileLock
 
 from maskora.errors import Fault, UserError
 from maskora.hub import fetching, locate, locate_cached, ranges
+from maskora.hub.repository import look
 from maskora.hub.variants import variants
 from tests.conftest import REPOSITORY
 from tests.loopback_hub import Hub, serving, use
@@ -121,6 +124,24 @@ def test_a_server_without_ranges_sends_all_again(hub: Hub, tmp_path: Path) -> No
     hub.allowance = None
     hub.knows_ranges = False
     get(hub, tmp_path)
+
+
+def test_what_another_process_is_fetching_is_waited_for(hub: Hub, tmp_path: Path) -> None:
+    del hub.files[SHARD.format(2)]
+    found = look("somebody/base")
+    assert found is not None
+    (shard,) = (file for file in found.files if file.sha256)
+    lock, blob = found.lock(shard), found.final(shard)
+    for path in (lock, blob):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(lock):
+            task = pool.submit(get, hub, tmp_path)
+            time.sleep(1.5)
+            assert not task.done()
+            blob.write_bytes(hub.files[shard.name])
+        task.result(timeout=30)
+    assert shard.name not in {path for path, _ in hub.contents()}
 
 
 def test_what_was_damaged_on_the_disk_is_not_kept(hub: Hub, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def program() -> list[str]:
 
     Python's -P keeps it from importing what happens to lie in the current folder.
     """
-    at_home = Path(maskora.__file__).parents[1] == Path.cwd()
+    at_home = Path(maskora.__file__).parents[1].samefile(Path.cwd())
     return [sys.executable, *([] if at_home else ["-P"]), "-m", "maskora"]
 
 

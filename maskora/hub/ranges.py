@@ -27,7 +27,7 @@ from maskora.hub.repository import Remote, Repository, length
 
 CHUNK = 2**20  # bytes
 WORKERS = 4
-TRIES, PAUSE = 5, 1.0  # in a row without a byte; seconds between them
+TRIES, PAUSE = 6, 1.0  # in a row without a byte; seconds after the first, doubled each time
 LATER = (408, 429, 500, 502, 503, 504)  # HTTP's words for "not now"
 
 
@@ -58,7 +58,7 @@ def bring_all(found: Repository, files: Sequence[Remote]) -> None:
 def _bring(found: Repository, file: Remote, bar: "tqdm[None]", stop: threading.Event) -> None:
     """Fetch one file, from where it stands to its end, and check it."""
     url = hf_hub_url(found.name, file.name, revision=found.commit)
-    if get_hf_file_metadata(url).etag != file.sha256:
+    if get_hf_file_metadata(url, retry_on_errors=True).etag != file.sha256:
         return  # another kind of hub, which keeps its files by other names: its client knows
     part, final, lock = found.part(file), found.final(file), found.lock(file)
     for path in (part, final, lock):
@@ -88,7 +88,7 @@ def _fill(url: str, part: Path, size: int, bar: "tqdm[None]", stop: threading.Ev
             failures = 0 if length(part) > have else failures + 1
             if failures == TRIES:
                 raise
-        if stop.wait(PAUSE if failures else 0):
+        if stop.wait(PAUSE * 2 ** (failures - 1) if failures else 0):
             return False
     return True
 

@@ -13,6 +13,7 @@ from maskora.video.images import write_png
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "scripts"
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there, `maskora edit` is typed")
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
