@@ -197,11 +197,11 @@ def begin(child: Child, *line: str) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals to a group are POSIX's")
-@pytest.mark.parametrize("of_the_terminal", [True, False])
+@pytest.mark.parametrize(("of_the_terminal", "status"), [(True, 130), (False, 130), (False, 0)])
 def test_an_interruption_is_passed_on_once_and_waited_for(
-    child: Child, folder: Path, of_the_terminal: bool
+    child: Child, folder: Path, of_the_terminal: bool, status: int
 ) -> None:
-    child.does("train", SAVES)
+    child.does("train", SAVES.replace("130", str(status)))
     begun = begin(child, "edit", "clip.mp4", "1,2,3,4", "edited.PNG", "out.mp4")
     if of_the_terminal:
         os.killpg(begun.pid, signal.SIGINT)
