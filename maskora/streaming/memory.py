@@ -19,10 +19,6 @@ import torch
 from torch import Tensor
 
 log = logging.getLogger("maskora")
-# Where a system knows flags, the pages are private: shared ones may count against another limit.
-_PRIVATE: dict[str, Any] = (
-    {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
-)
 # Memory serves the one device that computes. "Portable" is for several contexts, and where all
 # devices share one space of addresses, as on every system of 64 bits, it changes nothing.
 REGISTER_FLAGS = 0
@@ -148,11 +144,16 @@ def host_buffer(nbytes: int, pin: bool) -> Tensor:
 
     It returns to the system when the last tensor that views it is gone.
     """
-    pages = mmap.mmap(-1, max(nbytes, 1), **_PRIVATE)
-    buffer = torch.frombuffer(pages, dtype=torch.uint8, count=nbytes)
+    buffer = torch.frombuffer(_pages(max(nbytes, 1)), dtype=torch.uint8, count=nbytes)
     if pin and torch.cuda.is_available():
         Pins(Cuda(torch.device("cuda", torch.cuda.current_device()))).urgent(buffer)
     return buffer
+
+
+def _pages(nbytes: int) -> mmap.mmap:
+    if not hasattr(mmap, "MAP_PRIVATE"):  # Windows, which knows no flags
+        return mmap.mmap(-1, nbytes)
+    return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def is_ready(buffer: Tensor) -> bool:
