@@ -82,7 +82,7 @@ class Pins:
     A refusal is final: after it no more is asked for, but in place of what is given back.
 
     Attributes:
-        give_way: gives some spare memory back for something urgent; False where there is none.
+        make_room: unpins something spare for something urgent; False where there is none.
         refused: why the system refused, in its words; empty while it has not.
         urgent_bytes, lacking_bytes: of what is urgent, what is pinned (or was), and what is not.
         left_out: whether something spare was asked for and is not pinned.
@@ -93,7 +93,7 @@ class Pins:
         self._driver = driver
         self._ends: dict[int, weakref.finalize[[int], Any]] = {}
         self._exhausted = False
-        self.give_way: Callable[[], bool] = lambda: False
+        self.make_room: Callable[[], bool] = lambda: False
         self.refused = ""
         self.urgent_bytes = self.lacking_bytes = 0
         self.left_out = False
@@ -101,7 +101,7 @@ class Pins:
     def urgent(self, buffer: Tensor) -> bool:
         """Pin what helps most, if need be in place of something spare. Whether it is pinned."""
         if not self._exhausted:
-            if self._register(buffer) or (self.give_way() and self._register(buffer)):
+            if self._register(buffer) or (self.make_room() and self._register(buffer)):
                 self.urgent_bytes += buffer.nbytes
                 return True
             self._exhausted = True

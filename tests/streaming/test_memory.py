@@ -55,14 +55,14 @@ def test_what_is_urgent_takes_the_place_of_what_is_spare() -> None:
     assert all(pins.spare(one) for one in spare)
     released: list[Tensor] = []
 
-    def give_way() -> bool:
+    def make_room() -> bool:
         if len(released) == 2:
             return False
         released.append(spare[len(released)])
         pins.release(released[-1])
         return True
 
-    pins.give_way = give_way
+    pins.make_room = make_room
     small = buffers(3, MB // 2)
     assert [pins.urgent(one) for one in small] == [True, True, True]
     assert [one is other for one, other in zip(released, spare, strict=True)] == [True, True]
@@ -75,7 +75,7 @@ def test_without_anything_spare_a_refusal_is_final() -> None:
     driver = Quota(MB)
     pins = Pins(driver)
     given: list[int] = []
-    pins.give_way = lambda: bool(given.append(1))
+    pins.make_room = lambda: bool(given.append(1))
     assert [pins.urgent(one) for one in buffers(4, 2 * MB)] == [False] * 4
     assert len(driver.asked) == 1
     assert len(given) == 1

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from maskora.errors import Fault
 from maskora.streaming import engine, staging
-from maskora.streaming.demand import STAGING_PIECES
+from maskora.streaming.demand import STAGING_PIECE, STAGING_PIECES
 from maskora.streaming.memory import Pins
 from maskora.streaming.staging import SAMPLES, Staging, sample
 from maskora.streaming.transfer import Moment, Transfer
@@ -42,12 +42,13 @@ def test_blocks_in_pieces_of_any_size_give_the_same_numbers(
     model.streamer.close()
 
 
-def test_pieces_are_no_larger_than_blocks_and_always_few(small_pieces: int) -> None:
-    model = Model(6, 6, ring=2, direct=False)
-    assert [len(one) for one in model.streamer._staging.buffers] == [64] * STAGING_PIECES
-    small = Staging(Transfer(CPU), Pins(), largest=32)
-    small.stock()
-    assert [len(one) for one in small.buffers] == [32] * STAGING_PIECES
+@pytest.mark.parametrize(
+    ("room", "size"), [(0, 64), (256, 64), (1000, 256), (4 * 2**20, 2**20), (2**40, STAGING_PIECE)]
+)
+def test_pieces_are_few_and_take_no_more_than_the_ring(room: int, size: int) -> None:
+    way = Staging(Transfer(CPU), Pins(), room)
+    way.stock()
+    assert [len(one) for one in way.buffers] == [size] * STAGING_PIECES
 
 
 def test_a_piece_is_on_its_way_while_the_next_is_filled(
@@ -126,35 +127,38 @@ def test_a_failure_within_a_block_loses_no_piece(small_pieces: int) -> None:
     assert len(model.streamer._staging.buffers) == STAGING_PIECES
 
 
-class Idle(Transfer):
-    """Copies silently do nothing, from some block on."""
+def model_of_copies(count: int, direct: bool, monkeypatch: pytest.MonkeyPatch) -> Model:
+    """After so many copies to the device all others silently do nothing."""
+    left = iter(range(count))
 
-    lazy_after = 0
+    class Idle(Transfer):
+        def copy(self, source: Tensor, target: Tensor, *after: Moment) -> Moment:
+            return None if next(left, None) is None else super().copy(source, target, *after)
 
-    def copy(self, source: Tensor, target: Tensor, *after: Moment) -> Moment:
-        Idle.lazy_after -= 1
-        return None if Idle.lazy_after < 0 else super().copy(source, target, *after)
+    monkeypatch.setattr(engine, "Transfer", Idle)
+    model = Model(6, 6, ring=2, direct=direct)
+    for slot in model.streamer._slots:
+        slot.buffer.zero_()  # fresh memory might hold the blocks of another test
+    return model
 
 
 @pytest.mark.parametrize("direct", [True, False])
-@pytest.mark.parametrize(("copies", "block"), [(0, 0), (1, 1), (4, 4)])
+@pytest.mark.parametrize("count", [0, 1, 4])
 def test_a_copy_that_does_nothing_is_told_when_the_block_is_needed(
-    direct: bool, copies: int, block: int, monkeypatch: pytest.MonkeyPatch
+    direct: bool, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "Transfer", Idle)
-    monkeypatch.setattr(Idle, "lazy_after", copies)
-    model = Model(6, 6, ring=2, direct=direct)
-    with pytest.raises(Fault, match=rf"block {block} of the weights.*memory\.weights = \"pageable"):
+    model = model_of_copies(count, direct, monkeypatch)
+    block = count if direct else count // 2  # which has two pieces then
+    with pytest.raises(Fault, match=rf"block {block} of the .*memory\.weights = \"pageable\""):
         model.infer(torch.ones(1, WIDTH))
 
 
 def test_a_piece_that_does_not_arrive_is_told_too(
     small_pieces: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "Transfer", Idle)
-    monkeypatch.setattr(Idle, "lazy_after", 3)  # of the five of the first block
+    model = model_of_copies(3, False, monkeypatch)  # of the five of the first block
     with pytest.raises(Fault, match="block 0 of the weights"):
-        Model(6, 6, ring=2, direct=False).infer(torch.ones(1, WIDTH))
+        model.infer(torch.ones(1, WIDTH))
 
 
 @given(
