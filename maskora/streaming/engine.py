@@ -139,6 +139,7 @@ class Streamer:
             self._staging.drop()
         elif self._pins.refused:
             log.warning("note: %s", self._told(waiting))
+        self._pins.told = True
 
     def _told(self, waiting: Sequence[int]) -> str:
         """What could be pinned, and what that costs."""

@@ -86,6 +86,7 @@ class Pins:
         refused: why the system refused, in its words; empty while it has not.
         urgent_bytes, lacking_bytes: of what is urgent, what is pinned (or was), and what is not.
         left_out: whether something spare was asked for and is not pinned.
+        told: whether a person was told of what is pinned.
     """
 
     def __init__(self, driver: Driver | None = None) -> None:
@@ -96,7 +97,7 @@ class Pins:
         self.make_room: Callable[[], bool] = lambda: False
         self.refused = ""
         self.urgent_bytes = self.lacking_bytes = 0
-        self.left_out = False
+        self.left_out = self.told = False
 
     def urgent(self, buffer: Tensor) -> bool:
         """Pin what helps most, if need be in place of something spare. Whether it is pinned."""
@@ -105,6 +106,12 @@ class Pins:
                 self.urgent_bytes += buffer.nbytes
                 return True
             self._exhausted = True
+            if self.told:
+                log.warning(
+                    "note: no more memory can be pinned (%s), so copies of further kept inputs "
+                    "take longer",
+                    self.refused,
+                )
         self.lacking_bytes += buffer.nbytes
         return False
 

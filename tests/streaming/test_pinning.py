@@ -75,6 +75,13 @@ class Machine:
         assert x.grad is not None
         return x.grad
 
+    @property
+    def pieces(self) -> int:
+        """How many staging pieces there are, pinned or not, once they are at rest."""
+        staging = self.supplied.streamer._staging
+        staging._worker.submit(lambda: None).result()
+        return len(staging.buffers)
+
     def count(self, nbytes: int) -> int:
         """How many buffers of a size are pinned."""
         return list(self.driver.pinned.values()).count(nbytes)
@@ -140,6 +147,7 @@ def test_training_pins_staging_then_kept_inputs_then_blocks(
     expected = expected_gradient(original)
     assert torch.equal(ours.train(), expected)
     assert ours.pinned == TRAINED[quota]
+    assert ours.pieces == (0 if quota == 40 else TRAINED[quota]["staging"] or 4)
     granted = sum(TRAINED[quota].values())
     asked = len(ours.driver.asked)
     assert asked <= max(granted, 4 + KEPT + BLOCKS if quota == 40 else 0) + 2
@@ -225,6 +233,18 @@ def test_inputs_that_are_kept_later_take_the_place_of_blocks(
     assert before["blocks"] - after["blocks"] <= 3
     assert after["staging"] == 4
     assert torch.equal(ours.infer(), original(given()))
+
+
+def test_inputs_that_are_kept_later_and_cannot_be_pinned_are_told(
+    original: Deep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = machine(original, 0.5, monkeypatch, weights="pageable", offload=False)
+    ours.supplied.checkpoint.keeper.offload = True
+    for _ in range(2):
+        assert torch.equal(ours.train(), expected_gradient(original))
+    assert ours.pinned == {"staging": 4, "kept": 5, "blocks": 0}
+    (note,) = caplog.messages
+    assert "no more memory can be pinned (out of memory)" in note
 
 
 @pytest.mark.parametrize(("quota", "blocks"), [(0.5, 0), (10, 9), (40, 24)])
