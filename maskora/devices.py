@@ -364,8 +364,11 @@ def _choose(asked: str | None) -> Device:
 
 
 def _number(asked: str | None, index: int | None, count: int) -> int:
-    """Which of torch's GPUs; nvidia-smi may be absent where torch can use one."""
-    shown = gpus()
+    """Which of torch's GPUs; nvidia-smi may be absent or fail where torch can use one."""
+    try:
+        shown = gpus()
+    except Fault:
+        shown = ()
     if len(shown) == count:
         return _pick(asked, index, shown).index
     if index is not None and index >= count:

@@ -184,8 +184,13 @@ def test_the_gpu_with_most_free_memory_is_taken_or_the_one_that_is_named(
             answer("cuda:2")
 
 
-def test_torch_is_believed_where_there_is_no_nvidia_smi(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("says", ["", "Failed to initialize NVML"])
+def test_torch_is_believed_where_nvidia_smi_is_absent_or_fails(
+    says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(devices, "DRIVER_TOOL", ("/no/such/program",))
+    if says:
+        install_driver(tmp_path, monkeypatch, says=says)
     built(monkeypatch, CUDA13)
     plug_in(monkeypatch, Card("one", 7.1, 8.0), Card("other", 23.1, 24.0))
     assert choose(None).name == "cuda:0"

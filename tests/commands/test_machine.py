@@ -24,7 +24,7 @@ from maskora.models import open_source
 from maskora.streaming.demand import GIB
 from maskora.workspace import Workspace
 from tests.commands.conftest import Answer
-from tests.machines import OWNED, Card, install_driver, plug_in, with_gpu
+from tests.machines import OWNED, PLENTY, Card, install_driver, plug_in, with_gpu
 from tests.models.published import write_published
 
 Run = Callable[..., Answer]
@@ -168,6 +168,17 @@ def test_a_plan_for_another_machine_takes_a_gpu_as_it_is_sold(
         answer = run("plan", "--config", edit, "--vram", "8", *wrong)
         assert (answer.status, "--vram 8 is for another machine's GPU" in answer.err) == (2, True)
     assert "no NVIDIA GPU is found: computing on the CPU" in run("plan", "--config", edit).out
+
+
+def test_the_plan_in_the_documentation_is_what_the_command_prints(
+    run: Run, edit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "ram", lambda: PLENTY)
+    page = (Path(__file__).parents[2] / "docs" / "memory.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```\n(VRAM.*?)\n```", page, re.DOTALL)
+    said = run("plan", "--config", edit, "--vram", "8").out
+    for part in shown.split("\n\n"):
+        assert part in said
 
 
 def test_a_gpu_that_torch_cannot_use_stops_a_run_and_its_plan(
