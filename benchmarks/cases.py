@@ -47,6 +47,8 @@ from maskora.training.optimizer import available, make_optimizer
 
 PROMPT, NEGATIVE = "p3rs0n, a walk through a forest", "blurred, still"
 GUIDANCE = 5.0
+# Torch's words on the CPU (of Linux, and of Windows), and of an error that the driver raised.
+NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA error: out of memory")
 
 
 class Record:
@@ -88,8 +90,8 @@ def run(job: Job, record: Record, device: torch.device) -> None:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """On the card it has a class of its own; on the CPU torch tells it in words."""
-    told = "can't allocate memory" in str(error)
+    """On the card it mostly has a class of its own; elsewhere torch tells it in words."""
+    told = any(words in str(error) for words in NO_MEMORY)
     return told or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
