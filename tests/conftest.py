@@ -1,10 +1,20 @@
 """What all tests share: a tiny model of the real classes, and the real clips where they are."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from maskora import devices
+
 REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _own_device() -> Iterator[None]:
+    """No test sees the devices that another has simulated or chosen."""
+    yield
+    devices.forget()
 
 
 @pytest.fixture(scope="session")

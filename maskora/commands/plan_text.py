@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from maskora.commands import timings
 from maskora.commands.footprint import Host
-from maskora.commands.machine import device_name, host_bytes
+from maskora.commands.machine import Ram
 from maskora.commands.plan import Plan
 from maskora.commands.shards import NAMES, matrix_type
 from maskora.config import Config
@@ -24,11 +24,11 @@ DEVICE_ROWS: list[tuple[str, Callable[[Need], int]]] = [
     ("LoRA, gradients, optimizer", lambda need: need.adapter),
     ("block inputs", lambda need: need.inputs),
     ("activations", lambda need: need.activations),
-    ("reserve", lambda need: need.reserve),
+    ("held back for the allocator", lambda need: need.reserve),
     ("total", lambda need: need.total),
 ]
 HOST_ROWS: list[tuple[str, Callable[[Host], int]]] = [
-    ("computation (no card)", lambda part: part.computing),
+    ("computation (no GPU)", lambda part: part.computing),
     ("weights that wait", lambda part: part.weights),
     ("staging", lambda part: part.staging),
     ("block inputs that wait", lambda part: part.inputs),
@@ -46,19 +46,32 @@ def render(plans: Sequence[Plan]) -> str:
     lines = [_title(first), ""]
     if first.budget is not None:
         needs = _columns([plan.needs for plan in plans], lambda need: need.total)
-        lines += _table(f"VRAM, GB (budget {first.budget / GIB:g})", needs, DEVICE_ROWS)
+        lines += _table(f"VRAM, GB (budget {gb(first.budget.nbytes)})", needs, DEVICE_ROWS)
         lines.append("")
     parts = _columns([plan.host for plan in plans], lambda part: part.total)
     lines += _table("RAM, GB", parts, HOST_ROWS)
-    lines += ["", *(f"{plan.job.purpose}: {plan.reason}" for plan in plans), _encoders(first)]
-    if first.budget is None:
-        lines.append("no card: memory.vram_budget_gb is not enforced")
-    if (most := max(plan.ram_bytes for plan in plans)) > host_bytes():
-        lines.append(
-            f"this machine has {gb(host_bytes())} GB of RAM, and {gb(most)} are needed: "
-            f'memory.weights = "mapped" leaves streamed blocks on disk'
-        )
+    lines += ["", *first.machine.notes, _told_budget(first)]
+    lines += [*(f"{plan.job.purpose}: {plan.reason}" for plan in plans), _encoders(first)]
+    if too_much := lacking_ram(max(plan.ram_bytes for plan in plans), first.machine.ram):
+        lines.append(f"note: {too_much}")
     return "\n".join(lines)
+
+
+def _told_budget(plan: Plan) -> str:
+    if plan.budget is None:
+        return "no GPU: memory.vram_budget_gb is not enforced"
+    return f"budget {gb(plan.budget.nbytes)} GB: {plan.budget.told}"
+
+
+def lacking_ram(needed: int, ram: Ram) -> str | None:
+    """What to do where a plan takes more RAM than can be had; None where it does not."""
+    if needed <= ram.available:
+        return None
+    return (
+        f"the plan takes {gb(needed)} GB of RAM, and {ram.told}: end other programs, or set "
+        f'memory.weights = "mapped", which leaves the weights on disk, or '
+        f'model.transformer_dtype = "float8", which halves them'
+    )
 
 
 def _title(plan: Plan) -> str:
@@ -149,7 +162,7 @@ def tell_time(config: Config, workspace: Workspace, train: Plan, infer: Plan) ->
         steps = turns * appearance
         parts += [(steps * (1 - share), keyframe), (steps * share, motion)]
     lines = [
-        f"time on {device_name(train.device)}:",
+        f"time on {train.machine.name}:",
         f"  training step of {train.job.window} frames: {_seconds(motion)}",
         f"  denoising step of {infer.job.frames} frames: {_seconds(generate)}",
         f"  whole edit: {_whole(parts)}",
