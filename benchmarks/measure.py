@@ -18,6 +18,7 @@ import psutil
 import torch
 
 from maskora.commands.bandwidths import pinned_bandwidth, staged_bandwidth
+from maskora.commands.machine import peak_bytes
 
 SAMPLE_SECONDS = 0.005
 STATUS = Path("/proc/self/status")  # Linux's; elsewhere psutil answers
@@ -116,16 +117,11 @@ def host_memory() -> int:
 def high_water_mark() -> int:
     """The highest resident size of this process so far, mapped files included.
 
-    VmHWM of /proc/self/status, or the system's own name for it.
+    VmHWM of /proc/self/status; elsewhere the system's own number.
     """
     if fields := _status():
         return fields["VmHWM"]
-    told = psutil.Process().memory_info()
-    if hasattr(told, "peak_wset"):  # Windows
-        return int(told.peak_wset)
-    import resource  # macOS, which counts in bytes
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_bytes()
 
 
 def _status() -> dict[str, int]:

@@ -58,8 +58,7 @@ def staged_bandwidth(device: torch.device, nbytes: int = COPY_BYTES) -> float:
     """
     values = torch.zeros(nbytes // 2, dtype=torch.bfloat16)
     waiting = nn.ModuleList(_Values(values) for _ in range(BLOCKS))
-    with torch.device("meta"):
-        moved = nn.ModuleList(_Values(torch.empty_like(values)) for _ in range(BLOCKS))
+    moved = nn.ModuleList(_Values(values.to("meta")) for _ in range(BLOCKS))
     placement = Placement(blocks_to_swap=BLOCKS, weights="pageable")
     supplied = supply(
         moved, list(moved), ModuleReader(waiting), lambda _: torch.bfloat16, placement, device

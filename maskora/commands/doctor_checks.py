@@ -2,9 +2,8 @@
 
 import math
 import wave
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from importlib.util import find_spec
@@ -12,211 +11,31 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from diffusers.models.transformers.transformer_wan import WanTransformerBlock
-from safetensors.torch import save_file
+from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from maskora import lora
+from maskora.commands.doctor_outcomes import Bench, Check, Found, Skipped, Wrong
+from maskora.commands.doctor_streaming import (
+    CORRUPT,
+    NARROW,
+    RING,
+    stream_from_disk,
+    stream_from_ram,
+)
 from maskora.hub import locate
 from maskora.latents import EncodedSample
 from maskora.models import open_model
 from maskora.models.wan21_encoders import WanVae
-from maskora.streaming.blocks import precise
-from maskora.streaming.checkpoint import Checkpoint
-from maskora.streaming.engine import Direction
-from maskora.streaming.header import read_headers
 from maskora.streaming.plan import RESIDENT, Placement
-from maskora.streaming.sources import ModuleReader, Reader
-from maskora.streaming.supply import supply
 from maskora.training.loop import TrainingPlan, choose_uniformly, train_step
 from maskora.training.optimizer import make_optimizer
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
 from maskora.video.write import AudioClip, write_lossless, write_mp4
 
-BLOCKS, RING = 3, 2  # more blocks than buffers, so that every block moves
-CORRUPT = (
-    "the GPU does not get what lies in RAM or on the disk, so results would be wrong: update the "
-    "driver (in WSL also: wsl --update, wsl --shutdown); if it stays, test the RAM and the disk"
-)
 QUANT = 'pip install -e ".[quant]" -c constraints.txt'
-
-
-class Skipped(Exception):
-    """A check that does not apply here; the message is the reason."""
-
-
-class Wrong(Exception):
-    """A check that came out wrong, and what to do about it."""
-
-    def __init__(self, told: str, advice: str) -> None:
-        super().__init__(told)
-        self.advice = advice
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Where checks run.
-
-    Attributes:
-        device: that blocks are streamed to.
-        scratch: an empty folder on the disk of maskora's cache.
-        ram: bytes that may be had.
-        vram: bytes of the GPU that may be had; None without one.
-    """
-
-    device: torch.device
-    scratch: Path
-    ram: int
-    vram: int | None
-
-
-@dataclass(frozen=True)
-class Check:
-    """Something to try.
-
-    Attributes:
-        name: for people.
-        run: answers what was done, or raises `Skipped`, `Wrong`, or whatever else goes wrong.
-        advice: what to do where it fails in a way that nobody foresaw.
-    """
-
-    name: str
-    run: Callable[[Bench], str]
-    advice: str
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A published transformer's block.
-
-    Attributes:
-        told: which one it is.
-        width: of its tokens.
-        inner: of its feed-forward.
-        heads: of its attention.
-    """
-
-    told: str
-    width: int
-    inner: int
-    heads: int
-
-    def build(self) -> nn.ModuleList:
-        """The real blocks, without memory."""
-        with torch.device("meta"):
-            blocks = nn.ModuleList(self._block() for _ in range(BLOCKS))
-        return blocks.requires_grad_(False)
-
-    def _block(self) -> nn.Module:
-        block: nn.Module = WanTransformerBlock(
-            self.width, self.inner, self.heads, "rms_norm_across_heads", True,
-            added_kv_proj_dim=self.width,
-        )  # fmt: skip
-        return block
-
-
-WIDE = Shape("Wan2.1-I2V-14B", 5120, 13824, 40)
-NARROW = Shape("Wan2.1-Fun-1.3B-InP", 1536, 8960, 12)
-PRECISION = precise(torch.bfloat16, tuple(WanTransformer3DModel._keep_in_fp32_modules))
-
-
-def stream_from_ram(bench: Bench, weights: str, shape: Shape | None = None) -> str:
-    """Random blocks wait in RAM, pass through the engine, and are compared byte for byte."""
-    shape = shape or affordable(bench)
-    expected = random_values(shape)
-    placement = Placement(BLOCKS, weights=weights, ring=RING)
-    told = "" if shape is WIDE else f", since little memory is free for those of {WIDE.told}"
-    return stream(bench, shape, expected, ModuleReader(expected), placement) + told
-
-
-def stream_from_disk(bench: Bench) -> str:
-    """The same with blocks that are read from a file when they are needed."""
-    expected = random_values(NARROW)
-    path = bench.scratch / "blocks.safetensors"
-    save_file({name: p.detach().clone() for name, p in expected.named_parameters()}, path)
-    reader = Checkpoint(read_headers([path]), str(path))
-    placement = Placement(BLOCKS, weights="mapped", ring=RING)
-    try:
-        return stream(bench, NARROW, expected, reader, placement)
-    finally:
-        path.unlink()
-
-
-def affordable(bench: Bench) -> Shape:
-    """The widest published block of which enough fit into half of what may be had."""
-    for shape in (WIDE, NARROW):
-        block = sum(_nbytes(name, p) for name, p in shape.build()[0].named_parameters())
-        on_host = BLOCKS if bench.vram is not None else BLOCKS + RING
-        device = bench.vram if bench.vram is not None else bench.ram
-        if on_host * block < bench.ram / 2 and RING * block < device / 2:
-            return shape
-    raise Skipped("too little memory is free even for narrow blocks: end other programs")
-
-
-def random_values(shape: Shape) -> nn.ModuleList:
-    """Blocks of random bytes. All parameters look into one pool, each at a place of its own."""
-    blocks = shape.build()
-    sizes = {name: _nbytes(name, p) for name, p in blocks.named_parameters()}
-    generator = torch.Generator().manual_seed(0)
-    room = 2**20
-    pool = torch.randint(256, (max(sizes.values()) + room,), dtype=torch.uint8, generator=generator)
-    for name, parameter in list(blocks.named_parameters()):
-        start = 4 * int(torch.randint(room // 4, (1,), generator=generator))
-        values = pool[start : start + sizes[name]].view(PRECISION(name)).view(parameter.shape)
-        owner, _, leaf = name.rpartition(".")
-        blocks.get_submodule(owner).register_parameter(leaf, nn.Parameter(values, False))
-    return blocks
-
-
-def _nbytes(name: str, parameter: nn.Parameter) -> int:
-    return parameter.numel() * PRECISION(name).itemsize
-
-
-def stream(
-    bench: Bench, shape: Shape, expected: nn.ModuleList, reader: Reader, placement: Placement
-) -> str:
-    """Visit blocks as training and inference do, and compare them with what is expected."""
-    moved = shape.build()
-    supplied = supply(moved, list(moved), reader, PRECISION, placement, bench.device)
-    streamer, visits = supplied.streamer, 0
-    try:
-        for direction, index in _visits():
-            with streamer.visit(index, direction):
-                compare(index, moved[index], expected[index])
-            visits += 1
-        block = streamer.traffic.bytes / streamer.traffic.loads
-    finally:
-        supplied.close()
-    return (
-        f"{BLOCKS} blocks of {block / 1e6:.0f} MB ({shape.told}), {streamer.traffic.loads} loads, "
-        f"every byte compared in {visits} visits"
-    )
-
-
-def _visits() -> Iterator[tuple[Direction, int]]:
-    """One training step, and one denoising step."""
-    yield from (("forward", index) for index in range(BLOCKS))
-    yield from (("backward", index) for index in reversed(range(BLOCKS)))
-    yield from (("generate", index) for index in range(BLOCKS))
-
-
-def compare(index: int, block: nn.Module, expected: nn.Module) -> None:
-    """Every byte of a block is as expected. Raises Wrong."""
-    for name, parameter in block.named_parameters():
-        found = parameter.detach().view(-1).view(torch.int32)  # no number is unlike itself
-        meant = expected.get_parameter(name).detach().view(-1).view(torch.int32).to(found.device)
-        if not torch.equal(found, meant):
-            odd = (found.view(torch.uint8) != meant.view(torch.uint8)).nonzero()
-            raise Wrong(
-                f"block {index}: {name} is not what was written: {len(odd)} of its "
-                f"{4 * len(meant)} bytes differ, the first at {int(odd[0])}",
-                CORRUPT,
-            )
-
-
 STEPS = 2
 PLAN = TrainingPlan(
     title="doctor", steps=STEPS, seed=0, optimizer="adamw", lr=1e-3, weight_decay=0.01,
@@ -225,7 +44,7 @@ PLAN = TrainingPlan(
 )  # fmt: skip
 
 
-def train_streamed_and_resident(bench: Bench) -> str:
+def train_streamed_and_resident(bench: Bench) -> Found:
     """Two steps of the miniature in float32: losses and LoRA equal, wherever the blocks lie."""
     # Of the GPU's kernels the one that always adds in the same order; so small a model is slower
     # with more threads, and much slower where others use the cores.
@@ -233,12 +52,12 @@ def train_streamed_and_resident(bench: Bench) -> str:
         resident = _train(bench, RESIDENT)
         streamed = _train(bench, Placement(1_000, ring=RING, activation_offload=True))
         if _equal(streamed, resident):
-            return f"{STEPS} steps of the miniature: losses and LoRA equal bit for bit"
+            return Found(f"{STEPS} steps of the miniature: losses and LoRA equal bit for bit")
         again = _train(bench, RESIDENT)
     if not _equal(again, resident):
         away = _distance(streamed, resident)
         if away < 1e-3:
-            return (
+            return Found(
                 f"{STEPS} steps of the miniature: equal but for rounding ({away:.1g}); this "
                 f"device rounds differently from run to run"
             )
@@ -299,7 +118,7 @@ def _told(trained: Trained) -> str:
     return ", ".join(f"{loss:.9g}" for loss in trained[0])
 
 
-def step_in_8_bits(bench: Bench) -> str:
+def step_in_8_bits(bench: Bench) -> Found:
     """One step of 8-bit AdamW on one tensor comes near that of 32 bits."""
     if bench.device.type != "cuda":
         raise Skipped("8-bit AdamW needs a GPU; AdamW with 32 bits is used instead")
@@ -313,7 +132,7 @@ def step_in_8_bits(bench: Bench) -> str:
             f"a step of 8-bit AdamW is {away:.3g} away from one of 32 bits",
             f'set optimizer.type = "adamw", or install bitsandbytes anew ({QUANT})',
         )
-    return "a step on 16384 values is that of 32 bits but for rounding"
+    return Found("a step on 16384 values is that of 32 bits but for rounding")
 
 
 def _stepped(kind: str, start: Tensor) -> Tensor:
@@ -327,9 +146,10 @@ def _stepped(kind: str, start: Tensor) -> Tensor:
 TILE, FRAMES = 64, 5
 
 
-def encode_and_decode(bench: Bench) -> str:
+def encode_and_decode(bench: Bench) -> Found:
     """One tile of a VAE of Wan's published shape, with random weights."""
-    with torch.device(bench.device), torch.random.fork_rng():
+    on_gpu = [bench.device] if bench.device.type == "cuda" else []
+    with torch.device(bench.device), torch.random.fork_rng(devices=on_gpu):
         torch.manual_seed(0)
         autoencoder = AutoencoderKLWan().requires_grad_(False).eval()
     vae = WanVae(autoencoder)
@@ -339,7 +159,7 @@ def encode_and_decode(bench: Bench) -> str:
         decoded = vae.decode(latents)
     _check_numbers("latents", latents, (16, 2, TILE // 8, TILE // 8))
     _check_numbers("pictures", decoded, (3, FRAMES, TILE, TILE))
-    return f"{FRAMES} frames of {TILE}x{TILE} through Wan's VAE and back, all numbers finite"
+    return Found(f"{FRAMES} frames of {TILE}x{TILE} through Wan's VAE and back, all finite")
 
 
 def _check_numbers(what: str, numbers: Tensor, shape: tuple[int, ...]) -> None:
@@ -358,7 +178,7 @@ FFMPEG = (
 RATE = Fraction(25)
 
 
-def write_and_read_clip(bench: Bench) -> str:
+def write_and_read_clip(bench: Bench) -> Found:
     """A clip without loss comes back as it was; one in H.264 with sound comes back alike."""
     random = np.random.default_rng(0)
     smooth = np.linspace(0, 255, 160, dtype=np.uint8)[None, :, None] // np.uint8(2)
@@ -380,7 +200,7 @@ def write_and_read_clip(bench: Bench) -> str:
     finally:
         for path in (lossless, lossy, sound):
             path.unlink(missing_ok=True)
-    return "9 frames in FFV1 are back bit for bit, and in H.264 with sound alike"
+    return Found("9 frames in FFV1 are back bit for bit, and in H.264 with sound alike")
 
 
 def _write_tone(path: Path) -> None:
@@ -406,14 +226,14 @@ def one_thread() -> Iterator[None]:
 
 INSTALL = "install the versions that maskora is tested with: pip install -e . -c constraints.txt"
 CHECKS = (
-    Check("blocks streamed from pinned RAM", partial(stream_from_ram, weights="pinned"), CORRUPT),
+    Check("blocks from RAM", partial(stream_from_ram, weights="pinned"), CORRUPT),
     Check(
-        "blocks streamed from pageable RAM",
+        "blocks through staging",
         partial(stream_from_ram, weights="pageable", shape=NARROW),
         CORRUPT,
     ),
-    Check("blocks streamed from disk", stream_from_disk, CORRUPT),
-    Check("training, streamed against resident", train_streamed_and_resident, INSTALL),
+    Check("blocks from disk", stream_from_disk, CORRUPT),
+    Check("training", train_streamed_and_resident, INSTALL),
     Check("8-bit optimizer", step_in_8_bits, f'set optimizer.type = "adamw", or {QUANT}'),
     Check("VAE", encode_and_decode, INSTALL),
     Check("a clip written and read", write_and_read_clip, FFMPEG),

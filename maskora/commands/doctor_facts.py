@@ -11,10 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-import imageio_ffmpeg
+import psutil
 
 from maskora import __version__, devices
 from maskora.commands.machine import Ram, processor_name, ram
+from maskora.commands.plan import BFLOAT16
 from maskora.config import Config
 from maskora.devices import Capability
 from maskora.files import cache_home
@@ -25,7 +26,7 @@ PACKAGES = (
     "numpy", "av", "imageio-ffmpeg", "opencv-python-headless",
 )  # fmt: skip
 ENCODERS = ("libx264", "ffv1", "aac", "flac")
-BFLOAT16, FLOAT8 = (8, 0), (8, 9)  # the compute capabilities from which on a GPU computes in them
+FLOAT8 = (8, 9)  # the compute capability from which on a GPU computes in it
 INSTALL = "pip install -e . -c constraints.txt"
 State = Literal["ok", "missing", "broken"]
 
@@ -176,24 +177,25 @@ def held_bytes(path: Path) -> int:
 
 def disk_free(path: Path) -> int:
     """Bytes that are free on a folder's disk."""
-    import psutil
-
     return int(psutil.disk_usage(str(path)).free)
 
 
 def hub_cache() -> Path:
     """Where files of the hub are kept."""
+    if version_of("huggingface_hub") is None:
+        return Path.home() / ".cache" / "huggingface" / "hub"
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return Path(HF_HUB_CACHE)
 
 
-def in_hub_cache(repository: str, part: str = "") -> bool:
-    """Whether weights of a hub repository (or of a part of it) were fetched."""
+def in_hub_cache(repository: str) -> bool:
+    """Whether weights of a hub repository were fetched."""
+    if version_of("huggingface_hub") is None:
+        return False
     from huggingface_hub import try_to_load_from_cache
 
-    config = f"{part}/config.json" if part else "config.json"
-    found = try_to_load_from_cache(repository, config)
+    found = try_to_load_from_cache(repository, "config.json")
     return isinstance(found, str) and any(Path(found).parent.glob("*.safetensors"))
 
 
@@ -221,9 +223,13 @@ def ffmpeg() -> Tool:
         "another program"
     )
     try:
+        import imageio_ffmpeg
+
         program = imageio_ffmpeg.get_ffmpeg_exe()
-        version, listing = (_said([program, "-hide_banner", *a]) for a in (["-version"], ["-encoders"]))
-    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        version, listing = (
+            _said([program, "-hide_banner", *a]) for a in (["-version"], ["-encoders"])
+        )
+    except (ImportError, RuntimeError, OSError, subprocess.SubprocessError) as error:
         return Tool("ffmpeg", "broken", f"it does not run ({_reason(error)})", advice)
     known = {words[1] for line in listing.splitlines() if len(words := line.split()) > 1}
     told = " ".join(version.split()[:3])
@@ -259,7 +265,10 @@ def browser() -> Tool:
 
 def gradio() -> Tool:
     """The window's package."""
-    version, advice = version_of("gradio"), 'for the window: pip install -e ".[gui]" -c constraints.txt'
+    version, advice = (
+        version_of("gradio"),
+        'for the window: pip install -e ".[gui]" -c constraints.txt',
+    )
     if version is None:
         return Tool("gradio", "missing", "not installed", advice)
     return Tool("gradio", "ok", version)

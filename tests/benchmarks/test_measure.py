@@ -4,9 +4,7 @@ import mmap
 import re
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
-import psutil
 import pytest
 import torch
 
@@ -57,14 +55,7 @@ def test_systems_without_proc_are_asked_in_their_own_way(
     held = torch.ones(200 * MIB, dtype=torch.uint8)
     assert 190 * MIB < host_memory() - before < 250 * MIB
     del held
-
-    class Windows:
-        def memory_info(self) -> SimpleNamespace:
-            return SimpleNamespace(rss=1, peak_wset=3)
-
-    monkeypatch.setattr(psutil, "Process", Windows)
-    assert high_water_mark() == 3
-    assert usable_cores() >= 1
+    assert high_water_mark() >= before + 190 * MIB
 
 
 def test_a_phase_is_reported_even_when_it_fails() -> None:
