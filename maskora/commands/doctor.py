@@ -22,7 +22,7 @@ from maskora.commands.doctor_page import (
     told_verdicts,
 )
 from maskora.commands.doctor_report import report
-from maskora.commands.machine import Machine, foreseen, ram
+from maskora.commands.machine import Machine, ram
 from maskora.devices import Device
 from maskora.errors import Fault
 from maskora.files import cache_home
@@ -94,10 +94,12 @@ class Examination:
 
     def _choose(self) -> Found:
         """Choose the device as `train` would. Raises UserError; then the checks use the CPU."""
-        machine = foreseen(None)
-        self._device = devices.choose()
-        self.machine = machine
-        return Found(self._device.note or f"{self._device.name}, {machine.name}")
+        from maskora.commands.setup import measured
+
+        device = devices.choose()
+        self.machine = measured(device)
+        self._device = device
+        return Found(device.note or f"{device.name}, {self.machine.name}")
 
 
 @contextmanager
