@@ -44,9 +44,12 @@ class FileBlocks:
     def pin(self, pins: Pins) -> None:
         """Nothing waits in memory."""
 
-    def give_way(self, pins: Pins) -> bool:
+    def unpin(self, pins: Pins) -> bool:
         """Nothing waits in memory."""
         return False
+
+    def take(self, index: int, buffer: Tensor) -> None:
+        """See `BlockSource`: the file holds every block."""
 
 
 def convert(path: Path, source: BlockSource, blocks: Sequence[Block]) -> FileBlocks:

@@ -86,21 +86,43 @@ class Streamer:
         self._streamed = frozenset(streamed)
         self._transfer = Transfer(device)
         self._pins = pins or Pins(driver_of(device))
-        self._pins.give_way = self._give_way
+        self._pins.make_room = self._unpin
         self._pinning_done = False
         largest = max((block.layout.nbytes for block in blocks), default=0)
-        self._staging = Staging(self._transfer, self._pins, largest)
+        self._staging = Staging(self._transfer, self._pins, room=ring * largest)
         self._compared: set[int] = set()  # blocks that have arrived once as they were sent
         self._visits: dict[int, int] = {}
         self._closed = False
-        size = max((blocks[index].layout.nbytes for index in streamed), default=0)
-        count = min(ring, len(self._streamed))
-        self._slots = [
-            _Slot(torch.empty(size, dtype=torch.uint8, device=device), idle=self._transfer.now())
-            for _ in range(count)
-        ]
+        self._device = device
+        self._make_ring(ring)
         if not all(source.pinned(index) is not None for index in streamed):
             self._staging.stock()
+
+    @property
+    def ring(self) -> int:
+        """How many device buffers streamed blocks pass through."""
+        return len(self._slots)
+
+    @property
+    def resident(self) -> list[int]:
+        """The blocks that stay on the device, in order."""
+        return [index for index in range(len(self.blocks)) if index not in self._streamed]
+
+    @property
+    def streamed(self) -> list[int]:
+        """The blocks that pass through the ring, in order."""
+        return sorted(self._streamed)
+
+    def _make_ring(self, ring: int) -> None:
+        """Fresh buffers, as many as asked for and as large as the largest streamed block."""
+        assert self._source is not None
+        size = max((self.blocks[index].layout.nbytes for index in self._streamed), default=0)
+        count = min(ring, len(self._streamed))
+        self._slots = [
+            _Slot(torch.empty(size, dtype=torch.uint8, device=self._device),
+                  idle=self._transfer.now())
+            for _ in range(count)
+        ]  # fmt: skip
 
     def pin(self) -> None:
         """Pin the blocks that wait in memory, as many as may be, after all that is more urgent.
@@ -132,10 +154,37 @@ class Streamer:
             )
         return f"{told} (the system pins no more: {pins.refused})"
 
-    def _give_way(self) -> bool:
+    def _unpin(self) -> bool:
         """Unpin a block for something more urgent."""
         assert self._source is not None
-        return self._source.give_way(self._pins)
+        return self._source.unpin(self._pins)
+
+    def shrink(self, more: Sequence[int], ring: int) -> None:
+        """Free device memory for good: some blocks that stayed are streamed from now on.
+
+        May be called between visits only. The results of the blocks stay the same.
+
+        Args:
+            more: blocks that stay so far.
+            ring: how many buffers the streamed blocks pass through from now on.
+        """
+        assert not self._closed and not any(self._visits.values())
+        assert self._source is not None
+        for slot in self._slots:
+            if slot.block is not None:
+                self._arrival(slot)
+                self.blocks[slot.block].bind(None)
+        self._transfer.drain()
+        self._slots = []
+        for index in more:
+            block = self.blocks[index]
+            assert index not in self._streamed and block.buffer is not None
+            self._source.take(index, block.buffer)
+            block.bind(None)
+        self._streamed |= frozenset(more)
+        self._pinning_done = False
+        torch.cuda.empty_cache()
+        self._make_ring(ring)
 
     def holds(self, index: int) -> bool:
         """Whether a block is being visited."""

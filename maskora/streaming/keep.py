@@ -79,9 +79,7 @@ class Keeper:
     _last: "tuple[int, weakref.ref[Kept]] | None" = None
     _leaving: list[_Away] = field(default_factory=list)
     _pool: dict[int, list[_Room]] = field(default_factory=lambda: defaultdict(list))
-    _worker: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="maskora-keeping")
-    )
+    _worker: ThreadPoolExecutor | None = None
 
     def keep(self, index: int, values: Sequence[Any], there: Moment, turns: bool) -> Kept:
         """Keep what a block was given; at the turn, where backward needs it at once, it stays.
@@ -117,13 +115,19 @@ class Keeper:
         kept.values, kept.earlier = [], None  # the graph outlives the backward pass, these need not
         return values
 
-    def close(self) -> None:
-        """Give the host memory back."""
-        self._worker.shutdown(wait=True)
+    def reset(self) -> None:
+        """Forget what was kept for a backward pass that does not come, once its copies are done."""
+        if self._worker is not None:
+            self._worker.shutdown(wait=True)
+            self._worker = None
         for transfer in (self.outward, self.inward):
             transfer.drain()
-        self._pool.clear()
         self._leaving, self._last = [], None
+
+    def close(self) -> None:
+        """Give the host memory back."""
+        self.reset()
+        self._pool.clear()
 
     def _send(self, tensor: Tensor, there: Moment) -> _Away:
         rooms = self._pool[tensor.nbytes]
@@ -154,6 +158,8 @@ class Keeper:
     ) -> "Future[Moment]":
         """Copy from or to a room once some moments have come."""
         if not room.pinned:
+            if self._worker is None:
+                self._worker = ThreadPoolExecutor(1, thread_name_prefix="maskora-keeping")
             return self._worker.submit(_copy_patiently, transfer, source, target, after)
         done: Future[Moment] = Future()
         done.set_result(transfer.copy(source, target, *after))

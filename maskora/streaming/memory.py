@@ -19,10 +19,6 @@ import torch
 from torch import Tensor
 
 log = logging.getLogger("maskora")
-# Where a system knows flags, the pages are private: shared ones may count against another limit.
-_PRIVATE: dict[str, Any] = (
-    {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
-)
 # Memory serves the one device that computes. "Portable" is for several contexts, and where all
 # devices share one space of addresses, as on every system of 64 bits, it changes nothing.
 REGISTER_FLAGS = 0
@@ -86,7 +82,7 @@ class Pins:
     A refusal is final: after it no more is asked for, but in place of what is given back.
 
     Attributes:
-        give_way: gives some spare memory back for something urgent; False where there is none.
+        make_room: unpins something spare for something urgent; False where there is none.
         refused: why the system refused, in its words; empty while it has not.
         urgent_bytes, lacking_bytes: of what is urgent, what is pinned (or was), and what is not.
         left_out: whether something spare was asked for and is not pinned.
@@ -97,7 +93,7 @@ class Pins:
         self._driver = driver
         self._ends: dict[int, weakref.finalize[[int], Any]] = {}
         self._exhausted = False
-        self.give_way: Callable[[], bool] = lambda: False
+        self.make_room: Callable[[], bool] = lambda: False
         self.refused = ""
         self.urgent_bytes = self.lacking_bytes = 0
         self.left_out = False
@@ -105,7 +101,7 @@ class Pins:
     def urgent(self, buffer: Tensor) -> bool:
         """Pin what helps most, if need be in place of something spare. Whether it is pinned."""
         if not self._exhausted:
-            if self._register(buffer) or (self.give_way() and self._register(buffer)):
+            if self._register(buffer) or (self.make_room() and self._register(buffer)):
                 self.urgent_bytes += buffer.nbytes
                 return True
             self._exhausted = True
@@ -148,11 +144,16 @@ def host_buffer(nbytes: int, pin: bool) -> Tensor:
 
     It returns to the system when the last tensor that views it is gone.
     """
-    pages = mmap.mmap(-1, max(nbytes, 1), **_PRIVATE)
-    buffer = torch.frombuffer(pages, dtype=torch.uint8, count=nbytes)
+    buffer = torch.frombuffer(_pages(max(nbytes, 1)), dtype=torch.uint8, count=nbytes)
     if pin and torch.cuda.is_available():
         Pins(Cuda(torch.device("cuda", torch.cuda.current_device()))).urgent(buffer)
     return buffer
+
+
+def _pages(nbytes: int) -> mmap.mmap:
+    if not hasattr(mmap, "MAP_PRIVATE"):  # Windows, which knows no flags
+        return mmap.mmap(-1, nbytes)
+    return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def is_ready(buffer: Tensor) -> bool:

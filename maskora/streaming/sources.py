@@ -104,8 +104,12 @@ class BlockSource(Protocol):
         """Pin what waits in memory, as much as there is room for."""
         ...
 
-    def give_way(self, pins: Pins) -> bool:
+    def unpin(self, pins: Pins) -> bool:
         """Unpin one block for something more urgent. False where none is pinned."""
+        ...
+
+    def take(self, index: int, buffer: Tensor) -> None:
+        """From now on `fill` is asked for this block, too, which lies in a buffer of the device."""
         ...
 
 
@@ -183,9 +187,12 @@ class CheckpointBlocks:
     def pin(self, pins: Pins) -> None:
         """Nothing waits in memory."""
 
-    def give_way(self, pins: Pins) -> bool:
+    def unpin(self, pins: Pins) -> bool:
         """Nothing waits in memory."""
         return False
+
+    def take(self, index: int, buffer: Tensor) -> None:
+        """See `BlockSource`: every block can be read."""
 
 
 def _share(place: Slice, out: Tensor, start: int) -> tuple[Tensor, int]:
@@ -235,9 +242,15 @@ class HostBlocks:
                     return
                 self._pinned.append(index)
 
-    def give_way(self, pins: Pins) -> bool:
+    def unpin(self, pins: Pins) -> bool:
         """See `BlockSource`."""
         if not self._pinned:
             return False
         pins.release(self._buffers[self._pinned.pop()])
         return True
+
+    def take(self, index: int, buffer: Tensor) -> None:
+        """See `BlockSource`."""
+        held = host_buffer(buffer.numel(), pin=False)
+        held.copy_(buffer)
+        self._buffers[index] = held

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from maskora.streaming.demand import STAGING_PIECE, STAGING_PIECES
+from maskora.streaming.layout import ALIGNMENT
 from maskora.streaming.memory import Pins, host_buffer
 from maskora.streaming.sources import BlockSource
 from maskora.streaming.transfer import Moment, Transfer
@@ -43,10 +44,11 @@ def sample(tensor: Tensor, start: int = 0, whole: int | None = None) -> Tensor:
 class Staging:
     """Carries blocks to the device through pinned pieces, in a thread of its own, in order."""
 
-    def __init__(self, transfer: Transfer, pins: Pins, largest: int) -> None:
-        """`largest`: bytes of the largest block, no more than which a piece has."""
+    def __init__(self, transfer: Transfer, pins: Pins, room: int) -> None:
+        """`room`: bytes of host memory that the pieces stay within, but for their alignment."""
         self._transfer, self._pins = transfer, pins
-        self._size = max(1, min(STAGING_PIECE, largest))
+        share = -(-room // (STAGING_PIECES * ALIGNMENT)) * ALIGNMENT
+        self._size = max(ALIGNMENT, min(STAGING_PIECE, share))
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="maskora-streaming")
         # Each with the moment at which its last copy has left it; the worker's while it works.
         self._pieces: deque[tuple[Tensor, Moment]] = deque()

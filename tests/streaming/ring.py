@@ -37,7 +37,7 @@ class Memory:
     def pin(self, pins: Pins) -> None:
         pass
 
-    def give_way(self, pins: Pins) -> bool:
+    def unpin(self, pins: Pins) -> bool:
         return False
 
 

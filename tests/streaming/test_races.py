@@ -187,7 +187,7 @@ def test_events_order_every_two_uses_of_a_buffer(
     piece: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Blocks of 320 bytes are copied directly, through whole pieces, and through five small ones.
+    """Blocks of 320 bytes are copied directly, or through pieces as large as may be or of 64 bytes.
 
     Kept inputs wait in pinned memory, or in memory that could not be pinned.
     """
