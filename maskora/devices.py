@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from maskora.errors import UserError
+from maskora.errors import Fault, UserError
 
 log = logging.getLogger("maskora")
 
@@ -101,7 +101,12 @@ def set_up_environment() -> None:
 
 @functools.cache
 def torch_build() -> TorchBuild | None:
-    """The installed torch, read from its version file without importing it; None: there is none."""
+    """The installed torch, read once; None where there is none."""
+    return read_build()
+
+
+def read_build() -> TorchBuild | None:
+    """The same from torch's version file, without importing torch."""
     found = importlib.util.find_spec("torch")
     if found is None or found.origin is None:
         return None
@@ -119,24 +124,38 @@ def gpus() -> tuple[Gpu, ...]:
     """The GPUs that this process may use, in the order in which torch counts them.
 
     Read once by nvidia-smi; none where there is no NVIDIA driver.
+
+    Raises:
+        Fault: there is one, and it does not answer.
     """
-    rows = _query(FIELDS) or _query(FIELDS[:-1])  # older drivers do not know the last field
+    told = _ask(FIELDS)
+    if told is not None and "not a valid field" in told:
+        told = _ask(FIELDS[:-1])  # an older driver does not know the last one
+    if told is None or "No devices were found" in told:
+        return ()
+    rows = [[cell.strip() for cell in line.split(",")] for line in told.splitlines()]
+    if not rows or not all(len(row) >= len(FIELDS) - 1 for row in rows):
+        raise Fault(
+            f"NVIDIA's driver does not answer ({told.strip().partition(chr(10))[0]}): restart the "
+            f"machine, or install the driver again; {INSIST}"
+        )
     entries = {row[0]: row[1:] for row in rows}
     visible = _visible(entries)
     return tuple(_gpu(index, entries[key]) for index, key in enumerate(visible))
 
 
-def _query(fields: tuple[str, ...]) -> list[list[str]]:
-    """nvidia-smi's answer, one row per GPU; empty where it has none."""
+def _ask(fields: tuple[str, ...]) -> str | None:
+    """What nvidia-smi says, one line per GPU where all is well; None where there is none."""
     asked = [*DRIVER_TOOL, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
     try:
         result = subprocess.run(
-            asked, capture_output=True, encoding="utf-8", errors="replace", timeout=20, check=False
+            asked, capture_output=True, encoding="utf-8", errors="replace", timeout=30, check=False
         )
-    except (FileNotFoundError, PermissionError, subprocess.TimeoutExpired):
-        return []
-    rows = [[cell.strip() for cell in line.split(",")] for line in result.stdout.splitlines()]
-    return [row for row in rows if len(row) == len(fields)] if result.returncode == 0 else []
+    except (FileNotFoundError, PermissionError):
+        return None
+    except subprocess.TimeoutExpired:
+        return "nvidia-smi takes more than 30 seconds"
+    return result.stdout or result.stderr
 
 
 def _visible(entries: dict[str, list[str]]) -> list[str]:
@@ -252,7 +271,16 @@ def _without_gpu(asked: str | None) -> Device:
         raise UserError(f"--device {asked}: this machine has no GPU that NVIDIA's driver shows")
     if sys.platform == "darwin":
         return Device("cpu", note="Apple's GPU (MPS) cannot be used: computing on the CPU")
-    return Device("cpu", note="no GPU is found: computing on the CPU")
+    return Device("cpu", note="no NVIDIA GPU is found: computing on the CPU")
+
+
+def planned_gpu() -> tuple[Gpu, str | None] | None:
+    """The GPU that "cuda" means here, and what keeps torch from using it; None: there is none."""
+    found = gpus()
+    if not found:
+        return None
+    gpu = _pick("cuda", None, found)
+    return gpu, obstacle(gpu, torch_build())
 
 
 def _pick(asked: str | None, index: int | None, found: tuple[Gpu, ...]) -> Gpu:
@@ -273,6 +301,7 @@ def choose(asked: str | None = None) -> Device:
 
     Raises:
         UserError: there is no such device, or torch cannot use it.
+        Fault: the GPU or its driver does not answer.
     """
     global _chosen
     _chosen = _choose(asked)
@@ -296,8 +325,8 @@ def for_small_models() -> str:
     """The device for a captioner, a tracker, a judge: the chosen one, else the CPU with a note."""
     try:
         return chosen().name
-    except UserError as error:
-        log.warning("note: computing on the CPU: %s", error)
+    except (UserError, Fault) as error:
+        log.warning("note: computing on the CPU: %s", str(error).removesuffix(f"; {INSIST}"))
         return choose("cpu").name
 
 
@@ -323,13 +352,23 @@ def _choose(asked: str | None) -> Device:
         raise UserError(_rocm(build))
     number = _number(asked, index, torch.cuda.device_count())
     _check_code(number)
-    torch.cuda.set_device(number)
+    try:
+        torch.cuda.set_device(number)
+        torch.cuda.mem_get_info(number)  # opens it
+    except RuntimeError as error:
+        name, reason = torch.cuda.get_device_name(number), str(error).partition("\n")[0]
+        raise Fault(
+            f"{name} cannot be opened ({reason}): end what uses it (nvidia-smi lists it); {INSIST}"
+        ) from error
     return Device("cuda", number)
 
 
 def _number(asked: str | None, index: int | None, count: int) -> int:
-    """Which of torch's GPUs; nvidia-smi may be absent where torch can use one."""
-    shown = gpus()
+    """Which of torch's GPUs; nvidia-smi may be absent or fail where torch can use one."""
+    try:
+        shown = gpus()
+    except Fault:
+        shown = ()
     if len(shown) == count:
         return _pick(asked, index, shown).index
     if index is not None and index >= count:

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from maskora import devices
-from maskora.devices import Capability, Device, DeviceKind
+from maskora.devices import Capability, Device, DeviceKind, Gpu
 from maskora.errors import UserError
 from maskora.streaming.budget import GpuMemory, sold_as
 from maskora.streaming.demand import gb
@@ -141,10 +141,15 @@ def foreseen(asked: str | None, sold_gb: float | None = None) -> Machine:
         raise UserError(f"--vram {sold_gb:g} is for another machine's GPU: write --device cuda")
     if sold_gb is not None:
         return _elsewhere(sold_gb)
-    if asked == "cuda" and not devices.gpus():
+    if asked != "cuda":
+        device = devices.foresee(asked)
+        return _here(devices.gpus()[device.index]) if device.kind == "cuda" else _without(device)
+    here = devices.planned_gpu()
+    if here is None:
         note = f"no GPU is found here: planned for one that is sold as {UNKNOWN_GPU} GB (--vram)"
         return _elsewhere(UNKNOWN_GPU, note)
-    return _here(devices.foresee(asked))
+    gpu, problem = here
+    return _here(gpu, *([f"note: train would refuse this GPU: {problem}"] if problem else []))
 
 
 def _elsewhere(sold_gb: float, *notes: str) -> Machine:
@@ -152,11 +157,12 @@ def _elsewhere(sold_gb: float, *notes: str) -> Machine:
     return Machine("cuda", name, sold_as(sold_gb), None, ram(), notes)
 
 
-def _here(device: Device) -> Machine:
+def _without(device: Device) -> Machine:
     notes = (device.note,) if device.note else ()
-    if device.kind == "cpu":
-        return Machine("cpu", processor_name(), None, None, ram(), notes)
-    gpu = devices.gpus()[device.index]
+    return Machine("cpu", processor_name(), None, None, ram(), notes)
+
+
+def _here(gpu: Gpu, *notes: str) -> Machine:
     if gpu.free is None or gpu.total is None:
         raise UserError(
             f"nvidia-smi does not tell the memory of {gpu.name}: plan with --device cuda --vram N"

@@ -88,7 +88,7 @@ def open_base(config: Config, workspace: Workspace, source: Source, purpose: Pur
             f"run maskora prepare again with this base"
         )
     plan = plan_for(config, workspace, source, found, machine, purpose)
-    if too_much := lacking_ram(plan.ram_bytes, machine.ram):
+    if too_much := lacking_ram(plan):
         raise UserError(f"{too_much} (maskora plan tells what comes of it)")
     model.placement = plan.placement
     model.acceleration, notes = accelerate(

@@ -204,10 +204,10 @@ def _reason(demand: Demand, budget: int, swap: Swap, chosen: Placement, way: Way
         told = f"all {phase.blocks} blocks stay on the GPU"
     else:
         fewer = max(k for k in phase.counts(swap, chosen.ring) if k < swapped)
-        over = gb(phase.need(fewer, chosen.ring, way).total)
+        over = phase.need(fewer, chosen.ring, way).total
         told = (
             f"{swapped} of {phase.blocks} blocks are swapped through {chosen.ring} buffers, the "
-            f"fewest that fit ({fewer} would need {over} of {gb(budget)} GB)"
+            f"fewest that fit ({fewer} would need {over / GIB:.2f} of {budget / GIB:.2f} GB)"
         )
     if way.told:
         told += f"; {way.told}"

@@ -314,6 +314,23 @@ def test_measured_times_are_told_and_those_of_another_placement_are_not(
     assert "whole edit: about 61 minutes" in text  # 90 x 6 s instead
     other = replace(train, placement=replace(train.placement, blocks_to_swap=3))
     assert timings.lookup(other.step_key(9)) is None
+    assert timings.neighbour(other.step_key(9)) is None
+
+
+def test_a_step_with_nearly_as_many_blocks_tells_the_time(run: Run, edit: Path, big: Path) -> None:
+    """What is free of a GPU differs from run to run."""
+    train = plan_for(build_config({}), Workspace(big), None, big, foreseen("cuda"), "train")
+    for swapped, ring, seconds in ((30, 2, 9.0), (38, 3, 11.0), (37, 2, 10.0)):
+        placement = replace(train.placement, blocks_to_swap=swapped, ring=ring)
+        timings.record(replace(train, placement=placement).step_key(9), seconds)
+    other = replace(train, placement=replace(train.placement, recompute="layer"))
+    timings.record(other.step_key(9), 99.0)
+    text = run("plan", "--config", edit, "--device", "cuda").out
+    assert "training step of 9 frames: 11.0 s, as measured with 38 blocks swapped" in text
+    resident = replace(train, placement=replace(train.placement, blocks_to_swap=0))
+    assert timings.neighbour(resident.step_key(9)) is None
+    timings.record("no step's key", 1.0)
+    assert timings.neighbour("no step's key") is None
 
 
 @pytest.fixture

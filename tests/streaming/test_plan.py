@@ -17,7 +17,6 @@ from maskora.streaming.demand import (
     Swap,
     TilePhase,
     Way,
-    gb,
 )
 from maskora.streaming.plan import (
     RESIDENT,
@@ -280,7 +279,7 @@ def test_the_reason_tells_what_one_block_less_would_need() -> None:
     budget = phase.need(6, 2, phase.ways[0]).total
     solution = solve(Demand(phase), budget, "auto", RESIDENT)
     assert solution is not None
-    over = gb(phase.need(7, 4, phase.ways[0]).total)
+    over = f"{phase.need(7, 4, phase.ways[0]).total / GIB:.2f}"
     assert solution.reason.startswith(
         f"8 of 10 blocks are swapped through 4 buffers, the fewest that fit (7 would need {over} of"
     )
