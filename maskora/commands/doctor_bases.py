@@ -66,11 +66,11 @@ def verdict(
         except UserError as error:
             refused = refused or re.split(r"\n|\. What would", str(error))[0]
             continue
-        needed = max(train.ram_bytes, infer.ram_bytes)
-        too_much = lacking_ram(needed, machine.ram)
+        larger = max(train, infer, key=lambda plan: plan.ram_bytes)
+        too_much = lacking_ram(larger)
         if too_much is None:
             return Verdict(name, True, told(train, infer, changes, speeds))
-        lacking.append((needed, too_much.partition(":")[0], changes))
+        lacking.append((larger.ram_bytes, too_much.partition(":")[0], changes))
     if not lacking:
         return Verdict(name, False, f"no: {refused}")
     _, least, changes = min(lacking)
@@ -118,7 +118,10 @@ def memory(plan: Plan) -> str:
 
 def seconds(plan: Plan, frames: int, speeds: Speeds) -> str:
     """Of a step: as it was measured here, else at least what its weights take to come."""
-    measured = timings.lookup(plan.step_key(frames))
+    key = plan.step_key(frames)
+    measured = timings.lookup(key)
+    if measured is None and (near := timings.neighbour(key)) is not None:
+        measured = near[0]  # with nearly as many blocks swapped
     if measured is not None:
         return f"about {measured:.1f} s a step, as measured before"
     speed, placement = slowest(plan, speeds), plan.placement
