@@ -31,6 +31,7 @@ from tests.commands.conftest import Answer
 from tests.machines import PLENTY, WITHOUT_GPU, install_driver, with_gpu
 
 Run = Callable[..., Answer]
+ROOT = Path(__file__).parents[2]
 DEVICES = ("libraries", "device")
 CARD = "0, GPU-1, 12288, 11000, 580.65, NVIDIA GeForce RTX 3060, 8.6"
 
@@ -57,11 +58,12 @@ def test_it_ends_well_here_within_a_minute_and_tells_nothing_of_the_person(tmp_p
     home, here = tmp_path / "Annabel Telltale", tmp_path / "Annabel Telltale" / "my secret edit"
     here.mkdir(parents=True)
     own = {"HOME": str(home), "LOGNAME": "annabel", "USER": "annabel"}
+    path = os.environ.get("PYTHONPATH", "")
     environment = {k: v for k, v in os.environ.items() if k not in ("XDG_CACHE_HOME", "HF_HOME")}
     before = os.times()
     result = subprocess.run(
         [sys.executable, "-m", "maskora", "doctor", "--json"], cwd=here, check=False,
-        env={**environment, **own, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**environment, **own, "PYTHONPATH": f"{ROOT}{os.pathsep}{path}"},
         capture_output=True, text=True, encoding="utf-8",
     )  # fmt: skip
     after = os.times()
