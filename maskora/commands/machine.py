@@ -106,10 +106,11 @@ def own_bytes() -> int:
 
 def peak_bytes() -> int:
     """The most that this process has held in RAM at once, in bytes."""
-    if sys.platform == "win32":
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
+    memory = psutil.Process().memory_info()
+    try:
+        import resource
+    except ImportError:  # Windows, which counts it itself
+        return int(getattr(memory, "peak_wset", memory.rss))
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
 

@@ -302,12 +302,13 @@ def test_wsl_is_told_to_have_half_of_the_computers_ram(monkeypatch: pytest.Monke
 def test_the_peak_is_in_bytes_on_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
     now = psutil.Process().memory_info().rss
     assert 0.5 * now < peak_bytes() < 100 * now
-    usage = SimpleNamespace(ru_maxrss=3 * GIB)
-    monkeypatch.setattr("resource.getrusage", lambda who: usage)
-    monkeypatch.setattr(sys, "platform", "darwin")  # bytes there, KiB on Linux
-    assert peak_bytes() == 3 * GIB
-    monkeypatch.setattr(sys, "platform", "win32")
-    windows = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=5 * GIB))
+    unix = SimpleNamespace(RUSAGE_SELF=0, getrusage=lambda who: SimpleNamespace(ru_maxrss=3 * GIB))
+    monkeypatch.setitem(sys.modules, "resource", unix)
+    for system, expected in (("linux", 3 * GIB * 1024), ("darwin", 3 * GIB)):
+        monkeypatch.setattr(sys, "platform", system)
+        assert peak_bytes() == expected
+    monkeypatch.setitem(sys.modules, "resource", None)  # as where there is none
+    windows = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=GIB, peak_wset=5 * GIB))
     monkeypatch.setattr(psutil, "Process", lambda: windows)
     assert peak_bytes() == 5 * GIB
 
