@@ -139,6 +139,7 @@ class Streamer:
             self._staging.drop()
         elif self._pins.refused:
             log.warning("note: %s", self._told(waiting))
+        self._pins.told = True
 
     def _told(self, waiting: Sequence[int]) -> str:
         """What could be pinned, and what that costs."""
@@ -241,29 +242,25 @@ class Streamer:
 
     def _arrival(self, slot: _Slot) -> Moment:
         """When the slot's block is there; where it could not be loaded, the slot is empty again."""
-        assert slot.arrival is not None
-        try:
-            arrival = slot.arrival.result()
-            self._compare(slot, arrival)
-        except Fault:
-            slot.block = None
-            raise
+        assert slot.arrival is not None and slot.block is not None
+        block, slot.block = slot.block, None
+        arrival = slot.arrival.result()
+        if block not in self._compared:
+            self._compare(block, slot.buffer[: self.blocks[block].layout.nbytes], arrival)
+        slot.block = block
         return arrival.moment
 
-    def _compare(self, slot: _Slot, arrival: Arrival) -> None:
-        """Whether a block has arrived as it was sent, the first time; a few bytes tell."""
-        assert slot.block is not None
-        if slot.block in self._compared:
+    def _compare(self, block: int, there: Tensor, arrival: Arrival) -> None:
+        """Whether a block has arrived as it was sent; a few bytes tell."""
+        if there.is_meta:  # which holds nothing
             return
-        here = sample(slot.buffer[: self.blocks[slot.block].layout.nbytes])
-        if not torch.equal(self._transfer.look(here, arrival.moment), arrival.sent):
+        if not torch.equal(self._transfer.look(sample(there), arrival.moment), arrival.sent):
             raise Fault(
-                f"block {slot.block} of the weights is not on the GPU as it was copied there, "
-                f"though the driver told of no error. It is known that copies do nothing under "
-                f'WSL2 once much memory was pinned: set memory.weights = "pageable", which pins '
-                f"little"
+                f"block {block} of the weights is not on the GPU as it was copied there, though "
+                f"the driver told of no error. It is known that copies do nothing under WSL2 once "
+                f'much memory was pinned: set memory.weights = "pageable", which pins little'
             )
-        self._compared.add(slot.block)
+        self._compared.add(block)
 
     def _next_streamed(self, index: int, direction: Direction) -> list[int]:
         """The streamed blocks that the ring should hold now: this one and the next visited."""

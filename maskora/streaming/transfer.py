@@ -16,6 +16,7 @@ class Transfer:
         if device.type == "cuda" and device.index is None:  # other threads have another current one
             device = torch.device("cuda", torch.cuda.current_device())
         self._device = device
+        self._beside: torch.cuda.Stream | None = None
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def now(self) -> Moment:
@@ -55,7 +56,9 @@ class Transfer:
         if self._side is None:
             return tensor.clone()
         self.hold(moment)
-        with torch.cuda.stream(torch.cuda.Stream(self._device)):  # behind no other work
+        if self._beside is None:
+            self._beside = torch.cuda.Stream(self._device)
+        with torch.cuda.stream(self._beside):  # behind no other work
             return tensor.cpu()
 
     def drain(self) -> None:
