@@ -23,7 +23,6 @@ from maskora.commands.doctor_page import (
 )
 from maskora.commands.doctor_report import report
 from maskora.commands.machine import Machine, ram
-from maskora.devices import Device
 from maskora.errors import Fault
 from maskora.files import cache_home
 
@@ -74,7 +73,8 @@ class Examination:
         if loaded.state == "broken":
             return
         yield self._tell("device", self._choose, f"update the GPU's driver ({DRIVER})")
-        with _bench(self._device) as bench:
+        with _scratch(cache_home()) as scratch:
+            bench = self._bench(scratch)
             for check in self._checks:
                 yield self._tell(check.name, partial(check.run, bench), check.advice)
 
@@ -101,16 +101,18 @@ class Examination:
         self._device = device
         return Found(device.note or f"{device.name}, {self.machine.name}")
 
+    def _bench(self, scratch: Path) -> Bench:
+        """The place of all checks."""
+        import torch
 
-@contextmanager
-def _bench(device: Device) -> Iterator[Bench]:
-    """The place of all checks."""
-    import torch
-
-    cache = cache_home()
-    with _scratch(cache) as scratch:
-        vram = torch.cuda.mem_get_info(device.index)[0] if device.kind == "cuda" else None
-        yield Bench(torch.device(device.name), scratch, cache, ram().available, vram)
+        gpu = self.machine.gpu if self.machine is not None else None
+        return Bench(
+            device=torch.device(self._device.name),
+            scratch=scratch,
+            cache=cache_home(),
+            ram=ram().available,
+            vram=gpu.free if gpu is not None else None,
+        )
 
 
 @contextmanager

@@ -3,9 +3,11 @@
 import importlib.metadata
 import os
 import platform
+import stat
 import subprocess
 import sys
 import webbrowser
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -165,13 +167,13 @@ def folder(path: Path) -> Folder:
 
 
 def held_bytes(path: Path) -> int:
-    """Bytes of the files below a folder; links do not count."""
+    """Bytes of the files below a folder; links do not count, nor what is just being removed."""
     total = 0
     for root, _, names in os.walk(path):
         for name in names:
-            file = Path(root, name)
-            if not file.is_symlink():
-                total += file.stat().st_size
+            with suppress(FileNotFoundError):
+                told = Path(root, name).lstat()
+                total += told.st_size if stat.S_ISREG(told.st_mode) else 0
     return total
 
 
