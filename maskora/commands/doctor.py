@@ -87,9 +87,9 @@ class Examination:
     def _load(self) -> Found:
         """Import what computes."""
         from maskora.commands.doctor_checks import CHECKS
-        from maskora.commands.doctor_measures import MEASURES
+        from maskora.commands.doctor_measures import MEASURES, PINNING
 
-        self._checks = (*MEASURES, *CHECKS)
+        self._checks = (*MEASURES, *CHECKS, PINNING)
         return Found("torch, diffusers, transformers and peft can be imported")
 
     def _choose(self) -> Found:

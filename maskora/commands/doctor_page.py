@@ -17,7 +17,7 @@ def told_facts(facts: Facts) -> str:
         ("Python", f"{facts.python}; maskora {facts.maskora}"),
         ("torch", facts.torch_build),
         ("processor", facts.processor),
-        ("RAM", facts.ram.told.replace(" GB of RAM are", " GB are")),
+        ("RAM", f"{gb(facts.ram.available)} of {gb(facts.ram.installed)} GB are available"),
         *_gpus(facts.gpus),
         ("cache", _folder(facts.cache)),
         ("hub cache", _folder(facts.hub)),

@@ -14,8 +14,8 @@ from maskora.commands.doctor_bases import Verdict
 from maskora.commands.doctor_facts import Facts
 from maskora.commands.doctor_outcomes import Outcome
 
-# A whole path of Linux and macOS, or of Windows; not the end of an address (https://...).
-PATH = re.compile(r"(?<![\w/:.])(?:~|[A-Za-z]:)?[\\/](?:[^\s'\"<>|:;,()\\/]+[\\/]?)+")
+# A path of Linux and macOS, or of Windows; not an address (https://...), nor an id of the hub.
+PATH = re.compile(r"(?<![\w/])(?:~|[A-Za-z]:)?[\\/](?!/)(?:[^\s'\"<>|:;,()\\/]+[\\/]?)+")
 
 
 def report(

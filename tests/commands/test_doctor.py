@@ -73,9 +73,8 @@ def test_it_ends_well_here_within_a_minute_and_tells_nothing_of_the_person(tmp_p
     skipped = {"memory that can be pinned", "from RAM to the GPU", "8-bit optimizer"}
     assert {name for name, state in states.items() if state == "skipped"} <= skipped
     assert set(states.values()) == {"ok", "skipped"}
-    assert list(states) == [
-        *DEVICES, *(check.name for check in (*doctor_measures.MEASURES, *doctor_checks.CHECKS))
-    ]  # fmt: skip
+    checks = (*doctor_measures.MEASURES, *doctor_checks.CHECKS, doctor_measures.PINNING)
+    assert list(states) == [*DEVICES, *(check.name for check in checks)]
     # Time of the processor, since what others do here meanwhile does not count.
     assert sum(after[2:4]) - sum(before[2:4]) < 60
     assert {base["base"] for base in told["bases"]} == set(PUBLISHED)
@@ -344,6 +343,8 @@ def test_a_report_has_no_paths() -> None:
         ("in /home/anna/x y/z.mp4: no", "in <path>: no"),
         ("'/mnt/data/a.bin' is gone", "'<path>' is gone"),
         ("~/cache/a is gone", "<path> is gone"),
+        ("file:/srv/annabel/a.mkv: no", "file:<path>: no"),
+        ("../annabel/a.mkv", "..<path>"),
         (r"D:\clips\anna\a.mp4", "<path>"),
         ("anna owns annabel on box", "<name> owns annabel on <name>"),
     ],
