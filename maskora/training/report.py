@@ -40,8 +40,8 @@ class Report:
         self._path = metrics
         kept = [entry for entry in read_metrics(metrics) if entry.step <= after_step]
         with replacing(metrics) as scratch:
-            scratch.write_text("".join(_line(entry) for entry in kept), encoding="utf-8")
-        self._file = metrics.open("a", encoding="utf-8")
+            scratch.write_bytes("".join(_line(entry) for entry in kept).encode())
+        self._file = metrics.open("a", encoding="utf-8", newline="\n")
         self._board = SummaryWriter(str(tensorboard), purge_step=after_step + 1)
 
     def add(self, entry: StepMetrics) -> None:

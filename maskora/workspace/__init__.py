@@ -57,6 +57,7 @@ class Workspace:
         self.root = root
         self.config = root / "edit.toml"
         self.lock = root / ".lock"
+        self.lock_holder = root / ".lock-holder"
         self.source_dir = root / "source"
         self.source_record = self.source_dir / "source.json"
         self.overview = self.source_dir / "overview.png"
@@ -71,6 +72,7 @@ class Workspace:
         self.job_record = root / "runs" / "job.json"
         self.job_log = root / "runs" / "job.log"
         self.job_lock = root / "runs" / ".lock"
+        self.stops_dir = root / "runs" / ".stops"  # a file for each time that a stop was asked for
 
     def source_frame(self, frame: int) -> Path:
         """A frame as the model sees it."""
