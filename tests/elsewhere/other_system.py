@@ -1,9 +1,9 @@
 """A system like Windows, as far as the code of maskora and gui_mask can tell.
 
-`begin` takes away what Windows lacks (fcntl, resource, os.fork, os.preadv, /proc, SIGKILL, SIGHUP and
-the like), and refuses to replace, move or remove a file that this process has open or mapped. Only
+`begin` takes away what Windows lacks (lacking.txt; /proc), and refuses to replace, move or remove a
+file that this process has open or mapped, and to make one whose name Windows does not take. Only
 code of this repository's packages meets that: the standard library and others keep what they need.
-It is a check of what is missing, no Windows: paths, quoting and consoles stay those of this system.
+It shows what is missing there, and is no Windows: paths, quoting and consoles stay this system's.
 """
 
 import builtins
@@ -23,36 +23,16 @@ from typing import Any
 OURS = ("maskora", "gui_mask")
 LIBRARY = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
 SITE = tuple(sysconfig.get_path(name) for name in ("purelib", "platlib"))
-ABSENT = frozenset(
-    "crypt fcntl grp nis posix pty pwd readline resource spwd syslog termios tty".split()
-)
-# What Windows' own modules lack, of those that ours import.
+LISTED = [
+    line.partition(": ")[::2]
+    for line in Path(__file__).with_name("lacking.txt").read_text("utf-8").splitlines()
+    if not line.startswith("#")
+]
 LACKING = {
-    "os": frozenset(
-        "WNOHANG chown chroot confstr copy_file_range ctermid fchmod fchown fdatasync fork forkpty "
-        "getegid geteuid getgid getgroups getloadavg getpgid getpgrp getpriority getrandom getresgid "
-        "getresuid getsid getuid getxattr killpg lchown lockf major makedev memfd_create minor mkfifo "
-        "mknod nice openpty pathconf posix_fadvise posix_fallocate posix_spawn posix_spawnp pread "
-        "preadv pwrite pwritev readv register_at_fork sched_getaffinity sched_setaffinity "
-        "sched_yield sendfile setegid seteuid setgid setpgid setpriority setsid setuid splice statvfs "
-        "fstatvfs sync sysconf sysconf_names tcgetpgrp ttyname uname wait wait3 wait4 waitid "
-        "writev O_CLOEXEC O_DIRECT O_DIRECTORY O_DSYNC O_NOATIME O_NOFOLLOW O_NONBLOCK "
-        "O_PATH O_SYNC O_TMPFILE POSIX_FADV_DONTNEED POSIX_FADV_SEQUENTIAL POSIX_FADV_WILLNEED".split()
-    ),
-    "signal": frozenset(
-        "SIGALRM SIGBUS SIGCHLD SIGCONT SIGHUP SIGIO SIGKILL SIGPIPE SIGPROF SIGQUIT SIGSTOP SIGSYS "
-        "SIGTSTP SIGTTIN SIGTTOU SIGUSR1 SIGUSR2 SIGVTALRM SIGWINCH alarm getitimer pause "
-        "pthread_kill pthread_sigmask setitimer siginterrupt sigpending sigtimedwait sigwait "
-        "sigwaitinfo".split()
-    ),
-    "mmap": frozenset(
-        "MAP_ANON MAP_ANONYMOUS MAP_DENYWRITE MAP_EXECUTABLE MAP_NORESERVE MAP_POPULATE MAP_PRIVATE "
-        "MAP_SHARED MAP_STACK MADV_DONTNEED MADV_HUGEPAGE MADV_SEQUENTIAL MADV_WILLNEED PROT_EXEC "
-        "PROT_READ PROT_WRITE".split()
-    ),
-    "socket": frozenset(["AF_UNIX"]),
-    "time": frozenset(["clock_gettime", "clock_getres", "pthread_getcpuclockid", "tzset"]),
-}  # fmt: skip
+    of: frozenset(name for other, names in LISTED if other == of for name in names.split())
+    for of, _ in LISTED
+}
+ABSENT = LACKING.pop("modules")
 # What Windows has instead. Ctrl-Break is played by SIGHUP, as their numbers agree.
 BESIDES = {"signal": {"SIGBREAK": 1, "CTRL_C_EVENT": 0, "CTRL_BREAK_EVENT": 1}}
 HIDDEN = ("/proc/", "/sys/", "/dev/", "/etc/")
