@@ -97,7 +97,7 @@ def start(workspace: Workspace, what: What, edit: str | None) -> RunState:
     supervise = [*program, str(workspace.root), what, *further]
     with _alone(workspace):
         job = _read_job(workspace)
-        if job is not None and _status(job) in ("running", "stopping"):
+        if job is not None and _status(workspace, job) in ("running", "stopping"):
             raise UserError(
                 f"{workspace.root}: {_title(job)} runs already; stop it, or wait until it has ended"
             )
@@ -126,7 +126,7 @@ def stop(workspace: Workspace, at_once: bool = False) -> RunState | None:
         job = _read_job(workspace)
         if job is None:
             return None
-        status = _status(job)
+        status = _status(workspace, job)
         if status == "running" or (status == "stopping" and at_once):
             if job.supervisor.lives:
                 _ask_to_stop(workspace)
@@ -141,7 +141,7 @@ def read(workspace: Workspace, log_lines: int = 40) -> RunState | None:
     job = _read_job(workspace)
     if job is None:
         return None
-    status = _status(job)
+    status = _status(workspace, job)
     lines = read_lines(workspace.job_log, job.log_from)
     own = last_command(lines)
     progress = last_progress(own)
@@ -180,13 +180,14 @@ def _read_job(workspace: Workspace) -> Job | None:
         ) from None
 
 
-def _status(job: Job) -> Status:
+def _status(workspace: Workspace, job: Job) -> Status:
     """A record says "running" for ever when its process was killed: so that is looked at too."""
     if job.status != "running":
         return job.status
+    asked = job.asked_to_stop or any(workspace.stops_dir.glob("*"))
     if job.supervisor.lives or (job.command is not None and job.command.lives):
-        return "stopping" if job.asked_to_stop else "running"
-    return "stopped" if job.asked_to_stop else "lost"
+        return "stopping" if asked else "running"
+    return "stopped" if asked else "lost"
 
 
 def _message(job: Job, status: Status, lines: list[str], progress: Progress | None) -> str:
