@@ -8,7 +8,7 @@ import pytest
 
 from maskora import lora
 from maskora.errors import UserError
-from maskora.lora import merge
+from maskora.lora.merge import _place
 
 
 def refuse(number: int) -> object:
@@ -45,4 +45,4 @@ def test_an_index_that_leads_to_another_drive(
 
     monkeypatch.setattr(os.path, "relpath", relpath)
     with pytest.raises(UserError, match="which lies outside of it"):
-        merge._place(tmp_path / "a", tmp_path)
+        _place(tmp_path / "a", tmp_path)
