@@ -1,4 +1,4 @@
-"""The two kinds of failure that are told in one message instead of a traceback."""
+"""The kinds of failure that are told in one message instead of a traceback."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,7 @@ class UserError(ValueError):
 
 class Fault(RuntimeError):
     """The machine could not do it (disk full, out of memory, a tool failed). Exit status 1."""
+
+
+class OutOfMemory(Fault):
+    """The GPU's memory ran out, and nothing was left that could be given back."""

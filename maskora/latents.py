@@ -7,7 +7,8 @@ is ever served. The cache folder may be deleted at any time.
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +22,9 @@ from maskora.conditioning import Sample
 from maskora.files import digest, write_bytes
 from maskora.models import Context, Cue, ModelInputs, VideoModel
 from maskora.models.base import ContextEncoder
+from maskora.streaming.out_of_memory import with_room
+from maskora.streaming.plan import next_tile
+from maskora.streaming.upload import upload_to
 
 FORMAT = "2"
 Item = TypeVar("Item")
@@ -49,10 +53,20 @@ class EncodedSample:
 
     def inputs(self, device: torch.device | str) -> ModelInputs:
         """What the transformer is told, as a batch of one on a device."""
+        target = torch.device(device)
         return ModelInputs(
-            condition_BCTHW=self.condition_CTHW[None].to(device),
-            context={name: tensor[None].to(device) for name, tensor in self.context.items()},
+            condition_BCTHW=upload_to(target)(self.condition_CTHW)[None],
+            context={name: on_device(one, target)[None] for name, one in self.context.items()},
         )
+
+
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of a context where its base wants it: masks stay in host memory.
+
+    How many tokens they show decides shapes, which the host must know; asking the device for it
+    would make the host wait.
+    """
+    return upload_to(device)(tensor) if tensor.is_floating_point() else tensor
 
 
 class TensorCache:
@@ -108,7 +122,45 @@ def _cue_name(cue: Cue, encoder: ContextEncoder, model: VideoModel) -> str:
 
 
 def encode_videos(videos: Sequence[Tensor], model: VideoModel, cache: TensorCache) -> list[Tensor]:
-    """Videos (3, T, H, W) -> normalised latents (z, T', h, w), from the cache where it has them."""
+    """Videos (3, T, H, W) -> normalised latents (z, T', h, w), from the cache where it has them.
+
+    All go through tiles of one size; where the device's memory runs out, all go through smaller
+    ones, which the model keeps.
+    """
+    longest = max((max(video.shape[-2:]) for video in videos), default=0)
+    return with_room(
+        partial(_encode_videos, videos, model, cache), partial(smaller_tiles, model, longest)
+    )
+
+
+def decode_video(latents_CTHW: Tensor, model: VideoModel) -> Tensor:
+    """Normalised latents (z, T', h, w) -> pixels (3, T, H, W) in [-1, 1], in host memory.
+
+    Where the device's memory runs out, the VAE goes through smaller tiles, which the model keeps.
+    """
+    longest = max(latents_CTHW.shape[-2:]) * model.grid.cell
+
+    def decode() -> Tensor:
+        with model.vae() as vae:
+            return vae.decode(latents_CTHW).cpu()
+
+    return with_room(decode, partial(smaller_tiles, model, longest))
+
+
+def smaller_tiles(model: VideoModel, longest: int) -> str | None:
+    """Let the VAE work in smaller tiles from now on; None where they are the smallest already.
+
+    Args:
+        longest: the longer side of the pictures in pixels.
+    """
+    tile = next_tile(model.placement.vae_tile, longest)
+    if tile is None:
+        return None
+    model.placement = replace(model.placement, vae_tile=tile)
+    return f"the VAE works in tiles of {tile} pixels from now on"
+
+
+def _encode_videos(videos: Sequence[Tensor], model: VideoModel, cache: TensorCache) -> list[Tensor]:
     tiles = [] if model.placement.vae_tile is None else [str(model.placement.vae_tile)]
     who = digest(FORMAT, model.identity("vae"), *tiles)
     names = [f"video-{digest(who, str(tuple(video.shape)), _bytes(video))}" for video in videos]

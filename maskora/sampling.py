@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,8 +10,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from maskora.errors import Fault
-from maskora.latents import EncodedSample
+from maskora.latents import EncodedSample, on_device
 from maskora.models import Context, Expert, ModelInputs, Transformer, VideoModel
+from maskora.streaming.out_of_memory import with_room
 
 TIMESTEPS = 1000
 
@@ -103,20 +105,35 @@ class Denoising:
         return self._latents[0].cpu()
 
     def _step(self, transformer: Transformer, timestep: Tensor) -> None:
-        doubled = self._latents.expand(2 if self._guided else 1, *self._latents.shape[1:])
-        times = timestep.expand(len(doubled))
-        caches = transformer.is_cache_enabled
-        with transformer.cache_context("both") if caches else nullcontext():
-            answer = self._model.predict(transformer, doubled, times, self._inputs)
-        if self._guided:
-            wanted, unwanted = answer.chunk(2)
-            answer = unwanted + self._guidance * (wanted - unwanted)
+        answer = with_room(
+            partial(self._velocity, transformer, timestep), partial(self._give_way, transformer)
+        )
         latents = self._scheduler.step(answer, timestep, self._latents, return_dict=False)[0]
         if self._lock is not None:
             latents = self._lock.apply(
                 latents, self._noise, next_level(self._scheduler, self._done)
             )
         self._latents = latents
+
+    def _velocity(self, transformer: Transformer, timestep: Tensor) -> Tensor:
+        """The guided velocity (1, C, T', h, w) at the latents; changes nothing of this clip."""
+        doubled = self._latents.expand(2 if self._guided else 1, *self._latents.shape[1:])
+        times = timestep.expand(len(doubled))
+        caches = transformer.is_cache_enabled
+        with transformer.cache_context("both") if caches else nullcontext():
+            answer = self._model.predict(transformer, doubled, times, self._inputs)
+        if not self._guided:
+            return answer
+        wanted, unwanted = answer.chunk(2)
+        return unwanted + self._guidance * (wanted - unwanted)
+
+    def _give_way(self, transformer: Transformer) -> str | None:
+        """Free device memory, for this transformer and for those that are loaded after it."""
+        if transformer.is_cache_enabled:  # it may hold half of the failed step
+            transformer._reset_stateful_cache()
+        changed: str | None = transformer.supply.give_way(training=False)
+        self._model.placement = transformer.supply.placement
+        return changed
 
 
 def next_level(scheduler: Any, index: int) -> Tensor:
@@ -132,7 +149,7 @@ def _inputs(
     if unwanted is None:
         return single
     both = {
-        name: torch.cat([tensor, unwanted[name][None].to(device)])
+        name: torch.cat([tensor, on_device(unwanted[name], device)[None]])
         for name, tensor in single.context.items()
     }
     return replace(single, condition_BCTHW=torch.cat([single.condition_BCTHW] * 2), context=both)

@@ -15,10 +15,9 @@ from maskora.streaming.demand import (
     Way,
     spread,
 )
-from maskora.streaming.plan import Change, Placement
+from maskora.streaming.plan import TILES, Change, Placement
 
 Purpose = Literal["train", "infer"]
-TILES = (512, 384, 256, 192, 128)
 FLOAT, HALF_GIB = 4, 2**29
 # What a cache over the denoising steps keeps, in inputs of a block: the first block's result and
 # change, the others' sum of changes; of the last layer's output two terms, never larger than one.

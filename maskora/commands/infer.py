@@ -23,7 +23,14 @@ from maskora.conditioning import inference_sample, to_bytes, to_unit
 from maskora.config import Config
 from maskora.errors import UserError
 from maskora.files import replacing
-from maskora.latents import EncodedSample, TensorCache, encode_cues, encode_samples, encode_videos
+from maskora.latents import (
+    EncodedSample,
+    TensorCache,
+    decode_video,
+    encode_cues,
+    encode_samples,
+    encode_videos,
+)
 from maskora.models import Context, Cue, VideoModel
 from maskora.models.acceleration import use_cache
 from maskora.sampling import Denoising, LatentLock, draw_noise
@@ -75,14 +82,13 @@ def infer_clip(
     latents = generate(
         config, model, encoded, loras, numbers, lambda s: base.remember(clip.source.frames, s)
     )
-    with model.vae() as vae:
-        for index, seed in enumerate(numbers):
-            frames = to_bytes(vae.decode(latents[index])).cpu().numpy()
-            folder = workspace.output_dir(edit, seed if index else None)
-            told = stages.prompt(config, edited.first.caption)
-            result = Generated(frames, seed, loras, edit, told, workspace.root)
-            write_outputs(folder, config, model, clip, edited, origin, result)
-            log.info("%s", folder / "edited.mp4")
+    for index, seed in enumerate(numbers):
+        frames = to_bytes(decode_video(latents[index], model)).numpy()
+        folder = workspace.output_dir(edit, seed if index else None)
+        told = stages.prompt(config, edited.first.caption)
+        result = Generated(frames, seed, loras, edit, told, workspace.root)
+        write_outputs(folder, config, model, clip, edited, origin, result)
+        log.info("%s", folder / "edited.mp4")
     base.tell_usage()
     if output is not None:
         with replacing(output) as scratch:

@@ -33,6 +33,8 @@ from maskora.workspace import Stage, Workspace
 
 log = logging.getLogger("maskora")
 STORAGE = "model.transformer_dtype"
+# In float16 gradients of a mean over a whole latent are too small to be held without it.
+LOSS_SCALE = 2.0**14
 
 
 def prompt(config: Config, caption: str) -> str:
@@ -180,6 +182,7 @@ def plan(config: Config, turn: Turn, model: VideoModel) -> TrainingPlan:
         checkpoint_every=training.checkpoint_every,
         lowest=turn.expert.lowest,
         highest=turn.expert.highest,
+        loss_scale=LOSS_SCALE if model.dtype == torch.float16 else 1.0,
     )
 
 

@@ -110,7 +110,8 @@ class ModelInputs:
 
     Attributes:
         condition_BCTHW: mask and condition latents as this base packs them.
-        context: what its encoders gave, each tensor with a batch dimension.
+        context: what its encoders gave, each tensor with a batch dimension; masks (all that is no
+            floating-point tensor) lie in host memory.
         guidance: told to bases that were distilled to embed it; others ignore it.
     """
 

@@ -1,6 +1,7 @@
 """What bases share whose transformer, VAE and scheduler are classes of diffusers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,9 +19,10 @@ from maskora.models.names import Names
 from maskora.models.source import Source, identity
 from maskora.streaming.blocks import Precision, precise
 from maskora.streaming.converted import FORMAT
+from maskora.streaming.out_of_memory import with_room
 from maskora.streaming.plan import RESIDENT, Placement
 from maskora.streaming.sources import Reader
-from maskora.streaming.supply import supply
+from maskora.streaming.supply import more_blocks, supply
 
 
 class DiffusersBase:
@@ -86,7 +88,21 @@ class DiffusersBase:
         return grouped_cells(keep_THW, self.grid).amin(dim=1)
 
     def load_transformer(self, expert: Expert | None = None) -> Transformer:
-        expert = expert or self.experts[0]
+        return with_room(lambda: self._load(expert or self.experts[0]), self._stream_more)
+
+    def _stream_more(self) -> str | None:
+        """Let more blocks wait on the host when the next transformer is loaded."""
+        with init_empty_weights():
+            kind = self.transformer_class
+            total = len(self._blocks(kind.from_config(self.source.config(self.experts[0].part))))
+        so_far = min(self.placement.blocks_to_swap, total)
+        count = more_blocks(total, so_far, self.placement.ring)
+        if not count:
+            return None
+        self.placement = replace(self.placement, blocks_to_swap=so_far + count)
+        return f"{so_far + count} of {total} blocks are streamed from now on, {so_far} were"
+
+    def _load(self, expert: Expert) -> Transformer:
         announce(f"transformer{f' ({expert.name} noise)' if expert.name else ''}")
         kind = self.transformer_class
         with init_empty_weights():

@@ -25,6 +25,7 @@ from maskora.models.settings import hunyuan as settings
 from maskora.models.settings.checking import check_settings
 from maskora.models.source import Source
 from maskora.streaming.plan import RESIDENT, Placement
+from maskora.streaming.upload import upload_to
 
 WEIGHTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
 FILES = {
@@ -125,12 +126,13 @@ class Hunyuan(HunyuanBase):
         self, transformer: Transformer, noisy_BCTHW: Tensor, timestep_B: Tensor, inputs: ModelInputs
     ) -> Tensor:
         packed = torch.cat([noisy_BCTHW, inputs.condition_BCTHW], dim=1)
+        mask_BL = inputs.context["text_mask"]  # in host memory
         guidance_B = packed.new_full((len(packed),), inputs.guidance, dtype=self.dtype) * 1000
         velocity: Tensor = transformer(
             hidden_states=packed.to(self.dtype),
             timestep=timestep_B,
             encoder_hidden_states=inputs.context["text"].to(self.dtype),
-            encoder_attention_mask=inputs.context["text_mask"].to(self.dtype),
+            encoder_attention_mask=upload_to(self.device)(mask_BL.to(self.dtype)),
             pooled_projections=inputs.context["pooled"].to(self.dtype),
             guidance=guidance_B if self.embeds_guidance else None,
             return_dict=False,

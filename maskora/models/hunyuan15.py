@@ -7,6 +7,7 @@ picture through SigLIP, for both guidance branches.
 
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import Any
 
 import torch
 from diffusers import HunyuanVideo15Transformer3DModel
@@ -25,6 +26,7 @@ from maskora.models.settings.checking import check_settings
 from maskora.models.settings.shared import T5Encoder
 from maskora.models.source import Source
 from maskora.streaming.plan import RESIDENT, Placement
+from maskora.streaming.upload import upload_to
 
 WEIGHTS = ("transformer", "vae", "text_encoder", "text_encoder_2", "image_encoder")
 FILES = {
@@ -125,6 +127,7 @@ class Hunyuan15(HunyuanBase):
         transformer = super().load_transformer(expert)
         for block in transformer.transformer_blocks:
             block.attn.set_processor(UnpaddedAttention())
+        transformer.context_embedder.register_forward_pre_hook(mask_on_device)
         return transformer
 
     def predict(
@@ -149,7 +152,16 @@ class Hunyuan15(HunyuanBase):
         return ATTENTION if kind == "attention" else f"({ATTENTION}|{FEED_FORWARD})"
 
 
+def mask_on_device(module: torch.nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The text's embedder computes with its mask; everything else wants it in host memory."""
+    tokens_BLD, timestep_B, mask_BL = given
+    return tokens_BLD, timestep_B, upload_to(tokens_BLD.device)(mask_BL)
+
+
 def trimmed(tokens_BLD: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens and their mask without the padding at the end that all samples have."""
+    """Tokens and their mask without the padding at the end that all samples have.
+
+    The mask lies in host memory, so that the device is not asked.
+    """
     longest = int(mask_BL.sum(dim=1).max())
     return tokens_BLD[:, :longest], mask_BL[:, :longest]

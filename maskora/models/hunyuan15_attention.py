@@ -31,7 +31,7 @@ class UnpaddedAttention:
         Args:
             hidden_states: video tokens (B, N, D).
             encoder_hidden_states: context tokens (B, L, D).
-            attention_mask: (B, L), False for padding; None where nothing is padded.
+            attention_mask: (B, L) in host memory, False for padding; None where nothing is padded.
             image_rotary_emb: cosines and sines of the video tokens' positions.
 
         Returns:

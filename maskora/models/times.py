@@ -45,5 +45,6 @@ def _frames_of(table: Tensor, frames: int, times: Sequence[int]) -> Tensor:
     """
     tokens = 0 if table.ndim == 2 else 1
     by_frame = table.unflatten(tokens, (frames, -1))
-    index = torch.tensor(times, device=table.device)
-    return by_frame.index_select(tokens, index).flatten(tokens, tokens + 1)
+    # Slices, since an index tensor would have to be copied to the device.
+    chosen = torch.cat([by_frame.narrow(tokens, time, 1) for time in times], dim=tokens)
+    return chosen.flatten(tokens, tokens + 1)

@@ -47,7 +47,12 @@ class Weight:
 
 
 class Block:
-    """A module whose frozen parameters come from a buffer."""
+    """A module whose frozen parameters come from a buffer.
+
+    Attributes:
+        layout: how its stored parameters lie in the buffer.
+        buffer: the one that is bound to it now.
+    """
 
     def __init__(
         self,
@@ -78,11 +83,13 @@ class Block:
             (_bind_stored if weight.format else _bind_plain)(module, name, weight, device)
             for name, weight in zip(names, self.weights, strict=True)
         ]
+        self.buffer: Tensor | None = None
 
     def bind(self, buffer: Tensor | None) -> None:
         """Let the parameters be views of a buffer that holds this block; None takes them away."""
         for set_values in self._bindings:
             set_values(buffer)
+        self.buffer = buffer
 
 
 Binding = Callable[[Tensor | None], None]

@@ -41,6 +41,9 @@ class FileBlocks:
         """Nothing lies ready."""
         return None
 
+    def take(self, index: int, buffer: Tensor) -> None:
+        """See `BlockSource`: the file holds every block."""
+
 
 def convert(path: Path, source: BlockSource, blocks: Sequence[Block]) -> FileBlocks:
     """The blocks from a file that is there, or is written now if it is not or is not whole.

@@ -82,17 +82,65 @@ class Streamer:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="maskora-streaming")
         self._visits: dict[int, int] = {}
         self._closed = False
-        size = max((blocks[index].layout.nbytes for index in streamed), default=0)
+        self._device = device
+        self._make_ring(ring)
+
+    @property
+    def ring(self) -> int:
+        """How many device buffers streamed blocks pass through."""
+        return len(self._slots)
+
+    @property
+    def resident(self) -> list[int]:
+        """The blocks that stay on the device, in order."""
+        return [index for index in range(len(self.blocks)) if index not in self._streamed]
+
+    @property
+    def streamed(self) -> list[int]:
+        """The blocks that pass through the ring, in order."""
+        return sorted(self._streamed)
+
+    def _make_ring(self, ring: int) -> None:
+        """Fresh buffers, as many as asked for and as large as the largest streamed block."""
+        assert self._source is not None
+        size = max((self.blocks[index].layout.nbytes for index in self._streamed), default=0)
         count = min(ring, len(self._streamed))
         self._slots = [
-            _Slot(torch.empty(size, dtype=torch.uint8, device=device), idle=self._transfer.now())
+            _Slot(torch.empty(size, dtype=torch.uint8, device=self._device),
+                  idle=self._transfer.now())
             for _ in range(count)
-        ]
-        ready = all(source.pinned(index) is not None for index in streamed)
+        ]  # fmt: skip
+        ready = all(self._source.pinned(index) is not None for index in self._streamed)
         # Each with the moment at which its last copy has left it.
         self._staging: list[tuple[Tensor, Moment]] = []
         if not ready:
             self._staging = [(host_buffer(size, pin=True), None) for _ in range(count)]
+
+    def shrink(self, more: Sequence[int], ring: int) -> None:
+        """Free device memory for good: some blocks that stayed are streamed from now on.
+
+        May be called between visits only. The results of the blocks stay the same.
+
+        Args:
+            more: blocks that stay so far.
+            ring: how many buffers the streamed blocks pass through from now on.
+        """
+        assert not self._closed and not any(self._visits.values())
+        assert self._source is not None
+        for slot in self._slots:
+            if slot.block is not None:
+                self._arrival(slot)
+                self.blocks[slot.block].bind(None)
+        self._transfer.drain()
+        self._slots = []
+        for index in more:
+            block = self.blocks[index]
+            assert index not in self._streamed and block.buffer is not None
+            self._source.take(index, block.buffer)
+            block.bind(None)
+        self._streamed |= frozenset(more)
+        torch.cuda.empty_cache()
+        self._make_ring(ring)
 
     def holds(self, index: int) -> bool:
         """Whether a block is being visited."""

@@ -96,12 +96,16 @@ class Keeper:
         kept.values, kept.earlier = [], None  # the graph outlives the backward pass, these need not
         return values
 
-    def close(self) -> None:
-        """Give the host memory back."""
+    def reset(self) -> None:
+        """Forget what was kept for a backward pass that does not come, once its copies are done."""
         for transfer in (self.outward, self.inward):
             transfer.drain()
-        self._pool.clear()
         self._leaving, self._last = [], None
+
+    def close(self) -> None:
+        """Give the host memory back."""
+        self.reset()
+        self._pool.clear()
 
     def _send(self, tensor: Tensor, there: Moment) -> _Away:
         nbytes = tensor.numel() * tensor.element_size()

@@ -37,6 +37,17 @@ class Placement:
 
 
 RESIDENT = Placement(blocks_to_swap=0)
+TILES = (512, 384, 256, 192, 128)
+
+
+def next_tile(tile: int | None, longest: int) -> int | None:
+    """The largest tile that is smaller than this one; None where there is none.
+
+    Args:
+        tile: edge of the tiles so far; None for the whole picture.
+        longest: the longer side of the picture in pixels.
+    """
+    return next((edge for edge in TILES if edge < (tile or longest)), None)
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,10 @@ class BlockSource(Protocol):
         """The block's bytes where the device can copy them by itself; None where it cannot."""
         ...
 
+    def take(self, index: int, buffer: Tensor) -> None:
+        """From now on `fill` is asked for this block, too, which lies in a buffer of the device."""
+        ...
+
 
 class ModuleReader:
     """The parameters of a module that lies in host memory whole."""
@@ -151,6 +155,9 @@ class CheckpointBlocks:
         """Nothing lies ready."""
         return None
 
+    def take(self, index: int, buffer: Tensor) -> None:
+        """See `BlockSource`: every block can be read."""
+
 
 class HostBlocks:
     """Blocks in host memory, each in a buffer of exactly its size."""
@@ -161,6 +168,7 @@ class HostBlocks:
         """Copy the chosen blocks from a source, one after another."""
         self._buffers: dict[int, Tensor] = {}
         self._ready: set[int] = set()
+        self._pin = pin
         for index in indices:
             buffer = host_buffer(blocks[index].layout.nbytes, pin)
             pin = pin and is_ready(buffer)  # what failed once is not tried again
@@ -176,3 +184,11 @@ class HostBlocks:
     def pinned(self, index: int) -> Tensor | None:
         """See `BlockSource`."""
         return self._buffers[index] if index in self._ready else None
+
+    def take(self, index: int, buffer: Tensor) -> None:
+        """See `BlockSource`."""
+        held = host_buffer(buffer.numel(), self._pin)
+        held.copy_(buffer)
+        self._buffers[index] = held
+        if self._pin and is_ready(held):
+            self._ready.add(index)

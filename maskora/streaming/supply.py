@@ -2,11 +2,13 @@
 
 import gc
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -29,6 +31,18 @@ from maskora.streaming.sources import (
 from maskora.streaming.transfer import Transfer
 
 log = logging.getLogger("maskora")
+HOST_RESERVE = 2**30  # bytes of RAM that are left to others when blocks move there during a run
+
+
+@dataclass
+class Modes:
+    """How visits compute; may change between them.
+
+    Attributes:
+        split_batch: the samples of a batch run one after the other within a visit.
+    """
+
+    split_batch: bool
 
 
 class Supply:
@@ -37,12 +51,85 @@ class Supply:
     Attributes:
         streamer: the engine.
         checkpoint: the function for `enable_gradient_checkpointing`: train through nothing else.
+        placement: how the model lies in memory now.
     """
 
-    def __init__(self, root: nn.Module, streamer: Streamer, keeper: Keeper) -> None:
+    def __init__(
+        self,
+        root: nn.Module,
+        streamer: Streamer,
+        keeper: Keeper,
+        placement: Placement,
+        modes: Modes,
+        compiled: bool,
+    ) -> None:
         self.streamer = streamer
         self.checkpoint = Recomputation(streamer, keeper)
+        self.placement = placement
         self._root, self._keeper = root, keeper
+        self._modes, self._compiled = modes, compiled
+
+    @torch.inference_mode(False)
+    def give_way(self, training: bool) -> str | None:
+        """Free device memory for good at the price of time; called between forward passes.
+
+        What is computed stays the same. What costs least time goes first, as in the planner.
+
+        Returns:
+            what has changed, for people; None where nothing is left to give.
+        """
+        self._keeper.reset()
+        cheap = self._offload_inputs if training else self._split_batch
+        steps: list[Callable[[], str | None]] = [
+            cheap, self._stream_more, partial(self._shorten_ring, 2)
+        ]  # fmt: skip
+        if training:
+            steps.append(self._recompute_layers)
+        steps.append(partial(self._shorten_ring, 1))
+        return next((changed for step in steps if (changed := step()) is not None), None)
+
+    def _split_batch(self) -> str | None:
+        if self._modes.split_batch:
+            return None
+        self._modes.split_batch = True
+        self.placement = replace(self.placement, split_batch=True)
+        return "the guidance branches run one after the other within each block from now on"
+
+    def _offload_inputs(self) -> str | None:
+        if self._keeper.offload:
+            return None
+        self._keeper.offload = True
+        self.placement = replace(self.placement, activation_offload=True)
+        return "the blocks' inputs wait in RAM from now on"
+
+    def _stream_more(self) -> str | None:
+        streamer, resident = self.streamer, self.streamer.resident
+        total, ring = len(streamer.blocks), self.placement.ring
+        count = more_blocks(total, len(streamer.streamed), ring)
+        chosen = [resident[place] for place in spread(len(resident), count)]
+        size = sum(streamer.blocks[index].layout.nbytes for index in chosen)
+        in_ram = self.placement.weights != "mapped"
+        if not count or (in_ram and size > psutil.virtual_memory().available - HOST_RESERVE):
+            return None
+        streamer.shrink(chosen, ring)
+        now = len(streamer.streamed)
+        self.placement = replace(self.placement, blocks_to_swap=now)
+        return f"{now} of {total} blocks are streamed from now on, {now - count} were"
+
+    def _shorten_ring(self, ring: int) -> str | None:
+        if self.streamer.ring <= ring:
+            return None
+        self.streamer.shrink([], ring)
+        self.placement = replace(self.placement, ring=ring)
+        return f"streamed blocks pass through {ring} of the device's buffers from now on"
+
+    def _recompute_layers(self) -> str | None:
+        if self.placement.recompute == "layer" or self._compiled:
+            return None
+        for block in self.streamer.blocks:
+            recompute_layers(block.module)
+        self.placement = replace(self.placement, recompute="layer")
+        return "each layer's forward pass is computed once more from now on"
 
     def close(self) -> None:
         """Free everything that the model occupies, whoever still refers to it."""
@@ -51,6 +138,16 @@ class Supply:
         self._root.to("meta")
         gc.collect()
         torch.cuda.empty_cache()
+
+
+def more_blocks(total: int, streamed: int, ring: int) -> int:
+    """How many more blocks to stream when memory ran out: a tenth; 0 where it would free nothing.
+
+    As many as the ring holds free nothing by themselves, since it has to be there first.
+    """
+    first = ring if streamed == 0 else 0
+    count = min(total - streamed, first + max(1, total // 10))
+    return count if count > first else 0
 
 
 def supply(
@@ -95,14 +192,15 @@ def supply(
         for module in blocks
     ]
     streamer = _streamer(managed, reader, placement, device, converted)
+    modes = Modes(placement.split_batch)
     for index, module in enumerate(blocks):
         if placement.recompute == "layer":
             recompute_layers(module)
         if compiled:
             module.forward = torch.compile(module.forward)
-        module.forward = partial(_visited, streamer, index, placement.split_batch, module.forward)
+        module.forward = partial(_visited, streamer, index, modes, module.forward)
     keeper = Keeper(Transfer(device), Transfer(device), placement.activation_offload)
-    return Supply(root, streamer, keeper)
+    return Supply(root, streamer, keeper, placement, modes, compiled)
 
 
 def _settle_others(
@@ -170,7 +268,7 @@ def _told(indices: list[int], where: str) -> Iterable[int]:
 
 
 def _visited(
-    streamer: Streamer, index: int, split: bool, forward: Any, *inputs: Any, **options: Any
+    streamer: Streamer, index: int, modes: Modes, forward: Any, *inputs: Any, **options: Any
 ) -> Any:
     """A block's forward, with its weights in place."""
     held = streamer.holds(index)
@@ -179,7 +277,7 @@ def _visited(
     )
     with streamer.visit(index, "generate"):
         batch = len(inputs[0]) if inputs else 1
-        if not split or held or batch == 1:
+        if not modes.split_batch or held or batch == 1:
             return forward(*inputs, **options)
         parts = [
             forward(*_pick(inputs, i, batch), **_pick(options, i, batch)) for i in range(batch)

@@ -3,7 +3,10 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from math import isfinite
 from typing import Any
 
 import torch
@@ -11,10 +14,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from maskora import lora
-from maskora.errors import Fault
+from maskora.errors import Fault, OutOfMemory
 from maskora.latents import EncodedSample
 from maskora.models import Transformer, VideoModel
 from maskora.models.times import at_times
+from maskora.streaming.out_of_memory import with_room
+from maskora.streaming.upload import upload_to
 from maskora.training.checkpoint import RunFolder
 from maskora.training.interruption import Interruption
 from maskora.training.objective import (
@@ -24,7 +29,7 @@ from maskora.training.objective import (
     mix,
     region_weights,
 )
-from maskora.training.optimizer import make_optimizer
+from maskora.training.optimizer import make_optimizer, update
 from maskora.training.report import Report, StepMetrics, draw_loss
 
 log = logging.getLogger("maskora")
@@ -36,6 +41,8 @@ class TrainingPlan:
 
     Attributes:
         lowest, highest: noise levels are drawn from this range.
+        loss_scale: the loss is multiplied by it before the backward pass, and the gradients are
+            divided by it after it; a power of two.
     """
 
     title: str
@@ -52,6 +59,7 @@ class TrainingPlan:
     checkpoint_every: int
     lowest: float = 0.0
     highest: float = 1.0
+    loss_scale: float = 1.0
 
 
 # Chooses a step's sample from the step's own random numbers.
@@ -86,27 +94,128 @@ def train(
         optimizer.load_state_dict(run.load_optimizer(done, plan.optimizer))
     transformer.train()
     transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
-    report = Report(run.metrics, run.tensorboard, done)
-    bar = tqdm(total=plan.steps, initial=done, desc=plan.title, unit="step")
-    try:
-        with bar, Interruption() as interruption:
-            for step in range(done + 1, plan.steps + 1):
-                entry = train_step(model, transformer, optimizer, choose, plan, step)
-                report.add(entry)
-                bar.set_postfix(loss=f"{entry.loss:.4f}", refresh=False)
-                bar.update()
-                due = step % plan.checkpoint_every == 0 or step == plan.steps
-                if due or interruption.asked:
-                    save_step(run, transformer, optimizer, plan, step, depends_on, metadata)
-                if interruption.asked:
-                    raise KeyboardInterrupt
-    except (KeyboardInterrupt, RuntimeError, OSError):  # a person, the card, a disk
-        if saved := run.read():
-            log.warning("step %d is saved; train with --resume continues there", saved.step)
-        raise
-    finally:
-        report.close()
+    save = partial(
+        save_step, run, transformer, optimizer, plan, depends_on=depends_on, metadata=metadata
+    )
+    with closing(Report(run.metrics, run.tensorboard, done)) as report:
+        try:
+            _train_steps(
+                partial(train_step, model, transformer, optimizer, choose, plan),
+                lambda: give_way(model, transformer),
+                range(done + 1, plan.steps + 1), plan, report, save,
+            )  # fmt: skip
+        except (KeyboardInterrupt, RuntimeError, OSError):  # a person, the GPU, a disk
+            if saved := run.read():
+                log.warning("step %d is saved; train with --resume continues there", saved.step)
+            raise
     draw_loss(run.metrics, run.loss_picture, plan.title)
+
+
+def _train_steps(
+    take: Callable[[int], "PendingStep"],
+    give: Callable[[], str | None],
+    steps: range,
+    plan: TrainingPlan,
+    report: Report,
+    save: Callable[[int], None],
+) -> None:
+    """Take steps; each one's numbers are read while the next one computes.
+
+    Args:
+        take: starts a step; does it again where it is asked again.
+        give: frees memory of the device, as `with_room` wants it.
+        save: keeps a step, whose numbers have been read.
+    """
+    bar = tqdm(total=plan.steps, initial=plan.steps - len(steps), desc=plan.title, unit="step")
+    pending: PendingStep | None = None
+
+    def finish(step: PendingStep) -> None:
+        entry = step.read()
+        report.add(entry)
+        bar.set_postfix(loss=f"{entry.loss:.4f}", refresh=False)
+        bar.update()
+
+    with bar, Interruption() as interruption:
+        for step in steps:
+            try:
+                taken = with_room(partial(take, step), give)
+            except OutOfMemory:
+                if pending is not None:  # the LoRA stands after this step still
+                    finish(pending)
+                    save(pending.step)
+                raise
+            if pending is not None:
+                finish(pending)
+            pending = taken
+            if step % plan.checkpoint_every == 0 or step == plan.steps or interruption.asked:
+                finish(pending)
+                save(step)
+                pending = None
+            if interruption.asked:
+                raise KeyboardInterrupt
+
+
+def give_way(model: VideoModel, transformer: Transformer) -> str | None:
+    """Free device memory, for this transformer and for those that are loaded after it."""
+    changed: str | None = transformer.supply.give_way(training=True)
+    model.placement = transformer.supply.placement
+    return changed
+
+
+@dataclass(frozen=True)
+class PendingStep:
+    """An optimizer step that the device may still be computing.
+
+    Attributes:
+        step: counted from 1.
+        loss: mean over the step's samples, a scalar on the device.
+        gradient_norm: before clipping, a scalar on the device.
+        noise_level: mean over the step's samples.
+        samples: which samples the step saw.
+        started, ended: moments of the device.
+    """
+
+    step: int
+    loss: Tensor
+    gradient_norm: Tensor
+    noise_level: float
+    samples: tuple[str, ...]
+    started: Any
+    ended: Any
+
+    def read(self) -> StepMetrics:
+        """Wait for the step's numbers. Raises Fault where they are not finite."""
+        loss, norm = float(self.loss), float(self.gradient_norm)
+        if not isfinite(norm):
+            raise Fault(
+                f"step {self.step}: the gradient is not finite (loss {loss:.3g}), so nothing of "
+                f"it is kept; a lower optimizer.lr, or model.dtype = bfloat16 or float32, may help"
+            )
+        return StepMetrics(
+            step=self.step,
+            loss=loss,
+            gradient_norm=norm,
+            noise_level=self.noise_level,
+            samples=self.samples,
+            seconds=_seconds(self.started, self.ended),
+        )
+
+
+def _moment(device: torch.device) -> Any:
+    """The moment at which the device has done what it was told so far."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def _seconds(start: Any, end: Any) -> float:
+    """The time between two moments; waits for the second."""
+    if isinstance(start, float):
+        return float(end - start)
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1000
 
 
 def train_step(
@@ -116,9 +225,13 @@ def train_step(
     choose: Chooser,
     plan: TrainingPlan,
     step: int,
-) -> StepMetrics:
-    """One optimizer step over `plan.accumulation` samples, drawn from (seed, step) alone."""
-    started = time.perf_counter()
+) -> PendingStep:
+    """One optimizer step over `plan.accumulation` samples, drawn from (seed, step) alone.
+
+    The host does not wait for the device. Where this raises, nothing has changed, so the step may
+    be taken again.
+    """
+    started = _moment(model.device)
     generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
     parameters = lora.trainable(transformer)
     optimizer.zero_grad(set_to_none=True)
@@ -129,25 +242,23 @@ def train_step(
         assert sample.target_CTHW is not None
         noise = torch.randn(sample.target_CTHW.shape, generator=generator)
         loss = sample_loss(model, transformer, sample, noise, level, plan.inside_weight)
-        (loss / plan.accumulation).backward()
-        losses.append(loss.item())
-        levels.append(level.item())
+        (plan.loss_scale * loss / plan.accumulation).backward()
+        losses.append(loss.detach())
+        levels.append(level.item())  # it lies in host memory
         names.append(sample.name)
     assert all(p.grad is not None for p in parameters), "a LoRA weight got no gradient"
+    if plan.loss_scale != 1.0:
+        torch._foreach_div_([p.grad for p in parameters if p.grad is not None], plan.loss_scale)
     norm = torch.nn.utils.clip_grad_norm_(parameters, plan.clipping)
-    if not norm.isfinite():
-        raise Fault(
-            f"step {step}: the gradient is not finite (loss {losses[-1]:.3g}), so nothing was "
-            f"changed; a lower optimizer.lr, or model.dtype = bfloat16 or float32, may help"
-        )
-    optimizer.step()
-    return StepMetrics(
+    update(optimizer, parameters)
+    return PendingStep(
         step=step,
-        loss=sum(losses) / len(losses),
-        gradient_norm=norm.item(),
+        loss=torch.stack(losses).double().mean(),
+        gradient_norm=norm,
         noise_level=sum(levels) / len(levels),
         samples=tuple(names),
-        seconds=time.perf_counter() - started,
+        started=started,
+        ended=_moment(model.device),
     )
 
 
@@ -160,16 +271,16 @@ def sample_loss(
     inside_weight: float,
 ) -> Tensor:
     """The objective of one sample at one noise level: a scalar with a graph."""
-    device = model.device
+    upload = upload_to(model.device)
     assert sample.target_CTHW is not None
-    data, noise = sample.target_CTHW.to(device)[None], noise_CTHW.to(device)[None]
-    level = level.to(device)
+    data, noise = upload(sample.target_CTHW)[None], upload(noise_CTHW)[None]
+    level = upload(level)
     with at_times(transformer, sample.times):
         answer = model.predict(
-            transformer, mix(data, noise, level), TIMESTEPS * level, sample.inputs(device)
+            transformer, mix(data, noise, level), TIMESTEPS * level, sample.inputs(model.device)
         )
     weights = region_weights(sample.keep_THW, sample.target_CTHW.shape, inside_weight)
-    return flow_loss(answer, data, noise, weights.to(device))
+    return flow_loss(answer, data, noise, upload(weights))
 
 
 def save_step(
@@ -178,6 +289,7 @@ def save_step(
     optimizer: torch.optim.Optimizer,
     plan: TrainingPlan,
     step: int,
+    *,
     depends_on: dict[str, str],
     metadata: dict[str, Any],
 ) -> None:

@@ -1,32 +1,89 @@
 """AdamW, in 32 or 8 bits."""
 
+import functools
 import importlib.util
 import logging
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
+from maskora.errors import Fault
+from maskora.streaming.out_of_memory import ran_out_of
+
 log = logging.getLogger("maskora")
 
 
+@functools.cache
 def available(kind: str, device: torch.device) -> str:
-    """The optimizer that will really run: 8-bit AdamW needs bitsandbytes and a CUDA card."""
-    if kind == "adamw8bit":
-        if device.type != "cuda":
-            log.info("optimizer: adamw (8-bit AdamW needs a CUDA card)")
-            return "adamw"
-        if importlib.util.find_spec("bitsandbytes") is None:
-            log.info("optimizer: adamw (bitsandbytes is missing: pip install 'maskora[quant]')")
-            return "adamw"
-    return kind
+    """The optimizer that will really run: 8-bit AdamW needs bitsandbytes, which must work here.
+
+    bitsandbytes tells that its CUDA library is missing, or is for another GPU, only when it is
+    used, so one tensor is tried.
+    """
+    if kind != "adamw8bit":
+        return kind
+    if device.type != "cuda":
+        reason = "8-bit AdamW needs an NVIDIA GPU"
+    elif importlib.util.find_spec("bitsandbytes") is None:
+        reason = "bitsandbytes is missing: pip install 'maskora[quant]'"
+    elif failure := failed_trial(device):
+        reason = f"bitsandbytes does not work here: {failure}"
+    else:
+        return kind
+    log.info("optimizer: adamw (%s)", reason)
+    return "adamw"
+
+
+def failed_trial(device: torch.device) -> str | None:
+    """Why bitsandbytes cannot take one 8-bit step on a device; None where it can."""
+    parameter = nn.Parameter(torch.ones(4096, device=device))  # smaller ones keep 32-bit states
+    parameter.grad = torch.ones_like(parameter)
+    try:
+        make_optimizer("adamw8bit", [parameter], 1.0, 0.0).step()
+        moved = bool((parameter < 1).all())
+    except (RuntimeError, OSError, ImportError, AttributeError) as error:
+        return str(error).strip().partition("\n")[0] or type(error).__name__
+    return None if moved else "a step changed nothing"
 
 
 def make_optimizer(
     kind: str, parameters: list[nn.Parameter], lr: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """AdamW over the LoRA's parameters; `kind` as `available` answered it."""
+    """AdamW over the LoRA's parameters; `kind` as `available` answered it.
+
+    On a GPU one kernel updates many parameters and allocates nothing.
+    """
     if kind == "adamw8bit":
         from bitsandbytes.optim import AdamW8bit
 
         return AdamW8bit(parameters, lr=lr, weight_decay=weight_decay)
-    return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay)
+    fused = True if parameters[0].device.type == "cuda" else None
+    return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=fused)
+
+
+@torch.no_grad()
+def update(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> None:
+    """An optimizer's step, wholly or not at all.
+
+    Only the first one allocates on a GPU (the optimizer's states), so only that one can be undone.
+
+    Raises:
+        Fault: memory ran out in the middle of a later one.
+    """
+    first = not optimizer.state
+    before = [p.detach().to("cpu", copy=True) for p in parameters] if first else []
+    try:
+        optimizer.step()
+    except RuntimeError as error:
+        if ran_out_of(error) is None:
+            raise
+        if not first:
+            raise Fault(
+                f"memory ran out in the middle of an update of the LoRA ({error}); train with "
+                f"--resume goes on from the last saved step"
+            ) from error
+        for parameter, values in zip(parameters, before, strict=True):
+            parameter.copy_(values)
+        optimizer.state.clear()
+        raise
