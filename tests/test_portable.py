@@ -12,7 +12,6 @@ FILES = sorted(path for room in ("maskora", "gui_mask") for path in (ROOT / room
 MODE = re.compile(r"[rwxabt+]{1,3}")
 LISTED = (Path(__file__).parent / "elsewhere" / "lacking.txt").read_text("utf-8")
 (ABSENT,) = re.findall(r"^modules: (.*)$", LISTED, re.MULTILINE)
-NOT_FILES = ("av", "Image", "sessions", "app")  # whose `open` takes no mode
 
 
 def complaints(source: str) -> list[str]:
@@ -33,15 +32,19 @@ def _text(tree: ast.AST) -> Iterator[str]:
             places = 1 if name == "read_text" else 2  # a resource's read_text takes it by place
             if not has_encoding and len(node.args) < places:
                 yield f"line {node.lineno}: {name} without encoding"
-        elif name == "open" and not _is_no_file(node.func):
+        elif name == "open" and not _is_no_file(node):
             yield from _opening(node, keys)
         elif is_text and not has_encoding and ast.unparse(node.func).startswith("subprocess."):
             yield f"line {node.lineno}: a process's text without encoding"
 
 
-def _is_no_file(called: ast.expr) -> bool:
-    owner = getattr(called, "value", None)
-    return getattr(owner, "id", getattr(owner, "attr", "")) in (*NOT_FILES, "self")
+def _is_no_file(node: ast.Call) -> bool:
+    """Whether what is opened is something else: a path's `open` begins with its mode."""
+    called, first = node.func, node.args[0] if node.args else None
+    if not isinstance(called, ast.Attribute):
+        return False
+    is_mode = isinstance(first, ast.Constant) and MODE.fullmatch(str(first.value))
+    return not is_mode if first is not None else ast.unparse(called.value) == "self"
 
 
 def _opening(node: ast.Call, keys: dict[str | None, ast.expr]) -> Iterator[str]:
@@ -91,7 +94,7 @@ def test_what_would_be_complained_of(code: str) -> None:
     [
         "path.read_text(encoding='utf-8')", "open(path, 'rb')", "path.open('x+b')",
         "path.open('a', encoding='utf-8', newline='\\n')", "subprocess.run(c, check=True)",
-        "def f():\n import resource", "Image.open(path)",
+        "def f():\n import resource", "Image.open(path)", "os.open(path, os.O_RDONLY)",
     ],
 )  # fmt: skip
 def test_what_would_not(code: str) -> None:
