@@ -13,12 +13,13 @@ from typing import ParamSpec, TypeVar
 import typer
 
 from maskora.errors import Fault, UserError
-from maskora.system import INTERRUPTIONS, show_any_character
+from maskora.system import INTERRUPTIONS, WINDOWS, show_any_character
 
 # What the machine refuses for a reason that its own words explain.
 TOLD_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS,
     errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EFBIG,
+    *([errno.EINVAL] if WINDOWS else []),  # of a name that is none there
 )  # fmt: skip
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")

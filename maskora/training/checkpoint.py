@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from maskora.errors import UserError
-from maskora.files import move, remove, write_bytes, write_text
+from maskora.files import move, patiently, remove, write_bytes, write_text
 
 ADAPTER, OPTIMIZER = "adapter.safetensors", "optimizer.pt"
 
@@ -46,10 +46,10 @@ class RunFolder:
     def read(self) -> RunRecord | None:
         """What is saved here; None where there is no run, or none whose files are whole."""
         try:
-            record = RunRecord.model_validate_json(self._record.read_text(encoding="utf-8"))
+            record = RunRecord.model_validate_json(patiently(self._record.read_bytes, self._record))
             with safe_open(self.adapter(record.step), "pt"):
                 return record
-        except (OSError, UnicodeDecodeError, ValidationError, SafetensorError):
+        except (OSError, ValidationError, SafetensorError):
             return None
 
     def adapter(self, step: int) -> Path:

@@ -5,7 +5,7 @@ import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from maskora.files import replacing
+from maskora.files import patiently, replacing
 
 log = logging.getLogger("maskora")
 
@@ -62,7 +62,8 @@ def read_metrics(path: Path) -> list[StepMetrics]:
     if not path.exists():
         return []
     steps: list[StepMetrics] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    text = patiently(path.read_bytes, path).decode("utf-8", "replace")
+    for line in text.splitlines():
         try:
             entry = json.loads(line)
             steps.append(StepMetrics(**{**entry, "samples": tuple(entry["samples"])}))
