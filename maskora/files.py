@@ -73,6 +73,11 @@ def check_free(path: Path) -> None:
         move(path, path)
 
 
+def is_hidden(path: Path) -> bool:
+    """Whether a file is none of the person's: hidden, or made by a file manager beside pictures."""
+    return path.name.startswith(".") or path.name.lower() in ("thumbs.db", "desktop.ini")
+
+
 def lies_in(path: Path, folder: Path) -> bool:
     """Whether a path leads to a folder or into it, links and spelling followed."""
     resolved, outer = path.resolve(), folder.resolve()

@@ -11,7 +11,7 @@ from maskora.commands.export import check_output, find, names_for
 from maskora.commands.stages import base_digest
 from maskora.commands.trained import Given
 from maskora.errors import UserError
-from maskora.files import lies_in, move
+from maskora.files import is_hidden, lies_in, move
 from maskora.hub import find_file, locate
 from maskora.models import VideoModel, open_model, open_source
 from maskora.models.source import DiffusersFolder, Source
@@ -100,7 +100,7 @@ def _link_others(root: Path, target: Path, merged: Collection[str]) -> None:
 def _files(folder: Path, without: Collection[str] = ()) -> Iterator[Path]:
     """The files of a folder and of those in it, linked ones too, but hidden ones."""
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.name in without:
+        if is_hidden(path) or path.name in without:
             continue
         if path.is_file():
             yield path
