@@ -109,7 +109,8 @@ def load_masks(workspace: Workspace, settings: Mask, source: Source) -> np.ndarr
         root = quoted(workspace.root)
         raise UserError(
             f"{workspace.masks_dir} is not there yet: where is the edit? Click it in maskora gui "
-            f"{root}, or say so: maskora track {root} --click FRAME,X,Y,+"
+            f"{root}, or say so: maskora track {root} --click "
+            f"{quoted('FRAME,X,Y,+')}"
         )
     missing = [path for path in finals if not path.is_file()]
     if missing:

@@ -214,7 +214,8 @@ def _next_steps(workspace: Workspace, source: Source, share: float | None) -> li
         return [
             f"{workspace.root}: {made}; where the edit is, is not said yet",
             f"click    maskora gui {root}",
-            f"or       maskora track {root} --click FRAME,X,Y,+   (pixels of the original)",
+            f"or       maskora track {root} --click {quoted('FRAME,X,Y,+')}   "
+            f"(pixels of the original)",
         ]
     return [
         f"{workspace.root}: {made}, {share:.0%} of the picture inside the mask",
