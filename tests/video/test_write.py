@@ -20,6 +20,7 @@ from maskora.video.ffmpeg import ffmpeg_command
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
 from maskora.video.write import AudioClip, write_lossless, write_mp4
+from tests.system import posix_only
 
 Make = Callable[..., Path]
 NTSC = Fraction(30000, 1001)
@@ -224,7 +225,7 @@ except Fault as fault:
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="file size limits are Unix")
+@posix_only
 def test_a_file_that_may_not_grow_is_a_fault_and_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "out.mkv"
     command = [sys.executable, "-c", FULL_DISK, str(path)]
@@ -235,6 +236,7 @@ def test_a_file_that_may_not_grow_is_a_fault_and_leaves_nothing(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+@posix_only
 def test_a_relative_path_with_odd_characters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
