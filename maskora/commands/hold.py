@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from filelock import FileLock, Timeout
 
 from maskora.errors import UserError
-from maskora.files import write_text
+from maskora.files import remove, write_text
 from maskora.workspace import Workspace
 
 
@@ -28,11 +28,11 @@ def only_one(workspace: Workspace) -> Iterator[None]:
         raise UserError(
             f"{workspace.root} is open in another maskora{_holder(workspace)}: close it there first"
         ) from None
-    try:
+    with ExitStack() as holding:
+        holding.callback(lock.release)
+        holding.callback(remove, workspace.lock_holder)
         write_text(workspace.lock_holder, str(os.getpid()))
         yield
-    finally:
-        lock.release()
 
 
 def _holder(workspace: Workspace) -> str:
