@@ -1,14 +1,16 @@
 # Everything runs in a virtual environment in .venv; needs Python >= 3.11, git and make.
 #   make demo     a first edit on a small model: no card, no model to download
-#   make test     the quick tests        make test-all   all of them
+#   make test     the quick tests        make test-all   all of them, and test-elsewhere
+#   make test-elsewhere   the quick tests without what only POSIX has; TESTS=tests/video for some
 #   make lint     style, types, imports  make format     put the style right
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+TESTS ?=
 SHELL_SCRIPTS := $(wildcard scripts/*.sh) .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format clean
+.PHONY: help setup demo test test-all test-elsewhere lint format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -39,6 +41,12 @@ test: setup
 test-all: setup
 	@echo "test-all: every test"
 	@$(BIN)/python -m pytest -q
+	@$(MAKE) --no-print-directory test-elsewhere
+
+test-elsewhere: setup
+	@echo "test-elsewhere: the quick tests once more, without what only POSIX has"
+	@MASKORA_ELSEWHERE=1 PYTHONPATH="$(CURDIR)/tests/elsewhere$${PYTHONPATH:+:$$PYTHONPATH}" \
+		$(BIN)/python -m pytest -q -m "not slow" $(TESTS)
 
 lint: setup
 	@echo "lint: ruff"

@@ -48,7 +48,9 @@ class Desk:
         own = home / Path(text).expanduser()
         if own.exists():
             return str(self.places.check(own))
-        looks_local = text.startswith(("/", "~", ".")) or Path(text).exists()
+        written = Path(text)
+        looks_local = text.startswith(("/", "\\", "~", ".")) or bool(written.drive)
+        looks_local = looks_local or written.exists()
         return str(self.places.resolve(text)) if looks_local or not is_hub_id(text) else text
 
     def upload(self, text: str) -> Path:

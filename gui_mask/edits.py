@@ -13,7 +13,7 @@ from maskora.commands.origin import check_origin, placement_of
 from maskora.commands.rules import check_edit_size
 from maskora.commands.spill import NOTICEABLE, measure_spill
 from maskora.errors import Fault, UserError
-from maskora.files import replacing, write_text
+from maskora.files import move, remove, replacing, write_text
 from maskora.masks import Labels
 from maskora.masks.files import read_labels
 from maskora.video.fit import fit_image
@@ -101,7 +101,7 @@ def take_upload(workspace: Workspace, edit: str | None, frame: int, file: Path) 
         with replacing(target) as part:
             shutil.copyfile(file, part)
         for old in _files_of(workspace, edit, frame):
-            if old != target:
+            if not old.samefile(target):  # 00000.PNG may be 00000.png
                 _hand_over(old, target)
     except OSError as error:
         raise Fault(f"{target} could not be written: {error.strerror}") from None
@@ -113,8 +113,8 @@ def remove_edit(workspace: Workspace, edit: str | None, frame: int) -> None:
     if not (files := _files_of(workspace, edit, frame)):
         raise UserError(f"{workspace.edit_dir(edit)} holds no edited frame {frame}")
     for file in files:
-        file.with_suffix(".txt").unlink(missing_ok=True)
-        file.unlink()
+        remove(file.with_suffix(".txt"))
+        remove(file)
 
 
 def set_caption(workspace: Workspace, image: Path, text: str) -> None:
@@ -126,7 +126,7 @@ def set_caption(workspace: Workspace, image: Path, text: str) -> None:
     if line:
         write_text(beside, line.encode("utf-8", "replace").decode() + "\n")
     else:
-        beside.unlink(missing_ok=True)
+        remove(beside)
 
 
 def listing(workspace: Workspace, edit: str | None) -> list[EditedEntry]:
@@ -239,7 +239,7 @@ def _hand_over(old: Path, target: Path) -> None:
     caption, new_caption = old.with_suffix(".txt"), target.with_suffix(".txt")
     if caption != new_caption and caption.is_file():
         if new_caption.exists():
-            caption.unlink()
+            remove(caption)
         else:
-            caption.replace(new_caption)
-    old.unlink()
+            move(caption, new_caption)
+    remove(old)

@@ -1,23 +1,25 @@
 """Training and inference in the background: they outlive the page, and the server."""
 
-import fcntl
 import os
-import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from filelock import FileLock
 from pydantic import ValidationError
 
 from gui_mask.joblog import Progress, complaint, last_command, last_progress, read_lines
 from gui_mask.losses import Losses, read_losses
+from gui_mask.processes import start_detached
 from gui_mask.supervise import INTERRUPTED, NAMES, Job, What, store, words
 from maskora.errors import Fault, UserError
+from maskora.files import patiently, remove
+from maskora.system import quoted
 from maskora.workspace import Workspace
 
 Status = Literal["running", "stopping", "done", "failed", "stopped", "lost"]
@@ -66,7 +68,7 @@ class RunState:
 
 def commands(workspace: Workspace, edit: str | None, what: What = "both") -> list[str]:
     """What a person would type for the same, quoted for a shell."""
-    return [shlex.join(words(workspace, name, edit)) for name in NAMES[what]]
+    return [quoted(*words(workspace, name, edit)) for name in NAMES[what]]
 
 
 def check_text(workspace: Workspace, edit: str | None) -> str:
@@ -95,16 +97,15 @@ def start(workspace: Workspace, what: What, edit: str | None) -> RunState:
     supervise = [*program, str(workspace.root), what, *further]
     with _alone(workspace):
         job = _read_job(workspace)
-        if job is not None and _status(job) in ("running", "stopping"):
+        if job is not None and _status(workspace, job) in ("running", "stopping"):
             raise UserError(
                 f"{workspace.root}: {_title(job)} runs already; stop it, or wait until it has ended"
             )
         with workspace.job_log.open("ab") as out:
             begun = out.tell()
-            left = subprocess.run(
-                supervise, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=False
-            )
-    if left.returncode:
+            remove(workspace.stops_dir)  # they were for an earlier work
+            has_begun = start_detached(supervise, out.fileno())
+    if not has_begun:
         reason = complaint(read_lines(workspace.job_log, begun))
         raise Fault(f"{workspace.root}: the work could not be started ({reason})")
     state = read(workspace)
@@ -125,14 +126,13 @@ def stop(workspace: Workspace, at_once: bool = False) -> RunState | None:
         job = _read_job(workspace)
         if job is None:
             return None
-        status = _status(job)
+        status = _status(workspace, job)
         if status == "running" or (status == "stopping" and at_once):
-            with suppress(ProcessLookupError):  # it has just ended by itself
-                if job.supervisor.lives:
-                    os.kill(job.supervisor.pid, signal.SIGINT)
-                elif job.command is not None:
-                    os.kill(job.command.pid, signal.SIGINT)
-                    store(workspace, job.model_copy(update={"asked_to_stop": True}))
+            if job.supervisor.lives:
+                _ask_to_stop(workspace)
+            elif job.command is not None:
+                job.command.interrupt()
+                store(workspace, job.model_copy(update={"asked_to_stop": True}))
     return read(workspace)
 
 
@@ -141,7 +141,7 @@ def read(workspace: Workspace, log_lines: int = 40) -> RunState | None:
     job = _read_job(workspace)
     if job is None:
         return None
-    status = _status(job)
+    status = _status(workspace, job)
     lines = read_lines(workspace.job_log, job.log_from)
     own = last_command(lines)
     progress = last_progress(own)
@@ -161,25 +161,33 @@ def read(workspace: Workspace, log_lines: int = 40) -> RunState | None:
     )
 
 
+def _ask_to_stop(workspace: Workspace) -> None:
+    """One file more, which the supervising process sees; empty, as the disk may be full."""
+    workspace.stops_dir.mkdir(exist_ok=True)
+    asked = len(list(workspace.stops_dir.glob("*")))
+    (workspace.stops_dir / str(asked + 1)).touch()
+
+
 def _read_job(workspace: Workspace) -> Job | None:
     path = workspace.job_record
     try:
-        return Job.model_validate_json(path.read_text(encoding="utf-8"))
+        return Job.model_validate_json(patiently(path.read_bytes, path))
     except FileNotFoundError:
         return None
-    except (UnicodeDecodeError, ValidationError):
+    except ValidationError:
         raise UserError(
             f"{path} is damaged: remove it, and what it tells of is forgotten"
         ) from None
 
 
-def _status(job: Job) -> Status:
+def _status(workspace: Workspace, job: Job) -> Status:
     """A record says "running" for ever when its process was killed: so that is looked at too."""
     if job.status != "running":
         return job.status
+    asked = job.asked_to_stop or any(workspace.stops_dir.glob("*"))
     if job.supervisor.lives or (job.command is not None and job.command.lives):
-        return "stopping" if job.asked_to_stop else "running"
-    return "stopped" if job.asked_to_stop else "lost"
+        return "stopping" if asked else "running"
+    return "stopped" if asked else "lost"
 
 
 def _message(job: Job, status: Status, lines: list[str], progress: Progress | None) -> str:
@@ -221,8 +229,7 @@ def _result(workspace: Workspace, job: Job) -> Path | None:
 def _alone(workspace: Workspace) -> Iterator[None]:
     """Two pages that press the same button do so one after the other."""
     workspace.job_lock.parent.mkdir(parents=True, exist_ok=True)
-    with workspace.job_lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(workspace.job_lock):
         yield
 
 
@@ -232,10 +239,10 @@ def _answer(arguments: list[str]) -> str:
     try:
         said = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False,
-            text=True, errors="replace",
+            encoding="utf-8", errors="replace", env={**os.environ, "PYTHONIOENCODING": "utf-8"},
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise Fault(f"{shlex.join(command)} has not answered in {PATIENCE} seconds") from None
+        raise Fault(f"{quoted(*command)} has not answered in {PATIENCE} seconds") from None
     if said.returncode:
         reason = complaint(said.stderr.splitlines())
         raise UserError(reason) if said.returncode == 2 else Fault(reason)

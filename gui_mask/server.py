@@ -52,7 +52,8 @@ def serve(
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     places = Places(tuple(allowed))
     with (
-        tempfile.TemporaryDirectory(prefix="maskora-gui-") as scratch,
+        # Windows removes no file that a page is still fetching; the system empties the place.
+        tempfile.TemporaryDirectory(prefix="maskora-gui-", ignore_cleanup_errors=True) as scratch,
         closing(Sessions(places)) as sessions,
     ):
         os.environ["GRADIO_TEMP_DIR"] = scratch  # uploads are gone when the program is

@@ -3,6 +3,7 @@
 import math
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from gui_mask.answers import explain
@@ -34,7 +35,7 @@ class Sessions:
         root = self.places.resolve(text)
         with self._lock:
             for token, view in self._views.items():
-                if view.session.workspace.root == root:
+                if _is_same(view.session.workspace.root, root):
                     self._views[token] = self._views.pop(token)  # the newest is last
                     return view.session
             self.places.check_links(root)
@@ -81,6 +82,11 @@ class Sessions:
         idle = [token for token, view in self._views.items() if not view.session.following]
         for token in idle[: max(0, len(self._views) - MOST_OPEN + 1)]:
             self._views.pop(token).session.close()
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two paths are one folder, perhaps in another spelling."""
+    return one == other or (one.exists() and other.exists() and one.samefile(other))
 
 
 def _do(session: Session, request: dict[str, Any]) -> None:

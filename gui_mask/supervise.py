@@ -2,13 +2,12 @@
 
     python -m gui_mask.supervise WORKSPACE train|infer|both [EDIT]
 
-returns as soon as the work has begun; a process of its own goes on, writes down how it stands
-(runs/job.json) and what the commands say (runs/job.log).
+says a line as soon as the work has begun, writes down how it stands (runs/job.json) and what the
+commands say (runs/job.log), and looks whether it is to stop (runs/.stops).
 """
 
 import logging
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -19,7 +18,9 @@ from typing import Literal, TextIO
 
 from pydantic import BaseModel, ConfigDict
 
+from gui_mask.processes import INTERRUPT, Process, identify, start_child
 from maskora.files import write_text
+from maskora.system import INTERRUPTIONS, quoted
 from maskora.workspace import Workspace
 
 log = logging.getLogger("maskora")
@@ -28,24 +29,12 @@ Name = Literal["train", "infer"]
 NAMES: dict[What, tuple[Name, ...]] = {
     "train": ("train",), "infer": ("infer",), "both": ("train", "infer"),
 }  # fmt: skip
-INTERRUPTED = (130, -signal.SIGINT)  # what a command ends with after Ctrl-C
-TOLD = (2, -signal.SIGKILL)  # what it never ends with because of that
+# What a command ends with after Ctrl-C: it said so itself; it had not begun to listen (Windows has
+# a number for that).
+INTERRUPTED = (130, -INTERRUPT, 0xC000013A)
+TOLD = (2, -9)  # what it never ends with because of that: a refusal, or killed (SIGKILL)
 LOOK_EVERY = 0.2  # seconds
 HEARD_WITHIN = 5.0  # seconds, or it is interrupted again
-
-
-class Process(BaseModel):
-    """One process, which no later one with the same number is taken for."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    pid: int
-    born: str
-
-    @property
-    def lives(self) -> bool:
-        """Whether it is still there."""
-        return identify(self.pid) == self
 
 
 class Job(BaseModel):
@@ -78,19 +67,6 @@ class Job(BaseModel):
     log_from: int = 0
 
 
-def identify(pid: int) -> Process | None:
-    """A living process: by number, time of birth and start of the machine. None: there is none."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    state, *fields = stat.rpartition(")")[2].split()  # its name, in (), may hold anything
-    if state in "ZX":
-        return None
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-    return Process(pid=pid, born=f"{boot} {fields[18]}")
-
-
 def words(workspace: Workspace, name: Name, edit: str | None) -> list[str]:
     """A command as a person would type it."""
     further = [] if edit is None else ["--edit", edit]
@@ -104,35 +80,38 @@ class Supervisor:
     def __init__(self, workspace: Workspace, job: Job, out: TextIO) -> None:
         self._workspace, self._out = workspace, out
         self._job = job
-        self._asked, self._passed_on = 0, 0
+        self._signals, self._passed_on = 0, 0
         self._log_size = 0  # when the command was first interrupted
+
+    @property
+    def _asked(self) -> int:
+        """How often it was interrupted, by a signal or from the window."""
+        return self._signals + len(list(self._workspace.stops_dir.glob("*")))
 
     def listen(self) -> None:
         """From now on, an interruption is passed on instead of ending this process."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        hangup = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
+        for number in {*INTERRUPTIONS, *hangup}:
             signal.signal(number, self.interrupt)
 
     def run(self) -> None:
         """All of it, and write down how it ended."""
-        code = 0
-        for name in NAMES[self._job.what]:
-            if code or self._asked:
-                break
-            code = self._command(name)
-        left = self._job.name != NAMES[self._job.what][-1]
+        code, left = 0, list(NAMES[self._job.what])
+        while left and not code and not self._asked:
+            code = self._command(left.pop(0))
         broken = code not in (0, *TOLD) and self._passed_on > 0 and not self._was_heard()
-        if code in INTERRUPTED or broken or (code == 0 and self._asked and left):
+        if code in INTERRUPTED or broken or (code == 0 and left):
             self._note(status="stopped", ended=time.time())
         else:
             self._note(status="failed" if code else "done", ended=time.time())
 
     def _command(self, name: Name) -> int:
         line = words(self._workspace, name, self._job.edit)
-        print(f"$ {shlex.join(line)}", file=self._out, flush=True)
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", *line], stdin=subprocess.DEVNULL, stdout=self._out,
-            stderr=subprocess.STDOUT, env={**os.environ, "TQDM_MININTERVAL": "1"},
-        )  # fmt: skip
+        print(f"$ {quoted(*line)}", file=self._out, flush=True)
+        settings = {"TQDM_MININTERVAL": "1", "PYTHONIOENCODING": "utf-8"}
+        process = start_child(
+            [sys.executable, "-P", "-m", *line], self._out.fileno(), {**os.environ, **settings}
+        )
         self._note(name=name, command=identify(process.pid), exit_code=None)
         code = self.wait(process)
         self._note(command=None, exit_code=code)
@@ -145,14 +124,15 @@ class Supervisor:
             try:
                 return process.wait(LOOK_EVERY)
             except subprocess.TimeoutExpired:
+                asked = self._asked
                 waited = time.monotonic() - sent_at > HEARD_WITHIN
                 unheard = self._passed_on > 0 and waited and not self._was_heard()
-                if self._passed_on == self._asked and not unheard:
+                if self._passed_on == asked and not unheard:
                     continue
             if not self._passed_on:
                 self._log_size = os.fstat(self._out.fileno()).st_size
-            process.send_signal(signal.SIGINT)
-            sent_at, self._passed_on = time.monotonic(), self._asked
+            process.send_signal(INTERRUPT)
+            sent_at, self._passed_on = time.monotonic(), asked
             self._note(asked_to_stop=True)
 
     def _was_heard(self) -> bool:
@@ -170,7 +150,7 @@ class Supervisor:
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
         """The handler of signals."""
-        self._asked += 1
+        self._signals += 1
 
     def _note(self, **changes: object) -> None:
         """Write the record; a full disk must not end the work that it is about."""
@@ -187,28 +167,23 @@ def store(workspace: Workspace, job: Job) -> None:
 
 
 def main() -> None:
-    """Begin in a process of its own, and leave as soon as that is written down."""
+    """Write down that the work has begun, say so to who has started this, and do it."""
     root, asked, *named = sys.argv[1:]
-    workspace, (told, tell) = Workspace(Path(root)), os.pipe()
-    if os.fork():
-        os.close(tell)
-        sys.exit(0 if os.read(told, 1) else 1)
-    os.setsid()
-    own = identify(os.getpid())
+    workspace, own = Workspace(Path(root)), identify(os.getpid())
     assert own is not None
-    job = Job.model_validate(
-        {
-            "what": asked, "edit": named[0] if named else None, "started": time.time(),
-            "supervisor": own, "name": "infer" if asked == "infer" else "train",
-            "log_from": os.fstat(sys.stdout.fileno()).st_size,
-        }
-    )  # fmt: skip
-    supervisor = Supervisor(workspace, job, sys.stdout)
-    supervisor.listen()
-    store(workspace, job)
-    os.write(tell, b"1")
-    os.close(tell)
-    supervisor.run()
+    with workspace.job_log.open("a", encoding="utf-8", newline="\n") as out:
+        job = Job.model_validate(
+            {
+                "what": asked, "edit": named[0] if named else None, "started": time.time(),
+                "supervisor": own, "name": "infer" if asked == "infer" else "train",
+                "log_from": out.tell(),
+            }
+        )  # fmt: skip
+        supervisor = Supervisor(workspace, job, out)
+        supervisor.listen()
+        store(workspace, job)
+        print("begun", flush=True)
+        supervisor.run()
 
 
 if __name__ == "__main__":

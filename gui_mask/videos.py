@@ -11,6 +11,7 @@ import numpy as np
 from gui_mask.answers import plain
 from gui_mask.places import Places
 from maskora.errors import UserError
+from maskora.files import remove
 from maskora.video.limits import Limits
 from maskora.video.probe import VideoInfo, probe
 from maskora.video.read import read_frames
@@ -105,7 +106,7 @@ def keep_upload(clip: Clip, root: Path) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / clip.info.path.name
     with ExitStack() as undo:
-        undo.callback(shutil.rmtree, folder if there_before else root)
+        undo.callback(remove, folder if there_before else root)
         shutil.copyfile(clip.info.path, kept)
         yield kept
         undo.pop_all()

@@ -1,11 +1,92 @@
 """Small file habits that every room shares: nothing half-written, contents named by their hash."""
 
+import errno
 import hashlib
 import os
+import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+import platformdirs
+
+from maskora.system import WINDOWS
+
+Answer = TypeVar("Answer")
+# Windows' numbers for a file that some program has open or mapped: access denied, sharing
+# violation, lock violation, user-mapped section.
+HELD = (5, 32, 33, 1224)
+PATIENCE = 2.0  # seconds: a virus scanner, or a page that looks at a record, lets go within that
+
+
+def patiently(action: Callable[[], Answer], path: Path) -> Answer:
+    """Do something to a file that another program may have open just now.
+
+    Windows refuses to replace, move or remove what is open, where others do not: it is tried again
+    for a moment.
+
+    Raises:
+        PermissionError: it is still open there, and says so.
+    """
+    last = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return action()
+        except OSError as error:
+            if not _is_held(error):
+                raise
+            if time.monotonic() > last:
+                told = "not allowed, or open in another program (close it there first)"
+                raise PermissionError(errno.EACCES, told, str(path)) from error
+        time.sleep(0.05)
+
+
+def _is_held(error: OSError) -> bool:
+    """Whether Windows may have refused because of somebody who has the file open."""
+    number = getattr(error, "winerror", None)  # None: of the C library, which does not tell why
+    return number in HELD or (WINDOWS and number is None and error.errno == errno.EACCES)
+
+
+def move(source: Path, target: Path) -> None:
+    """Give a file or a folder another name; what is there under that name, if a file, goes."""
+    patiently(lambda: source.replace(target), target)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        patiently(lambda: shutil.rmtree(path), path)
+    else:
+        patiently(lambda: path.unlink(missing_ok=True), path)
+
+
+def check_free(path: Path) -> None:
+    """A file can be replaced when the time comes; asked before long work.
+
+    Raises:
+        PermissionError: another program has it open, where that is in the way.
+    """
+    if path.is_file():
+        move(path, path)
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a file is none of the person's: hidden, or made by a file manager beside pictures."""
+    return path.name.startswith(".") or path.name.lower() in ("thumbs.db", "desktop.ini")
+
+
+def lies_in(path: Path, folder: Path) -> bool:
+    """Whether a path leads to a folder or into it, links and spelling followed."""
+    resolved, outer = path.resolve(), folder.resolve()
+    if resolved.is_relative_to(outer):
+        return True
+    if not outer.exists():
+        return False
+    # A file system that does not tell a from A: the name may be another, the folder is the same.
+    return any(one.exists() and one.samefile(outer) for one in (resolved, *resolved.parents))
 
 
 @contextmanager
@@ -18,9 +99,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield scratch
         scratch.chmod(0o644)
-        scratch.replace(path)
+        move(scratch, path)
     finally:
-        scratch.unlink(missing_ok=True)
+        remove(scratch)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -69,7 +150,13 @@ def digest_files(paths: list[Path]) -> str:
 
 
 def cache_home() -> Path:
-    """Where things lie that can be made again: `$XDG_CACHE_HOME/maskora` or ~/.cache/maskora."""
+    """Where things lie that can be made again: `$XDG_CACHE_HOME/maskora`, else the system's place.
+
+    That is ~/.cache/maskora, on macOS ~/Library/Caches/maskora, and on Windows
+    %LOCALAPPDATA%\\maskora\\Cache.
+    """
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # A relative path there is to be ignored, as the XDG base directory specification says.
-    return (base if base.is_absolute() else Path.home() / ".cache") / "maskora"
+    if base.is_absolute():
+        return base / "maskora"
+    return platformdirs.user_cache_path("maskora", appauthor=False)

@@ -79,7 +79,8 @@ class TensorCache:
         """What is stored under a name, or None."""
         try:
             with safe_open(self._path(name), "pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                # Copies: what is still mapped can be neither replaced nor removed on Windows.
+                return {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
         except (FileNotFoundError, SafetensorError):
             return None
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -159,3 +160,13 @@ def test_an_encoded_sample_keeps_its_times(counting: Counting, tmp_path: Path) -
     after = anchored(alone, picture, 8, 4)
     encoded = encode_samples([make_sample(), alone, after], counting, TensorCache(tmp_path))
     assert [each.times for each in encoded] == [None, None, (0, 2)]
+
+
+def test_what_the_cache_has_given_keeps_no_file(tmp_path: Path) -> None:
+    """On Windows, a file that is still mapped can be neither replaced nor removed."""
+    cache = TensorCache(tmp_path)
+    cache.put("name", {"latents": torch.randn(64, 64)})
+    given = cache.get("name")
+    assert given is not None
+    held = {*psutil.Process().open_files(), *psutil.Process().memory_maps()}
+    assert not any(str(tmp_path) in file.path for file in held)

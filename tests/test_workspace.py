@@ -116,6 +116,30 @@ def test_a_caption_beside_an_image_is_one_line(workspace: Workspace) -> None:
     assert caption_beside(path) == "a man in red"
 
 
+def test_a_caption_of_notepad_has_no_mark_in_front(workspace: Workspace) -> None:
+    path = image(workspace.edits_dir / "00000.png")
+    path.with_suffix(".txt").write_text("a man", encoding="utf-8-sig")
+    assert caption_beside(path) == "a man"
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "._00000.png", "Thumbs.db", "desktop.ini"])
+def test_what_a_file_manager_leaves_is_no_frame(workspace: Workspace, name: str) -> None:
+    path = image(workspace.edits_dir / "00000.png")
+    (workspace.edits_dir / name).write_bytes(b"\0")
+    assert workspace.find_edits(None, 49).images == {0: path}
+
+
+@pytest.mark.parametrize("name", ["con", "NUL", "Com1"])
+def test_windows_devices_are_no_edits_there(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    assert workspace.edit_dir(name) == workspace.edits_dir / name
+    monkeypatch.setattr("maskora.workspace.WINDOWS", True)
+    with pytest.raises(UserError, match="Windows has a device of this name"):
+        workspace.edit_dir(name)
+    assert workspace.edit_dir("console") == workspace.edits_dir / "console"
+
+
 def test_a_folder_that_is_no_workspace_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a prepared workspace"):
         Workspace(tmp_path).read_source()

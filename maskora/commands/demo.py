@@ -9,6 +9,7 @@ from maskora.commands.demo_pictures import write_pictures
 from maskora.commands.prepare import prepare_workspace
 from maskora.config import load_config
 from maskora.errors import UserError
+from maskora.system import WINDOWS, quoted
 from maskora.video.images import read_image, write_png
 from maskora.workspace import Workspace
 
@@ -47,8 +48,8 @@ By hand, as it were, the blue square became an orange disc in frame 0 and a gree
 All is soft because the model that ships with maskora is small (docs/miniature.md). With a real one,
 your own clip, and your own image editor:
 
-  maskora prepare VIDEO my-edit --box X,Y,W,H --base configs/wan2.1-i2v-480p.toml \\
-      --caption "what the video shows" --edited-caption "what the edited frame shows"
+  maskora prepare VIDEO my-edit --box {box} --base configs/wan2.1-i2v-480p.toml\
+{joined}--caption "what the video shows" --edited-caption "what the edited frame shows"
   # edit my-edit/source/00000.png in any image editor, save it as my-edit/edits/00000.png
   python train.py --config my-edit/edit.toml
   python infer.py --config my-edit/edit.toml"""
@@ -91,6 +92,8 @@ def run_demo(folder: Path) -> None:
             edited=output / "edited.mp4",
             report=output / "report.html",
             keyframe=KEYFRAME,
+            box=quoted("X,Y,W,H"),
+            joined=" " if WINDOWS else " \\\n      ",
         )
     )
 

@@ -14,11 +14,13 @@ import typer
 
 from maskora.errors import Fault, UserError
 from maskora.streaming.out_of_memory import first_line, ran_out_of
+from maskora.system import INTERRUPTIONS, WINDOWS, show_any_character
 
 # What the machine refuses for a reason that its own words explain.
 TOLD_ERRORS = (
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS,
     errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EFBIG,
+    *([errno.EINVAL] if WINDOWS else []),  # of a name that is none there
 )  # fmt: skip
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
@@ -29,6 +31,7 @@ def told_plainly(command: Callable[Given, Answer]) -> Callable[Given, Answer]:
 
     @functools.wraps(command)
     def wrapper(*args: Given.args, **kwargs: Given.kwargs) -> Answer:
+        show_any_character()
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
         logging.getLogger("maskora").setLevel(logging.INFO)
         quieten_libraries()
@@ -61,7 +64,7 @@ def _told(error: BaseException, interrupted: bool) -> tuple[int, str] | None:
 
 
 def _hear_interruptions() -> list[int]:
-    """Ctrl-C and SIGTERM end a command alike; what was heard is in the list.
+    """Ctrl-C, SIGTERM and Ctrl-Break end a command alike; what was heard is in the list.
 
     Libraries that are just being imported turn an interruption into errors of their own.
     """
@@ -71,7 +74,7 @@ def _hear_interruptions() -> list[int]:
         asked.append(number)
         raise KeyboardInterrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in INTERRUPTIONS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, interrupt)
     return asked

@@ -55,7 +55,9 @@ def _video_of(origin: Path) -> list[Path]:
 def _check_port(host: str, port: int) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # On Windows, SO_REUSEADDR would share the port with whoever has it.
+        sharing = getattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_REUSEADDR)
+        trial.setsockopt(socket.SOL_SOCKET, sharing, 1)
         try:
             trial.bind((host, port))
         except OSError as error:

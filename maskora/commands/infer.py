@@ -17,7 +17,7 @@ from maskora.commands.effects import infer_warnings
 from maskora.commands.inputs import Clip, Edit, load_clip, load_edit, report_spill
 from maskora.commands.loras import Stacked, choose_loras, of_expert
 from maskora.commands.origin import check_origin
-from maskora.commands.outputs import Generated, write_outputs
+from maskora.commands.outputs import Generated, make_room, write_outputs
 from maskora.commands.setup import open_base
 from maskora.conditioning import inference_sample, to_bytes, to_unit
 from maskora.config import Config
@@ -72,7 +72,8 @@ def infer_clip(
     report_spill(edited, config.appearance.spill)
     for warning in infer_warnings(config):
         log.warning("note: %s", warning)
-    workspace.output_dir(edit, None).mkdir(parents=True, exist_ok=True)  # before the long work
+    folders = [workspace.output_dir(edit, s if n else None) for n, s in enumerate(numbers)]
+    make_room(folders, output)  # before the long work
     base = open_base(config, workspace, clip.source, "infer")
     model = base.model
     loras = choose_loras(workspace, config, clip, edited, edit, model, lora_choice)

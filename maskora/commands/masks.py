@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shlex
 import tempfile
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 from maskora.config import Config
 from maskora.config.clip import Mask
 from maskora.errors import UserError
-from maskora.files import digest, digest_files, write_text
+from maskora.files import digest, digest_files, move, write_text
 from maskora.masks.files import (
     check_not_empty,
     match_length,
@@ -22,6 +21,7 @@ from maskora.masks.files import (
     write_labels,
 )
 from maskora.masks.shapes import final_masks, static_box_labels
+from maskora.system import quoted
 from maskora.video.fit import Placement, fit_labels
 from maskora.video.images import IMAGE_SUFFIXES, read_image, write_png
 from maskora.video.overview import contact_sheet
@@ -92,8 +92,8 @@ def build_masks(
         )
         write_text(built.mask_record, record.model_dump_json(indent=2) + "\n")
         if workspace.masks_dir.exists():
-            workspace.masks_dir.replace(built.root / "earlier")
-        built.masks_dir.replace(workspace.masks_dir)
+            move(workspace.masks_dir, built.root / "earlier")
+        move(built.masks_dir, workspace.masks_dir)
     draw_overview(workspace, labels_THW)
     return labels_THW, notes
 
@@ -106,10 +106,11 @@ def load_masks(workspace: Workspace, settings: Mask, source: Source) -> np.ndarr
     finals = [workspace.mask(n) for n in range(source.frames)]
     raws = [workspace.silhouette(n) for n in range(source.frames)]
     if not workspace.mask_record.is_file():
-        root = shlex.quote(str(workspace.root))
+        root = quoted(workspace.root)
         raise UserError(
             f"{workspace.masks_dir} is not there yet: where is the edit? Click it in maskora gui "
-            f"{root}, or say so: maskora track {root} --click FRAME,X,Y,+"
+            f"{root}, or say so: maskora track {root} --click "
+            f"{quoted('FRAME,X,Y,+')}"
         )
     missing = [path for path in finals if not path.is_file()]
     if missing:

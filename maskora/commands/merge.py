@@ -11,6 +11,7 @@ from maskora.commands.export import check_output, find, names_for
 from maskora.commands.stages import base_digest
 from maskora.commands.trained import Given
 from maskora.errors import UserError
+from maskora.files import is_hidden, lies_in, move
 from maskora.hub import find_file, locate
 from maskora.models import VideoModel, open_model, open_source
 from maskora.models.source import DiffusersFolder, Source
@@ -46,7 +47,7 @@ def merge_lora(source: Path, output: Path, edit: str | None) -> None:
             count = lora.merge(weights, one.path, found.where / part, built / part)
             print(f"{one.path}: added to {count} tensors of {part}")
         open_model(str(metadata["family"]), built, "float32", "cpu")  # refuses an incomplete one
-        built.rename(output)
+        move(built, output)
     print(f"{output}: the merged base, in diffusers' layout")
 
 
@@ -99,9 +100,9 @@ def _link_others(root: Path, target: Path, merged: Collection[str]) -> None:
 def _files(folder: Path, without: Collection[str] = ()) -> Iterator[Path]:
     """The files of a folder and of those in it, linked ones too, but hidden ones."""
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.name in without:
+        if is_hidden(path) or path.name in without:
             continue
         if path.is_file():
             yield path
-        elif path.is_dir() and not folder.resolve().is_relative_to(path.resolve()):
+        elif path.is_dir() and not lies_in(folder, path):
             yield from _files(path)

@@ -17,7 +17,7 @@ from maskora.commands.inputs import Clip, Edit
 from maskora.commands.loras import Stacked
 from maskora.commands.spill import heat
 from maskora.config import Config
-from maskora.files import digest, sha256_file, write_text
+from maskora.files import check_free, digest, remove, sha256_file, write_text
 from maskora.models import VideoModel
 from maskora.video.composite import composite, feather_alpha, paste_over_original
 from maskora.video.fit import unfit_mask
@@ -35,6 +35,7 @@ LIBRARIES = (
 STRIP_FRAMES = 6
 # Of an earlier run, perhaps not of this.
 EARLIER = ("run.json", "edited.mkv", "spill.png", "report.html", "report.json")
+REPLACED = ("edited.mp4", "comparison.mp4", "strip.png")
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,22 @@ class Generated:
     workspace: Path
 
 
+def make_room(folders: list[Path], further: Path | None) -> None:
+    """What the long work will write can be written; a player may hold an earlier clip open.
+
+    Args:
+        folders: of the outputs; the first is made.
+        further: a file that is written too.
+
+    Raises:
+        OSError: it cannot.
+    """
+    folders[0].mkdir(parents=True, exist_ok=True)
+    files = [folder / name for folder in folders for name in (*EARLIER, *REPLACED)]
+    for file in files if further is None else [*files, further]:
+        check_free(file)
+
+
 def write_outputs(
     folder: Path,
     config: Config,
@@ -69,7 +86,7 @@ def write_outputs(
 ) -> None:
     """Write every output of one seed; run.json last, as the sign that all is there."""
     for name in EARLIER:
-        (folder / name).unlink(missing_ok=True)
+        remove(folder / name)
     source, locked = clip.source, config.inference.lock == "pixel"
     final = (
         locked_frames(clip, edited, result.frames_THWC, config) if locked else result.frames_THWC

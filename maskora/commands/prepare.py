@@ -1,6 +1,5 @@
 """prepare: a video and a mask become a workspace, whole or not at all."""
 
-import shlex
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +16,7 @@ from maskora.errors import UserError
 from maskora.files import write_text
 from maskora.hub import find_file, find_local, is_hub_id
 from maskora.models import FAMILIES, Grid, read_grid
+from maskora.system import quoted
 from maskora.video.fit import Placement, auto_size, fit_image, place
 from maskora.video.images import write_png
 from maskora.video.probe import VideoInfo, probe
@@ -198,7 +198,7 @@ def _source(info: VideoInfo, config: Config, placement: Placement, grid: Grid) -
 
 def _header(root: Path, video: Path) -> str:
     name = "".join(letter if letter.isprintable() else "?" for letter in video.name)
-    config = shlex.quote(str(root / "edit.toml"))
+    config = quoted(root / "edit.toml")
     return (
         f"One edit of {name}. Every setting is here, each with its meaning.\n"
         f"  python train.py --config {config}\n"
@@ -209,17 +209,18 @@ def _header(root: Path, video: Path) -> str:
 def _next_steps(workspace: Workspace, source: Source, share: float | None) -> list[str]:
     width, height = source.size
     made = f"{source.frames} frames of {width}x{height} at {float(source.rate):.3f} fps"
-    root = shlex.quote(str(workspace.root))
+    root = quoted(workspace.root)
     if share is None:
         return [
             f"{workspace.root}: {made}; where the edit is, is not said yet",
             f"click    maskora gui {root}",
-            f"or       maskora track {root} --click FRAME,X,Y,+   (pixels of the original)",
+            f"or       maskora track {root} --click {quoted('FRAME,X,Y,+')}   "
+            f"(pixels of the original)",
         ]
     return [
         f"{workspace.root}: {made}, {share:.0%} of the picture inside the mask",
         f"look at  {workspace.overview}",
         f"edit     {workspace.source_frame(0)}, inside the box, and save it as "
         f"{workspace.edits_dir / '00000.png'}",
-        f"then     python train.py --config {shlex.quote(str(workspace.config))}",
+        f"then     python train.py --config {quoted(workspace.config)}",
     ]

@@ -1,6 +1,5 @@
 """Making a workspace appear whole, or not at all, and never over a person's own files."""
 
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from maskora.commands.hold import only_one
 from maskora.errors import UserError
+from maskora.files import lies_in, move, remove
 from maskora.workspace import Workspace
 
 
@@ -36,7 +36,7 @@ def check_target(workspace: Workspace, inputs: list[Path], overwrite: bool) -> N
         if (folder.exists() or folder.is_symlink()) and not ours:
             raise UserError(f"{folder} is there and was not made by prepare: choose another folder")
         for path in inputs:
-            if path.resolve().is_relative_to(folder.resolve()):
+            if lies_in(path, folder):
                 raise UserError(f"{path} lies in {folder}, which is replaced: move it elsewhere")
     if workspace.edits_dir.exists() and not workspace.edits_dir.is_dir():
         raise UserError(f"{workspace.edits_dir} is a file; edited frames go into a folder there")
@@ -61,7 +61,7 @@ def scaffold(workspace: Workspace) -> Iterator[Workspace]:
         if root.exists():
             _exchange(built, workspace, Path(scratch) / "earlier")
         else:
-            built.root.replace(root)
+            move(built.root, root)
 
 
 def _exchange(built: Workspace, workspace: Workspace, aside: Path) -> None:
@@ -79,9 +79,9 @@ def _exchange(built: Workspace, workspace: Workspace, aside: Path) -> None:
             earlier = aside / place.name if place.exists() else None
             undo.callback(_put_back, place, earlier)
             if earlier:
-                place.replace(earlier)
+                move(place, earlier)
             if new.exists() or new not in later:
-                new.replace(place)
+                move(new, place)
         workspace.edits_dir.mkdir(exist_ok=True)
         undo.pop_all()
 
@@ -90,8 +90,6 @@ def _put_back(place: Path, earlier: Path | None) -> None:
     """What lay in a place before, or nothing, lies there again; it may not have moved yet."""
     if earlier and not earlier.exists():
         return
-    if place.is_dir():
-        shutil.rmtree(place)
-    place.unlink(missing_ok=True)
+    remove(place)
     if earlier:
-        earlier.replace(place)
+        move(earlier, place)

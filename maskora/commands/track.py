@@ -1,6 +1,5 @@
 """track: from clicks to masks, without a window."""
 
-import shlex
 from contextlib import closing
 
 import numpy as np
@@ -21,6 +20,7 @@ from maskora.config.clip import Tracker
 from maskora.errors import UserError
 from maskora.masks.markup import Markup
 from maskora.masks.prompts import Prompt
+from maskora.system import quoted
 from maskora.workspace import Source, Workspace
 
 
@@ -63,7 +63,7 @@ def _prompts(config: Config, workspace: Workspace, source: Source) -> list[Promp
         raise UserError(
             f"what is to be followed? Give --click FRAME,X,Y,+ (a point of the object, in pixels "
             f"of the original video) or --box FRAME,X,Y,W,H, or click it: maskora gui "
-            f"{shlex.quote(str(workspace.root))}"
+            f"{quoted(workspace.root)}"
         )
     return prompts
 

@@ -23,6 +23,7 @@ WORDS = {
     "memory.blocks_to_swap": " or 'auto'",
     "motion.window": " or 'full'",
 }
+BACKSLASH = "In \"…\" a backslash begins an escape: write a path with / or between '…'"
 
 
 def load_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
@@ -41,10 +42,14 @@ def load_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Conf
         raise UserError(
             f"{path}: no such file (maskora prepare writes a workspace with its edit.toml)"
         ) from None
-    except IsADirectoryError:
+    except (IsADirectoryError, PermissionError):
+        if not path.is_dir():  # Windows says of a folder that it may not be opened
+            raise
         raise UserError(f"{path} is a folder; name the TOML file in it") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from None
+        is_escape = any(word in str(error) for word in ("Unescaped", "hex value"))
+        hint = f". {BACKSLASH}" if is_escape else ""
+        raise UserError(f"{path} is not valid TOML: {error}{hint}") from None
     return build_config(tables, overrides, str(path))
 
 

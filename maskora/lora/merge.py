@@ -22,8 +22,11 @@ from maskora.streaming.checkpoint import DTYPES, byte_view
 from maskora.streaming.header import SIZES, Stored, read_header, shards
 
 FLOATS = ("F16", "BF16", "F32", "F64")
-# Why a file system does not link: another one, one without links, or no more of them.
-UNLINKED = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS)
+# Why a file system does not link: another one, one without links (EINVAL: Windows' word for it),
+# or no more of them.
+UNLINKED = (
+    errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS, errno.EINVAL,
+)  # fmt: skip
 CHUNK = 2**24  # bytes that are copied at a time
 # What is added to each parameter.
 Additions = dict[str, list[Update | Tensor]]
@@ -71,7 +74,10 @@ def link(source: Path, target: Path) -> None:
 
 def _place(path: Path, folder: Path) -> Path:
     """Where a weight file lies within its folder, and so within the merged one."""
-    place = Path(os.path.relpath(path, folder))
+    try:
+        place = Path(os.path.relpath(path, folder))
+    except ValueError:  # another drive
+        place = Path("..")
     if ".." in place.parts:
         raise UserError(f"{folder}: its index names {path}, which lies outside of it")
     return place

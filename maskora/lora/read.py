@@ -37,7 +37,8 @@ def read(path: Path, names: Names = WAN) -> LoraWeights:
     """
     with _opened(path) as file:
         texts = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        # Copies: what is still mapped can be neither replaced nor removed on Windows.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     if not tensors:
         raise UserError(f"{path} is no LoRA: it is empty")
     settings = read_settings(texts, path, any(key.startswith(PEFT) for key in tensors))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from maskora.errors import UserError
-from maskora.files import replacing
+from maskora.files import is_hidden, replacing
 from maskora.masks import Labels
 from maskora.masks.pictures import (
     BRIGHT,
@@ -35,7 +35,7 @@ def _natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:
 
 def _mask_files(folder: Path) -> list[Path]:
     """The files of a folder in natural order; hidden files are no frames, subfolders are told."""
-    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    entries = [entry for entry in folder.iterdir() if not is_hidden(entry)]
     subfolders = sorted(entry.name for entry in entries if entry.is_dir())
     files = sorted((entry for entry in entries if not entry.is_dir()), key=_natural_key)
     if not files:

@@ -10,7 +10,7 @@ from maskora.training.report import smoothed
 def append_loss(path: Path, step: int, seconds: float, loss: float) -> None:
     """Add a step to a file of losses."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
+    with path.open("a", encoding="utf-8", newline="\n") as file:
         file.write(json.dumps({"step": step, "seconds": round(seconds, 2), "loss": loss}) + "\n")
 
 

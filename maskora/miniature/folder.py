@@ -8,7 +8,7 @@ from typing import Any
 import diffusers
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from maskora.files import sha256_file, write_text
+from maskora.files import move, sha256_file, write_text
 from maskora.miniature.transformer import SHIFT
 
 PARTS = ("transformer", "vae")
@@ -32,7 +32,7 @@ def save_part(part: Any, folder: Path) -> None:
         part.half().save_pretrained(written)
         for file in written.iterdir():
             file.chmod(0o644)  # else nobody but the writer could read the weights
-        written.replace(folder)
+        move(written, folder)
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -9,7 +9,6 @@ Only the newest step keeps its optimizer state. The order and the noise of step 
 
 import io
 import pickle
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from maskora.errors import UserError
-from maskora.files import write_bytes, write_text
+from maskora.files import move, patiently, remove, write_bytes, write_text
 
 ADAPTER, OPTIMIZER = "adapter.safetensors", "optimizer.pt"
 
@@ -47,10 +46,10 @@ class RunFolder:
     def read(self) -> RunRecord | None:
         """What is saved here; None where there is no run, or none whose files are whole."""
         try:
-            record = RunRecord.model_validate_json(self._record.read_text(encoding="utf-8"))
+            record = RunRecord.model_validate_json(patiently(self._record.read_bytes, self._record))
             with safe_open(self.adapter(record.step), "pt"):
                 return record
-        except (OSError, UnicodeDecodeError, ValidationError, SafetensorError):
+        except (OSError, ValidationError, SafetensorError):
             return None
 
     def adapter(self, step: int) -> Path:
@@ -76,7 +75,7 @@ class RunFolder:
         finally:
             if self.read() is None:
                 self._move(self._aside, self.root)
-            shutil.rmtree(self._aside, ignore_errors=True)
+            remove(self._aside)
 
     def save_optimizer(self, step: int, kind: str, state: dict[str, Any]) -> None:
         """Keep the optimizer's state beside the step's adapter."""
@@ -111,10 +110,10 @@ class RunFolder:
         """Record a step whose files are written, then drop older steps' optimizer states."""
         record = RunRecord(depends_on=depends_on, step=step)
         write_text(self._record, record.model_dump_json(indent=2) + "\n")
-        shutil.rmtree(self._aside, ignore_errors=True)
+        remove(self._aside)
         for path in self.root.glob(f"step-*/{OPTIMIZER}"):
             if path.parent != self._step(step):
-                path.unlink()
+                remove(path)
 
     @property
     def _aside(self) -> Path:
@@ -126,13 +125,10 @@ class RunFolder:
         own = [self._record, self.metrics, self.loss_picture, self.tensorboard]
         for name in {*names, *(path.name for path in own)}:
             target = there / name
-            if target.is_dir():
-                shutil.rmtree(target)
-            else:
-                target.unlink(missing_ok=True)
+            remove(target)
             if (here / name).exists():
                 there.mkdir(parents=True, exist_ok=True)
-                (here / name).replace(target)
+                move(here / name, target)
 
     def _step(self, step: int) -> Path:
         return self.root / f"step-{step:05d}"

@@ -4,11 +4,13 @@ import logging
 import signal
 from types import FrameType, TracebackType
 
+from maskora.system import INTERRUPTIONS
+
 log = logging.getLogger("maskora")
 
 
 class Interruption:
-    """While active, the first Ctrl-C (or SIGTERM) only asks; the second stops at once.
+    """While active, the first Ctrl-C (or SIGTERM, or Ctrl-Break) only asks; the second stops.
 
     What was saved before stays whole either way.
     """
@@ -17,9 +19,7 @@ class Interruption:
         self.asked = False
 
     def __enter__(self) -> "Interruption":
-        self._before = {
-            number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        self._before = {number: signal.signal(number, self._ask) for number in INTERRUPTIONS}
         return self
 
     def __exit__(

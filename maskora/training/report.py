@@ -5,7 +5,7 @@ import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from maskora.files import replacing
+from maskora.files import patiently, replacing
 
 log = logging.getLogger("maskora")
 
@@ -40,8 +40,8 @@ class Report:
         self._path = metrics
         kept = [entry for entry in read_metrics(metrics) if entry.step <= after_step]
         with replacing(metrics) as scratch:
-            scratch.write_text("".join(_line(entry) for entry in kept), encoding="utf-8")
-        self._file = metrics.open("a", encoding="utf-8")
+            scratch.write_bytes("".join(_line(entry) for entry in kept).encode())
+        self._file = metrics.open("a", encoding="utf-8", newline="\n")
         self._board = SummaryWriter(str(tensorboard), purge_step=after_step + 1)
 
     def add(self, entry: StepMetrics) -> None:
@@ -62,7 +62,8 @@ def read_metrics(path: Path) -> list[StepMetrics]:
     if not path.exists():
         return []
     steps: list[StepMetrics] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    text = patiently(path.read_bytes, path).decode("utf-8", "replace")
+    for line in text.splitlines():
         try:
             entry = json.loads(line)
             steps.append(StepMetrics(**{**entry, "samples": tuple(entry["samples"])}))

@@ -24,7 +24,9 @@ def file_url(path: Path) -> str:
 def has_filter(name: str) -> bool:
     """Whether this ffmpeg was built with the filter."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-filters"]
-    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", check=True
+    ).stdout
     return any(line.split()[1:2] == [name] for line in listing.splitlines())
 
 

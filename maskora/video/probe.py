@@ -12,6 +12,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from maskora.errors import UserError
+from maskora.files import is_hidden
 from maskora.video.clock import Clock, read_clock
 from maskora.video.color import ColorTags, tags_from_codes
 from maskora.video.ffmpeg import file_url, has_filter
@@ -62,7 +63,7 @@ def probe(path: Path, fps: Fraction | None = None, limits: Limits | None = None)
 
 
 def _probe_images(folder: Path, fps: Fraction | None, limits: Limits | None) -> VideoInfo:
-    shown = (p for p in folder.iterdir() if not p.name.startswith("."))
+    shown = (p for p in folder.iterdir() if not is_hidden(p))
     entries = sorted(shown, key=natural_key)
     images = tuple(p for p in entries if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES)
     if not images:

@@ -1,11 +1,12 @@
 """Frames to files: H.264 with sound and colour tags, or lossless; whole, or not at all."""
 
+import errno
 import subprocess
 import tempfile
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from maskora.errors import Fault
 from maskora.files import replacing
 from maskora.video.color import BT709, ColorTags, scale_matrix, sdr_tags
 from maskora.video.ffmpeg import complaints, ffmpeg_command, file_url
+
+CLOSED = (errno.EPIPE, errno.EINVAL)  # of a pipe whose reader has gone; the second is Windows'
 
 
 @dataclass(frozen=True)
@@ -105,19 +108,28 @@ def _encode(
         try:
             for frame in frames:
                 assert frame.shape == first.shape, (frame.shape, first.shape)
-                process.stdin.write(np.ascontiguousarray(frame).data)
-            process.stdin.close()
+                if not _passed(partial(process.stdin.write, np.ascontiguousarray(frame).data)):
+                    break  # ffmpeg gave up; its own words follow
+            _passed(process.stdin.close)
             process.wait()
-        except BrokenPipeError:
-            process.wait()  # ffmpeg gave up; its own words follow
         finally:
             process.kill()
             process.wait()
-            with suppress(BrokenPipeError):  # what was still on its way to ffmpeg
-                process.stdin.close()
+            _passed(process.stdin.close)  # what was still on its way to ffmpeg
         if process.returncode != 0:
             said = complaints(log) or [f"ffmpeg stopped with status {process.returncode}"]
             raise Fault(f"{path} could not be written: {said[-1]}")
+
+
+def _passed(action: Callable[[], object]) -> bool:
+    """Whether the pipe to ffmpeg took it; False where ffmpeg has closed its end."""
+    try:
+        action()
+    except OSError as error:
+        if error.errno not in CLOSED:
+            raise
+        return False
+    return True
 
 
 def _span(audio: AudioClip) -> str:

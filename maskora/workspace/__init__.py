@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from maskora.errors import UserError
-from maskora.files import write_text
+from maskora.files import is_hidden, write_text
+from maskora.system import WINDOWS
 from maskora.workspace.records import MaskRecord, Source, TrackingRecord, read_record
 
 __all__ = [
@@ -24,6 +25,7 @@ log = logging.getLogger("maskora")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 RESERVED = ("seed-", "step-", "tensorboard")  # names that runs and outputs use themselves
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+DEVICE = re.compile(r"con|prn|aux|nul|com\d|lpt\d", re.IGNORECASE)  # to Windows, in every folder
 Stage = Literal["motion", "appearance"]
 
 
@@ -57,6 +59,7 @@ class Workspace:
         self.root = root
         self.config = root / "edit.toml"
         self.lock = root / ".lock"
+        self.lock_holder = root / ".lock-holder"
         self.source_dir = root / "source"
         self.source_record = self.source_dir / "source.json"
         self.overview = self.source_dir / "overview.png"
@@ -71,6 +74,7 @@ class Workspace:
         self.job_record = root / "runs" / "job.json"
         self.job_log = root / "runs" / "job.log"
         self.job_lock = root / "runs" / ".lock"
+        self.stops_dir = root / "runs" / ".stops"  # a file for each time that a stop was asked for
 
     def source_frame(self, frame: int) -> Path:
         """A frame as the model sees it."""
@@ -165,7 +169,7 @@ class Workspace:
         images: dict[int, Path] = {}
         for path in sorted(folder.iterdir()):
             is_named_edit = path.is_dir() and edit is None and NAME.fullmatch(path.name)
-            if is_named_edit or path.name.startswith("."):
+            if is_named_edit or is_hidden(path):
                 continue
             frame = _frame_number(path, frames)
             if path.suffix.lower() == ".txt":
@@ -184,7 +188,7 @@ def caption_beside(image: Path) -> str | None:
     """The text of the .txt beside an image, or None where there is none (or it is empty)."""
     path = image.with_suffix(".txt")
     try:
-        return " ".join(path.read_text(encoding="utf-8").split()) or None
+        return " ".join(path.read_text(encoding="utf-8-sig").split()) or None
     except FileNotFoundError:
         return None
     except UnicodeDecodeError as error:
@@ -210,4 +214,6 @@ def _checked_name(edit: str) -> str:
             f"--edit {edit}: a name starts with a letter and holds letters, digits, "
             f"'-' and '_'; not {', '.join(RESERVED)}"
         )
+    if WINDOWS and DEVICE.fullmatch(edit):
+        raise UserError(f"--edit {edit}: Windows has a device of this name; choose another")
     return edit

@@ -95,3 +95,34 @@ def test_reading_a_configuration_imports_no_torch() -> None:
         "assert 'torch' not in sys.modules and 'diffusers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("folder", [r"C:\models\wan", r"C:\Users\me"])
+def test_a_path_of_windows_between_double_quotes_is_told(tmp_path: Path, folder: str) -> None:
+    path = tmp_path / "edit.toml"
+    path.write_text(f'[model]\npath = "{folder}"\n')
+    with pytest.raises(UserError, match="a backslash begins an escape: write a path with / or"):
+        load_config(path)
+    path.write_text(f"[model]\npath = '{folder}'\n")
+    assert load_config(path).model.path == folder
+    assert load_config(path, [rf"model.path={folder}"]).model.path == folder
+    path.write_text('[model]\npath = "unfinished\n')
+    with pytest.raises(UserError, match="is not valid TOML") as told:
+        load_config(path)
+    assert "backslash" not in str(told.value)
+
+
+def test_a_folder_is_no_file_whatever_the_system_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, **_: str) -> str:
+        raise PermissionError(13, "Permission denied", str(path))  # Windows' words
+
+    with pytest.raises(UserError, match="is a folder; name the TOML file in it"):
+        load_config(tmp_path)
+    monkeypatch.setattr(Path, "read_text", refused)
+    with pytest.raises(UserError, match="is a folder; name the TOML file in it"):
+        load_config(tmp_path)
+    (tmp_path / "edit.toml").touch()
+    with pytest.raises(PermissionError):
+        load_config(tmp_path / "edit.toml")

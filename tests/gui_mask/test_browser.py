@@ -1,6 +1,5 @@
 """The window in a real browser: a whole edit, and what it answers when something is wrong."""
 
-import resource
 import shutil
 import time
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from playwright.sync_api import Browser, expect
 
@@ -267,19 +267,20 @@ def test_running_without_an_edited_frame(window: Window, workspace: Workspace) -
     assert not workspace.job_record.exists()
 
 
+@pytest.mark.skipif(not psutil.LINUX, reason="only Linux limits another process's files")
 def test_a_full_disk_on_save(window: Window, server: Server, workspace: Workspace) -> None:
     """The server may write no file of more than 100 bytes, as on a disk that is full."""
     window.click(*BALL)
     window.follow()
-    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+    process = psutil.Process(server.process.pid)
+    process.rlimit(psutil.RLIMIT_FSIZE, (100, psutil.RLIM_INFINITY))
     window.press("Save the masks")
     window.message("File too large")
     assert not workspace.masks_dir.exists()
     window.show(3)
     window.click(0.9, 0.1)
     expect(window.told).to_contain_text("still in this page")
-    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, unlimited)
+    process.rlimit(psutil.RLIMIT_FSIZE, (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY))
     window.press("Save the masks")
     window.message("Saved in")
     assert (read_labels(workspace.silhouette(3)) == read_labels(workspace.tracked(3))).all()

@@ -21,6 +21,7 @@ from maskora.video.read import read_frames
 from maskora.workspace import Workspace, caption_beside
 from tests.commands.conftest import recolour
 from tests.gui_mask.ball import prepare_ball
+from tests.system import posix_only
 
 SUFFIX = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 
@@ -212,6 +213,18 @@ def test_a_full_disk_loses_nothing(
         edits.take_upload(workspace, None, 0, picture(tmp_path, "b", kind, (320, 192)))
     assert names(workspace.edits_dir) == ["00000.png", "00000.txt"]
     assert earlier.read_bytes() == before
+
+
+@posix_only
+def test_a_file_in_another_spelling_is_not_taken_for_an_earlier_one(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """macOS keeps the name 00000.PNG when 00000.png is written; here, a link plays that."""
+    other = workspace.edits_dir / "00000.PNG"
+    other.symlink_to(workspace.edits_dir / "00000.png")
+    taken = edits.take_upload(workspace, None, 0, picture(tmp_path, "a", "PNG"))
+    assert names(workspace.edits_dir) == ["00000.PNG", "00000.png"]
+    assert other.samefile(taken)
 
 
 def test_an_edit_is_removed_with_its_caption(workspace: Workspace, tmp_path: Path) -> None:

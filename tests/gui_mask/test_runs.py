@@ -1,15 +1,16 @@
 """Work in the background: it outlives the page, tells how it stands, and can be stopped."""
 
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from gui_mask import runs
 from gui_mask.joblog import Progress
+from gui_mask.processes import Process
 from gui_mask.runs import RunState
 from maskora.errors import Fault, UserError
 from maskora.training.checkpoint import RunFolder
@@ -18,6 +19,7 @@ from maskora.workspace import Workspace
 from tests.commands.conftest import recolour
 from tests.gui_mask.ball import prepare_ball
 from tests.gui_mask.jobs import job_of
+from tests.system import IS_POSIX
 
 LONG = ("motion.steps=100000", "training.checkpoint_every=100000")
 Make = Callable[..., Workspace]
@@ -41,7 +43,14 @@ def make(tmp_path: Path, tiny_model: Path) -> Iterator[Make]:
             job = job_of(workspace)
             for process in (job.supervisor, job.command):
                 if process is not None and process.lives:
-                    os.kill(process.pid, signal.SIGKILL)
+                    kill(process)
+
+
+def kill(process: Process) -> None:
+    """End a process hard, and on Windows what an interpreter of a venv has started for itself."""
+    found = psutil.Process(process.pid)
+    for one in (*found.children(), found) if os.name == "nt" else [found]:
+        one.kill()
 
 
 def wait(workspace: Workspace, until: Callable[[RunState], bool]) -> RunState:
@@ -165,7 +174,7 @@ def test_a_supervisor_killed_hard_leaves_its_command_in_view(make: Make) -> None
     in_mid_training(workspace)
     job = job_of(workspace)
     assert job.command is not None
-    os.kill(job.supervisor.pid, signal.SIGKILL)
+    kill(job.supervisor)
     wait(workspace, lambda _: not job.supervisor.lives)
     assert job.command.lives
     state = runs.read(workspace)
@@ -175,7 +184,8 @@ def test_a_supervisor_killed_hard_leaves_its_command_in_view(make: Make) -> None
         runs.start(workspace, "train", None)
     runs.stop(workspace)
     assert ended(workspace).status == "stopped"
-    assert saved_step(workspace) > 1
+    if IS_POSIX:  # elsewhere no interruption reaches it from here, so it is ended
+        assert saved_step(workspace) > 1
 
 
 @pytest.mark.slow
@@ -185,8 +195,8 @@ def test_everything_killed_hard_is_not_said_to_run_for_ever(make: Make) -> None:
     in_mid_training(workspace)
     job = job_of(workspace)
     assert job.command is not None
-    os.kill(job.supervisor.pid, signal.SIGKILL)
-    os.kill(job.command.pid, signal.SIGKILL)
+    kill(job.supervisor)
+    kill(job.command)
     state = ended(workspace)
     assert state.status == "lost"
     assert "ended without a word" in state.message
@@ -202,9 +212,12 @@ def test_a_command_that_is_killed_says_so(make: Make) -> None:
     in_mid_training(workspace)
     command = job_of(workspace).command
     assert command is not None
-    os.kill(command.pid, signal.SIGKILL)
+    kill(command)
     state = ended(workspace)
-    assert (state.status, state.exit_code) == ("failed", -signal.SIGKILL)
+    assert state.status == "failed"
+    if os.name == "nt":
+        return
+    assert state.exit_code == -9
     assert "killed from outside (SIGKILL); often the memory was full" in state.message
 
 

@@ -11,9 +11,20 @@ from pathlib import Path
 import pytest
 
 from gui_mask import runs, supervise
-from gui_mask.supervise import Job, Process, Supervisor, identify, store
+from gui_mask.processes import Process, identify, start_child
+from gui_mask.supervise import Job, Supervisor, store
 from maskora.workspace import Workspace
 from tests.gui_mask.jobs import job_of
+from tests.system import posix_only
+
+
+def wait_for(word: str, workspace: Workspace) -> None:
+    """Until a command has said so."""
+    for _ in range(1000):
+        if word in workspace.job_log.read_text():
+            return
+        time.sleep(0.02)
+    raise AssertionError(workspace.job_log.read_text())
 
 
 def test_a_number_that_another_process_got_is_not_taken_for_it(tmp_path: Path) -> None:
@@ -40,6 +51,61 @@ def test_a_dead_process_that_nobody_has_asked_about_does_not_live() -> None:
     process.wait()
 
 
+def test_a_stop_that_was_asked_for_before_all_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is run, and nothing is said to be done."""
+    workspace, own = Workspace(tmp_path), identify(os.getpid())
+    assert own is not None
+    monkeypatch.setattr(supervise, "words", lambda *_: ["no-such-command"])
+    job = Job(what="train", edit=None, started=0, name="train", supervisor=own)
+    store(workspace, job)
+    runs.stop(workspace)
+    with workspace.job_log.open("a") as out:
+        Supervisor(workspace, job, out).run()
+    assert (job_of(workspace).status, workspace.job_log.read_text()) == ("stopped", "")
+
+
+def test_each_stop_reaches_the_command_once(tmp_path: Path) -> None:
+    """The window asks by files, which reach another console too; the second time is at once."""
+    workspace, own = Workspace(tmp_path), identify(os.getpid())
+    assert own is not None
+    job = Job(what="train", edit=None, started=0, name="train", supervisor=own)
+    store(workspace, job)
+    code = """
+import signal, sys, time
+from maskora.system import INTERRUPTIONS
+times = 0
+def hear(number, frame):
+    global times
+    times += 1
+    print("interrupted", times, flush=True)
+for number in INTERRUPTIONS:
+    signal.signal(number, hear)
+print("ready", flush=True)
+while times < 2:
+    time.sleep(0.05)
+sys.exit(100 + times)
+"""
+
+    def ask() -> None:
+        for word, at_once in (("ready", False), ("interrupted 1", True)):
+            wait_for(word, workspace)
+            stopping = runs.stop(workspace, at_once)
+            assert stopping is not None
+            assert stopping.status == "stopping"
+            runs.stop(workspace)  # not at once: what is stopping already is left alone
+
+    with workspace.job_log.open("a") as out:
+        process = start_child([sys.executable, "-c", code], out.fileno(), dict(os.environ))
+        thread = threading.Thread(target=ask)
+        thread.start()
+        assert Supervisor(workspace, job, out).wait(process) == 102
+        thread.join()
+    assert job_of(workspace).asked_to_stop
+    assert len(list(workspace.stops_dir.iterdir())) == 2
+
+
 @pytest.mark.parametrize(
     ("says", "times"), [("", 2), ("print('interrupted', flush=True); time.sleep(2)", 1)]
 )
@@ -54,11 +120,13 @@ def test_an_interruption_that_got_lost_is_repeated_and_no_other(
     job = Job(what="train", edit=None, started=0, name="train", supervisor=own)
     code = f"""
 import signal, sys, time
+from maskora.system import INTERRUPTIONS
 count = 0
 def note(number, frame):
     global count
     count += 1
-signal.signal(signal.SIGINT, note)
+for number in INTERRUPTIONS:
+    signal.signal(number, note)
 print("ready", flush=True)
 while count < {times}:
     time.sleep(0.05)
@@ -66,9 +134,8 @@ while count < {times}:
 sys.exit(100 + count)
 """
     with workspace.job_log.open("a") as out:
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=out)
-        while not workspace.job_log.read_text():
-            time.sleep(0.05)
+        process = start_child([sys.executable, "-c", code], out.fileno(), dict(os.environ))
+        wait_for("ready", workspace)
         supervisor = Supervisor(workspace, job, out)
         supervisor.interrupt(signal.SIGINT, None)
         assert supervisor.wait(process) == 100 + times
@@ -79,11 +146,16 @@ sys.exit(100 + count)
     ("ends", "code", "status"),
     [
         ("raise ImportError('no such part') from None", 1, "stopped"),
-        ("os.abort()", -6, "stopped"),
+        pytest.param("os.abort()", -6, "stopped", marks=posix_only),
         ("print('interrupted', flush=True); sys.exit(1)", 1, "failed"),
         ("sys.exit(2)", 2, "failed"),
-        ("os.kill(os.getpid(), 9)", -9, "failed"),
-        ("os.unlink(os.readlink('/proc/self/fd/1')); sys.exit(1)", 1, "failed"),  # the log
+        pytest.param("os.kill(os.getpid(), 9)", -9, "failed", marks=posix_only),
+        pytest.param(
+            "os.unlink(os.readlink('/proc/self/fd/1')); sys.exit(1)",
+            1,
+            "failed",  # the log
+            marks=posix_only,
+        ),
         ("pass", 0, "done"),
     ],
 )
@@ -95,22 +167,24 @@ def test_a_command_that_an_interruption_broke_was_stopped(
     assert own is not None
     workspace.job_log.parent.mkdir()
     (tmp_path / "command.py").write_text(f"""
-import os, sys, time
+import os, signal, sys, time
+from maskora.system import INTERRUPTIONS
+for number in INTERRUPTIONS:
+    signal.signal(number, signal.default_int_handler)
 try:
     print("ready", flush=True)
     time.sleep(60)
 except KeyboardInterrupt:
     {ends}
 """)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(supervise, "words", lambda *_: ["command"])
     with workspace.job_log.open("a") as out:
         job = Job(what="train", edit=None, started=0, name="train", supervisor=own)
         supervisor = Supervisor(workspace, job, out)
 
         def interrupt() -> None:
-            while "ready" not in workspace.job_log.read_text():
-                time.sleep(0.05)
+            wait_for("ready", workspace)
             supervisor.interrupt(signal.SIGINT, None)
 
         thread = threading.Thread(target=interrupt)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -204,3 +205,11 @@ def test_what_the_table_does_not_know_is_told_and_left_out(
     tensors = pair("diffusion_model.blocks.0.self_attn.q") | pair("lora_te_text_model_q")
     assert len(written(path, tensors).updates) == 1
     assert "1 of 2 modules are not known (lora_te_text_model_q, …)" in caplog.text
+
+
+def test_what_was_read_keeps_no_file(path: Path) -> None:
+    """On Windows, a LoRA that is still mapped could not be trained anew."""
+    found = written(path, pair("blocks.0.attn1.to_q"))
+    held = {*psutil.Process().open_files(), *psutil.Process().memory_maps()}
+    assert found.updates
+    assert not any(file.path == str(path) for file in held)

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import signal
 from pathlib import Path
 
@@ -32,7 +31,7 @@ def part(stop_at: int | None = None) -> Part:
 
     def loss(step: int, share: float) -> Tensor:
         if step == stop_at:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         values = torch.randn(32, 6, generator=torch.Generator().manual_seed(step))
         return (module(values) - values @ target).square().mean()
 

@@ -2,15 +2,19 @@
 
 import os
 import struct
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import av
+import psutil
 import pytest
 from PIL import Image
 
 from maskora.errors import UserError
-from maskora.video import read
+from maskora.video import read, untrusted
 from maskora.video.clock import read_clock
 from maskora.video.limits import Limits
 from maskora.video.probe import probe
@@ -81,7 +85,7 @@ def test_a_playlist_is_refused_and_what_it_names_is_not_opened(
 ) -> None:
     """Opening a pipe that nobody writes to would wait for ever."""
     target = tmp_path / "secret.mp4"
-    os.mkfifo(target)
+    getattr(os, "mkfifo", Path.touch)(target)
     path = tmp_path / name
     path.write_text(text.format(target))
     refusal(path)
@@ -249,3 +253,34 @@ def test_a_folder_of_images_has_limits_too(tmp_path: Path) -> None:
 def test_limits_from_the_options_of_the_command() -> None:
     limits = Limits.of(upload_mb=1.5, seconds=10, megapixels=2)
     assert limits == Limits(1_500_000, 10, 2_000_000, 1200)
+
+
+def test_memory_is_watched_where_no_system_limits_it(tmp_path: Path) -> None:
+    """As on Windows, and on macOS: here, a process that has asked for no limit, and its child."""
+    hungry = "held = b'x' * 400_000_000; import time; time.sleep(60)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {hungry!r}])"
+    for code in (hungry, parent):
+        command = [sys.executable, "-c", code]
+        with subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1) as looking:
+            begun = time.monotonic()
+            with pytest.raises(MemoryError):
+                untrusted._watched(looking, b"", begun + 50, memory=200_000_000)
+            family = untrusted._family(looking.pid)
+            untrusted._end(looking)
+            looking.wait(20)
+        assert time.monotonic() - begun < 40
+        assert psutil.wait_procs(family, timeout=20)[1] == []
+
+
+def test_what_takes_too_much_memory_is_told(pattern: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(untrusted, "LOOK_EVERY", 0.001)
+    monkeypatch.setattr(untrusted, "_memory_of", lambda _: 10**10)
+    with pytest.raises(UserError, match=r"clip\.mp4 took more than 1\.0 GB of memory to look at"):
+        check_untrusted(pattern("clip.mp4", 10, "25"), LIMITS, memory=10**9)
+
+
+def test_a_refusal_in_any_letters(tmp_path: Path) -> None:
+    """Whatever character set the small process has."""
+    path = tmp_path / "編集 é.mp4"
+    path.write_bytes(b"\0\0\0\x18ftypmp42" + b"garbage" * 100)
+    assert "編集 é.mp4: cannot be read as a video" in refusal(path)

@@ -1,5 +1,7 @@
 """Written files: exact rate, size, colours and sound, and never half of one."""
 
+import errno
+import io
 import subprocess
 import sys
 import wave
@@ -12,11 +14,13 @@ import numpy as np
 import pytest
 
 from maskora.errors import Fault
+from maskora.video import write
 from maskora.video.color import BT709, ColorTags
 from maskora.video.ffmpeg import ffmpeg_command
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
 from maskora.video.write import AudioClip, write_lossless, write_mp4
+from tests.system import posix_only
 
 Make = Callable[..., Path]
 NTSC = Fraction(30000, 1001)
@@ -210,6 +214,7 @@ from fractions import Fraction
 from pathlib import Path
 import numpy as np
 from maskora.errors import Fault
+from maskora.video import write
 from maskora.video.write import write_lossless
 frames = np.random.default_rng(0).integers(0, 256, (40, 240, 320, 3), dtype=np.uint8)
 resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
@@ -220,7 +225,7 @@ except Fault as fault:
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="file size limits are Unix")
+@posix_only
 def test_a_file_that_may_not_grow_is_a_fault_and_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "out.mkv"
     command = [sys.executable, "-c", FULL_DISK, str(path)]
@@ -231,6 +236,7 @@ def test_a_file_that_may_not_grow_is_a_fault_and_leaves_nothing(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+@posix_only
 def test_a_relative_path_with_odd_characters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,3 +244,47 @@ def test_a_relative_path_with_odd_characters(
     Path("a:b 50%d").mkdir()
     write_mp4(Path("a:b 50%d/-1.mp4"), [patches(48, 64)], Fraction(25))
     assert probe(Path("a:b 50%d/-1.mp4")).frames == 1
+
+
+def test_a_pipe_that_windows_says_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There, writing to a program that has ended is EINVAL instead of EPIPE."""
+    real = subprocess.Popen
+
+    class Windows(io.BufferedIOBase):
+        def __init__(self, pipe: io.BufferedWriter) -> None:
+            self.pipe = pipe
+
+        def write(self, data: object) -> int:
+            try:
+                written = self.pipe.write(data)  # type: ignore[arg-type]
+                self.pipe.flush()
+                return written
+            except BrokenPipeError:
+                raise OSError(errno.EINVAL, "Invalid argument") from None
+
+        def close(self) -> None:
+            self.pipe.close()
+
+    def start(*args: object, **kwargs: object) -> subprocess.Popen[bytes]:
+        process = real(*args, **kwargs)  # type: ignore[call-overload]
+        process.stdin = Windows(process.stdin)
+        return process
+
+    monkeypatch.setattr(write.subprocess, "Popen", start)
+    path = tmp_path / "clip.mkv"
+    frames = (np.zeros((64, 64, 3), np.uint8) for _ in range(2000))
+    with pytest.raises(Fault, match=r"clip\.mkv could not be written: "):
+        write._encode(path, frames, Fraction(25), None, ["-c:v", "no-such-codec"], "null")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_frames_that_cannot_be_read_are_no_closed_pipe(tmp_path: Path) -> None:
+    def frames() -> Iterator[np.ndarray]:
+        yield np.zeros((64, 64, 3), np.uint8)
+        raise OSError(errno.EINVAL, "the disk with the frames")
+
+    with pytest.raises(OSError, match="the disk with the frames"):
+        write_mp4(tmp_path / "clip.mp4", frames(), Fraction(25))
+    assert list(tmp_path.iterdir()) == []

@@ -147,7 +147,7 @@ def read_preparation(folder: Path) -> Preparation:
 def read_json(path: Path) -> dict[str, Any]:
     """Raises UserError where it is no readable JSON object."""
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{KEY}: {path} cannot be read ({error}). Name a folder in transformers' layout, as "

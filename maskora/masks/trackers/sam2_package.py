@@ -27,7 +27,7 @@ from maskora.masks.trackers import KEY
 from maskora.masks.trackers.sam2_original import read
 from maskora.masks.tracking import Anchors, Silhouettes
 
-INSTALL = "git clone https://github.com/facebookresearch/sam2.git && cd sam2 && pip install -e ."
+INSTALL = "git clone https://github.com/facebookresearch/sam2.git; there: pip install -e ."
 
 
 class Sam2PackageTracker:

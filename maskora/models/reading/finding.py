@@ -1,7 +1,7 @@
 """Which files are which part: Wan's own folder layout, and files that are named one by one."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def take_files(files: Mapping[str, Path], alone: bool) -> Pieces:
         alone: there is no folder beside them; Wan's bases need none.
     """
     parts = {part: StoredPart(part, (path,), str(path)) for part, path in files.items()}
-    where = Path(os.path.commonpath([path.parent for path in files.values()]))
+    where = _common([path.parent for path in files.values()])
     settings: dict[str, dict[str, Any]] = {}
     folders: dict[str, Callable[[], Path]] = {}
     if alone:
@@ -74,3 +74,11 @@ def take_files(files: Mapping[str, Path], alone: bool) -> Pieces:
             folders["tokenizer"] = partial(constants.tokenizer, parts["text_encoder"])
     what = f"single files{' without a folder beside them' if alone else ''}"
     return Pieces(where, what, parts, settings, folders)
+
+
+def _common(folders: Sequence[Path]) -> Path:
+    """The folder that all these lie in; on several drives, which have none, the first one."""
+    try:
+        return Path(os.path.commonpath(folders))
+    except ValueError:
+        return folders[0]
