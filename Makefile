@@ -7,6 +7,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 TESTS ?=
+# The tests' models are small: two processes with one thread each are faster than one with two.
+PROCESSES ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(PROCESSES) --dist loadfile
 SHELL_SCRIPTS := $(wildcard scripts/*.sh) .ci/run
 
 .DEFAULT_GOAL := help
@@ -36,17 +39,17 @@ demo: setup
 
 test: setup
 	@echo "test: the quick tests"
-	@$(BIN)/python -m pytest -q -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 test-all: setup
 	@echo "test-all: every test"
-	@$(BIN)/python -m pytest -q
+	@$(PYTEST)
 	@$(MAKE) --no-print-directory test-elsewhere
 
 test-elsewhere: setup
 	@echo "test-elsewhere: the quick tests once more, without what only POSIX has"
 	@MASKORA_ELSEWHERE=1 PYTHONPATH="$(CURDIR)/tests/elsewhere$${PYTHONPATH:+:$$PYTHONPATH}" \
-		$(BIN)/python -m pytest -q -m "not slow" $(TESTS)
+		$(PYTEST) -m "not slow" $(TESTS)
 
 lint: setup
 	@echo "lint: ruff"

@@ -34,6 +34,7 @@ Options (anywhere on the line; a lone -- is ignored)
   --caption TEXT          what the source shows
   --edited-caption TEXT   what the edit shows
   --set TABLE.KEY=VALUE   any key of the configuration; repeatable
+  --device DEVICE         cpu, cuda or cuda:N, for training and inference
   --workspace DIR         where the work is kept (default: OUT.work)
   --help                  this text
 

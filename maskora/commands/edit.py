@@ -20,7 +20,7 @@ from maskora.workspace import IMAGE_SUFFIXES, Workspace
 
 FOR_PREPARE = ("--base", "--frames", "--size", "--caption", "--edited-caption")
 REPEATABLE = ("--click", "--keyframe", "--set")
-OPTIONS = ("--mask", "--workspace", *FOR_PREPARE, *REPEATABLE)
+OPTIONS = ("--mask", "--workspace", "--device", *FOR_PREPARE, *REPEATABLE)
 SEE = "maskora edit --help lists the options"
 
 
@@ -29,8 +29,8 @@ class Order:
     """What is wanted, checked as far as it can be before any work.
 
     Attributes:
-        region, clicks, options, settings: words for the commands: `--box`, `--mask` or nothing;
-            `--click …`; the options of `prepare`; `--set …`.
+        region, clicks, options, settings, device: words for the commands: `--box`, `--mask` or
+            nothing; `--click …`; the options of `prepare`; `--set …`; `--device` or nothing.
         edits: frame of the workspace -> edited image. Frame 0 is there.
     """
 
@@ -39,6 +39,7 @@ class Order:
     clicks: list[str]
     options: list[str]
     settings: list[str]
+    device: list[str]
     edits: dict[int, Path]
     output: Path
     workspace: Workspace
@@ -69,7 +70,7 @@ def edit_video(words: Sequence[str]) -> None:
         _run("track", str(workspace.root), *order.clicks, *settings)
     for frame, image in order.edits.items():
         place_edit(workspace, frame, image)
-    config = ["--config", str(workspace.config), *settings]
+    config = ["--config", str(workspace.config), *order.device, *settings]
     _say("training")
     _run("train", *config, "--stage", "all", "--resume")
     _say(f"making {order.output}")
@@ -99,6 +100,7 @@ def read_order(words: Sequence[str]) -> Order:
         clicks=[word for click in clicks for word in ("--click", click)],
         options=[word for name in FOR_PREPARE for one in given[name][-1:] for word in (name, one)],
         settings=[word for setting in given["--set"] for word in ("--set", setting)],
+        device=[word for one in given["--device"][-1:] for word in ("--device", one)],
         edits={0: _image(edited), **dict(_keyframe(text) for text in given["--keyframe"])},
         output=Path(output),
         workspace=Workspace(root),

@@ -64,12 +64,13 @@ def test_run_again_it_continues_and_settings_count_for_that_run(
     first = child.asked()
     assert first[0] == ["prepare", "clip.mp4", str(place), "--mask", "mask.png"]
 
-    answer = run(*line, "--set", "a.b=c", "--set=d.e=f")
+    answer = run(*line, "--set", "a.b=c", "--device", "cuda:1", "--set=d.e=f")
 
     assert "is prepared already: continuing with it" in answer.out
     again = child.asked()
     assert [words[0] for words in again] == ["train", "infer"]
-    assert all(words[3:7] == ["--set", "a.b=c", "--set", "d.e=f"] for words in again)
+    given = ["--device", "cuda:1", "--set", "a.b=c", "--set", "d.e=f"]
+    assert all(words[3:9] == given for words in again)
 
 
 def test_what_is_clicked_is_followed_once(run: Run, child: Child, folder: Path) -> None:

@@ -197,7 +197,7 @@ def test_a_step_is_no_longer_than_the_largest_gradient(
     optimizer = torch.optim.SGD(parameters, lr=1.0)
     config = configured(training={"gradient_clipping": clipping})
     plan = stages.plan(config, Turn("motion", Expert()), model)
-    entry = train_step(model, transformer, optimizer, choose_uniformly(windows), plan, 1)
+    entry = train_step(model, transformer, optimizer, choose_uniformly(windows), plan, 1).read()
     moves = [(now - old).flatten() for now, old in zip(parameters, start, strict=True)]
     assert entry.gradient_norm > 2e-3, "the metrics tell the norm before clipping"
     expected = min(clipping, entry.gradient_norm)
