@@ -85,11 +85,12 @@ class Denoising:
         """
         lowest = expert.lowest if expert else 0.0
         remaining = self._scheduler.timesteps[self._done :]
-        steps = [timestep for timestep in remaining if timestep >= lowest * TIMESTEPS]
+        levels = remaining.tolist()  # asked once, not for every step
+        steps = remaining[: sum(level >= lowest * TIMESTEPS for level in levels)]
         if transformer.is_cache_enabled:  # what it remembers is another clip's
             transformer._reset_stateful_cache()
         title = f"denoise ({expert.name} noise)" if expert and expert.name else "denoise"
-        for timestep in tqdm(steps, desc=title, unit="step", disable=not steps):
+        for timestep in tqdm(steps, desc=title, unit="step", disable=not len(steps)):
             self._step(transformer, timestep)
             self._done += 1
         return len(steps)

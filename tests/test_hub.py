@@ -10,6 +10,7 @@ from maskora.commands.plan import CONFIGS
 from maskora.config import Model
 from maskora.errors import UserError
 from maskora.hub import WANTED, find_file, find_local, locate_cached
+from tests.loopback_hub import serving, use
 
 DIFFUSERS = [
     "model_index.json", "transformer/config.json", "vae/config.json",
@@ -45,17 +46,12 @@ def test_a_plan_fetches_configurations_alone() -> None:
 def test_weights_of_a_part_that_is_a_file_are_not_fetched(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    asked = {}
-
-    def download(repository: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
-        asked.update(allow=allow_patterns, ignore=ignore_patterns)
-        return str(tmp_path)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     (tmp_path / "a.safetensors").touch()
-    model = Model(path="nobody/no-such-base", files={"transformer": "a.safetensors"})
-    find_base(model, tmp_path)
-    found = fetched(DIFFUSERS, asked["allow"], asked["ignore"])
+    model = Model(path="somebody/base", files={"transformer": "a.safetensors"})
+    with serving({name: name.encode() for name in DIFFUSERS}) as hub:
+        use(hub, str(tmp_path / "cache"), monkeypatch)
+        find_base(model, tmp_path)
+        found = {path for path, _ in hub.contents()}
     assert "transformer/diffusion_pytorch_model-00001-of-00014.safetensors" not in found
     assert "transformer/config.json" in found
     assert "vae/diffusion_pytorch_model.safetensors" in found

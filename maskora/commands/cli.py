@@ -8,6 +8,7 @@ import typer
 
 from maskora import __version__, devices
 from maskora.commands.cli_clip import SetOption, gui, prepare, track
+from maskora.commands.cli_jobs import BatchCommand, EditCommand, batch, edit
 from maskora.commands.cli_result import evaluate
 from maskora.commands.failures import told_plainly
 from maskora.config import load_config
@@ -49,6 +50,8 @@ def _root(
 
 for command in (prepare, track, gui, evaluate):
     app.command()(told_plainly(command))
+app.command(cls=EditCommand)(told_plainly(edit))
+app.command(cls=BatchCommand)(told_plainly(batch))
 
 
 @app.command()

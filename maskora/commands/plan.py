@@ -21,11 +21,12 @@ from maskora.models import Source as BaseSource
 from maskora.models.acceleration import Acceleration
 from maskora.streaming.budget import Budget, budget
 from maskora.streaming.demand import Demand, Need
-from maskora.streaming.plan import RINGS, Placement, Solution, check_swap, refuse, solve
+from maskora.streaming.plan import RINGS, Placement, Solution, check_swap, refuse, smallest, solve
 from maskora.workspace import Source, Workspace
 
 CONFIGS = ["model_index.json", "config.json", "*/config.json"]
 COLOURINGS = 6  # orders of three channels, with motion.augment
+LIGHTER = 0.9  # the share of the memory that clearly less is at most
 PURPOSES: tuple[Purpose, ...] = ("train", "infer")
 BFLOAT16 = (8, 0)  # the compute capability from which on torch's attention kernels take it
 
@@ -240,6 +241,17 @@ def job_of(
         acceleration=Acceleration(**config.acceleration.model_dump()),
         further_loras=sum(map(adapter_values, further)) if purpose == "infer" else 0,
     )
+
+
+def lighter(plan: Plan) -> list[str]:
+    """Single changes of the configuration with which a run needs clearly less VRAM at the least."""
+    now, ring = demand(plan.sizes, plan.job), min(RINGS)
+    _, least = smallest(now, "auto", ring)
+    firsts = [
+        next((c.told for c in dial if smallest(c.demand, c.swap, ring)[1] <= LIGHTER * least), None)
+        for dial in dials(plan.sizes, plan.job, "auto")
+    ]
+    return [told for told in firsts if told is not None]
 
 
 def _planned_size(config: Config, multiple: int) -> tuple[int, int]:

@@ -1,6 +1,8 @@
 """Opening the base for a workspace: find it, check it, plan its memory, choose the device."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,14 +13,15 @@ from maskora.commands.effects import accelerate, memory_warnings
 from maskora.commands.finding import find_base
 from maskora.commands.footprint import Purpose
 from maskora.commands.machine import Machine, Ram, own_bytes, peak_bytes, processor_name, ram
-from maskora.commands.plan import Plan, check_precision, plan_for
+from maskora.commands.plan import Plan, check_precision, lighter, plan_for
 from maskora.commands.plan_text import lacking_ram
 from maskora.config import Config
 from maskora.devices import Device
-from maskora.errors import UserError
+from maskora.errors import OutOfMemory, UserError
 from maskora.models import VideoModel, open_model
 from maskora.streaming.budget import GpuMemory
 from maskora.streaming.demand import gb
+from maskora.training.optimizer import available
 from maskora.workspace import Source, Workspace
 
 log = logging.getLogger("maskora")
@@ -62,7 +65,26 @@ class Base:
 
     def remember(self, frames: int, seconds: float) -> None:
         """Keep what a step on samples of so many frames took, for later plans."""
-        timings.record(self.plan.step_key(frames), seconds)
+        if self.model.placement == self.plan.placement:  # else it is another plan's
+            timings.record(self.plan.step_key(frames), seconds)
+
+    @contextmanager
+    def telling_what_needs_less(self) -> Iterator[None]:
+        """Where the GPU's memory has run out for good, say what would need less of it."""
+        try:
+            yield
+        except OutOfMemory as error:
+            changes = [f"  {change}" for change in lighter(self.plan)]
+            raise OutOfMemory(
+                "\n".join(
+                    [
+                        f"the GPU's memory has run out ({error}), and nothing more of it can be "
+                        f"given back. What would need less:",
+                        *changes,
+                        "  to end what else uses the GPU (nvidia-smi lists it)",
+                    ]
+                )
+            ) from error
 
 
 def open_base(config: Config, workspace: Workspace, source: Source, purpose: Purpose) -> Base:
@@ -76,6 +98,8 @@ def open_base(config: Config, workspace: Workspace, source: Source, purpose: Pur
     for note in machine.notes:
         log.info("%s", note)
     check_precision(config, machine)  # before anything is fetched
+    if purpose == "train":
+        config = _with_optimizer(config, torch.device(device.name))
     found = find_base(config.model, workspace.root)
     log.info("base: %s", found.told)
     model = open_model(config.model.family, found, config.model.dtype, device.name)
@@ -95,6 +119,14 @@ def open_base(config: Config, workspace: Workspace, source: Source, purpose: Pur
         config, purpose, device.kind, model.masks_attention, plan.placement.recompute == "layer"
     )
     return Base(model, plan, [*memory_warnings(config, plan), *notes])
+
+
+def _with_optimizer(config: Config, device: torch.device) -> Config:
+    """The configuration with the optimizer that will really run, since it decides the plan."""
+    kind = available(config.optimizer.type, device)
+    return config.model_copy(
+        update={"optimizer": config.optimizer.model_copy(update={"type": kind})}
+    )
 
 
 def measured(device: Device) -> Machine:

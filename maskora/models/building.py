@@ -72,6 +72,10 @@ class Renamed:
         """See `Reader`."""
         self._reader.read_into(self._own[name], out)
 
+    def read_span(self, name: str, start: int, out: Tensor) -> None:
+        """See `Reader`."""
+        self._reader.read_span(self._own[name], start, out)
+
     def read_rows(self, name: str, rows: Sequence[int], dtype: torch.dtype) -> Tensor:
         """See `Reader`."""
         return self._reader.read_rows(self._own[name], rows, dtype)

@@ -14,7 +14,7 @@ from maskora.files import digest, replacing
 from maskora.streaming.blocks import Block
 from maskora.streaming.checkpoint import byte_view, read_bytes
 from maskora.streaming.layout import ALIGNMENT
-from maskora.streaming.memory import host_buffer
+from maskora.streaming.memory import Pins, host_buffer
 from maskora.streaming.sources import BlockSource
 
 log = logging.getLogger("maskora")
@@ -24,7 +24,7 @@ ABANDONED_SECONDS = 3600
 
 
 class FileBlocks:
-    """Each block is one piece of the file: one read per visit."""
+    """Each block is one piece of the file."""
 
     def __init__(self, path: Path, blocks: Sequence[Block]) -> None:
         self._path, self._offsets = path, []
@@ -33,13 +33,20 @@ class FileBlocks:
             self._offsets.append(end)
             end += block.layout.nbytes
 
-    def fill(self, index: int, out: Tensor) -> None:
+    def fill(self, index: int, out: Tensor, start: int = 0) -> None:
         """See `BlockSource`."""
-        read_bytes(self._path, self._offsets[index], out)
+        read_bytes(self._path, self._offsets[index] + start, out)
 
     def pinned(self, index: int) -> None:
         """Nothing lies ready."""
         return None
+
+    def pin(self, pins: Pins) -> None:
+        """Nothing waits in memory."""
+
+    def unpin(self, pins: Pins) -> bool:
+        """Nothing waits in memory."""
+        return False
 
     def take(self, index: int, buffer: Tensor) -> None:
         """See `BlockSource`: the file holds every block."""

@@ -11,9 +11,10 @@ With k streamed blocks and a ring of r, a training step therefore loads 2 (k - r
 inference step k.
 """
 
+import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -23,10 +24,13 @@ from torch import Tensor
 
 from maskora.errors import Fault
 from maskora.streaming.blocks import Block
-from maskora.streaming.memory import host_buffer
+from maskora.streaming.demand import gb
+from maskora.streaming.memory import Pins, driver_of
 from maskora.streaming.sources import BlockSource
+from maskora.streaming.staging import Arrival, Staging, sample
 from maskora.streaming.transfer import Moment, Transfer
 
+log = logging.getLogger("maskora")
 Direction = Literal["generate", "forward", "backward"]
 REMEMBERED_LOADS = 1000
 
@@ -50,7 +54,7 @@ class _Slot:
 
     buffer: Tensor
     block: int | None = None
-    arrival: "Future[Moment] | None" = None  # of the block
+    arrival: "Future[Arrival] | None" = None  # of the block
     idle: Moment = None  # when the last computation that used the buffer is done
 
 
@@ -63,6 +67,7 @@ class Streamer:
         streamed: which of them pass through the ring; the others are bound already and stay.
         ring: how many buffers it has.
         device: where the blocks compute.
+        pins: what of the host's memory is pinned for it; None where nothing else is.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class Streamer:
         streamed: Sequence[int],
         ring: int,
         device: torch.device,
+        pins: Pins | None = None,
     ) -> None:
         assert ring >= 1
         self.blocks = list(blocks)
@@ -79,11 +85,18 @@ class Streamer:
         self._source: BlockSource | None = source
         self._streamed = frozenset(streamed)
         self._transfer = Transfer(device)
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="maskora-streaming")
+        self._pins = pins or Pins(driver_of(device))
+        self._pins.make_room = self._unpin
+        self._pinning_done = False
+        largest = max((block.layout.nbytes for block in blocks), default=0)
+        self._staging = Staging(self._transfer, self._pins, room=ring * largest)
+        self._compared: set[int] = set()  # blocks that have arrived once as they were sent
         self._visits: dict[int, int] = {}
         self._closed = False
         self._device = device
         self._make_ring(ring)
+        if not all(source.pinned(index) is not None for index in streamed):
+            self._staging.stock()
 
     @property
     def ring(self) -> int:
@@ -110,11 +123,42 @@ class Streamer:
                   idle=self._transfer.now())
             for _ in range(count)
         ]  # fmt: skip
-        ready = all(self._source.pinned(index) is not None for index in self._streamed)
-        # Each with the moment at which its last copy has left it.
-        self._staging: list[tuple[Tensor, Moment]] = []
-        if not ready:
-            self._staging = [(host_buffer(size, pin=True), None) for _ in range(count)]
+
+    def pin(self) -> None:
+        """Pin the blocks that wait in memory, as many as may be, after all that is more urgent.
+
+        Called where training has kept all inputs of a forward pass; sooner where none are kept.
+        """
+        if self._pinning_done:
+            return
+        self._pinning_done = True
+        assert self._source is not None
+        self._source.pin(self._pins)
+        waiting = [index for index in self._streamed if self._source.pinned(index) is None]
+        if not waiting:
+            self._staging.drop()
+        elif self._pins.refused:
+            log.warning("note: %s", self._told(waiting))
+        self._pins.told = True
+
+    def _told(self, waiting: Sequence[int]) -> str:
+        """What could be pinned, and what that costs."""
+        pins, count = self._pins, len(self._streamed)
+        of = f" of {gb(pins.urgent_bytes + pins.lacking_bytes)}" if pins.lacking_bytes else ""
+        told = f"pinned: staging and kept inputs {gb(pins.urgent_bytes)}{of} GB"
+        if pins.left_out:
+            size = gb(sum(self.blocks[index].layout.nbytes for index in waiting))
+            told += (
+                f", {count - len(waiting)} of {count} streamed blocks; the other {len(waiting)} "
+                f"({size} GB) are copied through staging by the CPU at each visit, which takes "
+                f"longer than from pinned memory"
+            )
+        return f"{told} (the system pins no more: {pins.refused})"
+
+    def _unpin(self) -> bool:
+        """Unpin a block for something more urgent."""
+        assert self._source is not None
+        return self._source.unpin(self._pins)
 
     def shrink(self, more: Sequence[int], ring: int) -> None:
         """Free device memory for good: some blocks that stayed are streamed from now on.
@@ -139,6 +183,7 @@ class Streamer:
             self._source.take(index, block.buffer)
             block.bind(None)
         self._streamed |= frozenset(more)
+        self._pinning_done = False
         torch.cuda.empty_cache()
         self._make_ring(ring)
 
@@ -174,14 +219,16 @@ class Streamer:
 
     def close(self) -> None:
         """Take the weights away and free the buffers; the blocks are NaN from now on."""
-        self._worker.shutdown(wait=True, cancel_futures=True)
+        self._staging.close()
         self._transfer.drain()
         for block in self.blocks:
             block.bind(None)
-        self._slots, self._staging, self._source = [], [], None
+        self._slots, self._source = [], None
         self._closed = True
 
     def _enter(self, index: int, direction: Direction) -> None:
+        if direction != "forward":
+            self.pin()
         wanted = self._next_streamed(index, direction)
         if index in self._streamed and self._slot_of(index) is None:
             self._load(index, wanted)
@@ -195,12 +242,25 @@ class Streamer:
 
     def _arrival(self, slot: _Slot) -> Moment:
         """When the slot's block is there; where it could not be loaded, the slot is empty again."""
-        assert slot.arrival is not None
-        try:
-            return slot.arrival.result()
-        except Fault:
-            slot.block = None
-            raise
+        assert slot.arrival is not None and slot.block is not None
+        block, slot.block = slot.block, None
+        arrival = slot.arrival.result()
+        if block not in self._compared:
+            self._compare(block, slot.buffer[: self.blocks[block].layout.nbytes], arrival)
+        slot.block = block
+        return arrival.moment
+
+    def _compare(self, block: int, there: Tensor, arrival: Arrival) -> None:
+        """Whether a block has arrived as it was sent; a few bytes tell."""
+        if there.is_meta:  # which holds nothing
+            return
+        if not torch.equal(self._transfer.look(sample(there), arrival.moment), arrival.sent):
+            raise Fault(
+                f"block {block} of the weights is not on the GPU as it was copied there, though "
+                f"the driver told of no error. It is known that copies do nothing under WSL2 once "
+                f'much memory was pinned: set memory.weights = "pageable", which pins little'
+            )
+        self._compared.add(block)
 
     def _next_streamed(self, index: int, direction: Direction) -> list[int]:
         """The streamed blocks that the ring should hold now: this one and the next visited."""
@@ -230,23 +290,11 @@ class Streamer:
         pinned, target = self._source.pinned(index), slot.buffer[:size]
         if pinned is not None:
             slot.arrival = Future()
-            slot.arrival.set_result(self._transfer.copy(pinned, target, slot.idle))
+            moment = self._transfer.copy(pinned, target, slot.idle)
+            slot.arrival.set_result(Arrival(moment, sample(pinned).clone()))
         else:
-            slot.arrival = self._worker.submit(self._stage, index, target, slot.idle)
+            slot.arrival = self._staging.carry(self._source, index, target, slot.idle)
         slot.block = index
-
-    def _stage(self, index: int, target: Tensor, idle: Moment) -> Moment:
-        """In the worker: through the next staging buffer, once its last copy has left it."""
-        assert self._source is not None
-        buffer, arrival = self._staging.pop(0)
-        try:
-            self._transfer.hold(arrival)
-            piece = buffer[: len(target)]
-            self._source.fill(index, piece)
-            arrival = self._transfer.copy(piece, target, idle)
-        finally:
-            self._staging.append((buffer, arrival))
-        return arrival
 
 
 def order_from(index: int, count: int, direction: Direction) -> list[int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from maskora.errors import UserError
+from maskora.hub.variants import variants
 
 LENGTH_BYTES = 8
 LARGEST = 100_000_000  # the format's own limit
@@ -91,12 +92,16 @@ def _content(path: Path) -> tuple[dict[str, Any], int]:
 def shards(folder: Path) -> list[Path]:
     """The files that an index names, else every safetensors file of the folder.
 
+    Variants (`model.fp16.safetensors`) that stand beside the plain weights are left out.
+
     Raises:
         UserError: the index is damaged.
     """
-    index = next(iter(sorted(folder.glob("*.safetensors.index.json"))), None)
+    found = {path.name: path for path in sorted(folder.glob("*.safetensors*"))}
+    plain = [found[name] for name in found.keys() - variants(found)]
+    index = min((path for path in plain if path.match("*.safetensors.index.json")), default=None)
     if index is None:
-        return sorted(folder.glob("*.safetensors"))
+        return sorted(path for path in plain if path.suffix == ".safetensors")
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         return [folder / name for name in sorted(names)]

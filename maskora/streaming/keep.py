@@ -3,13 +3,14 @@
 import weakref
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from maskora.streaming.memory import host_buffer
+from maskora.streaming.memory import Pins, host_buffer
 from maskora.streaming.transfer import Moment, Transfer
 
 
@@ -32,17 +33,31 @@ class Kept:
 
 
 @dataclass
+class _Room:
+    """Host memory for one tensor, and when the last copy from it is done."""
+
+    buffer: Tensor
+    pinned: bool
+    free: "Future[Moment] | None" = None
+
+
+@dataclass
 class _Away:
     """A tensor in host memory, and its way back."""
 
-    buffer: Tensor
-    arrived: Moment  # in host memory
+    room: _Room
+    arrived: "Future[Moment]"  # in host memory
     dtype: torch.dtype
     shape: torch.Size
     device: torch.device
     source: Tensor | None  # on the device, until the computation has waited for the copy
     back: Tensor | None = None
-    returned: Moment = None
+    returned: "Future[Moment] | None" = None
+
+    @property
+    def inside(self) -> Tensor:
+        """The tensor in host memory."""
+        return self.room.buffer.view(self.dtype).view(self.shape)
 
 
 @dataclass
@@ -53,14 +68,18 @@ class Keeper:
         outward: copies to the host.
         inward: copies back.
         offload: whether tensors leave the device at all.
+        pins: pins the host memory that they wait in. Where that is refused, a thread of its own
+            copies, since whoever copies from or to ordinary memory waits for the device.
     """
 
     outward: Transfer
     inward: Transfer
     offload: bool
+    pins: Pins = field(default_factory=Pins)
     _last: "tuple[int, weakref.ref[Kept]] | None" = None
     _leaving: list[_Away] = field(default_factory=list)
-    _pool: dict[int, list[tuple[Tensor, Moment]]] = field(default_factory=lambda: defaultdict(list))
+    _pool: dict[int, list[_Room]] = field(default_factory=lambda: defaultdict(list))
+    _worker: ThreadPoolExecutor | None = None
 
     def keep(self, index: int, values: Sequence[Any], there: Moment, turns: bool) -> Kept:
         """Keep what a block was given; at the turn, where backward needs it at once, it stays.
@@ -80,7 +99,7 @@ class Keeper:
     def _let_go(self) -> None:
         """The device's memory of what was sent before may be used again once it has left."""
         for away in self._leaving:
-            self.outward.wait(away.arrived)
+            self.outward.wait(away.arrived.result())
             away.source = None
         self._leaving = []
 
@@ -98,6 +117,9 @@ class Keeper:
 
     def reset(self) -> None:
         """Forget what was kept for a backward pass that does not come, once its copies are done."""
+        if self._worker is not None:
+            self._worker.shutdown(wait=True)
+            self._worker = None
         for transfer in (self.outward, self.inward):
             transfer.drain()
         self._leaving, self._last = [], None
@@ -108,20 +130,47 @@ class Keeper:
         self._pool.clear()
 
     def _send(self, tensor: Tensor, there: Moment) -> _Away:
-        nbytes = tensor.numel() * tensor.element_size()
-        free = self._pool[nbytes]
-        buffer, unused = free.pop() if free else (host_buffer(nbytes, pin=True), None)
-        target = buffer.view(tensor.dtype).view(tensor.shape)
-        arrived = self.outward.copy(tensor, target, there, unused)
-        return _Away(buffer, arrived, tensor.dtype, tensor.shape, tensor.device, tensor)
+        rooms = self._pool[tensor.nbytes]
+        room = rooms.pop() if rooms else self._new_room(tensor.nbytes)
+        unused = room.free.result() if room.free is not None else None
+        away = _Away(room, Future(), tensor.dtype, tensor.shape, tensor.device, tensor)
+        away.arrived = self._copy(room, self.outward, tensor, away.inside, there, unused)
+        return away
+
+    def _new_room(self, nbytes: int) -> _Room:
+        buffer = host_buffer(nbytes, pin=False)
+        return _Room(buffer, self.pins.urgent(buffer))
 
     def _fetch(self, away: _Away) -> None:
         away.back = torch.empty(away.shape, dtype=away.dtype, device=away.device)
-        source = away.buffer.view(away.dtype).view(away.shape)
-        away.returned = self.inward.copy(source, away.back, self.inward.now(), away.arrived)
-        self._pool[len(away.buffer)].append((away.buffer, away.returned))
+        now, arrived = self.inward.now(), away.arrived.result()
+        away.returned = self._copy(away.room, self.inward, away.inside, away.back, now, arrived)
+        away.room.free = away.returned
+        self._pool[away.room.buffer.nbytes].append(away.room)
 
     def _take(self, away: _Away) -> Tensor:
-        assert away.back is not None
-        self.inward.wait(away.returned)
+        assert away.back is not None and away.returned is not None
+        self.inward.wait(away.returned.result())
         return away.back
+
+    def _copy(
+        self, room: _Room, transfer: Transfer, source: Tensor, target: Tensor, *after: Moment
+    ) -> "Future[Moment]":
+        """Copy from or to a room once some moments have come."""
+        if not room.pinned:
+            if self._worker is None:
+                self._worker = ThreadPoolExecutor(1, thread_name_prefix="maskora-keeping")
+            return self._worker.submit(_copy_patiently, transfer, source, target, after)
+        done: Future[Moment] = Future()
+        done.set_result(transfer.copy(source, target, *after))
+        return done
+
+
+@torch.no_grad()  # which is each thread's own
+def _copy_patiently(
+    transfer: Transfer, source: Tensor, target: Tensor, after: Sequence[Moment]
+) -> Moment:
+    """In the worker, which waits by itself rather than within the driver."""
+    for moment in after:
+        transfer.hold(moment)
+    return transfer.copy(source, target, *after)

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
-from maskora.errors import OutOfMemory
+from maskora.errors import Fault, OutOfMemory
 
 log = logging.getLogger("maskora")
 Result = TypeVar("Result")
@@ -43,7 +43,7 @@ def ran_out_of(error: BaseException) -> Literal["VRAM", "RAM"] | None:
         return "RAM" if error.errno == errno.ENOMEM or code in WINDOWS_CODES else None
     if type(error).__name__ == "OutOfMemoryError":  # torch's
         return "VRAM"
-    if isinstance(error, RuntimeError):
+    if isinstance(error, RuntimeError) and not isinstance(error, Fault):  # ours are final
         said = str(error)
         if any(message in said for message in DEVICE_MESSAGES):
             return "VRAM"

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from maskora.errors import Fault, UserError
-from maskora.streaming.blocks import Block, Precision
-from maskora.streaming.memory import host_buffer, is_ready
+from maskora.streaming.blocks import Block, Precision, Weight
+from maskora.streaming.layout import Slice
+from maskora.streaming.memory import Pins, host_buffer
 
 
 class Reader(Protocol):
@@ -43,6 +44,10 @@ class Reader(Protocol):
 
     def read_into(self, name: str, out: Tensor) -> None:
         """Fill a contiguous CPU tensor, converting its type."""
+        ...
+
+    def read_span(self, name: str, start: int, out: Tensor) -> None:
+        """Fill a contiguous CPU tensor of one dimension with a tensor's values from `start` on."""
         ...
 
 
@@ -83,12 +88,24 @@ def check_all(
 class BlockSource(Protocol):
     """Blocks in their stored form."""
 
-    def fill(self, index: int, out: Tensor) -> None:
-        """Write a block's bytes, laid out, into a uint8 CPU buffer of its size."""
+    def fill(self, index: int, out: Tensor, start: int = 0) -> None:
+        """Write a block's bytes, laid out, from `start` on into a uint8 CPU buffer.
+
+        Args:
+            start: on a border of the layout (`ALIGNMENT`).
+        """
         ...
 
     def pinned(self, index: int) -> Tensor | None:
         """The block's bytes where the device can copy them by itself; None where it cannot."""
+        ...
+
+    def pin(self, pins: Pins) -> None:
+        """Pin what waits in memory, as much as there is room for."""
+        ...
+
+    def unpin(self, pins: Pins) -> bool:
+        """Unpin one block for something more urgent. False where none is pinned."""
         ...
 
     def take(self, index: int, buffer: Tensor) -> None:
@@ -128,6 +145,10 @@ class ModuleReader:
         """Copy a parameter."""
         out.copy_(self._tensors[name])
 
+    def read_span(self, name: str, start: int, out: Tensor) -> None:
+        """See `Reader`."""
+        out.copy_(self._tensors[name].reshape(-1)[start : start + len(out)])
+
 
 class CheckpointBlocks:
     """Blocks read tensor by tensor and converted on the way; holds nothing itself."""
@@ -136,27 +157,50 @@ class CheckpointBlocks:
         """`device` is where weights are compressed, one at a time."""
         self._reader, self._blocks, self._device = reader, blocks, device
 
-    def fill(self, index: int, out: Tensor) -> None:
-        """See `BlockSource`."""
+    def fill(self, index: int, out: Tensor, start: int = 0) -> None:
+        """See `BlockSource`. What is compressed is so whole, even for a part of it."""
         for weight in self._blocks[index].weights:
-            if weight.format is None:
-                self._reader.read_into(weight.name, weight.slices[0].view(out))
+            shares = [_share(place, out, start) for place in weight.slices]
+            if not any(len(part) for part, _ in shares):
                 continue
-            dense = torch.empty(weight.shape, dtype=weight.dtype)
-            self._reader.read_into(weight.name, dense)
-            try:
-                parts = weight.format.encode(dense.to(self._device))
-            except Fault as error:
-                raise Fault(f"{weight.name}: {error}") from None
-            for place, part in zip(weight.slices, parts, strict=True):
-                place.view(out).copy_(part)
+            if weight.format is None:
+                ((part, first),) = shares
+                self._reader.read_span(weight.name, first, part)
+                continue
+            for (part, first), one in zip(shares, self._encoded(weight), strict=True):
+                part.copy_(one.reshape(-1)[first : first + len(part)])
+
+    def _encoded(self, weight: Weight) -> list[Tensor]:
+        """Its parts in the order of its slices."""
+        assert weight.format is not None
+        dense = torch.empty(weight.shape, dtype=weight.dtype)
+        self._reader.read_into(weight.name, dense)
+        try:
+            return list(weight.format.encode(dense.to(self._device)))
+        except Fault as error:
+            raise Fault(f"{weight.name}: {error}") from None
 
     def pinned(self, index: int) -> None:
         """Nothing lies ready."""
         return None
 
+    def pin(self, pins: Pins) -> None:
+        """Nothing waits in memory."""
+
+    def unpin(self, pins: Pins) -> bool:
+        """Nothing waits in memory."""
+        return False
+
     def take(self, index: int, buffer: Tensor) -> None:
         """See `BlockSource`: every block can be read."""
+
+
+def _share(place: Slice, out: Tensor, start: int) -> tuple[Tensor, int]:
+    """A span's part that belongs to a tensor, as its values, and which of them comes first."""
+    first = max(place.offset, start)
+    end = max(first, min(place.offset + place.nbytes, start + len(out)))
+    part = out[first - start : end - start].view(place.dtype)
+    return part, (first - place.offset) // place.dtype.itemsize
 
 
 class HostBlocks:
@@ -165,30 +209,48 @@ class HostBlocks:
     def __init__(
         self, source: BlockSource, blocks: Sequence[Block], indices: Iterable[int], pin: bool
     ) -> None:
-        """Copy the chosen blocks from a source, one after another."""
-        self._buffers: dict[int, Tensor] = {}
-        self._ready: set[int] = set()
+        """Copy the chosen blocks from a source, one after another.
+
+        `pin`: they are to be pinned, once what is more urgent is.
+        """
         self._pin = pin
+        self._buffers: dict[int, Tensor] = {}
+        self._pinned: list[int] = []  # in the order of pinning
         for index in indices:
-            buffer = host_buffer(blocks[index].layout.nbytes, pin)
-            pin = pin and is_ready(buffer)  # what failed once is not tried again
+            buffer = host_buffer(blocks[index].layout.nbytes, pin=False)
             source.fill(index, buffer)
             self._buffers[index] = buffer
-            if pin:
-                self._ready.add(index)
 
-    def fill(self, index: int, out: Tensor) -> None:
+    def fill(self, index: int, out: Tensor, start: int = 0) -> None:
         """See `BlockSource`."""
-        out.copy_(self._buffers[index])
+        out.copy_(self._buffers[index][start : start + len(out)])
 
     def pinned(self, index: int) -> Tensor | None:
         """See `BlockSource`."""
-        return self._buffers[index] if index in self._ready else None
+        return self._buffers[index] if index in self._pinned else None
+
+    def pin(self, pins: Pins) -> None:
+        """See `BlockSource`. Those of the middle go first: training loads them twice per step."""
+        if not self._pin:
+            return
+        order = sorted(self._buffers)
+        middle = (len(order) - 1) / 2
+        for place in sorted(range(len(order)), key=lambda place: abs(place - middle)):
+            index = order[place]
+            if index not in self._pinned:
+                if not pins.spare(self._buffers[index]):
+                    return
+                self._pinned.append(index)
+
+    def unpin(self, pins: Pins) -> bool:
+        """See `BlockSource`."""
+        if not self._pinned:
+            return False
+        pins.release(self._buffers[self._pinned.pop()])
+        return True
 
     def take(self, index: int, buffer: Tensor) -> None:
         """See `BlockSource`."""
-        held = host_buffer(buffer.numel(), self._pin)
+        held = host_buffer(buffer.numel(), pin=False)
         held.copy_(buffer)
         self._buffers[index] = held
-        if self._pin and is_ready(held):
-            self._ready.add(index)

@@ -18,7 +18,7 @@ from maskora.streaming.converted import convert
 from maskora.streaming.demand import spread
 from maskora.streaming.engine import Streamer
 from maskora.streaming.keep import Keeper
-from maskora.streaming.memory import host_buffer
+from maskora.streaming.memory import Pins, driver_of, host_buffer
 from maskora.streaming.plan import Placement
 from maskora.streaming.recompute import Recomputation, recompute_layers
 from maskora.streaming.sources import (
@@ -164,7 +164,8 @@ def supply(
 ) -> Supply:
     """Give a frozen module, built on the meta device, its weights.
 
-    Host memory stays within the streamed blocks' own size and two blocks more.
+    Host memory stays within the streamed blocks' own size, a few staging pieces, and one block more
+    while it loads.
 
     Args:
         root: the whole module; its buffers are real.
@@ -191,7 +192,8 @@ def supply(
         Block(module, f"{names[id(module)]}.", placement.storage, precision, device)
         for module in blocks
     ]
-    streamer = _streamer(managed, reader, placement, device, converted)
+    pins = Pins(driver_of(device))
+    streamer = _streamer(managed, reader, placement, device, converted, pins)
     modes = Modes(placement.split_batch)
     for index, module in enumerate(blocks):
         if placement.recompute == "layer":
@@ -199,7 +201,9 @@ def supply(
         if compiled:
             module.forward = torch.compile(module.forward)
         module.forward = partial(_visited, streamer, index, modes, module.forward)
-    keeper = Keeper(Transfer(device), Transfer(device), placement.activation_offload)
+    if not placement.activation_offload:
+        streamer.pin()  # nothing more urgent will come
+    keeper = Keeper(Transfer(device), Transfer(device), placement.activation_offload, pins)
     return Supply(root, streamer, keeper, placement, modes, compiled)
 
 
@@ -230,6 +234,7 @@ def _streamer(
     placement: Placement,
     device: torch.device,
     converted: Path | None,
+    pins: Pins,
 ) -> Streamer:
     """Blocks that stay go to the device, the others to where they wait."""
     streamed = spread(len(blocks), min(placement.blocks_to_swap, len(blocks)))
@@ -237,7 +242,7 @@ def _streamer(
     for index in _told([i for i in range(len(blocks)) if i not in streamed], "to the device"):
         _place(blocks[index], index, original, device)
     source = _source(original, blocks, streamed, placement, converted)
-    return Streamer(blocks, source, streamed, placement.ring, device)
+    return Streamer(blocks, source, streamed, placement.ring, device, pins)
 
 
 def _place(block: Block, index: int, source: BlockSource, device: torch.device) -> None:

@@ -13,7 +13,10 @@ class Transfer:
     """Copies that overlap with the device's computation and follow each other."""
 
     def __init__(self, device: torch.device) -> None:
+        if device.type == "cuda" and device.index is None:  # other threads have another current one
+            device = torch.device("cuda", torch.cuda.current_device())
         self._device = device
+        self._beside: torch.cuda.Stream | None = None
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def now(self) -> Moment:
@@ -47,6 +50,16 @@ class Transfer:
         """Let this thread wait for a moment."""
         if moment is not None:
             moment.synchronize()
+
+    def look(self, tensor: Tensor, moment: Moment) -> Tensor:
+        """A copy on the host of a tensor as it is at a moment, for which this thread waits."""
+        if self._side is None:
+            return tensor.clone()
+        self.hold(moment)
+        if self._beside is None:
+            self._beside = torch.cuda.Stream(self._device)
+        with torch.cuda.stream(self._beside):  # behind no other work
+            return tensor.cpu()
 
     def drain(self) -> None:
         """Let this thread wait for every copy."""

@@ -71,13 +71,22 @@ class Translated:
 
     def read_into(self, name: str, out: Tensor) -> None:
         """See `Reader`. Raises Fault where the disk fails."""
-        place, done, flat = self._place(name), 0, out.view(-1)
+        place = self._place(name)
+        assert place.height * self._width(place) == out.numel()
+        self.read_span(name, 0, out.view(-1))
+
+    def read_span(self, name: str, start: int, out: Tensor) -> None:
+        """See `Reader`. Raises Fault where the disk fails."""
+        place, done = self._place(name), 0
         width = self._width(place)
         for first, end in place.rows:
             count = (end - first) * width
-            self._read(place, first, end, flat[done : done + count])
-            done += count
-        assert done == len(flat)
+            if done < len(out) and start < count:
+                part = out[done : done + count - start]
+                self._read(place, first * width + start, part)
+                done += len(part)
+            start = max(0, start - count)
+        assert done == len(out)
 
     def read_rows(self, name: str, rows: Sequence[int], dtype: torch.dtype) -> Tensor:
         """See `Reader`."""
@@ -86,7 +95,7 @@ class Translated:
         picked = torch.empty((len(rows), self._width(place)), dtype=dtype)
         for at, row in enumerate(rows):
             assert 0 <= row < end - first
-            self._read(place, first + row, first + row + 1, picked[at])
+            self._read(place, (first + row) * self._width(place), picked[at])
         return picked
 
     def _place(self, name: str) -> Place:
@@ -100,19 +109,19 @@ class Translated:
     def _width(self, place: Place) -> int:
         return prod(self._checkpoint.stored(place.name).shape[1:])
 
-    def _read(self, place: Place, first: int, end: int, out: Tensor) -> None:
-        """Rows of a stored tensor, multiplied in float32 where they have scales."""
-        width = self._width(place)
+    def _read(self, place: Place, start: int, out: Tensor) -> None:
+        """Values of a stored tensor, multiplied in float32 where their rows have scales."""
         if place.scale is None:
-            self._checkpoint.read_span(place.name, first * width, out)
+            self._checkpoint.read_span(place.name, start, out)
             return
-        scales = self._scales(place.scale)
-        for start, stop in _pieces(first, end, width):
-            piece = torch.empty((stop - start) * width)
-            self._checkpoint.read_span(place.name, start * width, piece)
-            scale = scales[start:stop, None] if len(scales) > 1 else scales
-            piece = piece.view(stop - start, width) * scale
-            out[(start - first) * width : (stop - first) * width].copy_(piece.view(-1))
+        scales, width, end = self._scales(place.scale), self._width(place), start + len(out)
+        for first, last in _pieces(start // width, -(-end // width), width):
+            piece = torch.empty((last - first) * width)
+            self._checkpoint.read_span(place.name, first * width, piece)
+            scale = scales[first:last, None] if len(scales) > 1 else scales
+            piece = (piece.view(last - first, width) * scale).view(-1)
+            low, high = max(first * width, start), min(last * width, end)
+            out[low - start : high - start].copy_(piece[low - first * width : high - first * width])
 
     def _scales(self, name: str) -> Tensor:
         scales = torch.empty(prod(self._checkpoint.stored(name).shape))

@@ -8,6 +8,7 @@ from maskora.streaming.blocks import Block, precise
 from maskora.streaming.demand import spread
 from maskora.streaming.engine import Streamer
 from maskora.streaming.keep import Keeper
+from maskora.streaming.memory import Pins
 from maskora.streaming.recompute import Recomputation
 from maskora.streaming.transfer import Transfer
 
@@ -25,13 +26,19 @@ class Memory:
         ]
         self.direct, self.broken = direct, False
 
-    def fill(self, index: int, out: Tensor) -> None:
+    def fill(self, index: int, out: Tensor, start: int = 0) -> None:
         if self.broken:
             raise Fault("the disk is gone")
-        out.copy_(self.buffers[index])
+        out.copy_(self.buffers[index][start : start + len(out)])
 
     def pinned(self, index: int) -> Tensor | None:
         return self.buffers[index] if self.direct else None
+
+    def pin(self, pins: Pins) -> None:
+        pass
+
+    def unpin(self, pins: Pins) -> bool:
+        return False
 
 
 class Model:

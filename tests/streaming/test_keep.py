@@ -1,6 +1,7 @@
 """Where kept inputs wait: what is sent away, when it comes back, and that nothing of it stays."""
 
 import gc
+import threading
 import weakref
 
 import pytest
@@ -9,7 +10,9 @@ from torch import Tensor, nn
 
 from maskora.streaming import keep
 from maskora.streaming.keep import Keeper, Kept
+from maskora.streaming.memory import Pins
 from maskora.streaming.transfer import Transfer
+from tests.streaming.drivers import Quota
 from tests.streaming.ring import CPU, WIDTH, Model
 
 COUNT = 5
@@ -166,9 +169,9 @@ def test_a_forward_without_backward_keeps_nothing_once_its_output_is_gone(
     assert alive(remembered) == 0
 
 
-@pytest.mark.parametrize("offload", [True, False])
-def test_inputs_of_every_size_and_type_come_back_as_they_were(offload: bool) -> None:
-    keeper = Keeper(Transfer(CPU), Transfer(CPU), offload)
+@pytest.mark.parametrize(("offload", "quota"), [(True, 10**6), (True, 0), (False, 0)])
+def test_inputs_of_every_size_and_type_come_back_as_they_were(offload: bool, quota: int) -> None:
+    keeper = Keeper(Transfer(CPU), Transfer(CPU), offload, Pins(Quota(quota)))
     numbers = torch.Generator().manual_seed(0)
     for _ in range(3):
         inputs: list[list[Tensor]] = [
@@ -193,3 +196,68 @@ def test_gradients_are_those_of_inputs_that_stayed() -> None:
     for seed in range(3):
         x = torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(seed))
         assert torch.equal(there.train(x), away.train(x))
+
+
+class Busy(Transfer):
+    """A device that is busy until it is told to go on; its moments are events of this process."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self.done = threading.Event()
+        self.copied: list[Tensor] = []
+
+    def now(self) -> threading.Event:
+        return self.done
+
+    def hold(self, moment: threading.Event | None) -> None:
+        assert threading.current_thread() is not threading.main_thread()
+        assert moment is None or moment.wait(20)
+
+    def copy(self, source: Tensor, target: Tensor, *after: object) -> None:
+        self.copied.append(source)
+        return super().copy(source, target)
+
+    def wait(self, moment: object) -> None:
+        assert moment is None
+
+
+def test_an_input_that_cannot_be_pinned_lets_the_main_thread_go_on() -> None:
+    """The copy from a busy device to ordinary memory, and back, is waited for by another thread."""
+    out, back = Busy(CPU), Busy(CPU)
+    keeper = Keeper(out, back, offload=True, pins=Pins(Quota(0)))
+    given = ones()
+    kept = keeper.keep(0, [given.clone()], out.now(), turns=False)
+    assert out.copied == []  # the device is busy still, and yet we are here
+    out.done.set()
+    keeper.keep(1, [], out.now(), turns=True)
+    assert len(out.copied) == 1
+    taken: list[Tensor] = []
+    thread = threading.Thread(target=lambda: taken.extend(keeper.bring_back(kept)))
+    thread.start()
+    thread.join(0.2)
+    assert back.copied == []
+    back.done.set()
+    thread.join(20)
+    assert torch.equal(taken[0], given)
+
+
+@pytest.mark.parametrize("quota", [10**6, 0])
+def test_a_backward_pass_that_does_not_come_and_closing_leave_no_thread_and_no_memory(
+    quota: int, remembered: list[weakref.ref[object]]
+) -> None:
+    driver, before = Quota(quota), set(threading.enumerate())
+    model = Model(COUNT, COUNT, ring=2, direct=True)
+    model.keeper.pins = Pins(driver)
+    expected = model.train(ones())
+    x = ones().requires_grad_()
+    for module in model.modules[:3]:
+        x = model.checkpoint(module, x)
+    del x
+    model.keeper.reset()
+    assert torch.equal(model.train(ones()), expected)
+    model.keeper.close()
+    model.keeper.close()
+    assert alive(remembered) == 0
+    assert driver.pinned == {}
+    new = set(threading.enumerate()) - before
+    assert not any("keeping" in thread.name for thread in new)

@@ -18,7 +18,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from maskora.streaming.memory import Pins
 from maskora.streaming.transfer import Transfer
+from tests.streaming.drivers import Quota
 from tests.streaming.ring import WIDTH, Model
 
 # What a stream or thread knows to be done of each other: its name -> number of uses.
@@ -32,7 +34,8 @@ def joined(one: Clock, other: Clock) -> Clock:
 
 def here() -> str:
     """The thread of the host that speaks."""
-    return "worker" if "streaming" in threading.current_thread().name else "host"
+    name = threading.current_thread().name
+    return next((kind for kind in ("streaming", "keeping") if kind in name), "host")
 
 
 class World:
@@ -116,6 +119,11 @@ def recorder(world: World) -> type[Transfer]:
         def hold(self, moment: Clock | None) -> None:
             world.wait(here(), moment or {})
 
+        def look(self, tensor: Tensor, moment: Clock | None) -> Tensor:
+            self.hold(moment)
+            world.use(here(), "looking", reads=[tensor])
+            return super().look(tensor, None)
+
         def drain(self) -> None:
             world.wait(here(), world.known(self.stream))
 
@@ -139,9 +147,9 @@ def watch_staging(world: World, model: Model, monkeypatch: pytest.MonkeyPatch) -
     """The worker fills host buffers."""
     fill = model.memory.fill
 
-    def filled(index: int, out: Tensor) -> None:
+    def filled(index: int, out: Tensor, start: int = 0) -> None:
         world.use(here(), "filling", writes=[out])
-        fill(index, out)
+        fill(index, out, start)
 
     monkeypatch.setattr(model.memory, "fill", filled)
 
@@ -167,17 +175,30 @@ def _weights(module: nn.Module) -> list[Tensor]:
     return [parameter.data for parameter in module.parameters()]
 
 
-@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize(("direct", "piece"), [(True, 0), (False, 1024), (False, 64)])
+@pytest.mark.parametrize("kept_pinned", [True, False])
 @pytest.mark.parametrize("swapped", [2, 5, 6])
 @pytest.mark.parametrize("ring", [1, 2, 3])
 def test_events_order_every_two_uses_of_a_buffer(
-    ring: int, swapped: int, direct: bool, monkeypatch: pytest.MonkeyPatch
+    ring: int,
+    swapped: int,
+    kept_pinned: bool,
+    direct: bool,
+    piece: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Blocks of 320 bytes are copied directly, or through pieces as large as may be or of 64 bytes.
+
+    Kept inputs wait in pinned memory, or in memory that could not be pinned.
+    """
+    monkeypatch.setattr("maskora.streaming.staging.STAGING_PIECE", piece)
     world = World()
     transfer = recorder(world)
     monkeypatch.setattr("maskora.streaming.engine.Transfer", transfer)
     watch_memory(world, monkeypatch)
     model = Model(6, swapped, ring, direct, transfer=transfer)
+    if not kept_pinned:
+        model.keeper.pins = Pins(Quota(0))
     watch_staging(world, model, monkeypatch)
     watch_blocks(world, model)
     for number in range(3):
@@ -191,4 +212,4 @@ def test_events_order_every_two_uses_of_a_buffer(
     assert world.races == set()
     transfers = [kind for kind in world.kinds if kind.startswith("copy")]
     assert len(transfers) == 3  # the weights', the inputs' way out, and their way back
-    assert {"forward", "backward", "freed"} <= world.kinds
+    assert {"forward", "backward", "freed", "looking"} <= world.kinds

@@ -1,5 +1,6 @@
 """Stored tensors by other names: cut, exchanged, scaled, in small pieces and from many threads."""
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -91,6 +92,20 @@ def test_every_place_is_read_exactly(
         out = torch.full(value.shape, torch.nan, dtype=dtype)
         reader.read_into(name, out)
         assert torch.equal(out, value.to(dtype)), name
+
+
+@pytest.mark.parametrize("piece", [120, 32 * 2**20])
+def test_every_span_of_a_place_is_read_exactly(
+    reader: Translated, tensors: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    monkeypatch.setattr(translated, "CONVERSION_BYTES", piece)
+    for name, value in expected(tensors).items():
+        flat = value.to(torch.bfloat16).reshape(-1)
+        for start, count in itertools.product(range(0, len(flat), 7), (1, 9, 10, 35, len(flat))):
+            wanted = flat[start : start + count]
+            out = torch.full(wanted.shape, torch.nan, dtype=torch.bfloat16)
+            reader.read_span(name, start, out)
+            assert torch.equal(out, wanted), (name, start, count)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

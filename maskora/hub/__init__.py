@@ -40,23 +40,32 @@ def locate(
 
     Raises:
         UserError: neither such a folder nor a hub repository that can be reached.
+        Fault: the disk has no room for it, or the connection was lost.
     """
     if folder := find_local(path, relative_to):
         return folder
     if path == "miniature":
-        return Path(__file__).parent / "miniature" / "weights"
+        return Path(__file__).parents[1] / "miniature" / "weights"
     if not is_hub_id(path):
         raise UserError(f"{key}: {path!r} is neither a folder nor a hub id (owner/name)")
-    return _download(path, patterns or WANTED, [f"{part}/*.safetensors" for part in without], key)
+    from maskora.hub.fetching import fetch
+
+    return fetch(path, patterns or WANTED, [f"{part}/*.safetensors" for part in without], key)
 
 
 def locate_cached(repository: str) -> Path:
-    """The folder of a hub repository that was fetched before. Raises UserError where none is."""
+    """The folder of a hub repository that was fetched before, all of it or a part.
+
+    Raises:
+        UserError: nothing of it is here.
+    """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(repository, local_files_only=True))
+    except IncompleteSnapshotError as error:  # its README, say, which nobody wants
+        return Path(error.snapshot_path)
     except LocalEntryNotFoundError:
         raise UserError(f"{repository} has not been fetched from the hub yet") from None
 
@@ -97,18 +106,3 @@ def without_code(settings: Any) -> Any:
 def is_hub_id(path: str) -> bool:
     """Whether a text has the form of a hub id, and is no file here."""
     return bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path)) and not Path(path).exists()
-
-
-def _download(repository: str, patterns: list[str], unwanted: list[str], key: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        folder = snapshot_download(repository, allow_patterns=patterns, ignore_patterns=unwanted)
-        return Path(folder)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"{key}: {repository!r} is no local folder and could not be fetched from the "
-            f"hub ({reason}). Download it where there is a network and name the folder."
-        ) from None

@@ -1,0 +1,274 @@
+"""Under a quota of memory that can be pinned, what helps most is pinned, and nothing else changes.
+
+A GB is a quarter of a MB here: 36 blocks of 0.8, staging in four pieces of 1/16, kept inputs.
+"""
+
+import gc
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from maskora.streaming.blocks import precise
+from maskora.streaming.plan import Placement
+from maskora.streaming.sources import HostBlocks, ModuleReader
+from maskora.streaming.supply import Supply, supply
+from tests.streaming.drivers import Quota
+
+GB = 2**18
+BLOCKS, WIDTH, ROWS = 36, 229, 14
+PIECE = GB // 16
+KEPT = BLOCKS - 1  # the turn's input stays
+CPU = torch.device("cpu")
+
+
+class Deep(nn.Module):
+    """Linear blocks, one after another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(BLOCKS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Many small products: several threads would wait for each other longer than they work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def original() -> Deep:
+    torch.manual_seed(0)
+    return Deep().requires_grad_(False)
+
+
+@dataclass
+class Machine:
+    """A streamed model on a machine whose driver has a quota."""
+
+    model: Deep
+    supplied: Supply
+    driver: Quota
+
+    def infer(self) -> Tensor:
+        with torch.no_grad():
+            return self.model(given())
+
+    def train(self) -> Tensor:
+        x = given().requires_grad_()
+        y = x
+        for block in self.model.blocks:
+            y = self.supplied.checkpoint(block, y)
+        y.square().sum().backward()
+        assert x.grad is not None
+        return x.grad
+
+    @property
+    def pieces(self) -> int:
+        """How many staging pieces there are, pinned or not, once they are at rest."""
+        staging = self.supplied.streamer._staging
+        staging._worker.submit(lambda: None).result()
+        return len(staging.buffers)
+
+    def count(self, nbytes: int) -> int:
+        """How many buffers of a size are pinned."""
+        return list(self.driver.pinned.values()).count(nbytes)
+
+    @property
+    def pinned(self) -> dict[str, int]:
+        """How many buffers of each kind are pinned."""
+        return {
+            "staging": self.count(PIECE),
+            "kept": self.count(ROWS * WIDTH * 4),
+            "blocks": self.count(self.supplied.streamer.blocks[0].layout.nbytes),
+        }
+
+
+def given() -> Tensor:
+    return torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(1))
+
+
+def expected_gradient(model: Deep) -> Tensor:
+    x = given().requires_grad_()
+    model(x).square().sum().backward()
+    assert x.grad is not None
+    return x.grad
+
+
+def machine(
+    original: Deep,
+    quota: float,
+    monkeypatch: pytest.MonkeyPatch,
+    weights: str = "pinned",
+    offload: bool = True,
+    streamed: int = BLOCKS,
+) -> Machine:
+    driver = Quota(int(quota * GB))
+    monkeypatch.setattr("maskora.streaming.staging.STAGING_PIECE", PIECE)
+    monkeypatch.setattr("maskora.streaming.supply.driver_of", lambda device: driver)
+    with torch.device("meta"):
+        model = Deep().requires_grad_(False)
+    placement = Placement(streamed, weights, activation_offload=offload)
+    reader, precision = ModuleReader(original), precise(torch.float32)
+    return Machine(model, supply(model, model.blocks, reader, precision, placement, CPU), driver)
+
+
+TRAINED = {
+    0.0: {"staging": 0, "kept": 0, "blocks": 0},
+    0.2: {"staging": 3, "kept": 0, "blocks": 0},
+    0.5: {"staging": 4, "kept": 5, "blocks": 0},
+    1.0: {"staging": 4, "kept": 15, "blocks": 0},
+    16.0: {"staging": 4, "kept": KEPT, "blocks": 17},
+    40.0: {"staging": 0, "kept": KEPT, "blocks": BLOCKS},
+}
+
+
+@pytest.mark.parametrize("quota", TRAINED)
+def test_training_pins_staging_then_kept_inputs_then_blocks(
+    original: Deep,
+    quota: float,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ours = machine(original, quota, monkeypatch)
+    assert ours.count(ours.supplied.streamer.blocks[0].layout.nbytes) == 0
+    expected = expected_gradient(original)
+    assert torch.equal(ours.train(), expected)
+    assert ours.pinned == TRAINED[quota]
+    assert ours.pieces == (0 if quota == 40 else TRAINED[quota]["staging"] or 4)
+    granted = sum(TRAINED[quota].values())
+    asked = len(ours.driver.asked)
+    assert asked <= max(granted, 4 + KEPT + BLOCKS if quota == 40 else 0) + 2
+    assert torch.equal(ours.train(), expected)
+    assert torch.equal(ours.infer(), original(given()))
+    assert len(ours.driver.asked) == asked  # what was refused is not tried again
+    notes = [entry.getMessage() for entry in caplog.records if entry.levelno >= logging.WARNING]
+    assert len(notes) == (0 if quota == 40 else 1)
+    ours.supplied.close()
+    del ours.supplied
+    gc.collect()
+    assert ours.driver.pinned == {}
+
+
+def test_one_line_says_what_was_pinned_and_what_it_costs(
+    original: Deep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("maskora.streaming.demand.GIB", GB)
+    machine(original, 16, monkeypatch).train()
+    machine(original, 1, monkeypatch).train()
+    assert caplog.messages == [
+        "note: pinned: staging and kept inputs 2.0 GB, 17 of 36 streamed blocks; the other 19 "
+        "(15.3 GB) are copied through staging by the CPU at each visit, which takes longer than "
+        "from pinned memory (the system pins no more: out of memory)",
+        "note: pinned: staging and kept inputs 1.0 of 2.0 GB, 0 of 36 streamed blocks; the other "
+        "36 (28.9 GB) are copied through staging by the CPU at each visit, which takes longer "
+        "than from pinned memory (the system pins no more: out of memory)",
+    ]
+
+
+@pytest.mark.parametrize(("quota", "blocks"), [(0.5, 0), (2.0, 2), (16.0, 19), (40.0, BLOCKS)])
+def test_where_nothing_is_kept_blocks_are_pinned_as_they_are_loaded(
+    original: Deep, quota: float, blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = machine(original, quota, monkeypatch, offload=False)
+    assert ours.pinned == {"staging": 0 if quota == 40 else 4, "kept": 0, "blocks": blocks}
+    assert torch.equal(ours.infer(), original(given()))
+    assert torch.equal(ours.infer(), original(given()))
+
+
+@pytest.mark.parametrize("quota", [16.0, 40.0])
+def test_inference_that_could_keep_inputs_pins_blocks_at_its_first_visit(
+    original: Deep, quota: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = machine(original, quota, monkeypatch)
+    assert ours.pinned["blocks"] == 0
+    assert torch.equal(ours.infer(), original(given()))
+    assert ours.pinned["blocks"] == (BLOCKS if quota == 40 else 19)
+
+
+@pytest.mark.parametrize("weights", ["pageable", "mapped"])
+def test_what_shall_not_be_pinned_is_not(
+    original: Deep,
+    weights: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ours = machine(original, 16, monkeypatch, weights)
+    assert torch.equal(ours.train(), expected_gradient(original))
+    assert ours.pinned == {"staging": 4, "kept": KEPT, "blocks": 0}
+    assert caplog.messages == []
+    with_little = machine(original, 0.5, monkeypatch, weights)
+    assert torch.equal(with_little.train(), expected_gradient(original))
+    assert len(caplog.messages) == 1
+    assert "blocks" not in caplog.messages[0]
+
+
+@pytest.mark.parametrize("quota", [16.0, 29.2])
+def test_inputs_that_are_kept_later_take_the_place_of_blocks(
+    original: Deep, quota: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when memory has run out in mid-run, and inputs wait in RAM from then on."""
+    ours = machine(original, quota, monkeypatch, offload=False)
+    before = ours.pinned
+    assert before["blocks"] == (19 if quota == 16 else BLOCKS)
+    ours.supplied.checkpoint.keeper.offload = True
+    expected = expected_gradient(original)
+    for _ in range(2):
+        assert torch.equal(ours.train(), expected)
+    after = ours.pinned
+    assert after["kept"] == KEPT
+    # 1.7 GB of inputs, and of staging where all was pinned, in place of so few blocks of 0.8.
+    assert before["blocks"] - after["blocks"] <= 3
+    assert after["staging"] == 4
+    assert torch.equal(ours.infer(), original(given()))
+
+
+def test_inputs_that_are_kept_later_and_cannot_be_pinned_are_told(
+    original: Deep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours = machine(original, 0.5, monkeypatch, weights="pageable", offload=False)
+    ours.supplied.checkpoint.keeper.offload = True
+    for _ in range(2):
+        assert torch.equal(ours.train(), expected_gradient(original))
+    assert ours.pinned == {"staging": 4, "kept": 5, "blocks": 0}
+    (note,) = caplog.messages
+    assert "no more memory can be pinned (out of memory)" in note
+
+
+@pytest.mark.parametrize(("quota", "blocks"), [(0.5, 0), (10, 9), (40, 24)])
+def test_blocks_that_are_streamed_later_are_pinned_where_there_is_room(
+    original: Deep, quota: float, blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when memory has run out in mid-run, and fewer blocks stay from then on."""
+    ours = machine(original, quota, monkeypatch, streamed=12)
+    expected = expected_gradient(original)
+    assert torch.equal(ours.train(), expected)
+    streamer = ours.supplied.streamer
+    streamer.shrink(streamer.resident[:12], ring=1)
+    assert torch.equal(ours.train(), expected)
+    assert torch.equal(ours.train(), expected)
+    assert ours.pinned["blocks"] == blocks
+    assert ours.pinned["staging"] == (0 if quota == 40 else 4)
+    assert torch.equal(ours.infer(), original(given()))
+
+
+def test_the_blocks_that_training_loads_twice_are_pinned_first(
+    original: Deep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = machine(original, 5, monkeypatch)
+    ours.train()
+    source: Any = ours.supplied.streamer._source
+    assert isinstance(source, HostBlocks)
+    assert source._pinned == [17, 18, 16]

@@ -1,0 +1,308 @@
+"""The GPU's memory runs out: the work is done again with more given back, and nothing is lost."""
+
+import errno
+import logging
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from maskora import lora
+from maskora.errors import Fault, OutOfMemory
+from maskora.latents import EncodedSample, TensorCache, decode_video, encode_videos
+from maskora.models import VideoModel, open_model
+from maskora.sampling import Denoising, draw_noise
+from maskora.streaming.out_of_memory import ran_out_of, with_room
+from maskora.streaming.plan import RESIDENT, Placement
+from maskora.training.checkpoint import RunFolder
+from maskora.training.loop import choose_uniformly, give_way, train, train_step
+from maskora.training.optimizer import make_optimizer
+from tests.simulated import OUT_OF_MEMORY, Allocator
+from tests.training.test_loop import PLAN
+
+FAMILY, BLOCKS = "wan2.1-i2v", 5
+SHORT = replace(PLAN, steps=2, checkpoint_every=2)
+Fails = Callable[[int], bool]
+
+
+def opened(folder: Path, placement: Placement = RESIDENT) -> VideoModel:
+    return open_model(FAMILY, folder, "float32", "cpu", placement)
+
+
+@pytest.fixture(scope="module")
+def window(deep_model: Path, windows: list[EncodedSample]) -> EncodedSample:
+    return windows[0]  # the deep model differs from the other in its number of blocks alone
+
+
+class Steps:
+    """Two training steps of a LoRA, without files; an allocation of one of them may fail."""
+
+    def __init__(self, model: VideoModel, window: EncodedSample) -> None:
+        self.memory = Allocator()
+        self._model, self._choose = model, choose_uniformly([window])
+        self._transformer = model.load_transformer()
+        lora.inject(self._transformer, 4, 4.0, model.lora_targets("attention"), PLAN.seed)
+        self._parameters = lora.trainable(self._transformer)
+        self._optimizer = make_optimizer("adamw", self._parameters, PLAN.lr, PLAN.weight_decay)
+        self._transformer.train()
+        self._transformer.enable_gradient_checkpointing(self._transformer.supply.checkpoint)
+
+    def take(self, fails: Fails, at_step: int = 2) -> list[Tensor]:
+        """The LoRA's matrices after both steps."""
+        for step in (1, 2):
+            take = partial(
+                train_step,
+                self._model,
+                self._transformer,
+                self._optimizer,
+                self._choose,
+                PLAN,
+                step,
+            )
+            if step == at_step:
+                self.memory.arm(fails)
+                with self.memory:
+                    with_room(take, lambda: give_way(self._model, self._transformer))
+            else:
+                take()
+        self._transformer.supply.close()
+        return [parameter.detach().clone() for parameter in self._parameters]
+
+
+def trained(
+    model: VideoModel, window: EncodedSample, folder: Path, every: int = 0
+) -> dict[str, Tensor]:
+    """A LoRA that the whole loop has trained for two steps.
+
+    `every`: in the second one, every so-manieth allocation fails, until nothing is left to give.
+    """
+    memory, seen = Allocator(), 0
+    transformer = model.load_transformer()
+    lora.inject(transformer, 4, 4.0, model.lora_targets("attention"), PLAN.seed)
+    if saved := RunFolder(folder).newest_adapter():
+        lora.fill(transformer, lora.read(saved), saved)
+
+    def choose(generator: torch.Generator) -> EncodedSample:
+        nonlocal seen
+        seen += 1
+        if seen == 2 and every:
+            memory.arm(lambda count: count % every == 0 and memory.failed < 7)
+        return choose_uniformly([window])(generator)
+
+    with memory if every else nullcontext():
+        train(model, transformer, choose, SHORT, RunFolder(folder), {"all": "one"}, {})
+    transformer.supply.close()
+    return lora.read(RunFolder(folder).adapter(SHORT.steps)).tensors
+
+
+def once(n: int) -> Fails:
+    """The n-th allocation fails, whichever attempt it falls into."""
+    failed = False
+
+    def fails(count: int) -> bool:
+        nonlocal failed
+        due = count == n and not failed
+        failed = failed or due
+        return due
+
+    return fails
+
+
+def never(_: int) -> bool:
+    return False
+
+
+@pytest.fixture(scope="module")
+def undisturbed(deep_model: Path, window: EncodedSample) -> list[Tensor]:
+    return Steps(opened(deep_model), window).take(never)
+
+
+def equal(ours: list[Tensor], others: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(ours, others, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("placement", "numbers"),
+    [
+        (RESIDENT, range(1, 41, 2)),
+        (Placement(3, ring=3, activation_offload=True), range(2, 41, 2)),
+        pytest.param(RESIDENT, range(2, 41, 2), marks=pytest.mark.slow),
+        pytest.param(Placement(2, ring=2), range(1, 41, 2), marks=pytest.mark.slow),
+    ],
+)
+def test_any_of_a_steps_first_forty_allocations_may_fail(
+    placement: Placement,
+    numbers: range,
+    deep_model: Path,
+    window: EncodedSample,
+    undisturbed: list[Tensor],
+) -> None:
+    for n in numbers:
+        model = opened(deep_model, placement)
+        steps = Steps(model, window)
+        assert equal(steps.take(once(n)), undisturbed)
+        assert steps.memory.failed == 1
+        assert model.placement != placement
+
+
+def test_so_may_those_of_the_backward_pass_and_of_the_first_update(
+    deep_model: Path, window: EncodedSample, undisturbed: list[Tensor]
+) -> None:
+    whole = Steps(opened(deep_model), window)
+    assert equal(whole.take(never, at_step=1), undisturbed)
+    assert whole.memory.count > 500
+    for n in range(60, whole.memory.count + 1, whole.memory.count // 12):
+        steps = Steps(opened(deep_model), window)
+        assert equal(steps.take(once(n), at_step=1), undisturbed)
+        assert steps.memory.failed == 1
+
+
+def test_memory_may_run_out_again_and_again_until_nothing_is_left_to_give(
+    deep_model: Path,
+    window: EncodedSample,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "maskora")
+    model = opened(deep_model)
+    with pytest.raises(OutOfMemory, match="CUDA out of memory"):
+        trained(model, window, tmp_path / "run", every=20)
+    said = [record.message for record in caplog.records if "out of GPU memory" in record.message]
+    assert ["wait in RAM" in said[0], "blocks are streamed" in said[1]] == [True, True]
+    assert "each layer" in said[-2]
+    assert "through 1 of" in said[-1]
+    last = model.placement
+    assert (last.blocks_to_swap, last.ring, last.recompute) == (BLOCKS, 1, "layer")
+    assert last.activation_offload
+    run = RunFolder(tmp_path / "run").read()
+    assert run is not None
+    assert run.step == 1  # the step before is saved, though no checkpoint was due
+    resumed = trained(opened(deep_model), window, tmp_path / "run")
+    whole = trained(opened(deep_model), window, tmp_path / "whole")
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+def test_an_update_that_fails_later_is_not_repeated(
+    model: VideoModel, window: EncodedSample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = torch.optim.AdamW.step
+    calls = 0
+
+    def fail_late(optimizer: torch.optim.AdamW) -> None:
+        nonlocal calls
+        calls += 1
+        step(optimizer)
+        if calls == 2:
+            raise torch.OutOfMemoryError(OUT_OF_MEMORY)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", fail_late)
+    with pytest.raises(Fault, match="in the middle of an update"):
+        trained(model, window, tmp_path / "run")
+    assert calls == 2
+
+
+@pytest.mark.parametrize("n", [1, 25, 80])
+def test_denoising_goes_on(n: int, deep_model: Path, window: EncodedSample) -> None:
+    def generated(fails: Fails) -> tuple[Tensor, Placement]:
+        model, memory = opened(deep_model), Allocator()
+        transformer = model.load_transformer()
+        noise = draw_noise((16, *window.condition_CTHW.shape[1:]), seed=1)
+        clip = Denoising(model, window, window.context, noise, 3, 5.0, None)
+        with memory:
+            memory.arm(fails)
+            clip.advance(transformer)
+        return clip.result(), model.placement
+
+    failing = once(n)
+    twice = 0
+
+    def fails(count: int) -> bool:
+        nonlocal twice
+        due = failing(count) or (twice == 1 and count == n + 40)
+        twice += due
+        return due
+
+    whole, before = generated(never)
+    result, after = generated(fails)
+    assert torch.allclose(result, whole, atol=1e-5)
+    assert before == RESIDENT
+    assert (after.split_batch, after.blocks_to_swap) == (True, 3)
+
+
+def test_loading_goes_on(deep_model: Path, window: EncodedSample) -> None:
+    model, memory = opened(deep_model), Allocator()
+    with memory:
+        memory.arm(once(60))
+        transformer = model.load_transformer()
+    assert memory.failed == 1
+    assert model.placement.blocks_to_swap == 3
+    assert transformer.supply.streamer.streamed == [0, 1, 3]
+    transformer.supply.close()
+
+
+def test_the_vae_takes_smaller_tiles(model: VideoModel, tiny_model: Path, tmp_path: Path) -> None:
+    videos = [torch.rand(3, 5, 160, 224, generator=torch.Generator().manual_seed(0)) * 2 - 1] * 2
+    videos[1] = videos[1].flip(1)
+    tiled = opened(tiny_model, Placement(0, vae_tile=128))
+    expected = encode_videos(videos, tiled, TensorCache(tmp_path / "tiled"))
+    model, memory = opened(tiny_model), Allocator()
+    with memory:
+        memory.arm(lambda count: memory.failed < 2 and count > 30 * (memory.failed + 1))
+        result = encode_videos(videos, model, TensorCache(tmp_path / "cache"))
+    assert model.placement.vae_tile == 128
+    assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
+    pixels, memory, model = decode_video(expected[0], tiled), Allocator(), opened(tiny_model)
+    with memory:
+        memory.arm(lambda count: memory.failed < 2 and count > 30 * (memory.failed + 1))
+        assert torch.equal(decode_video(expected[0], model), pixels)
+    memory.arm(lambda _: True)
+    with memory, pytest.raises(OutOfMemory):
+        decode_video(expected[0], model)
+
+
+def accelerator_error() -> RuntimeError:
+    return torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be …")
+
+
+KINDS: list[tuple[Exception, str | None]] = [
+    (torch.OutOfMemoryError(OUT_OF_MEMORY), "VRAM"),
+    (accelerator_error(), "VRAM"),
+    (RuntimeError("CUDA driver error: out of memory"), "VRAM"),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+     "VRAM"),
+    (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "VRAM"),
+    (RuntimeError("GET was unable to find an engine to execute this computation"), "VRAM"),
+    (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 9"),
+     "RAM"),
+    (MemoryError(), "RAM"),
+    (OSError(errno.ENOMEM, "Cannot allocate memory"), "RAM"),
+    (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), None),
+    (RuntimeError("expected scalar type Half but found Float"), None),
+    (OSError(errno.ENOSPC, "No space left on device"), None),
+    (Fault("the disk is gone"), None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("error", "memory"), KINDS, ids=lambda value: str(value)[:40])
+def test_every_kind_is_recognised(error: Exception, memory: str | None) -> None:
+    assert ran_out_of(error) == memory
+
+
+def test_so_is_what_torch_really_raises_without_ram() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(10**16, dtype=torch.uint8)
+    assert ran_out_of(caught.value) == "RAM"
+
+
+@pytest.mark.parametrize("error", [error for error, memory in KINDS if memory != "VRAM"])
+def test_nothing_is_given_back_for_other_failures(error: Exception) -> None:
+    def work() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        with_room(work, lambda: pytest.fail("nothing was to be given"))

@@ -1,0 +1,103 @@
+"""A training step and a denoising step start without a wait for the device; copies are counted."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskora import lora
+from maskora.conditioning import Sample, motion_sample
+from maskora.latents import EncodedSample, TensorCache, encode_samples
+from maskora.models import VideoModel, open_model
+from maskora.models.tiny import write_tiny_model
+from maskora.sampling import Denoising, draw_noise
+from maskora.streaming.plan import Placement
+from maskora.training.loop import choose_uniformly, train_step
+from maskora.training.optimizer import make_optimizer
+from tests.models import tiny_hunyuan, tiny_hunyuan15
+from tests.simulated import Bus
+from tests.training.test_loop import PLAN
+
+STREAMED, RING = 5, 2
+
+
+def write_wan(folder: Path, layers: int) -> Path:
+    write_tiny_model(folder, layers=layers)
+    return folder
+
+
+def write_hunyuan(folder: Path, layers: int) -> Path:
+    return tiny_hunyuan.write(folder, double=2, single=layers - 2)
+
+
+def write_hunyuan15(folder: Path, layers: int) -> Path:
+    return tiny_hunyuan15.write(folder, layers=layers)
+
+
+FAMILIES: dict[str, Callable[[Path, int], Path]] = {
+    "wan2.1-i2v": write_wan,
+    "hunyuan-video-i2v": write_hunyuan,
+    "hunyuan-video-1.5-i2v": write_hunyuan15,
+}
+# diffusers' own forward pass of HunyuanVideo-1.5 asks whether the picture is empty, and sorts the
+# tokens by their masks, once for all blocks.
+ASKED_BY_DIFFUSERS = {"hunyuan-video-1.5-i2v"}
+
+
+def encoded(model: VideoModel, cache: Path) -> EncodedSample:
+    video = torch.rand(3, 5, 48, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    keep = torch.ones(5, 48, 64)
+    keep[:, 16:32, 16:48] = 0
+    sample: Sample = motion_sample(video, keep, 0, 5, "masked", 'a sign "Open"')
+    return encode_samples([sample], model, TensorCache(cache))[0]
+
+
+def training_traffic(family: str, folder: Path, window: EncodedSample) -> Counter[str]:
+    """What the second step of training moves; the first makes the optimizer's states."""
+    placement = Placement(STREAMED, ring=RING, activation_offload=True)
+    model = open_model(family, folder, "float32", "meta", placement)
+    transformer = model.load_transformer()
+    lora.inject(transformer, 4, 4.0, model.lora_targets("attention"), 0)
+    optimizer = make_optimizer("adamw", lora.trainable(transformer), 1e-3, 0.0)
+    transformer.train()
+    transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+    for step in (1, 2):
+        with Bus() as bus:
+            train_step(model, transformer, optimizer, choose_uniformly([window]), PLAN, step)
+    transformer.supply.close()
+    return bus.traffic
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_training_step_waits_for_nothing(family: str, tmp_path: Path) -> None:
+    seen = {}
+    for layers in (5, 6):
+        folder = FAMILIES[family](tmp_path / str(layers), layers)
+        window = encoded(open_model(family, folder, "float32", "cpu"), tmp_path / "cache")
+        seen[layers] = training_traffic(family, folder, window)
+    traffic = seen[5]
+    assert traffic["up, waited for"] == 0
+    assert traffic["wait"] == 0 or family in ASKED_BY_DIFFUSERS
+    assert seen[5]["wait"] == seen[6]["wait"]  # whatever there is comes once, not in every block
+    # Kept inputs go down but at the turn, and come back; blocks come up but at the turns.
+    masks = sum(not tensor.is_floating_point() for tensor in window.context.values())
+    context = len(window.context) - masks + (1 if masks else 0)
+    sample = 5 + context  # target, noise, level, condition, weights
+    assert traffic["up"] == sample + 2 * (STREAMED - RING) + traffic["down"]
+
+
+def test_a_denoising_step_waits_for_nothing(tmp_path: Path) -> None:
+    folder = write_wan(tmp_path / "wan", 5)
+    family = "wan2.1-i2v"
+    window = encoded(open_model(family, folder, "float32", "cpu"), tmp_path / "cache")
+    model = open_model(family, folder, "float32", "meta", Placement(STREAMED, ring=RING))
+    transformer = model.load_transformer()
+    noise = draw_noise((16, *window.condition_CTHW.shape[1:]), seed=1)
+    clip = Denoising(model, window, window.context, noise, 4, 5.0, None)
+    timestep = clip._scheduler.timesteps[0]
+    for _ in range(2):
+        with Bus() as bus, torch.no_grad():
+            clip._velocity(transformer, timestep)
+    assert bus.traffic == {"up": STREAMED}
