@@ -9,7 +9,7 @@ import torch
 
 from maskora import devices
 from maskora.commands.machine import Machine, Ram
-from maskora.devices import Capability
+from maskora.devices import Capability, driver
 from maskora.streaming.budget import GpuMemory
 from maskora.streaming.demand import GIB
 
@@ -61,7 +61,7 @@ def install_driver(
         "    print(', '.join(cells[name] for name in asked))\n",
         encoding="utf-8",
     )
-    monkeypatch.setattr(devices, "DRIVER_TOOL", (sys.executable, str(program)))
+    monkeypatch.setattr(driver, "DRIVER_TOOL", (sys.executable, str(program)))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     devices.forget()
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from maskora import devices
-from maskora.devices import Gpu, TorchBuild, choose, foresee, gpus
+from maskora.devices import Gpu, TorchBuild, choose, driver, foresee, gpus
 from maskora.errors import Fault, UserError
 from tests.machines import Card, install_driver, plug_in
 
@@ -22,7 +22,7 @@ MIB = 2**20
 
 
 def built(monkeypatch: pytest.MonkeyPatch, build: TorchBuild | None) -> None:
-    monkeypatch.setattr(devices, "read_build", lambda: build)
+    monkeypatch.setattr(driver, "read_build", lambda: build)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_driver_that_does_not_answer_is_no_absent_gpu(
         assert answer("cpu").name == "cpu"
     install_driver(tmp_path, monkeypatch, says="No devices were found")
     assert gpus() == ()
-    monkeypatch.setattr(devices, "DRIVER_TOOL", (str(tmp_path / "no-such-program"),))
+    monkeypatch.setattr(driver, "DRIVER_TOOL", (str(tmp_path / "no-such-program"),))
     devices.forget()
     assert gpus() == ()
 
@@ -148,7 +148,7 @@ def test_a_gpu_that_torch_cannot_open_for_a_reason_of_its_own(
 
 
 def test_without_a_gpu_the_cpu_is_taken_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "DRIVER_TOOL", ("/no/such/program",))
+    monkeypatch.setattr(driver, "DRIVER_TOOL", ("/no/such/program",))
     for answer in (foresee, choose):
         assert answer(None).name == "cpu"
         assert answer(None).note == "no NVIDIA GPU is found: computing on the CPU"
@@ -188,7 +188,7 @@ def test_the_gpu_with_most_free_memory_is_taken_or_the_one_that_is_named(
 def test_torch_is_believed_where_nvidia_smi_is_absent_or_fails(
     says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "DRIVER_TOOL", ("/no/such/program",))
+    monkeypatch.setattr(driver, "DRIVER_TOOL", ("/no/such/program",))
     if says:
         install_driver(tmp_path, monkeypatch, says=says)
     built(monkeypatch, CUDA13)
@@ -202,7 +202,7 @@ def test_torch_is_believed_where_nvidia_smi_is_absent_or_fails(
 def test_a_gpu_without_code_in_this_torch_or_that_cannot_be_opened_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(devices, "DRIVER_TOOL", ("/no/such/program",))
+    monkeypatch.setattr(driver, "DRIVER_TOOL", ("/no/such/program",))
     built(monkeypatch, CUDA13)
     plug_in(monkeypatch, Card("a GTX 1080", 7.1, 8.0, (6, 1)))
     with pytest.raises(UserError, match=r"no code for a GTX 1080 \(compute capability 6\.1\)"):

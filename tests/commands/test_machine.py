@@ -18,7 +18,7 @@ from maskora.commands.machine import Ram, peak_bytes, ram
 from maskora.commands.plan import Plan, plan_for
 from maskora.commands.setup import Base, measured, open_base
 from maskora.config import build_config, load_config
-from maskora.devices import Capability, TorchBuild
+from maskora.devices import Capability, TorchBuild, driver
 from maskora.errors import UserError
 from maskora.models import open_source
 from maskora.streaming.demand import GIB
@@ -34,8 +34,8 @@ SMALL = "0, GPU-aaaa-1, 8188, 7270, 580.65.06, NVIDIA GeForce RTX 3050, 8.6"
 
 @pytest.fixture
 def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "DRIVER_TOOL", ("/no/such/program",))
-    monkeypatch.setattr(devices, "read_build", lambda: CUDA13)
+    monkeypatch.setattr(driver, "DRIVER_TOOL", ("/no/such/program",))
+    monkeypatch.setattr(driver, "read_build", lambda: CUDA13)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_bfloat16_is_refused_on_a_gpu_that_has_no_kernels_for_it(
 def test_the_plan_says_it_too(
     capability: str, status: int, run: Run, edit: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "read_build", lambda: CUDA13)
+    monkeypatch.setattr(driver, "read_build", lambda: CUDA13)
     install_driver(edit.parent, monkeypatch, SMALL.replace("8.6", capability))
     answer = run("plan", "--config", edit)
     assert answer.status == status
@@ -147,7 +147,7 @@ def test_the_plan_says_it_too(
 def test_the_plan_of_this_machines_gpu_counts_the_context_that_is_not_there_yet(
     run: Run, edit: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "read_build", lambda: CUDA13)
+    monkeypatch.setattr(driver, "read_build", lambda: CUDA13)
     install_driver(edit.parent, monkeypatch, SMALL)
     told = "budget 6.2 GB: 7.1 of 8.0 GB are free, less 0.5 GB reserve and 0.4 GB for the CUDA cont"
     for device in ([], ["--device", "cuda"], ["--device", "cuda:0"]):
@@ -157,7 +157,7 @@ def test_the_plan_of_this_machines_gpu_counts_the_context_that_is_not_there_yet(
 def test_a_plan_for_another_machine_takes_a_gpu_as_it_is_sold(
     run: Run, edit: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "DRIVER_TOOL", ("/no/such/program",))
+    monkeypatch.setattr(driver, "DRIVER_TOOL", ("/no/such/program",))
     told = run("plan", "--config", edit, "--device", "cuda").out
     assert "no GPU is found here: planned for one that is sold as 8 GB (--vram)" in told
     assert "budget 6.5 GB: about 7.4 GB are free on a GPU sold as 8 GB with a desktop, less" in told
@@ -187,7 +187,7 @@ def test_a_gpu_that_torch_cannot_use_stops_a_run_and_its_plan(
     """Here torch is a build for the CPU in truth."""
     root = prepared()
     install_driver(tmp_path, monkeypatch, SMALL)
-    monkeypatch.setattr(devices, "read_build", lambda: TorchBuild("2.13.0", None, None))
+    monkeypatch.setattr(driver, "read_build", lambda: TorchBuild("2.13.0", None, None))
     for command in ("train", "infer", "plan"):
         answer = run(command, "--config", root / "edit.toml")
         assert answer.status == 2
@@ -207,8 +207,8 @@ def test_a_plan_needs_under_a_second_and_no_torch(edit: Path, tmp_path: Path) ->
     (package / "version.py").write_text("__version__ = '2.13.0'\ncuda = '13.0'\nhip = None\n")
     (tmp_path / "smi.py").write_text(f"print({SMALL!r})")
     code = (
-        "import sys, time; from maskora import devices\n"
-        f"devices.DRIVER_TOOL = (sys.executable, {str(tmp_path / 'smi.py')!r})\n"
+        "import sys, time; from maskora.devices import driver\n"
+        f"driver.DRIVER_TOOL = (sys.executable, {str(tmp_path / 'smi.py')!r})\n"
         "from maskora.commands.cli import app\n"
         f"app(['plan', '--config', {str(edit)!r}], standalone_mode=False)\n"
     )
