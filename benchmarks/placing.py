@@ -6,19 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.jobs import Job
+from maskora import devices
 from maskora.commands.footprint import Purpose
-from maskora.commands.machine import DeviceKind
+from maskora.commands.machine import Machine, processor_name, ram
 from maskora.commands.plan import Plan, plan_for
 from maskora.config import Config, load_config
 from maskora.errors import UserError
 from maskora.models import open_source
+from maskora.streaming.budget import GpuMemory
 from maskora.streaming.plan import Placement
 from maskora.workspace import Workspace
 
 STORAGES = ("same", "float8", "int8", "nf4")
 # The placement's fields that options of the command line's own decide.
 OWN_OPTIONS = ("blocks_to_swap", "weights", "storage")
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -58,19 +59,25 @@ def configure(job: Job, swap: str, weights: str, storage: str) -> Config:
         return load_config(empty, [f"{name}={value}" for name, value in told.items()])
 
 
-def plan_request(request: Request, card_bytes: int | None) -> Plan:
-    """The planner's answer; without a cap all of the card is its budget.
+def plan_request(request: Request, gpu_bytes: int | None) -> Plan:
+    """The planner's answer for a GPU with so much memory, or for none.
 
     Raises:
         UserError: it does not fit.
     """
-    config, folder = request.config, Path(request.job.model)
-    if request.job.cap_gb is None and card_bytes is not None:
-        memory = config.memory.model_copy(update={"vram_budget_gb": card_bytes / GIB})
-        config = config.model_copy(update={"memory": memory})
-    device: DeviceKind = "cpu" if card_bytes is None else "cuda"
+    folder = Path(request.job.model)
     purpose: Purpose = "infer" if request.job.kind == "infer" else "train"
-    return plan_for(config, Workspace(folder), None, open_source(folder), device, purpose)
+    source, machine = open_source(folder), _machine(gpu_bytes)
+    return plan_for(request.config, Workspace(folder), None, source, machine, purpose)
+
+
+def _machine(gpu_bytes: int | None) -> Machine:
+    """This machine, with what the driver says to be free of its GPU."""
+    if gpu_bytes is None:
+        return Machine("cpu", processor_name(), None, None, ram())
+    free = next((gpu.free for gpu in devices.gpus()[:1] if gpu.free), gpu_bytes)
+    memory = GpuMemory(min(free, gpu_bytes), gpu_bytes, opened=False)
+    return Machine("cuda", "a GPU", memory, None, ram())
 
 
 def placed(request: Request, plan: Plan) -> Job:

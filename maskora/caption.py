@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 from safetensors import SafetensorError
 
+from maskora import devices
 from maskora.errors import UserError
 from maskora.hub import locate, refuse_quantised
 
@@ -52,7 +53,7 @@ def open_captioner(model: str, relative_to: Path) -> Iterator[Captioner]:
     import torch
 
     log.info("loading the captioner")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(devices.for_small_models())
     florence, processor = _load(folder, torch.bfloat16 if device.type == "cuda" else torch.float32)
 
     def caption(picture_HWC: np.ndarray) -> str:

@@ -1,10 +1,12 @@
 """What all tests share: a tiny model of the real classes, and the real clips where they are."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from maskora import devices
 from tests.system import ELSEWHERE
 
 REPOSITORY = Path(__file__).parents[1]
@@ -14,6 +16,13 @@ def pytest_configure() -> None:
     """`make test-elsewhere` runs on the other system, or not at all."""
     if os.environ.get("MASKORA_ELSEWHERE") and not ELSEWHERE:
         raise pytest.UsageError("tests/elsewhere is not on PYTHONPATH, or failed to begin")
+
+
+@pytest.fixture(autouse=True)
+def _own_device() -> Iterator[None]:
+    """No test sees the devices that another has simulated or chosen."""
+    yield
+    devices.forget()
 
 
 @pytest.fixture(scope="session")

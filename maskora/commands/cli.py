@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from maskora import __version__
+from maskora import __version__, devices
 from maskora.commands.cli_clip import SetOption, gui, prepare, track
 from maskora.commands.cli_jobs import BatchCommand, EditCommand, batch, edit
 from maskora.commands.cli_result import evaluate
@@ -24,6 +24,10 @@ app = typer.Typer(
 )
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="WORKSPACE/edit.toml")]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(metavar="cpu|cuda|cuda:N", help="where to compute; if not said, on a GPU"),
+]
 EditOption = Annotated[
     str | None, typer.Option("--edit", metavar="NAME", help="a further edit: edits/NAME/")
 ]
@@ -64,14 +68,19 @@ def check(config: ConfigOption, edit: EditOption = None, set_: SetOption = None)
 def plan(
     config: ConfigOption,
     device: Annotated[
-        str | None, typer.Option(metavar="cuda|cpu", help="with a card or without, if not as here")
+        str | None,
+        typer.Option(metavar="cpu|cuda|cuda:N", help="without a GPU, with any, or with this one"),
+    ] = None,
+    vram: Annotated[
+        float | None,
+        typer.Option(metavar="GB", min=1, help="a GPU that is sold with so much, not this one"),
     ] = None,
     set_: SetOption = None,
 ) -> None:
     """Tell what training and inference will take of VRAM, RAM, disk and time; loads no model."""
     from maskora.commands.plan import show_plan
 
-    show_plan(load_config(config, set_ or []), Workspace(config.parent), device)
+    show_plan(load_config(config, set_ or []), Workspace(config.parent), device, vram)
 
 
 @app.command()
@@ -83,10 +92,12 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="continue an interrupted run where it can be")
     ] = False,
+    device: DeviceOption = None,
     set_: SetOption = None,
 ) -> None:
     """Train the LoRA: motion from the source, then the look of edited keyframes."""
     settings = load_config(config, set_ or [])  # a mistake is answered before torch is imported
+    devices.choose(device)
     from maskora.commands.train import train_stages
 
     train_stages(settings, Workspace(config.parent), stage, edit, resume)
@@ -105,10 +116,12 @@ def infer(
         list[str] | None,
         typer.Option(metavar="FILE|none", help="another LoRA, or the bare base; may be repeated"),
     ] = None,
+    device: DeviceOption = None,
     set_: SetOption = None,
 ) -> None:
     """Generate the edited clip, with everything outside the mask kept."""
     settings = load_config(config, set_ or [])
+    devices.choose(device)
     from maskora.commands.infer import infer_clip
 
     infer_clip(settings, Workspace(config.parent), edit, seed, output, lora or [])

@@ -3,6 +3,7 @@
 from fractions import Fraction
 from pathlib import Path
 
+from maskora import devices
 from maskora.commands.demo_clip import FRAMES, KEYFRAME, DemoClip, write_clip
 from maskora.commands.demo_pictures import write_pictures
 from maskora.commands.prepare import prepare_workspace
@@ -75,6 +76,7 @@ def run_demo(folder: Path) -> None:
     for frame in (0, KEYFRAME):
         write_png(workspace.edited_frame(None, frame, ".png"), read_image(clip.truth_frame(frame)))
     config = load_config(workspace.config)
+    devices.for_small_models()
     print("4/6  train.py: motion from the source, then the look from the later edited frame")
     train_stages(config, workspace, "all", None, resume=True)
     print("5/6  infer.py: the edited clip, everything outside the box locked")

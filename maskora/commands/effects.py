@@ -52,9 +52,9 @@ def memory_warnings(config: Config, plan: Plan) -> list[str]:
     """The same for how the base lies in memory."""
     if plan.device == "cpu":
         keys = ["vram_budget_gb", "activation_offload"]
-        return _unused(config, "memory", keys, "this machine has no card")
+        return _unused(config, "memory", keys, "no GPU computes here")
     if plan.placement.blocks_to_swap == 0:
-        return _unused(config, "memory", ["weights"], "every block stays on the card")
+        return _unused(config, "memory", ["weights"], "every block stays on the GPU")
     return []
 
 
@@ -74,7 +74,7 @@ def accelerate(
     told = Acceleration(**asked.model_dump())
     notes, caching = [], asked.cache
     if asked.attention != "native" and device == "cpu":
-        notes += _unused(config, "acceleration", ["attention"], "this machine has no card")
+        notes += _unused(config, "acceleration", ["attention"], "no GPU computes here")
         told = replace(told, attention="native")
     elif asked.attention in NO_BACKWARD and purpose == "train":
         notes += _unused(config, "acceleration", ["attention"], "it cannot compute gradients")

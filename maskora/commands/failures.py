@@ -8,11 +8,12 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import ParamSpec, TypeVar
+from typing import Literal, ParamSpec, TypeVar
 
 import typer
 
 from maskora.errors import Fault, UserError
+from maskora.streaming.out_of_memory import first_line, ran_out_of
 from maskora.system import INTERRUPTIONS, WINDOWS, show_any_character
 
 # What the machine refuses for a reason that its own words explain.
@@ -58,9 +59,8 @@ def _told(error: BaseException, interrupted: bool) -> tuple[int, str] | None:
         return 1, str(error)
     if isinstance(error, OSError) and error.errno in TOLD_ERRORS:
         return 1, f"{error.strerror}: {error.filename or 'while writing'}"
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, known without importing torch
-        return 1, _out_of_memory(error)
-    return None
+    memory = ran_out_of(error)
+    return None if memory is None else (1, _out_of_memory(memory, error))
 
 
 def _hear_interruptions() -> list[int]:
@@ -87,9 +87,15 @@ def quieten_libraries() -> None:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # of faster kernels that might be had
 
 
-def _out_of_memory(error: BaseException) -> str:
+def _out_of_memory(memory: Literal["VRAM", "RAM"], error: BaseException) -> str:
+    if memory == "VRAM":
+        return (
+            f"the GPU's memory is too small for this run ({first_line(error)}). End what else uses "
+            f"the GPU (nvidia-smi lists it), or use a smaller size, fewer frames, "
+            f'model.transformer_dtype = "float8", or a smaller base such as Wan2.1-Fun-1.3B-InP.'
+        )
     return (
-        f"the card's memory is too small for this run ({str(error).splitlines()[0]}). "
-        f"Lower memory.vram_budget_gb (maskora plan tells what comes of it), or use a smaller "
-        f"size, fewer frames, or a smaller base such as Wan2.1-Fun-1.3B-InP."
+        f"the machine's RAM is too small for this run ({first_line(error)}). Close other programs, "
+        f'or use memory.weights = "mapped", which leaves the weights on disk, '
+        f'model.transformer_dtype = "float8", a smaller size or fewer frames.'
     )

@@ -7,6 +7,8 @@ from typing import Literal
 from maskora.models import Sizes
 from maskora.models.acceleration import Acceleration
 from maskora.streaming.demand import (
+    STAGING_PIECE,
+    STAGING_PIECES,
     BlockPhase,
     Demand,
     Need,
@@ -105,6 +107,7 @@ def _training(sizes: Sizes, job: Job) -> BlockPhase:
         adapter=sizes.lora_parameters(job.rank, job.targets) * (2 * FLOAT + job.optimizer),
         inputs=kept * sizes.input_bytes(job.dtype, tokens),
         ways=(Way(block), Way(layer, {"recompute": "layer"}, slower)),
+        backward=True,
     )
 
 
@@ -136,9 +139,9 @@ class Host:
     """Host memory of one phase in bytes.
 
     Attributes:
-        computing: what would lie on a card, where there is none.
+        computing: what would lie on a GPU, where there is none.
         weights: weights that wait: streamed blocks, the image encoder's layers.
-        staging: buffers between them and the device, where they are not pinned themselves.
+        staging: pinned pieces between them and the device, where they are not pinned themselves.
         inputs: block inputs that wait for backward.
         loading: what loading takes beside, at its largest.
         frames: the clip's frames, masks and samples.
@@ -168,14 +171,14 @@ def host(
     pinned = placement.weights == "pinned"
     transformer = Host(
         weights=0 if placement.weights == "mapped" else sum(streamed),
-        staging=0 if pinned else min(len(streamed), placement.ring) * max(streamed, default=0),
+        staging=0 if pinned else _staging(min(len(streamed), placement.ring), streamed),
         loading=max(blocks) + sizes.largest_matrix(),
     )
     kept = len(blocks) - 1 if placement.activation_offload else 0
     tokens = job.tokens(sizes, job.window)
     phases = {
         **{
-            name: Host(weights=part.host, staging=RING * part.layer)
+            name: Host(weights=part.host, staging=_staging(RING, [part.layer]))
             for name, part in sizes.encoders(job.dtype).items()
         },
         "video encoder": Host(loading=sizes.vae_bytes()),
@@ -191,6 +194,11 @@ def host(
         )
         for name, need in needs.items()
     }
+
+
+def _staging(buffers: int, streamed: list[int]) -> int:
+    """Pieces in host memory that weights pass through; never more than as many whole buffers."""
+    return min(STAGING_PIECE * STAGING_PIECES, buffers * max(streamed, default=0))
 
 
 def _clip_bytes(job: Job, decoded: bool) -> int:

@@ -78,17 +78,18 @@ def infer_clip(
     model = base.model
     loras = choose_loras(workspace, config, clip, edited, edit, model, lora_choice)
     base.tell_plan()
-    encoded = encode(workspace, config, clip, edited, model)
-    latents = generate(
-        config, model, encoded, loras, numbers, lambda s: base.remember(clip.source.frames, s)
-    )
-    for index, seed in enumerate(numbers):
-        frames = to_bytes(decode_video(latents[index], model)).numpy()
-        folder = workspace.output_dir(edit, seed if index else None)
-        told = stages.prompt(config, edited.first.caption)
-        result = Generated(frames, seed, loras, edit, told, workspace.root)
-        write_outputs(folder, config, model, clip, edited, origin, result)
-        log.info("%s", folder / "edited.mp4")
+    with base.telling_what_needs_less():
+        encoded = encode(workspace, config, clip, edited, model)
+        latents = generate(
+            config, model, encoded, loras, numbers, lambda s: base.remember(clip.source.frames, s)
+        )
+        for index, seed in enumerate(numbers):
+            frames = to_bytes(decode_video(latents[index], model)).numpy()
+            folder = workspace.output_dir(edit, seed if index else None)
+            told = stages.prompt(config, edited.first.caption)
+            result = Generated(frames, seed, loras, edit, told, workspace.root)
+            write_outputs(folder, config, model, clip, edited, origin, result)
+            log.info("%s", folder / "edited.mp4")
     base.tell_usage()
     if output is not None:
         with replacing(output) as scratch:

@@ -11,20 +11,24 @@ from typing import Any
 from maskora.commands import timings
 from maskora.commands.finding import find_base
 from maskora.commands.footprint import Host, Job, Purpose, demand, dials, host
-from maskora.commands.machine import DeviceKind, device_kind, device_name
+from maskora.commands.machine import Machine, foreseen
 from maskora.commands.shards import adapter_values
 from maskora.config import Config, parse_size
+from maskora.devices import DeviceKind, dotted
 from maskora.errors import UserError
 from maskora.models import Sizes, read_sizes
 from maskora.models import Source as BaseSource
 from maskora.models.acceleration import Acceleration
-from maskora.streaming.demand import GIB, Demand, Need
-from maskora.streaming.plan import Placement, Solution, check_swap, refuse, solve
+from maskora.streaming.budget import Budget, budget
+from maskora.streaming.demand import Demand, Need
+from maskora.streaming.plan import RINGS, Placement, Solution, check_swap, refuse, smallest, solve
 from maskora.workspace import Source, Workspace
 
 CONFIGS = ["model_index.json", "config.json", "*/config.json"]
 COLOURINGS = 6  # orders of three channels, with motion.augment
+LIGHTER = 0.9  # the share of the memory that clearly less is at most
 PURPOSES: tuple[Purpose, ...] = ("train", "infer")
+BFLOAT16 = (8, 0)  # the compute capability from which on torch's attention kernels take it
 
 
 @dataclass(frozen=True)
@@ -34,31 +38,36 @@ class Plan:
     Attributes:
         job: the run's numbers.
         sizes: the base's arithmetic.
-        device: where it runs.
+        machine: where it runs.
         placement: how the base lies in memory.
-        needs: device memory by phase; where there is no card, of the computation in RAM.
+        needs: device memory by phase; where there is no GPU, of the computation in RAM.
         host: the machine's memory by phase.
         reason: why this placement, in a sentence.
-        budget: bytes of device memory that may be used; None where there is no card.
+        budget: what of the GPU's memory may be used; None where there is no GPU.
     """
 
     job: Job
     sizes: Sizes
-    device: DeviceKind
+    machine: Machine
     placement: Placement
     needs: dict[str, Need]
     host: dict[str, Host]
     reason: str
-    budget: int | None
+    budget: Budget | None
+
+    @property
+    def device(self) -> DeviceKind:
+        """ "cuda" with a GPU, else "cpu"."""
+        return self.machine.kind
 
     @property
     def vram_bytes(self) -> int:
-        """The largest phase on the card, the reserve included; 0 without a card."""
+        """The largest phase on the GPU, with what the allocator loses; 0 without a GPU."""
         return max(need.total for need in self.needs.values()) if self.device == "cuda" else 0
 
     @property
     def allocated_bytes(self) -> int:
-        """The same without the reserve: what torch's own counter should reach at most."""
+        """The same without that loss: what torch's own counter should reach at most."""
         return max(need.allocated for need in self.needs.values()) if self.device == "cuda" else 0
 
     @property
@@ -70,7 +79,7 @@ class Plan:
         """The name in `timings` of a step on samples of so many frames."""
         job, sizes = self.job, self.sizes
         facts: dict[str, Any] = {
-            "device": device_name(self.device),
+            "device": self.machine.name,
             "purpose": job.purpose,
             "base": f"{sizes.name}, {sizes.parameters['transformer']} parameters",
             "tokens": job.tokens(sizes, frames),
@@ -97,7 +106,7 @@ def plan_for(
     workspace: Workspace,
     source: Source | None,
     found: BaseSource,
-    device: DeviceKind,
+    machine: Machine,
     purpose: Purpose,
 ) -> Plan:
     """How a run will lie in memory.
@@ -105,32 +114,68 @@ def plan_for(
     Args:
         source: the prepared clip; None plans with [video].
         found: the base's parts; only their configuration files are read.
-        device: "cuda", or "cpu" for a machine without a card: there the budget is not enforced.
+        machine: where it runs; without a GPU no budget is enforced.
 
     Raises:
-        UserError: it does not fit the budget (and what would), or more blocks are to be swapped
-            than there are.
+        UserError: it does not fit the budget (and what would), more blocks are to be swapped than
+            there are, or the GPU has no kernels for the precision.
     """
+    check_precision(config, machine)
     sizes = read_sizes(config.model.family, found)
-    job = job_of(config, workspace, source, purpose, device, sizes)
-    budget = round(config.memory.vram_budget_gb * GIB)
-    solution = _solution(config, sizes, job, device, budget)
-    used = [name for name in solution.needs if not (purpose == "train" and name == "decode")]
-    needs = {name: solution.needs[name] for name in used}
-    on_card = device == "cuda"
+    job = job_of(config, workspace, source, purpose, machine.kind, sizes)
+    plan = _planned(config, sizes, job, machine, RINGS)
+    if plan.placement.ring > min(RINGS) and plan.ram_bytes > machine.ram.available:
+        shorter = _planned(config, sizes, job, machine, RINGS[:1])  # fewer blocks wait in RAM
+        return shorter if shorter.ram_bytes <= machine.ram.available else plan
+    return plan
+
+
+def check_precision(config: Config, machine: Machine) -> None:
+    """Raises UserError where a GPU has no attention kernels for model.dtype."""
+    known = machine.capability
+    if config.model.dtype == "bfloat16" and known is not None and known < BFLOAT16:
+        raise UserError(
+            f"{machine.name} has compute capability {dotted(known)}, and bfloat16 needs "
+            f"{dotted(BFLOAT16)}: below that, bfloat16 leaves PyTorch only the math attention, "
+            f"which keeps gigabytes of scores. What would do:\n"
+            f'  model.dtype = "float16" (training then scales its loss by a fixed factor)\n'
+            f"  a newer GPU: GeForce RTX 30, say"
+        )
+
+
+def _planned(
+    config: Config, sizes: Sizes, job: Job, machine: Machine, rings: tuple[int, ...]
+) -> Plan:
+    """The plan with one of these numbers of buffers. Raises UserError where nothing fits."""
+    within = _budget(config, machine)
+    solution = _solution(config, sizes, job, within, rings)
+    needs = {
+        name: need
+        for name, need in solution.needs.items()
+        if not (job.purpose == "train" and name == "decode")
+    }
     return Plan(
         job=job,
         sizes=sizes,
-        device=device,
+        machine=machine,
         placement=solution.placement,
         needs=needs,
-        host=host(sizes, job, solution.placement, needs, on_card),
+        host=host(sizes, job, solution.placement, needs, within is not None),
         reason=solution.reason,
-        budget=budget if on_card else None,
+        budget=within,
     )
 
 
-def _solution(config: Config, sizes: Sizes, job: Job, device: DeviceKind, budget: int) -> Solution:
+def _budget(config: Config, machine: Machine) -> Budget | None:
+    """What of the GPU may be used; None without one."""
+    asked = config.memory.vram_budget_gb
+    cap = None if asked == "auto" else asked
+    return None if machine.gpu is None else budget(cap, machine.gpu)
+
+
+def _solution(
+    config: Config, sizes: Sizes, job: Job, within: Budget | None, rings: tuple[int, ...]
+) -> Solution:
     """What was asked for, or what fits best. Raises UserError where nothing does."""
     swap, asked = config.memory.blocks_to_swap, demand(sizes, job)
     check_swap(swap, asked.blocks.blocks)
@@ -140,15 +185,15 @@ def _solution(config: Config, sizes: Sizes, job: Job, device: DeviceKind, budget
         storage=job.storage,
         activation_offload=job.offload,
     )
-    if device == "cpu":
-        return _without_card(asked, swap, base)
-    found = solve(asked, budget, swap, base)
+    if within is None:
+        return _without_gpu(asked, swap, base)
+    found = solve(asked, within.nbytes, swap, base, rings, within.steady)
     if found is None:
-        raise refuse(asked, budget, swap, base, dials(sizes, job, swap))
+        raise refuse(asked, within, swap, base, dials(sizes, job, swap))
     return found
 
 
-def _without_card(asked: Demand, swap: int | str, base: Placement) -> Solution:
+def _without_gpu(asked: Demand, swap: int | str, base: Placement) -> Solution:
     """Everything in RAM; mapped blocks are read from disk at every visit."""
     blocks = asked.blocks
     if isinstance(swap, int):
@@ -198,6 +243,17 @@ def job_of(
     )
 
 
+def lighter(plan: Plan) -> list[str]:
+    """Single changes of the configuration with which a run needs clearly less VRAM at the least."""
+    now, ring = demand(plan.sizes, plan.job), min(RINGS)
+    _, least = smallest(now, "auto", ring)
+    firsts = [
+        next((c.told for c in dial if smallest(c.demand, c.swap, ring)[1] <= LIGHTER * least), None)
+        for dial in dials(plan.sizes, plan.job, "auto")
+    ]
+    return [told for told in firsts if told is not None]
+
+
 def _planned_size(config: Config, multiple: int) -> tuple[int, int]:
     """[video] size on the base's grid; the area of an automatic one as if it were the size."""
     text = config.video.size
@@ -210,19 +266,23 @@ def _has_bitsandbytes() -> bool:
     return importlib.util.find_spec("bitsandbytes") is not None
 
 
-def show_plan(config: Config, workspace: Workspace, device: str | None) -> None:
-    """Print the plan of training and of inference, or raise UserError where either cannot fit."""
+def show_plan(
+    config: Config, workspace: Workspace, device: str | None, vram: float | None = None
+) -> None:
+    """Print the plan of training and of inference, or raise UserError where either cannot fit.
+
+    Args:
+        device, vram: --device and --vram.
+    """
     from maskora.commands.plan_text import render, tell_disk, tell_time
 
-    if device not in (None, "cuda", "cpu"):
-        raise UserError(f"--device {device}: write cuda (a card) or cpu (none)")
-    kind: DeviceKind = device_kind() if device is None else "cpu" if device == "cpu" else "cuda"
+    machine = foreseen(device, vram)
     source = workspace.read_source() if workspace.source_record.is_file() else None
     found = find_base(config.model, workspace.root, CONFIGS)
     plans, refusals = [], []
     for purpose in PURPOSES:
         try:
-            plans.append(plan_for(config, workspace, source, found, kind, purpose))
+            plans.append(plan_for(config, workspace, source, found, machine, purpose))
         except UserError as error:
             refusals.append(str(error))
     if refusals:

@@ -5,7 +5,6 @@ from typing import TypeVar
 
 from maskora.commands import timings
 from maskora.commands.footprint import Host
-from maskora.commands.machine import device_name, host_bytes
 from maskora.commands.plan import Plan
 from maskora.commands.shards import NAMES, matrix_type
 from maskora.config import Config
@@ -24,11 +23,11 @@ DEVICE_ROWS: list[tuple[str, Callable[[Need], int]]] = [
     ("LoRA, gradients, optimizer", lambda need: need.adapter),
     ("block inputs", lambda need: need.inputs),
     ("activations", lambda need: need.activations),
-    ("reserve", lambda need: need.reserve),
+    ("held back for the allocator", lambda need: need.reserve),
     ("total", lambda need: need.total),
 ]
 HOST_ROWS: list[tuple[str, Callable[[Host], int]]] = [
-    ("computation (no card)", lambda part: part.computing),
+    ("computation (no GPU)", lambda part: part.computing),
     ("weights that wait", lambda part: part.weights),
     ("staging", lambda part: part.staging),
     ("block inputs that wait", lambda part: part.inputs),
@@ -46,19 +45,34 @@ def render(plans: Sequence[Plan]) -> str:
     lines = [_title(first), ""]
     if first.budget is not None:
         needs = _columns([plan.needs for plan in plans], lambda need: need.total)
-        lines += _table(f"VRAM, GB (budget {first.budget / GIB:g})", needs, DEVICE_ROWS)
+        lines += _table(f"VRAM, GB (budget {gb(first.budget.nbytes)})", needs, DEVICE_ROWS)
         lines.append("")
     parts = _columns([plan.host for plan in plans], lambda part: part.total)
     lines += _table("RAM, GB", parts, HOST_ROWS)
-    lines += ["", *(f"{plan.job.purpose}: {plan.reason}" for plan in plans), _encoders(first)]
-    if first.budget is None:
-        lines.append("no card: memory.vram_budget_gb is not enforced")
-    if (most := max(plan.ram_bytes for plan in plans)) > host_bytes():
-        lines.append(
-            f"this machine has {gb(host_bytes())} GB of RAM, and {gb(most)} are needed: "
-            f'memory.weights = "mapped" leaves streamed blocks on disk'
-        )
+    lines += ["", *first.machine.notes, _told_budget(first)]
+    lines += [*(f"{plan.job.purpose}: {plan.reason}" for plan in plans), _encoders(first)]
+    if too_much := lacking_ram(max(plans, key=lambda plan: plan.ram_bytes)):
+        lines.append(f"note: {too_much}")
     return "\n".join(lines)
+
+
+def _told_budget(plan: Plan) -> str:
+    if plan.budget is None:
+        return "no GPU: memory.vram_budget_gb is not enforced"
+    return f"budget {gb(plan.budget.nbytes)} GB: {plan.budget.told}"
+
+
+def lacking_ram(plan: Plan) -> str | None:
+    """What to do where a plan takes more RAM than can be had; None where it does not."""
+    ram, placement = plan.machine.ram, plan.placement
+    if plan.ram_bytes <= ram.available:
+        return None
+    ways = ["end other programs"]
+    if placement.weights != "mapped":
+        ways.append('set memory.weights = "mapped", which leaves the weights on disk')
+    if placement.storage == "same":
+        ways.append('set model.transformer_dtype = "float8", which halves them')
+    return f"the plan takes {gb(plan.ram_bytes)} GB of RAM, and {ram.told}: {', or '.join(ways)}"
 
 
 def _title(plan: Plan) -> str:
@@ -132,10 +146,10 @@ def tell_disk(config: Config, found: Source, plan: Plan) -> str:
 
 def tell_time(config: Config, workspace: Workspace, train: Plan, infer: Plan) -> str:
     """Seconds per step and for the whole edit, where this machine has measured them before."""
-    motion = timings.lookup(train.step_key(train.job.window))
+    motion, told_motion = _measured(train, train.job.window)
     anchored = config.appearance.conditioning == "anchored"
-    keyframe = timings.lookup(train.step_key(1 + train.sizes.grid.temporal if anchored else 1))
-    generate = timings.lookup(infer.step_key(infer.job.frames))
+    keyframe, _ = _measured(train, 1 + train.sizes.grid.temporal if anchored else 1)
+    generate, told_generate = _measured(infer, infer.job.frames)
     has_keyframes = workspace.edits_dir.is_dir() and bool(
         workspace.find_edits(None, train.job.frames).keyframes
     )
@@ -149,16 +163,22 @@ def tell_time(config: Config, workspace: Workspace, train: Plan, infer: Plan) ->
         steps = turns * appearance
         parts += [(steps * (1 - share), keyframe), (steps * share, motion)]
     lines = [
-        f"time on {device_name(train.device)}:",
-        f"  training step of {train.job.window} frames: {_seconds(motion)}",
-        f"  denoising step of {infer.job.frames} frames: {_seconds(generate)}",
+        f"time on {train.machine.name}:",
+        f"  training step of {train.job.window} frames: {told_motion}",
+        f"  denoising step of {infer.job.frames} frames: {told_generate}",
         f"  whole edit: {_whole(parts)}",
     ]
     return "\n".join(lines)
 
 
-def _seconds(seconds: float | None) -> str:
-    return UNKNOWN if seconds is None else f"{seconds:.1f} s, as measured before"
+def _measured(plan: Plan, frames: int) -> tuple[float | None, str]:
+    """What a step on so many frames took here before, and in words."""
+    key = plan.step_key(frames)
+    if (seconds := timings.lookup(key)) is not None:
+        return seconds, f"{seconds:.1f} s, as measured before"
+    if (near := timings.neighbour(key)) is not None:
+        return near[0], f"{near[0]:.1f} s, as measured with {near[1]} blocks swapped"
+    return None, UNKNOWN
 
 
 def _whole(parts: Sequence[tuple[float, float | None]]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan
 
+from maskora import devices
 from maskora.errors import UserError
 from maskora.files import write_text
 from maskora.miniature.autoencoder import autoencoder_part, build_autoencoder, channels_last
@@ -45,7 +46,7 @@ def pretrain_miniature(output: Path, minutes: float, seed: int, resume: bool) ->
     without_bars()
     work = output / "training"
     _keep_seed(work / "seed", seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = devices.for_small_models()
     _train_autoencoder(output, seed, 60 * minutes * AUTOENCODER_SHARE, device)
     if not (output / "transformer").exists():
         vae = AutoencoderKLWan.from_pretrained(output / "vae", torch_dtype=torch.float32)

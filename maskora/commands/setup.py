@@ -1,21 +1,27 @@
 """Opening the base for a workspace: find it, check it, plan its memory, choose the device."""
 
 import logging
-import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
+from maskora import devices
 from maskora.commands import timings
 from maskora.commands.effects import accelerate, memory_warnings
 from maskora.commands.finding import find_base
 from maskora.commands.footprint import Purpose
-from maskora.commands.machine import DeviceKind, host_bytes
-from maskora.commands.plan import Plan, plan_for
+from maskora.commands.machine import Machine, Ram, own_bytes, peak_bytes, processor_name, ram
+from maskora.commands.plan import Plan, check_precision, lighter, plan_for
+from maskora.commands.plan_text import lacking_ram
 from maskora.config import Config
-from maskora.errors import UserError
+from maskora.devices import Device
+from maskora.errors import OutOfMemory, UserError
 from maskora.models import VideoModel, open_model
+from maskora.streaming.budget import GpuMemory
 from maskora.streaming.demand import gb
+from maskora.training.optimizer import available
 from maskora.workspace import Source, Workspace
 
 log = logging.getLogger("maskora")
@@ -50,29 +56,53 @@ class Base:
             used = torch.cuda.max_memory_allocated(self.model.device)
             held = torch.cuda.max_memory_reserved(self.model.device)
             log.info(
-                "%s; with the reserve planned %s, held %s",
+                "%s; with what the allocator loses planned %s, held %s",
                 compare("VRAM", self.plan.allocated_bytes, used),
                 gb(self.plan.vram_bytes),
                 gb(held),
             )
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        log.info("%s", compare("RAM", self.plan.ram_bytes, used))
+        log.info("%s", compare("RAM", self.plan.ram_bytes, peak_bytes()))
 
     def remember(self, frames: int, seconds: float) -> None:
         """Keep what a step on samples of so many frames took, for later plans."""
-        timings.record(self.plan.step_key(frames), seconds)
+        if self.model.placement == self.plan.placement:  # else it is another plan's
+            timings.record(self.plan.step_key(frames), seconds)
+
+    @contextmanager
+    def telling_what_needs_less(self) -> Iterator[None]:
+        """Where the GPU's memory has run out for good, say what would need less of it."""
+        try:
+            yield
+        except OutOfMemory as error:
+            changes = [f"  {change}" for change in lighter(self.plan)]
+            raise OutOfMemory(
+                "\n".join(
+                    [
+                        f"the GPU's memory has run out ({error}), and nothing more of it can be "
+                        f"given back. What would need less:",
+                        *changes,
+                        "  to end what else uses the GPU (nvidia-smi lists it)",
+                    ]
+                )
+            ) from error
 
 
 def open_base(config: Config, workspace: Workspace, source: Source, purpose: Purpose) -> Base:
-    """The configured base on this machine's device, checked against the frames and the budget.
+    """The configured base on the chosen device, checked against the frames and what is free.
 
     Raises:
-        UserError: it is incomplete, does not fit the frames, the budget or the card.
+        UserError: it is incomplete, does not fit the frames, the budget, the GPU or the RAM.
     """
+    device = devices.chosen()
+    machine = measured(device)
+    for note in machine.notes:
+        log.info("%s", note)
+    check_precision(config, machine)  # before anything is fetched
+    if purpose == "train":
+        config = _with_optimizer(config, torch.device(device.name))
     found = find_base(config.model, workspace.root)
     log.info("base: %s", found.told)
-    device: DeviceKind = "cuda" if torch.cuda.is_available() else "cpu"
-    model = open_model(config.model.family, found, config.model.dtype, device)
+    model = open_model(config.model.family, found, config.model.dtype, device.name)
     width, height = source.size
     multiple = model.grid.multiple
     if width % multiple or height % multiple or source.cell != model.grid.cell:
@@ -81,15 +111,40 @@ def open_base(config: Config, workspace: Workspace, source: Source, purpose: Pur
             f"pixels; {found.where} needs multiples of {multiple} and cells of {model.grid.cell}: "
             f"run maskora prepare again with this base"
         )
-    plan = plan_for(config, workspace, source, found, device, purpose)
-    _check_ram(plan)
-    if device == "cuda":
-        _check_card(plan)
+    plan = plan_for(config, workspace, source, found, machine, purpose)
+    if too_much := lacking_ram(plan):
+        raise UserError(f"{too_much} (maskora plan tells what comes of it)")
     model.placement = plan.placement
     model.acceleration, notes = accelerate(
-        config, purpose, device, model.masks_attention, plan.placement.recompute == "layer"
+        config, purpose, device.kind, model.masks_attention, plan.placement.recompute == "layer"
     )
     return Base(model, plan, [*memory_warnings(config, plan), *notes])
+
+
+def _with_optimizer(config: Config, device: torch.device) -> Config:
+    """The configuration with the optimizer that will really run, since it decides the plan."""
+    kind = available(config.optimizer.type, device)
+    return config.model_copy(
+        update={"optimizer": config.optimizer.model_copy(update={"type": kind})}
+    )
+
+
+def measured(device: Device) -> Machine:
+    """The machine of a run that has chosen its device; opens the GPU."""
+    now, notes = ram(), (device.note,) if device.note else ()
+    # What this process has already is part of what a plan counts.
+    memory = Ram(now.installed, now.available + own_bytes())
+    if device.kind == "cpu":
+        return Machine("cpu", processor_name(), None, None, memory, notes)
+    free, total = torch.cuda.mem_get_info(device.index)
+    return Machine(
+        kind="cuda",
+        name=torch.cuda.get_device_name(device.index),
+        gpu=GpuMemory(free, total, opened=True),
+        capability=torch.cuda.get_device_capability(device.index),
+        ram=memory,
+        notes=notes,
+    )
 
 
 def compare(what: str, planned: int, used: int) -> str:
@@ -97,24 +152,3 @@ def compare(what: str, planned: int, used: int) -> str:
     share = round(100 * (used - planned) / planned)
     told = f"{abs(share)} % {'more' if share > 0 else 'less'}" if share else "as planned"
     return f"planned {gb(planned)} GB of {what}, used {gb(used)} ({told})"
-
-
-def _check_ram(plan: Plan) -> None:
-    """The machine has the memory at all; what others use of it may still be given back."""
-    if plan.ram_bytes > host_bytes():
-        raise UserError(
-            f"the plan takes {gb(plan.ram_bytes)} GB of RAM, and this machine has "
-            f'{gb(host_bytes())}: memory.weights = "mapped" leaves the weights on disk, '
-            f'model.transformer_dtype = "float8" halves them (maskora plan tells what comes of it)'
-        )
-
-
-def _check_card(plan: Plan) -> None:
-    """The card has as much free memory as the plan takes."""
-    free, total = torch.cuda.mem_get_info()
-    if plan.vram_bytes > free:
-        raise UserError(
-            f"the plan takes {gb(plan.vram_bytes)} GB of VRAM, and {gb(free)} of this card's "
-            f"{gb(total)} GB are free: set memory.vram_budget_gb = {gb(free)}, or end what uses "
-            f"the card (nvidia-smi lists it)"
-        )

@@ -8,6 +8,8 @@ from typing import Any
 
 from maskora.files import cache_home, write_text
 
+# What of a placement follows from what happens to be free, and how much fewer blocks are near.
+FLUID, NEAR = ("blocks_to_swap", "ring", "vae_tile"), 8
 log = logging.getLogger("maskora")
 
 
@@ -19,6 +21,34 @@ def key(facts: Mapping[str, Any]) -> str:
 def lookup(key: str) -> float | None:
     """The seconds that a step took the last time; None where it was never measured here."""
     return _read().get(key)
+
+
+def neighbour(key: str) -> tuple[float, int] | None:
+    """The seconds of the same step with nearly as many swapped blocks, and how many those were.
+
+    What is free of a GPU differs a little from run to run, and so does the number of blocks.
+    """
+    swapped, rest = _apart(key)
+    near: list[tuple[int, float, int]] = []
+    for other, seconds in _read().items():
+        count, others_rest = _apart(other)
+        distance = abs(count - swapped)
+        if rest is not None and others_rest == rest and distance <= max(swapped, count) / NEAR:
+            near.append((distance, seconds, count))
+    return min(near)[1:] if near else None
+
+
+def _apart(key: str) -> tuple[int, dict[str, Any] | None]:
+    """How many blocks a step swaps, and all else that decides its time; None where it is none."""
+    try:
+        facts = json.loads(key)
+    except json.JSONDecodeError:
+        return 0, None
+    placement = facts.get("placement") if isinstance(facts, dict) else None
+    if not isinstance(placement, dict) or "blocks_to_swap" not in placement:
+        return 0, None
+    left = {name: value for name, value in placement.items() if name not in FLUID}
+    return placement["blocks_to_swap"], {**facts, "placement": left}
 
 
 def record(key: str, seconds: float) -> None:

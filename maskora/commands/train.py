@@ -65,14 +65,15 @@ def train_stages(
         log.warning("note: %s", warning)
     job = Job(config, workspace, base, clip, caption, resume)
     depends = stages.motion_depends(clip, caption, config, base.model)
-    for expert in base.model.experts:
-        if stage == "appearance":
-            _trained_motion(job, expert, depends)  # of all, before anything is loaded
-        else:
-            _train_motion(job, expert, depends)
-    for expert in base.model.experts:
-        if stage != "motion" and edited is not None:
-            _train_appearance(job, expert, edited, edit, depends)
+    with base.telling_what_needs_less():
+        for expert in base.model.experts:
+            if stage == "appearance":
+                _trained_motion(job, expert, depends)  # of all, before anything is loaded
+            else:
+                _train_motion(job, expert, depends)
+        for expert in base.model.experts:
+            if stage != "motion" and edited is not None:
+                _train_appearance(job, expert, edited, edit, depends)
 
 
 def _find_edit(

@@ -98,13 +98,15 @@ class Model(Table):
 class Memory(Table):
     """Where the base lies while it works. `maskora plan` tells what comes of it."""
 
-    vram_budget_gb: Annotated[float, Field(gt=0)] = Field(
-        8.0, description="how much of the card's memory may be used, in GB (2^30 bytes)"
+    vram_budget_gb: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        "auto",
+        description='how much of the GPU\'s memory may be used, in GB (2^30 bytes); "auto" = what '
+        "is free when a run starts, less a reserve; a number is a cap on that",
     )
     blocks_to_swap: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         "auto",
         description="how many of the transformer's blocks wait in RAM and are streamed to the "
-        'card; "auto" = the fewest that fit the budget',
+        'GPU; "auto" = the fewest that fit the budget',
     )
     activation_offload: bool = Field(
         True, description="what training keeps of each block waits in RAM too"

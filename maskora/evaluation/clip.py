@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from scipy.special import softmax
 
+from maskora import devices
 from maskora.errors import UserError
 from maskora.hub import locate, refuse_quantised, without_code
 
@@ -140,7 +141,7 @@ def _loaded(kind: Any, side: str, folder: Path, key: str) -> Iterator[Any]:
             f"({missing[0]} is one): {ADVICE}"
         )
     try:
-        yield model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        yield model.to(devices.for_small_models()).eval()
     finally:
         model.to("meta")  # frees it, whoever still refers to it
         gc.collect()

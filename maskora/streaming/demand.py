@@ -1,7 +1,7 @@
 """What a run asks of the device's memory, phase by phase, as a function of how it is computed.
 
 A run is a few phases, one after another, so its peak is the largest of theirs. A GB is 2**30 bytes
-here, as on the cards: an "8 GB card" has 8 of them.
+here, as GPUs are sold: "8 GB" are about 8 of them.
 """
 
 from collections.abc import Mapping
@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 GIB = 2**30
-# Held back in every phase: the CUDA context, the workspaces of cuBLAS and cuDNN, and, as a share of
-# the activations, what the allocator rounds up and cannot use again.
-RESERVE = 6 * GIB // 10
-ACTIVATIONS_HELD_BACK = 10  # one part in so many
+# What the allocator rounds up and cannot use again, as a share of the activations: one part in so
+# many. What the CUDA context and its libraries take beside it goes off the budget (`budget.py`).
+ACTIVATIONS_HELD_BACK = 10
 # What the host cannot pin of the streamed blocks is copied through a few pinned pieces.
 STAGING_PIECE, STAGING_PIECES = 64 * 2**20, 4
 Swap = int | Literal["auto"]
@@ -40,8 +39,8 @@ class Need:
 
     @property
     def reserve(self) -> int:
-        """What is held back."""
-        return RESERVE + -(-self.activations // ACTIVATIONS_HELD_BACK)
+        """What is held back for the allocator."""
+        return -(-self.activations // ACTIVATIONS_HELD_BACK)
 
     @property
     def allocated(self) -> int:
@@ -51,7 +50,7 @@ class Need:
 
     @property
     def total(self) -> int:
-        """What must be free on the device."""
+        """What must be free on the device beside the context and its libraries."""
         return self.allocated + self.reserve
 
 
@@ -74,6 +73,7 @@ class BlockPhase:
         ways: in the order in which they are tried.
         free: later ways cost no time, so one is taken as soon as it swaps fewer blocks; else only
             where an earlier one does not fit at all.
+        backward: all blocks are visited a second time, in the opposite order.
     """
 
     name: str
@@ -83,6 +83,7 @@ class BlockPhase:
     inputs: int
     ways: tuple[Way, ...]
     free: bool = False
+    backward: bool = False
 
     @property
     def blocks(self) -> int:
@@ -104,6 +105,19 @@ class BlockPhase:
             inputs=self.inputs,
             activations=way.activations,
         )
+
+    def moved(self, swapped: int, ring: int) -> int:
+        """Bytes that one step brings to the device.
+
+        With a backward pass each streamed block comes twice, but for those that the ring still
+        holds where the direction turns and where the next step begins.
+        """
+        streamed = self.streamed(swapped)
+        if swapped <= ring:
+            return 0
+        if not self.backward:
+            return sum(streamed)
+        return 2 * sum(streamed) - sum(streamed[:ring]) - sum(streamed[-ring:])
 
     def counts(self, asked: Swap, ring: int) -> list[int]:
         """The numbers of streamed blocks to try; up to `ring` of them save nothing."""

@@ -84,26 +84,32 @@ class Pins:
     Attributes:
         make_room: unpins something spare for something urgent; False where there is none.
         refused: why the system refused, in its words; empty while it has not.
-        urgent_bytes, lacking_bytes: of what is urgent, what is pinned (or was), and what is not.
+        lacking_bytes: of what is urgent and is not pinned.
         left_out: whether something spare was asked for and is not pinned.
-        told: whether a person was told of what is pinned.
+        told: whether a person was told by now what is pinned.
     """
 
     def __init__(self, driver: Driver | None = None) -> None:
         """`driver`: None where every memory is as good."""
         self._driver = driver
         self._ends: dict[int, weakref.finalize[[int], Any]] = {}
+        self._urgent: dict[int, int] = {}  # address -> bytes
         self._exhausted = False
         self.make_room: Callable[[], bool] = lambda: False
         self.refused = ""
-        self.urgent_bytes = self.lacking_bytes = 0
+        self.lacking_bytes = 0
         self.left_out = self.told = False
+
+    @property
+    def urgent_bytes(self) -> int:
+        """Of what is urgent and pinned now."""
+        return sum(self._urgent.values())
 
     def urgent(self, buffer: Tensor) -> bool:
         """Pin what helps most, if need be in place of something spare. Whether it is pinned."""
         if not self._exhausted:
             if self._register(buffer) or (self.make_room() and self._register(buffer)):
-                self.urgent_bytes += buffer.nbytes
+                self._urgent[buffer.data_ptr()] = buffer.nbytes
                 return True
             self._exhausted = True
             if self.told:
@@ -143,6 +149,7 @@ class Pins:
     def _unregister(self, address: int) -> None:
         assert self._driver is not None
         del self._ends[address]
+        self._urgent.pop(address, None)
         self._driver.unregister(address)
 
 

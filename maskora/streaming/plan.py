@@ -4,11 +4,18 @@ The solver takes, of the choices that fit the budget in every phase, those that 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from maskora.errors import UserError
+from maskora.streaming.budget import Budget
 from maskora.streaming.demand import GIB, BlockPhase, Demand, Need, Swap, Way, gb
+
+# How many buffers streamed blocks may pass through. Two are needed: one computes, one arrives.
+RINGS = (2, 3, 4)
+# Of a GPU's memory, what a tidy desktop leaves: the share that decides whether it helps to end
+# what uses it.
+MOST_FREE = 0.96
 
 
 @dataclass(frozen=True)
@@ -68,50 +75,80 @@ class Change:
     swap: Swap
 
 
-def solve(demand: Demand, budget: int, swap: Swap, base: Placement) -> Solution | None:
+def solve(
+    demand: Demand,
+    budget: int,
+    swap: Swap,
+    base: Placement,
+    rings: Sequence[int] = RINGS,
+    steady: int | None = None,
+) -> Solution | None:
     """The placement that costs least time within a budget; None where none fits.
 
     Args:
         budget: bytes that every phase must stay within.
         swap: how many blocks to stream, or "auto" for the fewest that fit.
-        base: the choices that are not the solver's (weights, storage, offload, ring).
+        base: the choices that are not the solver's (weights, storage, offload).
+        rings: the numbers of buffers to try, the smallest first.
+        steady: bytes for the tiled phases alone, so that what happens to be free does not decide
+            which tile's seams the latents have; the budget where no tile fits this.
     """
     if any(need.total > budget for need in demand.fixed.values()):
         return None
-    tiles = [tile for tile in demand.tile_sizes if _fits_tiled(demand, tile, budget)]
-    found = _fewest_blocks(demand.blocks, budget, swap, base.ring)
-    if not tiles or found is None:
+    fitting = [tile for tile in demand.tile_sizes if _fits_tiled(demand, tile, budget)]
+    found = _least_moved(demand.blocks, budget, swap, rings)
+    if not fitting or found is None:
         return None
-    swapped, way = found
-    placement = replace(base, blocks_to_swap=swapped, vae_tile=tiles[0], **way.settings)
-    needs = demand.needs(swapped, base.ring, way, tiles[0])
+    at_most = budget if steady is None else min(steady, budget)
+    tile = next((tile for tile in fitting if _fits_tiled(demand, tile, at_most)), fitting[0])
+    swapped, ring, way = found
+    placement = replace(base, blocks_to_swap=swapped, ring=ring, vae_tile=tile, **way.settings)
+    needs = demand.needs(swapped, ring, way, tile)
     return Solution(placement, needs, _reason(demand, budget, swap, placement, way))
 
 
 def refuse(
-    demand: Demand, budget: int, swap: Swap, base: Placement, dials: Iterable[Iterable[Change]]
+    demand: Demand, budget: Budget, swap: Swap, base: Placement, dials: Iterable[Iterable[Change]]
 ) -> UserError:
-    """Say that nothing fits, and what would: the smallest budget, and single changes.
+    """Say that nothing fits, and what would: more memory, and single changes.
 
     Args:
         dials: for each thing that could be changed, its changes, the smallest one first. Of each
             dial the first that fits is told.
     """
-    phase, least = smallest(demand, swap, base.ring)
+    phase, least = smallest(demand, swap, min(RINGS))
     changes = [
-        next((c.told for c in dial if solve(c.demand, budget, c.swap, base) is not None), None)
+        next((c.told for c in dial if solve(c.demand, budget.nbytes, c.swap, base)), None)
         for dial in dials
     ]
     fitting = [f"  {told}" for told in changes if told is not None]
-    lines = [
-        f"{phase} needs {_rounded_up(least)} GB of VRAM at the least, and memory.vram_budget_gb "
-        f"is {budget / GIB:g}. What would fit:",
-        f"  memory.vram_budget_gb = {_rounded_up(least)}, on a card that has it",
-        *fitting,
-    ]
+    lines = [*_more_memory(phase, least + budget.overhead, budget), *fitting]
     if not fitting:
         lines.append("  no single change fits this budget: combine them, or use a smaller base")
     return UserError("\n".join(lines))
+
+
+def _more_memory(phase: str, least: int, budget: Budget) -> list[str]:
+    """How much a phase needs at the least, the overhead included, and where it could come from."""
+    memory, needed = budget.memory, _rounded_up(least)
+    if budget.cap is not None:
+        lacks = f", on a GPU that has it free ({memory.told})" if least > memory.free else ""
+        return [
+            f"{phase} needs {needed} GB of VRAM at the least, and memory.vram_budget_gb is "
+            f"{budget.cap / GIB:g}. What would fit:",
+            f"  memory.vram_budget_gb = {needed}{lacks}",
+        ]
+    lines = [
+        f"{phase} needs {needed} GB of free VRAM at the least, and {memory.told}. What would fit:",
+        f"  a GPU with {needed} GB free",
+    ]
+    if memory.sold_gb is None and least <= MOST_FREE * memory.total:
+        held = gb(max(0, memory.total - memory.free))
+        lines.append(
+            f"  to end what uses the GPU: {held} of its {gb(memory.total)} GB are taken "
+            f"(nvidia-smi lists by what)"
+        )
+    return lines
 
 
 def smallest(demand: Demand, swap: Swap, ring: int) -> tuple[str, int]:
@@ -139,14 +176,24 @@ def _fits_tiled(demand: Demand, tile: int | None, budget: int) -> bool:
     return all(phase.need(tile).total <= budget for phase in demand.tiles)
 
 
-def _fewest_blocks(phase: BlockPhase, budget: int, swap: Swap, ring: int) -> tuple[int, Way] | None:
-    best: tuple[int, Way] | None = None
-    for way in phase.ways:
-        counts = phase.counts(swap, ring)
-        fits = next((k for k in counts if phase.need(k, ring, way).total <= budget), None)
-        if fits is not None and (best is None or (phase.free and fits < best[0])):
-            best = fits, way
-    return best
+def _least_moved(
+    phase: BlockPhase, budget: int, swap: Swap, rings: Sequence[int]
+) -> tuple[int, int, Way] | None:
+    """How many blocks are streamed through how many buffers, and the way; None: nothing fits.
+
+    Of what fits, the fastest way, then the fewest bytes moved, then the longest ring: where memory
+    allows the same traffic, it gives more time to each block's arrival.
+    """
+    found: dict[tuple[int, int, int, int], tuple[int, int, Way]] = {}
+    for rank, way in enumerate(phase.ways):
+        for ring in rings:
+            counts = phase.counts(swap, ring)
+            fits = next((k for k in counts if phase.need(k, ring, way).total <= budget), None)
+            if fits is None or (fits <= ring and ring != rings[0]):  # it would not be full
+                continue
+            moved = phase.moved(fits, ring)
+            found[0 if phase.free else rank, moved, rank, -ring] = fits, ring, way
+    return found[min(found)] if found else None
 
 
 def _reason(demand: Demand, budget: int, swap: Swap, chosen: Placement, way: Way) -> str:
@@ -154,13 +201,13 @@ def _reason(demand: Demand, budget: int, swap: Swap, chosen: Placement, way: Way
     if swap != "auto":
         told = f"{swapped} of {phase.blocks} blocks are swapped, as set"
     elif swapped == 0:
-        told = f"all {phase.blocks} blocks stay on the card"
+        told = f"all {phase.blocks} blocks stay on the GPU"
     else:
         fewer = max(k for k in phase.counts(swap, chosen.ring) if k < swapped)
-        over = gb(phase.need(fewer, chosen.ring, way).total)
+        over = phase.need(fewer, chosen.ring, way).total
         told = (
-            f"{swapped} of {phase.blocks} blocks are swapped, the fewest that fit "
-            f"({fewer} would need {over} of {budget / GIB:g} GB)"
+            f"{swapped} of {phase.blocks} blocks are swapped through {chosen.ring} buffers, the "
+            f"fewest that fit ({fewer} would need {over / GIB:.2f} of {budget / GIB:.2f} GB)"
         )
     if way.told:
         told += f"; {way.told}"

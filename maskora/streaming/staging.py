@@ -70,8 +70,9 @@ class Staging:
 
     def drop(self) -> None:
         """Free the pieces, once all that was carried has arrived."""
-        self._worker.submit(self._finish).result()
-        self._stocked = False
+        if self._stocked:
+            self._worker.submit(self._finish).result()
+            self._stocked = False
 
     def close(self) -> None:
         """Free the pieces for good; what waits to be carried is not."""
@@ -86,7 +87,7 @@ class Staging:
         return self._worker.submit(self._carry, source, index, target, idle)
 
     def _carry(self, source: BlockSource, index: int, target: Tensor, idle: Moment) -> Arrival:
-        moment, sent = idle, []
+        moment, sent = idle, [torch.empty(0, dtype=torch.uint8)]
         for start in range(0, len(target), self._size):
             part = target[start : start + self._size]
             buffer, left = self._pieces.popleft()
@@ -98,7 +99,7 @@ class Staging:
                 moment = left = self._transfer.copy(piece, part, idle)
             finally:
                 self._pieces.append((buffer, left))
-        return Arrival(moment, torch.cat(sent) if sent else target[:0])
+        return Arrival(moment, torch.cat(sent))
 
     def _finish(self) -> None:
         for _, left in self._pieces:

@@ -14,7 +14,6 @@ from maskora.streaming.out_of_memory import ran_out_of
 log = logging.getLogger("maskora")
 
 
-@functools.cache
 def available(kind: str, device: torch.device) -> str:
     """The optimizer that will really run: 8-bit AdamW needs bitsandbytes, which must work here.
 
@@ -35,6 +34,7 @@ def available(kind: str, device: torch.device) -> str:
     return "adamw"
 
 
+@functools.cache
 def failed_trial(device: torch.device) -> str | None:
     """Why bitsandbytes cannot take one 8-bit step on a device; None where it can."""
     parameter = nn.Parameter(torch.ones(4096, device=device))  # smaller ones keep 32-bit states

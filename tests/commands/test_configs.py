@@ -1,24 +1,26 @@
-"""The configurations that are shipped: every base, for cards of 8, 16 and 24 GB, and each fits."""
+"""The configurations that are shipped: every base, and each fits the GPUs that people own."""
 
 import re
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from maskora.commands.plan import plan_for
+from maskora.commands.machine import Machine, foreseen
+from maskora.commands.plan import PURPOSES, plan_for
 from maskora.config import load_config
 from maskora.models import FAMILIES, open_source
+from maskora.streaming.budget import CONTEXT, RESERVE
 from maskora.workspace import Workspace
+from tests.machines import OWNED, with_gpu
 from tests.models import published, published_hunyuan, published_hunyuan15
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-CARDS = {"": 8, "-16gb": 16, "-24gb": 24}
-SMALL = ("tiny", "miniature")  # for no card
-NAMES = sorted(
-    {re.sub(r"-(16|24)gb$", "", path.stem) for path in CONFIGS.glob("*.toml")} - {*SMALL}
-)
+SMALL = ("tiny", "miniature")  # for no GPU
+NAMES = sorted({path.stem for path in CONFIGS.glob("*.toml")} - {*SMALL})
+SOLD = (8, 12, 16, 24)
 # Each configuration's base: how its published configuration files are written.
 BASES: dict[str, Callable[[Path], Path]] = {
     "wan2.1-i2v-480p": partial(published.write_published, name="Wan2.1-I2V-14B"),
@@ -35,13 +37,38 @@ def test_every_family_has_a_configuration() -> None:
     assert families == FAMILIES.keys()
 
 
+def gpus() -> list[Machine]:
+    """Every size as it is owned, as a run finds it; and as it is planned for without one."""
+    owned = [with_gpu(free, total) for free, total in OWNED]
+    return [*owned, *(foreseen("cuda", gigabytes) for gigabytes in SOLD)]
+
+
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("card", CARDS)
-def test_a_configuration_fits_its_card(name: str, card: str, tmp_path: Path) -> None:
-    config = load_config(CONFIGS / f"{name}{card}.toml")
-    assert config.memory.vram_budget_gb == CARDS[card]
-    folder = BASES[name](tmp_path / "base")
-    for purpose in ("train", "infer"):
-        plan = plan_for(config, Workspace(tmp_path), None, open_source(folder), "cuda", purpose)
-        assert plan.vram_bytes <= CARDS[card] * 2**30
-        assert plan.sizes.name.startswith(config.model.family)
+def test_a_configuration_fits_every_gpu_that_people_own(name: str, tmp_path: Path) -> None:
+    config = load_config(CONFIGS / f"{name}.toml")
+    assert config.memory.vram_budget_gb == "auto"
+    source, workspace = open_source(BASES[name](tmp_path / "base")), Workspace(tmp_path)
+    for machine in gpus():
+        assert machine.gpu is not None
+        started = time.perf_counter()
+        train, infer = (plan_for(config, workspace, None, source, machine, p) for p in PURPOSES)
+        assert time.perf_counter() - started < 1
+        context = 0 if machine.gpu.opened else CONTEXT
+        for plan in (train, infer):
+            assert plan.vram_bytes + RESERVE + context <= machine.gpu.free
+        assert train.placement.vae_tile == infer.placement.vae_tile
+        assert train.sizes.name.startswith(config.model.family)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_its_head_says_of_more_vram_is_true(name: str, tmp_path: Path) -> None:
+    text = (CONFIGS / f"{name}.toml").read_text(encoding="utf-8")
+    (line,) = [line for line in text.splitlines() if line.startswith("# With more VRAM")]
+    short, long = re.findall(r"motion.window = (\d+), or (\S+) from 24 GB on", line)[0]
+    more = re.findall(r"video.frames = \d+", line)
+    source, workspace = open_source(BASES[name](tmp_path / "base")), Workspace(tmp_path)
+    for gigabytes, window in ((16, short), (24, long)):
+        sets = [item.replace(" ", "") for item in (f"motion.window = {window}", *more)]
+        config = load_config(CONFIGS / f"{name}.toml", sets)
+        for purpose in PURPOSES:
+            plan_for(config, workspace, None, source, foreseen("cuda", gigabytes), purpose)

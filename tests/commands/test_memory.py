@@ -6,14 +6,17 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from maskora import lora
-from maskora.commands import setup
+from maskora.commands import machine, setup
+from maskora.streaming.demand import GIB
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
 
@@ -125,15 +128,22 @@ def test_a_lora_trained_against_compressed_weights_says_so(
     assert "because of changed model.transformer_dtype" in again.err
 
 
-def test_a_machine_with_too_little_ram_is_told_before_anything_loads(
+def test_ram_that_others_hold_is_told_before_anything_loads(
     run: Callable, prepared: Callable, deep_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """64 GB are installed, but a quarter of one, with what this process has, can be had."""
     root = prepared("--set", f"model.path={deep_model}")
-    monkeypatch.setattr(setup, "host_bytes", lambda: 2**28)
+    held = SimpleNamespace(total=64 * GIB, available=GIB // 4)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: held)
+    monkeypatch.setattr(machine, "GROUPS", Path("nowhere"))
+    monkeypatch.setattr(setup, "own_bytes", lambda: GIB // 8)
     answer = run("train", "--config", root / "edit.toml")
     assert answer.status == 2
-    assert 'GB of RAM, and this machine has 0.2: memory.weights = "mapped"' in answer.err
+    assert "GB of RAM, and 0.4 of 64.0 GB of RAM are available: end other programs" in answer.err
+    assert 'memory.weights = "mapped"' in answer.err
     assert "loading" not in answer.err
+    told = run("plan", "--config", root / "edit.toml")
+    assert (told.status, "0.2 of 64.0 GB of RAM are available" in told.out) == (0, True)
 
 
 def test_the_plan_comes_first_and_how_far_it_was_off_last(

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from maskora.commands import machine, timings
+from maskora.commands import timings
 from maskora.commands.footprint import smaller_sizes
+from maskora.commands.machine import foreseen
 from maskora.commands.plan import Plan, plan_for
 from maskora.commands.shards import adapter_values, matrix_type
 from maskora.conditioning import COLOUR_ORDERS, window_starts
@@ -25,6 +26,7 @@ from maskora.models import open_source
 from maskora.streaming.demand import GIB
 from maskora.workspace import Source, Workspace
 from tests.commands.conftest import Answer
+from tests.machines import WITHOUT_GPU, with_gpu
 from tests.models.published import write_published
 
 Run = Callable[..., Answer]
@@ -53,9 +55,10 @@ def edit(tmp_path: Path, big: Path) -> Path:
 
 
 def planned(big: Path, purpose: str = "train", device: str = "cuda", *sets: str) -> Plan:
-    """The plan of the 14B base with the defaults, but for what is set."""
-    config = build_config({}, list(sets))
-    return plan_for(config, Workspace(big), None, big, device, purpose)  # type: ignore[arg-type]
+    """The plan of the 14B base within 8 GB with the defaults, but for what is set."""
+    config = build_config({}, ["memory.vram_budget_gb=8", *sets])
+    machine = with_gpu(80) if device == "cuda" else WITHOUT_GPU
+    return plan_for(config, Workspace(big), None, big, machine, purpose)  # type: ignore[arg-type]
 
 
 def column(text: str, table: str, row: str) -> list[str]:
@@ -80,7 +83,7 @@ def test_the_plan_of_14b_within_8_gb_is_told_in_seconds_without_torch(edit: Path
     assert result.returncode == 0, result.stderr
     totals = [float(cell) for cell in column(result.stdout, "VRAM", "total")]
     assert len(totals) == 4
-    assert all(1 < total <= 8 for total in totals)
+    assert all(1 < total <= 7 for total in totals)
 
 
 def test_the_rows_add_up_to_the_totals(run: Run, edit: Path) -> None:
@@ -99,8 +102,9 @@ def test_every_line_is_there(run: Run, edit: Path) -> None:
     assert "is not prepared yet" in text
     assert "49 frames of 832x480 (20280 tokens), trained in windows of 9 (4680 tokens)" in text
     assert "40 blocks of 770 MB" in text
-    assert re.search(r"^train: \d+ of 40 blocks are swapped, the fewest that fit", text, re.M)
-    assert re.search(r"^infer: \d+ of 40 blocks are swapped, the fewest that fit", text, re.M)
+    assert re.search(r"^budget 6\.5 GB: about 7\.4 GB are free on a GPU sold as 8 GB", text, re.M)
+    for line in (r"train: \d+ of 40 blocks are swapped through \d", r"infer: .* swapped through 2"):
+        assert re.search(rf"^{line} buffers, the fewest that fit", text, re.M)
     assert "the weights are not here yet" in text
     assert text.count("unknown until the first step") == 3
 
@@ -136,19 +140,19 @@ def test_every_change_that_a_refusal_tells_would_fit(
     if purpose == "train":
         assert len(changes) > 1
     for change in changes:
-        told = re.sub(r" \(prepare again\)|, on a card that has it", "", change)
+        told = re.sub(r" \(prepare again\)", "", change)
         key, value = told.split(" = ")
         planned(big, purpose, "cuda", *sets, f"{key}={value}")
 
 
 @pytest.mark.parametrize("purpose", ["train", "infer"])
-def test_more_budget_keeps_more_blocks_on_the_card(big: Path, purpose: str) -> None:
+def test_more_budget_keeps_more_blocks_on_the_gpu(big: Path, purpose: str) -> None:
     plans = [planned(big, purpose, "cuda", f"memory.vram_budget_gb={gb}") for gb in (8, 12, 24, 48)]
     swapped = [plan.placement.blocks_to_swap for plan in plans]
     assert swapped == sorted(swapped, reverse=True)
     assert swapped[0] > 30
     assert swapped[-1] == 0
-    assert all(plan.vram_bytes <= (plan.budget or 0) for plan in plans)
+    assert all(plan.budget and plan.vram_bytes <= plan.budget.nbytes for plan in plans)
 
 
 def test_compressed_weights_swap_fewer_blocks(big: Path) -> None:
@@ -162,7 +166,7 @@ def test_compressed_weights_swap_fewer_blocks(big: Path) -> None:
 
 
 def test_training_and_inference_use_the_same_tiles(big: Path) -> None:
-    for gb in ("5", "8", "16"):
+    for gb in ("5.5", "8", "16"):
         sets = [f"memory.vram_budget_gb={gb}", "model.transformer_dtype=nf4"]
         train, infer = (planned(big, purpose, "cuda", *sets) for purpose in ("train", "infer"))
         assert train.placement.vae_tile == infer.placement.vae_tile
@@ -186,7 +190,7 @@ def test_only_training_offloads_its_inputs(big: Path) -> None:
 
 
 def test_a_full_window_recomputes_layer_by_layer_where_blocks_do_not_fit(big: Path) -> None:
-    tight = planned(big, "train", "cuda", "motion.window=full", "memory.vram_budget_gb=9")
+    tight = planned(big, "train", "cuda", "motion.window=full", "memory.vram_budget_gb=9.5")
     roomy = planned(big, "train", "cuda", "motion.window=full", "memory.vram_budget_gb=14")
     assert (tight.placement.recompute, roomy.placement.recompute) == ("layer", "block")
     assert "one layer's graph at a time" in tight.reason
@@ -197,10 +201,10 @@ def test_mapped_weights_take_no_ram_but_staging(big: Path) -> None:
     mapped = planned(big, "train", "cuda", "memory.weights=mapped").host["train"]
     assert pinned.weights > 25 * GIB
     assert (pinned.staging, mapped.weights) == (0, 0)
-    assert mapped.staging == 2 * planned(big).sizes.block_bytes("bfloat16", "same")[0]
+    assert mapped.staging == 4 * 64 * 2**20  # pieces, however large a block
 
 
-def test_without_a_card_all_lies_in_ram_and_the_budget_is_not_enforced(
+def test_without_a_gpu_all_lies_in_ram_and_the_budget_is_not_enforced(
     big: Path, run: Run, edit: Path
 ) -> None:
     plan = planned(big, "train", "cpu", "memory.vram_budget_gb=0.1")
@@ -215,7 +219,7 @@ def test_without_a_card_all_lies_in_ram_and_the_budget_is_not_enforced(
     explicit = planned(big, "infer", "cpu", "memory.blocks_to_swap=5")
     assert explicit.placement.blocks_to_swap == 5
     text = run("plan", "--config", edit, "--device", "cpu").out
-    assert "no card: memory.vram_budget_gb is not enforced" in text
+    assert "no GPU: memory.vram_budget_gb is not enforced" in text
     assert "reserve" not in text
 
 
@@ -258,9 +262,9 @@ def test_a_base_that_cannot_be_reached_is_an_error(edit: Path) -> None:
     assert "could not be fetched from the hub" in result.stderr
 
 
-def test_the_tiny_model_stays_on_any_card(run: Run, prepared: Callable[..., Path]) -> None:
+def test_the_tiny_model_stays_on_any_gpu(run: Run, prepared: Callable[..., Path]) -> None:
     text = run("plan", "--config", prepared() / "edit.toml", "--device", "cuda").out
-    assert text.count("all 2 blocks stay on the card") == 2
+    assert text.count("all 2 blocks stay on the GPU") == 2
     assert "weights are not here" not in text
 
 
@@ -287,7 +291,8 @@ def test_measured_times_are_told_and_those_of_another_placement_are_not(
     config = build_config({})
     workspace = Workspace(edit.parent)
     train, infer = (
-        plan_for(config, workspace, None, big, "cuda", purpose) for purpose in ("train", "infer")
+        plan_for(config, workspace, None, big, foreseen("cuda"), purpose)
+        for purpose in ("train", "infer")
     )
     timings.record(train.step_key(9), 12.0)
     text = run("plan", "--config", edit, "--device", "cuda").out
@@ -309,6 +314,23 @@ def test_measured_times_are_told_and_those_of_another_placement_are_not(
     assert "whole edit: about 61 minutes" in text  # 90 x 6 s instead
     other = replace(train, placement=replace(train.placement, blocks_to_swap=3))
     assert timings.lookup(other.step_key(9)) is None
+    assert timings.neighbour(other.step_key(9)) is None
+
+
+def test_a_step_with_nearly_as_many_blocks_tells_the_time(run: Run, edit: Path, big: Path) -> None:
+    """What is free of a GPU differs from run to run."""
+    train = plan_for(build_config({}), Workspace(big), None, big, foreseen("cuda"), "train")
+    for swapped, ring, seconds in ((30, 2, 9.0), (38, 3, 11.0), (37, 2, 10.0)):
+        placement = replace(train.placement, blocks_to_swap=swapped, ring=ring)
+        timings.record(replace(train, placement=placement).step_key(9), seconds)
+    other = replace(train, placement=replace(train.placement, recompute="layer"))
+    timings.record(other.step_key(9), 99.0)
+    text = run("plan", "--config", edit, "--device", "cuda").out
+    assert "training step of 9 frames: 11.0 s, as measured with 38 blocks swapped" in text
+    resident = replace(train, placement=replace(train.placement, blocks_to_swap=0))
+    assert timings.neighbour(resident.step_key(9)) is None
+    timings.record("no step's key", 1.0)
+    assert timings.neighbour("no step's key") is None
 
 
 @pytest.fixture
@@ -325,7 +347,8 @@ def test_two_experts_take_twice_the_steps_of_training(run: Run, two: Path) -> No
     config, workspace = load_config(two), Workspace(two.parent)
     found = open_source(Path(config.model.path))
     train, infer = (
-        plan_for(config, workspace, None, found, "cuda", purpose) for purpose in ("train", "infer")
+        plan_for(config, workspace, None, found, foreseen("cuda"), purpose)
+        for purpose in ("train", "infer")
     )
     for key, seconds in ((train.step_key(9), 12.0), (train.step_key(1), 2.0)):
         timings.record(key, seconds)
@@ -384,7 +407,8 @@ def test_a_plan_renders_its_own_phases(big: Path) -> None:
     text = planned(big, "train").render()
     assert "generate" not in text
     assert "decode" not in text
-    assert re.search(r"^VRAM, GB \(budget 8\) +encode +train$", text, re.M)
+    assert re.search(r"^VRAM, GB \(budget 7\.1\) +encode +train$", text, re.M)
+    assert "budget 7.1 GB: cap 8 GB, as set, less 0.5 GB reserve and 0.4 GB for the CUDA" in text
 
 
 def test_stacked_loras_are_counted(big: Path, tmp_path: Path) -> None:
@@ -394,7 +418,7 @@ def test_stacked_loras_are_counted(big: Path, tmp_path: Path) -> None:
     save_file({"x.lora_A.weight": torch.zeros(4, 10), "x.lora_B.weight": torch.zeros(6, 4)}, file)
     assert adapter_values(file) == 64
     config = Config.model_validate({"inference": {"loras": [{"path": "other.safetensors"}]}})
-    with_it = plan_for(config, Workspace(tmp_path), None, big, "cuda", "infer")
+    with_it = plan_for(config, Workspace(tmp_path), None, big, with_gpu(8), "infer")
     without = planned(big, "infer")
     assert with_it.needs["generate"].adapter == without.needs["generate"].adapter + 64 * 4
 
@@ -416,21 +440,3 @@ def test_smaller_sizes_lie_on_the_grid_and_shrink() -> None:
     areas = [width * height for width, height in [(832, 480), *sizes]]
     assert areas == sorted(areas, reverse=True)
     assert sizes[0] == (800, 464)
-
-
-def test_the_card_is_the_first_visible_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = tmp_path / "nvidia-smi"
-    program.write_text('#!/bin/sh\n[ "$3" = --id=1 ] && echo "Card One" || echo "Card Zero"\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    names = {}
-    for visible in ("1,0", "", "-1"):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        machine._card.cache_clear()
-        names[visible] = machine.device_name("cuda")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    machine._card.cache_clear()
-    assert machine.device_name("cuda") == "Card Zero"
-    assert names == {"1,0": "Card One", "": "a card", "-1": "a card"}
-    machine._card.cache_clear()
-    assert machine.device_name("cpu").endswith("cores")

@@ -135,7 +135,7 @@ def test_what_has_no_effect_is_told() -> None:
     assert (told.attention, told.cache, notes) == ("sage", "taylor", [])
     told, notes = accelerate(sage, "infer", "cpu", masked=False)
     assert told.attention == "native"
-    assert notes == ["acceleration.attention has no effect here: this machine has no card"]
+    assert notes == ["acceleration.attention has no effect here: no GPU computes here"]
     _, notes = accelerate(config(steps=3, cache="taylor"), "infer", "cuda", masked=False)
     assert "inference.steps is 3" in notes[0]
     _, notes = accelerate(config(cache_threshold=0.2), "infer", "cuda", masked=False)

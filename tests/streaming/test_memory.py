@@ -31,10 +31,10 @@ def test_memory_goes_to_the_system_and_its_pin_to_the_driver_with_the_last_view(
     view = buffer[MB:].view(torch.float32)
     del buffer
     gc.collect()
-    assert driver.left == 7 * MB
+    assert (driver.left, pins.urgent_bytes) == (7 * MB, 3 * MB)
     del view
     gc.collect()
-    assert driver.left == 10 * MB
+    assert (driver.left, pins.urgent_bytes) == (10 * MB, 0)
 
 
 def test_what_is_spare_is_pinned_until_the_first_refusal() -> None:

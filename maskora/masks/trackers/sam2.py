@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
+from maskora import devices
 from maskora.masks import Labels
 from maskora.masks.prompts import Box, Click, Prompt
 from maskora.masks.silhouettes import Silhouette
@@ -57,7 +58,7 @@ class Sam2Tracker:
             UserError: the folder holds no SAM2.
         """
         self.label = f"SAM2 ({name})"
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch.device(devices.for_small_models())
         self._model, self._preparation = load(folder)
         self._model.to(self._device)
         self._height, self._width = frames_THWC.shape[1:3]

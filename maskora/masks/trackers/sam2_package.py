@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from maskora import devices
 from maskora.errors import UserError
 from maskora.masks import Labels
 from maskora.masks.prompts import Box, Click, Prompt
@@ -40,7 +41,7 @@ class Sam2PackageTracker:
         """frames_THWC: uint8 RGB. Raises UserError: no SAM2, or the package is not installed."""
         weights, config = read(path)
         self.label = f"SAM2 ({path.stem})"
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch.device(devices.for_small_models())
         self._predictor = build(config, weights, self._device, path)
         with tempfile.TemporaryDirectory(prefix="maskora-") as folder, self._inference():
             _write_frames(frames_THWC, Path(folder))

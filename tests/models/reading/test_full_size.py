@@ -22,6 +22,7 @@ from maskora.models.reading.wan_vae import names_of
 from maskora.models.wan_names import WAN
 from maskora.streaming.header import SIZES
 from maskora.workspace import Workspace
+from tests.machines import with_gpu
 from tests.models import published
 from tests.models.counting import on_meta
 from tests.models.reading import layouts
@@ -159,7 +160,7 @@ def assert_is(found: Source, name: str, told: Path) -> None:
     purposes: tuple[Purpose, ...] = ("train", "infer")
     for purpose in purposes:
         plans = [
-            plan_for(config, Workspace(told), None, source, "cuda", purpose)
+            plan_for(config, Workspace(told), None, source, with_gpu(7.4, 7.8), purpose)
             for source in (found, expected)
         ]
         assert plans[0].render() == plans[1].render()

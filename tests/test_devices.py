@@ -1,0 +1,298 @@
+"""Which device computes, with simulated drivers and builds of torch: never a silent CPU."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskora import devices
+from maskora.devices import Gpu, TorchBuild, choose, foresee, gpus
+from maskora.errors import Fault, UserError
+from tests.machines import Card, install_driver, plug_in
+
+SMALL = "0, GPU-aaaa-1, 8188, 7270, 580.65.06, NVIDIA GeForce RTX 3050, 8.6"
+LARGE = "1, GPU-bbbb-2, 24564, 23654, 580.65.06, NVIDIA GeForce RTX 4090, 8.9"
+CUDA13, CUDA12 = TorchBuild("2.13.0+cu130", "13.0", None), TorchBuild("2.13.0", "12.6", None)
+WINDOWS_CPU = TorchBuild("2.13.0", None, None)  # the wheel of the package index says no "+cpu"
+ROCM = TorchBuild("2.13.0+rocm7.1", None, "7.1.25424")
+MIB = 2**20
+
+
+def built(monkeypatch: pytest.MonkeyPatch, build: TorchBuild | None) -> None:
+    monkeypatch.setattr(devices, "read_build", lambda: build)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("mps", "Apple's GPUs cannot be used"),
+        ("tpu", "--device tpu: write cpu, cuda or cuda:N"),
+        ("cuda:", "write cpu, cuda or cuda:N"),
+        ("cuda:-1", "write cpu, cuda or cuda:N"),
+        ("cpu:0", "write cpu, cuda or cuda:N"),
+    ],
+)
+def test_what_is_no_device_is_refused_by_name(asked: str, told: str) -> None:
+    for answer in (foresee, choose):
+        with pytest.raises(UserError, match=told):
+            answer(asked)
+
+
+def test_gpus_are_read_as_the_driver_tells_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_driver(tmp_path, monkeypatch, SMALL, LARGE)
+    assert gpus() == (
+        Gpu(0, "NVIDIA GeForce RTX 3050", 8188 * MIB, 7270 * MIB, (8, 6), "580.65.06"),
+        Gpu(1, "NVIDIA GeForce RTX 4090", 24564 * MIB, 23654 * MIB, (8, 9), "580.65.06"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [
+        ("1,0", ["4090", "3050"]),
+        ("1", ["4090"]),
+        ("GPU-bbbb", ["4090"]),
+        ("0,7,1", ["3050"]),  # as CUDA reads it: up to the first that is none
+        ("", []),
+        ("-1", []),
+        ("GPU-", []),
+    ],
+)
+def test_only_visible_gpus_count_in_torchs_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str, names: list[str]
+) -> None:
+    install_driver(tmp_path, monkeypatch, SMALL, LARGE)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [gpu.name[-4:] for gpu in gpus()] == names
+    assert [gpu.index for gpu in gpus()] == list(range(len(names)))
+
+
+def test_an_older_driver_tells_no_capability_and_mig_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_driver(tmp_path, monkeypatch, "0, GPU-1, 8188, 7270, 470.82.01, Quadro P1000")
+    assert gpus()[0].capability is None
+    install_driver(tmp_path, monkeypatch, "0, GPU-1, [N/A], [N/A], 580.65.06, NVIDIA H100, 9.0")
+    assert (gpus()[0].total, gpus()[0].free) == (None, None)
+
+
+def test_a_driver_that_does_not_answer_is_no_absent_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_driver(tmp_path, monkeypatch, says="NVIDIA-SMI has failed: version mismatch")
+    for answer in (foresee, choose):
+        with pytest.raises(Fault, match=r"does not answer .*version mismatch.*--device cpu"):
+            answer(None)
+        assert answer("cpu").name == "cpu"
+    install_driver(tmp_path, monkeypatch, says="No devices were found")
+    assert gpus() == ()
+    monkeypatch.setattr(devices, "DRIVER_TOOL", (str(tmp_path / "no-such-program"),))
+    devices.forget()
+    assert gpus() == ()
+
+
+@pytest.mark.parametrize(
+    ("row", "build", "told"),
+    [
+        (
+            SMALL,
+            WINDOWS_CPU,
+            "pip install torch --index-url https://download.pytorch.org/whl/cu130",
+        ),
+        (SMALL, None, "torch is not installed: pip install torch --index-url"),
+        (SMALL.replace("580.65.06", "551.23"), CUDA13, "driver 551.23 is too old .* 580 or newer"),
+        (SMALL.replace("580.65.06", "516.94"), CUDA12, "driver 516.94 is too old .* 525 or newer"),
+        (SMALL.replace("8.6", "6.1"), CUDA13, "no code for .*compute capability 6.1.*CUDA 12"),
+        (SMALL, ROCM, "AMD's ROCm"),
+    ],
+)
+def test_a_gpu_that_torch_cannot_use_is_an_error_with_the_way_out(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    row: str,
+    build: TorchBuild | None,
+    told: str,
+) -> None:
+    """Here torch has no CUDA in truth, so `choose` sees what these machines would show it."""
+    install_driver(tmp_path, monkeypatch, row)
+    built(monkeypatch, build)
+    for asked in (None, "cuda", "cuda:0"):
+        for answer in (foresee, choose):
+            with pytest.raises(UserError, match=told) as caught:
+                answer(asked)
+            assert "--device cpu" in str(caught.value)
+    assert choose("cpu").name == "cpu"
+
+
+def test_a_gpu_that_torch_cannot_open_for_a_reason_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_driver(tmp_path, monkeypatch, SMALL)
+    built(monkeypatch, CUDA13)
+    assert foresee(None).name == "cuda:0"
+
+    def unavailable() -> bool:
+        import warnings
+
+        warnings.warn("CUDA initialization: CUDA unknown error\n(at Functions.cpp)", stacklevel=1)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", unavailable)
+    with pytest.raises(UserError, match=r"cannot use NVIDIA GeForce RTX 3050: .*unknown error; --"):
+        choose(None)
+
+
+def test_without_a_gpu_the_cpu_is_taken_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "DRIVER_TOOL", ("/no/such/program",))
+    for answer in (foresee, choose):
+        assert answer(None).name == "cpu"
+        assert answer(None).note == "no NVIDIA GPU is found: computing on the CPU"
+        assert answer("cpu").note == ""
+        with pytest.raises(UserError, match="--device cuda:1: this machine has no GPU"):
+            answer("cuda:1")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert foresee(None).note == "Apple's GPU (MPS) cannot be used: computing on the CPU"
+
+
+def test_a_rocm_build_is_refused_by_name_where_it_shows_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    built(monkeypatch, ROCM)
+    plug_in(monkeypatch, Card("AMD Radeon", 15.0, 16.0))
+    with pytest.raises(UserError, match="ROCm, on which maskora has never run: use --device cpu"):
+        choose(None)
+
+
+def test_the_gpu_with_most_free_memory_is_taken_or_the_one_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_driver(tmp_path, monkeypatch, SMALL, LARGE)
+    built(monkeypatch, CUDA13)
+    opened = plug_in(monkeypatch, Card("a 3050", 7.1, 8.0), Card("a 4090", 23.1, 24.0))
+    for asked, index in ((None, 1), ("cuda", 1), ("cuda:0", 0), ("cuda:1", 1)):
+        assert foresee(asked).index == index
+        assert choose(asked).name == f"cuda:{index}"
+        assert opened[-1] == index
+        assert devices.chosen().index == index
+    for answer in (foresee, choose):
+        with pytest.raises(UserError, match=r"cuda:2: this machine has cuda:0 \(NVIDIA GeF"):
+            answer("cuda:2")
+
+
+@pytest.mark.parametrize("says", ["", "Failed to initialize NVML"])
+def test_torch_is_believed_where_nvidia_smi_is_absent_or_fails(
+    says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "DRIVER_TOOL", ("/no/such/program",))
+    if says:
+        install_driver(tmp_path, monkeypatch, says=says)
+    built(monkeypatch, CUDA13)
+    plug_in(monkeypatch, Card("one", 7.1, 8.0), Card("other", 23.1, 24.0))
+    assert choose(None).name == "cuda:0"
+    assert choose("cuda:1").name == "cuda:1"
+    with pytest.raises(UserError, match="--device cuda:2: torch sees 2 GPUs"):
+        choose("cuda:2")
+
+
+def test_a_gpu_without_code_in_this_torch_or_that_cannot_be_opened_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(devices, "DRIVER_TOOL", ("/no/such/program",))
+    built(monkeypatch, CUDA13)
+    plug_in(monkeypatch, Card("a GTX 1080", 7.1, 8.0, (6, 1)))
+    with pytest.raises(UserError, match=r"no code for a GTX 1080 \(compute capability 6\.1\)"):
+        choose(None)
+    plug_in(monkeypatch, Card("full", 0.0, 8.0, fails="CUDA error: out of memory\nCompile with"))
+    with pytest.raises(Fault, match=r"full cannot be opened \(CUDA error: out of memory\): end"):
+        choose(None)
+
+
+def test_small_models_compute_on_the_chosen_device_and_never_fail_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    install_driver(tmp_path, monkeypatch, SMALL, LARGE)
+    built(monkeypatch, WINDOWS_CPU)
+    assert devices.for_small_models() == "cpu"
+    assert "computing on the CPU: this machine has a GPU (NVIDIA GeForce RTX 4090)" in caplog.text
+    assert "--device" not in caplog.text
+    devices.forget()
+    built(monkeypatch, CUDA13)
+    plug_in(monkeypatch, Card("a 3050", 7.1, 8.0), Card("a 4090", 23.1, 24.0))
+    choose("cuda:0")
+    assert devices.for_small_models() == "cuda:0"
+
+
+def test_the_build_is_read_without_importing_torch(tmp_path: Path) -> None:
+    assert devices.torch_build() == TorchBuild(
+        str(torch.__version__), torch.version.cuda, torch.version.hip
+    )
+    package = tmp_path / "torch"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise SystemExit('torch was imported')")
+    (package / "version.py").write_text(
+        "from typing import Optional\n__version__ = '2.13.0'\ndebug = False\n"
+        "cuda: Optional[str] = None\nhip: Optional[str] = None\n"
+    )
+    code = "from maskora.devices import torch_build; print(torch_build())"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[1]}"},
+    )  # fmt: skip
+    assert result.stdout.strip() == str(WINDOWS_CPU)
+
+
+@pytest.mark.parametrize(
+    ("system", "release", "already", "expected"),
+    [
+        ("linux", "6.1.0-23-amd64", {}, {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}),
+        ("linux", "5.15.153.1-microsoft-standard-WSL2", {}, {}),
+        ("win32", "11", {}, {}),
+        ("linux", "6.1.0", {"PYTORCH_ALLOC_CONF": "backend:native"}, {}),
+        ("linux", "6.1.0", {"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, {}),
+    ],
+)
+def test_the_allocator_is_set_up_where_the_system_can_and_the_person_has_not(
+    monkeypatch: pytest.MonkeyPatch,
+    system: str,
+    release: str,
+    already: dict[str, str],
+    expected: dict[str, str],
+) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr("platform.release", lambda: release)
+    environment = dict(already)
+    monkeypatch.setattr(os, "environ", environment)
+    devices.set_up_environment()
+    assert environment == {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **already, **expected}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is set")
+@pytest.mark.parametrize("command", ["train", "infer"])
+def test_the_allocator_is_set_up_before_torch_is_imported(tmp_path: Path, command: str) -> None:
+    (tmp_path / "edit.toml").write_text("")
+    code = f"""
+import os, sys
+seen = []
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            seen.append(os.environ.get("PYTORCH_ALLOC_CONF"))
+
+sys.meta_path.insert(0, Watch())
+from maskora.commands.cli import app
+try:
+    app([{command!r}, "--config", {str(tmp_path / "edit.toml")!r}, "--device", "cuda:99"])
+except SystemExit:
+    print(seen[0])
+"""
+    environment = {k: v for k, v in os.environ.items() if k not in devices.ALLOCATOR}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert result.stdout.strip() == "expandable_segments:True", result.stderr

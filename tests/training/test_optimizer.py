@@ -1,0 +1,100 @@
+"""Which optimizer really runs, and gradients that float16 can hold."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from maskora import lora
+from maskora.commands.stages import LOSS_SCALE
+from maskora.latents import EncodedSample
+from maskora.models import VideoModel, open_model
+from maskora.training import optimizer
+from maskora.training.loop import choose_uniformly, sample_loss, train_step
+from tests.training.test_loop import PLAN
+
+GPU = torch.device("cuda")
+HEIGHT, WIDTH = 30, 52  # latent cells of 416x240 pixels
+
+
+def gradients(folder: Path, dtype: str, scale: float) -> Tensor:
+    """A LoRA's gradients, one after another, in float32."""
+    numbers = torch.Generator().manual_seed(0)
+    sample = EncodedSample(
+        "window",
+        torch.randn(16, 2, HEIGHT, WIDTH, generator=numbers),
+        torch.randn(20, 2, HEIGHT, WIDTH, generator=numbers),
+        torch.ones(5, 8 * HEIGHT, 8 * WIDTH),
+        {
+            "text": torch.randn(512, 32, generator=numbers),
+            "image": torch.randn(257, 32, generator=numbers),
+        },
+    )
+    model = open_model("wan2.1-i2v", folder, dtype, "cpu")
+    transformer = model.load_transformer()
+    lora.inject(transformer, 4, 4.0, model.lora_targets("attention"), 0)
+    for parameter in lora.trainable(transformer):
+        torch.nn.init.normal_(parameter, std=0.02, generator=numbers)
+    transformer.train()
+    transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+    noise = torch.randn(16, 2, HEIGHT, WIDTH, generator=numbers)
+    (scale * sample_loss(model, transformer, sample, noise, torch.tensor([0.6]), 1.0)).backward()
+    return torch.cat([(p.grad / scale).flatten() for p in lora.trainable(transformer)])
+
+
+def test_float16_holds_small_gradients_of_a_scaled_loss(deep_model: Path) -> None:
+    exact = gradients(deep_model, "float32", 1.0)
+    plain, scaled = (gradients(deep_model, "float16", scale) for scale in (1.0, LOSS_SCALE))
+    assert (plain == 0).any()  # too small for float16
+    assert (scaled != 0).all()
+    errors = [float((one - exact).norm() / exact.norm()) for one in (plain, scaled)]
+    assert errors[1] < 0.002
+    assert errors[0] > 4 * errors[1]
+
+
+def test_a_scaled_loss_trains_the_same_lora(
+    model: VideoModel, windows: list[EncodedSample]
+) -> None:
+    def trained(scale: float) -> list[Tensor]:
+        transformer = model.load_transformer()
+        lora.inject(transformer, 4, 4.0, model.lora_targets("attention"), 0)
+        parameters = lora.trainable(transformer)
+        adamw = optimizer.make_optimizer("adamw", parameters, 1e-2, 0.01)
+        transformer.train()
+        transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+        plan = replace(PLAN, loss_scale=scale)
+        for step in (1, 2):
+            train_step(model, transformer, adamw, choose_uniformly(windows), plan, step)
+        return parameters
+
+    pairs = zip(trained(1.0), trained(LOSS_SCALE), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_8_bit_adamw_is_tried_before_it_is_counted_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "maskora")
+    assert optimizer.available("adamw8bit", torch.device("cpu")) == "adamw"
+    assert "needs an NVIDIA GPU" in caplog.text
+    monkeypatch.setattr(optimizer, "failed_trial", lambda device: None)
+    assert optimizer.available("adamw8bit", GPU) == "adamw8bit"
+    monkeypatch.setattr(optimizer, "failed_trial", lambda device: "no library for CUDA 13")
+    assert optimizer.available("adamw8bit", GPU) == "adamw"
+    assert "bitsandbytes does not work here: no library for CUDA 13" in caplog.text
+    assert optimizer.available("adamw", GPU) == "adamw"
+
+
+def test_a_library_that_fails_at_its_first_step_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bitsandbytes.optim import AdamW8bit
+
+    def fail(self: object) -> None:
+        raise RuntimeError("\nconfigured CUDA binary not found\nsee the documentation")
+
+    monkeypatch.setattr(AdamW8bit, "step", fail)
+    trial = optimizer.failed_trial.__wrapped__
+    assert trial(torch.device("cpu")) == "configured CUDA binary not found"
+    monkeypatch.setattr(AdamW8bit, "step", lambda self: None)
+    assert trial(torch.device("cpu")) == "a step changed nothing"
