@@ -29,7 +29,7 @@ from benchmarks.measure import (
 from benchmarks.one_block import one_block_folder, repeat_block
 from maskora import lora
 from maskora.conditioning import Sample, inference_sample, motion_sample
-from maskora.errors import Fault, UserError
+from maskora.errors import Fault, OutOfMemory, UserError
 from maskora.files import write_text
 from maskora.latents import (
     EncodedSample,
@@ -41,6 +41,7 @@ from maskora.latents import (
 )
 from maskora.models import Context, Cue, Transformer, VideoModel, open_model
 from maskora.sampling import Denoising, draw_noise
+from maskora.streaming.out_of_memory import first_line, ran_out_of
 from maskora.streaming.plan import Placement
 from maskora.training.loop import TrainingPlan, choose_uniformly, train_step
 from maskora.training.optimizer import available, make_optimizer
@@ -79,22 +80,14 @@ def run(job: Job, record: Record, device: torch.device) -> None:
             limit_card(job.cap_gb, device)
         _run_case(job, record, device)
         record.put(outcome="ok")
+    except OutOfMemory as error:
+        record.put(outcome=f"out of memory: {first_line(error)}")
     except (UserError, Fault) as error:
-        record.put(outcome=f"refused: {_first_line(error)}")
+        record.put(outcome=f"refused: {first_line(error)}")
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if ran_out_of(error) is None:
             raise
-        record.put(outcome=f"out of memory: {_first_line(error)}")
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """On the card it has a class of its own; on the CPU torch tells it in words."""
-    told = "can't allocate memory" in str(error)
-    return told or isinstance(error, torch.OutOfMemoryError | MemoryError)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+        record.put(outcome=f"out of memory: {first_line(error)}")
 
 
 def _run_case(job: Job, record: Record, device: torch.device) -> None:

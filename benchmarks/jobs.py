@@ -41,9 +41,9 @@ class Job:
 
 def write_job(path: Path, job: Job) -> None:
     """Write a job for `read_job`."""
-    path.write_text(json.dumps(asdict(job)))
+    path.write_text(json.dumps(asdict(job)), encoding="utf-8")
 
 
 def read_job(path: Path) -> Job:
     """The job in a file."""
-    return Job(**json.loads(path.read_text()))
+    return Job(**json.loads(path.read_text(encoding="utf-8")))

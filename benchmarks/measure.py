@@ -5,7 +5,6 @@ python -m benchmarks.measure MACHINE.json       # describes this machine
 
 import json
 import os
-import statistics
 import sys
 import threading
 import time
@@ -15,11 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
+import psutil
 import torch
 
+from maskora.commands.bandwidths import pinned_bandwidth, staged_bandwidth
+from maskora.commands.machine import peak_bytes
+
 SAMPLE_SECONDS = 0.005
-COPY_BYTES, COPIES = 256_000_000, 10
-STATUS = Path("/proc/self/status")
+STATUS = Path("/proc/self/status")  # Linux's; elsewhere psutil answers
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,9 @@ class Machine:
         cores: that this process may use.
         ram_bytes: of the machine.
         torch, cuda: versions.
-        bandwidth: host to device in bytes per second, from pinned memory.
+        bandwidth: host to device in bytes per second, from memory as the engine pins it; None
+            where it cannot be pinned.
+        staged_bandwidth: the same from memory that is not pinned, through the engine's staging.
     """
 
     gpu: str
@@ -63,6 +67,7 @@ class Machine:
     torch: str
     cuda: str | None
     bandwidth: float | None
+    staged_bandwidth: float | None
 
 
 class HostPeak:
@@ -99,20 +104,33 @@ class HostPeak:
 def host_memory() -> int:
     """Bytes of this process's own and shared memory now, without files that the kernel caches.
 
-    RssAnon + RssShmem of /proc/self/status. Ordinary memory that is registered with the driver
-    (pinned) counts; memory that the driver itself allocates may not.
+    RssAnon + RssShmem of /proc/self/status, or, where there is none, what would be free if the
+    process ended. Ordinary memory that is registered with the driver (pinned) counts; memory that
+    the driver itself allocates may not.
     """
-    fields = _status()
-    return fields["RssAnon"] + fields["RssShmem"]
+    if fields := _status():
+        return fields["RssAnon"] + fields["RssShmem"]
+    unique: int = psutil.Process().memory_full_info().uss
+    return unique
 
 
 def high_water_mark() -> int:
-    """VmHWM: the highest resident size of this process so far, mapped files included."""
-    return _status()["VmHWM"]
+    """The highest resident size of this process so far, mapped files included.
+
+    VmHWM of /proc/self/status; elsewhere the system's own number.
+    """
+    if fields := _status():
+        return fields["VmHWM"]
+    return peak_bytes()
 
 
 def _status() -> dict[str, int]:
-    pairs = [line.split(":") for line in STATUS.read_text().splitlines()]
+    """Sizes in bytes by name; empty on systems that tell them in another way."""
+    try:
+        lines = STATUS.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    pairs = [line.split(":") for line in lines]
     return {name: int(value.split()[0]) * 1024 for name, value in pairs if value.endswith(" kB")}
 
 
@@ -158,37 +176,30 @@ def limit_card(gigabytes: float, device: torch.device) -> None:
     free, total = torch.cuda.mem_get_info(device)
     context = total - free - torch.cuda.memory_reserved(device)
     share = (gigabytes * 2**30 - context) / total
-    torch.cuda.set_per_process_memory_fraction(min(max(share, 0.0), 1.0), device)
-
-
-def copy_bandwidth(device: torch.device) -> float | None:
-    """Host to device, bytes per second: the median of ten copies from pinned memory."""
-    if device.type != "cuda":
-        return None
-    source = torch.empty(COPY_BYTES, dtype=torch.uint8).pin_memory()
-    target = torch.empty(COPY_BYTES, dtype=torch.uint8, device=device)
-    seconds = []
-    for _ in range(COPIES + 1):
-        synchronize(device)
-        started = time.perf_counter()
-        target.copy_(source, non_blocking=True)
-        synchronize(device)
-        seconds.append(time.perf_counter() - started)
-    return COPY_BYTES / statistics.median(seconds[1:])
+    # It takes no device without an index; None is the current one.
+    torch.cuda.set_per_process_memory_fraction(min(max(share, 0.0), 1.0), device.index)
 
 
 def describe_machine(device: torch.device) -> Machine:
-    """This machine and the bandwidth to its card."""
-    properties = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    """This machine and the bandwidths to its card."""
+    on_card = device.type == "cuda"
+    properties = torch.cuda.get_device_properties(device) if on_card else None
     return Machine(
         gpu=properties.name if properties else "no GPU",
         gpu_bytes=properties.total_memory if properties else None,
-        cores=len(os.sched_getaffinity(0)),
-        ram_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        cores=usable_cores(),
+        ram_bytes=psutil.virtual_memory().total,
         torch=torch.__version__,
         cuda=torch.version.cuda if properties else None,
-        bandwidth=copy_bandwidth(device),
+        bandwidth=pinned_bandwidth(device) if on_card else None,
+        staged_bandwidth=staged_bandwidth(device) if on_card else None,
     )
+
+
+def usable_cores() -> int:
+    """How many this process may run on; macOS keeps no process from any."""
+    process = psutil.Process()
+    return len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else os.cpu_count() or 1
 
 
 def default_device() -> torch.device:
@@ -197,4 +208,5 @@ def default_device() -> torch.device:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(json.dumps(asdict(describe_machine(default_device()))))
+    told = json.dumps(asdict(describe_machine(default_device())))
+    Path(sys.argv[1]).write_text(told, encoding="utf-8")

@@ -5,6 +5,8 @@ weights are random.
 """
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 from torch import nn
@@ -20,7 +22,7 @@ def one_block_folder(folder: Path, target: Path, dtype: str) -> Path:
 
     Args:
         folder: the model.
-        target: the folder to make; its other parts are links.
+        target: the folder to make; its other parts are links, or copies where links are refused.
         dtype: of the transformer's weights.
 
     Returns:
@@ -30,12 +32,30 @@ def one_block_folder(folder: Path, target: Path, dtype: str) -> Path:
     part.mkdir(parents=True)
     for path in folder.iterdir():
         if path.name != part.name:
-            (target / path.name).symlink_to(path.resolve())
+            _share(path.resolve(), target / path.name)
     config = read_json(folder / "transformer" / "config.json") | {"num_layers": 1}
     write_text(part / "config.json", json.dumps(config, indent=2) + "\n")
     shards = WeightFile.of(stored_entries(part, dtype), "diffusion_pytorch_model")
     write_weights(part, shards, seed=0)
     return target
+
+
+def _share(path: Path, name: Path) -> None:
+    """Let a file or folder be found under another name too."""
+    try:
+        name.symlink_to(path)
+    except OSError:  # Windows lets few people make them
+        if path.is_dir():
+            shutil.copytree(path, name, copy_function=_link_or_copy)
+        else:
+            _link_or_copy(path, name)
+
+
+def _link_or_copy(path: str | Path, name: str | Path) -> None:
+    try:
+        os.link(path, name)
+    except OSError:  # another disk, or one that has no links
+        shutil.copy2(path, name)
 
 
 def repeat_block(transformer: Transformer, count: int) -> None:

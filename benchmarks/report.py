@@ -13,12 +13,12 @@ COLUMNS = (
 def markdown(results: dict[str, Any]) -> str:
     """A document with the machine, one row per case, and one table of phases per case."""
     machine, settings = results["machine"], results["settings"]
-    bandwidth = machine["bandwidth"]
+    bandwidth = machine["bandwidth"] or machine["staged_bandwidth"]
     lines = [
         "# Memory and speed",
         "",
         f"- machine: {_machine(machine)}",
-        f"- host to device: {f'{bandwidth / GB:.1f} GB/s' if bandwidth else 'no device'}",
+        f"- host to device: {_bandwidths(machine)}",
         f"- transformer: {results['model']['layers']} blocks, "
         f"{results['model']['stored_bytes'] / GB:.2f} GB on disk",
         f"- {settings['size'][0]}x{settings['size'][1]} pixels, {settings['dtype']}, LoRA rank "
@@ -108,6 +108,14 @@ def _machine(machine: dict[str, Any]) -> str:
         f", CUDA {machine['cuda']}" if machine["cuda"] else ""
     )
     return f"{card}, {machine['cores']} cores, {machine['ram_bytes'] / GIB:.0f} GB RAM, {versions}"
+
+
+def _bandwidths(machine: dict[str, Any]) -> str:
+    pinned, staged = machine["bandwidth"], machine["staged_bandwidth"]
+    if not staged:
+        return "no device"
+    told = f"{pinned / GB:.1f} GB/s from pinned memory" if pinned else "no memory can be pinned"
+    return f"{told}, {staged / GB:.1f} GB/s through staging"
 
 
 def _gib(nbytes: int | None) -> str:

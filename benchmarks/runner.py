@@ -19,6 +19,8 @@ from maskora.models.folder import read_json
 ROOT = Path(__file__).resolve().parents[1]
 # A whole resident model must leave this share of the memory for everything else.
 ROOMY = 0.8
+# Windows tells a crash as a status: one of its errors, of which two are about memory.
+CRASHED, NO_MEMORY = 0xC0000000, (0xC0000017, 0xC000012D)
 
 
 class Resident(StrEnum):
@@ -147,6 +149,8 @@ def ending(status: int) -> str:
     """The outcome of a process that did not end by itself as it should."""
     if status < 0:
         return f"killed by signal {-status}" + (", out of RAM?" if status == -9 else "")
+    if status >= CRASHED:
+        return f"ended by Windows, {status:#010x}{', out of RAM?' if status in NO_MEMORY else ''}"
     return f"failed with status {status}; its traceback is above"
 
 
@@ -156,4 +160,5 @@ def _process(module: str, *arguments: str) -> tuple[int, dict[str, Any]]:
         result = Path(folder) / "result.json"
         command = [sys.executable, "-m", module, *arguments, str(result)]
         status = subprocess.run(command, cwd=ROOT, check=False).returncode
-        return status, json.loads(result.read_text()) if result.exists() else {}
+        written = result.read_text(encoding="utf-8") if result.exists() else "{}"
+        return status, json.loads(written)

@@ -106,7 +106,7 @@ def read_results(path: Path) -> Results:
     if not path.is_file():
         raise UserError(f"{path} is missing: run benchmarks/fidelity.py first")
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if content.get("protocol") != PROTOCOL:
             raise UserError(f"{path} holds results of other trials: delete it, and run again")
         recipes = {what: Recipe(**recipe) for what, recipe in content["recipes"].items()}
@@ -194,7 +194,7 @@ def _begin_worker() -> None:
     torch.set_num_threads(1)
     without_bars()
     gc.freeze()  # what is there now stays: collections between loads need not look at it
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - its bars would cover the one that counts
+    sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - its bars would cover the one that counts
 
 
 def finished(executor: Executor, work: Any, jobs: Sequence[Any], unit: str) -> Iterator[Any]:

@@ -54,7 +54,7 @@ def read_settings(path: Path, base: str) -> Settings:
     if not path.is_file():
         raise UserError(f"{path} is missing: run benchmarks/fidelity.py --choose first")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         recipes = {what: Recipe(**recipe) for what, recipe in content["recipes"].items()}
         settings = Settings(content["base"], recipes, content["scenes"], content["tried"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:

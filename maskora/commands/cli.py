@@ -207,6 +207,19 @@ def demo(
     run_demo(folder)
 
 
+@app.command()
+@told_plainly
+def doctor(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="as JSON, for a bug report; no names and no paths")
+    ] = False,
+) -> None:
+    """Examine this machine: what it has, whether it computes rightly, and what it can do."""
+    from maskora.commands.doctor import examine
+
+    examine(as_json)
+
+
 def main() -> None:
     """The `maskora` command."""
     app(prog_name="maskora")

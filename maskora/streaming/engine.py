@@ -170,22 +170,31 @@ class Streamer:
             ring: how many buffers the streamed blocks pass through from now on.
         """
         assert not self._closed and not any(self._visits.values())
+        self._hand_over(more)  # first, since the host's memory may run out, too
+        self._dismantle()
+        for index in more:
+            self.blocks[index].bind(None)
+        self._streamed |= frozenset(more)
+        self._pinning_done = False
+        torch.cuda.empty_cache()
+        self._make_ring(ring)
+
+    def _hand_over(self, more: Sequence[int]) -> None:
+        """Have the source keep blocks that lie on the device."""
         assert self._source is not None
+        for index in more:
+            held = self.blocks[index].buffer
+            assert index not in self._streamed and held is not None
+            self._source.take(index, held)
+
+    def _dismantle(self) -> None:
+        """Free the ring's buffers, once all that is on its way has arrived."""
         for slot in self._slots:
             if slot.block is not None:
                 self._arrival(slot)
                 self.blocks[slot.block].bind(None)
         self._transfer.drain()
         self._slots = []
-        for index in more:
-            block = self.blocks[index]
-            assert index not in self._streamed and block.buffer is not None
-            self._source.take(index, block.buffer)
-            block.bind(None)
-        self._streamed |= frozenset(more)
-        self._pinning_done = False
-        torch.cuda.empty_cache()
-        self._make_ring(ring)
 
     def holds(self, index: int) -> bool:
         """Whether a block is being visited."""

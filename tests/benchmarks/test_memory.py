@@ -1,6 +1,8 @@
 """The benchmark itself: cases run on a tiny model, and what it writes is what they did."""
 
+import errno
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import torch
 from safetensors import safe_open
 from typer.testing import CliRunner
 
-from benchmarks import clock, memory, runner
+from benchmarks import cases, clock, memory, runner
 from benchmarks.cases import Record, run
 from benchmarks.jobs import Job, read_job, write_job
 from benchmarks.measure import Machine, Phase
@@ -19,6 +21,7 @@ from benchmarks.placing import Request, configure
 from benchmarks.random_model import Size, write_random_model
 from benchmarks.report import markdown
 from benchmarks.runner import Base, Resident, ending
+from maskora.errors import OutOfMemory
 from maskora.models import open_model
 from maskora.streaming.plan import RESIDENT, Placement
 
@@ -65,6 +68,15 @@ def block_bytes(folder: Path) -> tuple[int, int]:
         tensors = [file.get_tensor(n) for n in file.keys() if n.startswith("blocks.0.")]  # noqa: SIM118
     plain = sum(tensor.nbytes for tensor in tensors)
     return plain, plain + ALIGNMENT * len(tensors)
+
+
+def part_files(folder: Path) -> set[Path]:
+    """All files of a folder, links followed, as they are called from there."""
+    return {
+        Path(root, name).relative_to(folder)
+        for root, _, names in os.walk(folder, followlinks=True)
+        for name in names
+    }
 
 
 def test_the_command_measures_a_training_case_and_writes_every_field(
@@ -228,6 +240,49 @@ def test_how_a_process_ended_is_told() -> None:
     assert ending(-9) == "killed by signal 9, out of RAM?"
     assert ending(-11) == "killed by signal 11"
     assert ending(1) == "failed with status 1; its traceback is above"
+    assert ending(0xC0000005) == "ended by Windows, 0xc0000005"
+    assert ending(0xC000012D) == "ended by Windows, 0xc000012d, out of RAM?"
+
+
+@pytest.mark.parametrize("links", ["refused", "refused, hard ones too"])
+def test_where_links_are_refused_other_parts_are_copied(
+    links: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, "A required privilege is not held by the client")
+
+    monkeypatch.setattr(Path, "symlink_to", refused)
+    if links != "refused":
+        monkeypatch.setattr(os, "link", refused)
+    small = one_block_folder(folder, tmp_path / "one", "float32")
+    others = {path for path in part_files(folder) if "transformer" not in path.parts}
+    assert others == {path for path in part_files(small) if "transformer" not in path.parts}
+    weights = Path("vae/diffusion_pytorch_model.safetensors")
+    assert (small / weights).samefile(folder / weights) == (links == "refused")
+    assert (small / weights).read_bytes() == (folder / weights).read_bytes()
+    assert open_model("wan2.1-i2v", small, "float32", "cpu", RESIDENT).load_transformer()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("[enforce fail] not enough memory: you tried to allocate 9 bytes"),
+        OutOfMemory("nothing is left to give"),
+    ],
+    ids=lambda error: str(error)[-20:],
+)
+def test_every_kind_of_it_is_out_of_memory(
+    error: Exception, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cases, "_run_case", fail)
+    assert result(job(folder, tmp_path, "train"), tmp_path)["outcome"].startswith("out of memory")
 
 
 def test_one_block_stands_for_all(folder: Path, tmp_path: Path) -> None:
@@ -249,7 +304,7 @@ def test_one_block_stands_for_all(folder: Path, tmp_path: Path) -> None:
             encoder_hidden_states_image=torch.zeros(1, 257, 32),
         )
     assert visits == LAYERS
-    assert (small / "vae").resolve() == (folder / "vae").resolve()
+    assert part_files(small / "vae") == part_files(folder / "vae")
 
 
 def test_a_job_survives_its_file(folder: Path, tmp_path: Path) -> None:

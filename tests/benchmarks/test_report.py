@@ -35,6 +35,7 @@ def results(*cases: dict[str, Any]) -> dict[str, Any]:
         "machine": {
             "gpu": "A card", "gpu_bytes": 24 * GIB, "cores": 8, "ram_bytes": 64 * GIB,
             "torch": "2.13.0", "cuda": "13.0", "bandwidth": 25e9,
+            "staged_bandwidth": 9e9,
         },
         "model": {"layers": 40, "stored_bytes": 32_800_000_000},
         "settings": {
@@ -82,3 +83,21 @@ def test_a_case_that_never_ran_is_a_row_too() -> None:
     )  # fmt: skip
     row = "| train-9 (9 frames) | float8 | refused by the plan: no |" + " – |" * 9
     assert row in markdown(results(refused))
+
+
+@pytest.mark.parametrize(
+    ("pinned", "staged", "told", "against"),
+    [
+        (25e9, 9e9, "25.0 GB/s from pinned memory, 9.0 GB/s through staging", "2.00"),
+        (None, 3e9, "no memory can be pinned, 3.0 GB/s through staging", "0.40"),
+        (None, None, "no device", "2.00"),
+    ],
+)
+def test_both_bandwidths_are_told_and_steps_are_compared_with_the_better_one(
+    pinned: float | None, staged: float | None, told: str, against: str
+) -> None:
+    measured = results(case())
+    measured["machine"] |= {"bandwidth": pinned, "staged_bandwidth": staged}
+    text = markdown(measured)
+    assert f"- host to device: {told}\n" in text
+    assert f"| 2.00 | {against} |" in text

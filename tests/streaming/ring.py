@@ -34,6 +34,9 @@ class Memory:
     def pinned(self, index: int) -> Tensor | None:
         return self.buffers[index] if self.direct else None
 
+    def take(self, index: int, buffer: Tensor) -> None:
+        assert torch.equal(buffer, self.buffers[index])
+
     def pin(self, pins: Pins) -> None:
         pass
 

@@ -164,3 +164,42 @@ def test_streamed_blocks_are_spread_evenly(count: int, data: st.DataObject) -> N
         else []
     )
     assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(count=st.integers(2, 8), share=st.floats(0, 1), more=st.floats(0, 1), ring=st.integers(1, 4))
+def test_a_ring_that_shrinks_or_takes_more_blocks_gives_the_same_numbers(
+    count: int, share: float, more: float, ring: int
+) -> None:
+    model, resident = Model(count, round(share * count), 2, direct=False), Model(count, 0, 2, True)
+    x = torch.ones(2, WIDTH)
+    assert torch.equal(model.train(x), resident.train(x))
+    stay = model.streamer.resident
+    chosen = stay[: round(more * len(stay))]
+    model.streamer.shrink(chosen, ring)
+    assert set(chosen) <= set(model.streamer.streamed)
+    assert model.streamer.ring == min(ring, len(model.streamer.streamed))
+    for _ in range(2):
+        assert torch.equal(model.train(x), resident.train(x))
+        assert torch.equal(model.infer(x), resident.infer(x))
+
+
+def test_nothing_of_what_is_given_back_is_held_when_the_new_ring_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = Model(count=6, swapped=3, ring=3, direct=True)
+    model.train(torch.ones(1, WIDTH))
+    streamer = model.streamer
+    buffers = [slot.buffer for slot in streamer._slots]
+    buffers += [streamer.blocks[index].buffer for index in streamer.resident]
+    gone = [weakref.ref(buffer.untyped_storage()) for buffer in buffers]
+    del buffers
+    make = streamer._make_ring
+
+    def check_and_make(ring: int) -> None:
+        assert [ref() for ref in gone] == [None] * 6
+        make(ring)
+
+    monkeypatch.setattr(streamer, "_make_ring", check_and_make)
+    streamer.shrink(streamer.resident, 2)
+    assert streamer.resident == []

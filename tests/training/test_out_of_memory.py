@@ -52,9 +52,9 @@ class Steps:
         self._transformer.train()
         self._transformer.enable_gradient_checkpointing(self._transformer.supply.checkpoint)
 
-    def take(self, fails: Fails, at_step: int = 2) -> list[Tensor]:
-        """The LoRA's matrices after both steps."""
-        for step in (1, 2):
+    def take(self, fails: Fails, at_step: int, steps: int = 2) -> list[Tensor]:
+        """The LoRA's matrices after the steps."""
+        for step in range(1, steps + 1):
             take = partial(
                 train_step,
                 self._model,
@@ -118,8 +118,9 @@ def never(_: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(deep_model: Path, window: EncodedSample) -> list[Tensor]:
-    return Steps(opened(deep_model), window).take(never)
+def first_step(deep_model: Path, window: EncodedSample) -> list[Tensor]:
+    """The LoRA after one step without a failure."""
+    return Steps(opened(deep_model), window).take(never, at_step=1, steps=1)
 
 
 def equal(ours: list[Tensor], others: list[Tensor]) -> bool:
@@ -140,25 +141,35 @@ def test_any_of_a_steps_first_forty_allocations_may_fail(
     numbers: range,
     deep_model: Path,
     window: EncodedSample,
-    undisturbed: list[Tensor],
+    first_step: list[Tensor],
 ) -> None:
     for n in numbers:
         model = opened(deep_model, placement)
         steps = Steps(model, window)
-        assert equal(steps.take(once(n)), undisturbed)
+        assert equal(steps.take(once(n), at_step=1, steps=1), first_step)
         assert steps.memory.failed == 1
         assert model.placement != placement
 
 
 def test_so_may_those_of_the_backward_pass_and_of_the_first_update(
-    deep_model: Path, window: EncodedSample, undisturbed: list[Tensor]
+    deep_model: Path, window: EncodedSample, first_step: list[Tensor]
 ) -> None:
     whole = Steps(opened(deep_model), window)
-    assert equal(whole.take(never, at_step=1), undisturbed)
+    assert equal(whole.take(never, at_step=1, steps=1), first_step)
     assert whole.memory.count > 500
-    for n in range(60, whole.memory.count + 1, whole.memory.count // 12):
+    for n in range(60, whole.memory.count + 1, whole.memory.count // 6):
         steps = Steps(opened(deep_model), window)
-        assert equal(steps.take(once(n), at_step=1), undisturbed)
+        assert equal(steps.take(once(n), at_step=1, steps=1), first_step)
+        assert steps.memory.failed == 1
+
+
+def test_a_later_step_may_run_out_and_those_after_it_go_on(
+    deep_model: Path, window: EncodedSample
+) -> None:
+    undisturbed = Steps(opened(deep_model), window).take(never, at_step=2, steps=3)
+    for n in (5, 900):
+        steps = Steps(opened(deep_model), window)
+        assert equal(steps.take(once(n), at_step=2, steps=3), undisturbed)
         assert steps.memory.failed == 1
 
 

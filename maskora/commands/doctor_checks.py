@@ -1,0 +1,229 @@
+"""What `maskora doctor` tries: small pieces of the real work, each with a result that is known."""
+
+import math
+import wave
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from maskora import lora
+from maskora.commands.doctor_outcomes import Bench, Check, Found, Skipped, Wrong
+from maskora.commands.doctor_streaming import (
+    CORRUPT,
+    NARROW,
+    RING,
+    stream_from_disk,
+    stream_from_ram,
+)
+from maskora.hub import locate
+from maskora.latents import EncodedSample
+from maskora.models import open_model
+from maskora.models.wan21_encoders import WanVae
+from maskora.streaming.plan import RESIDENT, Placement
+from maskora.training.loop import TrainingPlan, choose_uniformly, train_step
+from maskora.training.optimizer import failed_trial, make_optimizer
+from maskora.video.probe import probe
+from maskora.video.read import read_frames
+from maskora.video.write import AudioClip, write_lossless, write_mp4
+
+QUANT = 'pip install -e ".[quant]" -c constraints.txt'
+STEPS = 2
+PLAN = TrainingPlan(
+    title="doctor", steps=STEPS, seed=0, optimizer="adamw", lr=1e-3, weight_decay=0.01,
+    method="uniform", shift=1.0, inside_weight=1.0, clipping=1.0, accumulation=1,
+    checkpoint_every=STEPS,
+)  # fmt: skip
+
+
+def train_streamed_and_resident(bench: Bench) -> Found:
+    """Two steps of the miniature in float32: losses and LoRA equal, wherever the blocks lie."""
+    # Of the GPU's kernels the one that always adds in the same order; so small a model is slower
+    # with more threads, and much slower where others use the cores.
+    with sdpa_kernel(SDPBackend.MATH), one_thread():
+        resident = _train(bench, RESIDENT)
+        streamed = _train(bench, Placement(1_000, ring=RING, activation_offload=True))
+        if _equal(streamed, resident):
+            return Found(f"{STEPS} steps of the miniature: losses and LoRA equal bit for bit")
+        again = _train(bench, RESIDENT)
+    if not _equal(again, resident):
+        away = _distance(streamed, resident)
+        if away < 1e-3:
+            return Found(
+                f"{STEPS} steps of the miniature: equal but for rounding ({away:.1g}); this "
+                f"device rounds differently from run to run"
+            )
+    raise Wrong(
+        f"{STEPS} steps with streamed blocks differ from those with resident ones: losses "
+        f"{_told(streamed)} instead of {_told(resident)}",
+        CORRUPT,
+    )
+
+
+Trained = tuple[list[float], list[Tensor]]
+
+
+def _train(bench: Bench, placement: Placement) -> Trained:
+    """Losses and the LoRA of two steps on random latents."""
+    model = open_model(
+        "miniature", locate("miniature", bench.scratch), "float32", str(bench.device), placement
+    )
+    config = model.source.config("transformer")
+    generator = torch.Generator().manual_seed(1)
+    random = partial(torch.randn, generator=generator)
+    shape, others = (2, 8, 8), config["in_channels"] - model.latent_channels
+    sample = EncodedSample(
+        name="random",
+        target_CTHW=random((model.latent_channels, *shape)),
+        condition_CTHW=random((others, *shape)),
+        keep_THW=torch.ones(5, 64, 64),
+        context={"text": torch.zeros(1, config["text_dim"])},
+    )
+    transformer = model.load_transformer()
+    try:
+        lora.inject(transformer, 4, 4.0, model.lora_targets("attention"), seed=0)
+        trained = lora.trainable(transformer)
+        optimizer = make_optimizer(PLAN.optimizer, trained, PLAN.lr, PLAN.weight_decay)
+        transformer.train()
+        transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+        choose = choose_uniformly([sample])
+        entries = [
+            train_step(model, transformer, optimizer, choose, PLAN, step).read()
+            for step in range(1, STEPS + 1)
+        ]
+        return [entry.loss for entry in entries], [p.detach().cpu().clone() for p in trained]
+    finally:
+        transformer.supply.close()
+
+
+def _equal(one: Trained, other: Trained) -> bool:
+    return one[0] == other[0] and all(map(torch.equal, one[1], other[1]))
+
+
+def _distance(one: Trained, other: Trained) -> float:
+    """The largest difference of losses and weights."""
+    weights = [float((a - b).abs().max()) for a, b in zip(one[1], other[1], strict=True)]
+    return max(*(abs(a - b) for a, b in zip(one[0], other[0], strict=True)), *weights)
+
+
+def _told(trained: Trained) -> str:
+    return ", ".join(f"{loss:.9g}" for loss in trained[0])
+
+
+def step_in_8_bits(bench: Bench) -> Found:
+    """One step of 8-bit AdamW on one tensor, as training tries it before anything is loaded."""
+    if bench.device.type != "cuda":
+        raise Skipped("8-bit AdamW needs a GPU; AdamW with 32 bits is used instead")
+    if find_spec("bitsandbytes") is None:
+        raise Skipped(f"bitsandbytes is not installed; AdamW with 32 bits is used ({QUANT})")
+    if failure := failed_trial(bench.device):
+        raise Wrong(
+            f"bitsandbytes does not work here: {failure}",
+            f'set optimizer.type = "adamw", which training uses anyway then, or {QUANT}',
+        )
+    return Found("a step on one tensor")
+
+
+TILE, FRAMES = 64, 5
+
+
+def encode_and_decode(bench: Bench) -> Found:
+    """One tile of a VAE of Wan's published shape, with random weights."""
+    on_gpu = [bench.device] if bench.device.type == "cuda" else []
+    with torch.device(bench.device), torch.random.fork_rng(devices=on_gpu):
+        torch.manual_seed(0)
+        autoencoder = AutoencoderKLWan().requires_grad_(False).eval()
+    vae = WanVae(autoencoder)
+    video = torch.rand(3, FRAMES, TILE, TILE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with one_thread():
+        latents = vae.encode(video)
+        decoded = vae.decode(latents)
+    _check_numbers("latents", latents, (16, 2, TILE // 8, TILE // 8))
+    _check_numbers("pictures", decoded, (3, FRAMES, TILE, TILE))
+    return Found(f"{FRAMES} frames of {TILE}x{TILE} through Wan's VAE and back, all finite")
+
+
+def _check_numbers(what: str, numbers: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(numbers.shape) != shape or not numbers.isfinite().all():
+        bad = int((~numbers.isfinite()).sum())
+        raise Wrong(
+            f"the VAE's {what} are {tuple(numbers.shape)} instead of {shape}, {bad} not finite",
+            "install the versions of constraints.txt; on a GPU update its driver",
+        )
+
+
+FFMPEG = (
+    "imageio-ffmpeg's own program is needed: pip install --force-reinstall imageio-ffmpeg, and "
+    "unset IMAGEIO_FFMPEG_EXE where it names another one"
+)
+RATE = Fraction(25)
+
+
+def write_and_read_clip(bench: Bench) -> Found:
+    """A clip without loss comes back as it was; one in H.264 with sound comes back alike."""
+    random = np.random.default_rng(0)
+    smooth = np.linspace(0, 255, 160, dtype=np.uint8)[None, :, None] // np.uint8(2)
+    noise = random.integers(0, 256, (9, 96, 160, 3), dtype=np.uint8)
+    lossless, lossy = bench.scratch / "clip.mkv", bench.scratch / "clip.mp4"
+    sound = bench.scratch / "sound.wav"
+    frames = [np.broadcast_to(smooth, (96, 160, 3)) + np.uint8(9 * index) for index in range(9)]
+    try:
+        write_lossless(lossless, noise, RATE)
+        if not np.array_equal(np.stack(list(read_frames(probe(lossless)))), noise):
+            raise Wrong("frames written without loss (FFV1) come back changed", FFMPEG)
+        _write_tone(sound)
+        write_mp4(lossy, frames, RATE, audio=AudioClip(sound, 0.0, 9 / 25))
+        info = probe(lossy)
+        away = np.abs(np.stack(list(read_frames(info))).astype(int) - np.stack(frames)).mean()
+        if away > 3 or not info.has_audio:
+            told = f"{away:.1f} levels off" if info.has_audio else "without its sound"
+            raise Wrong(f"a clip in H.264 comes back {told}", FFMPEG)
+    finally:
+        for path in (lossless, lossy, sound):
+            path.unlink(missing_ok=True)
+    return Found("9 frames in FFV1 are back bit for bit, and in H.264 with sound alike")
+
+
+def _write_tone(path: Path) -> None:
+    """Half a second of 440 Hz."""
+    samples = [round(8000 * math.sin(2 * math.pi * 440 * at / 16000)) for at in range(8000)]
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes(np.array(samples, "<i2").tobytes())
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute with one thread of the CPU."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+INSTALL = "install the versions that maskora is tested with: pip install -e . -c constraints.txt"
+CHECKS = (
+    Check("blocks from RAM", partial(stream_from_ram, weights="pinned"), CORRUPT),
+    Check(
+        "blocks through staging",
+        partial(stream_from_ram, weights="pageable", shape=NARROW),
+        CORRUPT,
+    ),
+    Check("blocks from disk", stream_from_disk, CORRUPT),
+    Check("training", train_streamed_and_resident, INSTALL),
+    Check("8-bit optimizer", step_in_8_bits, f'set optimizer.type = "adamw", or {QUANT}'),
+    Check("VAE", encode_and_decode, INSTALL),
+    Check("a clip written and read", write_and_read_clip, FFMPEG),
+)
