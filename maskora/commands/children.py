@@ -11,6 +11,7 @@ from types import FrameType
 from typing import IO
 
 import maskora
+from maskora.system import INTERRUPTIONS
 
 INTERRUPTED = 130  # the exit status after Ctrl-C or SIGTERM
 
@@ -76,8 +77,7 @@ def _listening() -> Iterator[tuple[list[int], list[subprocess.Popen[bytes]]]]:
             for child in children:
                 child.terminate()
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    heard = [number for number in INTERRUPTIONS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, hear) for number in heard}
     try:
         yield asked, children

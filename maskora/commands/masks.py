@@ -3,6 +3,7 @@
 import json
 import logging
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import cv2
@@ -91,9 +92,12 @@ def build_masks(
             masks=digest_files([built.mask(n) for n in count]),
         )
         write_text(built.mask_record, record.model_dump_json(indent=2) + "\n")
-        if workspace.masks_dir.exists():
-            move(workspace.masks_dir, built.root / "earlier")
-        move(built.masks_dir, workspace.masks_dir)
+        with ExitStack() as undo:
+            if workspace.masks_dir.exists():
+                move(workspace.masks_dir, earlier := built.root / "earlier")
+                undo.callback(move, earlier, workspace.masks_dir)
+            move(built.masks_dir, workspace.masks_dir)
+            undo.pop_all()
     draw_overview(workspace, labels_THW)
     return labels_THW, notes
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from maskora.config.schema import Config, LoraFile, Table
 from maskora.errors import UserError
-from maskora.files import write_text
+from maskora.files import patiently, write_text
 
 # Keys that hold a number or one word.
 WORDS = {
@@ -36,21 +36,23 @@ def load_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Conf
     Raises:
         UserError: with every mistake, each with its table, the valid names and the nearest one.
     """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name the TOML file in it")
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        tables = tomllib.loads(_read(path))
     except FileNotFoundError:
         raise UserError(
             f"{path}: no such file (maskora prepare writes a workspace with its edit.toml)"
         ) from None
-    except (IsADirectoryError, PermissionError):
-        if not path.is_dir():  # Windows says of a folder that it may not be opened
-            raise
-        raise UserError(f"{path} is a folder; name the TOML file in it") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         is_escape = any(word in str(error) for word in ("Unescaped", "hex value"))
         hint = f". {BACKSLASH}" if is_escape else ""
         raise UserError(f"{path} is not valid TOML: {error}{hint}") from None
     return build_config(tables, overrides, str(path))
+
+
+def _read(path: Path) -> str:
+    return patiently(lambda: path.read_text(encoding="utf-8-sig"), path)
 
 
 def build_config(
@@ -72,7 +74,7 @@ def build_config(
 def set_values(path: Path, values: dict[str, Any]) -> None:
     """Change keys ("table.key") of a TOML file, whose comments and order stay. Raises UserError."""
     load_config(path)  # a damaged file is told as such
-    document = tomlkit.parse(path.read_text(encoding="utf-8-sig"))
+    document = tomlkit.parse(_read(path))
     for name, value in values.items():
         table, _, key = name.partition(".")
         document.setdefault(table, tomlkit.table())[key] = value

@@ -10,7 +10,7 @@ Only the newest step keeps its optimizer state. The order and the noise of step 
 import io
 import pickle
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -120,15 +120,21 @@ class RunFolder:
         return self.root / ".earlier"
 
     def _move(self, here: Path, there: Path) -> None:
-        """Move a run's own files (a named edit's run may lie beside them) over what is there."""
+        """Move a run's own files (a named edit's run may lie beside them) over what is there.
+
+        What cannot be moved (another program has it open) leaves all of them where they were.
+        """
         names = [path.name for folder in (here, there) for path in folder.glob("step-*")]
         own = [self._record, self.metrics, self.loss_picture, self.tensorboard]
-        for name in {*names, *(path.name for path in own)}:
-            target = there / name
-            remove(target)
-            if (here / name).exists():
-                there.mkdir(parents=True, exist_ok=True)
-                move(here / name, target)
+        with ExitStack() as undo:
+            for name in {*names, *(path.name for path in own)}:
+                source, target = here / name, there / name
+                remove(target)
+                if source.exists():
+                    there.mkdir(parents=True, exist_ok=True)
+                    move(source, target)
+                    undo.callback(move, target, source)
+            undo.pop_all()
 
     def _step(self, step: int) -> Path:
         return self.root / f"step-{step:05d}"

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from maskora.errors import UserError
+from maskora.files import patiently
 
 
 class Source(BaseModel):
@@ -74,7 +75,7 @@ def read_record(
 ) -> Record:
     """Read a record. Raises UserError, with the remedy, where it is missing or damaged."""
     try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, UnicodeDecodeError, ValidationError) as error:
+        return kind.model_validate_json(patiently(path.read_bytes, path))
+    except (FileNotFoundError, ValidationError) as error:
         what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
         raise UserError(f"{path} {what}: {remedy}") from None

@@ -1,5 +1,6 @@
 """prepare never costs a person a file, and a workspace is whole or as it was."""
 
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,25 @@ def test_what_fails_halfway_leaves_the_workspace_as_it_was(
     after = {p: p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
     after.pop(Workspace(root).lock, None)  # Windows removes that too
     assert after == before
+
+
+def test_new_masks_that_cannot_be_put_in_place_leave_the_earlier_ones(
+    prepared: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows a virus scanner may have one of the new files open."""
+    root, real = prepared(), Path.replace
+    workspace, config = Workspace(root), load_config(root / "edit.toml", ["mask.margin=0.4"])
+    before = {p: p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+    def replace(self: Path, target: Path) -> Path:
+        if target == workspace.masks_dir and self.name == "masks":
+            raise OSError(errno.EIO, "refused", str(self))
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(OSError, match="refused"):
+        load_masks(workspace, config.mask, workspace.read_source())
+    assert {p: p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()} == before
 
 
 def test_masks_that_come_too_early_go_again(prepared: Callable[..., Path]) -> None:

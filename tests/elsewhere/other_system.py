@@ -58,6 +58,7 @@ class Elsewhere(ModuleType):
     def __init__(self, real: ModuleType) -> None:
         super().__init__(real.__name__)
         self.__dict__["_real"] = real
+        self.__dict__["_before"] = {}  # what a test has put something else in the place of
 
     def __getattr__(self, name: str) -> Any:
         real = self.__dict__["_real"]
@@ -71,10 +72,18 @@ class Elsewhere(ModuleType):
         return getattr(real, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self.__dict__["_real"], name, value)
+        real = self.__dict__["_real"]
+        if hasattr(real, name):
+            self.__dict__["_before"].setdefault(name, getattr(real, name))
+        setattr(real, name, value)
 
     def __delattr__(self, name: str) -> None:
-        delattr(self.__dict__["_real"], name)
+        """Pytest undoes what it has set so, as the name was not this module's own."""
+        real, before = self.__dict__["_real"], self.__dict__["_before"]
+        if name in before:
+            setattr(real, name, before.pop(name))
+        else:
+            delattr(real, name)
 
     def __dir__(self) -> list[str]:
         real = self.__dict__["_real"]
@@ -96,7 +105,7 @@ def _importing(real: Callable[..., Any]) -> Callable[..., Any]:
         if level or not _is_ours(globals or {}):
             return found
         top = name.partition(".")[0]
-        if top in ABSENT:
+        if top in ABSENT and isinstance(found, ModuleType):  # a test's stand-in is none
             raise ModuleNotFoundError(f"No module named {name!r} elsewhere", name=name)
         if top == "psutil" and not hasattr(found.Process.send_signal, "elsewhere"):
             found.Process.send_signal = _signalling(found.Process.send_signal)
