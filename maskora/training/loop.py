@@ -250,10 +250,11 @@ def train_step(
     if plan.loss_scale != 1.0:
         torch._foreach_div_([p.grad for p in parameters if p.grad is not None], plan.loss_scale)
     norm = torch.nn.utils.clip_grad_norm_(parameters, plan.clipping)
-    update(optimizer, parameters)
+    mean_loss = torch.stack(losses).double().mean()
+    update(optimizer, parameters)  # the last that may fail: nothing is allocated after it
     return PendingStep(
         step=step,
-        loss=torch.stack(losses).double().mean(),
+        loss=mean_loss,
         gradient_norm=norm,
         noise_level=sum(levels) / len(levels),
         samples=tuple(names),
