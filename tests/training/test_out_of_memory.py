@@ -17,6 +17,7 @@ from maskora.errors import Fault, OutOfMemory
 from maskora.latents import EncodedSample, TensorCache, decode_video, encode_videos
 from maskora.models import VideoModel, open_model
 from maskora.sampling import Denoising, draw_noise
+from maskora.streaming.engine import Streamer
 from maskora.streaming.out_of_memory import ran_out_of, with_room
 from maskora.streaming.plan import RESIDENT, Placement
 from maskora.training.checkpoint import RunFolder
@@ -75,11 +76,12 @@ class Steps:
 
 
 def trained(
-    model: VideoModel, window: EncodedSample, folder: Path, every: int = 0
+    model: VideoModel, window: EncodedSample, folder: Path, every: int = 0, times: int = 7
 ) -> dict[str, Tensor]:
     """A LoRA that the whole loop has trained for two steps.
 
-    `every`: in the second one, every so-manieth allocation fails, until nothing is left to give.
+    `every`: in the second one, every so-manieth allocation fails, so many `times`; 7 are enough
+    that nothing is left to give.
     """
     memory, seen = Allocator(), 0
     transformer = model.load_transformer()
@@ -91,7 +93,7 @@ def trained(
         nonlocal seen
         seen += 1
         if seen == 2 and every:
-            memory.arm(lambda count: count % every == 0 and memory.failed < 7)
+            memory.arm(lambda count: count % every == 0 and memory.failed < times)
         return choose_uniformly([window])(generator)
 
     with memory if every else nullcontext():
@@ -199,6 +201,27 @@ def test_memory_may_run_out_again_and_again_until_nothing_is_left_to_give(
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError(OUT_OF_MEMORY), OSError(errno.ENOMEM, "cannot allocate")]
+)
+def test_what_runs_out_while_memory_is_given_back_ends_the_run_with_its_state(
+    error: Exception,
+    deep_model: Path,
+    window: EncodedSample,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Streamer, "shrink", fail)
+    with pytest.raises(OutOfMemory, match="allocate"):
+        trained(opened(deep_model), window, tmp_path / "run", every=20, times=2)
+    run = RunFolder(tmp_path / "run").read()
+    assert run is not None
+    assert run.step == 1
+
+
 def test_an_update_that_fails_later_is_not_repeated(
     model: VideoModel, window: EncodedSample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,6 +311,8 @@ KINDS: list[tuple[Exception, str | None]] = [
     (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
      "VRAM"),
     (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "VRAM"),
+    (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), "VRAM"),
+    (RuntimeError("Triton Error [CUDA]: out of memory"), "VRAM"),
     (RuntimeError("GET was unable to find an engine to execute this computation"), "VRAM"),
     (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 9"),
      "RAM"),
