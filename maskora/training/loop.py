@@ -151,7 +151,7 @@ def _train_steps(
                 finish(pending)
                 save(step)
                 pending = None
-            if interruption.asked:
+            if interruption.asked and pending is None:  # who asks just now gets the next step saved
                 raise KeyboardInterrupt
 
 
