@@ -157,6 +157,7 @@ class Pins:
         self._driver.unregister(address)
 
 
+@torch.inference_mode(False)  # in which other threads, which fill it, are not
 def host_buffer(nbytes: int, pin: bool) -> Tensor:
     """A uint8 buffer of whole pages; pinned where asked for and where a GPU and the OS allow it.
 

@@ -241,10 +241,12 @@ def test_an_update_that_fails_later_is_not_repeated(
     assert calls == 2
 
 
-@pytest.mark.parametrize("n", [1, 25, 80])
-def test_denoising_goes_on(n: int, deep_model: Path, window: EncodedSample) -> None:
+@pytest.mark.parametrize(("n", "weights"), [(1, "pinned"), (25, "pageable"), (80, "mapped")])
+def test_denoising_goes_on(n: int, weights: str, deep_model: Path, window: EncodedSample) -> None:
+    resident = replace(RESIDENT, weights=weights)
+
     def generated(fails: Fails) -> tuple[Tensor, Placement]:
-        model, memory = opened(deep_model), Allocator()
+        model, memory = opened(deep_model, resident), Allocator()
         transformer = model.load_transformer()
         noise = draw_noise((16, *window.condition_CTHW.shape[1:]), seed=1)
         clip = Denoising(model, window, window.context, noise, 3, 5.0, None)
@@ -265,7 +267,7 @@ def test_denoising_goes_on(n: int, deep_model: Path, window: EncodedSample) -> N
     whole, before = generated(never)
     result, after = generated(fails)
     assert torch.allclose(result, whole, atol=1e-5)
-    assert before == RESIDENT
+    assert before == resident
     assert (after.split_batch, after.blocks_to_swap) == (True, 3)
 
 
