@@ -29,7 +29,7 @@ from maskora.training.objective import (
     mix,
     region_weights,
 )
-from maskora.training.optimizer import make_optimizer, update
+from maskora.training.optimizer import make_optimizer, restore, update
 from maskora.training.report import Report, StepMetrics, draw_loss
 
 log = logging.getLogger("maskora")
@@ -91,7 +91,7 @@ def train(
     record = run.read()
     done = record.step if record else 0
     if done:
-        optimizer.load_state_dict(run.load_optimizer(done, plan.optimizer))
+        restore(optimizer, run.load_optimizer(done, plan.optimizer))
     transformer.train()
     transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
     save = partial(
