@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from maskora import lora
 from maskora.errors import Fault, OutOfMemory
 from maskora.latents import EncodedSample, TensorCache, decode_video, encode_videos
 from maskora.models import VideoModel, open_model
+from maskora.models.acceleration import Acceleration, use_cache
 from maskora.sampling import Denoising, draw_noise
 from maskora.streaming.engine import Streamer
 from maskora.streaming.out_of_memory import ran_out_of, with_room
@@ -269,6 +271,40 @@ def test_denoising_goes_on(n: int, weights: str, deep_model: Path, window: Encod
     assert torch.allclose(result, whole, atol=1e-5)
     assert before == resident
     assert (after.split_batch, after.blocks_to_swap) == (True, 3)
+
+
+def test_a_cache_over_the_steps_forgets_the_step_that_failed(
+    deep_model: Path, window: EncodedSample
+) -> None:
+    """What it holds is of two attempts then, or of another number of samples."""
+
+    def visits(fails: Fails) -> int:
+        model, memory = opened(deep_model), Allocator()
+        transformer = model.load_transformer()
+        use_cache(transformer, Acceleration(cache="taylor"))
+        noise = draw_noise((16, *window.condition_CTHW.shape[1:]), seed=1)
+        clip = Denoising(model, window, window.context, noise, 8, 5.0, None)
+        with memory:
+            memory.arm(fails)
+            clip.advance(transformer)
+        return transformer.supply.streamer.traffic.visits
+
+    undisturbed = visits(never)
+    assert undisturbed == BLOCKS * 5  # three to begin with, and every third of the other five
+    assert visits(once(1000)) > undisturbed + BLOCKS  # it begins anew
+
+
+@pytest.mark.parametrize(("weights", "streamed"), [("pageable", 0), ("mapped", 3)])
+def test_blocks_do_not_move_to_ram_that_is_not_there(
+    weights: str, streamed: int, deep_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supplied = opened(deep_model, replace(RESIDENT, weights=weights)).load_transformer().supply
+    full = psutil.virtual_memory()._replace(available=2**30)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: full)
+    told = [supplied.give_way(training=False) for _ in range(2)]
+    assert told[0] is not None
+    assert (told[1] is None) == (streamed == 0)
+    assert supplied.placement.blocks_to_swap == len(supplied.streamer.streamed) == streamed
 
 
 def test_loading_goes_on(deep_model: Path, window: EncodedSample) -> None:
