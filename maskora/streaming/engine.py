@@ -14,7 +14,7 @@ inference step k.
 import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -190,8 +190,8 @@ class Streamer:
     def _dismantle(self) -> None:
         """Free the ring's buffers, once all that is on its way has arrived."""
         for slot in self._slots:
-            if slot.block is not None:
-                self._arrival(slot)
+            if slot.block is not None and slot.arrival is not None:
+                wait([slot.arrival])  # whatever comes of it: the block is loaded again
                 self.blocks[slot.block].bind(None)
         self._transfer.drain()
         self._slots = []

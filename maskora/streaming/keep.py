@@ -79,6 +79,7 @@ class Keeper:
     _last: "tuple[int, weakref.ref[Kept]] | None" = None
     _leaving: list[_Away] = field(default_factory=list)
     _pool: dict[int, list[_Room]] = field(default_factory=lambda: defaultdict(list))
+    _taken: dict[int, _Room] = field(default_factory=dict)  # by address; out of the pool
     _worker: ThreadPoolExecutor | None = None
 
     def keep(self, index: int, values: Sequence[Any], there: Moment, turns: bool) -> Kept:
@@ -123,6 +124,9 @@ class Keeper:
         for transfer in (self.outward, self.inward):
             transfer.drain()
         self._leaving, self._last = [], None
+        for room in self._taken.values():  # pinned memory may not be had a second time
+            self._pool[room.buffer.nbytes].append(room)
+        self._taken.clear()
 
     def close(self) -> None:
         """Give the host memory back."""
@@ -132,6 +136,7 @@ class Keeper:
     def _send(self, tensor: Tensor, there: Moment) -> _Away:
         rooms = self._pool[tensor.nbytes]
         room = rooms.pop() if rooms else self._new_room(tensor.nbytes)
+        self._taken[room.buffer.data_ptr()] = room
         unused = room.free.result() if room.free is not None else None
         away = _Away(room, Future(), tensor.dtype, tensor.shape, tensor.device, tensor)
         away.arrived = self._copy(room, self.outward, tensor, away.inside, there, unused)
@@ -146,7 +151,7 @@ class Keeper:
         now, arrived = self.inward.now(), away.arrived.result()
         away.returned = self._copy(away.room, self.inward, away.inside, away.back, now, arrived)
         away.room.free = away.returned
-        self._pool[away.room.buffer.nbytes].append(away.room)
+        self._pool[away.room.buffer.nbytes].append(self._taken.pop(away.room.buffer.data_ptr()))
 
     def _take(self, away: _Away) -> Tensor:
         assert away.back is not None and away.returned is not None

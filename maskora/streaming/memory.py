@@ -63,9 +63,10 @@ class Cuda:
     def _forget_failure(self) -> None:
         """The runtime remembers a failed call, and work that comes later would be blamed for it.
 
-        What comes here takes the blame: a kernel for what is known at once, a wait for the rest.
+        What comes here takes the blame: a kernel for what is known at once (where the GPU is full,
+        its allocation), a wait for the rest.
         """
-        with suppress(torch.AcceleratorError):
+        with suppress(torch.AcceleratorError, torch.OutOfMemoryError):
             torch.zeros(1, device=self._device).add_(1)
         with suppress(torch.AcceleratorError):
             torch.cuda.synchronize(self._device)
@@ -108,7 +109,10 @@ class Pins:
     def urgent(self, buffer: Tensor) -> bool:
         """Pin what helps most, if need be in place of something spare. Whether it is pinned."""
         if not self._exhausted:
-            if self._register(buffer) or (self.make_room() and self._register(buffer)):
+            pinned = self._register(buffer)
+            while not pinned and self.make_room():  # which may take several of what is smaller
+                pinned = self._register(buffer)
+            if pinned:
                 self._urgent[buffer.data_ptr()] = buffer.nbytes
                 return True
             self._exhausted = True
@@ -153,6 +157,7 @@ class Pins:
         self._driver.unregister(address)
 
 
+@torch.inference_mode(False)  # in which other threads, which fill it, are not
 def host_buffer(nbytes: int, pin: bool) -> Tensor:
     """A uint8 buffer of whole pages; pinned where asked for and where a GPU and the OS allow it.
 

@@ -19,9 +19,11 @@ DEVICE_MESSAGES = (
     "CUDA out of memory",
     "CUDA error: out of memory",
     "CUDA driver error: out of memory",
+    "Triton Error [CUDA]: out of memory",  # of compiled blocks
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUBLAS_STATUS_NOT_INITIALIZED",  # its handle could not be allocated
     "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",  # its name since cuDNN 9
     "CUDNN_STATUS_NOT_INITIALIZED",
     "CUSOLVER_STATUS_ALLOC_FAILED",
     "unable to find an engine to execute this computation",  # cuDNN: none got its workspace
@@ -61,7 +63,7 @@ def with_room(work: Callable[[], Result], give: Callable[[], str | None]) -> Res
             where nothing is left to give.
 
     Raises:
-        OutOfMemory: nothing is left to give.
+        OutOfMemory: nothing is left to give, or memory runs out while it is given, too.
     """
     while True:
         try:
@@ -71,7 +73,12 @@ def with_room(work: Callable[[], Result], give: Callable[[], str | None]) -> Res
                 raise
             said = first_line(error)
         gc.collect()  # what the failed work held; its frames are gone with the error
-        changed = give()
+        try:
+            changed = give()
+        except (RuntimeError, MemoryError, OSError) as error:
+            if ran_out_of(error) is None:
+                raise
+            raise OutOfMemory(first_line(error)) from error
         if changed is None:
             raise OutOfMemory(said)
         log.warning("out of GPU memory (%s): %s; the same work is done again", said, changed)

@@ -29,7 +29,7 @@ from maskora.training.objective import (
     mix,
     region_weights,
 )
-from maskora.training.optimizer import make_optimizer, update
+from maskora.training.optimizer import make_optimizer, restore, update
 from maskora.training.report import Report, StepMetrics, draw_loss
 
 log = logging.getLogger("maskora")
@@ -91,7 +91,7 @@ def train(
     record = run.read()
     done = record.step if record else 0
     if done:
-        optimizer.load_state_dict(run.load_optimizer(done, plan.optimizer))
+        restore(optimizer, run.load_optimizer(done, plan.optimizer))
     transformer.train()
     transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
     save = partial(
@@ -151,7 +151,7 @@ def _train_steps(
                 finish(pending)
                 save(step)
                 pending = None
-            if interruption.asked:
+            if interruption.asked and pending is None:  # who asks just now gets the next step saved
                 raise KeyboardInterrupt
 
 
@@ -250,10 +250,11 @@ def train_step(
     if plan.loss_scale != 1.0:
         torch._foreach_div_([p.grad for p in parameters if p.grad is not None], plan.loss_scale)
     norm = torch.nn.utils.clip_grad_norm_(parameters, plan.clipping)
-    update(optimizer, parameters)
+    mean_loss = torch.stack(losses).double().mean()
+    update(optimizer, parameters)  # the last that may fail: nothing is allocated after it
     return PendingStep(
         step=step,
-        loss=torch.stack(losses).double().mean(),
+        loss=mean_loss,
         gradient_norm=norm,
         noise_level=sum(levels) / len(levels),
         samples=tuple(names),

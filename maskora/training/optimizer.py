@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -60,6 +61,14 @@ def make_optimizer(
         return AdamW8bit(parameters, lr=lr, weight_decay=weight_decay)
     fused = True if parameters[0].device.type == "cuda" else None
     return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=fused)
+
+
+def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Go on from a saved state, which may come from another device or version of maskora."""
+    for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
+        if "fused" in own:  # how it computes is the device's matter
+            saved["fused"] = own["fused"]
+    optimizer.load_state_dict(state)
 
 
 @torch.no_grad()

@@ -203,3 +203,13 @@ def test_nothing_of_what_is_given_back_is_held_when_the_new_ring_is_made(
     monkeypatch.setattr(streamer, "_make_ring", check_and_make)
     streamer.shrink(streamer.resident, 2)
     assert streamer.resident == []
+
+
+def test_what_could_not_be_loaded_does_not_keep_a_ring_from_shrinking() -> None:
+    model = Model(6, 6, 2, direct=False)
+    expected, model.memory.broken = model.infer(torch.ones(1, WIDTH)), True
+    with pytest.raises(Fault, match="the disk is gone"):
+        model.infer(torch.ones(1, WIDTH))
+    model.memory.broken = False
+    model.streamer.shrink([], 1)
+    assert torch.equal(model.infer(torch.ones(1, WIDTH)), expected)

@@ -241,6 +241,23 @@ def test_an_input_that_cannot_be_pinned_lets_the_main_thread_go_on() -> None:
     assert torch.equal(taken[0], given)
 
 
+def test_after_a_backward_pass_that_does_not_come_the_same_memory_serves_again() -> None:
+    driver = Quota(2 * 3 * WIDTH * 4)
+    model = Model(COUNT, COUNT, ring=2, direct=True)
+    model.keeper.pins = Pins(driver)
+    for _ in range(3):
+        x = ones().requires_grad_()
+        for module in model.modules:
+            x = model.checkpoint(module, x)
+        del x
+        gc.collect()
+        model.keeper.reset()
+    model.train(ones())
+    assert len(driver.pinned) == 2
+    assert len(driver.asked) == 3
+    assert model.keeper.pins.lacking_bytes == (COUNT - 1 - 2) * 3 * WIDTH * 4
+
+
 @pytest.mark.parametrize("quota", [10**6, 0])
 def test_a_backward_pass_that_does_not_come_and_closing_leave_no_thread_and_no_memory(
     quota: int, remembered: list[weakref.ref[object]]

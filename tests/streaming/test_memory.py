@@ -71,6 +71,22 @@ def test_what_is_urgent_takes_the_place_of_what_is_spare() -> None:
     assert pins.urgent_bytes == 3 * MB // 2
 
 
+def test_what_is_urgent_takes_the_place_of_several_smaller_ones() -> None:
+    pins = Pins(driver := Quota(4 * MB))
+    spare = buffers(4)
+    assert all(pins.spare(one) for one in spare)
+
+    def make_room() -> bool:
+        if spare:
+            pins.release(spare.pop())
+        return bool(spare)
+
+    pins.make_room = make_room
+    assert pins.urgent(large := buffers(1, 2 * MB + MB // 2)[0])
+    assert driver.holds(large)
+    assert len(spare) == 1
+
+
 def test_without_anything_spare_a_refusal_is_final() -> None:
     driver = Quota(MB)
     pins = Pins(driver)
@@ -198,6 +214,18 @@ def test_a_refusal_leaves_nothing_that_later_work_is_blamed_for(runtime: Runtime
 def test_an_address_that_is_not_pinned_leaves_nothing_either(runtime: Runtime) -> None:
     Cuda(torch.device("cuda", 1)).unregister(4096)
     assert not runtime.remembered
+
+
+def test_a_full_gpu_does_not_make_a_refusal_an_error(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "zeros", full)
+    (buffer,) = buffers(1, 2 * MB)
+    driver = Cuda(torch.device("cuda", 1))
+    assert driver.register(buffer.data_ptr(), buffer.nbytes) == "out of memory"
 
 
 @pytest.mark.parametrize("place", ["zeros", "synchronize"])

@@ -235,6 +235,21 @@ def test_inputs_that_are_kept_later_take_the_place_of_blocks(
     assert torch.equal(ours.infer(), original(given()))
 
 
+def test_what_a_failed_step_has_kept_is_forgotten_where_memory_is_given_back(
+    original: Deep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = machine(original, 0.5, monkeypatch)
+    expected, before = ours.train(), ours.pinned
+    y = given().requires_grad_()
+    for block in ours.model.blocks[:9]:
+        y = ours.supplied.checkpoint(block, y)
+    del y
+    assert ours.supplied.give_way(training=True) is not None
+    assert ours.supplied.checkpoint.keeper._leaving == []
+    assert torch.equal(ours.train(), expected)
+    assert ours.pinned == before
+
+
 def test_inputs_that_are_kept_later_and_cannot_be_pinned_are_told(
     original: Deep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

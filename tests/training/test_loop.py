@@ -13,6 +13,7 @@ from maskora import lora
 from maskora.errors import Fault, UserError
 from maskora.latents import EncodedSample
 from maskora.models import VideoModel
+from maskora.training import loop
 from maskora.training.checkpoint import RunFolder
 from maskora.training.loop import (
     Chooser,
@@ -117,6 +118,29 @@ def test_ctrl_c_finishes_and_saves_the_step_in_hand(
     losses, whole = run(model, choose_uniformly(windows), PLAN, tmp_path / "whole")
     assert resumed_losses == losses
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_ctrl_c_just_after_a_step_was_not_saved_saves_the_next_one(
+    model: VideoModel, windows: list[EncodedSample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Late(loop.Interruption):
+        looks = 0
+
+        @property
+        def asked(self) -> bool:
+            self.looks += 1
+            return self.looks > 1
+
+        @asked.setter
+        def asked(self, value: bool) -> None:
+            pass
+
+    monkeypatch.setattr(loop, "Interruption", Late)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, choose_uniformly(windows), PLAN, tmp_path / "cut")
+    record = RunFolder(tmp_path / "cut").read()
+    assert record is not None
+    assert record.step == 2
 
 
 def test_a_second_ctrl_c_stops_at_once_and_what_was_saved_stays_whole(

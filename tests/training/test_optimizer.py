@@ -98,3 +98,21 @@ def test_a_library_that_fails_at_its_first_step_is_found(monkeypatch: pytest.Mon
     assert trial(torch.device("cpu")) == "configured CUDA binary not found"
     monkeypatch.setattr(AdamW8bit, "step", lambda self: None)
     assert trial(torch.device("cpu")) == "a step changed nothing"
+
+
+@pytest.mark.parametrize("fused", [True, None])
+def test_a_state_from_elsewhere_does_not_decide_how_updates_are_computed(
+    fused: bool | None,
+) -> None:
+    def stepped(fused: bool | None) -> torch.optim.AdamW:
+        parameter = torch.nn.Parameter(torch.ones(8))
+        parameter.grad = torch.ones(8)
+        adamw = torch.optim.AdamW([parameter], fused=fused)
+        adamw.step()
+        return adamw
+
+    ours, other = stepped(fused), stepped(None if fused else True)
+    optimizer.restore(ours, other.state_dict())
+    assert ours.param_groups[0]["fused"] is fused
+    ours.step()
+    assert [float(state["step"]) for state in ours.state.values()] == [2.0]

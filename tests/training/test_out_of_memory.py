@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from torch import Tensor
@@ -16,7 +17,9 @@ from maskora import lora
 from maskora.errors import Fault, OutOfMemory
 from maskora.latents import EncodedSample, TensorCache, decode_video, encode_videos
 from maskora.models import VideoModel, open_model
+from maskora.models.acceleration import Acceleration, use_cache
 from maskora.sampling import Denoising, draw_noise
+from maskora.streaming.engine import Streamer
 from maskora.streaming.out_of_memory import ran_out_of, with_room
 from maskora.streaming.plan import RESIDENT, Placement
 from maskora.training.checkpoint import RunFolder
@@ -75,11 +78,12 @@ class Steps:
 
 
 def trained(
-    model: VideoModel, window: EncodedSample, folder: Path, every: int = 0
+    model: VideoModel, window: EncodedSample, folder: Path, every: int = 0, times: int = 7
 ) -> dict[str, Tensor]:
     """A LoRA that the whole loop has trained for two steps.
 
-    `every`: in the second one, every so-manieth allocation fails, until nothing is left to give.
+    `every`: in the second one, every so-manieth allocation fails, so many `times`; 7 are enough
+    that nothing is left to give.
     """
     memory, seen = Allocator(), 0
     transformer = model.load_transformer()
@@ -91,7 +95,7 @@ def trained(
         nonlocal seen
         seen += 1
         if seen == 2 and every:
-            memory.arm(lambda count: count % every == 0 and memory.failed < 7)
+            memory.arm(lambda count: count % every == 0 and memory.failed < times)
         return choose_uniformly([window])(generator)
 
     with memory if every else nullcontext():
@@ -157,7 +161,8 @@ def test_so_may_those_of_the_backward_pass_and_of_the_first_update(
     whole = Steps(opened(deep_model), window)
     assert equal(whole.take(never, at_step=1, steps=1), first_step)
     assert whole.memory.count > 500
-    for n in range(60, whole.memory.count + 1, whole.memory.count // 6):
+    last = whole.memory.count
+    for n in [*range(60, last, last // 6), last - 1, last]:
         steps = Steps(opened(deep_model), window)
         assert equal(steps.take(once(n), at_step=1, steps=1), first_step)
         assert steps.memory.failed == 1
@@ -198,6 +203,27 @@ def test_memory_may_run_out_again_and_again_until_nothing_is_left_to_give(
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
 
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError(OUT_OF_MEMORY), OSError(errno.ENOMEM, "cannot allocate")]
+)
+def test_what_runs_out_while_memory_is_given_back_ends_the_run_with_its_state(
+    error: Exception,
+    deep_model: Path,
+    window: EncodedSample,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Streamer, "shrink", fail)
+    with pytest.raises(OutOfMemory, match="allocate"):
+        trained(opened(deep_model), window, tmp_path / "run", every=20, times=2)
+    run = RunFolder(tmp_path / "run").read()
+    assert run is not None
+    assert run.step == 1
+
+
 def test_an_update_that_fails_later_is_not_repeated(
     model: VideoModel, window: EncodedSample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,10 +243,12 @@ def test_an_update_that_fails_later_is_not_repeated(
     assert calls == 2
 
 
-@pytest.mark.parametrize("n", [1, 25, 80])
-def test_denoising_goes_on(n: int, deep_model: Path, window: EncodedSample) -> None:
+@pytest.mark.parametrize(("n", "weights"), [(1, "pinned"), (25, "pageable"), (80, "mapped")])
+def test_denoising_goes_on(n: int, weights: str, deep_model: Path, window: EncodedSample) -> None:
+    resident = replace(RESIDENT, weights=weights)
+
     def generated(fails: Fails) -> tuple[Tensor, Placement]:
-        model, memory = opened(deep_model), Allocator()
+        model, memory = opened(deep_model, resident), Allocator()
         transformer = model.load_transformer()
         noise = draw_noise((16, *window.condition_CTHW.shape[1:]), seed=1)
         clip = Denoising(model, window, window.context, noise, 3, 5.0, None)
@@ -241,8 +269,42 @@ def test_denoising_goes_on(n: int, deep_model: Path, window: EncodedSample) -> N
     whole, before = generated(never)
     result, after = generated(fails)
     assert torch.allclose(result, whole, atol=1e-5)
-    assert before == RESIDENT
+    assert before == resident
     assert (after.split_batch, after.blocks_to_swap) == (True, 3)
+
+
+def test_a_cache_over_the_steps_forgets_the_step_that_failed(
+    deep_model: Path, window: EncodedSample
+) -> None:
+    """What it holds is of two attempts then, or of another number of samples."""
+
+    def visits(fails: Fails) -> int:
+        model, memory = opened(deep_model), Allocator()
+        transformer = model.load_transformer()
+        use_cache(transformer, Acceleration(cache="taylor"))
+        noise = draw_noise((16, *window.condition_CTHW.shape[1:]), seed=1)
+        clip = Denoising(model, window, window.context, noise, 8, 5.0, None)
+        with memory:
+            memory.arm(fails)
+            clip.advance(transformer)
+        return transformer.supply.streamer.traffic.visits
+
+    undisturbed = visits(never)
+    assert undisturbed == BLOCKS * 5  # three to begin with, and every third of the other five
+    assert visits(once(1000)) > undisturbed + BLOCKS  # it begins anew
+
+
+@pytest.mark.parametrize(("weights", "streamed"), [("pageable", 0), ("mapped", 3)])
+def test_blocks_do_not_move_to_ram_that_is_not_there(
+    weights: str, streamed: int, deep_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supplied = opened(deep_model, replace(RESIDENT, weights=weights)).load_transformer().supply
+    full = psutil.virtual_memory()._replace(available=2**30)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: full)
+    told = [supplied.give_way(training=False) for _ in range(2)]
+    assert told[0] is not None
+    assert (told[1] is None) == (streamed == 0)
+    assert supplied.placement.blocks_to_swap == len(supplied.streamer.streamed) == streamed
 
 
 def test_loading_goes_on(deep_model: Path, window: EncodedSample) -> None:
@@ -287,6 +349,8 @@ KINDS: list[tuple[Exception, str | None]] = [
     (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
      "VRAM"),
     (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "VRAM"),
+    (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), "VRAM"),
+    (RuntimeError("Triton Error [CUDA]: out of memory"), "VRAM"),
     (RuntimeError("GET was unable to find an engine to execute this computation"), "VRAM"),
     (RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 9"),
      "RAM"),
