@@ -8,11 +8,12 @@ from typing import Any
 from benchmarks.jobs import Job
 from maskora import devices
 from maskora.commands.footprint import Purpose
-from maskora.commands.machine import Machine, processor_name, ram
+from maskora.commands.machine import Machine, processor_name
 from maskora.commands.plan import Plan, plan_for
 from maskora.config import Config, load_config
 from maskora.errors import UserError
 from maskora.models import open_source
+from maskora.ram import ram
 from maskora.streaming.budget import GpuMemory
 from maskora.streaming.plan import Placement
 from maskora.workspace import Workspace

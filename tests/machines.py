@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from maskora import devices
-from maskora.commands.machine import Machine, Ram
+from maskora.commands.machine import Machine
 from maskora.devices import Capability, driver
+from maskora.ram import Ram
 from maskora.streaming.budget import GpuMemory
 from maskora.streaming.demand import GIB
 

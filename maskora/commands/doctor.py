@@ -22,9 +22,10 @@ from maskora.commands.doctor_page import (
     told_verdicts,
 )
 from maskora.commands.doctor_report import report
-from maskora.commands.machine import Machine, ram
+from maskora.commands.machine import Machine
 from maskora.errors import Fault
 from maskora.files import cache_home
+from maskora.ram import ram
 
 Show = Callable[[str], None]
 DRIVER = "https://www.nvidia.com/drivers"

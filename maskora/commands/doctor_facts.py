@@ -16,11 +16,12 @@ from typing import Literal
 import psutil
 
 from maskora import __version__, devices
-from maskora.commands.machine import Ram, processor_name, ram
+from maskora.commands.machine import processor_name
 from maskora.commands.plan import BFLOAT16
 from maskora.config import Config
 from maskora.devices import Capability
 from maskora.files import cache_home
+from maskora.ram import Ram, ram
 
 # Without these nothing runs; their versions go into a bug report.
 PACKAGES = (

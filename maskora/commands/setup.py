@@ -12,15 +12,17 @@ from maskora.commands import timings
 from maskora.commands.effects import accelerate, memory_warnings
 from maskora.commands.finding import find_base
 from maskora.commands.footprint import Purpose
-from maskora.commands.machine import Machine, Ram, own_bytes, peak_bytes, processor_name, ram
+from maskora.commands.machine import Machine, own_bytes, peak_bytes, processor_name
 from maskora.commands.plan import Plan, check_precision, lighter, plan_for
 from maskora.commands.plan_text import lacking_ram
 from maskora.config import Config
 from maskora.devices import Device
 from maskora.errors import OutOfMemory, UserError
 from maskora.models import VideoModel, open_model
+from maskora.ram import Ram, ram
 from maskora.streaming.budget import GpuMemory
 from maskora.streaming.demand import gb
+from maskora.streaming.out_of_memory import first_line, ran_out_of
 from maskora.training.optimizer import available
 from maskora.workspace import Source, Workspace
 
@@ -73,18 +75,17 @@ class Base:
         """Where the GPU's memory has run out for good, say what would need less of it."""
         try:
             yield
-        except OutOfMemory as error:
+        except RuntimeError as error:
+            if not isinstance(error, OutOfMemory) and ran_out_of(error) != "VRAM":
+                raise
             changes = [f"  {change}" for change in lighter(self.plan)]
-            raise OutOfMemory(
-                "\n".join(
-                    [
-                        f"the GPU's memory has run out ({error}), and nothing more of it can be "
-                        f"given back. What would need less:",
-                        *changes,
-                        "  to end what else uses the GPU (nvidia-smi lists it)",
-                    ]
-                )
-            ) from error
+            lines = [
+                f"the GPU's memory has run out ({first_line(error)}), and nothing more of it can "
+                f"be given back. What would need less:",
+                *changes,
+                "  to end what else uses the GPU (nvidia-smi lists it)",
+            ]
+            raise OutOfMemory("\n".join(lines)) from error
 
 
 def open_base(config: Config, workspace: Workspace, source: Source, purpose: Purpose) -> Base:

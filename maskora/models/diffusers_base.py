@@ -96,7 +96,11 @@ class DiffusersBase:
             kind = self.transformer_class
             total = len(self._blocks(kind.from_config(self.source.config(self.experts[0].part))))
         so_far = min(self.placement.blocks_to_swap, total)
-        count = more_blocks(total, so_far, self.placement.ring)
+        ring = self.placement.ring
+        count = more_blocks(total, so_far, ring)
+        if not count and ring > 1:
+            self.placement = replace(self.placement, ring=min(ring - 1, 2))
+            return f"streamed blocks pass through {self.placement.ring} of the device's buffers"
         if not count:
             return None
         self.placement = replace(self.placement, blocks_to_swap=so_far + count)

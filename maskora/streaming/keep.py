@@ -68,6 +68,7 @@ class Keeper:
         outward: copies to the host.
         inward: copies back.
         offload: whether tensors leave the device at all.
+        largest: bytes of the largest inputs that a block was given.
         pins: pins the host memory that they wait in. Where that is refused, a thread of its own
             copies, since whoever copies from or to ordinary memory waits for the device.
     """
@@ -76,6 +77,7 @@ class Keeper:
     inward: Transfer
     offload: bool
     pins: Pins = field(default_factory=Pins)
+    largest: int = 0
     _last: "tuple[int, weakref.ref[Kept]] | None" = None
     _leaving: list[_Away] = field(default_factory=list)
     _pool: dict[int, list[_Room]] = field(default_factory=lambda: defaultdict(list))
@@ -89,6 +91,7 @@ class Keeper:
             there: the moment at which the values are computed.
         """
         self._let_go()
+        self.largest = max(self.largest, sum(v.nbytes for v in values if isinstance(v, Tensor)))
         leaves = self.offload and not turns
         stored = [self._send(v, there) if leaves and isinstance(v, Tensor) else v for v in values]
         before, earlier = self._last or (None, lambda: None)

@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from maskora.ram import ram
 from maskora.streaming.blocks import Block, Precision
 from maskora.streaming.converted import convert
 from maskora.streaming.demand import spread
@@ -96,7 +96,8 @@ class Supply:
         return "the guidance branches run one after the other within each block from now on"
 
     def _offload_inputs(self) -> str | None:
-        if self._keeper.offload:
+        needed = self._keeper.largest * len(self.streamer.blocks)
+        if self._keeper.offload or not has_room(needed):
             return None
         self._keeper.offload = True
         self.placement = replace(self.placement, activation_offload=True)
@@ -108,8 +109,7 @@ class Supply:
         count = more_blocks(total, len(streamer.streamed), ring)
         chosen = [resident[place] for place in spread(len(resident), count)]
         size = sum(streamer.blocks[index].layout.nbytes for index in chosen)
-        in_ram = self.placement.weights != "mapped"
-        if not count or (in_ram and size > psutil.virtual_memory().available - HOST_RESERVE):
+        if not count or (self.placement.weights != "mapped" and not has_room(size)):
             return None
         streamer.shrink(chosen, ring)
         now = len(streamer.streamed)
@@ -138,6 +138,11 @@ class Supply:
         self._root.to("meta")
         gc.collect()
         torch.cuda.empty_cache()
+
+
+def has_room(nbytes: int) -> bool:
+    """Whether so much more of the RAM may be taken during a run."""
+    return nbytes <= ram().available - HOST_RESERVE
 
 
 def more_blocks(total: int, streamed: int, ring: int) -> int:
@@ -201,8 +206,6 @@ def supply(
         if compiled:
             module.forward = torch.compile(module.forward)
         module.forward = partial(_visited, streamer, index, modes, module.forward)
-    if not placement.activation_offload:
-        streamer.pin()  # nothing more urgent will come
     keeper = Keeper(Transfer(device), Transfer(device), placement.activation_offload, pins)
     return Supply(root, streamer, keeper, placement, modes, compiled)
 

@@ -13,14 +13,16 @@ import psutil
 import pytest
 
 from maskora import devices
+from maskora import ram as ram_module
 from maskora.commands import machine
-from maskora.commands.machine import Ram, peak_bytes, ram
+from maskora.commands.machine import peak_bytes
 from maskora.commands.plan import Plan, plan_for
 from maskora.commands.setup import Base, measured, open_base
 from maskora.config import build_config, load_config
 from maskora.devices import Capability, TorchBuild, driver
 from maskora.errors import UserError
 from maskora.models import open_source
+from maskora.ram import Ram, ram
 from maskora.streaming.demand import GIB
 from maskora.workspace import Workspace
 from tests.commands.conftest import Answer
@@ -243,7 +245,7 @@ def grouped(folder: Path, files: dict[str, str], monkeypatch: pytest.MonkeyPatch
     """The RAM of a machine of 64 GB, 40 of them available, under a control group's files."""
     memory = SimpleNamespace(total=64 * GIB, available=40 * GIB)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
-    monkeypatch.setattr(machine, "GROUPS", folder)
+    monkeypatch.setattr(ram_module, "GROUPS", folder)
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)

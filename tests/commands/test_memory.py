@@ -15,7 +15,8 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from maskora import lora
-from maskora.commands import machine, setup
+from maskora import ram as ram_module
+from maskora.commands import setup
 from maskora.streaming.demand import GIB
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
@@ -135,7 +136,7 @@ def test_ram_that_others_hold_is_told_before_anything_loads(
     root = prepared("--set", f"model.path={deep_model}")
     held = SimpleNamespace(total=64 * GIB, available=GIB // 4)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: held)
-    monkeypatch.setattr(machine, "GROUPS", Path("nowhere"))
+    monkeypatch.setattr(ram_module, "GROUPS", Path("nowhere"))
     monkeypatch.setattr(setup, "own_bytes", lambda: GIB // 8)
     answer = run("train", "--config", root / "edit.toml")
     assert answer.status == 2

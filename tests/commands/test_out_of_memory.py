@@ -67,3 +67,19 @@ def test_what_was_given_back_stays_so_for_the_run_and_is_no_measure_for_plans(
     answer = run("infer", "--config", root / "edit.toml")
     assert answer.status == 0, answer.err
     assert "the guidance branches run one after the other" in answer.err
+
+
+def test_what_needs_less_is_told_of_an_encoder_too(
+    run: Callable, prepared: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of an encoder can be given back: all its layers are streamed anyway."""
+    root = prepared(*STEPS)
+
+    def full(*_: Any) -> None:
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")
+
+    monkeypatch.setattr("maskora.commands.train.encode_samples", full)
+    answer = run("train", "--config", root / "edit.toml")
+    assert answer.status == 1
+    assert "CUBLAS_STATUS_ALLOC_FAILED" in answer.err
+    assert "What would need less:\n" in answer.err

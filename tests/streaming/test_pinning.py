@@ -179,10 +179,12 @@ def test_one_line_says_what_was_pinned_and_what_it_costs(
 
 
 @pytest.mark.parametrize(("quota", "blocks"), [(0.5, 0), (2.0, 2), (16.0, 19), (40.0, BLOCKS)])
-def test_where_nothing_is_kept_blocks_are_pinned_as_they_are_loaded(
+def test_where_nothing_is_kept_blocks_are_pinned_at_the_first_visit(
     original: Deep, quota: float, blocks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = machine(original, quota, monkeypatch, offload=False)
+    assert ours.pinned["blocks"] == 0  # samples on their way come first
+    assert torch.equal(ours.infer(), original(given()))
     assert ours.pinned == {"staging": 0 if quota == 40 else 4, "kept": 0, "blocks": blocks}
     assert torch.equal(ours.infer(), original(given()))
     assert torch.equal(ours.infer(), original(given()))
