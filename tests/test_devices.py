@@ -97,6 +97,22 @@ def test_a_driver_that_does_not_answer_is_no_absent_gpu(
 
 
 @pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        (f"{SMALL}\nUnable to determine the device handle for GPU1: GPU is lost", "Unable .* lost"),
+        ("", "nvidia-smi says nothing"),
+    ],
+)
+def test_what_the_driver_complains_of_is_told(
+    says: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "_ask", lambda fields: says)
+    devices.forget()
+    with pytest.raises(Fault, match=rf"does not answer \({told}\): restart"):
+        gpus()
+
+
+@pytest.mark.parametrize(
     ("row", "build", "told"),
     [
         (
@@ -182,6 +198,51 @@ def test_the_gpu_with_most_free_memory_is_taken_or_the_one_that_is_named(
     for answer in (foresee, choose):
         with pytest.raises(UserError, match=r"cuda:2: this machine has cuda:0 \(NVIDIA GeF"):
             answer("cuda:2")
+
+
+def test_a_gpu_that_torch_cannot_use_is_passed_over_for_one_that_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = "1, GPU-cccc-3, 24576, 24000, 580.65.06, Tesla P40, 6.1"
+    install_driver(tmp_path, monkeypatch, SMALL, old)
+    built(monkeypatch, CUDA13)
+    plug_in(monkeypatch, Card("a 3050", 7.1, 8.0), Card("a P40", 23.4, 24.0, (6, 1)))
+    for asked in (None, "cuda"):
+        assert foresee(asked).index == choose(asked).index == 0
+    for answer in (foresee, choose):
+        with pytest.raises(UserError, match="no code for .*P40"):
+            answer("cuda:1")
+    devices.forget()
+    built(monkeypatch, CUDA12)
+    assert foresee(None).index == 1
+
+
+@pytest.mark.parametrize(
+    ("capability", "code", "older"),
+    [
+        ((12, 0), ["sm_75", "sm_90"], "a newer"),
+        ((12, 0), ["sm_75", "sm_90", "compute_90"], None),
+        ((12, 0), ["sm_75", "sm_120"], None),
+        ((8, 9), ["sm_75", "sm_86"], None),
+        ((8, 0), ["sm_75", "sm_86"], "a newer"),
+        ((6, 1), ["sm_75", "compute_75"], "an older"),
+    ],
+)
+def test_code_for_another_generation_does_not_serve_a_gpu(
+    capability: devices.Capability,
+    code: list[str],
+    older: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(driver, "DRIVER_TOOL", ("/no/such/program",))
+    built(monkeypatch, CUDA13)
+    plug_in(monkeypatch, Card("a GPU", 7.1, 8.0, capability))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: code)
+    if older is None:
+        assert choose(None).name == "cuda:0"
+        return
+    with pytest.raises(UserError, match=f"no code for a GPU .* install a build for {older} CUDA"):
+        choose(None)
 
 
 @pytest.mark.parametrize("says", ["", "Failed to initialize NVML"])

@@ -129,9 +129,11 @@ def planned_gpu() -> tuple[Gpu, str | None] | None:
 
 
 def _pick(asked: str | None, index: int | None, found: tuple[Gpu, ...]) -> Gpu:
-    """The GPU of a number, else the one with most free memory (the first of equals)."""
+    """The GPU of a number, else of those that torch can use the one with most free memory."""
     if index is None:
-        return max(found, key=lambda gpu: gpu.free or 0)
+        build = torch_build()
+        usable = [gpu for gpu in found if obstacle(gpu, build) is None]
+        return max(usable or found, key=lambda gpu: gpu.free or 0)
     if index >= len(found):
         told = ", ".join(f"cuda:{gpu.index} ({gpu.name})" for gpu in found)
         raise UserError(f"--device {asked}: this machine has {told}")
@@ -222,15 +224,21 @@ def _number(asked: str | None, index: int | None, count: int) -> int:
 
 
 def _check_code(number: int) -> None:
-    """This torch has code for the GPU; a newer one is served by code for its generation."""
+    """This torch has code for the GPU, or such as the driver translates for newer ones."""
     import torch
 
     capability = torch.cuda.get_device_capability(number)
-    kinds = [re.match(r"sm_(\d+)(\d)", kind) for kind in torch.cuda.get_arch_list()]
-    known = [(int(kind[1]), int(kind[2])) for kind in kinds if kind]
-    if known and capability < min(known):
+    kinds = [re.match(r"(sm|compute)_(\d+)(\d)", kind) for kind in torch.cuda.get_arch_list()]
+    known = [(kind[1], (int(kind[2]), int(kind[3]))) for kind in kinds if kind]
+    if known and not any(_serves(kind, built, capability) for kind, built in known):
+        older = capability < min(built for _, built in known)
         raise UserError(
             f"torch {torch.__version__} has no code for {torch.cuda.get_device_name(number)} "
-            f"(compute capability {dotted(capability)}): install a build for an older CUDA "
-            f"({BUILDS}); {INSIST}"
+            f"(compute capability {dotted(capability)}): install a build for "
+            f"{'an older' if older else 'a newer'} CUDA ({BUILDS}); {INSIST}"
         )
+
+
+def _serves(kind: str, built: Capability, capability: Capability) -> bool:
+    """Finished code (sm) runs on its own generation; what is translated, on all that are newer."""
+    return built <= capability and (kind == "compute" or built[0] == capability[0])

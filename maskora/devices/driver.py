@@ -90,10 +90,11 @@ def gpus() -> tuple[Gpu, ...]:
     if told is None or "No devices were found" in told:
         return ()
     rows = [[cell.strip() for cell in line.split(",")] for line in told.splitlines()]
-    if not rows or not all(len(row) >= len(FIELDS) - 1 for row in rows):
+    odd = [", ".join(row) for row in rows if len(row) < len(FIELDS) - 1]  # a GPU that is lost, say
+    if odd or not rows:
         raise Fault(
-            f"NVIDIA's driver does not answer ({told.strip().partition(chr(10))[0]}): restart the "
-            f"machine, or install the driver again; {INSIST}"
+            f"NVIDIA's driver does not answer ({odd[0] if odd else 'nvidia-smi says nothing'}): "
+            f"restart the machine, or install the driver again; {INSIST}"
         )
     entries = {row[0]: row[1:] for row in rows}
     visible = _visible(entries)
