@@ -210,7 +210,7 @@ def test_a_gpu_that_torch_cannot_use_is_passed_over_for_one_that_it_can(
     for asked in (None, "cuda"):
         assert foresee(asked).index == choose(asked).index == 0
     for answer in (foresee, choose):
-        with pytest.raises(UserError, match="no code for .*P40"):
+        with pytest.raises(UserError, match=r"no code for .*P40"):
             answer("cuda:1")
     devices.forget()
     built(monkeypatch, CUDA12)
