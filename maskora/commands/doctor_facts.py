@@ -20,6 +20,7 @@ from maskora.commands.machine import Ram, processor_name, ram
 from maskora.commands.plan import BFLOAT16
 from maskora.config import Config
 from maskora.devices import Capability
+from maskora.errors import Fault
 from maskora.files import cache_home
 
 # Without these nothing runs; their versions go into a bug report.
@@ -108,6 +109,7 @@ class Facts:
 
 def gather() -> Facts:
     """The facts of this machine."""
+    shown, driver = graphics()
     return Facts(
         maskora=__version__,
         system=system_name(),
@@ -115,12 +117,13 @@ def gather() -> Facts:
         processor=processor_name(),
         torch_build=build_name(),
         ram=ram(),
-        gpus=tuple(map(described, devices.gpus())),
+        gpus=shown,
         cache=folder(cache_home()),
         hub=folder(hub_cache()),
         packages={name: version_of(name) for name in PACKAGES},
         tools=(
-            packages_tool(), ffmpeg(), browser(), gradio(), bitsandbytes(), sam2(), captioner()
+            *driver, packages_tool(), ffmpeg(), browser(), gradio(), bitsandbytes(), sam2(),
+            captioner(),
         ),
     )  # fmt: skip
 
@@ -140,6 +143,15 @@ def build_name() -> str:
     kinds = [("CUDA", build.cuda), ("ROCm", build.hip)]
     told = next((f"{kind} {version}" for kind, version in kinds if version), "the CPU")
     return f"torch {build.version}, built for {told}"
+
+
+def graphics() -> tuple[tuple[Gpu, ...], list[Tool]]:
+    """The GPUs that the driver shows; and the driver, where it does not answer."""
+    try:
+        return tuple(map(described, devices.gpus())), []
+    except Fault as error:
+        told, _, advice = str(error).rpartition(": ")
+        return (), [Tool("driver", "broken", told, advice)]
 
 
 def described(gpu: devices.Gpu) -> Gpu:
