@@ -11,7 +11,10 @@ from pathlib import Path
 import httpx2
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    filter_repo_objects,
+    get_session,
+)
 
 from maskora.errors import Fault, UserError
 from maskora.hub.ranges import bring_all
@@ -36,6 +39,7 @@ def fetch(name: str, patterns: Sequence[str], unwanted: Sequence[str], key: str)
         UserError: there is no such repository, or it cannot be reached.
         Fault: the disk has no room, the connection was lost, a file came damaged.
     """
+    _check_proxy(key)
     try:
         found = look(name)
         names = [file.name for file in found.files] if found else names_here(name)
@@ -56,6 +60,17 @@ def fetch(name: str, patterns: Sequence[str], unwanted: Sequence[str], key: str)
         raise UserError(
             f"{key}: {name!r} is no local folder and could not be fetched from the hub "
             f"({_first_line(error)}). Download it where there is a network and name the folder."
+        ) from None
+
+
+def _check_proxy(key: str) -> None:
+    """The connection to the hub can be set up. Raises UserError where a proxy is named wrongly."""
+    try:
+        get_session()
+    except (httpx2.InvalidURL, ValueError, ImportError) as error:
+        raise UserError(
+            f"{key}: the hub cannot be asked, since a proxy that the environment names cannot be "
+            f"used ({_first_line(error)}). See the variables HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
         ) from None
 
 
