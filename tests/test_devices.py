@@ -17,6 +17,7 @@ SMALL = "0, GPU-aaaa-1, 8188, 7270, 580.65.06, NVIDIA GeForce RTX 3050, 8.6"
 LARGE = "1, GPU-bbbb-2, 24564, 23654, 580.65.06, NVIDIA GeForce RTX 4090, 8.9"
 CUDA13, CUDA12 = TorchBuild("2.13.0+cu130", "13.0", None), TorchBuild("2.13.0", "12.6", None)
 WINDOWS_CPU = TorchBuild("2.13.0", None, None)  # the wheel of the package index says no "+cpu"
+CPU = TorchBuild("2.13.0+cpu", None, None)
 ROCM = TorchBuild("2.13.0+rocm7.1", None, "7.1.25424")
 MIB = 2**20
 
@@ -118,8 +119,11 @@ def test_what_the_driver_complains_of_is_told(
         (
             SMALL,
             WINDOWS_CPU,
-            "pip install torch --index-url https://download.pytorch.org/whl/cu130",
+            r"pip install torch==2\.13\.0\+cu130 --index-url https://\S+/whl/cu130;",
         ),
+        (SMALL, CPU, r"install torch==2\.13\.0\+cu130 --index-url"),
+        (SMALL.replace("8.6", "6.1"), WINDOWS_CPU, r"torch==2\.13\.0\+cu126 .*/whl/cu126;"),
+        (SMALL.replace("8.6", "6.1"), None, r"torch --index-url .*/whl/cu126;"),
         (SMALL, None, "torch is not installed: pip install torch --index-url"),
         (SMALL.replace("580.65.06", "551.23"), CUDA13, "driver 551.23 is too old .* 580 or newer"),
         (SMALL.replace("580.65.06", "516.94"), CUDA12, "driver 516.94 is too old .* 525 or newer"),

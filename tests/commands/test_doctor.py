@@ -183,6 +183,7 @@ def test_a_gpu_that_torch_cannot_use_is_broken_and_the_checks_use_the_cpu(
     assert "NVIDIA GeForce RTX 3060: 10.7 of 12.0 GB are free, driver 580.65" in answer.out
     assert "  device ... BROKEN" in answer.out
     assert "https://download.pytorch.org/whl/" in answer.out
+    assert "update the GPU's driver" not in answer.out
     assert "  a clip written and read ... ok" in answer.out
     assert "What it can do" not in answer.out
 

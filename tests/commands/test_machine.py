@@ -191,7 +191,7 @@ def test_a_gpu_that_torch_cannot_use_stops_a_run_and_its_plan(
     for command in ("train", "infer", "plan"):
         answer = run(command, "--config", root / "edit.toml")
         assert answer.status == 2
-        assert "a build for the CPU: pip install torch --index-url" in answer.err
+        assert "a build for the CPU: pip install torch==2.13.0+cu130 --index-url" in answer.err
     answer = run("plan", "--config", root / "edit.toml", "--device", "cuda")
     assert answer.status == 0
     assert "note: train would refuse this GPU: this machine has a GPU" in answer.out
