@@ -159,6 +159,8 @@ def test_a_cache_that_cannot_be_made_is_told_and_the_others_run(
     assert answer.status == 1
     assert "disk of the cache ... BROKEN" in answer.out
     assert "  a clip written and read ... ok" in answer.out
+    assert "What it can do" in answer.out
+    assert answer.err == "maskora: something is broken: disk of the cache\n"
 
 
 def test_libraries_that_cannot_be_imported_are_told(
