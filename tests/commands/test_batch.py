@@ -96,7 +96,7 @@ def test_jobs_in_order_without_the_folder_of_results(tmp_path: Path) -> None:
 def test_results_do_not_go_into_a_file(tmp_path: Path) -> None:
     (tmp_path / "jobs" / "a").mkdir(parents=True)
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="the results go into a folder, and .* is a file"):
+    with pytest.raises(UserError, match=r"the results go into a folder, and .* is a file"):
         read_line([str(tmp_path / "jobs"), str(tmp_path / "file")])
 
 
