@@ -17,6 +17,7 @@ from types import TracebackType
 import psutil
 import torch
 
+from maskora import devices
 from maskora.commands.bandwidths import pinned_bandwidth, staged_bandwidth
 from maskora.commands.machine import peak_bytes
 
@@ -203,8 +204,8 @@ def usable_cores() -> int:
 
 
 def default_device() -> torch.device:
-    """The card where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The one that a run would choose."""
+    return torch.device(devices.chosen().name)
 
 
 if __name__ == "__main__":

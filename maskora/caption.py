@@ -54,7 +54,8 @@ def open_captioner(model: str, relative_to: Path) -> Iterator[Captioner]:
 
     log.info("loading the captioner")
     device = torch.device(devices.for_small_models())
-    florence, processor = _load(folder, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    dtype = torch.bfloat16 if devices.computes_bfloat16(str(device)) else torch.float32
+    florence, processor = _load(folder, dtype)
 
     def caption(picture_HWC: np.ndarray) -> str:
         picture = Image.fromarray(picture_HWC)

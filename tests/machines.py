@@ -98,4 +98,5 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, *cards: Card) -> list[int]:
     }
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, answer)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, index: None)
     return current

@@ -17,6 +17,7 @@ SMALL = "0, GPU-aaaa-1, 8188, 7270, 580.65.06, NVIDIA GeForce RTX 3050, 8.6"
 LARGE = "1, GPU-bbbb-2, 24564, 23654, 580.65.06, NVIDIA GeForce RTX 4090, 8.9"
 CUDA13, CUDA12 = TorchBuild("2.13.0+cu130", "13.0", None), TorchBuild("2.13.0", "12.6", None)
 WINDOWS_CPU = TorchBuild("2.13.0", None, None)  # the wheel of the package index says no "+cpu"
+CPU = TorchBuild("2.13.0+cpu", None, None)
 ROCM = TorchBuild("2.13.0+rocm7.1", None, "7.1.25424")
 MIB = 2**20
 
@@ -97,13 +98,32 @@ def test_a_driver_that_does_not_answer_is_no_absent_gpu(
 
 
 @pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        (f"{SMALL}\nUnable to determine the device handle for GPU1: GPU is lost", "Unable .* lost"),
+        ("", "nvidia-smi says nothing"),
+    ],
+)
+def test_what_the_driver_complains_of_is_told(
+    says: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "_ask", lambda fields: says)
+    devices.forget()
+    with pytest.raises(Fault, match=rf"does not answer \({told}\): restart"):
+        gpus()
+
+
+@pytest.mark.parametrize(
     ("row", "build", "told"),
     [
         (
             SMALL,
             WINDOWS_CPU,
-            "pip install torch --index-url https://download.pytorch.org/whl/cu130",
+            r"pip install torch==2\.13\.0\+cu130 --index-url https://\S+/whl/cu130;",
         ),
+        (SMALL, CPU, r"install torch==2\.13\.0\+cu130 --index-url"),
+        (SMALL.replace("8.6", "6.1"), WINDOWS_CPU, r"torch==2\.13\.0\+cu126 .*/whl/cu126;"),
+        (SMALL.replace("8.6", "6.1"), None, r"torch --index-url .*/whl/cu126;"),
         (SMALL, None, "torch is not installed: pip install torch --index-url"),
         (SMALL.replace("580.65.06", "551.23"), CUDA13, "driver 551.23 is too old .* 580 or newer"),
         (SMALL.replace("580.65.06", "516.94"), CUDA12, "driver 516.94 is too old .* 525 or newer"),
@@ -182,6 +202,51 @@ def test_the_gpu_with_most_free_memory_is_taken_or_the_one_that_is_named(
     for answer in (foresee, choose):
         with pytest.raises(UserError, match=r"cuda:2: this machine has cuda:0 \(NVIDIA GeF"):
             answer("cuda:2")
+
+
+def test_a_gpu_that_torch_cannot_use_is_passed_over_for_one_that_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = "1, GPU-cccc-3, 24576, 24000, 580.65.06, Tesla P40, 6.1"
+    install_driver(tmp_path, monkeypatch, SMALL, old)
+    built(monkeypatch, CUDA13)
+    plug_in(monkeypatch, Card("a 3050", 7.1, 8.0), Card("a P40", 23.4, 24.0, (6, 1)))
+    for asked in (None, "cuda"):
+        assert foresee(asked).index == choose(asked).index == 0
+    for answer in (foresee, choose):
+        with pytest.raises(UserError, match=r"no code for .*P40"):
+            answer("cuda:1")
+    devices.forget()
+    built(monkeypatch, CUDA12)
+    assert foresee(None).index == 1
+
+
+@pytest.mark.parametrize(
+    ("capability", "code", "older"),
+    [
+        ((12, 0), ["sm_75", "sm_90"], "a newer"),
+        ((12, 0), ["sm_75", "sm_90", "compute_90"], None),
+        ((12, 0), ["sm_75", "sm_120"], None),
+        ((8, 9), ["sm_75", "sm_86"], None),
+        ((8, 0), ["sm_75", "sm_86"], "a newer"),
+        ((6, 1), ["sm_75", "compute_75"], "an older"),
+    ],
+)
+def test_code_for_another_generation_does_not_serve_a_gpu(
+    capability: devices.Capability,
+    code: list[str],
+    older: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(driver, "DRIVER_TOOL", ("/no/such/program",))
+    built(monkeypatch, CUDA13)
+    plug_in(monkeypatch, Card("a GPU", 7.1, 8.0, capability))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: code)
+    if older is None:
+        assert choose(None).name == "cuda:0"
+        return
+    with pytest.raises(UserError, match=f"no code for a GPU .* install a build for {older} CUDA"):
+        choose(None)
 
 
 @pytest.mark.parametrize("says", ["", "Failed to initialize NVML"])

@@ -11,11 +11,13 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from filelock import FileLock
+from huggingface_hub.utils import close_session  # type: ignore[attr-defined]
 
 from maskora.errors import Fault, UserError
 from maskora.hub import fetching, locate, locate_cached, ranges
@@ -171,8 +173,9 @@ except Exception as error:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="its Ctrl-C cannot be sent to one process")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_process_that_is_ended_has_not_fetched_in_vain(tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize("name", ["SIGINT", "SIGKILL"])  # Windows has no number for the second
+def test_a_process_that_is_ended_has_not_fetched_in_vain(tmp_path: Path, name: str) -> None:
+    number = getattr(signal, name)
     shard = "transformer/diffusion_pytorch_model.safetensors"
     with serving({"model_index.json": b"{}", shard: content(24 * MIB)}) as hub:
         environment = {
@@ -304,6 +307,18 @@ def test_a_hub_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.Mon
         with pytest.raises(UserError, match="'somebody/other' is no local folder and could not"):
             locate("somebody/other", tmp_path)
     with pytest.raises(UserError, match="could not be fetched from the hub"):
+        locate("somebody/base", tmp_path)
+
+
+@pytest.mark.parametrize("proxy", ["http://proxy:port", "socks5://proxy:1", "ftp://proxy"])
+def test_a_proxy_that_cannot_be_used_is_told(
+    proxy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if proxy.startswith("socks") and find_spec("socksio"):
+        pytest.skip("here it could be used")
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    close_session()
+    with pytest.raises(UserError, match=r"\[model\] path: the hub cannot be asked, since a proxy"):
         locate("somebody/base", tmp_path)
 
 

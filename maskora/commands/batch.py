@@ -77,6 +77,8 @@ def read_line(words: Sequence[str]) -> tuple[list[Path], Path, list[str]]:
         raise UserError(f"no such folder: {folders[0]}")
     home = Path(os.path.abspath(folders[0]))
     out = Path(folders[1]) if len(folders) == 2 else home.with_name(f"{home.name}-out")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"the results go into a folder, and {out} is a file")
     jobs = sorted(path for path in home.iterdir() if path.is_dir() and path.name[0] != ".")
     jobs = [job for job in jobs if job.resolve() != out.resolve()]
     if not jobs:

@@ -14,7 +14,7 @@ from pathlib import Path
 from maskora import devices
 from maskora.commands.doctor_bases import Speeds, Verdict, verdicts
 from maskora.commands.doctor_facts import INSTALL, Facts, gather
-from maskora.commands.doctor_outcomes import Bench, Check, Found, Outcome, perform
+from maskora.commands.doctor_outcomes import Bench, Check, Found, Outcome, Wrong, perform
 from maskora.commands.doctor_page import (
     told_facts,
     told_outcome,
@@ -23,7 +23,7 @@ from maskora.commands.doctor_page import (
 )
 from maskora.commands.doctor_report import report
 from maskora.commands.machine import Machine
-from maskora.errors import Fault
+from maskora.errors import Fault, UserError
 from maskora.files import cache_home
 from maskora.ram import ram
 
@@ -94,10 +94,13 @@ class Examination:
         return Found("torch, diffusers, transformers and peft can be imported")
 
     def _choose(self) -> Found:
-        """Choose the device as `train` would. Raises UserError; then the checks use the CPU."""
+        """Choose the device as `train` would; where it cannot, the checks use the CPU."""
         from maskora.commands.setup import measured
 
-        device = devices.choose()
+        try:
+            device = devices.choose()
+        except (UserError, Fault) as error:
+            raise Wrong(str(error), "") from error  # it says what to do
         self.machine = measured(device)
         self._device = device
         return Found(device.note or f"{device.name}, {self.machine.name}")

@@ -9,9 +9,10 @@ from pathlib import Path
 from maskora.commands import timings
 from maskora.commands.footprint import demand
 from maskora.commands.machine import Machine
-from maskora.commands.plan import BFLOAT16, Plan, plan_for
+from maskora.commands.plan import Plan, plan_for
 from maskora.commands.plan_text import lacking_ram
 from maskora.config import build_config
+from maskora.devices import BFLOAT16
 from maskora.errors import UserError
 from maskora.models import Source, open_source
 from maskora.models.published import PUBLISHED, Published

@@ -17,9 +17,9 @@ import psutil
 
 from maskora import __version__, devices
 from maskora.commands.machine import processor_name
-from maskora.commands.plan import BFLOAT16
 from maskora.config import Config
-from maskora.devices import Capability
+from maskora.devices import BFLOAT16, Capability
+from maskora.errors import Fault
 from maskora.files import cache_home
 from maskora.ram import Ram, ram
 
@@ -109,6 +109,7 @@ class Facts:
 
 def gather() -> Facts:
     """The facts of this machine."""
+    shown, driver = graphics()
     return Facts(
         maskora=__version__,
         system=system_name(),
@@ -116,12 +117,13 @@ def gather() -> Facts:
         processor=processor_name(),
         torch_build=build_name(),
         ram=ram(),
-        gpus=tuple(map(described, devices.gpus())),
+        gpus=shown,
         cache=folder(cache_home()),
         hub=folder(hub_cache()),
         packages={name: version_of(name) for name in PACKAGES},
         tools=(
-            packages_tool(), ffmpeg(), browser(), gradio(), bitsandbytes(), sam2(), captioner()
+            *driver, packages_tool(), ffmpeg(), browser(), gradio(), bitsandbytes(), sam2(),
+            captioner(),
         ),
     )  # fmt: skip
 
@@ -141,6 +143,15 @@ def build_name() -> str:
     kinds = [("CUDA", build.cuda), ("ROCm", build.hip)]
     told = next((f"{kind} {version}" for kind, version in kinds if version), "the CPU")
     return f"torch {build.version}, built for {told}"
+
+
+def graphics() -> tuple[tuple[Gpu, ...], list[Tool]]:
+    """The GPUs that the driver shows; and the driver, where it does not answer."""
+    try:
+        return tuple(map(described, devices.gpus())), []
+    except Fault as error:
+        told, _, advice = str(error).rpartition(": ")
+        return (), [Tool("driver", "broken", told, advice)]
 
 
 def described(gpu: devices.Gpu) -> Gpu:
@@ -163,8 +174,8 @@ def _at_least(capability: Capability | None, least: Capability) -> bool | None:
 
 def folder(path: Path) -> Folder:
     """How much a folder holds, and what is free on its disk, whether it is there yet or not."""
-    existing = next(parent for parent in (path, *path.parents) if parent.exists())
-    return Folder(str(path), held_bytes(path), disk_free(existing))
+    existing = next((parent for parent in (path, *path.parents) if parent.exists()), None)
+    return Folder(str(path), held_bytes(path), 0 if existing is None else disk_free(existing))
 
 
 def held_bytes(path: Path) -> int:

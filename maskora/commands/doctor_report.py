@@ -14,8 +14,12 @@ from maskora.commands.doctor_bases import Verdict
 from maskora.commands.doctor_facts import Facts
 from maskora.commands.doctor_outcomes import Outcome
 
-# A path of Linux and macOS, or of Windows; not an address (https://...), nor an id of the hub.
-PATH = re.compile(r"(?<![\w/])(?:~|[A-Za-z]:)?[\\/](?!/)(?:[^\s'\"<>|:;,()\\/]+[\\/]?)+")
+# A path of Linux and macOS, or of Windows, where a folder's name with spaces is known by the
+# backslash behind it; not an address (https://...), nor an id of the hub.
+WORD = r"[^\s'\"<>|:;,()\\/]+"
+PATH = re.compile(
+    rf"(?<![\w/])(?:~|[A-Za-z]:)?(?:\\+|/)(?!/)(?:{WORD}(?: {WORD})*\\+|{WORD}[\\/]*)+"
+)
 
 
 def report(
@@ -49,7 +53,7 @@ def names() -> list[str]:
     """What the person and the machine are called."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a number without a name, as in some containers
+    except (KeyError, OSError, ImportError):  # a number without a name, as in some containers
         user = ""
     return [name for name in (user, Path.home().name, platform.node()) if name]
 
@@ -63,8 +67,14 @@ def scrubbed(content: Any, folders: Sequence[str], names: Sequence[str]) -> Any:
     if not isinstance(content, str):
         return content
     for folder in folders:  # also with what a pattern cannot know, as a space
-        content = content.replace(folder, "/folder")
+        content = _in_any_spelling(folder).sub("/folder", content)
     content = PATH.sub("<path>", content)
     for name in names:
         content = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "<name>", content)
     return content
+
+
+def _in_any_spelling(folder: str) -> re.Pattern[str]:
+    """A folder with either slash, with doubled ones as Python quotes them, in capitals or not."""
+    parts = (re.escape(part) for part in re.split(r"[\\/]+", folder))
+    return re.compile(r"[\\/]+".join(parts), re.IGNORECASE)

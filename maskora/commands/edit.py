@@ -13,6 +13,7 @@ from pathlib import Path
 
 import typer
 
+from maskora import devices
 from maskora.commands.children import run_maskora, told_crash
 from maskora.errors import Fault, UserError
 from maskora.files import replacing
@@ -93,6 +94,8 @@ def read_order(words: Sequence[str]) -> Order:
         raise UserError(f"no such video: {video}")
     if Path(output).suffix.lower() != ".mp4":
         raise UserError(f"the output is an .mp4 file, not {output}")
+    for device in given["--device"]:
+        devices.parse(device)
     root = Path([str(Path(output).with_suffix(".work")), *given["--workspace"]][-1])
     return Order(
         video=video,

@@ -14,7 +14,7 @@ from maskora.commands.footprint import Host, Job, Purpose, demand, dials, host
 from maskora.commands.machine import Machine, foreseen
 from maskora.commands.shards import adapter_values
 from maskora.config import Config, parse_size
-from maskora.devices import DeviceKind, dotted
+from maskora.devices import BFLOAT16, DeviceKind, dotted
 from maskora.errors import UserError
 from maskora.models import Sizes, read_sizes
 from maskora.models import Source as BaseSource
@@ -28,7 +28,6 @@ CONFIGS = ["model_index.json", "config.json", "*/config.json"]
 COLOURINGS = 6  # orders of three channels, with motion.augment
 LIGHTER = 0.9  # the share of the memory that clearly less is at most
 PURPOSES: tuple[Purpose, ...] = ("train", "infer")
-BFLOAT16 = (8, 0)  # the compute capability from which on torch's attention kernels take it
 
 
 @dataclass(frozen=True)

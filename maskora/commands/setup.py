@@ -20,7 +20,7 @@ from maskora.devices import Device
 from maskora.errors import OutOfMemory, UserError
 from maskora.models import VideoModel, open_model
 from maskora.ram import Ram, ram
-from maskora.streaming.budget import GpuMemory
+from maskora.streaming.budget import CONTEXT, Budget, GpuMemory
 from maskora.streaming.demand import gb
 from maskora.streaming.out_of_memory import first_line, ran_out_of
 from maskora.training.optimizer import available
@@ -115,6 +115,8 @@ def open_base(config: Config, workspace: Workspace, source: Source, purpose: Pur
     plan = plan_for(config, workspace, source, found, machine, purpose)
     if too_much := lacking_ram(plan):
         raise UserError(f"{too_much} (maskora plan tells what comes of it)")
+    if plan.budget is not None:
+        hold_to(plan.budget, device)
     model.placement = plan.placement
     model.acceleration, notes = accelerate(
         config, purpose, device.kind, model.masks_attention, plan.placement.recompute == "layer"
@@ -128,6 +130,21 @@ def _with_optimizer(config: Config, device: torch.device) -> Config:
     return config.model_copy(
         update={"optimizer": config.optimizer.model_copy(update={"type": kind})}
     )
+
+
+def hold_to(budget: Budget, device: Device) -> None:
+    """Let torch run out of memory where a cap ends, or where the driver would give RAM instead.
+
+    Then less is used in its place; RAM in place of the GPU's memory would be very slow.
+    """
+    memory = budget.memory
+    if budget.cap is not None:
+        most = min(memory.free, budget.cap - CONTEXT)
+    elif devices.spills_to_ram():
+        most = memory.free
+    else:
+        return
+    torch.cuda.set_per_process_memory_fraction(min(1.0, most / memory.total), device.index)
 
 
 def measured(device: Device) -> Machine:

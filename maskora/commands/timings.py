@@ -20,7 +20,7 @@ def key(facts: Mapping[str, Any]) -> str:
 
 def lookup(key: str) -> float | None:
     """The seconds that a step took the last time; None where it was never measured here."""
-    return _read().get(key)
+    return _known().get(key)
 
 
 def neighbour(key: str) -> tuple[float, int] | None:
@@ -30,7 +30,7 @@ def neighbour(key: str) -> tuple[float, int] | None:
     """
     swapped, rest = _apart(key)
     near: list[tuple[int, float, int]] = []
-    for other, seconds in _read().items():
+    for other, seconds in _known().items():
         count, others_rest = _apart(other)
         distance = abs(count - swapped)
         if rest is not None and others_rest == rest and distance <= max(swapped, count) / NEAR:
@@ -53,8 +53,8 @@ def _apart(key: str) -> tuple[int, dict[str, Any] | None]:
 
 def record(key: str, seconds: float) -> None:
     """Remember how long a step took."""
-    text = json.dumps({**_read(), key: seconds}, indent=1, sort_keys=True) + "\n"
     try:
+        text = json.dumps({**_read(), key: seconds}, indent=1, sort_keys=True) + "\n"
         write_text(_path(), text)
     except OSError as error:  # a plan without seconds is no reason to fail a run that is done
         log.warning("note: the step's time was not kept in %s: %s", _path(), error.strerror)
@@ -62,6 +62,14 @@ def record(key: str, seconds: float) -> None:
 
 def _path() -> Path:
     return cache_home() / "timings.json"
+
+
+def _known() -> dict[str, float]:
+    """What is there, as far as it can be read: a plan is a plan without seconds, too."""
+    try:
+        return _read()
+    except OSError:
+        return {}
 
 
 def _read() -> dict[str, float]:

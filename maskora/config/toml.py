@@ -21,6 +21,7 @@ from maskora.files import patiently, write_text
 WORDS = {
     "inference.shift": " or 'model'",
     "memory.blocks_to_swap": " or 'auto'",
+    "memory.vram_budget_gb": " or 'auto'",
     "motion.window": " or 'full'",
 }
 BACKSLASH = "In \"…\" a backslash begins an escape: write a path with / or between '…'"

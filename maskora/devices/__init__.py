@@ -27,14 +27,16 @@ from maskora.devices.driver import (
 from maskora.errors import Fault, UserError
 
 __all__ = [
-    "ALLOCATOR", "CPU", "Capability", "Device", "DeviceKind", "Gpu", "TorchBuild", "choose",
-    "chosen", "dotted", "for_small_models", "foresee", "forget", "gpus", "obstacle", "on_wsl",
-    "parse", "planned_gpu", "set_up_environment", "torch_build",
+    "ALLOCATOR", "BFLOAT16", "CPU", "Capability", "Device", "DeviceKind", "Gpu", "TorchBuild",
+    "choose", "chosen", "computes_bfloat16", "dotted", "for_small_models", "foresee", "forget",
+    "gpus", "obstacle", "on_wsl", "parse", "planned_gpu", "set_up_environment", "spills_to_ram",
+    "torch_build",
 ]  # fmt: skip
 
 log = logging.getLogger("maskora")
 
 DeviceKind = Literal["cuda", "cpu"]
+BFLOAT16 = (8, 0)  # the compute capability from which on torch's attention kernels take it
 ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 
@@ -59,6 +61,14 @@ _chosen: Device | None = None
 def on_wsl() -> bool:
     """Whether this is Linux inside Windows."""
     return "microsoft" in platform.release().lower()
+
+
+def spills_to_ram() -> bool:
+    """Whether the driver gives RAM where the GPU's memory is full, as on Windows and under WSL.
+
+    Nothing fails then, but everything becomes very slow.
+    """
+    return sys.platform == "win32" or on_wsl()
 
 
 def set_up_environment() -> None:
@@ -129,9 +139,11 @@ def planned_gpu() -> tuple[Gpu, str | None] | None:
 
 
 def _pick(asked: str | None, index: int | None, found: tuple[Gpu, ...]) -> Gpu:
-    """The GPU of a number, else the one with most free memory (the first of equals)."""
+    """The GPU of a number, else of those that torch can use the one with most free memory."""
     if index is None:
-        return max(found, key=lambda gpu: gpu.free or 0)
+        build = torch_build()
+        usable = [gpu for gpu in found if obstacle(gpu, build) is None]
+        return max(usable or found, key=lambda gpu: gpu.free or 0)
     if index >= len(found):
         told = ", ".join(f"cuda:{gpu.index} ({gpu.name})" for gpu in found)
         raise UserError(f"--device {asked}: this machine has {told}")
@@ -173,6 +185,13 @@ def for_small_models() -> str:
     except (UserError, Fault) as error:
         log.warning("note: computing on the CPU: %s", str(error).removesuffix(f"; {INSIST}"))
         return choose("cpu").name
+
+
+def computes_bfloat16(device: str) -> bool:
+    """Whether a device, by its name for torch, is a GPU with kernels for bfloat16."""
+    import torch
+
+    return device.startswith("cuda") and torch.cuda.get_device_capability(device) >= BFLOAT16
 
 
 def _choose(asked: str | None) -> Device:
@@ -222,15 +241,21 @@ def _number(asked: str | None, index: int | None, count: int) -> int:
 
 
 def _check_code(number: int) -> None:
-    """This torch has code for the GPU; a newer one is served by code for its generation."""
+    """This torch has code for the GPU, or such as the driver translates for newer ones."""
     import torch
 
     capability = torch.cuda.get_device_capability(number)
-    kinds = [re.match(r"sm_(\d+)(\d)", kind) for kind in torch.cuda.get_arch_list()]
-    known = [(int(kind[1]), int(kind[2])) for kind in kinds if kind]
-    if known and capability < min(known):
+    kinds = [re.match(r"(sm|compute)_(\d+)(\d)", kind) for kind in torch.cuda.get_arch_list()]
+    known = [(kind[1], (int(kind[2]), int(kind[3]))) for kind in kinds if kind]
+    if known and not any(_serves(kind, built, capability) for kind, built in known):
+        older = capability < min(built for _, built in known)
         raise UserError(
             f"torch {torch.__version__} has no code for {torch.cuda.get_device_name(number)} "
-            f"(compute capability {dotted(capability)}): install a build for an older CUDA "
-            f"({BUILDS}); {INSIST}"
+            f"(compute capability {dotted(capability)}): install a build for "
+            f"{'an older' if older else 'a newer'} CUDA ({BUILDS}); {INSIST}"
         )
+
+
+def _serves(kind: str, built: Capability, capability: Capability) -> bool:
+    """Finished code (sm) runs on its own generation; what is translated, on all that are newer."""
+    return built <= capability and (kind == "compute" or built[0] == capability[0])

@@ -20,7 +20,6 @@ FIELDS = ("index", "uuid", "memory.total", "memory.free", "driver_version", "nam
 LEAST_DRIVER = {11: 450, 12: 525, 13: 580}
 # CUDA 13 no longer has code for GPUs below this compute capability.
 LEAST_CAPABILITY = {13: (7, 5)}
-INSTALL = "pip install torch --index-url https://download.pytorch.org/whl/cu130"
 BUILDS = "https://pytorch.org/get-started/locally"
 INSIST = "--device cpu computes on the CPU instead"
 Capability = tuple[int, int]
@@ -90,10 +89,11 @@ def gpus() -> tuple[Gpu, ...]:
     if told is None or "No devices were found" in told:
         return ()
     rows = [[cell.strip() for cell in line.split(",")] for line in told.splitlines()]
-    if not rows or not all(len(row) >= len(FIELDS) - 1 for row in rows):
+    odd = [", ".join(row) for row in rows if len(row) < len(FIELDS) - 1]  # a GPU that is lost, say
+    if odd or not rows:
         raise Fault(
-            f"NVIDIA's driver does not answer ({told.strip().partition(chr(10))[0]}): restart the "
-            f"machine, or install the driver again; {INSIST}"
+            f"NVIDIA's driver does not answer ({odd[0] if odd else 'nvidia-smi says nothing'}): "
+            f"restart the machine, or install the driver again; {INSIST}"
         )
     entries = {row[0]: row[1:] for row in rows}
     visible = _visible(entries)
@@ -149,13 +149,13 @@ def _mebibytes(text: str) -> int | None:
 def obstacle(gpu: Gpu, build: TorchBuild | None) -> str | None:
     """What keeps torch from using a GPU that the driver shows, and what to do; else None."""
     if build is None:
-        return f"torch is not installed: {INSTALL}"
+        return f"torch is not installed: {install(gpu)}"
     if build.hip is not None:
         return rocm(build)
     if build.cuda is None:
         return (
             f"this machine has a GPU ({gpu.name}), but its torch {build.version} is a build for "
-            f"the CPU: {INSTALL}"
+            f"the CPU: {install(gpu, build)}"
         )
     major, told = int(build.cuda.split(".")[0]), f"torch {build.version} (CUDA {build.cuda})"
     least, driver = LEAST_DRIVER.get(major, 0), gpu.driver.split(".")[0]
@@ -170,6 +170,15 @@ def obstacle(gpu: Gpu, build: TorchBuild | None) -> str | None:
             f"{dotted(gpu.capability)}): install a build of torch for CUDA 12 ({BUILDS})"
         )
     return None
+
+
+def install(gpu: Gpu, build: TorchBuild | None = None) -> str:
+    """What installs a torch for a GPU, in place of a build for something else."""
+    older = gpu.capability is not None and gpu.capability < LEAST_CAPABILITY[13]
+    kind = "cu126" if older else "cu130"
+    # With the version alone, pip is content with the build that is there.
+    version = f"=={build.version.partition('+')[0]}+{kind}" if build else ""
+    return f"pip install torch{version} --index-url https://download.pytorch.org/whl/{kind}"
 
 
 def rocm(build: TorchBuild) -> str:

@@ -11,7 +11,10 @@ from pathlib import Path
 import httpx2
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    filter_repo_objects,
+    get_session,
+)
 
 from maskora.errors import Fault, UserError
 from maskora.hub.ranges import bring_all
@@ -36,6 +39,7 @@ def fetch(name: str, patterns: Sequence[str], unwanted: Sequence[str], key: str)
         UserError: there is no such repository, or it cannot be reached.
         Fault: the disk has no room, the connection was lost, a file came damaged.
     """
+    _check_proxy(key)
     try:
         found = look(name)
         names = [file.name for file in found.files] if found else names_here(name)
@@ -56,6 +60,17 @@ def fetch(name: str, patterns: Sequence[str], unwanted: Sequence[str], key: str)
         raise UserError(
             f"{key}: {name!r} is no local folder and could not be fetched from the hub "
             f"({_first_line(error)}). Download it where there is a network and name the folder."
+        ) from None
+
+
+def _check_proxy(key: str) -> None:
+    """The connection to the hub can be set up. Raises UserError where a proxy is named wrongly."""
+    try:
+        get_session()
+    except (httpx2.InvalidURL, ValueError, ImportError) as error:
+        raise UserError(
+            f"{key}: the hub cannot be asked, since a proxy that the environment names cannot be "
+            f"used ({_first_line(error)}). See the variables HTTPS_PROXY, HTTP_PROXY and ALL_PROXY"
         ) from None
 
 
@@ -84,7 +99,10 @@ def _bring_large(found: Repository, kept: Sequence[Remote], key: str) -> None:
 def _announce(found: Repository, coming: int, whole: int, key: str) -> None:
     """How much will come, and what would do instead. Raises Fault where the disk is too full."""
     cache = Path(constants.HF_HUB_CACHE)
-    there = next(folder for folder in (cache, *cache.absolute().parents) if folder.is_dir())
+    parents = (cache, *cache.absolute().parents)
+    there = next((folder for folder in parents if folder.is_dir()), None)
+    if there is None:
+        raise Fault(f"{key}: the hub's cache, {cache}, is on a drive that is not here: set HF_HOME")
     free = shutil.disk_usage(there).free
     amount = f"{coming / GB:.1f} GB" if coming == whole else f"{_of(coming, whole)} GB"
     instead = "a folder that is here already would do"

@@ -23,6 +23,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 from tqdm import tqdm
 
 from maskora.errors import Fault
+from maskora.files import move, remove
 from maskora.hub.repository import Remote, Repository, length
 
 CHUNK = 2**20  # bytes
@@ -69,9 +70,9 @@ def _bring(found: Repository, file: Remote, bar: "tqdm[None]", stop: threading.E
         if not _fill(url, part, file.size, bar, stop):
             return
         if _sha256(part) == file.sha256:
-            part.replace(final)
+            move(part, final)
             return
-        part.unlink()
+        remove(part)
     raise Fault(f"{file.name} of {found.name} came damaged: the same command fetches it again")
 
 
@@ -80,7 +81,7 @@ def _fill(url: str, part: Path, size: int, bar: "tqdm[None]", stop: threading.Ev
     failures = 0
     while (have := length(part)) != size:
         if have > size:
-            part.unlink()
+            remove(part)
             continue
         try:
             _stream(url, part, bar, stop)

@@ -93,6 +93,13 @@ def test_jobs_in_order_without_the_folder_of_results(tmp_path: Path) -> None:
     assert read_line([str(tmp_path)])[1] == tmp_path.with_name(f"{tmp_path.name}-out")
 
 
+def test_results_do_not_go_into_a_file(tmp_path: Path) -> None:
+    (tmp_path / "jobs" / "a").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"the results go into a folder, and .* is a file"):
+        read_line([str(tmp_path / "jobs"), str(tmp_path / "file")])
+
+
 def test_a_crash_of_one_job_stops_no_other(run: Run, child: Child, tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         make_job(tmp_path / "jobs" / name)

@@ -159,6 +159,8 @@ def test_a_cache_that_cannot_be_made_is_told_and_the_others_run(
     assert answer.status == 1
     assert "disk of the cache ... BROKEN" in answer.out
     assert "  a clip written and read ... ok" in answer.out
+    assert "What it can do" in answer.out
+    assert answer.err == "maskora: something is broken: disk of the cache\n"
 
 
 def test_libraries_that_cannot_be_imported_are_told(
@@ -183,8 +185,23 @@ def test_a_gpu_that_torch_cannot_use_is_broken_and_the_checks_use_the_cpu(
     assert "NVIDIA GeForce RTX 3060: 10.7 of 12.0 GB are free, driver 580.65" in answer.out
     assert "  device ... BROKEN" in answer.out
     assert "https://download.pytorch.org/whl/" in answer.out
+    assert "update the GPU's driver" not in answer.out
     assert "  a clip written and read ... ok" in answer.out
     assert "What it can do" not in answer.out
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_driver_that_does_not_answer_is_broken_and_the_page_is_there(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_driver(tmp_path, monkeypatch, says="NVIDIA-SMI has failed: no communication")
+    answer = run("doctor")
+    assert answer.status == 1
+    assert "  driver        BROKEN: NVIDIA's driver does not answer (NVIDIA-SMI has" in answer.out
+    assert "what to do: restart the machine, or install the driver again" in answer.out
+    assert "  device ... BROKEN" in answer.out
+    assert "  a clip written and read ... ok" in answer.out
+    assert answer.err == "maskora: something is broken: driver, device\n"
 
 
 GPU = Gpu("A GPU", 12 * GIB, 11 * GIB, "8.6", True, False, "580.65", "")
@@ -347,10 +364,16 @@ def test_a_report_has_no_paths() -> None:
         ("../annabel/a.mkv", "..<path>"),
         (r"D:\clips\anna\a.mp4", "<path>"),
         ("anna owns annabel on box", "<name> owns annabel on <name>"),
+        (r"no 'C:\\Users\\Anna Bel\\x y\\z.mp4'", "no '<path>'"),
+        (r"c:\users\anna bel\x, C:/Users/Anna Bel/x", "<path>, <path>"),
+        (r"D:\Clips of Eve\Eve Doe\a.mp4 is gone; 3 GB/s", "<path> is gone; 3 GB/s"),
+        (r"'D:\\Clips of Eve\\a.mp4' is gone", "'<path>' is gone"),
+        (r"\\server\Eve\a.mp4", "<path>"),
     ],
 )
 def test_texts_are_scrubbed(text: str, kept: str) -> None:
-    (told,) = scrubbed([text], ["/home/anna/x y"], ["anna", "box"])
+    folders = ["/home/anna/x y", r"C:\Users\Anna Bel"]
+    (told,) = scrubbed([text], folders, ["anna", "box"])
     assert told == kept
 
 

@@ -146,6 +146,12 @@ def test_an_option_without_a_value_is_told(folder: Path) -> None:
         read_order(["clip.mp4", "1,2,3,4", "edited.PNG", "out.mp4", "--caption"])
 
 
+def test_what_is_no_device_is_refused_before_any_work(run: Run, child: Child, folder: Path) -> None:
+    answer = run("edit", "clip.mp4", "1,2,3,4", "edited.PNG", "out.mp4", "--device", "gpu")
+    assert (answer.status, child.asked()) == (2, [])
+    assert "--device gpu: write cpu, cuda or cuda:N" in answer.err
+
+
 def test_nothing_is_imported_from_the_folder_where_a_person_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

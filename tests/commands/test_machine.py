@@ -11,10 +11,11 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 
 from maskora import devices
 from maskora import ram as ram_module
-from maskora.commands import machine
+from maskora.commands import machine, setup
 from maskora.commands.machine import peak_bytes
 from maskora.commands.plan import Plan, plan_for
 from maskora.commands.setup import Base, measured, open_base
@@ -23,6 +24,7 @@ from maskora.devices import Capability, TorchBuild, driver
 from maskora.errors import UserError
 from maskora.models import open_source
 from maskora.ram import Ram, ram
+from maskora.streaming.budget import GpuMemory, budget
 from maskora.streaming.demand import GIB
 from maskora.workspace import Workspace
 from tests.commands.conftest import Answer
@@ -193,7 +195,7 @@ def test_a_gpu_that_torch_cannot_use_stops_a_run_and_its_plan(
     for command in ("train", "infer", "plan"):
         answer = run(command, "--config", root / "edit.toml")
         assert answer.status == 2
-        assert "a build for the CPU: pip install torch --index-url" in answer.err
+        assert "a build for the CPU: pip install torch==2.13.0+cu130 --index-url" in answer.err
     answer = run("plan", "--config", root / "edit.toml", "--device", "cuda")
     assert answer.status == 0
     assert "note: train would refuse this GPU: this machine has a GPU" in answer.out
@@ -327,3 +329,50 @@ def test_what_a_process_has_already_counts_as_available_to_it(
     own = psutil.Process().memory_full_info().uss
     assert here.ram.available - ram().available == pytest.approx(own, abs=2**30)
     assert own > 2**26
+
+
+@pytest.mark.parametrize(
+    ("cap", "spills", "expected"),
+    [(None, False, None), (None, True, 7.1 / 8), (6.0, False, 5.6 / 8), (7.8, True, 7.1 / 8)],
+)
+def test_torch_runs_out_of_memory_before_the_driver_gives_ram(
+    cap: float | None, spills: bool, expected: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[tuple[float, int]] = []
+    monkeypatch.setattr(
+        torch.cuda,
+        "set_per_process_memory_fraction",
+        lambda share, index: held.append((share, index)),
+    )
+    monkeypatch.setattr(devices, "spills_to_ram", lambda: spills)
+    memory = GpuMemory(round(7.1 * GIB), 8 * GIB, opened=True)
+    setup.hold_to(budget(cap, memory), devices.Device("cuda", 1))
+    if expected is None:
+        assert held == []
+    else:
+        assert held == [(pytest.approx(expected, abs=1e-6), 1)]
+
+
+@pytest.mark.parametrize(
+    ("system", "release", "spills"),
+    [
+        ("win32", "11", True),
+        ("linux", "6.6-microsoft-standard-WSL2", True),
+        ("linux", "6.1", False),
+    ],
+)
+def test_windows_and_wsl_give_ram_for_a_full_gpu(
+    system: str, release: str, spills: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr("platform.release", lambda: release)
+    assert devices.spills_to_ram() == spills
+
+
+@pytest.mark.parametrize(("capability", "can"), [((7, 5), False), ((8, 0), True)])
+def test_small_models_take_bfloat16_where_there_are_kernels(
+    capability: Capability, can: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert devices.computes_bfloat16("cuda:0") == can
+    assert not devices.computes_bfloat16("cpu")

@@ -333,6 +333,17 @@ def test_a_step_with_nearly_as_many_blocks_tells_the_time(run: Run, edit: Path, 
     assert timings.neighbour("no step's key") is None
 
 
+def test_times_that_cannot_be_read_or_kept_are_in_nobodys_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert timings.lookup("key") is None
+    assert timings.neighbour("key") is None
+    timings.record("key", 1.0)
+    assert "the step's time was not kept in" in caplog.text
+
+
 @pytest.fixture
 def two(tmp_path: Path) -> Path:
     """An edit.toml of defaults on Wan2.2-I2V-A14B's configuration files."""

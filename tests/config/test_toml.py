@@ -124,3 +124,17 @@ def test_a_folder_is_no_file_whatever_the_system_says(
     (tmp_path / "edit.toml").touch()
     with pytest.raises(PermissionError):
         load_config(tmp_path / "edit.toml")
+
+
+@pytest.mark.parametrize(
+    ("key", "word"),
+    [
+        ("inference.shift", "model"),
+        ("memory.blocks_to_swap", "auto"),
+        ("memory.vram_budget_gb", "auto"),
+        ("motion.window", "full"),
+    ],
+)
+def test_where_a_number_or_a_word_stands_both_are_told(key: str, word: str) -> None:
+    with pytest.raises(UserError, match=f"should be .* or '{word}' \\(is 'some'\\)"):
+        build_config({}, [f"{key}=some"])

@@ -223,6 +223,7 @@ def test_inputs_that_are_kept_later_take_the_place_of_blocks(
 ) -> None:
     """As when memory has run out in mid-run, and inputs wait in RAM from then on."""
     ours = machine(original, quota, monkeypatch, offload=False)
+    assert torch.equal(ours.infer(), original(given()))
     before = ours.pinned
     assert before["blocks"] == (19 if quota == 16 else BLOCKS)
     ours.supplied.checkpoint.keeper.offload = True

@@ -179,6 +179,8 @@ class Sam2Tracker:
     def _inference(self) -> Iterator[None]:
         with (
             torch.inference_mode(),
-            torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda"),
+            torch.autocast(
+                "cuda", torch.bfloat16, enabled=devices.computes_bfloat16(str(self._device))
+            ),
         ):
             yield
