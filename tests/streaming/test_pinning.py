@@ -257,6 +257,7 @@ def test_inputs_that_are_kept_later_and_cannot_be_pinned_are_told(
     original: Deep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     ours = machine(original, 0.5, monkeypatch, weights="pageable", offload=False)
+    assert torch.equal(ours.infer(), original(given()))
     ours.supplied.checkpoint.keeper.offload = True
     for _ in range(2):
         assert torch.equal(ours.train(), expected_gradient(original))
