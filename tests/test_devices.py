@@ -361,3 +361,18 @@ except SystemExit:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
     assert result.stdout.strip() == "expandable_segments:True", result.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a program of WSL")
+def test_wsl_has_the_drivers_program_outside_of_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho '0, GPU-1, 8192, 7270, 580.1, GeForce, 8.6'\n", "utf-8")
+    tool.chmod(0o755)
+    monkeypatch.setattr(driver, "DRIVER_TOOL", ("no-such-nvidia-smi",))
+    devices.forget()
+    assert devices.gpus() == ()
+    monkeypatch.setattr(driver, "WSL_TOOL", tool)
+    devices.forget()
+    assert [(gpu.name, gpu.capability) for gpu in devices.gpus()] == [("GeForce", (8, 6))]

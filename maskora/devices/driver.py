@@ -8,6 +8,7 @@ import functools
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from pathlib import Path
 from maskora.errors import Fault
 
 DRIVER_TOOL = ("nvidia-smi",)
+# Where WSL has it, which is on PATH in login shells alone.
+WSL_TOOL = Path("/usr/lib/wsl/lib/nvidia-smi")
 FIELDS = ("index", "uuid", "memory.total", "memory.free", "driver_version", "name", "compute_cap")
 # The oldest driver that runs any build of torch for a major version of CUDA.
 LEAST_DRIVER = {11: 450, 12: 525, 13: 580}
@@ -102,7 +105,10 @@ def gpus() -> tuple[Gpu, ...]:
 
 def _ask(fields: tuple[str, ...]) -> str | None:
     """What nvidia-smi says, one line per GPU where all is well; None where there is none."""
-    asked = [*DRIVER_TOOL, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    tool = DRIVER_TOOL
+    if shutil.which(tool[0]) is None and WSL_TOOL.exists():
+        tool = (str(WSL_TOOL),)
+    asked = [*tool, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
     try:
         result = subprocess.run(
             asked, capture_output=True, encoding="utf-8", errors="replace", timeout=30, check=False
