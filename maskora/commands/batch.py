@@ -11,13 +11,12 @@ import typer
 
 from maskora.commands.children import INTERRUPTED, run_maskora, told_crash
 from maskora.errors import UserError
-from maskora.files import write_text
+from maskora.files import is_hidden, write_text
 from maskora.workspace import IMAGE_SUFFIXES
 
 VIDEOS = ("video.mp4", "video.mov", "video.mkv", "video.webm")
 EDITED = tuple(f"edited{suffix}" for suffix in IMAGE_SUFFIXES)
 PLACES = ("box.txt", "clicks.txt", "mask")
-OF_THE_SYSTEM = ("thumbs.db", "desktop.ini")  # Windows puts them beside pictures
 SEE = "maskora batch --help"
 
 
@@ -121,7 +120,7 @@ def collect(job: Path, output: Path, common: Sequence[str]) -> list[str]:
             words += [f"--{option.replace('_', '-')}", read_text(path).strip()]
     for folder in _named(job, "keyframes"):
         for image in sorted(folder.iterdir()):
-            if image.name[0] != "." and image.name.lower() not in OF_THE_SYSTEM:
+            if not is_hidden(image):
                 words += ["--keyframe", f"{image.stem}={image}"]
     for path in _named(job, "options.txt"):
         words += [word for line in read_lines(path) for word in line.split(maxsplit=1)]
