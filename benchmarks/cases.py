@@ -28,7 +28,6 @@ from benchmarks.measure import (
 )
 from benchmarks.one_block import one_block_folder, repeat_block
 from maskora import lora
-from maskora.conditioning import Sample, inference_sample, motion_sample
 from maskora.errors import Fault, OutOfMemory, UserError
 from maskora.files import write_text
 from maskora.latents import (
@@ -39,7 +38,8 @@ from maskora.latents import (
     encode_videos,
     encode_with,
 )
-from maskora.models import Context, Cue, Transformer, VideoModel, open_model
+from maskora.method.conditioning import Sample, inference_sample, motion_sample
+from maskora.models.registry import Context, Cue, Transformer, VideoModel, open_model
 from maskora.sampling import Denoising, draw_noise
 from maskora.streaming.out_of_memory import first_line, ran_out_of
 from maskora.streaming.plan import Placement

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from benchmarks.measure import synchronize
-from maskora.models import Transformer
+from maskora.models.registry import Transformer
 
 
 def bytes_moved(transformer: Transformer) -> int:

@@ -18,8 +18,8 @@ import psutil
 import torch
 
 from maskora import devices
-from maskora.commands.bandwidths import pinned_bandwidth, staged_bandwidth
-from maskora.commands.machine import peak_bytes
+from maskora.app.doctor.bandwidths import pinned_bandwidth, staged_bandwidth
+from maskora.app.machine import peak_bytes
 
 SAMPLE_SECONDS = 0.005
 STATUS = Path("/proc/self/status")  # Linux's; elsewhere psutil answers

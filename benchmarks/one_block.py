@@ -13,8 +13,8 @@ from torch import nn
 
 from benchmarks.random_weights import WeightFile, stored_entries, write_weights
 from maskora.files import write_text
-from maskora.models import Transformer
-from maskora.models.folder import read_json
+from maskora.models.files.folder import read_json
+from maskora.models.registry import Transformer
 
 
 def one_block_folder(folder: Path, target: Path, dtype: str) -> Path:

@@ -7,16 +7,16 @@ from typing import Any
 
 from benchmarks.jobs import Job
 from maskora import devices
-from maskora.commands.footprint import Purpose
-from maskora.commands.machine import Machine, processor_name
-from maskora.commands.plan import Plan, plan_for
+from maskora.app.footprint import Purpose
+from maskora.app.machine import Machine, processor_name
+from maskora.app.plan import Plan, plan_for
+from maskora.app.workspace import Workspace
 from maskora.config import Config, load_config
 from maskora.errors import UserError
-from maskora.models import open_source
-from maskora.ram import ram
+from maskora.models.registry import open_source
 from maskora.streaming.budget import GpuMemory
 from maskora.streaming.plan import Placement
-from maskora.workspace import Workspace
+from maskora.system import ram
 
 STORAGES = ("same", "float8", "int8", "nf4")
 # The placement's fields that options of the command line's own decide.

@@ -31,7 +31,7 @@ if __package__ in (
 from benchmarks.random_weights import WeightFile, stored_entries, write_weights
 from maskora.errors import UserError
 from maskora.files import write_text
-from maskora.models.folder import read_json
+from maskora.models.files.folder import read_json
 from maskora.models.tiny import write_tiny_model
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

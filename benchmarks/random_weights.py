@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from maskora.files import write_text
-from maskora.models.folder import read_json
+from maskora.models.files.folder import read_json
 
 # name -> shape, dtype
 Entries = dict[str, tuple[tuple[int, ...], str]]

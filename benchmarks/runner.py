@@ -14,7 +14,7 @@ from benchmarks.placing import Request, placed, plan_request
 from benchmarks.report import markdown
 from maskora.errors import Fault, UserError
 from maskora.files import write_text
-from maskora.models.folder import read_json
+from maskora.models.files.folder import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 # A whole resident model must leave this share of the memory for everything else.

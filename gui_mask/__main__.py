@@ -2,7 +2,7 @@
 
 import sys
 
-from maskora.commands.cli import app
+from maskora.cli import app
 
 if __name__ == "__main__":
     app(["gui", *sys.argv[1:]], prog_name="python -m gui_mask")

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec
 
 import gradio as gr
 
-from maskora.commands.failures import TOLD_ERRORS
+from maskora.app.failures import TOLD_ERRORS
 from maskora.errors import Fault, UserError
 
 Given = ParamSpec("Given")

@@ -9,9 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from maskora.commands.origin import check_origin, placement_of
-from maskora.commands.rules import check_edit_size
-from maskora.commands.spill import NOTICEABLE, measure_spill
+from maskora.app.original import check_edit_size, check_origin, placement_of
+from maskora.app.spill import NOTICEABLE, measure_spill
+from maskora.app.workspace import IMAGE_SUFFIXES, Source, Workspace, caption_beside
 from maskora.errors import Fault, UserError
 from maskora.files import move, remove, replacing, write_text
 from maskora.masks import Labels
@@ -19,7 +19,6 @@ from maskora.masks.files import read_labels
 from maskora.video.fit import fit_image
 from maskora.video.images import image_size, picture_header, read_image, write_png
 from maskora.video.read import read_frames
-from maskora.workspace import IMAGE_SUFFIXES, Source, Workspace, caption_beside
 
 MOST_BYTES = 200_000_000  # of an uploaded picture
 MARK = np.array([255, 40, 40], np.float32)  # what changed outside the mask

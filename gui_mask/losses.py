@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from maskora.app.workspace import Stage, Workspace
 from maskora.training.report import read_metrics, smoothed
-from maskora.workspace import Stage, Workspace
 
 STAGES: tuple[Stage, ...] = ("motion", "appearance")
 

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from gui_mask.overlay import Outline, box_outlines, outlines
-from maskora.config.clip import Mask
+from maskora.app.workspace import Source
+from maskora.config.tables import Mask
 from maskora.masks import Labels
 from maskora.masks.shapes import Boxes, MaskShape, final_boxes, final_masks, object_boxes
-from maskora.workspace import Source
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from gui_mask.joblog import Progress, complaint, last_command, last_progress, re
 from gui_mask.losses import Losses, read_losses
 from gui_mask.processes import start_detached
 from gui_mask.supervise import INTERRUPTED, NAMES, Job, What, store, words
+from maskora.app.workspace import Workspace
 from maskora.errors import Fault, UserError
 from maskora.files import patiently, remove
 from maskora.system import quoted
-from maskora.workspace import Workspace
 
 Status = Literal["running", "stopping", "done", "failed", "stopped", "lost"]
 PATIENCE = 120  # seconds for a command that loads no model

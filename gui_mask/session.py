@@ -14,17 +14,17 @@ import cv2
 
 from gui_mask.following import Following
 from gui_mask.region import Region
-from maskora.commands.hold import only_one
-from maskora.commands.masks import masks_are_by_hand
-from maskora.commands.tracking import (
+from maskora.app.masking import (
     load_frames,
     load_markup,
+    masks_are_by_hand,
     open_configured_tracker,
     save_masks,
     store_markup,
     stored_silhouettes,
     tell_absences,
 )
+from maskora.app.workspace import Workspace, only_one
 from maskora.config import Config, load_config, set_values
 from maskora.errors import UserError
 from maskora.files import digest
@@ -32,7 +32,6 @@ from maskora.masks import Labels
 from maskora.masks.markup import Markup
 from maskora.masks.prompts import Prompt
 from maskora.masks.tracking import Direction, Tracker
-from maskora.workspace import Workspace
 
 JPEG_QUALITY = 90
 STORE_EVERY = 10  # frames that are followed

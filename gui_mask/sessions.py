@@ -10,9 +10,9 @@ from gui_mask.answers import explain
 from gui_mask.places import Places
 from gui_mask.session import Session
 from gui_mask.view import View
+from maskora.app.workspace import Workspace
 from maskora.errors import UserError
 from maskora.masks.prompts import Box, Click
-from maskora.workspace import Workspace
 
 KEPT = "What you did is still in this page, and is written with the next thing that you do"
 MOST_OPEN = 4  # each holds its clip's frames in memory

@@ -19,9 +19,9 @@ from typing import Literal, TextIO
 from pydantic import BaseModel, ConfigDict
 
 from gui_mask.processes import INTERRUPT, Process, identify, start_child
+from maskora.app.workspace import Workspace
 from maskora.files import write_text
 from maskora.system import INTERRUPTIONS, quoted
-from maskora.workspace import Workspace
 
 log = logging.getLogger("maskora")
 What = Literal["train", "infer", "both"]

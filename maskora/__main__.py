@@ -1,6 +1,6 @@
 """`python -m maskora` is the maskora command."""
 
-from maskora.commands.cli import main
+from maskora.cli import main
 
 if __name__ == "__main__":
     main()

@@ -18,13 +18,13 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
-from maskora.conditioning import Sample
 from maskora.files import digest, write_bytes
-from maskora.models import Context, Cue, ModelInputs, VideoModel
+from maskora.method.conditioning import Sample
 from maskora.models.base import ContextEncoder
+from maskora.models.registry import Context, Cue, ModelInputs, VideoModel
 from maskora.streaming.out_of_memory import with_room
 from maskora.streaming.plan import next_tile
-from maskora.streaming.upload import upload_to
+from maskora.streaming.transfer import upload_to
 
 FORMAT = "2"
 Item = TypeVar("Item")

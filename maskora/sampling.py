@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from maskora.errors import Fault
 from maskora.latents import EncodedSample, on_device
-from maskora.models import Context, Expert, ModelInputs, Transformer, VideoModel
+from maskora.models.registry import Context, Expert, ModelInputs, Transformer, VideoModel
 from maskora.streaming.out_of_memory import with_room
 
 TIMESTEPS = 1000

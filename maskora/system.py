@@ -1,13 +1,18 @@
-"""What differs between operating systems: interruptions, the shell's quoting, the console."""
+"""What differs between operating systems: interruptions, quoting, the console, memory. No torch."""
 
 import io
 import os
+import platform
 import re
 import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
 
 WINDOWS = os.name == "nt"
 # What asks a program to end. Windows has SIGBREAK besides (Ctrl-Break), the only one of them that
@@ -17,6 +22,11 @@ INTERRUPTIONS: tuple[int, ...] = tuple(
 )
 # What neither cmd nor PowerShell gives a meaning to.
 PLAIN = re.compile(r"[\w.:\\/+=-]+")
+
+
+def on_wsl() -> bool:
+    """Whether this is Linux inside Windows."""
+    return "microsoft" in platform.release().lower()
 
 
 def quoted(*words: object, windows: bool = WINDOWS) -> str:
@@ -43,3 +53,68 @@ def show_any_character(streams: Iterable[object] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr) if streams is None else streams:
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")
+
+
+# A container's limit, what it uses of it, and its statistics: of version 2 and 1 of control groups.
+GROUPS = Path("/sys/fs/cgroup")
+LIMITS = (
+    ("memory.max", "memory.current", "memory.stat", ""),
+    (
+        "memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat",
+        "total_",
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ram:
+    """The machine's memory in bytes, or its container's where that is less.
+
+    Attributes:
+        available: what programs can have without others being swapped out.
+    """
+
+    installed: int
+    available: int
+
+    @property
+    def told(self) -> str:
+        """ "9.1 of 31.2 GB of RAM are available", and why there may be less than was bought."""
+        text = (
+            f"{self.available / 2**30:.1f} of {self.installed / 2**30:.1f} GB of RAM are available"
+        )
+        if on_wsl():
+            text += " (WSL has half of the computer's, unless memory in .wslconfig says otherwise)"
+        return text
+
+
+def ram() -> Ram:
+    """This machine's memory now."""
+    memory = psutil.virtual_memory()
+    installed, available = memory.total, memory.available
+    for limit, used, statistics, prefix in LIMITS:
+        most, taken = _number(GROUPS / limit), _number(GROUPS / used)
+        if most is not None and taken is not None:
+            installed = min(installed, most)
+            cached = _cached_files(GROUPS / statistics, prefix)
+            available = min(available, max(0, most - taken + cached))
+    return Ram(installed, available)
+
+
+def _number(path: Path) -> int | None:
+    """A file's one number; None where there is no file, or it says "max"."""
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() else None
+
+
+def _cached_files(statistics: Path, prefix: str) -> int:
+    """Bytes of files that a container's use counts and that the system gives back when asked."""
+    try:
+        lines = [line.split() for line in statistics.read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        return 0
+    names = {f"{prefix}inactive_file", f"{prefix}active_file"}
+    return sum(int(line[1]) for line in lines if line[0] in names)

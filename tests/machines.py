@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from maskora import devices
-from maskora.commands.machine import Machine
-from maskora.devices import Capability, driver
-from maskora.ram import Ram
+from maskora import devices as driver
+from maskora.app.machine import Machine
+from maskora.devices import Capability
 from maskora.streaming.budget import GpuMemory
 from maskora.streaming.demand import GIB
+from maskora.system import Ram
 
 PLENTY = Ram(128 * GIB, 120 * GIB)
 WITHOUT_GPU = Machine("cpu", "a processor", None, None, PLENTY)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from maskora import devices
-from maskora.devices import Gpu, TorchBuild, choose, driver, foresee, gpus
+from maskora import devices as driver
+from maskora.devices import Gpu, TorchBuild, choose, foresee, gpus
 from maskora.errors import Fault, UserError
 from tests.machines import Card, install_driver, plug_in
 
@@ -350,7 +351,7 @@ class Watch:
             seen.append(os.environ.get("PYTORCH_ALLOC_CONF"))
 
 sys.meta_path.insert(0, Watch())
-from maskora.commands.cli import app
+from maskora.cli import app
 try:
     app([{command!r}, "--config", {str(tmp_path / "edit.toml")!r}, "--device", "cuda:99"])
 except SystemExit:

@@ -19,10 +19,10 @@ import pytest
 from filelock import FileLock
 from huggingface_hub.utils import close_session  # type: ignore[attr-defined]
 
+from maskora import hub as fetching
+from maskora import hub as ranges
 from maskora.errors import Fault, UserError
-from maskora.hub import fetching, locate, locate_cached, ranges
-from maskora.hub.repository import look
-from maskora.hub.variants import variants
+from maskora.hub import locate, locate_cached, look, variants
 from tests.conftest import REPOSITORY
 from tests.loopback_hub import Hub, serving, use
 
@@ -163,7 +163,7 @@ def test_what_was_damaged_on_the_disk_is_not_kept(hub: Hub, tmp_path: Path) -> N
 FETCH = """
 import sys
 from pathlib import Path
-from maskora.commands.failures import told_plainly
+from maskora.app.failures import told_plainly
 from maskora.hub import locate
 try:
     told_plainly(locate)("somebody/base", Path())

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub.utils import filter_repo_objects
 
-from maskora.commands.finding import find_base, find_files
-from maskora.commands.plan import CONFIGS
+from maskora.app.base import find_base, find_files
+from maskora.app.plan import CONFIGS
 from maskora.config import Model
 from maskora.errors import UserError
 from maskora.hub import WANTED, find_file, find_local, locate_cached

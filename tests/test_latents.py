@@ -12,9 +12,9 @@ import psutil
 import pytest
 import torch
 
-from maskora.conditioning import Sample, anchored, appearance_sample, motion_sample
 from maskora.latents import TensorCache, encode_samples
-from maskora.models import VideoModel, open_model
+from maskora.method.conditioning import Sample, anchored, appearance_sample, motion_sample
+from maskora.models.registry import VideoModel, open_model
 
 
 class Counting:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from maskora.latents import EncodedSample
-from maskora.models import VideoModel, open_model
+from maskora.models.registry import VideoModel, open_model
 from maskora.sampling import Denoising, LatentLock, draw_noise
 
 SHAPE = (16, 3, 4, 6)

@@ -9,8 +9,8 @@ from gui_mask.answers import told_on_page
 from gui_mask.desk import Desk
 from gui_mask.pages.events import PRIVATE
 from gui_mask.session import Session
-from maskora.commands.captions import write_captions
-from maskora.workspace import caption_beside
+from maskora.app.captions import write_captions
+from maskora.app.workspace import caption_beside
 
 
 def caption_box(desk: Desk, token: str, image: Path, label: str) -> None:

@@ -11,7 +11,7 @@ from gui_mask.answers import told_on_page
 from gui_mask.desk import Desk
 from gui_mask.pages.events import PRIVATE, SILENT
 from gui_mask.videos import BASES, Clip, keep_upload, look
-from maskora.commands.prepare import prepare_workspace
+from maskora.app.prepare import prepare_workspace
 
 PROGRESS = gr.Progress()  # gradio looks for one among the defaults
 FRAMES_TOLD = "always 4k+1; the bases know up to 81"

@@ -1,8 +1,6 @@
 """The configuration of one edit. Imports no torch: a mistyped key is answered at once."""
 
-from maskora.config.base import Model
-from maskora.config.schema import Config, LoraFile
-from maskora.config.size import parse_size
+from maskora.config.tables import Config, LoraFile, Model, parse_size
 from maskora.config.toml import build_config, load_config, render_config, set_values
 
 __all__ = [

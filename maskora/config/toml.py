@@ -13,7 +13,7 @@ from typing import Any
 import tomlkit
 from pydantic import ValidationError
 
-from maskora.config.schema import Config, LoraFile, Table
+from maskora.config.tables import Config, LoraFile, Table
 from maskora.errors import UserError
 from maskora.files import patiently, write_text
 

@@ -6,18 +6,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from maskora.evaluation.clip import PictureEncoder, Rater, quality_of
-from maskora.evaluation.flow import following, measure_flow, warp_error
 from maskora.evaluation.measures import Row
-from maskora.evaluation.object import (
+from maskora.evaluation.metrics import (
+    EditColours,
     centroid_error,
+    change_kept,
+    colours_kept,
+    compare,
     find_object,
+    following,
     hit_rate,
     is_found,
+    measure_flow,
     orientation_error,
     palette,
+    warp_error,
 )
-from maskora.evaluation.pixels import compare
-from maskora.evaluation.presence import EditColours, change_kept, colours_kept
 
 Columns = dict[str, float | None]
 

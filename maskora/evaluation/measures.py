@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from maskora.evaluation.pixels import psnr
+from maskora.evaluation.metrics import psnr
 
 Row = Mapping[str, float | None]  # of one frame: by a measure's key, or by its raw parts'
 Better = Literal["higher", "lower"]

@@ -6,10 +6,10 @@ are.
 """
 
 from maskora.lora.adapter import fill, inject, save, trainable
+from maskora.lora.files import LoraWeights, Update
 from maskora.lora.merge import link, merge
 from maskora.lora.read import read, read_metadata
 from maskora.lora.stack import stack
-from maskora.lora.weights import LoraWeights, Update
 from maskora.lora.write import LAYOUTS, write
 
 __all__ = [

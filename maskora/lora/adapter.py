@@ -10,9 +10,9 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from maskora.errors import UserError
-from maskora.lora.weights import LoraWeights, Update
+from maskora.lora.files import LoraWeights, Update
 from maskora.lora.write import write
-from maskora.models import Transformer
+from maskora.models.registry import Transformer
 
 TRAINED = "default"
 

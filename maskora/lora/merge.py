@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from maskora.errors import UserError
-from maskora.lora.differences import LEAVES
+from maskora.lora.files import LoraWeights, Update
 from maskora.lora.fit import check_shape, tell_missing
-from maskora.lora.weights import LoraWeights, Update
+from maskora.lora.stack import LEAVES
 from maskora.streaming.checkpoint import DTYPES, byte_view
 from maskora.streaming.header import SIZES, Stored, read_header, shards
 

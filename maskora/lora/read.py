@@ -12,12 +12,25 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from maskora.errors import UserError
-from maskora.lora.fused import cut, exchange_halves, split
-from maskora.lora.keys import PEFT, Place, Slot, locate, parse
-from maskora.lora.texts import OWN, Settings, read_joined, read_object, read_settings
-from maskora.lora.weights import LoraWeights, Update
+from maskora.lora.files import (
+    OWN,
+    PEFT,
+    LoraWeights,
+    Place,
+    Settings,
+    Slot,
+    Update,
+    cut,
+    exchange_halves,
+    locate,
+    parse,
+    read_joined,
+    read_object,
+    read_settings,
+    split,
+)
 from maskora.models.names import Names
-from maskora.models.wan_names import WAN
+from maskora.models.wan.names import WAN
 
 log = logging.getLogger("maskora")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -6,18 +6,70 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch.nn.functional as F
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from maskora.lora import differences
 from maskora.lora.adapter import hold
+from maskora.lora.files import LoraWeights, Update
 from maskora.lora.fit import check_shape, tell_missing
 from maskora.lora.read import read
-from maskora.lora.weights import LoraWeights, Update
-from maskora.models import Transformer
 from maskora.models.names import Names
-from maskora.models.wan_names import WAN
+from maskora.models.registry import Transformer
+from maskora.models.wan.names import WAN
+
+LEAVES = {"diff": "weight", "diff_b": "bias"}
+
+
+def find(modules: Mapping[str, nn.Module], name: str) -> tuple[nn.Module, str] | None:
+    """The module and the name of its parameter that a difference is for; None if there is none.
+
+    Args:
+        modules: all of a model's, by their paths.
+        name: module path + ".diff" or ".diff_b"; the path may be that of a parameter itself.
+    """
+    path, _, slot = name.rpartition(".")
+    owner, leaf = modules.get(path), LEAVES[slot]
+    if owner is None:
+        place, _, leaf = path.rpartition(".")
+        owner = modules.get(place)
+    known = isinstance(owner, nn.Linear) or isinstance(getattr(owner, leaf, None), Tensor)
+    return (owner, leaf) if owner is not None and known else None
+
+
+def difference_shape(owner: nn.Module, leaf: str) -> tuple[int, ...]:
+    """The shape that a difference must have."""
+    if isinstance(owner, nn.Linear) and leaf == "bias":
+        return (owner.out_features,)
+    return tuple(getattr(owner, leaf).shape)
+
+
+def add(owner: nn.Module, leaf: str, difference: Tensor) -> None:
+    """Add to a parameter for good. That of a Linear may be stored in any format, or absent."""
+    device = owner.weight.device if isinstance(owner, nn.Linear) else getattr(owner, leaf).device
+    shift = difference.to(device)
+    if not isinstance(owner, nn.Linear):
+        parametrize.register_parametrization(owner, leaf, _Shifted(shift))
+    elif leaf == "bias":
+        owner.register_forward_hook(lambda _, inputs, output: output + shift.to(output.dtype))
+    else:
+        shift = shift.to(owner.weight.dtype)
+        owner.register_forward_hook(lambda _, inputs, output: output + F.linear(inputs[0], shift))
+
+
+class _Shifted(nn.Module):
+    """A parameter and what is added to it, in float32."""
+
+    shift: Tensor
+
+    def __init__(self, shift: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("shift", shift.float())
+
+    def forward(self, original: Tensor) -> Tensor:
+        return (original.float() + self.shift).to(original.dtype)
 
 
 def stack(
@@ -36,9 +88,9 @@ def stack(
     modules = dict(transformer.named_modules())
     for weights, strength in fitting:  # before updates wrap the modules
         for name, difference in weights.differences.items():
-            target = differences.find(modules, name)
+            target = find(modules, name)
             assert target is not None
-            differences.add(*target, strength * difference.float())
+            add(*target, strength * difference.float())
     adapters = {}
     for index, (weights, strength) in enumerate(fitting):
         if weights.updates:
@@ -71,13 +123,13 @@ def _fitting(transformer: nn.Module, weights: LoraWeights, path: Path) -> LoraWe
     """
     modules = dict(transformer.named_modules())
     missing = [name for name in weights.updates if name not in modules]
-    missing += [name for name in weights.differences if not differences.find(modules, name)]
+    missing += [name for name in weights.differences if not find(modules, name)]
     tell_missing(missing, len(weights.updates) + len(weights.differences), path)
     updates: dict[str, Update] = {}
     added: dict[str, Tensor] = {}
     for name, difference in weights.differences.items():
-        if target := differences.find(modules, name):
-            check_shape(differences.shape(*target), tuple(difference.shape), name, path)
+        if target := find(modules, name):
+            check_shape(difference_shape(*target), tuple(difference.shape), name, path)
             added[name] = difference
     for name, update in weights.updates.items():
         if name not in modules:

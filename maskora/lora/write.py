@@ -10,12 +10,21 @@ from torch import Tensor
 
 from maskora.errors import UserError
 from maskora.files import write_bytes
-from maskora.lora.fused import exchange_halves, join
-from maskora.lora.keys import Place, publish
-from maskora.lora.texts import DIFFUSERS, JOINED, OWN, describe, for_other_tools
-from maskora.lora.weights import LoraWeights, Update
+from maskora.lora.files import (
+    DIFFUSERS,
+    JOINED,
+    OWN,
+    LoraWeights,
+    Place,
+    Update,
+    describe,
+    exchange_halves,
+    for_other_tools,
+    join,
+    publish,
+)
 from maskora.models.names import Names
-from maskora.models.wan_names import WAN
+from maskora.models.wan.names import WAN
 
 Content = tuple[dict[str, Tensor], dict[str, str]]  # tensors and metadata
 

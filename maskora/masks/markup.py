@@ -15,7 +15,7 @@ import numpy as np
 from maskora.errors import UserError
 from maskora.masks import Labels
 from maskora.masks.prompts import Box, Prompt, check_inside
-from maskora.masks.silhouettes import Silhouette
+from maskora.masks.shapes import Silhouette
 from maskora.masks.tracking import Direction, Silhouettes, Tracker, combine, follow, split
 
 MOST_UNDO = 100

@@ -11,7 +11,7 @@ import numpy as np
 
 from maskora.masks import Labels
 from maskora.masks.prompts import Prompt
-from maskora.masks.silhouettes import Silhouette
+from maskora.masks.shapes import Silhouette
 
 Silhouettes = Mapping[int, Silhouette]  # object number -> silhouette_HW
 Anchors = Mapping[int, Silhouettes]  # frame -> the objects that are anchored there

@@ -4,15 +4,190 @@ Edges are softened over one pixel, sharp corners over two; a pixel belongs to wh
 half of it.
 """
 
+import colorsys
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from maskora.masks.silhouettes import silhouette_box
-from maskora.miniature.looks import Array, covered, distance, lightness, tones
-from maskora.miniature.scene import BEAT, MARGIN, Backdrop, Motion, Scene, Sprite
+from maskora.masks.shapes import silhouette_box
+
+Array = npt.NDArray[np.float32]
+Shape = Literal["disc", "square", "triangle", "cross"]
+Texture = Literal["halves", "bands", "core", "plain"]
+
+SATURATION_LIGHT, VALUE_LIGHT = 0.55, 1.0
+SATURATION_DARK, VALUE_DARK = 0.85, 0.5
+# Of equal weight to the eye, though not of equal area.
+SQUARE_HALF, TRIANGLE_INNER, CROSS_LENGTH, CROSS_WIDTH = 0.886, 0.65, 1.1, 0.45
+
+
+def _disc(x: Array, y: Array) -> Array:
+    return np.hypot(x, y) - np.float32(1)
+
+
+def _square(x: Array, y: Array) -> Array:
+    return np.maximum(np.abs(x), np.abs(y)) - np.float32(SQUARE_HALF)
+
+
+def _triangle(x: Array, y: Array) -> Array:
+    slanted = np.float32(np.sqrt(0.75)) * np.abs(x) - np.float32(0.5) * y
+    return np.maximum(slanted, y) - np.float32(TRIANGLE_INNER)
+
+
+def _cross(x: Array, y: Array) -> Array:
+    across, down = np.abs(x), np.abs(y)
+    length, width = np.float32(CROSS_LENGTH), np.float32(CROSS_WIDTH)
+    lying = np.maximum(across - length, down - width)
+    return np.minimum(lying, np.maximum(across - width, down - length))
+
+
+SHAPES: dict[Shape, Callable[[Array, Array], Array]] = {
+    "disc": _disc,
+    "square": _square,
+    "triangle": _triangle,
+    "cross": _cross,
+}
+
+
+def distance(shape: Shape, x: Array, y: Array) -> Array:
+    """How far outside a shape's edge points lie, in radii; negative inside.
+
+    Near corners it is at most the true distance.
+    """
+    return SHAPES[shape](x, y)
+
+
+def lightness(texture: Texture, x: Array, y: Array, radius: Array) -> Array:
+    """Which share of the light tone a texture has at points, 0 to 1, softened over one pixel.
+
+    Args:
+        radius: in pixels, of the sprite; of a shape that fits the points'.
+    """
+    if texture == "plain":
+        return np.ones_like(x)
+    edge = {
+        "halves": lambda: -y,
+        "bands": lambda: np.float32(0.3) - np.abs(y),
+        "core": lambda: np.float32(0.5) - np.hypot(x, y),
+    }[texture]()
+    return covered(-edge * radius)
+
+
+def covered(distance_px: Array) -> Array:
+    """Which share of a pixel lies inside an edge that is so many pixels away."""
+    return np.clip(np.float32(0.5) - distance_px, 0, 1)
+
+
+def tones(hue: float | None) -> Array:
+    """The light and the dark tone of a hue (in turns; None is dark grey), (2, 3) in 0 to 1."""
+    if hue is None:
+        return np.array([[0.24, 0.24, 0.26], [0.13, 0.13, 0.15]], np.float32)
+    light = colorsys.hsv_to_rgb(hue % 1, SATURATION_LIGHT, VALUE_LIGHT)
+    dark = colorsys.hsv_to_rgb(hue % 1, SATURATION_DARK, VALUE_DARK)
+    return np.array([light, dark], np.float32)
+
+
+BEAT = 8  # frames
+MARGIN = 0.22  # sprites turn back so far from the picture's edge
+
+
+@dataclass(frozen=True)
+class Part:
+    """A disc fixed to a sprite, in units of the sprite's radius.
+
+    Attributes:
+        angle, distance: where its centre is.
+        size: its radius when it is fully grown.
+        growth: beats it takes to grow from nothing at the clip's start; 0 if it is there at once.
+    """
+
+    hue: float
+    angle: float
+    distance: float
+    size: float
+    growth: float = 0.0
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a sprite looks like; an edit changes this and nothing else.
+
+    Attributes:
+        hue: of both tones; None is dark grey.
+        drift: turns of hue per beat.
+    """
+
+    shape: Shape
+    texture: Texture
+    hue: float | None
+    drift: float = 0.0
+    part: Part | None = None
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How a sprite moves: straight on, thrown back near the picture's edge.
+
+    Attributes:
+        start, velocity: (x, y), per beat.
+        angle, spin: at the start, and per beat.
+        pulse: by which share its size swings, with a period of four beats.
+    """
+
+    start: tuple[float, float]
+    velocity: tuple[float, float]
+    angle: float
+    spin: float
+    pulse: float
+
+
+@dataclass(frozen=True)
+class Sprite:
+    """A thing that moves."""
+
+    look: Look
+    motion: Motion
+    radius: float
+
+
+@dataclass(frozen=True)
+class Wave:
+    """A ripple of the background: cycles per side (x, y), phase in turns, and its colour."""
+
+    cycles: tuple[float, float]
+    phase: float
+    colour: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Backdrop:
+    """A background of ripples around a colour (0 to 1), which pans by so much per beat."""
+
+    colour: tuple[float, float, float]
+    waves: tuple[Wave, ...]
+    pan: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A background and what moves before it, the hindmost first."""
+
+    backdrop: Backdrop
+    sprites: tuple[Sprite, ...]
+
+    def with_look(self, index: int, look: Look) -> "Scene":
+        """The scene with one sprite looking otherwise; it moves as before."""
+        changed = replace(self.sprites[index], look=look)
+        return replace(self, sprites=(*self.sprites[:index], changed, *self.sprites[index + 1 :]))
+
+    def without(self, index: int) -> "Scene":
+        """The scene with one sprite gone."""
+        return replace(self, sprites=(*self.sprites[:index], *self.sprites[index + 1 :]))
+
 
 SIZE, FRAMES = 64, 9  # pixels, frames
 SWING = 4  # beats

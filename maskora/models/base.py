@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from maskora.models.files.source import Source
 from maskora.models.names import Names
-from maskora.models.source import Source
 from maskora.streaming.plan import Placement
 
 if TYPE_CHECKING:

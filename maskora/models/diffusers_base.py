@@ -15,13 +15,12 @@ from maskora.files import cache_home, digest
 from maskora.models.acceleration import Acceleration, use_attention
 from maskora.models.base import ALONE, Cue, Expert, Grid, Transformer
 from maskora.models.building import announce
+from maskora.models.files.source import Source, identity
 from maskora.models.names import Names
-from maskora.models.source import Source, identity
 from maskora.streaming.blocks import Precision, precise
-from maskora.streaming.converted import FORMAT
 from maskora.streaming.out_of_memory import with_room
 from maskora.streaming.plan import RESIDENT, Placement
-from maskora.streaming.sources import Reader
+from maskora.streaming.sources import FORMAT, Reader
 from maskora.streaming.supply import more_blocks, supply
 
 

@@ -7,8 +7,8 @@ tests count again and compare.
 
 from dataclasses import dataclass
 
-from maskora.models.settings.hunyuan15 import Qwen, SiglipVision
-from maskora.models.settings.shared import T5Encoder
+from maskora.models.checks import T5Encoder
+from maskora.models.hunyuan15.checks import Qwen, SiglipVision
 from maskora.models.sizes import ITEM, Encoder, Parameter, count, dense_bytes, linear, stored_bytes
 
 INSTRUCTION_TOKENS, TEXT_TOKENS, GLYPH_TOKENS = 108, 1000, 256

@@ -10,12 +10,12 @@ take no mask cannot serve it.
 """
 
 from maskora.models.base import Grid
+from maskora.models.files.source import Source
+from maskora.models.hunyuan import checks as settings
 from maskora.models.hunyuan_encoder_sizes import TEXT_TOKENS, Llava, PooledEncoder
 from maskora.models.hunyuan_transformer_sizes import Transformer
 from maskora.models.hunyuan_vae_sizes import Vae
-from maskora.models.settings import hunyuan as settings
 from maskora.models.sizes import ITEM, Encoder, dense_bytes, stored_bytes
-from maskora.models.source import Source
 
 # Moments at which a single block's memory may peak, (a, b) for a + b r inputs' worth: in attention,
 # and in the feed-forward. 16-bit precisions compute norms and rotations in float32, so their peaks

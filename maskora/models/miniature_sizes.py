@@ -1,8 +1,8 @@
 """What the miniature asks of memory: Wan's arithmetic without encoders."""
 
-from maskora.models.settings.wan import WanTransformer, WanVae
+from maskora.models.files.source import Source
 from maskora.models.sizes import Encoder
-from maskora.models.source import Source
+from maskora.models.wan.checks import WanTransformer, WanVae
 from maskora.models.wan21_encoder_sizes import Vae
 from maskora.models.wan21_sizes import WanSizes, read_grid
 from maskora.models.wan21_transformer_sizes import Transformer

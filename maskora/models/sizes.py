@@ -9,7 +9,7 @@ from math import prod
 from typing import Literal, Protocol
 
 from maskora.models.base import Grid
-from maskora.models.source import Source
+from maskora.models.files.source import Source
 
 ITEM = {"float32": 4, "float16": 2, "bfloat16": 2}
 ALIGNMENT = 64  # every stored tensor begins on such a border

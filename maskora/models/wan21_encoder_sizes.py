@@ -8,8 +8,7 @@ tensor; the tests count again and compare.
 from dataclasses import dataclass
 from itertools import pairwise
 
-from maskora.models.settings.shared import VisionTower
-from maskora.models.settings.wan import UMT5Encoder, WanVae
+from maskora.models.checks import VisionTower
 from maskora.models.sizes import (
     ITEM,
     Encoder,
@@ -20,6 +19,7 @@ from maskora.models.sizes import (
     stored_bytes,
     tiled_area,
 )
+from maskora.models.wan.checks import UMT5Encoder, WanVae
 
 TEXT_TOKENS = 512
 FLOAT = ITEM["float32"]

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from maskora.models.settings.wan import WanTransformer
 from maskora.models.sizes import ITEM, Parameter, count, linear
+from maskora.models.wan.checks import WanTransformer
 
 
 @dataclass(frozen=True)

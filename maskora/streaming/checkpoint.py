@@ -1,21 +1,22 @@
-"""Stored tensors, read from disk where and when they are asked for.
+"""Stored tensors under the names of the modules that use them: cut, put together, scaled."""
 
-Nothing is mapped into memory: a read puts the bytes where they belong, needs no memory of its own
-beside a small buffer for conversions, works from several threads, and answers a failing disk with
-an error instead of killing the process.
-"""
-
-from collections.abc import Callable, Collection, Mapping, Sequence
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
+from itertools import dropwhile
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from maskora.errors import Fault, UserError
-from maskora.streaming.header import Stored
+from maskora.streaming.blocks import Precision
+from maskora.streaming.header import SIZES, Place, Stored
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -160,3 +161,197 @@ def _read_piece(path: Path, offset: int, view: memoryview) -> None:
 def byte_view(buffer: Tensor) -> memoryview:
     """A uint8 CPU tensor as a buffer that files read into and write from, without a copy."""
     return memoryview(buffer.numpy())  # type: ignore[arg-type]
+
+
+KINDS = {dtype: kind for kind, dtype in DTYPES.items()}
+
+
+def read_pickled(path: Path) -> dict[str, Stored]:
+    """Where each tensor of a .pth file lies, by name.
+
+    Raises:
+        UserError: the file is damaged, compressed, of torch's old form, or holds anything but
+            named tensors.
+    """
+    if not zipfile.is_zipfile(path):
+        raise UserError(
+            f"{path} is cut off, or in the form that torch wrote before version 1.6: download it "
+            f"again, or name a .safetensors file of the same weights"
+        )
+    _check_archive(path)
+    tensors = _load(path)
+    if not isinstance(tensors, dict):
+        raise UserError(f"{path} holds no named tensors, but {type(tensors).__name__}")
+    size = path.stat().st_size
+    return {name: _stored(path, size, name, tensor) for name, tensor in tensors.items()}
+
+
+def _check_archive(path: Path) -> None:
+    """Its members lie as they are, as torch writes them. Raises UserError."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [one for one in archive.infolist() if one.compress_type != zipfile.ZIP_STORED]
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path} is damaged ({error}): download it again") from None
+    if packed:
+        raise UserError(
+            f"{path}: {packed[0].filename} is compressed, as torch does not write it: unpack and "
+            f"save it with torch, or name a .safetensors file of the same weights"
+        )
+
+
+def _load(path: Path) -> Any:
+    """What the file holds, its tensors without their values."""
+    try:
+        with path.open("rb") as file:  # by its name, torch would take it for another kind
+            return torch.load(file, map_location="meta", weights_only=True)
+    except pickle.UnpicklingError as error:
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        raise UserError(
+            f"{path} is refused: it asks for {asked[1] if asked else 'more'}, which is no tensor. "
+            f"Nothing of it was run. Name a file of plain weights, best a .safetensors one"
+        ) from None
+    except (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error!r}): download it again") from None
+
+
+def _stored(path: Path, size: int, name: object, tensor: object) -> Stored:
+    if not isinstance(tensor, Tensor):
+        raise UserError(f"{path}: {name} is no tensor, but {type(tensor).__name__}")
+    if not isinstance(name, str):
+        raise UserError(f"{path}: a tensor is called {name!r}, which is no name")
+    kind, shape = KINDS.get(tensor.dtype), tuple(tensor.shape)
+    if kind is None or not tensor.is_contiguous():
+        raise UserError(f"{path}: {name} is stored in a way that is not read here ({tensor.dtype})")
+    storage: Any = tensor.untyped_storage()
+    offset = storage._checkpoint_offset + tensor.storage_offset() * SIZES[kind]
+    if offset + prod(shape) * SIZES[kind] > size:
+        raise UserError(f"{path}: {name} is described wrongly: the file is damaged")
+    return Stored(path, offset, kind, shape)
+
+
+class Translated:
+    """A checkpoint by other names. It holds no values; every read goes to the file."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        places: Mapping[str, Place],
+        unknown: Collection[str],
+        called: Callable[[str], str],
+    ) -> None:
+        """
+        Args:
+            places: parameter -> where it lies.
+            unknown: stored tensors that are no parameter's.
+            called: what a parameter that has no place would be called in the files.
+        """
+        self.told = checkpoint.told
+        self._checkpoint, self._places = checkpoint, places
+        self._unknown, self._called = unknown, called
+
+    def names(self) -> Collection[str]:
+        """See `Reader`; what is not known has its own name."""
+        return [*self._places, *self._unknown]
+
+    def called(self, name: str) -> str:
+        """See `Reader`."""
+        if name in self._places:
+            return self._places[name].name
+        return name if name in self._unknown else self._called(name)
+
+    def is_in(self, precision: Precision) -> bool:
+        """See `Reader`."""
+
+        def is_same(name: str, place: Place) -> bool:
+            kind = self._checkpoint.stored(place.name).kind
+            return place.scale is None and DTYPES[kind] == precision(name)
+
+        return mostly(
+            {
+                name: (place.height * self._width(place), is_same(name, place))
+                for name, place in self._places.items()
+            }
+        )
+
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """A parameter is there and has this shape; leading axes of length 1 do not count."""
+        place = self._place(name)
+        stored = self._checkpoint.stored(place.name)
+        found = (place.height, *stored.shape[1:])
+        if _without_ones(found) != _without_ones(shape):
+            part = "" if found == stored.shape else f" (of {stored.shape})"
+            raise UserError(
+                f"{stored.path}: {place.name} is {found}{part} instead of {shape}: it does not fit "
+                f"the rest of the model"
+            )
+
+    def read_into(self, name: str, out: Tensor) -> None:
+        """See `Reader`. Raises Fault where the disk fails."""
+        place = self._place(name)
+        assert place.height * self._width(place) == out.numel()
+        self.read_span(name, 0, out.view(-1))
+
+    def read_span(self, name: str, start: int, out: Tensor) -> None:
+        """See `Reader`. Raises Fault where the disk fails."""
+        place, done = self._place(name), 0
+        width = self._width(place)
+        for first, end in place.rows:
+            count = (end - first) * width
+            if done < len(out) and start < count:
+                part = out[done : done + count - start]
+                self._read(place, first * width + start, part)
+                done += len(part)
+            start = max(0, start - count)
+        assert done == len(out)
+
+    def read_rows(self, name: str, rows: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """See `Reader`."""
+        place = self._place(name)
+        ((first, end),) = place.rows
+        picked = torch.empty((len(rows), self._width(place)), dtype=dtype)
+        for at, row in enumerate(rows):
+            assert 0 <= row < end - first
+            self._read(place, (first + row) * self._width(place), picked[at])
+        return picked
+
+    def _place(self, name: str) -> Place:
+        if name not in self._places:
+            raise UserError(
+                f"{self.told} lacks the tensor {self._called(name)}: is it another model, or "
+                f"another version of it?"
+            )
+        return self._places[name]
+
+    def _width(self, place: Place) -> int:
+        return prod(self._checkpoint.stored(place.name).shape[1:])
+
+    def _read(self, place: Place, start: int, out: Tensor) -> None:
+        """Values of a stored tensor, multiplied in float32 where their rows have scales."""
+        if place.scale is None:
+            self._checkpoint.read_span(place.name, start, out)
+            return
+        scales, width, end = self._scales(place.scale), self._width(place), start + len(out)
+        for first, last in _pieces(start // width, -(-end // width), width):
+            piece = torch.empty((last - first) * width)
+            self._checkpoint.read_span(place.name, first * width, piece)
+            scale = scales[first:last, None] if len(scales) > 1 else scales
+            piece = (piece.view(last - first, width) * scale).view(-1)
+            low, high = max(first * width, start), min(last * width, end)
+            out[low - start : high - start].copy_(piece[low - first * width : high - first * width])
+
+    def _scales(self, name: str) -> Tensor:
+        scales = torch.empty(prod(self._checkpoint.stored(name).shape))
+        self._checkpoint.read_span(name, 0, scales)
+        return scales
+
+
+def _pieces(first: int, end: int, width: int) -> Iterator[tuple[int, int]]:
+    """Ranges of rows whose values fit a conversion buffer in float32; at least one row each."""
+    step = max(1, CONVERSION_BYTES // (4 * width))
+    for start in range(first, end, step):
+        yield start, min(start + step, end)
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(dropwhile(lambda length: length == 1, shape))

@@ -27,8 +27,7 @@ from maskora.streaming.blocks import Block
 from maskora.streaming.demand import gb
 from maskora.streaming.memory import Pins, driver_of
 from maskora.streaming.sources import BlockSource
-from maskora.streaming.staging import Arrival, Staging, sample
-from maskora.streaming.transfer import Moment, Transfer
+from maskora.streaming.transfer import Arrival, Moment, Staging, Transfer, sample
 
 log = logging.getLogger("maskora")
 Direction = Literal["generate", "forward", "backward"]

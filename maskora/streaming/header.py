@@ -1,4 +1,4 @@
-"""Safetensors files by their headers: which there are, what is in them and where. No torch."""
+"""Where a module's parameters lie among stored tensors. Imports no torch."""
 
 import json
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from maskora.errors import UserError
-from maskora.hub.variants import variants
+from maskora.hub import variants
 
 LENGTH_BYTES = 8
 LARGEST = 100_000_000  # the format's own limit
@@ -107,3 +107,24 @@ def shards(folder: Path) -> list[Path]:
         return [folder / name for name in sorted(names)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index} is damaged ({error!r}): download it again") from None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a module's parameter lies.
+
+    Attributes:
+        name: of the stored tensor.
+        rows: the ranges of its rows (first, end) that make the parameter, one after another.
+        scale: the stored tensor of factors by which it is multiplied: one for all, or one for each
+            row; None for none.
+    """
+
+    name: str
+    rows: tuple[tuple[int, int], ...]
+    scale: str | None = None
+
+    @property
+    def height(self) -> int:
+        """How many rows the parameter has."""
+        return sum(end - first for first, end in self.rows)

@@ -12,23 +12,22 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from maskora.ram import ram
 from maskora.streaming.blocks import Block, Precision
-from maskora.streaming.converted import convert
 from maskora.streaming.demand import spread
 from maskora.streaming.engine import Streamer
-from maskora.streaming.keep import Keeper
 from maskora.streaming.memory import Pins, driver_of, host_buffer
 from maskora.streaming.plan import Placement
-from maskora.streaming.recompute import Recomputation, recompute_layers
+from maskora.streaming.recompute import Keeper, Recomputation, recompute_layers
 from maskora.streaming.sources import (
     BlockSource,
     CheckpointBlocks,
     HostBlocks,
     Reader,
     check_all,
+    convert,
 )
 from maskora.streaming.transfer import Transfer
+from maskora.system import ram
 
 log = logging.getLogger("maskora")
 HOST_RESERVE = 2**30  # bytes of RAM that are left to others when blocks move there during a run

@@ -1,12 +1,14 @@
 """The one training loop: encoded samples in, a LoRA out."""
 
 import logging
+import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite
+from types import FrameType, TracebackType
 from typing import Any
 
 import torch
@@ -16,21 +18,47 @@ from tqdm import tqdm
 from maskora import lora
 from maskora.errors import Fault, OutOfMemory
 from maskora.latents import EncodedSample
-from maskora.models import Transformer, VideoModel
+from maskora.method.objective import TIMESTEPS, draw_noise_level, flow_loss, mix, region_weights
+from maskora.models.registry import Transformer, VideoModel
 from maskora.models.times import at_times
 from maskora.streaming.out_of_memory import with_room
-from maskora.streaming.upload import upload_to
+from maskora.streaming.transfer import upload_to
+from maskora.system import INTERRUPTIONS
 from maskora.training.checkpoint import RunFolder
-from maskora.training.interruption import Interruption
-from maskora.training.objective import (
-    TIMESTEPS,
-    draw_noise_level,
-    flow_loss,
-    mix,
-    region_weights,
-)
 from maskora.training.optimizer import make_optimizer, restore, update
 from maskora.training.report import Report, StepMetrics, draw_loss
+
+log = logging.getLogger("maskora")
+
+
+class Interruption:
+    """While active, the first Ctrl-C (or SIGTERM, or Ctrl-Break) only asks; the second stops.
+
+    What was saved before stays whole either way.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> "Interruption":
+        self._before = {number: signal.signal(number, self._ask) for number in INTERRUPTIONS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        log.warning("interrupted: this step is finished and saved first (again: stop at once)")
+
 
 log = logging.getLogger("maskora")
 

@@ -11,10 +11,9 @@ from typing import IO
 import numpy as np
 
 from maskora.errors import UserError
-from maskora.video.color import ColorTags, scale_matrix
 from maskora.video.ffmpeg import complaints, ffmpeg_command, file_url, has_filter
 from maskora.video.images import read_image
-from maskora.video.probe import VideoInfo
+from maskora.video.probe import ColorTags, VideoInfo, scale_matrix
 
 LEAST_PIXEL_BOUND = 2**26  # pixels of a coded frame, whatever size it is shown at
 _SCALE_FLAGS = "lanczos+accurate_rnd+full_chroma_int+bitexact"

@@ -14,8 +14,8 @@ import numpy as np
 
 from maskora.errors import Fault
 from maskora.files import replacing
-from maskora.video.color import BT709, ColorTags, scale_matrix, sdr_tags
 from maskora.video.ffmpeg import complaints, ffmpeg_command, file_url
+from maskora.video.probe import BT709, ColorTags, scale_matrix, sdr_tags
 
 CLOSED = (errno.EPIPE, errno.EINVAL)  # of a pipe whose reader has gone; the second is Windows'
 

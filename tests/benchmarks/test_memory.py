@@ -22,7 +22,7 @@ from benchmarks.random_model import Size, write_random_model
 from benchmarks.report import markdown
 from benchmarks.runner import Base, Resident, ending
 from maskora.errors import OutOfMemory
-from maskora.models import open_model
+from maskora.models.registry import open_model
 from maskora.streaming.plan import RESIDENT, Placement
 
 CPU = torch.device("cpu")

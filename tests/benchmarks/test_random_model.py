@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 from benchmarks import random_model
 from benchmarks.random_model import Size, write_random_model
 from benchmarks.random_weights import WeightFile, write_weights
-from maskora.conditioning import motion_sample
 from maskora.errors import UserError
 from maskora.latents import TensorCache, encode_samples
-from maskora.models import open_model
+from maskora.method.conditioning import motion_sample
+from maskora.models.registry import open_model
 from maskora.sampling import Denoising, draw_noise
 
 CLASSES: dict[str, Any] = {

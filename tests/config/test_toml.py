@@ -91,7 +91,7 @@ def test_a_scalar_where_a_table_belongs_is_an_error(tmp_path: Path) -> None:
 
 def test_reading_a_configuration_imports_no_torch() -> None:
     code = (
-        "import sys; from maskora.commands import cli; from maskora.commands import check;"
+        "import sys; from maskora.app import cli; from maskora.app import check;"
         "assert 'torch' not in sys.modules and 'diffusers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

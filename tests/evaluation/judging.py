@@ -4,7 +4,7 @@ import numpy as np
 
 from maskora.evaluation.judge import Moment, Sight, Truth, judge
 from maskora.evaluation.measures import Numbers, gather
-from maskora.evaluation.presence import edit_colours
+from maskora.evaluation.metrics import edit_colours
 from tests.evaluation.scenes import Scene
 
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from maskora.evaluation.flow import following, measure_flow, warp_error
+from maskora.evaluation.metrics import following, measure_flow, warp_error
 
 WHERE = np.zeros((96, 128), bool)
 WHERE[20:76, 30:98] = True

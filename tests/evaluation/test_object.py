@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from maskora.evaluation.object import (
+from maskora.evaluation.metrics import (
     centroid_error,
     find_object,
     hit_rate,

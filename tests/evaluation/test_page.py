@@ -7,11 +7,18 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from maskora.evaluation.charts import drawn
 from maskora.evaluation.judge import Moment, Truth
 from maskora.evaluation.measures import gather
-from maskora.evaluation.pictures import Picture, pictures
-from maskora.evaluation.report import Report, as_json, as_page, report_on, summary
+from maskora.evaluation.report import (
+    Picture,
+    Report,
+    as_json,
+    as_page,
+    drawn,
+    pictures,
+    report_on,
+    summary,
+)
 
 FRAMES = 9
 

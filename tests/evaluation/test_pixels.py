@@ -12,7 +12,7 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
-from maskora.evaluation.pixels import compare, ssim
+from maskora.evaluation.metrics import compare, ssim
 
 EVERYWHERE = np.ones((48, 64), bool)
 

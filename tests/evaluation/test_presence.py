@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from maskora.evaluation.presence import change_kept, colours_kept, edit_colours
+from maskora.evaluation.metrics import change_kept, colours_kept, edit_colours
 from tests.evaluation.scenes import Scene, draw_scene
 
 LAST = -1

@@ -8,7 +8,7 @@ import pytest
 
 from maskora.evaluation.judge import Moment, Sight, judge
 from maskora.evaluation.measures import gather
-from maskora.evaluation.presence import edit_colours
+from maskora.evaluation.metrics import edit_colours
 from maskora.evaluation.verdict import bad_signs
 from maskora.video.probe import probe
 from maskora.video.read import read_frames

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from maskora.app.workspace import Source, Workspace
 from maskora.files import digest, sha256_file
 from maskora.masks.files import write_labels
 from maskora.video.images import write_png
 from maskora.video.write import write_lossless, write_mp4
-from maskora.workspace import Source, Workspace
 from tests.evaluation.scenes import FRAMES, HEIGHT, WIDTH, Scene
 
 

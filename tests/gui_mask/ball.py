@@ -3,9 +3,9 @@
 from fractions import Fraction
 from pathlib import Path
 
-from maskora.commands.prepare import prepare_workspace
+from maskora.app.prepare import prepare_workspace
+from maskora.app.workspace import Workspace
 from maskora.video.write import write_mp4
-from maskora.workspace import Workspace
 from tests.ball import draw_frame
 
 FRAMES = 9

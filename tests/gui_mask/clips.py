@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from maskora.commands.prepare import prepare_workspace
-from maskora.workspace import Workspace
+from maskora.app.prepare import prepare_workspace
+from maskora.app.workspace import Workspace
 
 
 def make_workspace(root: Path, clip: Path, model: Path, *overrides: str) -> Workspace:

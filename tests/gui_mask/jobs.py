@@ -1,7 +1,7 @@
 """What the supervising process has written down."""
 
 from gui_mask.supervise import Job
-from maskora.workspace import Workspace
+from maskora.app.workspace import Workspace
 
 
 def job_of(workspace: Workspace) -> Job:

@@ -11,12 +11,12 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, expect
 
+from maskora.app.workspace import Workspace
 from maskora.config import set_values
 from maskora.masks.files import read_labels
 from maskora.video.images import read_image, write_png
 from maskora.video.probe import probe
 from maskora.video.write import write_mp4
-from maskora.workspace import Workspace
 from tests.gui_mask.clips import make_workspace
 from tests.gui_mask.window import CHROMIUM, Server, Window, serving
 from tests.masks.trackers.tiny_sam2 import write_tiny_sam2

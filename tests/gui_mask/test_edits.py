@@ -12,14 +12,14 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from gui_mask import edits
+from maskora.app.workspace import Workspace, caption_beside
 from maskora.errors import Fault, UserError
 from maskora.masks.files import write_labels
 from maskora.video.fit import Placement, fit_image
 from maskora.video.images import image_size, read_image, write_png
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
-from maskora.workspace import Workspace, caption_beside
-from tests.commands.conftest import recolour
+from tests.app.conftest import recolour
 from tests.gui_mask.ball import prepare_ball
 from tests.system import posix_only
 

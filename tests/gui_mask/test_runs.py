@@ -12,11 +12,11 @@ from gui_mask import runs
 from gui_mask.joblog import Progress
 from gui_mask.processes import Process
 from gui_mask.runs import RunState
+from maskora.app.workspace import Workspace
 from maskora.errors import Fault, UserError
 from maskora.training.checkpoint import RunFolder
 from maskora.video.probe import probe
-from maskora.workspace import Workspace
-from tests.commands.conftest import recolour
+from tests.app.conftest import recolour
 from tests.gui_mask.ball import prepare_ball
 from tests.gui_mask.jobs import job_of
 from tests.system import IS_POSIX

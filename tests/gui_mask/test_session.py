@@ -13,17 +13,16 @@ from gui_mask.places import Places
 from gui_mask.region import Region, RegionPreview
 from gui_mask.session import STORE_EVERY, Session
 from gui_mask.sessions import MOST_OPEN, Sessions
-from maskora.commands import tracking
-from maskora.commands.hold import only_one
-from maskora.commands.masks import load_masks
-from maskora.commands.prepare import prepare_workspace
+from maskora.app import masking as tracking
+from maskora.app.masking import load_masks
+from maskora.app.prepare import prepare_workspace
+from maskora.app.workspace import Workspace, only_one
 from maskora.config import load_config, set_values
 from maskora.errors import UserError
 from maskora.masks.files import read_labels, write_labels
 from maskora.masks.prompts import Click
 from maskora.masks.shapes import final_masks
 from maskora.masks.tracking import Anchors, Silhouettes
-from maskora.workspace import Workspace
 from tests.gui_mask.clips import make_workspace
 from tests.masks.discs import DiscTracker
 

@@ -13,7 +13,7 @@ import pytest
 from gui_mask import runs, supervise
 from gui_mask.processes import Process, identify, start_child
 from gui_mask.supervise import Job, Supervisor, store
-from maskora.workspace import Workspace
+from maskora.app.workspace import Workspace
 from tests.gui_mask.jobs import job_of
 from tests.system import posix_only
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Route, expect
 
+from maskora.app.workspace import Workspace
 from maskora.masks.files import read_labels, write_labels
 from maskora.masks.shapes import static_box_labels
-from maskora.workspace import Workspace
 from tests.gui_mask.clips import make_workspace
 from tests.gui_mask.test_browser import BALL
 from tests.gui_mask.window import CHROMIUM, Server, Window, serving

@@ -9,7 +9,7 @@ from torch import Tensor
 from maskora import lora
 from maskora.lora import LoraWeights
 from maskora.models.names import Names
-from maskora.models.wan_names import WAN
+from maskora.models.wan.names import WAN
 from tests.lora.tiny import noise
 
 DOWN, UP = noise(0, 2, 24), noise(1, 24, 2)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from maskora import lora
 from maskora.lora import LoraWeights, Update
-from maskora.models.hunyuan_names import HUNYUAN
+from maskora.models.hunyuan.names import HUNYUAN
 from tests.lora.tiny import KINDS, Kind, linears, noise, random_lora
 
 WAN_TARGETS = r"blocks\.\d+\.(attn[12]\.(to_q|to_k|to_v|to_out\.0)|ffn\.net\.(0\.proj|2))"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from maskora import lora
 from maskora.errors import UserError
-from maskora.models.hunyuan_names import HUNYUAN
+from maskora.models.hunyuan.names import HUNYUAN
 from tests.lora.files import DOWN, UP, pair, written
 
 ALPHA = "blocks.0.attn1.to_q.alpha"

@@ -13,10 +13,10 @@ from diffusers import (
 from torch import Tensor, nn
 
 from maskora.lora import LoraWeights, Update
-from maskora.models.hunyuan15_names import HUNYUAN15
-from maskora.models.hunyuan_names import HUNYUAN
+from maskora.models.hunyuan.names import HUNYUAN
+from maskora.models.hunyuan15.names import HUNYUAN15
 from maskora.models.names import Names
-from maskora.models.wan_names import WAN
+from maskora.models.wan.names import WAN
 
 FRAMES, HEIGHT, WIDTH, WORDS = 2, 4, 6, 5
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from maskora.masks import Labels
 from maskora.masks.prompts import Box, Prompt
-from maskora.masks.silhouettes import Silhouette
+from maskora.masks.shapes import Silhouette
 from maskora.masks.tracking import Anchors, Silhouettes, split
 
 RADIUS = 4

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskora.masks.silhouettes import (
+from maskora.masks.shapes import (
     clean_silhouettes,
     frame_ranges,
     hull,

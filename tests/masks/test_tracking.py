@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from maskora.masks import Labels
 from maskora.masks.prompts import Prompt
-from maskora.masks.silhouettes import Silhouette
+from maskora.masks.shapes import Silhouette
 from maskora.masks.trackers.simple import SimpleTracker
 from maskora.masks.tracking import Anchors, Silhouettes, Tracker, combine, follow, split
 from tests.ball import draw_frame, draw_mask

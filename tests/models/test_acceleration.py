@@ -9,12 +9,12 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from maskora import lora
-from maskora.commands.effects import accelerate
-from maskora.commands.infer import told_skipped
+from maskora.app.effects import accelerate
+from maskora.app.infer import told_skipped
 from maskora.config import Config
 from maskora.errors import UserError
-from maskora.models import ModelInputs, Transformer, VideoModel
 from maskora.models.acceleration import Acceleration, use_attention, use_cache
+from maskora.models.registry import ModelInputs, Transformer, VideoModel
 from maskora.sampling import Denoising, draw_noise
 from maskora.streaming.plan import RESIDENT, Placement
 from tests.streaming.driving import answer, opened

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from maskora.errors import UserError
-from maskora.models import Cue, VideoModel, open_model
+from maskora.models.registry import Cue, VideoModel, open_model
 from maskora.models.tiny import write_tiny_model
 from tests.models import tiny_hunyuan, tiny_hunyuan15
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import WanTransformer3DModel
 
-from maskora.models.wan21 import ATTENTION, FEED_FORWARD
+from maskora.models.wan.model import ATTENTION, FEED_FORWARD
 
 SIZES = {
     "Wan2.1-I2V-14B": {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40},

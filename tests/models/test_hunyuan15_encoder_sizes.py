@@ -17,8 +17,8 @@ from transformers import (
     T5EncoderModel,
 )
 
-from maskora.models import open_source
 from maskora.models.hunyuan15_sizes import Hunyuan15Sizes
+from maskora.models.registry import open_source
 from maskora.streaming.blocks import Block, precise
 from tests.models.counting import make_fake, on_meta, peak_of
 from tests.models.published_hunyuan15 import GLYPHS, IMAGE, TEXT, write_published

@@ -16,11 +16,11 @@ from diffusers import (
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from maskora.conditioning import Sample, inference_sample, to_unit
 from maskora.errors import UserError
 from maskora.latents import TensorCache, encode_cues, encode_samples
-from maskora.models import Cue, open_model
-from maskora.models.hunyuan15_encoders import INSTRUCTION
+from maskora.method.conditioning import Sample, inference_sample, to_unit
+from maskora.models.hunyuan15.encoders import INSTRUCTION
+from maskora.models.registry import Cue, open_model
 from maskora.sampling import Denoising, draw_noise
 from maskora.streaming.plan import Placement
 from tests.models import tiny_hunyuan15

@@ -14,10 +14,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from maskora import lora
-from maskora.models import open_source, read_sizes
-from maskora.models.hunyuan15 import ATTENTION, FEED_FORWARD
-from maskora.models.hunyuan15_attention import UnpaddedAttention
+from maskora.models.hunyuan15.model import ATTENTION, FEED_FORWARD, UnpaddedAttention
 from maskora.models.hunyuan15_sizes import Hunyuan15Sizes
+from maskora.models.registry import open_source, read_sizes
 from maskora.streaming.blocks import Block, precise
 from maskora.streaming.formats import FORMATS
 from maskora.streaming.recompute import recompute_layers

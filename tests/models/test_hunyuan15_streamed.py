@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from maskora import lora
-from maskora.conditioning import motion_sample
 from maskora.latents import EncodedSample, TensorCache, encode_samples
-from maskora.models import ModelInputs, Transformer, VideoModel, open_model
-from maskora.models.hunyuan15_attention import UnpaddedAttention
+from maskora.method.conditioning import motion_sample
+from maskora.models.hunyuan15.model import UnpaddedAttention
+from maskora.models.registry import ModelInputs, Transformer, VideoModel, open_model
 from maskora.sampling import Denoising, draw_noise
 from maskora.streaming.plan import Placement
 from maskora.training.checkpoint import RunFolder

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import CLIPTextModel, LlavaModel
 
-from maskora.models import open_source
 from maskora.models.hunyuan_encoder_sizes import TEMPLATE_TOKENS
 from maskora.models.hunyuan_sizes import HunyuanSizes
+from maskora.models.registry import open_source
 from maskora.streaming.blocks import Block, precise
 from tests.models import published_hunyuan as published
 from tests.models.counting import make_fake, on_meta, peak_of

@@ -14,9 +14,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from maskora import lora
-from maskora.conditioning import Sample, inference_sample, motion_sample, to_unit
 from maskora.latents import TensorCache, encode_cues, encode_samples
-from maskora.models import Context, Cue, open_model
+from maskora.method.conditioning import Sample, inference_sample, motion_sample, to_unit
+from maskora.models.registry import Context, Cue, open_model
 from maskora.sampling import Denoising, draw_noise
 from maskora.training.loop import sample_loss
 from tests.models import tiny_hunyuan

@@ -12,9 +12,9 @@ from diffusers import HunyuanVideoTransformer3DModel
 from torch import Tensor
 
 from maskora import lora
-from maskora.conditioning import motion_sample
 from maskora.latents import EncodedSample, TensorCache, encode_samples
-from maskora.models import Transformer, VideoModel, open_model
+from maskora.method.conditioning import motion_sample
+from maskora.models.registry import Transformer, VideoModel, open_model
 from maskora.sampling import Denoising, draw_noise
 from maskora.streaming.plan import RESIDENT, Placement
 from maskora.training.loop import sample_loss

@@ -15,10 +15,10 @@ from diffusers.loaders.single_file_utils import (
 )
 from torch import Tensor, nn
 
-from maskora.models.hunyuan15_names import HUNYUAN15
-from maskora.models.hunyuan_names import HUNYUAN
+from maskora.models.hunyuan.names import HUNYUAN
+from maskora.models.hunyuan15.names import HUNYUAN15
 from maskora.models.names import Names
-from maskora.models.wan_names import WAN
+from maskora.models.wan.names import WAN
 
 Make = Callable[[], nn.Module]
 

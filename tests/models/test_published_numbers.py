@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from maskora.config import build_config, load_config
-from maskora.models import read_sizes
 from maskora.models.published import PUBLISHED
-from tests.commands.test_configs import BASES, CONFIGS, NAMES
+from maskora.models.registry import read_sizes
+from tests.app.test_configs import BASES, CONFIGS, NAMES
 
 
 def test_every_configuration_that_is_shipped_has_its_numbers() -> None:

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from maskora.errors import UserError
-from maskora.models import open_model, read_sizes
-from maskora.models.settings import hunyuan, hunyuan15, wan
-from maskora.models.settings.checking import Settings
+from maskora.models.checks import Settings
+from maskora.models.hunyuan import checks as hunyuan
+from maskora.models.hunyuan15 import checks as hunyuan15
+from maskora.models.registry import open_model, read_sizes
+from maskora.models.wan import checks as wan
 from tests.models.damaging import (
     FULL,
     MISSING,

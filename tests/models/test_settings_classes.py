@@ -7,8 +7,11 @@ import diffusers
 import pytest
 import transformers
 
-from maskora.models.settings import hunyuan, hunyuan15, shared, wan
-from maskora.models.settings.checking import Settings
+from maskora.models import checks as shared
+from maskora.models.checks import Settings
+from maskora.models.hunyuan import checks as hunyuan
+from maskora.models.hunyuan15 import checks as hunyuan15
+from maskora.models.wan import checks as wan
 
 
 def defaults_of(kind: Any) -> dict[str, Any]:

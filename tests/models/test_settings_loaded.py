@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from maskora.errors import UserError
-from maskora.models import open_model
+from maskora.models.registry import open_model
 from tests.models.damaging import (
     FULL,
     NEWER,

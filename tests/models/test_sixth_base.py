@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 import maskora.models as models
-from maskora.conditioning import inference_sample, to_unit
 from maskora.latents import TensorCache, encode_samples
+from maskora.method.conditioning import inference_sample, to_unit
 from maskora.sampling import Denoising, draw_noise
 from maskora.streaming.plan import RESIDENT, Placement
 
@@ -108,12 +108,12 @@ def copy(tmp_path: Path) -> Path:
     (copy / "tests/models/tiny_skyreels.py").write_text(WRITER)
     imported = "from tests.models import tiny_skyreels\n"
     put_before(
-        copy / "tests/commands/test_bases.py",
+        copy / "tests/app/test_bases.py",
         ("from tests.models import tiny_hunyuan", imported),
         ("    else:\n        write_tiny_model(", BRANCH),
     )
     entries = '    "hunyuan-video-i2v": published_hunyuan.'
-    put_before(copy / "tests/commands/test_configs.py", (entries, ENTRY))
+    put_before(copy / "tests/app/test_configs.py", (entries, ENTRY))
     return copy
 
 
@@ -121,12 +121,12 @@ def copy(tmp_path: Path) -> Path:
 def test_the_guide_followed_to_the_letter_leaves_no_test_red(copy: Path) -> None:
     """The tests that know every base, in the copy, of the copy's own package."""
     command = [
-        sys.executable, "-m", "pytest", "-q", "-rA", "tests/commands/test_bases.py",
-        "tests/commands/test_configs.py", "-k", "skyreels or every_family",
+        sys.executable, "-m", "pytest", "-q", "-rA", "tests/app/test_bases.py",
+        "tests/app/test_configs.py", "-k", "skyreels or every_family",
     ]  # fmt: skip
     result = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert f"test_a_base_carries_an_edit_through_a_real_clip[{FAMILY}]" in result.stdout or (
         "the real clips are not here" in result.stdout
     )
-    assert result.stdout.count("PASSED tests/commands/test_configs.py") == 3
+    assert result.stdout.count("PASSED tests/app/test_configs.py") == 3

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from maskora import lora
-from maskora.models import open_model
+from maskora.models.registry import open_model
 from maskora.models.times import at_times
 from maskora.streaming.plan import RESIDENT, Placement
 from maskora.training.loop import sample_loss

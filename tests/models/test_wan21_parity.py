@@ -16,9 +16,9 @@ from diffusers import (
 from PIL import Image
 
 from maskora import lora
-from maskora.conditioning import Sample, inference_sample, motion_sample, to_unit
 from maskora.latents import TensorCache, encode_cues, encode_samples
-from maskora.models import Cue, open_model
+from maskora.method.conditioning import Sample, inference_sample, motion_sample, to_unit
+from maskora.models.registry import Cue, open_model
 from maskora.sampling import Denoising, draw_noise
 from maskora.training.loop import sample_loss
 

@@ -13,9 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from maskora import lora
-from maskora.models import open_source, read_sizes
-from maskora.models.settings.wan import WanTransformer as Settings
-from maskora.models.wan21 import ATTENTION, FEED_FORWARD
+from maskora.models.registry import open_source, read_sizes
+from maskora.models.wan.checks import WanTransformer as Settings
+from maskora.models.wan.model import ATTENTION, FEED_FORWARD
 from maskora.models.wan21_sizes import WanSizes
 from maskora.models.wan21_transformer_sizes import Transformer
 from maskora.streaming.blocks import Block, precise

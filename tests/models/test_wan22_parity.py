@@ -12,10 +12,10 @@ from diffusers import WanImageToVideoPipeline
 from PIL import Image
 from torch import Tensor
 
-from maskora.conditioning import inference_sample, to_unit
 from maskora.errors import UserError
 from maskora.latents import TensorCache, encode_cues, encode_samples
-from maskora.models import Cue, VideoModel, open_model
+from maskora.method.conditioning import inference_sample, to_unit
+from maskora.models.registry import Cue, VideoModel, open_model
 from maskora.models.tiny import write_tiny_model
 from maskora.sampling import Denoising, draw_noise
 from tests.test_sampling import SHAPE, noisy_sample

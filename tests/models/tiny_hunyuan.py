@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from maskora.models.building import without_bars
-from maskora.models.hunyuan_prompts import TEMPLATE
+from maskora.models.hunyuan.encoders import TEMPLATE
 
 TEXT_DIM, POOLED_DIM = 32, 16
 BEGIN, PAD, PICTURE = "<|begin_of_text|>", "<pad>", "<image>"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskora.models import ModelInputs, Transformer, VideoModel, open_model
+from maskora.models.registry import ModelInputs, Transformer, VideoModel, open_model
 from maskora.streaming.plan import Placement
 
 

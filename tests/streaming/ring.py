@@ -7,9 +7,8 @@ from maskora.errors import Fault
 from maskora.streaming.blocks import Block, precise
 from maskora.streaming.demand import spread
 from maskora.streaming.engine import Streamer
-from maskora.streaming.keep import Keeper
 from maskora.streaming.memory import Pins
-from maskora.streaming.recompute import Recomputation
+from maskora.streaming.recompute import Keeper, Recomputation
 from maskora.streaming.transfer import Transfer
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from maskora.errors import Fault
-from maskora.streaming import converted
+from maskora.streaming import sources as converted
 from maskora.streaming.plan import Placement
 from tests.streaming.driving import answer, opened
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from maskora.errors import Fault
 from maskora.streaming.demand import spread
 from maskora.streaming.engine import order_from
-from maskora.streaming.keep import Keeper, Kept
+from maskora.streaming.recompute import Keeper, Kept
 from maskora.streaming.transfer import Transfer
 from tests.streaming.ring import WIDTH, Model
 

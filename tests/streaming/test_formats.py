@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from maskora.errors import Fault, UserError
-from maskora.streaming import encodings
+from maskora.streaming import formats as encodings
 from maskora.streaming.formats import FORMATS, stored_bytes
 
 NF4 = pytest.param(

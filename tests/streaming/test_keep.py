@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskora.streaming import keep
-from maskora.streaming.keep import Keeper, Kept
+from maskora.streaming import recompute as keep
 from maskora.streaming.memory import Pins
+from maskora.streaming.recompute import Keeper, Kept
 from maskora.streaming.transfer import Transfer
 from tests.streaming.drivers import Quota
 from tests.streaming.ring import CPU, WIDTH, Model

@@ -12,9 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from maskora import lora
-from maskora.models import VideoModel
+from maskora.models.registry import VideoModel
 from maskora.models.tiny import write_tiny_model
-from maskora.streaming import keep, sources, staging
+from maskora.streaming import recompute as keep
+from maskora.streaming import sources
+from maskora.streaming import transfer as staging
 from maskora.streaming.plan import Placement
 from tests.streaming.driving import answer, empty_inputs, opened
 

@@ -116,7 +116,7 @@ def machine(
     streamed: int = BLOCKS,
 ) -> Machine:
     driver = Quota(int(quota * GB))
-    monkeypatch.setattr("maskora.streaming.staging.STAGING_PIECE", PIECE)
+    monkeypatch.setattr("maskora.streaming.transfer.STAGING_PIECE", PIECE)
     monkeypatch.setattr("maskora.streaming.supply.driver_of", lambda device: driver)
     with torch.device("meta"):
         model = Deep().requires_grad_(False)

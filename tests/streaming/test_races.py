@@ -191,7 +191,7 @@ def test_events_order_every_two_uses_of_a_buffer(
 
     Kept inputs wait in pinned memory, or in memory that could not be pinned.
     """
-    monkeypatch.setattr("maskora.streaming.staging.STAGING_PIECE", piece)
+    monkeypatch.setattr("maskora.streaming.transfer.STAGING_PIECE", piece)
     world = World()
     transfer = recorder(world)
     monkeypatch.setattr("maskora.streaming.engine.Transfer", transfer)

@@ -8,20 +8,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from maskora.models.building import Renamed
-from maskora.streaming.blocks import Block, precise
-from maskora.streaming.checkpoint import Checkpoint
-from maskora.streaming.converted import convert
-from maskora.streaming.header import read_header
-from maskora.streaming.layout import ALIGNMENT
-from maskora.streaming.places import Place
+from maskora.streaming.blocks import ALIGNMENT, Block, precise
+from maskora.streaming.checkpoint import Checkpoint, Translated
+from maskora.streaming.header import Place, read_header
 from maskora.streaming.sources import (
     BlockSource,
     CheckpointBlocks,
     HostBlocks,
     ModuleReader,
     Reader,
+    convert,
 )
-from maskora.streaming.translated import Translated
 
 CPU = torch.device("cpu")
 PREFIX = "block."

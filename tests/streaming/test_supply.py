@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, CLIPVisionModel, UMT5EncoderModel
 from maskora import lora
 from maskora.errors import Fault
 from maskora.latents import TensorCache, encode_videos
-from maskora.models import Cue, Transformer, VideoModel
+from maskora.models.registry import Cue, Transformer, VideoModel
 from maskora.streaming.blocks import precise
 from maskora.streaming.formats import FORMATS, StoredLinear
 from maskora.streaming.plan import Placement

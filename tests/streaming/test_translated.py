@@ -10,13 +10,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from maskora.errors import Fault, UserError
-from maskora.streaming import checkpoint, translated
+from maskora.streaming import checkpoint
+from maskora.streaming import checkpoint as translated
 from maskora.streaming.blocks import precise
-from maskora.streaming.checkpoint import Checkpoint
-from maskora.streaming.header import read_header
-from maskora.streaming.pickled import read_pickled
-from maskora.streaming.places import Place
-from maskora.streaming.translated import Translated
+from maskora.streaming.checkpoint import Checkpoint, Translated, read_pickled
+from maskora.streaming.header import Place, read_header
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 WIDTH = 10

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskora.streaming.upload import Upload
+from maskora.streaming.transfer import Upload
 
 FULL = "CUDA error: out of memory"
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from maskora.conditioning import motion_sample
 from maskora.latents import EncodedSample, TensorCache, encode_samples
-from maskora.models import VideoModel, open_model
+from maskora.method.conditioning import motion_sample
+from maskora.models.registry import VideoModel, open_model
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from maskora import lora
 from maskora.errors import Fault, UserError
 from maskora.latents import EncodedSample
-from maskora.models import VideoModel
+from maskora.models.registry import VideoModel
 from maskora.training import loop
 from maskora.training.checkpoint import RunFolder
 from maskora.training.loop import (

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from maskora import lora
-from maskora.commands.stages import LOSS_SCALE
+from maskora.app.fingerprints import LOSS_SCALE
 from maskora.latents import EncodedSample
-from maskora.models import VideoModel, open_model
+from maskora.models.registry import VideoModel, open_model
 from maskora.training import optimizer
 from maskora.training.loop import choose_uniformly, sample_loss, train_step
 from tests.training.test_loop import PLAN

@@ -16,8 +16,8 @@ from torch import Tensor
 from maskora import lora
 from maskora.errors import Fault, OutOfMemory
 from maskora.latents import EncodedSample, TensorCache, decode_video, encode_videos
-from maskora.models import VideoModel, open_model
 from maskora.models.acceleration import Acceleration, use_cache
+from maskora.models.registry import VideoModel, open_model
 from maskora.sampling import Denoising, draw_noise
 from maskora.streaming.engine import Streamer
 from maskora.streaming.out_of_memory import ran_out_of, with_room

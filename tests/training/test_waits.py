@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from maskora import lora
-from maskora.conditioning import Sample, motion_sample
 from maskora.latents import EncodedSample, TensorCache, encode_samples
-from maskora.models import VideoModel, open_model
+from maskora.method.conditioning import Sample, motion_sample
+from maskora.models.registry import VideoModel, open_model
 from maskora.models.tiny import write_tiny_model
 from maskora.sampling import Denoising, draw_noise
 from maskora.streaming.plan import Placement

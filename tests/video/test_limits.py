@@ -15,9 +15,8 @@ from PIL import Image
 
 from maskora.errors import UserError
 from maskora.video import read, untrusted
-from maskora.video.clock import read_clock
 from maskora.video.limits import Limits
-from maskora.video.probe import probe
+from maskora.video.probe import probe, read_clock
 from maskora.video.read import read_frames
 from maskora.video.untrusted import check_untrusted
 

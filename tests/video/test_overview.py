@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from maskora.video.overview import contact_sheet
+from maskora.video.composite import contact_sheet
 
 
 def test_a_sheet_shows_frames_boxes_and_numbers() -> None:

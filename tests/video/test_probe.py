@@ -10,10 +10,9 @@ import pytest
 from PIL import Image
 
 from maskora.errors import UserError
-from maskora.video.color import ColorTags
 from maskora.video.ffmpeg import has_filter
 from maskora.video.images import write_png
-from maskora.video.probe import VideoInfo, probe
+from maskora.video.probe import ColorTags, VideoInfo, probe
 from maskora.video.read import read_frames
 
 Pattern = Callable[..., Path]

@@ -6,12 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskora.video.timing import (
-    choose_rate,
-    constant_rate_picks,
-    is_constant,
-    nearest_usual_rate,
-)
+from maskora.video.probe import choose_rate, constant_rate_picks, is_constant, nearest_usual_rate
 
 RATES = st.sampled_from([Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(60)])
 SPACINGS = st.lists(st.floats(0.005, 0.2), min_size=1, max_size=60)

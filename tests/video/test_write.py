@@ -15,9 +15,8 @@ import pytest
 
 from maskora.errors import Fault
 from maskora.video import write
-from maskora.video.color import BT709, ColorTags
 from maskora.video.ffmpeg import ffmpeg_command
-from maskora.video.probe import probe
+from maskora.video.probe import BT709, ColorTags, probe
 from maskora.video.read import read_frames
 from maskora.video.write import AudioClip, write_lossless, write_mp4
 from tests.system import posix_only

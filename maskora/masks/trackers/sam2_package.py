@@ -22,9 +22,9 @@ from maskora import devices
 from maskora.errors import UserError
 from maskora.masks import Labels
 from maskora.masks.prompts import Box, Click, Prompt
-from maskora.masks.silhouettes import Silhouette
+from maskora.masks.shapes import Silhouette
 from maskora.masks.trackers import KEY
-from maskora.masks.trackers.sam2_original import read
+from maskora.masks.trackers.sam2 import read
 from maskora.masks.tracking import Anchors, Silhouettes
 
 INSTALL = "git clone https://github.com/facebookresearch/sam2.git; there: pip install -e ."

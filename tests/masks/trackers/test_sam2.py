@@ -15,8 +15,7 @@ from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenc
 from maskora.errors import UserError
 from maskora.masks.prompts import Box, Click
 from maskora.masks.trackers import open_tracker
-from maskora.masks.trackers.sam2 import Sam2Tracker
-from maskora.masks.trackers.sam2_files import Preparation, read_preparation
+from maskora.masks.trackers.sam2 import Preparation, Sam2Tracker, read_preparation
 from tests.masks.trackers.tiny_sam2 import PREPARATION, SIDE, write_tiny_sam2
 
 FRAMES, HEIGHT, WIDTH = 5, 48, 80

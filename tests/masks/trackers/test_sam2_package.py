@@ -13,7 +13,7 @@ from PIL import Image
 from maskora.errors import UserError
 from maskora.masks.prompts import Box, Click
 from maskora.masks.trackers import open_tracker
-from maskora.masks.trackers.sam2_original import config_name, read
+from maskora.masks.trackers.sam2 import config_name, read
 from maskora.masks.trackers.sam2_package import _as_arguments, _write_frames
 
 CLIP = np.random.default_rng(0).integers(0, 256, (3, 48, 80, 3), np.uint8)

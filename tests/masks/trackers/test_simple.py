@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskora.masks.prompts import Box, Click
-from maskora.masks.silhouettes import silhouette_box
+from maskora.masks.shapes import silhouette_box
 from maskora.masks.trackers.simple import SimpleTracker
 from maskora.video.fit import auto_size, fit_image, place
 from maskora.video.probe import probe

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from maskora.masks.prompts import Box, Click, Prompt
-from maskora.masks.silhouettes import Silhouette, silhouette_box
-from maskora.masks.trackers.backdrop import Backdrop, camera
+from maskora.masks.shapes import Silhouette, silhouette_box
+from maskora.masks.trackers.carry import Backdrop, camera
 from maskora.masks.trackers.simple import SimpleTracker
 from maskora.video.fit import fit_image, place
 from maskora.video.probe import probe

@@ -1,0 +1,441 @@
+"""batch: many edits in turn, each in a process of its own, so that a failing one stops no other."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+import typer
+
+import maskora
+from maskora import devices
+from maskora.app.workspace import IMAGE_SUFFIXES, Workspace
+from maskora.errors import Fault, UserError
+from maskora.files import is_hidden, replacing, write_text
+from maskora.system import INTERRUPTIONS
+
+INTERRUPTED = 130  # the exit status after Ctrl-C or SIGTERM
+
+
+def run_maskora(words: Sequence[str], log: IO[bytes] | None = None) -> int:
+    """Run `maskora WORDS…` to its end, whatever it is.
+
+    Ctrl-C reaches the whole group of processes at a terminal, on Windows too: this process then
+    waits until the command has saved what it wants to save. SIGTERM, which is sent to one process,
+    is passed on.
+
+    Args:
+        log: where the command's output and errors go, in UTF-8; None for where this process's go.
+
+    Returns:
+        its exit status; 130 where this process was interrupted meanwhile. Negative: a POSIX signal
+        killed it.
+    """
+    with _listening() as (asked, children):
+        child = subprocess.Popen(
+            [*program(), *words],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=None if log is None else subprocess.STDOUT,
+            env=os.environ if log is None else _in_utf8(),
+        )
+        children.append(child)
+        if signal.SIGTERM in asked:  # before there was anybody to pass it on to
+            child.terminate()
+        status = child.wait()
+    return INTERRUPTED if asked else status
+
+
+def told_crash(name: str, status: int) -> str | None:
+    """What a command could not say itself; None where it has ended as commands do."""
+    if status in (0, 1, 2, INTERRUPTED):
+        return None
+    code = f"signal {-status}" if status < 0 else f"status {status:#x}"
+    return (
+        f"maskora {name} was killed or has crashed ({code}); often the memory was full. "
+        f"The same command continues"
+    )
+
+
+def program() -> list[str]:
+    """What runs maskora in another process: this interpreter, and this copy of the package.
+
+    Python's -P keeps it from importing what happens to lie in the current folder.
+    """
+    at_home = Path(maskora.__file__).parents[1].samefile(Path.cwd())
+    return [sys.executable, *([] if at_home else ["-P"]), "-m", "maskora"]
+
+
+@contextmanager
+def _listening() -> Iterator[tuple[list[int], list[subprocess.Popen[bytes]]]]:
+    """While active, interruptions are noted in the first list; SIGTERM goes on to the second."""
+    asked: list[int] = []
+    children: list[subprocess.Popen[bytes]] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        if number == signal.SIGTERM:
+            for child in children:
+                child.terminate()
+
+    heard = [number for number in INTERRUPTIONS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, hear) for number in heard}
+    try:
+        yield asked, children
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _in_utf8() -> dict[str, str]:
+    """The environment of a command whose output is kept, which is UTF-8 on every system."""
+    return {**os.environ, "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
+
+
+FOR_PREPARE = ("--base", "--frames", "--size", "--caption", "--edited-caption")
+REPEATABLE = ("--click", "--keyframe", "--set")
+OPTIONS = ("--mask", "--workspace", "--device", *FOR_PREPARE, *REPEATABLE)
+SEE = "maskora edit --help lists the options"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is wanted, checked as far as it can be before any work.
+
+    Attributes:
+        region, clicks, options, settings, device: words for the commands: `--box`, `--mask` or
+            nothing; `--click …`; the options of `prepare`; `--set …`; `--device` or nothing.
+        edits: frame of the workspace -> edited image. Frame 0 is there.
+    """
+
+    video: str
+    region: list[str]
+    clicks: list[str]
+    options: list[str]
+    settings: list[str]
+    device: list[str]
+    edits: dict[int, Path]
+    output: Path
+    workspace: Workspace
+
+
+def edit_video(words: Sequence[str]) -> None:
+    """Prepare, track what was clicked, train and infer; or continue where that stands.
+
+    Args:
+        words: the command line after `maskora edit`.
+
+    Raises:
+        UserError: the line is wrong; then nothing has begun.
+        Fault: a stage was killed.
+        typer.Exit: a stage has failed, and has said why.
+    """
+    order = read_order(words)
+    workspace, settings = order.workspace, order.settings
+    if workspace.config.is_file():
+        _say(f"{workspace.root} is prepared already: continuing with it")
+    else:
+        _say(f"preparing {workspace.root}")
+        where = [order.video, str(workspace.root)]
+        _run("prepare", *where, *order.region, *order.options, *settings)
+        settings = []  # they are in the workspace's configuration now
+    if order.clicks and not workspace.mask_record.is_file():
+        _say("following what was clicked")
+        _run("track", str(workspace.root), *order.clicks, *settings)
+    for frame, image in order.edits.items():
+        place_edit(workspace, frame, image)
+    config = ["--config", str(workspace.config), *order.device, *settings]
+    _say("training")
+    _run("train", *config, "--stage", "all", "--resume")
+    _say(f"making {order.output}")
+    _run("infer", *config, "--output", str(order.output))
+    _say(f"done: {order.output}")
+
+
+def read_order(words: Sequence[str]) -> Order:
+    """The command line, understood. Raises UserError."""
+    places, given = split_words(words)
+    masks, clicks = given["--mask"][-1:], given["--click"]
+    if masks and clicks:
+        raise UserError("--mask and --click: give one of them")
+    named = next((f" beside {name}" for name in ("--mask", "--click") if given[name]), "")
+    wanted = ["VIDEO", *([] if named else ["X,Y,W,H"]), "EDITED_FRAME", "OUT.mp4"]
+    if len(places) != len(wanted):
+        raise UserError(f"expected {' '.join(wanted)}{named}, got {len(places)} of them ({SEE})")
+    video, *box, edited, output = places
+    if not Path(video).exists():
+        raise UserError(f"no such video: {video}")
+    if Path(output).suffix.lower() != ".mp4":
+        raise UserError(f"the output is an .mp4 file, not {output}")
+    for device in given["--device"]:
+        devices.parse(device)
+    root = Path([str(Path(output).with_suffix(".work")), *given["--workspace"]][-1])
+    return Order(
+        video=video,
+        region=_region(box, masks),
+        clicks=[word for click in clicks for word in ("--click", click)],
+        options=[word for name in FOR_PREPARE for one in given[name][-1:] for word in (name, one)],
+        settings=[word for setting in given["--set"] for word in ("--set", setting)],
+        device=[word for one in given["--device"][-1:] for word in ("--device", one)],
+        edits={0: _image(edited), **dict(_keyframe(text) for text in given["--keyframe"])},
+        output=Path(output),
+        workspace=Workspace(root),
+    )
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """The places, and option -> all values that it was given. Raises UserError.
+
+    Options may stand anywhere on the line, also after a lone --.
+    """
+    places: list[str] = []
+    given: dict[str, list[str]] = {name: [] for name in OPTIONS}
+    waiting = iter(words)
+    for word in waiting:
+        name, sign, value = word.partition("=")
+        if word == "--":
+            continue
+        if not word.startswith("-"):
+            places.append(word)
+            continue
+        if name not in given:
+            raise UserError(f"unknown option {name} ({SEE})")
+        if not sign:
+            try:
+                value = next(waiting)
+            except StopIteration:
+                raise UserError(f"{name} needs a value ({SEE})") from None
+        given[name].append(value)
+    return places, given
+
+
+def _region(box: list[str], masks: list[str]) -> list[str]:
+    for text in box:
+        if not re.fullmatch(r"[0-9]+(,[0-9]+){3}", text):
+            raise UserError(f"the box is written X,Y,W,H in pixels, not {text}")
+        return ["--box", text]
+    for mask in masks:
+        if not Path(mask).exists():
+            raise UserError(f"no such mask: {mask}")
+        return ["--mask", mask]
+    return []
+
+
+def _keyframe(text: str) -> tuple[int, Path]:
+    number, _, path = text.partition("=")
+    if not (re.fullmatch(r"[0-9]+", number) and path):
+        raise UserError(f"--keyframe is written N=IMAGE (24=frame24.png), not {text}")
+    return int(number), _image(path)
+
+
+def _image(path: str) -> Path:
+    if not Path(path).is_file():
+        raise UserError(f"no such image: {path}")
+    if Path(path).suffix.lower() not in IMAGE_SUFFIXES:
+        raise UserError(f"not a png, jpg or webp image: {path}")
+    return Path(path)
+
+
+def place_edit(workspace: Workspace, frame: int, image: Path) -> None:
+    """An edited image becomes a frame's edit, in place of an earlier one."""
+    target = workspace.edited_frame(None, frame, image.suffix.lower())
+    earlier = [path for path in workspace.edits_dir.glob("*") if _is_frame(path, frame)]
+    if not any(path.samefile(image) for path in earlier):
+        with replacing(target) as scratch:
+            shutil.copyfile(image, scratch)
+        image = target
+    for path in earlier:
+        if not path.samefile(image):
+            path.unlink()
+
+
+def _is_frame(path: Path, frame: int) -> bool:
+    """Whether this is a frame's edited image, however a person wrote its number."""
+    return (
+        path.suffix.lower() in IMAGE_SUFFIXES
+        and re.fullmatch(r"[0-9]+", path.stem) is not None
+        and int(path.stem) == frame
+    )
+
+
+def _run(*words: str) -> None:
+    """One stage. Raises typer.Exit with its status, or Fault where it could not say anything."""
+    status = run_maskora(words)
+    if crash := told_crash(words[0], status):
+        raise Fault(crash)
+    if status:
+        raise typer.Exit(status)
+
+
+def _say(text: str) -> None:
+    print(f"edit: {text}", flush=True)
+
+
+VIDEOS = ("video.mp4", "video.mov", "video.mkv", "video.webm")
+EDITED = tuple(f"edited{suffix}" for suffix in IMAGE_SUFFIXES)
+PLACES = ("box.txt", "clicks.txt", "mask")
+SEE_BATCH = "maskora batch --help"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table at the end; `last` is the output, or what went wrong."""
+
+    job: str
+    done: bool
+    seconds: float
+    last: str
+
+
+def run_batch(words: Sequence[str]) -> None:
+    """Run every job of a folder.
+
+    Args:
+        words: the command line after `maskora batch`.
+
+    Raises:
+        UserError: the line is wrong; then nothing has begun.
+        typer.Exit: with 1 where jobs have failed, with 130 where they were interrupted.
+    """
+    jobs, out, common = read_line(words)
+    out.mkdir(parents=True, exist_ok=True)
+    lines: list[Line] = []
+    interrupted = False
+    for job in jobs:
+        log = out / f"{job.name}.log"
+        print(f"batch: {job.name} (log: {log})", flush=True)
+        started = time.monotonic()
+        output = out / f"{job.name}.mp4"
+        status = run_job(job, output, log, common)
+        last = last_line(log) if status else str(output)
+        lines.append(Line(job.name, not status, time.monotonic() - started, last))
+        interrupted = status == INTERRUPTED
+        if interrupted:
+            break
+    print(render(lines), flush=True)
+    if interrupted or not all(line.done for line in lines):
+        raise typer.Exit(INTERRUPTED if interrupted else 1)
+
+
+def read_line(words: Sequence[str]) -> tuple[list[Path], Path, list[str]]:
+    """The jobs' folders in the order of their names, the folder of results, options for all.
+
+    Raises:
+        UserError: a word is too much or missing, or there are no jobs.
+    """
+    end = list(words).index("--") if "--" in words else len(words)
+    folders, common = list(words[:end]), list(words[end + 1 :])
+    if options := [word for word in folders if word.startswith("-")]:
+        raise UserError(
+            f"unknown option {options[0]}: options for every job come after -- ({SEE_BATCH})"
+        )
+    if len(folders) not in (1, 2):
+        raise UserError(f"expected JOBS_DIR [OUT_DIR], got {len(folders)} of them ({SEE_BATCH})")
+    if not Path(folders[0]).is_dir():
+        raise UserError(f"no such folder: {folders[0]}")
+    home = Path(os.path.abspath(folders[0]))
+    out = Path(folders[1]) if len(folders) == 2 else home.with_name(f"{home.name}-out")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"the results go into a folder, and {out} is a file")
+    jobs = sorted(path for path in home.iterdir() if path.is_dir() and path.name[0] != ".")
+    jobs = [job for job in jobs if job.resolve() != out.resolve()]
+    if not jobs:
+        raise UserError(f"no job (no sub-folder) in {home}")
+    return jobs, out, common
+
+
+def run_job(job: Path, output: Path, log: Path, common: Sequence[str]) -> int:
+    """Run `maskora edit` on a job's folder, its words going into `log`: its exit status."""
+    try:
+        words = collect(job, output, common)
+    except UserError as error:
+        write_text(log, f"maskora: {error}\n")
+        return 2
+    with log.open("wb") as file:
+        status = run_maskora(["edit", *words], file)
+        if crash := told_crash("edit", status):
+            file.write(f"maskora: {crash}\n".encode())
+    return status
+
+
+def collect(job: Path, output: Path, common: Sequence[str]) -> list[str]:
+    """What `maskora edit` is given for the job in a folder. Raises UserError."""
+    video = one_of(job, "video", VIDEOS)
+    edited = one_of(job, "edited frame", EDITED)
+    places = [(name, path) for name in PLACES for path in _named(job, name)]
+    if len(places) != 1:
+        raise UserError("expected one of box.txt, clicks.txt and the folder mask")
+    (name, place), options = places[0], []
+    words = [str(video), str(edited), str(output)]
+    if name == "box.txt":
+        words.insert(1, "".join(read_text(place).split()))
+    elif name == "clicks.txt":
+        options = [word for line in read_lines(place) for word in ("--click", line)]
+    else:
+        options = ["--mask", str(place)]
+    words += [*options, "--workspace", str(output.with_suffix(".work")), *common]
+    for option in ("caption", "edited_caption"):
+        for path in _named(job, f"{option}.txt"):
+            words += [f"--{option.replace('_', '-')}", read_text(path).strip()]
+    for folder in _named(job, "keyframes"):
+        for image in sorted(folder.iterdir()):
+            if not is_hidden(image):
+                words += ["--keyframe", f"{image.stem}={image}"]
+    for path in _named(job, "options.txt"):
+        words += [word for line in read_lines(path) for word in line.split(maxsplit=1)]
+    return words
+
+
+def one_of(job: Path, what: str, names: Sequence[str]) -> Path:
+    """The one file there is of these names. Raises UserError where there is none, or several."""
+    found = [path for name in names for path in _named(job, name) if path.is_file()]
+    if len(found) != 1:
+        raise UserError(f"expected one {what}, found {len(found)} (of {' '.join(names)})")
+    return found[0]
+
+
+def _named(job: Path, name: str) -> list[Path]:
+    """What has this name, in whatever case: VIDEO.MP4 is video.mp4 on every system."""
+    return sorted(path for path in job.iterdir() if path.name.lower() == name)
+
+
+def read_lines(path: Path) -> list[str]:
+    """A text's lines, without empty ones and comments."""
+    lines = (line.strip() for line in read_text(path).splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def read_text(path: Path) -> str:
+    """A small text in UTF-8, with a byte order mark or without. Raises UserError."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
+        ) from None
+
+
+def last_line(log: Path) -> str:
+    """The last thing a log says, also where progress bars were drawn over one another."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    lines = [line.strip() for line in re.split(r"[\r\n]", text) if line.strip()]
+    return lines[-1] if lines else f"nothing was said: {log} is empty"
+
+
+def render(lines: Sequence[Line]) -> str:
+    """The table at the end."""
+    rows = [("job", "result", "seconds", "output, or what went wrong")]
+    rows += [
+        (line.job, "ok" if line.done else "failed", f"{line.seconds:.0f}", line.last)
+        for line in lines
+    ]
+    return "\n" + "\n".join(f"{a:<24} {b:<7} {c:>8}  {d}" for a, b, c, d in rows)

@@ -1,0 +1,154 @@
+"""Captions: what a person has written, else what the captioner says, kept by the picture."""
+
+import logging
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+
+from maskora.app.workspace import Workspace, caption_beside
+from maskora.caption import KEY, TASK, Captioner, check_folder, open_captioner
+from maskora.config import Config
+from maskora.errors import UserError
+from maskora.files import digest, write_text
+from maskora.hub import find_local, is_hub_id
+from maskora.video.images import read_image
+
+FORMAT = "1"
+log = logging.getLogger("maskora")
+
+
+def settle_captions(
+    config: Config, workspace: Workspace, images: Iterable[Path]
+) -> dict[Path, str]:
+    """What each image shows: its .txt, else the key of [prompt], else what the captioner says.
+
+    The captioner is loaded once for all that is missing, and not at all where nothing is.
+
+    Args:
+        images: source/00000.png or edited frames.
+
+    Raises:
+        UserError: a caption is missing, and there is no captioner to write it.
+    """
+    given = {image: _given(config, workspace, image) for image in images}
+    left = [image for image, text in given.items() if text is None]
+    written = write_captions(config, workspace, left)
+    return {image: text or written[image] for image, text in given.items()}
+
+
+def source_caption(workspace: Workspace, config: Config) -> str:
+    """What the source's first frame shows."""
+    image = workspace.source_frame(0)
+    return settle_captions(config, workspace, [image])[image]
+
+
+def write_captions(config: Config, workspace: Workspace, images: Iterable[Path]) -> dict[Path, str]:
+    """What the captioner says of some images, whatever else is written about them.
+
+    It is loaded once, for those which it has not seen yet. No .txt is written.
+
+    Raises:
+        UserError: an image cannot be read, or there is no captioner, or it finds no words.
+    """
+    texts = {image: _remembered(config, workspace, image) for image in images}
+    missing = [image for image, text in texts.items() if text is None]
+    written = {image: text for image, text in texts.items() if text is not None}
+    if missing:
+        with ExitStack() as stack:
+            caption = _open(config, workspace, missing[0], stack)
+            for image in missing:
+                written[image] = _write(caption, config, workspace, image)
+    return written
+
+
+def foresee_caption(config: Config, workspace: Workspace, image: Path) -> str | None:
+    """What a person should know of the captioner's part in an image's caption; loads nothing.
+
+    Raises:
+        UserError: the caption is missing, and there is no captioner to write it.
+    """
+    if _given(config, workspace, image) is not None:
+        return None
+    text = _remembered(config, workspace, image)
+    if text is not None:
+        return f'caption of {image}: "{text}" (by {config.caption.model})'
+    _check_captioner(config, workspace, image)
+    return f"caption of {image}: {config.caption.model} will write it"
+
+
+def _given(config: Config, workspace: Workspace, image: Path) -> str | None:
+    """What a person has written about an image; None where it is left to the captioner."""
+    key, what = _place(workspace, image)
+    text: str = caption_beside(image) or getattr(config.prompt, key)
+    if not text.strip():
+        raise UserError(f'[prompt] {key} is empty: say what {what} shows, or set it to "auto"')
+    return None if text == "auto" else text
+
+
+def _place(workspace: Workspace, image: Path) -> tuple[str, str]:
+    """The key of [prompt] that speaks of an image, and what the image is."""
+    is_source = image == workspace.source_frame(0)
+    return ("caption", "the source") if is_source else ("edited_caption", "the edited frame")
+
+
+def _check_captioner(config: Config, workspace: Workspace, image: Path) -> None:
+    """What can be known of the captioner before it is looked for on the hub."""
+    model, (key, _) = config.caption.model, _place(workspace, image)
+    advice = _advice(workspace, image)
+    if model == "none":
+        raise UserError(
+            f'[prompt] {key} is "auto", and {KEY} is "none": name a captioner there (a local '
+            f"folder or a hub id), {advice}"
+        )
+    try:
+        if folder := find_local(model, workspace.root):
+            check_folder(folder)
+        elif not is_hub_id(model):
+            raise UserError(f"{KEY}: {model!r} is neither a folder nor a hub id (owner/name)")
+    except UserError as error:
+        raise UserError(f"{error}, {advice}") from None
+
+
+def _advice(workspace: Workspace, image: Path) -> str:
+    """How to do without the captioner."""
+    key, what = _place(workspace, image)
+    return (
+        f"or say yourself what {what} shows, either in {image.with_suffix('.txt')} or as "
+        f'{key} = "…" in edit.toml'
+    )
+
+
+def _open(config: Config, workspace: Workspace, image: Path, stack: ExitStack) -> Captioner:
+    _check_captioner(config, workspace, image)
+    try:
+        return stack.enter_context(open_captioner(config.caption.model, workspace.root))
+    except UserError as error:
+        told = str(error).rstrip(".")
+        raise UserError(f"{told}, {_advice(workspace, image)}") from None
+
+
+def _write(caption: Captioner, config: Config, workspace: Workspace, image: Path) -> str:
+    """Have one caption written, keep it and tell it."""
+    text = caption(read_image(image))
+    if not text:
+        advice = _advice(workspace, image)
+        raise UserError(f"{config.caption.model} finds no words for {image}: change it, {advice}")
+    write_text(_file(config, workspace, image), text)
+    log.info('caption of %s: "%s"', image, text)
+    return text
+
+
+def _remembered(config: Config, workspace: Workspace, image: Path) -> str | None:
+    """What the captioner said of this very picture before; an unreadable file counts as absent."""
+    try:
+        return _file(config, workspace, image).read_text(encoding="utf-8").strip() or None
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
+
+
+def _file(config: Config, workspace: Workspace, image: Path) -> Path:
+    """Where a caption is kept: under the captioner's name, as it is configured, and the pixels."""
+    picture_HWC = read_image(image)
+    shape = str(picture_HWC.shape)
+    name = digest(FORMAT, TASK, config.caption.model, shape, picture_HWC.tobytes())
+    return workspace.captions_dir / f"{name}.txt"

@@ -1,0 +1,312 @@
+"""prepare: a video and a mask become a workspace, whole or not at all."""
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from maskora.app.base import find_base
+from maskora.app.masking import build_masks, draw_overview, silhouettes
+from maskora.app.workspace import Source, Workspace, only_one
+from maskora.config import Config, build_config, load_config, parse_size, render_config
+from maskora.errors import UserError
+from maskora.files import lies_in, move, remove, write_text
+from maskora.hub import find_file, find_local, is_hub_id
+from maskora.models.registry import FAMILIES, Grid, read_grid
+from maskora.system import quoted
+from maskora.video.fit import Placement, auto_size, fit_image, place
+from maskora.video.images import write_png
+from maskora.video.probe import VideoInfo, probe
+from maskora.video.read import read_frames
+
+
+def check_target(workspace: Workspace, inputs: list[Path], overwrite: bool) -> None:
+    """The folder can become a workspace. Raises UserError where anything would be lost.
+
+    Args:
+        inputs: the video and the masks, which must not lie where they would be replaced.
+        overwrite: an existing workspace may be prepared anew.
+    """
+    root = workspace.root
+    blocking = next((path for path in [root, *root.parents] if path.exists()), None)
+    if blocking is not None and not blocking.is_dir():
+        raise UserError(f"{root}: {blocking} is a file, not a folder")
+    if workspace.config.exists() and not overwrite:
+        raise UserError(
+            f"{root} is a workspace already; choose another folder, or add --overwrite to prepare "
+            f"it anew (edits/ stay; source/, masks/, clicks and edit.toml are replaced)"
+        )
+    records = {
+        workspace.source_dir: workspace.source_record,
+        workspace.masks_dir: workspace.mask_record,
+    }
+    for folder, record in records.items():
+        ours = overwrite and record.is_file() and not folder.is_symlink()
+        if (folder.exists() or folder.is_symlink()) and not ours:
+            raise UserError(f"{folder} is there and was not made by prepare: choose another folder")
+        for path in inputs:
+            if lies_in(path, folder):
+                raise UserError(f"{path} lies in {folder}, which is replaced: move it elsewhere")
+    if workspace.edits_dir.exists() and not workspace.edits_dir.is_dir():
+        raise UserError(f"{workspace.edits_dir} is a file; edited frames go into a folder there")
+
+
+@contextmanager
+def scaffold(workspace: Workspace) -> Iterator[Workspace]:
+    """Yield a scratch workspace to fill; on success it becomes the workspace, edits/ stay.
+
+    Raises:
+        UserError: another program has the workspace open.
+    """
+    root = workspace.root
+    if not root.exists():
+        root.parent.mkdir(parents=True, exist_ok=True)
+    home = root if root.exists() else root.parent
+    hold = only_one(workspace) if workspace.config.exists() else nullcontext()
+    with hold, tempfile.TemporaryDirectory(dir=home, prefix=".prepare-") as scratch:
+        built = Workspace(Path(scratch) / "workspace")
+        built.edits_dir.mkdir(parents=True)
+        yield built
+        if root.exists():
+            _exchange(built, workspace, Path(scratch) / "earlier")
+        else:
+            move(built.root, root)
+
+
+def _exchange(built: Workspace, workspace: Workspace, aside: Path) -> None:
+    """Put the new parts in the place of the old; on any failure the old ones come back."""
+    aside.mkdir()
+    parts = [
+        (built.source_dir, workspace.source_dir),
+        (built.masks_dir, workspace.masks_dir),
+        (built.tracking_dir, workspace.tracking_dir),
+        (built.config, workspace.config),
+    ]
+    later = (built.masks_dir, built.tracking_dir)  # these may come after prepare
+    with ExitStack() as undo:
+        for new, place in parts:
+            earlier = aside / place.name if place.exists() else None
+            undo.callback(_put_back, place, earlier)
+            if earlier:
+                move(place, earlier)
+            if new.exists() or new not in later:
+                move(new, place)
+        workspace.edits_dir.mkdir(exist_ok=True)
+        undo.pop_all()
+
+
+def _put_back(place: Path, earlier: Path | None) -> None:
+    """What lay in a place before, or nothing, lies there again; it may not have moved yet."""
+    if earlier and not earlier.exists():
+        return
+    remove(place)
+    if earlier:
+        move(earlier, place)
+
+
+FEWEST = 5
+GRID = ["config.json", "vae/config.json", "transformer/config.json"]
+Watch = Callable[[Iterable[np.ndarray], int], Iterable[np.ndarray]]
+
+
+def with_a_bar(frames: Iterable[np.ndarray], total: int) -> Iterable[np.ndarray]:
+    """Pass frames on, with a progress bar on the terminal."""
+    return tqdm(frames, desc="frames", total=total)
+
+
+def prepare_workspace(
+    video: Path,
+    root: Path,
+    mask: Path | None,
+    box: str | None,
+    base: Path | None,
+    given: dict[str, Any],
+    overrides: list[str],
+    overwrite: bool,
+    watch: Watch = with_a_bar,
+) -> list[str]:
+    """Write source/, masks/, an empty edits/ and edit.toml.
+
+    Args:
+        mask, box: where the edit is; neither: it is clicked later (or mask.shape is "full").
+        given: settings from the command's own options, "table.key" -> value.
+        overrides: `--set` texts.
+        watch: passes the frames on, and may show how many are through.
+
+    Returns:
+        what the person should know, a line each.
+
+    Raises:
+        UserError: any input is wrong; then nothing has been written.
+    """
+    workspace = Workspace(root)
+    check_target(workspace, [path for path in (video, mask) if path is not None], overwrite)
+    config = _configuration(base, given, overrides)
+    info = probe(video)
+    config, notes = fit_range(config, info)
+    grid, more = find_grid(config, root)
+    notes = [*info.notes, *notes, *more]
+    if config.mask.shape == "full" and (mask or box):
+        notes.append('--mask and --box have no effect: [mask] shape is "full"')
+    size = choose_size(config, info, grid)
+    placement = place((info.width, info.height), size, config.video.fit)
+    silhouettes_THW = silhouettes(mask, box, info, config, placement)
+    source = _source(info, config, placement, grid)
+    config = _with(config, "video", size=f"{size[0]}x{size[1]}")
+    with scaffold(workspace) as built:
+        frames = read_frames(info, source.start, source.frames, source.every)
+        for number, frame in enumerate(watch(frames, source.frames)):
+            write_png(built.source_frame(number), fit_image(frame, placement))
+        share, mask_notes = _masks(built, silhouettes_THW, config, source)
+        built.write_source(source)
+        write_text(built.config, render_config(config, _header(root, video)))
+    notes = [f"note: {note}" for note in (*notes, *mask_notes)]
+    return [*notes, *_next_steps(workspace, source, share)]
+
+
+def _masks(
+    built: Workspace, silhouettes_THW: np.ndarray | None, config: Config, source: Source
+) -> tuple[float | None, tuple[str, ...]]:
+    """Masks where the edit's place is known: their share of the picture, and notes."""
+    if silhouettes_THW is None:
+        draw_overview(built, np.zeros((source.frames, *source.size[::-1]), np.uint8))
+        return None, ()
+    labels_THW, notes = build_masks(built, silhouettes_THW, config.mask, source)
+    return float(np.mean(labels_THW > 0)), notes
+
+
+def _configuration(base: Path | None, given: dict[str, Any], overrides: list[str]) -> Config:
+    """The base's settings, the options' and the overrides', with local paths made absolute."""
+    tables = (load_config(base) if base else Config()).model_dump()
+    for name, value in given.items():
+        table, _, key = name.partition(".")
+        tables[table][key] = value
+    config = build_config(tables, overrides, "the given options")
+    home = base.parent if base else Path()
+    for table, key in (("model", "path"), ("tracker", "checkpoint"), ("caption", "model")):
+        named = getattr(getattr(config, table), key)
+        if named and (local := _local(named, home)):
+            config = _with(config, table, **{key: local})
+    loras = tuple(
+        item.model_copy(update={"path": str((home / item.path).resolve())})
+        if (home / item.path).is_file()
+        else item
+        for item in config.inference.loras
+    )
+    found = {part: find_file(path, home) for part, path in config.model.files.items()}
+    files = {part: str(found[part] or path) for part, path in config.model.files.items()}
+    return _with(_with(config, "model", files=files), "inference", loras=loras)
+
+
+def _local(path: str, home: Path) -> str | None:
+    """A folder's or a file's absolute path; None where the text names neither."""
+    file = home / Path(path).expanduser()
+    folder = file.resolve() if file.is_file() else find_local(path, home)
+    return str(folder) if folder else None
+
+
+def _with(config: Config, table: str, **values: Any) -> Config:
+    changed = getattr(config, table).model_copy(update=values)
+    return config.model_copy(update={table: changed})
+
+
+def fit_range(config: Config, info: VideoInfo) -> tuple[Config, list[str]]:
+    """Fewer frames where the clip is shorter than asked for: the largest 4k+1 that it has."""
+    video = config.video
+    available = len(range(video.start, info.frames, video.every))
+    if available < FEWEST:
+        raise UserError(
+            f"{info.path} has {info.frames} frames; from frame {video.start}, every "
+            f"{video.every}, that leaves {available}, and {FEWEST} are the fewest that work"
+        )
+    frames = min(video.frames, (available - 1) // 4 * 4 + 1)
+    notes = []
+    if frames < video.frames:
+        notes.append(
+            f"{frames} frames are used instead of {video.frames}: from frame {video.start} on the "
+            f"clip has {available}, and the number must be 4k+1"
+        )
+    last = video.start + (frames - 1) * video.every
+    if video.start or last < info.frames - 1:
+        notes.append(
+            f"frames {video.start} to {last} of 0 to {info.frames - 1} are used; "
+            f"the rest is left out"
+        )
+    return _with(config, "video", frames=frames), notes
+
+
+def find_grid(config: Config, root: Path) -> tuple[Grid, list[str]]:
+    """The base's grid: from its own files, or as published where they cannot be had yet."""
+    family = config.model.family
+    try:
+        return read_grid(family, find_base(config.model, root, GRID)), []
+    except UserError as error:
+        if not is_hub_id(config.model.path):
+            raise
+        grid = FAMILIES[family].grid
+        note = f"{error} Until then the published grid of {family} counts: {grid.multiple} pixels."
+        return grid, [note]
+
+
+def choose_size(config: Config, info: VideoInfo, grid: Grid) -> tuple[int, int]:
+    """The workspace's (width, height): as set and on the grid, or by the clip's aspect."""
+    if config.video.is_auto:
+        return auto_size(info.width, info.height, grid.multiple, config.video.area)
+    width, height = parse_size(config.video.size)
+    if width % grid.multiple or height % grid.multiple:
+        near = [max(1, round(side / grid.multiple)) * grid.multiple for side in (width, height)]
+        raise UserError(
+            f"[video] size: {width}x{height} is not on the model's grid of {grid.multiple} pixels; "
+            f"the nearest is {near[0]}x{near[1]}"
+        )
+    return width, height
+
+
+def _source(info: VideoInfo, config: Config, placement: Placement, grid: Grid) -> Source:
+    return Source(
+        origin=str(info.path.resolve()),
+        start=config.video.start,
+        every=config.video.every,
+        frames=config.video.frames,
+        fps=str(Fraction(info.fps) / config.video.every),
+        original_size=(info.width, info.height),
+        size=placement.size,
+        cell=grid.cell,
+        fit=config.video.fit,
+        region=placement.region,
+    )
+
+
+def _header(root: Path, video: Path) -> str:
+    name = "".join(letter if letter.isprintable() else "?" for letter in video.name)
+    config = quoted(root / "edit.toml")
+    return (
+        f"One edit of {name}. Every setting is here, each with its meaning.\n"
+        f"  python train.py --config {config}\n"
+        f"  python infer.py --config {config}"
+    )
+
+
+def _next_steps(workspace: Workspace, source: Source, share: float | None) -> list[str]:
+    width, height = source.size
+    made = f"{source.frames} frames of {width}x{height} at {float(source.rate):.3f} fps"
+    root = quoted(workspace.root)
+    if share is None:
+        return [
+            f"{workspace.root}: {made}; where the edit is, is not said yet",
+            f"click    maskora gui {root}",
+            f"or       maskora track {root} --click {quoted('FRAME,X,Y,+')}   "
+            f"(pixels of the original)",
+        ]
+    return [
+        f"{workspace.root}: {made}, {share:.0%} of the picture inside the mask",
+        f"look at  {workspace.overview}",
+        f"edit     {workspace.source_frame(0)}, inside the box, and save it as "
+        f"{workspace.edits_dir / '00000.png'}",
+        f"then     python train.py --config {quoted(workspace.config)}",
+    ]

@@ -1,0 +1,327 @@
+"""One program at a time in what a workspace's person is clicking."""
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from filelock import FileLock, Timeout
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+)
+
+from maskora.errors import UserError
+from maskora.files import is_hidden, patiently, remove, write_text
+from maskora.system import WINDOWS
+
+
+class Source(BaseModel):
+    """source.json: where the frames come from and how they lie in the original."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    origin: str
+    start: int = Field(ge=0)
+    every: int = Field(ge=1)
+    frames: int = Field(ge=1)
+    fps: str
+    original_size: tuple[PositiveInt, PositiveInt]
+    size: tuple[PositiveInt, PositiveInt]
+    cell: int = Field(ge=1)
+    fit: str
+    region: tuple[int, int, PositiveInt, PositiveInt]
+
+    @field_validator("fps")
+    @classmethod
+    def _is_a_rate(cls, fps: str) -> str:
+        if not re.fullmatch(r"[0-9]+(/[0-9]*[1-9][0-9]*)?", fps) or Fraction(fps) <= 0:
+            raise ValueError(f"{fps!r} is no frame rate")
+        return fps
+
+    @property
+    def rate(self) -> Fraction:
+        """Frames per second of the chosen frames."""
+        return Fraction(self.fps)
+
+
+class TrackingRecord(BaseModel):
+    """tracking/clicks.json: what the person pointed at, in pixels of the original."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompts: tuple[dict[Literal["click", "box"], str], ...]
+
+
+class MaskRecord(BaseModel):
+    """masks/masks.json: what the final masks were made from, so that a change is noticed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    settings: str
+    silhouettes: str
+    masks: str
+
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+def read_record(
+    kind: type[Record],
+    path: Path,
+    remedy: str = "run maskora prepare again, with --overwrite (edits/ stay)",
+) -> Record:
+    """Read a record. Raises UserError, with the remedy, where it is missing or damaged."""
+    try:
+        return kind.model_validate_json(patiently(path.read_bytes, path))
+    except (FileNotFoundError, ValidationError) as error:
+        what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
+        raise UserError(f"{path} {what}: {remedy}") from None
+
+
+__all__ = [
+    "EditFiles",
+    "MaskRecord",
+    "Source",
+    "Stage",
+    "TrackingRecord",
+    "Workspace",
+    "caption_beside",
+]
+
+log = logging.getLogger("maskora")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+RESERVED = ("seed-", "step-", "tensorboard")  # names that runs and outputs use themselves
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+DEVICE = re.compile(r"con|prn|aux|nul|com\d|lpt\d", re.IGNORECASE)  # to Windows, in every folder
+Stage = Literal["motion", "appearance"]
+
+
+@dataclass(frozen=True)
+class EditFiles:
+    """The edited images of one edit: frame number -> file. Frame 0 may still be missing."""
+
+    folder: Path
+    images: dict[int, Path]
+
+    @property
+    def first(self) -> Path:
+        """The edited first frame. Raises UserError where it is missing."""
+        if 0 not in self.images:
+            raise UserError(
+                f"{self.folder / '00000.png'} is missing: open source/00000.png in an image "
+                f"editor, change what lies inside the mask, and save the result there"
+            )
+        return self.images[0]
+
+    @property
+    def keyframes(self) -> dict[int, Path]:
+        """Edited frames after the first, in order."""
+        return {frame: path for frame, path in sorted(self.images.items()) if frame > 0}
+
+
+class Workspace:
+    """Paths of one edit's folder. Building one touches nothing on disk."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config = root / "edit.toml"
+        self.lock = root / ".lock"
+        self.lock_holder = root / ".lock-holder"
+        self.source_dir = root / "source"
+        self.source_record = self.source_dir / "source.json"
+        self.overview = self.source_dir / "overview.png"
+        self.masks_dir = root / "masks"
+        self.mask_record = self.masks_dir / "masks.json"
+        self.tracking_dir = root / "tracking"
+        self.tracking_record = self.tracking_dir / "clicks.json"
+        self.edits_dir = root / "edits"
+        self.original_dir = root / "original"  # an uploaded video, which has no other home
+        self.cache_dir = root / "cache"
+        self.captions_dir = self.cache_dir / "captions"
+        self.job_record = root / "runs" / "job.json"
+        self.job_log = root / "runs" / "job.log"
+        self.job_lock = root / "runs" / ".lock"
+        self.stops_dir = root / "runs" / ".stops"  # a file for each time that a stop was asked for
+
+    def source_frame(self, frame: int) -> Path:
+        """A frame as the model sees it."""
+        return self.source_dir / f"{frame:05d}.png"
+
+    def mask(self, frame: int) -> Path:
+        """A final mask: 0 keep, 1..n objects."""
+        return self.masks_dir / f"{frame:05d}.png"
+
+    def silhouette(self, frame: int) -> Path:
+        """A mask as it was given or tracked, before it became a box."""
+        return self.masks_dir / "raw" / f"{frame:05d}.png"
+
+    def tracked(self, frame: int) -> Path:
+        """What is shown of a frame on the mask page: silhouettes that are not masks yet."""
+        return self.tracking_dir / f"{frame:05d}.png"
+
+    def tracked_before(self, frame: int) -> Path:
+        """The same before this frame's own clicks, which may be taken back."""
+        return self.tracking_dir / "before" / f"{frame:05d}.png"
+
+    def edit_dir(self, edit: str | None) -> Path:
+        """Where an edit's images lie; further edits have a name."""
+        return self.edits_dir if edit is None else self.edits_dir / _checked_name(edit)
+
+    def edited_frame(self, edit: str | None, frame: int, suffix: str) -> Path:
+        """An edited image as it is named here; a person may have named it otherwise."""
+        return self.edit_dir(edit) / f"{frame:05d}{suffix}"
+
+    def named_edits(self) -> list[str]:
+        """The names of further edits, in order."""
+        folders = (path for path in self.edits_dir.glob("*/") if NAME.fullmatch(path.name))
+        return sorted(path.name for path in folders)
+
+    def run_dir(self, stage: Stage, edit: str | None = None, expert: str = "") -> Path:
+        """Where a stage trains. The motion stage belongs to the clip, so it has no edit.
+
+        Args:
+            expert: which of a base's transformers, where it has several.
+        """
+        base = self.root / "runs" / (f"{stage}-{expert}" if expert else stage)
+        return base if edit is None or stage == "motion" else base / _checked_name(edit)
+
+    def metrics(self, stage: Stage, edit: str | None = None) -> dict[str, Path]:
+        """A stage's loss, step by step, by the title of its run: one per transformer."""
+        folders = [self.run_dir(stage, edit)]
+        for base in sorted((self.root / "runs").glob(f"{stage}-*")):
+            folders.append(self.run_dir(stage, edit, base.name.removeprefix(f"{stage}-")))
+        root = self.root / "runs"
+        return {f.relative_to(root).parts[0]: f / "metrics.jsonl" for f in folders}
+
+    def output_dir(self, edit: str | None, seed: int | None) -> Path:
+        """Where a result goes; `seed` only for the second and further seeds of a run."""
+        folder = self.root / "output"
+        folder = folder if edit is None else folder / _checked_name(edit)
+        return folder if seed is None else folder / f"seed-{seed}"
+
+    def read_source(self) -> Source:
+        """Read source.json. Raises UserError where the folder is not a prepared workspace."""
+        if not self.source_record.is_file():
+            raise UserError(
+                f"{self.root} is not a prepared workspace ({self.source_record} is missing): "
+                f"run maskora prepare VIDEO {self.root}"
+            )
+        return read_record(Source, self.source_record)
+
+    def read_mask_record(self) -> MaskRecord:
+        """Read masks.json. Raises UserError where it is missing or damaged."""
+        return read_record(MaskRecord, self.mask_record)
+
+    def read_tracking(self) -> TrackingRecord | None:
+        """Read clicks.json; None where nothing was pointed at yet. Raises UserError."""
+        if not self.tracking_record.is_file():
+            return None
+        return read_record(TrackingRecord, self.tracking_record, "remove the folder, click again")
+
+    def write_source(self, source: Source) -> None:
+        """Write source.json."""
+        write_text(self.source_record, source.model_dump_json(indent=2) + "\n")
+
+    def find_edits(self, edit: str | None, frames: int) -> EditFiles:
+        """The edited images of an edit; a file that is no frame is an error, never ignored.
+
+        Args:
+            edit: the edit's name, or None for the unnamed one.
+            frames: how many frames the clip has.
+        """
+        folder = self.edit_dir(edit)
+        if not folder.is_dir():
+            names = ", ".join(self.named_edits()) or "none"
+            raise UserError(f"{folder}: no such folder (named edits here: {names})")
+        images: dict[int, Path] = {}
+        for path in sorted(folder.iterdir()):
+            is_named_edit = path.is_dir() and edit is None and NAME.fullmatch(path.name)
+            if is_named_edit or is_hidden(path):
+                continue
+            frame = _frame_number(path, frames)
+            if path.suffix.lower() == ".txt":
+                continue
+            if frame in images:
+                raise UserError(f"{path} and {images[frame].name} are both frame {frame}: keep one")
+            images[frame] = path
+        known = {path.stem for path in images.values()}
+        for caption in sorted(folder.glob("*.txt")):
+            if caption.stem not in known:
+                log.warning("note: %s has no edited frame beside it", caption)
+        return EditFiles(folder, images)
+
+
+def caption_beside(image: Path) -> str | None:
+    """The text of the .txt beside an image, or None where there is none (or it is empty)."""
+    path = image.with_suffix(".txt")
+    try:
+        return " ".join(path.read_text(encoding="utf-8-sig").split()) or None
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no UTF-8 text: {error.reason} at byte {error.start}") from None
+
+
+def _frame_number(path: Path, frames: int) -> int:
+    suffix = path.suffix.lower()
+    is_frame = re.fullmatch(r"[0-9]+", path.stem) and not path.is_dir()
+    if suffix not in (*IMAGE_SUFFIXES, ".txt") or not is_frame:
+        raise UserError(
+            f"{path} is not a frame: edited frames are named by their number, as 00000.png "
+            f"(or .jpg, .webp), with a caption in a .txt beside"
+        )
+    if int(path.stem) >= frames:
+        raise UserError(f"{path}: the clip has frames 0 to {frames - 1} only")
+    return int(path.stem)
+
+
+def _checked_name(edit: str) -> str:
+    if not NAME.fullmatch(edit) or edit.startswith(RESERVED):
+        raise UserError(
+            f"--edit {edit}: a name starts with a letter and holds letters, digits, "
+            f"'-' and '_'; not {', '.join(RESERVED)}"
+        )
+    if WINDOWS and DEVICE.fullmatch(edit):
+        raise UserError(f"--edit {edit}: Windows has a device of this name; choose another")
+    return edit
+
+
+@contextmanager
+def only_one(workspace: Workspace) -> Iterator[None]:
+    """Hold a workspace's frames and clicks, so that no other program changes them meanwhile.
+
+    The holder's number is in a file beside the lock: on Windows nobody can read what is locked.
+
+    Raises:
+        UserError: another program holds them.
+    """
+    # Not of a thread: the window takes it in one and gives it back in another.
+    lock = FileLock(workspace.lock, blocking=False, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"{workspace.root} is open in another maskora{_holder(workspace)}: close it there first"
+        ) from None
+    with ExitStack() as holding:
+        holding.callback(lock.release)
+        holding.callback(remove, workspace.lock_holder)
+        write_text(workspace.lock_holder, str(os.getpid()))
+        yield
+
+
+def _holder(workspace: Workspace) -> str:
+    try:
+        return f" (process {int(workspace.lock_holder.read_text(encoding='utf-8'))})"
+    except (OSError, ValueError):  # it is just being written
+        return ""

@@ -1,0 +1,477 @@
+"""The command line. Nothing heavy is imported before a command runs."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from maskora import __version__, devices
+from maskora.app.failures import told_plainly
+from maskora.app.workspace import Workspace
+from maskora.config import load_config
+from maskora.errors import UserError
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="TABLE.KEY=VALUE", help="change a setting for this run"),
+]
+
+
+def prepare(
+    video: Annotated[Path, typer.Argument(help="a video file, or a folder of images")],
+    workspace: Annotated[Path, typer.Argument(help="the folder to make for this edit")],
+    mask: Annotated[
+        Path | None,
+        typer.Option(help="where the edit is: a folder of masks, a mask video, or one image"),
+    ] = None,
+    box: Annotated[
+        str | None,
+        typer.Option(metavar="X,Y,W,H", help="the same as a box, in pixels of the original"),
+    ] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="start from this configuration (configs/NAME.toml)")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="how many frames: 4k+1; default 49")] = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="or auto (the default)")] = None,
+    start: Annotated[int | None, typer.Option(help="first frame, from 0")] = None,
+    every: Annotated[int | None, typer.Option(help="take every K-th frame")] = None,
+    caption: Annotated[str | None, typer.Option(help="what the video shows")] = None,
+    edited_caption: Annotated[str | None, typer.Option(help="what the edited one shows")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="prepare an existing workspace anew (keeps edits/)")
+    ] = False,
+    set_: SetOption = None,
+) -> None:
+    """Cut a video into a workspace: frames, masks, and a commented edit.toml."""
+    from maskora.app.prepare import prepare_workspace
+
+    given = {
+        "video.frames": frames,
+        "video.size": size,
+        "video.start": start,
+        "video.every": every,
+        "prompt.caption": caption,
+        "prompt.edited_caption": edited_caption,
+    }
+    told = prepare_workspace(
+        video=video,
+        root=workspace,
+        mask=mask,
+        box=box,
+        base=base,
+        given={key: value for key, value in given.items() if value is not None},
+        overrides=set_ or [],
+        overwrite=overwrite,
+    )
+    print("\n".join(told))
+
+
+def track(
+    workspace: Annotated[Path, typer.Argument(help="a prepared workspace")],
+    click: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FRAME,X,Y,+|-[,OBJECT]",
+            help="a point of the object (+), or not of it (-), in pixels of the original",
+        ),
+    ] = None,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FRAME,X,Y,W,H[,OBJECT]", help="a rectangle around the object"),
+    ] = None,
+    tracker: Annotated[
+        str | None, typer.Option(metavar="simple|sam2", help="who follows; see [tracker]")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="of sam2: a hub id, a folder, or an original .pt file")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace masks that were painted by hand")
+    ] = False,
+    set_: SetOption = None,
+) -> None:
+    """Follow clicked objects through the clip, and make masks of them."""
+    from maskora.app.masking import track_workspace
+
+    given = {"type": tracker, "checkpoint": _from_here(checkpoint)}
+    lists = {"clicks": click, "boxes": box} if click or box else {}
+    overrides = [f"tracker.{key}={json.dumps(value)}" for key, value in given.items() if value]
+    overrides += [f"tracker.{key}={json.dumps(value or [])}" for key, value in lists.items()]
+    place = Workspace(workspace)
+    place.read_source()
+    config = load_config(place.config, [*(set_ or []), *overrides])
+    track_workspace(config, place, overwrite)
+
+
+def _from_here(path: str | None) -> str | None:
+    """A path typed at the prompt counts from here, not from the workspace."""
+    return str(Path(path).resolve()) if path and Path(path).exists() else path
+
+
+def gui(
+    workspace: Annotated[
+        Path | None, typer.Argument(help="a workspace to begin with; or make one in the window")
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+    host: Annotated[
+        str, typer.Option(help="the address to listen on; this machine alone, if not given")
+    ] = "127.0.0.1",
+    allow: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="a folder that the page may use, beside the current one"),
+    ] = None,
+    max_upload_mb: Annotated[float, typer.Option(help="largest upload", min=1)] = 2000,
+    max_seconds: Annotated[float, typer.Option(help="longest uploaded video", min=1)] = 600,
+    max_megapixels: Annotated[float, typer.Option(help="largest uploaded picture", min=0.01)] = 9,
+    browser: Annotated[bool, typer.Option(help="open a browser")] = True,
+) -> None:
+    """The window: click the object, edit frames, train and infer, in a browser."""
+    from maskora.app.gui import start_gui
+    from maskora.video.limits import Limits
+
+    limits = Limits.of(max_upload_mb, max_seconds, max_megapixels)
+    start_gui(workspace, host, port, allow or [], limits, browser)
+
+
+EDIT_HELP = """\
+Usage: maskora edit VIDEO X,Y,W,H EDITED_FRAME OUT.mp4 [options]
+       maskora edit VIDEO --mask PATH EDITED_FRAME OUT.mp4 [options]
+       maskora edit VIDEO --click FRAME,X,Y,+ EDITED_FRAME OUT.mp4 [options]
+
+Carries an edit of a video's first frame through the clip: prepares the workspace, trains on this
+one clip, and writes the edited video.
+
+  VIDEO           the source video, or a folder of images
+  X,Y,W,H         the box of the edit, in pixels of the video; --mask or --click takes its place
+  EDITED_FRAME    the clip's first frame, edited: png, jpg or webp, in the video's size or the
+                  workspace's
+  OUT.mp4         the edited video
+
+Options (anywhere on the line; a lone -- is ignored)
+  --mask PATH             a folder of mask images, or a mask video, instead of the box
+  --click FRAME,X,Y,+     a point of the object, which is followed through the clip instead of the
+                          box; - instead of + is a point beside it; repeatable (maskora track)
+  --keyframe N=IMAGE      another edited frame: frame N of the workspace; repeatable
+  --base FILE             the configuration to start from (configs/NAME.toml)
+  --frames N              length of the clip, 4k+1
+  --size WxH              size of the workspace
+  --caption TEXT          what the source shows
+  --edited-caption TEXT   what the edit shows
+  --set TABLE.KEY=VALUE   any key of the configuration; repeatable
+  --device DEVICE         cpu, cuda or cuda:N, for training and inference
+  --workspace DIR         where the work is kept (default: OUT.work)
+  --help                  this text
+
+Run it again with the same workspace to continue: prepare is skipped then, so the box, the mask,
+--base, --frames, --size and the captions stay as they were, and --set counts for that run.
+
+Example
+  maskora edit walk.mp4 180,60,140,400 walk_red.png walk_red.mp4 --frames 17
+"""
+BATCH_HELP = """\
+Usage: maskora batch JOBS_DIR [OUT_DIR] [-- options for every job]
+
+Runs maskora edit on every sub-folder of JOBS_DIR, in the order of their names. A job is
+
+  video.mp4 (.mov, .mkv, .webm)     the source video
+  box.txt, clicks.txt or mask/      the box X,Y,W,H in pixels of the video; or points to follow, a
+                                    line FRAME,X,Y,+ or FRAME,X,Y,- each; or a folder of masks
+  edited.png (.jpg, .jpeg, .webp)   the edited first frame
+  keyframes/N.png (…)               more edited frames, N the frame's number     (optional)
+  caption.txt, edited_caption.txt   what the source and the edit show            (optional)
+  options.txt                       more options of edit, one a line, such as    (optional)
+                                      --frames 17
+                                      --set inference.steps=20
+                                    the rest of a line is the value, without quotes; # comments
+
+Texts are UTF-8. JOB.mp4, JOB.log and JOB.work (the workspace) go into OUT_DIR; by default
+JOBS_DIR-out. Paths in options are relative to where batch was started. A job's own options win over
+those for every job. Run it again to continue where it stopped.
+
+Exit status: 0 all jobs done, 1 some failed, 2 wrong arguments, 130 interrupted.
+
+Example
+  maskora batch jobs results -- --base configs/NAME.toml
+"""
+
+
+class OwnLine(TyperCommand):
+    """A command that gets its line as it was typed; --help prints `text`."""
+
+    text: str
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Keep every word, but for --help."""
+        if self.wants_help(args):
+            typer.echo(self.text, nl=False)
+            ctx.exit()
+        ctx.args = list(args)
+        return ctx.args
+
+    def wants_help(self, args: list[str]) -> bool:
+        """Whether --help is asked of this command."""
+        return "--help" in args or "-h" in args
+
+
+class EditCommand(OwnLine):
+    """maskora edit"""
+
+    text = EDIT_HELP
+
+
+class BatchCommand(OwnLine):
+    """maskora batch"""
+
+    text = BATCH_HELP
+
+    def wants_help(self, args: list[str]) -> bool:
+        """What stands after -- is for the jobs."""
+        return super().wants_help(args[: args.index("--")] if "--" in args else args)
+
+
+def edit(context: typer.Context) -> None:
+    """Prepare, train and infer in one line: a video, a box and an edited frame in, a clip out."""
+    from maskora.app.batch import edit_video
+
+    edit_video(context.args)
+
+
+def batch(context: typer.Context) -> None:
+    """Run edit on every folder of a folder of jobs; a failing one stops no other."""
+    from maskora.app.batch import run_batch
+
+    run_batch(context.args)
+
+
+def evaluate(
+    workspace: Annotated[Path, typer.Argument(help="a workspace that infer.py has run in")],
+    edit: Annotated[
+        str | None, typer.Option("--edit", metavar="NAME", help="a further edit: edits/NAME/")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="of several; if not given, the run's first")
+    ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="the true edited frames, where they are known"),
+    ] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER|HUB_ID", help="a CLIP: similarity to the edit and the source"),
+    ] = None,
+    quality: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER|HUB_ID", help="a CLIP: quality without a reference"),
+    ] = None,
+) -> None:
+    """Judge a result: report.html and report.json beside it, with numbers, curves and pictures."""
+    from maskora.app.evaluate import evaluate_result
+
+    evaluate_result(workspace, edit, seed, truth, clip, quality)
+
+
+app = typer.Typer(
+    name="maskora",
+    help="Carry an edit of a video's first frame through the whole clip.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigOption = Annotated[Path, typer.Option("--config", help="WORKSPACE/edit.toml")]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(metavar="cpu|cuda|cuda:N", help="where to compute; if not said, on a GPU"),
+]
+EditOption = Annotated[
+    str | None, typer.Option("--edit", metavar="NAME", help="a further edit: edits/NAME/")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"maskora {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    pass
+
+
+for command in (prepare, track, gui, evaluate):
+    app.command()(told_plainly(command))
+app.command(cls=EditCommand)(told_plainly(edit))
+app.command(cls=BatchCommand)(told_plainly(batch))
+
+
+@app.command()
+@told_plainly
+def check(config: ConfigOption, edit: EditOption = None, set_: SetOption = None) -> None:
+    """Check the configuration, the workspace and the edited frames; loads no model."""
+    from maskora.app.preflight import check_workspace
+
+    check_workspace(load_config(config, set_ or []), Workspace(config.parent), edit)
+
+
+@app.command()
+@told_plainly
+def plan(
+    config: ConfigOption,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="cpu|cuda|cuda:N", help="without a GPU, with any, or with this one"),
+    ] = None,
+    vram: Annotated[
+        float | None,
+        typer.Option(metavar="GB", min=1, help="a GPU that is sold with so much, not this one"),
+    ] = None,
+    set_: SetOption = None,
+) -> None:
+    """Tell what training and inference will take of VRAM, RAM, disk and time; loads no model."""
+    from maskora.app.plan import show_plan
+
+    show_plan(load_config(config, set_ or []), Workspace(config.parent), device, vram)
+
+
+@app.command()
+@told_plainly
+def train(
+    config: ConfigOption,
+    stage: Annotated[str, typer.Option(help="motion, appearance or all")] = "all",
+    edit: EditOption = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="continue an interrupted run where it can be")
+    ] = False,
+    device: DeviceOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Train the LoRA: motion from the source, then the look of edited keyframes."""
+    settings = load_config(config, set_ or [])  # a mistake is answered before torch is imported
+    devices.choose(device)
+    from maskora.app.train import train_stages
+
+    train_stages(settings, Workspace(config.parent), stage, edit, resume)
+
+
+@app.command()
+@told_plainly
+def infer(
+    config: ConfigOption,
+    edit: EditOption = None,
+    seed: Annotated[
+        str | None, typer.Option(metavar="N[,N…]", help="instead of inference.seed")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="also put edited.mp4 here")] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE|none", help="another LoRA, or the bare base; may be repeated"),
+    ] = None,
+    device: DeviceOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Generate the edited clip, with everything outside the mask kept."""
+    settings = load_config(config, set_ or [])
+    devices.choose(device)
+    from maskora.app.infer import infer_clip
+
+    infer_clip(settings, Workspace(config.parent), edit, seed, output, lora or [])
+
+
+@app.command()
+@told_plainly
+def export(
+    source: Annotated[
+        Path, typer.Argument(metavar="WORKSPACE|LORA", help="a workspace, or any LoRA file")
+    ],
+    output: Annotated[
+        Path, typer.Argument(help="the file to write, NAME.safetensors; with --merge a folder")
+    ],
+    layout: Annotated[
+        str | None,
+        typer.Option(metavar="diffusers|comfyui|musubi", help="of the program that reads it"),
+    ] = None,
+    edit: EditOption = None,
+    family: Annotated[
+        str | None, typer.Option(help="the kind of base, for files that do not say it")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace a file that is there")
+    ] = False,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="write the whole base, with the LoRA in it, to a folder")
+    ] = False,
+) -> None:
+    """Write a LoRA as a file for other programs: diffusers, ComfyUI, musubi-tuner."""
+    if not merge:
+        from maskora.app.export import export_lora
+
+        export_lora(source, output, layout or "diffusers", edit, family, overwrite)
+        return
+    if layout or family or overwrite:
+        raise UserError(
+            "--merge makes a new folder: --layout, --family and --overwrite have no use"
+        )
+    from maskora.app.export import merge_lora
+
+    merge_lora(source, output, edit)
+
+
+@app.command()
+@told_plainly
+def tiny_model(
+    folder: Annotated[Path, typer.Argument(help="the folder to create")],
+    seed: Annotated[int, typer.Option(help="of the random weights")] = 0,
+    family: Annotated[str, typer.Option(help="which kind of Wan base")] = "wan2.1-i2v",
+) -> None:
+    """Write a complete Wan folder of a few megabytes with random weights, for trying."""
+    from maskora.models.tiny import write_tiny_model
+
+    write_tiny_model(folder, seed, family=family)
+    print(f"{folder}: a tiny {family} model with random weights; use it as model.path")
+
+
+@app.command()
+@told_plainly
+def demo(
+    folder: Annotated[Path, typer.Argument(help="where to put it")] = Path("maskora-demo"),
+) -> None:
+    """One edit from start to end on a small generated clip; needs no card and no download."""
+    from maskora.app.demo import run_demo
+
+    run_demo(folder)
+
+
+@app.command()
+@told_plainly
+def doctor(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="as JSON, for a bug report; no names and no paths")
+    ] = False,
+) -> None:
+    """Examine this machine: what it has, whether it computes rightly, and what it can do."""
+    from maskora.app.doctor import examine
+
+    examine(as_json)
+
+
+def main() -> None:
+    """The `maskora` command."""
+    app(prog_name="maskora")
+
+
+def train_entry() -> None:
+    """train.py"""
+    app(["train", *sys.argv[1:]], prog_name="train.py")
+
+
+def infer_entry() -> None:
+    """infer.py"""
+    app(["infer", *sys.argv[1:]], prog_name="infer.py")

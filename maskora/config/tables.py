@@ -1,0 +1,429 @@
+"""The configuration's tables, typed and frozen. Their descriptions are edit.toml's comments."""
+
+import difflib
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from maskora.models.files.part import WHAT
+from maskora.models.registry import FAMILIES
+
+LARGEST = 8192
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read "WIDTHxHEIGHT". Raises ValueError when it is none."""
+    width, x, height = text.partition("x")
+    sides = [int(side) for side in (width, height) if side.isascii() and side.isdecimal()]
+    if not (x and len(sides) == 2 and 1 <= min(sides) <= max(sides) <= LARGEST):
+        raise ValueError(
+            f'{text!r} is not a size: write WIDTHxHEIGHT, as in "832x480", or "auto" '
+            f"(sides of up to {LARGEST} pixels)"
+        )
+    return sides[0], sides[1]
+
+
+PLAIN = ("bfloat16", "float16", "float32")
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Frames = Annotated[int, Field(ge=5)]
+
+
+class Table(BaseModel):
+    """One TOML table. Unknown keys are errors; values keep their TOML type."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _known(family: str) -> str:
+    if family not in FAMILIES:
+        raise ValueError(f"{family!r} is no kind of base; there are {', '.join(FAMILIES)}")
+    return family
+
+
+def _of_parts(files: dict[str, str]) -> dict[str, str]:
+    for part, path in files.items():
+        if part not in WHAT:
+            near = difflib.get_close_matches(part, WHAT, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"unknown part {part!r}: {hint}valid: {', '.join(WHAT)}")
+        if not path:
+            raise ValueError(f"{part} names no file")
+    return files
+
+
+class Model(Table):
+    """The base that is fine-tuned: an image-to-video diffusion transformer."""
+
+    family: Annotated[str, AfterValidator(_known)] = Field(
+        "wan2.1-i2v",
+        description=f"which kind of base ({', '.join(FAMILIES)}); it decides how a mask becomes "
+        f"model input",
+    )
+    path: str = Field(
+        "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers",
+        description="a hub id, or a local folder in diffusers' or Wan's original layout (relative "
+        'to this file); "" where files has all parts',
+    )
+    files: Annotated[dict[str, str], AfterValidator(_of_parts)] = Field(
+        {},
+        description="parts in single files, as of ComfyUI, which go before what path has: "
+        f"{{{', '.join(WHAT)} = …}} (relative to this file)",
+    )
+    dtype: Literal["bfloat16", "float16", "float32"] = Field(
+        "bfloat16",
+        description="precision of the transformer and the text encoder: bfloat16, float16, "
+        "float32 (the VAE and the image encoder always run in float32)",
+    )
+    transformer_dtype: Literal[
+        "same", "bfloat16", "float16", "float32", "float8", "int8", "nf4"
+    ] = Field(
+        "same",
+        description="how the transformer's frozen weights are kept: same (as dtype) | float8 | "
+        "int8 | nf4: less memory, less exact; in training and inference alike",
+    )
+
+    @model_validator(mode="after")
+    def _computes_as_it_keeps(self) -> "Model":
+        kept = self.transformer_dtype
+        if kept in PLAIN and kept != self.dtype:
+            raise ValueError(
+                f'transformer_dtype is {kept!r} and dtype is {self.dtype!r}: write "same" (or '
+                f"change dtype too), or one of the compressed forms float8, int8, nf4"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _lies_somewhere(self) -> "Model":
+        if not (self.path or self.files):
+            raise ValueError("path is empty: name a hub id, a folder, or single files in files")
+        return self
+
+    @property
+    def base(self) -> str:
+        """The base in a word: its folder or hub id, or the first of its files."""
+        return self.path or next(iter(self.files.values()))
+
+    @property
+    def storage(self) -> str:
+        """transformer_dtype as a form of storage: "same" where it is what dtype is anyway."""
+        return "same" if self.transformer_dtype in PLAIN else self.transformer_dtype
+
+
+class Memory(Table):
+    """Where the base lies while it works. `maskora plan` tells what comes of it."""
+
+    vram_budget_gb: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        "auto",
+        description='how much of the GPU\'s memory may be used, in GB (2^30 bytes); "auto" = what '
+        "is free when a run starts, less a reserve; a number is a cap on that",
+    )
+    blocks_to_swap: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="how many of the transformer's blocks wait in RAM and are streamed to the "
+        'GPU; "auto" = the fewest that fit the budget',
+    )
+    activation_offload: bool = Field(
+        True, description="what training keeps of each block waits in RAM too"
+    )
+    weights: Literal["pinned", "pageable", "mapped"] = Field(
+        "pinned",
+        description="streamed blocks wait in pinned RAM (fastest) | pageable RAM | mapped: on "
+        "disk, for machines with little RAM",
+    )
+
+
+class Video(Table):
+    """How `prepare` cut and fitted the clip. Changing it means preparing again."""
+
+    frames: Frames = Field(49, description="how many frames; 4k+1, at least 5")
+    size: str = Field(
+        "auto",
+        description='"WIDTHxHEIGHT" on the model\'s grid; "auto" keeps the clip\'s aspect at about '
+        'the area of 832x480, "auto:WIDTHxHEIGHT" at another area',
+    )
+    start: Count = Field(0, description="first frame, counted in the original from 0")
+    every: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        1, description="take every n-th frame of the original"
+    )
+    fit: Literal["crop", "pad", "stretch"] = Field(
+        "crop", description="how the picture meets the size: crop, pad or stretch"
+    )
+
+    @field_validator("frames")
+    @classmethod
+    def _is_4k_plus_1(cls, frames: int) -> int:
+        if frames % 4 != 1:
+            low = (frames - 1) // 4 * 4 + 1
+            raise ValueError(
+                f"{frames} is not 4k+1 (the models compress time by 4): try {low} or {low + 4}"
+            )
+        return frames
+
+    @field_validator("size")
+    @classmethod
+    def _is_a_size(cls, size: str) -> str:
+        if size != "auto":
+            parse_size(size.removeprefix("auto:"))
+        return size
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether the size follows the clip's aspect."""
+        return self.size.startswith("auto")
+
+    @property
+    def area(self) -> int:
+        """How many pixels an automatic size should have, about."""
+        width, height = parse_size(self.size.partition(":")[2] or "832x480")
+        return width * height
+
+
+class Mask(Table):
+    """How silhouettes become the region that is generated."""
+
+    shape: Literal["box", "tight", "hull", "noisy", "full"] = Field(
+        "box", description="box | tight | hull | noisy | full; loose boxes give the best edits"
+    )
+    margin: Annotated[float, Field(ge=0.0, le=2.0)] = Field(
+        0.1, description="grown by this share of the box on each side"
+    )
+    smooth: Positive = Field(
+        5, description="frames over which the box is steadied; it never uncovers the silhouette"
+    )
+    min_area: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0005, description="smaller specks than this share of the picture are ignored"
+    )
+
+
+class Tracker(Table):
+    """Who follows what is pointed at: `maskora track`, and the clicks of `maskora gui`."""
+
+    type: Literal["simple", "sam2"] = Field(
+        "simple",
+        description="simple (GrabCut and optical flow: needs no download, loses its way in hard "
+        "clips) | sam2",
+    )
+    checkpoint: Annotated[str, Field(min_length=1)] = Field(
+        "facebook/sam2.1-hiera-large",
+        description="for sam2: a hub id, a local folder in transformers' layout, or an original "
+        ".pt file where the sam2 package is installed (relative to this file)",
+    )
+    clicks: tuple[str, ...] = Field(
+        (),
+        strict=False,
+        description='points to follow, as --click: ["FRAME,X,Y,+", "FRAME,X,Y,-,OBJECT", …] in '
+        "pixels of the original; - is a point that does not belong to the object",
+    )
+    boxes: tuple[str, ...] = Field(
+        (), strict=False, description='the same as rectangles: ["FRAME,X,Y,W,H[,OBJECT]", …]'
+    )
+
+
+NEGATIVE_PROMPT = (
+    "Bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, "
+    "images, static, overall gray, worst quality, low quality, JPEG compression residue, ugly, "
+    "incomplete, extra fingers, poorly drawn hands, poorly drawn faces, deformed, disfigured, "
+    "misshapen limbs, fused fingers, still picture, messy background, three legs, many people in "
+    "the background, walking backwards"
+)
+
+
+class Prompt(Table):
+    """The words. A .txt beside an image (source/00000.txt, edits/NNNNN.txt) wins over these."""
+
+    token: str = Field("p3rs0n", description="the special token put before every caption")
+    caption: str = Field(
+        "auto", description='what the source shows; "auto" = the captioner of [caption] says it'
+    )
+    edited_caption: str = Field(
+        "auto", description='what the edited frame shows; "auto" = the captioner says it'
+    )
+    negative: str = Field(NEGATIVE_PROMPT, description="what guidance steers away from")
+
+
+class Caption(Table):
+    """Who writes a caption that is left at "auto"."""
+
+    model: Annotated[str, Field(min_length=1)] = Field(
+        "florence-community/Florence-2-large",
+        description='Florence-2: a hub id or a local folder (relative to this file); "none" = '
+        "nobody, captions are yours",
+    )
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Conditioning = Literal["masked", "first-frame"]
+
+
+class Adapter(Table):
+    """The LoRA."""
+
+    rank: Positive = Field(16, description="rank of the update")
+    alpha: Annotated[float, Field(gt=0)] = Field(16.0, description="scale: alpha / rank")
+    targets: Literal["attention", "attention+ffn"] = Field(
+        "attention", description="attention (q, k, v, o) | attention+ffn"
+    )
+
+
+class Optimizer(Table):
+    """How the LoRA is optimised."""
+
+    type: Literal["adamw", "adamw8bit"] = Field(
+        "adamw8bit", description="adamw | adamw8bit (needs bitsandbytes and a CUDA card)"
+    )
+    lr: Annotated[float, Field(gt=0, le=1)] = Field(1e-4, description="learning rate")
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(0.01, description="AdamW's decay")
+
+
+class Motion(Table):
+    """Stage 1: learn the clip's motion. Its LoRA serves every edit of this clip."""
+
+    steps: Positive = Field(100, description="optimizer steps")
+    window: Frames | Literal["full"] = Field(
+        9, description='frames per sample (4k+1), or "full": the whole clip at once'
+    )
+    stride: Positive = Field(4, description="frames between the starts of two windows")
+    conditioning: Conditioning = Field(
+        "masked", description="masked | first-frame (the naive baseline)"
+    )
+    augment: Literal["none", "colour"] = Field(
+        "none",
+        description="none | colour: each window also with its colour channels in the five other "
+        "orders, against learning the source's colour with its motion; encodes six times as much",
+    )
+
+    @field_validator("window")
+    @classmethod
+    def _is_4k_plus_1(cls, window: int | str) -> int | str:
+        if isinstance(window, int) and window % 4 != 1:
+            low = (window - 1) // 4 * 4 + 1
+            raise ValueError(f'{window} is not 4k+1: try {low}, {low + 4} or "full"')
+        return window
+
+
+class Appearance(Table):
+    """Stage 2: learn the look of later edited keyframes. Runs only where there are some."""
+
+    steps: Positive = Field(100, description="optimizer steps")
+    motion_share: Share = Field(
+        0.1, description="share of motion samples mixed in, so that motion is not forgotten"
+    )
+    conditioning: Literal["masked", "anchored", "first-frame"] = Field(
+        "masked",
+        description="masked | anchored (each keyframe at its time after the edited first frame; "
+        "ours) | first-frame (the paper's ablation without the mask)",
+    )
+    reference: Literal["edited-first-frame", "source", "masked"] = Field(
+        "edited-first-frame",
+        description="what the image encoder sees: edited-first-frame | source | masked",
+    )
+    spill: Literal["source", "keep"] = Field(
+        "source",
+        description="outside the mask an edited frame is taken from the source | kept as it is",
+    )
+
+
+class Training(Table):
+    """What both stages share."""
+
+    seed: Seed = Field(0, description="of the noise, the order and the LoRA's start")
+    timestep_sample_method: Literal["uniform", "logit_normal"] = Field(
+        "uniform", description="how noise levels are drawn: uniform | logit_normal"
+    )
+    shift: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="moves the noise levels up (> 1) or down (< 1)"
+    )
+    inside_weight: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="weight of the loss inside the mask, relative to outside"
+    )
+    gradient_clipping: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="largest gradient norm"
+    )
+    gradient_accumulation_steps: Positive = Field(1, description="samples per optimizer step")
+    checkpoint_every: Positive = Field(25, description="steps between checkpoints")
+
+
+class LoraFile(Table):
+    """One further LoRA for inference."""
+
+    path: str = Field(description="a .safetensors file (relative to this file)")
+    strength: float = Field(1.0, description="1 = as trained")
+    expert: Literal["", "high", "low"] = Field(
+        "", description="of a base with two transformers, the one that it is for; empty: both"
+    )
+
+
+class Inference(Table):
+    """How the edited clip is generated."""
+
+    steps: Positive = Field(30, description="denoising steps")
+    guidance: Annotated[float, Field(ge=1.0)] = Field(
+        5.0, description="classifier-free guidance; 1 = off, twice as fast"
+    )
+    shift: Annotated[float, Field(gt=0)] | Literal["model"] = Field(
+        "model", description="the schedule's shift; \"model\" = as the base's own scheduler has it"
+    )
+    seed: Seed = Field(0, description="of the starting noise")
+    lock: Literal["pixel", "model", "latent"] = Field(
+        "pixel",
+        description="how the background is held: pixel (exact) | model (raw output) | latent "
+        "(blended at every step: the paper's baseline)",
+    )
+    feather: Annotated[float, Field(ge=0)] = Field(
+        8.0, description="pixels over which the edit blends in, inside the mask"
+    )
+    lossless: bool = Field(False, description="also write edited.mkv (RGB FFV1), bit for bit")
+    conditioning: Conditioning = Field(
+        "masked", description="masked | first-frame (plain image-to-video)"
+    )
+    loras: tuple[LoraFile, ...] = Field(
+        (),
+        strict=False,
+        description="further LoRAs, of any tool: [{path = …, strength = …}] (where a base has two "
+        "transformers, expert = high | low says for which)",
+    )
+
+
+class Acceleration(Table):
+    """Optional speed-ups that the ecosystem already has; each says where it has no effect."""
+
+    attention: Literal["native", "cudnn", "flash", "flash-3", "sage", "xformers", "flex"] = Field(
+        "native",
+        description="attention kernels: native (torch's own) | cudnn | flash | flash-3 | sage | "
+        "xformers | flex; all but native need a card, some a package of their own",
+    )
+    cache: Literal["none", "first-block", "taylor"] = Field(
+        "none",
+        description="in inference, reuse what changes little from step to step: none | "
+        "first-block | taylor; faster, less exact",
+    )
+    cache_threshold: Annotated[float, Field(gt=0)] = Field(
+        0.05, description="first-block: how small a relative change lets a step skip the rest"
+    )
+    cache_interval: Annotated[int, Field(ge=2)] = Field(
+        3, description="taylor: after the first three, one step in so many is computed"
+    )
+    compile: bool = Field(
+        False, description="torch.compile for each block: slow first step, faster ones after it"
+    )
+
+
+class Config(Table):
+    """One edit's whole configuration, as in its edit.toml."""
+
+    model: Model = Model()
+    video: Video = Video()
+    mask: Mask = Mask()
+    tracker: Tracker = Tracker()
+    prompt: Prompt = Prompt()
+    caption: Caption = Caption()
+    adapter: Adapter = Adapter()
+    optimizer: Optimizer = Optimizer()
+    motion: Motion = Motion()
+    appearance: Appearance = Appearance()
+    training: Training = Training()
+    memory: Memory = Memory()
+    acceleration: Acceleration = Acceleration()
+    inference: Inference = Inference()

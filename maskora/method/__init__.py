@@ -1,0 +1,1 @@
+"""The method: conditioning on a masked source, and the training objective."""

@@ -1,0 +1,1 @@
+"""HunyuanVideo-I2V through diffusers' own classes."""

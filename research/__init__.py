@@ -1,0 +1,1 @@
+"""Experiments on maskora that are not installed with it."""

@@ -1,0 +1,238 @@
+"""The claims, and the rule by which each is marked.
+
+A claim is a difference between two conditions in its headline figures. Of some only "no worse" is
+claimed: there a difference within the margin is allowed.
+
+On edits of the shape alone a clip that turns back into its source has the right colours in nearly
+the right place, so figures that such a clip would win are asked of edits of the hue.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from research.claims.conditions import CONDITIONS
+from research.claims.statistics import Interval
+from research.claims.subjects import FIRST, kind
+
+Mark = Literal["reproduced", "not reproduced", "undecided"]
+BETTER: dict[str, int] = {
+    "hit": 1, "strict": 1, "centroid": -1, "angle": -1, "inside_db": 1, "background_db": 1,
+    "grown": 1, "faded": -1, "evolved": 1, "early_db": 1, "late_db": 1,
+}  # fmt: skip
+POSE = ("angle", "strict", "centroid", "background_db")
+SHAPES, HUES = ("shape", "hue+shape"), ("hue", "hue+shape")
+ALL = ("hue", "shape", "hue+shape")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One condition against another.
+
+    Attributes:
+        ours, other: names of conditions; ours is claimed to be the better one.
+        headline: the figures that decide.
+        margins: of a figure, by how much ours may be worse.
+        kinds: of edits that count.
+        beside: conditions whose figures are told beside these.
+    """
+
+    ours: str
+    other: str
+    headline: tuple[str, ...]
+    margins: Mapping[str, float] = field(default_factory=dict)
+    kinds: tuple[str, ...] = ALL
+    beside: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper, or one of ours.
+
+    Attributes:
+        source: where it stands.
+        says: the claim in a sentence.
+        note: what a reader of its marks should know.
+    """
+
+    number: int
+    title: str
+    source: str
+    says: str
+    comparisons: tuple[Comparison, ...]
+    note: str = ""
+
+    @property
+    def groups(self) -> dict[tuple[str, ...], list[str]]:
+        """Kinds of edits, and the conditions that are told about on them."""
+        found: dict[tuple[str, ...], set[str]] = {}
+        for each in self.comparisons:
+            found.setdefault(each.kinds, set()).update((each.ours, each.other, *each.beside))
+        order = list(CONDITIONS)
+        return {kinds: sorted(names, key=order.index) for kinds, names in found.items()}
+
+
+LOOK, BOUNDS = ("evolved", "late_db"), ("autoencoder", "source")
+FEW = (
+    "The mark hangs on *evolved*, which differs by little: in an earlier run, whose second stage "
+    "had other recipes and the first one's seeds, it was undecided."
+)
+WITHIN = (
+    'Where "no worse" is claimed, a difference may be certain and lie within its margin, or be '
+    "about as large: read the figures."
+)
+CLAIMS = (
+    Claim(
+        1, "Mask-aware LoRA against naive LoRA and the bare base", "sections 3.3 and 4.3",
+        "A LoRA trained with the spatiotemporal mask carries the edit along with the source's "
+        "motion and leaves the rest alone; one trained as plain image-to-video, or none, does not.",
+        (
+            Comparison(
+                "mask-aware LoRA", "naive LoRA", ("centroid", "background_db"),
+                kinds=HUES, beside=BOUNDS,
+            ),
+            Comparison("mask-aware LoRA", "naive LoRA", ("angle", "strict"), kinds=HUES),
+            Comparison("mask-aware LoRA", "base, plain", POSE, kinds=HUES),
+            # The mask alone tells where the sprite is: the LoRA's part is the motion within.
+            Comparison("mask-aware LoRA", "base, boxed", ("angle", "strict"), kinds=HUES),
+        ),
+    ),
+    Claim(
+        2, "The mask at the input against the mask in the features", "appendix B.1, table 3",
+        "Conditioning on the mask gives better clips than a naive LoRA whose latents are blended "
+        "with the source's at every step (equation 3).",
+        (Comparison(
+            "mask-aware LoRA", "naive LoRA, blended", ("strict", "inside_db", "background_db"),
+            kinds=HUES, beside=BOUNDS,
+        ),),
+        "The mark hangs on the background, which blending copies by construction.",
+    ),
+    Claim(
+        3, "Box, tight and noisy masks where the shape changes", "appendix B.2",
+        "Loose masks, a box or a noisy one, let the new shape grow beyond the old outline, into "
+        "which a tight one forces it.",
+        (
+            Comparison(
+                "mask-aware LoRA", "tight mask", ("grown",), kinds=SHAPES, beside=BOUNDS
+            ),
+            Comparison("noisy mask", "tight mask", ("grown",), kinds=SHAPES),
+        ),
+        "In pictures of 64x64 a noisy mask is no larger than a tight one, and the latent cells of "
+        "either leave most of the pixels beyond the outline free: what is tested is the emptied "
+        "picture, not the latent mask, and of noisy masks not that they are loose.",
+    ),
+    Claim(
+        4, "Appearance stage with its mask against plain image-to-video", "appendix B.3",
+        "Without a mask the second stage learns to copy the frame that it is shown, and the look "
+        "of the later keyframe does not come.",
+        (Comparison("keyframe, masked", "keyframe, first-frame", LOOK, beside=("no keyframe",)),),
+        FEW,
+    ),
+    Claim(
+        5, "Longer clips", "appendix B.4",
+        "How well the clip keeps to the edited first frame stays the same with its length: 5, 9 "
+        "(the plain mask-aware LoRA), 13 and 21 frames, trained on windows of at most 9.",
+        tuple(
+            Comparison(name, "5 frames", ("hit",), {"hit": 0.1}, HUES)
+            for name in ("mask-aware LoRA", "13 frames", "21 frames")
+        ),
+        f"{WITHIN} The base itself saw mostly 9 frames, and few clips of 21, when it was "
+        "pretrained.",
+    ),
+    Claim(
+        6, "Windows against the full clip", "appendix C.1",
+        "Training on short overlapping windows is as good as training on the whole clip.",
+        (Comparison(
+            "mask-aware LoRA, windows of 5", "mask-aware LoRA", POSE,
+            {"angle": 10.0, "strict": 0.05, "centroid": 0.5, "background_db": 0.5}, HUES,
+        ),),
+        WITHIN,
+    ),
+    Claim(
+        7, "With and without a later keyframe", "section 4.3, figure 7",
+        "Where the look evolves, an edited later frame brings the last frames nearer to it.",
+        (Comparison("keyframe, masked", "no keyframe", LOOK, beside=("autoencoder, evolving",)),),
+        FEW,
+    ),
+    Claim(
+        8, "Training on recoloured sources", 'an addition of ours, motion.augment = "colour"',
+        "A LoRA turns edits of the hue back towards the source; trained on recoloured sources it "
+        "lets more of such an edit come through, at little cost to motion and background.",
+        (
+            Comparison("base, boxed", "mask-aware LoRA", ("faded",), kinds=HUES, beside=BOUNDS),
+            Comparison(
+                "mask-aware LoRA, recoloured", "mask-aware LoRA", ("faded", "hit", "strict"),
+                kinds=HUES,
+            ),
+            Comparison(
+                "mask-aware LoRA, recoloured", "mask-aware LoRA",
+                ("angle", "centroid", "background_db"),
+                {"angle": 10.0, "centroid": 0.5, "background_db": 0.5}, HUES,
+            ),
+        ),
+        "Few pixels turn back, in few scenes; what recolouring mends is mostly something else. It "
+        "imitates edits of the hue: other kinds of edit were not tried.",
+    ),
+    Claim(
+        9, "A keyframe at its time after the edited first frame",
+        'an addition of ours, appearance.conditioning = "anchored"',
+        "A keyframe that is learned at its time after the edited first frame, instead of alone, "
+        "brings the last frames nearer to it, at little cost to earlier frames, motion and "
+        "background.",
+        (
+            Comparison("keyframe, anchored", "keyframe, masked", LOOK, beside=("no keyframe",)),
+            Comparison(
+                "keyframe, anchored", "keyframe, masked", ("early_db",), {"early_db": 0.5}
+            ),
+            Comparison("keyframe, anchored, 13 frames", "keyframe, masked, 13 frames", LOOK),
+            Comparison(
+                "keyframe, anchored, 13 frames", "keyframe, masked, 13 frames", ("early_db",),
+                {"early_db": 0.5},
+            ),
+            # Where the look does not evolve: else angle and centroid tell of the look, too.
+            Comparison(
+                "mask-aware LoRA, anchored keyframe", "mask-aware LoRA, masked keyframe",
+                ("angle", "centroid", "background_db"),
+                {"angle": 10.0, "centroid": 0.5, "background_db": 0.5}, HUES,
+                beside=("mask-aware LoRA",),
+            ),
+        ),
+    ),
+)  # fmt: skip
+
+
+def mark(comparison: Comparison, differences: Mapping[str, Interval]) -> Mark:
+    """Reproduced where every headline figure's interval lies wholly on the claimed side.
+
+    Not reproduced where one lies wholly on the other side; undecided else.
+
+    Args:
+        differences: ours minus other, by figure.
+    """
+    allowed = [
+        differences[figure].toward(BETTER[figure], -comparison.margins.get(figure, 0.0))
+        for figure in comparison.headline
+    ]
+    if any(side < 0 for side in allowed):
+        return "not reproduced"
+    return "reproduced" if all(side > 0 for side in allowed) else "undecided"
+
+
+def scenes_of(kinds: Sequence[str], scenes: int) -> list[int]:
+    """Numbers of the first cases that are of some kinds."""
+    numbers = range(FIRST, FIRST + len(ALL) * scenes)
+    return [number for number in numbers if kind(number) in kinds][:scenes]
+
+
+def keys(claims: Sequence[Claim], scenes: int, seeds: int) -> list[tuple[str, int, int]]:
+    """All clips that claims need: (condition, scene, seed)."""
+    return list(
+        dict.fromkeys(
+            (name, scene, seed)
+            for claim in claims
+            for kinds, names in claim.groups.items()
+            for scene in scenes_of(kinds, scenes)
+            for seed in range(seeds)
+            for name in names
+        )
+    )

@@ -1,0 +1,1 @@
+"""Pretraining of the miniature that ships with maskora, and its judgement."""

@@ -1,0 +1,86 @@
+"""Running the real commands in this process, on real small clips."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from maskora.cli import app
+from maskora.video.images import read_image, write_png
+from maskora.video.write import write_mp4
+from tests.ball import draw_frame
+
+FAST = [
+    "--set", "model.dtype=float32", "--set", "optimizer.type=adamw", "--set", "optimizer.lr=1e-3",
+    "--set", "motion.steps=2", "--set", "appearance.steps=2", "--set", "motion.window=5",
+    "--set", "training.checkpoint_every=1", "--set", "inference.steps=2",
+    "--set", "inference.lossless=true", "--set", "inference.feather=3.0",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command answered."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[..., Answer]:
+    """Run `maskora …`; a bug's traceback fails the test."""
+
+    def call(*arguments: object) -> Answer:
+        logging.getLogger().handlers.clear()  # the command sets logging up for its own stderr
+        result = CliRunner().invoke(app, [str(a) for a in arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Answer(result.exit_code, result.stdout, result.stderr)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def ball(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine frames of a blue ball rolling over a meadow, 320x192."""
+    path = tmp_path_factory.mktemp("clips") / "ball.mp4"
+    write_mp4(path, (draw_frame(n, (60, 120, 220)) for n in range(9)), Fraction(16))
+    return path
+
+
+def recolour(source: Path, target: Path, box: tuple[int, int, int, int]) -> np.ndarray:
+    """Swap the colours inside a box (x, y, w, h) of a picture, as a person would repaint it."""
+    image = read_image(source).copy()
+    x, y, width, height = box
+    image[y : y + height, x : x + width] = image[y : y + height, x : x + width, ::-1]
+    write_png(target, image)
+    return image
+
+
+@pytest.fixture(scope="session")
+def prepared(
+    tmp_path_factory: pytest.TempPathFactory,
+    run: Callable[..., Answer],
+    ball: Path,
+    tiny_model: Path,
+) -> Callable[..., Path]:
+    """Prepare the ball clip at 160x96 with a box around the ball and an edited first frame."""
+
+    def make(*options: object) -> Path:
+        root = tmp_path_factory.mktemp("edit") / "ws"
+        answer = run(
+            "prepare", ball, root, "--box", "16,64,120,96", "--size", "160x96", "--frames", 9,
+            "--caption", "a blue ball", "--edited-caption", "an orange ball",
+            "--set", f"model.path={tiny_model}", *FAST, *options,
+        )  # fmt: skip
+        assert answer.status == 0, answer.err
+        recolour(root / "source" / "00000.png", root / "edits" / "00000.png", (20, 40, 40, 30))
+        return root
+
+    return make

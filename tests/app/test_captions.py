@@ -1,0 +1,238 @@
+"""Who says what a picture shows: the person, else the captioner, once, and remembered."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from maskora import lora
+from maskora.app.captions import settle_captions, source_caption, write_captions
+from maskora.app.workspace import Stage, Workspace
+from maskora.config import Config, load_config
+from maskora.errors import UserError
+from maskora.training.checkpoint import RunFolder
+from maskora.video.images import write_png
+from tests.app.conftest import Answer, recolour
+from tests.tiny_florence import write_tiny_florence
+
+Run = Callable[..., Answer]
+LOADING, PLAN = "loading the captioner", "RAM, GB"
+
+
+@pytest.fixture
+def florence(tmp_path: Path) -> Path:
+    folder = tmp_path / "florence"
+    write_tiny_florence(folder)
+    return folder
+
+
+@pytest.fixture
+def auto(prepared: Callable[..., Path], florence: Path) -> Path:
+    """A workspace whose captions are all left open, with a keyframe."""
+    root = prepared(
+        "--set", "prompt.caption=auto", "--set", "prompt.edited_caption=auto",
+        "--set", f"caption.model={florence}",
+    )  # fmt: skip
+    recolour(root / "source" / "00004.png", root / "edits" / "00004.png", (30, 40, 40, 30))
+    return root
+
+
+def opened(root: Path) -> tuple[Config, Workspace]:
+    return load_config(root / "edit.toml"), Workspace(root)
+
+
+def images(root: Path) -> list[Path]:
+    return [root / "source/00000.png", root / "edits/00000.png", root / "edits/00004.png"]
+
+
+def write(root: Path, image: Path) -> str:
+    config, workspace = opened(root)
+    return write_captions(config, workspace, [image])[image]
+
+
+def auto_model(root: Path) -> str:
+    return opened(root)[0].caption.model
+
+
+def lora_prompts(workspace: Workspace, stage: Stage) -> object:
+    adapter = RunFolder(workspace.run_dir(stage)).newest_adapter()
+    assert adapter is not None
+    return lora.read(adapter).metadata["prompts"]
+
+
+def ok(answer: Answer) -> Answer:
+    assert answer.status == 0, answer.err
+    return answer
+
+
+def test_a_run_writes_what_is_missing_with_one_load_before_the_base(run: Run, auto: Path) -> None:
+    err = ok(run("train", "--config", auto / "edit.toml")).err
+    assert err.count(LOADING) == 1
+    config, workspace = opened(auto)
+    texts = write_captions(config, workspace, images(auto))
+    places = [err.index(f'caption of {image}: "{texts[image]}"') for image in texts]
+    assert err.index(LOADING) < min(places)
+    assert max(places) < err.index(PLAN)
+    assert err.count("caption of") == 3
+    motion, appearance = (lora_prompts(workspace, stage) for stage in ("motion", "appearance"))
+    source, _, keyframe = texts.values()
+    assert motion == [f"p3rs0n {source}"]
+    assert appearance == [f"p3rs0n {keyframe}"]
+
+
+def test_what_was_said_once_is_not_asked_again_and_nothing_retrains(
+    run: Run, auto: Path, florence: Path
+) -> None:
+    ok(run("train", "--config", auto / "edit.toml"))
+    shutil.rmtree(florence)
+    again = ok(run("train", "--config", auto / "edit.toml")).err
+    assert "motion: done already" in again
+    assert "appearance: done already" in again
+    infer = ok(run("infer", "--config", auto / "edit.toml")).err
+    for err in (again, infer):
+        assert LOADING not in err
+        assert "caption of" not in err
+        assert "changed" not in err
+    record = json.loads((auto / "output" / "run.json").read_text())
+    assert record["prompt"] == f"p3rs0n {write(auto, images(auto)[1])}"
+
+
+def test_inference_alone_writes_both_captions_with_one_load(run: Run, auto: Path) -> None:
+    """As after the cache was deleted."""
+    ok(run("train", "--config", auto / "edit.toml"))
+    shutil.rmtree(auto / "cache")
+    err = ok(run("infer", "--config", auto / "edit.toml")).err
+    assert err.count(LOADING) == 1
+    assert err.count("caption of") == 3
+    assert err.rindex("caption of") < err.index(PLAN)
+    assert "changed" not in err  # the same words again
+
+
+def test_the_bare_base_needs_no_caption_of_the_source(run: Run, auto: Path) -> None:
+    err = ok(run("infer", "--config", auto / "edit.toml", "--lora", "none")).err
+    assert "caption of" in err
+    assert f"caption of {images(auto)[0]}" not in err
+
+
+def test_a_text_beside_wins_over_the_key_and_the_key_over_the_captioner(
+    auto: Path, florence: Path
+) -> None:
+    config, workspace = opened(auto)
+    shutil.rmtree(florence)
+    prompt = config.prompt.model_copy(update={"caption": "a ball", "edited_caption": "a pear"})
+    said = config.model_copy(update={"prompt": prompt})
+    images(auto)[2].with_suffix(".txt").write_text("an apple\n")
+    assert list(settle_captions(said, workspace, images(auto)).values()) == [
+        "a ball", "a pear", "an apple",
+    ]  # fmt: skip
+    images(auto)[0].with_suffix(".txt").write_text("a globe")
+    assert source_caption(workspace, said) == "a globe"
+    assert source_caption(workspace, config) == "a globe"
+
+
+def test_an_empty_caption_is_no_caption(auto: Path) -> None:
+    config, workspace = opened(auto)
+    empty = config.model_copy(update={"prompt": config.prompt.model_copy(update={"caption": " "})})
+    with pytest.raises(UserError, match=r"\[prompt\] caption is empty.*\"auto\""):
+        source_caption(workspace, empty)
+
+
+def test_a_caption_belongs_to_the_pixels_and_the_captioner(
+    auto: Path, florence: Path, tmp_path: Path
+) -> None:
+    config, workspace = opened(auto)
+    first = write(auto, images(auto)[1])
+    kept = sorted(workspace.captions_dir.iterdir())
+    shutil.move(images(auto)[1], images(auto)[1].with_suffix(".webp"))  # another name
+    assert write(auto, images(auto)[1].with_suffix(".webp")) == first
+    assert sorted(workspace.captions_dir.iterdir()) == kept
+    write_png(images(auto)[1], np.zeros((96, 160, 3), np.uint8))
+    assert write(auto, images(auto)[1]) != first
+    other = tmp_path / "other"
+    write_tiny_florence(other, seed=13)
+    named = config.model_copy(
+        update={"caption": config.caption.model_copy(update={"model": str(other)})}
+    )
+    picture = images(auto)[1].with_suffix(".webp")
+    assert write_captions(named, workspace, [picture])[picture] != first
+    for damaged in (b"\xff", b""):  # no text: as if it were not there
+        kept[0].write_bytes(damaged)
+        assert write(auto, picture) == first
+
+
+def test_the_captioner_can_be_asked_whatever_is_written_already(auto: Path) -> None:
+    """As the window does: what it says is an offer, and lands in no .txt."""
+    beside = images(auto)[1].with_suffix(".txt")
+    beside.write_text("mine")
+    assert write(auto, images(auto)[1]) not in ("", "mine")
+    assert beside.read_text() == "mine"
+    assert not images(auto)[0].with_suffix(".txt").exists()
+
+
+def test_check_says_who_will_write_and_then_what_was_written(run: Run, auto: Path) -> None:
+    config = auto / "edit.toml"
+    answer = ok(run("check", "--config", config))
+    for image in images(auto):
+        assert f"caption of {image}: {auto_model(auto)} will write it" in answer.out
+    assert LOADING not in answer.err
+    assert not (auto / "cache").exists()
+    text = write(auto, images(auto)[1])
+    answer = ok(run("check", "--config", config))
+    assert f'caption of {images(auto)[1]}: "{text}"' in answer.out
+    assert answer.out.count("will write it") == 2
+    given = ["--set", "prompt.caption=a ball", "--set", "prompt.edited_caption=a pear"]
+    assert "caption of" not in ok(run("check", "--config", config, *given)).out
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("none", '[caption] model is "none"'),
+        ("./nowhere", "'./nowhere' is neither a folder nor a hub id"),
+        ("old", "the old layout of microsoft/Florence-2"),
+    ],
+)
+def test_without_a_captioner_both_ways_are_named(
+    run: Run, auto: Path, florence: Path, model: str, said: str
+) -> None:
+    config = json.loads((florence / "config.json").read_text())
+    (auto / "old").mkdir()
+    (auto / "old" / "config.json").write_text(json.dumps(config | {"auto_map": {}}))
+    shutil.rmtree(florence)
+    chosen = ["--config", auto / "edit.toml", "--set", f"caption.model={model}"]
+    for command in ("train", "infer", "check"):
+        answer = run(command, *chosen)
+        assert answer.status == 2
+        for image in images(auto) if command == "check" else images(auto)[1:2]:
+            key = "caption" if image.parent.name == "source" else "edited_caption"
+            way_out = f"{image.with_suffix('.txt')} or as {key} = "
+            (line,) = [line for line in answer.err.splitlines() if way_out in line]
+            assert said in line
+            assert "[caption] model" in line
+    assert not (auto / "runs").exists()
+
+
+def test_a_captioner_that_the_hub_does_not_give(
+    auto: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    config, workspace = opened(auto)
+    nobody = config.caption.model_copy(update={"model": "maskora-tests/nobody"})
+    with pytest.raises(
+        UserError, match=r"\[caption\] model: 'maskora-tests/nobody'.*hub.*00000.txt"
+    ):
+        write_captions(config.model_copy(update={"caption": nobody}), workspace, images(auto)[:1])
+
+
+def test_a_captioner_without_words_is_told(auto: Path, florence: Path) -> None:
+    """The real one where its folder forbids every letter."""
+    rules = json.loads((florence / "generation_config.json").read_text())
+    del rules["min_new_tokens"]
+    rules["suppress_tokens"] = [1, *range(3, 102)]
+    (florence / "generation_config.json").write_text(json.dumps(rules))
+    with pytest.raises(UserError, match=r"finds no words for .*edits/00000.png.*00000.txt"):
+        write(auto, images(auto)[1])
+    assert not (auto / "cache").exists()

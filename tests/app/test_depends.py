@@ -1,0 +1,167 @@
+"""What a trained LoRA depends on: what has to train again for which change, and what has not."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from maskora.app import fingerprints as stages
+from maskora.app.edits import Clip, Edit, EditedFrame
+from maskora.config import Config
+from maskora.models.registry import VideoModel, open_model
+from tests.app.small import CAPTION, configured, edited_frame, picture, small_clip, small_edit
+
+Changed = Literal["both", "appearance", "neither"]
+
+# Every setting of these tables with another value, and which stages have to train again for it.
+SETTINGS: list[tuple[str, str, object, Changed]] = [
+    ("adapter", "rank", 4, "both"),
+    ("adapter", "alpha", 8.0, "both"),
+    ("adapter", "targets", "attention+ffn", "both"),
+    ("optimizer", "type", "adamw", "both"),
+    ("optimizer", "lr", 2e-4, "both"),
+    ("optimizer", "weight_decay", 0.1, "both"),
+    ("motion", "steps", 7, "neither"),
+    ("motion", "window", 5, "both"),
+    ("motion", "stride", 2, "both"),
+    ("motion", "conditioning", "first-frame", "both"),
+    ("motion", "augment", "colour", "both"),
+    ("appearance", "steps", 7, "neither"),
+    ("appearance", "motion_share", 0.5, "appearance"),
+    ("appearance", "conditioning", "first-frame", "appearance"),
+    ("appearance", "conditioning", "anchored", "appearance"),
+    ("appearance", "reference", "source", "appearance"),
+    ("appearance", "reference", "masked", "appearance"),
+    ("appearance", "spill", "keep", "appearance"),
+    ("training", "seed", 1, "both"),
+    ("training", "timestep_sample_method", "logit_normal", "both"),
+    ("training", "shift", 3.0, "both"),
+    ("training", "inside_weight", 2.0, "both"),
+    ("training", "gradient_clipping", 0.5, "both"),
+    ("training", "gradient_accumulation_steps", 2, "both"),
+    ("training", "checkpoint_every", 5, "neither"),
+    ("inference", "steps", 4, "neither"),
+    ("inference", "guidance", 1.0, "neither"),
+    ("inference", "shift", 1.0, "neither"),
+    ("inference", "seed", 1, "neither"),
+    ("inference", "lock", "latent", "neither"),
+    ("inference", "feather", 2.0, "neither"),
+    ("inference", "lossless", True, "neither"),
+    ("inference", "conditioning", "first-frame", "neither"),
+    ("inference", "loras", [{"path": "other.safetensors"}], "neither"),
+    ("acceleration", "attention", "flash", "neither"),
+    ("acceleration", "cache", "taylor", "neither"),
+    ("acceleration", "cache_threshold", 0.1, "neither"),
+    ("acceleration", "cache_interval", 5, "neither"),
+    ("acceleration", "compile", True, "neither"),
+    ("prompt", "token", "other", "both"),
+    ("prompt", "caption", "unread here", "neither"),
+    ("prompt", "edited_caption", "unread here", "neither"),
+    ("prompt", "negative", "ugly", "neither"),
+]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> VideoModel:
+    return open_model("wan2.1-i2v", tiny_model, "float32", "cpu")
+
+
+def depends(
+    model: VideoModel,
+    config: Config,
+    clip: Clip | None = None,
+    caption: str = CAPTION,
+    edit: Edit | None = None,
+    motion_lora: str = "one",
+) -> tuple[dict[str, str], dict[str, str]]:
+    """What both stages depend on."""
+    clip, edit = clip or small_clip(), edit or small_edit()
+    motion = stages.motion_depends(clip, caption, config, model)
+    return motion, stages.appearance_depends(clip, edit, config, model, motion, motion_lora)
+
+
+def test_the_table_of_settings_leaves_none_out() -> None:
+    tables = {table for table, *_ in SETTINGS}
+    every = {(t, key) for t in tables for key in type(getattr(Config(), t)).model_fields}
+    assert every == {(table, key) for table, key, *_ in SETTINGS}
+
+
+@pytest.mark.parametrize(("table", "key", "value", "changed"), SETTINGS)
+def test_a_setting_trains_again_exactly_what_it_changes(
+    model: VideoModel, table: str, key: str, value: object, changed: Changed
+) -> None:
+    old, new = configured(), configured(**{table: {key: value}})
+    assert old != new
+    (motion, appearance), (new_motion, new_appearance) = depends(model, old), depends(model, new)
+    assert bool(stages.changes(motion, new_motion)) == (changed == "both")
+    assert bool(stages.changes(appearance, new_appearance)) == (changed != "neither")
+
+
+def test_the_whole_clip_is_the_same_window_by_number_and_by_name(model: VideoModel) -> None:
+    by_number, by_name = (configured(motion={"window": window}) for window in (9, "full"))
+    assert depends(model, by_number) == depends(model, by_name)
+
+
+def changed_clip(frame: int, labels: bool) -> Clip:
+    """The small clip with one pixel, or one pixel's label, changed."""
+    clip = small_clip()
+    (clip.labels_THW if labels else clip.frames_THWC)[frame, 0, 0] ^= 1
+    return clip
+
+
+@pytest.mark.parametrize(
+    ("other", "motion_names", "appearance_names"),
+    [
+        ({"clip": changed_clip(8, labels=False)}, ["source frames"], ["source frames"]),
+        ({"clip": changed_clip(8, labels=True)}, ["masks"], ["masks"]),
+        ({"caption": "a green ball"}, ["caption"], ["caption"]),
+        ({"motion_lora": "two"}, [], ["motion LoRA"]),
+    ],
+)
+def test_changed_content_is_named(
+    model: VideoModel,
+    other: dict[str, Any],
+    motion_names: list[str],
+    appearance_names: list[str],
+) -> None:
+    (motion, appearance), (new_motion, new_appearance) = (
+        depends(model, configured()),
+        depends(model, configured(), **other),
+    )
+    assert stages.changes(motion, new_motion) == motion_names
+    assert stages.changes(appearance, new_appearance) == appearance_names
+
+
+@pytest.mark.parametrize(
+    ("appearance", "names"),
+    [
+        ({"reference": "edited-first-frame"}, ["edited first frame"]),
+        ({"reference": "source"}, []),
+        ({"reference": "masked"}, []),
+        ({"reference": "source", "conditioning": "anchored"}, ["edited first frame"]),
+    ],
+)
+def test_the_edited_first_frame_counts_only_where_it_is_seen(
+    model: VideoModel, appearance: dict[str, str], names: list[str]
+) -> None:
+    config = configured(appearance=appearance)
+    other = replace(small_edit(), first=edited_frame(picture(7), "another"))
+    assert stages.changes(depends(model, config)[1], depends(model, config, edit=other)[1]) == names
+
+
+@pytest.mark.parametrize(
+    ("keyframe", "names"),
+    [
+        ({8: edited_frame(picture(7), "an orange ball, gone")}, ["keyframes"]),
+        ({8: edited_frame(picture(108), "another")}, ["keyframe captions"]),
+        ({5: edited_frame(picture(105), "a further one")}, ["keyframe captions", "keyframes"]),
+    ],
+)
+def test_keyframes_count_by_place_picture_and_caption(
+    model: VideoModel, keyframe: dict[int, EditedFrame], names: list[str]
+) -> None:
+    edit = small_edit()
+    other = replace(edit, keyframes={**edit.keyframes, **keyframe})
+    config = configured()
+    assert stages.changes(depends(model, config)[1], depends(model, config, edit=other)[1]) == names

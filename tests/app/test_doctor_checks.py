@@ -1,0 +1,283 @@
+"""The doctor's checks: each can fail, and what is wrong is found."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from maskora.app.doctor import checks as doctor_checks
+from maskora.app.doctor import checks as doctor_streaming
+from maskora.app.doctor.checks import (
+    BLOCKS,
+    NARROW,
+    PIECE,
+    WIDE,
+    Shape,
+    affordable,
+    encode_and_decode,
+    measure_disk,
+    measure_pinning,
+    pinnable,
+    step_in_8_bits,
+    stream_from_disk,
+    stream_from_ram,
+    train_streamed_and_resident,
+    write_and_read_clip,
+)
+from maskora.app.doctor.outcomes import Bench, Found, Outcome, Skipped, Wrong, perform
+from maskora.streaming.transfer import Transfer
+from tests.streaming.drivers import Quota
+
+GIB = 2**30
+SMALL = Shape("nothing published", 256, 1024, 2)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(torch.device("cpu"), tmp_path, tmp_path, ram=2 * GIB, vram=None)
+
+
+def performed(work: Callable[[Bench], Found], bench: Bench) -> Outcome:
+    return perform("a check", lambda: work(bench), "the usual advice")
+
+
+def from_ram(bench: Bench) -> Found:
+    return stream_from_ram(bench, "pinned", SMALL)
+
+
+def through_staging(bench: Bench) -> Found:
+    return stream_from_ram(bench, "pageable", SMALL)
+
+
+def from_disk(bench: Bench) -> Found:
+    return stream_from_disk(bench, SMALL)
+
+
+WAYS = pytest.mark.parametrize("work", [from_ram, through_staging, from_disk])
+
+
+@pytest.fixture
+def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """Change one bit of what a copy has brought: of which copy, and at which byte."""
+
+    def change(number: int, byte: int) -> None:
+        copies, really_copy = iter(range(1_000_000)), Transfer.copy
+
+        def copy(self: Transfer, source: Tensor, target: Tensor, *after: Any) -> Any:
+            moment = really_copy(self, source, target, *after)
+            if next(copies) == number:
+                target.view(-1).view(torch.uint8)[byte] ^= 1
+            return moment
+
+        monkeypatch.setattr(Transfer, "copy", copy)
+
+    return change
+
+
+@WAYS
+def test_blocks_arrive_as_they_were_written(work: Callable[[Bench], Found], bench: Bench) -> None:
+    outcome = performed(work, bench)
+    assert (outcome.state, outcome.advice, outcome.notes) == ("ok", "", ())
+    assert "3 blocks of 2 MB" in outcome.told
+    assert "every byte compared at 9 visits" in outcome.told
+    assert list(bench.scratch.iterdir()) == []
+
+
+@WAYS
+@pytest.mark.parametrize("number", [0, 4])
+def test_one_wrong_bit_in_a_streamed_block_is_found(
+    work: Callable[[Bench], Found], number: int, bench: Bench, plant: Callable[[int, int], None]
+) -> None:
+    plant(number, 1_000_003)
+    outcome = performed(work, bench)
+    assert outcome.state == "broken"
+    assert "block" in outcome.told
+    assert "is not what was written: 1 of its" in outcome.told
+    assert "test the RAM" in outcome.advice
+    assert list(bench.scratch.iterdir()) == []
+
+
+@WAYS
+def test_copies_that_do_nothing_are_found(
+    work: Callable[[Bench], Found], bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Transfer, "copy", lambda *_: None)
+    assert performed(work, bench).state == "broken"
+
+
+def test_a_wrong_bit_on_the_disk_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    really_save = doctor_streaming.save_file
+
+    def save(tensors: dict[str, Tensor], path: Path) -> None:
+        really_save(tensors, path)
+        with path.open("r+b") as file:
+            file.seek(-12_345, os.SEEK_END)
+            byte = file.read(1)[0]
+            file.seek(-12_345, os.SEEK_END)
+            file.write(bytes([byte ^ 64]))
+
+    monkeypatch.setattr(doctor_streaming, "save_file", save)
+    outcome = performed(from_disk, bench)
+    assert outcome.state == "broken"
+    assert f"block {BLOCKS - 1}: " in outcome.told
+
+
+@pytest.mark.parametrize(
+    ("ram", "vram", "shape"),
+    [
+        (12 * GIB, None, WIDE),
+        (7 * GIB, None, NARROW),
+        (6 * GIB, 7 * GIB, WIDE),  # there the ring lies on the GPU
+        (12 * GIB, 3 * GIB, NARROW),
+        (GIB // 2, None, None),
+        (12 * GIB, GIB // 3, None),
+    ],
+)
+def test_blocks_are_as_wide_as_memory_allows(
+    ram: int, vram: int | None, shape: Any, tmp_path: Path
+) -> None:
+    bench = Bench(torch.device("cpu"), tmp_path, tmp_path, ram, vram)
+    if shape is None:
+        with pytest.raises(Skipped, match="too little memory"):
+            affordable(bench)
+    else:
+        assert affordable(bench) is shape
+
+
+def test_narrower_blocks_are_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_streaming, "affordable", lambda _: SMALL)
+    found = stream_from_ram(bench, "pinned")
+    assert "nothing published" in found.told
+    assert "too little memory is free for those of Wan2.1-I2V-14B" in found.told
+
+
+def test_wide_blocks_are_the_published_ones() -> None:
+    sizes = (doctor_streaming._nbytes(n, p) for n, p in WIDE.build()[0].named_parameters())
+    assert sum(sizes) == pytest.approx(807e6, rel=0.002)
+
+
+def test_training_is_the_same_wherever_the_blocks_lie(
+    bench: Bench, plant: Callable[[int, int], None]
+) -> None:
+    assert "equal bit for bit" in train_streamed_and_resident(bench).told
+    plant(12, 3)  # the sign, or the exponent, of a weight
+    outcome = performed(train_streamed_and_resident, bench)
+    assert outcome.state == "broken"
+    assert "differ from those with resident ones" in outcome.told
+
+
+@pytest.mark.parametrize(
+    ("again", "streamed", "told"),
+    [
+        (1.0, 2.0, None),
+        (1.0, 1.00001, None),
+        (1.00001, 1.00002, "but for rounding"),
+        (1.1, 2.0, None),
+    ],
+)
+def test_rounding_is_excused_only_where_the_device_rounds_differently_by_itself(
+    again: float, streamed: float, told: str | None, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([1.0, streamed, again])
+    monkeypatch.setattr(doctor_checks, "_train", lambda *_: ([next(losses)], [torch.zeros(2)]))
+    if told is None:
+        with pytest.raises(Wrong, match="differ"):
+            train_streamed_and_resident(bench)
+    else:
+        assert told in train_streamed_and_resident(bench).told
+
+
+def test_the_8_bit_optimizer_says_why_it_is_skipped(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Skipped, match="needs a GPU"):
+        step_in_8_bits(bench)
+    monkeypatch.setattr(doctor_checks, "find_spec", lambda _: None)
+    gpu = Bench(torch.device("cuda"), tmp_path, tmp_path, GIB, GIB)
+    with pytest.raises(Skipped, match=r"bitsandbytes is not installed.*\[quant\]"):
+        step_in_8_bits(gpu)
+
+
+@pytest.mark.parametrize("failure", [None, "libcudart.so.13 is missing"])
+def test_bitsandbytes_is_tried(
+    failure: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor_checks, "find_spec", lambda _: object())
+    monkeypatch.setattr(doctor_checks, "failed_trial", lambda device: failure)
+    gpu = Bench(torch.device("cuda"), tmp_path, tmp_path, GIB, GIB)
+    outcome = performed(step_in_8_bits, gpu)
+    assert outcome.state == ("broken" if failure else "ok")
+    assert (failure or "") in outcome.told
+
+
+def test_numbers_of_the_vae_that_are_not_finite_are_found(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor_checks.WanVae, "encode", lambda *_: torch.zeros(16, 2, 8, 8))
+    odd = torch.zeros(3, 5, 64, 64)
+    odd[1, 2, 3, 4] = torch.nan
+    monkeypatch.setattr(doctor_checks.WanVae, "decode", lambda *_: odd)
+    with pytest.raises(Wrong, match="1 not finite"):
+        encode_and_decode(bench)
+
+
+def test_a_clip_comes_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "bit for bit" in write_and_read_clip(bench).told
+    assert list(bench.scratch.iterdir()) == []
+    really_read = doctor_checks.read_frames
+
+    def read(info: Any) -> Iterator[np.ndarray]:
+        for frame in really_read(info):
+            frame[5, 5, 0] ^= 1
+            yield frame
+
+    monkeypatch.setattr(doctor_checks, "read_frames", read)
+    with pytest.raises(Wrong, match="come back changed"):
+        write_and_read_clip(bench)
+    assert list(bench.scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("quota", [0, PIECE - 1, 2 * PIECE, 5 * PIECE + 7])
+def test_what_can_be_pinned_is_tried_and_given_back(quota: int) -> None:
+    driver = Quota(quota)
+    pinned, refused = pinnable(driver, 4 * PIECE)
+    assert pinned == min(quota // PIECE, 4) * PIECE
+    assert refused == ("" if quota >= 4 * PIECE else "out of memory")
+    assert driver.pinned == {}
+    assert driver.left == quota
+
+
+def test_without_a_gpu_nothing_is_pinned(bench: Bench) -> None:
+    assert performed(measure_pinning, bench).state == "skipped"
+
+
+def test_a_full_disk_is_told_without_its_path(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(bench.cache))
+
+    monkeypatch.setattr(os, "write", full)
+    outcome = performed(measure_disk, bench)
+    assert (outcome.state, outcome.told) == ("broken", "No space left on device")
+
+
+def test_whatever_a_check_raises_is_told_and_what_it_warns_of_too() -> None:
+    def fail() -> Found:
+        import logging
+        import sys
+
+        logging.getLogger("maskora").warning("note: %d blocks are slow", 3)
+        print("a bar", file=sys.stderr)
+        raise ZeroDivisionError("first line\nsecond line")
+
+    outcome = perform("a check", fail, "the usual advice")
+    assert (outcome.state, outcome.told) == ("broken", "ZeroDivisionError: first line")
+    assert (outcome.advice, outcome.notes) == ("the usual advice", ("3 blocks are slow",))
+    assert outcome.seconds >= 0

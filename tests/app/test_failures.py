@@ -1,0 +1,107 @@
+"""How a command ends that is interrupted, or fails."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import typer
+
+from maskora.app.failures import told_plainly
+from maskora.errors import Fault, UserError
+from maskora.system import INTERRUPTIONS
+
+SIGNALS = INTERRUPTIONS
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """They are what they were."""
+    before = [signal.getsignal(number) for number in SIGNALS]
+    yield
+    for number, handler in zip(SIGNALS, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("becomes", [None, ImportError, RuntimeError, OSError, UserError, Fault])
+def test_an_interruption_ends_a_command_plainly_whatever_it_becomes(
+    number: int, becomes: type[Exception] | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A library that is just being imported may catch it, and say that it is not there."""
+
+    @told_plainly
+    def command() -> None:
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt:
+            if becomes is None:
+                raise
+            raise becomes("no such part") from None
+
+    with pytest.raises(typer.Exit) as ended:
+        command()
+    assert ended.value.exit_code == 130
+    assert capsys.readouterr().err == "maskora: interrupted\n"
+
+
+@pytest.mark.parametrize("error", [ImportError, RuntimeError, OSError])
+def test_what_was_not_foreseen_keeps_its_traceback(error: type[Exception]) -> None:
+    @told_plainly
+    def command() -> None:
+        raise error("broken")
+
+    with pytest.raises(error, match="broken"):
+        command()
+
+
+def test_who_ignores_interruptions_goes_on_ignoring_them() -> None:
+    """A shell starts what runs in its background so."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    @told_plainly
+    def command() -> str:
+        signal.raise_signal(signal.SIGINT)
+        return "done"
+
+    assert command() == "done"
+
+
+BREAK = """
+import signal, time
+signal.SIGBREAK = 1  # as Windows has it, where other numbers are free
+from maskora.app.failures import told_plainly
+from maskora.training.loop import Interruption
+@told_plainly
+def command():
+    if {stepwise}:
+        with Interruption() as interruption:
+            print("ready", flush=True)
+            while not interruption.asked:
+                time.sleep(0.05)
+        raise KeyboardInterrupt
+    print("ready", flush=True)
+    time.sleep(60)
+try:
+    command()
+except Exception as ended:
+    raise SystemExit(ended.exit_code)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="on Windows it is sent to a group of processes")
+@pytest.mark.parametrize("stepwise", [False, True])
+def test_ctrl_break_is_an_interruption(stepwise: bool) -> None:
+    """Another process can send nothing else on Windows, where it would end a program at once."""
+    command = [sys.executable, "-c", BREAK.format(stepwise=stepwise)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.send_signal(1)
+        assert process.wait(20) == 130
+        told = process.stderr.read().decode().splitlines()
+    steps = ["interrupted: this step is finished and saved first (again: stop at once)"]
+    assert told == [*(steps if stepwise else []), "maskora: interrupted"]

@@ -1,0 +1,230 @@
+"""What the stages learn from, and that the settings reach the step."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from maskora import lora
+from maskora.app import fingerprints as stages
+from maskora.app.captions import source_caption
+from maskora.app.edits import load_clip, load_edit
+from maskora.app.fingerprints import Turn
+from maskora.app.train import train_stages
+from maskora.app.workspace import Workspace
+from maskora.config import load_config
+from maskora.latents import EncodedSample, TensorCache, encode_samples
+from maskora.method.conditioning import to_unit
+from maskora.models.registry import Expert, Transformer, VideoModel, open_model
+from maskora.training.checkpoint import RunFolder
+from maskora.training.loop import TrainingPlan, choose_uniformly, train, train_step
+from tests.app.small import CAPTION, configured, small_clip, small_edit
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> VideoModel:
+    return open_model("wan2.1-i2v", tiny_model, "float32", "cpu")
+
+
+@pytest.fixture(scope="module")
+def windows(model: VideoModel, tmp_path_factory: pytest.TempPathFactory) -> list[EncodedSample]:
+    """Two motion windows of the small clip, encoded."""
+    samples = stages.motion_samples(small_clip(), CAPTION, configured(motion={"window": 5}))
+    return encode_samples(samples, model, TensorCache(tmp_path_factory.mktemp("cache")))
+
+
+def unit(image_HWC: np.ndarray) -> Tensor:
+    """A picture as (3, H, W) in [-1, 1]."""
+    return to_unit(torch.from_numpy(image_HWC)[None])[:, 0]
+
+
+def test_a_motion_window_says_token_and_caption() -> None:
+    config = configured(prompt={"token": "s0me0ne"}, motion={"window": 5})
+    samples = stages.motion_samples(small_clip(), CAPTION, config)
+    assert [sample.name for sample in samples] == ["motion 0-4", "motion 4-8"]
+    assert {sample.prompt for sample in samples} == {"s0me0ne a blue ball"}
+    assert stages.prompt(configured(prompt={"token": ""}), CAPTION) == CAPTION
+
+
+def test_a_window_hides_the_box_or_everything_after_its_first_frame() -> None:
+    clip = small_clip()
+    masked = stages.motion_samples(clip, CAPTION, configured(motion={"window": 5}))[1]
+    assert torch.equal(masked.keep_THW[1:], clip.keep()[5:])
+    bare = stages.motion_samples(
+        clip, CAPTION, configured(motion={"window": 5, "conditioning": "first-frame"})
+    )[1]
+    assert bare.keep_THW[0].all()
+    assert not bare.keep_THW[1:].any()
+    assert not bare.condition_CTHW[:, 1:].any()
+
+
+def test_colour_augmentation_trains_on_every_order_of_the_channels() -> None:
+    config = configured(motion={"window": 5, "augment": "colour"})
+    plain = stages.motion_samples(small_clip(), CAPTION, configured(motion={"window": 5}))
+    samples = stages.motion_samples(small_clip(), CAPTION, config)
+    assert len(samples) == 6 * len(plain)
+    assert [sample.name for sample in samples[:2]] == ["motion 0-4 rgb", "motion 0-4 rbg"]
+    assert samples[0].target_CTHW is not None
+    assert plain[0].target_CTHW is not None
+    assert torch.equal(samples[0].target_CTHW, plain[0].target_CTHW)
+
+
+def test_a_keyframe_has_its_own_mask_source_and_caption() -> None:
+    clip, edit = small_clip(), small_edit()
+    keep = clip.keep()
+    samples = stages.appearance_samples(clip, edit, configured(prompt={"token": "s0me0ne"}), 4)
+    assert [sample.name for sample in samples] == ["keyframe 4", "keyframe 8"]
+    for frame, sample in zip(edit.keyframes, samples, strict=True):
+        assert not torch.equal(keep[frame], keep[0])
+        assert torch.equal(sample.keep_THW[0], keep[frame])
+        assert sample.target_CTHW is not None
+        assert torch.equal(sample.target_CTHW[:, 0], unit(edit.keyframes[frame].image_HWC))
+        shown = torch.where(keep[frame] > 0, unit(clip.frames_THWC[frame]), 0.0)
+        assert torch.equal(sample.condition_CTHW[:, 0], shown)
+        assert sample.prompt == f"s0me0ne {edit.keyframes[frame].caption}"
+
+
+def test_a_keyframe_without_its_mask_shows_the_answer() -> None:
+    config = configured(appearance={"conditioning": "first-frame"})
+    for sample in stages.appearance_samples(small_clip(), small_edit(), config, 4):
+        assert sample.keep_THW.all()
+        assert sample.target_CTHW is not None
+        assert torch.equal(sample.condition_CTHW, sample.target_CTHW)
+
+
+def test_an_anchored_keyframe_follows_the_edited_first_frame() -> None:
+    clip, edit = small_clip(), small_edit()
+    config = configured(appearance={"conditioning": "anchored"})
+    samples = stages.appearance_samples(clip, edit, config, 4)
+    assert [sample.name for sample in samples] == ["keyframe 4, anchored", "keyframe 8, anchored"]
+    for frame, sample in zip(edit.keyframes, samples, strict=True):
+        assert sample.target_CTHW is not None
+        assert torch.equal(sample.target_CTHW[:, 0], unit(edit.first.image_HWC))
+        assert torch.equal(sample.condition_CTHW[:, 0], unit(edit.first.image_HWC))
+        assert sample.times == (0, frame // 4)
+        for later in range(1, 5):
+            answer = unit(edit.keyframes[frame].image_HWC)
+            assert torch.equal(sample.target_CTHW[:, later], answer)
+            shown = torch.where(clip.keep()[frame] > 0, unit(clip.frames_THWC[frame]), 0.0)
+            assert torch.equal(sample.condition_CTHW[:, later], shown)
+
+
+@pytest.mark.parametrize(("how", "warned"), [("anchored", True), ("masked", False)])
+def test_anchored_keyframes_of_one_latent_frame_are_told(
+    caplog: pytest.LogCaptureFixture, how: str, warned: bool
+) -> None:
+    clip, edit = small_clip(), small_edit()
+    config = configured(appearance={"conditioning": how})
+    stages.appearance_samples(clip, edit, config, 4)
+    assert not caplog.messages
+    stages.appearance_samples(clip, edit, config, 8)
+    told = "edited frames 4 and 8 are in one latent frame"
+    assert [told in message for message in caplog.messages] == [True] * warned
+
+
+@pytest.mark.parametrize("kind", ["edited-first-frame", "source", "masked"])
+def test_the_image_encoder_sees_the_chosen_reference(kind: str) -> None:
+    clip, edit = small_clip(), small_edit()
+    samples = stages.appearance_samples(clip, edit, configured(appearance={"reference": kind}), 4)
+    for frame, sample in zip(edit.keyframes, samples, strict=True):
+        source = unit(clip.frames_THWC[frame])
+        expected = {
+            "edited-first-frame": unit(edit.first.image_HWC),
+            "source": source,
+            "masked": torch.where(clip.keep()[frame] > 0, source, 0.0),
+        }
+        assert torch.equal(sample.reference_CHW, expected[kind])
+
+
+def test_every_number_reaches_the_plan(model: VideoModel) -> None:
+    config = configured(
+        motion={"steps": 3},
+        appearance={"steps": 4},
+        optimizer={"type": "adamw", "lr": 0.125, "weight_decay": 0.25},
+        training={
+            "seed": 5, "timestep_sample_method": "logit_normal", "shift": 6.0,
+            "inside_weight": 7.0, "gradient_clipping": 8.0, "gradient_accumulation_steps": 9,
+            "checkpoint_every": 10,
+        },
+    )  # fmt: skip
+    motion = TrainingPlan(
+        title="motion", steps=3, seed=5, optimizer="adamw", lr=0.125, weight_decay=0.25,
+        method="logit_normal", shift=6.0, inside_weight=7.0, clipping=8.0, accumulation=9,
+        checkpoint_every=10,
+    )  # fmt: skip
+    assert stages.plan(config, Turn("motion", Expert()), model) == motion
+    appearance = stages.plan(config, Turn("appearance", Expert()), model)
+    assert appearance == replace(motion, title="appearance", steps=4, seed=appearance.seed)
+    assert appearance.seed != motion.seed
+
+
+def injected(model: VideoModel) -> Transformer:
+    transformer = model.load_transformer()
+    lora.inject(transformer, 4, 4.0, model.lora_targets("attention"), 0)
+    return transformer
+
+
+def test_weight_decay_shrinks_what_has_no_gradient(
+    model: VideoModel, windows: list[EncodedSample], tmp_path: Path
+) -> None:
+    """While B is zero, A has no gradient: the first step only decays it."""
+    config = configured(
+        optimizer={"type": "adamw", "lr": 0.5, "weight_decay": 0.25}, motion={"steps": 1}
+    )
+    transformer, run = injected(model), RunFolder(tmp_path)
+    start = {n: p.detach().clone() for n, p in transformer.named_parameters() if "lora_A" in n}
+    plan = stages.plan(config, Turn("motion", Expert()), model)
+    train(model, transformer, choose_uniformly(windows), plan, run, {}, {})
+    trained = dict(transformer.named_parameters())
+    assert start
+    for name, before in start.items():
+        assert before.abs().max() > 0.01
+        assert torch.allclose(trained[name], before * (1 - 0.5 * 0.25), atol=1e-6)
+
+
+@pytest.mark.parametrize("clipping", [1e-3, 1e6])
+def test_a_step_is_no_longer_than_the_largest_gradient(
+    model: VideoModel, windows: list[EncodedSample], clipping: float
+) -> None:
+    """Plain gradient descent at rate 1 moves by the gradient itself."""
+    transformer = injected(model)
+    parameters = lora.trainable(transformer)
+    start = [parameter.detach().clone() for parameter in parameters]
+    optimizer = torch.optim.SGD(parameters, lr=1.0)
+    config = configured(training={"gradient_clipping": clipping})
+    plan = stages.plan(config, Turn("motion", Expert()), model)
+    entry = train_step(model, transformer, optimizer, choose_uniformly(windows), plan, 1).read()
+    moves = [(now - old).flatten() for now, old in zip(parameters, start, strict=True)]
+    assert entry.gradient_norm > 2e-3, "the metrics tell the norm before clipping"
+    expected = min(clipping, entry.gradient_norm)
+    assert torch.cat(moves).norm().item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_appearance_goes_on_from_the_motion_lora(prepared: Callable[..., Path]) -> None:
+    """One step at rate r moves no weight much further than r; fresh weights lie further apart."""
+    rate = 1e-3
+    root = prepared(
+        "--set", "motion.steps=6", "--set", "appearance.steps=1", "--set", f"optimizer.lr={rate}"
+    )
+    (root / "edits" / "00008.png").write_bytes((root / "edits" / "00000.png").read_bytes())
+    workspace, config = Workspace(root), load_config(root / "edit.toml")
+    train_stages(config, workspace, "all", None, resume=False)
+    motion = lora.read(RunFolder(workspace.run_dir("motion")).adapter(6)).tensors
+    appearance = lora.read(RunFolder(workspace.run_dir("appearance")).adapter(1)).tensors
+    assert motion.keys() == appearance.keys()
+    for name, learned in motion.items():
+        assert learned.abs().max() > 3 * rate
+        assert (appearance[name] - learned).abs().max() < 1.1 * rate
+    assert any(not torch.equal(appearance[name], motion[name]) for name in motion)
+
+
+def test_source_and_edit_have_captions_of_their_own(prepared: Callable[..., Path]) -> None:
+    root = prepared()
+    workspace, config = Workspace(root), load_config(root / "edit.toml")
+    edit = load_edit(workspace, config, load_clip(workspace, config), None)
+    assert source_caption(workspace, config) == "a blue ball"
+    assert edit.first.caption == "an orange ball"

@@ -1,0 +1,151 @@
+"""What the model is shown, pixel by pixel."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maskora.method.conditioning import (
+    COLOUR_ORDERS,
+    anchored,
+    appearance_sample,
+    inference_sample,
+    motion_sample,
+    recoloured,
+    to_bytes,
+    to_unit,
+    window_starts,
+)
+
+T, H, W = 13, 6, 8
+
+
+def clip() -> torch.Tensor:
+    return torch.rand(3, T, H, W, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def moving_keep() -> torch.Tensor:
+    keep = torch.ones(T, H, W)
+    for t in range(T):
+        keep[t, 2:5, t % 5 : t % 5 + 3] = 0
+    return keep
+
+
+@given(
+    st.integers(1, 60).flatmap(
+        lambda t: st.tuples(st.just(t), st.integers(1, t), st.integers(1, 20))
+    )
+)
+def test_windows_begin_at_the_start_and_end_on_the_last_frame(
+    case: tuple[int, int, int],
+) -> None:
+    frames, window, stride = case
+    starts = window_starts(frames, window, stride)
+    assert starts[0] == 0
+    assert starts[-1] + window == frames
+    gaps = [b - a for a, b in pairwise(starts)]
+    assert all(0 < gap <= stride for gap in gaps)
+
+
+def test_a_motion_window_shows_its_first_frame_whole_and_hides_the_box_later() -> None:
+    video, keep = clip(), moving_keep()
+    sample = motion_sample(video, keep, 4, 9, "masked", "p")
+    assert torch.equal(sample.target_CTHW, video[:, 4:13])
+    assert torch.equal(sample.reference_CHW, video[:, 4])
+    assert torch.equal(sample.condition_CTHW[:, 0], video[:, 4])
+    assert torch.equal(sample.keep_THW[0], torch.ones(H, W))
+    assert torch.equal(sample.keep_THW[1:], keep[5:13])
+    hidden = keep[5:13] == 0
+    assert (sample.condition_CTHW[:, 1:][:, hidden] == 0).all()
+    shown = ~hidden
+    assert torch.equal(sample.condition_CTHW[:, 1:][:, shown], video[:, 5:13][:, shown])
+
+
+def test_the_naive_baseline_sees_nothing_but_the_first_frame() -> None:
+    sample = motion_sample(clip(), moving_keep(), 0, T, "first-frame", "p")
+    assert sample.keep_THW[0].all()
+    assert not sample.keep_THW[1:].any()
+    assert not sample.condition_CTHW[:, 1:].any()
+
+
+def test_a_keyframe_is_one_frame_whose_box_is_hidden_from_the_model() -> None:
+    video, keep = clip(), moving_keep()
+    edited, reference = torch.rand(3, H, W), torch.rand(3, H, W)
+    sample = appearance_sample(7, edited, video[:, 7], keep[7], reference, "masked", "p")
+    assert sample.target_CTHW.shape == (3, 1, H, W)
+    assert torch.equal(sample.target_CTHW[:, 0], edited)
+    assert torch.equal(sample.reference_CHW, reference)
+    inside = keep[7] == 0
+    assert (sample.condition_CTHW[:, 0][:, inside] == 0).all()
+    assert torch.equal(sample.condition_CTHW[:, 0][:, ~inside], video[:, 7][:, ~inside])
+    assert torch.equal(sample.keep_THW[0], keep[7])
+
+
+def test_an_anchored_keyframe_hides_its_box_behind_a_whole_first_frame() -> None:
+    video, keep = clip(), moving_keep()
+    edited, first, reference = (torch.rand(3, H, W) for _ in range(3))
+    alone = appearance_sample(7, edited, video[:, 7], keep[7], reference, "masked", "p")
+    sample = anchored(alone, first, 7, 4)
+    assert sample.times == (0, 2), "frames 5 to 8 are the second latent frame after the first"
+    assert sample.target_CTHW.shape == (3, 5, H, W)
+    assert torch.equal(sample.target_CTHW[:, 0], first)
+    assert torch.equal(sample.condition_CTHW[:, 0], first)
+    assert sample.keep_THW[0].all()
+    assert torch.equal(sample.reference_CHW, reference)
+    inside = keep[7] == 0
+    for later in range(1, 5):
+        assert torch.equal(sample.target_CTHW[:, later], edited)
+        assert torch.equal(sample.keep_THW[later], keep[7])
+        assert (sample.condition_CTHW[:, later][:, inside] == 0).all()
+        outside = sample.condition_CTHW[:, later][:, ~inside]
+        assert torch.equal(outside, video[:, 7][:, ~inside])
+
+
+def test_without_its_mask_a_keyframe_shows_the_answer() -> None:
+    edited = torch.rand(3, H, W)
+    source, keep = clip()[:, 7], moving_keep()[7]
+    sample = appearance_sample(7, edited, source, keep, edited, "first-frame", "p")
+    assert torch.equal(sample.condition_CTHW, sample.target_CTHW)
+    assert sample.keep_THW.all()
+
+
+def test_inference_shows_the_edited_first_frame_and_then_what_training_showed() -> None:
+    video, keep, first = clip(), moving_keep(), torch.rand(3, H, W)
+    sample = inference_sample(video, keep, first, "masked", "p")
+    trained = motion_sample(video, keep, 0, T, "masked", "p")
+    assert sample.target_CTHW is None
+    assert torch.equal(sample.condition_CTHW[:, 0], first)
+    assert torch.equal(sample.reference_CHW, first)
+    assert torch.equal(sample.condition_CTHW[:, 1:], trained.condition_CTHW[:, 1:])
+    assert torch.equal(sample.keep_THW, trained.keep_THW)
+
+
+def test_building_a_sample_changes_neither_clip_nor_mask() -> None:
+    video, keep = clip(), moving_keep()
+    motion_sample(video, keep, 0, 9, "masked", "p")
+    assert torch.equal(video, clip())
+    assert torch.equal(keep, moving_keep())
+
+
+@pytest.mark.parametrize("level", [0, 1, 127, 128, 254, 255])
+def test_bytes_survive_the_round_trip(level: int) -> None:
+    frames = torch.full((2, 4, 4, 3), level, dtype=torch.uint8)
+    assert torch.equal(to_bytes(to_unit(frames)), frames)
+
+
+def test_a_recoloured_window_moves_alike_in_other_colours() -> None:
+    video = torch.rand(3, 5, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    keep = torch.ones(5, 8, 8)
+    keep[:, 2:6, 2:6] = 0
+    sample = motion_sample(video, keep, 0, 5, "masked", "a ball")
+    other = recoloured(sample, (2, 0, 1))
+    assert other.target_CTHW is not None
+    assert torch.equal(other.target_CTHW, video[[2, 0, 1]])
+    again = motion_sample(video[[2, 0, 1]], keep, 0, 5, "masked", "a ball")
+    assert torch.equal(other.condition_CTHW, again.condition_CTHW), "empty stays empty"
+    assert torch.equal(other.reference_CHW, again.reference_CHW)
+    assert torch.equal(other.keep_THW, sample.keep_THW)
+    assert (other.name, other.prompt) == ("motion 0-4 brg", "a ball")
+    assert len({*COLOUR_ORDERS}) == 6

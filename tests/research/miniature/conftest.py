@@ -1,0 +1,13 @@
+from pathlib import Path
+
+import pytest
+
+from tests.research.miniature.untrained import write
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A miniature's folder with random weights."""
+    folder = tmp_path_factory.mktemp("miniature")
+    write(folder)
+    return folder

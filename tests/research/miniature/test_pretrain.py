@@ -1,0 +1,103 @@
+"""Pretraining from nothing, in little time."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskora.errors import UserError
+from research.miniature import pretrain
+from research.miniature.autoencoder import autoencoder_part, build_autoencoder
+from research.miniature.curves import read_losses
+from research.miniature.fitting import Part, fit
+from research.miniature.gate import Score
+from research.miniature.latent_set import Latents
+from research.miniature.pretrain import closing, pretrain_miniature
+from research.miniature.transformer import build_transformer, transformer_part
+from research.miniature.verdict import BOXED, Verdict
+
+UNSEEN_STEP = 10**9  # its batch is not trained on
+
+
+def transformer_on_noise() -> Part:
+    """The transformer with latents that need no autoencoder: each clip stands still."""
+    generator = torch.Generator().manual_seed(0)
+    latents = {}
+    for frames in (1, 9, 13, 21):
+        shape = (64, 16, (frames - 1) // 4 + 1, 8, 8)
+        still = torch.randn(64, 16, 1, 8, 8, generator=generator).expand(shape).contiguous()
+        masks = torch.zeros(64, 4, *shape[2:])
+        latents[frames] = Latents(still, torch.cat([masks, still], dim=1))
+    return transformer_part(build_transformer(0), latents, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "factor"),
+    [(lambda: autoencoder_part(build_autoencoder(0), 0), 0.8), (transformer_on_noise, 0.8)],
+    ids=["autoencoder", "transformer"],
+)
+def test_half_a_minute_lowers_the_loss_on_an_unseen_batch(
+    make: Callable[[], Part], factor: float, tmp_path: Path
+) -> None:
+    part = make()
+    with torch.no_grad():
+        before = part.loss(UNSEEN_STEP, 0.0).item()
+    fit(part, 30.0, tmp_path)
+    with torch.no_grad():
+        after = part.loss(UNSEEN_STEP, 0.0).item()
+    assert after < factor * before
+
+
+@pytest.mark.slow
+def test_the_command_makes_a_base_and_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrain, "CASES", 3)
+    folder = tmp_path / "mine"
+    pretrain_miniature(folder, minutes=0.2, seed=0, resume=False)
+    assert "has NOT passed the gate" in capsys.readouterr().out.splitlines()[-1]
+    record = json.loads((folder / "gate.json").read_text())
+    assert record["passed"] is False, "so little time is not enough"
+    assert (folder / "vae.png").exists()
+    assert (folder / "transformer.png").exists()
+    trained = {name: read_losses(folder / "training" / name) for name in LOSSES}
+    with pytest.raises(UserError, match="--resume"):
+        pretrain_miniature(folder, minutes=0.2, seed=0, resume=False)
+    pretrain_miniature(folder, minutes=0.2, seed=0, resume=True)
+    assert {name: read_losses(folder / "training" / name) for name in LOSSES} == trained
+    assert json.loads((folder / "gate.json").read_text()) == record
+    with pytest.raises(UserError, match="--seed 0"):
+        pretrain_miniature(folder, minutes=0.2, seed=1, resume=True)
+
+
+LOSSES = ("vae.jsonl", "transformer.jsonl")
+
+
+@pytest.mark.parametrize("minutes", [0.0, -1.0, math.nan, math.inf, 1e308])
+def test_no_time_and_endless_time_are_refused(tmp_path: Path, minutes: float) -> None:
+    with pytest.raises(UserError, match=r"--minutes .* above 0"):
+        pretrain_miniature(tmp_path / "mine", minutes, seed=0, resume=False)
+    assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 99999999999999999999])
+def test_seeds_that_no_generator_takes_are_refused(tmp_path: Path, seed: int) -> None:
+    with pytest.raises(UserError, match=rf"--seed {seed}: .* 0 to 4294967295"):
+        pretrain_miniature(tmp_path / "mine", minutes=1.0, seed=seed, resume=False)
+    assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize("hit", [0.9, 0.1])
+def test_the_last_line_says_what_to_do_where_the_gate_is_not_passed(hit: float) -> None:
+    score = Score(hit, strict=0.5, centroid=1.0, angle=9.0, inside_db=20.0, background_db=40.0)
+    told = closing(Path("mine"), 20.0, Verdict(30.0, {BOXED: score}))
+    last = "\n".join(told).splitlines()[-1]
+    if hit > 0.7:
+        assert last.endswith(": passed")
+    else:
+        assert last.startswith("mine has NOT passed the gate")
+        assert "a new folder with more than --minutes 20" in last

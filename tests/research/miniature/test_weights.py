@@ -1,0 +1,71 @@
+"""The weights that ship with maskora are what they are said to be."""
+
+import json
+from contextlib import closing
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskora.hub import locate
+from maskora.method.conditioning import to_bytes
+from maskora.models.registry import open_model
+from research.miniature.folder import hashes
+from research.miniature.gate import Score, score
+from research.miniature.pretrain import CASES, try_out
+from research.miniature.trial import draw_case, encode_cases, generate
+from research.miniature.verdict import BOXED, Verdict
+
+DOCS = Path(__file__).parents[2] / "docs" / "miniature.md"
+LARGEST = 30_000_000  # bytes
+
+
+@pytest.fixture
+def shipped() -> Path:
+    return locate("miniature", Path())
+
+
+def recorded(shipped: Path) -> Verdict:
+    record = json.loads((shipped / "gate.json").read_text())
+    scores = {name: Score(**each) for name, each in record["scores"].items()}
+    return Verdict(record["reconstruction"], scores)
+
+
+def test_it_is_small_and_unchanged(shipped: Path) -> None:
+    assert sum(p.stat().st_size for p in shipped.rglob("*") if p.is_file()) <= LARGEST
+    assert json.loads((shipped / "gate.json").read_text())["sha256"] == hashes(shipped)
+
+
+def test_the_documents_tell_the_recorded_figures(shipped: Path) -> None:
+    assert recorded(shipped).told() in DOCS.read_text()
+
+
+def test_an_edit_goes_through_encoding_denoising_and_decoding(shipped: Path) -> None:
+    model = open_model("miniature", shipped, "float32", "cpu")
+    case = draw_case(3)  # another hue: the source itself does not hit
+    (sample,) = encode_cases([case], model, "masked")
+    transformer = model.load_transformer()
+    with closing(transformer.supply):
+        latents = generate(model, transformer, sample, seed=0)
+        again = generate(model, transformer, sample, seed=0)
+        other = generate(model, transformer, sample, seed=1)
+    assert torch.equal(latents, again)
+    assert not torch.equal(latents, other)
+    with model.vae() as vae:
+        result_THWC = to_bytes(vae.decode(latents)).numpy()
+    told, untouched = score(result_THWC, case.truth), score(case.source.frames_THWC, case.truth)
+    assert told.background_db > 30
+    assert told.hit > untouched.hit
+
+
+@pytest.mark.slow
+def test_its_scores_are_measured_again(shipped: Path) -> None:
+    was, now = recorded(shipped), try_out(shipped, "cpu", CASES)
+    assert now.passed == was.passed
+    assert now.reconstruction == pytest.approx(was.reconstruction, abs=0.1)
+    for name, scores in was.scores.items():
+        for field in fields(Score):
+            again = getattr(now.scores[name], field.name)
+            assert again == pytest.approx(getattr(scores, field.name), rel=0.05, abs=0.02)
+    assert now.scores[BOXED].hit > now.scores["base, plain I2V mask"].hit
