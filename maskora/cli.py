@@ -457,9 +457,11 @@ def doctor(
     ] = False,
 ) -> None:
     """Examine this machine: what it has, whether it computes rightly, and what it can do."""
+    from functools import partial
+
     from maskora.app.doctor import examine
 
-    examine(as_json)
+    examine(as_json, partial(print, end="", flush=True))
 
 
 def main() -> None:

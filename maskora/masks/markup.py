@@ -1,4 +1,4 @@
-"""What a person has pointed at in a clip, and the silhouettes that came of it; all can be undone.
+"""The prompts of one clip and the silhouettes that came of them; every action can be undone.
 
 Two labels_THW are kept. ``before_THW`` is what a tracker carried into each frame; ``shown_THW`` is
 the same after the frame's own clicks and boxes, so these can be taken back one by one. Positions
@@ -13,9 +13,8 @@ from itertools import chain
 import numpy as np
 
 from maskora.errors import UserError
-from maskora.masks import Labels
+from maskora.masks import Labels, Silhouette
 from maskora.masks.prompts import Box, Prompt, check_inside
-from maskora.masks.shapes import Silhouette
 from maskora.masks.tracking import Direction, Silhouettes, Tracker, combine, follow, split
 
 MOST_UNDO = 100

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskora.masks import Labels
+from maskora.masks import Labels, Silhouette
 from maskora.masks.prompts import Prompt
-from maskora.masks.shapes import Silhouette
 from maskora.masks.trackers.simple import SimpleTracker
 from maskora.masks.tracking import Anchors, Silhouettes, Tracker, combine, follow, split
 from tests.ball import draw_frame, draw_mask

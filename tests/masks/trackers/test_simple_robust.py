@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
+from maskora.masks import Silhouette
 from maskora.masks.prompts import Box, Click, Prompt
-from maskora.masks.shapes import Silhouette, silhouette_box
-from maskora.masks.trackers.carry import Backdrop, camera
-from maskora.masks.trackers.simple import SimpleTracker
+from maskora.masks.shapes import silhouette_box
+from maskora.masks.trackers.simple import Backdrop, SimpleTracker, camera
 from maskora.video.fit import fit_image, place
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
