@@ -9,7 +9,7 @@ from gui_mask.session import Session
 from gui_mask.sessions import Sessions
 from maskora.errors import UserError
 from maskora.hub import is_hub_id
-from maskora.video.limits import Limits
+from maskora.video.untrusted import Limits
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from gui_mask.app import STYLE, THEME, build
 from gui_mask.desk import Desk
 from gui_mask.places import Places
 from gui_mask.sessions import Sessions
-from maskora.video.limits import Limits
+from maskora.video.untrusted import Limits
 
 Output = Literal["edited.mp4", "comparison.mp4", "strip.png"]
 FOREIGN = (

@@ -130,7 +130,7 @@ def gui(
 ) -> None:
     """The window: click the object, edit frames, train and infer, in a browser."""
     from maskora.app.gui import start_gui
-    from maskora.video.limits import Limits
+    from maskora.video.untrusted import Limits
 
     limits = Limits.of(max_upload_mb, max_seconds, max_megapixels)
     start_gui(workspace, host, port, allow or [], limits, browser)

@@ -1,4 +1,4 @@
-"""The ffmpeg program that comes with imageio-ffmpeg: where it is, what it can do, what it said."""
+"""The ffmpeg program that comes with imageio-ffmpeg: commands, filters, error messages."""
 
 import functools
 import re

@@ -1,4 +1,4 @@
-"""Frames to files: H.264 with sound and colour tags, or lossless; whole, or not at all."""
+"""Writing frames to a file: H.264 or lossless, with sound and colour tags; whole or not at all."""
 
 import errno
 import subprocess
@@ -117,8 +117,8 @@ def _encode(
             process.wait()
             _passed(process.stdin.close)  # what was still on its way to ffmpeg
         if process.returncode != 0:
-            said = complaints(log) or [f"ffmpeg stopped with status {process.returncode}"]
-            raise Fault(f"{path} could not be written: {said[-1]}")
+            errors = complaints(log) or [f"ffmpeg stopped with status {process.returncode}"]
+            raise Fault(f"{path} could not be written: {errors[-1]}")
 
 
 def _passed(action: Callable[[], object]) -> bool:

@@ -14,7 +14,7 @@ from gui_mask.server import web_app
 from gui_mask.session import Session
 from gui_mask.sessions import Sessions
 from maskora.video.images import read_image
-from maskora.video.limits import Limits
+from maskora.video.untrusted import Limits
 from tests.gui_mask.clips import make_workspace
 
 PORT = 7860

@@ -132,12 +132,12 @@ def verdicts(machine: Machine, speeds: Speeds) -> list[Verdict]:
     """The verdict on every published base."""
     with tempfile.TemporaryDirectory(prefix="maskora-doctor-") as scratch:
         return [
-            _verdict(name, base, open_source(base.write(Path(scratch) / name)), machine, speeds)
+            verdict(name, base, open_source(base.write(Path(scratch) / name)), machine, speeds)
             for name, base in PUBLISHED.items()
         ]
 
 
-def _verdict(
+def verdict(
     name: str, base: Published, source: Source, machine: Machine, speeds: Speeds
 ) -> Verdict:
     """By the first settings with which the base fits GPU and RAM, else by what is in the way."""
