@@ -368,8 +368,8 @@ def recognise(weights: Weights, layouts: Collection[Layout], what: str) -> Kind:
             f"[model] path"
         )
     raise UserError(
-        f"{weights.description} is not {what}: is it another part, or another model? (Of HunyuanVideo "
-        f"only the transformer may be a single file.)"
+        f"{weights.description} is not {what}: is it another part, or another model? (Of "
+        f"HunyuanVideo only the transformer may be a single file.)"
     )
 
 

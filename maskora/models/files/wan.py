@@ -48,8 +48,8 @@ def _config(given: Mapping[str, Any], found: Translation) -> dict[str, Any]:
     heads = given.get("num_heads", width // HEAD)
     if not (type(heads) is int and heads > 0 and width % heads == 0):
         raise UserError(
-            f"{found.description}: {heads!r} heads do not go into blocks of width {width}; the heads of "
-            f"Wan's models have {HEAD} each"
+            f"{found.description}: {heads!r} heads do not go into blocks of width {width}; the "
+            f"heads of Wan's models have {HEAD} each"
         )
     return {
         "_class_name": "WanTransformer3DModel",
