@@ -320,8 +320,8 @@ class Translated:
     def _place(self, name: str) -> Place:
         if name not in self._places:
             raise UserError(
-                f"{self.description} lacks the tensor {self._name_in_file(name)}: is it another model, "
-                f"or another version of it?"
+                f"{self.description} lacks the tensor {self._name_in_file(name)}: is it another "
+                f"model, or another version of it?"
             )
         return self._places[name]
 

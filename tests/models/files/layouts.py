@@ -28,7 +28,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from maskora.models.files.wan import CLIP, UMT5, names_of
+from maskora.models.files.wan import CLIP, UMT5, vae_names
 from maskora.models.names import Names
 from maskora.models.wan.encoders import open_tokenizer
 from maskora.models.wan.names import WAN
@@ -154,7 +154,7 @@ def vae(folder: Path) -> Tensors:
     ours = read_part(folder, "vae")
     encoder = (name for name in ours if name.startswith("encoder.down_blocks."))
     theirs = [name.replace("down_blocks", "downsamples") for name in encoder]
-    return published(names_of(theirs), ours)
+    return published(vae_names(theirs), ours)
 
 
 def transformer(folder: Path, part: str = "transformer") -> Tensors:

@@ -17,7 +17,7 @@ from maskora.app.footprint import Purpose
 from maskora.app.plan import plan_for
 from maskora.app.workspace import Workspace
 from maskora.config import build_config
-from maskora.models.files.wan import CLIP, UMT5, names_of
+from maskora.models.files.wan import CLIP, UMT5, vae_names
 from maskora.models.registry import Source, open_source, read_sizes
 from maskora.models.wan.names import WAN
 from maskora.streaming.header import SIZES
@@ -73,7 +73,7 @@ def their_shapes(kind: str, name: str) -> dict[str, tuple[int, ...]]:
     else:
         ours = shapes_of(on_meta(AutoencoderKLWan))
         encoder = (one for one in ours if one.startswith("encoder.down_blocks."))
-        names = names_of([one.replace("down_blocks", "downsamples") for one in encoder])
+        names = vae_names([one.replace("down_blocks", "downsamples") for one in encoder])
         tensors = as_published(names, ours)
     shapes = {one: tuple(tensor.shape) for one, tensor in tensors}
     if kind == "image_encoder":
