@@ -25,7 +25,7 @@ from tests.machines import with_gpu
 from tests.models import published
 from tests.models.counting import on_meta
 from tests.models.files import layouts
-from tests.models.test_published_names import as_published
+from tests.models.test_names import as_published
 
 FAMILIES = {
     "Wan2.1-I2V-14B": "wan2.1-i2v",

@@ -16,7 +16,7 @@ from maskora.models.files.wan import CLIP, LAYOUTS, UMT5, vae_names
 from maskora.models.names import Names
 from maskora.streaming.header import Stored
 from tests.models import published
-from tests.models.test_published_names import BASES, as_published, parameters
+from tests.models.test_names import BASES, as_published, parameters
 
 TRANSFORMERS = (wan.transformer({}), *hunyuan.TRANSFORMERS)
 
