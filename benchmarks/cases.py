@@ -33,13 +33,13 @@ from maskora.files import write_text
 from maskora.latents import (
     EncodedSample,
     TensorCache,
-    encode_cues,
+    encode_prompts,
     encode_samples,
     encode_videos,
     encode_with,
 )
 from maskora.method.conditioning import Sample, inference_sample, motion_sample
-from maskora.models.registry import Context, Cue, Transformer, VideoModel, open_model
+from maskora.models.registry import Context, PromptInput, Transformer, VideoModel, open_model
 from maskora.sampling import Denoising, draw_noise
 from maskora.streaming.out_of_memory import first_line, ran_out_of
 from maskora.streaming.plan import Placement
@@ -145,7 +145,7 @@ def _encode(job: Job, record: Record, model: VideoModel) -> tuple[EncodedSample,
     sample = random_sample(job.kind, job.frames, job.width, job.height)
     cache = TensorCache(Path(job.scratch) / "cache")
     videos = [v for v in (sample.condition_CTHW, sample.target_CTHW) if v is not None]
-    wanted = Cue(PROMPT, sample.reference_CHW)
+    wanted = PromptInput(PROMPT, sample.reference_CHW)
     unwanted = model.unwanted(wanted, NEGATIVE)
     for encoder in model.encoders():
         with record.phase(f"{encoder.name} encoder"):
@@ -153,7 +153,7 @@ def _encode(job: Job, record: Record, model: VideoModel) -> tuple[EncodedSample,
     with record.phase("VAE encode"):
         encode_videos(videos, model, cache)
     (encoded,) = encode_samples([sample], model, cache)  # all of it from the cache
-    (context,) = encode_cues([unwanted], model, cache)
+    (context,) = encode_prompts([unwanted], model, cache)
     return encoded, context
 
 

@@ -27,13 +27,13 @@ from maskora.latents import (
     EncodedSample,
     TensorCache,
     decode_video,
-    encode_cues,
+    encode_prompts,
     encode_samples,
     encode_videos,
 )
 from maskora.method.conditioning import inference_sample, to_bytes, to_unit
 from maskora.models.acceleration import use_cache
-from maskora.models.registry import Context, Cue, VideoModel
+from maskora.models.registry import Context, PromptInput, VideoModel
 from maskora.sampling import Denoising, LatentLock, draw_noise
 from maskora.streaming.engine import Streamer
 
@@ -138,9 +138,9 @@ def encode(
         stages.prompt(config, edited.first.caption),
     )
     cache = TensorCache(workspace.cache_dir)
-    cue = Cue(sample.prompt, sample.reference_CHW)
+    item = PromptInput(sample.prompt, sample.reference_CHW)
     # Both at once, so that each encoder is loaded once; the sample's is cached then.
-    unwanted, _ = encode_cues([model.unwanted(cue, config.prompt.negative), cue], model, cache)
+    unwanted, _ = encode_prompts([model.unwanted(item, config.prompt.negative), item], model, cache)
     wanted = [model.shown(sample.condition_CTHW, sample.keep_THW)]
     if config.inference.lock == "latent":
         wanted.append(video)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from maskora.errors import UserError
 from maskora.files import cache_home, digest
 from maskora.models.acceleration import Acceleration, use_attention
-from maskora.models.base import ALONE, Cue, Expert, Grid, Transformer
+from maskora.models.base import ALONE, Expert, Grid, PromptInput, Transformer
 from maskora.models.building import announce
 from maskora.models.files.source import Source, identity
 from maskora.models.names import Names
@@ -74,8 +74,8 @@ class DiffusersBase:
     def identity(self, part: str) -> str:
         return identity(self.source, part)
 
-    def unwanted(self, cue: Cue, negative: str) -> Cue:
-        return Cue(negative, cue.picture_CHW)
+    def unwanted(self, item: PromptInput, negative: str) -> PromptInput:
+        return PromptInput(negative, item.picture_CHW)
 
     def shown(self, condition_CTHW: Tensor, keep_THW: Tensor) -> Tensor:
         return condition_CTHW

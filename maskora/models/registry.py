@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 from maskora.models.base import (
     Context,
-    Cue,
     Expert,
     Grid,
     ModelInputs,
+    PromptInput,
     Transformer,
     Vae,
     VideoModel,
@@ -22,10 +22,10 @@ from maskora.streaming.plan import RESIDENT, Placement
 __all__ = [
     "FAMILIES",
     "Context",
-    "Cue",
     "Expert",
     "Grid",
     "ModelInputs",
+    "PromptInput",
     "Sizes",
     "Source",
     "Transformer",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from maskora.errors import UserError
-from maskora.models.registry import Cue, VideoModel, open_model
+from maskora.models.registry import PromptInput, VideoModel, open_model
 from maskora.models.tiny import write_tiny_model
 from tests.models import tiny_hunyuan, tiny_hunyuan15
 
@@ -42,7 +42,7 @@ def encoded(model: VideoModel) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for encoder in model.encoders():
         with encoder.load() as encode:
-            (context,) = encode([Cue('a "word" on a wall', picture)])
+            (context,) = encode([PromptInput('a "word" on a wall', picture)])
             found |= context
     with model.vae() as vae:
         found["latents"] = vae.encode(picture[:, None])

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from maskora.errors import UserError
 from maskora.latents import TensorCache, encode_samples
 from maskora.method.conditioning import Sample, appearance_sample, inference_sample
-from maskora.models.registry import Cue, Grid, VideoModel, open_model, read_grid
+from maskora.models.registry import Grid, PromptInput, VideoModel, open_model, read_grid
 from maskora.streaming.plan import Placement
 from tests.models import published_hunyuan, tiny_hunyuan
 from tests.streaming.driving import encoder
@@ -121,9 +121,9 @@ def test_timesteps_are_those_of_the_pipeline(model: VideoModel) -> None:
 
 
 def test_guidance_steers_away_from_a_black_picture(model: VideoModel) -> None:
-    cue = model.unwanted(Cue("a dog", torch.rand(3, 8, 8)), "blurred")
-    assert cue.prompt == "blurred"
-    assert torch.equal(cue.picture_CHW, torch.full((3, 8, 8), -1.0))
+    item = model.unwanted(PromptInput("a dog", torch.rand(3, 8, 8)), "blurred")
+    assert item.prompt == "blurred"
+    assert torch.equal(item.picture_CHW, torch.full((3, 8, 8), -1.0))
 
 
 def test_clips_come_back_with_every_frame_also_in_tiles(folder: Path) -> None:
@@ -173,7 +173,7 @@ def test_another_tokenizer_is_refused(folder: Path, tmp_path: Path) -> None:
     tokenizer.write_text(json.dumps(told))
     other = open_model(FAMILY, copy, "float32", "cpu")
     with encoder(other, "text") as encode, pytest.raises(UserError, match="token 5 is not the pic"):
-        encode([Cue("a dog", torch.zeros(3, 16, 16))])
+        encode([PromptInput("a dog", torch.zeros(3, 16, 16))])
 
 
 def test_another_text_encoder_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_whoever_made_the_folder_does_not_choose_the_code(folder: Path, tmp_path
     told["vision_config"] |= chosen
     config.write_text(json.dumps(told))
     with encoder(open_model(FAMILY, copy, "float32", "cpu"), "text") as encode:
-        (context,) = encode([Cue("a dog", torch.zeros(3, 16, 16))])
+        (context,) = encode([PromptInput("a dog", torch.zeros(3, 16, 16))])
     assert context["text"].isfinite().all()
 
 

@@ -17,10 +17,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from maskora.errors import UserError
-from maskora.latents import TensorCache, encode_cues, encode_samples
+from maskora.latents import TensorCache, encode_prompts, encode_samples
 from maskora.method.conditioning import Sample, inference_sample, to_unit
 from maskora.models.hunyuan15.encoders import INSTRUCTION
-from maskora.models.registry import Cue, open_model
+from maskora.models.registry import PromptInput, open_model
 from maskora.sampling import Denoising, draw_noise
 from maskora.streaming.plan import Placement
 from tests.models import tiny_hunyuan15
@@ -67,8 +67,8 @@ def test_plain_image_to_video_equals_the_pipeline(
     model, cache = open_model(FAMILY, folder, "float32", "cpu"), TensorCache(tmp_path)
     plain = plain_sample(clip, prompt)
     (sample,) = encode_samples([plain], model, cache)
-    cue = model.unwanted(Cue(prompt, plain.reference_CHW), negative)
-    (unwanted,) = encode_cues([cue], model, cache)
+    item = model.unwanted(PromptInput(prompt, plain.reference_CHW), negative)
+    (unwanted,) = encode_prompts([item], model, cache)
     noise = draw_noise((32, *sample.condition_CTHW.shape[1:]), seed=7)
     denoising = Denoising(model, sample, unwanted, noise, 4, guidance, shift=None)
     denoising.advance(model.load_transformer())
@@ -89,16 +89,16 @@ def test_every_encoder_gives_what_the_pipeline_attends_to(
 ) -> None:
     model = open_model(FAMILY, folder, "float32", "cpu")
     picture = plain_sample(clip, "").reference_CHW
-    cues = [Cue(prompt, picture) for prompt in (QUOTED, PLAIN, "")]
-    contexts = encode_cues(cues, model, TensorCache(tmp_path))
+    prompts = [PromptInput(prompt, picture) for prompt in (QUOTED, PLAIN, "")]
+    contexts = encode_prompts(prompts, model, TensorCache(tmp_path))
     image = pipeline.encode_image(Image.fromarray(clip[0]), 1, torch.device("cpu"), torch.float32)
-    for cue, context in zip(cues, contexts, strict=True):
-        text, text_mask, glyphs, glyphs_mask = pipeline.encode_prompt(cue.prompt)
+    for item, context in zip(prompts, contexts, strict=True):
+        text, text_mask, glyphs, glyphs_mask = pipeline.encode_prompt(item.prompt)
         assert context["text"].shape == (1000, tiny_hunyuan15.TEXT_DIM)
         assert context["glyphs"].shape == (256, tiny_hunyuan15.GLYPH_DIM)
         assert torch.equal(context["text_mask"], text_mask[0].bool())
         assert torch.equal(context["glyphs_mask"], glyphs_mask[0].bool())
-        assert context["glyphs_mask"].any() == ("“" in cue.prompt)
+        assert context["glyphs_mask"].any() == ("“" in item.prompt)
         for ours, theirs, mask in (
             (context["text"], text[0], context["text_mask"]),
             (context["glyphs"], glyphs[0], context["glyphs_mask"]),
@@ -116,9 +116,9 @@ def test_what_a_prompt_becomes_does_not_depend_on_its_company(
         open_model(FAMILY, folder, "float32", "cpu"),
         plain_sample(clip, "").reference_CHW,
     )
-    cues = [Cue(prompt, picture) for prompt in (PLAIN, QUOTED, "a third one")]
-    together = encode_cues(cues, model, TensorCache(tmp_path / "together"))
-    alone = encode_cues(cues[1:2], model, TensorCache(tmp_path / "alone"))
+    prompts = [PromptInput(prompt, picture) for prompt in (PLAIN, QUOTED, "a third one")]
+    together = encode_prompts(prompts, model, TensorCache(tmp_path / "together"))
+    alone = encode_prompts(prompts[1:2], model, TensorCache(tmp_path / "alone"))
     assert together[1].keys() == alone[0].keys()
     assert all(torch.equal(tensor, alone[0][name]) for name, tensor in together[1].items())
 
@@ -137,9 +137,11 @@ def test_names_and_settings_of_older_files_are_understood(
     settings["rope_theta"] = rope.pop("rope_theta")
     settings["rope_scaling"] = {**rope, "type": rope["rope_type"]}
     config.write_text(json.dumps(settings))
-    cue = Cue(QUOTED, plain_sample(clip, "").reference_CHW)
+    item = PromptInput(QUOTED, plain_sample(clip, "").reference_CHW)
     new, old = (
-        encode_cues([cue], open_model(FAMILY, path, "float32", "cpu"), TensorCache(tmp_path / name))
+        encode_prompts(
+            [item], open_model(FAMILY, path, "float32", "cpu"), TensorCache(tmp_path / name)
+        )
         for path, name in ((folder, "new"), (older, "old"))
     )
     assert all(torch.equal(tensor, old[0][name]) for name, tensor in new[0].items())
@@ -241,6 +243,6 @@ def test_a_tokenizer_without_its_chat_template_is_told(folder: Path, tmp_path: P
     shutil.copytree(folder, other)
     (other / "tokenizer" / "chat_template.jinja").unlink()
     model = open_model(FAMILY, other, "float32", "cpu")
-    cue = Cue(PLAIN, torch.zeros(3, HEIGHT, WIDTH))
+    item = PromptInput(PLAIN, torch.zeros(3, HEIGHT, WIDTH))
     with pytest.raises(UserError, match=r"tokenizer has no chat template.*chat_template\.jinja"):
-        encode_cues([cue], model, TensorCache(tmp_path))
+        encode_prompts([item], model, TensorCache(tmp_path))

@@ -14,9 +14,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from maskora import lora
-from maskora.latents import TensorCache, encode_cues, encode_samples
+from maskora.latents import TensorCache, encode_prompts, encode_samples
 from maskora.method.conditioning import Sample, inference_sample, motion_sample, to_unit
-from maskora.models.registry import Context, Cue, open_model
+from maskora.models.registry import Context, PromptInput, open_model
 from maskora.sampling import Denoising, draw_noise
 from maskora.training.loop import sample_loss
 from tests.models import tiny_hunyuan
@@ -60,8 +60,8 @@ def ours(folder: Path, plain: Sample, cache: Path, guidance: float) -> torch.Ten
     """The decoded frames in [0, 1], (3, T, H, W)."""
     model = open_model(FAMILY, folder, "float32", "cpu")
     (sample,) = encode_samples([plain], model, TensorCache(cache))
-    cue = model.unwanted(Cue(PROMPT, plain.reference_CHW), NEGATIVE)
-    (unwanted,) = encode_cues([cue], model, TensorCache(cache))
+    item = model.unwanted(PromptInput(PROMPT, plain.reference_CHW), NEGATIVE)
+    (unwanted,) = encode_prompts([item], model, TensorCache(cache))
     noise = draw_noise((16, *sample.condition_CTHW.shape[1:]), seed=7)
     denoising = Denoising(model, sample, unwanted, noise, 4, guidance, shift=None)
     denoising.advance(model.load_transformer())
@@ -105,8 +105,8 @@ def encoded(
 ) -> list[Context]:
     """What our encoders make of prompts, each with another frame of the clip."""
     video = to_unit(torch.from_numpy(clip))
-    cues = [Cue(prompt, video[:, number]) for number, prompt in enumerate(prompts)]
-    return encode_cues(cues, open_model(FAMILY, folder, dtype, "cpu"), TensorCache(cache))
+    items = [PromptInput(prompt, video[:, number]) for number, prompt in enumerate(prompts)]
+    return encode_prompts(items, open_model(FAMILY, folder, dtype, "cpu"), TensorCache(cache))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -127,7 +127,7 @@ def test_words_and_pictures_are_encoded_as_in_the_pipeline(
     assert lengths == [288 + 19 + 1, 288 + 1, 288 + 60 + 1, 540]
 
 
-def test_what_comes_out_for_a_cue_does_not_depend_on_its_company(
+def test_what_a_prompt_becomes_does_not_depend_on_its_company(
     folder: Path, tmp_path: Path, clip: np.ndarray
 ) -> None:
     alone = encoded(folder, tmp_path / "alone", clip, [PROMPT])[0]

@@ -16,9 +16,9 @@ from diffusers import (
 from PIL import Image
 
 from maskora import lora
-from maskora.latents import TensorCache, encode_cues, encode_samples
+from maskora.latents import TensorCache, encode_prompts, encode_samples
 from maskora.method.conditioning import Sample, inference_sample, motion_sample, to_unit
-from maskora.models.registry import Cue, open_model
+from maskora.models.registry import PromptInput, open_model
 from maskora.sampling import Denoising, draw_noise
 from maskora.training.loop import sample_loss
 
@@ -60,8 +60,8 @@ def test_plain_image_to_video_equals_the_pipeline(
     cache = TensorCache(tmp_path)
     plain = plain_sample(clip)
     (sample,) = encode_samples([plain], model, cache)
-    (unwanted,) = encode_cues(
-        [model.unwanted(Cue(PROMPT, plain.reference_CHW), NEGATIVE)], model, cache
+    (unwanted,) = encode_prompts(
+        [model.unwanted(PromptInput(PROMPT, plain.reference_CHW), NEGATIVE)], model, cache
     )
     noise = draw_noise((16, *sample.condition_CTHW.shape[1:]), seed=7)
     denoising = Denoising(model, sample, unwanted, noise, 4, guidance, shift=None)

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from maskora.errors import UserError
-from maskora.latents import TensorCache, encode_cues, encode_samples
+from maskora.latents import TensorCache, encode_prompts, encode_samples
 from maskora.method.conditioning import inference_sample, to_unit
-from maskora.models.registry import Cue, VideoModel, open_model
+from maskora.models.registry import PromptInput, VideoModel, open_model
 from maskora.models.tiny import write_tiny_model
 from maskora.sampling import Denoising, draw_noise
 from tests.test_sampling import SHAPE, noisy_sample
@@ -46,7 +46,9 @@ def test_plain_image_to_video_equals_the_pipeline(
     keep = torch.zeros(FRAMES, HEIGHT, WIDTH)
     plain = inference_sample(video, keep, video[:, 0], "first-frame", PROMPT)
     (sample,) = encode_samples([plain], model, cache)
-    (unwanted,) = encode_cues([model.unwanted(Cue(PROMPT, video[:, 0]), NEGATIVE)], model, cache)
+    (unwanted,) = encode_prompts(
+        [model.unwanted(PromptInput(PROMPT, video[:, 0]), NEGATIVE)], model, cache
+    )
     noise = draw_noise((16, *sample.condition_CTHW.shape[1:]), seed=7)
     run = Denoising(model, sample, unwanted, noise, 8, guidance, None)
     steps = [run.advance(model.load_transformer(expert), expert) for expert in model.experts]

@@ -17,7 +17,7 @@ from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video_image2video import
 from torch import Tensor, nn
 
 from maskora.errors import UserError
-from maskora.models.base import Context, Cue, EncodeCues, Vae
+from maskora.models.base import Context, EncodePrompts, PromptInput, Vae
 from maskora.models.building import (
     Renamed,
     announce,
@@ -98,11 +98,13 @@ CLIP_EXTRAS = (r".*\.position_ids", r"text_projection\.weight")
 
 
 @contextmanager
-def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> Iterator[EncodeCues]:
-    """LLaVA: cues -> {"text": (L, D), "text_mask": (L,)} each, the picture's tokens first.
+def text_encoder(
+    source: Source, dtype: torch.dtype, device: torch.device
+) -> Iterator[EncodePrompts]:
+    """LLaVA: prompts -> {"text": (L, D), "text_mask": (L,)} each, the picture's tokens first.
 
-    Each layer of the language model is loaded once for all cues, and computes them one after the
-    other, so that what comes out for a cue does not depend on its company.
+    Each layer of the language model is loaded once for all prompts, and computes them one after the
+    other, so that what comes out for a prompt does not depend on its company.
     """
     from transformers import CLIPImageProcessorPil, PreTrainedTokenizerFast
 
@@ -123,15 +125,15 @@ def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> It
         skip=(WORD_EMBEDDINGS,), ignore=(*LLAVA_EXTRAS, *extras),
     )  # fmt: skip
 
-    def picture(cue: Cue) -> Tensor:
-        pixels = processor(as_bytes(cue.picture_CHW).numpy(), return_tensors="pt").pixel_values
+    def picture(item: PromptInput) -> Tensor:
+        pixels = processor(as_bytes(item.picture_CHW).numpy(), return_tensors="pt").pixel_values
         (tokens_ND,) = llava.get_image_features(pixels.to(device, dtype)).pooler_output
         return tokens_ND
 
     @torch.no_grad()
-    def encode(cues: Sequence[Cue]) -> list[Context]:
-        ids_BL, mask_BL = _tokens(tokenizer, cues, llava.config.image_token_index, source)
-        pictures_BND = torch.stack([picture(cue) for cue in cues])
+    def encode(prompts: Sequence[PromptInput]) -> list[Context]:
+        ids_BL, mask_BL = _tokens(tokenizer, prompts, llava.config.image_token_index, source)
+        pictures_BND = torch.stack([picture(item) for item in prompts])
         words = weights.read_rows(WORD_EMBEDDINGS, ids_BL.view(-1).tolist(), dtype)
         words_BLD = words.view(*ids_BL.shape, -1).to(device)
         is_word_BL = ids_BL != llava.config.pad_token_id
@@ -179,11 +181,11 @@ def _llava_weights(source: Source) -> Reader:
 
 
 def _tokens(
-    tokenizer: Any, cues: Sequence[Cue], picture_token: int, source: Source
+    tokenizer: Any, prompts: Sequence[PromptInput], picture_token: int, source: Source
 ) -> tuple[Tensor, Tensor]:
     """Token numbers and mask, both (B, L), the picture as one token. Raises UserError."""
     tokens = tokenizer(
-        [in_template(cue.prompt) for cue in cues],
+        [in_template(item.prompt) for item in prompts],
         padding="max_length",
         max_length=TOKENS,
         truncation=True,
@@ -200,7 +202,7 @@ def _tokens(
 @contextmanager
 def pooled_encoder(
     source: Source, dtype: torch.dtype, device: torch.device
-) -> Iterator[EncodeCues]:
+) -> Iterator[EncodePrompts]:
     """CLIP: prompts -> {"pooled": (D,)} each, the state of the token that ends the prompt."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -222,9 +224,9 @@ def pooled_encoder(
     )  # fmt: skip
 
     @torch.no_grad()
-    def encode(cues: Sequence[Cue]) -> list[Context]:
+    def encode(prompts: Sequence[PromptInput]) -> list[Context]:
         tokens = tokenizer(
-            [cue.prompt for cue in cues],
+            [item.prompt for item in prompts],
             padding="max_length",
             max_length=POOLED_TOKENS,
             truncation=True,

@@ -16,7 +16,7 @@ from diffusers import HunyuanVideoTransformer3DModel
 from torch import Tensor
 
 from maskora.errors import UserError
-from maskora.models.base import ContextEncoder, Cue, ModelInputs, Transformer, Vae
+from maskora.models.base import ContextEncoder, ModelInputs, PromptInput, Transformer, Vae
 from maskora.models.checks import check_settings
 from maskora.models.files.source import Source
 from maskora.models.hunyuan import checks as settings
@@ -110,9 +110,9 @@ class Hunyuan(HunyuanBase):
             ),
         )
 
-    def unwanted(self, cue: Cue, negative: str) -> Cue:
+    def unwanted(self, item: PromptInput, negative: str) -> PromptInput:
         """The negative prompt with a black picture."""
-        return Cue(negative, torch.full_like(cue.picture_CHW, BLACK))
+        return PromptInput(negative, torch.full_like(item.picture_CHW, BLACK))
 
     def vae(self) -> AbstractContextManager[Vae]:
         return autoencoder(self.source, self.placement.vae_tile, self.device)

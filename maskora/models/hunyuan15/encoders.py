@@ -14,7 +14,7 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from maskora.errors import UserError
-from maskora.models.base import Context, Cue, EncodeCues
+from maskora.models.base import Context, EncodePrompts, PromptInput
 from maskora.models.building import (
     announce,
     as_bytes,
@@ -56,7 +56,9 @@ IMAGE_EXTRAS = (r"head\..*", r"embeddings\.position_ids")
 
 
 @contextmanager
-def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> Iterator[EncodeCues]:
+def text_encoder(
+    source: Source, dtype: torch.dtype, device: torch.device
+) -> Iterator[EncodePrompts]:
     """Qwen2.5-VL's language model: prompts -> {"text": (1000, D), "text_mask": (1000,)} each.
 
     The text is zero, and the mask False, after the last token. Each layer is loaded once for all
@@ -84,8 +86,8 @@ def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> It
     )  # fmt: skip
 
     @torch.no_grad()
-    def encode(cues: Sequence[Cue]) -> list[Context]:
-        tokens = chat_tokens(tokenizer, [cue.prompt for cue in cues])
+    def encode(prompts: Sequence[PromptInput]) -> list[Context]:
+        tokens = chat_tokens(tokenizer, [item.prompt for item in prompts])
         text_BLD = encoder(
             inputs_embeds=embedded(weights, WORDS, tokens.input_ids, dtype).to(device),
             attention_mask=tokens.attention_mask.to(device),
@@ -124,7 +126,9 @@ def chat_tokens(tokenizer: Any, prompts: list[str]) -> Any:
 
 
 @contextmanager
-def glyph_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> Iterator[EncodeCues]:
+def glyph_encoder(
+    source: Source, dtype: torch.dtype, device: torch.device
+) -> Iterator[EncodePrompts]:
     """ByT5: what a prompt has in quotes -> {"glyphs": (256, D), "glyphs_mask": (256,)}.
 
     The glyphs are zero, and the mask False, after the last token; everywhere without quotes.
@@ -150,8 +154,8 @@ def glyph_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> I
     )
 
     @torch.no_grad()
-    def encode(cues: Sequence[Cue]) -> Iterator[Context]:
-        for quoted in (extract_glyph_texts(cue.prompt) for cue in cues):
+    def encode(prompts: Sequence[PromptInput]) -> Iterator[Context]:
+        for quoted in (extract_glyph_texts(item.prompt) for item in prompts):
             if quoted is None:
                 nothing = torch.zeros(GLYPH_TOKENS, config.d_model, dtype=dtype)
                 yield masked("glyphs", nothing, torch.zeros(GLYPH_TOKENS))
@@ -187,7 +191,7 @@ def masked(name: str, states_LD: Tensor, mask_L: Tensor) -> Context:
 
 
 @contextmanager
-def image_encoder(source: Source, device: torch.device) -> Iterator[EncodeCues]:
+def image_encoder(source: Source, device: torch.device) -> Iterator[EncodePrompts]:
     """SigLIP: a picture -> {"image": its patches' last states (N, D)}."""
     from transformers import SiglipImageProcessorPil, SiglipVisionConfig, SiglipVisionModel
 
@@ -204,9 +208,9 @@ def image_encoder(source: Source, device: torch.device) -> Iterator[EncodeCues]:
     )
 
     @torch.no_grad()
-    def encode(cues: Sequence[Cue]) -> Iterator[Context]:
-        for cue in cues:
-            picture = as_bytes(cue.picture_CHW).numpy()
+    def encode(prompts: Sequence[PromptInput]) -> Iterator[Context]:
+        for item in prompts:
+            picture = as_bytes(item.picture_CHW).numpy()
             pixels = processor(picture, do_resize=True, return_tensors="pt").pixel_values
             yield {"image": encoder(pixels.to(device)).last_hidden_state[0].cpu()}
 

@@ -18,7 +18,7 @@ from accelerate import init_empty_weights
 from torch import Tensor
 
 from maskora.errors import UserError
-from maskora.models.base import Context, Cue, EncodeCues, Vae
+from maskora.models.base import Context, EncodePrompts, PromptInput, Vae
 from maskora.models.building import (
     announce,
     as_bytes,
@@ -94,7 +94,9 @@ IMAGE_EXTRAS = (r"visual_projection\.weight", r"embeddings\.position_ids")
 
 
 @contextmanager
-def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> Iterator[EncodeCues]:
+def text_encoder(
+    source: Source, dtype: torch.dtype, device: torch.device
+) -> Iterator[EncodePrompts]:
     """UMT5: prompts -> {"text": embeddings (512, D)} each, zero after the last token.
 
     Each layer is loaded once for all prompts, and computes them one after the other, so that what
@@ -120,9 +122,9 @@ def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> It
     )  # fmt: skip
 
     @torch.no_grad()
-    def encode(cues: Sequence[Cue]) -> list[Context]:
-        prompts = [clean(cue.prompt) for cue in cues]
-        tokens = tokenizer(prompts, return_tensors="pt", **PADDED)
+    def encode(prompts: Sequence[PromptInput]) -> list[Context]:
+        texts = [clean(item.prompt) for item in prompts]
+        tokens = tokenizer(texts, return_tensors="pt", **PADDED)
         words = weights.read_rows(embeddings, tokens.input_ids.view(-1).tolist(), dtype)
         text_BLD = encoder(
             inputs_embeds=words.view(*tokens.input_ids.shape, -1).to(device),
@@ -136,7 +138,7 @@ def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> It
 
 
 @contextmanager
-def image_encoder(source: Source, device: torch.device) -> Iterator[EncodeCues]:
+def image_encoder(source: Source, device: torch.device) -> Iterator[EncodePrompts]:
     """CLIP: a picture -> {"image": its second-to-last layer's tokens (N, D)}."""
     from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
@@ -152,9 +154,9 @@ def image_encoder(source: Source, device: torch.device) -> Iterator[EncodeCues]:
     )
 
     @torch.no_grad()
-    def encode(cues: Sequence[Cue]) -> Iterator[Context]:
-        for cue in cues:
-            pixels = processor(as_bytes(cue.picture_CHW).numpy(), return_tensors="pt").pixel_values
+    def encode(prompts: Sequence[PromptInput]) -> Iterator[Context]:
+        for item in prompts:
+            pixels = processor(as_bytes(item.picture_CHW).numpy(), return_tensors="pt").pixel_values
             states = encoder(pixels.to(device), output_hidden_states=True).hidden_states
             yield {"image": states[-2][0].cpu()}
 

@@ -17,10 +17,10 @@ from maskora.errors import UserError
 from maskora.models.base import (
     Context,
     ContextEncoder,
-    Cue,
-    EncodeCues,
+    EncodePrompts,
     Expert,
     ModelInputs,
+    PromptInput,
     Transformer,
     Vae,
 )
@@ -211,11 +211,11 @@ class Miniature(Wan21):
         width = WanTransformer.of(self.source, "transformer").text_dim
 
         @contextmanager
-        def no_words() -> Iterator[EncodeCues]:
-            """Any cue -> {"text": one word of zeros, (1, width)}."""
+        def no_words() -> Iterator[EncodePrompts]:
+            """Any prompt -> {"text": one word of zeros, (1, width)}."""
 
-            def encode(cues: Sequence[Cue]) -> list[Context]:
-                return [{"text": torch.zeros(1, width)} for _ in cues]
+            def encode(prompts: Sequence[PromptInput]) -> list[Context]:
+                return [{"text": torch.zeros(1, width)} for _ in prompts]
 
             yield encode
 
