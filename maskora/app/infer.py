@@ -45,7 +45,7 @@ class Encoded:
     """What sampling needs, encoded."""
 
     sample: EncodedSample
-    unwanted: Context
+    negative: Context
     lock: LatentLock | None
 
 
@@ -140,7 +140,7 @@ def encode(
     cache = TensorCache(workspace.cache_dir)
     item = PromptInput(sample.prompt, sample.reference_CHW)
     # Both at once, so that each encoder is loaded once; the sample's is cached then.
-    unwanted, _ = encode_prompts([model.unwanted(item, config.prompt.negative), item], model, cache)
+    negative, _ = encode_prompts([model.negative(item, config.prompt.negative), item], model, cache)
     wanted = [model.shown(sample.condition_CTHW, sample.keep_THW)]
     if config.inference.lock == "latent":
         wanted.append(video)
@@ -151,7 +151,7 @@ def encode(
         keep_latent = model.latent_keep(keep)
         keep_latent[0] = 0  # latent frame 0 holds the edited frame
         lock = LatentLock(source_latents[0], keep_latent)
-    return Encoded(encoded, unwanted, lock)
+    return Encoded(encoded, negative, lock)
 
 
 def generate(
@@ -199,7 +199,7 @@ def _start(config: Config, model: VideoModel, encoded: Encoded, seed: int) -> De
     return Denoising(
         model,
         encoded.sample,
-        encoded.unwanted,
+        encoded.negative,
         draw_noise((model.latent_channels, *frames_Thw), seed),
         inference.steps,
         inference.guidance,

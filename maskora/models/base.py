@@ -165,7 +165,7 @@ class VideoModel(Protocol):
         """What turns prompts and pictures into context, in the order in which they are loaded."""
         ...
 
-    def unwanted(self, item: PromptInput, negative: str) -> PromptInput:
+    def negative(self, wanted: PromptInput, prompt: str) -> PromptInput:
         """What guidance steers away from."""
         ...
 

@@ -74,8 +74,8 @@ class DiffusersBase:
     def identity(self, part: str) -> str:
         return identity(self.source, part)
 
-    def unwanted(self, item: PromptInput, negative: str) -> PromptInput:
-        return PromptInput(negative, item.picture_CHW)
+    def negative(self, wanted: PromptInput, prompt: str) -> PromptInput:
+        return PromptInput(prompt, wanted.picture_CHW)
 
     def shown(self, condition_CTHW: Tensor, keep_THW: Tensor) -> Tensor:
         return condition_CTHW

@@ -51,12 +51,12 @@ def test_the_words_are_the_token_with_the_edited_caption_and_the_negative_prompt
     told = encoded(workspace, model)
     prompts = [f"{TOKEN} an orange ball", NEGATIVE, ""]
     with encoder(model, "text") as text:
-        wanted, unwanted, empty = text(
+        wanted, negative, empty = text(
             [PromptInput(prompt, torch.zeros(3, 8, 8)) for prompt in prompts]
         )
     assert torch.equal(told.sample.context["text"], wanted["text"])
-    assert torch.equal(told.unwanted["text"], unwanted["text"])
-    assert not torch.equal(told.unwanted["text"], empty["text"])
+    assert torch.equal(told.negative["text"], negative["text"])
+    assert not torch.equal(told.negative["text"], empty["text"])
 
 
 def test_the_picture_is_the_edited_first_frame(workspace: Workspace, model: VideoModel) -> None:
@@ -116,8 +116,8 @@ def test_the_negative_prompt_works_through_guidance(
     workspace: Workspace, model: VideoModel
 ) -> None:
     told = encoded(workspace, model)
-    silent = torch.zeros_like(told.unwanted["text"])
-    other = replace(told, unwanted={**told.unwanted, "text": silent})
+    silent = torch.zeros_like(told.negative["text"])
+    other = replace(told, negative={**told.negative, "text": silent})
     assert torch.equal(generated(model, told)[0], generated(model, other)[0])
     with_words, without = (generated(model, e, guidance=5.0)[0] for e in (told, other))
     assert not torch.allclose(with_words, without, atol=1e-3)

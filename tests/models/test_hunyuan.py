@@ -121,7 +121,7 @@ def test_timesteps_are_those_of_the_pipeline(model: VideoModel) -> None:
 
 
 def test_guidance_steers_away_from_a_black_picture(model: VideoModel) -> None:
-    item = model.unwanted(PromptInput("a dog", torch.rand(3, 8, 8)), "blurred")
+    item = model.negative(PromptInput("a dog", torch.rand(3, 8, 8)), "blurred")
     assert item.prompt == "blurred"
     assert torch.equal(item.picture_CHW, torch.full((3, 8, 8), -1.0))
 

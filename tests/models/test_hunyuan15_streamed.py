@@ -91,13 +91,13 @@ def trained(
 def generated(
     model: VideoModel, transformer: Transformer, window: EncodedSample, adapter: Path
 ) -> Tensor:
-    """Four guided steps; the unwanted text is shorter, so one branch is padded."""
+    """Four guided steps; the negative text is shorter, so one branch is padded."""
     lora.stack(transformer, [(adapter, 1.0)], model.names)
     noise = draw_noise((32, *window.condition_CTHW.shape[1:]), seed=1)
     mask = window.context["text_mask"].clone()
     mask[40:] = False
-    unwanted = {**window.context, "text": -window.context["text"], "text_mask": mask}
-    clip = Denoising(model, window, unwanted, noise, 4, 6.0, None)
+    negative = {**window.context, "text": -window.context["text"], "text_mask": mask}
+    clip = Denoising(model, window, negative, noise, 4, 6.0, None)
     clip.advance(transformer)
     return clip.result()
 

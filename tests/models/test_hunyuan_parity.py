@@ -60,10 +60,10 @@ def ours(folder: Path, plain: Sample, cache: Path, guidance: float) -> torch.Ten
     """The decoded frames in [0, 1], (3, T, H, W)."""
     model = open_model(FAMILY, folder, "float32", "cpu")
     (sample,) = encode_samples([plain], model, TensorCache(cache))
-    item = model.unwanted(PromptInput(PROMPT, plain.reference_CHW), NEGATIVE)
-    (unwanted,) = encode_prompts([item], model, TensorCache(cache))
+    item = model.negative(PromptInput(PROMPT, plain.reference_CHW), NEGATIVE)
+    (negative,) = encode_prompts([item], model, TensorCache(cache))
     noise = draw_noise((16, *sample.condition_CTHW.shape[1:]), seed=7)
-    denoising = Denoising(model, sample, unwanted, noise, 4, guidance, shift=None)
+    denoising = Denoising(model, sample, negative, noise, 4, guidance, shift=None)
     denoising.advance(model.load_transformer())
     with model.vae() as vae:
         return (vae.decode(denoising.result()) / 2 + 0.5).clamp(0, 1)

@@ -85,9 +85,9 @@ def gradients(
 
 def generated(model: VideoModel, transformer: Transformer, window: EncodedSample) -> Tensor:
     """Latents after three guided steps."""
-    unwanted = {**window.context, "text": window.context["text"].flip(0)}
+    negative = {**window.context, "text": window.context["text"].flip(0)}
     noise = draw_noise((16, *window.condition_CTHW.shape[1:]), seed=1)
-    clip = Denoising(model, window, unwanted, noise, 3, 5.0, None)
+    clip = Denoising(model, window, negative, noise, 3, 5.0, None)
     clip.advance(with_lora(model, transformer))
     return clip.result()
 

@@ -60,11 +60,11 @@ def test_plain_image_to_video_equals_the_pipeline(
     cache = TensorCache(tmp_path)
     plain = plain_sample(clip)
     (sample,) = encode_samples([plain], model, cache)
-    (unwanted,) = encode_prompts(
-        [model.unwanted(PromptInput(PROMPT, plain.reference_CHW), NEGATIVE)], model, cache
+    (negative,) = encode_prompts(
+        [model.negative(PromptInput(PROMPT, plain.reference_CHW), NEGATIVE)], model, cache
     )
     noise = draw_noise((16, *sample.condition_CTHW.shape[1:]), seed=7)
-    denoising = Denoising(model, sample, unwanted, noise, 4, guidance, shift=None)
+    denoising = Denoising(model, sample, negative, noise, 4, guidance, shift=None)
     denoising.advance(model.load_transformer())
     with model.vae() as vae:
         ours = (vae.decode(denoising.result()) / 2 + 0.5).clamp(0, 1)

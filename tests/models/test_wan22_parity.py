@@ -46,11 +46,11 @@ def test_plain_image_to_video_equals_the_pipeline(
     keep = torch.zeros(FRAMES, HEIGHT, WIDTH)
     plain = inference_sample(video, keep, video[:, 0], "first-frame", PROMPT)
     (sample,) = encode_samples([plain], model, cache)
-    (unwanted,) = encode_prompts(
-        [model.unwanted(PromptInput(PROMPT, video[:, 0]), NEGATIVE)], model, cache
+    (negative,) = encode_prompts(
+        [model.negative(PromptInput(PROMPT, video[:, 0]), NEGATIVE)], model, cache
     )
     noise = draw_noise((16, *sample.condition_CTHW.shape[1:]), seed=7)
-    run = Denoising(model, sample, unwanted, noise, 8, guidance, None)
+    run = Denoising(model, sample, negative, noise, 8, guidance, None)
     steps = [run.advance(model.load_transformer(expert), expert) for expert in model.experts]
     assert all(steps), "both experts take part"
     with model.vae() as vae:

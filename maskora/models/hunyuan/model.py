@@ -110,9 +110,9 @@ class Hunyuan(HunyuanBase):
             ),
         )
 
-    def unwanted(self, item: PromptInput, negative: str) -> PromptInput:
+    def negative(self, wanted: PromptInput, prompt: str) -> PromptInput:
         """The negative prompt with a black picture."""
-        return PromptInput(negative, torch.full_like(item.picture_CHW, BLACK))
+        return PromptInput(prompt, torch.full_like(wanted.picture_CHW, BLACK))
 
     def vae(self) -> AbstractContextManager[Vae]:
         return autoencoder(self.source, self.placement.vae_tile, self.device)
