@@ -182,7 +182,7 @@ def encode_samples(
     contexts = encode_prompts(
         [PromptInput(s.prompt, s.reference_CHW) for s in samples], model, cache
     )
-    conditions = [model.shown(s.condition_CTHW, s.keep_THW) for s in samples]
+    conditions = [model.condition_frames(s.condition_CTHW, s.keep_THW) for s in samples]
     targets = [s.target_CTHW for s in samples if s.target_CTHW is not None]
     latents = encode_videos([*conditions, *targets], model, cache)
     target_latents = iter(latents[len(conditions) :])

@@ -141,7 +141,7 @@ def encode(
     item = PromptInput(sample.prompt, sample.reference_CHW)
     # Both at once, so that each encoder is loaded once; the sample's is cached then.
     negative, _ = encode_prompts([model.negative(item, config.prompt.negative), item], model, cache)
-    wanted = [model.shown(sample.condition_CTHW, sample.keep_THW)]
+    wanted = [model.condition_frames(sample.condition_CTHW, sample.keep_THW)]
     if config.inference.lock == "latent":
         wanted.append(video)
     _, *source_latents = encode_videos(wanted, model, cache)

@@ -180,12 +180,12 @@ class VideoModel(Protocol):
         """
         ...
 
-    def shown(self, condition_CTHW: Tensor, keep_THW: Tensor) -> Tensor:
+    def condition_frames(self, condition_CTHW: Tensor, keep_THW: Tensor) -> Tensor:
         """The frames of a condition video that the VAE is to encode: all, or its first ones."""
         ...
 
     def pack_condition(self, keep_THW: Tensor, latents_CTHW: Tensor) -> Tensor:
-        """Pixel keep mask and latents of the shown frames -> condition channels (C, T', h, w)."""
+        """Pixel keep mask and the condition frames' latents -> condition channels (C, T', h, w)."""
         ...
 
     def start(self, noise_BCTHW: Tensor, condition_BCTHW: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class DiffusersBase:
     def negative(self, wanted: PromptInput, prompt: str) -> PromptInput:
         return PromptInput(prompt, wanted.picture_CHW)
 
-    def shown(self, condition_CTHW: Tensor, keep_THW: Tensor) -> Tensor:
+    def condition_frames(self, condition_CTHW: Tensor, keep_THW: Tensor) -> Tensor:
         return condition_CTHW
 
     def start(self, noise_BCTHW: Tensor, condition_BCTHW: Tensor) -> Tensor:

@@ -47,13 +47,13 @@ def test_frames_are_shown_up_to_the_last_one_of_which_anything_is_kept(
 ) -> None:
     keep = torch.zeros(FRAMES, HEIGHT, WIDTH)
     keep[0], keep[last, 0, 0] = 1, 1
-    assert torch.equal(model.shown(video, keep), video[:, :frames])
+    assert torch.equal(model.condition_frames(video, keep), video[:, :frames])
 
 
 def test_of_a_frame_that_is_masked_whole_something_is_shown(
     model: VideoModel, video: torch.Tensor
 ) -> None:
-    assert model.shown(video[:, :1], torch.zeros(1, HEIGHT, WIDTH)).shape[1] == 1
+    assert model.condition_frames(video[:, :1], torch.zeros(1, HEIGHT, WIDTH)).shape[1] == 1
 
 
 def masked(video: torch.Tensor, conditioning: str) -> Sample:

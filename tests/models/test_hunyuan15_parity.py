@@ -158,7 +158,7 @@ def test_a_whole_condition_is_packed_with_one_mask_channel(folder: Path) -> None
     model = open_model(FAMILY, folder, "float32", "cpu")
     keep, latents = torch.ones(9, 48, 80), torch.randn(32, 3, 3, 5)
     keep[6, 20, 33] = 0  # one pixel of one of the four frames that latent frame 2 covers
-    assert model.shown(torch.zeros(3, 9, 48, 80), keep).shape[1] == 9
+    assert model.condition_frames(torch.zeros(3, 9, 48, 80), keep).shape[1] == 9
     packed = model.pack_condition(keep, latents)
     assert packed.shape == (33, 3, 3, 5)
     assert torch.equal(packed[:32], latents)
@@ -170,7 +170,7 @@ def test_of_a_first_frame_nothing_else_is_encoded_and_zeros_follow(folder: Path)
     model = open_model(FAMILY, folder, "float32", "cpu")
     keep, latents = torch.zeros(9, 48, 80), torch.randn(32, 1, 3, 5)
     keep[0] = 1
-    assert model.shown(torch.zeros(3, 9, 48, 80), keep).shape[1] == 1
+    assert model.condition_frames(torch.zeros(3, 9, 48, 80), keep).shape[1] == 1
     packed = model.pack_condition(keep, latents)
     assert torch.equal(packed[:32, :1], latents)
     assert not packed[:, 1:].any()

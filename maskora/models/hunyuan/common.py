@@ -18,14 +18,14 @@ class HunyuanBase(DiffusersBase):
     image-to-video is what the base was trained on.
     """
 
-    def shown(self, condition_CTHW: Tensor, keep_THW: Tensor) -> Tensor:
+    def condition_frames(self, condition_CTHW: Tensor, keep_THW: Tensor) -> Tensor:
         kept = keep_THW.flatten(1).any(dim=1).nonzero()
         last = int(kept[-1]) if len(kept) else 0
         later = -(-last // self.grid.temporal)  # latent frames after the first
         return condition_CTHW[:, : 1 + later * self.grid.temporal]
 
     def pack_condition(self, keep_THW: Tensor, latents_CTHW: Tensor) -> Tensor:
-        """The shown frames' latents, zeros after them, then one mask channel.
+        """The condition frames' latents, zeros after them, then one mask channel.
 
         A latent cell is kept only where every pixel of every frame that it covers is kept.
         """
