@@ -73,7 +73,7 @@ class Denoising:
         self._inputs = _inputs(sample, negative if self._guided else None, model.device, guidance)
         self._scheduler = model.scheduler(steps, shift)
         self._noise = noise_BCTHW.to(model.device)
-        self._latents = model.start(self._noise, self._inputs.condition_BCTHW[:1])
+        self._latents = model.initial_latents(self._noise, self._inputs.condition_BCTHW[:1])
         self._done = 0
 
     @torch.inference_mode()

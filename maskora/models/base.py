@@ -188,7 +188,7 @@ class VideoModel(Protocol):
         """Pixel keep mask and the condition frames' latents -> condition channels (C, T', h, w)."""
         ...
 
-    def start(self, noise_BCTHW: Tensor, condition_BCTHW: Tensor) -> Tensor:
+    def initial_latents(self, noise_BCTHW: Tensor, condition_BCTHW: Tensor) -> Tensor:
         """The latents from which denoising starts."""
         ...
 

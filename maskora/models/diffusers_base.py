@@ -80,7 +80,7 @@ class DiffusersBase:
     def condition_frames(self, condition_CTHW: Tensor, keep_THW: Tensor) -> Tensor:
         return condition_CTHW
 
-    def start(self, noise_BCTHW: Tensor, condition_BCTHW: Tensor) -> Tensor:
+    def initial_latents(self, noise_BCTHW: Tensor, condition_BCTHW: Tensor) -> Tensor:
         return noise_BCTHW
 
     def latent_keep(self, keep_THW: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ def test_a_keyframe_is_one_latent_frame(
 def test_denoising_starts_from_noise_with_a_trace_of_the_first_frame(model: VideoModel) -> None:
     numbers = torch.Generator().manual_seed(0)
     noise, condition = (torch.randn(1, c, 4, 4, 6, generator=numbers) for c in (16, 17))
-    start = model.start(noise, condition)
+    start = model.initial_latents(noise, condition)
     expected = 0.999 * noise + 0.001 * condition[:, :16, :1]
     torch.testing.assert_close(start, expected, rtol=0, atol=1e-6)
 

@@ -117,7 +117,7 @@ class Hunyuan(HunyuanBase):
     def vae(self) -> AbstractContextManager[Vae]:
         return autoencoder(self.source, self.placement.vae_tile, self.device)
 
-    def start(self, noise_BCTHW: Tensor, condition_BCTHW: Tensor) -> Tensor:
+    def initial_latents(self, noise_BCTHW: Tensor, condition_BCTHW: Tensor) -> Tensor:
         """Noise with a trace of the first frame in every latent frame."""
         first_BC1HW = condition_BCTHW[:, : self.latent_channels, :1]
         return NOISE_AT_START * noise_BCTHW + (1 - NOISE_AT_START) * first_BC1HW
