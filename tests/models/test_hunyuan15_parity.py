@@ -68,9 +68,9 @@ def test_plain_image_to_video_equals_the_pipeline(
     plain = plain_sample(clip, prompt)
     (sample,) = encode_samples([plain], model, cache)
     item = model.negative(PromptInput(prompt, plain.reference_CHW), negative)
-    (negative,) = encode_prompts([item], model, cache)
+    (away,) = encode_prompts([item], model, cache)
     noise = draw_noise((32, *sample.condition_CTHW.shape[1:]), seed=7)
-    denoising = Denoising(model, sample, negative, noise, 4, guidance, shift=None)
+    denoising = Denoising(model, sample, away, noise, 4, guidance, shift=None)
     denoising.advance(model.load_transformer())
     with model.vae() as vae:
         ours = (vae.decode(denoising.result()) / 2 + 0.5).clamp(0, 1)
