@@ -21,7 +21,7 @@ from maskora.streaming.blocks import Precision, precise
 from maskora.streaming.out_of_memory import with_room
 from maskora.streaming.plan import RESIDENT, Placement
 from maskora.streaming.sources import FORMAT, Reader
-from maskora.streaming.supply import more_blocks, supply
+from maskora.streaming.weights import more_blocks, stream_weights
 
 
 class DiffusersBase:
@@ -115,7 +115,7 @@ class DiffusersBase:
             use_attention(transformer, self.acceleration.attention)
         weights = self.source.weights(expert.part)
         precision = precise(self.dtype, tuple(kind._keep_in_fp32_modules or ()))
-        transformer.supply = supply(
+        transformer.streamed = stream_weights(
             transformer, self._blocks(transformer), weights, precision, self.placement, self.device,
             converted=self._converted(expert.part, weights, precision),
             compiled=self.acceleration.compile,

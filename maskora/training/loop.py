@@ -121,7 +121,7 @@ def train(
     if done:
         restore(optimizer, run.load_optimizer(done, plan.optimizer))
     transformer.train()
-    transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+    transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
     save = partial(
         save_step, run, transformer, optimizer, plan, depends_on=depends_on, metadata=metadata
     )
@@ -185,8 +185,8 @@ def _train_steps(
 
 def give_way(model: VideoModel, transformer: Transformer) -> str | None:
     """Free device memory, for this transformer and for those that are loaded after it."""
-    changed: str | None = transformer.supply.give_way(training=True)
-    model.placement = transformer.supply.placement
+    changed: str | None = transformer.streamed.give_way(training=True)
+    model.placement = transformer.streamed.placement
     return changed
 
 

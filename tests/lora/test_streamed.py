@@ -14,7 +14,7 @@ from maskora.streaming.blocks import precise
 from maskora.streaming.formats import FORMATS
 from maskora.streaming.plan import Placement
 from maskora.streaming.sources import ModuleReader
-from maskora.streaming.supply import supply
+from maskora.streaming.weights import stream_weights
 from tests.lora.tiny import KINDS, noise, random_lora
 
 WAN = KINDS["wan2.1"]
@@ -42,7 +42,9 @@ def supplied(placement: Placement) -> Any:
     with init_empty_weights():
         empty = WAN.make().requires_grad_(False).eval()
     cpu, reader = torch.device("cpu"), ModuleReader(WAN.transformer())
-    empty.supply = supply(empty, empty.blocks, reader, precise(torch.float32), placement, cpu)
+    empty.streamed = stream_weights(
+        empty, empty.blocks, reader, precise(torch.float32), placement, cpu
+    )
     return empty
 
 
@@ -71,4 +73,4 @@ def test_a_stack_is_the_same_on_streamed_blocks(path: Path, storage: str, swap: 
     for _ in range(2):  # the blocks' buffers have been used for others in between
         assert (WAN.answer(streamed) - expected).abs().max() <= 1e-5
     assert (expected - bare).abs().max() > 1e-2
-    streamed.supply.close()
+    streamed.streamed.close()

@@ -68,7 +68,7 @@ def diffusers_own(folder: Path) -> Transformer:
     transformer = HunyuanVideo15Transformer3DModel.from_pretrained(folder / "transformer")
     for parameter in transformer.requires_grad_(False).parameters():
         parameter.data = parameter.data.clone()
-    transformer.supply = SimpleNamespace(checkpoint=None)  # torch's own checkpointing
+    transformer.streamed = SimpleNamespace(checkpoint=None)  # torch's own checkpointing
     return transformer
 
 
@@ -139,7 +139,7 @@ def test_the_guidance_branches_one_after_the_other_give_the_same_clip(
     latents = generated(model, transformer, windows[0], reference.adapter)
     # A matrix product of another height may round otherwise.
     torch.testing.assert_close(latents, reference.latents, rtol=1e-4, atol=1e-4)
-    assert transformer.supply.streamer.traffic.loads == 4 * BLOCKS + 1
+    assert transformer.streamed.streamer.traffic.loads == 4 * BLOCKS + 1
 
 
 def padded_velocity(transformer: Transformer, noisy: Tensor, inputs: ModelInputs) -> Tensor:
@@ -210,7 +210,7 @@ def test_a_step_in_16_bits_is_near_the_one_in_32(
         model = open_model(FAMILY, folder, kind, "cpu", Placement(5, storage=how))
         transformer = model.load_transformer()
         lora.inject(transformer, 4, 4.0, model.lora_targets("attention+ffn"), 0)
-        transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+        transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
         transformer.train()
         noise = draw_noise((32, *windows[0].condition_CTHW.shape[1:]), seed=2)[0]
         loss = sample_loss(model, transformer, windows[0], noise, torch.tensor([0.5]), 1.0)

@@ -54,7 +54,7 @@ def diffusers_own(folder: Path) -> Transformer:
     transformer = HunyuanVideoTransformer3DModel.from_pretrained(folder / "transformer")
     for parameter in transformer.requires_grad_(False).parameters():
         parameter.data = parameter.data.clone()
-    transformer.supply = SimpleNamespace(checkpoint=None)  # torch's own checkpointing
+    transformer.streamed = SimpleNamespace(checkpoint=None)  # torch's own checkpointing
     return transformer
 
 
@@ -72,7 +72,7 @@ def gradients(
 ) -> tuple[Tensor, dict[str, Tensor | None]]:
     """Two training steps' last loss and gradients, so that the ring turns."""
     with_lora(model, transformer)
-    transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+    transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
     transformer.train()
     assert window.target_CTHW is not None
     noise = torch.randn(window.target_CTHW.shape, generator=torch.Generator().manual_seed(2))
@@ -124,7 +124,7 @@ def test_the_guidance_branches_one_after_the_other_give_the_same_clip(
     latents = generated(model, transformer, window)
     # A matrix product of another height may round otherwise.
     torch.testing.assert_close(latents, reference.latents, rtol=1e-4, atol=1e-4)
-    assert transformer.supply.streamer.traffic.loads == 3 * BLOCKS + 1
+    assert transformer.streamed.streamer.traffic.loads == 3 * BLOCKS + 1
 
 
 @pytest.mark.parametrize("storage", ["float8", "int8", "nf4"])

@@ -75,7 +75,7 @@ def diffusers_own(folder: Path) -> Transformer:
     transformer = WanTransformer3DModel.from_pretrained(folder / "transformer")
     for parameter in transformer.requires_grad_(False).parameters():
         parameter.data = parameter.data.clone()
-    transformer.supply = SimpleNamespace(checkpoint=None)  # torch's own checkpointing
+    transformer.streamed = SimpleNamespace(checkpoint=None)  # torch's own checkpointing
     return transformer
 
 
@@ -163,7 +163,7 @@ def test_the_guidance_branches_one_after_the_other_give_the_same_clip(
     latents = generated(model, transformer, windows[0], reference.adapter)
     # A matrix product of another height may round otherwise.
     torch.testing.assert_close(latents, reference.latents, rtol=1e-4, atol=1e-4)
-    assert transformer.supply.streamer.traffic.loads == 4 * BLOCKS + 1
+    assert transformer.streamed.streamer.traffic.loads == 4 * BLOCKS + 1
 
 
 def test_every_lora_weight_of_every_block_gets_a_gradient(
@@ -177,7 +177,7 @@ def test_every_lora_weight_of_every_block_gets_a_gradient(
     for name, parameter in transformer.named_parameters():
         if "lora_B" in name:  # zero at first, which would hide lora_A's gradient
             torch.nn.init.normal_(parameter, std=0.02)
-    transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+    transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
     transformer.train()
     target = windows[0].target_CTHW
     assert target is not None

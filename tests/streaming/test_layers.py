@@ -34,7 +34,7 @@ def ready_to_train(model: VideoModel) -> nn.Module:
     """A transformer with LoRAs on every layer of its blocks."""
     transformer = model.load_transformer()
     lora.inject(transformer, 2, 2.0, model.lora_targets("attention+ffn"), 0)
-    transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+    transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
     return transformer.train()
 
 
@@ -67,7 +67,7 @@ def test_only_weights_that_are_not_pinned_go_through_staging(deep_model: Path) -
         model = opened(deep_model, Placement(3, weights, ring=2))
         transformer = model.load_transformer()
         answer(model, transformer)  # blocks are pinned at the first visit
-        counts[weights] = len(transformer.supply.streamer._staging.buffers)
+        counts[weights] = len(transformer.streamed.streamer._staging.buffers)
     assert counts == {"pinned": 0, "pageable": 4, "mapped": 4}
 
 
@@ -96,7 +96,7 @@ def test_closing_lets_all_host_memory_go(
     freed = [staging.__name__] if weights == "pinned" else []  # all blocks go without, at last
     for name, refs in taken.items():
         assert all((ref() is None) == (name in freed) for ref in refs)
-    transformer.supply.close()
+    transformer.streamed.close()
     assert not any(ref() is not None for refs in taken.values() for ref in refs)
 
 

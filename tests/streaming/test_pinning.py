@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from maskora.streaming.blocks import precise
 from maskora.streaming.plan import Placement
 from maskora.streaming.sources import HostBlocks, ModuleReader
-from maskora.streaming.supply import Supply, supply
+from maskora.streaming.weights import StreamedWeights, stream_weights
 from tests.streaming.drivers import Quota
 
 GB = 2**18
@@ -59,7 +59,7 @@ class Machine:
     """A streamed model on a machine whose driver has a quota."""
 
     model: Deep
-    supplied: Supply
+    supplied: StreamedWeights
     driver: Quota
 
     def infer(self) -> Tensor:
@@ -117,12 +117,14 @@ def machine(
 ) -> Machine:
     driver = Quota(int(quota * GB))
     monkeypatch.setattr("maskora.streaming.transfer.STAGING_PIECE", PIECE)
-    monkeypatch.setattr("maskora.streaming.supply.driver_of", lambda device: driver)
+    monkeypatch.setattr("maskora.streaming.weights.driver_of", lambda device: driver)
     with torch.device("meta"):
         model = Deep().requires_grad_(False)
     placement = Placement(streamed, weights, activation_offload=offload)
     reader, precision = ModuleReader(original), precise(torch.float32)
-    return Machine(model, supply(model, model.blocks, reader, precision, placement, CPU), driver)
+    return Machine(
+        model, stream_weights(model, model.blocks, reader, precision, placement, CPU), driver
+    )
 
 
 TRAINED = {

@@ -34,7 +34,7 @@ from maskora.models.hunyuan.common import ScaledVae
 from maskora.streaming.blocks import precise
 from maskora.streaming.plan import Placement
 from maskora.streaming.sources import Reader
-from maskora.streaming.supply import supply
+from maskora.streaming.weights import stream_weights
 
 PROMPT_START: int = TEMPLATE["crop_start"]
 PICTURE_START: int = TEMPLATE["image_emb_start"]
@@ -118,7 +118,7 @@ def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> It
     layers = [*llava.vision_tower.encoder.layers, *llava.language_model.layers]
     unused = len(llava.language_model.layers)
     extras = [rf"language_model\.layers\.{unused + i}\..*" for i in range(UNUSED_LAYERS)]
-    supplied = supply(
+    supplied = stream_weights(
         llava, layers, weights, precise(dtype), STREAMED, device,
         skip=(WORD_EMBEDDINGS,), ignore=(*LLAVA_EXTRAS, *extras),
     )  # fmt: skip
@@ -216,7 +216,7 @@ def pooled_encoder(
             f"together"
         )
     weights = without_prefix(source.weights("text_encoder_2"), "text_model.")
-    supplied = supply(
+    supplied = stream_weights(
         encoder, encoder.encoder.layers, weights, precise(dtype), STREAMED, device,
         ignore=CLIP_EXTRAS,
     )  # fmt: skip

@@ -32,7 +32,7 @@ from maskora.models.hunyuan15_encoder_sizes import (
 from maskora.streaming.blocks import precise
 from maskora.streaming.plan import Placement
 from maskora.streaming.sources import Reader
-from maskora.streaming.supply import supply
+from maskora.streaming.weights import stream_weights
 
 # What the language model is told before the prompt, as it was in training.
 INSTRUCTION = (9 * " ").join(
@@ -78,7 +78,7 @@ def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> It
     shape = (config.vocab_size, config.hidden_size)
     check_words(weights, WORDS, shape, len(tokenizer), source.folder("tokenizer"))
     unused = [rf"layers\.{index}\..*" for index in range(config.num_hidden_layers, layers)]
-    supplied = supply(
+    supplied = stream_weights(
         encoder, encoder.layers, weights, precise(dtype), STREAMED, device,
         skip=(WORDS,), ignore=(*unused, r"norm\.weight"),
     )  # fmt: skip
@@ -145,7 +145,7 @@ def glyph_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> I
     # transformers computes this layer in float32 where the rest is float16.
     wide = ("wo",) if dtype == torch.float16 else ()
     blocks = encoder.encoder.block
-    supplied = supply(
+    supplied = stream_weights(
         encoder, blocks, weights, precise(dtype, wide), STREAMED, device, skip=LETTERS
     )
 
@@ -199,7 +199,7 @@ def image_encoder(source: Source, device: torch.device) -> Iterator[EncodeCues]:
         encoder = SiglipVisionModel(config).requires_grad_(False).eval()
     weights = without_prefix(source.weights("image_encoder"), "vision_model.")
     layers = encoder.encoder.layers
-    supplied = supply(
+    supplied = stream_weights(
         encoder, layers, weights, precise(torch.float32), STREAMED, device, ignore=IMAGE_EXTRAS
     )
 

@@ -33,7 +33,7 @@ from maskora.models.files.source import Source
 from maskora.streaming.blocks import precise
 from maskora.streaming.plan import Placement
 from maskora.streaming.sources import ModuleReader
-from maskora.streaming.supply import supply
+from maskora.streaming.weights import stream_weights
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 JSON, SENTENCEPIECE = "tokenizer.json", "spiece.model"
@@ -114,7 +114,7 @@ def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> It
     check_words(weights, embeddings, shape, len(tokenizer), source.folder("tokenizer"))
     # transformers computes this layer in float32 where the rest is float16.
     wide = ("wo",) if dtype == torch.float16 else ()
-    supplied = supply(
+    supplied = stream_weights(
         encoder, encoder.encoder.block, weights, precise(dtype, wide),
         STREAMED, device, skip=WORD_EMBEDDINGS,
     )  # fmt: skip
@@ -147,7 +147,7 @@ def image_encoder(source: Source, device: torch.device) -> Iterator[EncodeCues]:
     weights = without_prefix(source.weights("image_encoder"), "vision_model.")
     encoder = build(lambda: CLIPVisionModel(config), weights, IMAGE_EXTRAS)
     precision = precise(torch.float32)
-    supplied = supply(
+    supplied = stream_weights(
         encoder, encoder.encoder.layers, ModuleReader(encoder), precision, STREAMED, device
     )
 

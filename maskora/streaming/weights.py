@@ -44,8 +44,8 @@ class Modes:
     split_batch: bool
 
 
-class Supply:
-    """What keeps a model supplied; lies on it as `model.supply`.
+class StreamedWeights:
+    """A model's streamed weights; lies on it as `model.streamed`.
 
     Attributes:
         streamer: the engine.
@@ -154,7 +154,7 @@ def more_blocks(total: int, streamed: int, ring: int) -> int:
     return count if count > first else 0
 
 
-def supply(
+def stream_weights(
     root: nn.Module,
     blocks: Sequence[nn.Module],
     reader: Reader,
@@ -165,7 +165,7 @@ def supply(
     skip: Collection[str] = (),
     ignore: Collection[str] = (),
     compiled: bool = False,
-) -> Supply:
+) -> StreamedWeights:
     """Give a frozen module, built on the meta device, its weights.
 
     Host memory stays within the streamed blocks' own size, a few staging pieces, and one block more
@@ -206,7 +206,7 @@ def supply(
             module.forward = torch.compile(module.forward)
         module.forward = partial(_visited, streamer, index, modes, module.forward)
     keeper = Keeper(Transfer(device), Transfer(device), placement.activation_offload, pins)
-    return Supply(root, streamer, keeper, placement, modes, compiled)
+    return StreamedWeights(root, streamer, keeper, placement, modes, compiled)
 
 
 def _settle_others(
@@ -280,7 +280,7 @@ def _visited(
     """A block's forward, with its weights in place."""
     held = streamer.holds(index)
     assert held or not (torch.is_grad_enabled() and streamer.is_streamed(index)), (
-        "gradients through a streamed block go through model.supply.checkpoint"
+        "gradients through a streamed block go through model.streamed.checkpoint"
     )
     with streamer.visit(index, "generate"):
         batch = len(inputs[0]) if inputs else 1

@@ -16,7 +16,7 @@ from maskora.streaming.blocks import precise
 from maskora.streaming.formats import FORMATS, StoredLinear
 from maskora.streaming.plan import Placement
 from maskora.streaming.sources import ModuleReader
-from maskora.streaming.supply import supply
+from maskora.streaming.weights import stream_weights
 from tests.streaming.driving import answer, empty_inputs, encoder, opened
 
 PROMPTS = ["a dog", "a red dog walks over a meadow", ""]
@@ -104,7 +104,7 @@ def test_training_and_inference_use_the_same_dequantised_weights(
         seen.append(dict(training))
         training.clear()
         lora.inject(transformer, 2, 2.0, model.lora_targets("attention"), 0)
-        transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+        transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
         transformer.train()
         noisy = torch.ones(1, 16, 3, 4, 6)
         model.predict(transformer, noisy, torch.tensor([5.0]), empty_inputs()).sum().backward()
@@ -166,7 +166,7 @@ def test_a_disk_without_room_for_the_converted_copy_is_told_before_anything_is_w
 def test_closing_frees_every_weight(deep_model: Path) -> None:
     model = opened(deep_model, Placement(3))
     transformer = model.load_transformer()
-    transformer.supply.close()
+    transformer.streamed.close()
     assert all(parameter.is_meta for parameter in transformer.parameters())
 
 
@@ -213,7 +213,9 @@ def test_two_kinds_of_blocks_pass_through_one_ring() -> None:
         streamed = Two().requires_grad_(False)
     blocks = [*streamed.wide, *streamed.narrow]
     reader, precision = ModuleReader(original), precise(torch.float32)
-    supplied = supply(streamed, blocks, reader, precision, Placement(6), torch.device("cpu"))
+    supplied = stream_weights(
+        streamed, blocks, reader, precision, Placement(6), torch.device("cpu")
+    )
     x = torch.randn(2, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(streamed(x), original(x))
