@@ -27,7 +27,7 @@ from maskora.streaming.blocks import Block
 from maskora.streaming.demand import gb
 from maskora.streaming.memory import Pins, driver_of
 from maskora.streaming.sources import BlockSource
-from maskora.streaming.transfer import Arrival, Moment, Staging, Transfer, sample
+from maskora.streaming.transfer import Arrival, Event, Staging, Transfer, sample
 
 log = logging.getLogger("maskora")
 Direction = Literal["generate", "forward", "backward"]
@@ -54,7 +54,7 @@ class _Slot:
     buffer: Tensor
     block: int | None = None
     arrival: "Future[Arrival] | None" = None  # of the block
-    idle: Moment = None  # when the last computation that used the buffer is done
+    idle: Event = None  # when the last computation that used the buffer is done
 
 
 class Streamer:
@@ -248,7 +248,7 @@ class Streamer:
             self._transfer.wait(self._arrival(slot))
             self.blocks[index].bind(slot.buffer)
 
-    def _arrival(self, slot: _Slot) -> Moment:
+    def _arrival(self, slot: _Slot) -> Event:
         """When the slot's block is there; where it could not be loaded, the slot is empty again."""
         assert slot.arrival is not None and slot.block is not None
         block, slot.block = slot.block, None
@@ -256,13 +256,13 @@ class Streamer:
         if block not in self._compared:
             self._compare(block, slot.buffer[: self.blocks[block].layout.nbytes], arrival)
         slot.block = block
-        return arrival.moment
+        return arrival.event
 
     def _compare(self, block: int, there: Tensor, arrival: Arrival) -> None:
         """Whether a block has arrived as it was sent; a few bytes tell."""
         if there.is_meta:  # which holds nothing
             return
-        if not torch.equal(self._transfer.look(sample(there), arrival.moment), arrival.sent):
+        if not torch.equal(self._transfer.read_back(sample(there), arrival.event), arrival.sent):
             raise Fault(
                 f"block {block} of the weights is not on the GPU as it was copied there, though "
                 f"the driver told of no error. It is known that copies do nothing under WSL2 once "
@@ -298,8 +298,8 @@ class Streamer:
         pinned, target = self._source.pinned(index), slot.buffer[:size]
         if pinned is not None:
             slot.arrival = Future()
-            moment = self._transfer.copy(pinned, target, slot.idle)
-            slot.arrival.set_result(Arrival(moment, sample(pinned).clone()))
+            event = self._transfer.copy(pinned, target, slot.idle)
+            slot.arrival.set_result(Arrival(event, sample(pinned).clone()))
         else:
             slot.arrival = self._staging.carry(self._source, index, target, slot.idle)
         slot.block = index

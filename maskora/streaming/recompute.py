@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from maskora.streaming.engine import Streamer
 from maskora.streaming.memory import Pins, host_buffer
-from maskora.streaming.transfer import Moment, Transfer
+from maskora.streaming.transfer import Event, Transfer
 
 
 @dataclass
@@ -46,7 +46,7 @@ class _Room:
 
     buffer: Tensor
     pinned: bool
-    free: "Future[Moment] | None" = None
+    free: "Future[Event] | None" = None
 
 
 @dataclass
@@ -54,13 +54,13 @@ class _Away:
     """A tensor in host memory, and its way back."""
 
     room: _Room
-    arrived: "Future[Moment]"  # in host memory
+    arrived: "Future[Event]"  # in host memory
     dtype: torch.dtype
     shape: torch.Size
     device: torch.device
     source: Tensor | None  # on the device, until the computation has waited for the copy
     back: Tensor | None = None
-    returned: "Future[Moment] | None" = None
+    returned: "Future[Event] | None" = None
 
     @property
     def inside(self) -> Tensor:
@@ -69,13 +69,13 @@ class _Away:
 
 
 @dataclass
-class Keeper:
+class ActivationOffload:
     """Keeps inputs in forward order and brings them back in reverse, one block ahead.
 
     Attributes:
         outward: copies to the host.
         inward: copies back.
-        offload: whether tensors leave the device at all.
+        enabled: whether tensors leave the device at all.
         largest: bytes of the largest inputs that a block was given.
         pins: pins the host memory that they wait in. Where that is refused, a thread of its own
             copies, since whoever copies from or to ordinary memory waits for the device.
@@ -83,7 +83,7 @@ class Keeper:
 
     outward: Transfer
     inward: Transfer
-    offload: bool
+    enabled: bool
     pins: Pins = field(default_factory=Pins)
     largest: int = 0
     _last: "tuple[int, weakref.ref[Kept]] | None" = None
@@ -92,15 +92,15 @@ class Keeper:
     _taken: dict[int, _Room] = field(default_factory=dict)  # by address; out of the pool
     _worker: ThreadPoolExecutor | None = None
 
-    def keep(self, index: int, values: Sequence[Any], there: Moment, turns: bool) -> Kept:
+    def keep(self, index: int, values: Sequence[Any], there: Event, turns: bool) -> Kept:
         """Keep what a block was given; at the turn, where backward needs it at once, it stays.
 
         Args:
-            there: the moment at which the values are computed.
+            there: when the values are computed.
         """
         self._let_go()
         self.largest = max(self.largest, sum(v.nbytes for v in values if isinstance(v, Tensor)))
-        leaves = self.offload and not turns
+        leaves = self.enabled and not turns
         stored = [self._send(v, there) if leaves and isinstance(v, Tensor) else v for v in values]
         before, earlier = self._last or (None, lambda: None)
         kept = Kept(stored, earlier() if before == index - 1 else None)
@@ -144,7 +144,7 @@ class Keeper:
         self.reset()
         self._pool.clear()
 
-    def _send(self, tensor: Tensor, there: Moment) -> _Away:
+    def _send(self, tensor: Tensor, there: Event) -> _Away:
         rooms = self._pool[tensor.nbytes]
         room = rooms.pop() if rooms else self._new_room(tensor.nbytes)
         self._taken[room.buffer.data_ptr()] = room
@@ -170,34 +170,34 @@ class Keeper:
         return away.back
 
     def _copy(
-        self, room: _Room, transfer: Transfer, source: Tensor, target: Tensor, *after: Moment
-    ) -> "Future[Moment]":
-        """Copy from or to a room once some moments have come."""
+        self, room: _Room, transfer: Transfer, source: Tensor, target: Tensor, *after: Event
+    ) -> "Future[Event]":
+        """Copy from or to a room once some events have come."""
         if not room.pinned:
             if self._worker is None:
                 self._worker = ThreadPoolExecutor(1, thread_name_prefix="maskora-keeping")
             return self._worker.submit(_copy_patiently, transfer, source, target, after)
-        done: Future[Moment] = Future()
+        done: Future[Event] = Future()
         done.set_result(transfer.copy(source, target, *after))
         return done
 
 
 @torch.no_grad()  # which is each thread's own
 def _copy_patiently(
-    transfer: Transfer, source: Tensor, target: Tensor, after: Sequence[Moment]
-) -> Moment:
+    transfer: Transfer, source: Tensor, target: Tensor, after: Sequence[Event]
+) -> Event:
     """In the worker, which waits by itself rather than within the driver."""
-    for moment in after:
-        transfer.hold(moment)
+    for event in after:
+        transfer.synchronize(event)
     return transfer.copy(source, target, *after)
 
 
 class Recomputation:
     """The function for diffusers' `enable_gradient_checkpointing`: calls (block, *inputs)."""
 
-    def __init__(self, streamer: Streamer, keeper: Keeper) -> None:
+    def __init__(self, streamer: Streamer, offload: ActivationOffload) -> None:
         self.streamer = streamer
-        self.keeper = keeper
+        self.offload = offload
         self._indices = {id(block.module): index for index, block in enumerate(streamer.blocks)}
 
     def __call__(self, block: nn.Module, *inputs: Any) -> Any:
@@ -213,13 +213,13 @@ class _Recomputed(torch.autograd.Function):
     def forward(
         ctx: Any, run: Recomputation, index: int, block: nn.Module, anchor: Tensor, *inputs: Any
     ) -> Any:
-        there = run.keeper.outward.now()
+        there = run.offload.outward.now()
         with run.streamer.visit(index, "forward"):
             output = block(*inputs)
         carried = 1 if isinstance(output, Tensor) else len(output)
         ctx.run, ctx.index, ctx.block = run, index, block
         turns = index == len(run.streamer.blocks) - 1
-        ctx.kept = run.keeper.keep(index, inputs[:carried], there, turns)
+        ctx.kept = run.offload.keep(index, inputs[:carried], there, turns)
         ctx.shared = inputs[carried:]
         ctx.set_materialize_grads(False)
         return output
@@ -232,7 +232,7 @@ class _Recomputed(torch.autograd.Function):
         inputs = [
             value.detach().requires_grad_(needs) if isinstance(value, Tensor) else value
             for value, needs in zip(
-                [*run.keeper.bring_back(kept), *ctx.shared], wanted, strict=True
+                [*run.offload.bring_back(kept), *ctx.shared], wanted, strict=True
             )
         ]
         with torch.enable_grad(), run.streamer.visit(ctx.index, "backward"):

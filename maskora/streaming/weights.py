@@ -17,7 +17,7 @@ from maskora.streaming.demand import spread
 from maskora.streaming.engine import Streamer
 from maskora.streaming.memory import Pins, driver_of, host_buffer
 from maskora.streaming.plan import Placement
-from maskora.streaming.recompute import Keeper, Recomputation, recompute_layers
+from maskora.streaming.recompute import ActivationOffload, Recomputation, recompute_layers
 from maskora.streaming.sources import (
     BlockSource,
     CheckpointBlocks,
@@ -57,15 +57,15 @@ class StreamedWeights:
         self,
         root: nn.Module,
         streamer: Streamer,
-        keeper: Keeper,
+        offload: ActivationOffload,
         placement: Placement,
         modes: Modes,
         compiled: bool,
     ) -> None:
         self.streamer = streamer
-        self.checkpoint = Recomputation(streamer, keeper)
+        self.checkpoint = Recomputation(streamer, offload)
         self.placement = placement
-        self._root, self._keeper = root, keeper
+        self._root, self._offload = root, offload
         self._modes, self._compiled = modes, compiled
 
     @torch.inference_mode(False)
@@ -77,7 +77,7 @@ class StreamedWeights:
         Returns:
             what has changed, for people; None where nothing is left to give.
         """
-        self._keeper.reset()
+        self._offload.reset()
         cheap = self._offload_inputs if training else self._split_batch
         steps: list[Callable[[], str | None]] = [
             cheap, self._stream_more, partial(self._shorten_ring, 2)
@@ -95,10 +95,10 @@ class StreamedWeights:
         return "the guidance branches run one after the other within each block from now on"
 
     def _offload_inputs(self) -> str | None:
-        needed = self._keeper.largest * len(self.streamer.blocks)
-        if self._keeper.offload or not has_room(needed):
+        needed = self._offload.largest * len(self.streamer.blocks)
+        if self._offload.enabled or not has_room(needed):
             return None
-        self._keeper.offload = True
+        self._offload.enabled = True
         self.placement = replace(self.placement, activation_offload=True)
         return "the blocks' inputs wait in RAM from now on"
 
@@ -133,7 +133,7 @@ class StreamedWeights:
     def close(self) -> None:
         """Free everything that the model occupies, whoever still refers to it."""
         self.streamer.close()
-        self._keeper.close()
+        self._offload.close()
         self._root.to("meta")
         gc.collect()
         torch.cuda.empty_cache()
@@ -205,8 +205,10 @@ def stream_weights(
         if compiled:
             module.forward = torch.compile(module.forward)
         module.forward = partial(_visited, streamer, index, modes, module.forward)
-    keeper = Keeper(Transfer(device), Transfer(device), placement.activation_offload, pins)
-    return StreamedWeights(root, streamer, keeper, placement, modes, compiled)
+    offload = ActivationOffload(
+        Transfer(device), Transfer(device), placement.activation_offload, pins
+    )
+    return StreamedWeights(root, streamer, offload, placement, modes, compiled)
 
 
 def _settle_others(

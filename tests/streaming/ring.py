@@ -8,7 +8,7 @@ from maskora.streaming.blocks import Block, precise
 from maskora.streaming.demand import spread
 from maskora.streaming.engine import Streamer
 from maskora.streaming.memory import Pins
-from maskora.streaming.recompute import Keeper, Recomputation
+from maskora.streaming.recompute import ActivationOffload, Recomputation
 from maskora.streaming.transfer import Transfer
 
 CPU = torch.device("cpu")
@@ -65,8 +65,8 @@ class Model:
             if index not in self.streamed:
                 blocks[index].bind(self.memory.buffers[index].clone())
         self.streamer = Streamer(blocks, self.memory, self.streamed, ring, CPU)
-        self.keeper = Keeper(transfer(CPU), transfer(CPU), offload=True)
-        self.checkpoint = Recomputation(self.streamer, self.keeper)
+        self.offload = ActivationOffload(transfer(CPU), transfer(CPU), enabled=True)
+        self.checkpoint = Recomputation(self.streamer, self.offload)
         self.modules = modules
 
     def infer(self, x: Tensor) -> Tensor:

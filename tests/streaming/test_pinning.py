@@ -228,7 +228,7 @@ def test_inputs_that_are_kept_later_take_the_place_of_blocks(
     assert torch.equal(ours.infer(), original(given()))
     before = ours.pinned
     assert before["blocks"] == (19 if quota == 16 else BLOCKS)
-    ours.supplied.checkpoint.keeper.offload = True
+    ours.supplied.checkpoint.offload.enabled = True
     expected = expected_gradient(original)
     for _ in range(2):
         assert torch.equal(ours.train(), expected)
@@ -250,7 +250,7 @@ def test_what_a_failed_step_has_kept_is_forgotten_where_memory_is_given_back(
         y = ours.supplied.checkpoint(block, y)
     del y
     assert ours.supplied.give_way(training=True) is not None
-    assert ours.supplied.checkpoint.keeper._leaving == []
+    assert ours.supplied.checkpoint.offload._leaving == []
     assert torch.equal(ours.train(), expected)
     assert ours.pinned == before
 
@@ -260,7 +260,7 @@ def test_inputs_that_are_kept_later_and_cannot_be_pinned_are_told(
 ) -> None:
     ours = machine(original, 0.5, monkeypatch, weights="pageable", offload=False)
     assert torch.equal(ours.infer(), original(given()))
-    ours.supplied.checkpoint.keeper.offload = True
+    ours.supplied.checkpoint.offload.enabled = True
     for _ in range(2):
         assert torch.equal(ours.train(), expected_gradient(original))
     assert ours.pinned == {"staging": 4, "kept": 5, "blocks": 0}

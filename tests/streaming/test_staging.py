@@ -13,7 +13,7 @@ from maskora.streaming import engine
 from maskora.streaming import transfer as staging
 from maskora.streaming.demand import STAGING_PIECE, STAGING_PIECES
 from maskora.streaming.memory import Pins
-from maskora.streaming.transfer import SAMPLES, Moment, Staging, Transfer, sample
+from maskora.streaming.transfer import SAMPLES, Event, Staging, Transfer, sample
 from tests.streaming.ring import CPU, WIDTH, Memory, Model
 
 
@@ -61,7 +61,7 @@ def test_a_piece_is_on_its_way_while_the_next_is_filled(
         said.append(f"fill {index} from {start}")
         fill(self, index, out, start)
 
-    def copied(self: Transfer, source: Tensor, target: Tensor, *after: Moment) -> Moment:
+    def copied(self: Transfer, source: Tensor, target: Tensor, *after: Event) -> Event:
         said.append(f"copy {len(source)}")
         return copy(self, source, target, *after)
 
@@ -84,15 +84,15 @@ def test_the_main_thread_waits_for_the_device_only_when_a_block_comes_first(
     waits: list[str] = []
 
     class Told(Transfer):
-        def hold(self, moment: Moment) -> None:
+        def synchronize(self, event: Event) -> None:
             waits.append(threading.current_thread().name.partition("_")[0])
 
         def drain(self) -> None:
             waits.append("drain")
 
-        def look(self, tensor: Tensor, moment: Moment) -> Tensor:
+        def read_back(self, tensor: Tensor, event: Event) -> Tensor:
             waits.append("look")
-            return super().look(tensor, moment)
+            return super().read_back(tensor, event)
 
     monkeypatch.setattr(engine, "Transfer", Told)
     model = Model(6, 5, ring=2, direct=direct, transfer=Told)
@@ -132,7 +132,7 @@ def model_of_copies(count: int, direct: bool, monkeypatch: pytest.MonkeyPatch) -
     left = iter(range(count))
 
     class Idle(Transfer):
-        def copy(self, source: Tensor, target: Tensor, *after: Moment) -> Moment:
+        def copy(self, source: Tensor, target: Tensor, *after: Event) -> Event:
             return None if next(left, None) is None else super().copy(source, target, *after)
 
     monkeypatch.setattr(engine, "Transfer", Idle)
