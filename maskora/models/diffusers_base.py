@@ -18,9 +18,10 @@ from maskora.models.building import announce
 from maskora.models.files.source import Source, identity
 from maskora.models.names import Names
 from maskora.streaming.blocks import Precision, precise
+from maskora.streaming.checkpoint import Reader
 from maskora.streaming.out_of_memory import with_room
 from maskora.streaming.plan import RESIDENT, Placement
-from maskora.streaming.sources import FORMAT, Reader
+from maskora.streaming.sources import FORMAT
 from maskora.streaming.weights import more_blocks, stream_weights
 
 

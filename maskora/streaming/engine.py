@@ -25,7 +25,7 @@ from torch import Tensor
 from maskora.errors import Fault
 from maskora.streaming.blocks import Block
 from maskora.streaming.demand import gb
-from maskora.streaming.memory import Pins, driver_of
+from maskora.streaming.host_memory import Pins, driver_of
 from maskora.streaming.sources import BlockSource
 from maskora.streaming.transfer import Arrival, Event, Staging, Transfer, sample
 
@@ -36,9 +36,12 @@ REMEMBERED_LOADS = 1000
 
 @dataclass
 class Traffic:
-    """What has moved to the device: blocks, bytes, and which blocks lately, in order.
+    """What has moved to the device.
 
-    `visits` counts the blocks that have computed, moved or not.
+    Attributes:
+        visits: blocks that have computed, moved or not.
+        loads, bytes: blocks that were moved, and their size.
+        order: which ones lately, in order.
     """
 
     visits: int = 0
@@ -137,22 +140,22 @@ class Streamer:
         if not waiting:
             self._staging.drop()
         elif self._pins.refused:
-            log.warning("note: %s", self._told(waiting))
-        self._pins.told = True
+            log.warning("note: %s", self._pinning_message(waiting))
+        self._pins.reported = True
 
-    def _told(self, waiting: Sequence[int]) -> str:
-        """What could be pinned, and what that costs."""
+    def _pinning_message(self, waiting: Sequence[int]) -> str:
+        """What could be pinned, and what that costs. `waiting`: streamed blocks that are not."""
         pins, count = self._pins, len(self._streamed)
         of = f" of {gb(pins.urgent_bytes + pins.lacking_bytes)}" if pins.lacking_bytes else ""
-        told = f"pinned: staging and kept inputs {gb(pins.urgent_bytes)}{of} GB"
+        message = f"pinned: staging and kept inputs {gb(pins.urgent_bytes)}{of} GB"
         if pins.left_out:
             size = gb(sum(self.blocks[index].layout.nbytes for index in waiting))
-            told += (
+            message += (
                 f", {count - len(waiting)} of {count} streamed blocks; the other {len(waiting)} "
                 f"({size} GB) are copied through staging by the CPU at each visit, which takes "
                 f"longer than from pinned memory"
             )
-        return f"{told} (the system pins no more: {pins.refused})"
+        return f"{message} (the system pins no more: {pins.refused})"
 
     def _unpin(self) -> bool:
         """Unpin a block for something more urgent."""
@@ -170,7 +173,7 @@ class Streamer:
         """
         assert not self._closed and not any(self._visits.values())
         self._hand_over(more)  # first, since the host's memory may run out, too
-        self._dismantle()
+        self._free_ring()
         for index in more:
             self.blocks[index].bind(None)
         self._streamed |= frozenset(more)
@@ -186,7 +189,7 @@ class Streamer:
             assert index not in self._streamed and held is not None
             self._source.take(index, held)
 
-    def _dismantle(self) -> None:
+    def _free_ring(self) -> None:
         """Free the ring's buffers, once all that is on its way has arrived."""
         for slot in self._slots:
             if slot.block is not None and slot.arrival is not None:
@@ -195,7 +198,7 @@ class Streamer:
         self._transfer.drain()
         self._slots = []
 
-    def holds(self, index: int) -> bool:
+    def is_visited(self, index: int) -> bool:
         """Whether a block is being visited."""
         return self._visits.get(index, 0) > 0
 
@@ -213,7 +216,7 @@ class Streamer:
             Fault: the weights cannot be read.
         """
         assert not self._closed, "the streamer is closed"
-        if not self.holds(index):
+        if not self.is_visited(index):
             self.traffic.visits += 1
             self._enter(index, direction)
         self._visits[index] = self._visits.get(index, 0) + 1
@@ -222,7 +225,7 @@ class Streamer:
         finally:
             self._visits[index] -= 1
             slot = self._slot_of(index)
-            if slot is not None and not self.holds(index):
+            if slot is not None and not self.is_visited(index):
                 slot.idle = self._transfer.now()
 
     def close(self) -> None:
@@ -259,13 +262,13 @@ class Streamer:
         return arrival.event
 
     def _compare(self, block: int, there: Tensor, arrival: Arrival) -> None:
-        """Whether a block has arrived as it was sent; a few bytes tell."""
+        """Raise Fault where a block has not arrived as it was sent, as a few of its bytes show."""
         if there.is_meta:  # which holds nothing
             return
         if not torch.equal(self._transfer.read_back(sample(there), arrival.event), arrival.sent):
             raise Fault(
                 f"block {block} of the weights is not on the GPU as it was copied there, though "
-                f"the driver told of no error. It is known that copies do nothing under WSL2 once "
+                f"the driver reported no error. It is known that copies do nothing under WSL2 once "
                 f'much memory was pinned: set memory.weights = "pageable", which pins little'
             )
         self._compared.add(block)
@@ -287,7 +290,7 @@ class Streamer:
         """Start a block's way into a buffer whose block is not wanted soon."""
         slot = next(s for s in self._slots if s.block is None or s.block not in wanted)
         if slot.block is not None:
-            assert not self.holds(slot.block)
+            assert not self.is_visited(slot.block)
             self.blocks[slot.block].bind(None)
         slot.block = None
         size = self.blocks[index].layout.nbytes

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from maskora.streaming.engine import Streamer
-from maskora.streaming.memory import Pins, host_buffer
+from maskora.streaming.host_memory import Pins, host_buffer
 from maskora.streaming.transfer import Event, Transfer
 
 
@@ -154,7 +154,7 @@ class ActivationOffload:
         return away
 
     def _new_room(self, nbytes: int) -> _Room:
-        buffer = host_buffer(nbytes, pin=False)
+        buffer = host_buffer(nbytes)
         return _Room(buffer, self.pins.urgent(buffer))
 
     def _fetch(self, away: _Away) -> None:

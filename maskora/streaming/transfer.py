@@ -10,7 +10,7 @@ from torch import Tensor
 
 from maskora.streaming.blocks import ALIGNMENT
 from maskora.streaming.demand import STAGING_PIECE, STAGING_PIECES
-from maskora.streaming.memory import Pins, host_buffer
+from maskora.streaming.host_memory import Pins, host_buffer
 from maskora.streaming.out_of_memory import ran_out_of
 from maskora.streaming.sources import BlockSource
 
@@ -122,7 +122,7 @@ class Staging:
         """Have the pieces ready; those that cannot be pinned only where none can."""
         if self._stocked:
             return
-        buffers = [host_buffer(self._size, pin=False) for _ in range(STAGING_PIECES)]
+        buffers = [host_buffer(self._size) for _ in range(STAGING_PIECES)]
         pinned = [buffer for buffer in buffers if self._pins.urgent(buffer)]
         self._pieces.extend((buffer, None) for buffer in pinned or buffers)
         self._stocked = True

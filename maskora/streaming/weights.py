@@ -1,9 +1,8 @@
-"""A frozen model supplied with weights by the engine: from an empty module to one that runs."""
+"""A frozen model whose weights the engine streams: from an empty module to one that runs."""
 
 import gc
-import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,35 +12,80 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from maskora.streaming.blocks import Block, Precision
+from maskora.streaming.checkpoint import Reader, check_all
 from maskora.streaming.demand import spread
 from maskora.streaming.engine import Streamer
-from maskora.streaming.memory import Pins, driver_of, host_buffer
+from maskora.streaming.host_memory import Pins, driver_of
 from maskora.streaming.plan import Placement
 from maskora.streaming.recompute import ActivationOffload, Recomputation, recompute_layers
 from maskora.streaming.sources import (
     BlockSource,
     CheckpointBlocks,
     HostBlocks,
-    Reader,
-    check_all,
     convert,
+    read_block,
 )
 from maskora.streaming.transfer import Transfer
 from maskora.system import ram
 
-log = logging.getLogger("maskora")
 HOST_RESERVE = 2**30  # bytes of RAM that are left to others when blocks move there during a run
 
 
-@dataclass
-class Modes:
-    """How visits compute; may change between them.
+def stream_weights(
+    root: nn.Module,
+    blocks: Sequence[nn.Module],
+    reader: Reader,
+    precision: Precision,
+    placement: Placement,
+    device: torch.device,
+    converted: Path | None = None,
+    skip: Collection[str] = (),
+    ignore: Collection[str] = (),
+    compiled: bool = False,
+) -> "StreamedWeights":
+    """Give a frozen module, built on the meta device, its weights.
 
-    Attributes:
-        split_batch: the samples of a batch run one after the other within a visit.
+    Host memory stays within the streamed blocks' own size, a few staging pieces, and one block more
+    while it loads.
+
+    Args:
+        root: the whole module; its buffers are real.
+        blocks: those of its modules that are streamed, in the order of computation.
+        reader: the weights.
+        precision: in which each parameter is computed, by its name.
+        placement: how the blocks lie in memory.
+        device: where it runs.
+        converted: with weights = "mapped": the file that keeps the blocks in their stored form,
+            written if it is not there; None reads the original files at every visit.
+        skip: parameters that stay on the meta device.
+        ignore: regular expressions of tensors that the reader may have besides.
+        compiled: blocks go through torch.compile, each by itself, when they first run.
+
+    Raises:
+        UserError: the weights do not fit the module.
+        Fault: the disk fails or is full.
     """
-
-    split_batch: bool
+    check_all(reader, root, skip, ignore)  # all is known before anything is loaded
+    names = {id(module): name for name, module in root.named_modules()}
+    inside = {id(parameter) for block in blocks for parameter in block.parameters()}
+    _load_others(root, inside, reader, precision, device, skip)
+    managed = [
+        Block(module, f"{names[id(module)]}.", placement.storage, precision, device)
+        for module in blocks
+    ]
+    pins = Pins(driver_of(device))
+    streamer = _load_blocks(managed, reader, placement, device, converted, pins)
+    offload = ActivationOffload(
+        Transfer(device), Transfer(device), placement.activation_offload, pins
+    )
+    weights = StreamedWeights(root, streamer, offload, placement, compiled)
+    for index, module in enumerate(blocks):
+        if placement.recompute == "layer":
+            recompute_layers(module)
+        if compiled:
+            module.forward = torch.compile(module.forward)
+        module.forward = partial(weights.visit, index, module.forward)
+    return weights
 
 
 class StreamedWeights:
@@ -59,14 +103,39 @@ class StreamedWeights:
         streamer: Streamer,
         offload: ActivationOffload,
         placement: Placement,
-        modes: Modes,
         compiled: bool,
     ) -> None:
         self.streamer = streamer
         self.checkpoint = Recomputation(streamer, offload)
         self.placement = placement
-        self._root, self._offload = root, offload
-        self._modes, self._compiled = modes, compiled
+        self._root, self._offload, self._compiled = root, offload, compiled
+
+    def visit(
+        self, index: int, forward: Callable[..., Any], /, *inputs: Any, **options: Any
+    ) -> Any:
+        """Run a block's forward with its weights in place."""
+        visited = self.streamer.is_visited(index)
+        assert visited or not (torch.is_grad_enabled() and self.streamer.is_streamed(index)), (
+            "gradients through a streamed block go through model.streamed.checkpoint"
+        )
+        with self.streamer.visit(index, "generate"):
+            batch = len(inputs[0]) if inputs else 1
+            if not self.placement.split_batch or visited or batch == 1:
+                return forward(*inputs, **options)
+            parts = [
+                forward(*_pick(inputs, i, batch), **_pick(options, i, batch)) for i in range(batch)
+            ]
+        if isinstance(parts[0], Tensor):
+            return torch.cat(parts)
+        return tuple(torch.cat(values) for values in zip(*parts, strict=True))
+
+    def close(self) -> None:
+        """Free everything that the model occupies, whoever still refers to it."""
+        self.streamer.close()
+        self._offload.close()
+        self._root.to("meta")
+        gc.collect()
+        torch.cuda.empty_cache()
 
     @torch.inference_mode(False)
     def give_way(self, training: bool) -> str | None:
@@ -88,9 +157,8 @@ class StreamedWeights:
         return next((changed for step in steps if (changed := step()) is not None), None)
 
     def _split_batch(self) -> str | None:
-        if self._modes.split_batch:
+        if self.placement.split_batch:
             return None
-        self._modes.split_batch = True
         self.placement = replace(self.placement, split_batch=True)
         return "the guidance branches run one after the other within each block from now on"
 
@@ -130,14 +198,6 @@ class StreamedWeights:
         self.placement = replace(self.placement, recompute="layer")
         return "each layer's forward pass is computed once more from now on"
 
-    def close(self) -> None:
-        """Free everything that the model occupies, whoever still refers to it."""
-        self.streamer.close()
-        self._offload.close()
-        self._root.to("meta")
-        gc.collect()
-        torch.cuda.empty_cache()
-
 
 def has_room(nbytes: int) -> bool:
     """Whether so much more of the RAM may be taken during a run."""
@@ -154,64 +214,7 @@ def more_blocks(total: int, streamed: int, ring: int) -> int:
     return count if count > first else 0
 
 
-def stream_weights(
-    root: nn.Module,
-    blocks: Sequence[nn.Module],
-    reader: Reader,
-    precision: Precision,
-    placement: Placement,
-    device: torch.device,
-    converted: Path | None = None,
-    skip: Collection[str] = (),
-    ignore: Collection[str] = (),
-    compiled: bool = False,
-) -> StreamedWeights:
-    """Give a frozen module, built on the meta device, its weights.
-
-    Host memory stays within the streamed blocks' own size, a few staging pieces, and one block more
-    while it loads.
-
-    Args:
-        root: the whole module; its buffers are real.
-        blocks: those of its modules that are streamed, in the order of computation.
-        reader: the weights.
-        precision: in which each parameter is computed, by its name.
-        placement: how the blocks lie in memory.
-        device: where it runs.
-        converted: with weights = "mapped": the file that keeps the blocks in their stored form,
-            written if it is not there; None reads the original files at every visit.
-        skip: parameters that stay on the meta device.
-        ignore: regular expressions of tensors that the reader may have besides.
-        compiled: blocks go through torch.compile, each by itself, when they first run.
-
-    Raises:
-        UserError: the weights do not fit the module.
-        Fault: the disk fails or is full.
-    """
-    check_all(reader, root, skip, ignore)  # all is known before anything is loaded
-    names = {id(module): name for name, module in root.named_modules()}
-    inside = {id(parameter) for block in blocks for parameter in block.parameters()}
-    _settle_others(root, inside, reader, precision, device, skip)
-    managed = [
-        Block(module, f"{names[id(module)]}.", placement.storage, precision, device)
-        for module in blocks
-    ]
-    pins = Pins(driver_of(device))
-    streamer = _streamer(managed, reader, placement, device, converted, pins)
-    modes = Modes(placement.split_batch)
-    for index, module in enumerate(blocks):
-        if placement.recompute == "layer":
-            recompute_layers(module)
-        if compiled:
-            module.forward = torch.compile(module.forward)
-        module.forward = partial(_visited, streamer, index, modes, module.forward)
-    offload = ActivationOffload(
-        Transfer(device), Transfer(device), placement.activation_offload, pins
-    )
-    return StreamedWeights(root, streamer, offload, placement, modes, compiled)
-
-
-def _settle_others(
+def _load_others(
     root: nn.Module,
     inside: Collection[int],
     reader: Reader,
@@ -219,20 +222,20 @@ def _settle_others(
     device: torch.device,
     skip: Collection[str],
 ) -> None:
-    """Put on the device what does not belong to a block, its parameters known by their ids."""
+    """Put on the device what belongs to no block. `inside`: ids of the blocks' parameters."""
     for name, parameter in list(root.named_parameters()):
         if id(parameter) not in inside and name not in skip:
             value = torch.empty(tuple(parameter.shape), dtype=precision(name))
             reader.read_into(name, value)
             owner, _, leaf = name.rpartition(".")
-            settled = nn.Parameter(value.to(device), requires_grad=False)
-            root.get_submodule(owner).register_parameter(leaf, settled)
+            loaded = nn.Parameter(value.to(device), requires_grad=False)
+            root.get_submodule(owner).register_parameter(leaf, loaded)
     for name, buffer in list(root.named_buffers()):
         owner, _, leaf = name.rpartition(".")
         root.get_submodule(owner)._buffers[leaf] = buffer.to(device)
 
 
-def _streamer(
+def _load_blocks(
     blocks: list[Block],
     reader: Reader,
     placement: Placement,
@@ -243,57 +246,19 @@ def _streamer(
     """Blocks that stay go to the device, the others to where they wait."""
     streamed = spread(len(blocks), min(placement.blocks_to_swap, len(blocks)))
     original = CheckpointBlocks(reader, blocks, device)
-    for index in _told([i for i in range(len(blocks)) if i not in streamed], "to the device"):
-        _place(blocks[index], index, original, device)
-    source = _source(original, blocks, streamed, placement, converted)
+    for index in _progress([i for i in range(len(blocks)) if i not in streamed], "to the device"):
+        blocks[index].bind(read_block(original, index, blocks[index]).to(device))
+    source: BlockSource = original
+    if placement.weights != "mapped":
+        pin = placement.weights == "pinned"
+        source = HostBlocks(original, blocks, _progress(streamed, "to memory"), pin)
+    elif converted is not None and streamed:
+        source = convert(converted, original, blocks)
     return Streamer(blocks, source, streamed, placement.ring, device, pins)
 
 
-def _place(block: Block, index: int, source: BlockSource, device: torch.device) -> None:
-    """Put a block on the device for good."""
-    buffer = host_buffer(block.layout.nbytes, pin=False)
-    source.fill(index, buffer)
-    block.bind(buffer.to(device))
-
-
-def _source(
-    original: CheckpointBlocks,
-    blocks: list[Block],
-    streamed: list[int],
-    placement: Placement,
-    converted: Path | None,
-) -> BlockSource:
-    """Where streamed blocks wait."""
-    if placement.weights != "mapped":
-        pin = placement.weights == "pinned"
-        return HostBlocks(original, blocks, _told(streamed, "to memory"), pin)
-    if converted is None or not streamed:
-        return original
-    return convert(converted, original, blocks)
-
-
-def _told(indices: list[int], where: str) -> Iterable[int]:
+def _progress(indices: list[int], where: str) -> Iterable[int]:
     return tqdm(indices, desc=f"load {where}", unit="block", disable=None if indices else True)
-
-
-def _visited(
-    streamer: Streamer, index: int, modes: Modes, forward: Any, *inputs: Any, **options: Any
-) -> Any:
-    """A block's forward, with its weights in place."""
-    held = streamer.holds(index)
-    assert held or not (torch.is_grad_enabled() and streamer.is_streamed(index)), (
-        "gradients through a streamed block go through model.streamed.checkpoint"
-    )
-    with streamer.visit(index, "generate"):
-        batch = len(inputs[0]) if inputs else 1
-        if not modes.split_batch or held or batch == 1:
-            return forward(*inputs, **options)
-        parts = [
-            forward(*_pick(inputs, i, batch), **_pick(options, i, batch)) for i in range(batch)
-        ]
-    if isinstance(parts[0], Tensor):
-        return torch.cat(parts)
-    return tuple(torch.cat(values) for values in zip(*parts, strict=True))
 
 
 def _pick(values: Any, index: int, batch: int) -> Any:

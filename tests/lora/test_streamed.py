@@ -11,9 +11,9 @@ from torch import nn
 from maskora import lora
 from maskora.lora import LoraWeights
 from maskora.streaming.blocks import precise
+from maskora.streaming.checkpoint import ModuleReader
 from maskora.streaming.formats import FORMATS
 from maskora.streaming.plan import Placement
-from maskora.streaming.sources import ModuleReader
 from maskora.streaming.weights import stream_weights
 from tests.lora.tiny import KINDS, noise, random_lora
 

@@ -7,7 +7,7 @@ from maskora.errors import Fault
 from maskora.streaming.blocks import Block, precise
 from maskora.streaming.demand import spread
 from maskora.streaming.engine import Streamer
-from maskora.streaming.memory import Pins
+from maskora.streaming.host_memory import Pins
 from maskora.streaming.recompute import ActivationOffload, Recomputation
 from maskora.streaming.transfer import Transfer
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from maskora.streaming import recompute as keep
-from maskora.streaming.memory import Pins
+from maskora.streaming.host_memory import Pins
 from maskora.streaming.recompute import ActivationOffload, Kept
 from maskora.streaming.transfer import Transfer
 from tests.streaming.drivers import Quota
@@ -89,9 +89,9 @@ def test_host_buffers_serve_again_from_the_second_step_on(monkeypatch: pytest.Mo
     sizes: list[int] = []
     host_buffer = keep.host_buffer
 
-    def counted(nbytes: int, pin: bool) -> Tensor:
+    def counted(nbytes: int) -> Tensor:
         sizes.append(nbytes)
-        return host_buffer(nbytes, pin)
+        return host_buffer(nbytes)
 
     monkeypatch.setattr(keep, "host_buffer", counted)
     model, _, _ = ring_model(True)

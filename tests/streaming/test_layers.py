@@ -79,8 +79,8 @@ def test_closing_lets_all_host_memory_go(
     host_buffer = keep.host_buffer
     for user in (staging, keep, sources):
 
-        def watched(nbytes: int, pin: bool, whose: str = user.__name__) -> Tensor:
-            buffer = host_buffer(nbytes, pin)
+        def watched(nbytes: int, whose: str = user.__name__) -> Tensor:
+            buffer = host_buffer(nbytes)
             taken.setdefault(whose, []).append(weakref.ref(buffer.untyped_storage()))
             return buffer
 

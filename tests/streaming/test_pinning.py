@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from maskora.streaming.blocks import precise
+from maskora.streaming.checkpoint import ModuleReader
 from maskora.streaming.plan import Placement
-from maskora.streaming.sources import HostBlocks, ModuleReader
+from maskora.streaming.sources import HostBlocks
 from maskora.streaming.weights import StreamedWeights, stream_weights
 from tests.streaming.drivers import Quota
 

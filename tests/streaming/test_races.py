@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskora.streaming.memory import Pins
+from maskora.streaming.host_memory import Pins
 from maskora.streaming.transfer import Transfer
 from tests.streaming.drivers import Quota
 from tests.streaming.ring import WIDTH, Model

@@ -9,16 +9,9 @@ from torch import Tensor, nn
 
 from maskora.models.building import Renamed
 from maskora.streaming.blocks import ALIGNMENT, Block, precise
-from maskora.streaming.checkpoint import Checkpoint, Translated
+from maskora.streaming.checkpoint import Checkpoint, ModuleReader, Reader, Translated
 from maskora.streaming.header import Place, read_header
-from maskora.streaming.sources import (
-    BlockSource,
-    CheckpointBlocks,
-    HostBlocks,
-    ModuleReader,
-    Reader,
-    convert,
-)
+from maskora.streaming.sources import BlockSource, CheckpointBlocks, HostBlocks, convert
 
 CPU = torch.device("cpu")
 PREFIX = "block."

@@ -12,7 +12,7 @@ from maskora.errors import Fault
 from maskora.streaming import engine
 from maskora.streaming import transfer as staging
 from maskora.streaming.demand import STAGING_PIECE, STAGING_PIECES
-from maskora.streaming.memory import Pins
+from maskora.streaming.host_memory import Pins
 from maskora.streaming.transfer import SAMPLES, Event, Staging, Transfer, sample
 from tests.streaming.ring import CPU, WIDTH, Memory, Model
 

@@ -13,9 +13,9 @@ from maskora.errors import Fault
 from maskora.latents import TensorCache, encode_videos
 from maskora.models.registry import Cue, Transformer, VideoModel
 from maskora.streaming.blocks import precise
+from maskora.streaming.checkpoint import ModuleReader
 from maskora.streaming.formats import FORMATS, StoredLinear
 from maskora.streaming.plan import Placement
-from maskora.streaming.sources import ModuleReader
 from maskora.streaming.weights import stream_weights
 from tests.streaming.driving import answer, empty_inputs, encoder, opened
 

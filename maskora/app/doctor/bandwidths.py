@@ -11,11 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from maskora.streaming.checkpoint import byte_view
+from maskora.streaming.checkpoint import ModuleReader, byte_view
 from maskora.streaming.engine import Streamer
-from maskora.streaming.memory import host_buffer, is_ready
+from maskora.streaming.host_memory import host_buffer, is_ready
 from maskora.streaming.plan import Placement
-from maskora.streaming.sources import ModuleReader
 from maskora.streaming.weights import stream_weights
 
 COPY_BYTES, COPIES = 256_000_000, 10

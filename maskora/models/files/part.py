@@ -14,7 +14,7 @@ from maskora.models.files.tensors import Kind, Layout, Weights, read_weights, re
 from maskora.models.files.wan import IMAGE_ENCODERS, TEXT_ENCODERS, VAES
 
 if TYPE_CHECKING:
-    from maskora.streaming.sources import Reader
+    from maskora.streaming.checkpoint import Reader
 
 WHAT = {
     "transformer": "a transformer of Wan2.1, Wan2.2, HunyuanVideo or HunyuanVideo-1.5",

@@ -23,9 +23,9 @@ from maskora.models.files.wan import TOKENIZER
 from maskora.streaming.header import read_headers, shards
 
 if TYPE_CHECKING:
-    from maskora.streaming.sources import Reader
+    from maskora.streaming.checkpoint import Reader
 if TYPE_CHECKING:
-    from maskora.streaming.sources import Reader
+    from maskora.streaming.checkpoint import Reader
 
 # Wan2.1's is that for 480P; its publisher takes 5 for 720P, and for Wan2.2.
 SHIFT, SHIFT_22 = 3.0, 5.0

@@ -32,8 +32,8 @@ from maskora.models.checks import UNUSED_LAYERS, transformers_config
 from maskora.models.files.source import Source
 from maskora.models.hunyuan.common import ScaledVae
 from maskora.streaming.blocks import precise
+from maskora.streaming.checkpoint import Reader
 from maskora.streaming.plan import Placement
-from maskora.streaming.sources import Reader
 from maskora.streaming.weights import stream_weights
 
 PROMPT_START: int = TEMPLATE["crop_start"]

@@ -30,8 +30,8 @@ from maskora.models.hunyuan15_encoder_sizes import (
     TEXT_TOKENS,
 )
 from maskora.streaming.blocks import precise
+from maskora.streaming.checkpoint import Reader
 from maskora.streaming.plan import Placement
-from maskora.streaming.sources import Reader
 from maskora.streaming.weights import stream_weights
 
 # What the language model is told before the prompt, as it was in training.

@@ -28,8 +28,8 @@ from maskora.models.hunyuan15 import checks as settings
 from maskora.models.hunyuan15 import encoders
 from maskora.models.hunyuan15.names import HUNYUAN15
 from maskora.models.hunyuan15_sizes import read_grid
+from maskora.streaming.checkpoint import Reader, check_all
 from maskora.streaming.plan import RESIDENT, Placement
-from maskora.streaming.sources import Reader, check_all
 from maskora.streaming.transfer import upload_to
 
 

@@ -31,8 +31,8 @@ from maskora.models.building import (
 from maskora.models.checks import transformers_config
 from maskora.models.files.source import Source
 from maskora.streaming.blocks import precise
+from maskora.streaming.checkpoint import ModuleReader
 from maskora.streaming.plan import Placement
-from maskora.streaming.sources import ModuleReader
 from maskora.streaming.weights import stream_weights
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
