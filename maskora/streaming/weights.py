@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from maskora.progress import track
 from maskora.streaming.blocks import Block, Precision
 from maskora.streaming.checkpoint import Reader, check_all
 from maskora.streaming.demand import spread
@@ -258,7 +258,7 @@ def _load_blocks(
 
 
 def _progress(indices: list[int], where: str) -> Iterable[int]:
-    return tqdm(indices, desc=f"load {where}", unit="block", disable=None if indices else True)
+    return track(indices, f"load {where}", len(indices), "block", brief=True)
 
 
 def _pick(values: Any, index: int, batch: int) -> Any:
