@@ -1,6 +1,7 @@
 """The ring on small modules: what is loaded when, how many bytes, and nothing ever back."""
 
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -196,9 +197,9 @@ def test_nothing_of_what_is_given_back_is_held_when_the_new_ring_is_made(
     del buffers
     make = streamer._make_ring
 
-    def check_and_make(ring: int) -> None:
+    def check_and_make(ring: int) -> list[Any]:
         assert [ref() for ref in gone] == [None] * 6
-        make(ring)
+        return make(ring)
 
     monkeypatch.setattr(streamer, "_make_ring", check_and_make)
     streamer.shrink(streamer.resident, 2)
