@@ -19,10 +19,8 @@ import pytest
 from filelock import FileLock
 from huggingface_hub.utils import close_session  # type: ignore[attr-defined]
 
-from maskora import hub as fetching
-from maskora import hub as ranges
 from maskora.errors import Fault, UserError
-from maskora.hub import locate, locate_cached, look, variants
+from maskora.hub import fetching, locate, locate_cached, variants
 from tests.conftest import REPOSITORY
 from tests.loopback_hub import Hub, serving, use
 
@@ -46,8 +44,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     }
     monkeypatch.setattr(fetching, "LARGE", MIB)
     monkeypatch.setattr(fetching, "WORTH_TELLING", MIB)
-    monkeypatch.setattr(ranges, "WORKERS", 1)
-    monkeypatch.setattr(ranges, "PAUSE", 0.01)
+    monkeypatch.setattr(fetching, "WORKERS", 1)
+    monkeypatch.setattr(fetching, "PAUSE", 0.01)
     with serving(files) as served:
         use(served, str(tmp_path / "cache" / "hub"), monkeypatch)
         yield served
@@ -130,7 +128,7 @@ def test_a_server_without_ranges_sends_all_again(hub: Hub, tmp_path: Path) -> No
 
 def test_what_another_process_is_fetching_is_waited_for(hub: Hub, tmp_path: Path) -> None:
     del hub.files[SHARD.format(2)]
-    found = look("somebody/base")
+    found = fetching.look_up("somebody/base")
     assert found is not None
     (shard,) = (file for file in found.files if file.sha256)
     lock, blob = found.lock(shard), found.final(shard)
@@ -253,7 +251,7 @@ def test_a_full_disk_is_told_as_one(
     def stream(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(ranges, "_stream", stream)
+    monkeypatch.setattr(fetching, "_stream", stream)
     with pytest.raises(OSError, match="No space left"):
         locate("somebody/base", tmp_path)
 
