@@ -1,4 +1,4 @@
-"""Captioners: a picture -> words. Florence-2, through transformers' own classes.
+"""A picture's caption by Florence-2, through transformers' own classes.
 
 No code that lies in a model's folder is run, and only safetensors are read.
 """
@@ -122,14 +122,14 @@ def _load(folder: Path, dtype: Any) -> tuple[Any, Any]:
         processor = Florence2Processor(
             CLIPImageProcessorPil.from_pretrained(folder), BartTokenizerFast.from_pretrained(folder)
         )
-        florence, told = Florence2ForConditionalGeneration.from_pretrained(
+        florence, loaded = Florence2ForConditionalGeneration.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, output_loading_info=True,
             attn_implementation="sdpa",  # a folder may ask for code from elsewhere
         )  # fmt: skip
     except BROKEN as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{KEY}: {folder} cannot be loaded ({reason}): {ADVICE}") from None
-    if missing := sorted(told["missing_keys"]):
+    if missing := sorted(loaded["missing_keys"]):
         raise UserError(
             f"{KEY}: the weights in {folder} lack {len(missing)} of Florence-2's tensors "
             f"({missing[0]} is one): {ADVICE}"
