@@ -6,10 +6,10 @@ No code that lies in a model's folder is run, and only safetensors are read.
 import gc
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -27,13 +27,8 @@ ADVICE = "use florence-community/Florence-2-large (or -base), from the hub or as
 # What transformers raises where a folder's files are missing, damaged or of another model.
 BROKEN = (OSError, ValueError, LookupError, AttributeError, RuntimeError, SafetensorError)
 log = logging.getLogger("maskora")
-
-
-class Captioner(Protocol):
-    """Says what a picture shows."""
-
-    def __call__(self, picture_HWC: np.ndarray) -> str:
-        """A picture (H, W, 3) uint8 RGB -> a caption of one line; empty where it has none."""
+# Of a picture (H, W, 3) uint8 RGB: a caption of one line; empty where it has none.
+Captioner = Callable[[np.ndarray], str]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Files that are never half-written, moved and removed with patience, and named by their content."""
+"""Files: never half-written, moved and removed with patience, named by their content."""
 
 import errno
 import hashlib
