@@ -46,14 +46,14 @@ class Renamed(Reader):
 
     def __init__(self, reader: Reader, names: Mapping[str, str]) -> None:
         """`names`: new name -> the reader's own."""
-        self.told = reader.told
+        self.description = reader.description
         self._reader, self._own = reader, names
 
     def names(self) -> Collection[str]:
         return self._own.keys()
 
-    def called(self, name: str) -> str:
-        return self._reader.called(self._own[name])
+    def name_in_file(self, name: str) -> str:
+        return self._reader.name_in_file(self._own[name])
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._reader.shape(self._own[name])
@@ -89,8 +89,8 @@ def check_words(
     weights.check(name, shape)
     if tokens > shape[0]:
         raise UserError(
-            f"{folder} has {tokens} tokens, and {weights.told} knows {shape[0]}: they do not "
-            f"belong together"
+            f"{folder} has {tokens} tokens, and {weights.description} knows {shape[0]}: they do "
+            f"not belong together"
         )
 
 

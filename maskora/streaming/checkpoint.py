@@ -34,10 +34,10 @@ class Reader(ABC):
     """Tensors by name. What is read is converted to the type of the tensor that it goes to.
 
     Attributes:
-        told: where they come from, for people.
+        description: where they come from, for people.
     """
 
-    told: str
+    description: str
 
     @abstractmethod
     def names(self) -> Collection[str]:
@@ -63,7 +63,7 @@ class Reader(ABC):
             Fault: the disk fails, or the file is shorter than it says.
         """
 
-    def called(self, name: str) -> str:
+    def name_in_file(self, name: str) -> str:
         """What a tensor is called where it lies."""
         return name
 
@@ -119,8 +119,8 @@ def check_all(
     if odd:
         more = f" (and {len(odd) - 1} more)" if len(odd) > 1 else ""
         raise UserError(
-            f"{reader.told} has a tensor that is no part of this model: "
-            f"{reader.called(odd[0])}{more}. "
+            f"{reader.description} has a tensor that is no part of this model: "
+            f"{reader.name_in_file(odd[0])}{more}. "
             f"Is it another model, or another version of it?"
         )
 
@@ -128,7 +128,7 @@ def check_all(
 class ModuleReader(Reader):
     """The parameters of a module that lies in host memory whole."""
 
-    told = "memory"
+    description = "memory"
 
     def __init__(self, module: nn.Module) -> None:
         self._tensors = {name: p.detach() for name, p in module.named_parameters()}
@@ -152,9 +152,9 @@ class ModuleReader(Reader):
 class Checkpoint(Reader):
     """Tensors by the names that their files give them."""
 
-    def __init__(self, stored: Mapping[str, Stored], told: str) -> None:
-        """`told`: where they come from, for people."""
-        self.told = told
+    def __init__(self, stored: Mapping[str, Stored], description: str) -> None:
+        """`description`: where they come from, for people."""
+        self.description = description
         self._stored = stored
 
     def names(self) -> Collection[str]:
@@ -165,7 +165,9 @@ class Checkpoint(Reader):
         try:
             return self._stored[name]
         except KeyError:
-            raise UserError(f"{self.told} lacks the tensor {name}: is it another model?") from None
+            raise UserError(
+                f"{self.description} lacks the tensor {name}: is it another model?"
+            ) from None
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self.stored(name).shape
@@ -204,26 +206,26 @@ class Translated(Reader):
         checkpoint: Checkpoint,
         places: Mapping[str, Place],
         unknown: Collection[str],
-        called: Callable[[str], str],
+        name_in_file: Callable[[str], str],
     ) -> None:
         """
         Args:
             places: parameter -> where it lies.
             unknown: stored tensors that are no parameter's.
-            called: what a parameter that has no place would be called in the files.
+            name_in_file: what a parameter that has no place would be called in the files.
         """
-        self.told = checkpoint.told
+        self.description = checkpoint.description
         self._checkpoint, self._places = checkpoint, places
-        self._unknown, self._called = unknown, called
+        self._unknown, self._name_in_file = unknown, name_in_file
 
     def names(self) -> Collection[str]:
         """The parameters; what is not known has its own name."""
         return [*self._places, *self._unknown]
 
-    def called(self, name: str) -> str:
+    def name_in_file(self, name: str) -> str:
         if name in self._places:
             return self._places[name].name
-        return name if name in self._unknown else self._called(name)
+        return name if name in self._unknown else self._name_in_file(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
         place = self._place(name)
@@ -242,8 +244,8 @@ class Translated(Reader):
         if _without_ones(found) != _without_ones(shape):
             part = "" if found == stored.shape else f" (of {stored.shape})"
             raise UserError(
-                f"{stored.path}: {self.called(name)} is {found}{part} instead of {shape}: it does "
-                f"not fit the rest of the model"
+                f"{stored.path}: {self.name_in_file(name)} is {found}{part} instead of {shape}: "
+                f"it does not fit the rest of the model"
             )
 
     def read_span(self, name: str, start: int, out: Tensor) -> None:
@@ -261,8 +263,8 @@ class Translated(Reader):
     def _place(self, name: str) -> Place:
         if name not in self._places:
             raise UserError(
-                f"{self.told} lacks the tensor {self._called(name)}: is it another model, or "
-                f"another version of it?"
+                f"{self.description} lacks the tensor {self._name_in_file(name)}: is it another "
+                f"model, or another version of it?"
             )
         return self._places[name]
 

@@ -57,9 +57,9 @@ class StoredPart:
         return [path for path in self.files if not path.is_file()]
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """What was found, in a line. Raises UserError as `kind` does."""
-        return f"{self.part}: {self.where}, {self.kind.told}"
+        return f"{self.part}: {self.where}, {self.kind.description}"
 
     @cached_property
     def given(self) -> Mapping[str, Any]:
@@ -115,5 +115,5 @@ class StoredPart:
             Checkpoint(self.weights.stored, self.where),
             translation.places,
             translation.unknown,
-            translation.called,
+            translation.name_in_file,
         )

@@ -94,7 +94,7 @@ TOKENIZER_FOLDER = "google/umt5-xxl"
 STEM = "diffusion_pytorch_model"
 
 
-def find_wan(where: Path) -> "Pieces | None":
+def find_wan(where: Path) -> "SplitFiles | None":
     """A folder as Wan-AI (or alibaba-pai, for Fun) publishes it; None where it is none.
 
     Raises:
@@ -112,7 +112,7 @@ def find_wan(where: Path) -> "Pieces | None":
     for part, name in FILES.items():
         parts[part] = StoredPart(part, (where / name,), str(where / name))
     shift = SHIFT_22 if "transformer_2" in parts else SHIFT
-    return Pieces(
+    return SplitFiles(
         where,
         f"a folder in Wan's original layout ({where})",
         parts,
@@ -127,7 +127,7 @@ def _transformer(part: str, folder: Path) -> StoredPart:
     return StoredPart(part, paths, str(folder), folder / "config.json")
 
 
-def take_files(files: Mapping[str, Path], alone: bool) -> "Pieces":
+def from_single_files(files: Mapping[str, Path], alone: bool) -> "SplitFiles":
     """Files that are named one by one.
 
     Args:
@@ -145,7 +145,7 @@ def take_files(files: Mapping[str, Path], alone: bool) -> "Pieces":
         if "text_encoder" in parts:
             folders["tokenizer"] = partial(tokenizer, parts["text_encoder"])
     what = f"single files{' without a folder beside them' if alone else ''}"
-    return Pieces(where, what, parts, settings, folders)
+    return SplitFiles(where, what, parts, settings, folders)
 
 
 def _common(folders: Sequence[Path]) -> Path:
@@ -169,7 +169,7 @@ class Source(Protocol):
     where: Path
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """What was found there; a further line for each part that is not as diffusers has it.
 
         Raises:
@@ -198,7 +198,7 @@ class Source(Protocol):
         ...
 
     def index(self) -> dict[str, Any]:
-        """What the pipeline itself is told (`model_index.json`); empty where there is none."""
+        """the settings of the pipeline itself (`model_index.json`); empty where there is none."""
         ...
 
     def weights(self, part: str) -> "Reader":
@@ -223,7 +223,7 @@ class DiffusersFolder:
 
     def __init__(self, where: Path) -> None:
         self.where = where
-        self.told = f"a folder in diffusers' layout ({where})"
+        self.description = f"a folder in diffusers' layout ({where})"
 
     def check(self, weights: tuple[str, ...], files: dict[str, tuple[str, ...]]) -> None:
         """See `Source`."""
@@ -281,9 +281,9 @@ def open_source(where: Path | None, files: Mapping[str, Path] | None = None) -> 
     """
     if where is None:
         assert files
-        return take_files(files, alone=True)
+        return from_single_files(files, alone=True)
     found = find_wan(where) or DiffusersFolder(where)
-    return Overlaid(take_files(files, alone=False), files, found) if files else found
+    return WithOverrides(from_single_files(files, alone=False), files, found) if files else found
 
 
 def identity(source: Source, part: str) -> str:
@@ -294,7 +294,7 @@ def identity(source: Source, part: str) -> str:
     return digest(*facts)
 
 
-class Pieces:
+class SplitFiles:
     """Parts in files of their own. `Source` says what each method promises."""
 
     def __init__(
@@ -317,8 +317,8 @@ class Pieces:
         self._settings, self._folders = settings, folders
 
     @property
-    def told(self) -> str:
-        return "\n  ".join([self._what, *(self._parts[part].told for part in self.parts())])
+    def description(self) -> str:
+        return "\n  ".join([self._what, *(self._parts[part].description for part in self.parts())])
 
     def check(self, weights: tuple[str, ...], files: dict[str, tuple[str, ...]]) -> None:
         has = {*self._parts, *self._settings, *self._folders}
@@ -377,17 +377,17 @@ class Pieces:
         return self._parts[part]
 
 
-class Overlaid:
+class WithOverrides:
     """Some parts in files of their own, all others where a whole base lies. See `Source`."""
 
-    def __init__(self, top: Pieces, own: Collection[str], under: "Source") -> None:
+    def __init__(self, top: SplitFiles, own: Collection[str], under: "Source") -> None:
         """`own`: which parts `top` has."""
         self.where = under.where
         self._top, self._own, self._under = top, frozenset(own), under
 
     @property
-    def told(self) -> str:
-        return f"{self._top.told}\n  all else: {self._under.told}"
+    def description(self) -> str:
+        return f"{self._top.description}\n  all else: {self._under.description}"
 
     def check(self, weights: tuple[str, ...], files: dict[str, tuple[str, ...]]) -> None:
         own = tuple(part for part in weights if part in self._own)

@@ -64,7 +64,7 @@ NOTES = (".scale_input", ".input_scale", ".comfy_quant")
 MARKER = "scaled_fp8"
 METADATA = "_quantization_metadata"
 FORMATS = {"float8_e4m3fn", "float8_e5m2"}
-TOLD = {
+PRECISIONS = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
     "F8_E4M3": "float8", "F8_E5M2": "float8",
 }  # fmt: skip
@@ -78,13 +78,13 @@ class Weights:
         stored: every tensor, by its name in the files.
         names: those that may be a model's own, by their names in the files.
         scales: weight -> the tensor of its factors.
-        told: where they come from, for people.
+        description: where they come from, for people.
     """
 
     stored: Mapping[str, Stored]
     names: tuple[str, ...]
     scales: Mapping[str, str]
-    told: str
+    description: str
 
     @property
     def precision(self) -> str:
@@ -96,10 +96,10 @@ class Weights:
             kind = self.stored[name].kind
             counts[kind] = counts.get(kind, 0) + prod(self.stored[name].shape)
         most = max(counts, key=lambda kind: counts[kind], default="")
-        return TOLD.get(most, most)
+        return PRECISIONS.get(most, most)
 
 
-def read_weights(paths: Iterable[Path], told: str) -> Weights:
+def read_weights(paths: Iterable[Path], description: str) -> Weights:
     """Read what files say of themselves. Raises UserError where they are not to be read."""
     paths = list(paths)
     stored = read_stored(paths)
@@ -111,12 +111,12 @@ def read_weights(paths: Iterable[Path], told: str) -> Weights:
         for name in stored
         if not (name in companions or name.endswith(NOTES) or name.split(".")[-1] == MARKER)
     )
-    return Weights(stored, names, scales, told)
+    return Weights(stored, names, scales, description)
 
 
 def refuse_packed(name: str, stored: Stored) -> None:
     """A weight must be stored as numbers of its own. Raises UserError."""
-    if stored.kind not in TOLD:
+    if stored.kind not in PRECISIONS:
         raise UserError(
             f"{stored.path}: {name} is packed ({stored.kind}), which is not read: {INSTEAD}"
         )
@@ -131,7 +131,7 @@ def _scaled(factors: str, stored: Mapping[str, Stored]) -> tuple[str, str]:
     refuse_packed(weight, stored[weight])
     rows = stored[weight].shape[:1]
     is_one, is_one_per_row = prod(shape) == 1, shape in (rows, (*rows, 1))
-    if not (is_one or is_one_per_row) or stored[factors].kind not in TOLD:
+    if not (is_one or is_one_per_row) or stored[factors].kind not in PRECISIONS:
         raise UserError(
             f"{path}: {factors} has the shape {shape} for {weight} of {stored[weight].shape}; only "
             f"one factor, or one for each row, is read: {INSTEAD}"
@@ -175,7 +175,7 @@ class Translation:
         shapes: of the parameters, as stored.
         prefix: what all the files' names begin with.
         names: the table; None where files and module have the same names.
-        told: where the tensors come from.
+        description: where the tensors come from.
     """
 
     places: Mapping[str, Place]
@@ -183,9 +183,9 @@ class Translation:
     shapes: Mapping[str, tuple[int, ...]]
     prefix: str
     names: Names | None
-    told: str
+    description: str
 
-    def called(self, parameter: str) -> str:
+    def name_in_file(self, parameter: str) -> str:
         """What a parameter would be called in the files."""
         home = published(self.names, parameter) if self.names else parameter
         return self.prefix + (home or parameter)
@@ -209,8 +209,8 @@ class Translation:
             shapes = (s for name, s in self.shapes.items() if expression.fullmatch(name))
             found.update(s[axis] for s in shapes if -len(s) <= axis < len(s) and s[axis] > 0)
         if not found:
-            first = self.called(places[0][0].format(0))
-            raise UserError(f"{self.told} lacks the tensor {first}, or it is damaged")
+            first = self.name_in_file(places[0][0].format(0))
+            raise UserError(f"{self.description} lacks the tensor {first}, or it is damaged")
         return found.most_common(1)[0][0]
 
     def count(self, beginning: str) -> int:
@@ -251,7 +251,7 @@ def translate(
         for member, rows in _rows(names, bare, members, stored.shape, f"{stored.path}: {full}"):
             places[member] = Place(full, rows, scale)
             shapes[member] = (places[member].height, *stored.shape[1:])
-    return Translation(places, tuple(unknown), shapes, prefix, names, weights.told)
+    return Translation(places, tuple(unknown), shapes, prefix, names, weights.description)
 
 
 def published(names: Names, parameter: str) -> str | None:
@@ -277,7 +277,7 @@ def _rows(
     stored: str,
     members: tuple[str, ...],
     shape: tuple[int, ...],
-    told: str,
+    where: str,
 ) -> list[tuple[str, tuple[tuple[int, int], ...]]]:
     """Each member with the ranges of rows that are its own. Raises UserError."""
     height = shape[0] if shape else 1
@@ -289,7 +289,7 @@ def _rows(
         return [(members[0], ((0, height),))]
     counts = names.divide(entry, height) if names else None
     if counts is None:
-        raise UserError(f"{told} has {height} rows, which cannot be divided among {len(members)}")
+        raise UserError(f"{where} has {height} rows, which cannot be divided among {len(members)}")
     ends = [sum(counts[: index + 1]) for index in range(len(counts))]
     return [
         (member, ((end - count, end),))
@@ -311,7 +311,7 @@ class Layout:
         marks: regular expressions; of each, a file of this layout has a tensor.
         names: the table of names, which may depend on the tensors' names; None for none.
         config: the configuration of diffusers' or transformers' class, from the shapes.
-        told: the configuration in words.
+        description: the configuration in words.
         instead: what to use where a file holds a related model.
         ignore: regular expressions of tensors that are not read.
         others: regular expressions of tensors of related models that do not serve -> what they are.
@@ -321,7 +321,7 @@ class Layout:
     marks: tuple[str, ...]
     names: Callable[[Collection[str]], Names] | Names | None
     config: Callable[[Translation], dict[str, Any]]
-    told: Callable[[dict[str, Any]], str]
+    description: Callable[[dict[str, Any]], str]
     instead: str
     ignore: tuple[str, ...] = ()
     others: Mapping[str, str] = field(default_factory=dict)
@@ -335,12 +335,12 @@ class Kind:
     Attributes:
         translation: its tensors by the module's names.
         config: the module's configuration.
-        told: both in words.
+        description: both in words.
     """
 
     translation: Translation
     config: dict[str, Any]
-    told: str
+    description: str
 
 
 def recognise(weights: Weights, layouts: Collection[Layout], what: str) -> Kind:
@@ -359,14 +359,16 @@ def recognise(weights: Weights, layouts: Collection[Layout], what: str) -> Kind:
             if all(_any(mark, bare) for mark in layout.marks):
                 return _kind(weights, layout, prefix, bare)
     if _any(LORA, weights.names):
-        raise UserError(f"{weights.told} is a LoRA, not {what}: name it in [inference] loras")
+        raise UserError(
+            f"{weights.description} is a LoRA, not {what}: name it in [inference] loras"
+        )
     if _any(DIFFUSERS, weights.names):
         raise UserError(
-            f"{weights.told} has diffusers' names: name the folder that it belongs to as "
+            f"{weights.description} has diffusers' names: name the folder that it belongs to as "
             f"[model] path"
         )
     raise UserError(
-        f"{weights.told} is not {what}: is it another part, or another model? (Of HunyuanVideo "
+        f"{weights.description} is not {what}: is it another part, or another model? (Of HunyuanVideo "
         f"only the transformer may be a single file.)"
     )
 
@@ -374,13 +376,13 @@ def recognise(weights: Weights, layouts: Collection[Layout], what: str) -> Kind:
 def _kind(weights: Weights, layout: Layout, prefix: str, bare: list[str]) -> Kind:
     for pattern, related in layout.others.items():
         if _any(pattern, bare):
-            raise UserError(f"{weights.told} is {related}: {layout.instead}")
+            raise UserError(f"{weights.description} is {related}: {layout.instead}")
     names = layout.names(bare) if callable(layout.names) else layout.names
     translation = translate(weights, names, prefix, layout.ignore)
     config = layout.config(translation)
     if other := layout.other(config):
-        raise UserError(f"{weights.told} is {other}: {layout.instead}")
-    return Kind(translation, config, f"{weights.precision}, {layout.told(config)}")
+        raise UserError(f"{weights.description} is {other}: {layout.instead}")
+    return Kind(translation, config, f"{weights.precision}, {layout.description(config)}")
 
 
 def _any(pattern: str, names: Iterable[str]) -> bool:

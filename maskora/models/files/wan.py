@@ -35,7 +35,7 @@ def transformer(given: Mapping[str, Any]) -> Layout:
         marks=(r"blocks\.\d+\.self_attn\.q\.weight",),
         names=WAN,
         config=partial(_config, given),
-        told=_told,
+        description=_description,
         instead=INSTEAD,
         others=OTHERS,
         other=_other,
@@ -48,7 +48,7 @@ def _config(given: Mapping[str, Any], found: Translation) -> dict[str, Any]:
     heads = given.get("num_heads", width // HEAD)
     if not (type(heads) is int and heads > 0 and width % heads == 0):
         raise UserError(
-            f"{found.told}: {heads!r} heads do not go into blocks of width {width}; the heads of "
+            f"{found.description}: {heads!r} heads do not go into blocks of width {width}; the heads of "
             f"Wan's models have {HEAD} each"
         )
     return {
@@ -87,7 +87,7 @@ def _other(config: dict[str, Any]) -> str | None:
     return f"a model of {inputs} input channels (Fun-Control has 48 or 52)"
 
 
-def _told(config: dict[str, Any]) -> str:
+def _description(config: dict[str, Any]) -> str:
     width = config["num_attention_heads"] * config["attention_head_dim"]
     pictures = "" if config["image_dim"] else ", no image tokens"
     return (
@@ -175,7 +175,7 @@ VAES = (
         marks=(r"encoder\.downsamples\.\d+\..*", r"decoder\.upsamples\.\d+\..*"),
         names=names_of,
         config=_vae_config,
-        told=_vae_description,
+        description=_vae_description,
         instead="use the VAE of Wan2.1, which the image-to-video models of Wan2.2 have too",
         others={r"encoder\.downsamples\.\d+\.downsamples\..*": "the VAE of Wan2.2-TI2V-5B"},
         other=_other_vae,
@@ -250,7 +250,9 @@ def _clip(found: Translation) -> dict[str, Any]:
     tokens = found.length((f"{embeddings}position_embedding.weight", -2))
     width = found.length(*((f"{layer}.layer_norm{n}.weight", 0) for n in (1, 2)))
     if width % HEADS:
-        raise UserError(f"{found.told}: its width of {width} is not CLIP ViT-H's: {CLIP_INSTEAD}")
+        raise UserError(
+            f"{found.description}: its width of {width} is not CLIP ViT-H's: {CLIP_INSTEAD}"
+        )
     return {
         "hidden_size": width,
         "intermediate_size": found.length(
@@ -264,31 +266,31 @@ def _clip(found: Translation) -> dict[str, Any]:
     }
 
 
-def _told_umt5(config: dict[str, Any]) -> str:
+def _describe_umt5(config: dict[str, Any]) -> str:
     return f"UMT5 of {config['num_layers']} layers x {config['d_model']}"
 
 
-def _told_clip(config: dict[str, Any]) -> str:
+def _describe_clip(config: dict[str, Any]) -> str:
     return f"CLIP of {config['num_hidden_layers']} layers x {config['hidden_size']}"
 
 
 TEXT_ENCODERS = (
-    Layout((r"blocks\.\d+\.pos_embedding\..*",), UMT5, _umt5, _told_umt5, UMT5_INSTEAD),
+    Layout((r"blocks\.\d+\.pos_embedding\..*",), UMT5, _umt5, _describe_umt5, UMT5_INSTEAD),
     Layout(
         (r"encoder\.block\.[1-9]\d*\.layer\.0\.SelfAttention\.relative_attention_bias\..*",),
-        None, _umt5, _told_umt5, UMT5_INSTEAD,
+        None, _umt5, _describe_umt5, UMT5_INSTEAD,
         ignore=(TOKENIZER,),
         others={r"decoder\..*": "a whole UMT5, with its decoder"},
     ),
 )  # fmt: skip
 IMAGE_ENCODERS = (
     Layout(
-        (r"visual\.transformer\.\d+\.attn\.to_qkv\..*",), CLIP, _clip, _told_clip, CLIP_INSTEAD,
+        (r"visual\.transformer\.\d+\.attn\.to_qkv\..*",), CLIP, _clip, _describe_clip, CLIP_INSTEAD,
         ignore=(r"textual\..*", r"log_scale", r"visual\.head"),
     ),
     Layout(
         (r"encoder\.layers\.\d+\.self_attn\..*", r"pre_layrnorm\..*"),
-        None, _clip, _told_clip, CLIP_INSTEAD,
+        None, _clip, _describe_clip, CLIP_INSTEAD,
         ignore=(r"embeddings\.position_ids", r"visual_projection\.weight"),
     ),
 )  # fmt: skip

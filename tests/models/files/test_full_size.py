@@ -175,14 +175,14 @@ def test_the_original_folder_is_planned_as_diffusers_own(name: str, tmp_path: Pa
     assert_is(found, name, tmp_path / "told")
     shape, kind = published.SHAPES[name], "float32" if name == BIG else "bfloat16"
     width, layers = 128 * shape["num_attention_heads"], shape["num_layers"]
-    assert f"{kind}, {layers} blocks x {width}, 36 input channels" in found.told
-    assert "bfloat16, UMT5 of 24 layers x 4096" in found.told
+    assert f"{kind}, {layers} blocks x {width}, 36 input channels" in found.description
+    assert "bfloat16, UMT5 of 24 layers x 4096" in found.description
     sees_picture = name not in published.NO_PICTURE
-    assert ("float16, CLIP of 32 layers x 1280" in found.told) == sees_picture
-    assert (", no image tokens" in found.told) == (not sees_picture)
+    assert ("float16, CLIP of 32 layers x 1280" in found.description) == sees_picture
+    assert (", no image tokens" in found.description) == (not sees_picture)
 
 
 def test_comfyuis_files_are_planned_as_diffusers_own(tmp_path: Path) -> None:
     found = open_source(None, write_scaled(tmp_path / "files", BIG))
     assert_is(found, BIG, tmp_path / "told")
-    assert "scaled float8, 40 blocks x 5120, 36 input channels" in found.told
+    assert "scaled float8, 40 blocks x 5120, 36 input channels" in found.description

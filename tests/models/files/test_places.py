@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from maskora.models.files.source import take_files
+from maskora.models.files.source import from_single_files
 
 
 def test_the_folder_of_files_is_the_one_they_share() -> None:
     files = {"vae": Path("/models/wan/vae.pth"), "transformer": Path("/models/t/a.safetensors")}
-    assert take_files(files, alone=True).where == Path("/models")
+    assert from_single_files(files, alone=True).where == Path("/models")
 
 
 def test_files_on_several_drives_share_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,4 +20,4 @@ def test_files_on_several_drives_share_no_folder(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(os.path, "commonpath", commonpath)
     files = {"vae": Path("/models/wan/vae.pth"), "transformer": Path("/models/t/a.safetensors")}
-    assert take_files(files, alone=True).where == Path("/models/wan")
+    assert from_single_files(files, alone=True).where == Path("/models/wan")

@@ -176,16 +176,16 @@ def test_what_was_found_is_told_in_a_line_for_each_part(
 ) -> None:
     base = bases("wan2.1-i2v")
     files = layouts.write_files(tmp_path / "files", base, layouts.scaled)
-    told = open_source(None, files).told.splitlines()
+    told = open_source(None, files).description.splitlines()
     assert (
         f"  transformer: {files['transformer']}, scaled float8, 2 blocks x {layouts.WIDTH}, "
         f"36 input channels"
     ) in told
     assert f"  vae: {files['vae']}, float32, VAE of 16 latent channels" in told
     original = layouts.write_original(tmp_path / "original", base)
-    told = open_source(original, {"vae": files["vae"]}).told.splitlines()
+    told = open_source(original, {"vae": files["vae"]}).description.splitlines()
     assert f"  text_encoder: {original / layouts.TEXT_FILE}, float32, UMT5 of 3 layers x 32" in told
-    assert open_source(base).told == f"a folder in diffusers' layout ({base})"
+    assert open_source(base).description == f"a folder in diffusers' layout ({base})"
 
 
 @pytest.mark.parametrize(
