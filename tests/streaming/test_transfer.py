@@ -1,4 +1,4 @@
-"""Blocks that travel in pieces, and whether they arrive as they were sent."""
+"""On the way to the device: blocks in pieces, which arrive as they were sent, and small tensors."""
 
 import threading
 
@@ -9,18 +9,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from maskora.errors import Fault
-from maskora.streaming import engine
-from maskora.streaming import transfer as staging
+from maskora.streaming import engine, transfer
 from maskora.streaming.demand import STAGING_PIECE, STAGING_PIECES
 from maskora.streaming.host_memory import Pins
-from maskora.streaming.transfer import SAMPLES, Event, Staging, Transfer, sample
+from maskora.streaming.transfer import SAMPLES, Event, Staging, Transfer, Upload, sample
 from tests.streaming.ring import CPU, WIDTH, Memory, Model
 
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
     """Pieces of 64 bytes: a block of the ring's models has five."""
-    monkeypatch.setattr(staging, "STAGING_PIECE", 64)
+    monkeypatch.setattr(transfer, "STAGING_PIECE", 64)
     return 64
 
 
@@ -32,7 +31,7 @@ def test_blocks_in_pieces_of_any_size_give_the_same_numbers(
     pieces: int, swapped: int, ring: int, again: bool
 ) -> None:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(staging, "STAGING_PIECE", 64 * pieces)
+        patched.setattr(transfer, "STAGING_PIECE", 64 * pieces)
         model = Model(6, swapped, ring, direct=False)
     resident = Model(6, 0, ring, direct=True)
     x = torch.ones(2, WIDTH)
@@ -177,3 +176,39 @@ def test_samples_of_the_pieces_are_the_sample_of_the_block(
     if whole >= 8 * SAMPLES:  # all kinds of bytes of values of several bytes are among them
         assert set((found % wide).tolist()) == set(range(wide))
         assert max(torch.diff(found)) <= whole // SAMPLES + 1
+
+
+FULL = "CUDA error: out of memory"
+
+
+@pytest.mark.parametrize("error", [None, FULL, "something else"])
+def test_what_a_gpu_gets_is_pinned_until_that_is_refused(
+    error: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Tensor] = []
+
+    def pin_memory(tensor: Tensor) -> Tensor:
+        asked.append(tensor)
+        if error is not None:
+            raise torch.AcceleratorError(error)
+        return tensor.clone()
+
+    def to(tensor: Tensor, device: torch.device, non_blocking: bool) -> Tensor:
+        assert non_blocking
+        return tensor
+
+    monkeypatch.setattr(Tensor, "pin_memory", pin_memory)
+    monkeypatch.setattr(Tensor, "to", to)
+    upload, given = Upload(torch.device("cuda", 1)), torch.ones(3)
+    if error == "something else":
+        with pytest.raises(RuntimeError, match=error):
+            upload(given)
+        return
+    sent = [upload(given) for _ in range(2)]
+    assert all((one is given) == (error is not None) for one in sent)
+    assert len(asked) == (1 if error else 2)  # what was refused is not tried again
+
+
+def test_a_device_in_the_hosts_own_memory_gets_the_tensor_itself() -> None:
+    given = torch.ones(3)
+    assert Upload(torch.device("cpu"))(given) is given

@@ -1,4 +1,4 @@
-"""Where kept inputs wait: what is sent away, when it comes back, and that nothing of it stays."""
+"""Recomputation's kept inputs: what is sent away, when it comes back, that nothing of it stays."""
 
 import gc
 import threading
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskora.streaming import recompute as keep
+from maskora.streaming import recompute
 from maskora.streaming.host_memory import Pins
 from maskora.streaming.recompute import ActivationOffload, Kept
 from maskora.streaming.transfer import Transfer
@@ -49,6 +49,14 @@ def ones() -> Tensor:
     return torch.ones(3, WIDTH)
 
 
+def forward(model: Model, blocks: int = COUNT) -> Tensor:
+    """What some blocks make of ones, with a graph."""
+    x = ones().requires_grad_()
+    for module in model.modules[:blocks]:
+        x = model.checkpoint(module, x)
+    return x
+
+
 @pytest.mark.parametrize("offload", [True, False])
 def test_a_step_sends_every_input_but_the_last_blocks_away_and_back_once(offload: bool) -> None:
     model, out, back = ring_model(offload)
@@ -87,13 +95,13 @@ def test_the_earlier_blocks_input_is_on_its_way_when_a_blocks_backward_begins() 
 
 def test_host_buffers_serve_again_from_the_second_step_on(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    host_buffer = keep.host_buffer
+    host_buffer = recompute.host_buffer
 
     def counted(nbytes: int) -> Tensor:
         sizes.append(nbytes)
         return host_buffer(nbytes)
 
-    monkeypatch.setattr(keep, "host_buffer", counted)
+    monkeypatch.setattr(recompute, "host_buffer", counted)
     model, _, _ = ring_model(True)
     model.train(ones())
     assert sizes == [3 * WIDTH * 4] * (COUNT - 1)
@@ -145,9 +153,7 @@ def test_nothing_of_a_step_stays_after_backward(
 ) -> None:
     """Whether it ends at the turn, or before it with an input still on its way out."""
     model, _, _ = ring_model(offload)
-    x = ones().requires_grad_()
-    for module in model.modules[:blocks]:
-        x = model.checkpoint(module, x)
+    x = forward(model, blocks)
     assert alive(remembered) > blocks
     x.sum().backward()
     del x
@@ -161,9 +167,7 @@ def test_a_forward_without_backward_keeps_nothing_once_its_output_is_gone(
     offload: bool, remembered: list[weakref.ref[object]]
 ) -> None:
     model, _, _ = ring_model(offload)
-    x = ones().requires_grad_()
-    for module in model.modules:
-        x = model.checkpoint(module, x)
+    x = forward(model)
     assert alive(remembered) > COUNT
     del x
     assert alive(remembered) == 0
@@ -246,10 +250,7 @@ def test_after_a_backward_pass_that_does_not_come_the_same_memory_serves_again()
     model = Model(COUNT, COUNT, ring=2, direct=True)
     model.offload.pins = Pins(driver)
     for _ in range(3):
-        x = ones().requires_grad_()
-        for module in model.modules:
-            x = model.checkpoint(module, x)
-        del x
+        forward(model)
         gc.collect()
         model.offload.reset()
     model.train(ones())
@@ -266,10 +267,7 @@ def test_a_backward_pass_that_does_not_come_and_closing_leave_no_thread_and_no_m
     model = Model(COUNT, COUNT, ring=2, direct=True)
     model.offload.pins = Pins(driver)
     expected = model.train(ones())
-    x = ones().requires_grad_()
-    for module in model.modules[:3]:
-        x = model.checkpoint(module, x)
-    del x
+    forward(model, 3)
     model.offload.reset()
     assert torch.equal(model.train(ones()), expected)
     model.offload.close()
