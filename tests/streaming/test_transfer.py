@@ -12,7 +12,7 @@ from maskora.errors import Fault
 from maskora.streaming import engine, transfer
 from maskora.streaming.demand import STAGING_PIECE, STAGING_PIECES
 from maskora.streaming.host_memory import Pins
-from maskora.streaming.transfer import SAMPLES, Event, Staging, Transfer, Upload, sample
+from maskora.streaming.transfer import SAMPLES, Event, Staging, Transfer, sample, upload
 from tests.streaming.ring import CPU, WIDTH, Memory, Model
 
 
@@ -199,16 +199,17 @@ def test_what_a_gpu_gets_is_pinned_until_that_is_refused(
 
     monkeypatch.setattr(Tensor, "pin_memory", pin_memory)
     monkeypatch.setattr(Tensor, "to", to)
-    upload, given = Upload(torch.device("cuda", 1)), torch.ones(3)
+    monkeypatch.setattr(transfer, "_unpinnable", set())
+    device, given = torch.device("cuda", 1), torch.ones(3)
     if error == "something else":
         with pytest.raises(RuntimeError, match=error):
-            upload(given)
+            upload(given, device)
         return
-    sent = [upload(given) for _ in range(2)]
+    sent = [upload(given, device) for _ in range(2)]
     assert all((one is given) == (error is not None) for one in sent)
     assert len(asked) == (1 if error else 2)  # what was refused is not tried again
 
 
 def test_a_device_in_the_hosts_own_memory_gets_the_tensor_itself() -> None:
     given = torch.ones(3)
-    assert Upload(torch.device("cpu"))(given) is given
+    assert upload(given, CPU) is given

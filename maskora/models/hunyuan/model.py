@@ -25,7 +25,7 @@ from maskora.models.hunyuan.encoders import autoencoder, pooled_encoder, text_en
 from maskora.models.hunyuan.names import HUNYUAN
 from maskora.models.hunyuan_sizes import read_grid
 from maskora.streaming.plan import RESIDENT, Placement
-from maskora.streaming.transfer import upload_to
+from maskora.streaming.transfer import upload
 
 WEIGHTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
 FILES = {
@@ -132,7 +132,7 @@ class Hunyuan(HunyuanBase):
             hidden_states=packed.to(self.dtype),
             timestep=timestep_B,
             encoder_hidden_states=inputs.context["text"].to(self.dtype),
-            encoder_attention_mask=upload_to(self.device)(mask_BL.to(self.dtype)),
+            encoder_attention_mask=upload(mask_BL.to(self.dtype), self.device),
             pooled_projections=inputs.context["pooled"].to(self.dtype),
             guidance=guidance_B if self.embeds_guidance else None,
             return_dict=False,

@@ -30,7 +30,7 @@ from maskora.models.hunyuan15.names import HUNYUAN15
 from maskora.models.hunyuan15_sizes import read_grid
 from maskora.streaming.checkpoint import Reader, check_all
 from maskora.streaming.plan import RESIDENT, Placement
-from maskora.streaming.transfer import upload_to
+from maskora.streaming.transfer import upload
 
 
 class UnpaddedAttention:
@@ -281,7 +281,7 @@ class Hunyuan15(HunyuanBase):
 def mask_on_device(module: torch.nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
     """The text's embedder computes with its mask; everything else wants it in host memory."""
     tokens_BLD, timestep_B, mask_BL = given
-    return tokens_BLD, timestep_B, upload_to(tokens_BLD.device)(mask_BL)
+    return tokens_BLD, timestep_B, upload(mask_BL, tokens_BLD.device)
 
 
 def trimmed(tokens_BLD: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
