@@ -42,19 +42,12 @@ UNSUPPORTED = ("use_dora", "use_qalora", "fan_in_fan_out")
 Slot = Literal["down", "up", "up_bias", "alpha", "diff", "diff_b"]
 Slots = dict[Slot, Tensor]
 SUFFIXES: dict[str, Slot] = {
-    "lora_A.weight": "down",
-    "lora_B.weight": "up",
-    "lora_B.bias": "up_bias",
-    "lora_A.default.weight": "down",
-    "lora_B.default.weight": "up",
-    "lora_down.weight": "down",
-    "lora_up.weight": "up",
-    "lora.down.weight": "down",
-    "lora.up.weight": "up",
-    "alpha": "alpha",
-    "diff": "diff",
-    "diff_b": "diff_b",
-}
+    **dict.fromkeys(("lora_down.weight", "lora.down.weight"), "down"),
+    **dict.fromkeys(("lora_up.weight", "lora.up.weight"), "up"),
+    **dict.fromkeys(("lora_A.weight", "lora_A.default.weight"), "down"),
+    **dict.fromkeys(("lora_B.weight", "lora_B.default.weight"), "up"),
+    "lora_B.bias": "up_bias", "alpha": "alpha", "diff": "diff", "diff_b": "diff_b",
+}  # fmt: skip
 # lightx2v's name of the difference of a parameter that belongs to no module.
 MODULATION, LIGHTX2V = ".modulation.diff", ".diff_m"
 KEY = re.compile(rf"(.+?)\.({'|'.join(map(re.escape, SUFFIXES))})")
