@@ -15,6 +15,7 @@ import cv2
 from gui_mask.following import Following
 from gui_mask.region import Region
 from maskora.app.masking import (
+    absence_notes,
     load_frames,
     load_markup,
     masks_are_by_hand,
@@ -22,7 +23,6 @@ from maskora.app.masking import (
     save_masks,
     store_markup,
     stored_silhouettes,
-    tell_absences,
 )
 from maskora.app.workspace import Workspace, workspace_lock
 from maskora.config import Config, load_config, set_values
@@ -224,7 +224,7 @@ class Session:
                 self._store()
 
     def _end_following(self, told: str) -> None:
-        self.message = told or "; ".join(tell_absences(self.markup)) or "followed to the end"
+        self.message = told or "; ".join(absence_notes(self.markup)) or "followed to the end"
         for frame in self.markup.changed:
             self._touch(frame)
         try:
