@@ -198,7 +198,8 @@ def write_pictures(folder: Path, clip: DemoClip, workspace: Workspace) -> tuple[
     cells += [(results[n], no_box_HW, f"maskora {n}") for n in chosen]
     cells += [(truths[n], no_box_HW, f"the truth {n}") for n in chosen]
     picture, video = folder / "demo.png", folder / "demo.mp4"
-    write_png(picture, contact_sheet(*zip(*cells, strict=True), columns=COLUMNS, width=WIDTH))
+    pictures, masks, names = zip(*cells, strict=True)
+    write_png(picture, contact_sheet(pictures, masks, names, columns=COLUMNS, width=WIDTH))
     captions = ["source", "maskora", "the truth"]
     moving = [
         contact_sheet(views, [box_HW, no_box_HW, no_box_HW], captions, columns=3, width=1180)

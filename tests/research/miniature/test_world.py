@@ -18,8 +18,7 @@ from maskora.miniature.world import (
     flow,
     render,
 )
-from research.miniature.edits import EDITS, Edit, edited
-from research.miniature.lottery import draw_scene
+from research.miniature.scenes import EDITS, Edit, draw_scene, edited
 
 SEEDS = range(12)
 

@@ -1,6 +1,7 @@
-"""Trials on a miniature with random weights: shared, resumed, reported."""
+"""The claims' runs on a miniature with random weights: shared, resumed, reported; their files."""
 
 import json
+import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,32 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from maskora.errors import UserError
 from maskora.latents import TensorCache, encode_samples
 from maskora.method.conditioning import inference_sample
 from maskora.models.registry import VideoModel
 from maskora.training.loop import TrainingPlan, train_step
 from maskora.training.report import StepMetrics
 from research.claims import trials
-from research.claims.choosing import choose, ranked
-from research.claims.conditions import CONDITIONS, EVOLVING, Condition, Subject, Training
-from research.claims.evidence import with_truths
-from research.claims.runs import Job, Results, grouped, run_job
-from research.claims.settings import Recipe, Settings, write_settings
-from research.claims.subjects import FIRST, draw_task
-from research.claims.trials import Bench, base_name, make_clips, open_base
+from research.claims.claims import CONDITIONS, EVOLVING, FIRST, Condition, Subject, Training
+from research.claims.report import with_truths
+from research.claims.runs import (
+    PROTOCOL,
+    Job,
+    Record,
+    Results,
+    Settings,
+    choose,
+    grouped,
+    ranked,
+    read_results,
+    read_settings,
+    run_job,
+    write_settings,
+)
+from research.claims.trials import Bench, Recipe, base_name, draw_task, make_clips, open_base
 from research.fidelity import app
-from research.miniature.trial import unit
-from tests.research.miniature.untrained import write
+from research.miniature.gate import unit
 
 RECIPES = {
     f"{stage}, {how}": Recipe(1e-2, 2)
@@ -35,13 +46,6 @@ RECIPES = {
     )
     for how in hows
 }
-
-
-@pytest.fixture(scope="module")
-def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("miniature")
-    write(folder)
-    return folder
 
 
 def test_conditions_share_a_lora_and_the_first_seed_comes_first_claim_by_claim() -> None:
@@ -58,8 +62,8 @@ def test_conditions_share_a_lora_and_the_first_seed_comes_first_claim_by_claim()
     ]
 
 
-def test_windows_and_colourings_are_samples_of_their_own(miniature: Path, tmp_path: Path) -> None:
-    model = open_base(miniature)
+def test_windows_and_colourings_are_samples_of_their_own(untrained: Path, tmp_path: Path) -> None:
+    model = open_base(untrained)
     bench = Bench(model, draw_task(FIRST, Subject()), tmp_path, 0)
     names = [sample.name for sample in bench.motion(Training(window=5))]
     assert names == ["motion 0-4", "motion 4-8"]
@@ -67,8 +71,8 @@ def test_windows_and_colourings_are_samples_of_their_own(miniature: Path, tmp_pa
     assert len(five.motion(Training(recoloured=True))) == 6
 
 
-def test_every_second_stage_starts_from_the_motion_lora(miniature: Path, tmp_path: Path) -> None:
-    model = open_base(miniature)
+def test_every_second_stage_starts_from_the_motion_lora(untrained: Path, tmp_path: Path) -> None:
+    model = open_base(untrained)
     bench = Bench(model, draw_task(FIRST, EVOLVING), tmp_path, 0)
     names = ["no keyframe", "keyframe, first-frame", "keyframe, masked"]
     conditions = {name: CONDITIONS[name] for name in names}
@@ -107,18 +111,18 @@ def told_to_the_model(bench: Bench, condition: Condition, monkeypatch: pytest.Mo
     ],
 )  # fmt: skip
 def test_a_condition_is_shown_what_its_name_says(
-    miniature: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     name: str, boxed: bool, locked: bool,
 ) -> None:  # fmt: skip
-    model, condition = open_base(miniature), CONDITIONS[name]
-    task = draw_task(FIRST, condition.subject)
-    told = told_to_the_model(Bench(model, task, tmp_path, 0), condition, monkeypatch)
-    keep_THW = task.keep_THW.clone() if boxed else torch.zeros_like(task.keep_THW)
+    model, condition = open_base(untrained), CONDITIONS[name]
+    case = draw_task(FIRST, condition.subject)
+    told = told_to_the_model(Bench(model, case, tmp_path, 0), condition, monkeypatch)
+    keep_THW = case.keep_THW.clone() if boxed else torch.zeros_like(case.keep_THW)
     keep_THW[0] = 1
     assert torch.equal(told["sample"].keep_THW, keep_THW)
     seen = inference_sample(
-        unit(task.case.source.frames_THWC), task.keep_THW,
-        unit(task.case.wanted.frames_THWC)[:, 0], "masked" if boxed else "first-frame", "",
+        unit(case.source_THWC), case.keep_THW,
+        unit(case.edited_THWC)[:, 0], "masked" if boxed else "first-frame", "",
     )  # fmt: skip
     (encoded,) = encode_samples([seen], model, TensorCache(tmp_path / "again"))
     assert torch.equal(told["sample"].condition_CTHW, encoded.condition_CTHW)
@@ -129,7 +133,7 @@ def test_a_condition_is_shown_what_its_name_says(
 
 
 def test_seeds_of_a_scene_differ_and_recipes_are_those_of_the_stage(
-    miniature: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used: list[tuple[Recipe, int]] = []
 
@@ -144,7 +148,7 @@ def test_seeds_of_a_scene_differ_and_recipes_are_those_of_the_stage(
     monkeypatch.setattr(trials, "train_step", note)
     recipes = {what: Recipe(1e-2, 1 + number) for number, what in enumerate(RECIPES)}
     jobs = [
-        Job(miniature, tmp_path, tmp_path / "rows", recipes, ("keyframe, anchored",), FIRST, seed)
+        Job(untrained, tmp_path, tmp_path / "rows", recipes, ("keyframe, anchored",), FIRST, seed)
         for seed in (0, 1)
     ]
     (one,), (other,) = run_job(jobs[0]), run_job(jobs[1])
@@ -155,19 +159,19 @@ def test_seeds_of_a_scene_differ_and_recipes_are_those_of_the_stage(
 
 
 def test_an_anchored_keyframe_of_the_last_frame_is_the_last_latent_frame(
-    miniature: Path, tmp_path: Path
+    untrained: Path, tmp_path: Path
 ) -> None:
-    bench = Bench(open_base(miniature), draw_task(FIRST, EVOLVING), tmp_path, 0)
+    bench = Bench(open_base(untrained), draw_task(FIRST, EVOLVING), tmp_path, 0)
     assert [each.times for each in bench.keyframe("anchored")] == [(0, 2)]
     assert [each.times for each in bench.keyframe("masked")] == [None]
 
 
-def test_a_run_is_reported_and_not_repeated(miniature: Path, tmp_path: Path) -> None:
+def test_a_run_is_reported_and_not_repeated(untrained: Path, tmp_path: Path) -> None:
     settings, output = tmp_path / "chosen.json", tmp_path / "results" / "fidelity.json"
     page = tmp_path / "docs" / "evidence.md"
-    write_settings(settings, Settings(base_name(open_base(miniature)), RECIPES, [1], []))
+    write_settings(settings, Settings(base_name(open_base(untrained)), RECIPES, [1], []))
     told = [
-        "--model", str(miniature), "--settings", str(settings), "--output", str(output),
+        "--model", str(untrained), "--settings", str(settings), "--output", str(output),
         "--page", str(page), "--scenes", "2", "--seeds", "1",
     ]  # fmt: skip
     first = CliRunner().invoke(app, [*told, "--claim", "7", "--workers", "2"])
@@ -203,12 +207,12 @@ def test_clips_of_another_length_stand_under_their_own_truth() -> None:
     assert not np.array_equal(told["truth"], told["truth, 13 frames"])
 
 
-def test_other_settings_do_not_go_into_the_same_results(miniature: Path, tmp_path: Path) -> None:
-    base, settings = base_name(open_base(miniature)), tmp_path / "chosen.json"
+def test_other_settings_do_not_go_into_the_same_results(untrained: Path, tmp_path: Path) -> None:
+    base, settings = base_name(open_base(untrained)), tmp_path / "chosen.json"
     output = tmp_path / "fidelity.json"
     Results(base, {}, []).write(output)
     write_settings(settings, Settings(base, RECIPES, [1], []))
-    told = ["--model", miniature, "--settings", settings, "--output", output]
+    told = ["--model", untrained, "--settings", settings, "--output", output]
     answer = CliRunner().invoke(app, list(map(str, told)))
     assert answer.exit_code == 2
     assert "other settings" in answer.output
@@ -225,14 +229,74 @@ def test_the_highest_mean_over_scenes_counts() -> None:
 
 
 @pytest.mark.slow
-def test_each_stage_gets_the_best_of_what_was_tried(miniature: Path) -> None:
+def test_each_stage_gets_the_best_of_what_was_tried(untrained: Path) -> None:
     with ThreadPoolExecutor(1) as executor:
         steps = {"motion": (1, 2), "appearance": (2, 3)}
-        settings = choose(miniature, executor, scenes=1, rates=(1e-3, 1e-2), steps=steps)
-    assert settings.base == base_name(open_base(miniature))
+        settings = choose(untrained, executor, scenes=1, rates=(1e-3, 1e-2), steps=steps)
+    assert settings.base == base_name(open_base(untrained))
     assert settings.recipes.keys() == RECIPES.keys()
     for name, recipe in settings.recipes.items():
         tried = [each for each in settings.tried if each["recipe"] == name]
         assert len(tried) == 4
         best = max(tried, key=lambda each: float(each["figure"]))
         assert recipe == Recipe(best["lr"], best["steps"])
+
+
+def test_results_come_back_and_are_plain_json(tmp_path: Path) -> None:
+    records = [
+        Record("tight mask", 3000, 1, {"hit": 0.5, "grown": math.nan}),
+        Record("source", 3001, 0, {"hit": 0.25, "grown": 1.0}),
+    ]
+    path = tmp_path / "results.json"
+    Results("a base", RECIPES, records).write(path)
+    json.loads(path.read_text(), parse_constant=pytest.fail)  # no NaN, which JSON has not
+    told = read_results(path)
+    assert (told.base, told.recipes) == ("a base", RECIPES)
+    assert told.records[1] == records[1]
+    assert told.records[0].figures["hit"] == 0.5
+    assert math.isnan(told.records[0].figures["grown"])
+
+
+def test_results_of_other_trials_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    Results("a base", RECIPES, []).write(path)
+    path.write_text(path.read_text().replace(f'"protocol": {PROTOCOL}', '"protocol": 1'))
+    with pytest.raises(UserError, match="results of other trials: delete it"):
+        read_results(path)
+
+
+def test_settings_belong_to_a_base(tmp_path: Path) -> None:
+    path = tmp_path / "chosen.json"
+    with pytest.raises(UserError, match="--choose first"):
+        read_settings(path, "one")
+    write_settings(path, Settings("one", RECIPES, [1], []))
+    assert read_settings(path, "one").recipes == RECIPES
+    with pytest.raises(UserError, match="another base"):
+        read_settings(path, "two")
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"protocol": 2}', '{"protocol": 2, "base": "x", "recipes": 3}']
+)
+def test_damaged_files_are_told(untrained: Path, tmp_path: Path, content: str) -> None:
+    damaged = tmp_path / "damaged.json"
+    damaged.write_text(content)
+    answer = CliRunner().invoke(app, ["--model", str(untrained), "--settings", str(damaged)])
+    assert answer.exit_code == 2
+    assert f"{damaged} is damaged" in answer.output
+    with pytest.raises(UserError, match="is damaged"):
+        read_results(damaged)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--claim", "42"], "choose of 1 to 9"),
+        (["--choose", "--report"], "name one"),
+        (["--report", "--claim", "1"], "for the run alone"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: list[str], told: str) -> None:
+    answer = CliRunner().invoke(app, options)
+    assert answer.exit_code == 2
+    assert told in answer.output
