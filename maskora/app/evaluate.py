@@ -427,8 +427,8 @@ def _notes(judged: Judged, colours: EditColours, clip: str | None) -> list[str]:
         notes.append("The edited first frame is its source inside the mask: nothing was edited.")
     elif not colours.telling:
         notes.append(
-            "The edit has much the same colours as the source, so whether they are kept cannot be "
-            "told."
+            "The edit has much the same colours as the source, so nothing can be said of whether "
+            "they are kept."
         )
     if clip is None:
         notes.append("Similarities by CLIP were not taken: name one with --clip.")

@@ -47,7 +47,7 @@ class Subject:
     Attributes:
         frames: of the clip.
         evolving: the edit's look changes over the clip.
-        mask: the shape of the region that is told to the model.
+        mask: the shape of the region that the model is shown.
     """
 
     frames: int = 9
@@ -122,7 +122,7 @@ class Comparison:
         headline: the figures that decide.
         margins: of a figure, by how much ours may be worse.
         kinds: of edits that count.
-        beside: conditions whose figures are told beside these.
+        beside: conditions whose figures stand beside these.
     """
 
     ours: str
@@ -152,7 +152,7 @@ class Claim:
 
     @property
     def groups(self) -> dict[tuple[str, ...], list[str]]:
-        """Kinds of edits, and the conditions that are told about on them."""
+        """Kinds of edits, and the conditions that are reported on them."""
         found: dict[tuple[str, ...], set[str]] = {}
         for each in self.comparisons:
             found.setdefault(each.kinds, set()).update((each.ours, each.other, *each.beside))

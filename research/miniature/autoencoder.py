@@ -11,7 +11,7 @@ from torch import Tensor
 
 from maskora.method.conditioning import to_unit
 from maskora.miniature.world import SIZE, render
-from research.miniature.scenes import draw_scene
+from research.miniature.scenes import draw_scene, sprite_boxes
 from research.miniature.training import MuonAdamW, Trainable, kernel_names
 
 LATENT_CHANNELS, PATCH = 16, 2
@@ -76,7 +76,7 @@ def cropped_clips(rng: np.random.Generator, count: int) -> Tensor:
 
 def _crop(rng: np.random.Generator) -> Tensor:
     clip = render(draw_scene(int(rng.integers(2**31))))
-    box_4 = clip.boxes(int(clip.labels_THW.max()))[int(rng.integers(len(clip.labels_THW)))]
+    box_4 = sprite_boxes(clip, int(clip.labels_THW.max()))[int(rng.integers(len(clip.labels_THW)))]
     middle = (box_4[:2] + box_4[2:]) / 2 - CROP / 2 + rng.uniform(-8, 8, 2)
     left, top = middle.round().clip(0, SIZE - CROP).astype(int).tolist()
     frames = clip.frames_THWC[:, top : top + CROP, left : left + CROP]

@@ -5,11 +5,14 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 
+from maskora.masks.shapes import silhouette_box
 from maskora.miniature.world import (
     MARGIN,
     SHAPES,
     Backdrop,
+    Clip,
     Look,
     Motion,
     Part,
@@ -171,3 +174,12 @@ def _angle(rng: np.random.Generator) -> float:
 
 def _hue_of(look: Look) -> float:
     return 0.0 if look.hue is None else look.hue
+
+
+def sprite_boxes(clip: Clip, label: int) -> npt.NDArray[np.float64]:
+    """A sprite's box in every frame, (T, 4): x0, y0, x1, y1, half-open; NaN where unseen."""
+    boxes_T4 = np.full((len(clip.labels_THW), 4), np.nan)
+    for box_4, labels_HW in zip(boxes_T4, clip.labels_THW, strict=True):
+        if (labels_HW == label).any():
+            box_4[:] = silhouette_box(labels_HW == label)
+    return boxes_T4

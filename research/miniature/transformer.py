@@ -27,7 +27,7 @@ from maskora.miniature.world import Clip, render
 from maskora.models.base import Grid
 from maskora.models.diffusers_base import grouped_cells
 from research.miniature.autoencoder import LATENT_CHANNELS, encode
-from research.miniature.scenes import draw_scene
+from research.miniature.scenes import draw_scene, sprite_boxes
 from research.miniature.training import MuonAdamW, Trainable
 
 GRID = Grid(cell=8, patch=2, temporal=4)
@@ -75,7 +75,7 @@ def draw_samples(frames: int, seeds: range) -> Iterator[Sample]:
 def draw_keep(clip: Clip, rng: np.random.Generator) -> Tensor:
     """The keep mask (T, H, W) of a box around the sprite in front: wide or narrow, calm or not."""
     size = clip.labels_THW.shape[1]
-    boxes_NT4 = clip.boxes(int(clip.labels_THW.max()))[None]
+    boxes_NT4 = sprite_boxes(clip, int(clip.labels_THW.max()))[None]
     smooth, cell = (int(rng.choice(options)) for options in ((1, 5), (1, GRID.cell)))
     boxes_NT4 = final_boxes(boxes_NT4, rng.uniform(*MARGINS), smooth, cell, size, size)
     return torch.from_numpy(render_boxes(boxes_NT4, (1,), size, size) == 0).float()

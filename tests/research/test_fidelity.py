@@ -48,6 +48,17 @@ RECIPES = {
 }
 
 
+@pytest.fixture(scope="module")
+def model(untrained: Path) -> VideoModel:
+    return open_base(untrained)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Encoded clips, which tests share."""
+    return tmp_path_factory.mktemp("cache")
+
+
 def test_conditions_share_a_lora_and_the_first_seed_comes_first_claim_by_claim() -> None:
     wanted = [
         (name, scene, seed)
@@ -62,18 +73,16 @@ def test_conditions_share_a_lora_and_the_first_seed_comes_first_claim_by_claim()
     ]
 
 
-def test_windows_and_colourings_are_samples_of_their_own(untrained: Path, tmp_path: Path) -> None:
-    model = open_base(untrained)
-    bench = Bench(model, draw_task(FIRST, Subject()), tmp_path, 0)
+def test_windows_and_colourings_are_samples_of_their_own(model: VideoModel, cache: Path) -> None:
+    bench = Bench(model, draw_task(FIRST, Subject()), cache, 0)
     names = [sample.name for sample in bench.motion(Training(window=5))]
     assert names == ["motion 0-4", "motion 4-8"]
-    five = Bench(model, draw_task(FIRST, Subject(frames=5)), tmp_path, 0)
+    five = Bench(model, draw_task(FIRST, Subject(frames=5)), cache, 0)
     assert len(five.motion(Training(recoloured=True))) == 6
 
 
-def test_every_second_stage_starts_from_the_motion_lora(untrained: Path, tmp_path: Path) -> None:
-    model = open_base(untrained)
-    bench = Bench(model, draw_task(FIRST, EVOLVING), tmp_path, 0)
+def test_every_second_stage_starts_from_the_motion_lora(model: VideoModel, cache: Path) -> None:
+    bench = Bench(model, draw_task(FIRST, EVOLVING), cache, 0)
     names = ["no keyframe", "keyframe, first-frame", "keyframe, masked"]
     conditions = {name: CONDITIONS[name] for name in names}
     together = make_clips(model, bench, conditions, RECIPES, 0)
@@ -84,21 +93,21 @@ def test_every_second_stage_starts_from_the_motion_lora(untrained: Path, tmp_pat
     assert not np.array_equal(together[last], together["keyframe, first-frame"])
 
 
-def told_to_the_model(bench: Bench, condition: Condition, monkeypatch: pytest.MonkeyPatch) -> Any:
+def shown_to_the_model(bench: Bench, condition: Condition, monkeypatch: pytest.MonkeyPatch) -> Any:
     """What a condition shows at inference, and its lock, without denoising."""
-    told: dict[str, Any] = {}
+    shown: dict[str, Any] = {}
 
     class Seen(Exception):
         """Enough is known."""
 
     def look(model: Any, sample: Any, *_: Any, lock: Any, **__: Any) -> None:
-        told.update(sample=sample, lock=lock)
+        shown.update(sample=sample, lock=lock)
         raise Seen
 
     monkeypatch.setattr(trials, "Denoising", look)
     with pytest.raises(Seen):
         bench.sample(None, condition)
-    return told
+    return shown
 
 
 @pytest.mark.parametrize(
@@ -111,25 +120,25 @@ def told_to_the_model(bench: Bench, condition: Condition, monkeypatch: pytest.Mo
     ],
 )  # fmt: skip
 def test_a_condition_is_shown_what_its_name_says(
-    untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    model: VideoModel, cache: Path, monkeypatch: pytest.MonkeyPatch,
     name: str, boxed: bool, locked: bool,
 ) -> None:  # fmt: skip
-    model, condition = open_base(untrained), CONDITIONS[name]
+    condition = CONDITIONS[name]
     case = draw_task(FIRST, condition.subject)
-    told = told_to_the_model(Bench(model, case, tmp_path, 0), condition, monkeypatch)
+    shown = shown_to_the_model(Bench(model, case, cache, 0), condition, monkeypatch)
     keep_THW = case.keep_THW.clone() if boxed else torch.zeros_like(case.keep_THW)
     keep_THW[0] = 1
-    assert torch.equal(told["sample"].keep_THW, keep_THW)
+    assert torch.equal(shown["sample"].keep_THW, keep_THW)
     seen = inference_sample(
         unit(case.source_THWC), case.keep_THW,
         unit(case.edited_THWC)[:, 0], "masked" if boxed else "first-frame", "",
     )  # fmt: skip
-    (encoded,) = encode_samples([seen], model, TensorCache(tmp_path / "again"))
-    assert torch.equal(told["sample"].condition_CTHW, encoded.condition_CTHW)
-    assert (told["lock"] is not None) == locked
+    (encoded,) = encode_samples([seen], model, TensorCache(cache))
+    assert torch.equal(shown["sample"].condition_CTHW, encoded.condition_CTHW)
+    assert (shown["lock"] is not None) == locked
     if locked:
-        assert not told["lock"].keep_THW[0].any()
-        assert told["lock"].keep_THW[1:].any()
+        assert not shown["lock"].keep_THW[0].any()
+        assert shown["lock"].keep_THW[1:].any()
 
 
 def test_seeds_of_a_scene_differ_and_recipes_are_those_of_the_stage(
@@ -159,9 +168,9 @@ def test_seeds_of_a_scene_differ_and_recipes_are_those_of_the_stage(
 
 
 def test_an_anchored_keyframe_of_the_last_frame_is_the_last_latent_frame(
-    untrained: Path, tmp_path: Path
+    model: VideoModel, cache: Path
 ) -> None:
-    bench = Bench(open_base(untrained), draw_task(FIRST, EVOLVING), tmp_path, 0)
+    bench = Bench(model, draw_task(FIRST, EVOLVING), cache, 0)
     assert [each.times for each in bench.keyframe("anchored")] == [(0, 2)]
     assert [each.times for each in bench.keyframe("masked")] == [None]
 
@@ -170,28 +179,28 @@ def test_a_run_is_reported_and_not_repeated(untrained: Path, tmp_path: Path) -> 
     settings, output = tmp_path / "chosen.json", tmp_path / "results" / "fidelity.json"
     page = tmp_path / "docs" / "evidence.md"
     write_settings(settings, Settings(base_name(open_base(untrained)), RECIPES, [1], []))
-    told = [
+    options = [
         "--model", str(untrained), "--settings", str(settings), "--output", str(output),
         "--page", str(page), "--scenes", "2", "--seeds", "1",
     ]  # fmt: skip
-    first = CliRunner().invoke(app, [*told, "--claim", "7", "--workers", "2"])
+    first = CliRunner().invoke(app, [*options, "--claim", "7", "--workers", "1"])
     assert first.exit_code == 0, first.output
     content = json.loads(output.read_text())
     assert len(content["records"]) == 6  # two conditions and the ceiling, on two scenes
     content["records"][0]["figures"]["hit"] = 0.75
     output.write_text(json.dumps(content))
 
-    assert CliRunner().invoke(app, [*told, "--claim", "7"]).exit_code == 0
+    assert CliRunner().invoke(app, [*options, "--claim", "7"]).exit_code == 0
     assert json.loads(output.read_text()) == content
 
-    assert CliRunner().invoke(app, [*told, "--report"]).exit_code == 0
+    assert CliRunner().invoke(app, [*options, "--report"]).exit_code == 0
     assert "2 × 1" in page.read_text()
     assert "Not run: keyframe, masked minus keyframe, first-frame" in page.read_text()
     assert [path.name for path in sorted(page.with_suffix("").iterdir())] == ["claim-7.png"]
 
     content["recipes"]["motion, masked"]["steps"] += 1
     output.write_text(json.dumps(content))
-    refused = CliRunner().invoke(app, [*told, "--report"])
+    refused = CliRunner().invoke(app, [*options, "--report"])
     assert refused.exit_code == 2
     assert "other settings" in refused.output
 
@@ -199,12 +208,12 @@ def test_a_run_is_reported_and_not_repeated(untrained: Path, tmp_path: Path) -> 
 def test_clips_of_another_length_stand_under_their_own_truth() -> None:
     row = np.zeros((1, 1, 3), np.uint8)
     rows = dict.fromkeys(("mask-aware LoRA", "13 frames", "5 frames"), row)
-    told = with_truths(rows, CONDITIONS["mask-aware LoRA"].subject, FIRST)
-    assert list(told) == [
+    found = with_truths(rows, CONDITIONS["mask-aware LoRA"].subject, FIRST)
+    assert list(found) == [
         "source", "truth", "mask-aware LoRA",
         "truth, 5 frames", "5 frames", "truth, 13 frames", "13 frames",
     ]  # fmt: skip
-    assert not np.array_equal(told["truth"], told["truth, 13 frames"])
+    assert not np.array_equal(found["truth"], found["truth, 13 frames"])
 
 
 def test_other_settings_do_not_go_into_the_same_results(untrained: Path, tmp_path: Path) -> None:
@@ -212,8 +221,8 @@ def test_other_settings_do_not_go_into_the_same_results(untrained: Path, tmp_pat
     output = tmp_path / "fidelity.json"
     Results(base, {}, []).write(output)
     write_settings(settings, Settings(base, RECIPES, [1], []))
-    told = ["--model", untrained, "--settings", settings, "--output", output]
-    answer = CliRunner().invoke(app, list(map(str, told)))
+    options = ["--model", untrained, "--settings", settings, "--output", output]
+    answer = CliRunner().invoke(app, list(map(str, options)))
     assert answer.exit_code == 2
     assert "other settings" in answer.output
 
@@ -224,8 +233,8 @@ def test_the_highest_mean_over_scenes_counts() -> None:
         for lr, steps, figures in ((1e-3, 30, (0.2, 0.4)), (2e-3, 30, (0.9, 0.1)))
         for figure in figures
     ]
-    told = ranked([*outcomes, outcomes[0] | {"recipe": "another"}], "motion, masked")
-    assert [each["figure"] for each in told] == pytest.approx([0.3, 0.5])
+    found = ranked([*outcomes, outcomes[0] | {"recipe": "another"}], "motion, masked")
+    assert [each["figure"] for each in found] == pytest.approx([0.3, 0.5])
 
 
 @pytest.mark.slow
@@ -250,11 +259,11 @@ def test_results_come_back_and_are_plain_json(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     Results("a base", RECIPES, records).write(path)
     json.loads(path.read_text(), parse_constant=pytest.fail)  # no NaN, which JSON has not
-    told = read_results(path)
-    assert (told.base, told.recipes) == ("a base", RECIPES)
-    assert told.records[1] == records[1]
-    assert told.records[0].figures["hit"] == 0.5
-    assert math.isnan(told.records[0].figures["grown"])
+    found = read_results(path)
+    assert (found.base, found.recipes) == ("a base", RECIPES)
+    assert found.records[1] == records[1]
+    assert found.records[0].figures["hit"] == 0.5
+    assert math.isnan(found.records[0].figures["grown"])
 
 
 def test_results_of_other_trials_are_refused(tmp_path: Path) -> None:
@@ -289,14 +298,14 @@ def test_damaged_files_are_told(untrained: Path, tmp_path: Path, content: str) -
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--claim", "42"], "choose of 1 to 9"),
         (["--choose", "--report"], "name one"),
         (["--report", "--claim", "1"], "for the run alone"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(options: list[str], told: str) -> None:
+def test_options_that_do_not_go_together_are_refused(options: list[str], message: str) -> None:
     answer = CliRunner().invoke(app, options)
     assert answer.exit_code == 2
-    assert told in answer.output
+    assert message in answer.output

@@ -115,10 +115,10 @@ def test_frame_0_does_not_count(case: Case) -> None:
 
 def test_displaced_is_told_in_pixels(case: Case) -> None:
     moved = clip([(x + 3, y) for x, y in PLACES], LIGHT, DARK)
-    told = score(moved, case)
-    assert told.centroid == pytest.approx(3)
-    assert told.hit == pytest.approx(0.7)
-    assert told.angle == pytest.approx(0, abs=1e-6)
+    figures = score(moved, case)
+    assert figures.centroid == pytest.approx(3)
+    assert figures.hit == pytest.approx(0.7)
+    assert figures.angle == pytest.approx(0, abs=1e-6)
 
 
 def test_frozen_is_worse_than_displaced_and_vanished_worst(case: Case) -> None:
@@ -131,11 +131,11 @@ def test_frozen_is_worse_than_displaced_and_vanished_worst(case: Case) -> None:
 
 def test_upside_down_hits_but_not_strictly(case: Case) -> None:
     turned = clip(PLACES, DARK, LIGHT)
-    told = score(turned, case)
-    assert told.hit == 1
-    assert told.strict == 0
-    assert told.centroid == 0
-    assert told.angle == pytest.approx(180)
+    figures = score(turned, case)
+    assert figures.hit == 1
+    assert figures.strict == 0
+    assert figures.centroid == 0
+    assert figures.angle == pytest.approx(180)
 
 
 def test_a_quarter_turn_is_90_degrees(case: Case) -> None:
@@ -150,10 +150,10 @@ def test_a_quarter_turn_is_90_degrees(case: Case) -> None:
 def test_what_lies_outside_the_region_is_no_sprite(case: Case) -> None:
     result = case.edited_THWC.copy()
     result[:, :3, -3:] = LIGHT
-    told = score(result, case)
-    assert told.centroid == 0
-    assert told.inside_db == np.inf
-    assert told.background_db < 40
+    figures = score(result, case)
+    assert figures.centroid == 0
+    assert figures.inside_db == np.inf
+    assert figures.background_db < 40
 
 
 def test_pixels_that_edit_and_source_share_are_hits(case: Case) -> None:
@@ -267,7 +267,7 @@ def test_judged_scenes_are_never_trained_on(
 
 
 def reached(model: VideoModel, case: Case, conditioning: str) -> Score:
-    """What the base reaches on a case, told of it in one way."""
+    """What the base reaches on a case, shown it in one way."""
     (sample,) = encode_cases([case], model, conditioning)
     loaded = model.load_transformer()
     with closing(loaded.supply):

@@ -91,8 +91,8 @@ def test_seeds_that_no_generator_takes_are_refused(tmp_path: Path, seed: int) ->
 @pytest.mark.parametrize("hit", [0.9, 0.1])
 def test_the_last_line_says_what_to_do_where_the_gate_is_not_passed(hit: float) -> None:
     score = Score(hit, strict=0.5, centroid=1.0, angle=9.0, inside_db=20.0, background_db=40.0)
-    told = closing(Path("mine"), 20.0, Verdict(30.0, {BOXED: score}))
-    last = "\n".join(told).splitlines()[-1]
+    lines = closing(Path("mine"), 20.0, Verdict(30.0, {BOXED: score}))
+    last = "\n".join(lines).splitlines()[-1]
     if hit > 0.7:
         assert last.endswith(": passed")
     else:
