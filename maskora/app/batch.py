@@ -366,7 +366,7 @@ def run_maskora(words: Sequence[str], log: IO[bytes] | None = None) -> int:
 
 
 def crash_message(name: str, status: int) -> str | None:
-    """What a crashed command could not say itself; None where it ended as commands do."""
+    """A sentence for a crashed command, which could not say why; None where it did not crash."""
     if status in (0, 1, 2, INTERRUPTED):
         return None
     code = f"signal {-status}" if status < 0 else f"status {status:#x}"

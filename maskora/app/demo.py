@@ -105,7 +105,7 @@ class DemoClip:
         self.truth = folder / "truth"
 
     def truth_frame(self, frame: int) -> Path:
-        """What a frame must become."""
+        """The true edited frame."""
         return self.truth / f"{frame:05d}.png"
 
 

@@ -37,7 +37,7 @@ PAGE, NUMBERS = "report.html", "report.json"
 
 
 class EditedRecord(BaseModel):
-    """What is needed of an edited frame in run.json."""
+    """The part of an edited frame's record in run.json that is needed here."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -45,7 +45,7 @@ class EditedRecord(BaseModel):
 
 
 class RunRecord(BaseModel):
-    """What is needed of run.json, which `infer` leaves beside a result."""
+    """The part of run.json, which `infer` leaves beside a result, that is needed here."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -80,7 +80,7 @@ class Result:
 
     @property
     def exact(self) -> bool:
-        """Whether its pixels are stored without a loss."""
+        """True where its pixels are stored without a loss."""
         return self.video.path.suffix == ".mkv"
 
     def frames(self) -> Iterator[np.ndarray]:

@@ -50,7 +50,7 @@ SAME_SHAPE = 0.02  # by which a mask's aspect may differ from the video's
 def given_silhouettes(
     mask: Path | None, box: str | None, info: VideoInfo, config: Config, placement: Placement
 ) -> np.ndarray | None:
-    """What the person gave, as labels (T, H, W) uint8 on the workspace's frames; None: nothing.
+    """The masks that the person gave: labels (T, H, W) uint8 on the workspace's frames, or None.
 
     Raises:
         UserError: what was given is empty, of the wrong length or outside.
@@ -153,7 +153,7 @@ def load_masks(workspace: Workspace, settings: Mask, source: Source) -> np.ndarr
 
 
 def masks_are_by_hand(workspace: Workspace, source: Source) -> bool:
-    """Whether the person has painted in masks/ since they were made."""
+    """True where the person has painted in masks/ since they were made."""
     finals = [workspace.mask(n) for n in range(source.frames)]
     if not workspace.mask_record.is_file() or not all(path.is_file() for path in finals):
         return False
@@ -225,7 +225,7 @@ def load_frames(workspace: Workspace, source: Source) -> np.ndarray:
 
 
 def load_markup(workspace: Workspace, source: Source) -> Markup:
-    """What was pointed at and tracked so far; else the silhouettes that the masks came from."""
+    """Clicks and what was tracked so far; else the silhouettes that the masks came from."""
     record = workspace.read_tracking()
     if record is None:
         shown_THW = stored_silhouettes(workspace, source)

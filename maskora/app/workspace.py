@@ -58,7 +58,7 @@ class Source(BaseModel):
 
     @property
     def placement(self) -> Placement:
-        """How the workspace's frames lie in the original."""
+        """The placement of the workspace's frames in the original."""
         return Placement(self.original_size, self.size, self.region)
 
 
@@ -160,7 +160,7 @@ class Workspace:
         return self.tracking_dir / f"{frame:05d}.png"
 
     def tracked_before(self, frame: int) -> Path:
-        """The same before this frame's own clicks, which may be taken back."""
+        """Those silhouettes before this frame's own clicks, which may be taken back."""
         return self.tracking_dir / "before" / f"{frame:05d}.png"
 
     def edit_dir(self, edit: str | None) -> Path:

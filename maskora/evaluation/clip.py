@@ -48,7 +48,7 @@ class Rater:
 
 
 def quality_of(features_ND: np.ndarray, prompts_2D: np.ndarray) -> np.ndarray:
-    """How much rather pictures are good than bad photos, (N,) in 0 to 1; features of length one."""
+    """The quality of pictures as good rather than bad photos, (N,) in 0 to 1, by unit features."""
     return np.asarray(softmax(SCALE * features_ND @ prompts_2D.T, axis=-1)[:, 0])
 
 

@@ -15,11 +15,11 @@ from maskora.evaluation.metrics import (
     colours_kept,
     compare,
     find_object,
-    following,
     hit_rate,
     is_found,
     mean_difference,
     measure_flow,
+    motion_sums,
     orientation_error,
     palette,
     psnr,
@@ -189,7 +189,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Truth:
-    """What a frame should have become.
+    """The true edited frame.
 
     Attributes:
         edited_HWC: the true edited frame, uint8 RGB.
@@ -221,19 +221,41 @@ class FrameSet:
     truth: Truth | None = None
 
 
-@dataclass(frozen=True)
 class Scorers:
-    """Models that score whole frames.
+    """Models that score whole frames, one after another.
 
-    Attributes:
+    Args:
         first_HWC: the edited first frame, which frames are compared with.
         clip: for similarities; None: they are not taken.
         rater: for the quality without a reference; None: it is not taken.
     """
 
-    first_HWC: np.ndarray
-    clip: PictureEncoder | None = None
-    rater: Rater | None = None
+    def __init__(
+        self, first_HWC: np.ndarray, clip: PictureEncoder | None = None, rater: Rater | None = None
+    ) -> None:
+        self._clip, self._rater = clip, rater
+        self._first_D = None if clip is None else clip([first_HWC])[0]
+        self._before_2D: np.ndarray | None = None  # features of the frame before, and its source
+
+    def columns(self, frame: FrameSet) -> Columns:
+        """The numbers of the next frame."""
+        pictures = frame.result_HWC, frame.source_HWC
+        columns: Columns = {}
+        seen_2D = None if self._clip is None else self._clip(pictures)
+        if seen_2D is not None:
+            result_D, source_D = seen_2D
+            columns["clip_score"] = float(result_D @ self._first_D)
+            columns["input_similarity"] = float(result_D @ source_D)
+            if self._before_2D is not None:
+                columns["clip_steadiness"] = float(result_D @ self._before_2D[0])
+                columns["source_clip_steadiness"] = float(source_D @ self._before_2D[1])
+        self._before_2D = seen_2D
+        if (rater := self._rater) is not None:
+            if seen_2D is None or rater.encode is not self._clip:
+                seen_2D = rater.encode(pictures)
+            rated = quality_of(seen_2D, rater.prompts_2D)
+            columns |= {"quality": float(rated[0]), "source_quality": float(rated[1])}
+        return columns
 
 
 def judge(frames: Iterable[FrameSet], edit: EditColours, scorers: Scorers) -> Iterator[Row]:
@@ -241,7 +263,6 @@ def judge(frames: Iterable[FrameSet], edit: EditColours, scorers: Scorers) -> It
 
     Against the truth frame 0 has none: it was given.
     """
-    features = _ClipFeatures(scorers)
     before: FrameSet | None = None
     for frame in frames:
         yield {
@@ -249,7 +270,7 @@ def judge(frames: Iterable[FrameSet], edit: EditColours, scorers: Scorers) -> It
             **_edit(frame, edit),
             **(_against_truth(frame, frame.truth) if before and frame.truth else {}),
             **(_motion(before, frame) if before else {}),
-            **features.at(frame),
+            **scorers.columns(frame),
         }
         before = frame
 
@@ -292,7 +313,7 @@ def _against_truth(frame: FrameSet, truth: Truth) -> Columns:
 
 
 def _motion(first: FrameSet, second: FrameSet) -> Columns:
-    """How the inside got from one frame to the next, in the result and in the source."""
+    """The motion inside from one frame to the next, in the result and in the source."""
     inside_HW = first.inside_HW
     if not inside_HW.any():
         return {}
@@ -305,44 +326,7 @@ def _motion(first: FrameSet, second: FrameSet) -> Columns:
         "step": mean_difference(*ours, inside_HW),
         "source_step": mean_difference(*theirs, inside_HW),
     }
-    if follows := following(flow, source_flow, inside_HW):
-        columns |= {
-            "motion_along": follows.along,
-            "motion_source": follows.source,
-            "motion_speed_sum": follows.speed,
-            "motion_speed_source": follows.source_speed,
-        }
-    return columns
-
-
-class _ClipFeatures:
-    """Whole frames by their features; only those of the frame before are kept."""
-
-    def __init__(self, scorers: Scorers) -> None:
-        self._clip, self._rater = scorers.clip, scorers.rater
-        self._first = None if scorers.clip is None else scorers.clip([scorers.first_HWC])[0]
-        self._before: np.ndarray | None = None
-
-    def at(self, frame: FrameSet) -> Columns:
-        """The columns of the next frame."""
-        pictures = frame.result_HWC, frame.source_HWC
-        columns: Columns = {}
-        seen = None if self._clip is None else self._clip(pictures)
-        if seen is not None:
-            columns |= {
-                "clip_score": float(seen[0] @ self._first),
-                "input_similarity": float(seen[0] @ seen[1]),
-            }
-        if seen is not None and self._before is not None:
-            columns["clip_steadiness"] = float(seen[0] @ self._before[0])
-            columns["source_clip_steadiness"] = float(seen[1] @ self._before[1])
-        self._before = seen
-        if (rater := self._rater) is not None:
-            if seen is None or rater.encode is not self._clip:
-                seen = rater.encode(pictures)
-            rated = quality_of(seen, rater.prompts_2D)
-            columns |= {"quality": float(rated[0]), "source_quality": float(rated[1])}
-        return columns
+    return columns | (motion_sums(flow, source_flow, inside_HW) or {})
 
 
 @dataclass(frozen=True)
@@ -377,7 +361,7 @@ def gather(rows: Sequence[Row]) -> Numbers:
 
 
 def _parts(row: Row, needed: Sequence[str]) -> list[float] | None:
-    """What a measure is made of in a frame; None where some of it is missing."""
+    """The sums that a measure is made of in a frame; None where one is missing."""
     found = [value for value in map(row.get, needed) if value is not None]
     return found if len(found) == len(needed) else None
 

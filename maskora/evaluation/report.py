@@ -128,7 +128,7 @@ def summary(report: Report) -> list[str]:
 
 
 def background_sentence(numbers: Numbers) -> str:
-    """How the outside of the mask compares with the source."""
+    """A sentence on the outside of the mask."""
     curve = [value for value in numbers.curves.get("outside_psnr", []) if value is not None]
     if not curve:
         return "the mask covers the whole picture: there is no outside"

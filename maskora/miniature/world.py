@@ -46,7 +46,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Look:
-    """What a sprite looks like; an edit changes this and nothing else.
+    """A sprite's appearance; an edit changes this and nothing else.
 
     Attributes:
         hue: of both tones; None is dark grey.
@@ -62,7 +62,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Motion:
-    """How a sprite moves: straight on, thrown back near the picture's edge.
+    """A sprite's motion: straight on, thrown back near the picture's edge.
 
     Attributes:
         start, velocity: (x, y), per beat.
@@ -136,7 +136,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a sprite is, per frame: centre in pixels (T, 2), angle (T,), radius in pixels (T,)."""
+    """A sprite's place per frame: centre in pixels (T, 2), angle (T,), radius in pixels (T,)."""
 
     centre_T2: Array
     angle_T: Array
@@ -172,7 +172,7 @@ def raster(frames: int, size: int) -> tuple[Array, Array]:
 
 
 def pose_of(motion: Motion, radius: float, beats_T: Array, size: int) -> Pose:
-    """Where a sprite is at times."""
+    """The pose of a sprite at some times."""
     way_T2 = np.array(motion.start) + beats_T[:, None] * np.array(motion.velocity)
     # Thrown back at both ends of the stretch: a triangle wave of twice its length.
     stretch = 1 - 2 * MARGIN
@@ -264,7 +264,7 @@ SHAPES: dict[Shape, Callable[[Array, Array], Array]] = {
 
 
 def distance(shape: Shape, x: Array, y: Array) -> Array:
-    """How far outside a shape's edge points lie, in radii; negative inside.
+    """The distance of points from a shape's edge, in radii; negative inside.
 
     Near corners it is at most the true distance.
     """

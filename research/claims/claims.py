@@ -27,7 +27,7 @@ WINDOW = 9  # frames
 
 @dataclass(frozen=True)
 class Training:
-    """How the motion LoRA of a clip is trained.
+    """The training of a clip's motion LoRA.
 
     Attributes:
         conditioning: "masked" is the method, "first-frame" plain image-to-video.
@@ -42,7 +42,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Subject:
-    """What kind of clip is edited, and where.
+    """A kind of clip, and the region that is edited in it.
 
     Attributes:
         frames: of the clip.
@@ -339,7 +339,7 @@ def paired(
 
 
 def kind(number: int) -> str:
-    """What a case changes: "hue", "shape" or "hue+shape"."""
+    """The change that a case makes: "hue", "shape" or "hue+shape"."""
     return "+".join(CHANGES[number % len(CHANGES)])
 
 

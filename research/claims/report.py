@@ -114,7 +114,7 @@ CAVEATS = """\
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a comparison.
+    """The outcome of a comparison.
 
     Attributes:
         seeds: with which all of its scenes are complete.

@@ -62,7 +62,7 @@ TRIED: Mapping[Stage, Mapping[str, str]] = {  # conditioning -> condition
 
 @dataclass(frozen=True)
 class Settings:
-    """What was chosen, and on what.
+    """The recipes that were chosen, and what they were chosen from.
 
     Attributes:
         base: content name of the base.
@@ -77,7 +77,7 @@ class Settings:
     tried: Sequence[Mapping[str, Any]]
 
     def record(self) -> dict[str, Any]:
-        """The same for a JSON file."""
+        """The content of the JSON file."""
         return asdict(self)
 
 
@@ -115,7 +115,7 @@ class Record:
     figures: Mapping[str, float]
 
     def plain(self) -> dict[str, Any]:
-        """The same for JSON, which knows no NaN."""
+        """The record for JSON, which knows no NaN."""
         figures = {key: None if isnan(value) else value for key, value in self.figures.items()}
         return {**asdict(self), "figures": figures}
 
@@ -128,7 +128,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Results:
-    """What has been measured so far.
+    """The results so far.
 
     Attributes:
         base: content name of the base.
@@ -218,7 +218,7 @@ def _begun(output: Path, settings: Settings) -> Results:
 
 
 def pictures_of(output: Path) -> Path:
-    """Where the clips of the first seed are kept as pictures, for the report."""
+    """The folder in which the first seed's clips are kept as pictures, for the report."""
     return output.with_name(f"{output.stem}-frames")
 
 
@@ -272,7 +272,7 @@ def _begin_worker() -> None:
 
 
 def finished(executor: Executor, work: Any, jobs: Sequence[Any], unit: str) -> Iterator[Any]:
-    """What each job answers, in the order in which they end."""
+    """The jobs' answers, in the order in which they end."""
     futures = [executor.submit(work, job) for job in jobs]
     for future in tqdm(as_completed(futures), total=len(futures), unit=unit):
         yield future.result()
@@ -296,7 +296,7 @@ def read_row(folder: Path, condition: str, scene: int) -> np.ndarray | None:
 
 
 def row_path(folder: Path, condition: str, scene: int) -> Path:
-    """Where a row is kept."""
+    """The file of a row."""
     return folder / f"{condition.replace(', ', '-').replace(' ', '-')}-{scene}.png"
 
 
@@ -355,7 +355,7 @@ def choose(
 
 
 def ranked(outcomes: list[dict[str, Any]], recipe: str) -> list[dict[str, Any]]:
-    """What was tried for a recipe, each with the mean figure over scenes."""
+    """The candidates for a recipe, each with the mean figure over scenes."""
     ours = [outcome for outcome in outcomes if outcome["recipe"] == recipe]
     settings = sorted({(outcome["lr"], outcome["steps"]) for outcome in ours})
     return [

@@ -64,14 +64,14 @@ ACCUMULATION = 1
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how fast a stage trains."""
+    """The learning rate and steps of a stage."""
 
     lr: float
     steps: int
 
 
 def recipe_name(stage: str, conditioning: str) -> str:
-    """What a recipe is for."""
+    """The name of a recipe: its stage and conditioning."""
     return f"{stage}, {conditioning}"
 
 
@@ -95,7 +95,7 @@ def draw_task(number: int, subject: Subject) -> Case:
 
 
 def _region(case: Case, shape: MaskShape) -> np.ndarray:
-    """Where the model generates, (T, H, W) bool, by the source's sprite alone."""
+    """The region in which the model generates, (T, H, W) bool, by the source's sprite alone."""
     labels_THW = case.source_sprite_THW.astype(np.uint8)
     return final_masks(labels_THW, shape, MARGIN, 1, 0.0, CELL)[0] > 0
 
@@ -156,7 +156,7 @@ class Bench:
         self._wanted_CTHW = unit(case.edited_THWC)
 
     def motion(self, training: Training) -> list[EncodedSample]:
-        """What the motion LoRA learns from."""
+        """The samples of the motion LoRA."""
         window = min(training.window, self._video_CTHW.shape[1])
         samples = [
             motion_sample(
@@ -169,7 +169,7 @@ class Bench:
         return self._encoded(samples)
 
     def keyframe(self, how: Keyframing) -> list[EncodedSample]:
-        """What the appearance stage learns from: the last frame, edited."""
+        """The samples of the appearance stage: the last frame, edited."""
         first_CHW, edited_CHW = self._wanted_CTHW[:, 0], self._wanted_CTHW[:, -1]
         source_CHW, keep_HW = self._video_CTHW[:, -1], self._case.keep_THW[-1]
         frame = self._video_CTHW.shape[1] - 1

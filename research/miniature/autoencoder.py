@@ -52,7 +52,7 @@ def channels_last(vae: AutoencoderKLWan) -> AutoencoderKLWan:
 
 
 def autoencoder_part(vae: AutoencoderKLWan, seed: int) -> Trainable:
-    """How the autoencoder is trained: crops around the sprite first, whole clips last."""
+    """The autoencoder's training: crops around the sprite first, whole clips last."""
     device = next(vae.parameters()).device
 
     def loss(step: int, share: float) -> Tensor:
@@ -110,7 +110,7 @@ def disturbed(latents_BCTHW: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def decode_open(vae: AutoencoderKLWan, latents_BCTHW: Tensor) -> Tensor:
-    """What `vae.decode` computes, but not clamped, so that no gradient is lost."""
+    """The result of `vae.decode`, but not clamped, so that no gradient is lost."""
     latents = vae.post_quant_conv(latents_BCTHW)
     memory = [None] * sum(isinstance(m, WanCausalConv3d) for m in vae.decoder.modules())
 

@@ -77,7 +77,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Score:
-    """How well an edit is carried over frames 1 to T - 1.
+    """The figures of an edit over frames 1 to T - 1.
 
     Attributes:
         hit: share of the sprite's pixels nearer to the edit, in either of its two tones, than to
@@ -98,7 +98,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a miniature reaches on unseen scenes, means over cases.
+    """A miniature's figures on unseen scenes, means over cases.
 
     Attributes:
         reconstruction: PSNR of the autoencoder on whole clips, in dB.
@@ -110,7 +110,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether the gate is passed."""
+        """True where the gate is passed."""
         boxed = self.scores[BOXED]
         return (
             self.reconstruction >= RECONSTRUCTION
@@ -136,7 +136,7 @@ class Verdict:
         )
 
     def record(self) -> dict[str, object]:
-        """The same for a JSON file."""
+        """The content of gate.json."""
         return {"passed": self.passed, **asdict(self)}
 
 
@@ -189,7 +189,7 @@ def render_case(scene: Scene, changed: Scene, frames: int, size: int, cell: int)
 
 
 def judge_model(model: VideoModel, cases: Sequence[Case], seed: int = 0) -> Verdict:
-    """What a miniature reaches on cases: the autoencoder alone, and the untuned base."""
+    """Judge a miniature on cases: the autoencoder alone, and the untuned base."""
     made: dict[str, list[Tensor]] = {}
     transformer = model.load_transformer()
     with closing(transformer.supply):
@@ -214,7 +214,7 @@ def judge_model(model: VideoModel, cases: Sequence[Case], seed: int = 0) -> Verd
 def encode_cases(
     cases: Sequence[Case], model: VideoModel, conditioning: str
 ) -> list[EncodedSample]:
-    """What the base is shown of cases: their edited first frame, and the box if it is masked."""
+    """Cases as the base is shown them: the edited first frame, and the box if it is masked."""
     samples = [
         inference_sample(
             unit(case.source_THWC),
@@ -279,7 +279,7 @@ def psnr(
 
 
 def hits(result_THWC: Frames, case: Case) -> tuple[Mask, Mask]:
-    """Where a result's colour is as near to the edit's as to any other, and in the right tone."""
+    """The pixels as near to the edit's colours as to any other, and those in the right tone."""
     rivals = [*case.sources_THWC, case.background_THWC]
     hits_THW = nearer(result_THWC, case.edits_THWC, rivals, ties=True)
     right_THWC, wrong_THWC = case.edits_THWC
@@ -299,7 +299,7 @@ def share_of(hits_THW: Mask, sprite_THW: Mask) -> float:
 
 
 def found(result_THWC: Frames, case: Case) -> tuple[Mask, Mask]:
-    """Where a result shows the sprite's light and its dark tone, wherever that is in the region.
+    """The pixels that show the sprite's light and its dark tone, anywhere in the region.
 
     A pixel shows the tone that it is nearest to, if it is nearer to it than to the background.
     """

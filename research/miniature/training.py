@@ -73,7 +73,7 @@ class MuonAdamW:
             parameter.grad = None
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """What a later run needs to go on."""
+        """The state that a later run needs to go on."""
         return [optimizer.state_dict() for optimizer in self._optimizers]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
@@ -122,7 +122,7 @@ class Trainable:
 
 @dataclass
 class Progress:
-    """How far a part has got."""
+    """A part's progress."""
 
     step: int = 0
     seconds: float = 0.0

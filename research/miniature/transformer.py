@@ -166,7 +166,7 @@ def build_transformer(seed: int) -> WanTransformer3DModel:
 def transformer_part(
     transformer: WanTransformer3DModel, latents: dict[int, Latents], seed: int
 ) -> Trainable:
-    """How the transformer is trained."""
+    """The transformer's training."""
     device = next(transformer.parameters()).device
     # On a CPU the plain kernel is the fastest backward for so few tokens.
     plain = [SDPBackend.MATH]

@@ -20,11 +20,14 @@ from maskora.evaluation.metrics import (
     compare,
     edit_colours,
     find_object,
-    following,
+    heat,
     hit_rate,
     measure_flow,
+    measure_leakage,
+    motion_sums,
     orientation_error,
     palette,
+    psnr,
     ssim,
     warp_error,
 )
@@ -60,7 +63,7 @@ def test_psnr_is_that_of_torchmetrics(noise: float) -> None:
     theirs = peak_signal_noise_ratio(tensor(other), tensor(one), data_range=255.0)
     found = compare(one, other, EVERYWHERE)
     assert found is not None
-    assert found.psnr == pytest.approx(float(theirs), abs=1e-3)
+    assert psnr(found.mse) == pytest.approx(float(theirs), abs=1e-3)
 
 
 @pytest.mark.parametrize("noise", [2.0, 12.0, 60.0])
@@ -77,7 +80,7 @@ def test_a_regions_numbers_are_those_of_the_region_alone() -> None:
     theirs = peak_signal_noise_ratio(tensor(other_cut), tensor(one_cut), data_range=255.0)
     found = compare(one, other, where)
     assert found is not None
-    assert found.psnr == pytest.approx(float(theirs), abs=1e-3)
+    assert psnr(found.mse) == pytest.approx(float(theirs), abs=1e-3)
     assert found.ssim == pytest.approx(their_ssim(one_cut, other_cut), abs=1e-4)
 
 
@@ -86,14 +89,32 @@ def test_identical_pictures() -> None:
     found = compare(one, one.copy(), EVERYWHERE)
     assert found is not None
     assert (found.mse, found.l1, found.ssim) == (0.0, 0.0, 1.0)
-    assert math.isinf(found.psnr)
+    assert math.isinf(psnr(found.mse))
+
+
+def test_leakage_is_measured_outside_the_mask_alone() -> None:
+    source, labels = np.full((8, 8, 3), 100, np.uint8), np.zeros((8, 8), np.uint8)
+    labels[:4] = 2  # an object: half of the picture is outside
+    edited = source.copy()
+    edited[:4] = 255
+    edited[4, :, 0] = 70  # a row of four, visibly
+    edited[5, :, 1] = 110  # another, hardly
+    found = measure_leakage(edited, source, labels)
+    assert found.share == 0.25
+    assert found.mean == pytest.approx((30 + 10) / (4 * 3))
+    assert np.unique(found.difference_HW[:4]).tolist() == [0]
+    assert found.difference_HW[4:6, 0].tolist() == [30, 10]
+    seen = heat(found.difference_HW).astype(int).sum(axis=-1)
+    assert seen[4, 0] > seen[5, 0] > seen[0, 0]
+    nothing = measure_leakage(edited, source, np.ones_like(labels))
+    assert (nothing.mean, nothing.share) == (0.0, 0.0)
 
 
 def test_levels_do_not_wrap_around() -> None:
     black, white = np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 255, np.uint8)
     found = compare(black, white, np.ones((16, 16), bool))
     assert found is not None
-    assert (found.l1, found.psnr) == (255.0, 0.0)
+    assert (found.l1, psnr(found.mse)) == (255.0, 0.0)
 
 
 @settings(max_examples=25, deadline=None)
@@ -181,38 +202,38 @@ def test_hidden_pixels_are_not_seen() -> None:
 
 def test_frames_follow_themselves() -> None:
     flow = measure_flow(texture(), texture(3, 1))
-    found = following(flow, flow, WHERE)
+    found = motion_sums(flow, flow, WHERE)
     assert found is not None
-    assert found.along == pytest.approx(found.source)
-    assert found.speed == pytest.approx(found.source_speed)
+    assert found["motion_along"] == pytest.approx(found["motion_source"])
+    assert found["motion_speed_sum"] == pytest.approx(found["motion_speed_source"])
 
 
 def test_a_still_picture_follows_nothing() -> None:
     still, moving = measure_flow(texture(), texture()), measure_flow(texture(), texture(3, 1))
-    found = following(still, moving, WHERE)
+    found = motion_sums(still, moving, WHERE)
     assert found is not None
-    assert abs(found.along) < 0.02 * found.source
-    assert found.speed < 0.02 * found.source_speed
+    assert abs(found["motion_along"]) < 0.02 * found["motion_source"]
+    assert found["motion_speed_sum"] < 0.02 * found["motion_speed_source"]
 
 
 def test_motion_the_other_way_counts_against() -> None:
     back, forth = measure_flow(texture(3, 0), texture()), measure_flow(texture(), texture(3, 0))
-    found = following(back, forth, WHERE)
+    found = motion_sums(back, forth, WHERE)
     assert found is not None
-    assert found.along == pytest.approx(-found.source, rel=0.05)
-    assert found.speed == pytest.approx(found.source_speed, rel=0.05)
+    assert found["motion_along"] == pytest.approx(-found["motion_source"], rel=0.05)
+    assert found["motion_speed_sum"] == pytest.approx(found["motion_speed_source"], rel=0.05)
 
 
 def test_where_the_source_stands_still_there_is_nothing_to_follow() -> None:
     still, moving = measure_flow(texture(), texture()), measure_flow(texture(), texture(3, 1))
-    assert following(moving, still, WHERE) is None
+    assert motion_sums(moving, still, WHERE) is None
 
 
 def test_without_a_region_there_are_no_numbers() -> None:
     flow = measure_flow(texture(), texture(3, 1))
     nowhere = np.zeros_like(WHERE)
     assert warp_error(texture(), texture(3, 1), flow, nowhere) is None
-    assert following(flow, flow, nowhere) is None
+    assert motion_sums(flow, flow, nowhere) is None
 
 
 LAST = -1
