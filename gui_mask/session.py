@@ -15,6 +15,7 @@ import cv2
 from gui_mask.following import Following
 from gui_mask.region import Region
 from maskora.app.masking import (
+    absence_notes,
     load_frames,
     load_markup,
     masks_are_by_hand,
@@ -22,9 +23,8 @@ from maskora.app.masking import (
     save_masks,
     store_markup,
     stored_silhouettes,
-    tell_absences,
 )
-from maskora.app.workspace import Workspace, only_one
+from maskora.app.workspace import Workspace, workspace_lock
 from maskora.config import Config, load_config, set_values
 from maskora.errors import UserError
 from maskora.files import digest
@@ -65,7 +65,7 @@ class Session:
         self._tracker: Tracker | None = None
         self._following: Following | None = None
         with ExitStack() as holding:
-            holding.enter_context(only_one(workspace))
+            holding.enter_context(workspace_lock(workspace))
             self._frames_THWC = load_frames(workspace, self.source)
             self.markup: Markup = load_markup(workspace, self.source)
             self._saved = _content(stored_silhouettes(workspace, self.source))
@@ -224,7 +224,7 @@ class Session:
                 self._store()
 
     def _end_following(self, told: str) -> None:
-        self.message = told or "; ".join(tell_absences(self.markup)) or "followed to the end"
+        self.message = told or "; ".join(absence_notes(self.markup)) or "followed to the end"
         for frame in self.markup.changed:
             self._touch(frame)
         try:

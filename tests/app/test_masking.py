@@ -1,6 +1,8 @@
-"""maskora track: from clicks to masks, and what it answers to wrong ones."""
+"""Masks: from clicks by maskora track, made anew when settings change, and never half-written."""
 
+import errno
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,13 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskora.app.masking import to_original, to_workspace
+from maskora.app.masking import load_masks, to_original, to_workspace
 from maskora.app.workspace import Workspace
+from maskora.config import load_config
+from maskora.masks import files as mask_files
 from maskora.masks.files import read_labels, write_labels
 from maskora.masks.prompts import Box, Click
 from maskora.video.fit import Placement, place
-from tests.app.conftest import Answer
-from tests.app.test_wrong_inputs import refused
+from tests.app.conftest import Answer, refused
 from tests.ball import ball_centre, draw_mask
 
 Run = Callable[..., Answer]
@@ -23,12 +26,17 @@ Make = Callable[..., Path]
 CENTRE = "0,50,110,+"  # of the ball in frame 0, in pixels of the original 320x192
 
 
-@pytest.fixture
-def bare(run: Run, ball: Path, tiny_model: Path, tmp_path: Path) -> Make:
-    """Prepare the ball without saying where the edit is."""
+@pytest.fixture(scope="module")
+def bare_masters(
+    run: Run, ball: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Make:
+    """Prepare the ball without saying where the edit is, once for the same options."""
+    made: dict[tuple[object, ...], Path] = {}
 
     def make(*options: object) -> Path:
-        root = tmp_path / "ws"
+        if options in made:
+            return made[options]
+        made[options] = root = tmp_path_factory.mktemp("bare") / "ws"
         answer = run(
             "prepare", ball, root, "--size", "160x96", "--frames", 9,
             "--set", f"model.path={tiny_model}", "--caption", "a ball", *options,
@@ -39,6 +47,12 @@ def bare(run: Run, ball: Path, tiny_model: Path, tmp_path: Path) -> Make:
         return root
 
     return make
+
+
+@pytest.fixture
+def bare(bare_masters: Make, tmp_path: Path) -> Make:
+    """A copy of such a workspace."""
+    return lambda *options: Path(shutil.copytree(bare_masters(*options), tmp_path / "ws"))
 
 
 def test_clicked_masks_cover_the_ball(run: Run, bare: Make) -> None:
@@ -187,3 +201,48 @@ def test_pixels_lie_where_they_are_seen() -> None:
     placement = place((320, 192), (160, 96), "stretch")
     assert to_original(Click(0, 10, 20), placement) == Click(0, 20.5, 40.5)
     assert to_original(Box(0, 10, 20, 5, 6), placement) == Box(0, 20, 40, 10, 12)
+
+
+def test_new_masks_that_cannot_be_put_in_place_leave_the_earlier_ones(
+    prepared: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows a virus scanner may have one of the new files open."""
+    root, real = prepared(), Path.replace
+    workspace, config = Workspace(root), load_config(root / "edit.toml", ["mask.margin=0.4"])
+    before = {p: p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+    def replace(self: Path, target: Path) -> Path:
+        if target == workspace.masks_dir and self.name == "masks":
+            raise OSError(errno.EIO, "refused", str(self))
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(OSError, match="refused"):
+        load_masks(workspace, config.mask, workspace.read_source())
+    assert {p: p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()} == before
+
+
+def test_an_interrupted_remake_leaves_the_masks_as_they_were(
+    prepared: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = prepared()
+    workspace = Workspace(root)
+    config = load_config(workspace.config, ["mask.margin=0.4"])
+    before = {p: p.read_bytes() for p in sorted(workspace.masks_dir.rglob("*.png"))}
+    written = 0
+
+    def interrupted(path: Path, labels: object) -> None:
+        nonlocal written
+        written += 1
+        if written == 5:
+            raise KeyboardInterrupt
+        mask_files.write_labels(path, labels)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("maskora.app.masking.write_labels", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            load_masks(workspace, config.mask, workspace.read_source())
+    assert {p: p.read_bytes() for p in sorted(workspace.masks_dir.rglob("*.png"))} == before
+    labels = load_masks(workspace, config.mask, workspace.read_source())
+    assert (labels > 0).mean() > 0.3
+    assert not list(root.glob(".masks-*"))

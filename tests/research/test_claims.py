@@ -9,16 +9,19 @@ from research.claims.claims import (
     ALL,
     BETTER,
     CLAIMS,
+    CONDITIONS,
     HUES,
     SHAPES,
     Comparison,
+    Interval,
+    by_scene,
+    interval,
     keys,
+    kind,
     mark,
+    paired,
     scenes_of,
 )
-from research.claims.conditions import CONDITIONS
-from research.claims.statistics import Interval, by_scene, interval, paired
-from research.claims.subjects import kind
 
 ABOVE, BELOW, ACROSS = Interval(2, 1, 3), Interval(-2, -3, -1), Interval(0, -1, 1)
 
@@ -26,9 +29,9 @@ ABOVE, BELOW, ACROSS = Interval(2, 1, 3), Interval(-2, -3, -1), Interval(0, -1, 
 def test_the_interval_is_students_t() -> None:
     values = [0.3, 0.1, 0.5, 0.2, 0.45]
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    told = interval(values)
-    assert told.mean == pytest.approx(0.31)
-    assert (told.low, told.high) == pytest.approx((expected.low, expected.high))
+    found = interval(values)
+    assert found.mean == pytest.approx(0.31)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 
 
 def test_a_scene_without_a_figure_does_not_count() -> None:
@@ -36,10 +39,10 @@ def test_a_scene_without_a_figure_does_not_count() -> None:
 
 
 def test_of_less_than_two_scenes_nothing_is_known() -> None:
-    told = interval([math.nan, 1.0])
-    assert math.isnan(told.mean)
-    assert told.toward(1, 0.0) == 0
-    assert mark(Comparison("a", "b", ("hit",)), {"hit": told}) == "undecided"
+    found = interval([math.nan, 1.0])
+    assert math.isnan(found.mean)
+    assert found.toward(1, 0.0) == 0
+    assert mark(Comparison("a", "b", ("hit",)), {"hit": found}) == "undecided"
 
 
 def test_a_scene_counts_once_however_many_seeds_it_has() -> None:

@@ -1,4 +1,4 @@
-"""The loop: it learns, keeps time, and goes on where it was stopped."""
+"""The loop learns, keeps time and goes on where it was stopped; what its optimizer does."""
 
 import itertools
 import json
@@ -10,20 +10,27 @@ import torch
 from torch import Tensor, nn
 
 from maskora.errors import Fault
-from research.miniature import fitting
-from research.miniature.curves import draw_losses, read_losses
-from research.miniature.fitting import Part, average, fit, learning_rate
-from research.miniature.optimizer import MuonAdamW
+from research.miniature import training
+from research.miniature.training import (
+    MuonAdamW,
+    Trainable,
+    average,
+    draw_losses,
+    fit,
+    kernel_names,
+    learning_rate,
+    read_losses,
+)
 
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every look at it is ten milliseconds later, on whatever machine: a step takes one look."""
     looks = itertools.count()
-    monkeypatch.setattr(fitting.time, "monotonic", lambda: next(looks) / 100)
+    monkeypatch.setattr(training.time, "monotonic", lambda: next(looks) / 100)
 
 
-def part(stop_at: int | None = None) -> Part:
+def part(stop_at: int | None = None) -> Trainable:
     """A matrix that is to become another one."""
     torch.manual_seed(0)
     module = nn.Linear(6, 6)
@@ -35,7 +42,7 @@ def part(stop_at: int | None = None) -> Part:
         values = torch.randn(32, 6, generator=torch.Generator().manual_seed(step))
         return (module(values) - values @ target).square().mean()
 
-    return Part("matrix", module, loss, MuonAdamW(module, ["weight"], 0.05, 0.01))
+    return Trainable("matrix", module, loss, MuonAdamW(module, ["weight"], 0.05, 0.01))
 
 
 def test_the_loss_falls_and_is_kept_and_drawn(tmp_path: Path) -> None:
@@ -93,8 +100,8 @@ def test_a_gradient_that_is_not_finite_is_a_fault(tmp_path: Path) -> None:
 
 def test_the_learning_rate_rises_stays_and_falls() -> None:
     assert learning_rate(0, 0.0) < 0.1
-    assert learning_rate(1000, fitting.STEADY) == 1
-    assert learning_rate(1000, (1 + fitting.STEADY) / 2) == pytest.approx(0.5)
+    assert learning_rate(1000, training.STEADY) == 1
+    assert learning_rate(1000, (1 + training.STEADY) / 2) == pytest.approx(0.5)
     assert learning_rate(1000, 1.0) == 0
 
 
@@ -110,3 +117,54 @@ def test_the_average_follows_the_weights() -> None:
         module.weight.data.fill_(0.0)
         average(kept, module, step)
     assert kept["weight"].item() > 0.7, "long later"
+
+
+def test_kernels_are_those_of_convolutions() -> None:
+    module = nn.Sequential(nn.Conv3d(2, 4, 3), nn.LayerNorm(4), nn.Linear(4, 4), nn.Conv2d(4, 2, 1))
+    assert kernel_names(module) == ["0.weight", "3.weight"]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_a_kernels_step_is_orthogonal_however_it_lies(layout: torch.memory_format) -> None:
+    """Muon's steps have singular values of about the learning rate, whatever the gradient."""
+    torch.manual_seed(0)
+    module = nn.Conv3d(3, 8, 3)
+    module.weight.data = module.weight.data.contiguous(memory_format=layout)
+    before = module.weight.detach().clone()
+    optimizer = MuonAdamW(module, ["weight"], muon_lr=0.1, adamw_lr=0.0)
+    (module(torch.randn(2, 3, 4, 4, 4)) ** 2).sum().backward()
+    optimizer.step(share=0.5)
+    moved = (module.weight.detach() - before).flatten(1)
+    singular = torch.linalg.svdvals(moved)
+    assert ((singular > 0.5 * 0.05) & (singular < 1.5 * 0.05)).all()
+    assert module.weight.grad is None
+
+
+def test_what_is_not_a_kernel_is_moved_by_adamw() -> None:
+    module = nn.Conv2d(2, 3, 1)
+    bias = module.bias.detach().clone()
+    optimizer = MuonAdamW(module, ["weight"], muon_lr=0.0, adamw_lr=0.01)
+    module(torch.randn(1, 2, 4, 4)).sum().backward()
+    optimizer.step(share=1.0)
+    assert torch.allclose(bias - module.bias, torch.full((3,), 0.01), atol=1e-5)
+
+
+def test_a_state_goes_on_as_if_nothing_had_been() -> None:
+    def steps(module: nn.Module, optimizer: MuonAdamW, seeds: range) -> None:
+        for seed in seeds:
+            values = torch.randn(4, 2, 5, 5, generator=torch.Generator().manual_seed(seed))
+            (module(values) ** 2).mean().backward()
+            optimizer.step(share=1.0)
+
+    torch.manual_seed(0)
+    whole = nn.Conv2d(2, 3, 3)
+    halves = nn.Conv2d(2, 3, 3)
+    halves.load_state_dict(whole.state_dict())
+    steps(whole, MuonAdamW(whole, ["weight"], 0.02, 0.01), range(4))
+    first = MuonAdamW(halves, ["weight"], 0.02, 0.01)
+    steps(halves, first, range(2))
+    second = MuonAdamW(halves, ["weight"], 0.02, 0.01)
+    second.load_state_dict(first.state_dict())
+    steps(halves, second, range(2, 4))
+    assert torch.equal(whole.weight, halves.weight)
+    assert torch.equal(whole.bias, halves.bias)

@@ -7,14 +7,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from maskora.evaluation.judge import Moment, Truth
-from maskora.evaluation.measures import gather
+from maskora.evaluation.judge import FrameSet, Truth, gather
 from maskora.evaluation.report import (
     Picture,
     Report,
     as_json,
     as_page,
-    drawn,
+    draw_charts,
     pictures,
     report_on,
     summary,
@@ -43,7 +42,7 @@ def album() -> list[list[Picture]]:
         return random.integers(0, 256, (60, 900, 3), dtype=np.uint8)
 
     return [
-        pictures(Moment(frame(), frame(), inside, truth=Truth(frame(), inside, None)))
+        pictures(FrameSet(frame(), frame(), inside, truth=Truth(frame(), inside, None)))
         for _ in range(FRAMES)
     ]
 
@@ -103,7 +102,7 @@ def test_frames_are_spread_over_the_clip_and_the_worst_is_among_them(
 
 
 def test_colours_are_left_to_the_style_sheet(report: Report) -> None:
-    charts = dict(drawn(report.numbers))
+    charts = dict(draw_charts(report.numbers))
     assert set(charts) == {"Warp error inside, levels", "Hit rate against the truth"}
     for svg in charts.values():
         assert "var(--line-1)" in svg
