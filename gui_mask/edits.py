@@ -38,7 +38,7 @@ class EditedEntry:
         spill_share: share of the outside that differs noticeably. Both None: not known.
         picture: (H, W, 3) uint8, source | edit, with the outline of what is edited; what differs
             outside is red.
-        told: what the person should know of it.
+        note: what the person should know of it.
     """
 
     frame: int
@@ -47,7 +47,7 @@ class EditedEntry:
     spill_mean: float | None
     spill_share: float | None
     picture: np.ndarray
-    told: str
+    note: str
 
 
 def frame_file(workspace: Workspace, frame: int, original_size: bool, scratch: Path) -> Path:
@@ -152,8 +152,8 @@ def _entry(workspace: Workspace, source: Source, frame: int, path: Path) -> Edit
         return EditedEntry(frame, path, "", None, None, alone, str(error))
     if labels_HW is None:
         plain = side_by_side(source_HWC, edited_HWC, None)
-        told = "there are no masks yet, so what changed outside of them is not known"
-        return EditedEntry(frame, path, caption, None, None, plain, told)
+        note = "there are no masks yet, so what changed outside of them is not known"
+        return EditedEntry(frame, path, caption, None, None, plain, note)
     spill = measure_spill(edited_HWC, source_HWC, labels_HW)
     same = np.array_equal(edited_HWC[labels_HW > 0], source_HWC[labels_HW > 0])
     return EditedEntry(
@@ -163,11 +163,11 @@ def _entry(workspace: Workspace, source: Source, frame: int, path: Path) -> Edit
         spill_mean=spill.mean,
         spill_share=spill.share,
         picture=side_by_side(source_HWC, edited_HWC, labels_HW),
-        told=_told(frame, spill.mean, spill.share, bool((labels_HW > 0).any()), same),
+        note=_note(frame, spill.mean, spill.share, bool((labels_HW > 0).any()), same),
     )
 
 
-def _told(frame: int, mean: float, share: float, has_mask: bool, same: bool) -> str:
+def _note(frame: int, mean: float, share: float, has_mask: bool, same: bool) -> str:
     if not has_mask:
         return f"frame {frame} has no mask, so nothing of this edit would be used"
     first = "inside the mask it is the same as the source. " if same else ""

@@ -20,22 +20,16 @@ from maskora.video.images import image_size, read_image, write_png
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
 from tests.app.conftest import recolour
-from tests.gui_mask.ball import prepare_ball
+from tests.gui_mask.workspaces import copied
 from tests.system import posix_only
 
 SUFFIX = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Workspace:
-    return prepare_ball(tmp_path_factory.mktemp("ball"), tiny_model, "video.start=0")
-
-
 @pytest.fixture
-def workspace(prepared: Workspace, tmp_path: Path) -> Workspace:
-    """A prepared workspace, to change."""
-    shutil.copytree(prepared.root, tmp_path / "ws")
-    return Workspace(tmp_path / "ws")
+def workspace(boxed: Workspace, tmp_path: Path) -> Workspace:
+    """A prepared workspace with masks, to change."""
+    return copied(boxed, tmp_path / "ws")
 
 
 def names(folder: Path) -> list[str]:
@@ -260,7 +254,7 @@ def test_the_listing_marks_what_differs_outside_the_mask(workspace: Workspace) -
     recolour(workspace.source_frame(0), inside, (20, 40, 40, 30))
     (entry,) = edits.listing(workspace, None)
     assert (entry.frame, entry.path, entry.spill_mean, entry.spill_share) == (0, inside, 0, 0)
-    assert entry.told == "outside the mask it is the source, or close to it"
+    assert entry.note == "outside the mask it is the source, or close to it"
     assert entry.picture.shape == (96, 160 + edits.GAP + 160, 3)
     assert entry.picture.dtype == np.uint8
 
@@ -271,7 +265,7 @@ def test_the_listing_marks_what_differs_outside_the_mask(workspace: Workspace) -
     (marked,) = edits.listing(workspace, None)
     assert marked.spill_share is not None
     assert 0.02 < marked.spill_share < 0.06
-    assert "outside the mask 4% of it differs from the source (red" in marked.told
+    assert "outside the mask 4% of it differs from the source (red" in marked.note
     changed = (marked.picture != entry.picture).any(axis=-1)
     rows, columns = np.nonzero(changed)
     assert rows.max() < 10
@@ -301,7 +295,7 @@ def test_an_edit_at_the_originals_size_is_shown_fitted(
     keep = read_labels_of(workspace, 0) == 0
     keep[:, :90] = False  # away from the outline
     assert np.array_equal(entry.picture[:, -160:][keep], fitted[keep])
-    assert entry.told.startswith("inside the mask it is the same as the source. ")
+    assert entry.note.startswith("inside the mask it is the same as the source. ")
 
 
 def test_the_listing_says_what_cannot_be_used(workspace: Workspace) -> None:
@@ -315,17 +309,17 @@ def test_the_listing_says_what_cannot_be_used(workspace: Workspace) -> None:
     write_labels(workspace.mask(3), np.zeros((96, 160), np.uint8))
     workspace.mask(4).unlink()
     shown = {entry.frame: entry for entry in edits.listing(workspace, None)}
-    assert "is 50x50; an edited frame has" in shown[1].told
-    assert "not a readable image" in shown[2].told
-    assert shown[3].told == "frame 3 has no mask, so nothing of this edit would be used"
-    assert "there are no masks yet" in shown[4].told
+    assert "is 50x50; an edited frame has" in shown[1].note
+    assert "not a readable image" in shown[2].note
+    assert shown[3].note == "frame 3 has no mask, so nothing of this edit would be used"
+    assert "there are no masks yet" in shown[4].note
     assert shown[4].spill_mean is None
     expected = [read_image(workspace.source_frame(4)), read_image(shown[4].path)]
     assert np.array_equal(shown[4].picture[:, :160], expected[0])
     assert np.array_equal(shown[4].picture[:, -160:], expected[1])
     assert {entry.picture.shape for entry in shown.values()} == {(96, 328, 3)}
     write_labels(workspace.mask(4), np.ones((10, 10), np.uint8))
-    assert "is not 160x96, as the frames are" in edits.listing(workspace, None)[3].told
+    assert "is not 160x96, as the frames are" in edits.listing(workspace, None)[3].note
 
 
 def test_a_rotated_photo_counts_as_it_is_shown(workspace: Workspace, tmp_path: Path) -> None:

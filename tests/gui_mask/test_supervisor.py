@@ -10,12 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from gui_mask import runs, supervise
-from gui_mask.processes import Process, identify, start_child
-from gui_mask.supervise import Job, Supervisor, store
+from gui_mask import jobs
+from gui_mask.jobs import INTERRUPT, Job, Process, identify, store
+from gui_mask.supervisor import Supervisor, start_child
 from maskora.app.workspace import Workspace
-from tests.gui_mask.jobs import job_of
+from tests.gui_mask.workspaces import job_of
 from tests.system import posix_only
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    """What this very process is said to supervise in `tmp_path`."""
+    workspace, own = Workspace(tmp_path), identify(os.getpid())
+    assert own is not None
+    job = Job(what="train", edit=None, started=0, name="train", supervisor=own)
+    store(workspace, job)
+    workspace.job_log.touch()
+    return job
 
 
 def wait_for(word: str, workspace: Workspace) -> None:
@@ -27,17 +38,13 @@ def wait_for(word: str, workspace: Workspace) -> None:
     raise AssertionError(workspace.job_log.read_text())
 
 
-def test_a_number_that_another_process_got_is_not_taken_for_it(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path)
-    own = identify(os.getpid())
-    assert own is not None
+def test_a_number_that_another_process_got_is_not_taken_for_it(tmp_path: Path, job: Job) -> None:
+    workspace, own = Workspace(tmp_path), job.supervisor
     assert own.lives
-    job = Job(what="train", edit=None, started=0, name="train", supervisor=own)
-    store(workspace, job)
-    assert runs.read(workspace).status == "running"  # type: ignore[union-attr]
+    assert jobs.read(workspace).status == "running"  # type: ignore[union-attr]
     other = Process(pid=own.pid, born=f"{own.born}0")
     store(workspace, job.model_copy(update={"supervisor": other, "command": other}))
-    assert runs.read(workspace).status == "lost"  # type: ignore[union-attr]
+    assert jobs.read(workspace).status == "lost"  # type: ignore[union-attr]
     assert identify(2**22 + 1) is None
 
 
@@ -52,25 +59,20 @@ def test_a_dead_process_that_nobody_has_asked_about_does_not_live() -> None:
 
 
 def test_a_stop_that_was_asked_for_before_all_began(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is run, and nothing is said to be done."""
-    workspace, own = Workspace(tmp_path), identify(os.getpid())
-    assert own is not None
-    monkeypatch.setattr(supervise, "words", lambda *_: ["no-such-command"])
-    job = Job(what="train", edit=None, started=0, name="train", supervisor=own)
-    store(workspace, job)
-    runs.stop(workspace)
+    workspace = Workspace(tmp_path)
+    monkeypatch.setattr("gui_mask.supervisor.argv", lambda *_: ["no-such-command"])
+    jobs.stop(workspace)
     with workspace.job_log.open("a") as out:
         Supervisor(workspace, job, out).run()
     assert (job_of(workspace).status, workspace.job_log.read_text()) == ("stopped", "")
 
 
-def test_each_stop_reaches_the_command_once(tmp_path: Path) -> None:
+def test_each_stop_reaches_the_command_once(tmp_path: Path, job: Job) -> None:
     """The window asks by files, which reach another console too; the second time is at once."""
-    workspace, own = Workspace(tmp_path), identify(os.getpid())
-    assert own is not None
-    job = Job(what="train", edit=None, started=0, name="train", supervisor=own)
+    workspace = Workspace(tmp_path)
     store(workspace, job)
     code = """
 import signal, sys, time
@@ -91,10 +93,10 @@ sys.exit(100 + times)
     def ask() -> None:
         for word, at_once in (("ready", False), ("interrupted 1", True)):
             wait_for(word, workspace)
-            stopping = runs.stop(workspace, at_once)
+            stopping = jobs.stop(workspace, at_once)
             assert stopping is not None
             assert stopping.status == "stopping"
-            runs.stop(workspace)  # not at once: what is stopping already is left alone
+            jobs.stop(workspace)  # not at once: what is stopping already is left alone
 
     with workspace.job_log.open("a") as out:
         process = start_child([sys.executable, "-c", code], out.fileno(), dict(os.environ))
@@ -110,14 +112,11 @@ sys.exit(100 + times)
     ("says", "times"), [("", 2), ("print('interrupted', flush=True); time.sleep(2)", 1)]
 )
 def test_an_interruption_that_got_lost_is_repeated_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str, times: int
+    tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch, says: str, times: int
 ) -> None:
     """In a destructor, Python prints KeyboardInterrupt and goes on."""
-    monkeypatch.setattr(supervise, "HEARD_WITHIN", 0.5)
-    workspace, own = Workspace(tmp_path), identify(os.getpid())
-    assert own is not None
-    workspace.job_log.parent.mkdir()
-    job = Job(what="train", edit=None, started=0, name="train", supervisor=own)
+    monkeypatch.setattr("gui_mask.supervisor.HEARD_WITHIN", 0.5)
+    workspace = Workspace(tmp_path)
     code = f"""
 import signal, sys, time
 from maskora.system import INTERRUPTIONS
@@ -160,12 +159,10 @@ sys.exit(100 + count)
     ],
 )
 def test_a_command_that_an_interruption_broke_was_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str, code: int, status: str
+    tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch, ends: str, code: int, status: str
 ) -> None:
     """Imports turn Ctrl-C into errors of their own; who has heard it ends as it means to."""
-    workspace, own = Workspace(tmp_path), identify(os.getpid())
-    assert own is not None
-    workspace.job_log.parent.mkdir()
+    workspace = Workspace(tmp_path)
     (tmp_path / "command.py").write_text(f"""
 import os, signal, sys, time
 from maskora.system import INTERRUPTIONS
@@ -178,9 +175,8 @@ except KeyboardInterrupt:
     {ends}
 """)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(supervise, "words", lambda *_: ["command"])
+    monkeypatch.setattr("gui_mask.supervisor.argv", lambda *_: ["command"])
     with workspace.job_log.open("a") as out:
-        job = Job(what="train", edit=None, started=0, name="train", supervisor=own)
         supervisor = Supervisor(workspace, job, out)
 
         def interrupt() -> None:
@@ -192,3 +188,29 @@ except KeyboardInterrupt:
         supervisor.run()
         thread.join()
     assert (job_of(workspace).status, job_of(workspace).exit_code) == (status, code)
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_child_is_interrupted_apart_from_its_parent(tmp_path: Path, listens: bool) -> None:
+    code = f"""
+import signal, sys, time
+from maskora.system import INTERRUPTIONS
+def heard(number, frame):
+    print("heard", flush=True)
+    sys.exit(7)
+if {listens}:
+    for number in INTERRUPTIONS:
+        signal.signal(number, heard)
+print("ready", flush=True)
+time.sleep(60)
+"""
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        child = start_child([sys.executable, "-c", code], out.fileno(), dict(os.environ))
+        for _ in range(400):
+            if "ready" in log.read_text():
+                break
+            time.sleep(0.05)
+        child.send_signal(INTERRUPT)
+        ended = child.wait(20)
+    assert ("heard" in log.read_text(), ended == 7) == (listens, listens)
