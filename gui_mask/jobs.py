@@ -36,6 +36,7 @@ COMMANDS: dict[Work, tuple[Command, ...]] = {
 }  # fmt: skip
 STAGES: tuple[Stage, ...] = ("motion", "appearance")
 PATIENCE = 120  # seconds for a command that loads no model
+LOG_LINES = 14
 MOST_BYTES = 256 * 1024  # of the end of a log: older lines are not looked at
 COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 LOST = (
@@ -221,7 +222,7 @@ def stop(workspace: Workspace, at_once: bool = False) -> JobState | None:
     return read(workspace)
 
 
-def read(workspace: Workspace, log_lines: int = 40) -> JobState | None:
+def read(workspace: Workspace) -> JobState | None:
     """How the last job stands; None where none was started. Reads files alone."""
     job = _read_job(workspace)
     if job is None:
@@ -234,7 +235,7 @@ def read(workspace: Workspace, log_lines: int = 40) -> JobState | None:
         status=status,
         message=_message(job, status, _of_last_command(lines), progress),
         progress=progress,
-        log=tuple(lines[-log_lines:]),
+        log=tuple(lines[-LOG_LINES:]),
         losses=_losses(workspace, job.edit),
         result=_result(workspace, job),
     )

@@ -2,6 +2,7 @@
 
 import html
 import time
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -15,7 +16,6 @@ from gui_mask.session import Session
 from gui_mask.state import AppState
 
 EVERY = 2.0  # seconds between two looks at the work
-LOG_LINES = 14
 NOTHING_YET = "Nothing was started here yet."
 
 
@@ -59,9 +59,9 @@ class RunPage:
         gr.on(
             [tab.select, edit.change], self.show_plan, about, [self.plan, self.commands], **SILENT
         )
-        self.both.click(self.start_both, about, shown, **PRIVATE)
-        self.only_train.click(self.start_training, about, shown, **PRIVATE)
-        self.only_infer.click(self.start_inference, about, shown, **PRIVATE)
+        self.both.click(self._starter("both"), about, shown, **PRIVATE)
+        self.only_train.click(self._starter("train"), about, shown, **PRIVATE)
+        self.only_infer.click(self._starter("infer"), about, shown, **PRIVATE)
         self.stop.click(self.stop_it, token, shown, **PRIVATE)
 
     def look(self, token: str) -> list[Any]:
@@ -83,28 +83,17 @@ class RunPage:
             return [_preformatted(jobs.plan_text(session.workspace)), text]
         return [_preformatted(problem.text), ""]
 
-    @show_errors
-    def start_both(self, token: str, edit: str) -> list[Any]:
-        """Train, then infer."""
-        return self._start(token, edit, "both")
+    def _starter(self, what: Work) -> Callable[[str, str], Any]:
+        @show_errors
+        def start(token: str, edit: str) -> list[Any]:
+            session = self.state.session(token)
+            self.state.guard.check(session.origin)
+            if not session.is_saved:
+                gr.Warning("What is on the mask page is not saved: this uses the masks as saved.")
+            session.release()
+            return _shown(session, jobs.start(session.workspace, what, edit or None))
 
-    @show_errors
-    def start_training(self, token: str, edit: str) -> list[Any]:
-        """Train alone."""
-        return self._start(token, edit, "train")
-
-    @show_errors
-    def start_inference(self, token: str, edit: str) -> list[Any]:
-        """Infer alone."""
-        return self._start(token, edit, "infer")
-
-    def _start(self, token: str, edit: str, what: Work) -> list[Any]:
-        session = self.state.session(token)
-        self.state.guard.check(session.origin)
-        if not session.is_saved:
-            gr.Warning("What is on the mask page is not saved: this uses the masks as saved.")
-        session.release()
-        return _shown(session, jobs.start(session.workspace, what, edit or None))
+        return start
 
     @show_errors
     def stop_it(self, token: str) -> list[Any]:
@@ -124,7 +113,7 @@ def _shown(session: Session | None, state: JobState | None) -> list[Any]:
     stop = gr.Button("Stop at once" if stopping else "Stop", interactive=state.is_active)
     return [
         _status(state),
-        _preformatted("\n".join(state.log[-LOG_LINES:])),
+        _preformatted("\n".join(state.log)),
         _losses(state),
         _result(session, state),
         stop,

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,32 +18,70 @@ from maskora.app.workspace import Workspace
 from tests.gui_mask.workspaces import job_of
 from tests.system import posix_only
 
+LISTENS = """
+import os, signal, sys, time
+from maskora.system import INTERRUPTIONS
+times = 0
+def hear(number, frame):
+    global times
+    times += 1
+    {hears}
+for number in INTERRUPTIONS:
+    signal.signal(number, hear)
+print("ready", flush=True)
+while times < {wanted}:
+    time.sleep(0.05)
+{ends}
+sys.exit(100 + times)
+"""
+
 
 @pytest.fixture
-def job(tmp_path: Path) -> Job:
-    """What this very process is said to supervise in `tmp_path`."""
+def workspace(tmp_path: Path) -> Workspace:
+    """Its job is supervised by this very process, as the record says."""
     workspace, own = Workspace(tmp_path), identify(os.getpid())
     assert own is not None
-    job = Job(what="train", edit=None, started=0, name="train", supervisor=own)
-    store(workspace, job)
+    store(workspace, Job(what="train", edit=None, started=0, name="train", supervisor=own))
     workspace.job_log.touch()
-    return job
+    return workspace
 
 
-def wait_for(word: str, workspace: Workspace) -> None:
+def wait_for(word: str, log: Path) -> None:
     """Until a command has said so."""
     for _ in range(1000):
-        if word in workspace.job_log.read_text():
+        if word in log.read_text():
             return
         time.sleep(0.02)
-    raise AssertionError(workspace.job_log.read_text())
+    raise AssertionError(log.read_text())
 
 
-def test_a_number_that_another_process_got_is_not_taken_for_it(tmp_path: Path, job: Job) -> None:
-    workspace, own = Workspace(tmp_path), job.supervisor
-    assert own.lives
+def supervised(
+    workspace: Workspace,
+    meanwhile: Callable[[Supervisor], None],
+    work: Callable[[Supervisor, int], int | None],
+) -> int | None:
+    """Let a supervisor work, with the log's file descriptor, while something else happens."""
+    with workspace.job_log.open("a") as out:
+        supervisor = Supervisor(workspace, job_of(workspace), out)
+        thread = threading.Thread(target=meanwhile, args=(supervisor,))
+        thread.start()
+        result = work(supervisor, out.fileno())
+        thread.join()
+    return result
+
+
+def exit_code_of(code: str) -> Callable[[Supervisor, int], int]:
+    """Runs a script as a command is run, and waits for it."""
+    return lambda supervisor, out: supervisor.wait(
+        start_child([sys.executable, "-c", code], out, dict(os.environ))
+    )
+
+
+def test_a_number_that_another_process_got_is_not_taken_for_it(workspace: Workspace) -> None:
+    job = job_of(workspace)
+    assert job.supervisor.lives
     assert jobs.read(workspace).status == "running"  # type: ignore[union-attr]
-    other = Process(pid=own.pid, born=f"{own.born}0")
+    other = Process(pid=job.supervisor.pid, born=f"{job.supervisor.born}0")
     store(workspace, job.model_copy(update={"supervisor": other, "command": other}))
     assert jobs.read(workspace).status == "lost"  # type: ignore[union-attr]
     assert identify(2**22 + 1) is None
@@ -59,85 +98,47 @@ def test_a_dead_process_that_nobody_has_asked_about_does_not_live() -> None:
 
 
 def test_a_stop_that_was_asked_for_before_all_began(
-    tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is run, and nothing is said to be done."""
-    workspace = Workspace(tmp_path)
     monkeypatch.setattr("gui_mask.supervisor.argv", lambda *_: ["no-such-command"])
     jobs.stop(workspace)
-    with workspace.job_log.open("a") as out:
-        Supervisor(workspace, job, out).run()
+    supervised(workspace, lambda _: None, lambda supervisor, _: supervisor.run())
     assert (job_of(workspace).status, workspace.job_log.read_text()) == ("stopped", "")
 
 
-def test_each_stop_reaches_the_command_once(tmp_path: Path, job: Job) -> None:
+def test_each_stop_reaches_the_command_once(workspace: Workspace) -> None:
     """The window asks by files, which reach another console too; the second time is at once."""
-    workspace = Workspace(tmp_path)
-    store(workspace, job)
-    code = """
-import signal, sys, time
-from maskora.system import INTERRUPTIONS
-times = 0
-def hear(number, frame):
-    global times
-    times += 1
-    print("interrupted", times, flush=True)
-for number in INTERRUPTIONS:
-    signal.signal(number, hear)
-print("ready", flush=True)
-while times < 2:
-    time.sleep(0.05)
-sys.exit(100 + times)
-"""
 
-    def ask() -> None:
+    def ask(_: Supervisor) -> None:
         for word, at_once in (("ready", False), ("interrupted 1", True)):
-            wait_for(word, workspace)
+            wait_for(word, workspace.job_log)
             stopping = jobs.stop(workspace, at_once)
             assert stopping is not None
             assert stopping.status == "stopping"
             jobs.stop(workspace)  # not at once: what is stopping already is left alone
 
-    with workspace.job_log.open("a") as out:
-        process = start_child([sys.executable, "-c", code], out.fileno(), dict(os.environ))
-        thread = threading.Thread(target=ask)
-        thread.start()
-        assert Supervisor(workspace, job, out).wait(process) == 102
-        thread.join()
+    code = LISTENS.format(hears='print("interrupted", times, flush=True)', wanted=2, ends="")
+    assert supervised(workspace, ask, exit_code_of(code)) == 102
     assert job_of(workspace).asked_to_stop
     assert len(list(workspace.stops_dir.iterdir())) == 2
 
 
 @pytest.mark.parametrize(
-    ("says", "times"), [("", 2), ("print('interrupted', flush=True); time.sleep(2)", 1)]
+    ("ends", "times"), [("", 2), ("print('interrupted', flush=True); time.sleep(2)", 1)]
 )
 def test_an_interruption_that_got_lost_is_repeated_and_no_other(
-    tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch, says: str, times: int
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, ends: str, times: int
 ) -> None:
     """In a destructor, Python prints KeyboardInterrupt and goes on."""
     monkeypatch.setattr("gui_mask.supervisor.HEARD_WITHIN", 0.5)
-    workspace = Workspace(tmp_path)
-    code = f"""
-import signal, sys, time
-from maskora.system import INTERRUPTIONS
-count = 0
-def note(number, frame):
-    global count
-    count += 1
-for number in INTERRUPTIONS:
-    signal.signal(number, note)
-print("ready", flush=True)
-while count < {times}:
-    time.sleep(0.05)
-{says}
-sys.exit(100 + count)
-"""
-    with workspace.job_log.open("a") as out:
-        process = start_child([sys.executable, "-c", code], out.fileno(), dict(os.environ))
-        wait_for("ready", workspace)
-        supervisor = Supervisor(workspace, job, out)
+
+    def interrupt(supervisor: Supervisor) -> None:
+        wait_for("ready", workspace.job_log)
         supervisor.interrupt(signal.SIGINT, None)
-        assert supervisor.wait(process) == 100 + times
+
+    code = LISTENS.format(hears="pass", wanted=times, ends=ends)
+    assert supervised(workspace, interrupt, exit_code_of(code)) == 100 + times
     assert job_of(workspace).asked_to_stop
 
 
@@ -149,21 +150,17 @@ sys.exit(100 + count)
         ("print('interrupted', flush=True); sys.exit(1)", 1, "failed"),
         ("sys.exit(2)", 2, "failed"),
         pytest.param("os.kill(os.getpid(), 9)", -9, "failed", marks=posix_only),
-        pytest.param(
-            "os.unlink(os.readlink('/proc/self/fd/1')); sys.exit(1)",
-            1,
-            "failed",  # the log
-            marks=posix_only,
+        pytest.param(  # the log is gone
+            "os.unlink(os.readlink('/proc/self/fd/1')); sys.exit(1)", 1, "failed", marks=posix_only
         ),
         ("pass", 0, "done"),
     ],
 )
 def test_a_command_that_an_interruption_broke_was_stopped(
-    tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch, ends: str, code: int, status: str
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, ends: str, code: int, status: str
 ) -> None:
     """Imports turn Ctrl-C into errors of their own; who has heard it ends as it means to."""
-    workspace = Workspace(tmp_path)
-    (tmp_path / "command.py").write_text(f"""
+    (workspace.root / "command.py").write_text(f"""
 import os, signal, sys, time
 from maskora.system import INTERRUPTIONS
 for number in INTERRUPTIONS:
@@ -174,43 +171,26 @@ try:
 except KeyboardInterrupt:
     {ends}
 """)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", str(workspace.root), prepend=os.pathsep)
     monkeypatch.setattr("gui_mask.supervisor.argv", lambda *_: ["command"])
-    with workspace.job_log.open("a") as out:
-        supervisor = Supervisor(workspace, job, out)
 
-        def interrupt() -> None:
-            wait_for("ready", workspace)
-            supervisor.interrupt(signal.SIGINT, None)
+    def interrupt(supervisor: Supervisor) -> None:
+        wait_for("ready", workspace.job_log)
+        supervisor.interrupt(signal.SIGINT, None)
 
-        thread = threading.Thread(target=interrupt)
-        thread.start()
-        supervisor.run()
-        thread.join()
+    supervised(workspace, interrupt, lambda supervisor, _: supervisor.run())
     assert (job_of(workspace).status, job_of(workspace).exit_code) == (status, code)
 
 
 @pytest.mark.parametrize("listens", [True, False])
 def test_a_child_is_interrupted_apart_from_its_parent(tmp_path: Path, listens: bool) -> None:
-    code = f"""
-import signal, sys, time
-from maskora.system import INTERRUPTIONS
-def heard(number, frame):
-    print("heard", flush=True)
-    sys.exit(7)
-if {listens}:
-    for number in INTERRUPTIONS:
-        signal.signal(number, heard)
-print("ready", flush=True)
-time.sleep(60)
-"""
+    deaf = "import time; print('ready', flush=True); time.sleep(60)"
+    heard = LISTENS.format(hears='print("heard", flush=True)', wanted=1, ends="sys.exit(7)")
     log = tmp_path / "log"
     with log.open("wb") as out:
-        child = start_child([sys.executable, "-c", code], out.fileno(), dict(os.environ))
-        for _ in range(400):
-            if "ready" in log.read_text():
-                break
-            time.sleep(0.05)
+        command = [sys.executable, "-c", heard if listens else deaf]
+        child = start_child(command, out.fileno(), dict(os.environ))
+        wait_for("ready", log)
         child.send_signal(INTERRUPT)
         ended = child.wait(20)
     assert ("heard" in log.read_text(), ended == 7) == (listens, listens)
