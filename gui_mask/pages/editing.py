@@ -45,7 +45,7 @@ class EditPage:
                     height=150, elem_id="edited",
                 )  # fmt: skip
                 self.taken = gr.Markdown()
-        self.changed = gr.State(0)
+        self.stamp = gr.State("")  # of what the list below shows
         self._wire(token, tab)
 
     def _lay_out_source(self) -> None:
@@ -58,33 +58,46 @@ class EditPage:
 
     def _wire(self, token: gr.State, tab: gr.Tab) -> None:
         source = [self.picture, self.links]
-        opened = token.change(
-            self.open, token, [self.frame, self.edit, self.changed, self.taken], **SILENT
-        )
+        opened = token.change(self.open, token, [self.frame, self.edit, self.taken], **SILENT)
         opened.then(self.show_frame, [token, self.frame], source, **SILENT)
         self.frame.change(
             self.show_frame, [token, self.frame], source, trigger_mode="always_last", **SILENT
         )
         self.upload.upload(
             self.take,
-            [token, self.edit, self.frame, self.upload, self.changed],
-            [self.upload, self.taken, self.changed],
+            [token, self.edit, self.frame, self.upload],
+            [self.upload, self.taken, self.stamp],
             **PRIVATE,
         )
-        gr.render(
-            inputs=[token, self.edit],
-            triggers=[token.change, tab.select, self.edit.change, self.changed.change],
-        )(self.show_edits)
+        gr.on(
+            [token.change, tab.select, self.edit.change], self.look, [token, self.edit], self.stamp,
+            **SILENT,
+        )  # fmt: skip
+        gr.render(inputs=[token, self.edit], triggers=[self.stamp.change])(self.show_edits)
 
     @show_errors
     def open(self, token: str) -> list[Any]:
         """Show a workspace that was entered."""
         if not token:
-            return [gr.skip(), gr.skip(), 0, ""]
+            return [gr.skip(), gr.skip(), ""]
         session = self.state.session(token)
         names = [(name, name) for name in session.workspace.named_edits()]
         slider = gr.Slider(0, session.source.frames - 1, 0, step=1)
-        return [slider, gr.Dropdown([THE_EDIT, *names], value=""), 0, ""]
+        return [slider, gr.Dropdown([THE_EDIT, *names], value=""), ""]
+
+    def look(self, token: str, edit: str) -> str:
+        """Changes when the list must: buttons that are laid out anew lose a click meanwhile."""
+        if not token:
+            return ""
+        with caught() as problem:
+            workspace = self.state.session(token).workspace
+            caption = workspace.source_frame(0).with_suffix(".txt")
+            folders = (workspace.edit_dir(edit or None), workspace.masks_dir)
+            files = [path for folder in folders for path in folder.glob("[!.]*")]
+            files = [path for path in (workspace.config, caption, *files) if path.is_file()]
+            times = [(path.name, path.stat().st_mtime_ns) for path in files]
+            return repr((token, edit, sorted(times)))
+        return repr((token, edit, problem.text))
 
     @show_errors
     def show_frame(self, token: str, frame: int) -> list[Any]:
@@ -102,11 +115,11 @@ class EditPage:
         return [picture, "".join(links) + html.escape(problem.text)]
 
     @show_errors
-    def take(self, token: str, edit: str, frame: int, upload: str, changed: int) -> list[Any]:
+    def take(self, token: str, edit: str, frame: int, upload: str) -> list[Any]:
         """An uploaded picture becomes the edited frame."""
         workspace = self.state.session(token).workspace
         path = edits.take_upload(workspace, edit or None, frame, self.state.upload(upload))
-        return [None, plain(f"Frame {frame} is taken: {path}"), changed + 1]
+        return [None, plain(f"Frame {frame} is taken: {path}"), self.look(token, edit)]
 
     def show_edits(self, token: str, edit: str) -> None:
         """Every edited frame beside its source, with what is said of it."""
@@ -138,11 +151,11 @@ class EditPage:
                 remove = gr.Button(f"Remove edited frame {entry.frame}", size="sm")
 
         @show_errors
-        def take_away(changed: int) -> int:
+        def take_away() -> str:
             edits.remove_edit(self.state.session(token).workspace, edit or None, entry.frame)
-            return changed + 1
+            return self.look(token, edit)
 
-        remove.click(take_away, self.changed, self.changed, **PRIVATE)
+        remove.click(take_away, None, self.stamp, **PRIVATE)
 
 
 def caption_box(state: AppState, token: str, image: Path, label: str) -> None:

@@ -362,11 +362,7 @@ def test_sam2_and_the_captioner(window: Window, workspace: Workspace) -> None:
     expect(window.status).to_have_text("")
     window.follow()
     assert workspace.tracked(8).is_file()
-    window.page.evaluate(
-        "document.querySelectorAll('button').forEach((one) => { one.dataset.old = one.innerText; })"
-    )
-    window.tab("3 · Edit")  # which is laid out anew: buttons of before do nothing any more
-    expect(window.page.locator("[data-old='Write it for me']")).to_have_count(0)
+    window.tab("3 · Edit")
     window.page.get_by_role("button", name="Write it for me").first.click()
     window.message("The caption is kept.")
     written = workspace.source_frame(0).with_suffix(".txt").read_text().strip()

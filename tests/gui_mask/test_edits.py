@@ -43,32 +43,24 @@ def picture(folder: Path, name: str, kind: str, size: tuple[int, int] = (160, 96
     return path
 
 
-def test_a_frame_at_the_workspaces_size_is_the_file_itself(
-    workspace: Workspace, tmp_path: Path
-) -> None:
+def test_frames_go_out_at_both_sizes(workspace: Workspace, tmp_path: Path) -> None:
+    """At the workspace's it is the file itself, at the original's the same picture."""
     file = edits.frame_file(workspace, 3, False, tmp_path)
     assert file == tmp_path / "ball-frame-00003-160x96.png"
     assert file.read_bytes() == workspace.source_frame(3).read_bytes()
+    for frame in (-1, 9):
+        with pytest.raises(UserError, match="frames 0 to 8 only"):
+            edits.frame_file(workspace, frame, False, tmp_path)
 
-
-def test_a_frame_at_the_originals_size_is_the_same_picture(
-    workspace: Workspace, tmp_path: Path
-) -> None:
     source = workspace.read_source()
-    record = source.model_copy(update={"start": 1, "every": 2, "frames": 3})
-    workspace.write_source(record)
+    later = {"start": 1, "every": 2, "frames": 3}
+    workspace.write_source(source.model_copy(update=later))
     file = edits.frame_file(workspace, 2, True, tmp_path)
     assert file.name == "ball-frame-00002-320x192.png"
     (expected,) = read_frames(probe(Path(source.origin)), 5, 1)
     assert np.array_equal(read_image(file), expected)
 
-
-def test_frames_that_are_not_there(workspace: Workspace, tmp_path: Path) -> None:
-    for frame in (-1, 9):
-        with pytest.raises(UserError, match="frames 0 to 8 only"):
-            edits.frame_file(workspace, frame, False, tmp_path)
-    source = workspace.read_source().model_copy(update={"origin": str(tmp_path / "gone.mp4")})
-    workspace.write_source(source)
+    workspace.write_source(source.model_copy(update={"origin": str(tmp_path / "gone.mp4")}))
     with pytest.raises(UserError, match="the original video is no longer at"):
         edits.frame_file(workspace, 0, True, tmp_path)
 
@@ -113,19 +105,16 @@ def test_a_named_edit_comes_to_be_with_its_first_picture(
         edits.take_upload(workspace, "../hat", 0, picture(tmp_path, "a", "PNG"))
 
 
-@pytest.mark.parametrize("kind", ["BMP", "TIFF", "GIF", "ICO", "PPM", "EPS"])
-def test_other_kinds_of_pictures_are_refused_whatever_they_are_called(
-    workspace: Workspace, tmp_path: Path, kind: str
+def test_other_kinds_and_sizes_of_pictures_are_refused_whatever_they_are_called(
+    workspace: Workspace, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match="not a readable image"):
-        edits.take_upload(workspace, None, 0, picture(tmp_path, "edit.png", kind))
-    assert names(workspace.edits_dir) == []
-
-
-def test_a_picture_of_another_size_is_refused(workspace: Workspace, tmp_path: Path) -> None:
+    for kind in ("BMP", "TIFF", "GIF", "ICO", "PPM", "EPS"):
+        with pytest.raises(UserError, match="not a readable image"):
+            edits.take_upload(workspace, None, 0, picture(tmp_path, "edit.png", kind))
     file = picture(tmp_path, "a", "PNG", (161, 96))
     with pytest.raises(UserError, match=r"is 161x96; an edited frame has .* 160x96 .* 320x192"):
         edits.take_upload(workspace, None, 0, file)
+    assert names(workspace.edits_dir) == []
 
 
 def bomb(path: Path, width: int, height: int) -> Path:
@@ -221,21 +210,18 @@ def test_a_file_in_another_spelling_is_not_taken_for_an_earlier_one(
     assert other.samefile(taken)
 
 
-def test_an_edit_is_removed_with_its_caption(workspace: Workspace, tmp_path: Path) -> None:
-    taken = edits.take_upload(workspace, None, 2, picture(tmp_path, "a", "JPEG"))
-    edits.set_caption(workspace, taken, "a caption")
-    edits.remove_edit(workspace, None, 2)
-    assert names(workspace.edits_dir) == []
-    with pytest.raises(UserError, match="holds no edited frame 2"):
-        edits.remove_edit(workspace, None, 2)
-
-
 def test_captions_are_one_line_beside_the_image(workspace: Workspace, tmp_path: Path) -> None:
     taken = edits.take_upload(workspace, None, 0, picture(tmp_path, "a", "JPEG"))
     edits.set_caption(workspace, taken, " an\norange  ball \ud800")
     assert caption_beside(taken) == "an orange ball ?"
     edits.set_caption(workspace, taken, "  ")
     assert names(workspace.edits_dir) == ["00000.jpg"]
+    edits.set_caption(workspace, taken, "a caption")
+    edits.remove_edit(workspace, None, 0)
+    assert names(workspace.edits_dir) == [], "it goes with its caption"
+    with pytest.raises(UserError, match="holds no edited frame 0"):
+        edits.remove_edit(workspace, None, 0)
+    taken = edits.take_upload(workspace, None, 0, picture(tmp_path, "a", "JPEG"))
     edits.set_caption(workspace, workspace.source_frame(0), "a blue ball")
     assert caption_beside(workspace.source_frame(0)) == "a blue ball"
     for image in (

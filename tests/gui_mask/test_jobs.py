@@ -97,11 +97,6 @@ def test_commands_are_those_a_person_would_type(tmp_path: Path) -> None:
     ]
 
 
-def test_nothing_was_started_yet(tmp_path: Path) -> None:
-    assert jobs.read(Workspace(tmp_path)) is None
-    assert jobs.stop(Workspace(tmp_path)) is None
-
-
 @pytest.mark.slow
 def test_both_commands_run_in_turn_and_the_result_is_found(workspace: Workspace) -> None:
     begun = jobs.start(workspace, "both", None)
@@ -255,9 +250,10 @@ def test_the_plan_is_that_of_the_command(workspace: Workspace) -> None:
         jobs.plan_text(Workspace(workspace.root / "nowhere"))
 
 
-def test_a_damaged_record_is_told(tmp_path: Path) -> None:
+def test_no_record_and_a_damaged_one(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    workspace.job_record.parent.mkdir()
+    assert jobs.read(workspace) is None
+    assert jobs.stop(workspace) is None
     workspace.job_record.write_text("{")
     with pytest.raises(UserError, match=r"job\.json is damaged: remove it"):
         jobs.read(workspace)

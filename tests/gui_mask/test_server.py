@@ -135,7 +135,7 @@ def test_a_file_that_was_not_uploaded_is_not_taken(
     config = client.get("/config").json()
     number = next(one["id"] for one in config["dependencies"] if one["api_name"] == name)
     file = {"path": str(secret), "orig_name": "secret.mp4", "meta": {"_type": "gradio.FileData"}}
-    data = [file] if name == "find_upload" else [session.token, "", 0, file, 0]
+    data = [file] if name == "find_upload" else [session.token, "", 0, file]
     call = {"fn_index": number, "data": data, "session_hash": "x"}
     answer = client.post("/gradio_api/run/predict", json=call)
     assert answer.status_code >= 400 or "not uploaded here" in answer.text, answer.text
