@@ -1,9 +1,10 @@
 """The process that runs a workspace's commands in turn, whatever becomes of page and server.
 
-    python -m gui_mask.supervise WORKSPACE train|infer|both [EDIT]
+    python -m gui_mask.supervisor WORKSPACE train|infer|both [EDIT]
 
-says a line as soon as the work has begun, writes down how it stands (runs/job.json) and what the
-commands say (runs/job.log), and looks whether it is to stop (runs/.stops).
+prints a line as soon as the work has begun, writes down how it stands (runs/job.json), what the
+commands say (runs/job.log) and how far they are (runs/progress.jsonl), and looks whether it is to
+stop (runs/.stops).
 """
 
 import logging
@@ -14,64 +15,28 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Literal, TextIO
+from typing import TextIO
 
-from pydantic import BaseModel, ConfigDict
-
-from gui_mask.processes import INTERRUPT, Process, identify, start_child
+from gui_mask.jobs import (
+    COMMANDS,
+    GROUP,
+    INTERRUPT,
+    INTERRUPTED,
+    Command,
+    Job,
+    argv,
+    identify,
+    store,
+)
+from maskora import progress
 from maskora.app.workspace import Workspace
-from maskora.files import write_text
+from maskora.files import remove
 from maskora.system import INTERRUPTIONS, quoted
 
 log = logging.getLogger("maskora")
-What = Literal["train", "infer", "both"]
-Name = Literal["train", "infer"]
-NAMES: dict[What, tuple[Name, ...]] = {
-    "train": ("train",), "infer": ("infer",), "both": ("train", "infer"),
-}  # fmt: skip
-# What a command ends with after Ctrl-C: it said so itself; it had not begun to listen (Windows has
-# a number for that).
-INTERRUPTED = (130, -INTERRUPT, 0xC000013A)
-TOLD = (2, -9)  # what it never ends with because of that: a refusal, or killed (SIGKILL)
+OWN_ENDS = (2, -9)  # what a command never ends with because of Ctrl-C: a refusal, SIGKILL
 LOOK_EVERY = 0.2  # seconds
 HEARD_WITHIN = 5.0  # seconds, or it is interrupted again
-
-
-class Job(BaseModel):
-    """runs/job.json: the last work that was started, and how it stands.
-
-    Attributes:
-        what, edit: what was asked for.
-        started, ended: seconds since 1970.
-        status: as the supervising process last wrote it.
-        supervisor: that process.
-        name: the command that runs, or ran last.
-        command: its process.
-        asked_to_stop: it was interrupted.
-        exit_code: of the last command that ended.
-        log_from: where in the log this work begins, in bytes.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    what: What
-    edit: str | None
-    started: float
-    ended: float | None = None
-    status: Literal["running", "done", "failed", "stopped"] = "running"
-    supervisor: Process
-    name: Name
-    command: Process | None = None
-    asked_to_stop: bool = False
-    exit_code: int | None = None
-    log_from: int = 0
-
-
-def words(workspace: Workspace, name: Name, edit: str | None) -> list[str]:
-    """A command as a person would type it."""
-    further = [] if edit is None else ["--edit", edit]
-    staged = ["--stage", "all", "--resume"] if name == "train" else []
-    return ["maskora", name, "--config", str(workspace.config), *staged, *further]
 
 
 class Supervisor:
@@ -96,19 +61,23 @@ class Supervisor:
 
     def run(self) -> None:
         """All of it, and write down how it ended."""
-        code, left = 0, list(NAMES[self._job.what])
+        code, left = 0, list(COMMANDS[self._job.what])
         while left and not code and not self._asked:
             code = self._command(left.pop(0))
-        broken = code not in (0, *TOLD) and self._passed_on > 0 and not self._was_heard()
+        broken = code not in (0, *OWN_ENDS) and self._passed_on > 0 and not self._was_heard()
         if code in INTERRUPTED or broken or (code == 0 and left):
             self._note(status="stopped", ended=time.time())
         else:
             self._note(status="failed" if code else "done", ended=time.time())
 
-    def _command(self, name: Name) -> int:
-        line = words(self._workspace, name, self._job.edit)
+    def _command(self, name: Command) -> int:
+        line = argv(self._workspace, name, self._job.edit)
         print(f"$ {quoted(*line)}", file=self._out, flush=True)
-        settings = {"TQDM_MININTERVAL": "1", "PYTHONIOENCODING": "utf-8"}
+        remove(self._workspace.job_progress)
+        settings = {
+            progress.VARIABLE: str(self._workspace.job_progress.absolute()),
+            "PYTHONIOENCODING": "utf-8",
+        }
         process = start_child(
             [sys.executable, "-P", "-m", *line], self._out.fileno(), {**os.environ, **settings}
         )
@@ -161,9 +130,14 @@ class Supervisor:
             log.warning("%s could not be written: %s", self._workspace.job_record, error)
 
 
-def store(workspace: Workspace, job: Job) -> None:
-    """Write runs/job.json."""
-    write_text(workspace.job_record, job.model_dump_json(indent=2) + "\n")
+def start_child(
+    command: list[str], out: int, environment: dict[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start a process that is interrupted apart from this one; what it says goes to `out`."""
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=environment,
+        creationflags=GROUP,
+    )  # fmt: skip
 
 
 def main() -> None:

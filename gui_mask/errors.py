@@ -1,4 +1,4 @@
-"""How the window answers what goes wrong: one sentence on the page, and nothing is lost."""
+"""Errors as the page shows them: one sentence, and nothing is lost."""
 
 import functools
 import html
@@ -24,38 +24,38 @@ def plain(text: str) -> str:
 
 
 @dataclass
-class Told:
-    """What is to be told; empty where all went well."""
+class Problem:
+    """What went wrong, in a sentence for the person; empty where nothing did."""
 
     text: str = ""
 
 
 @contextmanager
-def explain(kept: str = "") -> Iterator[Told]:
-    """Turn the failures that a person can act on into a sentence; a bug is raised on.
+def caught(kept: str = "") -> Iterator[Problem]:
+    """Turn the failures that a person can act on into a `Problem`; a bug is raised on.
 
     Args:
         kept: what became of the person's work where it could not be written.
     """
-    told = Told()
+    problem = Problem()
     try:
-        yield told
+        yield problem
     except (UserError, Fault) as error:
-        told.text = str(error)
+        problem.text = str(error)
     except OSError as error:
         if error.errno not in TOLD_ERRORS:
             raise
-        told.text = f"{error.strerror}: {error.filename or 'while writing'}. {kept}".rstrip(". ")
+        problem.text = f"{error.strerror}: {error.filename or 'while writing'}. {kept}".rstrip(". ")
 
 
-def told_on_page(handler: Callable[Given, Any]) -> Callable[Given, Any]:
+def show_errors(handler: Callable[Given, Any]) -> Callable[Given, Any]:
     """A handler of an event, whose failures appear as a message; the page stays as it was."""
 
     @functools.wraps(handler)
     def wrapper(*args: Given.args, **kwargs: Given.kwargs) -> Any:
-        with explain() as told:
+        with caught() as problem:
             return handler(*args, **kwargs)
-        gr.Warning(html.escape(told.text), title="That did not work", duration=SECONDS)
+        gr.Warning(html.escape(problem.text), title="That did not work", duration=SECONDS)
         return gr.skip()
 
     return wrapper
