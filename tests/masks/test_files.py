@@ -175,47 +175,54 @@ def test_subfolders_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert "raw" in caplog.text
 
 
-def test_what_is_no_mask_is_named(tmp_path: Path) -> None:
-    save(tmp_path / "0.png")
-    (tmp_path / "1.txt").write_text("a caption")
-    with pytest.raises(UserError, match=r"1\.txt is no image"):
-        read_mask_folder(tmp_path)
-    with pytest.raises(UserError, match="no such mask"):
-        read_mask_folder(tmp_path / "elsewhere")
+def no_image(folder: Path) -> None:
+    (folder / "1.txt").write_text("a caption")
 
 
-def test_a_damaged_image_is_named(tmp_path: Path) -> None:
+def cut_short(folder: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
-    Image.fromarray(noise).save(tmp_path / "whole.png")
-    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:900])
-    with pytest.raises(UserError, match=r"cut\.png cannot be read"):
-        read_mask_folder(tmp_path)
+    Image.fromarray(noise).save(folder / "1.png")
+    (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:900])
 
 
-def test_an_image_too_large_is_named(tmp_path: Path) -> None:
-    save(tmp_path / "huge.png")
-    png = bytearray((tmp_path / "huge.png").read_bytes())
+def huge(folder: Path) -> None:
+    save(folder / "1.png")
+    png = bytearray((folder / "1.png").read_bytes())
     png[16:24] = struct.pack(">II", 20000, 20000)  # width and height, in the header
     png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
-    (tmp_path / "huge.png").write_bytes(png)
-    with pytest.raises(UserError, match=r"huge\.png cannot be read .*exceeds limit"):
-        read_mask_folder(tmp_path)
+    (folder / "1.png").write_bytes(png)
 
 
-def test_a_floating_point_image_is_refused(tmp_path: Path) -> None:
-    Image.new("F", (4, 4), 1.0).save(tmp_path / "mask.tif")
-    with pytest.raises(UserError, match="floating-point"):
-        read_mask_folder(tmp_path)
+def of_floats(folder: Path) -> None:
+    Image.new("F", (8, 6), 1.0).save(folder / "1.tif")
 
 
-def test_mixed_sizes_name_both(tmp_path: Path) -> None:
+def of_another_size(folder: Path) -> None:
+    save(folder / "1.png", size=(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("add", "words"),
+    [
+        (no_image, r"1\.txt is no image"),
+        (cut_short, r"1\.png cannot be read"),
+        (huge, r"1\.png cannot be read .*exceeds limit"),
+        (of_floats, "floating-point"),
+        (of_another_size, r"1\.png is 4x4, but 0\.png is 8x6"),
+    ],
+)
+def test_what_is_no_mask_beside_others_is_named(
+    tmp_path: Path, add: Callable[[Path], None], words: str
+) -> None:
     save(tmp_path / "0.png")
-    save(tmp_path / "1.png", size=(4, 4))
-    with pytest.raises(UserError, match=r"1\.png is 4x4, but 0\.png is 8x6"):
+    add(tmp_path)
+    with pytest.raises(UserError, match=words):
         read_mask_folder(tmp_path)
 
 
-def test_a_folder_without_images_names_its_subfolders(tmp_path: Path) -> None:
+def test_no_masks_at_all(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such mask"):
+        read_mask_folder(tmp_path / "elsewhere")
     (tmp_path / "bear").mkdir()
     with pytest.raises(UserError, match="bear"):
         read_mask_folder(tmp_path)

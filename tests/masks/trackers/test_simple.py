@@ -170,11 +170,11 @@ places = st.tuples(st.integers(0, 299), st.integers(0, 199))
 
 
 @pytest.fixture(scope="module")
-def reduced() -> Iterator[SimpleTracker]:
-    """A frame that is larger than the tracker works at."""
+def reduced() -> SimpleTracker:
+    """Of a frame that is larger than the tracker works at."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(simple, "LONG_SIDE", 283)
-        yield SimpleTracker(cv2.resize(BALL[0], (300, 200))[None])
+        return SimpleTracker(cv2.resize(BALL[0], (300, 200))[None])
 
 
 @settings(max_examples=5, deadline=None)
