@@ -17,7 +17,7 @@ from maskora import devices
 from maskora.app import timings
 from maskora.app.doctor import checks, facts, page
 from maskora.app.doctor.facts import Facts, Folder, Tool
-from maskora.app.doctor.outcomes import Check, Found, Outcome
+from maskora.app.doctor.outcomes import Bench, Check, Found, Outcome
 from maskora.app.doctor.page import (
     Speeds,
     Verdict,
@@ -44,6 +44,7 @@ Run = Callable[..., Answer]
 ROOT = Path(__file__).parents[2]
 CARD = "0, GPU-1, 12288, 11000, 580.65, NVIDIA GeForce RTX 3060, 8.6"
 NAME = "wan2.1-i2v-480p"
+DISK, CLIP = "disk of the cache", "a clip written and read"
 
 
 @pytest.fixture(autouse=True)
@@ -55,14 +56,16 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the checks that take no time, and one base."""
-    kept = [one for one in checks.CHECKS if one.name in ("disk of the cache", CLIP)]
+    """Only checks that take no time, and one base."""
+
+    def measure_disk(bench: Bench) -> Found:
+        return Found(f"writes {checks.disk_bandwidth(bench.cache, 20_000_000).write} B/s")
+
+    known = {check.name: check for check in checks.CHECKS}
     fine = Check("fine", lambda bench: Found("it is"), "no advice")
-    monkeypatch.setattr(checks, "CHECKS", (fine, *kept))
+    disk = replace(known[DISK], run=measure_disk)
+    monkeypatch.setattr(checks, "CHECKS", (fine, disk, known[CLIP]))
     monkeypatch.setattr(page, "PUBLISHED", {NAME: PUBLISHED[NAME]})
-
-
-CLIP = "a clip written and read"
 
 
 def test_it_ends_well_here_within_a_minute_and_tells_nothing_of_the_person(tmp_path: Path) -> None:
@@ -107,70 +110,75 @@ def test_the_page_has_every_section(run: Run, cache: Path) -> None:
     assert list(cache.iterdir()) == []
 
 
-@pytest.mark.usefixtures("quick")
-def test_a_fault_in_one_check_and_in_ffmpeg_is_reported_and_the_others_run(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(bench: object) -> Found:
-        raise ZeroDivisionError("by nothing")
-
-    monkeypatch.setattr(checks, "CHECKS", (Check("faulty", fail, "do this"), *checks.CHECKS))
-    install_ffmpeg(tmp_path, monkeypatch, "exit 3")
-    answer = run("doctor")
-    assert answer.status == 1
-    assert "  faulty ... BROKEN (0.0 s): ZeroDivisionError: by nothing\n" in answer.out
-    assert "    what to do: do this\n" in answer.out
-    assert "it does not run (status 3)" in answer.out
-    assert "unset IMAGEIO_FFMPEG_EXE" in answer.out
-    assert f"  {CLIP} ... BROKEN" in answer.out
-    assert "  fine ... ok" in answer.out
-    assert answer.out.endswith(f"To fix first\n  ffmpeg\n  faulty\n  {CLIP}\n")
-    assert answer.err == f"maskora: something is broken: ffmpeg, faulty, {CLIP}\n"
-
-
-def test_an_ffmpeg_that_lacks_encoders_is_broken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install_ffmpeg(tmp_path, monkeypatch, "echo ' V....D mpeg4  MPEG-4'")
-    assert tool("ffmpeg").state == "broken"
-    assert "cannot write libx264, ffv1, aac" in tool("ffmpeg").message
-
-
-def install_ffmpeg(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+def install_ffmpeg(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str = "exit 3") -> None:
     program = folder / "ffmpeg"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(program))
 
 
-@pytest.mark.usefixtures("quick")
-def test_a_full_cache_disk_is_reported_and_the_others_run(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def add_a_faulty_check(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(bench: object) -> Found:
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr(checks, "CHECKS", (Check("faulty", fail, "do this"), *checks.CHECKS))
+
+
+def fill_the_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "write", full)
-    answer = run("doctor")
-    assert answer.status == 1
-    assert "disk of the cache ... BROKEN" in answer.out
-    assert "No space left on device" in answer.out
-    assert "name a folder on another disk with XDG_CACHE_HOME" in answer.out
-    assert "  fine ... ok" in answer.out
+
+
+def put_a_file_in_the_caches_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "file"))
+
+
+def install_a_gpu_for_another_torch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert torch.version.cuda is None, "the installed torch is a build for the CPU"
+    install_driver(folder, monkeypatch, CARD)
+
+
+def break_the_driver(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_driver(folder, monkeypatch, says="NVIDIA-SMI has failed: no communication")
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_cache_that_cannot_be_made_is_reported_and_the_others_run(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+@pytest.mark.parametrize(
+    ("break_it", "problems", "words"),
+    [
+        (add_a_faulty_check, ["faulty"],
+         ["  faulty ... BROKEN (0.0 s): ZeroDivisionError: by nothing\n    what to do: do this\n"]),
+        (install_ffmpeg, ["ffmpeg", CLIP],
+         ["it does not run (status 3)", "unset IMAGEIO_FFMPEG_EXE", f"  {CLIP} ... BROKEN"]),
+        (fill_the_disk, [DISK],
+         ["No space left on device", "name a folder on another disk with XDG_CACHE_HOME"]),
+        (put_a_file_in_the_caches_place, [DISK], [f"  {DISK} ... BROKEN"]),
+        (install_a_gpu_for_another_torch, ["device"],
+         ["NVIDIA GeForce RTX 3060: 10.7 of 12.0 GB are free, driver 580.65",
+          "  device ... BROKEN", "https://download.pytorch.org/whl/"]),
+        (break_the_driver, ["driver", "device"],
+         ["  driver        BROKEN: NVIDIA's driver does not answer (NVIDIA-SMI has",
+          "what to do: restart the machine, or install the driver again", "  device ... BROKEN"]),
+    ],
+)  # fmt: skip
+def test_what_is_broken_is_reported_and_the_other_checks_run(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    break_it: Callable[[Path, pytest.MonkeyPatch], None], problems: list[str], words: list[str],
+) -> None:  # fmt: skip
+    break_it(tmp_path, monkeypatch)
     answer = run("doctor")
     assert answer.status == 1
-    assert "disk of the cache ... BROKEN" in answer.out
-    assert "  a clip written and read ... ok" in answer.out
-    assert "What it can do" in answer.out
-    assert answer.err == "maskora: something is broken: disk of the cache\n"
+    assert [word for word in words if word not in answer.out] == []
+    assert answer.out.endswith("\n  ".join(["To fix first", *problems]) + "\n")
+    assert answer.err == f"maskora: something is broken: {', '.join(problems)}\n"
+    passed = {"fine", CLIP, DISK} - set(problems)
+    assert [name for name in passed if f"  {name} ... ok" not in answer.out] == []
+    assert ("What it can do" in answer.out) == ("device" not in problems)
+    if "driver" not in problems:
+        assert "update the GPU's driver" not in answer.out
 
 
 def test_libraries_that_cannot_be_imported_are_reported(
@@ -184,34 +192,12 @@ def test_libraries_that_cannot_be_imported_are_reported(
     assert "pip install -e . -c constraints.txt" in answer.out
 
 
-@pytest.mark.usefixtures("quick")
-def test_a_gpu_that_torch_cannot_use_is_broken_and_the_checks_use_the_cpu(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_ffmpeg_that_lacks_encoders_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert torch.version.cuda is None, "the installed torch is a build for the CPU"
-    install_driver(tmp_path, monkeypatch, CARD)
-    answer = run("doctor")
-    assert answer.status == 1
-    assert "NVIDIA GeForce RTX 3060: 10.7 of 12.0 GB are free, driver 580.65" in answer.out
-    assert "  device ... BROKEN" in answer.out
-    assert "https://download.pytorch.org/whl/" in answer.out
-    assert "update the GPU's driver" not in answer.out
-    assert "  a clip written and read ... ok" in answer.out
-    assert "What it can do" not in answer.out
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_driver_that_does_not_answer_is_broken_and_the_page_is_there(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install_driver(tmp_path, monkeypatch, says="NVIDIA-SMI has failed: no communication")
-    answer = run("doctor")
-    assert answer.status == 1
-    assert "  driver        BROKEN: NVIDIA's driver does not answer (NVIDIA-SMI has" in answer.out
-    assert "what to do: restart the machine, or install the driver again" in answer.out
-    assert "  device ... BROKEN" in answer.out
-    assert "  a clip written and read ... ok" in answer.out
-    assert answer.err == "maskora: something is broken: driver, device\n"
+    install_ffmpeg(tmp_path, monkeypatch, "echo ' V....D mpeg4  MPEG-4'")
+    assert tool("ffmpeg").state == "broken"
+    assert "cannot write libx264, ffv1, aac" in tool("ffmpeg").message
 
 
 GPU = Gpu(0, "A GPU", 12 * GIB, 11 * GIB, (8, 6), "580.65")

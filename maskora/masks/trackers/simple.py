@@ -242,7 +242,7 @@ def find_object(
         others_HW: where other objects are; they are background.
     """
 
-    def settled(marks_HW: Marks) -> Silhouette:
+    def cut_out(marks_HW: Marks) -> Silhouette:
         marks_HW[others_HW] = cv2.GC_BGD
         for points, kind in ((pointed.outside, cv2.GC_BGD), (pointed.inside, cv2.GC_FGD)):
             for point in points:
@@ -254,23 +254,23 @@ def find_object(
         return keep_parts(silhouette_HW, silhouette_HW, LARGE)
 
     if before_HW.any() and not _is_elsewhere(pointed, before_HW):
-        return settled(_correction(pointed, before_HW))
+        return cut_out(_mark_correction(pointed, before_HW))
     if pointed.boxes:
-        return settled(_boxed(pointed, before_HW.shape))
+        return cut_out(_mark_boxes(pointed, before_HW.shape))
     if not pointed.inside:
         return np.zeros_like(before_HW)
-    marks = _extents(pointed, before_HW.shape)
+    marks = _mark_discs(pointed, before_HW.shape)
     sizes = [float(np.sqrt((marks_HW & 1).sum())) for marks_HW in marks]
-    return _best([settled(one_HW) for one_HW in marks], sizes, _edges(image_HWC, permanence_HW))
+    return _best([cut_out(one_HW) for one_HW in marks], sizes, _edges(image_HWC, permanence_HW))
 
 
-def _extents(pointed: Pointed, shape: tuple[int, ...]) -> list[Marks]:
+def _mark_discs(pointed: Pointed, shape: tuple[int, ...]) -> list[Marks]:
     """One guess of where a clicked object is for each of `RADII`."""
-    away_HW = _away(pointed.inside, shape)
-    return [_discs(away_HW, share * max(shape), pointed) for share in RADII]
+    away_HW = _distance(pointed.inside, shape)
+    return [_mark_disc(away_HW, share * max(shape), pointed) for share in RADII]
 
 
-def _discs(away_HW: Field, radius: float, pointed: Pointed) -> Marks:
+def _mark_disc(away_HW: Field, radius: float, pointed: Pointed) -> Marks:
     """An object about as large as a disc around the clicks."""
     marks_HW = np.full(away_HW.shape, cv2.GC_BGD, np.uint8)
     marks_HW[away_HW <= DISC_REACH * radius] = cv2.GC_PR_BGD
@@ -281,7 +281,7 @@ def _discs(away_HW: Field, radius: float, pointed: Pointed) -> Marks:
     return marks_HW
 
 
-def _boxed(pointed: Pointed, shape: tuple[int, ...]) -> Marks:
+def _mark_boxes(pointed: Pointed, shape: tuple[int, ...]) -> Marks:
     """An object that roughly fills boxes."""
     marks_HW = np.full(shape, cv2.GC_BGD, np.uint8)
     for x0, y0, x1, y1 in pointed.boxes:
@@ -300,11 +300,11 @@ def _is_elsewhere(pointed: Pointed, before_HW: Silhouette) -> bool:
     """Whether all that is pointed at lies away from where the object was thought to be."""
     if pointed.boxes:
         return not (before_HW & _in_boxes(pointed.boxes, before_HW.shape)).any()
-    reached_HW = _around(pointed.inside, NEAR, before_HW.shape)
+    reached_HW = _discs_around(pointed.inside, NEAR, before_HW.shape)
     return bool(pointed.inside) and not (before_HW & reached_HW).any()
 
 
-def _correction(pointed: Pointed, before_HW: Silhouette) -> Marks:
+def _mark_correction(pointed: Pointed, before_HW: Silhouette) -> Marks:
     """Clicks add or take away around them and nowhere else; what is outside of boxes goes."""
     shape = before_HW.shape
     missing = [(x, y) for x, y in pointed.inside if not before_HW[y, x]]
@@ -312,10 +312,10 @@ def _correction(pointed: Pointed, before_HW: Silhouette) -> Marks:
     if pointed.boxes:
         marks_HW = np.where(before_HW, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
         marks_HW[~_in_boxes(pointed.boxes, shape)] = cv2.GC_BGD
-    marks_HW[~before_HW & _around(missing, 2 * NEAR, shape)] = cv2.GC_PR_BGD
-    marks_HW[~before_HW & _around(missing, NEAR / 2, shape)] = cv2.GC_PR_FGD
-    marks_HW[before_HW & _around(pointed.outside, 2 * NEAR, shape)] = cv2.GC_PR_FGD
-    marks_HW[before_HW & _around(pointed.outside, NEAR / 2, shape)] = cv2.GC_PR_BGD
+    marks_HW[~before_HW & _discs_around(missing, 2 * NEAR, shape)] = cv2.GC_PR_BGD
+    marks_HW[~before_HW & _discs_around(missing, NEAR / 2, shape)] = cv2.GC_PR_FGD
+    marks_HW[before_HW & _discs_around(pointed.outside, 2 * NEAR, shape)] = cv2.GC_PR_FGD
+    marks_HW[before_HW & _discs_around(pointed.outside, NEAR / 2, shape)] = cv2.GC_PR_BGD
     return marks_HW
 
 
@@ -326,7 +326,7 @@ def _in_boxes(boxes: Sequence[Sides], shape: tuple[int, ...]) -> Silhouette:
     return within_HW
 
 
-def _around(points: Sequence[Point], share: float, shape: tuple[int, ...]) -> Silhouette:
+def _discs_around(points: Sequence[Point], share: float, shape: tuple[int, ...]) -> Silhouette:
     """Discs around points, of a radius that is a share of the picture's long side."""
     canvas_HW = np.zeros(shape, np.uint8)
     for point in points:
@@ -334,7 +334,7 @@ def _around(points: Sequence[Point], share: float, shape: tuple[int, ...]) -> Si
     return canvas_HW > 0
 
 
-def _away(points: Sequence[Point], shape: tuple[int, ...]) -> Field:
+def _distance(points: Sequence[Point], shape: tuple[int, ...]) -> Field:
     """How far each pixel is from the points and what lies between them."""
     canvas_HW = np.ones(shape, np.uint8)
     hull = cv2.convexHull(np.array(points, np.int32).reshape(-1, 1, 2))
@@ -439,21 +439,21 @@ def carry(
         moving_belief(permanence_HW[window], warped_HW[window]),
     )
     moved_there = Motion(moved.back_HW2[window], moved.sure_HW[window])
-    marks_HW = _marks(warped_HW[window], moved_there, belief_HW)
+    marks_HW = _mark_moved(warped_HW[window], moved_there, belief_HW)
     carried_HW = np.zeros_like(before_HW)
     carried_HW[window] = _cut_beside(colours_HWC, marks_HW, memory)
     return keep_parts(carried_HW, warped_HW, SPECK)
 
 
-def _marks(warped_HW: Silhouette, moved: Motion, belief_HW: Field) -> Marks:
+def _mark_moved(warped_HW: Silhouette, moved: Motion, belief_HW: Field) -> Marks:
     """GrabCut's marks: certain where motion and belief agree, left to it elsewhere."""
     inside_HW = _opened(warped_HW & moved.sure_HW)
     outside_HW = _opened(~warped_HW & moved.sure_HW)
     band = max(2.0, BAND * float(np.sqrt(warped_HW.sum())))
-    depth_HW, away_HW = _depth(inside_HW), _depth(~warped_HW)
+    depth_HW, away_HW = _depths(inside_HW), _depths(~warped_HW)
     marks_HW = np.full(warped_HW.shape, cv2.GC_PR_BGD, np.uint8)
     marks_HW[inside_HW] = cv2.GC_PR_FGD
-    marks_HW[(_depth(outside_HW) > RIM) & (belief_HW < ALIKE)] = cv2.GC_BGD
+    marks_HW[(_depths(outside_HW) > RIM) & (belief_HW < ALIKE)] = cv2.GC_BGD
     marks_HW[away_HW > band] = cv2.GC_BGD
     deep = min(RIM, 0.9 * float(depth_HW.max()))
     marks_HW[(depth_HW > deep) & (belief_HW >= UNLIKE)] = cv2.GC_FGD
@@ -512,7 +512,7 @@ def _opened(silhouette_HW: Silhouette) -> Silhouette:
     return cv2.morphologyEx(silhouette_HW.astype(np.uint8), cv2.MORPH_OPEN, kernel) > 0
 
 
-def _depth(part_HW: Silhouette) -> Field:
+def _depths(part_HW: Silhouette) -> Field:
     """How far each pixel of a part is from what is not part of it; the picture's edge is no end."""
     padded = np.pad(part_HW.astype(np.uint8), 1, mode="edge")
     return np.asarray(cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1])
@@ -544,14 +544,14 @@ def refine(image_HWC: Image, permanence_HW: Field, marks_HW: Marks) -> Silhouett
     colours_HWC = colours(image_HWC[window])
     given_HW, kept_HW = marks_HW[window], permanence_HW[window]
     moves_HW = moving_belief(kept_HW, (given_HW & 1) > 0)
-    inside_HW = grab_cut(colours_HWC, _informed(given_HW, moves_HW))
+    inside_HW = grab_cut(colours_HWC, _mark_by_belief(given_HW, moves_HW))
     for _ in range(ROUNDS):
         if not inside_HW.any():
             return silhouette_HW
         alike_HW = colour_belief(colours_HWC, learn_colours(colours_HWC, inside_HW))
         belief_HW = combined(alike_HW, moving_belief(kept_HW, inside_HW))
-        inside_HW = _region(colours_HWC, _informed(given_HW, belief_HW), belief_HW)
-    silhouette_HW[window] = grab_cut(colours_HWC, _outlined(given_HW, inside_HW, belief_HW))
+        inside_HW = _region(colours_HWC, _mark_by_belief(given_HW, belief_HW), belief_HW)
+    silhouette_HW[window] = grab_cut(colours_HWC, _mark_outline(given_HW, inside_HW, belief_HW))
     return silhouette_HW
 
 
@@ -561,16 +561,16 @@ def _region(colours_HWC: Image, marks_HW: Marks, belief_HW: Field) -> Silhouette
     return grab_cut(np.dstack([belief_HW1, colours_HWC[..., [0, 2]] // 2]), marks_HW)
 
 
-def _informed(given_HW: Marks, belief_HW: Field) -> Marks:
+def _mark_by_belief(given_HW: Marks, belief_HW: Field) -> Marks:
     """The marks; those that are not certain give way to a stronger belief."""
     prior_HW = np.where(given_HW == cv2.GC_PR_FGD, PRIOR, 1 - PRIOR).astype(np.float32)
     both_HW = combined(belief_HW, prior_HW)
     marks_HW = np.where(both_HW >= 0.5, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     marks_HW[both_HW < GONE] = cv2.GC_BGD
-    return _with_certain(marks_HW, given_HW)
+    return _keep_certain(marks_HW, given_HW)
 
 
-def _outlined(given_HW: Marks, inside_HW: Silhouette, belief_HW: Field) -> Marks:
+def _mark_outline(given_HW: Marks, inside_HW: Silhouette, belief_HW: Field) -> Marks:
     """Marks for a silhouette of which only the outline is in doubt."""
     band = max(2.0, OUTLINE * float(np.sqrt(inside_HW.sum())))
     depth_HW, away_HW = (
@@ -580,10 +580,10 @@ def _outlined(given_HW: Marks, inside_HW: Silhouette, belief_HW: Field) -> Marks
     marks_HW = np.where(inside_HW, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     marks_HW[(away_HW > band) | (belief_HW < DOUBTED)] = cv2.GC_BGD
     marks_HW[depth_HW > band] = cv2.GC_FGD
-    return _with_certain(marks_HW, given_HW)
+    return _keep_certain(marks_HW, given_HW)
 
 
-def _with_certain(marks_HW: Marks, given_HW: Marks) -> Marks:
+def _keep_certain(marks_HW: Marks, given_HW: Marks) -> Marks:
     certain_HW = (given_HW == cv2.GC_BGD) | (given_HW == cv2.GC_FGD)
     return np.where(certain_HW, given_HW, marks_HW)
 
