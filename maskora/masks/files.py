@@ -257,6 +257,6 @@ def _are_grey(colours_X3: npt.NDArray[np.uint8]) -> bool:
 
 
 def _bright(pixels_HWC: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    """Where the strongest channel is bright: pure red is as much a mask as white is."""
+    """True where the strongest channel is bright: pure red is as much a mask as white is."""
     bright_HW: npt.NDArray[np.bool_] = pixels_HWC.max(axis=-1) > BRIGHT
     return bright_HW

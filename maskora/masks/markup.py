@@ -22,7 +22,7 @@ MOST_UNDO = 100
 
 @dataclass(frozen=True)
 class _Step:
-    """What an action changed: the prompts, and the frames as they were."""
+    """The prompts and frames that an action changed, as they were before."""
 
     prompts: tuple[Prompt, ...]
     frames: dict[int, bytes]
@@ -114,14 +114,14 @@ class Markup:
             yield frame
 
     def steps(self, start: int | None = None, direction: Direction = "both") -> int:
-        """How many frames `follow` will yield. Raises UserError where it cannot start."""
+        """The number of frames that `follow` will yield. Raises UserError where it cannot start."""
         anchors, frames = self._anchors(start), len(self.shown_THW)
         ahead = frames - (min(anchors) if start is None else start)
         back = 1 + (max(anchors) if start is None else start)
         return {"both": ahead + back, "forward": ahead, "backward": back}[direction]
 
     def absences(self) -> dict[int, list[int]]:
-        """Frames in which an object is not seen, for each object with such frames."""
+        """The frames in which an object is not seen, for each object with such frames."""
         absences = {}
         for number in self.objects:
             seen_T = (self.shown_THW == number).any(axis=(1, 2))

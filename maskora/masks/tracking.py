@@ -110,7 +110,7 @@ def _pass(
 
 
 def _is_nearest(frame: int, number: int, anchors: Anchors, step: int) -> bool:
-    """Whether an object's nearest anchor lies behind, seen along the pass (ties: forward)."""
+    """True if the object's nearest anchor lies behind on the pass (ties: only when forward)."""
     ahead_by = [step * (at - frame) for at, objects in anchors.items() if number in objects]
     behind = min((-distance for distance in ahead_by if distance <= 0), default=None)
     ahead = min((distance for distance in ahead_by if distance >= 0), default=None)

@@ -452,7 +452,7 @@ def nearest_usual_rate(rate: float, tolerance: float = 0.03) -> Fraction:
 
 
 def is_constant(times: Sequence[float], rate: Fraction) -> bool:
-    """Whether every frame lies within half a frame of its place at a constant ``rate``."""
+    """True if every frame lies within half a frame of its place at a constant ``rate``."""
     drift = np.asarray(times) * float(rate) - np.arange(len(times))
     return bool(np.all(np.abs(drift - np.median(drift)) < 0.5))
 

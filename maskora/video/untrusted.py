@@ -142,7 +142,7 @@ def check_untrusted(
 
 
 def _watched(looking: subprocess.Popen[bytes], order: bytes, last: float, memory: int) -> str:
-    """What the small process has written to stderr when it has ended.
+    """Wait for the small process, and return what it has written to stderr.
 
     Raises:
         TimeoutExpired: it has not ended by `last` (of time.monotonic).

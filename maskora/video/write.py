@@ -121,7 +121,7 @@ def _encode(
 
 
 def _passed(action: Callable[[], object]) -> bool:
-    """Whether the pipe to ffmpeg took it; False where ffmpeg has closed its end."""
+    """Write to, or close, the pipe to ffmpeg. False: ffmpeg has closed its end."""
     try:
         action()
     except OSError as error:

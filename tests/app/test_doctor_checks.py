@@ -1,8 +1,11 @@
 """The doctor's checks: what is wrong is found; bytes really move, and nothing is left behind."""
 
 import errno
+import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,19 +57,13 @@ def performed(work: Callable[[Bench], Found], bench: Bench) -> Outcome:
     return perform("a check", lambda: work(bench), "the usual advice")
 
 
-def from_ram(bench: Bench) -> Found:
-    return stream_from_ram(bench, "pinned", SMALL)
-
-
-def through_staging(bench: Bench) -> Found:
-    return stream_from_ram(bench, "pageable", SMALL)
-
-
-def from_disk(bench: Bench) -> Found:
-    return stream_from_disk(bench, SMALL)
-
-
-WAYS = pytest.mark.parametrize("work", [from_ram, through_staging, from_disk])
+FROM_DISK = partial(stream_from_disk, shape=SMALL)
+WAYS = pytest.mark.parametrize(
+    "work",
+    [*(partial(stream_from_ram, weights=one, shape=SMALL) for one in ("pinned", "pageable")),
+     FROM_DISK],
+    ids=["from RAM", "through staging", "from disk"],
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -130,7 +127,7 @@ def test_a_wrong_bit_on_the_disk_is_found(bench: Bench, monkeypatch: pytest.Monk
             file.write(bytes([byte ^ 64]))
 
     monkeypatch.setattr(checks, "save_file", save)
-    outcome = performed(from_disk, bench)
+    outcome = performed(FROM_DISK, bench)
     assert outcome.state == "broken"
     assert f"block {BLOCKS - 1}: " in outcome.message
 
@@ -200,9 +197,10 @@ def test_rounding_is_excused_only_where_the_device_rounds_differently_by_itself(
         assert words in train_streamed_and_resident(bench).message
 
 
-def test_the_8_bit_optimizer_says_why_it_is_skipped(
+def test_without_a_gpu_nothing_is_pinned_and_the_8_bit_optimizer_says_why_it_is_skipped(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert performed(measure_pinning, bench).state == "skipped"
     with pytest.raises(Skipped, match="needs a GPU"):
         step_in_8_bits(bench)
     monkeypatch.setattr(checks, "find_spec", lambda _: None)
@@ -260,22 +258,13 @@ def test_what_can_be_pinned_is_tried_and_given_back(quota: int) -> None:
     assert driver.left == quota
 
 
-def test_without_a_gpu_nothing_is_pinned(bench: Bench) -> None:
-    assert performed(measure_pinning, bench).state == "skipped"
-
-
-@pytest.fixture
-def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_without_its_path_and_nothing_stays(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/the/cache")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(bench.cache))
 
     monkeypatch.setattr(os, "write", full)
-
-
-@pytest.mark.usefixtures("full_disk")
-def test_a_full_disk_is_reported_without_its_path_and_nothing_stays(bench: Bench) -> None:
-    with pytest.raises(OSError, match="No space left"):
-        disk_bandwidth(bench.cache, 40_000_000)
     outcome = performed(measure_disk, bench)
     assert (outcome.state, outcome.message) == ("broken", "No space left on device")
     assert list(bench.cache.iterdir()) == []
@@ -283,9 +272,6 @@ def test_a_full_disk_is_reported_without_its_path_and_nothing_stays(bench: Bench
 
 def test_whatever_a_check_raises_is_an_outcome_and_what_it_warns_of_a_note() -> None:
     def fail() -> Found:
-        import logging
-        import sys
-
         logging.getLogger("maskora").warning("note: %d blocks are slow", 3)
         print("a bar", file=sys.stderr)
         raise ZeroDivisionError("first line\nsecond line")
@@ -306,13 +292,8 @@ def test_copies_leave_memory_that_the_engine_pins(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(checks, "host_buffer", watched)
     assert 1e8 < (pinned_bandwidth(CPU, BYTES) or 0) < 1e12
     assert asked == [(BYTES, True)]
-
-
-def test_memory_that_cannot_be_pinned_has_no_such_bandwidth(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
     monkeypatch.setattr(checks, "is_ready", lambda buffer: False)
-    assert pinned_bandwidth(CPU, BYTES) is None
+    assert pinned_bandwidth(CPU, BYTES) is None, "memory that cannot be pinned has none"
 
 
 def test_staged_copies_are_the_engines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,11 +309,8 @@ def test_staged_copies_are_the_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert visited == [0, 1, 2] * (1 + checks.ROUNDS)
 
 
-def test_ram_is_copied() -> None:
+def test_ram_is_copied_and_a_disk_left_as_it_was(tmp_path: Path) -> None:
     assert 1e8 < ram_bandwidth(BYTES) < 1e13
-
-
-def test_a_disk_is_written_and_read_and_left_as_it_was(tmp_path: Path) -> None:
     speed = disk_bandwidth(tmp_path / "cache", 40_000_000)
     assert speed.write > 1e5
     assert speed.read > 1e5

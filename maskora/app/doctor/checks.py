@@ -89,7 +89,7 @@ def measure_bus(bench: Bench) -> Found:
 
 
 def measure_pinning(bench: Bench) -> Found:
-    """How much memory can be pinned; it is given back at once."""
+    """Pin as much memory as the system allows, and give it back at once."""
     driver = driver_of(bench.device)
     if driver is None:
         raise Skipped("nothing needs to be pinned without a GPU")
@@ -99,7 +99,7 @@ def measure_pinning(bench: Bench) -> Found:
 
 
 def pinnable(driver: Driver, most: int) -> tuple[int, str]:
-    """How many bytes can be pinned, up to about `most`, and why no more (empty: not tried)."""
+    """The bytes that can be pinned, up to about `most`, and why no more (empty: not tried)."""
     pins = Pins(driver)
     held: list[Tensor] = []
     while len(held) * PINNED_PIECE < most:

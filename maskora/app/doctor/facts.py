@@ -1,4 +1,4 @@
-"""What the doctor finds out about a machine without computing anything. Imports no torch."""
+"""The facts about a machine: system, GPUs, memory, caches, tools. Imports no torch."""
 
 import importlib.metadata
 import os
@@ -129,7 +129,7 @@ def graphics() -> tuple[tuple[Gpu, ...], list[Tool]]:
 
 
 def folder(path: Path) -> Folder:
-    """How much a folder holds, and what is free on its disk, whether it is there yet or not."""
+    """A folder's size and what is free on its disk, also of a folder that is not there yet."""
     existing = next((parent for parent in (path, *path.parents) if parent.exists()), None)
     free = 0 if existing is None else int(psutil.disk_usage(str(existing)).free)
     return Folder(str(path), _held_bytes(path), free)
@@ -252,7 +252,7 @@ def _browser() -> str | None:
 
 
 def _is_fetched(repository: str) -> bool:
-    """Whether the weights of a hub repository are in the hub's cache."""
+    """True if the weights of a hub repository are in the hub's cache."""
     if version_of("huggingface_hub") is None:
         return False
     from huggingface_hub import try_to_load_from_cache

@@ -29,7 +29,7 @@ class Wrong(Exception):
 
 @dataclass(frozen=True)
 class Found:
-    """What a check has done or measured, in words and in numbers (bytes, or bytes per second)."""
+    """The result of a check in words and in numbers (bytes, or bytes per second)."""
 
     message: str
     numbers: dict[str, float] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where checks run.
+    """The device, folders and memory that checks use.
 
     Attributes:
         device: that blocks are streamed to.

@@ -112,7 +112,7 @@ class Speeds:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a base fits a machine, and what it takes, in words."""
+    """The planner's answer for a base: does it fit the machine, and what does it take."""
 
     base: str
     fits: bool
@@ -120,7 +120,7 @@ class Verdict:
 
 
 def render_verdicts(verdicts: Iterable[Verdict]) -> str:
-    """What the machine can do."""
+    """The verdicts, a line or two each."""
     lines = ["What it can do"]
     for verdict in verdicts:
         first, *more = verdict.message.splitlines()

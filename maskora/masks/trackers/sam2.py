@@ -38,7 +38,7 @@ BOX_CORNERS = (2, 3)  # SAM2's labels of a box's two corners, given as points
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a frame becomes the model's input; what a checkpoint does not say is as SAM2's own.
+    """Turns a frame into the model's input. The defaults are those of SAM2 itself.
 
     Attributes:
         size: the side of the model's square picture, in pixels; the frame's aspect is not kept.

@@ -37,7 +37,7 @@ VANISHED = 0.02  # of the area at the last anchor: what is smaller has left the 
 
 @dataclass(frozen=True)
 class Look:
-    """How an object and what is around it looked in the frame where it was anchored.
+    """The colours of an object and its surroundings in the frame where it was anchored.
 
     Attributes:
         colours_HWC: the frame's `colours`, cut out around the object.
@@ -297,7 +297,7 @@ def _mark_boxes(pointed: Pointed, shape: tuple[int, ...]) -> Marks:
 
 
 def _is_elsewhere(pointed: Pointed, before_HW: Silhouette) -> bool:
-    """Whether all that is pointed at lies away from where the object was thought to be."""
+    """True if no prompt is near the place where the object was thought to be."""
     if pointed.boxes:
         return not (before_HW & _in_boxes(pointed.boxes, before_HW.shape)).any()
     reached_HW = _discs_around(pointed.inside, NEAR, before_HW.shape)
@@ -335,7 +335,7 @@ def _discs_around(points: Sequence[Point], share: float, shape: tuple[int, ...])
 
 
 def _distance(points: Sequence[Point], shape: tuple[int, ...]) -> Field:
-    """How far each pixel is from the points and what lies between them."""
+    """The distance of each pixel from the points' convex hull."""
     canvas_HW = np.ones(shape, np.uint8)
     hull = cv2.convexHull(np.array(points, np.int32).reshape(-1, 1, 2))
     cv2.fillConvexPoly(canvas_HW, hull, 0)
@@ -344,7 +344,7 @@ def _distance(points: Sequence[Point], shape: tuple[int, ...]) -> Field:
 
 
 def _edges(image_HWC: Image, permanence_HW: Field) -> Field:
-    """How much colours and permanence change at each pixel."""
+    """The strength of the edges of colours and permanence at each pixel."""
     layers_HWC = np.dstack([colours(image_HWC).astype(np.float32), 255 * permanence_HW])
     smooth_HWC = cv2.GaussianBlur(layers_HWC, (0, 0), 2)
     dx, dy = (cv2.Sobel(smooth_HWC, cv2.CV_32F, *way, ksize=3) for way in ((1, 0), (0, 1)))
@@ -361,7 +361,7 @@ def _best(tries: Sequence[Silhouette], sizes: Sequence[float], edges_HW: Field) 
 
 
 def _rating(silhouette_HW: Silhouette, size: float, edges_HW: Field) -> float:
-    """How clearly an outline follows edges; less for sizes that are unusual or were not tried."""
+    """A score for an outline along edges, less for sizes that are unusual or were not tried."""
     if not silhouette_HW.any():
         return 0.0
     kernel = np.ones((3, 3), np.uint8)
@@ -374,7 +374,7 @@ def _rating(silhouette_HW: Silhouette, size: float, edges_HW: Field) -> float:
 
 
 def _agreement(silhouette_HW: Silhouette, tries: Sequence[Silhouette]) -> float:
-    """How much other tries overlap a silhouette: what is found again and again is an object."""
+    """The mean overlap with all tries: what is found again and again is an object."""
     shared = [float((silhouette_HW & one_HW).sum()) for one_HW in tries]
     either = [float((silhouette_HW | one_HW).sum()) for one_HW in tries]
     return float(np.mean(np.array(shared) / np.maximum(either, 1)))
@@ -513,7 +513,7 @@ def _opened(silhouette_HW: Silhouette) -> Silhouette:
 
 
 def _depths(part_HW: Silhouette) -> Field:
-    """How far each pixel of a part is from what is not part of it; the picture's edge is no end."""
+    """The distance of each pixel from the part's outline; the picture's edge is none."""
     padded = np.pad(part_HW.astype(np.uint8), 1, mode="edge")
     return np.asarray(cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1])
 
@@ -783,7 +783,7 @@ def camera_path(greys: list[Image]) -> list[Affine]:
 
 
 def _main_motion(here_HW: Image, there_HW: Image, guess: Affine) -> tuple[Affine, float]:
-    """How most of the scene moves from one picture to another, and what share of it does."""
+    """The motion of most of the scene between two pictures, and the share of points that do it."""
     points = cv2.goodFeaturesToTrack(here_HW, CORNERS, 0.005, 8)
     if points is None or len(points) < LEAST:
         return guess, 0.0
