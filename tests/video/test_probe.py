@@ -171,13 +171,6 @@ def test_a_folder_of_images_in_natural_order(tmp_path: Path) -> None:
     assert probe(tmp_path, Fraction(24)).fps == 24
 
 
-def test_images_of_two_sizes_name_the_odd_one(tmp_path: Path) -> None:
-    for name, width in (("a.png", 8), ("b.png", 8), ("c.png", 9)):
-        Image.new("RGB", (width, 6)).save(tmp_path / name)
-    with pytest.raises(UserError, match=r"c\.png: 9x6, but a\.png is 8x6"):
-        probe(tmp_path)
-
-
 def test_hidden_files_are_no_frames(tmp_path: Path) -> None:
     Image.new("RGB", (8, 6)).save(tmp_path / "f0.jpg")
     (tmp_path / "._f0.jpg").write_bytes(b"a resource fork")
@@ -186,10 +179,19 @@ def test_hidden_files_are_no_frames(tmp_path: Path) -> None:
     assert not any("._f0" in note for note in info.notes)
 
 
-def test_one_frame_in_two_types_names_both(tmp_path: Path) -> None:
-    for name in ("f0.png", "f1.png", "f0.jpg"):
-        Image.new("RGB", (8, 6)).save(tmp_path / name)
-    with pytest.raises(UserError, match=r"f0\.jpg and f0\.png"):
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ({"a.png": 8, "b.png": 8, "c.png": 9}, r"c\.png: 9x6, but a\.png is 8x6"),
+        ({"f0.png": 8, "f1.png": 8, "f0.jpg": 8}, r"f0\.jpg and f0\.png"),
+    ],
+)
+def test_images_that_are_no_frames_of_one_clip_are_named(
+    tmp_path: Path, sizes: dict[str, int], words: str
+) -> None:
+    for name, width in sizes.items():
+        Image.new("RGB", (width, 6)).save(tmp_path / name)
+    with pytest.raises(UserError, match=words):
         probe(tmp_path)
 
 
@@ -214,20 +216,15 @@ def test_a_file_that_is_no_video(tmp_path: Path, name: str, content: bytes) -> N
     assert "\n" not in str(caught.value)
 
 
-def test_sound_alone(make: Pattern) -> None:
-    path = make("sound.m4a", "-f", "lavfi", "-i", "sine=d=0.5")
-    with pytest.raises(UserError, match="no video stream"):
-        probe(path)
-
-
-def test_a_cover_is_no_video(make: Pattern) -> None:
-    path = make(
-        "song.m4a", "-f", "lavfi", "-i", "sine=d=0.5", "-f", "lavfi", "-i", "color=s=64x48:d=0.1",
-        "-map", "0", "-map", "1", "-frames:v", "1", "-c:v", "mjpeg",
-        "-disposition:v:0", "attached_pic",
+def test_sound_alone_and_a_cover_are_no_video(make: Pattern) -> None:
+    sound = ("-f", "lavfi", "-i", "sine=d=0.5")
+    cover = (
+        "-f", "lavfi", "-i", "color=s=64x48:d=0.1", "-map", "0", "-map", "1", "-frames:v", "1",
+        "-c:v", "mjpeg", "-disposition:v:0", "attached_pic",
     )  # fmt: skip
-    with pytest.raises(UserError, match="no video stream"):
-        probe(path)
+    for path in (make("sound.m4a", *sound), make("song.m4a", *sound, *cover)):
+        with pytest.raises(UserError, match="no video stream"):
+            probe(path)
 
 
 def test_an_mp4_without_its_index(pattern: Pattern) -> None:
