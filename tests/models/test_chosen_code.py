@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from maskora.errors import UserError
-from maskora.models.registry import Cue, VideoModel, open_model
+from maskora.models.registry import PromptInput, VideoModel, open_model
 from tests.models.bases import HUNYUAN, HUNYUAN15, WAN, copied, update
 from tests.models.conftest import Tiny
 
@@ -34,12 +34,12 @@ def encoded(model: VideoModel) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for encoder in model.encoders():
         with encoder.load() as encode:
-            (context,) = encode([Cue('a "word" on a wall', picture)])
+            (context,) = encode([PromptInput('a "word" on a wall', picture)])
             found |= context
     with model.vae() as vae:
         found["latents"] = vae.encode(picture[:, None])
     found["timesteps"] = torch.as_tensor(model.scheduler(3, None).timesteps)
-    model.load_transformer().supply.close()
+    model.load_transformer().streamed.close()
     return found
 
 

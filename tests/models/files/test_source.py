@@ -13,7 +13,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from maskora.models.files.source import from_single_files
-from maskora.models.registry import Cue, ModelInputs, Source, VideoModel, open_model, open_source
+from maskora.models.registry import (
+    ModelInputs,
+    PromptInput,
+    Source,
+    VideoModel,
+    open_model,
+    open_source,
+)
 from maskora.streaming.plan import Placement
 from tests.models.files import layouts
 from tests.models.files.layouts import PREFIX, dequantised, scaled
@@ -41,7 +48,7 @@ def answers(model: VideoModel) -> Found:
     found = {}
     for encoder in model.encoders():
         with encoder.load() as encode:
-            (context,) = encode([Cue(PROMPT, picture)])
+            (context,) = encode([PromptInput(PROMPT, picture)])
             found |= context
     with model.vae() as vae:
         found["latents"] = vae.encode(torch.rand(3, 5, 32, 48, generator=numbers) * 2 - 1)
@@ -57,7 +64,7 @@ def answers(model: VideoModel) -> Found:
             found[f"velocity {expert.name}"] = model.predict(
                 transformer, noisy, torch.tensor([500.0]), inputs
             )
-        transformer.supply.close()
+        transformer.streamed.close()
     found["timesteps"] = torch.as_tensor(model.scheduler(4, None).timesteps)
     return found
 
@@ -150,7 +157,7 @@ def velocity(model: VideoModel) -> Tensor:
     transformer = model.load_transformer()
     with torch.no_grad():
         answer = model.predict(transformer, noisy, torch.tensor([500.0]), inputs)
-    transformer.supply.close()
+    transformer.streamed.close()
     return answer
 
 
