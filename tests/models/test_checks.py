@@ -1,4 +1,4 @@
-"""Damaged and foreign configurations: told by file and key, before or while a part is loaded."""
+"""Damaged and foreign configurations are refused by file and key, at the latest when they load."""
 
 import inspect
 import json
