@@ -24,7 +24,7 @@ from maskora.models.base import (
     VideoModel,
 )
 from maskora.models.building import announce
-from maskora.models.checks import Settings, check_settings, reading_config
+from maskora.models.checks import Settings, check_settings
 from maskora.models.files.source import Source, identity
 from maskora.streaming.blocks import Precision, precise
 from maskora.streaming.checkpoint import Reader
@@ -159,7 +159,7 @@ class DiffusersBase(VideoModel):
 
     def _empty(self, expert: Expert) -> Transformer:
         """A transformer whose parameters are on the meta device."""
-        with reading_config(self.source, expert.part), init_empty_weights():
+        with init_empty_weights():
             return self.transformer_class.from_config(self.source.config(expert.part))
 
     def _load(self, expert: Expert) -> Transformer:
