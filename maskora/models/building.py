@@ -48,16 +48,16 @@ class Renamed:
 
     def __init__(self, reader: Reader, names: Mapping[str, str]) -> None:
         """`names`: new name -> the reader's own."""
-        self.told = reader.told
+        self.description = reader.description
         self._reader, self._own = reader, names
 
     def names(self) -> Collection[str]:
         """See `Reader`."""
         return self._own.keys()
 
-    def called(self, name: str) -> str:
+    def name_in_file(self, name: str) -> str:
         """See `Reader`."""
-        return self._reader.called(self._own[name])
+        return self._reader.name_in_file(self._own[name])
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
         """See `Reader`."""
@@ -102,8 +102,8 @@ def check_words(
     weights.check(name, shape)
     if tokens > shape[0]:
         raise UserError(
-            f"{folder} has {tokens} tokens, and {weights.told} knows {shape[0]}: they do not "
-            f"belong together"
+            f"{folder} has {tokens} tokens, and {weights.description} knows {shape[0]}: they do "
+            f"not belong together"
         )
 
 

@@ -1,27 +1,41 @@
-"""What the configurations of parts must say that several bases have. No torch."""
+"""Checks of configurations that a base's classes do not make themselves. No torch.
+
+The classes of diffusers and transformers raise where a configuration's types and sizes cannot be;
+`reading_config` makes that a message. Here is the rest: what kind of checkpoint it is, whether its
+parts fit together, and what would compute nonsense in silence.
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
+from huggingface_hub.errors import StrictDataclassError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from maskora.errors import UserError
-from maskora.models.files.source import Source
+from maskora.errors import Fault, UserError
+from maskora.models.files.source import Source, problems_of, raise_all
 
-SHOWN = 60  # characters of a value that is told
+SHOWN = 60  # characters of a value in a message
+UNUSED_LAYERS = 2  # of a language model: the states of its last layers are not used
+PUBLISHED = "It is damaged, or another model's: take it as it was published"
+# What classes raise of a configuration that they cannot use.
+UNUSABLE = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError,
+    ValueError, StrictDataclassError,
+)  # fmt: skip
 
 Whole = Annotated[int, Field(ge=1, le=1_000_000)]
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
 Number = Annotated[float, Field(gt=0)]
-Activation = Literal["gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu"]
 
 
 class Settings(BaseModel):
-    """The keys of one part's config.json that maskora reads, or that its class computes with.
+    """The keys of one part's config.json that are checked; others are not looked at.
 
     A key without a default must be there; what has one may be left out, and the default is that of
-    the part's class. Other keys are not looked at. Values keep their JSON type.
+    the part's class. Values keep their JSON type.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
@@ -32,42 +46,44 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(source.config(part))
         except ValidationError as error:
-            problems = "; ".join(_told(one) for one in error.errors())
-            raise UserError(
-                f"{source.described(part)}: {problems}. It is damaged, or another model's: take "
-                f"it as it was published"
-            ) from None
-
-
-class TransformersSettings(Settings):
-    """What the configurations of transformers' classes have in common."""
-
-    return_dict: Literal[True] = True
-    dtype: Literal["float32", "float16", "bfloat16"] | None = None
-    torch_dtype: Literal["float32", "float16", "bfloat16"] | None = None
+            problems = "; ".join(_message(one) for one in error.errors())
+            raise UserError(f"{source.described(part)}: {problems}. {PUBLISHED}") from None
 
 
 def check_settings(source: Source, kinds: Mapping[str, type[Settings]]) -> None:
-    """Every part's configuration is sound.
+    """Check every part's configuration.
 
     Args:
-        kinds: part -> what it must say.
+        kinds: part -> its keys.
 
     Raises:
         UserError: with all that is wrong, in one message.
     """
-    problems = []
-    for part, kind in kinds.items():
-        try:
-            kind.of(source, part)
-        except UserError as error:
-            problems.append(str(error))
-    if problems:
-        raise UserError("\n".join(problems))
+    raise_all(problems_of(partial(kind.of, source, part) for part, kind in kinds.items()))
+
+
+@contextmanager
+def reading_config(source: Source, part: str) -> Iterator[None]:
+    """Building a part, or computing with it: its errors become one that names the file.
+
+    Raises:
+        UserError: the part's class cannot use its configuration.
+    """
+    try:
+        yield
+    except (UserError, Fault):
+        raise
+    except UNUSABLE as error:
+        lines = str(error).strip().splitlines() or [""]
+        if isinstance(error, StrictDataclassError):  # its second line names the key
+            reason = lines[-1 if len(lines) < 2 else 1].strip().removesuffix("Errors:")
+        else:
+            reason = f"{type(error).__name__}: {lines[0]}"
+        raise UserError(f"{source.described(part)}: {reason.rstrip(' .:')}. {PUBLISHED}") from error
 
 
 def transformers_config(kind: Any, source: Source, part: str, **settings: Any) -> Any:
-    """A configuration of transformers, which checks the type of every further key itself.
+    """A configuration of transformers, which checks the type of every key itself.
 
     Args:
         kind: its class.
@@ -76,20 +92,21 @@ def transformers_config(kind: Any, source: Source, part: str, **settings: Any) -
     Raises:
         UserError: a value has another type than its key.
     """
-    from huggingface_hub.errors import StrictDataclassError
-
-    try:
-        return kind(**{**source.config(part), **settings})
-    except StrictDataclassError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise UserError(
-            f"{source.described(part)}: {reason}. It is damaged, or another model's: take it as it "
-            f"was published"
-        ) from None
+    with reading_config(source, part):
+        return kind(**{**_with_named_outputs(source.config(part)), **settings})
 
 
-def _told(problem: Mapping[str, Any]) -> str:
-    """What one key says, and what it should."""
+def _with_named_outputs(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration, and those in it, without the key that makes a model answer in tuples."""
+    return {
+        key: _with_named_outputs(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key != "return_dict"
+    }
+
+
+def _message(problem: Mapping[str, Any]) -> str:
+    """What one key is, and what it should be."""
     key = ".".join(str(step) for step in problem["loc"])
     if problem["type"] == "missing":
         return f"{key} is missing"
@@ -100,101 +117,23 @@ def _told(problem: Mapping[str, Any]) -> str:
     return f"{key} is {value if len(value) <= SHOWN else value[:SHOWN] + '…'}, and {wanted}"
 
 
-UNUSED_LAYERS = 2  # nobody looks at what a language model's last layers give
+class T5Encoder(Settings):
+    """`T5EncoderModel`, `UMT5EncoderModel`."""
 
-
-class T5Encoder(TransformersSettings):
-    """`T5EncoderModel`."""
-
-    vocab_size: Whole
     d_model: Whole
-    d_kv: Whole
-    d_ff: Whole
-    num_layers: Whole
-    num_heads: Whole
-    relative_attention_num_buckets: Annotated[int, Field(ge=4, le=1_000)] = 32
-    relative_attention_max_distance: Whole = 128
-    layer_norm_epsilon: Number = 1e-6
-    feed_forward_proj: Literal["relu", "gelu", "gated-gelu", "gated-silu"] = "relu"
-    dense_act_fn: Activation = "relu"
-    dropout_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
-    is_decoder: Literal[False] = False
-
-    @property
-    def gated(self) -> bool:
-        """Whether the feed-forward has two ways in, one of which opens the other."""
-        return self.feed_forward_proj.startswith("gated")
-
-    @model_validator(mode="after")
-    def _tells_distances_apart(self) -> Self:
-        distance, exact = (
-            self.relative_attention_max_distance,
-            self.relative_attention_num_buckets // 4,
-        )
-        if distance <= exact:
-            raise ValueError(
-                f"relative_attention_max_distance is {distance}, and should be above {exact}, a "
-                f"quarter of relative_attention_num_buckets"
-            )
-        return self
 
 
-class VisionTower(TransformersSettings):
-    """A tower of pictures' patches: `CLIPVisionModel`, `SiglipVisionModel`."""
+class VisionTower(Settings):
+    """`CLIPVisionModel`, `SiglipVisionModel`."""
 
     hidden_size: Whole
-    intermediate_size: Whole
-    num_hidden_layers: Whole
-    num_attention_heads: Whole
-    image_size: Whole
-    patch_size: Whole
-    num_channels: Literal[3] = 3
-    layer_norm_eps: Number = 1e-5
-    hidden_act: Activation = "quick_gelu"
-
-    @model_validator(mode="after")
-    def _divides(self) -> Self:
-        check_heads(self.hidden_size, self.num_attention_heads)
-        if self.patch_size > self.image_size:
-            raise ValueError(
-                f"patch_size is {self.patch_size}, and should be at most image_size, "
-                f"{self.image_size}"
-            )
-        return self
 
 
-class Rope(Settings):
-    """How a language model tells places apart. Older files name its kind `type`."""
-
-    rope_theta: Number = 10_000.0
-    rope_type: Literal["default", "mrope"] = "default"
-    type: Literal["default", "mrope"] = "default"
-    mrope_section: list[Whole] | None = None
-
-
-class LanguageModel(TransformersSettings):
+class LanguageModel(Settings):
     """A language model, `LlamaModel` or `Qwen2_5_VLTextModel`, of which only states are used."""
 
-    vocab_size: Whole
     hidden_size: Whole
-    intermediate_size: Whole
     num_hidden_layers: Annotated[int, Field(gt=UNUSED_LAYERS, le=1_000)]
-    num_attention_heads: Whole
-    num_key_value_heads: Whole | None
-    hidden_act: Activation = "silu"
-    rope_parameters: Rope | None = None
-    rope_scaling: Rope | None = None
-    rope_theta: Number | None = None
-
-    @model_validator(mode="after")
-    def _divides(self) -> Self:
-        check_heads(self.hidden_size, self.num_attention_heads)
-        if self.num_attention_heads % (self.num_key_value_heads or 1):
-            raise ValueError(
-                f"num_key_value_heads is {self.num_key_value_heads}, and should divide "
-                f"num_attention_heads, {self.num_attention_heads}"
-            )
-        return self
 
 
 class Scheduler(Settings):
@@ -241,15 +180,9 @@ class Scheduler(Settings):
     trained_betas: list[Number] | None = None
 
     @model_validator(mode="after")
-    def _takes_the_answer_as_a_flow(self) -> Self:
+    def _predicts_a_flow(self) -> Self:
         needed = {"prediction_type", "use_flow_sigmas"} - self.model_fields_set
         if needed and not self.class_name.startswith("FlowMatch"):
-            told = " and ".join(sorted(needed))
-            raise ValueError(f"{told} missing, without which no flow is meant")
+            missing = " and ".join(sorted(needed))
+            raise ValueError(f"{missing} missing, without which no flow is meant")
         return self
-
-
-def check_heads(width: int, heads: int) -> None:
-    """Attention heads divide a width. Raises ValueError."""
-    if width % heads:
-        raise ValueError(f"num_attention_heads is {heads}, and should divide hidden_size, {width}")

@@ -24,7 +24,7 @@ from maskora.models.base import (
     VideoModel,
 )
 from maskora.models.building import announce
-from maskora.models.checks import Settings, check_settings
+from maskora.models.checks import Settings, check_settings, reading_config
 from maskora.models.files.source import Source, identity
 from maskora.streaming.blocks import Precision, precise
 from maskora.streaming.out_of_memory import with_room
@@ -157,9 +157,10 @@ class DiffusersBase(VideoModel):
         return f"{so_far + count} of {total} blocks are streamed from now on, {so_far} were"
 
     def _empty(self, expert: Expert) -> Transformer:
-        """A transformer whose parameters are on the meta device."""
-        with init_empty_weights():
-            return self.transformer_class.from_config(self.source.config(expert.part))
+        """A transformer whose parameters are on the meta device. Raises UserError."""
+        config = self.source.config(expert.part)
+        with reading_config(self.source, expert.part), init_empty_weights():
+            return self.transformer_class.from_config(config)
 
     def _load(self, expert: Expert) -> Transformer:
         announce(f"transformer{f' ({expert.name} noise)' if expert.name else ''}")

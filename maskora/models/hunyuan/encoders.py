@@ -88,7 +88,7 @@ def pooled_encoder(
     announce("second text encoder")
     tokenizer = read_folder(CLIPTokenizer, source.folder("tokenizer_2"))
     config = transformers_config(CLIPTextConfig, source, "text_encoder_2")
-    clip = on_meta(lambda: CLIPTextModel(config))
+    clip = on_meta(source, "text_encoder_2", lambda: CLIPTextModel(config))
     if config.eos_token_id not in (LAST_TOKEN, tokenizer.eos_token_id):
         raise UserError(
             f"{source.described('text_encoder_2')}: eos_token_id is {config.eos_token_id}, and the "
@@ -149,7 +149,7 @@ def _llava(source: Source) -> Any:
 
     config = transformers_config(LlavaConfig, source, "text_encoder")
     config.text_config.num_hidden_layers -= UNUSED_LAYERS
-    llava = on_meta(lambda: LlavaModel(config))
+    llava = on_meta(source, "text_encoder", lambda: LlavaModel(config))
     llava.language_model.norm = nn.Identity()
     return llava
 

@@ -1,12 +1,11 @@
-"""What the configurations of HunyuanVideo-1.5's parts must say. No torch."""
+"""The checks of HunyuanVideo-1.5's configurations, and the grid of latents. No torch."""
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from maskora.models.base import Grid
 from maskora.models.checks import (
-    Activation,
     LanguageModel,
     Number,
     Settings,
@@ -17,13 +16,10 @@ from maskora.models.checks import (
 from maskora.models.files.source import Source
 from maskora.models.hunyuan.checks import HunyuanCommon, HunyuanScheduler
 
-SECTION = [16, 24, 24]  # of a head's turns by time, height and width, where the file says nothing
-
 
 class Hunyuan15Transformer(HunyuanCommon):
     """`HunyuanVideo15Transformer3DModel`."""
 
-    class_name: str = Field("HunyuanVideo15Transformer3DModel", alias="_class_name")
     out_channels: Whole = 32
     patch_size: Whole = 1
     text_embed_dim: Whole = 3584
@@ -39,45 +35,18 @@ class Hunyuan15Vae(Settings):
     class_name: Literal["AutoencoderKLHunyuanVideo15"] = Field(
         "AutoencoderKLHunyuanVideo15", alias="_class_name"
     )
-    block_out_channels: list[Whole] = Field(min_length=5)
     latent_channels: Whole
-    layers_per_block: Whole
     scaling_factor: Number
-    in_channels: Literal[3] = 3
-    out_channels: Literal[3] = 3
     spatial_compression_ratio: Literal[16] = 16
     temporal_compression_ratio: Literal[4] = 4
-    downsample_match_channel: bool = True
-    upsample_match_channel: bool = True
 
 
 class Qwen(LanguageModel):
     """`Qwen2_5_VLTextModel`."""
 
-    num_key_value_heads: Whole | None = 8
-    rms_norm_eps: Number = 1e-5
-    use_sliding_window: Literal[False] = False
-
-    @model_validator(mode="after")
-    def _turns_whole_heads(self) -> Self:
-        rope, head = (
-            self.rope_parameters or self.rope_scaling,
-            self.hidden_size // self.num_attention_heads,
-        )
-        section = (rope.mrope_section if rope else None) or SECTION
-        if 2 * sum(section) != head:
-            raise ValueError(
-                f"mrope_section is {section}, and should add up to half of a head's {head} values"
-            )
-        return self
-
 
 class SiglipVision(VisionTower):
     """`SiglipVisionModel`."""
-
-    layer_norm_eps: Number = 1e-6
-    hidden_act: Activation = "gelu_pytorch_tanh"
-    vision_use_head: bool = True
 
 
 HUNYUAN15: dict[str, type[Settings]] = {

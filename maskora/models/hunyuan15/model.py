@@ -223,7 +223,7 @@ def autoencoder(source: Source, tile: int | None, device: torch.device) -> Itera
     """The VAE, whole or in square tiles of `tile` pixels that overlap by a quarter."""
     announce("VAE")
     config, weights = source.config("vae"), source.weights("vae")
-    vae = on_meta(lambda: AutoencoderKLHunyuanVideo15.from_config(config))
+    vae = on_meta(source, "vae", lambda: AutoencoderKLHunyuanVideo15.from_config(config))
     check_all(weights, vae)  # what is missing is known before anything is loaded
     if tile is not None:
         cells = tile // vae.spatial_compression_ratio

@@ -1,12 +1,11 @@
-"""What the configurations of Wan's parts must say. No torch."""
+"""The checks of Wan's configurations, and the grid of latents that they describe. No torch."""
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from maskora.models.base import Grid
 from maskora.models.checks import (
-    Activation,
     Count,
     Number,
     Scheduler,
@@ -17,28 +16,19 @@ from maskora.models.checks import (
 )
 from maskora.models.files.source import Source
 
-COLOURS = 3
-PUBLISHED_LATENTS = 16  # channels of which the class knows mean and deviation by itself
+PUBLISHED_LATENTS = 16  # channels whose mean and deviation are defaults of the class
 
 
 class WanTransformer(Settings):
     """`WanTransformer3DModel`, and classes that are built alike."""
 
-    class_name: str = Field("WanTransformer3DModel", alias="_class_name")
     num_layers: Whole
-    num_attention_heads: Whole
-    attention_head_dim: Annotated[int, Field(ge=6, multiple_of=2, le=10_000)]
     in_channels: Whole
     out_channels: Whole = 16
     patch_size: list[Whole] = Field([1, 2, 2], min_length=3, max_length=3)
-    ffn_dim: Whole = 13824
-    freq_dim: Whole = 256
     text_dim: Whole = 4096
     image_dim: Whole | None = None
-    added_kv_proj_dim: Whole | None = None
     pos_embed_seq_len: Count | None = None
-    rope_max_seq_len: Whole = 1024
-    cross_attn_norm: bool = True
     eps: Number = 1e-6
 
     @model_validator(mode="after")
@@ -52,25 +42,13 @@ class WanTransformer(Settings):
 class UMT5Encoder(T5Encoder):
     """`UMT5EncoderModel`."""
 
-    feed_forward_proj: Literal["relu", "gelu", "gated-gelu", "gated-silu"] = "gated-gelu"
-    dense_act_fn: Activation = "gelu_new"
-
 
 class WanVae(Settings):
-    """`AutoencoderKLWan`. An empty mean or deviation stands for the class's own."""
+    """`AutoencoderKLWan`."""
 
     class_name: Literal["AutoencoderKLWan"] = Field("AutoencoderKLWan", alias="_class_name")
-    base_dim: Whole
-    decoder_base_dim: Whole | None = None
     z_dim: Whole
-    dim_mult: list[Whole] = Field(min_length=1)
-    num_res_blocks: Whole
     temperal_downsample: list[bool]
-    attn_scales: list[float] = Field([])
-    dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
-    is_residual: bool = False
-    in_channels: Whole = 3
-    out_channels: Whole = 3
     patch_size: Whole | None = None
     scale_factor_spatial: Whole = 8
     scale_factor_temporal: Whole = 4
@@ -89,22 +67,13 @@ class WanVae(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if len(self.temperal_downsample) != len(self.dim_mult) - 1:
-            raise ValueError(
-                f"temperal_downsample has {len(self.temperal_downsample)} values, and should have "
-                f"{len(self.dim_mult) - 1}, one less than dim_mult"
-            )
         for key in ("latents_mean", "latents_std"):
-            told = key in self.model_fields_set
-            values = len(getattr(self, key)) if told else PUBLISHED_LATENTS
+            is_set = key in self.model_fields_set
+            values = len(getattr(self, key)) if is_set else PUBLISHED_LATENTS
             if values != self.z_dim:
                 raise ValueError(f"{key} has {values} values, and should have {self.z_dim} (z_dim)")
-        for key, expected in (
-            ("scale_factor_spatial", self.cell),
-            ("scale_factor_temporal", self.temporal),
-            ("in_channels", COLOURS * (self.patch_size or 1) ** 2),
-            ("out_channels", COLOURS * (self.patch_size or 1) ** 2),
-        ):
+        scales = {"scale_factor_spatial": self.cell, "scale_factor_temporal": self.temporal}
+        for key, expected in scales.items():
             if getattr(self, key) != expected:
                 raise ValueError(
                     f"{key} is {getattr(self, key)}, and should be {expected} for this "
