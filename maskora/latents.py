@@ -16,15 +16,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
-from tqdm import tqdm
 
 from maskora.files import digest, write_bytes
 from maskora.method.conditioning import Sample
 from maskora.models.base import ContextEncoder
 from maskora.models.registry import Context, ModelInputs, PromptInput, VideoModel
+from maskora.progress import track
 from maskora.streaming.out_of_memory import with_room
 from maskora.streaming.plan import next_tile
-from maskora.streaming.transfer import upload_to
+from maskora.streaming.transfer import upload
 
 FORMAT = "2"
 Item = TypeVar("Item")
@@ -55,7 +55,7 @@ class EncodedSample:
         """What the transformer is told, as a batch of one on a device."""
         target = torch.device(device)
         return ModelInputs(
-            condition_BCTHW=upload_to(target)(self.condition_CTHW)[None],
+            condition_BCTHW=upload(self.condition_CTHW, target)[None],
             context={name: on_device(one, target)[None] for name, one in self.context.items()},
         )
 
@@ -66,7 +66,7 @@ def on_device(tensor: Tensor, device: torch.device) -> Tensor:
     How many tokens they show decides shapes, which the host must know; asking the device for it
     would make the host wait.
     """
-    return upload_to(device)(tensor) if tensor.is_floating_point() else tensor
+    return upload(tensor, device) if tensor.is_floating_point() else tensor
 
 
 class TensorCache:
@@ -214,13 +214,9 @@ def _through(
     missing = {name: item for name, item in zip(names, items, strict=True) if found[name] is None}
     if missing:
         with load() as encoder:
-            encoded = tqdm(
-                encode(encoder, list(missing.values())),
-                desc=f"encode {kind}",
-                unit=kind,
-                total=len(missing),
-            )
-            for name, tensors in zip(missing, encoded, strict=True):
+            encoded = encode(encoder, list(missing.values()))
+            reported = track(encoded, f"encode {kind}", len(missing), kind)
+            for name, tensors in zip(missing, reported, strict=True):
                 found[name] = {key: tensor.cpu() for key, tensor in tensors.items()}
                 cache.put(name, found[name] or {})
     return [found[name] or {} for name in names]

@@ -1,8 +1,8 @@
-"""Checks of configurations that a base's classes do not make themselves. No torch.
+"""The keys of configurations that decide what a base is, checked before anything loads. No torch.
 
-The classes of diffusers and transformers raise where a configuration's types and sizes cannot be;
-`reading_config` makes that a message. Here is the rest: what kind of checkpoint it is, whether its
-parts fit together, and what would compute nonsense in silence.
+A value of another type, a checkpoint of another kind, parts that do not fit together and numbers
+that would compute nonsense in silence are refused here. Whether sizes go with one another is left
+to the classes of diffusers and transformers; `reading_config` makes their errors a message.
 """
 
 import json
@@ -29,10 +29,11 @@ UNUSABLE = (
 Whole = Annotated[int, Field(ge=1, le=1_000_000)]
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
 Number = Annotated[float, Field(gt=0)]
+Activation = Literal["gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu"]
 
 
 class Settings(BaseModel):
-    """The keys of one part's config.json that are checked; others are not looked at.
+    """The keys of one part's config.json that decide its kind and sizes; others are not looked at.
 
     A key without a default must be there; what has one may be left out, and the default is that of
     the part's class. Values keep their JSON type.
@@ -93,16 +94,7 @@ def transformers_config(kind: Any, source: Source, part: str, **settings: Any) -
         UserError: a value has another type than its key.
     """
     with reading_config(source, part):
-        return kind(**{**_with_named_outputs(source.config(part)), **settings})
-
-
-def _with_named_outputs(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration, and those in it, without the key that makes a model answer in tuples."""
-    return {
-        key: _with_named_outputs(value) if isinstance(value, dict) else value
-        for key, value in config.items()
-        if key != "return_dict"
-    }
+        return kind(**{**source.config(part), **settings})
 
 
 def _message(problem: Mapping[str, Any]) -> str:
@@ -117,23 +109,71 @@ def _message(problem: Mapping[str, Any]) -> str:
     return f"{key} is {value if len(value) <= SHOWN else value[:SHOWN] + '…'}, and {wanted}"
 
 
-class T5Encoder(Settings):
-    """`T5EncoderModel`, `UMT5EncoderModel`."""
+class TransformersSettings(Settings):
+    """The keys of every class of transformers; its outputs are read by name."""
 
+    return_dict: Literal[True] = True
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    torch_dtype: Literal["float32", "float16", "bfloat16"] | None = None
+
+
+class T5Encoder(TransformersSettings):
+    """`T5EncoderModel`."""
+
+    vocab_size: Whole
     d_model: Whole
+    d_kv: Whole
+    d_ff: Whole
+    num_layers: Whole
+    num_heads: Whole
+    relative_attention_num_buckets: Annotated[int, Field(ge=4, le=1_000)] = 32
+    relative_attention_max_distance: Whole = 128
+    feed_forward_proj: Literal["relu", "gelu", "gated-gelu", "gated-silu"] = "relu"
+    dense_act_fn: Activation = "relu"
+    is_decoder: Literal[False] = False
+
+    @property
+    def gated(self) -> bool:
+        """Whether the feed-forward has two ways in, one of which opens the other."""
+        return self.feed_forward_proj.startswith("gated")
 
 
-class VisionTower(Settings):
-    """`CLIPVisionModel`, `SiglipVisionModel`."""
+class VisionTower(TransformersSettings):
+    """An encoder of a picture's patches: `CLIPVisionModel`, `SiglipVisionModel`."""
 
     hidden_size: Whole
+    intermediate_size: Whole
+    num_hidden_layers: Whole
+    num_attention_heads: Whole
+    image_size: Whole
+    patch_size: Whole
+    num_channels: Literal[3] = 3
+    layer_norm_eps: Number = 1e-5
+    hidden_act: Activation = "quick_gelu"
 
 
-class LanguageModel(Settings):
+class Rope(Settings):
+    """The rotary embedding of a language model. Older files name its kind `type`."""
+
+    rope_theta: Number = 10_000.0
+    rope_type: Literal["default", "mrope"] = "default"
+    type: Literal["default", "mrope"] = "default"
+    mrope_section: list[Whole] | None = None
+
+
+class LanguageModel(TransformersSettings):
     """A language model, `LlamaModel` or `Qwen2_5_VLTextModel`, of which only states are used."""
 
+    vocab_size: Whole
     hidden_size: Whole
+    intermediate_size: Whole
     num_hidden_layers: Annotated[int, Field(gt=UNUSED_LAYERS, le=1_000)]
+    num_attention_heads: Whole
+    num_key_value_heads: Whole | None
+    hidden_act: Activation = "silu"
+    rope_parameters: Rope | None = None
+    rope_scaling: Rope | None = None
+    rope_theta: Number | None = None
 
 
 class Scheduler(Settings):

@@ -7,9 +7,9 @@ tests count again and compare.
 
 from dataclasses import dataclass
 
-from maskora.models.hunyuan15_sizes_checks import Qwen, SiglipVision
+from maskora.models.checks import T5Encoder
+from maskora.models.hunyuan15.checks import Qwen, SiglipVision
 from maskora.models.sizes import ITEM, Encoder, Parameter, count, dense_bytes, linear, stored_bytes
-from maskora.models.sizes_checks import T5Encoder
 
 INSTRUCTION_TOKENS, TEXT_TOKENS, GLYPH_TOKENS = 108, 1000, 256
 FLOAT = ITEM["float32"]

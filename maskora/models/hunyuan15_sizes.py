@@ -9,9 +9,10 @@ The context counts in full, as if every prompt had 1000 tokens and 256 more in q
 is left out when the prompts are known (see `hunyuan15_attention`), which takes less than planned.
 """
 
-from maskora.models import hunyuan15_sizes_checks as settings
 from maskora.models.base import Grid
+from maskora.models.checks import T5Encoder
 from maskora.models.files.source import Source
+from maskora.models.hunyuan15 import checks as settings
 from maskora.models.hunyuan15_encoder_sizes import (
     GLYPH_TOKENS,
     TEXT_TOKENS,
@@ -22,7 +23,6 @@ from maskora.models.hunyuan15_encoder_sizes import (
 from maskora.models.hunyuan15_transformer_sizes import Transformer
 from maskora.models.hunyuan15_vae_sizes import Vae
 from maskora.models.sizes import ITEM, Encoder, dense_bytes, stored_bytes
-from maskora.models.sizes_checks import T5Encoder
 
 # A LoRA of rank r sits on 4 matrices of a block, with "attention+ffn" on 6; in float32.
 LORA_MODULES = {"attention": 4, "attention+ffn": 6}

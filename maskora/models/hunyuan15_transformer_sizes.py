@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from maskora.models.hunyuan15_sizes_checks import Hunyuan15Transformer
+from maskora.models.hunyuan15.checks import Hunyuan15Transformer
 from maskora.models.sizes import Parameter, count, linear
 
 FREQUENCIES, GLYPH_WIDTH, REFINER_RATIO = 256, 2048, 4  # constants of the class

@@ -7,7 +7,7 @@ real class, tensor by tensor; the tests count again and compare.
 
 from dataclasses import dataclass
 
-from maskora.models.hunyuan15_sizes_checks import Hunyuan15Vae
+from maskora.models.hunyuan15.checks import Hunyuan15Vae
 from maskora.models.sizes import ITEM
 
 FLOAT = ITEM["float32"]

@@ -6,7 +6,7 @@ results were counted on the real classes, tensor by tensor; the tests count agai
 
 from dataclasses import dataclass
 
-from maskora.models import hunyuan_sizes_checks as settings
+from maskora.models.hunyuan import checks as settings
 from maskora.models.sizes import ITEM, Encoder, Parameter, count, dense_bytes, linear, stored_bytes
 from maskora.models.wan21_encoder_sizes import ImageEncoder
 

@@ -9,9 +9,9 @@ scores out. It is told a truth value per token, since padded words are not atten
 take no mask cannot serve it.
 """
 
-from maskora.models import hunyuan_sizes_checks as settings
 from maskora.models.base import Grid
 from maskora.models.files.source import Source
+from maskora.models.hunyuan import checks as settings
 from maskora.models.hunyuan_encoder_sizes import TEXT_TOKENS, Llava, PooledEncoder
 from maskora.models.hunyuan_transformer_sizes import Transformer
 from maskora.models.hunyuan_vae_sizes import Vae

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from maskora.models.hunyuan_sizes_checks import HunyuanTransformer
+from maskora.models.hunyuan.checks import HunyuanTransformer
 from maskora.models.sizes import Parameter, count, linear
 
 FREQUENCIES = 256  # of timesteps and of guidance, before their first layer

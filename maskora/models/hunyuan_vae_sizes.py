@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import log2
 
-from maskora.models.hunyuan_sizes_checks import HunyuanVae
+from maskora.models.hunyuan.checks import HunyuanVae
 from maskora.models.sizes import ITEM, tiled_area
 
 FLOAT = ITEM["float32"]

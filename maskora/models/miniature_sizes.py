@@ -2,9 +2,9 @@
 
 from maskora.models.files.source import Source
 from maskora.models.sizes import Encoder
+from maskora.models.wan.checks import WanTransformer, WanVae
 from maskora.models.wan21_encoder_sizes import Vae
 from maskora.models.wan21_sizes import WanSizes, read_grid
-from maskora.models.wan21_sizes_checks import WanTransformer, WanVae
 from maskora.models.wan21_transformer_sizes import Transformer
 
 WORDS = 1

@@ -8,6 +8,7 @@ tensor; the tests count again and compare.
 from dataclasses import dataclass
 from itertools import pairwise
 
+from maskora.models.checks import VisionTower
 from maskora.models.sizes import (
     ITEM,
     Encoder,
@@ -18,8 +19,7 @@ from maskora.models.sizes import (
     stored_bytes,
     tiled_area,
 )
-from maskora.models.sizes_checks import VisionTower
-from maskora.models.wan21_sizes_checks import UMT5Encoder, WanVae
+from maskora.models.wan.checks import UMT5Encoder, WanVae
 
 TEXT_TOKENS = 512
 FLOAT = ITEM["float32"]

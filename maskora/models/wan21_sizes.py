@@ -10,11 +10,11 @@ them: an attention that does not write its scores out, and RMS norms in one piec
 from dataclasses import dataclass
 
 from maskora.models.base import Grid
+from maskora.models.checks import VisionTower
 from maskora.models.files.source import Source
 from maskora.models.sizes import ITEM, Encoder, dense_bytes, stored_bytes
-from maskora.models.sizes_checks import VisionTower
+from maskora.models.wan.checks import UMT5Encoder, WanTransformer, WanVae
 from maskora.models.wan21_encoder_sizes import TEXT_TOKENS, ImageEncoder, TextEncoder, Vae
-from maskora.models.wan21_sizes_checks import UMT5Encoder, WanTransformer, WanVae
 from maskora.models.wan21_transformer_sizes import Transformer
 
 # A LoRA of rank r sits on 8 matrices of a block, with "attention+ffn" on 10.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from maskora.models.sizes import ITEM, Parameter, count, linear
-from maskora.models.wan21_sizes_checks import WanTransformer
+from maskora.models.wan.checks import WanTransformer
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from transformers import CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from maskora import lora
 from maskora.models.registry import open_source, read_sizes
+from maskora.models.wan.checks import WanTransformer as Settings
 from maskora.models.wan.model import ATTENTION, FEED_FORWARD
 from maskora.models.wan21_sizes import WanSizes
-from maskora.models.wan21_sizes_checks import WanTransformer as Settings
 from maskora.models.wan21_transformer_sizes import Transformer
 from maskora.streaming.blocks import Block, precise
 from maskora.streaming.formats import FORMATS

@@ -7,11 +7,14 @@ from pydantic import Field
 from maskora.models.base import Grid
 from maskora.models.checks import (
     UNUSED_LAYERS,
+    Activation,
     Count,
     LanguageModel,
     Number,
     Scheduler,
     Settings,
+    TransformersSettings,
+    VisionTower,
     Whole,
 )
 from maskora.models.files.source import Source
@@ -21,13 +24,22 @@ class HunyuanCommon(Settings):
     """What the transformers of HunyuanVideo and HunyuanVideo-1.5 have in common."""
 
     num_layers: Whole
+    num_attention_heads: Whole
+    attention_head_dim: Whole
     in_channels: Whole
+    num_refiner_layers: Whole = 2
+    mlp_ratio: Number = 4.0
     patch_size_t: Annotated[int, Field(ge=1, le=1)] = 1
+    qk_norm: Literal["rms_norm"] = "rms_norm"
+    rope_axes_dim: list[Annotated[int, Field(ge=2, multiple_of=2)]] = Field(
+        [16, 56, 56], min_length=3, max_length=3
+    )
 
 
 class HunyuanTransformer(HunyuanCommon):
     """`HunyuanVideoTransformer3DModel`."""
 
+    class_name: str = Field("HunyuanVideoTransformer3DModel", alias="_class_name")
     num_single_layers: Whole
     out_channels: Whole = 16
     patch_size: Whole = 2
@@ -43,40 +55,74 @@ class HunyuanVae(Settings):
     class_name: Literal["AutoencoderKLHunyuanVideo"] = Field(
         "AutoencoderKLHunyuanVideo", alias="_class_name"
     )
+    block_out_channels: list[Whole] = Field(min_length=3)
     latent_channels: Whole
+    layers_per_block: Whole
     scaling_factor: Number
+    down_block_types: list[Literal["HunyuanVideoDownBlock3D"]]
+    up_block_types: list[Literal["HunyuanVideoUpBlock3D"]]
+    norm_num_groups: Whole = 32
+    in_channels: Literal[3] = 3
+    out_channels: Literal[3] = 3
+    act_fn: Activation = "silu"
     spatial_compression_ratio: Literal[8] = 8
     temporal_compression_ratio: Literal[4] = 4
+    mid_block_add_attention: bool = True
 
 
 class Llama(LanguageModel):
     """LLaVA's language model. Published files leave out what is Llama's own default."""
 
     model_type: Literal["llama"] = "llama"
+    vocab_size: Whole = 32000
     hidden_size: Whole = 4096
+    intermediate_size: Whole = 11008
     num_hidden_layers: Annotated[int, Field(gt=UNUSED_LAYERS, le=1_000)] = 32
+    num_attention_heads: Whole = 32
+    num_key_value_heads: Whole | None = None
+    head_dim: Whole | None = None
+    rms_norm_eps: Number = 1e-6
+    attention_bias: Literal[False] = False
+    mlp_bias: Literal[False] = False
+    tie_word_embeddings: bool = False
 
 
-class LlavaVision(Settings):
-    """LLaVA's vision tower."""
+class LlavaVision(VisionTower):
+    """LLaVA's vision tower; what the file leaves out has LLaVA's own default."""
 
     model_type: Literal["clip_vision_model"] = "clip_vision_model"
+    hidden_size: Whole = 1024
+    intermediate_size: Whole = 4096
+    num_hidden_layers: Whole = 24
+    num_attention_heads: Whole = 16
+    image_size: Whole = 336
+    patch_size: Whole = 14
 
 
-class Llava(Settings):
+class Llava(TransformersSettings):
     """`LlavaForConditionalGeneration` of Llama and CLIP."""
 
     text_config: Llama = Llama()
     vision_config: LlavaVision = LlavaVision()
     pad_token_id: Count
     image_token_index: Count = 32000
+    projector_hidden_act: Activation = "gelu"
+    vision_feature_layer: Annotated[int, Field(lt=0)] = -2
+    vision_feature_select_strategy: Literal["default", "full"] = "default"
+    multimodal_projector_bias: Literal[True] = True
+    tie_word_embeddings: bool = False
 
 
-class ClipText(Settings):
+class ClipText(TransformersSettings):
     """`CLIPTextModel`."""
 
+    vocab_size: Whole
     hidden_size: Whole
+    intermediate_size: Whole
+    num_hidden_layers: Whole
+    num_attention_heads: Whole
     max_position_embeddings: Annotated[int, Field(ge=77, le=1_000_000)] = 77
+    hidden_act: Activation = "quick_gelu"
 
 
 class HunyuanScheduler(Scheduler):

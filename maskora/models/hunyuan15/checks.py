@@ -6,6 +6,7 @@ from pydantic import Field
 
 from maskora.models.base import Grid
 from maskora.models.checks import (
+    Activation,
     LanguageModel,
     Number,
     Settings,
@@ -20,6 +21,7 @@ from maskora.models.hunyuan.checks import HunyuanCommon, HunyuanScheduler
 class Hunyuan15Transformer(HunyuanCommon):
     """`HunyuanVideo15Transformer3DModel`."""
 
+    class_name: str = Field("HunyuanVideo15Transformer3DModel", alias="_class_name")
     out_channels: Whole = 32
     patch_size: Whole = 1
     text_embed_dim: Whole = 3584
@@ -35,18 +37,31 @@ class Hunyuan15Vae(Settings):
     class_name: Literal["AutoencoderKLHunyuanVideo15"] = Field(
         "AutoencoderKLHunyuanVideo15", alias="_class_name"
     )
+    block_out_channels: list[Whole] = Field(min_length=5)
     latent_channels: Whole
+    layers_per_block: Whole
     scaling_factor: Number
+    in_channels: Literal[3] = 3
+    out_channels: Literal[3] = 3
     spatial_compression_ratio: Literal[16] = 16
     temporal_compression_ratio: Literal[4] = 4
+    downsample_match_channel: bool = True
+    upsample_match_channel: bool = True
 
 
 class Qwen(LanguageModel):
     """`Qwen2_5_VLTextModel`."""
 
+    num_key_value_heads: Whole | None = 8
+    use_sliding_window: Literal[False] = False
+
 
 class SiglipVision(VisionTower):
     """`SiglipVisionModel`."""
+
+    layer_norm_eps: Number = 1e-6
+    hidden_act: Activation = "gelu_pytorch_tanh"
+    vision_use_head: bool = True
 
 
 HUNYUAN15: dict[str, type[Settings]] = {

@@ -1,11 +1,12 @@
 """The checks of Wan's configurations, and the grid of latents that they describe. No torch."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from maskora.models.base import Grid
 from maskora.models.checks import (
+    Activation,
     Count,
     Number,
     Scheduler,
@@ -22,13 +23,21 @@ PUBLISHED_LATENTS = 16  # channels whose mean and deviation are defaults of the 
 class WanTransformer(Settings):
     """`WanTransformer3DModel`, and classes that are built alike."""
 
+    class_name: str = Field("WanTransformer3DModel", alias="_class_name")
     num_layers: Whole
+    num_attention_heads: Whole
+    attention_head_dim: Annotated[int, Field(ge=6, multiple_of=2, le=10_000)]
     in_channels: Whole
     out_channels: Whole = 16
     patch_size: list[Whole] = Field([1, 2, 2], min_length=3, max_length=3)
+    ffn_dim: Whole = 13824
+    freq_dim: Whole = 256
     text_dim: Whole = 4096
     image_dim: Whole | None = None
+    added_kv_proj_dim: Whole | None = None
     pos_embed_seq_len: Count | None = None
+    rope_max_seq_len: Whole = 1024
+    cross_attn_norm: bool = True
     eps: Number = 1e-6
 
     @model_validator(mode="after")
@@ -42,13 +51,24 @@ class WanTransformer(Settings):
 class UMT5Encoder(T5Encoder):
     """`UMT5EncoderModel`."""
 
+    feed_forward_proj: Literal["relu", "gelu", "gated-gelu", "gated-silu"] = "gated-gelu"
+    dense_act_fn: Activation = "gelu_new"
+
 
 class WanVae(Settings):
-    """`AutoencoderKLWan`."""
+    """`AutoencoderKLWan`. An empty mean or deviation stands for the class's own."""
 
     class_name: Literal["AutoencoderKLWan"] = Field("AutoencoderKLWan", alias="_class_name")
+    base_dim: Whole
+    decoder_base_dim: Whole | None = None
     z_dim: Whole
+    dim_mult: list[Whole] = Field(min_length=1)
+    num_res_blocks: Whole
     temperal_downsample: list[bool]
+    attn_scales: list[float] = Field([])
+    is_residual: bool = False
+    in_channels: Whole = 3
+    out_channels: Whole = 3
     patch_size: Whole | None = None
     scale_factor_spatial: Whole = 8
     scale_factor_temporal: Whole = 4

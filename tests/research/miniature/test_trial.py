@@ -61,7 +61,7 @@ def reached(model: VideoModel, case: Case, conditioning: str) -> Score:
     """What the base reaches on a case, told of it in one way."""
     (sample,) = encode_cases([case], model, conditioning)
     transformer = model.load_transformer()
-    with closing(transformer.supply):
+    with closing(transformer.streamed):
         latents = generate(model, transformer, sample, 0)
     with model.vae() as vae:
         return score(to_bytes(vae.decode(latents)).cpu().numpy(), case.truth)

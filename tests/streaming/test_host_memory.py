@@ -13,20 +13,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskora.streaming.memory import Cuda, Pins, driver_of, host_buffer
+from maskora.streaming.host_memory import Driver, Pins, driver_of, host_buffer
 from tests.streaming.drivers import Quota
 
 MB = 2**20
 
 
 def buffers(count: int, nbytes: int = MB) -> list[Tensor]:
-    return [host_buffer(nbytes, pin=False) for _ in range(count)]
+    return [host_buffer(nbytes) for _ in range(count)]
 
 
 def test_memory_goes_to_the_system_and_its_pin_to_the_driver_with_the_last_view() -> None:
     driver = Quota(10 * MB)
     pins = Pins(driver)
-    buffer = host_buffer(3 * MB, pin=False)
+    buffer = host_buffer(3 * MB)
     assert pins.urgent(buffer)
     view = buffer[MB:].view(torch.float32)
     del buffer
@@ -42,7 +42,7 @@ def test_what_is_spare_is_pinned_until_the_first_refusal() -> None:
     pins = Pins(driver)
     all_of_them = buffers(4)
     assert [pins.spare(one) for one in all_of_them] == [True, True, False, False]
-    assert not pins.spare(host_buffer(1000, pin=False))
+    assert not pins.spare(host_buffer(1000))
     assert len(driver.asked) == 3
     assert pins.refused == "out of memory"
     assert pins.left_out
@@ -120,7 +120,7 @@ def test_where_the_device_computes_in_host_memory_all_of_it_is_ready() -> None:
 def test_a_system_without_flags_gives_pages_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(mmap, "MAP_PRIVATE")
     monkeypatch.delattr(mmap, "MAP_ANONYMOUS")
-    buffer = host_buffer(5000, pin=False)
+    buffer = host_buffer(5000)
     assert buffer.shape == (5000,)
     assert not buffer.any()
     assert buffer.data_ptr() % 4096 == 0
@@ -203,7 +203,7 @@ def test_memory_is_pinned_for_the_gpu_that_computes(runtime: Runtime) -> None:
 
 
 def test_a_refusal_leaves_nothing_that_later_work_is_blamed_for(runtime: Runtime) -> None:
-    driver = Cuda(torch.device("cuda", 1))
+    driver = Driver(torch.device("cuda", 1))
     (buffer,) = buffers(1, 2 * MB)
     assert driver.register(buffer.data_ptr(), buffer.nbytes) == "out of memory"
     assert not runtime.remembered
@@ -212,7 +212,7 @@ def test_a_refusal_leaves_nothing_that_later_work_is_blamed_for(runtime: Runtime
 
 
 def test_an_address_that_is_not_pinned_leaves_nothing_either(runtime: Runtime) -> None:
-    Cuda(torch.device("cuda", 1)).unregister(4096)
+    Driver(torch.device("cuda", 1)).unregister(4096)
     assert not runtime.remembered
 
 
@@ -224,7 +224,7 @@ def test_a_full_gpu_does_not_make_a_refusal_an_error(
 
     monkeypatch.setattr(torch, "zeros", full)
     (buffer,) = buffers(1, 2 * MB)
-    driver = Cuda(torch.device("cuda", 1))
+    driver = Driver(torch.device("cuda", 1))
     assert driver.register(buffer.data_ptr(), buffer.nbytes) == "out of memory"
 
 
@@ -239,7 +239,7 @@ def test_another_failure_is_not_taken_for_the_refusal(
     monkeypatch.setattr(owner, place, broken)
     (buffer,) = buffers(1, 2 * MB)
     with pytest.raises(RuntimeError, match="something else"):
-        Cuda(torch.device("cuda", 1)).register(buffer.data_ptr(), buffer.nbytes)
+        Driver(torch.device("cuda", 1)).register(buffer.data_ptr(), buffer.nbytes)
 
 
 @pytest.mark.parametrize("quota", [0, MB])

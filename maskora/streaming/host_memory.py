@@ -13,7 +13,7 @@ import mmap
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,26 +24,14 @@ log = logging.getLogger("maskora")
 REGISTER_FLAGS = 0
 
 
-class Driver(Protocol):
-    """What lets a device reach the host's memory by itself."""
-
-    def register(self, address: int, nbytes: int) -> str | None:
-        """Pin whole pages. Why that is refused; None where it is done."""
-        ...
-
-    def unregister(self, address: int) -> None:
-        """Let them be ordinary again, once the device has done all that it was told."""
-        ...
-
-
-class Cuda:
-    """The driver of one GPU."""
+class Driver:
+    """The driver of one GPU, which lets that reach the host's memory by itself."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
     def register(self, address: int, nbytes: int) -> str | None:
-        """See `Driver`."""
+        """Pin whole pages. Returns why that is refused; None where it is done."""
         with torch.cuda.device(self._device):  # another GPU would get a context, and the memory
             runtime = torch.cuda.cudart()
             status = runtime.cudaHostRegister(address, nbytes, REGISTER_FLAGS)
@@ -53,9 +41,9 @@ class Cuda:
             return str(runtime.cudaGetErrorString(status))
 
     def unregister(self, address: int) -> None:
-        """See `Driver`."""
+        """Unpin them, once the device has done all its work."""
         with torch.cuda.device(self._device):
-            with suppress(torch.AcceleratorError):  # what has failed for good is told by the next
+            with suppress(torch.AcceleratorError):  # the next call raises what has failed for good
                 torch.cuda.synchronize(self._device)
             if int(torch.cuda.cudart().cudaHostUnregister(address)) != 0:
                 self._forget_failure()
@@ -73,8 +61,8 @@ class Cuda:
 
 
 def driver_of(device: torch.device) -> Driver | None:
-    """None for a device that computes in the host's own memory."""
-    return Cuda(device) if device.type == "cuda" else None
+    """A GPU's driver; None for a device that computes in the host's own memory."""
+    return Driver(device) if device.type == "cuda" else None
 
 
 class Pins:
@@ -87,7 +75,7 @@ class Pins:
         refused: why the system refused, in its words; empty while it has not.
         lacking_bytes: of what is urgent and is not pinned.
         left_out: whether something spare was asked for and is not pinned.
-        told: whether a person was told by now what is pinned.
+        reported: whether a person knows by now what is pinned.
     """
 
     def __init__(self, driver: Driver | None = None) -> None:
@@ -99,7 +87,7 @@ class Pins:
         self.make_room: Callable[[], bool] = lambda: False
         self.refused = ""
         self.lacking_bytes = 0
-        self.left_out = self.told = False
+        self.left_out = self.reported = False
 
     @property
     def urgent_bytes(self) -> int:
@@ -116,7 +104,7 @@ class Pins:
                 self._urgent[buffer.data_ptr()] = buffer.nbytes
                 return True
             self._exhausted = True
-            if self.told:
+            if self.reported:
                 log.warning(
                     "note: no more memory can be pinned (%s), so copies of further kept inputs "
                     "take longer",
@@ -158,14 +146,14 @@ class Pins:
 
 
 @torch.inference_mode(False)  # in which other threads, which fill it, are not
-def host_buffer(nbytes: int, pin: bool) -> Tensor:
+def host_buffer(nbytes: int, pin: bool = False) -> Tensor:
     """A uint8 buffer of whole pages; pinned where asked for and where a GPU and the OS allow it.
 
     It returns to the system when the last tensor that views it is gone.
     """
     buffer = torch.frombuffer(_pages(max(nbytes, 1)), dtype=torch.uint8, count=nbytes)
     if pin and torch.cuda.is_available():
-        Pins(Cuda(torch.device("cuda", torch.cuda.current_device()))).urgent(buffer)
+        Pins(Driver(torch.device("cuda", torch.cuda.current_device()))).urgent(buffer)
     return buffer
 
 

@@ -1,4 +1,4 @@
-"""Where kept inputs wait: what is sent away, when it comes back, and that nothing of it stays."""
+"""Recomputation's kept inputs: what is sent away, when it comes back, that nothing of it stays."""
 
 import gc
 import threading
@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskora.streaming import recompute as keep
-from maskora.streaming.memory import Pins
-from maskora.streaming.recompute import Keeper, Kept
+from maskora.streaming import recompute
+from maskora.streaming.host_memory import Pins
+from maskora.streaming.recompute import ActivationOffload, Kept
 from maskora.streaming.transfer import Transfer
 from tests.streaming.drivers import Quota
 from tests.streaming.ring import CPU, WIDTH, Model
@@ -41,12 +41,20 @@ def ring_model(offload: bool, kind: type[nn.Linear] = nn.Linear) -> tuple[Model,
     """A model that keeps its inputs, and the transfers out and in."""
     model = Model(COUNT, COUNT, ring=2, direct=True, kind=kind)
     out, back = Counted(CPU), Counted(CPU)
-    model.keeper = model.checkpoint.keeper = Keeper(out, back, offload)
+    model.offload = model.checkpoint.offload = ActivationOffload(out, back, offload)
     return model, out, back
 
 
 def ones() -> Tensor:
     return torch.ones(3, WIDTH)
+
+
+def forward(model: Model, blocks: int = COUNT) -> Tensor:
+    """What some blocks make of ones, with a graph."""
+    x = ones().requires_grad_()
+    for module in model.modules[:blocks]:
+        x = model.checkpoint(module, x)
+    return x
 
 
 @pytest.mark.parametrize("offload", [True, False])
@@ -87,13 +95,13 @@ def test_the_earlier_blocks_input_is_on_its_way_when_a_blocks_backward_begins() 
 
 def test_host_buffers_serve_again_from_the_second_step_on(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    host_buffer = keep.host_buffer
+    host_buffer = recompute.host_buffer
 
-    def counted(nbytes: int, pin: bool) -> Tensor:
+    def counted(nbytes: int) -> Tensor:
         sizes.append(nbytes)
-        return host_buffer(nbytes, pin)
+        return host_buffer(nbytes)
 
-    monkeypatch.setattr(keep, "host_buffer", counted)
+    monkeypatch.setattr(recompute, "host_buffer", counted)
     model, _, _ = ring_model(True)
     model.train(ones())
     assert sizes == [3 * WIDTH * 4] * (COUNT - 1)
@@ -106,15 +114,15 @@ def test_host_buffers_serve_again_from_the_second_step_on(monkeypatch: pytest.Mo
 def remembered(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[object]]:
     """All that keepers keep: records, and the tensors of the device that they were given."""
     known: list[weakref.ref[object]] = []
-    original = Keeper.keep
+    original = ActivationOffload.keep
 
-    def watched(self: Keeper, index: int, values: list[Tensor], *rest: object) -> Kept:
+    def watched(self: ActivationOffload, index: int, values: list[Tensor], *rest: object) -> Kept:
         kept = original(self, index, values, *rest)  # type: ignore[arg-type]
         known.extend(weakref.ref(one) for one in (kept, *kept.away))
         known.extend(weakref.ref(value.untyped_storage()) for value in values)
         return kept
 
-    monkeypatch.setattr(Keeper, "keep", watched)
+    monkeypatch.setattr(ActivationOffload, "keep", watched)
     return known
 
 
@@ -145,15 +153,13 @@ def test_nothing_of_a_step_stays_after_backward(
 ) -> None:
     """Whether it ends at the turn, or before it with an input still on its way out."""
     model, _, _ = ring_model(offload)
-    x = ones().requires_grad_()
-    for module in model.modules[:blocks]:
-        x = model.checkpoint(module, x)
+    x = forward(model, blocks)
     assert alive(remembered) > blocks
     x.sum().backward()
     del x
     assert alive(remembered) == 0
-    assert model.keeper._last is None
-    assert model.keeper._leaving == []
+    assert model.offload._last is None
+    assert model.offload._leaving == []
 
 
 @pytest.mark.parametrize("offload", [True, False])
@@ -161,9 +167,7 @@ def test_a_forward_without_backward_keeps_nothing_once_its_output_is_gone(
     offload: bool, remembered: list[weakref.ref[object]]
 ) -> None:
     model, _, _ = ring_model(offload)
-    x = ones().requires_grad_()
-    for module in model.modules:
-        x = model.checkpoint(module, x)
+    x = forward(model)
     assert alive(remembered) > COUNT
     del x
     assert alive(remembered) == 0
@@ -171,7 +175,7 @@ def test_a_forward_without_backward_keeps_nothing_once_its_output_is_gone(
 
 @pytest.mark.parametrize(("offload", "quota"), [(True, 10**6), (True, 0), (False, 0)])
 def test_inputs_of_every_size_and_type_come_back_as_they_were(offload: bool, quota: int) -> None:
-    keeper = Keeper(Transfer(CPU), Transfer(CPU), offload, Pins(Quota(quota)))
+    keeping = ActivationOffload(Transfer(CPU), Transfer(CPU), offload, Pins(Quota(quota)))
     numbers = torch.Generator().manual_seed(0)
     for _ in range(3):
         inputs: list[list[Tensor]] = [
@@ -182,9 +186,9 @@ def test_inputs_of_every_size_and_type_come_back_as_they_were(offload: bool, quo
             [torch.randn(4, 3, generator=numbers).T],
         ]
         expected = [[value.clone() for value in values] for values in inputs]
-        kept = [keeper.keep(i, v, None, turns=False) for i, v in enumerate(inputs)]
+        kept = [keeping.keep(i, v, None, turns=False) for i, v in enumerate(inputs)]
         for index in reversed(range(len(inputs))):
-            found = keeper.bring_back(kept[index])
+            found = keeping.bring_back(kept[index])
             for one, other in zip(found, expected[index], strict=True):
                 assert one.dtype == other.dtype
                 assert torch.equal(one, other)
@@ -199,7 +203,7 @@ def test_gradients_are_those_of_inputs_that_stayed() -> None:
 
 
 class Busy(Transfer):
-    """A device that is busy until it is told to go on; its moments are events of this process."""
+    """A device that is busy until it is told to go on; its events are events of this process."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
@@ -209,30 +213,30 @@ class Busy(Transfer):
     def now(self) -> threading.Event:
         return self.done
 
-    def hold(self, moment: threading.Event | None) -> None:
+    def synchronize(self, event: threading.Event | None) -> None:
         assert threading.current_thread() is not threading.main_thread()
-        assert moment is None or moment.wait(20)
+        assert event is None or event.wait(20)
 
     def copy(self, source: Tensor, target: Tensor, *after: object) -> None:
         self.copied.append(source)
         return super().copy(source, target)
 
-    def wait(self, moment: object) -> None:
-        assert moment is None
+    def wait(self, event: object) -> None:
+        assert event is None
 
 
 def test_an_input_that_cannot_be_pinned_lets_the_main_thread_go_on() -> None:
     """The copy from a busy device to ordinary memory, and back, is waited for by another thread."""
     out, back = Busy(CPU), Busy(CPU)
-    keeper = Keeper(out, back, offload=True, pins=Pins(Quota(0)))
+    keeping = ActivationOffload(out, back, enabled=True, pins=Pins(Quota(0)))
     given = ones()
-    kept = keeper.keep(0, [given.clone()], out.now(), turns=False)
+    kept = keeping.keep(0, [given.clone()], out.now(), turns=False)
     assert out.copied == []  # the device is busy still, and yet we are here
     out.done.set()
-    keeper.keep(1, [], out.now(), turns=True)
+    keeping.keep(1, [], out.now(), turns=True)
     assert len(out.copied) == 1
     taken: list[Tensor] = []
-    thread = threading.Thread(target=lambda: taken.extend(keeper.bring_back(kept)))
+    thread = threading.Thread(target=lambda: taken.extend(keeping.bring_back(kept)))
     thread.start()
     thread.join(0.2)
     assert back.copied == []
@@ -244,18 +248,15 @@ def test_an_input_that_cannot_be_pinned_lets_the_main_thread_go_on() -> None:
 def test_after_a_backward_pass_that_does_not_come_the_same_memory_serves_again() -> None:
     driver = Quota(2 * 3 * WIDTH * 4)
     model = Model(COUNT, COUNT, ring=2, direct=True)
-    model.keeper.pins = Pins(driver)
+    model.offload.pins = Pins(driver)
     for _ in range(3):
-        x = ones().requires_grad_()
-        for module in model.modules:
-            x = model.checkpoint(module, x)
-        del x
+        forward(model)
         gc.collect()
-        model.keeper.reset()
+        model.offload.reset()
     model.train(ones())
     assert len(driver.pinned) == 2
     assert len(driver.asked) == 3
-    assert model.keeper.pins.lacking_bytes == (COUNT - 1 - 2) * 3 * WIDTH * 4
+    assert model.offload.pins.lacking_bytes == (COUNT - 1 - 2) * 3 * WIDTH * 4
 
 
 @pytest.mark.parametrize("quota", [10**6, 0])
@@ -264,16 +265,13 @@ def test_a_backward_pass_that_does_not_come_and_closing_leave_no_thread_and_no_m
 ) -> None:
     driver, before = Quota(quota), set(threading.enumerate())
     model = Model(COUNT, COUNT, ring=2, direct=True)
-    model.keeper.pins = Pins(driver)
+    model.offload.pins = Pins(driver)
     expected = model.train(ones())
-    x = ones().requires_grad_()
-    for module in model.modules[:3]:
-        x = model.checkpoint(module, x)
-    del x
-    model.keeper.reset()
+    forward(model, 3)
+    model.offload.reset()
     assert torch.equal(model.train(ones()), expected)
-    model.keeper.close()
-    model.keeper.close()
+    model.offload.close()
+    model.offload.close()
     assert alive(remembered) == 0
     assert driver.pinned == {}
     new = set(threading.enumerate()) - before

@@ -1,4 +1,4 @@
-"""Blocks that travel in pieces, and whether they arrive as they were sent."""
+"""On the way to the device: blocks in pieces, which arrive as they were sent, and small tensors."""
 
 import threading
 
@@ -9,18 +9,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from maskora.errors import Fault
-from maskora.streaming import engine
-from maskora.streaming import transfer as staging
+from maskora.streaming import engine, transfer
 from maskora.streaming.demand import STAGING_PIECE, STAGING_PIECES
-from maskora.streaming.memory import Pins
-from maskora.streaming.transfer import SAMPLES, Moment, Staging, Transfer, sample
+from maskora.streaming.host_memory import Pins
+from maskora.streaming.transfer import SAMPLES, Event, Staging, Transfer, sample, upload
 from tests.streaming.ring import CPU, WIDTH, Memory, Model
 
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
     """Pieces of 64 bytes: a block of the ring's models has five."""
-    monkeypatch.setattr(staging, "STAGING_PIECE", 64)
+    monkeypatch.setattr(transfer, "STAGING_PIECE", 64)
     return 64
 
 
@@ -32,7 +31,7 @@ def test_blocks_in_pieces_of_any_size_give_the_same_numbers(
     pieces: int, swapped: int, ring: int, again: bool
 ) -> None:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(staging, "STAGING_PIECE", 64 * pieces)
+        patched.setattr(transfer, "STAGING_PIECE", 64 * pieces)
         model = Model(6, swapped, ring, direct=False)
     resident = Model(6, 0, ring, direct=True)
     x = torch.ones(2, WIDTH)
@@ -61,7 +60,7 @@ def test_a_piece_is_on_its_way_while_the_next_is_filled(
         said.append(f"fill {index} from {start}")
         fill(self, index, out, start)
 
-    def copied(self: Transfer, source: Tensor, target: Tensor, *after: Moment) -> Moment:
+    def copied(self: Transfer, source: Tensor, target: Tensor, *after: Event) -> Event:
         said.append(f"copy {len(source)}")
         return copy(self, source, target, *after)
 
@@ -84,15 +83,15 @@ def test_the_main_thread_waits_for_the_device_only_when_a_block_comes_first(
     waits: list[str] = []
 
     class Told(Transfer):
-        def hold(self, moment: Moment) -> None:
+        def synchronize(self, event: Event) -> None:
             waits.append(threading.current_thread().name.partition("_")[0])
 
         def drain(self) -> None:
             waits.append("drain")
 
-        def look(self, tensor: Tensor, moment: Moment) -> Tensor:
+        def read_back(self, tensor: Tensor, event: Event) -> Tensor:
             waits.append("look")
-            return super().look(tensor, moment)
+            return super().read_back(tensor, event)
 
     monkeypatch.setattr(engine, "Transfer", Told)
     model = Model(6, 5, ring=2, direct=direct, transfer=Told)
@@ -132,7 +131,7 @@ def model_of_copies(count: int, direct: bool, monkeypatch: pytest.MonkeyPatch) -
     left = iter(range(count))
 
     class Idle(Transfer):
-        def copy(self, source: Tensor, target: Tensor, *after: Moment) -> Moment:
+        def copy(self, source: Tensor, target: Tensor, *after: Event) -> Event:
             return None if next(left, None) is None else super().copy(source, target, *after)
 
     monkeypatch.setattr(engine, "Transfer", Idle)
@@ -177,3 +176,40 @@ def test_samples_of_the_pieces_are_the_sample_of_the_block(
     if whole >= 8 * SAMPLES:  # all kinds of bytes of values of several bytes are among them
         assert set((found % wide).tolist()) == set(range(wide))
         assert max(torch.diff(found)) <= whole // SAMPLES + 1
+
+
+FULL = "CUDA error: out of memory"
+
+
+@pytest.mark.parametrize("error", [None, FULL, "something else"])
+def test_what_a_gpu_gets_is_pinned_until_that_is_refused(
+    error: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Tensor] = []
+
+    def pin_memory(tensor: Tensor) -> Tensor:
+        asked.append(tensor)
+        if error is not None:
+            raise torch.AcceleratorError(error)
+        return tensor.clone()
+
+    def to(tensor: Tensor, device: torch.device, non_blocking: bool) -> Tensor:
+        assert non_blocking
+        return tensor
+
+    monkeypatch.setattr(Tensor, "pin_memory", pin_memory)
+    monkeypatch.setattr(Tensor, "to", to)
+    monkeypatch.setattr(transfer, "_unpinnable", set())
+    device, given = torch.device("cuda", 1), torch.ones(3)
+    if error == "something else":
+        with pytest.raises(RuntimeError, match=error):
+            upload(given, device)
+        return
+    sent = [upload(given, device) for _ in range(2)]
+    assert all((one is given) == (error is not None) for one in sent)
+    assert len(asked) == (1 if error else 2)  # what was refused is not tried again
+
+
+def test_a_device_in_the_hosts_own_memory_gets_the_tensor_itself() -> None:
+    given = torch.ones(3)
+    assert upload(given, CPU) is given
