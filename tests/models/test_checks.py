@@ -13,10 +13,10 @@ import transformers
 
 from maskora.errors import UserError
 from maskora.models import checks as shared
-from maskora.models.checks import Settings, transformers_config
+from maskora.models.checks import Settings
 from maskora.models.hunyuan import checks as hunyuan
 from maskora.models.hunyuan15 import checks as hunyuan15
-from maskora.models.registry import open_model, open_source
+from maskora.models.registry import open_model
 from maskora.models.wan import checks as wan
 from tests.models.bases import HUNYUAN as FULL
 from tests.models.bases import HUNYUAN15 as NEWER

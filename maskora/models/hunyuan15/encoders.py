@@ -11,7 +11,7 @@ from maskora.errors import UserError
 from maskora.models.base import Context, EncodePrompts, PromptInput
 from maskora.models.building import announce, read_folder
 from maskora.models.checks import UNUSED_LAYERS, transformers_config
-from maskora.models.encoders import TextModel, on_meta, padded, t5, unused_layers, vision_tower
+from maskora.models.encoders import StreamedModel, on_meta, padded, t5, unused_layers, vision_tower
 from maskora.models.files.source import Source
 
 INSTRUCTION_TOKENS, TEXT_TOKENS, GLYPH_TOKENS = 108, 1000, 256
@@ -52,7 +52,7 @@ def text_encoder(
     module.norm = nn.Identity()
     extras = (*unused_layers("", module.layers), r"norm\.weight")
     weights = source.weights("text_encoder")
-    qwen = TextModel(module, module.layers, weights, (WORDS,), dtype, device, ignore=extras)
+    qwen = StreamedModel(module, module.layers, weights, dtype, device, (WORDS,), ignore=extras)
     qwen.check(tokenizer, folder)
 
     def encode(prompts: Sequence[PromptInput]) -> list[Context]:
