@@ -256,12 +256,9 @@ def test_what_only_the_parts_class_knows_is_told_when_it_is_loaded(
 @pytest.mark.parametrize(
     ("family", "part", "key", "value", "message"),
     [
-        (WAN22, "transformer_2", "ffn_dim", "96", "TypeError: "),
-        (WAN, "transformer", "attention_head_dim", 25, "AssertionE"),
         (FULL, "vae", "norm_num_groups", 3, "divisible by num"),
-        (NEWER, "vae", "block_out_channels", [8], "IndexErro"),
         (WAN, "image_encoder", "num_attention_heads", 3, "hidden size"),
-        (NEWER, "image_encoder", "patch_size", 0, "ZeroDivisionErr"),
+        (NEWER, "image_encoder", "num_attention_heads", 3, "divisible by"),
     ],
 )
 def test_what_a_class_raises_of_its_sizes_names_the_file(
@@ -269,17 +266,9 @@ def test_what_a_class_raises_of_its_sizes_names_the_file(
 ) -> None:
     copy, path = damaged(tiny(family), tmp_path, part, key, value)
     model = open_model(family, copy, "float32", "cpu")
-
-    def load_part() -> None:
-        if part == "image_encoder":
-            load(copy, family, "image")
-        elif part == "vae":
-            model.vae().__enter__()
-        else:
-            model.load_transformer(model.experts[-1])
-
-    with pytest.raises(UserError, match=f"^{path}: .*{message}.*{PUBLISHED}$"):
-        load_part()
+    loaded = model.vae if part == "vae" else model.encoders()[-1].load
+    with pytest.raises(UserError, match=f"^{path}: .*{message}.*{PUBLISHED}$"), loaded():
+        pass
 
 
 @pytest.mark.parametrize(
