@@ -5,7 +5,6 @@ No code that lies in a model's folder is run, and only safetensors are read.
 
 import gc
 import json
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from maskora import devices
 from maskora.errors import UserError
 from maskora.hub import locate, refuse_quantised
+from maskora.progress import announce
 
 KEY = "[caption] model"
 FILES = ["*.json", "*.safetensors", "*.txt"]
@@ -26,7 +26,6 @@ BEAMS, LONGEST = 3, 256
 ADVICE = "use florence-community/Florence-2-large (or -base), from the hub or as a local folder"
 # What transformers raises where a folder's files are missing, damaged or of another model.
 BROKEN = (OSError, ValueError, LookupError, AttributeError, RuntimeError, SafetensorError)
-log = logging.getLogger("maskora")
 # Of a picture (H, W, 3) uint8 RGB: a caption of one line; empty where it has none.
 Captioner = Callable[[np.ndarray], str]
 
@@ -47,7 +46,7 @@ def open_captioner(model: str, relative_to: Path) -> Iterator[Captioner]:
     folder = locate(model, relative_to, FILES, key=KEY)
     import torch
 
-    log.info("loading the captioner")
+    announce("loading the captioner")
     device = torch.device(devices.for_small_models())
     dtype = torch.bfloat16 if devices.computes_bfloat16(str(device)) else torch.float32
     florence, processor = _load(folder, dtype)

@@ -1,4 +1,4 @@
-"""Modules built from a configuration and filled from a reader, and small things around encoders."""
+"""Modules built on the host from a reader, tokenizers from their folder, and memory given back."""
 
 import gc
 from collections.abc import Callable, Collection, Iterator, Mapping

@@ -17,7 +17,7 @@ from maskora.app.footprint import Purpose
 from maskora.app.plan import plan_for
 from maskora.app.workspace import Workspace
 from maskora.config import build_config
-from maskora.models.files.wan import CLIP, UMT5, names_of
+from maskora.models.files.wan import CLIP, UMT5, vae_names
 from maskora.models.registry import Source, open_source, read_sizes
 from maskora.models.wan.names import WAN
 from maskora.streaming.header import SIZES
@@ -25,7 +25,7 @@ from tests.machines import with_gpu
 from tests.models import published
 from tests.models.counting import on_meta
 from tests.models.files import layouts
-from tests.models.test_published_names import as_published
+from tests.models.test_names import as_published
 
 FAMILIES = {
     "Wan2.1-I2V-14B": "wan2.1-i2v",
@@ -73,7 +73,7 @@ def their_shapes(kind: str, name: str) -> dict[str, tuple[int, ...]]:
     else:
         ours = shapes_of(on_meta(AutoencoderKLWan))
         encoder = (one for one in ours if one.startswith("encoder.down_blocks."))
-        names = names_of([one.replace("down_blocks", "downsamples") for one in encoder])
+        names = vae_names([one.replace("down_blocks", "downsamples") for one in encoder])
         tensors = as_published(names, ours)
     shapes = {one: tuple(tensor.shape) for one, tensor in tensors}
     if kind == "image_encoder":
