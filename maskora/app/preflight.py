@@ -80,10 +80,10 @@ def _look_at_base(config: Config, workspace: Workspace) -> str:
     model, root = config.model, workspace.root
     if is_hub_id(model.path) and find_local(model.path, root) is None:
         files = find_files(model, root)
-        return f"base: {open_source(None, files).told if files else model.path}"
+        return f"base: {open_source(None, files).description if files else model.path}"
     found = find_base(model, root)
     read_sizes(model.family, found)  # its configurations, one by one
-    return f"base: {found.told}"
+    return f"base: {found.description}"
 
 
 def _check_paths(config: Config, workspace: Workspace) -> None:

@@ -187,7 +187,7 @@ def _run(
     log.info("%s: %d steps on %s", plan.title, plan.steps, _named(samples))
     metadata = _metadata(job, turn, depends, samples)
     transformer = job.model.load_transformer(turn.expert)
-    with closing(transformer.supply):
+    with closing(transformer.streamed):
         targets = job.model.lora_targets(adapter.targets)
         lora.inject(transformer, adapter.rank, adapter.alpha, targets, plan.seed)
         source = run.newest_adapter() or start_from

@@ -140,6 +140,7 @@ class Workspace:
         self.captions_dir = self.cache_dir / "captions"
         self.job_record = root / "runs" / "job.json"
         self.job_log = root / "runs" / "job.log"
+        self.job_progress = root / "runs" / "progress.jsonl"
         self.job_lock = root / "runs" / ".lock"
         self.stops_dir = root / "runs" / ".stops"  # a file for each time that a stop was asked for
 

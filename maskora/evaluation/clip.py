@@ -5,7 +5,6 @@ No code that lies in a model's folder is run, and only safetensors are read.
 
 import gc
 import json
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from scipy.special import softmax
 from maskora import devices
 from maskora.errors import UserError
 from maskora.hub import locate, refuse_quantised, without_code
+from maskora.progress import announce
 
 FILES = ["*.json", "*.txt", "model*.safetensors"]
 KINDS = ("clip", "clip_vision_model")
@@ -28,7 +28,6 @@ ADVICE = "use openai/clip-vit-large-patch14, from the hub or as a local folder"
 BROKEN = (OSError, ValueError, LookupError, AttributeError, RuntimeError, SafetensorError)
 PROMPTS = ("Good photo.", "Bad photo.")  # CLIP-IQA's (Wang et al. 2023)
 SCALE = 100.0  # of cosines: what CLIP's own temperature ended at in training
-log = logging.getLogger("maskora")
 
 PictureEncoder = Callable[[Sequence[np.ndarray]], np.ndarray]
 """(H, W, 3) uint8 RGB pictures -> their features (N, D) float32, each of length one."""
@@ -79,7 +78,7 @@ def open_pictures(folder: Path, key: str) -> Iterator[PictureEncoder]:
     import torch
     from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
-    log.info("loading CLIP from %s", folder)
+    announce(f"loading CLIP from {folder}")
     # The PIL processor on every machine, so that numbers do not depend on what is installed.
     processor = _part(CLIPImageProcessorPil.from_pretrained, folder, key)
 

@@ -376,7 +376,7 @@ def try_recipe(attempt: Attempt) -> list[dict[str, Any]]:
     bench = Bench(model, case, attempt.cache, attempt.scene)
     chooser, stage = choose_uniformly(_windows(bench, condition)), stage_of(attempt)
     transformer = model.load_transformer()
-    with closing(transformer.supply):
+    with closing(transformer.streamed):
         inject(model, transformer, attempt.scene)
         if attempt.start is not None and condition.appearance is not None:
             run(bench, transformer, chooser, attempt.start, "motion")

@@ -251,7 +251,7 @@ def make_clips(
     training = next(iter(conditions.values())).training
     transformer = model.load_transformer()
     latents = {}
-    with closing(transformer.supply):
+    with closing(transformer.streamed):
         windows = bench.motion(training) if training else []
         learned: list[Tensor] = []
         if training is not None:

@@ -192,7 +192,7 @@ def judge_model(model: VideoModel, cases: Sequence[Case], seed: int = 0) -> Verd
     """Judge a miniature on cases: the autoencoder alone, and the untuned base."""
     made: dict[str, list[Tensor]] = {}
     transformer = model.load_transformer()
-    with closing(transformer.supply):
+    with closing(transformer.streamed):
         for name, conditioning in ((PLAIN, "first-frame"), (BOXED, "masked")):
             samples = encode_cases(cases, model, conditioning)
             made[name] = [generate(model, transformer, s, seed + i) for i, s in enumerate(samples)]

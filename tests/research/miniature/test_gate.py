@@ -270,7 +270,7 @@ def reached(model: VideoModel, case: Case, conditioning: str) -> Score:
     """What the base reaches on a case, shown it in one way."""
     (sample,) = encode_cases([case], model, conditioning)
     loaded = model.load_transformer()
-    with closing(loaded.supply):
+    with closing(loaded.streamed):
         latents = generate(model, loaded, sample, 0)
     with model.vae() as vae:
         return score(to_bytes(vae.decode(latents)).cpu().numpy(), case)

@@ -51,7 +51,7 @@ def test_an_edit_goes_through_encoding_denoising_and_decoding(shipped: Path) -> 
     case = draw_case(3)  # another hue: the source itself does not hit
     (sample,) = encode_cases([case], model, "masked")
     transformer = model.load_transformer()
-    with closing(transformer.supply):
+    with closing(transformer.streamed):
         latents = generate(model, transformer, sample, seed=0)
         again = generate(model, transformer, sample, seed=0)
         other = generate(model, transformer, sample, seed=1)
