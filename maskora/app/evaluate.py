@@ -22,11 +22,12 @@ from maskora.evaluation.clip import (
     open_pictures,
 )
 from maskora.evaluation.judge import FrameSet, Row, Scorers, Truth, gather, judge
-from maskora.evaluation.metrics import EditColours, differs, edit_colours
+from maskora.evaluation.metrics import EditColours, edit_colours
 from maskora.evaluation.report import Picture, as_json, as_page, pictures, report_on, summary
 from maskora.files import digest, digest_stream, sha256_file, write_text
 from maskora.masks.files import read_labels
 from maskora.progress import track
+from maskora.video.differences import differs
 from maskora.video.fit import fit_image, fit_labels
 from maskora.video.images import read_image
 from maskora.video.probe import VideoInfo, probe
