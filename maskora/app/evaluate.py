@@ -117,23 +117,24 @@ class TruthFiles:
             UserError: a picture is damaged or of another size.
         """
         name = f"{number:05d}.png"
-        edited_HWC = self._read(self.folder / name, read_image, fit_image)
+        edited_HWC = self._read(self.folder / name)
         if self.masks:
-            object_HW = self._read(self.folder / "masks" / name, read_labels, fit_labels) > 0
+            object_HW = self._read(self.folder / "masks" / name, labels=True) > 0
         else:
             object_HW = inside_HW & differs(edited_HWC, source_HWC)
         background_HWC = None
         if self.background:
-            background_HWC = self._read(self.folder / "background" / name, read_image, fit_image)
+            background_HWC = self._read(self.folder / "background" / name)
         return Truth(edited_HWC, object_HW, background_HWC)
 
-    def _read(self, path: Path, read: Callable[..., np.ndarray], fit: Callable[..., Any]) -> Any:
+    def _read(self, path: Path, *, labels: bool = False) -> np.ndarray:
         """A picture or labels, fitted where they have the original's size."""
         try:
-            read_image(path)  # what read_labels says of a damaged file is about masks of a clip
+            picture = read_image(path)
         except UserError as error:
             raise UserError(f"--truth: {error}: write this picture of the truth again") from None
-        picture = read(path)
+        if labels:
+            picture = read_labels(path)
         size, source = picture.shape[1::-1], self.source
         if size not in (source.size, source.original_size):
             own, original = (f"{w}x{h}" for w, h in (source.size, source.original_size))
@@ -141,7 +142,9 @@ class TruthFiles:
                 f"--truth: {path} is {size[0]}x{size[1]}: write it in the workspace's size {own} "
                 f"or the original's {original}"
             )
-        return picture if size == source.size else fit(picture, source.placement)
+        if size == source.size:
+            return picture
+        return (fit_labels if labels else fit_image)(picture, source.placement)
 
 
 @dataclass(frozen=True)
