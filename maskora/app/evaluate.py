@@ -45,7 +45,7 @@ class EditedRecord(BaseModel):
     sha256: str
 
 
-class RunRecord(BaseModel):
+class ResultRecord(BaseModel):
     """The part of run.json, which `infer` leaves beside a result, that is needed here."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -76,7 +76,7 @@ class Result:
 
     folder: Path
     video: VideoInfo
-    record: RunRecord
+    record: ResultRecord
     remedy: str
 
     @property
@@ -164,6 +164,10 @@ class Judged:
     edited: dict[int, np.ndarray]
     truth: TruthFiles | None
 
+    def source_frame(self, frame: int) -> np.ndarray:
+        """A frame of the source, (H, W, 3) uint8. Raises UserError."""
+        return _of_the_clip(self.workspace.source_frame(frame), read_image, self.source)
+
 
 def evaluate_result(
     root: Path,
@@ -191,7 +195,7 @@ def evaluate_result(
             raise UserError(f"{key} names nothing: give a folder or a hub id, or leave {key} out")
     judged = _open(Workspace(root), edit, seed, truth)
     colours = edit_colours(
-        (edited, _source_frame(judged, frame), judged.labels_THW[frame] > 0)
+        (edited, judged.source_frame(frame), judged.labels_THW[frame] > 0)
         for frame, edited in judged.edited.items()
     )
     rows, album = _judge(judged, colours, clip, quality)
@@ -230,7 +234,7 @@ def find_result(workspace: Workspace, source: Source, edit: str | None, seed: in
     """
     remedy = f"run python infer.py --config {workspace.config}{f' --edit {edit}' if edit else ''}"
     folder = _result_folder(workspace, edit, seed, remedy)
-    record = read_record(RunRecord, folder / "run.json", remedy)
+    record = read_record(ResultRecord, folder / "run.json", remedy)
     if record.source != source:
         raise UserError(f"{folder} was made before the workspace was prepared anew: {remedy}")
     lossless, mp4 = folder / "edited.mkv", folder / "edited.mp4"
@@ -254,7 +258,7 @@ def _result_folder(workspace: Workspace, edit: str | None, seed: int | None, rem
     first = workspace.output_dir(edit, None)
     if not (first / "run.json").is_file():
         raise UserError(f"{first} holds no finished result: {remedy}")
-    own = read_record(RunRecord, first / "run.json", remedy).seed
+    own = read_record(ResultRecord, first / "run.json", remedy).seed
     if seed in (None, own):
         return first
     folder = workspace.output_dir(edit, seed)
@@ -319,10 +323,6 @@ def find_truth(folder: Path, source: Source) -> TruthFiles:
     return TruthFiles(folder, source, **parts)
 
 
-def _source_frame(judged: Judged, frame: int) -> np.ndarray:
-    return _of_the_clip(judged.workspace.source_frame(frame), read_image, judged.source)
-
-
 def _of_the_clip(path: Path, read: Callable[[Path], np.ndarray], source: Source) -> np.ndarray:
     """A source frame or a mask. Raises UserError where it is not as prepare left it."""
     lost = UserError(
@@ -381,7 +381,7 @@ def _first_as_shown(judged: Judged) -> np.ndarray:
     if judged.result.record.spill == "keep":
         return first_HWC
     inside_HW1 = (judged.labels_THW[0] > 0)[..., None]
-    return np.where(inside_HW1, first_HWC, _source_frame(judged, 0))
+    return np.where(inside_HW1, first_HWC, judged.source_frame(0))
 
 
 def _frame_sets(judged: Judged) -> Iterator[FrameSet]:
@@ -389,7 +389,7 @@ def _frame_sets(judged: Judged) -> Iterator[FrameSet]:
     source, truth = judged.source, judged.truth
     frames = track(judged.result.frames(), "evaluate", source.frames, "frame")
     for number, frame_HWC in enumerate(frames):
-        source_HWC = _source_frame(judged, number)
+        source_HWC = judged.source_frame(number)
         inside_HW = judged.labels_THW[number] > 0
         if not judged.result.exact:
             frame_HWC = fit_image(frame_HWC, source.placement)
