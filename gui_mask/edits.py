@@ -9,10 +9,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from maskora.app.original import check_edit_size, check_origin, placement_of
-from maskora.app.spill import NOTICEABLE, measure_spill
-from maskora.app.workspace import IMAGE_SUFFIXES, Source, Workspace
+from maskora.app.workspace import (
+    IMAGE_SUFFIXES,
+    Source,
+    Workspace,
+    check_edit_size,
+    original_video,
+)
 from maskora.errors import Fault, UserError
+from maskora.evaluation.metrics import VISIBLE, measure_leakage
 from maskora.files import move, remove, replacing, write_text
 from maskora.masks import Labels
 from maskora.masks.files import read_labels
@@ -60,7 +65,7 @@ def frame_file(workspace: Workspace, frame: int, original_size: bool, scratch: P
     target = scratch / f"{clip}-frame-{frame:05d}-{width}x{height}.png"
     if original_size:
         number = source.start + frame * source.every
-        (image_HWC,) = read_frames(check_origin(source), number, 1)
+        (image_HWC,) = read_frames(original_video(source), number, 1)
         write_png(target, image_HWC)
         return target
     path = workspace.source_frame(frame)
@@ -156,7 +161,7 @@ def _note(
         return f"frame {frame} has no mask, so nothing of this edit would be used"
     is_same = np.array_equal(edited_HWC[inside_HW], source_HWC[inside_HW])
     first = "inside the mask it is the same as the source. " if is_same else ""
-    spill = measure_spill(edited_HWC, source_HWC, labels_HW)
+    spill = measure_leakage(edited_HWC, source_HWC, labels_HW)
     if spill.share > 0.01:
         return (
             f"{first}outside the mask {spill.share:.0%} of it differs from the source (red; mean "
@@ -172,7 +177,7 @@ def side_by_side(
     """source | edit; with masks, their outline, and in red what differs outside of them."""
     left, right = source_HWC.copy(), edited_HWC.copy()
     if labels_HW is not None:
-        spill = measure_spill(edited_HWC, source_HWC, labels_HW).difference_HW > NOTICEABLE
+        spill = measure_leakage(edited_HWC, source_HWC, labels_HW).difference_HW > VISIBLE
         right[spill] = (0.35 * right[spill] + 0.65 * MARK).astype(np.uint8)
         inside = (labels_HW > 0).astype(np.uint8)
         outlines, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
@@ -189,7 +194,7 @@ def _fitted(path: Path, source: Source) -> np.ndarray:
     image_HWC = read_image(path)
     if size == source.size:
         return image_HWC
-    return fit_image(image_HWC, placement_of(source))
+    return fit_image(image_HWC, source.placement)
 
 
 def _labels(workspace: Workspace, source: Source, frame: int) -> Labels | None:

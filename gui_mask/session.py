@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 
 from maskora.app.masking import (
+    absence_notes,
     load_frames,
     load_markup,
     masks_are_by_hand,
@@ -21,9 +22,8 @@ from maskora.app.masking import (
     save_masks,
     store_markup,
     stored_silhouettes,
-    tell_absences,
 )
-from maskora.app.workspace import Workspace, only_one
+from maskora.app.workspace import Workspace, workspace_lock
 from maskora.config import Config, load_config, set_values
 from maskora.config.tables import Mask
 from maskora.errors import Fault, UserError
@@ -142,7 +142,7 @@ class Session:
         self._tracking: TrackingJob | None = None
         self._boxes: tuple[object, Boxes, tuple[int, ...], tuple[str, ...]] | None = None
         with ExitStack() as holding:
-            holding.enter_context(only_one(workspace))
+            holding.enter_context(workspace_lock(workspace))
             self._frames_THWC = load_frames(workspace, self.source)
             self.markup: Markup = load_markup(workspace, self.source)
             self._saved = _digest(stored_silhouettes(workspace, self.source))
@@ -308,7 +308,7 @@ class Session:
                 self._store()
 
     def _end_tracking(self, ending: str) -> None:
-        self.message = ending or "; ".join(tell_absences(self.markup)) or "followed to the end"
+        self.message = ending or "; ".join(absence_notes(self.markup)) or "followed to the end"
         for frame in self.markup.changed:
             self._touch(frame)
         try:

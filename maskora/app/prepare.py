@@ -1,4 +1,4 @@
-"""prepare: a video and a mask become a workspace, whole or not at all."""
+"""prepare: a video and a mask become a workspace, as a whole or not at all."""
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from maskora.app.base import find_base
-from maskora.app.masking import build_masks, draw_overview, silhouettes
-from maskora.app.workspace import Source, Workspace, only_one
+from maskora.app.masking import build_masks, draw_overview, given_silhouettes
+from maskora.app.workspace import Source, Workspace, workspace_lock
 from maskora.config import Config, build_config, load_config, parse_size, render_config
 from maskora.errors import UserError
 from maskora.files import lies_in, move, remove, write_text
@@ -24,93 +24,8 @@ from maskora.video.images import write_png
 from maskora.video.probe import VideoInfo, probe
 from maskora.video.read import read_frames
 
-
-def check_target(workspace: Workspace, inputs: list[Path], overwrite: bool) -> None:
-    """The folder can become a workspace. Raises UserError where anything would be lost.
-
-    Args:
-        inputs: the video and the masks, which must not lie where they would be replaced.
-        overwrite: an existing workspace may be prepared anew.
-    """
-    root = workspace.root
-    blocking = next((path for path in [root, *root.parents] if path.exists()), None)
-    if blocking is not None and not blocking.is_dir():
-        raise UserError(f"{root}: {blocking} is a file, not a folder")
-    if workspace.config.exists() and not overwrite:
-        raise UserError(
-            f"{root} is a workspace already; choose another folder, or add --overwrite to prepare "
-            f"it anew (edits/ stay; source/, masks/, clicks and edit.toml are replaced)"
-        )
-    records = {
-        workspace.source_dir: workspace.source_record,
-        workspace.masks_dir: workspace.mask_record,
-    }
-    for folder, record in records.items():
-        ours = overwrite and record.is_file() and not folder.is_symlink()
-        if (folder.exists() or folder.is_symlink()) and not ours:
-            raise UserError(f"{folder} is there and was not made by prepare: choose another folder")
-        for path in inputs:
-            if lies_in(path, folder):
-                raise UserError(f"{path} lies in {folder}, which is replaced: move it elsewhere")
-    if workspace.edits_dir.exists() and not workspace.edits_dir.is_dir():
-        raise UserError(f"{workspace.edits_dir} is a file; edited frames go into a folder there")
-
-
-@contextmanager
-def scaffold(workspace: Workspace) -> Iterator[Workspace]:
-    """Yield a scratch workspace to fill; on success it becomes the workspace, edits/ stay.
-
-    Raises:
-        UserError: another program has the workspace open.
-    """
-    root = workspace.root
-    if not root.exists():
-        root.parent.mkdir(parents=True, exist_ok=True)
-    home = root if root.exists() else root.parent
-    hold = only_one(workspace) if workspace.config.exists() else nullcontext()
-    with hold, tempfile.TemporaryDirectory(dir=home, prefix=".prepare-") as scratch:
-        built = Workspace(Path(scratch) / "workspace")
-        built.edits_dir.mkdir(parents=True)
-        yield built
-        if root.exists():
-            _exchange(built, workspace, Path(scratch) / "earlier")
-        else:
-            move(built.root, root)
-
-
-def _exchange(built: Workspace, workspace: Workspace, aside: Path) -> None:
-    """Put the new parts in the place of the old; on any failure the old ones come back."""
-    aside.mkdir()
-    parts = [
-        (built.source_dir, workspace.source_dir),
-        (built.masks_dir, workspace.masks_dir),
-        (built.tracking_dir, workspace.tracking_dir),
-        (built.config, workspace.config),
-    ]
-    later = (built.masks_dir, built.tracking_dir)  # these may come after prepare
-    with ExitStack() as undo:
-        for new, place in parts:
-            earlier = aside / place.name if place.exists() else None
-            undo.callback(_put_back, place, earlier)
-            if earlier:
-                move(place, earlier)
-            if new.exists() or new not in later:
-                move(new, place)
-        workspace.edits_dir.mkdir(exist_ok=True)
-        undo.pop_all()
-
-
-def _put_back(place: Path, earlier: Path | None) -> None:
-    """What lay in a place before, or nothing, lies there again; it may not have moved yet."""
-    if earlier and not earlier.exists():
-        return
-    remove(place)
-    if earlier:
-        move(earlier, place)
-
-
-FEWEST = 5
-GRID = ["config.json", "vae/config.json", "transformer/config.json"]
+FEWEST = 5  # frames of a clip
+GRID_FILES = ["config.json", "vae/config.json", "transformer/config.json"]
 Watch = Callable[[Iterable[np.ndarray], int], Iterable[np.ndarray]]
 
 
@@ -145,17 +60,17 @@ def prepare_workspace(
         UserError: any input is wrong; then nothing has been written.
     """
     workspace = Workspace(root)
-    check_target(workspace, [path for path in (video, mask) if path is not None], overwrite)
+    _check_target(workspace, [path for path in (video, mask) if path is not None], overwrite)
     config = _configuration(base, given, overrides)
     info = probe(video)
-    config, notes = fit_range(config, info)
-    grid, more = find_grid(config, root)
+    config, notes = _fit_range(config, info)
+    grid, more = _find_grid(config, root)
     notes = [*info.notes, *notes, *more]
     if config.mask.shape == "full" and (mask or box):
         notes.append('--mask and --box have no effect: [mask] shape is "full"')
-    size = choose_size(config, info, grid)
+    size = _choose_size(config, info, grid)
     placement = place((info.width, info.height), size, config.video.fit)
-    silhouettes_THW = silhouettes(mask, box, info, config, placement)
+    silhouettes_THW = given_silhouettes(mask, box, info, config, placement)
     source = _source(info, config, placement, grid)
     config = _with(config, "video", size=f"{size[0]}x{size[1]}")
     with scaffold(workspace) as built:
@@ -169,10 +84,94 @@ def prepare_workspace(
     return [*notes, *_next_steps(workspace, source, share)]
 
 
+def _check_target(workspace: Workspace, inputs: list[Path], overwrite: bool) -> None:
+    """The folder can become a workspace. Raises UserError where anything would be lost.
+
+    Args:
+        inputs: the video and the masks, which must not lie where they would be replaced.
+        overwrite: an existing workspace may be prepared anew.
+    """
+    root = workspace.root
+    blocking = next((path for path in [root, *root.parents] if path.exists()), None)
+    if blocking is not None and not blocking.is_dir():
+        raise UserError(f"{root}: {blocking} is a file, not a folder")
+    if workspace.config.exists() and not overwrite:
+        raise UserError(
+            f"{root} is a workspace already; choose another folder, or add --overwrite to prepare "
+            f"it anew (edits/ stay; source/, masks/, clicks and edit.toml are replaced)"
+        )
+    records = {
+        workspace.source_dir: workspace.source_record,
+        workspace.masks_dir: workspace.mask_record,
+    }
+    for folder, record in records.items():
+        ours = overwrite and record.is_file() and not folder.is_symlink()
+        if (folder.exists() or folder.is_symlink()) and not ours:
+            raise UserError(f"{folder} is there and was not made by prepare: choose another folder")
+        for path in inputs:
+            if lies_in(path, folder):
+                raise UserError(f"{path} lies in {folder}, which is replaced: move it elsewhere")
+    if workspace.edits_dir.exists() and not workspace.edits_dir.is_dir():
+        raise UserError(f"{workspace.edits_dir} is a file; edited frames go into a folder there")
+
+
+@contextmanager
+def scaffold(workspace: Workspace) -> Iterator[Workspace]:
+    """Yield a scratch workspace to fill; on success it becomes the workspace, whose edits/ stay.
+
+    Raises:
+        UserError: another program has the workspace open.
+    """
+    root = workspace.root
+    if not root.exists():
+        root.parent.mkdir(parents=True, exist_ok=True)
+    home = root if root.exists() else root.parent
+    hold = workspace_lock(workspace) if workspace.config.exists() else nullcontext()
+    with hold, tempfile.TemporaryDirectory(dir=home, prefix=".prepare-") as scratch:
+        built = Workspace(Path(scratch) / "workspace")
+        built.edits_dir.mkdir(parents=True)
+        yield built
+        if root.exists():
+            _exchange(built, workspace, Path(scratch) / "earlier")
+        else:
+            move(built.root, root)
+
+
+def _exchange(built: Workspace, workspace: Workspace, aside: Path) -> None:
+    """Put the new parts in the place of the old; on any failure the old ones come back."""
+    aside.mkdir()
+    parts = [
+        (built.source_dir, workspace.source_dir),
+        (built.masks_dir, workspace.masks_dir),
+        (built.tracking_dir, workspace.tracking_dir),
+        (built.config, workspace.config),
+    ]
+    later = (built.masks_dir, built.tracking_dir)  # these may come after prepare
+    with ExitStack() as undo:
+        for new, place in parts:
+            earlier = aside / place.name if place.exists() else None
+            undo.callback(_put_back, place, earlier)
+            if earlier:
+                move(place, earlier)
+            if new.exists() or new not in later:
+                move(new, place)
+        workspace.edits_dir.mkdir(exist_ok=True)
+        undo.pop_all()
+
+
+def _put_back(place: Path, earlier: Path | None) -> None:
+    """Restore what lay in a place before, or nothing; it may not have moved yet."""
+    if earlier and not earlier.exists():
+        return
+    remove(place)
+    if earlier:
+        move(earlier, place)
+
+
 def _masks(
     built: Workspace, silhouettes_THW: np.ndarray | None, config: Config, source: Source
 ) -> tuple[float | None, tuple[str, ...]]:
-    """Masks where the edit's place is known: their share of the picture, and notes."""
+    """Write the masks where the edit's place is known: their share of the picture, and notes."""
     if silhouettes_THW is None:
         draw_overview(built, np.zeros((source.frames, *source.size[::-1]), np.uint8))
         return None, ()
@@ -181,7 +180,7 @@ def _masks(
 
 
 def _configuration(base: Path | None, given: dict[str, Any], overrides: list[str]) -> Config:
-    """The base's settings, the options' and the overrides', with local paths made absolute."""
+    """Settings of the base, the options and `--set`, the last wins; local paths become absolute."""
     tables = (load_config(base) if base else Config()).model_dump()
     for name, value in given.items():
         table, _, key = name.partition(".")
@@ -198,8 +197,7 @@ def _configuration(base: Path | None, given: dict[str, Any], overrides: list[str
         else item
         for item in config.inference.loras
     )
-    found = {part: find_file(path, home) for part, path in config.model.files.items()}
-    files = {part: str(found[part] or path) for part, path in config.model.files.items()}
+    files = {part: str(find_file(path, home) or path) for part, path in config.model.files.items()}
     return _with(_with(config, "model", files=files), "inference", loras=loras)
 
 
@@ -215,7 +213,7 @@ def _with(config: Config, table: str, **values: Any) -> Config:
     return config.model_copy(update={table: changed})
 
 
-def fit_range(config: Config, info: VideoInfo) -> tuple[Config, list[str]]:
+def _fit_range(config: Config, info: VideoInfo) -> tuple[Config, list[str]]:
     """Fewer frames where the clip is shorter than asked for: the largest 4k+1 that it has."""
     video = config.video
     available = len(range(video.start, info.frames, video.every))
@@ -240,11 +238,11 @@ def fit_range(config: Config, info: VideoInfo) -> tuple[Config, list[str]]:
     return _with(config, "video", frames=frames), notes
 
 
-def find_grid(config: Config, root: Path) -> tuple[Grid, list[str]]:
+def _find_grid(config: Config, root: Path) -> tuple[Grid, list[str]]:
     """The base's grid: from its own files, or as published where they cannot be had yet."""
     family = config.model.family
     try:
-        return read_grid(family, find_base(config.model, root, GRID)), []
+        return read_grid(family, find_base(config.model, root, GRID_FILES)), []
     except UserError as error:
         if not is_hub_id(config.model.path):
             raise
@@ -253,7 +251,7 @@ def find_grid(config: Config, root: Path) -> tuple[Grid, list[str]]:
         return grid, [note]
 
 
-def choose_size(config: Config, info: VideoInfo, grid: Grid) -> tuple[int, int]:
+def _choose_size(config: Config, info: VideoInfo, grid: Grid) -> tuple[int, int]:
     """The workspace's (width, height): as set and on the grid, or by the clip's aspect."""
     if config.video.is_auto:
         return auto_size(info.width, info.height, grid.multiple, config.video.area)
