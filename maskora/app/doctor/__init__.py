@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from maskora import devices
-from maskora.app.doctor.facts import INSTALL, Facts, gather
+from maskora.app.doctor.facts import INSTALL, Facts, Tool, gather
 from maskora.app.doctor.outcomes import Bench, Found, Outcome, Wrong, perform
 from maskora.app.doctor.page import (
     Speeds,
@@ -143,4 +143,5 @@ def _speeds(outcomes: Sequence[Outcome]) -> Speeds:
 
 def broken(facts: Facts, outcomes: Sequence[Outcome]) -> list[str]:
     """The names of the tools and checks that are broken."""
-    return [one.name for one in (*facts.tools, *outcomes) if one.state == "broken"]
+    things: Sequence[Tool | Outcome] = (*facts.tools, *outcomes)
+    return [thing.name for thing in things if thing.state == "broken"]
