@@ -23,7 +23,7 @@ from maskora.method.conditioning import Sample
 from maskora.models.base import ContextEncoder
 from maskora.models.registry import Context, Cue, ModelInputs, VideoModel
 from maskora.streaming.out_of_memory import with_room
-from maskora.streaming.plan import next_tile
+from maskora.streaming.placement import next_tile
 from maskora.streaming.transfer import upload_to
 
 FORMAT = "2"

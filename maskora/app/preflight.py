@@ -11,7 +11,7 @@ from maskora.app.workspace import EditFiles, Source, Workspace
 from maskora.config import Config
 from maskora.errors import UserError
 from maskora.hub import find_local, is_hub_id
-from maskora.models.registry import open_source, read_sizes
+from maskora.models.registry import open_source, read_settings
 from maskora.video.images import image_size
 
 
@@ -77,7 +77,7 @@ def _look_at_base(config: Config, workspace: Workspace) -> str:
         files = find_files(model, root)
         return f"base: {open_source(None, files).told if files else model.path}"
     found = find_base(model, root)
-    read_sizes(model.family, found)  # its configurations, one by one
+    read_settings(model.family, found)  # its configurations, one by one
     return f"base: {found.told}"
 
 

@@ -19,7 +19,7 @@ from maskora.models.files.source import Source, identity
 from maskora.models.names import Names
 from maskora.streaming.blocks import Precision, precise
 from maskora.streaming.out_of_memory import with_room
-from maskora.streaming.plan import RESIDENT, Placement
+from maskora.streaming.placement import RESIDENT, Placement
 from maskora.streaming.sources import FORMAT, Reader
 from maskora.streaming.supply import more_blocks, supply
 
@@ -91,9 +91,7 @@ class DiffusersBase:
 
     def _stream_more(self) -> str | None:
         """Let more blocks wait on the host when the next transformer is loaded."""
-        with init_empty_weights():
-            kind = self.transformer_class
-            total = len(self._blocks(kind.from_config(self.source.config(self.experts[0].part))))
+        total = len(self._blocks(self.build_transformer(self.experts[0].part)))
         so_far = min(self.placement.blocks_to_swap, total)
         ring = self.placement.ring
         count = more_blocks(total, so_far, ring)
@@ -105,19 +103,24 @@ class DiffusersBase:
         self.placement = replace(self.placement, blocks_to_swap=so_far + count)
         return f"{so_far + count} of {total} blocks are streamed from now on, {so_far} were"
 
+    @property
+    def precision(self) -> Precision:
+        return precise(self.dtype, tuple(self.transformer_class._keep_in_fp32_modules or ()))
+
+    def build_transformer(self, part: str = "transformer") -> Transformer:
+        with init_empty_weights():
+            transformer = self.transformer_class.from_config(self.source.config(part))
+        return transformer.requires_grad_(False).eval()
+
     def _load(self, expert: Expert) -> Transformer:
         announce(f"transformer{f' ({expert.name} noise)' if expert.name else ''}")
-        kind = self.transformer_class
-        with init_empty_weights():
-            transformer = kind.from_config(self.source.config(expert.part))
-        transformer.requires_grad_(False).eval()
+        transformer = self.build_transformer(expert.part)
         if self.acceleration.attention != "native":  # a missing package is known before the load
             use_attention(transformer, self.acceleration.attention)
         weights = self.source.weights(expert.part)
-        precision = precise(self.dtype, tuple(kind._keep_in_fp32_modules or ()))
         transformer.supply = supply(
-            transformer, self._blocks(transformer), weights, precision, self.placement, self.device,
-            converted=self._converted(expert.part, weights, precision),
+            transformer, self._blocks(transformer), weights, self.precision, self.placement,
+            self.device, converted=self._converted(expert.part, weights, self.precision),
             compiled=self.acceleration.compile,
         )  # fmt: skip
         return transformer

@@ -14,10 +14,10 @@ from maskora.models.base import (
     Vae,
     VideoModel,
 )
+from maskora.models.checks import Settings
 from maskora.models.files.source import Source, open_source
 from maskora.models.names import Names
-from maskora.models.sizes import Sizes
-from maskora.streaming.plan import RESIDENT, Placement
+from maskora.streaming.placement import RESIDENT, Placement
 
 __all__ = [
     "FAMILIES",
@@ -26,7 +26,6 @@ __all__ = [
     "Expert",
     "Grid",
     "ModelInputs",
-    "Sizes",
     "Source",
     "Transformer",
     "Vae",
@@ -35,7 +34,7 @@ __all__ = [
     "open_model",
     "open_source",
     "read_grid",
-    "read_sizes",
+    "read_settings",
 ]
 
 
@@ -44,26 +43,24 @@ class Family(NamedTuple):
 
     Attributes:
         model: module and class of the base, below this package; imported when it is opened.
-        sizes: module and class of its arithmetic, which needs no torch.
+        settings: module and table of what its parts' configurations must say; needs no torch.
         grid: as published, for machines that do not have the model's files yet.
     """
 
     model: str
-    sizes: str
+    settings: str
     grid: Grid
 
 
 WAN = Grid(cell=8, patch=2, temporal=4)
 FAMILIES: dict[str, Family] = {
-    "wan2.1-i2v": Family("wan.model.Wan21", "wan21_sizes.WanSizes", WAN),
-    "wan2.1-fun-inp": Family("wan.model.WanFun", "wan21_sizes.WanSizes", WAN),
-    "wan2.2-i2v": Family("wan.model.Wan22", "wan21_sizes.WanSizes", WAN),
-    "miniature": Family("wan.model.Miniature", "miniature_sizes.MiniatureSizes", WAN),
-    "hunyuan-video-i2v": Family(
-        "hunyuan.model.Hunyuan", "hunyuan_sizes.HunyuanSizes", Grid(8, 2, 4)
-    ),
+    "wan2.1-i2v": Family("wan.model.Wan21", "wan.checks.WAN21", WAN),
+    "wan2.1-fun-inp": Family("wan.model.WanFun", "wan.checks.WAN21", WAN),
+    "wan2.2-i2v": Family("wan.model.Wan22", "wan.checks.WAN22", WAN),
+    "miniature": Family("wan.model.Miniature", "wan.checks.MINIATURE", WAN),
+    "hunyuan-video-i2v": Family("hunyuan.model.Hunyuan", "hunyuan.checks.HUNYUAN", Grid(8, 2, 4)),
     "hunyuan-video-1.5-i2v": Family(
-        "hunyuan15.model.Hunyuan15", "hunyuan15_sizes.Hunyuan15Sizes", Grid(16, 1, 4)
+        "hunyuan15.model.Hunyuan15", "hunyuan15.checks.HUNYUAN15", Grid(16, 1, 4)
     ),
 }
 
@@ -86,14 +83,20 @@ def open_model(
 
 def read_grid(family: str, where: Path | Source) -> Grid:
     """A base's grid, from its configuration files alone."""
-    grid: Grid = _named(FAMILIES[family].sizes).read_grid(_found(where))
+    module = FAMILIES[family].settings.rpartition(".")[0]
+    grid: Grid = _named(f"{module}.read_grid")(_found(where))
     return grid
 
 
-def read_sizes(family: str, where: Path | Source) -> Sizes:
-    """What a base asks of memory, from its configuration files alone. Raises UserError."""
-    sizes: Sizes = _named(FAMILIES[family].sizes)(family, _found(where))
-    return sizes
+def read_settings(family: str, where: Path | Source) -> dict[str, Settings]:
+    """What the configurations of a base's parts say, but for the scheduler's.
+
+    Raises:
+        UserError: the first one that cannot be.
+    """
+    source = _found(where)
+    kinds: dict[str, type[Settings]] = _named(FAMILIES[family].settings)
+    return {part: kind.of(source, part) for part, kind in kinds.items() if part != "scheduler"}
 
 
 def names_of(family: str) -> Names:

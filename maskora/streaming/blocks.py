@@ -132,6 +132,13 @@ class Block:
         self.buffer = buffer
 
 
+def block_bytes(module: nn.Module, prefix: str, storage: str, precision: Precision) -> int:
+    """Bytes of the buffer that a module would have as a `Block`; the module stays as it is."""
+    names = [name for name, _ in module.named_parameters()]
+    kinds = [_kind(module, name, prefix, storage, precision) for name in names]
+    return lay_out(piece for kind in kinds for piece in _pieces(*kind)).nbytes
+
+
 Binding = Callable[[Tensor | None], None]
 # A parameter's name in the checkpoint, type, shape, and format.
 Kind = tuple[str, torch.dtype, tuple[int, ...], Format | None]

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from maskora.streaming.blocks import Block, Precision
-from maskora.streaming.demand import spread
 from maskora.streaming.engine import Streamer
 from maskora.streaming.memory import Pins, driver_of, host_buffer
-from maskora.streaming.plan import Placement
+from maskora.streaming.placement import Placement, spread
 from maskora.streaming.recompute import Keeper, Recomputation, recompute_layers
 from maskora.streaming.sources import (
     BlockSource,

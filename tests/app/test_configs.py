@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from maskora.app.machine import Machine, foreseen
 from maskora.app.plan import PURPOSES, plan_for
 from maskora.app.workspace import Workspace
 from maskora.config import load_config
+from maskora.memory.machine import CONTEXT, RESERVE, Machine, foreseen
 from maskora.models.registry import FAMILIES, open_source
-from maskora.streaming.budget import CONTEXT, RESERVE
 from tests.machines import OWNED, with_gpu
 from tests.models import published, published_hunyuan, published_hunyuan15
 

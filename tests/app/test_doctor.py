@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from maskora.models.published import PUBLISHED
 
 from maskora.app import timings
 from maskora.app.doctor import checks as doctor_checks
@@ -30,13 +31,12 @@ from maskora.app.doctor.page import (
     told_outcome,
     verdicts,
 )
-from maskora.app.machine import Ram
 from maskora.app.plan import plan_for
 from maskora.app.workspace import Workspace
 from maskora.config import build_config
-from maskora.models.published import PUBLISHED
+from maskora.memory.machine import Ram
 from maskora.models.registry import open_source
-from maskora.streaming.demand import GIB
+from maskora.streaming.placement import GIB
 from tests.app.conftest import Answer
 from tests.machines import PLENTY, WITHOUT_GPU, install_driver, with_gpu
 

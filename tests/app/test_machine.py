@@ -17,16 +17,16 @@ from maskora import devices
 from maskora import devices as driver
 from maskora import system as ram_module
 from maskora.app import machine, setup
-from maskora.app.machine import peak_bytes
-from maskora.app.plan import Plan, plan_for
+from maskora.app.plan import plan_for
 from maskora.app.setup import Base, measured, open_base
 from maskora.app.workspace import Workspace
 from maskora.config import build_config, load_config
 from maskora.devices import Capability, TorchBuild
 from maskora.errors import UserError
+from maskora.memory.machine import GpuMemory, budget, peak_bytes
+from maskora.memory.plan import Plan
 from maskora.models.registry import open_source
-from maskora.streaming.budget import GpuMemory, budget
-from maskora.streaming.demand import GIB
+from maskora.streaming.placement import GIB
 from maskora.system import Ram, ram
 from tests.app.conftest import Answer
 from tests.machines import OWNED, PLENTY, Card, install_driver, plug_in, with_gpu

@@ -15,16 +15,16 @@ import pytest
 from safetensors.torch import save_file
 
 from maskora.app import timings
-from maskora.app.footprint import smaller_sizes
-from maskora.app.machine import foreseen
-from maskora.app.plan import Plan, plan_for
+from maskora.app.plan import plan_for
 from maskora.app.shards import adapter_values, matrix_type
 from maskora.app.workspace import Source, Workspace
 from maskora.config import Config, build_config, load_config
 from maskora.errors import UserError
+from maskora.memory.machine import foreseen
+from maskora.memory.plan import Plan, smaller_sizes
 from maskora.method.conditioning import COLOUR_ORDERS, window_starts
 from maskora.models.registry import open_source
-from maskora.streaming.demand import GIB
+from maskora.streaming.placement import GIB
 from tests.app.conftest import Answer
 from tests.machines import WITHOUT_GPU, with_gpu
 from tests.models.published import write_published

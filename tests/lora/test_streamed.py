@@ -12,7 +12,7 @@ from maskora import lora
 from maskora.lora import LoraWeights
 from maskora.streaming.blocks import precise
 from maskora.streaming.formats import FORMATS
-from maskora.streaming.plan import Placement
+from maskora.streaming.placement import Placement
 from maskora.streaming.sources import ModuleReader
 from maskora.streaming.supply import supply
 from tests.lora.tiny import KINDS, noise, random_lora

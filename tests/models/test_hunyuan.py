@@ -14,7 +14,7 @@ from maskora.errors import UserError
 from maskora.latents import TensorCache, encode_samples
 from maskora.method.conditioning import Sample, appearance_sample, inference_sample
 from maskora.models.registry import Cue, Grid, VideoModel, open_model, read_grid
-from maskora.streaming.plan import Placement
+from maskora.streaming.placement import Placement
 from tests.models import published_hunyuan, tiny_hunyuan
 from tests.streaming.driving import encoder
 

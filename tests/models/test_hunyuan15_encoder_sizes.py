@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKLHunyuanVideo15
+from maskora.models.hunyuan15_sizes import Hunyuan15Sizes
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import (
@@ -17,7 +18,6 @@ from transformers import (
     T5EncoderModel,
 )
 
-from maskora.models.hunyuan15_sizes import Hunyuan15Sizes
 from maskora.models.registry import open_source
 from maskora.streaming.blocks import Block, precise
 from tests.models.counting import make_fake, on_meta, peak_of

@@ -22,7 +22,7 @@ from maskora.method.conditioning import Sample, inference_sample, to_unit
 from maskora.models.hunyuan15.encoders import INSTRUCTION
 from maskora.models.registry import Cue, open_model
 from maskora.sampling import Denoising, draw_noise
-from maskora.streaming.plan import Placement
+from maskora.streaming.placement import Placement
 from tests.models import tiny_hunyuan15
 
 FAMILY = "hunyuan-video-1.5-i2v"

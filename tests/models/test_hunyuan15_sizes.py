@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 from diffusers import HunyuanVideo15Transformer3DModel
+from maskora.models.hunyuan15_sizes import Hunyuan15Sizes
 from safetensors import safe_open
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from maskora import lora
 from maskora.models.hunyuan15.model import ATTENTION, FEED_FORWARD, UnpaddedAttention
-from maskora.models.hunyuan15_sizes import Hunyuan15Sizes
 from maskora.models.registry import open_source, read_sizes
 from maskora.streaming.blocks import Block, precise
 from maskora.streaming.formats import FORMATS

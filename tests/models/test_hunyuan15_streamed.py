@@ -18,7 +18,7 @@ from maskora.method.conditioning import motion_sample
 from maskora.models.hunyuan15.model import UnpaddedAttention
 from maskora.models.registry import ModelInputs, Transformer, VideoModel, open_model
 from maskora.sampling import Denoising, draw_noise
-from maskora.streaming.plan import Placement
+from maskora.streaming.placement import Placement
 from maskora.training.checkpoint import RunFolder
 from maskora.training.loop import TrainingPlan, choose_uniformly, sample_loss, train
 from maskora.training.report import read_metrics

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
+from maskora.models.hunyuan_encoder_sizes import TEMPLATE_TOKENS
+from maskora.models.hunyuan_sizes import HunyuanSizes
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import CLIPTextModel, LlavaModel
 
-from maskora.models.hunyuan_encoder_sizes import TEMPLATE_TOKENS
-from maskora.models.hunyuan_sizes import HunyuanSizes
 from maskora.models.registry import open_source
 from maskora.streaming.blocks import Block, precise
 from tests.models import published_hunyuan as published

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from maskora.models.hunyuan_encoder_sizes import TEXT_TOKENS
+from maskora.models.hunyuan_sizes import HunyuanSizes
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from maskora import lora
 from maskora.models.hunyuan.model import ATTENTION, FEED_FORWARD
-from maskora.models.hunyuan_encoder_sizes import TEXT_TOKENS
-from maskora.models.hunyuan_sizes import HunyuanSizes
 from maskora.models.registry import open_source, read_sizes
 from maskora.streaming.blocks import Block, precise
 from maskora.streaming.formats import FORMATS

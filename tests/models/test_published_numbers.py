@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from maskora.models.published import PUBLISHED
 
 from maskora.config import build_config, load_config
-from maskora.models.published import PUBLISHED
 from maskora.models.registry import read_sizes
 from tests.app.test_configs import BASES, CONFIGS, NAMES
 

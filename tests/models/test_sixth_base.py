@@ -18,7 +18,7 @@ import maskora.models as models
 from maskora.latents import TensorCache, encode_samples
 from maskora.method.conditioning import inference_sample, to_unit
 from maskora.sampling import Denoising, draw_noise
-from maskora.streaming.plan import RESIDENT, Placement
+from maskora.streaming.placement import RESIDENT, Placement
 
 FAMILY, FRAMES, HEIGHT, WIDTH = "skyreels-v2-i2v", 9, 64, 96
 ROOT = Path(__file__).parents[2]

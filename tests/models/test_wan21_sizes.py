@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from maskora.models.wan21_sizes import WanSizes
+from maskora.models.wan21_transformer_sizes import Transformer
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import CLIPVisionModel, UMT5Config, UMT5EncoderModel
@@ -16,8 +18,6 @@ from maskora import lora
 from maskora.models.registry import open_source, read_sizes
 from maskora.models.wan.checks import WanTransformer as Settings
 from maskora.models.wan.model import ATTENTION, FEED_FORWARD
-from maskora.models.wan21_sizes import WanSizes
-from maskora.models.wan21_transformer_sizes import Transformer
 from maskora.streaming.blocks import Block, precise
 from maskora.streaming.formats import FORMATS
 from maskora.streaming.recompute import recompute_layers

@@ -5,9 +5,9 @@ from torch import Tensor, nn
 
 from maskora.errors import Fault
 from maskora.streaming.blocks import Block, precise
-from maskora.streaming.demand import spread
 from maskora.streaming.engine import Streamer
 from maskora.streaming.memory import Pins
+from maskora.streaming.placement import spread
 from maskora.streaming.recompute import Keeper, Recomputation
 from maskora.streaming.transfer import Transfer
 

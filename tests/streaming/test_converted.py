@@ -10,7 +10,7 @@ import torch
 
 from maskora.errors import Fault
 from maskora.streaming import sources as converted
-from maskora.streaming.plan import Placement
+from maskora.streaming.placement import Placement
 from tests.streaming.driving import answer, opened
 
 MAPPED = Placement(5, "mapped", "float8")

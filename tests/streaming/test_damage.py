@@ -9,7 +9,7 @@ import pytest
 
 from maskora.errors import Fault, UserError
 from maskora.streaming.header import read_header
-from maskora.streaming.plan import Placement
+from maskora.streaming.placement import Placement
 from tests.streaming.driving import answer, opened
 
 

@@ -17,7 +17,7 @@ from maskora.models.tiny import write_tiny_model
 from maskora.streaming import recompute as keep
 from maskora.streaming import sources
 from maskora.streaming import transfer as staging
-from maskora.streaming.plan import Placement
+from maskora.streaming.placement import Placement
 from tests.streaming.driving import answer, empty_inputs, opened
 
 FLOAT8 = Placement(1, "mapped", "float8")

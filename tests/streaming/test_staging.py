@@ -11,8 +11,8 @@ from torch import Tensor
 from maskora.errors import Fault
 from maskora.streaming import engine
 from maskora.streaming import transfer as staging
-from maskora.streaming.demand import STAGING_PIECE, STAGING_PIECES
 from maskora.streaming.memory import Pins
+from maskora.streaming.placement import STAGING_PIECE, STAGING_PIECES
 from maskora.streaming.transfer import SAMPLES, Moment, Staging, Transfer, sample
 from tests.streaming.ring import CPU, WIDTH, Memory, Model
 

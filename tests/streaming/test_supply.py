@@ -14,7 +14,7 @@ from maskora.latents import TensorCache, encode_videos
 from maskora.models.registry import Cue, Transformer, VideoModel
 from maskora.streaming.blocks import precise
 from maskora.streaming.formats import FORMATS, StoredLinear
-from maskora.streaming.plan import Placement
+from maskora.streaming.placement import Placement
 from maskora.streaming.sources import ModuleReader
 from maskora.streaming.supply import supply
 from tests.streaming.driving import answer, empty_inputs, encoder, opened

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from maskora.streaming.checkpoint import byte_view
 from maskora.streaming.engine import Streamer
 from maskora.streaming.memory import host_buffer, is_ready
-from maskora.streaming.plan import Placement
+from maskora.streaming.placement import Placement
 from maskora.streaming.sources import ModuleReader
 from maskora.streaming.supply import supply
 

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from maskora.models.base import Grid
 from maskora.models.checks import (
     UNUSED_LAYERS,
     Activation,
@@ -17,6 +18,7 @@ from maskora.models.checks import (
     Whole,
     check_heads,
 )
+from maskora.models.files.source import Source
 
 
 class HunyuanCommon(Settings):
@@ -184,3 +186,10 @@ HUNYUAN: dict[str, type[Settings]] = {
     "text_encoder_2": ClipText,
     "scheduler": HunyuanScheduler,
 }
+
+
+def read_grid(source: Source) -> Grid:
+    """The grid, from the configurations of the VAE and the transformer. Raises UserError."""
+    vae = HunyuanVae.of(source, "vae")
+    patch = HunyuanTransformer.of(source, "transformer").patch_size
+    return Grid(vae.spatial_compression_ratio, patch, vae.temporal_compression_ratio)

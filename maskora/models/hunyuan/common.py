@@ -43,15 +43,15 @@ class ScaledVae:
     """A video VAE of diffusers whose latents are normalised by the one number in its config."""
 
     def __init__(self, vae: Any) -> None:
-        self._vae = vae
+        self.module = vae
         self._scale: float = vae.config.scaling_factor
 
     @torch.no_grad()
     def encode(self, video_CTHW: Tensor) -> Tensor:
-        video = video_CTHW[None].to(self._vae.device, torch.float32)
-        return self._vae.encode(video).latent_dist.mode()[0] * self._scale
+        video = video_CTHW[None].to(self.module.device, torch.float32)
+        return self.module.encode(video).latent_dist.mode()[0] * self._scale
 
     @torch.no_grad()
     def decode(self, latents_CTHW: Tensor) -> Tensor:
-        latents = latents_CTHW.to(self._vae.device, torch.float32) / self._scale
-        return self._vae.decode(latents[None], return_dict=False)[0][0]
+        latents = latents_CTHW.to(self.module.device, torch.float32) / self._scale
+        return self.module.decode(latents[None], return_dict=False)[0][0]

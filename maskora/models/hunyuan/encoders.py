@@ -17,7 +17,7 @@ from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video_image2video import
 from torch import Tensor, nn
 
 from maskora.errors import UserError
-from maskora.models.base import Context, Cue, EncodeCues, Vae
+from maskora.models.base import Context, Cue, EncodeCues, StreamedEncoder, Vae
 from maskora.models.building import (
     Renamed,
     announce,
@@ -32,7 +32,7 @@ from maskora.models.checks import UNUSED_LAYERS, transformers_config
 from maskora.models.files.source import Source
 from maskora.models.hunyuan.common import ScaledVae
 from maskora.streaming.blocks import precise
-from maskora.streaming.plan import Placement
+from maskora.streaming.placement import Placement
 from maskora.streaming.sources import Reader
 from maskora.streaming.supply import supply
 
@@ -97,6 +97,44 @@ LLAVA_EXTRAS = (
 CLIP_EXTRAS = (r".*\.position_ids", r"text_projection\.weight")
 
 
+def build_text_encoder(source: Source, dtype: torch.dtype) -> StreamedEncoder:
+    """LLaVA without weights, and without what comes after the layers that are looked at."""
+    from transformers import LlavaConfig, LlavaModel
+
+    config = transformers_config(LlavaConfig, source, "text_encoder")
+    config.text_config.num_hidden_layers -= UNUSED_LAYERS
+    with init_empty_weights():
+        llava = LlavaModel(config)
+        llava.language_model.norm = nn.Identity()
+    llava.requires_grad_(False).eval()
+
+    def longest(device: torch.device) -> Context:
+        side, width = config.vision_config.image_size, config.text_config.hidden_size
+        pixels = torch.empty(1, 3, side, side, dtype=dtype, device=device)
+        (picture_ND,) = llava.get_image_features(pixels).pooler_output
+        words_BLD = torch.empty(1, TOKENS, width, dtype=dtype, device=device)
+        together_BLD = insert_picture(words_BLD, picture_ND[None])
+        attended_BL = torch.ones(together_BLD.shape[:2], dtype=torch.bool, device=device)
+        states_BLD = _states(llava, together_BLD, attended_BL)
+        kept = PICTURE_TOKENS // INTERLEAVE + TOKENS - PROMPT_START - ENDING
+        return {"text": states_BLD[0, :kept], "text_mask": torch.ones(kept, dtype=torch.int64)}
+
+    layers = [*llava.vision_tower.encoder.layers, *llava.language_model.layers]
+    skip = (WORD_EMBEDDINGS,)
+    return StreamedEncoder("text encoder", llava, layers, precise(dtype), longest, skip)
+
+
+def _states(llava: Any, together_BLD: Tensor, attended_BL: Tensor) -> Tensor:
+    """What the language model makes of embedded words and pictures."""
+    states: Tensor = llava.language_model(
+        inputs_embeds=together_BLD,
+        attention_mask=attended_BL,
+        position_ids=positions(attended_BL),
+        use_cache=False,
+    ).last_hidden_state
+    return states
+
+
 @contextmanager
 def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> Iterator[EncodeCues]:
     """LLaVA: cues -> {"text": (L, D), "text_mask": (L,)} each, the picture's tokens first.
@@ -112,15 +150,15 @@ def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> It
         PreTrainedTokenizerFast, source.folder("tokenizer"), padding_side="right"
     )
     processor = read_folder(CLIPImageProcessorPil, source.folder("image_processor"))
-    llava, weights = _llava(source), _llava_weights(source)
+    built, weights = build_text_encoder(source, dtype), _llava_weights(source)
+    llava = built.module
     shape = (llava.config.text_config.vocab_size, llava.config.text_config.hidden_size)
     check_words(weights, WORD_EMBEDDINGS, shape, len(tokenizer), source.folder("tokenizer"))
-    layers = [*llava.vision_tower.encoder.layers, *llava.language_model.layers]
     unused = len(llava.language_model.layers)
     extras = [rf"language_model\.layers\.{unused + i}\..*" for i in range(UNUSED_LAYERS)]
     supplied = supply(
-        llava, layers, weights, precise(dtype), STREAMED, device,
-        skip=(WORD_EMBEDDINGS,), ignore=(*LLAVA_EXTRAS, *extras),
+        llava, built.layers, weights, built.precision, STREAMED, device,
+        skip=built.skip, ignore=(*LLAVA_EXTRAS, *extras),
     )  # fmt: skip
 
     def picture(cue: Cue) -> Tensor:
@@ -138,30 +176,13 @@ def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> It
         attended_BL = insert_picture(is_word_BL, is_word_BL.new_ones(pictures_BND.shape[:2])).to(
             device
         )
-        states_BLD = llava.language_model(
-            inputs_embeds=insert_picture(words_BLD, pictures_BND),
-            attention_mask=attended_BL,
-            position_ids=positions(attended_BL),
-            use_cache=False,
-        ).last_hidden_state
+        states_BLD = _states(llava, insert_picture(words_BLD, pictures_BND), attended_BL)
         end_header = tokenizer.convert_tokens_to_ids(END_HEADER)
         cut = map(cut_prompt, states_BLD.cpu(), ids_BL == end_header, mask_BL)
         return [{"text": text_LD, "text_mask": mask_L} for text_LD, mask_L in cut]
 
     with closing(supplied):
         yield encode
-
-
-def _llava(source: Source) -> Any:
-    """LLaVA on the meta device, without what comes after the layers that are looked at."""
-    from transformers import LlavaConfig, LlavaModel
-
-    config = transformers_config(LlavaConfig, source, "text_encoder")
-    config.text_config.num_hidden_layers -= UNUSED_LAYERS
-    with init_empty_weights():
-        llava = LlavaModel(config)
-        llava.language_model.norm = nn.Identity()
-    return llava.requires_grad_(False).eval()
 
 
 def _llava_weights(source: Source) -> Reader:
@@ -197,18 +218,34 @@ def _tokens(
     return tokens.input_ids, tokens.attention_mask
 
 
+def build_pooled_encoder(source: Source, dtype: torch.dtype) -> StreamedEncoder:
+    """CLIP's side of words without weights."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    with init_empty_weights():
+        encoder = CLIPTextModel(transformers_config(CLIPTextConfig, source, "text_encoder_2"))
+    encoder.requires_grad_(False).eval()
+
+    def longest(device: torch.device) -> Context:
+        tokens = torch.ones(1, POOLED_TOKENS, dtype=torch.int64, device=device)
+        return {"pooled": encoder(tokens).pooler_output[0]}
+
+    return StreamedEncoder(
+        "second text encoder", encoder, encoder.encoder.layers, precise(dtype), longest
+    )
+
+
 @contextmanager
 def pooled_encoder(
     source: Source, dtype: torch.dtype, device: torch.device
 ) -> Iterator[EncodeCues]:
     """CLIP: prompts -> {"pooled": (D,)} each, the state of the token that ends the prompt."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTokenizer
 
     announce("second text encoder")
     tokenizer = read_folder(CLIPTokenizer, source.folder("tokenizer_2"))
-    with init_empty_weights():
-        encoder = CLIPTextModel(transformers_config(CLIPTextConfig, source, "text_encoder_2"))
-    encoder.requires_grad_(False).eval()
+    built = build_pooled_encoder(source, dtype)
+    encoder = built.module
     if encoder.config.eos_token_id not in (LAST_TOKEN, tokenizer.eos_token_id):
         raise UserError(
             f"{source.described('text_encoder_2')}: eos_token_id is {encoder.config.eos_token_id}, "
@@ -217,9 +254,8 @@ def pooled_encoder(
         )
     weights = without_prefix(source.weights("text_encoder_2"), "text_model.")
     supplied = supply(
-        encoder, encoder.encoder.layers, weights, precise(dtype), STREAMED, device,
-        ignore=CLIP_EXTRAS,
-    )  # fmt: skip
+        encoder, built.layers, weights, built.precision, STREAMED, device, ignore=CLIP_EXTRAS
+    )
 
     @torch.no_grad()
     def encode(cues: Sequence[Cue]) -> list[Context]:

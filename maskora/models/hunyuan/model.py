@@ -21,10 +21,15 @@ from maskora.models.checks import check_settings
 from maskora.models.files.source import Source
 from maskora.models.hunyuan import checks as settings
 from maskora.models.hunyuan.common import HunyuanBase
-from maskora.models.hunyuan.encoders import autoencoder, pooled_encoder, text_encoder
+from maskora.models.hunyuan.encoders import (
+    autoencoder,
+    build_pooled_encoder,
+    build_text_encoder,
+    pooled_encoder,
+    text_encoder,
+)
 from maskora.models.hunyuan.names import HUNYUAN
-from maskora.models.hunyuan_sizes import read_grid
-from maskora.streaming.plan import RESIDENT, Placement
+from maskora.streaming.placement import RESIDENT, Placement
 from maskora.streaming.transfer import upload_to
 
 WEIGHTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
@@ -64,7 +69,7 @@ class Hunyuan(HunyuanBase):
         source.check(WEIGHTS, FILES)
         check_settings(source, settings.HUNYUAN)
         transformer = settings.HunyuanTransformer.of(source, "transformer")
-        self.grid = read_grid(source)
+        self.grid = settings.read_grid(source)
         self.latent_channels = transformer.out_channels
         self.embeds_guidance = transformer.guidance_embeds
         text = settings.Llava.of(source, "text_encoder").text_config.hidden_size
@@ -98,6 +103,7 @@ class Hunyuan(HunyuanBase):
                 parts=("text_encoder", "tokenizer", "image_processor"),
                 precision=str(self.dtype),
                 load=partial(text_encoder, self.source, self.dtype, self.device),
+                build=partial(build_text_encoder, self.source, self.dtype),
                 reads_prompt=True,
                 reads_picture=True,
             ),
@@ -106,6 +112,7 @@ class Hunyuan(HunyuanBase):
                 parts=("text_encoder_2", "tokenizer_2"),
                 precision=str(self.dtype),
                 load=partial(pooled_encoder, self.source, self.dtype, self.device),
+                build=partial(build_pooled_encoder, self.source, self.dtype),
                 reads_prompt=True,
             ),
         )

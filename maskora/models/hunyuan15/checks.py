@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from maskora.models.base import Grid
 from maskora.models.checks import (
     Activation,
     LanguageModel,
@@ -13,6 +14,7 @@ from maskora.models.checks import (
     VisionTower,
     Whole,
 )
+from maskora.models.files.source import Source
 from maskora.models.hunyuan.checks import HunyuanCommon, HunyuanScheduler
 
 SECTION = [16, 24, 24]  # of a head's turns by time, height and width, where the file says nothing
@@ -86,3 +88,10 @@ HUNYUAN15: dict[str, type[Settings]] = {
     "image_encoder": SiglipVision,
     "scheduler": HunyuanScheduler,
 }
+
+
+def read_grid(source: Source) -> Grid:
+    """The grid, from the configurations of the VAE and the transformer. Raises UserError."""
+    vae = Hunyuan15Vae.of(source, "vae")
+    patch = Hunyuan15Transformer.of(source, "transformer").patch_size
+    return Grid(vae.spatial_compression_ratio, patch, vae.temporal_compression_ratio)

@@ -19,7 +19,7 @@ from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 
 from maskora.errors import UserError
-from maskora.models.base import ContextEncoder, Expert, ModelInputs, Transformer, Vae
+from maskora.models.base import ContextEncoder, ModelInputs, Transformer, Vae
 from maskora.models.building import Renamed, announce, build, released
 from maskora.models.checks import T5Encoder, check_settings
 from maskora.models.files.source import Source
@@ -27,8 +27,7 @@ from maskora.models.hunyuan.common import HunyuanBase, ScaledVae
 from maskora.models.hunyuan15 import checks as settings
 from maskora.models.hunyuan15 import encoders
 from maskora.models.hunyuan15.names import HUNYUAN15
-from maskora.models.hunyuan15_sizes import read_grid
-from maskora.streaming.plan import RESIDENT, Placement
+from maskora.streaming.placement import RESIDENT, Placement
 from maskora.streaming.sources import Reader, check_all
 from maskora.streaming.transfer import upload_to
 
@@ -126,7 +125,8 @@ class HalvedVae:
 
     def __init__(self, vae: Any, weights: Reader, device: torch.device) -> None:
         """`vae` is on the meta device."""
-        self._vae, self._weights, self._device = vae, weights, device
+        self.module, self._weights, self._device = vae, weights, device
+        self._names = [name for name, _ in vae.named_parameters()]
         self._loaded = ""
 
     def encode(self, video_CTHW: Tensor) -> Tensor:
@@ -140,17 +140,18 @@ class HalvedVae:
     def _with(self, half: str) -> Any:
         """The VAE with one half, and nothing in the other's place."""
         if self._loaded != half:
-            self._vae.encoder, self._vae.decoder = nn.Identity(), nn.Identity()
-            setattr(self._vae, half, self._build(half).to(self._device))
+            self.module.encoder, self.module.decoder = nn.Identity(), nn.Identity()
+            setattr(self.module, half, self._build(half).to(self._device))
             self._loaded = half
-        return self._vae
+        return self.module
 
     def _build(self, half: str) -> Any:
-        prefix, names = f"{half}.", self._weights.names()
-        own = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
-        whole = type(self._vae)
+        prefix = f"{half}."
+        own = {n.removeprefix(prefix): n for n in self._names if n.startswith(prefix)}
+        whole = type(self.module)
         return build(
-            lambda: getattr(whole.from_config(self._vae.config), half), Renamed(self._weights, own)
+            lambda: getattr(whole.from_config(self.module.config), half),
+            Renamed(self._weights, own),
         )
 
 
@@ -186,7 +187,7 @@ class Hunyuan15(HunyuanBase):
             self._check_kind(settings.Hunyuan15Transformer.of(source, "transformer"))
         source.check(WEIGHTS, FILES)
         check_settings(source, settings.HUNYUAN15)
-        self.grid = read_grid(source)
+        self.grid = settings.read_grid(source)
         transformer = settings.Hunyuan15Transformer.of(source, "transformer")
         self.latent_channels = transformer.out_channels
         self._check_widths(transformer)
@@ -228,6 +229,7 @@ class Hunyuan15(HunyuanBase):
                 parts=("text_encoder", "tokenizer"),
                 precision=str(dtype),
                 load=partial(encoders.text_encoder, source, dtype, device),
+                build=partial(encoders.build_text_encoder, source, dtype),
                 reads_prompt=True,
             ),
             ContextEncoder(
@@ -235,6 +237,7 @@ class Hunyuan15(HunyuanBase):
                 parts=("text_encoder_2", "tokenizer_2"),
                 precision=str(dtype),
                 load=partial(encoders.glyph_encoder, source, dtype, device),
+                build=partial(encoders.build_glyph_encoder, source, dtype),
                 reads_prompt=True,
             ),
             ContextEncoder(
@@ -242,6 +245,7 @@ class Hunyuan15(HunyuanBase):
                 parts=("image_encoder", "feature_extractor"),
                 precision="float32",
                 load=partial(encoders.image_encoder, source, device),
+                build=partial(encoders.build_image_encoder, source),
                 reads_picture=True,
             ),
         )
@@ -249,8 +253,8 @@ class Hunyuan15(HunyuanBase):
     def vae(self) -> AbstractContextManager[Vae]:
         return autoencoder(self.source, self.placement.vae_tile, self.device)
 
-    def load_transformer(self, expert: Expert | None = None) -> Transformer:
-        transformer = super().load_transformer(expert)
+    def build_transformer(self, part: str = "transformer") -> Transformer:
+        transformer = super().build_transformer(part)
         for block in transformer.transformer_blocks:
             block.attn.set_processor(UnpaddedAttention())
         transformer.context_embedder.register_forward_pre_hook(mask_on_device)

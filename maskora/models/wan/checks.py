@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from maskora.models.base import Grid
 from maskora.models.checks import (
     Activation,
     Count,
@@ -14,6 +15,7 @@ from maskora.models.checks import (
     VisionTower,
     Whole,
 )
+from maskora.models.files.source import Source
 
 COLOURS = 3
 PUBLISHED_LATENTS = 16  # channels of which the class knows mean and deviation by itself
@@ -126,3 +128,10 @@ WAN21: dict[str, type[Settings]] = {
     "text_encoder": UMT5Encoder,
     "image_encoder": VisionTower,
 }
+
+
+def read_grid(source: Source) -> Grid:
+    """The grid of a Wan checkpoint, from the configurations of its VAE and its transformer."""
+    vae = WanVae.of(source, "vae")
+    patch = WanTransformer.of(source, "transformer").patch_size[-1]
+    return Grid(cell=vae.cell, patch=patch, temporal=vae.temporal)

@@ -18,7 +18,7 @@ from accelerate import init_empty_weights
 from torch import Tensor
 
 from maskora.errors import UserError
-from maskora.models.base import Context, Cue, EncodeCues, Vae
+from maskora.models.base import Context, Cue, EncodeCues, StreamedEncoder, Vae
 from maskora.models.building import (
     announce,
     as_bytes,
@@ -31,7 +31,7 @@ from maskora.models.building import (
 from maskora.models.checks import transformers_config
 from maskora.models.files.source import Source
 from maskora.streaming.blocks import precise
-from maskora.streaming.plan import Placement
+from maskora.streaming.placement import Placement
 from maskora.streaming.sources import ModuleReader
 from maskora.streaming.supply import supply
 
@@ -93,6 +93,28 @@ WORD_EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")
 IMAGE_EXTRAS = (r"visual_projection\.weight", r"embeddings\.position_ids")
 
 
+def build_text_encoder(source: Source, dtype: torch.dtype) -> StreamedEncoder:
+    """UMT5 without weights."""
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    config = transformers_config(UMT5Config, source, "text_encoder")
+    with init_empty_weights():
+        encoder = UMT5EncoderModel(config)
+    encoder.requires_grad_(False).to(dtype).eval()
+
+    def longest(device: torch.device) -> Context:
+        words = torch.empty(1, TEXT_TOKENS, config.d_model, dtype=dtype, device=device)
+        mask = torch.ones(1, TEXT_TOKENS, dtype=torch.int64, device=device)
+        return {"text": encoder(inputs_embeds=words, attention_mask=mask).last_hidden_state[0]}
+
+    # transformers computes this layer in float32 where the rest is float16.
+    wide = ("wo",) if dtype == torch.float16 else ()
+    return StreamedEncoder(
+        "text encoder", encoder, encoder.encoder.block, precise(dtype, wide), longest,
+        skip=WORD_EMBEDDINGS,
+    )  # fmt: skip
+
+
 @contextmanager
 def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> Iterator[EncodeCues]:
     """UMT5: prompts -> {"text": embeddings (512, D)} each, zero after the last token.
@@ -100,24 +122,17 @@ def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> It
     Each layer is loaded once for all prompts, and computes them one after the other, so that what
     comes out for a prompt does not depend on its company.
     """
-    from transformers import UMT5Config, UMT5EncoderModel
-
     announce("text encoder")
     tokenizer = open_tokenizer(source.folder("tokenizer"))
-    config = transformers_config(UMT5Config, source, "text_encoder")
-    with init_empty_weights():
-        encoder = UMT5EncoderModel(config)
-    encoder.requires_grad_(False).to(dtype).eval()
+    built = build_text_encoder(source, dtype)
+    encoder = built.module
     weights = source.weights("text_encoder")
     embeddings = next((n for n in WORD_EMBEDDINGS if n in weights.names()), WORD_EMBEDDINGS[0])
-    shape = (config.vocab_size, config.d_model)
+    shape = (encoder.config.vocab_size, encoder.config.d_model)
     check_words(weights, embeddings, shape, len(tokenizer), source.folder("tokenizer"))
-    # transformers computes this layer in float32 where the rest is float16.
-    wide = ("wo",) if dtype == torch.float16 else ()
     supplied = supply(
-        encoder, encoder.encoder.block, weights, precise(dtype, wide),
-        STREAMED, device, skip=WORD_EMBEDDINGS,
-    )  # fmt: skip
+        encoder, built.layers, weights, built.precision, STREAMED, device, skip=built.skip
+    )
 
     @torch.no_grad()
     def encode(cues: Sequence[Cue]) -> list[Context]:
@@ -135,20 +150,37 @@ def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> It
         yield encode
 
 
+def build_image_encoder(source: Source) -> StreamedEncoder:
+    """CLIP's vision tower without weights."""
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    config = transformers_config(CLIPVisionConfig, source, "image_encoder")
+    with init_empty_weights():
+        encoder = CLIPVisionModel(config).requires_grad_(False).eval()
+
+    def longest(device: torch.device) -> Context:
+        pixels = torch.empty(1, 3, config.image_size, config.image_size, device=device)
+        return {"image": encoder(pixels, output_hidden_states=True).hidden_states[-2][0]}
+
+    return StreamedEncoder(
+        "image encoder", encoder, encoder.encoder.layers, precise(torch.float32), longest,
+        in_ram=True,
+    )  # fmt: skip
+
+
 @contextmanager
 def image_encoder(source: Source, device: torch.device) -> Iterator[EncodeCues]:
     """CLIP: a picture -> {"image": its second-to-last layer's tokens (N, D)}."""
-    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
+    from transformers import CLIPImageProcessorPil
 
     announce("image encoder")
     # The PIL processor on every machine, so that pictures do not depend on what is installed.
     processor = read_folder(CLIPImageProcessorPil, source.folder("image_processor"))
-    config = transformers_config(CLIPVisionConfig, source, "image_encoder")
+    built = build_image_encoder(source)
     weights = without_prefix(source.weights("image_encoder"), "vision_model.")
-    encoder = build(lambda: CLIPVisionModel(config), weights, IMAGE_EXTRAS)
-    precision = precise(torch.float32)
+    encoder = build(lambda: built.module, weights, IMAGE_EXTRAS)
     supplied = supply(
-        encoder, encoder.encoder.layers, ModuleReader(encoder), precision, STREAMED, device
+        encoder, built.layers, ModuleReader(encoder), built.precision, STREAMED, device
     )
 
     @torch.no_grad()
@@ -180,7 +212,7 @@ class WanVae:
     """`AutoencoderKLWan` with latents normalised by the mean and deviation in its config."""
 
     def __init__(self, vae: Any) -> None:
-        self._vae = vae
+        self.module = vae
         per_channel = (-1, 1, 1, 1)
         device = vae.device
         self._mean = torch.tensor(vae.config.latents_mean, device=device).view(per_channel)
@@ -188,13 +220,13 @@ class WanVae:
 
     @torch.no_grad()
     def encode(self, video_CTHW: Tensor) -> Tensor:
-        video = video_CTHW[None].to(self._vae.device, torch.float32)
-        return (self._vae.encode(video).latent_dist.mode()[0] - self._mean) / self._std
+        video = video_CTHW[None].to(self.module.device, torch.float32)
+        return (self.module.encode(video).latent_dist.mode()[0] - self._mean) / self._std
 
     @torch.no_grad()
     def decode(self, latents_CTHW: Tensor) -> Tensor:
-        latents = latents_CTHW.to(self._vae.device, torch.float32) * self._std + self._mean
-        return self._vae.decode(latents[None], return_dict=False)[0][0]
+        latents = latents_CTHW.to(self.module.device, torch.float32) * self._std + self._mean
+        return self.module.decode(latents[None], return_dict=False)[0][0]
 
 
 def clean(prompt: str) -> str:

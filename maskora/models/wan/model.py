@@ -27,11 +27,24 @@ from maskora.models.base import (
 from maskora.models.checks import Settings, VisionTower, check_settings
 from maskora.models.diffusers_base import DiffusersBase, grouped_cells
 from maskora.models.files.source import Source
-from maskora.models.wan.checks import MINIATURE, WAN21, WAN22, UMT5Encoder, WanTransformer, WanVae
-from maskora.models.wan.encoders import autoencoder, image_encoder, text_encoder
+from maskora.models.wan.checks import (
+    MINIATURE,
+    WAN21,
+    WAN22,
+    UMT5Encoder,
+    WanTransformer,
+    WanVae,
+    read_grid,
+)
+from maskora.models.wan.encoders import (
+    autoencoder,
+    build_image_encoder,
+    build_text_encoder,
+    image_encoder,
+    text_encoder,
+)
 from maskora.models.wan.names import WAN
-from maskora.models.wan21_sizes import read_grid
-from maskora.streaming.plan import RESIDENT, Placement
+from maskora.streaming.placement import RESIDENT, Placement
 
 TOKENIZER = ("tokenizer.json", "spiece.model")
 IMAGE_PROCESSOR = ("preprocessor_config.json", "processor_config.json")
@@ -105,6 +118,7 @@ class Wan21(DiffusersBase):
             parts=("text_encoder", "tokenizer"),
             precision=str(self.dtype),
             load=partial(text_encoder, self.source, self.dtype, self.device),
+            build=partial(build_text_encoder, self.source, self.dtype),
             reads_prompt=True,
         )
         pictures = ContextEncoder(
@@ -112,6 +126,7 @@ class Wan21(DiffusersBase):
             parts=("image_encoder", "image_processor"),
             precision="float32",
             load=partial(image_encoder, self.source, self.device),
+            build=partial(build_image_encoder, self.source),
             reads_picture=True,
         )
         return (words, pictures) if self.sees_picture else (words,)

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import CLIPVisionModel, UMT5EncoderModel
 
-from maskora.app.footprint import Purpose
 from maskora.app.plan import plan_for
 from maskora.app.workspace import Workspace
 from maskora.config import build_config
+from maskora.memory.plan import Purpose
 from maskora.models.files.wan import CLIP, UMT5, names_of
 from maskora.models.registry import Source, open_source, read_sizes
 from maskora.models.wan.names import WAN

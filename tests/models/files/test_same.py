@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from maskora.models.registry import Cue, ModelInputs, Source, VideoModel, open_model, open_source
-from maskora.streaming.plan import Placement
+from maskora.streaming.placement import Placement
 from tests.models.files import layouts
 from tests.models.files.layouts import PREFIX, dequantised, scaled
 
