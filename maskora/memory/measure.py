@@ -161,28 +161,35 @@ class Probe:
         batch, trains, placement = STEPS[step]
         tracks, terms = [], []
         for rank in RANKS if trains else RANKS[:1]:
-            transformer = self._shallow(kind, 2)
-            blocks = list(getattr(transformer, kind))
-            for module in (one for block in blocks for one in (block, *block.children())):
-                module.forward = partial(_fused, module.forward)
-            transformer.supply = supply(
-                transformer, blocks, Weightless(), self._precision, placement, META
-            )
-            lora.inject(transformer, rank, rank, self.model.lora_targets(targets), seed=0)
-            for weight in lora.trainable(transformer):
-                weight.grad = torch.empty_like(weight)  # they are counted with the LoRA
-            if trains:
-                transformer.train()
-                transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+            transformer, blocks = self.prepared(kind, placement, targets, rank, trains)
             for latents in LATENTS:
-                moments, carried = self._traced(transformer, blocks[0], latents, batch, trains)
+                moments, carried = self.traced(transformer, blocks[0], latents, batch, trains)
                 waiting = len(blocks) * carried if trains else 0
                 tracks.append([live - waiting for live in moments])
                 tokens = _tokens(latents)
                 terms.append((1, tokens, rank, tokens * rank) if trains else (1, tokens))
         return fitted(tracks, terms)
 
-    def _traced(
+    def prepared(
+        self, kind: str, placement: Placement, targets: str, rank: int, trains: bool
+    ) -> tuple[Transformer, list[nn.Module]]:
+        """A transformer of two blocks of one kind, and these, with a LoRA and its gradients."""
+        transformer = self._shallow(kind, 2)
+        blocks = list(getattr(transformer, kind))
+        for module in (one for block in blocks for one in (block, *block.children())):
+            module.forward = partial(_fused, module.forward)
+        transformer.supply = supply(
+            transformer, blocks, Weightless(), self._precision, placement, META
+        )
+        lora.inject(transformer, rank, rank, self.model.lora_targets(targets), seed=0)
+        for weight in lora.trainable(transformer):
+            weight.grad = torch.empty_like(weight)
+        if trains:
+            transformer.train()
+            transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+        return transformer, blocks
+
+    def traced(
         self,
         transformer: Transformer,
         block: nn.Module,

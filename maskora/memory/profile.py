@@ -156,7 +156,8 @@ class Profile:
         working = self._vae("decode", frames, area)
         if overlap == 1:
             return working
-        return round(overlap * clip) + max(working, JOINING * clip)
+        own = 3 * frames * area * ITEM["float32"]  # which is counted with all tiles' results
+        return round(overlap * clip) + max(working - own, JOINING * clip)
 
     def _vae(self, what: str, frames: int, area: int) -> int:
         """A tile's largest sum; between and beyond the measured frames it follows a line."""
