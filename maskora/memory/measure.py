@@ -284,7 +284,7 @@ class Probe:
                         pixels = torch.empty(shape(what, frames, side), device=META)
                         live.mark([pixels])
                         compute(pixels)
-                        tracks.append(live.moments)
+                        tracks.append(list(live.moments))
                     found[what][str(frames)] = _by_area(tracks)
         return found
 

@@ -25,6 +25,7 @@ from maskora.devices import Capability, TorchBuild
 from maskora.errors import UserError
 from maskora.memory.machine import GpuMemory, budget, peak_bytes
 from maskora.memory.plan import Plan
+from maskora.memory.report import render
 from maskora.models.registry import open_source
 from maskora.streaming.placement import GIB
 from maskora.system import Ram, ram
@@ -79,7 +80,7 @@ def test_a_run_uses_what_is_free_of_the_chosen_gpu(
     assert base.plan.budget is not None
     assert base.plan.budget.nbytes == pytest.approx((free - 0.5) * GIB, abs=2)
     told = f"budget {free - 0.5:.1f} GB: {free:.1f} of {total:.1f} GB are free, less 0.5 GB reserve"
-    assert told in base.plan.render()
+    assert told in render([base.plan])
 
 
 def test_a_full_gpu_is_refused_with_what_would_fit(

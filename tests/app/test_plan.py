@@ -22,6 +22,7 @@ from maskora.config import Config, build_config, load_config
 from maskora.errors import UserError
 from maskora.memory.machine import foreseen
 from maskora.memory.plan import Plan, smaller_sizes
+from maskora.memory.report import render
 from maskora.method.conditioning import COLOUR_ORDERS, window_starts
 from maskora.models.registry import open_source
 from maskora.streaming.placement import GIB
@@ -415,7 +416,7 @@ def test_what_torch_should_count_at_most_is_the_plan_without_its_reserve(big: Pa
 
 
 def test_a_plan_renders_its_own_phases(big: Path) -> None:
-    text = planned(big, "train").render()
+    text = render([planned(big, "train")])
     assert "generate" not in text
     assert "decode" not in text
     assert re.search(r"^VRAM, GB \(budget 7\.1\) +encode +train$", text, re.M)

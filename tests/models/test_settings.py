@@ -11,7 +11,7 @@ from maskora.errors import UserError
 from maskora.models.checks import Settings
 from maskora.models.hunyuan import checks as hunyuan
 from maskora.models.hunyuan15 import checks as hunyuan15
-from maskora.models.registry import open_model, read_sizes
+from maskora.models.registry import open_model, read_settings
 from maskora.models.wan import checks as wan
 from tests.models.damaging import (
     FULL,
@@ -105,7 +105,7 @@ def test_a_damaged_configuration_is_told_when_planned_and_when_opened(
     told: str,
 ) -> None:
     copy, path = damaged(folders[family], tmp_path, part, key, value)
-    for look in (read_sizes, lambda *base: open_model(*base, "float32", "cpu")):
+    for look in (read_settings, lambda *base: open_model(*base, "float32", "cpu")):
         with pytest.raises(UserError, match=f"^{path}: .*{told}.*{PUBLISHED}$"):
             look(family, copy)
 
@@ -167,7 +167,7 @@ def test_no_change_of_any_key_is_more_than_told(
             for value in ODD:
                 path.write_text(json.dumps(changed(json.loads(text), keys, value)))
                 try:
-                    read_sizes(family, copy)
+                    read_settings(family, copy)
                     open_model(family, copy, "float32", "cpu")
                 except UserError as error:
                     told.append(str(error))

@@ -80,7 +80,7 @@ def test_the_guides_base_equals_its_own_pipeline_resident_and_streamed(
 
 
 def test_the_planner_counts_its_parameters(added: None, folder: Path) -> None:
-    told = models.read_sizes(FAMILY, folder).parameters["transformer"]
+    told = read_profile(FAMILY, folder, "float32", "attention").parameters
     model = SkyReelsV2Transformer3DModel.from_pretrained(folder / "transformer")
     assert told == sum(parameter.numel() for parameter in model.parameters())
 
