@@ -33,13 +33,13 @@ from maskora.files import write_text
 from maskora.latents import (
     EncodedSample,
     TensorCache,
-    encode_cues,
+    encode_prompts,
     encode_samples,
     encode_videos,
     encode_with,
 )
 from maskora.method.conditioning import Sample, inference_sample, motion_sample
-from maskora.models.registry import Context, Cue, Transformer, VideoModel, open_model
+from maskora.models.registry import Context, PromptInput, Transformer, VideoModel, open_model
 from maskora.sampling import Denoising, draw_noise
 from maskora.streaming.out_of_memory import first_line, ran_out_of
 from maskora.streaming.placement import Placement
@@ -100,9 +100,9 @@ def _run_case(job: Job, record: Record, device: torch.device) -> None:
     if job.kind == "load":
         with record.phase("load transformer"):
             transformer = model.load_transformer()
-        transformer.supply.close()
+        transformer.streamed.close()
         return
-    encoded, unwanted = _encode(job, record, model)
+    encoded, negative = _encode(job, record, model)
     with record.phase("load transformer"):
         transformer = model.load_transformer()
         lora.inject(transformer, job.rank, job.rank, model.lora_targets("attention"), seed=0)
@@ -111,10 +111,10 @@ def _run_case(job: Job, record: Record, device: torch.device) -> None:
     record.put(parameters=sum(p.numel() for p in lora.trainable(transformer)))
     if job.kind == "train":
         _train(job, record, model, transformer, encoded)
-        transformer.supply.close()
+        transformer.streamed.close()
         return
-    latents = _denoise(job, record, model, transformer, encoded, unwanted)
-    transformer.supply.close()
+    latents = _denoise(job, record, model, transformer, encoded, negative)
+    transformer.streamed.close()
     if not job.one_block:
         with record.phase("VAE decode"), model.vae() as vae:
             vae.decode(latents)
@@ -145,15 +145,15 @@ def _encode(job: Job, record: Record, model: VideoModel) -> tuple[EncodedSample,
     sample = random_sample(job.kind, job.frames, job.width, job.height)
     cache = TensorCache(Path(job.scratch) / "cache")
     videos = [v for v in (sample.condition_CTHW, sample.target_CTHW) if v is not None]
-    wanted = Cue(PROMPT, sample.reference_CHW)
-    unwanted = model.unwanted(wanted, NEGATIVE)
+    wanted = PromptInput(PROMPT, sample.reference_CHW)
+    negative = model.negative(wanted, NEGATIVE)
     for encoder in model.encoders():
         with record.phase(f"{encoder.name} encoder"):
-            encode_with(encoder, [unwanted, wanted], model, cache)
+            encode_with(encoder, [negative, wanted], model, cache)
     with record.phase("VAE encode"):
         encode_videos(videos, model, cache)
     (encoded,) = encode_samples([sample], model, cache)  # all of it from the cache
-    (context,) = encode_cues([unwanted], model, cache)
+    (context,) = encode_prompts([negative], model, cache)
     return encoded, context
 
 
@@ -169,7 +169,7 @@ def _train(
         checkpoint_every=job.steps,
     )  # fmt: skip
     transformer.train()
-    transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+    transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
     choose = choose_uniformly([encoded])
     clock = StepClock(model.device, transformer)
     with record.phase("train"):
@@ -186,7 +186,7 @@ def _denoise(
     model: VideoModel,
     transformer: Transformer,
     encoded: EncodedSample,
-    unwanted: Context,
+    negative: Context,
 ) -> Tensor:
     """A warm-up step and `job.steps` more, guided, with the LoRA frozen as inference has it."""
     transformer.requires_grad_(False)
@@ -195,7 +195,7 @@ def _denoise(
     hook = transformer.register_forward_pre_hook(lambda *_: clock.tick())
     with record.phase("denoise"):
         noise = draw_noise(shape, 0)
-        clip = Denoising(model, encoded, unwanted, noise, job.steps + 1, GUIDANCE, None)
+        clip = Denoising(model, encoded, negative, noise, job.steps + 1, GUIDANCE, None)
         clip.advance(transformer)
         latents = clip.result()
         clock.tick()

@@ -103,7 +103,11 @@ def track(
     place = Workspace(workspace)
     place.read_source()
     config = load_config(place.config, [*(set_ or []), *overrides])
-    track_workspace(config, place, overwrite)
+    track_workspace(config, place, overwrite, _say)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def _from_here(path: str | None) -> str | None:
@@ -236,14 +240,14 @@ def edit(context: typer.Context) -> None:
     """Prepare, train and infer in one line: a video, a box and an edited frame in, a clip out."""
     from maskora.app.batch import edit_video
 
-    edit_video(context.args)
+    raise typer.Exit(edit_video(context.args, _say))
 
 
 def batch(context: typer.Context) -> None:
     """Run edit on every folder of a folder of jobs; a failing one stops no other."""
     from maskora.app.batch import run_batch
 
-    run_batch(context.args)
+    raise typer.Exit(run_batch(context.args, _say))
 
 
 def evaluate(
@@ -270,7 +274,7 @@ def evaluate(
     """Judge a result: report.html and report.json beside it, with numbers, curves and pictures."""
     from maskora.app.evaluate import evaluate_result
 
-    evaluate_result(workspace, edit, seed, truth, clip, quality)
+    print("\n".join(evaluate_result(workspace, edit, seed, truth, clip, quality)))
 
 
 app = typer.Typer(
@@ -443,10 +447,10 @@ def tiny_model(
 def demo(
     folder: Annotated[Path, typer.Argument(help="where to put it")] = Path("maskora-demo"),
 ) -> None:
-    """One edit from start to end on a small generated clip; needs no card and no download."""
+    """One edit from start to end on a small generated clip; needs no GPU and no download."""
     from maskora.app.demo import run_demo
 
-    run_demo(folder)
+    run_demo(folder, _say)
 
 
 @app.command()

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from maskora.errors import Fault
 from maskora.latents import EncodedSample, on_device
 from maskora.models.registry import Context, Expert, ModelInputs, Transformer, VideoModel
+from maskora.progress import track
 from maskora.streaming.out_of_memory import with_room
 
 TIMESTEPS = 1000
@@ -49,7 +49,7 @@ class Denoising:
 
     Args:
         sample: the encoded inference sample.
-        unwanted: the context that guidance steers away from.
+        negative: the context that guidance steers away from.
         noise_BCTHW: starting noise, batch of one.
         guidance: 1 turns guidance off; otherwise both branches run as a batch of two, or the base
             is told the number, if it embeds it.
@@ -61,7 +61,7 @@ class Denoising:
         self,
         model: VideoModel,
         sample: EncodedSample,
-        unwanted: Context,
+        negative: Context,
         noise_BCTHW: Tensor,
         steps: int,
         guidance: float,
@@ -70,10 +70,10 @@ class Denoising:
     ) -> None:
         self._model, self._lock, self._guidance = model, lock, guidance
         self._guided = guidance > 1 and not model.embeds_guidance
-        self._inputs = _inputs(sample, unwanted if self._guided else None, model.device, guidance)
+        self._inputs = _inputs(sample, negative if self._guided else None, model.device, guidance)
         self._scheduler = model.scheduler(steps, shift)
         self._noise = noise_BCTHW.to(model.device)
-        self._latents = model.start(self._noise, self._inputs.condition_BCTHW[:1])
+        self._latents = model.initial_latents(self._noise, self._inputs.condition_BCTHW[:1])
         self._done = 0
 
     @torch.inference_mode()
@@ -90,7 +90,7 @@ class Denoising:
         if transformer.is_cache_enabled:  # what it remembers is another clip's
             transformer._reset_stateful_cache()
         title = f"denoise ({expert.name} noise)" if expert and expert.name else "denoise"
-        for timestep in tqdm(steps, desc=title, unit="step", disable=not len(steps)):
+        for timestep in track(steps, title, len(steps), "step"):
             self._step(transformer, timestep)
             self._done += 1
         return len(steps)
@@ -125,15 +125,15 @@ class Denoising:
             answer = self._model.predict(transformer, doubled, times, self._inputs)
         if not self._guided:
             return answer
-        wanted, unwanted = answer.chunk(2)
-        return unwanted + self._guidance * (wanted - unwanted)
+        wanted, negative = answer.chunk(2)
+        return negative + self._guidance * (wanted - negative)
 
     def _give_way(self, transformer: Transformer) -> str | None:
         """Free device memory, for this transformer and for those that are loaded after it."""
         if transformer.is_cache_enabled:  # it may hold half of the failed step
             transformer._reset_stateful_cache()
-        changed: str | None = transformer.supply.give_way(training=False)
-        self._model.placement = transformer.supply.placement
+        changed: str | None = transformer.streamed.give_way(training=False)
+        self._model.placement = transformer.streamed.placement
         return changed
 
 
@@ -143,14 +143,14 @@ def next_level(scheduler: Any, index: int) -> Tensor:
 
 
 def _inputs(
-    sample: EncodedSample, unwanted: Context | None, device: torch.device, guidance: float
+    sample: EncodedSample, negative: Context | None, device: torch.device, guidance: float
 ) -> ModelInputs:
-    """The wanted branch, and beside it the unwanted one, which differs in its context alone."""
+    """The wanted branch, and beside it the negative one, which differs in its context alone."""
     single = replace(sample.inputs(device), guidance=guidance)
-    if unwanted is None:
+    if negative is None:
         return single
     both = {
-        name: torch.cat([tensor, on_device(unwanted[name], device)[None]])
+        name: torch.cat([tensor, on_device(negative[name], device)[None]])
         for name, tensor in single.context.items()
     }
     return replace(single, condition_BCTHW=torch.cat([single.condition_BCTHW] * 2), context=both)

@@ -48,8 +48,8 @@ def run(
     negative: torch.Tensor | None = None,
 ) -> torch.Tensor:
     text = torch.zeros(512, 32) if negative is None else negative
-    unwanted = {**sample.context, "text": text}
-    clip = Denoising(model, sample, unwanted, draw_noise(SHAPE, seed), 4, guidance, None, lock)
+    negative = {**sample.context, "text": text}
+    clip = Denoising(model, sample, negative, draw_noise(SHAPE, seed), 4, guidance, None, lock)
     assert clip.advance(model.load_transformer()) == 4
     return clip.result()
 

@@ -15,7 +15,8 @@ from maskora.errors import UserError
 from maskora.files import is_hidden, lies_in, move
 from maskora.hub import find_file, locate
 from maskora.lora import LoraWeights
-from maskora.models.files.source import DiffusersFolder, Source
+from maskora.models.files.folder import DiffusersFolder
+from maskora.models.files.source import Source
 from maskora.models.names import Names
 from maskora.models.registry import FAMILIES, VideoModel, names_of, open_model, open_source
 

@@ -13,13 +13,12 @@ from torch import Tensor
 
 from maskora import lora
 from maskora.app import fingerprints as stages
-from maskora.app.edits import Clip, Edit, load_clip, load_edit, report_spill
+from maskora.app.edits import Clip, Edit, load_clip, load_edit, report_leakage
 from maskora.app.effects import infer_warnings
 from maskora.app.loras import Stacked, choose_loras, of_expert
-from maskora.app.original import check_origin
 from maskora.app.results import Generated, make_room, write_outputs
 from maskora.app.setup import open_base
-from maskora.app.workspace import Workspace
+from maskora.app.workspace import Workspace, original_video
 from maskora.config import Config
 from maskora.errors import UserError
 from maskora.files import replacing
@@ -27,13 +26,13 @@ from maskora.latents import (
     EncodedSample,
     TensorCache,
     decode_video,
-    encode_cues,
+    encode_prompts,
     encode_samples,
     encode_videos,
 )
 from maskora.method.conditioning import inference_sample, to_bytes, to_unit
 from maskora.models.acceleration import use_cache
-from maskora.models.registry import Context, Cue, VideoModel
+from maskora.models.registry import Context, PromptInput, VideoModel
 from maskora.sampling import Denoising, LatentLock, draw_noise
 from maskora.streaming.engine import Streamer
 
@@ -45,7 +44,7 @@ class Encoded:
     """What sampling needs, encoded."""
 
     sample: EncodedSample
-    unwanted: Context
+    negative: Context
     lock: LatentLock | None
 
 
@@ -68,8 +67,8 @@ def infer_clip(
     # The clip's own LoRA is compared with what it was trained on, which is captioned too.
     trained_on = [] if lora_choice else [workspace.source_frame(0)]
     edited = load_edit(workspace, config, clip, edit, captioned=trained_on)
-    origin = check_origin(clip.source)
-    report_spill(edited, config.appearance.spill)
+    origin = original_video(clip.source)
+    report_leakage(edited, config.appearance.spill)
     for warning in infer_warnings(config):
         log.warning("note: %s", warning)
     folders = [workspace.output_dir(edit, s if n else None) for n, s in enumerate(numbers)]
@@ -138,10 +137,10 @@ def encode(
         stages.prompt(config, edited.first.caption),
     )
     cache = TensorCache(workspace.cache_dir)
-    cue = Cue(sample.prompt, sample.reference_CHW)
+    item = PromptInput(sample.prompt, sample.reference_CHW)
     # Both at once, so that each encoder is loaded once; the sample's is cached then.
-    unwanted, _ = encode_cues([model.unwanted(cue, config.prompt.negative), cue], model, cache)
-    wanted = [model.shown(sample.condition_CTHW, sample.keep_THW)]
+    negative, _ = encode_prompts([model.negative(item, config.prompt.negative), item], model, cache)
+    wanted = [model.condition_frames(sample.condition_CTHW, sample.keep_THW)]
     if config.inference.lock == "latent":
         wanted.append(video)
     _, *source_latents = encode_videos(wanted, model, cache)
@@ -151,7 +150,7 @@ def encode(
         keep_latent = model.latent_keep(keep)
         keep_latent[0] = 0  # latent frame 0 holds the edited frame
         lock = LatentLock(source_latents[0], keep_latent)
-    return Encoded(encoded, unwanted, lock)
+    return Encoded(encoded, negative, lock)
 
 
 def generate(
@@ -170,7 +169,7 @@ def generate(
     runs = [_start(config, model, encoded, seed) for seed in seeds]
     for expert in model.experts:
         transformer = model.load_transformer(expert)
-        with closing(transformer.supply):
+        with closing(transformer.streamed):
             lora.stack(transformer, of_expert(loras, expert), model.names)
             use_cache(transformer, model.acceleration)
             taken = 0
@@ -180,7 +179,7 @@ def generate(
                     take_seconds((time.perf_counter() - started) / steps)
                 taken += steps
             if taken and model.acceleration.cache != "none":
-                log.info("%s", told_skipped(transformer.supply.streamer, taken))
+                log.info("%s", told_skipped(transformer.streamed.streamer, taken))
     return [run.result() for run in runs]
 
 
@@ -199,7 +198,7 @@ def _start(config: Config, model: VideoModel, encoded: Encoded, seed: int) -> De
     return Denoising(
         model,
         encoded.sample,
-        encoded.unwanted,
+        encoded.negative,
         draw_noise((model.latent_channels, *frames_Thw), seed),
         inference.steps,
         inference.guidance,

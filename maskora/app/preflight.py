@@ -6,8 +6,13 @@ from pathlib import Path
 from maskora.app.base import find_base, find_files
 from maskora.app.captions import foresee_caption
 from maskora.app.masking import load_masks
-from maskora.app.original import check_edit_size, check_video_settings
-from maskora.app.workspace import EditFiles, Source, Workspace
+from maskora.app.workspace import (
+    EditFiles,
+    Source,
+    Workspace,
+    check_edit_size,
+    check_video_settings,
+)
 from maskora.config import Config
 from maskora.errors import UserError
 from maskora.hub import find_local, is_hub_id
@@ -75,10 +80,10 @@ def _look_at_base(config: Config, workspace: Workspace) -> str:
     model, root = config.model, workspace.root
     if is_hub_id(model.path) and find_local(model.path, root) is None:
         files = find_files(model, root)
-        return f"base: {open_source(None, files).told if files else model.path}"
+        return f"base: {open_source(None, files).description if files else model.path}"
     found = find_base(model, root)
     read_settings(model.family, found)  # its configurations, one by one
-    return f"base: {found.told}"
+    return f"base: {found.description}"
 
 
 def _check_paths(config: Config, workspace: Workspace) -> None:

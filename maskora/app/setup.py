@@ -109,7 +109,7 @@ def open_base(config: Config, workspace: Workspace, source: Source, purpose: Pur
     if purpose == "train":
         config = _with_optimizer(config, torch.device(device.name))
     found = find_base(config.model, workspace.root)
-    log.info("base: %s", found.told)
+    log.info("base: %s", found.description)
     model = open_model(config.model.family, found, config.model.dtype, device.name)
     width, height = source.size
     multiple = model.grid.multiple

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from maskora import __version__, lora
 from maskora.app import fingerprints as stages
 from maskora.app.captions import source_caption
-from maskora.app.edits import Clip, Edit, load_clip, load_edit, report_spill
+from maskora.app.edits import Clip, Edit, load_clip, load_edit, report_leakage
 from maskora.app.effects import train_warnings
 from maskora.app.fingerprints import Turn
 from maskora.app.setup import Base, open_base
@@ -86,7 +86,7 @@ def _find_edit(
         log.info("appearance: skipped, there is no edited keyframe besides frame 0")
         return None
     loaded = load_edit(workspace, config, clip, edit, captioned=[workspace.source_frame(0)])
-    report_spill(loaded, config.appearance.spill)
+    report_leakage(loaded, config.appearance.spill)
     return loaded
 
 
@@ -187,7 +187,7 @@ def _run(
     log.info("%s: %d steps on %s", plan.title, plan.steps, _named(samples))
     metadata = _metadata(job, turn, depends, samples)
     transformer = job.model.load_transformer(turn.expert)
-    with closing(transformer.supply):
+    with closing(transformer.streamed):
         targets = job.model.lora_targets(adapter.targets)
         lora.inject(transformer, adapter.rank, adapter.alpha, targets, plan.seed)
         source = run.newest_adapter() or start_from

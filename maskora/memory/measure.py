@@ -32,19 +32,23 @@ from maskora import lora
 from maskora.models.base import (
     Context,
     ContextEncoder,
-    Cue,
     ModelInputs,
-    StreamedEncoder,
+    PromptInput,
     Transformer,
     VideoModel,
 )
+from maskora.models.encoders import StreamedEncoder
 from maskora.models.files.source import Source
 from maskora.models.registry import open_model
-from maskora.streaming.blocks import Precision, block_bytes
+from maskora.streaming.blocks import Block, Precision, block_bytes
+from maskora.streaming.checkpoint import Reader
+from maskora.streaming.engine import Streamer
 from maskora.streaming.formats import FORMATS
 from maskora.streaming.placement import RESIDENT, Placement
-from maskora.streaming.sources import Reader
-from maskora.streaming.supply import supply
+from maskora.streaming.recompute import ActivationOffload, recompute_layers
+from maskora.streaming.sources import BlockSource
+from maskora.streaming.transfer import Transfer
+from maskora.streaming.weights import StreamedWeights
 
 META = torch.device("meta")
 Table = dict[str, Any]
@@ -178,16 +182,35 @@ class Probe:
         blocks = list(getattr(transformer, kind))
         for module in (one for block in blocks for one in (block, *block.children())):
             module.forward = partial(_fused, module.forward)
-        transformer.supply = supply(
-            transformer, blocks, Weightless(), self._precision, placement, META
-        )
+        transformer.streamed = self._streamed(transformer, kind, placement)
         lora.inject(transformer, rank, rank, self.model.lora_targets(targets), seed=0)
         for weight in lora.trainable(transformer):
             weight.grad = torch.empty_like(weight)
         if trains:
             transformer.train()
-            transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+            transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
         return transformer, blocks
+
+    def _streamed(
+        self, transformer: Transformer, kind: str, placement: Placement
+    ) -> StreamedWeights:
+        """What visits the blocks, all of them resident."""
+        settle(transformer, self._precision)
+        modules = getattr(transformer, kind)
+        blocks = [
+            Block(module, f"{kind}.{index}.", "same", self._precision, META)
+            for index, module in enumerate(modules)
+        ]
+        for block in blocks:
+            block.bind(torch.empty(block.layout.nbytes, dtype=torch.uint8, device=META))
+        streamer = Streamer(blocks, BlockSource(), [], placement.ring, META)
+        offload = ActivationOffload(Transfer(META), Transfer(META), enabled=False)
+        weights = StreamedWeights(transformer, streamer, offload, placement, compiled=False)
+        for index, module in enumerate(modules):
+            if placement.recompute == "layer":
+                recompute_layers(module)
+            module.forward = partial(weights.visit, index, module.forward)
+        return weights
 
     def traced(
         self,
@@ -298,7 +321,7 @@ class Configurations:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self.where, self.told = source.where, source.told
+        self.where, self.description = source.where, source.description
 
     def check(self, weights: tuple[str, ...], files: dict[str, tuple[str, ...]]) -> None:
         """Nothing is missing."""
@@ -332,34 +355,27 @@ class Configurations:
         return []
 
 
-class Weightless:
-    """A `Reader` that has whatever is asked for, and leaves what it should fill as it is."""
+class Weightless(Reader):
+    """Has whatever is asked for, and leaves what it should fill as it is."""
 
-    told = "a configuration"
+    description = "a configuration"
 
     def names(self) -> Collection[str]:
-        """Of all that there could be, nothing is too much."""
         return ()
 
-    def called(self, name: str) -> str:
-        """By the same name."""
-        return name
+    def shape(self, name: str) -> tuple[int, ...]:
+        raise NotImplementedError
 
-    def is_in(self, precision: Precision) -> bool:
-        """In any."""
-        return True
+    def dtype(self, name: str) -> torch.dtype | None:
+        raise NotImplementedError
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
         """It is there."""
 
-    def read_rows(self, name: str, rows: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Nobody asks for rows."""
-        raise NotImplementedError
-
-    def read_into(self, name: str, out: Tensor) -> None:
+    def read_span(self, name: str, start: int, out: Tensor) -> None:
         """Nothing is read."""
 
-    def read_span(self, name: str, start: int, out: Tensor) -> None:
+    def read_into(self, name: str, out: Tensor) -> None:
         """Nothing is read."""
 
 
@@ -562,7 +578,6 @@ def _encoder(built: StreamedEncoder) -> Table:
         "layer": max(layers),
         "others": sum(outside) + sum(buffer.nbytes for buffer in module.buffers()),
         "activations": live.peak,
-        "host": sum(layers) if built.in_ram else 0,
     }
 
 
@@ -570,7 +585,7 @@ def _longest(encoder: ContextEncoder) -> Context:
     """What an encoder gives of the longest prompt, without values."""
     if encoder.build is None:
         with encoder.load() as encode:
-            (context,) = encode([Cue("", torch.zeros(3, 1, 1))])
+            (context,) = encode([PromptInput("", torch.zeros(3, 1, 1))])
         return {name: tensor.to(META) for name, tensor in context.items()}
     built = encoder.build()
     settle(built.module, built.precision)

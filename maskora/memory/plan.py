@@ -157,7 +157,7 @@ class Host:
 
     Attributes:
         computing: what would lie on a GPU, where there is none.
-        weights: weights that wait: streamed blocks, the image encoder's layers.
+        weights: streamed blocks that wait.
         staging: pinned pieces between them and the device, where they are not pinned themselves.
         inputs: block inputs that wait for backward.
         loading: what loading takes beside, at its largest.
@@ -195,7 +195,7 @@ def host_memory(
     tokens = job.tokens(base, job.window)
     phases = {
         **{
-            name: Host(weights=part.host, staging=_staging(RING, [part.layer]))
+            name: Host(staging=_staging(RING, [part.layer]))
             for name, part in base.encoders(job.dtype).items()
         },
         "video encoder": Host(loading=base.vae_bytes()),
@@ -441,4 +441,5 @@ def lacking_ram(plan: Plan) -> str | None:
         ways.append('set memory.weights = "mapped", which leaves the weights on disk')
     if placement.storage == "same":
         ways.append('set model.transformer_dtype = "float8", which halves them')
-    return f"the plan takes {gb(plan.ram_bytes)} GB of RAM, and {ram.told}: {', or '.join(ways)}"
+    needed, instead = gb(plan.ram_bytes), ", or ".join(ways)
+    return f"the plan takes {needed} GB of RAM, and {ram.description}: {instead}"

@@ -49,13 +49,11 @@ class Encoder:
         layer: its largest layer.
         others: what is outside the layers and lies on the device.
         activations: the largest sum of intermediate results.
-        host: what waits in host memory, besides the staging of two layers.
     """
 
     layer: int
     others: int
     activations: int
-    host: int
 
 
 class Profile:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from maskora.models.acceleration import Acceleration
+    from maskora.models.encoders import StreamedEncoder
     from maskora.streaming.blocks import Precision
 
 # A diffusers transformer: an nn.Module with `add_adapter`, `set_adapters` and gradient
@@ -68,7 +69,7 @@ ALONE = (Expert(),)
 
 
 @dataclass(frozen=True)
-class Cue:
+class PromptInput:
     """What a sample says in words and with a picture.
 
     Attributes:
@@ -82,35 +83,12 @@ class Cue:
 
 # What the transformer attends to beside the latents, by the names that the base's encoders give.
 Context: TypeAlias = Mapping[str, "Tensor"]
-EncodeCues: TypeAlias = Callable[[Sequence[Cue]], Iterable[Context]]
-
-
-@dataclass(frozen=True)
-class StreamedEncoder:
-    """An encoder's module on the meta device, and how it is used.
-
-    Attributes:
-        title: for people.
-        module: frozen; its buffers are real.
-        layers: those of its modules that are streamed, in the order of computation.
-        precision: in which each of its parameters is computed.
-        longest: computes the longest cue on a device, of any values; gives its context.
-        skip: parameters that are not loaded: of word embeddings, rows are read.
-        in_ram: its layers wait in host memory, not on disk.
-    """
-
-    title: str
-    module: Any
-    layers: Sequence[Any]
-    precision: Precision
-    longest: Callable[[torch.device], Context]
-    skip: tuple[str, ...] = ()
-    in_ram: bool = False
+EncodePrompts: TypeAlias = Callable[[Sequence[PromptInput]], Iterable[Context]]
 
 
 @dataclass(frozen=True)
 class ContextEncoder:
-    """One of a base's encoders of cues.
+    """One of a base's encoders of prompts and pictures.
 
     Attributes:
         name: what it encodes, in a word: "text", "image".
@@ -118,13 +96,13 @@ class ContextEncoder:
         precision: in which it computes.
         load: a context manager that loads it on entry and releases it on exit.
         build: makes its module, without weights; None where there is none.
-        reads_prompt, reads_picture: what of a cue it looks at.
+        reads_prompt, reads_picture: what of a `PromptInput` it looks at.
     """
 
     name: str
     parts: tuple[str, ...]
     precision: str
-    load: Callable[[], AbstractContextManager[EncodeCues]]
+    load: Callable[[], AbstractContextManager[EncodePrompts]]
     build: Callable[[], StreamedEncoder] | None = None
     reads_prompt: bool = False
     reads_picture: bool = False
@@ -200,10 +178,10 @@ class VideoModel(Protocol):
         ...
 
     def encoders(self) -> tuple[ContextEncoder, ...]:
-        """What turns cues into context, in the order in which they are loaded."""
+        """What turns prompts and pictures into context, in the order in which they are loaded."""
         ...
 
-    def unwanted(self, cue: Cue, negative: str) -> Cue:
+    def negative(self, wanted: PromptInput, prompt: str) -> PromptInput:
         """What guidance steers away from."""
         ...
 
@@ -218,15 +196,15 @@ class VideoModel(Protocol):
         """
         ...
 
-    def shown(self, condition_CTHW: Tensor, keep_THW: Tensor) -> Tensor:
+    def condition_frames(self, condition_CTHW: Tensor, keep_THW: Tensor) -> Tensor:
         """The frames of a condition video that the VAE is to encode: all, or its first ones."""
         ...
 
     def pack_condition(self, keep_THW: Tensor, latents_CTHW: Tensor) -> Tensor:
-        """Pixel keep mask and latents of the shown frames -> condition channels (C, T', h, w)."""
+        """Pixel keep mask and the condition frames' latents -> condition channels (C, T', h, w)."""
         ...
 
-    def start(self, noise_BCTHW: Tensor, condition_BCTHW: Tensor) -> Tensor:
+    def initial_latents(self, noise_BCTHW: Tensor, condition_BCTHW: Tensor) -> Tensor:
         """The latents from which denoising starts."""
         ...
 
@@ -237,7 +215,8 @@ class VideoModel(Protocol):
     def load_transformer(self, expert: Expert | None = None) -> Transformer:
         """A frozen transformer (the first, if not told), supplied as `placement` says.
 
-        It trains through `transformer.supply.checkpoint`; `transformer.supply.close()` frees it.
+        It trains through `transformer.streamed.checkpoint`; `transformer.streamed.close()` frees
+        it.
         Its module `rope` makes tables of rotary embeddings, a row per token, of (B, C, T', h, w).
         """
         ...

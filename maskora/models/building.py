@@ -1,8 +1,7 @@
-"""Modules built from a configuration and filled from a reader, and small things around encoders."""
+"""Modules built on the host from a reader, tokenizers from their folder, and memory given back."""
 
 import gc
-import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,10 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
+from maskora import progress
 from maskora.errors import UserError
-from maskora.streaming.blocks import Precision
-from maskora.streaming.sources import Reader, check_all
+from maskora.streaming.checkpoint import Reader, check_all
 
-log = logging.getLogger("maskora")
 # What transformers raises of files that hold something else.
 UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
 
@@ -43,42 +41,34 @@ def build(make: Callable[[], Any], weights: Reader, ignore: Collection[str] = ()
     return module.requires_grad_(False).eval()
 
 
-class Renamed:
+class Renamed(Reader):
     """A reader whose tensors go by other names."""
 
     def __init__(self, reader: Reader, names: Mapping[str, str]) -> None:
         """`names`: new name -> the reader's own."""
-        self.told = reader.told
+        self.description = reader.description
         self._reader, self._own = reader, names
 
     def names(self) -> Collection[str]:
-        """See `Reader`."""
         return self._own.keys()
 
-    def called(self, name: str) -> str:
-        """See `Reader`."""
-        return self._reader.called(self._own[name])
+    def name_in_file(self, name: str) -> str:
+        return self._reader.name_in_file(self._own[name])
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._reader.shape(self._own[name])
+
+    def dtype(self, name: str) -> torch.dtype | None:
+        return self._reader.dtype(self._own[name])
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
-        """See `Reader`."""
         self._reader.check(self._own.get(name, name), shape)
 
-    def is_in(self, precision: Precision) -> bool:
-        """See `Reader`."""
-        new = {own: name for name, own in self._own.items()}
-        return self._reader.is_in(lambda own: precision(new[own]))
-
     def read_into(self, name: str, out: Tensor) -> None:
-        """See `Reader`."""
         self._reader.read_into(self._own[name], out)
 
     def read_span(self, name: str, start: int, out: Tensor) -> None:
-        """See `Reader`."""
         self._reader.read_span(self._own[name], start, out)
-
-    def read_rows(self, name: str, rows: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """See `Reader`."""
-        return self._reader.read_rows(self._own[name], rows, dtype)
 
 
 def without_prefix(reader: Reader, prefix: str) -> Reader:
@@ -102,8 +92,8 @@ def check_words(
     weights.check(name, shape)
     if tokens > shape[0]:
         raise UserError(
-            f"{folder} has {tokens} tokens, and {weights.told} knows {shape[0]}: they do not "
-            f"belong together"
+            f"{folder} has {tokens} tokens, and {weights.description} knows {shape[0]}: they do "
+            f"not belong together"
         )
 
 
@@ -134,7 +124,7 @@ def as_bytes(picture_CHW: Tensor) -> Tensor:
 def announce(part: str) -> None:
     """Say what is being loaded."""
     without_bars()
-    log.info("loading the %s", part)
+    progress.announce(f"loading the {part}")
 
 
 def without_bars() -> None:

@@ -1,31 +1,39 @@
-"""The bases. This dict is the only place that knows the list. Importing it needs no torch."""
+"""The bases: the only place that knows them all. Importing it needs no torch."""
 
-from importlib import import_module
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from maskora.models.base import (
     Context,
-    Cue,
     Expert,
     Grid,
     ModelInputs,
+    PromptInput,
     Transformer,
     Vae,
     VideoModel,
 )
 from maskora.models.checks import Settings
 from maskora.models.files.source import Source, open_source
+from maskora.models.hunyuan import checks as hunyuan
+from maskora.models.hunyuan15 import checks as hunyuan15
 from maskora.models.names import Names
+from maskora.models.wan import checks as wan
 from maskora.streaming.placement import RESIDENT, Placement
+
+if TYPE_CHECKING:
+    from maskora.models.diffusers_base import DiffusersBase
 
 __all__ = [
     "FAMILIES",
     "Context",
-    "Cue",
     "Expert",
     "Grid",
     "ModelInputs",
+    "PromptInput",
     "Source",
     "Transformer",
     "Vae",
@@ -42,25 +50,63 @@ class Family(NamedTuple):
     """A kind of base.
 
     Attributes:
-        model: module and class of the base, below this package; imported when it is opened.
-        settings: module and table of what its parts' configurations must say; needs no torch.
+        load: imports its class, and torch with it.
+        read_grid: its grid, from the configuration files alone.
         grid: as published, for machines that do not have the model's files yet.
+        settings: part -> the keys of its configuration that decide its kind and sizes.
     """
 
-    model: str
-    settings: str
+    load: Callable[[], type[DiffusersBase]]
+    read_grid: Callable[[Source], Grid]
     grid: Grid
+    settings: Mapping[str, type[Settings]]
 
 
-WAN = Grid(cell=8, patch=2, temporal=4)
+def _wan21() -> type[DiffusersBase]:
+    from maskora.models.wan.model import Wan21
+
+    return Wan21
+
+
+def _wan_fun() -> type[DiffusersBase]:
+    from maskora.models.wan.model import WanFun
+
+    return WanFun
+
+
+def _wan22() -> type[DiffusersBase]:
+    from maskora.models.wan.model import Wan22
+
+    return Wan22
+
+
+def _miniature() -> type[DiffusersBase]:
+    from maskora.models.wan.model import Miniature
+
+    return Miniature
+
+
+def _hunyuan() -> type[DiffusersBase]:
+    from maskora.models.hunyuan.model import Hunyuan
+
+    return Hunyuan
+
+
+def _hunyuan15() -> type[DiffusersBase]:
+    from maskora.models.hunyuan15.model import Hunyuan15
+
+    return Hunyuan15
+
+
+WAN, HUNYUAN, HUNYUAN15 = Grid(8, 2, 4), Grid(8, 2, 4), Grid(16, 1, 4)
 FAMILIES: dict[str, Family] = {
-    "wan2.1-i2v": Family("wan.model.Wan21", "wan.checks.WAN21", WAN),
-    "wan2.1-fun-inp": Family("wan.model.WanFun", "wan.checks.WAN21", WAN),
-    "wan2.2-i2v": Family("wan.model.Wan22", "wan.checks.WAN22", WAN),
-    "miniature": Family("wan.model.Miniature", "wan.checks.MINIATURE", WAN),
-    "hunyuan-video-i2v": Family("hunyuan.model.Hunyuan", "hunyuan.checks.HUNYUAN", Grid(8, 2, 4)),
+    "wan2.1-i2v": Family(_wan21, wan.read_grid, WAN, wan.WAN21),
+    "wan2.1-fun-inp": Family(_wan_fun, wan.read_grid, WAN, wan.WAN21),
+    "wan2.2-i2v": Family(_wan22, wan.read_grid, WAN, wan.WAN22),
+    "miniature": Family(_miniature, wan.read_grid, WAN, wan.MINIATURE),
+    "hunyuan-video-i2v": Family(_hunyuan, hunyuan.read_grid, HUNYUAN, hunyuan.HUNYUAN),
     "hunyuan-video-1.5-i2v": Family(
-        "hunyuan15.model.Hunyuan15", "hunyuan15.checks.HUNYUAN15", Grid(16, 1, 4)
+        _hunyuan15, hunyuan15.read_grid, HUNYUAN15, hunyuan15.HUNYUAN15
     ),
 }
 
@@ -77,38 +123,24 @@ def open_model(
     Raises:
         UserError: a part is missing, or the checkpoint is of another kind.
     """
-    model: VideoModel = _named(FAMILIES[family].model)(_found(where), dtype, device, placement)
-    return model
+    return FAMILIES[family].load()(_found(where), dtype, device, placement)
 
 
 def read_grid(family: str, where: Path | Source) -> Grid:
-    """A base's grid, from its configuration files alone."""
-    module = FAMILIES[family].settings.rpartition(".")[0]
-    grid: Grid = _named(f"{module}.read_grid")(_found(where))
-    return grid
+    """A base's grid, from its configuration files alone. Raises UserError."""
+    return FAMILIES[family].read_grid(_found(where))
 
 
 def read_settings(family: str, where: Path | Source) -> dict[str, Settings]:
-    """What the configurations of a base's parts say, but for the scheduler's.
-
-    Raises:
-        UserError: the first one that cannot be.
-    """
-    source = _found(where)
-    kinds: dict[str, type[Settings]] = _named(FAMILIES[family].settings)
+    """What the configurations of a base's parts say, but for the scheduler's. Raises UserError."""
+    source, kinds = _found(where), FAMILIES[family].settings
     return {part: kind.of(source, part) for part, kind in kinds.items() if part != "scheduler"}
 
 
 def names_of(family: str) -> Names:
     """What the parts of a base's transformer are called in its publisher's files."""
-    names: Names = _named(FAMILIES[family].model).names
-    return names
+    return FAMILIES[family].load().names
 
 
 def _found(where: Path | Source) -> Source:
     return open_source(where) if isinstance(where, Path) else where
-
-
-def _named(name: str) -> Any:
-    module, _, kind = name.rpartition(".")
-    return getattr(import_module(f"maskora.models.{module}"), kind)

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from maskora import lora
 from maskora.errors import Fault, OutOfMemory
@@ -21,8 +20,9 @@ from maskora.latents import EncodedSample
 from maskora.method.objective import TIMESTEPS, draw_noise_level, flow_loss, mix, region_weights
 from maskora.models.registry import Transformer, VideoModel
 from maskora.models.times import at_times
+from maskora.progress import Progress
 from maskora.streaming.out_of_memory import with_room
-from maskora.streaming.transfer import upload_to
+from maskora.streaming.transfer import upload
 from maskora.system import INTERRUPTIONS
 from maskora.training.checkpoint import RunFolder
 from maskora.training.optimizer import make_optimizer, restore, update
@@ -121,7 +121,7 @@ def train(
     if done:
         restore(optimizer, run.load_optimizer(done, plan.optimizer))
     transformer.train()
-    transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+    transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
     save = partial(
         save_step, run, transformer, optimizer, plan, depends_on=depends_on, metadata=metadata
     )
@@ -154,16 +154,15 @@ def _train_steps(
         give: frees memory of the device, as `with_room` wants it.
         save: keeps a step, whose numbers have been read.
     """
-    bar = tqdm(total=plan.steps, initial=plan.steps - len(steps), desc=plan.title, unit="step")
+    progress = Progress(plan.title, plan.steps, "step", done=plan.steps - len(steps))
     pending: PendingStep | None = None
 
     def finish(step: PendingStep) -> None:
         entry = step.read()
         report.add(entry)
-        bar.set_postfix(loss=f"{entry.loss:.4f}", refresh=False)
-        bar.update()
+        progress.advance(loss=entry.loss)
 
-    with bar, Interruption() as interruption:
+    with progress, Interruption() as interruption:
         for step in steps:
             try:
                 taken = with_room(partial(take, step), give)
@@ -185,8 +184,8 @@ def _train_steps(
 
 def give_way(model: VideoModel, transformer: Transformer) -> str | None:
     """Free device memory, for this transformer and for those that are loaded after it."""
-    changed: str | None = transformer.supply.give_way(training=True)
-    model.placement = transformer.supply.placement
+    changed: str | None = transformer.streamed.give_way(training=True)
+    model.placement = transformer.streamed.placement
     return changed
 
 
@@ -300,16 +299,16 @@ def sample_loss(
     inside_weight: float,
 ) -> Tensor:
     """The objective of one sample at one noise level: a scalar with a graph."""
-    upload = upload_to(model.device)
     assert sample.target_CTHW is not None
-    data, noise = upload(sample.target_CTHW)[None], upload(noise_CTHW)[None]
-    level = upload(level)
+    device = model.device
+    data, noise = upload(sample.target_CTHW, device)[None], upload(noise_CTHW, device)[None]
+    level = upload(level, device)
     with at_times(transformer, sample.times):
         answer = model.predict(
             transformer, mix(data, noise, level), TIMESTEPS * level, sample.inputs(model.device)
         )
     weights = region_weights(sample.keep_THW, sample.target_CTHW.shape, inside_weight)
-    return flow_loss(answer, data, noise, upload(weights))
+    return flow_loss(answer, data, noise, upload(weights, device))
 
 
 def save_step(

@@ -1,6 +1,7 @@
 """Running the real commands in this process, on real small clips."""
 
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -30,6 +31,16 @@ class Answer:
     status: int
     out: str
     err: str
+
+
+def refused(answer: Answer, *words: str, lines: int = 1) -> None:
+    """Status 2 and a message of so many lines that says these words; no traceback."""
+    assert answer.status == 2, answer
+    message = answer.err[answer.err.index("maskora: ") :].strip()
+    assert len(message.splitlines()) == lines, message
+    assert "Traceback" not in answer.err
+    for word in words:
+        assert word in message, message
 
 
 @pytest.fixture(scope="session")
@@ -70,10 +81,19 @@ def prepared(
     ball: Path,
     tiny_model: Path,
 ) -> Callable[..., Path]:
-    """Prepare the ball clip at 160x96 with a box around the ball and an edited first frame."""
+    """Prepare the ball clip at 160x96 with a box around the ball and an edited first frame.
+
+    Each call gives a copy of its own; what has the same options is prepared once.
+    """
+    masters: dict[tuple[object, ...], Path] = {}
 
     def make(*options: object) -> Path:
-        root = tmp_path_factory.mktemp("edit") / "ws"
+        if options not in masters:
+            masters[options] = prepare(*options)
+        return Path(shutil.copytree(masters[options], tmp_path_factory.mktemp("edit") / "ws"))
+
+    def prepare(*options: object) -> Path:
+        root = tmp_path_factory.mktemp("master") / "ws"
         answer = run(
             "prepare", ball, root, "--box", "16,64,120,96", "--size", "160x96", "--frames", 9,
             "--caption", "a blue ball", "--edited-caption", "an orange ball",

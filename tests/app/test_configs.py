@@ -56,7 +56,7 @@ def test_a_configuration_fits_every_gpu_that_people_own(name: str, tmp_path: Pat
         for plan in (train, infer):
             assert plan.vram_bytes + RESERVE + context <= machine.gpu.free
         assert train.placement.vae_tile == infer.placement.vae_tile
-        assert train.sizes.name.startswith(config.model.family)
+        assert train.base.name.startswith(config.model.family)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -27,8 +27,8 @@ TOLERANCE = 1e-4  # of gradients that are 100 times as large
 
 def denoised(model: VideoModel, transformer: Transformer, seed: int = 0) -> Tensor:
     sample = noisy_sample()
-    unwanted = {**sample.context, "text": torch.zeros(512, 32)}
-    run = Denoising(model, sample, unwanted, draw_noise(SHAPE, seed), STEPS, 4.0, None)
+    negative = {**sample.context, "text": torch.zeros(512, 32)}
+    run = Denoising(model, sample, negative, draw_noise(SHAPE, seed), STEPS, 4.0, None)
     run.advance(transformer)
     return run.result()
 
@@ -43,7 +43,7 @@ def test_a_cache_skips_blocks_and_stays_near(
     transformer = model.load_transformer()
     use_cache(transformer, Acceleration(cache=cache, cache_threshold=0.5))
     first = denoised(model, transformer)
-    streamer = transformer.supply.streamer
+    streamer = transformer.streamed.streamer
     assert STEPS <= streamer.traffic.visits < STEPS * 5
     assert "% of the blocks' computations were skipped" in told_skipped(streamer, STEPS)
     assert not torch.equal(first, exact)
@@ -57,7 +57,7 @@ def test_a_cache_that_never_skips_changes_nothing_and_says_so(deep_model: Path) 
     transformer = model.load_transformer()
     use_cache(transformer, Acceleration(cache="first-block", cache_threshold=1e-9))
     assert torch.equal(denoised(model, transformer), exact)
-    assert "had no effect" in told_skipped(transformer.supply.streamer, STEPS)
+    assert "had no effect" in told_skipped(transformer.streamed.streamer, STEPS)
 
 
 def gradients(model: VideoModel) -> dict[str, Tensor]:
@@ -72,7 +72,7 @@ def gradients(model: VideoModel) -> dict[str, Tensor]:
     with torch.no_grad():
         for parameter in lora.trainable(transformer):
             parameter.copy_(0.1 * noise(*parameter.shape))
-    transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+    transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
     transformer.train()
     context = {"text": noise(1, 512, 32), "image": noise(1, 257, 32)}
     inputs = ModelInputs(noise(1, 20, 3, 4, 6), context)

@@ -14,8 +14,9 @@ from diffusers import SkyReelsV2ImageToVideoPipeline, SkyReelsV2Transformer3DMod
 from PIL import Image
 from torch import Tensor
 
-import maskora.models as models
+import maskora.models.registry as models
 from maskora.latents import TensorCache, encode_samples
+from maskora.memory.profile import read_profile
 from maskora.method.conditioning import inference_sample, to_unit
 from maskora.sampling import Denoising, draw_noise
 from maskora.streaming.placement import RESIDENT, Placement
@@ -103,7 +104,7 @@ def copy(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "pyproject.toml", copy)
     (tmp_path / "shared").symlink_to(ROOT.parent / "shared")
     (copy / "maskora/models/skyreels.py").write_text(BASE)
-    put_before(copy / "maskora/models/__init__.py", ('    "miniature": Family(', LINE))
+    put_before(copy / "maskora/models/registry.py", ('    "miniature": Family(', LINE))
     (copy / "configs/skyreels-v2-i2v-540p.toml").write_text(CONFIG)
     (copy / "tests/models/tiny_skyreels.py").write_text(WRITER)
     imported = "from tests.models import tiny_skyreels\n"

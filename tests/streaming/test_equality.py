@@ -25,7 +25,7 @@ from maskora.training.report import read_metrics
 BLOCKS = 5
 PLAN = TrainingPlan(
     title="motion",
-    steps=20,
+    steps=6,
     seed=3,
     optimizer="adamw",
     lr=1e-2,
@@ -35,7 +35,7 @@ PLAN = TrainingPlan(
     inside_weight=1.0,
     clipping=1.0,
     accumulation=1,
-    checkpoint_every=20,
+    checkpoint_every=6,
 )
 # Every value of every setting, and the pairs that meet in practice.
 CASES = [
@@ -75,7 +75,7 @@ def diffusers_own(folder: Path) -> Transformer:
     transformer = WanTransformer3DModel.from_pretrained(folder / "transformer")
     for parameter in transformer.requires_grad_(False).parameters():
         parameter.data = parameter.data.clone()
-    transformer.supply = SimpleNamespace(checkpoint=None)  # torch's own checkpointing
+    transformer.streamed = SimpleNamespace(checkpoint=None)  # torch's own checkpointing
     return transformer
 
 
@@ -95,8 +95,8 @@ def generated(
     lora.stack(transformer, [(adapter, 1.0)])
     noise = draw_noise((16, *window.condition_CTHW.shape[1:]), seed=1)
     negative = torch.randn(512, 32, generator=torch.Generator().manual_seed(2))
-    unwanted = {**window.context, "text": negative}
-    clip = Denoising(model, window, unwanted, noise, 4, 5.0, None)
+    negative = {**window.context, "text": negative}
+    clip = Denoising(model, window, negative, noise, 4, 5.0, None)
     clip.advance(transformer)
     return clip.result()
 
@@ -110,7 +110,7 @@ def reference(
     losses, tensors = trained(model, diffusers_own(deep_model), windows, folder)
     adapter = RunFolder(folder).adapter(PLAN.steps)
     latents = generated(model, diffusers_own(deep_model), windows[0], adapter)
-    assert len(set(losses)) == 20
+    assert len(set(losses)) == PLAN.steps
     return SimpleNamespace(losses=losses, tensors=tensors, adapter=adapter, latents=latents)
 
 
@@ -131,7 +131,7 @@ def check(
 
 
 @pytest.mark.parametrize("placement", CASES, ids=str)
-def test_twenty_steps_and_a_clip_are_the_resident_ones_bit_for_bit(
+def test_training_and_a_clip_are_the_resident_ones_bit_for_bit(
     placement: Placement,
     deep_model: Path,
     windows: list[EncodedSample],
@@ -163,7 +163,7 @@ def test_the_guidance_branches_one_after_the_other_give_the_same_clip(
     latents = generated(model, transformer, windows[0], reference.adapter)
     # A matrix product of another height may round otherwise.
     torch.testing.assert_close(latents, reference.latents, rtol=1e-4, atol=1e-4)
-    assert transformer.supply.streamer.traffic.loads == 4 * BLOCKS + 1
+    assert transformer.streamed.streamer.traffic.loads == 4 * BLOCKS + 1
 
 
 def test_every_lora_weight_of_every_block_gets_a_gradient(
@@ -177,7 +177,7 @@ def test_every_lora_weight_of_every_block_gets_a_gradient(
     for name, parameter in transformer.named_parameters():
         if "lora_B" in name:  # zero at first, which would hide lora_A's gradient
             torch.nn.init.normal_(parameter, std=0.02)
-    transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+    transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
     transformer.train()
     target = windows[0].target_CTHW
     assert target is not None

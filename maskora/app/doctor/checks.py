@@ -29,15 +29,14 @@ from maskora.app.doctor.outcomes import Bench, Check, Found, Skipped, Wrong
 from maskora.hub import locate
 from maskora.latents import EncodedSample
 from maskora.models.registry import open_model
-from maskora.models.wan.encoders import WanVae
+from maskora.models.wan.encoders import normalised
 from maskora.streaming.blocks import precise
-from maskora.streaming.checkpoint import Checkpoint
+from maskora.streaming.checkpoint import Checkpoint, ModuleReader, Reader
 from maskora.streaming.engine import Direction
 from maskora.streaming.header import read_headers
-from maskora.streaming.memory import Driver, Pins, driver_of, host_buffer
+from maskora.streaming.host_memory import Driver, Pins, driver_of, host_buffer
 from maskora.streaming.placement import RESIDENT, Placement, gb
-from maskora.streaming.sources import ModuleReader, Reader
-from maskora.streaming.supply import supply
+from maskora.streaming.weights import stream_weights
 from maskora.training.loop import TrainingPlan, choose_uniformly, train_step
 from maskora.training.optimizer import failed_trial, make_optimizer
 from maskora.video.probe import probe
@@ -146,7 +145,7 @@ def stream(
 ) -> Found:
     """Visit blocks as training and inference do, and compare them with what is expected."""
     moved = shape.build()
-    supplied = supply(moved, list(moved), reader, PRECISION, placement, bench.device)
+    supplied = stream_weights(moved, list(moved), reader, PRECISION, placement, bench.device)
     streamer, visits = supplied.streamer, 0
     try:
         for direction, index in _visits(shape):
@@ -309,7 +308,7 @@ def _train(bench: Bench, placement: Placement) -> Trained:
         trained = lora.trainable(transformer)
         optimizer = make_optimizer(PLAN.optimizer, trained, PLAN.lr, PLAN.weight_decay)
         transformer.train()
-        transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+        transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
         choose = choose_uniformly([sample])
         entries = [
             train_step(model, transformer, optimizer, choose, PLAN, step).read()
@@ -317,7 +316,7 @@ def _train(bench: Bench, placement: Placement) -> Trained:
         ]
         return [entry.loss for entry in entries], [p.detach().cpu().clone() for p in trained]
     finally:
-        transformer.supply.close()
+        transformer.streamed.close()
 
 
 def _equal(one: Trained, other: Trained) -> bool:
@@ -357,7 +356,7 @@ def encode_and_decode(bench: Bench) -> Found:
     with torch.device(bench.device), torch.random.fork_rng(devices=on_gpu):
         torch.manual_seed(0)
         autoencoder = AutoencoderKLWan().requires_grad_(False).eval()
-    vae = WanVae(autoencoder)
+    vae = normalised(autoencoder)
     video = torch.rand(3, FRAMES, TILE, TILE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with one_thread():
         latents = vae.encode(video)

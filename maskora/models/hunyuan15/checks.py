@@ -1,8 +1,8 @@
-"""What the configurations of HunyuanVideo-1.5's parts must say. No torch."""
+"""The checks of HunyuanVideo-1.5's configurations, and the grid of latents. No torch."""
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from maskora.models.base import Grid
 from maskora.models.checks import (
@@ -16,8 +16,6 @@ from maskora.models.checks import (
 )
 from maskora.models.files.source import Source
 from maskora.models.hunyuan.checks import HunyuanCommon, HunyuanScheduler
-
-SECTION = [16, 24, 24]  # of a head's turns by time, height and width, where the file says nothing
 
 
 class Hunyuan15Transformer(HunyuanCommon):
@@ -55,21 +53,7 @@ class Qwen(LanguageModel):
     """`Qwen2_5_VLTextModel`."""
 
     num_key_value_heads: Whole | None = 8
-    rms_norm_eps: Number = 1e-5
     use_sliding_window: Literal[False] = False
-
-    @model_validator(mode="after")
-    def _turns_whole_heads(self) -> Self:
-        rope, head = (
-            self.rope_parameters or self.rope_scaling,
-            self.hidden_size // self.num_attention_heads,
-        )
-        section = (rope.mrope_section if rope else None) or SECTION
-        if 2 * sum(section) != head:
-            raise ValueError(
-                f"mrope_section is {section}, and should add up to half of a head's {head} values"
-            )
-        return self
 
 
 class SiglipVision(VisionTower):

@@ -9,10 +9,10 @@ from diffusers import AutoencoderKLWan
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from maskora import lora
-from maskora.latents import TensorCache, encode_cues
+from maskora.latents import TensorCache, encode_prompts
 from maskora.memory.profile import read_profile
 from maskora.models.base import Grid
-from maskora.models.registry import Cue, ModelInputs, open_model, read_grid
+from maskora.models.registry import ModelInputs, PromptInput, open_model, read_grid
 from tests.models.counting import make_fake, on_meta, peak_of
 
 CLOSE = 0.02
@@ -26,8 +26,11 @@ def test_its_grid_takes_64_pixels(untrained: Path) -> None:
 
 def test_prompts_and_pictures_have_no_effect(untrained: Path, tmp_path: Path) -> None:
     model = open_model("miniature", untrained, "float32", "cpu")
-    cues = [Cue("a red disc", torch.zeros(3, 64, 64)), Cue("a blue one", torch.ones(3, 64, 64))]
-    one, other = encode_cues(cues, model, TensorCache(tmp_path))
+    prompts = [
+        PromptInput("a red disc", torch.zeros(3, 64, 64)),
+        PromptInput("a blue one", torch.ones(3, 64, 64)),
+    ]
+    one, other = encode_prompts(prompts, model, TensorCache(tmp_path))
     assert one.keys() == {"text"}
     assert one["text"].shape == (1, 16)
     assert not one["text"].any()
@@ -42,7 +45,7 @@ def test_it_answers_with_the_shape_of_the_latents(untrained: Path) -> None:
     assert condition.shape == (20, 3, 8, 8)
     inputs = ModelInputs(condition[None], {"text": torch.zeros(1, 1, 16)})
     transformer = model.load_transformer()
-    with closing(transformer.supply), torch.no_grad():
+    with closing(transformer.streamed), torch.no_grad():
         answer = model.predict(transformer, torch.randn(1, 16, 3, 8, 8), torch.ones(1), inputs)
     assert answer.shape == (1, 16, 3, 8, 8)
 
@@ -51,7 +54,7 @@ def test_its_parameters_are_counted_from_its_configuration(untrained: Path) -> N
     told = read_profile("miniature", untrained, "float32", "attention")
     model = open_model("miniature", untrained, "float32", "cpu")
     transformer = model.load_transformer()
-    transformer.supply.close()
+    transformer.streamed.close()
     vae = AutoencoderKLWan.from_config(model.source.config("vae"))
     assert told.vae_bytes() == 4 * sum(p.numel() for p in vae.parameters())
     assert told.parameters == sum(p.numel() for p in transformer.parameters())
@@ -84,7 +87,7 @@ def test_its_vaes_planned_peak_is_near_the_counted_one(
 def test_its_lora_is_counted_and_all_of_it_learns(untrained: Path, targets: str) -> None:
     model = open_model("miniature", untrained, "float32", "cpu")
     transformer = model.load_transformer()
-    with closing(transformer.supply):
+    with closing(transformer.streamed):
         lora.inject(transformer, 4, 4, model.lora_targets(targets), seed=0)
         weights = lora.trainable(transformer)
         told = read_profile("miniature", untrained, "float32", targets)
@@ -93,7 +96,7 @@ def test_its_lora_is_counted_and_all_of_it_learns(untrained: Path, targets: str)
         inputs = ModelInputs(torch.randn(1, 20, 3, 8, 8), {"text": torch.zeros(1, 1, 16)})
         noisy = torch.randn(1, 16, 3, 8, 8)
         transformer.train()
-        transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+        transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
         model.predict(transformer, noisy, torch.ones(1), inputs).square().mean().backward()
         ups = [p for name, p in transformer.named_parameters() if "lora_B" in name]
         learned = [bool(up.grad.abs().max() > 0) for up in ups]
