@@ -21,7 +21,7 @@ from maskora.latents import TensorCache, encode_prompts, encode_samples
 from maskora.method.conditioning import Sample, appearance_sample, inference_sample
 from maskora.models.building import as_bytes
 from maskora.models.registry import Grid, PromptInput, VideoModel, open_model, read_grid
-from maskora.streaming.plan import Placement
+from maskora.streaming.placement import Placement
 from tests.models import published_hunyuan
 from tests.models.bases import HUNYUAN, changed, copied, retensored, update
 from tests.models.conftest import Tiny

@@ -10,7 +10,7 @@ from torch import Tensor
 from maskora import lora
 from maskora.models.registry import open_model
 from maskora.models.times import at_times
-from maskora.streaming.plan import RESIDENT, Placement
+from maskora.streaming.placement import RESIDENT, Placement
 from maskora.training.loop import sample_loss
 from tests.models.bases import HUNYUAN as FULL
 from tests.models.bases import HUNYUAN15 as NEWER
