@@ -24,7 +24,7 @@ from maskora.models.building import (
     released,
     without_prefix,
 )
-from maskora.models.checks import UNUSED_LAYERS
+from maskora.models.checks import UNUSED_LAYERS, reading_config
 from maskora.models.files.source import Source
 from maskora.streaming.blocks import precise
 from maskora.streaming.checkpoint import Reader
@@ -36,9 +36,13 @@ STREAMED = Placement(blocks_to_swap=1_000, weights="mapped", split_batch=True)
 T5_WORDS = ("shared.weight", "encoder.embed_tokens.weight")
 
 
-def on_meta(make: Callable[[], Any]) -> Any:
-    """A frozen module whose parameters are not there yet; its buffers are."""
-    with init_empty_weights():
+def on_meta(source: Source, part: str, make: Callable[[], Any]) -> Any:
+    """A part's module, frozen, whose parameters are not there yet; its buffers are.
+
+    Raises:
+        UserError: its class cannot use the part's configuration.
+    """
+    with reading_config(source, part), init_empty_weights():
         module = make()
     return module.requires_grad_(False).eval()
 
@@ -50,49 +54,15 @@ def padded(tokenizer: Any, texts: str | list[str], length: int) -> Any:
     )
 
 
-@contextmanager
-def streamed(
-    encode: EncodePrompts,
-    module: nn.Module,
-    layers: Sequence[nn.Module],
-    weights: Reader,
-    dtype: torch.dtype,
-    device: torch.device,
-    wide: tuple[str, ...] = (),
-    skip: tuple[str, ...] = (),
-    ignore: tuple[str, ...] = (),
-) -> Iterator[EncodePrompts]:
-    """An encoder, while its module has its weights.
-
-    Each layer is loaded once for all prompts, and computes them one after the other, so that what a
-    prompt becomes does not depend on its company.
-
-    Args:
-        encode: computes with the module.
-        layers: those of its modules that are streamed.
-        wide: parts of it that compute in float32.
-        skip: parameters that are not loaded.
-        ignore: regular expressions of tensors that the files may have besides.
-
-    Raises:
-        UserError: the weights do not fit the module.
-    """
-    precision = precise(dtype, wide)
-    supplied = stream_weights(
-        module, layers, weights, precision, STREAMED, device, skip=skip, ignore=ignore
-    )
-    with closing(supplied):
-        yield torch.no_grad()(encode)
-
-
 @dataclass(frozen=True)
-class TextModel:
-    """A language model of transformers, of which states are used and nothing is generated.
+class StreamedModel:
+    """A text or image encoder of transformers, of which states are used and nothing is generated.
 
     Attributes:
         module: built by `on_meta`.
         layers: those of its modules that are streamed.
-        words: the parameters that are its word embeddings; the first that the files have counts.
+        words: parameters that are its word embeddings, which are never loaded as a whole; of
+            several names the first that the files have counts.
         wide: parts of it that compute in float32.
         ignore: regular expressions of tensors that the files may have besides.
     """
@@ -100,9 +70,9 @@ class TextModel:
     module: Any
     layers: Sequence[nn.Module]
     weights: Reader
-    words: tuple[str, ...]
     dtype: torch.dtype
     device: torch.device
+    words: tuple[str, ...] = ()
     wide: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
 
@@ -129,19 +99,30 @@ class TextModel:
         ).last_hidden_state
         return states_BLD.cpu()
 
-    def loaded(self, encode: EncodePrompts) -> AbstractContextManager[EncodePrompts]:
-        """An encoder that computes with it, while it has its weights."""
-        return streamed(
-            encode, self.module, self.layers, self.weights, self.dtype, self.device,
-            self.wide, self.words, self.ignore,
+    @contextmanager
+    def loaded(self, encode: EncodePrompts) -> Iterator[EncodePrompts]:
+        """An encoder that computes with the model, while it has its weights.
+
+        Each layer is loaded once for all prompts, and computes them one after the other, so that
+        what a prompt becomes does not depend on its company.
+
+        Raises:
+            UserError: the weights do not fit the module.
+        """
+        streamed = stream_weights(
+            self.module, self.layers, self.weights, precise(self.dtype, self.wide), STREAMED,
+            self.device, skip=self.words, ignore=self.ignore,
         )  # fmt: skip
+        with closing(streamed):
+            yield torch.no_grad()(encode)
 
 
-def t5(module: Any, weights: Reader, dtype: torch.dtype, device: torch.device) -> TextModel:
+def t5(module: Any, weights: Reader, dtype: torch.dtype, device: torch.device) -> StreamedModel:
     """An encoder of the T5 family, built by `on_meta`."""
     # transformers computes this layer in float32 where the rest is float16.
     wide = ("wo",) if dtype == torch.float16 else ()
-    return TextModel(module.to(dtype), module.encoder.block, weights, T5_WORDS, dtype, device, wide)
+    layers = module.encoder.block
+    return StreamedModel(module.to(dtype), layers, weights, dtype, device, T5_WORDS, wide)
 
 
 def unused_layers(prefix: str, layers: Sequence[nn.Module]) -> tuple[str, ...]:
@@ -187,7 +168,8 @@ def vision_tower(
             yield {"image": look(pixels_BCHW)[0].cpu()}
 
     layers = module.encoder.layers
-    return streamed(encode, module, layers, weights, torch.float32, device, ignore=ignore)
+    tower = StreamedModel(module, layers, weights, torch.float32, device, ignore=ignore)
+    return tower.loaded(encode)
 
 
 @contextmanager
@@ -207,7 +189,12 @@ def autoencoder(
     """
     announce("VAE")
     config = source.config("vae")
-    vae = build(lambda: kind.from_config(config), source.weights("vae"))
+
+    def make() -> Any:
+        with reading_config(source, "vae"):
+            return kind.from_config(config)
+
+    vae = build(make, source.weights("vae"))
     if tile is not None:
         stride = tile * 3 // 4
         vae.enable_tiling(

@@ -14,7 +14,7 @@ from maskora.errors import UserError
 from maskora.models.base import Context, EncodePrompts, PromptInput
 from maskora.models.building import Renamed, announce, read_folder, without_prefix
 from maskora.models.checks import UNUSED_LAYERS, transformers_config
-from maskora.models.encoders import TextModel, on_meta, padded, prepared, streamed, unused_layers
+from maskora.models.encoders import StreamedModel, on_meta, padded, prepared, unused_layers
 from maskora.models.files.source import Source
 from maskora.streaming.checkpoint import Reader
 
@@ -50,8 +50,8 @@ def text_encoder(
     llava, weights = _llava(source), _llava_weights(source)
     words, vision = llava.language_model.layers, llava.vision_tower.encoder.layers
     extras = (*LLAVA_EXTRAS, *unused_layers(r"language_model\.", words))
-    model = TextModel(
-        llava, [*vision, *words], weights, (WORD_EMBEDDINGS,), dtype, device, ignore=extras
+    model = StreamedModel(
+        llava, [*vision, *words], weights, dtype, device, (WORD_EMBEDDINGS,), ignore=extras
     )
     model.check(tokenizer, folder)
 
@@ -88,7 +88,7 @@ def pooled_encoder(
     announce("second text encoder")
     tokenizer = read_folder(CLIPTokenizer, source.folder("tokenizer_2"))
     config = transformers_config(CLIPTextConfig, source, "text_encoder_2")
-    clip = on_meta(lambda: CLIPTextModel(config))
+    clip = on_meta(source, "text_encoder_2", lambda: CLIPTextModel(config))
     if config.eos_token_id not in (LAST_TOKEN, tokenizer.eos_token_id):
         raise UserError(
             f"{source.described('text_encoder_2')}: eos_token_id is {config.eos_token_id}, and the "
@@ -101,7 +101,9 @@ def pooled_encoder(
         pooled_BD = clip(tokens.input_ids.to(device)).pooler_output
         return [{"pooled": pooled_D} for pooled_D in pooled_BD.cpu()]
 
-    return streamed(encode, clip, clip.encoder.layers, weights, dtype, device, ignore=CLIP_EXTRAS)
+    layers = clip.encoder.layers
+    model = StreamedModel(clip, layers, weights, dtype, device, ignore=CLIP_EXTRAS)
+    return model.loaded(encode)
 
 
 def in_template(prompt: str) -> str:
@@ -149,7 +151,7 @@ def _llava(source: Source) -> Any:
 
     config = transformers_config(LlavaConfig, source, "text_encoder")
     config.text_config.num_hidden_layers -= UNUSED_LAYERS
-    llava = on_meta(lambda: LlavaModel(config))
+    llava = on_meta(source, "text_encoder", lambda: LlavaModel(config))
     llava.language_model.norm = nn.Identity()
     return llava
 

@@ -11,7 +11,7 @@ from maskora.errors import UserError
 from maskora.models.base import Context, EncodePrompts, PromptInput
 from maskora.models.building import announce, read_folder
 from maskora.models.checks import UNUSED_LAYERS, transformers_config
-from maskora.models.encoders import TextModel, on_meta, padded, t5, unused_layers, vision_tower
+from maskora.models.encoders import StreamedModel, on_meta, padded, t5, unused_layers, vision_tower
 from maskora.models.files.source import Source
 
 INSTRUCTION_TOKENS, TEXT_TOKENS, GLYPH_TOKENS = 108, 1000, 256
@@ -48,11 +48,11 @@ def text_encoder(
     tokenizer = read_folder(Qwen2Tokenizer, folder, padding_side="right")
     config = transformers_config(Qwen2_5_VLTextConfig, source, "text_encoder")
     config.num_hidden_layers -= UNUSED_LAYERS
-    module = on_meta(lambda: Qwen2_5_VLTextModel(config))
+    module = on_meta(source, "text_encoder", lambda: Qwen2_5_VLTextModel(config))
     module.norm = nn.Identity()
     extras = (*unused_layers("", module.layers), r"norm\.weight")
     weights = source.weights("text_encoder")
-    qwen = TextModel(module, module.layers, weights, (WORDS,), dtype, device, ignore=extras)
+    qwen = StreamedModel(module, module.layers, weights, dtype, device, (WORDS,), ignore=extras)
     qwen.check(tokenizer, folder)
 
     def encode(prompts: Sequence[PromptInput]) -> list[Context]:
@@ -79,7 +79,7 @@ def glyph_encoder(
     folder = source.folder("tokenizer_2")
     tokenizer = read_folder(ByT5Tokenizer, folder)
     config = transformers_config(T5Config, source, "text_encoder_2")
-    module = on_meta(lambda: T5EncoderModel(config))
+    module = on_meta(source, "text_encoder_2", lambda: T5EncoderModel(config))
     byt5 = t5(module, source.weights("text_encoder_2"), dtype, device)
     byt5.check(tokenizer, folder)
 
@@ -102,7 +102,7 @@ def image_encoder(source: Source, device: torch.device) -> AbstractContextManage
     announce("image encoder")
     processor = read_folder(SiglipImageProcessorPil, source.folder("feature_extractor"))
     config = transformers_config(SiglipVisionConfig, source, "image_encoder", vision_use_head=False)
-    siglip = on_meta(lambda: SiglipVisionModel(config))
+    siglip = on_meta(source, "image_encoder", lambda: SiglipVisionModel(config))
 
     def look(pixels_BCHW: Tensor) -> Tensor:
         states_BND: Tensor = siglip(pixels_BCHW).last_hidden_state

@@ -35,7 +35,7 @@ def text_encoder(
     folder = source.folder("tokenizer")
     tokenizer = open_tokenizer(folder)
     config = transformers_config(UMT5Config, source, "text_encoder")
-    module = on_meta(lambda: UMT5EncoderModel(config))
+    module = on_meta(source, "text_encoder", lambda: UMT5EncoderModel(config))
     umt5 = t5(module, source.weights("text_encoder"), dtype, device)
     umt5.check(tokenizer, folder)
 
@@ -54,7 +54,7 @@ def image_encoder(source: Source, device: torch.device) -> AbstractContextManage
     announce("image encoder")
     processor = read_folder(CLIPImageProcessorPil, source.folder("image_processor"))
     config = transformers_config(CLIPVisionConfig, source, "image_encoder")
-    clip = on_meta(lambda: CLIPVisionModel(config))
+    clip = on_meta(source, "image_encoder", lambda: CLIPVisionModel(config))
 
     def look(pixels_BCHW: Tensor) -> Tensor:
         states: tuple[Tensor, ...] = clip(pixels_BCHW, output_hidden_states=True).hidden_states
