@@ -119,11 +119,11 @@ def streamed(
     Raises:
         UserError: the weights do not fit the module.
     """
-    supplied = stream_weights(
+    loaded = stream_weights(
         built.module, built.layers, weights, built.precision, STREAMED, device,
         skip=built.skip, ignore=ignore,
     )  # fmt: skip
-    with closing(supplied):
+    with closing(loaded):
         yield torch.no_grad()(encode)
 
 

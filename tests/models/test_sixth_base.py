@@ -62,9 +62,9 @@ def test_the_guides_base_equals_its_own_pipeline_resident_and_streamed(
 
 
 def test_the_planner_counts_its_parameters(added: None, folder: Path) -> None:
-    told = read_profile(FAMILY, folder, "float32", "attention").parameters
+    counted = read_profile(FAMILY, folder, "float32", "attention").parameters
     model = SkyReelsV2Transformer3DModel.from_pretrained(folder / "transformer")
-    assert told == sum(parameter.numel() for parameter in model.parameters())
+    assert counted == sum(parameter.numel() for parameter in model.parameters())
 
 
 def put_before(file: Path, *pairs: tuple[str, str]) -> None:
