@@ -216,7 +216,8 @@ class VideoModel(Protocol):
         """A frozen transformer (the first expert's by default), loaded as `placement` says.
 
         It trains through `transformer.streamed.checkpoint`; `transformer.streamed.close()` frees
-        it. Its module `rope` makes tables of rotary embeddings, a row per token, of (B, C, T', h, w).
+        it. Its module `rope` makes tables of rotary embeddings, a row per token of
+        (B, C, T', h, w).
         """
         ...
 
