@@ -3,11 +3,10 @@
 from dataclasses import replace
 
 from maskora.app.edits import Edit
-from maskora.app.footprint import Purpose
-from maskora.app.plan import Plan
 from maskora.config import Config
 from maskora.config.tables import Table
 from maskora.errors import UserError
+from maskora.memory.plan import Plan, Purpose
 from maskora.models.acceleration import NO_BACKWARD, NO_MASK, WARM_UP, Acceleration
 
 

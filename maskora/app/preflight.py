@@ -16,7 +16,7 @@ from maskora.app.workspace import (
 from maskora.config import Config
 from maskora.errors import UserError
 from maskora.hub import find_local, is_hub_id
-from maskora.models.registry import open_source, read_sizes
+from maskora.models.registry import open_source, read_settings
 from maskora.video.images import image_size
 
 
@@ -82,7 +82,7 @@ def _look_at_base(config: Config, workspace: Workspace) -> str:
         files = find_files(model, root)
         return f"base: {open_source(None, files).description if files else model.path}"
     found = find_base(model, root)
-    read_sizes(model.family, found)  # its configurations, one by one
+    read_settings(model.family, found)  # its configurations, one by one
     return f"base: {found.description}"
 
 

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from maskora.errors import UserError
@@ -29,18 +28,21 @@ from maskora.models.base import (
     VideoModel,
 )
 from maskora.models.building import announce
-from maskora.models.checks import Settings, check_settings, reading_config
+from maskora.models.checks import Settings, check_settings
+from maskora.models.encoders import StreamedEncoder, on_meta
 from maskora.models.files.source import Source, identity
 from maskora.streaming.blocks import Precision, precise
 from maskora.streaming.checkpoint import Reader
 from maskora.streaming.out_of_memory import with_room
-from maskora.streaming.plan import RESIDENT, Placement
+from maskora.streaming.placement import RESIDENT, Placement
 from maskora.streaming.sources import FORMAT
 from maskora.streaming.weights import more_blocks, stream_weights
 
 Encoding: TypeAlias = AbstractContextManager[EncodePrompts]
 LoadText: TypeAlias = Callable[[Source, torch.dtype, torch.device], Encoding]
 LoadImage: TypeAlias = Callable[[Source, torch.device], Encoding]
+BuildText: TypeAlias = Callable[[Source, torch.dtype], StreamedEncoder]
+BuildImage: TypeAlias = Callable[[Source], StreamedEncoder]
 
 
 class DiffusersBase(VideoModel):
@@ -124,17 +126,19 @@ class DiffusersBase(VideoModel):
     def arguments(self, timestep_B: Tensor, inputs: ModelInputs) -> dict[str, Any]:
         """What the transformer is called with, beside the packed latents."""
 
-    def _text_encoder(
-        self, name: str, load: LoadText, *parts: str, reads_picture: bool = False
+    def _text(
+        self, name: str, load: LoadText, build: BuildText, *parts: str, reads_picture: bool = False
     ) -> ContextEncoder:
         return ContextEncoder(
             name, parts, str(self.dtype), partial(load, self.source, self.dtype, self.device),
-            reads_prompt=True, reads_picture=reads_picture,
+            partial(build, self.source, self.dtype), reads_prompt=True, reads_picture=reads_picture,
         )  # fmt: skip
 
-    def _image_encoder(self, load: LoadImage, *parts: str) -> ContextEncoder:
-        loaded = partial(load, self.source, self.device)
-        return ContextEncoder("image", parts, "float32", loaded, reads_picture=True)
+    def _image(self, load: LoadImage, build: BuildImage, *parts: str) -> ContextEncoder:
+        return ContextEncoder(
+            "image", parts, "float32", partial(load, self.source, self.device),
+            partial(build, self.source), reads_picture=True,
+        )  # fmt: skip
 
     def identity(self, part: str) -> str:
         return identity(self.source, part)
@@ -168,7 +172,7 @@ class DiffusersBase(VideoModel):
 
     def _stream_more(self) -> str | None:
         """Let more blocks wait on the host when the next transformer is loaded."""
-        total = len(self._blocks(self._empty(self.experts[0])))
+        total = len(self._blocks(self.build_transformer(self.experts[0].part)))
         so_far = min(self.placement.blocks_to_swap, total)
         ring = self.placement.ring
         count = more_blocks(total, so_far, ring)
@@ -180,22 +184,23 @@ class DiffusersBase(VideoModel):
         self.placement = replace(self.placement, blocks_to_swap=so_far + count)
         return f"{so_far + count} of {total} blocks are streamed from now on, {so_far} were"
 
-    def _empty(self, expert: Expert) -> Transformer:
-        """A transformer whose parameters are on the meta device. Raises UserError."""
-        config = self.source.config(expert.part)
-        with reading_config(self.source, expert.part), init_empty_weights():
-            return self.transformer_class.from_config(config)
+    @property
+    def precision(self) -> Precision:
+        return precise(self.dtype, tuple(self.transformer_class._keep_in_fp32_modules or ()))
+
+    def build_transformer(self, part: str = "transformer") -> Transformer:
+        config = self.source.config(part)
+        return on_meta(self.source, part, lambda: self.transformer_class.from_config(config))
 
     def _load(self, expert: Expert) -> Transformer:
         announce(f"transformer{f' ({expert.name} noise)' if expert.name else ''}")
-        transformer = self._empty(expert).requires_grad_(False).eval()
+        transformer = self.build_transformer(expert.part)
         if self.acceleration.attention != "native":  # a missing package is known before the load
             use_attention(transformer, self.acceleration.attention)
         weights = self.source.weights(expert.part)
-        precision = precise(self.dtype, tuple(transformer._keep_in_fp32_modules or ()))
         transformer.streamed = stream_weights(
-            transformer, self._blocks(transformer), weights, precision, self.placement, self.device,
-            converted=self._converted(expert.part, weights, precision),
+            transformer, self._blocks(transformer), weights, self.precision, self.placement,
+            self.device, converted=self._converted(expert.part, weights, self.precision),
             compiled=self.acceleration.compile,
         )  # fmt: skip
         return transformer

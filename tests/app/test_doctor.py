@@ -29,14 +29,13 @@ from maskora.app.doctor.page import (
     verdict,
     verdicts,
 )
-from maskora.app.machine import Machine, Ram
 from maskora.app.plan import plan_for
 from maskora.app.workspace import Workspace
 from maskora.config import build_config
 from maskora.devices import Gpu, TorchBuild
-from maskora.models.published import PUBLISHED
-from maskora.models.registry import Source, open_source
-from maskora.streaming.demand import GIB
+from maskora.memory.machine import Machine, Ram
+from maskora.memory.profile import published
+from maskora.streaming.placement import GIB
 from tests.app.conftest import Answer
 from tests.machines import PLENTY, WITHOUT_GPU, install_driver, with_gpu
 
@@ -65,7 +64,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     fine = Check("fine", lambda bench: Found("it is"), "no advice")
     disk = replace(known[DISK], run=measure_disk)
     monkeypatch.setattr(checks, "CHECKS", (fine, disk, known[CLIP]))
-    monkeypatch.setattr(page, "PUBLISHED", {NAME: PUBLISHED[NAME]})
+    one = {NAME: published()[NAME]}
+    monkeypatch.setattr(page, "published", lambda: one)
 
 
 def test_it_ends_well_here_within_a_minute_and_tells_nothing_of_the_person(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_it_ends_well_here_within_a_minute_and_tells_nothing_of_the_person(tmp_p
     # Time of the processor, since what others do here meanwhile does not count.
     assert sum(after[2:4]) - sum(before[2:4]) < 60
     assert all(one["told"] for one in (*found["checks"], *found["bases"]))
-    assert {base["base"] for base in found["bases"]} == set(PUBLISHED)
+    assert {base["base"] for base in found["bases"]} == set(published())
     for word in ("annabel", "telltale", "secret", str(tmp_path)):
         assert word not in (result.stdout + result.stderr).lower()
     left = [p.name for p in home.rglob("*") if p.is_file() and "maskora" in p.parts]
@@ -298,23 +298,18 @@ def test_what_was_fetched_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert facts.folder(tmp_path).held == 1003
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    """The files of one base, without weights."""
-    return open_source(PUBLISHED[NAME].write(tmp_path_factory.mktemp("base") / "base"))
-
-
-def judged(source: Source, machine: Machine, speeds: Speeds = Speeds()) -> Verdict:  # noqa: B008
-    return verdict(NAME, PUBLISHED[NAME], source, machine, speeds)
+def judged(machine: Machine, speeds: Speeds = Speeds()) -> Verdict:  # noqa: B008
+    return verdict(NAME, published()[NAME], machine, speeds)
 
 
 def test_what_a_machine_can_do_is_the_planners_answer() -> None:
     found = {one.base: one for one in verdicts(with_gpu(7.1, 8.0), Speeds())}
-    assert list(found) == list(PUBLISHED)
+    assert list(found) == list(published())
     assert all(one.fits for one in found.values())
     assert "9 frames at 832x480 in 6." in found[NAME].message
     assert ": yes; seconds a step: unknown until the first\n" in found[NAME].message
-    assert f"then {PUBLISHED[NAME].frames} frames in " in found[NAME].message
+    frames = published()[NAME].settings["video"]["frames"]
+    assert f"then {frames} frames in " in found[NAME].message
     roomy = {one.base: one for one in verdicts(with_gpu(23.1, 23.5, ram=PLENTY), Speeds())}
     assert "with" not in roomy["wan2.1-fun-1.3b-inp"].message
 
@@ -331,22 +326,23 @@ def test_what_a_machine_can_do_is_the_planners_answer() -> None:
     ],
 )
 def test_a_verdict_names_what_helps_and_what_does_not_fit(
-    source: Source, machine: Machine, fits: bool, words: str
+    machine: Machine, fits: bool, words: str
 ) -> None:
-    found = judged(source, machine)
+    found = judged(machine)
     assert found.fits == fits
     assert words in found.message
     assert "What would" not in found.message
 
 
-def test_seconds_are_measured_ones_or_what_the_weights_take_to_arrive(source: Source) -> None:
+def test_seconds_are_measured_ones_or_what_the_weights_take_to_arrive(tmp_path: Path) -> None:
     machine, speeds = with_gpu(7.1, 8.0), Speeds(pinned=10e9, staged=5e9, disk=1e9)
-    line = judged(source, machine, speeds).message.splitlines()[0]
+    line = judged(machine, speeds).message.splitlines()[0]
     assert 5 < float(line.split("at least ")[1].split()[0]) < 7  # 58 GB at 10 GB/s
-    config = build_config(PUBLISHED[NAME].settings())
-    plan = plan_for(config, Workspace(source.where), None, source, machine, "train")
+    base = published()[NAME]
+    config = build_config(base.settings)
+    plan = plan_for(config, Workspace(tmp_path), None, base.profile, machine, "train")
     timings.record(plan.step_key(9), 12.34)
-    message = judged(source, machine, speeds).message
+    message = judged(machine, speeds).message
     assert ": yes; about 12.3 s a step, as measured before\n" in message
 
 

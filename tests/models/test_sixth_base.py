@@ -13,8 +13,9 @@ import torch
 from diffusers import SkyReelsV2ImageToVideoPipeline, SkyReelsV2Transformer3DModel
 from torch import Tensor
 
+from maskora.memory.profile import read_profile
 from maskora.models import registry
-from maskora.streaming.plan import RESIDENT, Placement
+from maskora.streaming.placement import RESIDENT, Placement
 from tests.models.plain import generated, load_pipeline, pipelines_own
 
 FAMILY = "skyreels-v2-i2v"
@@ -61,9 +62,9 @@ def test_the_guides_base_equals_its_own_pipeline_resident_and_streamed(
 
 
 def test_the_planner_counts_its_parameters(added: None, folder: Path) -> None:
-    told = registry.read_sizes(FAMILY, folder).parameters["transformer"]
+    counted = read_profile(FAMILY, folder, "float32", "attention").parameters
     model = SkyReelsV2Transformer3DModel.from_pretrained(folder / "transformer")
-    assert told == sum(parameter.numel() for parameter in model.parameters())
+    assert counted == sum(parameter.numel() for parameter in model.parameters())
 
 
 def put_before(file: Path, *pairs: tuple[str, str]) -> None:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from maskora.errors import Fault
-from maskora.streaming.demand import spread
 from maskora.streaming.engine import order_from
+from maskora.streaming.placement import spread
 from maskora.streaming.recompute import ActivationOffload, Kept
 from maskora.streaming.transfer import Transfer
 from tests.streaming.ring import WIDTH, Model

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from maskora.streaming.blocks import precise
 from maskora.streaming.checkpoint import ModuleReader
-from maskora.streaming.plan import Placement
+from maskora.streaming.placement import Placement
 from maskora.streaming.sources import HostBlocks
 from maskora.streaming.weights import StreamedWeights, stream_weights
 from tests.streaming.drivers import Quota
@@ -168,7 +168,7 @@ def test_training_pins_staging_then_kept_inputs_then_blocks(
 def test_one_line_says_what_was_pinned_and_what_it_costs(
     original: Deep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("maskora.streaming.demand.GIB", GB)
+    monkeypatch.setattr("maskora.streaming.placement.GIB", GB)
     machine(original, 16, monkeypatch).train()
     machine(original, 1, monkeypatch).train()
     assert caplog.messages == [

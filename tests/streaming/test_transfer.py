@@ -10,8 +10,8 @@ from torch import Tensor
 
 from maskora.errors import Fault
 from maskora.streaming import engine, transfer
-from maskora.streaming.demand import STAGING_PIECE, STAGING_PIECES
 from maskora.streaming.host_memory import Pins
+from maskora.streaming.placement import STAGING_PIECE, STAGING_PIECES
 from maskora.streaming.transfer import SAMPLES, Event, Staging, Transfer, sample, upload
 from tests.streaming.ring import CPU, WIDTH, Memory, Model
 

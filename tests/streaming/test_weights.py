@@ -22,7 +22,7 @@ from maskora.streaming import recompute, sources, transfer
 from maskora.streaming.blocks import precise
 from maskora.streaming.checkpoint import ModuleReader
 from maskora.streaming.formats import FORMATS, StoredLinear
-from maskora.streaming.plan import Placement
+from maskora.streaming.placement import Placement
 from maskora.streaming.weights import stream_weights
 from tests.streaming.driving import answer, empty_inputs, encoder, opened
 

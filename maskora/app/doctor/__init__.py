@@ -23,9 +23,9 @@ from maskora.app.doctor.page import (
     report,
     verdicts,
 )
-from maskora.app.machine import Machine
 from maskora.errors import Fault, UserError
 from maskora.files import cache_home
+from maskora.memory.machine import Machine
 from maskora.system import ram
 
 Show = Callable[[str], None]

@@ -14,17 +14,15 @@ from maskora import devices
 from maskora.app import timings
 from maskora.app.doctor.facts import Facts, Folder, Tool
 from maskora.app.doctor.outcomes import Outcome
-from maskora.app.footprint import demand
-from maskora.app.machine import Machine
-from maskora.app.plan import Plan, plan_for
-from maskora.app.plan_text import lacking_ram
+from maskora.app.plan import plan_for
 from maskora.app.workspace import Workspace
 from maskora.config import build_config
 from maskora.devices import BFLOAT16, Capability, Gpu
 from maskora.errors import UserError
-from maskora.models.published import PUBLISHED, Published
-from maskora.models.registry import Source, open_source
-from maskora.streaming.demand import gb
+from maskora.memory.machine import Machine
+from maskora.memory.plan import Plan, lacking_ram, memory_demand
+from maskora.memory.profile import Published, published
+from maskora.streaming.placement import gb
 
 LABEL = 14  # columns
 FLOAT8 = (8, 9)  # the compute capability from which on a GPU computes in it
@@ -130,21 +128,15 @@ def render_verdicts(verdicts: Iterable[Verdict]) -> str:
 
 def verdicts(machine: Machine, speeds: Speeds) -> list[Verdict]:
     """The verdict on every published base."""
-    with tempfile.TemporaryDirectory(prefix="maskora-doctor-") as scratch:
-        return [
-            verdict(name, base, open_source(base.write(Path(scratch) / name)), machine, speeds)
-            for name, base in PUBLISHED.items()
-        ]
+    return [verdict(name, base, machine, speeds) for name, base in published().items()]
 
 
-def verdict(
-    name: str, base: Published, source: Source, machine: Machine, speeds: Speeds
-) -> Verdict:
+def verdict(name: str, base: Published, machine: Machine, speeds: Speeds) -> Verdict:
     """By the first settings with which the base fits GPU and RAM, else by what is in the way."""
     refused, lacking = "", []
     for changes in _settings(machine):
         try:
-            train, infer = _plans(base, source, machine, changes)
+            train, infer = _plans(base, machine, changes)
         except UserError as error:
             refused = refused or re.split(r"\n|\. What would", str(error))[0]
             continue
@@ -166,14 +158,11 @@ def _settings(machine: Machine) -> Iterator[list[str]]:
     yield from ([*precision, *lighter] for lighter in LIGHTER)
 
 
-def _plans(
-    base: Published, source: Source, machine: Machine, changes: list[str]
-) -> tuple[Plan, Plan]:
+def _plans(base: Published, machine: Machine, changes: list[str]) -> tuple[Plan, Plan]:
     """Of training and of inference. Raises UserError where one does not fit."""
-    config = build_config(base.settings(), changes)
-    nowhere = Workspace(source.where)
-    train = plan_for(config, nowhere, None, source, machine, "train")
-    return train, plan_for(config, nowhere, None, source, machine, "infer")
+    config, nowhere = build_config(base.settings, changes), Workspace(Path())
+    train = plan_for(config, nowhere, None, base.profile, machine, "train")
+    return train, plan_for(config, nowhere, None, base.profile, machine, "infer")
 
 
 def _render_plans(train: Plan, infer: Plan, changes: list[str], speeds: Speeds) -> str:
@@ -204,7 +193,7 @@ def _seconds(plan: Plan, frames: int, speeds: Speeds) -> str:
     if measured is not None:
         return f"about {measured:.1f} s a step, as measured before"
     speed, placement = _slowest(plan, speeds), plan.placement
-    blocks = demand(plan.sizes, plan.job).blocks
+    blocks = memory_demand(plan.base, plan.job).blocks
     moved = blocks.moved(placement.blocks_to_swap, placement.ring) * plan.job.accumulation
     if plan.machine.gpu is None or not moved or speed is None:
         return "seconds a step: unknown until the first"

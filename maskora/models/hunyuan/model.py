@@ -22,9 +22,14 @@ from maskora.models.files.source import Source
 from maskora.models.hunyuan import checks
 from maskora.models.hunyuan.checks import HunyuanTransformer
 from maskora.models.hunyuan.common import HunyuanBase
-from maskora.models.hunyuan.encoders import pooled_encoder, text_encoder
+from maskora.models.hunyuan.encoders import (
+    build_pooled_encoder,
+    build_text_encoder,
+    pooled_encoder,
+    text_encoder,
+)
 from maskora.models.hunyuan.names import HUNYUAN
-from maskora.streaming.plan import RESIDENT, Placement
+from maskora.streaming.placement import RESIDENT, Placement
 from maskora.streaming.transfer import upload
 
 DOUBLE, SINGLE = r"transformer_blocks\.\d+", r"single_transformer_blocks\.\d+"
@@ -81,9 +86,10 @@ class Hunyuan(HunyuanBase):
 
     def encoders(self) -> tuple[ContextEncoder, ...]:
         read = ("text_encoder", "tokenizer", "image_processor")
+        pooled = ("text_encoder_2", "tokenizer_2")
         return (
-            self._text_encoder("text", text_encoder, *read, reads_picture=True),
-            self._text_encoder("pooled", pooled_encoder, "text_encoder_2", "tokenizer_2"),
+            self._text("text", text_encoder, build_text_encoder, *read, reads_picture=True),
+            self._text("pooled", pooled_encoder, build_pooled_encoder, *pooled),
         )
 
     def negative(self, wanted: PromptInput, prompt: str) -> PromptInput:

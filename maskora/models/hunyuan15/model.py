@@ -17,14 +17,21 @@ from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 
 from maskora.errors import UserError
-from maskora.models.base import ContextEncoder, Expert, ModelInputs, Transformer, Vae
+from maskora.models.base import ContextEncoder, ModelInputs, Transformer, Vae
 from maskora.models.building import Renamed, announce, build, released
 from maskora.models.encoders import on_meta, scaled
 from maskora.models.files.source import Source
 from maskora.models.hunyuan.common import HunyuanBase
 from maskora.models.hunyuan15 import checks
 from maskora.models.hunyuan15.checks import Hunyuan15Transformer
-from maskora.models.hunyuan15.encoders import glyph_encoder, image_encoder, text_encoder
+from maskora.models.hunyuan15.encoders import (
+    build_glyph_encoder,
+    build_image_encoder,
+    build_text_encoder,
+    glyph_encoder,
+    image_encoder,
+    text_encoder,
+)
 from maskora.models.hunyuan15.names import HUNYUAN15
 from maskora.streaming.checkpoint import Reader, check_all
 from maskora.streaming.transfer import upload
@@ -75,16 +82,18 @@ class Hunyuan15(HunyuanBase):
 
     def encoders(self) -> tuple[ContextEncoder, ...]:
         return (
-            self._text_encoder("text", text_encoder, "text_encoder", "tokenizer"),
-            self._text_encoder("glyphs", glyph_encoder, "text_encoder_2", "tokenizer_2"),
-            self._image_encoder(image_encoder, "image_encoder", "feature_extractor"),
+            self._text("text", text_encoder, build_text_encoder, "text_encoder", "tokenizer"),
+            self._text(
+                "glyphs", glyph_encoder, build_glyph_encoder, "text_encoder_2", "tokenizer_2"
+            ),
+            self._image(image_encoder, build_image_encoder, "image_encoder", "feature_extractor"),
         )
 
     def vae(self) -> AbstractContextManager[Vae]:
         return autoencoder(self.source, self.placement.vae_tile, self.device)
 
-    def load_transformer(self, expert: Expert | None = None) -> Transformer:
-        transformer = super().load_transformer(expert)
+    def build_transformer(self, part: str = "transformer") -> Transformer:
+        transformer = super().build_transformer(part)
         for block in transformer.transformer_blocks:
             block.attn.set_processor(UnpaddedAttention())
         transformer.context_embedder.register_forward_pre_hook(mask_on_device)
@@ -205,7 +214,8 @@ class HalvedVae:
 
     def __init__(self, vae: Any, weights: Reader, device: torch.device) -> None:
         """`vae` is on the meta device."""
-        self._vae, self._weights, self._device = vae, weights, device
+        self.module, self._weights, self._device = vae, weights, device
+        self._names = [name for name, _ in vae.named_parameters()]
         self._loaded = ""
 
     def encode(self, video_CTHW: Tensor) -> Tensor:
@@ -217,15 +227,16 @@ class HalvedVae:
     def _with(self, half: str) -> Any:
         """The VAE with one half, and nothing in the other's place."""
         if self._loaded != half:
-            self._vae.encoder, self._vae.decoder = nn.Identity(), nn.Identity()
-            setattr(self._vae, half, self._build(half).to(self._device))
+            self.module.encoder, self.module.decoder = nn.Identity(), nn.Identity()
+            setattr(self.module, half, self._build(half).to(self._device))
             self._loaded = half
-        return self._vae
+        return self.module
 
     def _build(self, half: str) -> Any:
-        prefix, names = f"{half}.", self._weights.names()
-        own = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
-        whole = type(self._vae)
+        prefix = f"{half}."
+        own = {n.removeprefix(prefix): n for n in self._names if n.startswith(prefix)}
+        whole = type(self.module)
         return build(
-            lambda: getattr(whole.from_config(self._vae.config), half), Renamed(self._weights, own)
+            lambda: getattr(whole.from_config(self.module.config), half),
+            Renamed(self._weights, own),
         )

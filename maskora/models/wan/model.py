@@ -27,9 +27,15 @@ from maskora.models.encoders import autoencoder
 from maskora.models.files.source import Source
 from maskora.models.wan import checks
 from maskora.models.wan.checks import WanTransformer
-from maskora.models.wan.encoders import image_encoder, normalised, text_encoder
+from maskora.models.wan.encoders import (
+    build_image_encoder,
+    build_text_encoder,
+    image_encoder,
+    normalised,
+    text_encoder,
+)
 from maskora.models.wan.names import WAN
-from maskora.streaming.plan import RESIDENT, Placement
+from maskora.streaming.placement import RESIDENT, Placement
 
 TOKENIZER = ("tokenizer.json", "spiece.model")
 IMAGE_PROCESSOR = ("preprocessor_config.json", "processor_config.json")
@@ -83,8 +89,9 @@ class Wan21(DiffusersBase):
             )
 
     def encoders(self) -> tuple[ContextEncoder, ...]:
-        words = self._text_encoder("text", text_encoder, "text_encoder", "tokenizer")
-        pictures = self._image_encoder(image_encoder, "image_encoder", "image_processor")
+        words = self._text("text", text_encoder, build_text_encoder, "text_encoder", "tokenizer")
+        seen = ("image_encoder", "image_processor")
+        pictures = self._image(image_encoder, build_image_encoder, *seen)
         return (words, pictures) if self.sees_picture else (words,)
 
     def vae(self) -> AbstractContextManager[Vae]:

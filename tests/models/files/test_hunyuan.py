@@ -17,7 +17,7 @@ from maskora.models.hunyuan.names import HUNYUAN
 from maskora.models.hunyuan15.names import HUNYUAN15
 from maskora.models.names import Names
 from maskora.models.registry import ModelInputs, open_model, open_source
-from maskora.streaming.plan import Placement
+from maskora.streaming.placement import Placement
 from tests.models import tiny_hunyuan
 from tests.models.files import layouts
 from tests.models.files.layouts import (

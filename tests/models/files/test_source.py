@@ -21,7 +21,7 @@ from maskora.models.registry import (
     open_model,
     open_source,
 )
-from maskora.streaming.plan import Placement
+from maskora.streaming.placement import Placement
 from tests.models.files import layouts
 from tests.models.files.layouts import PREFIX, dequantised, scaled
 
