@@ -7,6 +7,7 @@ package is unmaintained and drops them).
 import difflib
 import tomllib
 from collections.abc import Iterable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def _read(path: Path) -> str:
 def build_config(
     tables: dict[str, Any], overrides: list[str] | tuple[str, ...] = (), where: str = "--set"
 ) -> Config:
-    """Check tables as read from TOML, with overrides laid over them. Raises UserError."""
+    """Check tables as read from TOML, with overrides laid over a copy. Raises UserError."""
+    tables = deepcopy(tables)
     for override in overrides:
         _lay_over(tables, override)
     try:

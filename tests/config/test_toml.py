@@ -138,3 +138,9 @@ def test_a_folder_is_no_file_whatever_the_system_says(
 def test_where_a_number_or_a_word_stands_both_are_told(key: str, word: str) -> None:
     with pytest.raises(UserError, match=f"should be .* or '{word}' \\(is 'some'\\)"):
         build_config({}, [f"{key}=some"])
+
+
+def test_overrides_leave_the_given_tables_as_they_are() -> None:
+    tables = {"model": {"family": "wan2.1-i2v"}}
+    assert build_config(tables, ["model.dtype=float16"]).model.dtype == "float16"
+    assert tables == {"model": {"family": "wan2.1-i2v"}}
