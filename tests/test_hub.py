@@ -7,7 +7,7 @@ from huggingface_hub.utils import filter_repo_objects
 
 from maskora.app.base import find_base, find_files
 from maskora.app.plan import CONFIGS
-from maskora.config import Model
+from maskora.config.tables import Model
 from maskora.errors import UserError
 from maskora.hub import WANTED, find_file, find_local, locate_cached
 from tests.loopback_hub import serving, use

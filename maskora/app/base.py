@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from maskora.config import Model
+from maskora.config.tables import Model
 from maskora.errors import UserError
 from maskora.hub import find_file, locate
 from maskora.models.registry import Source, open_source

@@ -1,14 +1,12 @@
 """Settings that have no effect in a run: said, so that nobody believes in them."""
 
-from dataclasses import replace
-
 from maskora.app.edits import Edit
 from maskora.app.footprint import Purpose
 from maskora.app.plan import Plan
 from maskora.config import Config
-from maskora.config.tables import Table
+from maskora.config.tables import Acceleration, Table
 from maskora.errors import UserError
-from maskora.models.acceleration import NO_BACKWARD, NO_MASK, WARM_UP, Acceleration
+from maskora.models.acceleration import NO_BACKWARD, NO_MASK, WARM_UP
 
 
 def train_warnings(config: Config, edit: Edit | None, device: str) -> list[str]:
@@ -71,14 +69,13 @@ def accelerate(
         UserError: these attention kernels cannot compute this base.
     """
     asked = config.acceleration
-    told = Acceleration(**asked.model_dump())
-    notes, caching = [], asked.cache
+    notes, caching, used = [], asked.cache, asked
     if asked.attention != "native" and device == "cpu":
         notes += _unused(config, "acceleration", ["attention"], "no GPU computes here")
-        told = replace(told, attention="native")
+        used = used.model_copy(update={"attention": "native"})
     elif asked.attention in NO_BACKWARD and purpose == "train":
         notes += _unused(config, "acceleration", ["attention"], "it cannot compute gradients")
-        told = replace(told, attention="native")
+        used = used.model_copy(update={"attention": "native"})
     elif asked.attention in NO_MASK and masked:
         raise UserError(
             f'[acceleration] attention: "{asked.attention}" takes no mask, and this base needs '
@@ -88,7 +85,7 @@ def accelerate(
         notes += _unused(
             config, "acceleration", ["compile"], "training recomputes each layer alone"
         )
-        told = replace(told, compile=False)
+        used = used.model_copy(update={"compile": False})
     if purpose == "train":
         notes += _unused(config, "acceleration", ["cache"], "caches serve inference alone")
     elif caching == "taylor" and config.inference.steps <= WARM_UP:
@@ -98,7 +95,7 @@ def accelerate(
         notes += _unused(config, "acceleration", ["cache_threshold"], f'cache is "{caching}"')
     if caching != "taylor":
         notes += _unused(config, "acceleration", ["cache_interval"], f'cache is "{caching}"')
-    return told, notes
+    return used, notes
 
 
 def _unused(config: Config, table: str, keys: list[str], reason: str) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
-from maskora.models.acceleration import Acceleration
+from maskora.config.tables import Acceleration
 from maskora.models.registry import Sizes
 from maskora.streaming.demand import (
     STAGING_PIECE,

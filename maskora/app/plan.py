@@ -17,7 +17,6 @@ from maskora.app.workspace import Source, Workspace
 from maskora.config import Config, parse_size
 from maskora.devices import BFLOAT16, DeviceKind, dotted
 from maskora.errors import UserError
-from maskora.models.acceleration import Acceleration
 from maskora.models.registry import Sizes, read_sizes
 from maskora.models.registry import Source as BaseSource
 from maskora.streaming.budget import Budget, budget
@@ -237,7 +236,7 @@ def job_of(
         offload=purpose == "train" and device == "cuda" and config.memory.activation_offload,
         optimizer=2 if is_8bit else 8,
         accumulation=config.training.gradient_accumulation_steps if purpose == "train" else 1,
-        acceleration=Acceleration(**config.acceleration.model_dump()),
+        acceleration=config.acceleration,
         further_loras=sum(map(adapter_values, further)) if purpose == "infer" else 0,
     )
 

@@ -1,13 +1,23 @@
-"""The configuration's tables, typed and frozen. Their descriptions are edit.toml's comments."""
+"""The configuration's tables, typed and frozen. Their descriptions are edit.toml's comments.
+
+A component is given the table that configures it (training a `Training`, masks a `Mask`), never
+the whole configuration.
+"""
 
 import difflib
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from maskora.models.files.part import WHAT
-from maskora.models.registry import FAMILIES
-
+# The kinds of base and the parts of one, by name. The models room knows what they are; a test
+# holds the lists equal.
+Family: TypeAlias = Literal[
+    "wan2.1-i2v", "wan2.1-fun-inp", "wan2.2-i2v", "miniature", "hunyuan-video-i2v",
+    "hunyuan-video-1.5-i2v",
+]  # fmt: skip
+FAMILIES: tuple[str, ...] = get_args(Family)
+PARTS = ("transformer", "transformer_2", "vae", "text_encoder", "image_encoder")
+Stage: TypeAlias = Literal["motion", "appearance"]
 LARGEST = 8192
 
 
@@ -35,18 +45,12 @@ class Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def _known(family: str) -> str:
-    if family not in FAMILIES:
-        raise ValueError(f"{family!r} is no kind of base; there are {', '.join(FAMILIES)}")
-    return family
-
-
 def _of_parts(files: dict[str, str]) -> dict[str, str]:
     for part, path in files.items():
-        if part not in WHAT:
-            near = difflib.get_close_matches(part, WHAT, n=1, cutoff=0.5)
+        if part not in PARTS:
+            near = difflib.get_close_matches(part, PARTS, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"unknown part {part!r}: {hint}valid: {', '.join(WHAT)}")
+            raise ValueError(f"unknown part {part!r}: {hint}valid: {', '.join(PARTS)}")
         if not path:
             raise ValueError(f"{part} names no file")
     return files
@@ -55,7 +59,7 @@ def _of_parts(files: dict[str, str]) -> dict[str, str]:
 class Model(Table):
     """The base that is fine-tuned: an image-to-video diffusion transformer."""
 
-    family: Annotated[str, AfterValidator(_known)] = Field(
+    family: Family = Field(
         "wan2.1-i2v",
         description=f"which kind of base ({', '.join(FAMILIES)}); it decides how a mask becomes "
         f"model input",
@@ -68,7 +72,7 @@ class Model(Table):
     files: Annotated[dict[str, str], AfterValidator(_of_parts)] = Field(
         {},
         description="parts in single files, as of ComfyUI, which go before what path has: "
-        f"{{{', '.join(WHAT)} = …}} (relative to this file)",
+        f"{{{', '.join(PARTS)} = …}} (relative to this file)",
     )
     dtype: Literal["bfloat16", "float16", "float32"] = Field(
         "bfloat16",
@@ -408,22 +412,3 @@ class Acceleration(Table):
     compile: bool = Field(
         False, description="torch.compile for each block: slow first step, faster ones after it"
     )
-
-
-class Config(Table):
-    """One edit's whole configuration, as in its edit.toml."""
-
-    model: Model = Model()
-    video: Video = Video()
-    mask: Mask = Mask()
-    tracker: Tracker = Tracker()
-    prompt: Prompt = Prompt()
-    caption: Caption = Caption()
-    adapter: Adapter = Adapter()
-    optimizer: Optimizer = Optimizer()
-    motion: Motion = Motion()
-    appearance: Appearance = Appearance()
-    training: Training = Training()
-    memory: Memory = Memory()
-    acceleration: Acceleration = Acceleration()
-    inference: Inference = Inference()

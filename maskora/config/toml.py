@@ -13,7 +13,24 @@ from typing import Any
 import tomlkit
 from pydantic import ValidationError
 
-from maskora.config.tables import Config, LoraFile, Table
+from maskora.config.tables import (
+    Acceleration,
+    Adapter,
+    Appearance,
+    Caption,
+    Inference,
+    LoraFile,
+    Mask,
+    Memory,
+    Model,
+    Motion,
+    Optimizer,
+    Prompt,
+    Table,
+    Tracker,
+    Training,
+    Video,
+)
 from maskora.errors import UserError
 from maskora.files import patiently, write_text
 
@@ -25,6 +42,25 @@ WORDS = {
     "motion.window": " or 'full'",
 }
 BACKSLASH = "In \"…\" a backslash begins an escape: write a path with / or between '…'"
+
+
+class Config(Table):
+    """One edit's whole configuration, as in its edit.toml."""
+
+    model: Model = Model()
+    video: Video = Video()
+    mask: Mask = Mask()
+    tracker: Tracker = Tracker()
+    prompt: Prompt = Prompt()
+    caption: Caption = Caption()
+    adapter: Adapter = Adapter()
+    optimizer: Optimizer = Optimizer()
+    motion: Motion = Motion()
+    appearance: Appearance = Appearance()
+    training: Training = Training()
+    memory: Memory = Memory()
+    acceleration: Acceleration = Acceleration()
+    inference: Inference = Inference()
 
 
 def load_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from maskora.models.acceleration import Acceleration
+    from maskora.config.tables import Acceleration
 
 # A diffusers transformer: an nn.Module with `add_adapter`, `set_adapters` and gradient
 # checkpointing. mypy does not read diffusers, so it has no better name here.

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
+from maskora.config.tables import Acceleration
 from maskora.errors import UserError
 from maskora.files import cache_home, digest
-from maskora.models.acceleration import Acceleration, use_attention
+from maskora.models.acceleration import use_attention
 from maskora.models.base import ALONE, Cue, Expert, Grid, Transformer
 from maskora.models.building import announce
 from maskora.models.files.source import Source, identity

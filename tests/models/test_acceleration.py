@@ -12,8 +12,9 @@ from maskora import lora
 from maskora.app.effects import accelerate
 from maskora.app.infer import told_skipped
 from maskora.config import Config
+from maskora.config.tables import Acceleration
 from maskora.errors import UserError
-from maskora.models.acceleration import Acceleration, use_attention, use_cache
+from maskora.models.acceleration import use_attention, use_cache
 from maskora.models.registry import ModelInputs, Transformer, VideoModel
 from maskora.sampling import Denoising, draw_noise
 from maskora.streaming.plan import RESIDENT, Placement

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from maskora import lora
+from maskora.config.tables import Acceleration
 from maskora.errors import Fault, OutOfMemory
 from maskora.latents import EncodedSample, TensorCache, decode_video, encode_videos
-from maskora.models.acceleration import Acceleration, use_cache
+from maskora.models.acceleration import use_cache
 from maskora.models.registry import VideoModel, open_model
 from maskora.sampling import Denoising, draw_noise
 from maskora.streaming.engine import Streamer
