@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from maskora.config.tables import Inference
 from maskora.errors import Fault
 from maskora.latents import EncodedSample, on_device
 from maskora.models.registry import Context, Expert, ModelInputs, Transformer, VideoModel
@@ -51,9 +52,8 @@ class Denoising:
         sample: the encoded inference sample.
         unwanted: the context that guidance steers away from.
         noise_BCTHW: starting noise, batch of one.
-        guidance: 1 turns guidance off; otherwise both branches run as a batch of two, or the base
-            is told the number, if it embeds it.
-        shift: of the schedule; None keeps the base's own.
+        settings: steps, guidance and shift count here. A guidance of 1 turns it off; otherwise both
+            branches run as a batch of two, or the base is told the number, if it embeds it.
         lock: blend the background at every step.
     """
 
@@ -63,15 +63,15 @@ class Denoising:
         sample: EncodedSample,
         unwanted: Context,
         noise_BCTHW: Tensor,
-        steps: int,
-        guidance: float,
-        shift: float | None,
+        settings: Inference,
         lock: LatentLock | None = None,
     ) -> None:
+        guidance = settings.guidance
+        shift = None if settings.shift == "model" else settings.shift
         self._model, self._lock, self._guidance = model, lock, guidance
         self._guided = guidance > 1 and not model.embeds_guidance
         self._inputs = _inputs(sample, unwanted if self._guided else None, model.device, guidance)
-        self._scheduler = model.scheduler(steps, shift)
+        self._scheduler = model.scheduler(settings.steps, shift)
         self._noise = noise_BCTHW.to(model.device)
         self._latents = model.start(self._noise, self._inputs.condition_BCTHW[:1])
         self._done = 0

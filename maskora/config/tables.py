@@ -245,6 +245,10 @@ class Prompt(Table):
     )
     negative: str = Field(NEGATIVE_PROMPT, description="what guidance steers away from")
 
+    def with_token(self, caption: str) -> str:
+        """The special token and a caption."""
+        return f"{self.token} {caption}".strip()
+
 
 class Caption(Table):
     """Who writes a caption that is left at "auto"."""
@@ -305,6 +309,10 @@ class Motion(Table):
             low = (window - 1) // 4 * 4 + 1
             raise ValueError(f'{window} is not 4k+1: try {low}, {low + 4} or "full"')
         return window
+
+    def window_length(self, frames: int) -> int:
+        """Frames per sample of a clip: as set, or the whole clip where that is shorter or set."""
+        return frames if self.window == "full" else min(self.window, frames)
 
 
 class Appearance(Table):

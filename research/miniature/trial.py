@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maskora.config.tables import Inference
 from maskora.latents import EncodedSample, TensorCache, encode_samples
 from maskora.masks.shapes import final_masks
 from maskora.method.conditioning import inference_sample, to_bytes, to_unit
@@ -114,7 +115,7 @@ def generate(
     """Latents (C, T', h, w) of one case; without guidance, for there are no words."""
     shape = sample.condition_CTHW.shape[1:]
     noise = draw_noise((model.latent_channels, *shape), seed)
-    run = Denoising(model, sample, sample.context, noise, STEPS, guidance=1.0, shift=None)
+    run = Denoising(model, sample, sample.context, noise, Inference(steps=STEPS, guidance=1.0))
     run.advance(transformer)
     return run.result()
 

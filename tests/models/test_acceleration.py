@@ -12,7 +12,7 @@ from maskora import lora
 from maskora.app.effects import accelerate
 from maskora.app.infer import told_skipped
 from maskora.config import Config
-from maskora.config.tables import Acceleration
+from maskora.config.tables import Acceleration, Inference
 from maskora.errors import UserError
 from maskora.models.acceleration import use_attention, use_cache
 from maskora.models.registry import ModelInputs, Transformer, VideoModel
@@ -22,6 +22,7 @@ from tests.streaming.driving import answer, opened
 from tests.test_sampling import SHAPE, noisy_sample
 
 STEPS = 9
+SETTINGS = Inference(steps=STEPS, guidance=4.0)
 STREAMED = Placement(4, "mapped")
 TOLERANCE = 1e-4  # of gradients that are 100 times as large
 
@@ -29,7 +30,7 @@ TOLERANCE = 1e-4  # of gradients that are 100 times as large
 def denoised(model: VideoModel, transformer: Transformer, seed: int = 0) -> Tensor:
     sample = noisy_sample()
     unwanted = {**sample.context, "text": torch.zeros(512, 32)}
-    run = Denoising(model, sample, unwanted, draw_noise(SHAPE, seed), STEPS, 4.0, None)
+    run = Denoising(model, sample, unwanted, draw_noise(SHAPE, seed), SETTINGS)
     run.advance(transformer)
     return run.result()
 

@@ -16,6 +16,7 @@ from diffusers import (
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from maskora.config.tables import Inference
 from maskora.errors import UserError
 from maskora.latents import TensorCache, encode_cues, encode_samples
 from maskora.method.conditioning import Sample, inference_sample, to_unit
@@ -70,7 +71,7 @@ def test_plain_image_to_video_equals_the_pipeline(
     cue = model.unwanted(Cue(prompt, plain.reference_CHW), negative)
     (unwanted,) = encode_cues([cue], model, cache)
     noise = draw_noise((32, *sample.condition_CTHW.shape[1:]), seed=7)
-    denoising = Denoising(model, sample, unwanted, noise, 4, guidance, shift=None)
+    denoising = Denoising(model, sample, unwanted, noise, Inference(steps=4, guidance=guidance))
     denoising.advance(model.load_transformer())
     with model.vae() as vae:
         ours = (vae.decode(denoising.result()) / 2 + 0.5).clamp(0, 1)

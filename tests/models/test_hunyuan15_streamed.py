@@ -12,6 +12,8 @@ from diffusers import HunyuanVideo15Transformer3DModel
 from safetensors.torch import load_file
 from torch import Tensor
 
+from maskora.config.tables import Optimizer, Training
+from maskora.config.tables import Inference
 from maskora import lora
 from maskora.latents import EncodedSample, TensorCache, encode_samples
 from maskora.method.conditioning import motion_sample
@@ -20,24 +22,13 @@ from maskora.models.registry import ModelInputs, Transformer, VideoModel, open_m
 from maskora.sampling import Denoising, draw_noise
 from maskora.streaming.plan import Placement
 from maskora.training.checkpoint import RunFolder
-from maskora.training.loop import TrainingPlan, choose_uniformly, sample_loss, train
+from maskora.training.loop import StageRun, choose_uniformly, sample_loss, train
 from maskora.training.report import read_metrics
 from tests.models import tiny_hunyuan15
 
 FAMILY, BLOCKS, EXACT = "hunyuan-video-1.5-i2v", 5, 1e-5
-PLAN = TrainingPlan(
-    title="motion",
-    steps=8,
-    seed=3,
-    optimizer="adamw",
-    lr=1e-2,
-    weight_decay=0.01,
-    method="uniform",
-    shift=1.0,
-    inside_weight=1.0,
-    clipping=1.0,
-    accumulation=1,
-    checkpoint_every=8,
+PLAN = StageRun(
+    "motion", 8, Training(seed=3, checkpoint_every=8), Optimizer(type="adamw", lr=1e-2)
 )
 CASES = [
     Placement(0),
@@ -97,7 +88,7 @@ def generated(
     mask = window.context["text_mask"].clone()
     mask[40:] = False
     unwanted = {**window.context, "text": -window.context["text"], "text_mask": mask}
-    clip = Denoising(model, window, unwanted, noise, 4, 6.0, None)
+    clip = Denoising(model, window, unwanted, noise, Inference(steps=4, guidance=6.0))
     clip.advance(transformer)
     return clip.result()
 

@@ -13,6 +13,7 @@ from diffusers import HunyuanVideoImageToVideoPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from maskora.config.tables import Inference
 from maskora import lora
 from maskora.latents import TensorCache, encode_cues, encode_samples
 from maskora.method.conditioning import Sample, inference_sample, motion_sample, to_unit
@@ -63,7 +64,7 @@ def ours(folder: Path, plain: Sample, cache: Path, guidance: float) -> torch.Ten
     cue = model.unwanted(Cue(PROMPT, plain.reference_CHW), NEGATIVE)
     (unwanted,) = encode_cues([cue], model, TensorCache(cache))
     noise = draw_noise((16, *sample.condition_CTHW.shape[1:]), seed=7)
-    denoising = Denoising(model, sample, unwanted, noise, 4, guidance, shift=None)
+    denoising = Denoising(model, sample, unwanted, noise, Inference(steps=4, guidance=guidance))
     denoising.advance(model.load_transformer())
     with model.vae() as vae:
         return (vae.decode(denoising.result()) / 2 + 0.5).clamp(0, 1)

@@ -11,6 +11,7 @@ import torch
 from diffusers import HunyuanVideoTransformer3DModel
 from torch import Tensor
 
+from maskora.config.tables import Inference
 from maskora import lora
 from maskora.latents import EncodedSample, TensorCache, encode_samples
 from maskora.method.conditioning import motion_sample
@@ -87,7 +88,7 @@ def generated(model: VideoModel, transformer: Transformer, window: EncodedSample
     """Latents after three guided steps."""
     unwanted = {**window.context, "text": window.context["text"].flip(0)}
     noise = draw_noise((16, *window.condition_CTHW.shape[1:]), seed=1)
-    clip = Denoising(model, window, unwanted, noise, 3, 5.0, None)
+    clip = Denoising(model, window, unwanted, noise, Inference(steps=3))
     clip.advance(with_lora(model, transformer))
     return clip.result()
 

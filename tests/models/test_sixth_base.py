@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 import maskora.models as models
+from maskora.config.tables import Inference
 from maskora.latents import TensorCache, encode_samples
 from maskora.method.conditioning import inference_sample, to_unit
 from maskora.sampling import Denoising, draw_noise
@@ -56,7 +57,7 @@ def generated(folder: Path, placement: Placement, clip: np.ndarray, cache: Path)
     plain = inference_sample(video, keep, video[:, 0], "first-frame", "a man")
     (sample,) = encode_samples([plain], model, TensorCache(cache))
     noise = draw_noise((16, *sample.condition_CTHW.shape[1:]), seed=7)
-    run = Denoising(model, sample, sample.context, noise, 4, 1.0, None)
+    run = Denoising(model, sample, sample.context, noise, Inference(steps=4, guidance=1.0))
     run.advance(model.load_transformer())
     with model.vae() as vae:
         return (vae.decode(run.result()) / 2 + 0.5).clamp(0, 1)

@@ -15,6 +15,7 @@ from diffusers import (
 )
 from PIL import Image
 
+from maskora.config.tables import Inference
 from maskora import lora
 from maskora.latents import TensorCache, encode_cues, encode_samples
 from maskora.method.conditioning import Sample, inference_sample, motion_sample, to_unit
@@ -64,7 +65,7 @@ def test_plain_image_to_video_equals_the_pipeline(
         [model.unwanted(Cue(PROMPT, plain.reference_CHW), NEGATIVE)], model, cache
     )
     noise = draw_noise((16, *sample.condition_CTHW.shape[1:]), seed=7)
-    denoising = Denoising(model, sample, unwanted, noise, 4, guidance, shift=None)
+    denoising = Denoising(model, sample, unwanted, noise, Inference(steps=4, guidance=guidance))
     denoising.advance(model.load_transformer())
     with model.vae() as vae:
         ours = (vae.decode(denoising.result()) / 2 + 0.5).clamp(0, 1)

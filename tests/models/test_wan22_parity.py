@@ -12,6 +12,7 @@ from diffusers import WanImageToVideoPipeline
 from PIL import Image
 from torch import Tensor
 
+from maskora.config.tables import Inference
 from maskora.errors import UserError
 from maskora.latents import TensorCache, encode_cues, encode_samples
 from maskora.method.conditioning import inference_sample, to_unit
@@ -48,7 +49,7 @@ def test_plain_image_to_video_equals_the_pipeline(
     (sample,) = encode_samples([plain], model, cache)
     (unwanted,) = encode_cues([model.unwanted(Cue(PROMPT, video[:, 0]), NEGATIVE)], model, cache)
     noise = draw_noise((16, *sample.condition_CTHW.shape[1:]), seed=7)
-    run = Denoising(model, sample, unwanted, noise, 8, guidance, None)
+    run = Denoising(model, sample, unwanted, noise, Inference(steps=8, guidance=guidance))
     steps = [run.advance(model.load_transformer(expert), expert) for expert in model.experts]
     assert all(steps), "both experts take part"
     with model.vae() as vae:
@@ -96,7 +97,7 @@ def test_experts_of_a_seed_may_be_loaded_one_after_the_other(model: VideoModel) 
     """The second expert's steps are those that the first has left, and no step is taken twice."""
     noise = noisy_sample()
     watched, sample = Asked(model), replace(noise, context={"text": noise.context["text"]})
-    run = Denoising(watched, sample, sample.context, draw_noise(SHAPE, 0), 8, 1.0, None)
+    run = Denoising(watched, sample, sample.context, draw_noise(SHAPE, 0), Inference(steps=8, guidance=1.0))
     high, low = (model.load_transformer(expert) for expert in model.experts)
     taken = [
         run.advance(transformer, expert)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from maskora import lora
-from maskora.config.tables import Acceleration
+from maskora.config.tables import Acceleration, Inference
 from maskora.errors import Fault, OutOfMemory
 from maskora.latents import EncodedSample, TensorCache, decode_video, encode_videos
 from maskora.models.acceleration import use_cache
@@ -52,7 +52,7 @@ class Steps:
         self._transformer = model.load_transformer()
         lora.inject(self._transformer, 4, 4.0, model.lora_targets("attention"), PLAN.seed)
         self._parameters = lora.trainable(self._transformer)
-        self._optimizer = make_optimizer("adamw", self._parameters, PLAN.lr, PLAN.weight_decay)
+        self._optimizer = make_optimizer(PLAN.optimizer, self._parameters)
         self._transformer.train()
         self._transformer.enable_gradient_checkpointing(self._transformer.supply.checkpoint)
 
@@ -252,7 +252,7 @@ def test_denoising_goes_on(n: int, weights: str, deep_model: Path, window: Encod
         model, memory = opened(deep_model, resident), Allocator()
         transformer = model.load_transformer()
         noise = draw_noise((16, *window.condition_CTHW.shape[1:]), seed=1)
-        clip = Denoising(model, window, window.context, noise, 3, 5.0, None)
+        clip = Denoising(model, window, window.context, noise, Inference(steps=3))
         with memory:
             memory.arm(fails)
             clip.advance(transformer)
@@ -284,7 +284,7 @@ def test_a_cache_over_the_steps_forgets_the_step_that_failed(
         transformer = model.load_transformer()
         use_cache(transformer, Acceleration(cache="taylor"))
         noise = draw_noise((16, *window.condition_CTHW.shape[1:]), seed=1)
-        clip = Denoising(model, window, window.context, noise, 8, 5.0, None)
+        clip = Denoising(model, window, window.context, noise, Inference(steps=8))
         with memory:
             memory.arm(fails)
             clip.advance(transformer)

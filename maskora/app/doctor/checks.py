@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from maskora.config.tables import Optimizer
 from maskora import lora
 from maskora.app.doctor.bandwidths import (
     disk_bandwidth,
@@ -39,7 +40,7 @@ from maskora.streaming.memory import Driver, Pins, driver_of, host_buffer
 from maskora.streaming.plan import RESIDENT, Placement
 from maskora.streaming.sources import ModuleReader, Reader
 from maskora.streaming.supply import supply
-from maskora.training.loop import TrainingPlan, choose_uniformly, train_step
+from maskora.training.loop import StageRun, choose_uniformly, train_step
 from maskora.training.optimizer import failed_trial, make_optimizer
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
@@ -254,11 +255,7 @@ PINNING = Check("memory that can be pinned", measure_pinning, DRIVER)
 
 QUANT = 'pip install -e ".[quant]" -c constraints.txt'
 STEPS = 2
-PLAN = TrainingPlan(
-    title="doctor", steps=STEPS, seed=0, optimizer="adamw", lr=1e-3, weight_decay=0.01,
-    method="uniform", shift=1.0, inside_weight=1.0, clipping=1.0, accumulation=1,
-    checkpoint_every=STEPS,
-)  # fmt: skip
+RUN = StageRun("motion", STEPS, optimizer=Optimizer(type="adamw", lr=1e-3))
 
 
 def train_streamed_and_resident(bench: Bench) -> Found:
@@ -308,12 +305,12 @@ def _train(bench: Bench, placement: Placement) -> Trained:
     try:
         lora.inject(transformer, 4, 4.0, model.lora_targets("attention"), seed=0)
         trained = lora.trainable(transformer)
-        optimizer = make_optimizer(PLAN.optimizer, trained, PLAN.lr, PLAN.weight_decay)
+        optimizer = make_optimizer(RUN.optimizer, trained)
         transformer.train()
         transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
         choose = choose_uniformly([sample])
         entries = [
-            train_step(model, transformer, optimizer, choose, PLAN, step).read()
+            train_step(model, transformer, optimizer, choose, RUN, step).read()
             for step in range(1, STEPS + 1)
         ]
         return [entry.loss for entry in entries], [p.detach().cpu().clone() for p in trained]
