@@ -9,10 +9,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from maskora.app.original import check_edit_size, check_origin, placement_of
-from maskora.app.spill import NOTICEABLE, measure_spill
-from maskora.app.workspace import IMAGE_SUFFIXES, Source, Workspace, caption_beside
+from maskora.app.workspace import (
+    IMAGE_SUFFIXES,
+    Source,
+    Workspace,
+    caption_beside,
+    check_edit_size,
+    original_video,
+)
 from maskora.errors import Fault, UserError
+from maskora.evaluation.metrics import VISIBLE, measure_leakage
 from maskora.files import move, remove, replacing, write_text
 from maskora.masks import Labels
 from maskora.masks.files import read_labels
@@ -66,7 +72,7 @@ def frame_file(workspace: Workspace, frame: int, original_size: bool, scratch: P
     target = scratch / f"{clip}-frame-{frame:05d}-{width}x{height}.png"
     if original_size:
         number = source.start + frame * source.every
-        (image_HWC,) = read_frames(check_origin(source), number, 1)
+        (image_HWC,) = read_frames(original_video(source), number, 1)
         write_png(target, image_HWC)
         return target
     path = workspace.source_frame(frame)
@@ -154,7 +160,7 @@ def _entry(workspace: Workspace, source: Source, frame: int, path: Path) -> Edit
         plain = side_by_side(source_HWC, edited_HWC, None)
         told = "there are no masks yet, so what changed outside of them is not known"
         return EditedEntry(frame, path, caption, None, None, plain, told)
-    spill = measure_spill(edited_HWC, source_HWC, labels_HW)
+    spill = measure_leakage(edited_HWC, source_HWC, labels_HW)
     same = np.array_equal(edited_HWC[labels_HW > 0], source_HWC[labels_HW > 0])
     return EditedEntry(
         frame=frame,
@@ -186,7 +192,7 @@ def side_by_side(
     """source | edit; with masks, their outline, and in red what differs outside of them."""
     left, right = source_HWC.copy(), edited_HWC.copy()
     if labels_HW is not None:
-        spill = measure_spill(edited_HWC, source_HWC, labels_HW).difference_HW > NOTICEABLE
+        spill = measure_leakage(edited_HWC, source_HWC, labels_HW).difference_HW > VISIBLE
         right[spill] = (0.35 * right[spill] + 0.65 * MARK).astype(np.uint8)
         inside = (labels_HW > 0).astype(np.uint8)
         outlines, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
@@ -203,7 +209,7 @@ def _fitted(path: Path, source: Source) -> np.ndarray:
     image_HWC = read_image(path)
     if size == source.size:
         return image_HWC
-    return fit_image(image_HWC, placement_of(source))
+    return fit_image(image_HWC, source.placement)
 
 
 def _labels(workspace: Workspace, source: Source, frame: int) -> Labels | None:

@@ -24,7 +24,7 @@ from maskora.app.masking import (
     stored_silhouettes,
     tell_absences,
 )
-from maskora.app.workspace import Workspace, only_one
+from maskora.app.workspace import Workspace, workspace_lock
 from maskora.config import Config, load_config, set_values
 from maskora.errors import UserError
 from maskora.files import digest
@@ -65,7 +65,7 @@ class Session:
         self._tracker: Tracker | None = None
         self._following: Following | None = None
         with ExitStack() as holding:
-            holding.enter_context(only_one(workspace))
+            holding.enter_context(workspace_lock(workspace))
             self._frames_THWC = load_frames(workspace, self.source)
             self.markup: Markup = load_markup(workspace, self.source)
             self._saved = _content(stored_silhouettes(workspace, self.source))

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from maskora import devices
-from maskora.app.original import placement_of
 from maskora.app.prepare import prepare_workspace
 from maskora.app.workspace import Workspace
 from maskora.config import load_config
@@ -114,7 +113,7 @@ def write_pictures(
 
 
 def _read(clip: DemoClip, workspace: Workspace) -> list[Shown]:
-    placement = placement_of(workspace.read_source())
+    placement = workspace.read_source().placement
     sources = read_frames(probe(clip.video))
     results = read_frames(probe(workspace.output_dir(None, None) / "edited.mp4"))
     return [

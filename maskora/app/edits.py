@@ -11,11 +11,10 @@ from torch import Tensor
 
 from maskora.app.captions import settle_captions
 from maskora.app.masking import load_masks
-from maskora.app.original import check_edit_size, check_video_settings, placement_of
-from maskora.app.spill import NOTICEABLE, Spill, measure_spill
-from maskora.app.workspace import Source, Workspace
+from maskora.app.workspace import Source, Workspace, check_edit_size, check_video_settings
 from maskora.config import Config
 from maskora.errors import UserError
+from maskora.evaluation.metrics import VISIBLE, Leakage, measure_leakage
 from maskora.method.conditioning import to_unit
 from maskora.video.composite import composite, feather_alpha
 from maskora.video.fit import Placement, fit_image
@@ -44,7 +43,7 @@ class Clip:
     @property
     def placement(self) -> Placement:
         """How the frames lie in the original."""
-        return placement_of(self.source)
+        return self.source.placement
 
     def video(self) -> Tensor:
         """Pixels in [-1, 1], shape (3, T, H, W)."""
@@ -65,7 +64,7 @@ class EditedFrame:
         fitted_HWC: the same at the workspace's size.
         image_HWC: what the model sees: what lies outside the mask taken from the source
             (with spill = "keep", as it is).
-        spill: how it differed outside.
+        leakage: how it differed outside.
         caption: what it shows.
     """
 
@@ -73,7 +72,7 @@ class EditedFrame:
     given_HWC: np.ndarray
     fitted_HWC: np.ndarray
     image_HWC: np.ndarray
-    spill: Spill
+    leakage: Leakage
     caption: str
 
 
@@ -126,19 +125,19 @@ def load_edit(
     return Edit(frames.pop(0), frames)
 
 
-def report_spill(edit: Edit, rule: str) -> None:
+def report_leakage(edit: Edit, rule: str) -> None:
     """Say how much each edited frame differs from its source outside the mask."""
     for frame, edited in edit.all.items():
-        if edited.spill.share > 0.01:
+        if edited.leakage.share > 0.01:
             fate = "taken from the source" if rule == "source" else "kept as edited"
             log.warning(
                 "%s differs from source frame %d outside the mask: by more than %d of 255 levels "
                 "on %.0f%% of it (mean %.1f); the outside is %s (appearance.spill)",
                 edited.path,
                 frame,
-                NOTICEABLE,
-                100 * edited.spill.share,
-                edited.spill.mean,
+                VISIBLE,
+                100 * edited.leakage.share,
+                edited.leakage.mean,
                 fate,
             )
 
@@ -159,8 +158,8 @@ def _fit_frame(
     if config.appearance.spill == "source":
         image = composite(source, fitted, feather_alpha(labels > 0, SPILL_FEATHER))
     _check_effect(path, frame, fitted, source, labels)
-    spill = measure_spill(fitted, source, labels)
-    return EditedFrame(path, given, fitted, image, spill, caption)
+    leakage = measure_leakage(fitted, source, labels)
+    return EditedFrame(path, given, fitted, image, leakage, caption)
 
 
 def _check_effect(

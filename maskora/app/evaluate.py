@@ -12,8 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
 from maskora import __version__
-from maskora.app.original import check_edit_size, placement_of
-from maskora.app.workspace import EditFiles, Source, Workspace, read_record
+from maskora.app.workspace import EditFiles, Source, Workspace, check_edit_size, read_record
 from maskora.errors import UserError
 from maskora.evaluation.clip import PROMPTS, Rater, encode_texts, find_clip, open_pictures
 from maskora.evaluation.judge import Moment, Sight, Truth, judge
@@ -251,19 +250,13 @@ class TruthFiles:
     def _picture(self, path: Path) -> np.ndarray:
         picture = _read_picture(path)
         return (
-            fit_image(picture, placement_of(self.source))
-            if self._is_large(path, picture)
-            else picture
+            fit_image(picture, self.source.placement) if self._is_large(path, picture) else picture
         )
 
     def _labels(self, path: Path) -> np.ndarray:
         _read_picture(path)  # what read_labels says of a damaged file is about masks of a clip
         labels = read_labels(path)
-        return (
-            fit_labels(labels, placement_of(self.source))
-            if self._is_large(path, labels)
-            else labels
-        )
+        return fit_labels(labels, self.source.placement) if self._is_large(path, labels) else labels
 
     def _is_large(self, path: Path, picture: np.ndarray) -> bool:
         """Whether a picture has the original's size rather than the workspace's."""
@@ -388,7 +381,7 @@ def _edited(path: Path, source: Source) -> np.ndarray:
     picture = read_image(path)
     size = (picture.shape[1], picture.shape[0])
     check_edit_size(path, size, source)
-    return picture if size == source.size else fit_image(picture, placement_of(source))
+    return picture if size == source.size else fit_image(picture, source.placement)
 
 
 def _edit_colours(judged: Judged) -> EditColours:
@@ -445,7 +438,7 @@ def _moments(judged: Judged) -> Iterator[Moment]:
         source_HWC = source_frame(judged.workspace, number, source)
         inside_HW = judged.labels_THW[number] > 0
         if not judged.result.exact:
-            frame_HWC = fit_image(frame_HWC, placement_of(source))
+            frame_HWC = fit_image(frame_HWC, source.placement)
         yield Moment(
             result_HWC=frame_HWC,
             source_HWC=source_HWC,

@@ -13,13 +13,12 @@ from torch import Tensor
 
 from maskora import lora
 from maskora.app import fingerprints as stages
-from maskora.app.edits import Clip, Edit, load_clip, load_edit, report_spill
+from maskora.app.edits import Clip, Edit, load_clip, load_edit, report_leakage
 from maskora.app.effects import infer_warnings
 from maskora.app.loras import Stacked, choose_loras, of_expert
-from maskora.app.original import check_origin
 from maskora.app.results import Generated, make_room, write_outputs
 from maskora.app.setup import open_base
-from maskora.app.workspace import Workspace
+from maskora.app.workspace import Workspace, original_video
 from maskora.config import Config
 from maskora.errors import UserError
 from maskora.files import replacing
@@ -68,8 +67,8 @@ def infer_clip(
     # The clip's own LoRA is compared with what it was trained on, which is captioned too.
     trained_on = [] if lora_choice else [workspace.source_frame(0)]
     edited = load_edit(workspace, config, clip, edit, captioned=trained_on)
-    origin = check_origin(clip.source)
-    report_spill(edited, config.appearance.spill)
+    origin = original_video(clip.source)
+    report_leakage(edited, config.appearance.spill)
     for warning in infer_warnings(config):
         log.warning("note: %s", warning)
     folders = [workspace.output_dir(edit, s if n else None) for n, s in enumerate(numbers)]

@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from maskora.app.original import placement_of
-from maskora.app.workspace import MaskRecord, Source, TrackingRecord, Workspace, only_one
+from maskora.app.workspace import MaskRecord, Source, TrackingRecord, Workspace, workspace_lock
 from maskora.config import Config
 from maskora.config.tables import Mask
 from maskora.config.tables import Tracker as TrackerSettings
@@ -259,7 +258,7 @@ def parse_prompts(clicks: Iterable[str], boxes: Iterable[str], source: Source) -
     """Texts in pixels of the original as prompts in pixels of the frames. Raises UserError."""
     given: list[Prompt] = [*map(parse_box, boxes), *map(parse_click, clicks)]
     check_inside(given, source.frames, *source.original_size)
-    placement = placement_of(source)
+    placement = source.placement
     fitted = [to_workspace(prompt, placement) for prompt in given]
     for prompt, moved in zip(given, fitted, strict=True):
         try:
@@ -301,7 +300,7 @@ def load_markup(workspace: Workspace, source: Source) -> Markup:
 
 def _stored_prompts(record: TrackingRecord, source: Source) -> list[Prompt]:
     """Prompts as they were stored: to a tenth of a pixel, so they may lie a little outside."""
-    placement, (width, height) = placement_of(source), source.size
+    placement, (width, height) = source.placement, source.size
     prompts: list[Prompt] = []
     for item in record.prompts:
         for kind, text in item.items():
@@ -330,7 +329,7 @@ def store_markup(workspace: Workspace, source: Source, markup: Markup) -> None:
         write_labels(workspace.tracked(frame), markup.shown_THW[frame])
         if frame in pointed:
             write_labels(workspace.tracked_before(frame), markup.before_THW[frame])
-    placement = placement_of(source)
+    placement = source.placement
     named = [
         {"box" if isinstance(prompt, Box) else "click": str(to_original(prompt, placement))}
         for prompt in markup.prompts
@@ -406,7 +405,7 @@ def track_workspace(config: Config, workspace: Workspace, overwrite: bool) -> No
         UserError: nothing is pointed at, or a point lies outside, or the tracker cannot be had.
     """
     source = workspace.read_source()
-    with only_one(workspace):
+    with workspace_lock(workspace):
         if not overwrite:
             refuse_painted(workspace, source)
         _tell_replaced(config, workspace)

@@ -6,8 +6,13 @@ from pathlib import Path
 from maskora.app.base import find_base, find_files
 from maskora.app.captions import foresee_caption
 from maskora.app.masking import load_masks
-from maskora.app.original import check_edit_size, check_video_settings
-from maskora.app.workspace import EditFiles, Source, Workspace
+from maskora.app.workspace import (
+    EditFiles,
+    Source,
+    Workspace,
+    check_edit_size,
+    check_video_settings,
+)
 from maskora.config import Config
 from maskora.errors import UserError
 from maskora.hub import find_local, is_hub_id

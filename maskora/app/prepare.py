@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from maskora.app.base import find_base
 from maskora.app.masking import build_masks, draw_overview, silhouettes
-from maskora.app.workspace import Source, Workspace, only_one
+from maskora.app.workspace import Source, Workspace, workspace_lock
 from maskora.config import Config, build_config, load_config, parse_size, render_config
 from maskora.errors import UserError
 from maskora.files import lies_in, move, remove, write_text
@@ -67,7 +67,7 @@ def scaffold(workspace: Workspace) -> Iterator[Workspace]:
     if not root.exists():
         root.parent.mkdir(parents=True, exist_ok=True)
     home = root if root.exists() else root.parent
-    hold = only_one(workspace) if workspace.config.exists() else nullcontext()
+    hold = workspace_lock(workspace) if workspace.config.exists() else nullcontext()
     with hold, tempfile.TemporaryDirectory(dir=home, prefix=".prepare-") as scratch:
         built = Workspace(Path(scratch) / "workspace")
         built.edits_dir.mkdir(parents=True)

@@ -15,9 +15,9 @@ import torch
 from maskora import __version__
 from maskora.app.edits import Clip, Edit
 from maskora.app.loras import Stacked
-from maskora.app.spill import heat
 from maskora.app.workspace import Source
 from maskora.config import Config
+from maskora.evaluation.metrics import heat
 from maskora.files import check_free, digest, remove, sha256_file, write_text
 from maskora.models.registry import VideoModel
 from maskora.video.composite import composite, contact_sheet, feather_alpha, paste_over_original
@@ -102,8 +102,8 @@ def write_outputs(
         write_lossless(folder / "edited.mkv", iter(final), source.rate, audio)
     write_mp4(folder / "comparison.mp4", _side_by_side(clip, final), source.rate, None, audio)
     write_png(folder / "strip.png", strip(clip, final))
-    if edited.first.spill.share > 0.01:
-        write_png(folder / "spill.png", spill_picture(clip, edited.first.spill.difference_HW))
+    if edited.first.leakage.share > 0.01:
+        write_png(folder / "spill.png", spill_picture(clip, edited.first.leakage.difference_HW))
     record = run_record(config, model, clip, edited, result)
     write_text(folder / "run.json", json.dumps(record, indent=2) + "\n")
 
@@ -212,7 +212,7 @@ def run_record(
             },
         },
         "outside_difference": {
-            str(frame): {"mean_levels": e.spill.mean, "share_over_20_levels": e.spill.share}
+            str(frame): {"mean_levels": e.leakage.mean, "share_over_20_levels": e.leakage.share}
             for frame, e in edited.all.items()
         },
         "versions": {

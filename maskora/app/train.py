@@ -16,7 +16,7 @@ from torch import Tensor
 from maskora import __version__, lora
 from maskora.app.base import Base, open_base
 from maskora.app.captions import source_caption
-from maskora.app.edits import Clip, Edit, load_clip, load_edit, report_spill
+from maskora.app.edits import Clip, Edit, load_clip, load_edit, report_leakage
 from maskora.app.fingerprints import (
     Fingerprint,
     adapter_digest,
@@ -104,7 +104,7 @@ def _load_keyframes(
         log.info("appearance: skipped, there is no edited keyframe besides frame 0")
         return None
     loaded = load_edit(workspace, config, clip, edit, captioned=[workspace.source_frame(0)])
-    report_spill(loaded, config.appearance.spill)
+    report_leakage(loaded, config.appearance.spill)
     return loaded
 
 

@@ -1,4 +1,4 @@
-"""One program at a time in what a workspace's person is clicking."""
+"""The workspace: the folder of one edit, the records in it, and the original video behind it."""
 
 import logging
 import os
@@ -11,18 +11,21 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from filelock import FileLock, Timeout
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveInt,
-    ValidationError,
-    field_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
 
+from maskora.config import Config
 from maskora.errors import UserError
 from maskora.files import is_hidden, patiently, remove, write_text
 from maskora.system import WINDOWS
+from maskora.video.fit import Placement
+from maskora.video.probe import VideoInfo, probe
+
+log = logging.getLogger("maskora")
+Stage = Literal["motion", "appearance"]
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # of edited frames
+EDIT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+RESERVED = ("seed-", "step-", "tensorboard")  # names that runs and outputs use themselves
+DEVICE = re.compile(r"con|prn|aux|nul|com\d|lpt\d", re.IGNORECASE)  # to Windows, in every folder
 
 
 class Source(BaseModel):
@@ -53,9 +56,14 @@ class Source(BaseModel):
         """Frames per second of the chosen frames."""
         return Fraction(self.fps)
 
+    @property
+    def placement(self) -> Placement:
+        """How the workspace's frames lie in the original."""
+        return Placement(self.original_size, self.size, self.region)
+
 
 class TrackingRecord(BaseModel):
-    """tracking/clicks.json: what the person pointed at, in pixels of the original."""
+    """tracking/clicks.json: clicks and boxes in the order they were given, in original pixels."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -63,7 +71,7 @@ class TrackingRecord(BaseModel):
 
 
 class MaskRecord(BaseModel):
-    """masks/masks.json: what the final masks were made from, so that a change is noticed."""
+    """masks/masks.json: digests of what the final masks were made from, and of themselves."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -80,30 +88,12 @@ def read_record(
     path: Path,
     remedy: str = "run maskora prepare again, with --overwrite (edits/ stay)",
 ) -> Record:
-    """Read a record. Raises UserError, with the remedy, where it is missing or damaged."""
+    """Read a JSON record. Raises UserError, with the remedy, where it is missing or damaged."""
     try:
         return kind.model_validate_json(patiently(path.read_bytes, path))
     except (FileNotFoundError, ValidationError) as error:
         what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
         raise UserError(f"{path} {what}: {remedy}") from None
-
-
-__all__ = [
-    "EditFiles",
-    "MaskRecord",
-    "Source",
-    "Stage",
-    "TrackingRecord",
-    "Workspace",
-    "caption_beside",
-]
-
-log = logging.getLogger("maskora")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-RESERVED = ("seed-", "step-", "tensorboard")  # names that runs and outputs use themselves
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
-DEVICE = re.compile(r"con|prn|aux|nul|com\d|lpt\d", re.IGNORECASE)  # to Windows, in every folder
-Stage = Literal["motion", "appearance"]
 
 
 @dataclass(frozen=True)
@@ -130,7 +120,7 @@ class EditFiles:
 
 
 class Workspace:
-    """Paths of one edit's folder. Building one touches nothing on disk."""
+    """Paths of one edit's folder, and what is read from it. Building one touches no file."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -166,7 +156,7 @@ class Workspace:
         return self.masks_dir / "raw" / f"{frame:05d}.png"
 
     def tracked(self, frame: int) -> Path:
-        """What is shown of a frame on the mask page: silhouettes that are not masks yet."""
+        """Silhouettes of a frame on the mask page, which are not masks yet."""
         return self.tracking_dir / f"{frame:05d}.png"
 
     def tracked_before(self, frame: int) -> Path:
@@ -174,7 +164,7 @@ class Workspace:
         return self.tracking_dir / "before" / f"{frame:05d}.png"
 
     def edit_dir(self, edit: str | None) -> Path:
-        """Where an edit's images lie; further edits have a name."""
+        """The folder of an edit's images; further edits have a name."""
         return self.edits_dir if edit is None else self.edits_dir / _checked_name(edit)
 
     def edited_frame(self, edit: str | None, frame: int, suffix: str) -> Path:
@@ -183,11 +173,11 @@ class Workspace:
 
     def named_edits(self) -> list[str]:
         """The names of further edits, in order."""
-        folders = (path for path in self.edits_dir.glob("*/") if NAME.fullmatch(path.name))
+        folders = (path for path in self.edits_dir.glob("*/") if EDIT_NAME.fullmatch(path.name))
         return sorted(path.name for path in folders)
 
     def run_dir(self, stage: Stage, edit: str | None = None, expert: str = "") -> Path:
-        """Where a stage trains. The motion stage belongs to the clip, so it has no edit.
+        """The folder of a stage's training. The motion stage belongs to the clip, to no edit.
 
         Args:
             expert: which of a base's transformers, where it has several.
@@ -204,7 +194,7 @@ class Workspace:
         return {f.relative_to(root).parts[0]: f / "metrics.jsonl" for f in folders}
 
     def output_dir(self, edit: str | None, seed: int | None) -> Path:
-        """Where a result goes; `seed` only for the second and further seeds of a run."""
+        """The folder of a result; `seed` only for the second and further seeds of a run."""
         folder = self.root / "output"
         folder = folder if edit is None else folder / _checked_name(edit)
         return folder if seed is None else folder / f"seed-{seed}"
@@ -218,19 +208,19 @@ class Workspace:
             )
         return read_record(Source, self.source_record)
 
+    def write_source(self, source: Source) -> None:
+        """Write source.json."""
+        write_text(self.source_record, source.model_dump_json(indent=2) + "\n")
+
     def read_mask_record(self) -> MaskRecord:
         """Read masks.json. Raises UserError where it is missing or damaged."""
         return read_record(MaskRecord, self.mask_record)
 
     def read_tracking(self) -> TrackingRecord | None:
-        """Read clicks.json; None where nothing was pointed at yet. Raises UserError."""
+        """Read clicks.json; None where there is none yet. Raises UserError where it is damaged."""
         if not self.tracking_record.is_file():
             return None
         return read_record(TrackingRecord, self.tracking_record, "remove the folder, click again")
-
-    def write_source(self, source: Source) -> None:
-        """Write source.json."""
-        write_text(self.source_record, source.model_dump_json(indent=2) + "\n")
 
     def find_edits(self, edit: str | None, frames: int) -> EditFiles:
         """The edited images of an edit; a file that is no frame is an error, never ignored.
@@ -245,7 +235,7 @@ class Workspace:
             raise UserError(f"{folder}: no such folder (named edits here: {names})")
         images: dict[int, Path] = {}
         for path in sorted(folder.iterdir()):
-            is_named_edit = path.is_dir() and edit is None and NAME.fullmatch(path.name)
+            is_named_edit = path.is_dir() and edit is None and EDIT_NAME.fullmatch(path.name)
             if is_named_edit or is_hidden(path):
                 continue
             frame = _frame_number(path, frames)
@@ -259,17 +249,6 @@ class Workspace:
             if caption.stem not in known:
                 log.warning("note: %s has no edited frame beside it", caption)
         return EditFiles(folder, images)
-
-
-def caption_beside(image: Path) -> str | None:
-    """The text of the .txt beside an image, or None where there is none (or it is empty)."""
-    path = image.with_suffix(".txt")
-    try:
-        return " ".join(path.read_text(encoding="utf-8-sig").split()) or None
-    except FileNotFoundError:
-        return None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no UTF-8 text: {error.reason} at byte {error.start}") from None
 
 
 def _frame_number(path: Path, frames: int) -> int:
@@ -286,7 +265,7 @@ def _frame_number(path: Path, frames: int) -> int:
 
 
 def _checked_name(edit: str) -> str:
-    if not NAME.fullmatch(edit) or edit.startswith(RESERVED):
+    if not EDIT_NAME.fullmatch(edit) or edit.startswith(RESERVED):
         raise UserError(
             f"--edit {edit}: a name starts with a letter and holds letters, digits, "
             f"'-' and '_'; not {', '.join(RESERVED)}"
@@ -296,8 +275,26 @@ def _checked_name(edit: str) -> str:
     return edit
 
 
+def read_small_text(path: Path) -> str:
+    """A text file in UTF-8, with a byte order mark or without. Raises UserError."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
+        ) from None
+
+
+def caption_beside(image: Path) -> str | None:
+    """The text of the .txt beside an image, or None where there is none (or it is empty)."""
+    try:
+        return " ".join(read_small_text(image.with_suffix(".txt")).split()) or None
+    except FileNotFoundError:
+        return None
+
+
 @contextmanager
-def only_one(workspace: Workspace) -> Iterator[None]:
+def workspace_lock(workspace: Workspace) -> Iterator[None]:
     """Hold a workspace's frames and clicks, so that no other program changes them meanwhile.
 
     The holder's number is in a file beside the lock: on Windows nobody can read what is locked.
@@ -310,8 +307,12 @@ def only_one(workspace: Workspace) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
+        try:
+            holder = f" (process {int(workspace.lock_holder.read_text(encoding='utf-8'))})"
+        except (OSError, ValueError):  # it is just being written
+            holder = ""
         raise UserError(
-            f"{workspace.root} is open in another maskora{_holder(workspace)}: close it there first"
+            f"{workspace.root} is open in another maskora{holder}: close it there first"
         ) from None
     with ExitStack() as holding:
         holding.callback(lock.release)
@@ -320,8 +321,51 @@ def only_one(workspace: Workspace) -> Iterator[None]:
         yield
 
 
-def _holder(workspace: Workspace) -> str:
-    try:
-        return f" (process {int(workspace.lock_holder.read_text(encoding='utf-8'))})"
-    except (OSError, ValueError):  # it is just being written
-        return ""
+def original_video(source: Source) -> VideoInfo:
+    """The original video, over whose frames edited.mp4 is made.
+
+    Raises:
+        UserError: it is gone, damaged, or has another size than when it was prepared.
+    """
+    origin = Path(source.origin)
+    if not origin.exists():
+        raise UserError(
+            f"the original video is no longer at {origin}; the result is pasted over its frames. "
+            f'Put it back, or change "origin" in source/source.json'
+        )
+    info = probe(origin)
+    if (info.width, info.height) != source.original_size:
+        raise UserError(
+            f"{origin} is now {info.width}x{info.height}, but was prepared as "
+            f"{source.original_size[0]}x{source.original_size[1]}: it is another video"
+        )
+    return info
+
+
+def check_video_settings(workspace: Workspace, config: Config, source: Source) -> None:
+    """[video] must say what `prepare` did: the frames on disk are its result. Raises UserError."""
+    width, height = source.size
+    prepared = {
+        "frames": source.frames,
+        "size": f"{width}x{height}",
+        "start": source.start,
+        "every": source.every,
+        "fit": source.fit,
+    }
+    for key, value in prepared.items():
+        wanted = getattr(config.video, key)
+        if wanted != value and not (key == "size" and config.video.is_auto):
+            raise UserError(
+                f"[video] {key} is {wanted}, but {workspace.source_dir} was prepared with {value}: "
+                f"set it back, or run maskora prepare again with --overwrite"
+            )
+
+
+def check_edit_size(path: Path, size: tuple[int, int], source: Source) -> None:
+    """An edited frame has the workspace's or the original's (width, height). Raises UserError."""
+    if size not in (source.size, source.original_size):
+        raise UserError(
+            f"{path} is {size[0]}x{size[1]}; an edited frame has the workspace's size "
+            f"{source.size[0]}x{source.size[1]} or the original's "
+            f"{source.original_size[0]}x{source.original_size[1]}"
+        )

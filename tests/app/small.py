@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from maskora.app.edits import Clip, Edit, EditedFrame
-from maskora.app.spill import Spill
 from maskora.app.workspace import Source
 from maskora.config import Config
+from maskora.evaluation.metrics import Leakage
 
 FRAMES, HEIGHT, WIDTH = 9, 32, 48
 CAPTION = "a blue ball"
@@ -41,7 +41,7 @@ def small_clip() -> Clip:
 
 def edited_frame(image_HWC: np.ndarray, caption: str) -> EditedFrame:
     """A picture as an edited frame."""
-    spill = Spill(0.0, 0.0, np.zeros((HEIGHT, WIDTH), np.uint8))
+    spill = Leakage(0.0, 0.0, np.zeros((HEIGHT, WIDTH), np.uint8))
     return EditedFrame(Path("edited.png"), image_HWC, image_HWC, image_HWC, spill, caption)
 
 

@@ -16,7 +16,7 @@ from gui_mask.sessions import MOST_OPEN, Sessions
 from maskora.app import masking as tracking
 from maskora.app.masking import load_masks
 from maskora.app.prepare import prepare_workspace
-from maskora.app.workspace import Workspace, only_one
+from maskora.app.workspace import Workspace, workspace_lock
 from maskora.config import load_config, set_values
 from maskora.errors import UserError
 from maskora.masks.files import read_labels, write_labels
@@ -163,12 +163,15 @@ def test_nothing_marked_is_not_saved(session: Session) -> None:
 
 
 def test_another_program_is_kept_out(session: Session) -> None:
-    with pytest.raises(UserError, match="open in another maskora"), only_one(session.workspace):
+    with (
+        pytest.raises(UserError, match="open in another maskora"),
+        workspace_lock(session.workspace),
+    ):
         pass
     with pytest.raises(UserError, match="open in another maskora"):
         Session(session.workspace)
     session.close()
-    with only_one(session.workspace):
+    with workspace_lock(session.workspace):
         pass
 
 
