@@ -42,10 +42,10 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
     hf_raise_for_status,
     http_stream_backoff,
 )
-from tqdm import tqdm
 
 from maskora.errors import Fault, UserError
 from maskora.files import move, remove
+from maskora.progress import Progress
 
 SHARD = re.compile(r"-\d{5}-of-\d{5}")
 WEIGHTS = re.compile(r"(?P<stem>.+)\.safetensors(?P<index>(\.[\w-]+)?\.index(\.[\w-]+)?\.json)?")
@@ -181,10 +181,10 @@ def bring_all(found: Repository, files: Sequence[Remote]) -> None:
     stop = threading.Event()
     whole, rest = sum(f.size for f in files), sum(found.missing(f) for f in files)
     with (
-        tqdm(total=whole, initial=whole - rest, unit="B", unit_scale=True, desc="hub") as bar,
+        Progress("hub", whole, "B", done=whole - rest) as progress,
         ThreadPoolExecutor(WORKERS) as pool,
     ):
-        waiting = {pool.submit(_bring, found, file, bar, stop) for file in files}
+        waiting = {pool.submit(_bring, found, file, progress, stop) for file in files}
         try:
             while waiting:  # in short waits: on Windows, Ctrl-C does not end a long one
                 done, waiting = wait(waiting, 0.2, FIRST_EXCEPTION)
@@ -195,7 +195,7 @@ def bring_all(found: Repository, files: Sequence[Remote]) -> None:
             pool.shutdown(cancel_futures=True)
 
 
-def _bring(found: Repository, file: Remote, bar: "tqdm[None]", stop: threading.Event) -> None:
+def _bring(found: Repository, file: Remote, progress: Progress, stop: threading.Event) -> None:
     """Fetch one file, from where it stands to its end, and check it."""
     url = hf_hub_url(found.name, file.name, revision=found.commit)
     if get_hf_file_metadata(url, retry_on_errors=True).etag != file.sha256:
@@ -206,7 +206,7 @@ def _bring(found: Repository, file: Remote, bar: "tqdm[None]", stop: threading.E
     with _held(lock, stop):
         if stop.is_set() or not found.missing(file):  # another process may have fetched it
             return
-        if not _fill(url, part, file.size, bar, stop):
+        if not _fill(url, part, file.size, progress, stop):
             return
         if _sha256(part) == file.sha256:
             move(part, final)
@@ -215,7 +215,7 @@ def _bring(found: Repository, file: Remote, bar: "tqdm[None]", stop: threading.E
     raise Fault(f"{file.name} of {found.name} came damaged: the same command fetches it again")
 
 
-def _fill(url: str, part: Path, size: int, bar: "tqdm[None]", stop: threading.Event) -> bool:
+def _fill(url: str, part: Path, size: int, progress: Progress, stop: threading.Event) -> bool:
     """Ask until all of a file is here, or told to stop: whether it is here."""
     failures = 0
     while (have := length(part)) != size:
@@ -223,7 +223,7 @@ def _fill(url: str, part: Path, size: int, bar: "tqdm[None]", stop: threading.Ev
             remove(part)
             continue
         try:
-            _stream(url, part, bar, stop)
+            _stream(url, part, progress, stop)
         except httpx2.TransportError:
             failures = 0 if length(part) > have else failures + 1
             if failures == TRIES:
@@ -233,7 +233,7 @@ def _fill(url: str, part: Path, size: int, bar: "tqdm[None]", stop: threading.Ev
     return True
 
 
-def _stream(url: str, part: Path, bar: "tqdm[None]", stop: threading.Event) -> None:
+def _stream(url: str, part: Path, progress: Progress, stop: threading.Event) -> None:
     """Append what is still missing of a file, in one request."""
     have = length(part)
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
@@ -247,11 +247,11 @@ def _stream(url: str, part: Path, bar: "tqdm[None]", stop: threading.Event) -> N
         hf_raise_for_status(response)
         continues = response.status_code == 206
         if not continues:
-            bar.update(-have)
+            progress.advance(-have)
         with part.open("ab" if continues else "wb") as file:
             for chunk in response.iter_bytes(CHUNK):
                 file.write(chunk)
-                bar.update(len(chunk))
+                progress.advance(len(chunk))
                 if stop.is_set():
                     return
 

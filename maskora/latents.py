@@ -16,12 +16,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
-from tqdm import tqdm
 
 from maskora.files import digest, write_bytes
 from maskora.method.conditioning import Sample
 from maskora.models.base import ContextEncoder
 from maskora.models.registry import Context, Cue, ModelInputs, VideoModel
+from maskora.progress import track
 from maskora.streaming.out_of_memory import with_room
 from maskora.streaming.plan import next_tile
 from maskora.streaming.transfer import upload_to
@@ -208,13 +208,9 @@ def _through(
     missing = {name: item for name, item in zip(names, items, strict=True) if found[name] is None}
     if missing:
         with load() as encoder:
-            encoded = tqdm(
-                encode(encoder, list(missing.values())),
-                desc=f"encode {kind}",
-                unit=kind,
-                total=len(missing),
-            )
-            for name, tensors in zip(missing, encoded, strict=True):
+            encoded = encode(encoder, list(missing.values()))
+            reported = track(encoded, f"encode {kind}", len(missing), kind)
+            for name, tensors in zip(missing, reported, strict=True):
                 found[name] = {key: tensor.cpu() for key, tensor in tensors.items()}
                 cache.put(name, found[name] or {})
     return [found[name] or {} for name in names]

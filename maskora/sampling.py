@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from maskora.config.tables import Inference
 from maskora.errors import Fault
 from maskora.latents import EncodedSample, on_device
 from maskora.models.registry import Context, Expert, ModelInputs, Transformer, VideoModel
+from maskora.progress import track
 from maskora.streaming.out_of_memory import with_room
 
 TIMESTEPS = 1000
@@ -90,7 +90,7 @@ class Denoising:
         if transformer.is_cache_enabled:  # what it remembers is another clip's
             transformer._reset_stateful_cache()
         title = f"denoise ({expert.name} noise)" if expert and expert.name else "denoise"
-        for timestep in tqdm(steps, desc=title, unit="step", disable=not len(steps)):
+        for timestep in track(steps, title, len(steps), "step"):
             self._step(transformer, timestep)
             self._done += 1
         return len(steps)

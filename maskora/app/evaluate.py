@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from tqdm import tqdm
 
 from maskora import __version__
 from maskora.app.workspace import EditFiles, Source, Workspace, check_edit_size, read_record
@@ -21,6 +20,7 @@ from maskora.evaluation.metrics import EditColours, differs, edit_colours
 from maskora.evaluation.report import Picture, as_json, as_page, pictures, report_on, summary
 from maskora.files import digest, digest_stream, sha256_file, write_text
 from maskora.masks.files import read_labels
+from maskora.progress import track
 from maskora.video.fit import fit_image, fit_labels
 from maskora.video.images import read_image
 from maskora.video.probe import VideoInfo, probe
@@ -433,8 +433,8 @@ def _first(judged: Judged) -> np.ndarray:
 def _moments(judged: Judged) -> Iterator[Moment]:
     """Frame by frame everything that is compared, at the workspace's size."""
     source, truth = judged.source, judged.truth
-    bar = tqdm(judged.result.frames(), desc="evaluate", total=source.frames, unit="frame")
-    for number, frame_HWC in enumerate(bar):
+    frames = track(judged.result.frames(), "evaluate", source.frames, "frame")
+    for number, frame_HWC in enumerate(frames):
         source_HWC = source_frame(judged.workspace, number, source)
         inside_HW = judged.labels_THW[number] > 0
         if not judged.result.exact:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from maskora.app.workspace import MaskRecord, Source, TrackingRecord, Workspace, workspace_lock
 from maskora.config import Config
@@ -31,6 +30,7 @@ from maskora.masks.prompts import Box, Click, Prompt, check_inside, parse_box, p
 from maskora.masks.shapes import final_masks, frame_ranges, static_box_labels
 from maskora.masks.trackers import open_tracker
 from maskora.masks.tracking import Tracker
+from maskora.progress import track
 from maskora.system import quoted
 from maskora.video.composite import contact_sheet
 from maskora.video.fit import Placement, fit_labels
@@ -419,7 +419,7 @@ def track_workspace(config: Config, workspace: Workspace, overwrite: bool) -> No
             if settings.type == "simple" and settings.checkpoint != TrackerSettings().checkpoint:
                 print('note: tracker.checkpoint has no effect here: tracker.type is "simple"')
             markup.point(tracker, prompts)
-            for _ in tqdm(markup.follow(tracker), desc="track", total=markup.steps()):
+            for _ in track(markup.follow(tracker), "track", markup.steps()):
                 pass
         labels_THW, notes = save_masks(workspace, source, markup, config.mask, overwrite)
         store_markup(workspace, source, markup)

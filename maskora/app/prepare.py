@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from maskora.app.base import find_base
 from maskora.app.masking import build_masks, draw_overview, silhouettes
@@ -18,6 +17,7 @@ from maskora.errors import UserError
 from maskora.files import lies_in, move, remove, write_text
 from maskora.hub import find_file, find_local, is_hub_id
 from maskora.models.registry import FAMILIES, Grid, read_grid
+from maskora.progress import track
 from maskora.system import quoted
 from maskora.video.fit import Placement, auto_size, fit_image, place
 from maskora.video.images import write_png
@@ -116,7 +116,7 @@ Watch = Callable[[Iterable[np.ndarray], int], Iterable[np.ndarray]]
 
 def with_a_bar(frames: Iterable[np.ndarray], total: int) -> Iterable[np.ndarray]:
     """Pass frames on, with a progress bar on the terminal."""
-    return tqdm(frames, desc="frames", total=total)
+    return track(frames, "frames", total)
 
 
 def prepare_workspace(

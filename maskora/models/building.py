@@ -1,7 +1,6 @@
 """Modules built from a configuration and filled from a reader, and small things around encoders."""
 
 import gc
-import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +10,11 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
+from maskora import progress
 from maskora.errors import UserError
 from maskora.streaming.blocks import Precision
 from maskora.streaming.sources import Reader, check_all
 
-log = logging.getLogger("maskora")
 # What transformers raises of files that hold something else.
 UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
 
@@ -134,7 +133,7 @@ def as_bytes(picture_CHW: Tensor) -> Tensor:
 def announce(part: str) -> None:
     """Say what is being loaded."""
     without_bars()
-    log.info("loading the %s", part)
+    progress.announce(f"loading the {part}")
 
 
 def without_bars() -> None:

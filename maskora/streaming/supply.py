@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from maskora.progress import track
 from maskora.streaming.blocks import Block, Precision
 from maskora.streaming.demand import spread
 from maskora.streaming.engine import Streamer
@@ -271,7 +271,7 @@ def _source(
 
 
 def _told(indices: list[int], where: str) -> Iterable[int]:
-    return tqdm(indices, desc=f"load {where}", unit="block", disable=None if indices else True)
+    return track(indices, f"load {where}", len(indices), "block", brief=True)
 
 
 def _visited(

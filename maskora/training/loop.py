@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from maskora import lora
 from maskora.config.tables import Optimizer, Stage, Training
@@ -22,6 +21,7 @@ from maskora.latents import EncodedSample
 from maskora.method.objective import TIMESTEPS, draw_noise_level, flow_loss, mix, region_weights
 from maskora.models.registry import Expert, Transformer, VideoModel
 from maskora.models.times import at_times
+from maskora.progress import Progress
 from maskora.streaming.out_of_memory import with_room
 from maskora.streaming.transfer import upload_to
 from maskora.system import INTERRUPTIONS
@@ -154,16 +154,15 @@ def _train_steps(
         give: frees memory of the device, as `with_room` wants it.
         save: keeps a step, whose numbers have been read.
     """
-    bar = tqdm(total=run.steps, initial=run.steps - len(steps), desc=run.title, unit="step")
+    progress = Progress(run.title, run.steps, "step", done=run.steps - len(steps))
     pending: PendingStep | None = None
 
     def finish(step: PendingStep) -> None:
         entry = step.read()
         report.add(entry)
-        bar.set_postfix(loss=f"{entry.loss:.4f}", refresh=False)
-        bar.update()
+        progress.advance(loss=entry.loss)
 
-    with bar, Interruption() as interruption:
+    with progress, Interruption() as interruption:
         for step in steps:
             try:
                 taken = with_room(partial(take, step), give)

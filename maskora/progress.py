@@ -1,0 +1,153 @@
+"""The one reporter of long work: a bar in the terminal, and JSON lines for whoever watches.
+
+Where the environment variable MASKORA_PROGRESS names a file, a `State` is appended to it as a line
+of JSON when a task begins and ends, and once a second in between. Such a file needs no open pipe
+and outlives either side; grown large, it begins anew. The bar is then drawn in a terminal only, so
+that a log stays plain text.
+"""
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from math import isfinite
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+log = logging.getLogger("maskora")
+VARIABLE = "MASKORA_PROGRESS"
+EVERY = 1.0  # seconds between two lines of a task
+MOST_BYTES = 256 * 1024  # of the file
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a task is.
+
+    Attributes:
+        task: what advances: motion, denoise, encode video, …
+        unit: what is counted: step, block, …; "B" for bytes, "it" for anything.
+        total: None where it is not known.
+        seconds: since the task began.
+        eta: seconds that it will still take; None where that is not known.
+        loss: of the last training step.
+    """
+
+    task: str
+    unit: str = "it"
+    done: int = 0
+    total: int | None = None
+    seconds: float = 0.0
+    eta: float | None = None
+    loss: float | None = None
+
+    @property
+    def text(self) -> str:
+        """A sentence for the person: "motion: step 3 of 30, 00:27 left"."""
+        if self.total is None:
+            return self.task
+        share = f"{self.unit} {self.done} of {self.total}".removeprefix("it ")
+        if self.unit == "B":
+            share = f"{self.done / 1e9:.2f} of {self.total / 1e9:.2f} GB"
+        left = f", {tqdm.format_interval(self.eta)} left" if self.eta else ""
+        return f"{self.task}: {share}{left}"
+
+
+class Progress:
+    """A task that advances, until the context is left; any thread may report."""
+
+    def __init__(
+        self, task: str, total: int, unit: str = "it", done: int = 0, brief: bool = False
+    ) -> None:
+        """Begin.
+
+        Args:
+            total: 0 where there is nothing to do, which is not reported.
+            done: what was done before.
+            brief: drawn in a terminal only, not in a log.
+        """
+        self._task, self._total, self._unit, self._first, self._done = task, total, unit, done, done
+        self._loss: float | None = None
+        self._lock, self._started, self._written = threading.Lock(), time.monotonic(), 0.0
+        in_terminal_only = brief or VARIABLE in os.environ
+        self._bar = tqdm(
+            total=total, initial=done, desc=task, unit=unit, unit_scale=unit == "B",
+            disable=not total or (None if in_terminal_only else False),
+        )  # fmt: skip
+        self._write()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        self._write()
+
+    def advance(self, count: int = 1, loss: float | None = None) -> None:
+        """So many more units are done; less than none where some are to be done again."""
+        with self._lock:
+            self._done += count
+            if loss is not None:
+                self._loss = loss if isfinite(loss) else None
+                self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            self._bar.update(count)
+            if time.monotonic() - self._written >= EVERY:
+                self._write()
+
+    def _write(self) -> None:
+        if not self._total:
+            return
+        self._written = time.monotonic()
+        seconds, new = self._written - self._started, self._done - self._first
+        eta = seconds / new * (self._total - self._done) if new > 0 else None
+        _append(State(self._task, self._unit, self._done, self._total, seconds, eta, self._loss))
+
+
+def track(
+    items: Iterable[Item], task: str, total: int, unit: str = "it", brief: bool = False
+) -> Iterator[Item]:
+    """Pass items on; each is done when the next one is asked for. Arguments as of `Progress`."""
+    with Progress(task, total, unit, brief=brief) as progress:
+        for item in items:
+            yield item
+            progress.advance()
+
+
+def announce(task: str) -> None:
+    """Log and report that something begins whose steps are not counted."""
+    log.info("%s", task)
+    _append(State(task))
+
+
+def _append(state: State) -> None:
+    """Write a line where somebody watches; where that fails, the work goes on unwatched."""
+    if not (name := os.environ.get(VARIABLE)):
+        return
+    try:
+        with Path(name).open("ab") as file:
+            if file.tell() > MOST_BYTES:
+                file.truncate(0)
+            file.write(json.dumps(asdict(state)).encode() + b"\n")
+    except OSError as error:
+        del os.environ[VARIABLE]
+        log.warning("%s could not be written (%s): nobody sees the progress", name, error.strerror)
+
+
+def read_state(path: Path) -> State | None:
+    """The last state that was written into a file; None where there is none."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return None
+    for line in reversed(lines):
+        try:
+            return State(**json.loads(line))
+        except (ValueError, TypeError):  # it is just being written
+            continue
+    return None
