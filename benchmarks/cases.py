@@ -27,8 +27,8 @@ from benchmarks.measure import (
     measured,
 )
 from benchmarks.one_block import one_block_folder, repeat_block
-from maskora.config.tables import Inference, Optimizer
 from maskora import lora
+from maskora.config.tables import Inference, Optimizer
 from maskora.errors import Fault, OutOfMemory, UserError
 from maskora.files import write_text
 from maskora.latents import (
@@ -192,7 +192,9 @@ def _denoise(
     hook = transformer.register_forward_pre_hook(lambda *_: clock.tick())
     with record.phase("denoise"):
         noise = draw_noise(shape, 0)
-        clip = Denoising(model, encoded, unwanted, noise, Inference(steps=job.steps + 1, guidance=GUIDANCE))
+        clip = Denoising(
+            model, encoded, unwanted, noise, Inference(steps=job.steps + 1, guidance=GUIDANCE)
+        )
         clip.advance(transformer)
         latents = clip.result()
         clock.tick()

@@ -163,10 +163,10 @@ def test_what_was_damaged_on_the_disk_is_not_kept(hub: Hub, tmp_path: Path) -> N
 FETCH = """
 import sys
 from pathlib import Path
-from maskora.app.failures import told_plainly
+from maskora.cli import handle_errors
 from maskora.hub import locate
 try:
-    told_plainly(locate)("somebody/base", Path())
+    handle_errors(locate)("somebody/base", Path())
 except Exception as error:
     sys.exit(error.exit_code)
 """

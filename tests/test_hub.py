@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub.utils import filter_repo_objects
 
-from maskora.app.base import find_base, find_files
 from maskora.app.plan import CONFIGS
 from maskora.config.tables import Model
 from maskora.errors import UserError
 from maskora.hub import WANTED, find_file, find_local, locate_cached
+from maskora.models.files.source import resolve_base, resolve_files
 from tests.loopback_hub import serving, use
 
 DIFFUSERS = [
@@ -50,7 +50,7 @@ def test_weights_of_a_part_that_is_a_file_are_not_fetched(
     model = Model(path="somebody/base", files={"transformer": "a.safetensors"})
     with serving({name: name.encode() for name in DIFFUSERS}) as hub:
         use(hub, str(tmp_path / "cache"), monkeypatch)
-        find_base(model, tmp_path)
+        resolve_base(model, tmp_path)
         found = {path for path, _ in hub.contents()}
     assert "transformer/diffusion_pytorch_model-00001-of-00014.safetensors" not in found
     assert "transformer/config.json" in found
@@ -76,7 +76,7 @@ def test_paths_count_from_the_configuration_then_from_here(
 def test_all_files_that_are_not_there_are_told(tmp_path: Path) -> None:
     model = Model(path="", files={"vae": "a.pth", "transformer": "b.safetensors"})
     with pytest.raises(UserError) as caught:
-        find_files(model, tmp_path)
+        resolve_files(model, tmp_path)
     assert str(caught.value).splitlines() == [
         "[model] files: vae = 'a.pth' does not exist",
         "[model] files: transformer = 'b.safetensors' does not exist",

@@ -51,7 +51,12 @@ def test_a_watcher_reads_where_it_stands(
         training.advance(2, loss=0.5)
         assert read_state(watched) == State("motion", "step", 6, 10, 30.0, 60.0, 0.5)
         training.advance(-1, loss=float("nan"))
-    assert [(s.done, s.loss) for s in states(watched)] == [(4, None), (6, 0.5), (5, None), (5, None)]
+    assert [(s.done, s.loss) for s in states(watched)] == [
+        (4, None),
+        (6, 0.5),
+        (5, None),
+        (5, None),
+    ]
     list(track([], "denoise", 0))
     announce("loading the VAE")
     assert read_state(watched) == State("loading the VAE")

@@ -1,4 +1,4 @@
-"""Opening the base for a workspace: find it, check it, plan its memory, choose the device."""
+"""Open the base for a workspace: find it, check it, plan its memory, choose the device."""
 
 import logging
 from collections.abc import Iterator
@@ -9,16 +9,16 @@ import torch
 
 from maskora import devices
 from maskora.app import timings
-from maskora.app.base import find_base
-from maskora.app.effects import accelerate, memory_warnings
 from maskora.app.footprint import Purpose
 from maskora.app.machine import Machine, own_bytes, peak_bytes, processor_name
 from maskora.app.plan import Plan, check_precision, lighter, plan_for
 from maskora.app.plan_text import lacking_ram
+from maskora.app.preflight import choose_acceleration, memory_warnings
 from maskora.app.workspace import Source, Workspace
 from maskora.config import Config
 from maskora.devices import Device
 from maskora.errors import OutOfMemory, UserError
+from maskora.models.files.source import resolve_base
 from maskora.models.registry import VideoModel, open_model
 from maskora.streaming.budget import CONTEXT, Budget, GpuMemory
 from maskora.streaming.demand import gb
@@ -42,18 +42,18 @@ class Base:
     model: VideoModel
     plan: Plan
     warnings: list[str]
-    _told: bool = False
+    _logged: bool = False
 
-    def tell_plan(self) -> None:
-        """Say the plan, once, before the first thing that is heavy."""
-        if not self._told:
+    def log_plan(self) -> None:
+        """Log the plan, once, before the first thing that is heavy."""
+        if not self._logged:
             log.info("%s", self.plan.render())
             for warning in self.warnings:
                 log.warning("note: %s", warning)
-            self._told = True
+            self._logged = True
 
-    def tell_usage(self) -> None:
-        """Say how far the plan was off."""
+    def log_usage(self) -> None:
+        """Log how far the plan was off."""
         if self.model.device.type == "cuda":
             used = torch.cuda.max_memory_allocated(self.model.device)
             held = torch.cuda.max_memory_reserved(self.model.device)
@@ -71,8 +71,8 @@ class Base:
             timings.record(self.plan.step_key(frames), seconds)
 
     @contextmanager
-    def telling_what_needs_less(self) -> Iterator[None]:
-        """Where the GPU's memory has run out for good, say what would need less of it."""
+    def explaining_out_of_memory(self) -> Iterator[None]:
+        """Where the GPU's memory runs out for good, say what would need less of it."""
         try:
             yield
         except RuntimeError as error:
@@ -99,9 +99,10 @@ def open_base(config: Config, workspace: Workspace, source: Source, purpose: Pur
     for note in machine.notes:
         log.info("%s", note)
     check_precision(config, machine)  # before anything is fetched
-    if purpose == "train":
-        config = _with_optimizer(config, torch.device(device.name))
-    found = find_base(config.model, workspace.root)
+    if purpose == "train":  # the optimizer that will really run decides the plan
+        optimizer = available(config.optimizer, torch.device(device.name))
+        config = config.model_copy(update={"optimizer": optimizer})
+    found = resolve_base(config.model, workspace.root)
     log.info("base: %s", found.told)
     model = open_model(config.model.family, found, config.model.dtype, device.name)
     width, height = source.size
@@ -118,15 +119,10 @@ def open_base(config: Config, workspace: Workspace, source: Source, purpose: Pur
     if plan.budget is not None:
         hold_to(plan.budget, device)
     model.placement = plan.placement
-    model.acceleration, notes = accelerate(
+    model.acceleration, notes = choose_acceleration(
         config, purpose, device.kind, model.masks_attention, plan.placement.recompute == "layer"
     )
-    return Base(model, plan, [*memory_warnings(config, plan), *notes])
-
-
-def _with_optimizer(config: Config, device: torch.device) -> Config:
-    """The configuration with the optimizer that will really run, since it decides the plan."""
-    return config.model_copy(update={"optimizer": available(config.optimizer, device)})
+    return Base(model, plan, [*memory_warnings(config, plan.device, plan.placement), *notes])
 
 
 def hold_to(budget: Budget, device: Device) -> None:
@@ -165,5 +161,5 @@ def measured(device: Device) -> Machine:
 def compare(what: str, planned: int, used: int) -> str:
     """What was planned beside what a run has used, both in bytes."""
     share = round(100 * (used - planned) / planned)
-    told = f"{abs(share)} % {'more' if share > 0 else 'less'}" if share else "as planned"
-    return f"planned {gb(planned)} GB of {what}, used {gb(used)} ({told})"
+    off = f"{abs(share)} % {'more' if share > 0 else 'less'}" if share else "as planned"
+    return f"planned {gb(planned)} GB of {what}, used {gb(used)} ({off})"

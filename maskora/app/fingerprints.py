@@ -6,6 +6,7 @@ exists.
 
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,20 @@ STORAGE = "model.transformer_dtype"
 Fingerprint = dict[str, str]  # name -> digest of its content
 
 
-def motion_fingerprint(
-    clip: Clip, caption: str, config: Config, model: VideoModel
-) -> Fingerprint:
+@dataclass(frozen=True)
+class LoraChoice:
+    """A LoRA file that takes part in a run.
+
+    Attributes:
+        expert: the name of the transformer that it is for; empty: all of them.
+    """
+
+    path: Path
+    strength: float = 1.0
+    expert: str = ""
+
+
+def motion_fingerprint(clip: Clip, caption: str, config: Config, model: VideoModel) -> Fingerprint:
     """Everything that the motion LoRA depends on but its length."""
     storage, borders = config.model.storage, [f"{e.lowest} {e.highest}" for e in model.experts]
     motion, window = config.motion, config.motion.window_length(clip.source.frames)
@@ -109,7 +121,7 @@ def trained_lora(
     edit: str | None,
     model: VideoModel,
     run: StageRun,
-) -> Path:
+) -> LoraChoice:
     """The LoRA that was trained for this edit; warns where it is behind what is there now.
 
     Args:
@@ -139,7 +151,7 @@ def trained_lora(
         what = ", ".join(changed)
         log.warning("note: the LoRA was trained before %s changed; train again to use that", what)
     warn_unfinished(run, record.step)
-    return adapter
+    return LoraChoice(adapter, expert=run.expert.name)
 
 
 def warn_unfinished(run: StageRun, step: int) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from maskora.app import timings
-from maskora.app.base import find_base
 from maskora.app.footprint import Host, Job, Purpose, demand, dials, host
 from maskora.app.machine import Machine, foreseen
 from maskora.app.shards import adapter_values
@@ -17,6 +16,7 @@ from maskora.app.workspace import Source, Workspace
 from maskora.config import Config, parse_size
 from maskora.devices import BFLOAT16, DeviceKind, dotted
 from maskora.errors import UserError
+from maskora.models.files.source import resolve_base
 from maskora.models.registry import Sizes, read_sizes
 from maskora.models.registry import Source as BaseSource
 from maskora.streaming.budget import Budget, budget
@@ -88,7 +88,7 @@ class Plan:
             "further LoRA values": job.further_loras,
             "dtype": job.dtype,
             "placement": asdict(self.placement),
-            "acceleration": asdict(job.acceleration),
+            "acceleration": job.acceleration.model_dump(),
         }
         return timings.key(facts)
 
@@ -276,7 +276,7 @@ def show_plan(
 
     machine = foreseen(device, vram)
     source = workspace.read_source() if workspace.source_record.is_file() else None
-    found = find_base(config.model, workspace.root, CONFIGS)
+    found = resolve_base(config.model, workspace.root, CONFIGS)
     plans, refusals = [], []
     for purpose in PURPOSES:
         try:

@@ -74,12 +74,11 @@ def train_stages(
         edited = _load_keyframes(workspace, config, clip, edit, required=stage == "appearance")
     caption = source_caption(workspace, config)
     base = open_base(config, workspace, clip.source, "train")
-    device = base.model.device.type
-    for warning in train_warnings(config, device, has_keyframes=edited is not None):
+    for warning in train_warnings(config, has_keyframes=edited is not None):
         log.warning("note: %s", warning)
     motion = motion_fingerprint(clip, caption, config, base.model)
     training = _Training(config, workspace, base, clip, caption, resume, motion)
-    with base.telling_what_needs_less():
+    with base.explaining_out_of_memory():
         for expert in base.model.experts:
             if stage == "appearance":
                 training.motion_lora(expert)  # of all, before anything is loaded

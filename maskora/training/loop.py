@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import isfinite
 from types import FrameType, TracebackType
@@ -73,9 +73,9 @@ class StageRun:
 
     stage: Stage
     steps: int
-    training: Training = Training()
-    optimizer: Optimizer = Optimizer()
-    expert: Expert = Expert()
+    training: Training = field(default_factory=Training)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    expert: Expert = field(default_factory=Expert)
 
     @property
     def title(self) -> str:
@@ -268,7 +268,11 @@ def train_step(
     for _ in range(accumulation):
         sample = choose(generator)
         level = draw_noise_level(
-            settings.timestep_sample_method, settings.shift, generator, expert.lowest, expert.highest
+            settings.timestep_sample_method,
+            settings.shift,
+            generator,
+            expert.lowest,
+            expert.highest,
         )
         assert sample.target_CTHW is not None
         noise = torch.randn(sample.target_CTHW.shape, generator=generator)

@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from maskora.config.tables import Inference, Optimizer, Training
 from maskora import lora
 from maskora.app.workspace import Stage
+from maskora.config.tables import Inference, Optimizer
+from maskora.config.tables import Training as TrainingTable
 from maskora.files import digest
 from maskora.latents import EncodedSample, TensorCache, encode_samples, encode_videos
 from maskora.method.conditioning import (
@@ -92,7 +93,7 @@ class Bench:
         run = StageRun(
             stage,
             max(stops),
-            Training(seed=self._seed, shift=SHIFT, gradient_accumulation_steps=ACCUMULATION),
+            TrainingTable(seed=self._seed, shift=SHIFT, gradient_accumulation_steps=ACCUMULATION),
             Optimizer(type="adamw", lr=lr),
         )
         optimizer = make_optimizer(run.optimizer, lora.trainable(transformer))

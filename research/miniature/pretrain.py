@@ -15,7 +15,7 @@ import typer
 from diffusers import AutoencoderKLWan
 
 from maskora import devices
-from maskora.app.failures import told_plainly
+from maskora.cli import handle_errors
 from maskora.errors import UserError
 from maskora.files import write_text
 from maskora.models.building import without_bars
@@ -117,4 +117,4 @@ def try_out(folder: Path, device: str, cases: int) -> Verdict:
 
 
 if __name__ == "__main__":
-    typer.run(told_plainly(pretrain_miniature))
+    typer.run(handle_errors(pretrain_miniature))

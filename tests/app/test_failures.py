@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import typer
 
-from maskora.app.failures import told_plainly
+from maskora.cli import handle_errors
 from maskora.errors import Fault, UserError
 from maskora.system import INTERRUPTIONS
 
@@ -32,7 +32,7 @@ def test_an_interruption_ends_a_command_plainly_whatever_it_becomes(
 ) -> None:
     """A library that is just being imported may catch it, and say that it is not there."""
 
-    @told_plainly
+    @handle_errors
     def command() -> None:
         try:
             signal.raise_signal(number)
@@ -49,7 +49,7 @@ def test_an_interruption_ends_a_command_plainly_whatever_it_becomes(
 
 @pytest.mark.parametrize("error", [ImportError, RuntimeError, OSError])
 def test_what_was_not_foreseen_keeps_its_traceback(error: type[Exception]) -> None:
-    @told_plainly
+    @handle_errors
     def command() -> None:
         raise error("broken")
 
@@ -61,7 +61,7 @@ def test_who_ignores_interruptions_goes_on_ignoring_them() -> None:
     """A shell starts what runs in its background so."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    @told_plainly
+    @handle_errors
     def command() -> str:
         signal.raise_signal(signal.SIGINT)
         return "done"
@@ -72,9 +72,9 @@ def test_who_ignores_interruptions_goes_on_ignoring_them() -> None:
 BREAK = """
 import signal, time
 signal.SIGBREAK = 1  # as Windows has it, where other numbers are free
-from maskora.app.failures import told_plainly
+from maskora.cli import handle_errors
 from maskora.training.loop import Interruption
-@told_plainly
+@handle_errors
 def command():
     if {stepwise}:
         with Interruption() as interruption:

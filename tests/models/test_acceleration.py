@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from maskora.app.effects import accelerate
 from torch import Tensor
 from torch._dynamo.utils import counters
 
 from maskora import lora
-from maskora.app.effects import accelerate
 from maskora.app.infer import told_skipped
 from maskora.config import Config
 from maskora.config.tables import Acceleration, Inference

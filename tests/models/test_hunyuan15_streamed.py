@@ -12,9 +12,8 @@ from diffusers import HunyuanVideo15Transformer3DModel
 from safetensors.torch import load_file
 from torch import Tensor
 
-from maskora.config.tables import Optimizer, Training
-from maskora.config.tables import Inference
 from maskora import lora
+from maskora.config.tables import Inference, Optimizer, Training
 from maskora.latents import EncodedSample, TensorCache, encode_samples
 from maskora.method.conditioning import motion_sample
 from maskora.models.hunyuan15.model import UnpaddedAttention
@@ -27,9 +26,7 @@ from maskora.training.report import read_metrics
 from tests.models import tiny_hunyuan15
 
 FAMILY, BLOCKS, EXACT = "hunyuan-video-1.5-i2v", 5, 1e-5
-PLAN = StageRun(
-    "motion", 8, Training(seed=3, checkpoint_every=8), Optimizer(type="adamw", lr=1e-2)
-)
+PLAN = StageRun("motion", 8, Training(seed=3, checkpoint_every=8), Optimizer(type="adamw", lr=1e-2))
 CASES = [
     Placement(0),
     Placement(5, "pinned", ring=2, activation_offload=True),

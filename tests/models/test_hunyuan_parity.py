@@ -13,8 +13,8 @@ from diffusers import HunyuanVideoImageToVideoPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from maskora.config.tables import Inference
 from maskora import lora
+from maskora.config.tables import Inference
 from maskora.latents import TensorCache, encode_cues, encode_samples
 from maskora.method.conditioning import Sample, inference_sample, motion_sample, to_unit
 from maskora.models.registry import Context, Cue, open_model

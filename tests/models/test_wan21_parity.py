@@ -15,8 +15,8 @@ from diffusers import (
 )
 from PIL import Image
 
-from maskora.config.tables import Inference
 from maskora import lora
+from maskora.config.tables import Inference
 from maskora.latents import TensorCache, encode_cues, encode_samples
 from maskora.method.conditioning import Sample, inference_sample, motion_sample, to_unit
 from maskora.models.registry import Cue, open_model

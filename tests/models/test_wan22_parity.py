@@ -97,7 +97,9 @@ def test_experts_of_a_seed_may_be_loaded_one_after_the_other(model: VideoModel) 
     """The second expert's steps are those that the first has left, and no step is taken twice."""
     noise = noisy_sample()
     watched, sample = Asked(model), replace(noise, context={"text": noise.context["text"]})
-    run = Denoising(watched, sample, sample.context, draw_noise(SHAPE, 0), Inference(steps=8, guidance=1.0))
+    run = Denoising(
+        watched, sample, sample.context, draw_noise(SHAPE, 0), Inference(steps=8, guidance=1.0)
+    )
     high, low = (model.load_transformer(expert) for expert in model.experts)
     taken = [
         run.advance(transformer, expert)

@@ -12,9 +12,8 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
 
-from maskora.config.tables import Optimizer, Training
-from maskora.config.tables import Inference
 from maskora import lora
+from maskora.config.tables import Inference, Optimizer, Training
 from maskora.latents import EncodedSample, TensorCache, encode_samples
 from maskora.method.conditioning import motion_sample
 from maskora.models.registry import Transformer, VideoModel, open_model

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from maskora.config.tables import Optimizer, Training
 from maskora import lora
+from maskora.config.tables import Optimizer, Training
 from maskora.errors import Fault, UserError
 from maskora.latents import EncodedSample
 from maskora.models.registry import VideoModel
@@ -26,9 +26,7 @@ from maskora.training.loop import (
 )
 from maskora.training.report import read_metrics
 
-PLAN = StageRun(
-    "motion", 6, Training(seed=3, checkpoint_every=3), Optimizer(type="adamw", lr=1e-2)
-)
+PLAN = StageRun("motion", 6, Training(seed=3, checkpoint_every=3), Optimizer(type="adamw", lr=1e-2))
 
 
 def run(
@@ -182,7 +180,12 @@ def test_a_renewed_run_replaces_the_earlier_one_once_it_has_saved(
     (folder.root / "named-edit").mkdir(parents=True)
     run(model, choose_uniformly(windows), PLAN, folder.root)
     with folder.renewed():
-        run(model, choose_uniformly(windows), replace(PLAN, steps=2, training=Training(seed=8)), folder.root)
+        run(
+            model,
+            choose_uniformly(windows),
+            replace(PLAN, steps=2, training=Training(seed=8)),
+            folder.root,
+        )
     assert sorted(p.name for p in folder.root.glob("step-*")) == ["step-00002"]
     assert (folder.root / "named-edit").is_dir()
     assert not (folder.root / ".earlier").exists()
@@ -248,7 +251,10 @@ def test_accumulated_gradients_are_the_mean_over_their_samples(
     model: VideoModel, windows: list[EncodedSample], tmp_path: Path
 ) -> None:
     losses, _ = run(
-        model, choose_uniformly(windows), replace(PLAN, steps=2, training=Training(gradient_accumulation_steps=3)), tmp_path / "a"
+        model,
+        choose_uniformly(windows),
+        replace(PLAN, steps=2, training=Training(gradient_accumulation_steps=3)),
+        tmp_path / "a",
     )
     entries = read_metrics(RunFolder(tmp_path / "a").metrics)
     assert [len(entry.samples) for entry in entries] == [3, 3]

@@ -45,7 +45,9 @@ def gradients(folder: Path, dtype: str, scale: float) -> Tensor:
 
 def test_float16_holds_small_gradients_of_a_scaled_loss(deep_model: Path) -> None:
     exact = gradients(deep_model, "float32", 1.0)
-    plain, scaled = (gradients(deep_model, "float16", scale) for scale in (1.0, loop.loss_scale(torch.float16)))
+    plain, scaled = (
+        gradients(deep_model, "float16", scale) for scale in (1.0, loop.loss_scale(torch.float16))
+    )
     assert (plain == 0).any()  # too small for float16
     assert (scaled != 0).all()
     errors = [float((one - exact).norm() / exact.norm()) for one in (plain, scaled)]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from maskora.config.tables import Inference
 from maskora import lora
+from maskora.config.tables import Inference
 from maskora.latents import EncodedSample, TensorCache, encode_samples
 from maskora.method.conditioning import Sample, motion_sample
 from maskora.models.registry import VideoModel, open_model

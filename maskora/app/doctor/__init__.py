@@ -96,7 +96,7 @@ class Examination:
 
     def _choose(self) -> Found:
         """Choose the device as `train` would; where it cannot, the checks use the CPU."""
-        from maskora.app.setup import measured
+        from maskora.app.base import measured
 
         try:
             device = devices.choose()

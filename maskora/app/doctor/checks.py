@@ -18,7 +18,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from maskora.config.tables import Optimizer
 from maskora import lora
 from maskora.app.doctor.bandwidths import (
     disk_bandwidth,
@@ -27,6 +26,7 @@ from maskora.app.doctor.bandwidths import (
     staged_bandwidth,
 )
 from maskora.app.doctor.outcomes import Bench, Check, Found, Skipped, Wrong
+from maskora.config.tables import Optimizer
 from maskora.hub import locate
 from maskora.latents import EncodedSample
 from maskora.models.registry import open_model
