@@ -19,7 +19,7 @@ from typer.core import TyperCommand
 from maskora import __version__, devices
 from maskora.app.workspace import Workspace
 from maskora.config import load_config
-from maskora.config.tables import Family, Stage
+from maskora.config.tables import Family
 from maskora.errors import Fault, UserError
 from maskora.streaming.out_of_memory import first_line, ran_out_of
 from maskora.system import (
@@ -444,7 +444,9 @@ def plan(
 @handle_errors
 def train(
     config: ConfigOption,
-    stage: Annotated[Stage | Literal["all"], typer.Option(help="what to train")] = "all",
+    stage: Annotated[
+        Literal["motion", "appearance", "all"], typer.Option(help="what to train")
+    ] = "all",
     edit: EditOption = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="continue an interrupted run where it can be")

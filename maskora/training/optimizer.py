@@ -56,13 +56,13 @@ def make_optimizer(settings: Optimizer, parameters: list[nn.Parameter]) -> torch
 
     On a GPU one kernel updates many parameters and allocates nothing.
     """
-    numbers = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    lr, decay = settings.lr, settings.weight_decay
     if settings.type == "adamw8bit":
         from bitsandbytes.optim import AdamW8bit
 
-        return AdamW8bit(parameters, **numbers)
+        return AdamW8bit(parameters, lr=lr, weight_decay=decay)
     fused = True if parameters[0].device.type == "cuda" else None
-    return torch.optim.AdamW(parameters, **numbers, fused=fused)
+    return torch.optim.AdamW(parameters, lr=lr, weight_decay=decay, fused=fused)
 
 
 def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

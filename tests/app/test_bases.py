@@ -148,7 +148,7 @@ def test_another_border_between_the_experts_trains_again_and_is_recorded(
     assert run("train", "--config", config).status == 0
     index.write_text(index.read_text().replace("0.9", "0.5"))
     again = run("train", "--config", config, "--stage", "motion")
-    assert again.err.count("trains again, because of changed noise levels of the experts") == 2
+    assert again.err.count("retraining: noise levels of the experts changed") == 2
     refused = run("train", "--config", config, "--stage", "appearance", "--set", "motion.steps=3")
     assert refused.status == 2
     assert "the motion stage for high noise stands at step 2 of 3" in refused.err

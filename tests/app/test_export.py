@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from maskora import lora
 from maskora.app.edits import load_clip
-from maskora.app.fingerprints import motion_depends
+from maskora.app.fingerprints import motion_fingerprint
 from maskora.app.workspace import Stage, Workspace
 from maskora.config import load_config
 from maskora.models.registry import open_model
@@ -46,7 +46,7 @@ def trained(
     lora_file(path, family=config.model.family, stage=stage, expert=expert, edit=edit)
     model = open_model(config.model.family, Path(config.model.path), "float32", "cpu")
     clip = load_clip(Workspace(root), config)
-    depends = motion_depends(clip, config.prompt.caption, config, model)
+    depends = motion_fingerprint(clip, config.prompt.caption, config, model)
     record = {"depends_on": depends if stage == "motion" else {}, "step": step}
     (run.root / "run.json").write_text(json.dumps(record))
     return path

@@ -130,7 +130,7 @@ def test_a_changed_caption_trains_motion_again_and_says_why(copied: Path, run: R
         "train", "--config", copied / "edit.toml", "--stage", "motion",
         "--set", "prompt.caption=a green ball",
     )  # fmt: skip
-    assert "motion: trains again, because of changed caption" in answer.err
+    assert "motion: retraining: caption changed" in answer.err
 
 
 def test_a_changed_keyframe_trains_appearance_alone(copied: Path, run: Run) -> None:
@@ -139,7 +139,7 @@ def test_a_changed_keyframe_trains_appearance_alone(copied: Path, run: Run) -> N
     assert "the LoRA was trained before keyframes changed" in answer.err
     answer = run("train", "--config", copied / "edit.toml")
     assert "motion: done already" in answer.err
-    assert "appearance: trains again, because of changed keyframes" in answer.err
+    assert "appearance: retraining: keyframes changed" in answer.err
 
 
 def test_more_steps_continue_what_is_there(copied: Path, run: Run) -> None:
@@ -157,7 +157,7 @@ def test_a_changed_margin_makes_the_masks_anew(copied: Path, run: Run) -> None:
     )
     after = read_labels(copied / "masks" / "00004.png") > 0
     assert "masks: made anew" in answer.err
-    assert "because of changed masks" in answer.err
+    assert "retraining: masks changed" in answer.err
     assert after.sum() > before.sum()
     assert (after | ~before).all()
 

@@ -126,7 +126,7 @@ def test_a_lora_trained_against_compressed_weights_says_so(
     assert 'model.transformer_dtype = "float8" would match' in told.err
     assert "trained against" not in run("infer", "--config", config, *compressed).err
     again = run("train", "--config", config)
-    assert "because of changed model.transformer_dtype" in again.err
+    assert "retraining: model.transformer_dtype changed" in again.err
 
 
 def test_ram_that_others_hold_is_told_before_anything_loads(

@@ -1,7 +1,6 @@
 """What the stages learn from, and that the settings reach the step."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +9,17 @@ import torch
 from torch import Tensor
 
 from maskora import lora
-from maskora.app import fingerprints as stages
 from maskora.app.captions import source_caption
 from maskora.app.edits import load_clip, load_edit
-from maskora.app.fingerprints import Turn
-from maskora.app.train import train_stages
+from maskora.app.fingerprints import stage_run
+from maskora.app.train import appearance_samples, motion_samples, train_stages
 from maskora.app.workspace import Workspace
 from maskora.config import load_config
 from maskora.latents import EncodedSample, TensorCache, encode_samples
 from maskora.method.conditioning import to_unit
 from maskora.models.registry import Expert, Transformer, VideoModel, open_model
 from maskora.training.checkpoint import RunFolder
-from maskora.training.loop import TrainingPlan, choose_uniformly, train, train_step
+from maskora.training.loop import choose_uniformly, train, train_step
 from tests.app.small import CAPTION, configured, small_clip, small_edit
 
 
@@ -33,7 +31,7 @@ def model(tiny_model: Path) -> VideoModel:
 @pytest.fixture(scope="module")
 def windows(model: VideoModel, tmp_path_factory: pytest.TempPathFactory) -> list[EncodedSample]:
     """Two motion windows of the small clip, encoded."""
-    samples = stages.motion_samples(small_clip(), CAPTION, configured(motion={"window": 5}))
+    samples = motion_samples(small_clip(), CAPTION, configured(motion={"window": 5}))
     return encode_samples(samples, model, TensorCache(tmp_path_factory.mktemp("cache")))
 
 
@@ -44,17 +42,17 @@ def unit(image_HWC: np.ndarray) -> Tensor:
 
 def test_a_motion_window_says_token_and_caption() -> None:
     config = configured(prompt={"token": "s0me0ne"}, motion={"window": 5})
-    samples = stages.motion_samples(small_clip(), CAPTION, config)
+    samples = motion_samples(small_clip(), CAPTION, config)
     assert [sample.name for sample in samples] == ["motion 0-4", "motion 4-8"]
     assert {sample.prompt for sample in samples} == {"s0me0ne a blue ball"}
-    assert stages.prompt(configured(prompt={"token": ""}), CAPTION) == CAPTION
+    assert configured(prompt={"token": ""}).prompt.with_token(CAPTION) == CAPTION
 
 
 def test_a_window_hides_the_box_or_everything_after_its_first_frame() -> None:
     clip = small_clip()
-    masked = stages.motion_samples(clip, CAPTION, configured(motion={"window": 5}))[1]
+    masked = motion_samples(clip, CAPTION, configured(motion={"window": 5}))[1]
     assert torch.equal(masked.keep_THW[1:], clip.keep()[5:])
-    bare = stages.motion_samples(
+    bare = motion_samples(
         clip, CAPTION, configured(motion={"window": 5, "conditioning": "first-frame"})
     )[1]
     assert bare.keep_THW[0].all()
@@ -64,8 +62,8 @@ def test_a_window_hides_the_box_or_everything_after_its_first_frame() -> None:
 
 def test_colour_augmentation_trains_on_every_order_of_the_channels() -> None:
     config = configured(motion={"window": 5, "augment": "colour"})
-    plain = stages.motion_samples(small_clip(), CAPTION, configured(motion={"window": 5}))
-    samples = stages.motion_samples(small_clip(), CAPTION, config)
+    plain = motion_samples(small_clip(), CAPTION, configured(motion={"window": 5}))
+    samples = motion_samples(small_clip(), CAPTION, config)
     assert len(samples) == 6 * len(plain)
     assert [sample.name for sample in samples[:2]] == ["motion 0-4 rgb", "motion 0-4 rbg"]
     assert samples[0].target_CTHW is not None
@@ -76,7 +74,7 @@ def test_colour_augmentation_trains_on_every_order_of_the_channels() -> None:
 def test_a_keyframe_has_its_own_mask_source_and_caption() -> None:
     clip, edit = small_clip(), small_edit()
     keep = clip.keep()
-    samples = stages.appearance_samples(clip, edit, configured(prompt={"token": "s0me0ne"}), 4)
+    samples = appearance_samples(clip, edit, configured(prompt={"token": "s0me0ne"}), 4)
     assert [sample.name for sample in samples] == ["keyframe 4", "keyframe 8"]
     for frame, sample in zip(edit.keyframes, samples, strict=True):
         assert not torch.equal(keep[frame], keep[0])
@@ -90,7 +88,7 @@ def test_a_keyframe_has_its_own_mask_source_and_caption() -> None:
 
 def test_a_keyframe_without_its_mask_shows_the_answer() -> None:
     config = configured(appearance={"conditioning": "first-frame"})
-    for sample in stages.appearance_samples(small_clip(), small_edit(), config, 4):
+    for sample in appearance_samples(small_clip(), small_edit(), config, 4):
         assert sample.keep_THW.all()
         assert sample.target_CTHW is not None
         assert torch.equal(sample.condition_CTHW, sample.target_CTHW)
@@ -99,7 +97,7 @@ def test_a_keyframe_without_its_mask_shows_the_answer() -> None:
 def test_an_anchored_keyframe_follows_the_edited_first_frame() -> None:
     clip, edit = small_clip(), small_edit()
     config = configured(appearance={"conditioning": "anchored"})
-    samples = stages.appearance_samples(clip, edit, config, 4)
+    samples = appearance_samples(clip, edit, config, 4)
     assert [sample.name for sample in samples] == ["keyframe 4, anchored", "keyframe 8, anchored"]
     for frame, sample in zip(edit.keyframes, samples, strict=True):
         assert sample.target_CTHW is not None
@@ -119,9 +117,9 @@ def test_anchored_keyframes_of_one_latent_frame_are_told(
 ) -> None:
     clip, edit = small_clip(), small_edit()
     config = configured(appearance={"conditioning": how})
-    stages.appearance_samples(clip, edit, config, 4)
+    appearance_samples(clip, edit, config, 4)
     assert not caplog.messages
-    stages.appearance_samples(clip, edit, config, 8)
+    appearance_samples(clip, edit, config, 8)
     told = "edited frames 4 and 8 are in one latent frame"
     assert [told in message for message in caplog.messages] == [True] * warned
 
@@ -129,7 +127,7 @@ def test_anchored_keyframes_of_one_latent_frame_are_told(
 @pytest.mark.parametrize("kind", ["edited-first-frame", "source", "masked"])
 def test_the_image_encoder_sees_the_chosen_reference(kind: str) -> None:
     clip, edit = small_clip(), small_edit()
-    samples = stages.appearance_samples(clip, edit, configured(appearance={"reference": kind}), 4)
+    samples = appearance_samples(clip, edit, configured(appearance={"reference": kind}), 4)
     for frame, sample in zip(edit.keyframes, samples, strict=True):
         source = unit(clip.frames_THWC[frame])
         expected = {
@@ -151,15 +149,11 @@ def test_every_number_reaches_the_plan(model: VideoModel) -> None:
             "checkpoint_every": 10,
         },
     )  # fmt: skip
-    motion = TrainingPlan(
-        title="motion", steps=3, seed=5, optimizer="adamw", lr=0.125, weight_decay=0.25,
-        method="logit_normal", shift=6.0, inside_weight=7.0, clipping=8.0, accumulation=9,
-        checkpoint_every=10,
-    )  # fmt: skip
-    assert stages.plan(config, Turn("motion", Expert()), model) == motion
-    appearance = stages.plan(config, Turn("appearance", Expert()), model)
-    assert appearance == replace(motion, title="appearance", steps=4, seed=appearance.seed)
-    assert appearance.seed != motion.seed
+    motion, appearance = (stage_run(config, stage, Expert()) for stage in ("motion", "appearance"))
+    assert (motion.title, motion.steps, motion.seed) == ("motion", 3, 5)
+    assert (appearance.title, appearance.steps, appearance.seed) == ("appearance", 4, 6)
+    for run in (motion, appearance):
+        assert (run.optimizer, run.training) == (config.optimizer, config.training)
 
 
 def injected(model: VideoModel) -> Transformer:
@@ -177,7 +171,7 @@ def test_weight_decay_shrinks_what_has_no_gradient(
     )
     transformer, run = injected(model), RunFolder(tmp_path)
     start = {n: p.detach().clone() for n, p in transformer.named_parameters() if "lora_A" in n}
-    plan = stages.plan(config, Turn("motion", Expert()), model)
+    plan = stage_run(config, "motion", Expert())
     train(model, transformer, choose_uniformly(windows), plan, run, {}, {})
     trained = dict(transformer.named_parameters())
     assert start
@@ -196,7 +190,7 @@ def test_a_step_is_no_longer_than_the_largest_gradient(
     start = [parameter.detach().clone() for parameter in parameters]
     optimizer = torch.optim.SGD(parameters, lr=1.0)
     config = configured(training={"gradient_clipping": clipping})
-    plan = stages.plan(config, Turn("motion", Expert()), model)
+    plan = stage_run(config, "motion", Expert())
     entry = train_step(model, transformer, optimizer, choose_uniformly(windows), plan, 1).read()
     moves = [(now - old).flatten() for now, old in zip(parameters, start, strict=True)]
     assert entry.gradient_norm > 2e-3, "the metrics tell the norm before clipping"

@@ -46,8 +46,8 @@ def test_of_a_long_log_the_end_is_read(tmp_path: Path) -> None:
 
 
 def test_the_reason_of_a_failure_is_the_last_message() -> None:
-    assert complaint(["x", "maskora: a: 2 things to mend", "  one", "  two"]) == (
-        "a: 2 things to mend\n  one\n  two"
+    assert complaint(["x", "maskora: a: 2 problems", "  one", "  two"]) == (
+        "a: 2 problems\n  one\n  two"
     )
     assert complaint(["Traceback", "KeyError: 1", ""]) == "KeyError: 1"
     assert complaint([]) == "it said nothing"

@@ -233,7 +233,7 @@ def test_a_command_that_fails_is_told_in_its_own_words(make: Make) -> None:
 def test_what_is_to_be_mended_is_said_at_once(make: Make) -> None:
     workspace = make()
     workspace.source_frame(3).unlink()
-    with pytest.raises(UserError, match=r"1 thing to mend\n.*00003\.png"):
+    with pytest.raises(UserError, match=r"1 problem\n.*00003\.png"):
         runs.start(workspace, "train", None)
     assert not workspace.job_record.exists()
 
