@@ -31,11 +31,11 @@ def test_its_commands_mean_the_same_in_every_shell() -> None:
     extra = re.search(r"\.\[(\w+)\]", commands[0])
     assert extra is not None
     assert extra[1] in PROJECT["project"]["optional-dependencies"]
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    assert commands[1].removeprefix("python ") in readme
+    installing = (REPOSITORY / "docs" / "installing.md").read_text(encoding="utf-8")
+    assert commands[1].removeprefix("python ") in installing
 
 
 def test_the_torch_that_is_typed_on_windows_is_the_one_the_tests_ran_with() -> None:
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    installing = (REPOSITORY / "docs" / "installing.md").read_text(encoding="utf-8")
     pins = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    assert set(re.findall(r"torch==[\d.]+", readme)) == {p for p in pins if p.startswith("torch==")}
+    assert set(re.findall(r"torch==[\d.]+", installing)) == {p for p in pins if p.startswith("torch==")}
