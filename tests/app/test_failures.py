@@ -73,9 +73,9 @@ BREAK = """
 import signal, time
 signal.SIGBREAK = 1  # as Windows has it, where other numbers are free
 from maskora.cli import handle_errors
-from maskora.training.loop import Interruption
 @handle_errors
 def command():
+    from maskora.training.loop import Interruption
     if {stepwise}:
         with Interruption() as interruption:
             print("ready", flush=True)

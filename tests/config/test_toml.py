@@ -94,7 +94,7 @@ def test_a_scalar_where_a_table_belongs_is_an_error(tmp_path: Path) -> None:
 
 def test_reading_a_configuration_imports_no_torch() -> None:
     code = (
-        "import sys; import maskora.cli; import maskora.app.preflight;"
+        "import sys, maskora.cli, maskora.app.preflight, maskora.app.prepare, maskora.app.plan;"
         "assert 'torch' not in sys.modules and 'diffusers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
