@@ -373,7 +373,7 @@ class OwnLine(TyperCommand):
         return ctx.args
 
     def wants_help(self, args: list[str]) -> bool:
-        """Whether --help is asked of this command."""
+        """True where --help is asked of this command."""
         return "--help" in args or "-h" in args
 
 
@@ -389,7 +389,7 @@ class BatchCommand(OwnLine):
     text = BATCH_HELP
 
     def wants_help(self, args: list[str]) -> bool:
-        """What stands after -- is for the jobs."""
+        """Ignore what stands after --: it is for the jobs."""
         return super().wants_help(args[: args.index("--")] if "--" in args else args)
 
 

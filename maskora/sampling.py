@@ -53,7 +53,7 @@ class Denoising:
         unwanted: the context that guidance steers away from.
         noise_BCTHW: starting noise, batch of one.
         settings: steps, guidance and shift count here. A guidance of 1 turns it off; otherwise both
-            branches run as a batch of two, or the base is told the number, if it embeds it.
+            branches run as a batch of two, or the base is given the number, if it embeds it.
         lock: blend the background at every step.
     """
 
@@ -78,7 +78,7 @@ class Denoising:
 
     @torch.inference_mode()
     def advance(self, transformer: Transformer, expert: Expert | None = None) -> int:
-        """Take the steps that are an expert's (all, if not told); returns how many.
+        """Take the steps that are an expert's (all, if none is given); returns how many.
 
         Args:
             transformer: the expert, as the model loads it.

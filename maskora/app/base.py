@@ -72,7 +72,7 @@ class Base:
 
     @contextmanager
     def explaining_out_of_memory(self) -> Iterator[None]:
-        """Where the GPU's memory runs out for good, say what would need less of it."""
+        """Let an out-of-memory error that is final say what would need less."""
         try:
             yield
         except RuntimeError as error:
@@ -115,7 +115,7 @@ def open_base(config: Config, workspace: Workspace, source: Source, purpose: Pur
         )
     plan = plan_for(config, workspace, source, found, machine, purpose)
     if too_much := lacking_ram(plan):
-        raise UserError(f"{too_much} (maskora plan tells what comes of it)")
+        raise UserError(f"{too_much} (maskora plan shows what comes of it)")
     if plan.budget is not None:
         hold_to(plan.budget, device)
     model.placement = plan.placement
@@ -159,7 +159,7 @@ def measured(device: Device) -> Machine:
 
 
 def compare(what: str, planned: int, used: int) -> str:
-    """What was planned beside what a run has used, both in bytes."""
+    """A sentence that compares the planned with the used bytes of some memory."""
     share = round(100 * (used - planned) / planned)
     off = f"{abs(share)} % {'more' if share > 0 else 'less'}" if share else "as planned"
     return f"planned {gb(planned)} GB of {what}, used {gb(used)} ({off})"

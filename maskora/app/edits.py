@@ -42,7 +42,7 @@ class Clip:
 
     @property
     def placement(self) -> Placement:
-        """How the frames lie in the original."""
+        """The frames' place in the original."""
         return self.source.placement
 
     def video(self) -> Tensor:
@@ -126,7 +126,7 @@ def load_edit(
 
 
 def report_leakage(edit: Edit, rule: str) -> None:
-    """Say how much each edited frame differs from its source outside the mask."""
+    """Log how much each edited frame differs from its source outside the mask."""
     for frame, edited in edit.all.items():
         if edited.leakage.share > 0.01:
             fate = "taken from the source" if rule == "source" else "kept as edited"

@@ -234,14 +234,14 @@ def _names_for(path: Path, family: str | None) -> Names:
 
 
 def _target(output: Path, expert: str) -> Path:
-    """Where one LoRA goes: that of an expert has its name."""
+    """The file of one LoRA: that of an expert has its name. Raises UserError."""
     if output.suffix != SUFFIX:
         raise UserError(f"{output}: other programs know LoRA files by their end, {SUFFIX}")
     return output.with_stem(f"{output.stem}-{expert}") if expert else output
 
 
 def _describe(path: Path, weights: LoraWeights, layout: str) -> list[str]:
-    """What was written, in lines."""
+    """Lines about a file that was written."""
     ranks = sorted({update.rank for update in weights.updates.values()})
     kinds = [f"{len(weights.updates)} modules of rank {ranks[0]}"] if ranks else []
     if len(ranks) > 1:
@@ -276,7 +276,7 @@ def _find_base(metadata: dict[str, Any], path: Path, relative_to: Path) -> Sourc
 
 
 def _warn_of_differences(metadata: dict[str, Any], model: VideoModel, path: Path) -> None:
-    """Say where the base is not quite what the LoRA has learned on."""
+    """Log how the base differs from the one that the LoRA was trained on."""
     if metadata.get("base_hash") != base_digest(str(metadata.get("dtype")), model):
         log.warning(
             "note: %s was trained on other weights than those that are there now (%s)",
@@ -287,7 +287,7 @@ def _warn_of_differences(metadata: dict[str, Any], model: VideoModel, path: Path
 
 
 def _part(model: VideoModel, given: LoraChoice) -> str:
-    """Which of the base's transformers a LoRA belongs to."""
+    """The part of the base that a LoRA belongs to."""
     expert = given.expert or lora.read_metadata(given.path).get("expert", "")
     parts = {one.name: one.part for one in model.experts}
     if expert not in parts:

@@ -109,7 +109,7 @@ def stage_run(config: Config, stage: Stage, expert: Expert) -> StageRun:
 
 
 def run_folder(workspace: Workspace, run: StageRun, edit: str | None) -> RunFolder:
-    """Where a stage's run lies."""
+    """The folder of a stage's run."""
     return RunFolder(workspace.run_dir(run.stage, edit, run.expert.name))
 
 
@@ -155,7 +155,7 @@ def trained_lora(
 
 
 def warn_unfinished(run: StageRun, step: int) -> None:
-    """Say where a run has not come to its last step."""
+    """Log that a run has not come to its last step, if so."""
     if step < run.steps:
         log.warning("note: the stage (%s) stands at step %d of %d", run.title, step, run.steps)
 

@@ -176,7 +176,7 @@ def _checked(one: LoraChoice, config: Config, model: VideoModel) -> LoraChoice:
 
 
 def contradictions(one: LoraChoice, metadata: dict[str, Any], model: VideoModel) -> list[str]:
-    """Where what a file says of itself is not what it is used for."""
+    """Notes where a file is used for something else than it says of itself."""
     family, expert = metadata.get("family"), metadata.get("expert")
     notes = []
     if family and family != model.family:
@@ -189,10 +189,10 @@ def contradictions(one: LoraChoice, metadata: dict[str, Any], model: VideoModel)
 
 
 def storage_warning(path: Path, metadata: dict[str, Any], config: Config) -> str | None:
-    """What to say of a LoRA whose base was stored otherwise than now: it has learned its rounding.
+    """A note on a LoRA whose base was stored in another form, whose rounding it has learned.
 
     Args:
-        metadata: what maskora wrote into the file; nothing is said of files without it.
+        metadata: as maskora wrote it into the file; there is no note on files without it.
     """
     trained, now = metadata.get("storage", "same"), config.model.storage
     if not metadata or trained == now:
@@ -206,7 +206,7 @@ def storage_warning(path: Path, metadata: dict[str, Any], config: Config) -> str
 
 @dataclass(frozen=True)
 class _Encoded:
-    """What sampling needs, encoded."""
+    """The inputs of sampling, encoded."""
 
     sample: EncodedSample
     unwanted: Context
@@ -269,7 +269,7 @@ def _generate(
 
 
 def skipped_blocks(streamer: Streamer, steps: int) -> str:
-    """How many blocks a cache over the steps has skipped, in a sentence."""
+    """A sentence about the share of blocks that a cache over the steps has skipped."""
     skipped = 1 - streamer.traffic.visits / (steps * len(streamer.blocks))
     if not skipped:
         return "acceleration.cache had no effect: every block computed in every step"

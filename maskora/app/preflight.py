@@ -1,4 +1,4 @@
-"""What can be known before a model is loaded: what is wrong, and which settings have no effect.
+"""Checks before a model is loaded: everything that is wrong, and settings that have no effect.
 
 Imports no torch.
 """
@@ -28,7 +28,7 @@ from maskora.video.images import image_size
 
 
 def check_workspace(config: Config, workspace: Workspace, edit: str | None) -> list[str]:
-    """What train and infer would work on, in lines for the person; loads no model.
+    """Lines about what train and infer would work on; loads no model.
 
     Raises:
         UserError: with everything that is wrong.

@@ -144,7 +144,7 @@ def _darkened_outside(frame_HWC: np.ndarray, labels_HW: np.ndarray) -> np.ndarra
 
 
 def _leakage_picture(clip: Clip, difference_HW: np.ndarray) -> np.ndarray:
-    """Where an edited first frame differs outside the mask: the brighter, the more; inside dark."""
+    """The edited first frame's difference outside the mask: the brighter, the more."""
     inside = (clip.labels_THW[0] > 0)[..., None]
     source = clip.frames_THWC[0] // 4
     return np.where(inside, source, np.maximum(heat(difference_HW), source)).astype(np.uint8)

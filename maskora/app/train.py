@@ -211,7 +211,7 @@ class _Training:
         self._remember_seconds(folder, samples)
 
     def _metadata(self, run: StageRun, samples: list[Sample], base_hash: str) -> dict[str, object]:
-        """What is written into the LoRA file."""
+        """The metadata of the LoRA file."""
         model, adapter = self.config.model, self.config.adapter
         return {
             "program": f"maskora {__version__}",
@@ -240,7 +240,7 @@ class _Training:
 def run_status(
     folder: RunFolder, run: StageRun, fingerprint: Fingerprint, resume: bool
 ) -> RunStatus:
-    """Whether a run is done, can continue or starts anew; logs why."""
+    """Decide if a run is done, can continue or starts anew; logs why."""
     record, steps, title = folder.read(), run.steps, run.title
     if record is None:
         return "new"
@@ -309,7 +309,7 @@ def _warn_of_contradictions(samples: Iterable[tuple[int, Sample]]) -> None:
 
 
 def _reference(kind: str, first_CHW: Tensor, source_CHW: Tensor, keep_HW: Tensor) -> Tensor:
-    """What the image encoder sees: never the keyframe itself, which would leak the answer."""
+    """The image encoder's picture: never the keyframe itself, which would leak the answer."""
     if kind == "edited-first-frame":
         return first_CHW
     if kind == "masked":

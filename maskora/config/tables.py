@@ -115,7 +115,7 @@ class Model(Table):
 
 
 class Memory(Table):
-    """Where the base lies while it works. `maskora plan` tells what comes of it."""
+    """Placement of the base while it works. `maskora plan` shows what comes of it."""
 
     vram_budget_gb: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
         "auto",
@@ -138,7 +138,7 @@ class Memory(Table):
 
 
 class Video(Table):
-    """How `prepare` cut and fitted the clip. Changing it means preparing again."""
+    """The clip as `prepare` cut and fitted it. Changing it means preparing again."""
 
     frames: Frames = Field(49, description="how many frames; 4k+1, at least 5")
     size: str = Field(
@@ -173,18 +173,18 @@ class Video(Table):
 
     @property
     def is_auto(self) -> bool:
-        """Whether the size follows the clip's aspect."""
+        """True where the size follows the clip's aspect."""
         return self.size.startswith("auto")
 
     @property
     def area(self) -> int:
-        """How many pixels an automatic size should have, about."""
+        """Roughly the pixels that an automatic size should have."""
         width, height = parse_size(self.size.partition(":")[2] or "832x480")
         return width * height
 
 
 class Mask(Table):
-    """How silhouettes become the region that is generated."""
+    """The region that is generated, made from the objects' silhouettes."""
 
     shape: Literal["box", "tight", "hull", "noisy", "full"] = Field(
         "box", description="box | tight | hull | noisy | full; loose boxes give the best edits"
@@ -201,7 +201,7 @@ class Mask(Table):
 
 
 class Tracker(Table):
-    """Who follows what is pointed at: `maskora track`, and the clicks of `maskora gui`."""
+    """The tracker of `maskora track` and of the clicks in `maskora gui`."""
 
     type: Literal["simple", "sam2"] = Field(
         "simple",
@@ -251,7 +251,7 @@ class Prompt(Table):
 
 
 class Caption(Table):
-    """Who writes a caption that is left at "auto"."""
+    """The captioner, for captions that are left at "auto"."""
 
     model: Annotated[str, Field(min_length=1)] = Field(
         "florence-community/Florence-2-large",
@@ -276,10 +276,10 @@ class Adapter(Table):
 
 
 class Optimizer(Table):
-    """How the LoRA is optimised."""
+    """The LoRA's optimizer."""
 
     type: Literal["adamw", "adamw8bit"] = Field(
-        "adamw8bit", description="adamw | adamw8bit (needs bitsandbytes and a CUDA card)"
+        "adamw8bit", description="adamw | adamw8bit (needs bitsandbytes and an NVIDIA GPU)"
     )
     lr: Annotated[float, Field(gt=0, le=1)] = Field(1e-4, description="learning rate")
     weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(0.01, description="AdamW's decay")
@@ -338,7 +338,7 @@ class Appearance(Table):
 
 
 class Training(Table):
-    """What both stages share."""
+    """Settings of both training stages."""
 
     seed: Seed = Field(0, description="of the noise, the order and the LoRA's start")
     timestep_sample_method: Literal["uniform", "logit_normal"] = Field(
@@ -368,7 +368,7 @@ class LoraFile(Table):
 
 
 class Inference(Table):
-    """How the edited clip is generated."""
+    """Generation of the edited clip."""
 
     steps: Positive = Field(30, description="denoising steps")
     guidance: Annotated[float, Field(ge=1.0)] = Field(
@@ -404,7 +404,7 @@ class Acceleration(Table):
     attention: Literal["native", "cudnn", "flash", "flash-3", "sage", "xformers", "flex"] = Field(
         "native",
         description="attention kernels: native (torch's own) | cudnn | flash | flash-3 | sage | "
-        "xformers | flex; all but native need a card, some a package of their own",
+        "xformers | flex; all but native need a GPU, some a package of their own",
     )
     cache: Literal["none", "first-block", "taylor"] = Field(
         "none",

@@ -1,4 +1,4 @@
-"""Reading and writing the configuration; every mistake is told at once.
+"""Read and write the whole configuration; every mistake is reported at once.
 
 TOML is read by the standard library and written by tomlkit, which keeps comments (the `toml`
 package is unmaintained and drops them).
@@ -110,7 +110,7 @@ def build_config(
 
 def set_values(path: Path, values: dict[str, Any]) -> None:
     """Change keys ("table.key") of a TOML file, whose comments and order stay. Raises UserError."""
-    load_config(path)  # a damaged file is told as such
+    load_config(path)  # a damaged file is reported as such
     document = tomlkit.parse(_read(path))
     for name, value in values.items():
         table, _, key = name.partition(".")
@@ -139,7 +139,7 @@ def _lay_over(tables: dict[str, Any], override: str) -> None:
 
 
 def _is_text(table: str, keys: list[str]) -> bool:
-    """Whether a key holds text, so that `--set prompt.caption=2024` means the word."""
+    """True for a key that holds text, so that `--set prompt.caption=2024` means the word."""
     tables = {name: type(value) for name, value in Config()}
     field = tables[table].model_fields.get(keys[0]) if table in tables else None
     expected = str if len(keys) == 1 else dict[str, str]

@@ -33,7 +33,7 @@ log = logging.getLogger("maskora")
 
 
 class Interruption:
-    """While active, the first Ctrl-C (or SIGTERM, or Ctrl-Break) only asks; the second stops.
+    """While active, the first Ctrl-C (SIGTERM, Ctrl-Break) asks for a stop; the second stops.
 
     What was saved before stays whole either way.
     """
@@ -199,7 +199,7 @@ class PendingStep:
         gradient_norm: before clipping, a scalar on the device.
         noise_level: mean over the step's samples.
         samples: which samples the step saw.
-        started, ended: moments of the device.
+        started, ended: time stamps of the device.
     """
 
     step: int
@@ -228,8 +228,8 @@ class PendingStep:
         )
 
 
-def _moment(device: torch.device) -> Any:
-    """The moment at which the device has done what it was told so far."""
+def _time_stamp(device: torch.device) -> Any:
+    """A time stamp: when the device has done all that was asked of it so far."""
     if device.type != "cuda":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
@@ -238,7 +238,7 @@ def _moment(device: torch.device) -> Any:
 
 
 def _seconds(start: Any, end: Any) -> float:
-    """The time between two moments; waits for the second."""
+    """Seconds between two time stamps; waits for the second."""
     if isinstance(start, float):
         return float(end - start)
     end.synchronize()
@@ -258,7 +258,7 @@ def train_step(
     The host does not wait for the device. Where this raises, nothing has changed, so the step may
     be taken again.
     """
-    started, settings, expert = _moment(model.device), run.training, run.expert
+    started, settings, expert = _time_stamp(model.device), run.training, run.expert
     accumulation = settings.gradient_accumulation_steps
     scale = loss_scale(model.dtype)
     generator = torch.Generator().manual_seed(run.seed * 1_000_003 + step)
@@ -294,7 +294,7 @@ def train_step(
         noise_level=sum(levels) / len(levels),
         samples=tuple(names),
         started=started,
-        ended=_moment(model.device),
+        ended=_time_stamp(model.device),
     )
 
 
