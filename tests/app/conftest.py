@@ -1,6 +1,7 @@
 """Running the real commands in this process, on real small clips."""
 
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,6 +13,8 @@ from typer.testing import CliRunner
 
 from maskora.cli import app
 from maskora.video.images import read_image, write_png
+from maskora.video.probe import probe
+from maskora.video.read import read_frames
 from maskora.video.write import write_mp4
 from tests.ball import draw_frame
 
@@ -70,17 +73,53 @@ def prepared(
     ball: Path,
     tiny_model: Path,
 ) -> Callable[..., Path]:
-    """Prepare the ball clip at 160x96 with a box around the ball and an edited first frame."""
+    """Prepare the ball clip at 160x96 with a box around the ball and an edited first frame.
+
+    What is asked for again with the same options is a copy.
+    """
+    made: dict[tuple[str, ...], Path] = {}
 
     def make(*options: object) -> Path:
+        key = tuple(map(str, options))
+        if key not in made:
+            root = made[key] = tmp_path_factory.mktemp("prepared") / "ws"
+            answer = run(
+                "prepare", ball, root, "--box", "16,64,120,96", "--size", "160x96", "--frames", 9,
+                "--caption", "a blue ball", "--edited-caption", "an orange ball",
+                "--set", f"model.path={tiny_model}", *FAST, *options,
+            )  # fmt: skip
+            assert answer.status == 0, answer.err
+            recolour(root / "source" / "00000.png", root / "edits" / "00000.png", (20, 40, 40, 30))
         root = tmp_path_factory.mktemp("edit") / "ws"
-        answer = run(
-            "prepare", ball, root, "--box", "16,64,120,96", "--size", "160x96", "--frames", 9,
-            "--caption", "a blue ball", "--edited-caption", "an orange ball",
-            "--set", f"model.path={tiny_model}", *FAST, *options,
-        )  # fmt: skip
-        assert answer.status == 0, answer.err
-        recolour(root / "source" / "00000.png", root / "edits" / "00000.png", (20, 40, 40, 30))
+        shutil.copytree(made[key], root)
         return root
 
     return make
+
+
+@pytest.fixture(scope="session")
+def done(prepared: Callable[..., Path], run: Callable[..., Answer]) -> Path:
+    """A workspace with both stages trained and the clip generated; not to be changed."""
+    root = prepared()
+    recolour(root / "source" / "00008.png", root / "edits" / "00008.png", (40, 40, 40, 30))
+    for command in ("train", "infer"):
+        answer = run(command, "--config", root / "edit.toml")
+        assert answer.status == 0, answer.err
+    return root
+
+
+@pytest.fixture
+def copied(done: Path, tmp_path: Path) -> Path:
+    """The finished workspace, to change."""
+    shutil.copytree(done, tmp_path / "ws")
+    return tmp_path / "ws"
+
+
+def frames_of(path: Path, count: int | None = None) -> np.ndarray:
+    """The frames of a clip, (T, H, W, 3) uint8.
+
+    Args:
+        path: a video, or a workspace, whose lossless result is meant.
+    """
+    video = path / "output" / "edited.mkv" if path.is_dir() else path
+    return np.stack(list(read_frames(probe(video), 0, count)))

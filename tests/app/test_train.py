@@ -1,7 +1,8 @@
-"""What the stages learn from, and that the settings reach the step."""
+"""train: what the stages learn from, what trains again, and what happens without memory."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +17,20 @@ from maskora.app.train import appearance_samples, motion_samples, train_stages
 from maskora.app.workspace import Workspace
 from maskora.config import load_config
 from maskora.latents import EncodedSample, TensorCache, encode_samples
+from maskora.masks.files import read_labels, write_labels
 from maskora.method.conditioning import to_unit
 from maskora.models.registry import Expert, Transformer, VideoModel, open_model
+from maskora.models.wan.model import Wan21
+from maskora.training import loop
 from maskora.training.checkpoint import RunFolder
 from maskora.training.loop import choose_uniformly, train, train_step
+from tests.app.conftest import Answer, recolour
 from tests.app.small import CAPTION, configured, small_clip, small_edit
+from tests.simulated import OUT_OF_MEMORY
+
+Run = Callable[..., Answer]
+ADAPTER = Path("runs/motion/step-00003/adapter.safetensors")
+STEPS = ["--set", "motion.steps=3", "--set", "training.checkpoint_every=3"]
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +148,7 @@ def test_the_image_encoder_sees_the_chosen_reference(kind: str) -> None:
         assert torch.equal(sample.reference_CHW, expected[kind])
 
 
-def test_every_number_reaches_the_plan(model: VideoModel) -> None:
+def test_every_number_reaches_the_stages_run() -> None:
     config = configured(
         motion={"steps": 3},
         appearance={"steps": 4},
@@ -222,3 +232,119 @@ def test_source_and_edit_have_captions_of_their_own(prepared: Callable[..., Path
     edit = load_edit(workspace, config, load_clip(workspace, config), None)
     assert source_caption(workspace, config) == "a blue ball"
     assert edit.first.caption == "an orange ball"
+
+
+def test_what_is_done_is_not_done_again(done: Path, run: Run) -> None:
+    answer = run("train", "--config", done / "edit.toml")
+    assert "motion: done already" in answer.err
+    assert "appearance: done already" in answer.err
+
+
+def test_a_changed_keyframe_trains_appearance_alone(copied: Path, run: Run) -> None:
+    recolour(copied / "source" / "00008.png", copied / "edits" / "00008.png", (44, 44, 20, 20))
+    answer = run("infer", "--config", copied / "edit.toml")
+    assert "the LoRA was trained before keyframes changed" in answer.err
+    answer = run("train", "--config", copied / "edit.toml")
+    assert "motion: done already" in answer.err
+    assert "appearance: retraining: keyframes changed" in answer.err
+
+
+def test_more_steps_continue_what_is_there(copied: Path, run: Run) -> None:
+    more = ["--stage", "motion", "--set", "motion.steps=3", "--resume"]
+    answer = run("train", "--config", copied / "edit.toml", *more)
+    assert answer.status == 0, answer.err
+    assert "motion: continues after step 2 of 3" in answer.err
+    assert (copied / "runs" / "motion" / "step-00003" / "adapter.safetensors").is_file()
+
+
+def test_a_changed_caption_and_new_masks_train_motion_again(copied: Path, run: Run) -> None:
+    before = read_labels(copied / "masks" / "00004.png") > 0
+    answer = run(
+        "train", "--config", copied / "edit.toml", "--stage", "motion", "--set", "mask.margin=0.4",
+        "--set", "prompt.caption=a green ball",
+    )  # fmt: skip
+    after = read_labels(copied / "masks" / "00004.png") > 0
+    assert "masks: made anew" in answer.err
+    assert "motion: retraining: caption, masks changed" in answer.err
+    assert after.sum() > before.sum()
+    assert (after | ~before).all()
+
+
+def test_masks_changed_by_hand_are_kept(copied: Path, run: Run) -> None:
+    labels = read_labels(copied / "masks" / "00004.png")
+    labels[:8, :8] = 1
+    write_labels(copied / "masks" / "00004.png", labels)
+    answer = run(
+        "train", "--config", copied / "edit.toml", "--stage", "motion", "--set", "mask.margin=0.4"
+    )
+    assert "changed by hand" in answer.err
+    assert np.array_equal(read_labels(copied / "masks" / "00004.png"), labels)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home-cache"))
+
+
+def failing(works: Callable[..., Any], fails: Callable[[int], bool]) -> Callable[..., Any]:
+    """A function whose n-th call finds no memory where `fails(n)`."""
+    calls = 0
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if fails(calls):
+            raise torch.OutOfMemoryError(OUT_OF_MEMORY)
+        return works(*arguments, **options)
+
+    return call
+
+
+def test_training_stops_with_its_state_and_what_would_need_less(
+    run: Run, prepared: Callable[..., Path], deep_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut, whole = (prepared("--set", f"model.path={deep_model}", *STEPS) for _ in range(2))
+    config = cut / "edit.toml"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", failing(loop.train_step, lambda call: call > 1))
+        answer = run("train", "--config", config)
+    assert answer.status == 1
+    assert "5 of 5 blocks are streamed from now on" in answer.err
+    assert "step 1 is saved; train with --resume continues there" in answer.err
+    *_, message = answer.err.partition("What would need less:\n")
+    assert '  video.size = "' in message
+    assert "  to end what else uses the GPU" in message
+    assert run("train", "--config", config, "--resume").status == 0
+    assert run("train", "--config", whole / "edit.toml").status == 0
+    ours, others = (lora.read(root / ADAPTER).tensors for root in (cut, whole))
+    assert all(torch.equal(ours[name], others[name]) for name in others)
+
+
+def test_what_was_given_back_stays_so_for_the_run_and_is_no_measure_for_plans(
+    run: Run, prepared: Callable[..., Path], deep_model: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    root = prepared("--set", f"model.path={deep_model}", *STEPS)
+    monkeypatch.setattr(loop, "train_step", failing(loop.train_step, lambda call: call in (2, 3)))
+    assert run("train", "--config", root / "edit.toml").status == 0
+    assert not (tmp_path / "home-cache" / "maskora" / "timings.json").exists()
+    monkeypatch.setattr(Wan21, "predict", failing(Wan21.predict, lambda call: call == 2))
+    answer = run("infer", "--config", root / "edit.toml")
+    assert answer.status == 0, answer.err
+    assert "the guidance branches run one after the other" in answer.err
+
+
+def test_what_needs_less_is_told_of_an_encoder_too(
+    run: Run, prepared: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of an encoder can be given back: all its layers are streamed anyway."""
+    root = prepared(*STEPS)
+
+    def full(*_: Any) -> None:
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")
+
+    monkeypatch.setattr("maskora.app.train.encode_samples", full)
+    answer = run("train", "--config", root / "edit.toml")
+    assert answer.status == 1
+    assert "CUBLAS_STATUS_ALLOC_FAILED" in answer.err
+    assert "What would need less:\n" in answer.err
