@@ -423,7 +423,7 @@ def locate(
     if folder := find_local(path, relative_to):
         return folder
     if path == "miniature":
-        return Path(__file__).parents[1] / "miniature" / "weights"
+        return Path(__file__).parent / "miniature" / "weights"
     if not is_hub_id(path):
         raise UserError(f"{key}: {path!r} is neither a folder nor a hub id (owner/name)")
 
