@@ -1,16 +1,22 @@
-"""How a command ends that is interrupted, or fails."""
+"""The command line: choices are checked; how a command ends that fails or is interrupted."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import get_args
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
-from maskora.cli import handle_errors
+from maskora import lora
+from maskora.cli import app, handle_errors
+from maskora.config.tables import FAMILIES, Tracker
 from maskora.errors import Fault, UserError
+from maskora.models import tiny
 from maskora.system import INTERRUPTIONS
 
 SIGNALS = INTERRUPTIONS
@@ -105,3 +111,22 @@ def test_ctrl_break_is_an_interruption(stepwise: bool) -> None:
         told = process.stderr.read().decode().splitlines()
     steps = ["interrupted: this step is finished and saved first (again: stop at once)"]
     assert told == [*(steps if stepwise else []), "maskora: interrupted"]
+
+
+@pytest.mark.parametrize(
+    ("words", "choices"),
+    [
+        (["train", "--config", "edit.toml", "--stage", "both"], ("motion", "appearance", "all")),
+        (["track", "ws", "--tracker", "sam3"], get_args(Tracker.model_fields["type"].annotation)),
+        (["export", "ws", "out", "--layout", "kohya"], lora.LAYOUTS),
+        (["export", "ws", "out", "--family", "sdxl"], FAMILIES),
+        (["tiny-model", "folder", "--family", "sdxl"], tuple(tiny.FAMILIES)),
+    ],
+)
+def test_a_choice_that_is_none_lists_those_that_are(
+    words: list[str], choices: tuple[str, ...]
+) -> None:
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2
+    message = re.sub(r"[\s│]+", " ", result.stderr)
+    assert f"'{words[-1]}' is not one of {', '.join(map(repr, choices))}" in message

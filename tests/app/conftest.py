@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from maskora.cli import app
+from maskora.masks.files import read_labels
 from maskora.video.images import read_image, write_png
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
@@ -33,6 +34,20 @@ class Answer:
     status: int
     out: str
     err: str
+
+
+def ok(answer: Answer) -> Answer:
+    """The answer of a command that must have succeeded."""
+    assert answer.status == 0, answer.err
+    return answer
+
+
+def refused(answer: Answer, *words: str) -> None:
+    """Status 2 and a message that says these words; no traceback."""
+    assert answer.status == 2, answer
+    assert "Traceback" not in answer.err
+    for word in words:
+        assert word in answer.err, answer.err
 
 
 @pytest.fixture(scope="session")
@@ -103,8 +118,7 @@ def done(prepared: Callable[..., Path], run: Callable[..., Answer]) -> Path:
     root = prepared()
     recolour(root / "source" / "00008.png", root / "edits" / "00008.png", (40, 40, 40, 30))
     for command in ("train", "infer"):
-        answer = run(command, "--config", root / "edit.toml")
-        assert answer.status == 0, answer.err
+        ok(run(command, "--config", root / "edit.toml"))
     return root
 
 
@@ -123,3 +137,14 @@ def frames_of(path: Path, count: int | None = None) -> np.ndarray:
     """
     video = path / "output" / "edited.mkv" if path.is_dir() else path
     return np.stack(list(read_frames(probe(video), 0, count)))
+
+
+def keeps_the_background(root: Path) -> np.ndarray:
+    """The lossless result's frames, which must be the source, bit for bit, outside the mask."""
+    frames = frames_of(root)
+    for number, frame in enumerate(frames):
+        source = read_image(root / "source" / f"{number:05d}.png")
+        keep = read_labels(root / "masks" / f"{number:05d}.png") == 0
+        assert 0 < keep.mean() < 1
+        assert np.array_equal(frame[keep], source[keep])
+    return frames

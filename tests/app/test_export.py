@@ -13,19 +13,19 @@ import pytest
 import torch
 from diffusers import WanImageToVideoPipeline, WanTransformer3DModel
 from safetensors.torch import load_file, save_file
-from tests.app.test_merge import WEIGHTS, Run, lora_file, record, stacked, transformer
 from torch import Tensor
 
 from maskora import lora
 from maskora.app.edits import load_clip
 from maskora.app.fingerprints import base_digest, motion_fingerprint
-from maskora.app.workspace import Stage, Workspace
+from maskora.app.workspace import Workspace
 from maskora.config import load_config
+from maskora.config.tables import Stage
 from maskora.lora import LoraWeights
 from maskora.models.registry import open_model
 from maskora.models.tiny import write_tiny_model
 from maskora.training.checkpoint import RunFolder
-from tests.app.conftest import Answer, recolour
+from tests.app.conftest import Answer, ok, recolour, refused
 from tests.lora.tiny import KINDS, noise, random_lora
 
 WAN = KINDS["wan2.1"]
@@ -35,9 +35,9 @@ Run = Callable[..., Answer]
 
 def lora_file(
     path: Path, layout: str = "diffusers", modules: list[str] = ATTENTION, **metadata: Any
-) -> lora.LoraWeights:
+) -> LoraWeights:
     weights = random_lora(WAN.transformer(), modules)
-    weights = lora.LoraWeights(weights.updates, {}, metadata)
+    weights = LoraWeights(weights.updates, {}, metadata)
     lora.write(path, weights, layout, WAN.names)
     return weights
 
@@ -102,23 +102,23 @@ def test_keyframes_ask_for_the_appearance_lora(
 ) -> None:
     workspace, output = prepared(), tmp_path / "out.safetensors"
     trained(workspace, "motion")
-    assert run("export", workspace, output).status == 0
+    ok(run("export", workspace, output))
     add_keyframe(workspace)
-    answer = run("export", workspace, output, "--overwrite")
-    assert answer.status == 2
-    assert f"{workspace} holds no trained LoRA of appearance: python train.py" in answer.err
+    refused(
+        run("export", workspace, output, "--overwrite"),
+        f"{workspace} holds no trained LoRA of appearance: python train.py",
+    )
     trained(workspace, "appearance", step=1)
     again = run("export", workspace, output)
     assert again.status == 2
     assert re.search(r"out\.safetensors exists already.*--overwrite", again.err)
     assert lora.read_metadata(output)["stage"] == "motion"
-    answer = run("export", workspace, output, "--overwrite")
-    assert answer.status == 0
+    answer = ok(run("export", workspace, output, "--overwrite"))
     assert lora.read_metadata(output)["stage"] == "appearance"
     assert "note: the LoRA was trained before [adapter], " in answer.err
     assert "note: the stage (appearance) stands at step 1 of 2" in answer.err
     (workspace / "edits" / "00004.png").unlink()
-    assert run("export", workspace, output, "--overwrite").status == 0
+    ok(run("export", workspace, output, "--overwrite"))
     assert lora.read_metadata(output)["stage"] == "motion"
 
 
@@ -134,17 +134,19 @@ def test_an_edit_has_its_own_appearance_and_the_clips_motion(
         answer = run("export", workspace, output, "--edit", edit, "--overwrite")
         assert answer.status == 0
         assert lora.read_metadata(output)["stage"] == stage
-    answer = run("export", workspace, output, "--edit", "blue", "--overwrite")
-    assert answer.status == 2
-    assert "no such folder (named edits here: green, red)" in answer.err
+    refused(
+        run("export", workspace, output, "--edit", "blue", "--overwrite"),
+        "no such folder (named edits here: green, red)",
+    )
 
 
 def test_each_expert_of_the_base_has_a_file(run: Run, tmp_path: Path, of_two: Path) -> None:
     output = tmp_path / "out.safetensors"
     high = trained(of_two, "motion", "high")
-    answer = run("export", of_two, output)
-    assert answer.status == 2
-    assert "holds no trained LoRA of motion (low noise): python train.py" in answer.err
+    refused(
+        run("export", of_two, output),
+        "holds no trained LoRA of motion (low noise): python train.py",
+    )
     trained(of_two, "motion", "low")
     trained(of_two, "motion")  # of a base of one transformer, configured earlier
     shutil.copytree(high.parents[1], high.parents[2] / "motion-backup")
@@ -171,25 +173,25 @@ def test_without_the_base_the_runs_own_records_count(
     configured = of_two / "edit.toml"
     text = re.sub(r"(?m)^path = .*", f'path = "{path}"', configured.read_text(), count=1)
     configured.write_text(text)
-    answer = run("export", of_two, tmp_path / "out.safetensors")
-    assert answer.status == 0
+    answer = ok(run("export", of_two, tmp_path / "out.safetensors"))
     assert re.search(rf"note: whether the LoRA belongs to .* because .*{path}", answer.err)
     assert "note: the stage (motion (high noise)) stands at step 1 of 2" in answer.err
     assert len(list(tmp_path.glob("out-*.safetensors"))) == 2
     shutil.rmtree(of_two / "runs")
-    answer = run("export", of_two, tmp_path / "other.safetensors")
-    assert answer.status == 2
-    assert "holds no trained LoRA of motion: python train.py" in answer.err
+    refused(
+        run("export", of_two, tmp_path / "other.safetensors"),
+        "holds no trained LoRA of motion: python train.py",
+    )
 
 
 def test_a_foreign_file_is_converted_when_its_family_is_told(run: Run, tmp_path: Path) -> None:
     given, output = tmp_path / "theirs.safetensors", tmp_path / "out.safetensors"
     weights = lora_file(given, "musubi", [*ATTENTION, "blocks.1.ffn.net.2"])
-    silent = run("export", given, output)
-    assert silent.status == 2
-    assert "does not say for which base it is: --family, one of wan2.1-i2v" in silent.err
-    answer = run("export", given, output, "--family", "wan2.2-i2v", "--layout", "comfyui")
-    assert answer.status == 0
+    refused(
+        run("export", given, output),
+        "does not say for which base it is: --family, one of wan2.1-i2v",
+    )
+    ok(run("export", given, output, "--family", "wan2.2-i2v", "--layout", "comfyui"))
     assert "diffusion_model.blocks.1.ffn.2.lora_A.weight" in load_file(output)
     assert lora.read(output, WAN.names).updates.keys() == weights.updates.keys()
     assert lora.read_metadata(output) == {}, "nothing is claimed of a foreign file"
@@ -206,13 +208,15 @@ def test_an_output_that_cannot_be_is_refused_first(
     given, file = tmp_path / "own.safetensors", tmp_path / "afile"
     lora_file(given, family="wan2.1-i2v")
     file.touch()
-    answer = run("export", given, file / "deep" / "x.safetensors", *more)
-    assert answer.status == 2
-    assert f"{file} is a file, not a folder" in answer.err
+    refused(
+        run("export", given, file / "deep" / "x.safetensors", *more),
+        f"{file} is a file, not a folder",
+    )
     undecodable = Path(os.fsdecode(bytes(tmp_path) + b"/\xff.safetensors"))
-    answer = run("export", given, undecodable, *more)
-    assert answer.status == 2
-    assert "\\xff.safetensors' is no text in UTF-8: choose another name" in answer.err
+    refused(
+        run("export", given, undecodable, *more),
+        "\\xff.safetensors' is no text in UTF-8: choose another name",
+    )
     assert sorted(tmp_path.iterdir()) == [file, given]
 
 
@@ -221,8 +225,8 @@ def test_an_output_that_cannot_be_is_refused_first(
     [
         (["nothing.safetensors", "o.safetensors"], r"nothing\.safetensors does not exist"),
         (["own.safetensors", "o.pt"], r"o\.pt: other programs know LoRA files by their end"),
-        (["own.safetensors", "o.safetensors", "--layout", "kohya"], "choose diffusers, comfyui, m"),
-        (["own.safetensors", "o.safetensors", "--family", "sdxl"], "choose one of wan2.1-i2v"),
+        (["own.safetensors", "o.safetensors", "--layout", "kohya"], "'kohya' is not one of"),
+        (["own.safetensors", "o.safetensors", "--family", "sdxl"], "'sdxl' is not one of"),
         (["own.safetensors", "o.safetensors", "--edit", "red"], "belongs to a workspace"),
         (["strange.safetensors", "o.safetensors"], "is for 'wan9', a kind of base"),
         ([".", "o.safetensors"], r"edit\.toml"),
@@ -247,7 +251,6 @@ DIFFERING = {
     "blocks.0.scale_shift_table": "blocks.0.scale_shift_table.diff",
 }
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-Run = Callable[..., Answer]
 
 
 def record(base: Path, family: str = "wan2.1-i2v", **more: Any) -> dict[str, Any]:
@@ -260,7 +263,7 @@ def transformer(base: Path, part: str = "transformer", **options: Any) -> Any:
     return WanTransformer3DModel.from_pretrained(base / part, **options).eval()
 
 
-def lora_file(
+def differing_lora(
     path: Path, base: Path, metadata: dict[str, Any], part: str = "transformer"
 ) -> LoraWeights:
     module = transformer(base, part)
@@ -284,7 +287,7 @@ def test_the_merged_base_answers_as_base_and_lora(
     run: Run, tiny_model: Path, tmp_path: Path
 ) -> None:
     path, output = tmp_path / "a.safetensors", tmp_path / "new" / "merged"
-    lora_file(path, tiny_model, record(tiny_model))
+    differing_lora(path, tiny_model, record(tiny_model))
     answer = run("export", path, output, "--merge")
     assert (answer.status, answer.err) == (0, "")
     assert f"{path}: added to 6 tensors of transformer" in answer.out
@@ -311,8 +314,8 @@ def test_shards_and_precision_stay_as_published(run: Run, tiny_model: Path, tmp_
     half.save_pretrained(base / "transformer", max_shard_size="40KB")
     shards = sorted((base / "transformer").glob("*.safetensors"))
     assert len(shards) > 4
-    weights = lora_file(path, base, record(base))
-    assert run("export", path, output, "--merge").status == 0
+    weights = differing_lora(path, base, record(base))
+    ok(run("export", path, output, "--merge"))
     changed = [p for p in shards if not (output / "transformer" / p.name).samefile(p)]
     assert 0 < len(changed) < len(shards)
     kinds = set()
@@ -341,10 +344,9 @@ def test_a_workspaces_experts_are_merged_into_their_own_transformers(
     told["base"] = os.path.relpath(base, workspace)  # as a workspace's edit.toml may name it
     for expert, part in parts.items():
         folder = RunFolder(Workspace(workspace).run_dir("motion", None, expert))
-        lora_file(folder.adapter(2), base, {**told, "expert": expert}, part)
+        differing_lora(folder.adapter(2), base, {**told, "expert": expert}, part)
         (folder.root / "run.json").write_text(json.dumps({"depends_on": {}, "step": 2}))
-    answer = run("export", workspace, output, "--merge")
-    assert answer.status == 0, answer.err
+    ok(run("export", workspace, output, "--merge"))
     for expert, part in parts.items():
         path = RunFolder(Workspace(workspace).run_dir("motion", None, expert)).adapter(2)
         expected = stacked(base, path, "wan2.2", part)
@@ -352,7 +354,7 @@ def test_a_workspaces_experts_are_merged_into_their_own_transformers(
         assert (found - expected).abs().max() <= 1e-4
     one = tmp_path / "one"
     monkeypatch.chdir(workspace)
-    assert run("export", path, one, "--merge").status == 0  # the low noise expert's file alone
+    ok(run("export", path, one, "--merge"))  # the low noise expert's file alone
     assert (one / "transformer").exists()
     assert (one / "transformer" / WEIGHTS).samefile(base / "transformer" / WEIGHTS)
     assert not (one / parts["low"] / WEIGHTS).samefile(base / parts["low"] / WEIGHTS)
@@ -363,9 +365,8 @@ def test_another_base_than_the_lora_has_learned_on_is_told(
 ) -> None:
     path = tmp_path / "a.safetensors"
     told = record(tiny_model) | {"base_hash": "0123", "storage": "float8"}
-    lora_file(path, tiny_model, told)
-    answer = run("export", path, tmp_path / "merged", "--merge")
-    assert answer.status == 0
+    differing_lora(path, tiny_model, told)
+    answer = ok(run("export", path, tmp_path / "merged", "--merge"))
     assert "a.safetensors was trained on other weights than those that are there" in answer.err
     assert "a.safetensors was trained against float8 weights; these are not" in answer.err
 
@@ -394,7 +395,7 @@ def test_what_cannot_be_merged_leaves_nothing(
         lora.write(path, weights, "comfyui", KINDS["wan2.1"].names)
     else:
         known = {} if metadata in ({}, {"family": "wan2.1-i2v"}) else record(tiny_model)
-        lora_file(path, tiny_model, known | metadata)
+        differing_lora(path, tiny_model, known | metadata)
     answer = run("export", path, tmp_path / "merged", "--merge", *arguments)
     assert answer.status == 2
     assert re.search(message, answer.err)
@@ -403,17 +404,13 @@ def test_what_cannot_be_merged_leaves_nothing(
 
 def test_a_folder_that_is_there_is_not_touched(run: Run, tiny_model: Path, tmp_path: Path) -> None:
     path, output = tmp_path / "a.safetensors", tmp_path / "merged"
-    lora_file(path, tiny_model, record(tiny_model))
+    differing_lora(path, tiny_model, record(tiny_model))
     output.mkdir()
-    answer = run("export", path, output, "--merge")
-    assert answer.status == 2
-    assert "merged exists already" in answer.err
+    refused(run("export", path, output, "--merge"), "merged exists already")
     assert not list(output.iterdir())
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "nowhere")
-    answer = run("export", path, link, "--merge")
-    assert answer.status == 2
-    assert "link exists already" in answer.err
+    refused(run("export", path, link, "--merge"), "link exists already")
 
 
 def sums(base: Path) -> dict[Path, str]:
@@ -443,7 +440,7 @@ def test_the_base_itself_is_never_written_to(
     shutil.copytree(base / "transformer", backup)
     for file in backup.glob("*.safetensors"):  # files of the same names in which nothing changes
         save_file({"other": torch.zeros(3)}, file)
-    lora_file(path, base, record(base))
+    differing_lora(path, base, record(base))
     before = sums(base)
     answer = run("export", path, output, "--merge")
     assert (answer.status, answer.err) == (0, "")
@@ -466,10 +463,10 @@ def test_only_the_files_of_the_index_are_merged(run: Run, tiny_model: Path, tmp_
         for name, file in content["weight_map"].items()
     }
     index.write_text(json.dumps(content))
-    lora_file(path, tiny_model, record(base))
+    differing_lora(path, tiny_model, record(base))
     (folder / "left-over.safetensors").write_bytes(b"no weights at all")
     before = sums(base)
-    assert run("export", path, output, "--merge").status == 0
+    ok(run("export", path, output, "--merge"))
     assert sums(base) == before
     merged = {file.relative_to(output / "transformer") for file in sums(output / "transformer")}
     expected = {Path(name) for name in content["weight_map"].values()}
@@ -477,9 +474,10 @@ def test_only_the_files_of_the_index_are_merged(run: Run, tiny_model: Path, tmp_
     content["weight_map"] = dict.fromkeys(content["weight_map"], "../vae/x.safetensors")
     save_file(load_file(tiny_model / "transformer" / WEIGHTS), base / "vae" / "x.safetensors")
     index.write_text(json.dumps(content))
-    answer = run("export", path, tmp_path / "outside", "--merge")
-    assert answer.status == 2
-    assert "x.safetensors, which lies outside of it" in answer.err
+    refused(
+        run("export", path, tmp_path / "outside", "--merge"),
+        "x.safetensors, which lies outside of it",
+    )
 
 
 def test_linked_folders_are_taken_along(run: Run, tiny_model: Path, tmp_path: Path) -> None:
@@ -488,7 +486,7 @@ def test_linked_folders_are_taken_along(run: Run, tiny_model: Path, tmp_path: Pa
     for part in tiny_model.iterdir():
         (base / part.name).symlink_to(part)
     (base / "circle").symlink_to(base)
-    lora_file(path, base, record(base))
+    differing_lora(path, base, record(base))
     before = sums(tiny_model)
     answer = run("export", path, output, "--merge")
     assert (answer.status, answer.err) == (0, "")
@@ -501,7 +499,7 @@ def test_linked_folders_are_taken_along(run: Run, tiny_model: Path, tmp_path: Pa
 def test_a_cut_off_weight_file_is_refused(run: Run, tiny_model: Path, tmp_path: Path) -> None:
     base, path, output = tmp_path / "base", tmp_path / "a.safetensors", tmp_path / "merged"
     shutil.copytree(tiny_model, base)
-    lora_file(path, base, record(base))
+    differing_lora(path, base, record(base))
     weights = base / "transformer" / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-1000])
     answer = run("export", path, output, "--merge")
