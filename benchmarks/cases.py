@@ -34,13 +34,13 @@ from maskora.files import write_text
 from maskora.latents import (
     EncodedSample,
     TensorCache,
-    encode_cues,
+    encode_prompts,
     encode_samples,
     encode_videos,
     encode_with,
 )
 from maskora.method.conditioning import Sample, inference_sample, motion_sample
-from maskora.models.registry import Context, Cue, Transformer, VideoModel, open_model
+from maskora.models.registry import Context, PromptInput, Transformer, VideoModel, open_model
 from maskora.sampling import Denoising, draw_noise
 from maskora.streaming.out_of_memory import first_line, ran_out_of
 from maskora.streaming.plan import Placement
@@ -103,7 +103,7 @@ def _run_case(job: Job, record: Record, device: torch.device) -> None:
             transformer = model.load_transformer()
         transformer.supply.close()
         return
-    encoded, unwanted = _encode(job, record, model)
+    encoded, negative = _encode(job, record, model)
     with record.phase("load transformer"):
         transformer = model.load_transformer()
         lora.inject(transformer, job.rank, job.rank, model.lora_targets("attention"), seed=0)
@@ -114,7 +114,7 @@ def _run_case(job: Job, record: Record, device: torch.device) -> None:
         _train(job, record, model, transformer, encoded)
         transformer.supply.close()
         return
-    latents = _denoise(job, record, model, transformer, encoded, unwanted)
+    latents = _denoise(job, record, model, transformer, encoded, negative)
     transformer.supply.close()
     if not job.one_block:
         with record.phase("VAE decode"), model.vae() as vae:
@@ -146,15 +146,15 @@ def _encode(job: Job, record: Record, model: VideoModel) -> tuple[EncodedSample,
     sample = random_sample(job.kind, job.frames, job.width, job.height)
     cache = TensorCache(Path(job.scratch) / "cache")
     videos = [v for v in (sample.condition_CTHW, sample.target_CTHW) if v is not None]
-    wanted = Cue(PROMPT, sample.reference_CHW)
-    unwanted = model.unwanted(wanted, NEGATIVE)
+    wanted = PromptInput(PROMPT, sample.reference_CHW)
+    negative = model.negative(wanted, NEGATIVE)
     for encoder in model.encoders():
         with record.phase(f"{encoder.name} encoder"):
-            encode_with(encoder, [unwanted, wanted], model, cache)
+            encode_with(encoder, [negative, wanted], model, cache)
     with record.phase("VAE encode"):
         encode_videos(videos, model, cache)
     (encoded,) = encode_samples([sample], model, cache)  # all of it from the cache
-    (context,) = encode_cues([unwanted], model, cache)
+    (context,) = encode_prompts([negative], model, cache)
     return encoded, context
 
 
@@ -183,7 +183,7 @@ def _denoise(
     model: VideoModel,
     transformer: Transformer,
     encoded: EncodedSample,
-    unwanted: Context,
+    negative: Context,
 ) -> Tensor:
     """A warm-up step and `job.steps` more, guided, with the LoRA frozen as inference has it."""
     transformer.requires_grad_(False)
@@ -193,7 +193,7 @@ def _denoise(
     with record.phase("denoise"):
         noise = draw_noise(shape, 0)
         clip = Denoising(
-            model, encoded, unwanted, noise, Inference(steps=job.steps + 1, guidance=GUIDANCE)
+            model, encoded, negative, noise, Inference(steps=job.steps + 1, guidance=GUIDANCE)
         )
         clip.advance(transformer)
         latents = clip.result()

@@ -20,7 +20,7 @@ from torch import Tensor
 from maskora.files import digest, write_bytes
 from maskora.method.conditioning import Sample
 from maskora.models.base import ContextEncoder
-from maskora.models.registry import Context, Cue, ModelInputs, VideoModel
+from maskora.models.registry import Context, ModelInputs, PromptInput, VideoModel
 from maskora.progress import track
 from maskora.streaming.out_of_memory import with_room
 from maskora.streaming.plan import next_tile
@@ -92,32 +92,36 @@ class TensorCache:
         return self.folder / f"{name}.safetensors"
 
 
-def encode_cues(cues: Sequence[Cue], model: VideoModel, cache: TensorCache) -> list[Context]:
-    """Cues -> what the transformer attends to, from the cache where it has it.
+def encode_prompts(
+    prompts: Sequence[PromptInput], model: VideoModel, cache: TensorCache
+) -> list[Context]:
+    """Prompts and pictures -> what the transformer attends to, from the cache where it has it.
 
-    Each of the base's encoders is loaded once for all cues, and only where something is missing.
+    Each of the base's encoders is loaded once for all prompts, and only where something is missing.
     """
-    found: list[dict[str, Tensor]] = [{} for _ in cues]
+    found: list[dict[str, Tensor]] = [{} for _ in prompts]
     for encoder in model.encoders():
-        for context, tensors in zip(found, encode_with(encoder, cues, model, cache), strict=True):
+        for context, tensors in zip(
+            found, encode_with(encoder, prompts, model, cache), strict=True
+        ):
             context.update(tensors)
     return list(found)
 
 
 def encode_with(
-    encoder: ContextEncoder, cues: Sequence[Cue], model: VideoModel, cache: TensorCache
+    encoder: ContextEncoder, prompts: Sequence[PromptInput], model: VideoModel, cache: TensorCache
 ) -> list[Context]:
-    """What one of the base's encoders makes of cues, from the cache where it has it."""
-    names = [_cue_name(cue, encoder, model) for cue in cues]
+    """What one of the base's encoders makes of prompts, from the cache where it has it."""
+    names = [_prompt_name(item, encoder, model) for item in prompts]
     return _through(
-        cache, names, cues, encoder.load, lambda encode, missing: encode(missing), encoder.name
+        cache, names, prompts, encoder.load, lambda encode, missing: encode(missing), encoder.name
     )
 
 
-def _cue_name(cue: Cue, encoder: ContextEncoder, model: VideoModel) -> str:
+def _prompt_name(item: PromptInput, encoder: ContextEncoder, model: VideoModel) -> str:
     who = [FORMAT, encoder.precision, *map(model.identity, encoder.parts)]
-    read = [cue.prompt] if encoder.reads_prompt else []
-    seen = [_bytes(cue.picture_CHW)] if encoder.reads_picture else []
+    read = [item.prompt] if encoder.reads_prompt else []
+    seen = [_bytes(item.picture_CHW)] if encoder.reads_picture else []
     return f"{encoder.name}-{digest(*who, *read, *seen)}"
 
 
@@ -175,8 +179,10 @@ def encode_samples(
     samples: Sequence[Sample], model: VideoModel, cache: TensorCache
 ) -> list[EncodedSample]:
     """Encode samples: words and reference pictures, then videos, each encoder loaded once."""
-    contexts = encode_cues([Cue(s.prompt, s.reference_CHW) for s in samples], model, cache)
-    conditions = [model.shown(s.condition_CTHW, s.keep_THW) for s in samples]
+    contexts = encode_prompts(
+        [PromptInput(s.prompt, s.reference_CHW) for s in samples], model, cache
+    )
+    conditions = [model.condition_frames(s.condition_CTHW, s.keep_THW) for s in samples]
     targets = [s.target_CTHW for s in samples if s.target_CTHW is not None]
     latents = encode_videos([*conditions, *targets], model, cache)
     target_latents = iter(latents[len(conditions) :])

@@ -50,7 +50,7 @@ class Denoising:
 
     Args:
         sample: the encoded inference sample.
-        unwanted: the context that guidance steers away from.
+        negative: the context that guidance steers away from.
         noise_BCTHW: starting noise, batch of one.
         settings: steps, guidance and shift count here. A guidance of 1 turns it off; otherwise both
             branches run as a batch of two, or the base is given the number, if it embeds it.
@@ -61,7 +61,7 @@ class Denoising:
         self,
         model: VideoModel,
         sample: EncodedSample,
-        unwanted: Context,
+        negative: Context,
         noise_BCTHW: Tensor,
         settings: Inference,
         lock: LatentLock | None = None,
@@ -70,10 +70,10 @@ class Denoising:
         shift = None if settings.shift == "model" else settings.shift
         self._model, self._lock, self._guidance = model, lock, guidance
         self._guided = guidance > 1 and not model.embeds_guidance
-        self._inputs = _inputs(sample, unwanted if self._guided else None, model.device, guidance)
+        self._inputs = _inputs(sample, negative if self._guided else None, model.device, guidance)
         self._scheduler = model.scheduler(settings.steps, shift)
         self._noise = noise_BCTHW.to(model.device)
-        self._latents = model.start(self._noise, self._inputs.condition_BCTHW[:1])
+        self._latents = model.initial_latents(self._noise, self._inputs.condition_BCTHW[:1])
         self._done = 0
 
     @torch.inference_mode()
@@ -125,8 +125,8 @@ class Denoising:
             answer = self._model.predict(transformer, doubled, times, self._inputs)
         if not self._guided:
             return answer
-        wanted, unwanted = answer.chunk(2)
-        return unwanted + self._guidance * (wanted - unwanted)
+        wanted, negative = answer.chunk(2)
+        return negative + self._guidance * (wanted - negative)
 
     def _give_way(self, transformer: Transformer) -> str | None:
         """Free device memory, for this transformer and for those that are loaded after it."""
@@ -143,14 +143,14 @@ def next_level(scheduler: Any, index: int) -> Tensor:
 
 
 def _inputs(
-    sample: EncodedSample, unwanted: Context | None, device: torch.device, guidance: float
+    sample: EncodedSample, negative: Context | None, device: torch.device, guidance: float
 ) -> ModelInputs:
-    """The wanted branch, and beside it the unwanted one, which differs in its context alone."""
+    """The wanted branch, and beside it the negative one, which differs in its context alone."""
     single = replace(sample.inputs(device), guidance=guidance)
-    if unwanted is None:
+    if negative is None:
         return single
     both = {
-        name: torch.cat([tensor, on_device(unwanted[name], device)[None]])
+        name: torch.cat([tensor, on_device(negative[name], device)[None]])
         for name, tensor in single.context.items()
     }
     return replace(single, condition_BCTHW=torch.cat([single.condition_BCTHW] * 2), context=both)

@@ -49,9 +49,9 @@ def run(
     negative: torch.Tensor | None = None,
 ) -> torch.Tensor:
     text = torch.zeros(512, 32) if negative is None else negative
-    unwanted = {**sample.context, "text": text}
+    negative = {**sample.context, "text": text}
     settings = Inference(steps=4, guidance=guidance)
-    clip = Denoising(model, sample, unwanted, draw_noise(SHAPE, seed), settings, lock)
+    clip = Denoising(model, sample, negative, draw_noise(SHAPE, seed), settings, lock)
     assert clip.advance(model.load_transformer()) == 4
     return clip.result()
 

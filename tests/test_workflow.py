@@ -38,4 +38,6 @@ def test_its_commands_mean_the_same_in_every_shell() -> None:
 def test_the_torch_that_is_typed_on_windows_is_the_one_the_tests_ran_with() -> None:
     installing = (REPOSITORY / "docs" / "installing.md").read_text(encoding="utf-8")
     pins = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    assert set(re.findall(r"torch==[\d.]+", installing)) == {p for p in pins if p.startswith("torch==")}
+    assert set(re.findall(r"torch==[\d.]+", installing)) == {
+        p for p in pins if p.startswith("torch==")
+    }

@@ -103,7 +103,7 @@ def open_base(config: Config, workspace: Workspace, source: Source, purpose: Pur
         optimizer = available(config.optimizer, torch.device(device.name))
         config = config.model_copy(update={"optimizer": optimizer})
     found = resolve_base(config.model, workspace.root)
-    log.info("base: %s", found.told)
+    log.info("base: %s", found.description)
     model = open_model(config.model.family, found, config.model.dtype, device.name)
     width, height = source.size
     multiple = model.grid.multiple

@@ -25,7 +25,8 @@ from maskora.errors import UserError
 from maskora.files import is_hidden, lies_in, move
 from maskora.hub import find_file, find_local, is_hub_id, locate, locate_cached
 from maskora.lora import LoraWeights
-from maskora.models.files.source import DiffusersFolder, Source, resolve_base
+from maskora.models.files.folder import DiffusersFolder
+from maskora.models.files.source import Source, resolve_base
 from maskora.models.names import Names
 from maskora.models.registry import (
     FAMILIES,

@@ -28,13 +28,13 @@ from maskora.latents import (
     EncodedSample,
     TensorCache,
     decode_video,
-    encode_cues,
+    encode_prompts,
     encode_samples,
     encode_videos,
 )
 from maskora.method.conditioning import inference_sample, to_bytes, to_unit
 from maskora.models.acceleration import use_cache
-from maskora.models.registry import Context, Cue, Expert, VideoModel
+from maskora.models.registry import Context, Expert, PromptInput, VideoModel
 from maskora.sampling import Denoising, LatentLock, draw_noise
 from maskora.streaming.engine import Streamer
 
@@ -209,7 +209,7 @@ class _Encoded:
     """The inputs of sampling, encoded."""
 
     sample: EncodedSample
-    unwanted: Context
+    negative: Context
     lock: LatentLock | None
 
 
@@ -222,10 +222,10 @@ def _encode(
     prompt = config.prompt.with_token(edited.first.caption)
     sample = inference_sample(video, keep, first_CHW, config.inference.conditioning, prompt)
     cache = TensorCache(workspace.cache_dir)
-    cue = Cue(sample.prompt, sample.reference_CHW)
+    item = PromptInput(sample.prompt, sample.reference_CHW)
     # Both at once, so that each encoder is loaded once; the sample's is cached then.
-    unwanted, _ = encode_cues([model.unwanted(cue, config.prompt.negative), cue], model, cache)
-    wanted = [model.shown(sample.condition_CTHW, sample.keep_THW)]
+    negative, _ = encode_prompts([model.negative(item, config.prompt.negative), item], model, cache)
+    wanted = [model.condition_frames(sample.condition_CTHW, sample.keep_THW)]
     if config.inference.lock == "latent":
         wanted.append(video)
     _, *source_latents = encode_videos(wanted, model, cache)
@@ -235,7 +235,7 @@ def _encode(
         keep_latent = model.latent_keep(keep)
         keep_latent[0] = 0  # latent frame 0 holds the edited frame
         lock = LatentLock(source_latents[0], keep_latent)
-    return _Encoded(encoded, unwanted, lock)
+    return _Encoded(encoded, negative, lock)
 
 
 def _generate(
@@ -282,7 +282,7 @@ def _start(config: Config, model: VideoModel, encoded: _Encoded, seed: int) -> D
     return Denoising(
         model,
         encoded.sample,
-        encoded.unwanted,
+        encoded.negative,
         draw_noise((model.latent_channels, *frames_Thw), seed),
         config.inference,
         encoded.lock,

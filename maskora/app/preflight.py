@@ -90,10 +90,10 @@ def _base_line(config: Config, workspace: Workspace) -> str:
     model, root = config.model, workspace.root
     if is_hub_id(model.path) and find_local(model.path, root) is None:
         files = resolve_files(model, root)
-        return f"base: {open_source(None, files).told if files else model.path}"
+        return f"base: {open_source(None, files).description if files else model.path}"
     found = resolve_base(model, root)
     read_sizes(model.family, found)  # its configurations, one by one
-    return f"base: {found.told}"
+    return f"base: {found.description}"
 
 
 def _check_loras(config: Config, workspace: Workspace) -> None:

@@ -67,7 +67,7 @@ ALONE = (Expert(),)
 
 
 @dataclass(frozen=True)
-class Cue:
+class PromptInput:
     """What a sample says in words and with a picture.
 
     Attributes:
@@ -81,25 +81,25 @@ class Cue:
 
 # What the transformer attends to beside the latents, by the names that the base's encoders give.
 Context: TypeAlias = Mapping[str, "Tensor"]
-EncodeCues: TypeAlias = Callable[[Sequence[Cue]], Iterable[Context]]
+EncodePrompts: TypeAlias = Callable[[Sequence[PromptInput]], Iterable[Context]]
 
 
 @dataclass(frozen=True)
 class ContextEncoder:
-    """One of a base's encoders of cues.
+    """One of a base's encoders of prompts and pictures.
 
     Attributes:
         name: what it encodes, in a word: "text", "image".
         parts: parts of the model that decide what comes out.
         precision: in which it computes.
         load: a context manager that loads it on entry and releases it on exit.
-        reads_prompt, reads_picture: what of a cue it looks at.
+        reads_prompt, reads_picture: what of a `PromptInput` it looks at.
     """
 
     name: str
     parts: tuple[str, ...]
     precision: str
-    load: Callable[[], AbstractContextManager[EncodeCues]]
+    load: Callable[[], AbstractContextManager[EncodePrompts]]
     reads_prompt: bool = False
     reads_picture: bool = False
 
@@ -162,10 +162,10 @@ class VideoModel(Protocol):
         ...
 
     def encoders(self) -> tuple[ContextEncoder, ...]:
-        """What turns cues into context, in the order in which they are loaded."""
+        """What turns prompts and pictures into context, in the order in which they are loaded."""
         ...
 
-    def unwanted(self, cue: Cue, negative: str) -> Cue:
+    def negative(self, wanted: PromptInput, prompt: str) -> PromptInput:
         """What guidance steers away from."""
         ...
 
@@ -180,15 +180,15 @@ class VideoModel(Protocol):
         """
         ...
 
-    def shown(self, condition_CTHW: Tensor, keep_THW: Tensor) -> Tensor:
+    def condition_frames(self, condition_CTHW: Tensor, keep_THW: Tensor) -> Tensor:
         """The frames of a condition video that the VAE is to encode: all, or its first ones."""
         ...
 
     def pack_condition(self, keep_THW: Tensor, latents_CTHW: Tensor) -> Tensor:
-        """Pixel keep mask and latents of the shown frames -> condition channels (C, T', h, w)."""
+        """Pixel keep mask and the condition frames' latents -> condition channels (C, T', h, w)."""
         ...
 
-    def start(self, noise_BCTHW: Tensor, condition_BCTHW: Tensor) -> Tensor:
+    def initial_latents(self, noise_BCTHW: Tensor, condition_BCTHW: Tensor) -> Tensor:
         """The latents from which denoising starts."""
         ...
 

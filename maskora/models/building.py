@@ -1,4 +1,4 @@
-"""Modules built from a configuration and filled from a reader, and small things around encoders."""
+"""Modules built on the host from a reader, tokenizers from their folder, and memory given back."""
 
 import gc
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -43,40 +43,33 @@ def build(make: Callable[[], Any], weights: Reader, ignore: Collection[str] = ()
 
 
 class Renamed:
-    """A reader whose tensors go by other names."""
+    """A `Reader` whose tensors go by other names."""
 
     def __init__(self, reader: Reader, names: Mapping[str, str]) -> None:
         """`names`: new name -> the reader's own."""
-        self.told = reader.told
+        self.description = reader.description
         self._reader, self._own = reader, names
 
     def names(self) -> Collection[str]:
-        """See `Reader`."""
         return self._own.keys()
 
-    def called(self, name: str) -> str:
-        """See `Reader`."""
-        return self._reader.called(self._own[name])
+    def name_in_file(self, name: str) -> str:
+        return self._reader.name_in_file(self._own[name])
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
-        """See `Reader`."""
         self._reader.check(self._own.get(name, name), shape)
 
     def is_in(self, precision: Precision) -> bool:
-        """See `Reader`."""
         new = {own: name for name, own in self._own.items()}
         return self._reader.is_in(lambda own: precision(new[own]))
 
     def read_into(self, name: str, out: Tensor) -> None:
-        """See `Reader`."""
         self._reader.read_into(self._own[name], out)
 
     def read_span(self, name: str, start: int, out: Tensor) -> None:
-        """See `Reader`."""
         self._reader.read_span(self._own[name], start, out)
 
     def read_rows(self, name: str, rows: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """See `Reader`."""
         return self._reader.read_rows(self._own[name], rows, dtype)
 
 
@@ -101,8 +94,8 @@ def check_words(
     weights.check(name, shape)
     if tokens > shape[0]:
         raise UserError(
-            f"{folder} has {tokens} tokens, and {weights.told} knows {shape[0]}: they do not "
-            f"belong together"
+            f"{folder} has {tokens} tokens, and {weights.description} knows {shape[0]}: they do "
+            f"not belong together"
         )
 
 

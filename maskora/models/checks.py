@@ -1,15 +1,30 @@
-"""What the configurations of parts must say that several bases have. No torch."""
+"""The keys of configurations that decide what a base is, checked before anything loads. No torch.
+
+A value of another type, a checkpoint of another kind, parts that do not fit together and numbers
+that would compute nonsense in silence are refused here. Whether sizes go with one another is left
+to the classes of diffusers and transformers; `reading_config` makes their errors a message.
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
+from huggingface_hub.errors import StrictDataclassError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from maskora.errors import UserError
-from maskora.models.files.source import Source
+from maskora.errors import Fault, UserError
+from maskora.models.files.source import Source, problems_of, raise_all
 
-SHOWN = 60  # characters of a value that is told
+SHOWN = 60  # characters of a value in a message
+UNUSED_LAYERS = 2  # of a language model: the states of its last layers are not used
+PUBLISHED = "It is damaged, or another model's: take it as it was published"
+# What classes raise of a configuration that they cannot use.
+UNUSABLE = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError,
+    ValueError, StrictDataclassError,
+)  # fmt: skip
 
 Whole = Annotated[int, Field(ge=1, le=1_000_000)]
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -18,10 +33,10 @@ Activation = Literal["gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "rel
 
 
 class Settings(BaseModel):
-    """The keys of one part's config.json that maskora reads, or that its class computes with.
+    """The keys of one part's config.json that decide its kind and sizes; others are not looked at.
 
     A key without a default must be there; what has one may be left out, and the default is that of
-    the part's class. Other keys are not looked at. Values keep their JSON type.
+    the part's class. Values keep their JSON type.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
@@ -32,42 +47,44 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(source.config(part))
         except ValidationError as error:
-            problems = "; ".join(_told(one) for one in error.errors())
-            raise UserError(
-                f"{source.described(part)}: {problems}. It is damaged, or another model's: take "
-                f"it as it was published"
-            ) from None
-
-
-class TransformersSettings(Settings):
-    """What the configurations of transformers' classes have in common."""
-
-    return_dict: Literal[True] = True
-    dtype: Literal["float32", "float16", "bfloat16"] | None = None
-    torch_dtype: Literal["float32", "float16", "bfloat16"] | None = None
+            problems = "; ".join(_message(one) for one in error.errors())
+            raise UserError(f"{source.described(part)}: {problems}. {PUBLISHED}") from None
 
 
 def check_settings(source: Source, kinds: Mapping[str, type[Settings]]) -> None:
-    """Every part's configuration is sound.
+    """Check every part's configuration.
 
     Args:
-        kinds: part -> what it must say.
+        kinds: part -> its keys.
 
     Raises:
         UserError: with all that is wrong, in one message.
     """
-    problems = []
-    for part, kind in kinds.items():
-        try:
-            kind.of(source, part)
-        except UserError as error:
-            problems.append(str(error))
-    if problems:
-        raise UserError("\n".join(problems))
+    raise_all(problems_of(partial(kind.of, source, part) for part, kind in kinds.items()))
+
+
+@contextmanager
+def reading_config(source: Source, part: str) -> Iterator[None]:
+    """Building a part, or computing with it: its errors become one that names the file.
+
+    Raises:
+        UserError: the part's class cannot use its configuration.
+    """
+    try:
+        yield
+    except (UserError, Fault):
+        raise
+    except UNUSABLE as error:
+        lines = str(error).strip().splitlines() or [""]
+        if isinstance(error, StrictDataclassError):  # its second line names the key
+            reason = lines[-1 if len(lines) < 2 else 1].strip().removesuffix("Errors:")
+        else:
+            reason = f"{type(error).__name__}: {lines[0]}"
+        raise UserError(f"{source.described(part)}: {reason.rstrip(' .:')}. {PUBLISHED}") from error
 
 
 def transformers_config(kind: Any, source: Source, part: str, **settings: Any) -> Any:
-    """A configuration of transformers, which checks the type of every further key itself.
+    """A configuration of transformers, which checks the type of every key itself.
 
     Args:
         kind: its class.
@@ -76,20 +93,12 @@ def transformers_config(kind: Any, source: Source, part: str, **settings: Any) -
     Raises:
         UserError: a value has another type than its key.
     """
-    from huggingface_hub.errors import StrictDataclassError
-
-    try:
+    with reading_config(source, part):
         return kind(**{**source.config(part), **settings})
-    except StrictDataclassError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise UserError(
-            f"{source.described(part)}: {reason}. It is damaged, or another model's: take it as it "
-            f"was published"
-        ) from None
 
 
-def _told(problem: Mapping[str, Any]) -> str:
-    """What one key says, and what it should."""
+def _message(problem: Mapping[str, Any]) -> str:
+    """What one key is, and what it should be."""
     key = ".".join(str(step) for step in problem["loc"])
     if problem["type"] == "missing":
         return f"{key} is missing"
@@ -100,7 +109,12 @@ def _told(problem: Mapping[str, Any]) -> str:
     return f"{key} is {value if len(value) <= SHOWN else value[:SHOWN] + '…'}, and {wanted}"
 
 
-UNUSED_LAYERS = 2  # nobody looks at what a language model's last layers give
+class TransformersSettings(Settings):
+    """The keys of every class of transformers; its outputs are read by name."""
+
+    return_dict: Literal[True] = True
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    torch_dtype: Literal["float32", "float16", "bfloat16"] | None = None
 
 
 class T5Encoder(TransformersSettings):
@@ -114,10 +128,8 @@ class T5Encoder(TransformersSettings):
     num_heads: Whole
     relative_attention_num_buckets: Annotated[int, Field(ge=4, le=1_000)] = 32
     relative_attention_max_distance: Whole = 128
-    layer_norm_epsilon: Number = 1e-6
     feed_forward_proj: Literal["relu", "gelu", "gated-gelu", "gated-silu"] = "relu"
     dense_act_fn: Activation = "relu"
-    dropout_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
     is_decoder: Literal[False] = False
 
     @property
@@ -125,22 +137,9 @@ class T5Encoder(TransformersSettings):
         """Whether the feed-forward has two ways in, one of which opens the other."""
         return self.feed_forward_proj.startswith("gated")
 
-    @model_validator(mode="after")
-    def _tells_distances_apart(self) -> Self:
-        distance, exact = (
-            self.relative_attention_max_distance,
-            self.relative_attention_num_buckets // 4,
-        )
-        if distance <= exact:
-            raise ValueError(
-                f"relative_attention_max_distance is {distance}, and should be above {exact}, a "
-                f"quarter of relative_attention_num_buckets"
-            )
-        return self
-
 
 class VisionTower(TransformersSettings):
-    """A tower of pictures' patches: `CLIPVisionModel`, `SiglipVisionModel`."""
+    """An encoder of a picture's patches: `CLIPVisionModel`, `SiglipVisionModel`."""
 
     hidden_size: Whole
     intermediate_size: Whole
@@ -152,19 +151,9 @@ class VisionTower(TransformersSettings):
     layer_norm_eps: Number = 1e-5
     hidden_act: Activation = "quick_gelu"
 
-    @model_validator(mode="after")
-    def _divides(self) -> Self:
-        check_heads(self.hidden_size, self.num_attention_heads)
-        if self.patch_size > self.image_size:
-            raise ValueError(
-                f"patch_size is {self.patch_size}, and should be at most image_size, "
-                f"{self.image_size}"
-            )
-        return self
-
 
 class Rope(Settings):
-    """How a language model tells places apart. Older files name its kind `type`."""
+    """The rotary embedding of a language model. Older files name its kind `type`."""
 
     rope_theta: Number = 10_000.0
     rope_type: Literal["default", "mrope"] = "default"
@@ -185,16 +174,6 @@ class LanguageModel(TransformersSettings):
     rope_parameters: Rope | None = None
     rope_scaling: Rope | None = None
     rope_theta: Number | None = None
-
-    @model_validator(mode="after")
-    def _divides(self) -> Self:
-        check_heads(self.hidden_size, self.num_attention_heads)
-        if self.num_attention_heads % (self.num_key_value_heads or 1):
-            raise ValueError(
-                f"num_key_value_heads is {self.num_key_value_heads}, and should divide "
-                f"num_attention_heads, {self.num_attention_heads}"
-            )
-        return self
 
 
 class Scheduler(Settings):
@@ -241,15 +220,9 @@ class Scheduler(Settings):
     trained_betas: list[Number] | None = None
 
     @model_validator(mode="after")
-    def _takes_the_answer_as_a_flow(self) -> Self:
+    def _predicts_a_flow(self) -> Self:
         needed = {"prediction_type", "use_flow_sigmas"} - self.model_fields_set
         if needed and not self.class_name.startswith("FlowMatch"):
-            told = " and ".join(sorted(needed))
-            raise ValueError(f"{told} missing, without which no flow is meant")
+            missing = " and ".join(sorted(needed))
+            raise ValueError(f"{missing} missing, without which no flow is meant")
         return self
-
-
-def check_heads(width: int, heads: int) -> None:
-    """Attention heads divide a width. Raises ValueError."""
-    if width % heads:
-        raise ValueError(f"num_attention_heads is {heads}, and should divide hidden_size, {width}")

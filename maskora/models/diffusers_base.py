@@ -1,6 +1,7 @@
 """What bases share whose transformer, VAE and scheduler are classes of diffusers."""
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,10 +15,18 @@ from maskora.config.tables import Acceleration
 from maskora.errors import UserError
 from maskora.files import cache_home, digest
 from maskora.models.acceleration import use_attention
-from maskora.models.base import ALONE, Cue, Expert, Grid, Transformer
+from maskora.models.base import (
+    ALONE,
+    Expert,
+    Grid,
+    ModelInputs,
+    PromptInput,
+    Transformer,
+    VideoModel,
+)
 from maskora.models.building import announce
+from maskora.models.checks import Settings, check_settings
 from maskora.models.files.source import Source, identity
-from maskora.models.names import Names
 from maskora.streaming.blocks import Precision, precise
 from maskora.streaming.out_of_memory import with_room
 from maskora.streaming.plan import RESIDENT, Placement
@@ -25,76 +34,118 @@ from maskora.streaming.sources import FORMAT, Reader
 from maskora.streaming.supply import more_blocks, supply
 
 
-class DiffusersBase:
-    """The common half of a base; see `maskora.models.base.VideoModel` for every promise.
+class DiffusersBase(VideoModel):
+    """The common half of a base.
 
-    A base adds its parts, names, grid, latent channels, encoders, VAE, `pack_condition`, `predict`
-    and LoRA targets.
+    A base adds its encoders, VAE and `pack_condition`, what is abstract here, and these constants.
+
+    Attributes:
+        transformer_class: diffusers' class of its transformers.
+        block_lists: their module lists that are streamed, in the order of computation.
+        files: part without weights -> file names, of which one must be in its folder.
+        settings: part -> what its configuration must say.
+        read_grid: the grid, from the configuration files.
+        attention, feed_forward: regular expressions of the module names that carry LoRA.
+        instead: what to use where a checkpoint is another one, in words.
     """
 
-    family: str
-    grid: Grid
-    latent_channels: int
-    parts: tuple[str, ...]
-    names: Names
     experts: tuple[Expert, ...] = ALONE
     embeds_guidance: bool = False
     masks_attention: bool = False
     transformer_class: ClassVar[Any]
-    # Module lists that are streamed, in the order of computation.
     block_lists: ClassVar[tuple[str, ...]] = ("blocks",)
+    files: ClassVar[dict[str, tuple[str, ...]]]
+    settings: ClassVar[Mapping[str, type[Settings]]]
+    read_grid: ClassVar[Callable[[Source], Grid]]
+    attention: ClassVar[str]
+    feed_forward: ClassVar[str]
+    instead: ClassVar[str]
 
     def __init__(
         self, source: Source, dtype: str, device: str, placement: Placement = RESIDENT
     ) -> None:
         self.source = source
-        self.dtype: torch.dtype = getattr(torch, dtype)
+        self.dtype = getattr(torch, dtype)
         self.device = torch.device(device)
         self.placement = placement
         self.acceleration = Acceleration()
-        if "transformer" in source.parts():
-            self._check_class(source.config("transformer").get("_class_name"))
+        if "transformer" in source.parts():  # another kind of base lacks other parts, too
+            self._check_transformer("transformer")
+        source.check(tuple(part for part in self.parts if part not in self.files), self.files)
+        check_settings(source, self.settings)
+        self.grid = type(self).read_grid(source)
+        transformer = self._transformer("transformer")
+        self.latent_channels = transformer.out_channels
+        for part, (width, expected) in self.widths(transformer).items():
+            self._check_width(part, width, expected)
 
-    def _check_class(self, told: str | None) -> None:
-        """The transformer is of this family's class. Raises UserError."""
+    def _transformer(self, part: str) -> Any:
+        """What a transformer's configuration says. Raises UserError."""
+        return self.settings["transformer"].of(self.source, part)
+
+    def _check_transformer(self, part: str) -> None:
+        """It is of this family's class and kind. Raises UserError."""
+        found = self.source.config(part).get("_class_name")
         expected = self.transformer_class.__name__
-        if told not in (None, expected):
+        if found not in (None, expected):
             raise UserError(
-                f"{self.source.where}: its transformer is a {told}, and {self.family} takes a "
+                f"{self.source.where}: its transformer is a {found}, and {self.family} takes a "
                 f"{expected}: set [model] family to what the files are, or name other files"
             )
+        self.check_kind(self._transformer(part))
 
     def _check_width(self, part: str, width: int, expected: int) -> None:
-        """A part gives the transformer what it takes. Raises UserError."""
         if width != expected:
             raise UserError(
                 f"{self.source.where}: what its {part} gives is {width} wide, and its transformer "
                 f"takes {expected}: they do not belong together"
             )
 
+    @abstractmethod
+    def check_kind(self, transformer: Any) -> None:
+        """The transformer takes what this family's do. Raises UserError."""
+
+    @abstractmethod
+    def widths(self, transformer: Any) -> dict[str, tuple[int, int]]:
+        """Part -> how wide what it gives is, and how wide the transformer takes it."""
+
+    @abstractmethod
+    def arguments(self, timestep_B: Tensor, inputs: ModelInputs) -> dict[str, Any]:
+        """What the transformer is called with, beside the packed latents."""
+
     def identity(self, part: str) -> str:
         return identity(self.source, part)
 
-    def unwanted(self, cue: Cue, negative: str) -> Cue:
-        return Cue(negative, cue.picture_CHW)
+    def negative(self, wanted: PromptInput, prompt: str) -> PromptInput:
+        return PromptInput(prompt, wanted.picture_CHW)
 
-    def shown(self, condition_CTHW: Tensor, keep_THW: Tensor) -> Tensor:
+    def condition_frames(self, condition_CTHW: Tensor, keep_THW: Tensor) -> Tensor:
         return condition_CTHW
 
-    def start(self, noise_BCTHW: Tensor, condition_BCTHW: Tensor) -> Tensor:
+    def initial_latents(self, noise_BCTHW: Tensor, condition_BCTHW: Tensor) -> Tensor:
         return noise_BCTHW
 
     def latent_keep(self, keep_THW: Tensor) -> Tensor:
         return grouped_cells(keep_THW, self.grid).amin(dim=1)
+
+    def lora_targets(self, kind: str) -> str:
+        both = f"({self.attention}|{self.feed_forward})"
+        return self.attention if kind == "attention" else both
+
+    def predict(
+        self, transformer: Transformer, noisy_BCTHW: Tensor, timestep_B: Tensor, inputs: ModelInputs
+    ) -> Tensor:
+        packed = torch.cat([noisy_BCTHW, inputs.condition_BCTHW], dim=1).to(self.dtype)
+        arguments = self.arguments(timestep_B, inputs)
+        velocity: Tensor = transformer(hidden_states=packed, return_dict=False, **arguments)[0]
+        return velocity.float()
 
     def load_transformer(self, expert: Expert | None = None) -> Transformer:
         return with_room(lambda: self._load(expert or self.experts[0]), self._stream_more)
 
     def _stream_more(self) -> str | None:
         """Let more blocks wait on the host when the next transformer is loaded."""
-        with init_empty_weights():
-            kind = self.transformer_class
-            total = len(self._blocks(kind.from_config(self.source.config(self.experts[0].part))))
+        total = len(self._blocks(self._empty(self.experts[0])))
         so_far = min(self.placement.blocks_to_swap, total)
         ring = self.placement.ring
         count = more_blocks(total, so_far, ring)
@@ -106,16 +157,18 @@ class DiffusersBase:
         self.placement = replace(self.placement, blocks_to_swap=so_far + count)
         return f"{so_far + count} of {total} blocks are streamed from now on, {so_far} were"
 
+    def _empty(self, expert: Expert) -> Transformer:
+        """A transformer whose parameters are on the meta device."""
+        with init_empty_weights():
+            return self.transformer_class.from_config(self.source.config(expert.part))
+
     def _load(self, expert: Expert) -> Transformer:
         announce(f"transformer{f' ({expert.name} noise)' if expert.name else ''}")
-        kind = self.transformer_class
-        with init_empty_weights():
-            transformer = kind.from_config(self.source.config(expert.part))
-        transformer.requires_grad_(False).eval()
+        transformer = self._empty(expert).requires_grad_(False).eval()
         if self.acceleration.attention != "native":  # a missing package is known before the load
             use_attention(transformer, self.acceleration.attention)
         weights = self.source.weights(expert.part)
-        precision = precise(self.dtype, tuple(kind._keep_in_fp32_modules or ()))
+        precision = precise(self.dtype, tuple(transformer._keep_in_fp32_modules or ()))
         transformer.supply = supply(
             transformer, self._blocks(transformer), weights, precision, self.placement, self.device,
             converted=self._converted(expert.part, weights, precision),

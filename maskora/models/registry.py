@@ -1,31 +1,40 @@
-"""The bases. This dict is the only place that knows the list. Importing it needs no torch."""
+"""The bases: the only place that knows them all. Importing it needs no torch."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maskora.models.base import (
     Context,
-    Cue,
     Expert,
     Grid,
     ModelInputs,
+    PromptInput,
     Transformer,
     Vae,
     VideoModel,
 )
 from maskora.models.files.source import Source, open_source
+from maskora.models.hunyuan import checks as hunyuan
+from maskora.models.hunyuan15 import checks as hunyuan15
 from maskora.models.names import Names
 from maskora.models.sizes import Sizes
+from maskora.models.wan import checks as wan
 from maskora.streaming.plan import RESIDENT, Placement
+
+if TYPE_CHECKING:
+    from maskora.models.diffusers_base import DiffusersBase
 
 __all__ = [
     "FAMILIES",
     "Context",
-    "Cue",
     "Expert",
     "Grid",
     "ModelInputs",
+    "PromptInput",
     "Sizes",
     "Source",
     "Transformer",
@@ -43,27 +52,63 @@ class Family(NamedTuple):
     """A kind of base.
 
     Attributes:
-        model: module and class of the base, below this package; imported when it is opened.
-        sizes: module and class of its arithmetic, which needs no torch.
+        load: imports its class, and torch with it.
+        read_grid: its grid, from the configuration files alone.
         grid: as published, for machines that do not have the model's files yet.
+        sizes: module and class of its arithmetic, which needs no torch.
     """
 
-    model: str
-    sizes: str
+    load: Callable[[], type[DiffusersBase]]
+    read_grid: Callable[[Source], Grid]
     grid: Grid
+    sizes: str
 
 
-WAN = Grid(cell=8, patch=2, temporal=4)
+def _wan21() -> type[DiffusersBase]:
+    from maskora.models.wan.model import Wan21
+
+    return Wan21
+
+
+def _wan_fun() -> type[DiffusersBase]:
+    from maskora.models.wan.model import WanFun
+
+    return WanFun
+
+
+def _wan22() -> type[DiffusersBase]:
+    from maskora.models.wan.model import Wan22
+
+    return Wan22
+
+
+def _miniature() -> type[DiffusersBase]:
+    from maskora.models.wan.model import Miniature
+
+    return Miniature
+
+
+def _hunyuan() -> type[DiffusersBase]:
+    from maskora.models.hunyuan.model import Hunyuan
+
+    return Hunyuan
+
+
+def _hunyuan15() -> type[DiffusersBase]:
+    from maskora.models.hunyuan15.model import Hunyuan15
+
+    return Hunyuan15
+
+
+WAN, HUNYUAN, HUNYUAN15 = Grid(8, 2, 4), Grid(8, 2, 4), Grid(16, 1, 4)
 FAMILIES: dict[str, Family] = {
-    "wan2.1-i2v": Family("wan.model.Wan21", "wan21_sizes.WanSizes", WAN),
-    "wan2.1-fun-inp": Family("wan.model.WanFun", "wan21_sizes.WanSizes", WAN),
-    "wan2.2-i2v": Family("wan.model.Wan22", "wan21_sizes.WanSizes", WAN),
-    "miniature": Family("wan.model.Miniature", "miniature_sizes.MiniatureSizes", WAN),
-    "hunyuan-video-i2v": Family(
-        "hunyuan.model.Hunyuan", "hunyuan_sizes.HunyuanSizes", Grid(8, 2, 4)
-    ),
+    "wan2.1-i2v": Family(_wan21, wan.read_grid, WAN, "wan21_sizes.WanSizes"),
+    "wan2.1-fun-inp": Family(_wan_fun, wan.read_grid, WAN, "wan21_sizes.WanSizes"),
+    "wan2.2-i2v": Family(_wan22, wan.read_grid, WAN, "wan21_sizes.WanSizes"),
+    "miniature": Family(_miniature, wan.read_grid, WAN, "miniature_sizes.MiniatureSizes"),
+    "hunyuan-video-i2v": Family(_hunyuan, hunyuan.read_grid, HUNYUAN, "hunyuan_sizes.HunyuanSizes"),
     "hunyuan-video-1.5-i2v": Family(
-        "hunyuan15.model.Hunyuan15", "hunyuan15_sizes.Hunyuan15Sizes", Grid(16, 1, 4)
+        _hunyuan15, hunyuan15.read_grid, HUNYUAN15, "hunyuan15_sizes.Hunyuan15Sizes"
     ),
 }
 
@@ -80,14 +125,12 @@ def open_model(
     Raises:
         UserError: a part is missing, or the checkpoint is of another kind.
     """
-    model: VideoModel = _named(FAMILIES[family].model)(_found(where), dtype, device, placement)
-    return model
+    return FAMILIES[family].load()(_found(where), dtype, device, placement)
 
 
 def read_grid(family: str, where: Path | Source) -> Grid:
-    """A base's grid, from its configuration files alone."""
-    grid: Grid = _named(FAMILIES[family].sizes).read_grid(_found(where))
-    return grid
+    """A base's grid, from its configuration files alone. Raises UserError."""
+    return FAMILIES[family].read_grid(_found(where))
 
 
 def read_sizes(family: str, where: Path | Source) -> Sizes:
@@ -98,8 +141,7 @@ def read_sizes(family: str, where: Path | Source) -> Sizes:
 
 def names_of(family: str) -> Names:
     """What the parts of a base's transformer are called in its publisher's files."""
-    names: Names = _named(FAMILIES[family].model).names
-    return names
+    return FAMILIES[family].load().names
 
 
 def _found(where: Path | Source) -> Source:

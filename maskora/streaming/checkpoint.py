@@ -31,16 +31,16 @@ READ_BYTES, READERS = 16 * 2**20, 4  # of the pieces in which files are read, an
 class Checkpoint:
     """Tensors by the names that their files give them."""
 
-    def __init__(self, stored: Mapping[str, Stored], told: str) -> None:
-        """`told`: where they come from, for people."""
-        self.told = told
+    def __init__(self, stored: Mapping[str, Stored], description: str) -> None:
+        """`description`: where they come from, for people."""
+        self.description = description
         self._stored = stored
 
     def names(self) -> Collection[str]:
         """All tensors."""
         return self._stored.keys()
 
-    def called(self, name: str) -> str:
+    def name_in_file(self, name: str) -> str:
         """See `Reader`."""
         return name
 
@@ -49,7 +49,9 @@ class Checkpoint:
         try:
             return self._stored[name]
         except KeyError:
-            raise UserError(f"{self.told} lacks the tensor {name}: is it another model?") from None
+            raise UserError(
+                f"{self.description} lacks the tensor {name}: is it another model?"
+            ) from None
 
     def is_in(self, precision: Callable[[str], torch.dtype]) -> bool:
         """Whether the tensors are stored in the precision in which they are computed."""
@@ -238,27 +240,27 @@ class Translated:
         checkpoint: Checkpoint,
         places: Mapping[str, Place],
         unknown: Collection[str],
-        called: Callable[[str], str],
+        name_in_file: Callable[[str], str],
     ) -> None:
         """
         Args:
             places: parameter -> where it lies.
             unknown: stored tensors that are no parameter's.
-            called: what a parameter that has no place would be called in the files.
+            name_in_file: what a parameter that has no place would be called in the files.
         """
-        self.told = checkpoint.told
+        self.description = checkpoint.description
         self._checkpoint, self._places = checkpoint, places
-        self._unknown, self._called = unknown, called
+        self._unknown, self._name_in_file = unknown, name_in_file
 
     def names(self) -> Collection[str]:
         """See `Reader`; what is not known has its own name."""
         return [*self._places, *self._unknown]
 
-    def called(self, name: str) -> str:
+    def name_in_file(self, name: str) -> str:
         """See `Reader`."""
         if name in self._places:
             return self._places[name].name
-        return name if name in self._unknown else self._called(name)
+        return name if name in self._unknown else self._name_in_file(name)
 
     def is_in(self, precision: Precision) -> bool:
         """See `Reader`."""
@@ -318,8 +320,8 @@ class Translated:
     def _place(self, name: str) -> Place:
         if name not in self._places:
             raise UserError(
-                f"{self.told} lacks the tensor {self._called(name)}: is it another model, or "
-                f"another version of it?"
+                f"{self.description} lacks the tensor {self._name_in_file(name)}: is it another "
+                f"model, or another version of it?"
             )
         return self._places[name]
 

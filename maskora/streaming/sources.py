@@ -23,16 +23,16 @@ class Reader(Protocol):
     """Tensors by name: a `Checkpoint`, or a `ModuleReader`.
 
     Attributes:
-        told: where they come from, for people.
+        description: where they come from, for people.
     """
 
-    told: str
+    description: str
 
     def names(self) -> Collection[str]:
         """All of them."""
         ...
 
-    def called(self, name: str) -> str:
+    def name_in_file(self, name: str) -> str:
         """What a tensor is called where it lies."""
         ...
 
@@ -85,8 +85,8 @@ def check_all(
     if odd:
         more = f" (and {len(odd) - 1} more)" if len(odd) > 1 else ""
         raise UserError(
-            f"{reader.told} has a tensor that is no part of this model: "
-            f"{reader.called(odd[0])}{more}. "
+            f"{reader.description} has a tensor that is no part of this model: "
+            f"{reader.name_in_file(odd[0])}{more}. "
             f"Is it another model, or another version of it?"
         )
 
@@ -122,7 +122,7 @@ class BlockSource(Protocol):
 class ModuleReader:
     """The parameters of a module that lies in host memory whole."""
 
-    told = "memory"
+    description = "memory"
 
     def __init__(self, module: nn.Module) -> None:
         self._tensors = {name: p.detach() for name, p in module.named_parameters()}
@@ -131,7 +131,7 @@ class ModuleReader:
         """See `Reader`."""
         return self._tensors.keys()
 
-    def called(self, name: str) -> str:
+    def name_in_file(self, name: str) -> str:
         """See `Reader`."""
         return name
 

@@ -13,7 +13,7 @@ from maskora.app.workspace import Workspace
 from maskora.config import Config
 from maskora.latents import TensorCache, encode_videos
 from maskora.method.conditioning import to_unit
-from maskora.models.registry import Cue, VideoModel, open_model
+from maskora.models.registry import PromptInput, VideoModel, open_model
 from tests.app.small import configured, small_clip, small_edit
 from tests.streaming.driving import encoder
 
@@ -51,16 +51,18 @@ def test_the_words_are_the_token_with_the_edited_caption_and_the_negative_prompt
     told = encoded(workspace, model)
     prompts = [f"{TOKEN} an orange ball", NEGATIVE, ""]
     with encoder(model, "text") as text:
-        wanted, unwanted, empty = text([Cue(prompt, torch.zeros(3, 8, 8)) for prompt in prompts])
+        wanted, negative, empty = text(
+            [PromptInput(prompt, torch.zeros(3, 8, 8)) for prompt in prompts]
+        )
     assert torch.equal(told.sample.context["text"], wanted["text"])
-    assert torch.equal(told.unwanted["text"], unwanted["text"])
-    assert not torch.equal(told.unwanted["text"], empty["text"])
+    assert torch.equal(told.negative["text"], negative["text"])
+    assert not torch.equal(told.negative["text"], empty["text"])
 
 
 def test_the_picture_is_the_edited_first_frame(workspace: Workspace, model: VideoModel) -> None:
     first = to_unit(torch.from_numpy(small_edit().first.image_HWC)[None])[:, 0]
     with encoder(model, "image") as image:
-        (expected,) = image([Cue("", first)])
+        (expected,) = image([PromptInput("", first)])
     found = encoded(workspace, model).sample.context["image"]
     assert torch.equal(found, expected["image"])
 
@@ -114,8 +116,8 @@ def test_the_negative_prompt_works_through_guidance(
     workspace: Workspace, model: VideoModel
 ) -> None:
     told = encoded(workspace, model)
-    silent = torch.zeros_like(told.unwanted["text"])
-    other = replace(told, unwanted={**told.unwanted, "text": silent})
+    silent = torch.zeros_like(told.negative["text"])
+    other = replace(told, negative={**told.negative, "text": silent})
     assert torch.equal(generated(model, told)[0], generated(model, other)[0])
     with_words, without = (generated(model, e, guidance=5.0)[0] for e in (told, other))
     assert not torch.allclose(with_words, without, atol=1e-3)

@@ -79,8 +79,8 @@ def test_the_folder_encodes_predicts_and_decodes_finite_numbers(
     transformer = model.load_transformer()
     assert len(transformer.blocks) == 3
     shape = (model.latent_channels, *encoded.condition_CTHW.shape[1:])
-    unwanted = {**encoded.context, "text": torch.zeros(512, 32)}
-    clip = Denoising(model, encoded, unwanted, draw_noise(shape, 0), Inference(steps=2))
+    negative = {**encoded.context, "text": torch.zeros(512, 32)}
+    clip = Denoising(model, encoded, negative, draw_noise(shape, 0), Inference(steps=2))
     clip.advance(transformer)
     with model.vae() as vae:
         frames = vae.decode(clip.result())

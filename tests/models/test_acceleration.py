@@ -29,8 +29,8 @@ TOLERANCE = 1e-4  # of gradients that are 100 times as large
 
 def denoised(model: VideoModel, transformer: Transformer, seed: int = 0) -> Tensor:
     sample = noisy_sample()
-    unwanted = {**sample.context, "text": torch.zeros(512, 32)}
-    run = Denoising(model, sample, unwanted, draw_noise(SHAPE, seed), SETTINGS)
+    negative = {**sample.context, "text": torch.zeros(512, 32)}
+    run = Denoising(model, sample, negative, draw_noise(SHAPE, seed), SETTINGS)
     run.advance(transformer)
     return run.result()
 

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +11,17 @@ import torch
 from torch import Tensor
 
 from maskora.errors import UserError
-from maskora.models.registry import Cue, VideoModel, open_model
-from maskora.models.tiny import write_tiny_model
-from tests.models import tiny_hunyuan, tiny_hunyuan15
+from maskora.models.registry import PromptInput, VideoModel, open_model
+from tests.models.bases import HUNYUAN, HUNYUAN15, WAN, copied, update
+from tests.models.conftest import Tiny
 
-FOLDERS: dict[str, Callable[[Path], object]] = {
-    "wan2.1-i2v": write_tiny_model,
-    "hunyuan-video-i2v": tiny_hunyuan.write,
-    "hunyuan-video-1.5-i2v": tiny_hunyuan15.write,
-}
 CODE = "from pathlib import Path\n\nPath({trace!r}).write_text('run')\n\nclass Own:\n    pass\n"
 
 
-@pytest.fixture(scope="module", params=FOLDERS)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=[WAN, HUNYUAN, HUNYUAN15])
+def folder(request: pytest.FixtureRequest, tiny: Tiny) -> Path:
     """A tiny base; the folder is called as its family."""
-    path = tmp_path_factory.mktemp("bases") / request.param
-    FOLDERS[request.param](path)
-    return path
+    return tiny(request.param)
 
 
 def opened(folder: Path) -> VideoModel:
@@ -42,7 +34,7 @@ def encoded(model: VideoModel) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for encoder in model.encoders():
         with encoder.load() as encode:
-            (context,) = encode([Cue('a "word" on a wall', picture)])
+            (context,) = encode([PromptInput('a "word" on a wall', picture)])
             found |= context
     with model.vae() as vae:
         found["latents"] = vae.encode(picture[:, None])
@@ -58,7 +50,9 @@ def change(value: Any, more: dict[str, Any]) -> Any:
     return {key: change(inner, more) for key, inner in value.items()} | more
 
 
-def test_settings_that_name_code_are_without_effect(folder: Path, tmp_path: Path) -> None:
+def test_settings_that_name_code_or_another_tokenizer_are_without_effect(
+    folder: Path, tmp_path: Path
+) -> None:
     copy, trace = shutil.copytree(folder, tmp_path / folder.name), tmp_path / "trace"
     chosen = {
         "attn_implementation": "owner/repo", "_attn_implementation": "owner/repo",
@@ -66,28 +60,18 @@ def test_settings_that_name_code_are_without_effect(folder: Path, tmp_path: Path
         "auto_map": dict.fromkeys(("AutoTokenizer", "AutoModel", "AutoImageProcessor"), "own.Own"),
     }  # fmt: skip
     for path in copy.glob("*/*.json"):
-        told = json.loads(path.read_text())
-        inside = change(told, chosen) if path.name == "config.json" else {**told, **chosen}
+        settings = json.loads(path.read_text())
+        inside = change(settings, chosen) if path.name == "config.json" else {**settings, **chosen}
+        if path.name == "tokenizer_config.json":
+            inside["tokenizer_class"] = "BertTokenizer"
         if path.name != "tokenizer.json" and "index" not in path.name and "vocab" not in path.name:
             path.write_text(json.dumps(inside))
     for part in copy.glob("*/"):
         (part / "own.py").write_text(CODE.format(trace=str(trace)))
-    expected = encoded(opened(folder))
-    ours = encoded(opened(copy))
+    expected, ours = encoded(opened(folder)), encoded(opened(copy))
     assert ours.keys() == expected.keys()
     assert all(torch.equal(ours[name], expected[name]) for name in expected)
     assert not trace.exists()
-
-
-def test_a_tokenizer_of_another_class_is_read_as_the_family_has_it(
-    folder: Path, tmp_path: Path
-) -> None:
-    copy = shutil.copytree(folder, tmp_path / folder.name)
-    for path in copy.glob("tokenizer*/tokenizer_config.json"):
-        told = json.loads(path.read_text())
-        path.write_text(json.dumps({**told, "tokenizer_class": "BertTokenizer"}))
-    expected, ours = encoded(opened(folder)), encoded(opened(copy))
-    assert all(torch.equal(ours[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize("inner", [False, True])
@@ -96,10 +80,11 @@ def test_foreign_quantisation_is_refused_in_every_part(
 ) -> None:
     foreign = {"quantization_config": {"quant_method": "bitsandbytes"}}
     for place in folder.glob("*/config.json"):
-        copy = shutil.copytree(folder, tmp_path / place.parent.name / folder.name)
-        path = copy / place.parent.name / "config.json"
-        told = json.loads(path.read_text())
-        path.write_text(json.dumps({**told, **({"text_config": foreign} if inner else foreign)}))
+        copy = copied(folder, tmp_path / place.parent.name)
+        update(
+            copy / place.parent.name / "config.json",
+            **{"text_config": foreign} if inner else foreign,
+        )
         with pytest.raises(UserError, match="quantised by other software"):
             encoded(opened(copy))
 
@@ -108,9 +93,11 @@ def test_foreign_quantisation_is_refused_in_every_part(
 def test_a_scheduler_that_is_none_is_refused(
     folder: Path, tmp_path: Path, name: str | None
 ) -> None:
-    copy = shutil.copytree(folder, tmp_path / folder.name)
+    copy = copied(folder, tmp_path)
     path = copy / "scheduler" / "scheduler_config.json"
-    told = json.loads(path.read_text()) | {"_class_name": name}
-    path.write_text(json.dumps({key: value for key, value in told.items() if value is not None}))
+    settings = json.loads(path.read_text()) | {"_class_name": name}
+    path.write_text(
+        json.dumps({key: value for key, value in settings.items() if value is not None})
+    )
     with pytest.raises(UserError, match=f"^{re.escape(str(path))}: _class_name .*{name or ''}"):
         opened(copy)

@@ -3,33 +3,46 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKLHunyuanVideo, FlowMatchEulerDiscreteScheduler
-from safetensors.torch import load_file, save_file
+from diffusers import (
+    AutoencoderKLHunyuanVideo,
+    FlowMatchEulerDiscreteScheduler,
+    HunyuanVideoImageToVideoPipeline,
+)
+from PIL import Image
+from safetensors.torch import load_file
 
 from maskora.errors import UserError
-from maskora.latents import TensorCache, encode_samples
+from maskora.latents import TensorCache, encode_prompts, encode_samples
 from maskora.method.conditioning import Sample, appearance_sample, inference_sample
-from maskora.models.registry import Cue, Grid, VideoModel, open_model, read_grid
+from maskora.models.building import as_bytes
+from maskora.models.registry import Grid, PromptInput, VideoModel, open_model, read_grid
 from maskora.streaming.plan import Placement
-from tests.models import published_hunyuan, tiny_hunyuan
+from tests.models import published_hunyuan
+from tests.models.bases import HUNYUAN, changed, copied, retensored, update
+from tests.models.conftest import Tiny
+from tests.models.plain import load_pipeline
 from tests.streaming.driving import encoder
 
-FAMILY = "hunyuan-video-i2v"
 FRAMES, HEIGHT, WIDTH = 13, 32, 48
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_hunyuan.write(tmp_path_factory.mktemp("models") / "hunyuan")
+def folder(tiny: Tiny) -> Path:
+    return tiny(HUNYUAN)
+
+
+def opened(folder: Path) -> VideoModel:
+    return open_model(HUNYUAN, folder, "float32", "cpu")
 
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> VideoModel:
-    return open_model(FAMILY, folder, "float32", "cpu")
+    return opened(folder)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +51,7 @@ def video() -> torch.Tensor:
 
 
 def test_the_grid_is_the_models_own(folder: Path) -> None:
-    assert read_grid(FAMILY, folder) == Grid(cell=8, patch=2, temporal=4)
+    assert read_grid(HUNYUAN, folder) == Grid(cell=8, patch=2, temporal=4)
 
 
 @pytest.mark.parametrize(("last", "frames"), [(0, 1), (1, 5), (4, 5), (5, 9), (8, 9), (12, 13)])
@@ -47,13 +60,13 @@ def test_frames_are_shown_up_to_the_last_one_of_which_anything_is_kept(
 ) -> None:
     keep = torch.zeros(FRAMES, HEIGHT, WIDTH)
     keep[0], keep[last, 0, 0] = 1, 1
-    assert torch.equal(model.shown(video, keep), video[:, :frames])
+    assert torch.equal(model.condition_frames(video, keep), video[:, :frames])
 
 
 def test_of_a_frame_that_is_masked_whole_something_is_shown(
     model: VideoModel, video: torch.Tensor
 ) -> None:
-    assert model.shown(video[:, :1], torch.zeros(1, HEIGHT, WIDTH)).shape[1] == 1
+    assert model.condition_frames(video[:, :1], torch.zeros(1, HEIGHT, WIDTH)).shape[1] == 1
 
 
 def masked(video: torch.Tensor, conditioning: str) -> Sample:
@@ -107,7 +120,7 @@ def test_a_keyframe_is_one_latent_frame(
 def test_denoising_starts_from_noise_with_a_trace_of_the_first_frame(model: VideoModel) -> None:
     numbers = torch.Generator().manual_seed(0)
     noise, condition = (torch.randn(1, c, 4, 4, 6, generator=numbers) for c in (16, 17))
-    start = model.start(noise, condition)
+    start = model.initial_latents(noise, condition)
     expected = 0.999 * noise + 0.001 * condition[:, :16, :1]
     torch.testing.assert_close(start, expected, rtol=0, atol=1e-6)
 
@@ -121,15 +134,15 @@ def test_timesteps_are_those_of_the_pipeline(model: VideoModel) -> None:
 
 
 def test_guidance_steers_away_from_a_black_picture(model: VideoModel) -> None:
-    cue = model.unwanted(Cue("a dog", torch.rand(3, 8, 8)), "blurred")
-    assert cue.prompt == "blurred"
-    assert torch.equal(cue.picture_CHW, torch.full((3, 8, 8), -1.0))
+    item = model.negative(PromptInput("a dog", torch.rand(3, 8, 8)), "blurred")
+    assert item.prompt == "blurred"
+    assert torch.equal(item.picture_CHW, torch.full((3, 8, 8), -1.0))
 
 
 def test_clips_come_back_with_every_frame_also_in_tiles(folder: Path) -> None:
     """Longer than what the VAE takes at a time, and larger than a tile."""
     video = torch.rand(3, 21, 48, 80) * 2 - 1
-    tiled = open_model(FAMILY, folder, "float32", "cpu", Placement(0, vae_tile=32))
+    tiled = open_model(HUNYUAN, folder, "float32", "cpu", Placement(0, vae_tile=32))
     whole = AutoencoderKLHunyuanVideo.from_pretrained(folder / "vae")
     whole.enable_tiling(32, 32, 16, 24, 24, 12)
     with tiled.vae() as vae, torch.no_grad():
@@ -150,55 +163,68 @@ def test_clips_come_back_with_every_frame_also_in_tiles(folder: Path) -> None:
 def test_other_checkpoints_are_refused_with_what_to_use(
     folder: Path, tmp_path: Path, changes: dict[str, object], told: str
 ) -> None:
-    copy = shutil.copytree(folder, tmp_path / "copy")
-    config = copy / "transformer" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    copy = changed(folder, tmp_path, "transformer", **changes)
     shutil.rmtree(copy / "image_processor")  # text-to-video checkpoints have none
     with pytest.raises(UserError, match=rf"{told}.*HunyuanVideo-I2V-33ch \(latent-concat\)"):
-        open_model(FAMILY, copy, "float32", "cpu")
+        opened(copy)
 
 
 def test_a_missing_part_is_told(folder: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(folder, tmp_path / "copy")
+    copy = copied(folder, tmp_path)
     shutil.rmtree(copy / "image_processor")
     with pytest.raises(UserError, match=r"missing: image_processor/"):
-        open_model(FAMILY, copy, "float32", "cpu")
+        opened(copy)
 
 
 def test_another_tokenizer_is_refused(folder: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(folder, tmp_path / "copy")
-    tokenizer = copy / "tokenizer" / "tokenizer.json"
-    told = json.loads(tokenizer.read_text())
-    told["post_processor"] = None  # no token begins the text, so the picture's place is another
-    tokenizer.write_text(json.dumps(told))
-    other = open_model(FAMILY, copy, "float32", "cpu")
-    with encoder(other, "text") as encode, pytest.raises(UserError, match="token 5 is not the pic"):
-        encode([Cue("a dog", torch.zeros(3, 16, 16))])
+    copy = copied(folder, tmp_path)
+    # No token begins the text, so the picture's place is another.
+    update(copy / "tokenizer" / "tokenizer.json", post_processor=None)
+    other = encoder(opened(copy), "text")
+    with other as encode, pytest.raises(UserError, match="token 5 is not the pic"):
+        encode([PromptInput("a dog", torch.zeros(3, 16, 16))])
 
 
 def test_another_text_encoder_is_refused(folder: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(folder, tmp_path / "copy")
-    config = copy / "text_encoder" / "config.json"
-    told = json.loads(config.read_text())
-    told["text_config"] = {"model_type": "mistral"}
-    config.write_text(json.dumps(told))
+    copy = changed(folder, tmp_path, "text_encoder", text_config={"model_type": "mistral"})
     with pytest.raises(UserError, match=r'model_type is "mistral", and it should be'):
-        open_model(FAMILY, copy, "float32", "cpu")
+        opened(copy)
 
 
-def test_whoever_made_the_folder_does_not_choose_the_code(folder: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(folder, tmp_path / "copy")
+def own_names(name: str) -> str:
+    """The names of the modules of transformers 5."""
+    moved = name.replace("language_model.model.", "language_model.")
+    return "lm_head.weight" if "lm_head" in name else f"model.{moved}"
+
+
+def old_names(name: str) -> str:
+    """The names that older versions wrote."""
+    return name.replace("vision_tower.", "vision_tower.vision_model.")
+
+
+@pytest.mark.parametrize("renamed", [own_names, old_names])
+def test_llava_is_read_whichever_version_has_written_it(
+    folder: Path, tmp_path: Path, renamed: Callable[[str], str]
+) -> None:
+    """The newer names, and the older ones with the configuration of their time."""
+    copy = copied(folder, tmp_path)
+    retensored(copy / "text_encoder", lambda tensors: {renamed(n): t for n, t in tensors.items()})
+    (names,) = (load_file(path).keys() for path in (copy / "text_encoder").glob("*.safetensors"))
+    assert any("vision_model" in name or name.startswith("model.") for name in names)
     config = copy / "text_encoder" / "config.json"
-    told = json.loads(config.read_text())
-    chosen = {"attn_implementation": "owner/repo", "_attn_implementation": "owner/repo"}
-    chosen |= {"auto_map": {"AutoModel": "owner/repo--modeling.Own"}}
-    told |= chosen
-    told["text_config"] |= chosen
-    told["vision_config"] |= chosen
-    config.write_text(json.dumps(told))
-    with encoder(open_model(FAMILY, copy, "float32", "cpu"), "text") as encode:
-        (context,) = encode([Cue("a dog", torch.zeros(3, 16, 16))])
-    assert context["text"].isfinite().all()
+    text = json.loads(config.read_text())["text_config"] | {"rope_theta": 500.0}
+    del text["rope_parameters"]
+    update(config, text_config=text)
+    picture = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    item = PromptInput("a man", picture)
+    (ours,) = encode_prompts([item], opened(copy), TensorCache(tmp_path / "ours"))
+    (other,) = encode_prompts([item], opened(folder), TensorCache(tmp_path / "other"))
+    pipe = load_pipeline(HunyuanVideoImageToVideoPipeline, copy)
+    shown = Image.fromarray(as_bytes(picture).permute(1, 2, 0).numpy())
+    with torch.no_grad():
+        theirs = pipe.encode_prompt(shown, "a man")[0][0]
+    assert (ours["text"] - theirs).abs().max() <= 1e-4
+    assert (ours["text"] - other["text"]).abs().max() > 1e-4, "rope_theta counts"
 
 
 @pytest.mark.parametrize(
@@ -212,13 +238,9 @@ def test_whoever_made_the_folder_does_not_choose_the_code(folder: Path, tmp_path
 def test_a_damaged_encoder_is_told_by_the_tensors_name_in_its_file(
     folder: Path, tmp_path: Path, part: str, name: str
 ) -> None:
-    copy = shutil.copytree(folder, tmp_path / "copy")
-    weights = copy / part / "model.safetensors"
-    tensors = load_file(weights)
-    tensors[name] = torch.zeros(3)
-    save_file(tensors, weights, {"format": "pt"})
-    broken = open_model(FAMILY, copy, "float32", "cpu")
-    kind = "text" if part == "text_encoder" else "pooled"
+    copy = copied(folder, tmp_path)
+    retensored(copy / part, lambda tensors: {**tensors, name: torch.zeros(3)})
+    broken, kind = opened(copy), "text" if part == "text_encoder" else "pooled"
     with pytest.raises(UserError, match=re.escape(f"{name} is (3,)")), encoder(broken, kind):
         pass
 

@@ -12,16 +12,14 @@ from maskora.models.registry import open_model
 from maskora.models.times import at_times
 from maskora.streaming.plan import RESIDENT, Placement
 from maskora.training.loop import sample_loss
-from tests.models.damaging import FULL, NEWER, WAN, WAN22, write_all
+from tests.models.bases import HUNYUAN as FULL
+from tests.models.bases import HUNYUAN15 as NEWER
+from tests.models.bases import WAN, WAN22
+from tests.models.conftest import Tiny
 from tests.streaming.driving import answer, opened
 from tests.test_sampling import SHAPE, noisy_sample
 
 ROWS, COLUMNS = 4, 6
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return write_all(tmp_path_factory.mktemp("bases"))
 
 
 def rows_of(table: Tensor, frames: int) -> Tensor:
@@ -30,10 +28,8 @@ def rows_of(table: Tensor, frames: int) -> Tensor:
 
 
 @pytest.mark.parametrize("family", [WAN, WAN22, FULL, NEWER])
-def test_frames_have_the_places_that_they_have_in_the_whole_clip(
-    folders: dict[str, Path], family: str
-) -> None:
-    transformer = open_model(family, folders[family], "float32", "cpu").load_transformer()
+def test_frames_have_the_places_that_they_have_in_the_whole_clip(tiny: Tiny, family: str) -> None:
+    transformer = open_model(family, tiny(family), "float32", "cpu").load_transformer()
     channels = transformer.config.in_channels
 
     def tables(frames: int) -> list[Tensor]:

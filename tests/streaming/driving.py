@@ -16,7 +16,7 @@ def opened(folder: Path, placement: Placement, dtype: str = "float32") -> VideoM
 
 
 def encoder(model: VideoModel, name: str) -> AbstractContextManager[Any]:
-    """One of a model's encoders of cues."""
+    """One of a model's encoders."""
     return next(one for one in model.encoders() if one.name == name).load()
 
 

@@ -85,8 +85,8 @@ def generated(
     lora.stack(transformer, [(adapter, 1.0)])
     noise = draw_noise((16, *window.condition_CTHW.shape[1:]), seed=1)
     negative = torch.randn(512, 32, generator=torch.Generator().manual_seed(2))
-    unwanted = {**window.context, "text": negative}
-    clip = Denoising(model, window, unwanted, noise, Inference(steps=4))
+    negative = {**window.context, "text": negative}
+    clip = Denoising(model, window, negative, noise, Inference(steps=4))
     clip.advance(transformer)
     return clip.result()
 

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, CLIPVisionModel, UMT5EncoderModel
 from maskora import lora
 from maskora.errors import Fault
 from maskora.latents import TensorCache, encode_videos
-from maskora.models.registry import Cue, Transformer, VideoModel
+from maskora.models.registry import PromptInput, Transformer, VideoModel
 from maskora.streaming.blocks import precise
 from maskora.streaming.formats import FORMATS, StoredLinear
 from maskora.streaming.plan import Placement
@@ -51,9 +51,9 @@ def test_a_streamed_text_encoder_answers_as_transformers_does(deep_model: Path, 
         deep_model / "text_encoder", dtype=getattr(torch, dtype)
     )
     tokenizer = AutoTokenizer.from_pretrained(deep_model / "tokenizer")
-    cues = [Cue(prompt, torch.zeros(3, 8, 8)) for prompt in PROMPTS]
+    prompts = [PromptInput(prompt, torch.zeros(3, 8, 8)) for prompt in PROMPTS]
     with encoder(opened(deep_model, Placement(0), dtype), "text") as encode:
-        together, alone = encode(cues), encode(cues[1:2])
+        together, alone = encode(prompts), encode(prompts[1:2])
     assert torch.equal(together[1]["text"], alone[0]["text"])
     for prompt, found in zip(PROMPTS, together, strict=True):
         found_LD = found["text"]
@@ -78,7 +78,7 @@ def test_a_streamed_image_encoder_answers_as_transformers_does(deep_model: Path)
     with torch.no_grad():
         expected = published(pixels, output_hidden_states=True).hidden_states[-2][0]
     with encoder(opened(deep_model, Placement(0)), "image") as encode:
-        (found,) = encode([Cue("", picture)])
+        (found,) = encode([PromptInput("", picture)])
         assert torch.equal(found["image"], expected)
 
 

@@ -143,9 +143,9 @@ def test_shapes_are_held_against_the_module(reader: Translated, tensors: dict[st
 
 def test_names_are_the_modules_and_called_as_in_the_file(reader: Translated) -> None:
     assert set(reader.names()) == {*PLACES, "odd"}
-    assert reader.called("swapped") == "half"
-    assert reader.called("odd") == "odd"
-    assert reader.called("missing") == "their missing"
+    assert reader.name_in_file("swapped") == "half"
+    assert reader.name_in_file("odd") == "odd"
+    assert reader.name_in_file("missing") == "their missing"
 
 
 def test_scaled_weights_are_in_no_precision_of_their_own(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from maskora.config.tables import Optimizer
 from maskora.hub import locate
 from maskora.latents import EncodedSample
 from maskora.models.registry import open_model
-from maskora.models.wan.encoders import WanVae
+from maskora.models.wan.encoders import normalised
 from maskora.streaming.blocks import precise
 from maskora.streaming.checkpoint import Checkpoint
 from maskora.streaming.demand import gb
@@ -355,7 +355,7 @@ def encode_and_decode(bench: Bench) -> Found:
     with torch.device(bench.device), torch.random.fork_rng(devices=on_gpu):
         torch.manual_seed(0)
         autoencoder = AutoencoderKLWan().requires_grad_(False).eval()
-    vae = WanVae(autoencoder)
+    vae = normalised(autoencoder)
     video = torch.rand(3, FRAMES, TILE, TILE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with one_thread():
         latents = vae.encode(video)

@@ -1,1 +1,1 @@
-"""Bases in the files that people own: Wan's original layout, and single files as of ComfyUI."""
+"""Reading a base's checkpoint: diffusers' folders, publishers' layouts, single files."""

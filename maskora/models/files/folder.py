@@ -1,54 +1,73 @@
-"""A model's files: the folder in diffusers' layout is checked, files are read and compared."""
+"""A model folder in diffusers' layout: one sub-folder per part, each with its configuration."""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maskora.errors import UserError
-from maskora.streaming.header import shards
+from maskora.hub import refuse_quantised, without_code
+from maskora.streaming.header import read_headers, shards
 
-WHOLE, BLOCKS, BLOCK = 64 * 2**20, 64, 2**18
+if TYPE_CHECKING:
+    from maskora.streaming.sources import Reader
+
+CONFIGS = ("config.json", "scheduler_config.json")
 WEIGHT_STEMS = ("diffusion_pytorch_model", "model")
+# Of files above WHOLE bytes, so many blocks of so many bytes are compared.
+WHOLE, BLOCKS, BLOCK = 64 * 2**20, 64, 2**18
 
 
-def part_files(folder: Path) -> list[Path]:
-    """Every file of a part, but weights that are left over from another way to cut them up.
+class DiffusersFolder:
+    """A folder in diffusers' layout; a `Source`, which says what each method promises."""
 
-    Raises:
-        UserError: the index is damaged.
-    """
-    files = {path for path in folder.rglob("*") if path.is_file()}
-    return sorted(files - (set(folder.glob("*.safetensors")) - set(shards(folder))))
+    def __init__(self, where: Path) -> None:
+        self.where = where
+        self.description = f"a folder in diffusers' layout ({where})"
 
+    def check(self, weights: tuple[str, ...], files: dict[str, tuple[str, ...]]) -> None:
+        missing = [problem for part in weights for problem in _missing_weights(self.where / part)]
+        for part, names in files.items():
+            if not any((self.where / part / name).is_file() for name in names):
+                missing.append(f"{part}/{' or '.join(names)}")
+        if missing:
+            raise UserError(
+                f"{self.where} is not a complete model folder in diffusers' layout; missing: "
+                + ", ".join(missing)
+            )
+        for part in files:
+            check_readable(self.where / part)
 
-def check_parts(folder: Path, weights: tuple[str, ...], files: dict[str, tuple[str, ...]]) -> None:
-    """Every part that a base needs is there, each weight shard included.
+    def config(self, part: str) -> dict[str, Any]:
+        config = read_json(self._config_file(part))
+        refuse_quantised(config, self.where / part, "[model] path")
+        settings: dict[str, Any] = without_code(config)
+        return settings
 
-    Args:
-        folder: the model's folder.
-        weights: sub-folders that hold a config.json and safetensors weights.
-        files: sub-folder -> file names, of which one must exist.
+    def described(self, part: str) -> str:
+        return str(self._config_file(part))
 
-    Raises:
-        UserError: with all that is missing, in one message; or with a JSON file that is damaged.
-    """
-    missing = [problem for part in weights for problem in _missing_weights(folder / part)]
-    for part, names in files.items():
-        if not any((folder / part / name).is_file() for name in names):
-            missing.append(f"{part}/{' or '.join(names)}")
-    if missing:
-        raise UserError(
-            f"{folder} is not a complete model folder in diffusers' layout; missing: "
-            + ", ".join(missing)
-        )
-    for part in files:
-        check_readable(folder / part)
+    def index(self) -> dict[str, Any]:
+        path = self.where / "model_index.json"
+        return read_json(path) if path.is_file() else {}
 
+    def weights(self, part: str) -> "Reader":
+        from maskora.streaming.checkpoint import Checkpoint
 
-def check_readable(folder: Path) -> None:
-    """JSON files of a folder that transformers reads by itself hold objects. Raises UserError."""
-    for path in sorted(folder.glob("*.json")):
-        read_json(path)
+        folder = self.where / part
+        return Checkpoint(read_headers(shards(folder)), str(folder))
+
+    def folder(self, part: str) -> Path:
+        return self.where / part
+
+    def parts(self) -> list[str]:
+        return sorted(folder.name for folder in self.where.glob("*/"))
+
+    def paths(self, part: str) -> list[Path]:
+        return part_files(self.where / part)
+
+    def _config_file(self, part: str) -> Path:
+        paths = [self.where / part / name for name in CONFIGS]
+        return next((path for path in paths if path.is_file()), paths[0])
 
 
 def _missing_weights(part: Path) -> list[str]:
@@ -60,6 +79,22 @@ def _missing_weights(part: Path) -> list[str]:
     if not any((part / f"{stem}.safetensors").is_file() for stem in WEIGHT_STEMS):
         missing.append(f"{part.name}/*.safetensors")
     return missing
+
+
+def part_files(folder: Path) -> list[Path]:
+    """Every file of a part, but weights that are left over from another sharding.
+
+    Raises:
+        UserError: the index is damaged.
+    """
+    files = {path for path in folder.rglob("*") if path.is_file()}
+    return sorted(files - (set(folder.glob("*.safetensors")) - set(shards(folder))))
+
+
+def check_readable(folder: Path) -> None:
+    """JSON files of a folder that transformers reads by itself hold objects. Raises UserError."""
+    for path in sorted(folder.glob("*.json")):
+        read_json(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -86,9 +121,9 @@ def sampled_content(path: Path) -> bytes:
     size = path.stat().st_size
     if size <= WHOLE:
         return path.read_bytes()
-    parts = [str(size).encode()]
+    sampled = [str(size).encode()]
     with path.open("rb") as file:
         for index in range(BLOCKS):
             file.seek((size - BLOCK) * index // (BLOCKS - 1))
-            parts.append(file.read(BLOCK))
-    return b"".join(parts)
+            sampled.append(file.read(BLOCK))
+    return b"".join(sampled)

@@ -72,7 +72,7 @@ def _common(found: Translation, patch: int) -> dict[str, Any]:
         (f"{blocks}ff_context.net.0.proj.bias", 0),
     )
     if width % HEAD:
-        raise UserError(f"{found.told}: blocks of width {width} are not HunyuanVideo's")
+        raise UserError(f"{found.description}: blocks of width {width} are not HunyuanVideo's")
     return {
         "in_channels": found.length(("x_embedder.proj.weight", 1)),
         "out_channels": found.length(("proj_out.weight", 0), ("proj_out.bias", 0)) // patch**2,
@@ -131,7 +131,7 @@ def _other(config: dict[str, Any]) -> str | None:
     return f"a model of {inputs} input channels"
 
 
-def _told(config: dict[str, Any]) -> str:
+def _describe(config: dict[str, Any]) -> str:
     width = config["num_attention_heads"] * config["attention_head_dim"]
     single = f" and {config['num_single_layers']}" if "num_single_layers" in config else ""
     return (
@@ -140,7 +140,7 @@ def _told(config: dict[str, Any]) -> str:
 
 
 def _layout(names: Names, *marks: str, config: Callable[[Translation], dict[str, Any]]) -> Layout:
-    return Layout(marks, names, config, _told, INSTEAD, others=OTHERS, other=_other)
+    return Layout(marks, names, config, _describe, INSTEAD, others=OTHERS, other=_other)
 
 
 REFINER, SINGLE = r"txt_in\.individual_token_refiner\..*", r"single_blocks\.\d+\.linear1\..*"

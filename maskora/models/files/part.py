@@ -11,11 +11,11 @@ from maskora.hub import refuse_quantised
 from maskora.models.files import hunyuan, wan
 from maskora.models.files.folder import read_json
 from maskora.models.files.tensors import Kind, Layout, Weights, read_weights, recognise
-from maskora.models.files.wan import IMAGE_ENCODERS, TEXT_ENCODERS, VAES
 
 if TYPE_CHECKING:
     from maskora.streaming.sources import Reader
 
+# The parts that may be single files ([model] files), and what such a file must hold.
 WHAT = {
     "transformer": "a transformer of Wan2.1, Wan2.2, HunyuanVideo or HunyuanVideo-1.5",
     "transformer_2": "a transformer of Wan2.2",
@@ -23,7 +23,7 @@ WHAT = {
     "text_encoder": "the text encoder of Wan (UMT5-XXL)",
     "image_encoder": "the image encoder of Wan2.1 (CLIP ViT-H)",
 }
-# What config.json says and tensors tell, by their names and by ours.
+# Keys of the publisher's config.json that the tensors show as well -> diffusers' names of them.
 AGREE = {
     "in_dim": "in_channels", "out_dim": "out_channels", "num_layers": "num_layers",
     "ffn_dim": "ffn_dim", "freq_dim": "freq_dim",
@@ -32,7 +32,7 @@ AGREE = {
 
 @dataclass(frozen=True)
 class StoredPart:
-    """A part by its files, which are looked at when something is asked.
+    """A part by its files, which are read when something is asked.
 
     Attributes:
         part: what it is, one of `WHAT`.
@@ -56,14 +56,9 @@ class StoredPart:
         """Files that are not there."""
         return [path for path in self.files if not path.is_file()]
 
-    @property
-    def told(self) -> str:
-        """What was found, in a line. Raises UserError as `kind` does."""
-        return f"{self.part}: {self.where}, {self.kind.told}"
-
     @cached_property
     def given(self) -> Mapping[str, Any]:
-        """What config.json says; nothing without one. Raises UserError."""
+        """The publisher's config.json; empty without one. Raises UserError."""
         if self.publishers is None:
             return {}
         given = read_json(self.publishers)
@@ -75,7 +70,7 @@ class StoredPart:
         """The tensors. Raises UserError where the files cannot be read."""
         if self.missing:
             raise UserError(
-                f"{self.missing[0]} is not there, and the files of this layout alone tell the "
+                f"{self.missing[0]} is not there, and only the files of this layout hold the "
                 f"base's sizes: fetch it as a whole, or name another file"
             )
         return read_weights(self.paths, self.where)
@@ -85,35 +80,23 @@ class StoredPart:
         """What the tensors are. Raises UserError where they are not this part."""
         kind = recognise(self.weights, self._layouts(), WHAT[self.part])
         for theirs, ours in AGREE.items():
-            said, found = self.given.get(theirs), kind.config.get(ours)
-            if said not in (None, found):
+            given, found = self.given.get(theirs), kind.config.get(ours)
+            if given not in (None, found):
                 raise UserError(
-                    f"{self.where}: {theirs} is {said!r} in its config.json, and its tensors are "
+                    f"{self.where}: {theirs} is {given!r} in its config.json, and its tensors are "
                     f"of {found}: they do not belong together"
                 )
         return kind
-
-    def check(self) -> None:
-        """Look at the files. Raises UserError where they are not this part."""
-        assert self.kind
-
-    def _layouts(self) -> Collection[Layout]:
-        if self.part == "vae":
-            return VAES
-        if self.part == "text_encoder":
-            return TEXT_ENCODERS
-        if self.part == "image_encoder":
-            return IMAGE_ENCODERS
-        return (wan.transformer(self.given), *hunyuan.TRANSFORMERS)
 
     def reader(self) -> "Reader":
         """The tensors by the names of the module that is built from `kind.config`."""
         from maskora.streaming.checkpoint import Checkpoint, Translated
 
-        translation = self.kind.translation
-        return Translated(
-            Checkpoint(self.weights.stored, self.where),
-            translation.places,
-            translation.unknown,
-            translation.called,
-        )
+        found = self.kind.translation
+        checkpoint = Checkpoint(self.weights.stored, self.where)
+        return Translated(checkpoint, found.places, found.unknown, found.name_in_file)
+
+    def _layouts(self) -> Collection[Layout]:
+        if self.part in wan.LAYOUTS:
+            return wan.LAYOUTS[self.part]
+        return (wan.transformer(self.given), *hunyuan.TRANSFORMERS)

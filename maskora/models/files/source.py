@@ -1,163 +1,38 @@
-"""A base put together from parts that lie in files of their own, and one laid over another."""
+"""Where the parts of a base come from: one folder, files of their own, or both."""
 
-import json
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from maskora.config.tables import Model
 from maskora.errors import UserError
-from maskora.files import cache_home, digest, write_bytes, write_text
-from maskora.hub import find_file, locate, refuse_quantised, without_code
+from maskora.files import digest
+from maskora.hub import find_file, locate
+from maskora.models.files import wan
 from maskora.models.files.folder import (
-    check_parts,
+    DiffusersFolder,
     check_readable,
     part_files,
     read_json,
     sampled_content,
 )
 from maskora.models.files.part import StoredPart
-from maskora.models.files.tensors import read_small
-from maskora.models.files.wan import TOKENIZER
-from maskora.streaming.header import read_headers, shards
+from maskora.streaming.header import shards
 
 if TYPE_CHECKING:
     from maskora.streaming.sources import Reader
-if TYPE_CHECKING:
-    from maskora.streaming.sources import Reader
 
-# Wan2.1's is that for 480P; its publisher takes 5 for 720P, and for Wan2.2.
-SHIFT, SHIFT_22 = 3.0, 5.0
-PROCESSOR = {
-    "image_processor_type": "CLIPImageProcessor",
-    "do_resize": True,
-    "size": {"shortest_edge": 224},
-    "resample": 3,
-    "do_center_crop": True,
-    "crop_size": {"height": 224, "width": 224},
-    "do_rescale": True,
-    "rescale_factor": 1 / 255,
-    "do_normalize": True,
-    "image_mean": [0.48145466, 0.4578275, 0.40821073],
-    "image_std": [0.26862954, 0.26130258, 0.27577711],
-    "do_convert_rgb": True,
-}
-
-
-def scheduler(shift: float) -> dict[str, Any]:
-    """The configuration of Wan's scheduler."""
-    return {
-        "_class_name": "UniPCMultistepScheduler",
-        "num_train_timesteps": 1000,
-        "prediction_type": "flow_prediction",
-        "use_flow_sigmas": True,
-        "flow_shift": shift,
-    }
-
-
-def image_processor() -> Path:
-    """A folder with the settings by which CLIP's pictures are prepared, made if it is not there."""
-    text = json.dumps(PROCESSOR, indent=2)
-    folder = cache_home() / "processors" / digest(text)
-    if not (folder / "preprocessor_config.json").is_file():
-        write_text(folder / "preprocessor_config.json", text)
-    return folder
-
-
-def tokenizer(text_encoder: StoredPart) -> Path:
-    """A folder with the tokenizer that the text encoder's file brings, made if it is not there.
-
-    Raises:
-        UserError: it brings none, or cannot be read.
-    """
-    stored = text_encoder.weights.stored.get(TOKENIZER)
-    if stored is None:
-        raise UserError(
-            f"{text_encoder.where} brings no tokenizer ({TOKENIZER}): use ComfyUI's file of "
-            f"UMT5-XXL, or name a folder that has one as [model] path"
-        )
-    content = read_small(stored, sum(stored.shape))
-    folder = cache_home() / "tokenizers" / digest(content)
-    if not (folder / "spiece.model").is_file():
-        write_bytes(folder / "spiece.model", content)
-    return folder
-
-
+# A folder as Wan-AI publishes it: Wan2.2 has two transformers, each in a folder of its own.
 EXPERTS = {"transformer": "high_noise_model", "transformer_2": "low_noise_model"}
-FILES = {
+WAN_FILES = {
     "vae": "Wan2.1_VAE.pth",
     "text_encoder": "models_t5_umt5-xxl-enc-bf16.pth",
     "image_encoder": "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",
 }
-TOKENIZER_FOLDER = "google/umt5-xxl"
+WAN_TOKENIZER = "google/umt5-xxl"
 STEM = "diffusion_pytorch_model"
-
-
-def find_wan(where: Path) -> "Pieces | None":
-    """A folder as Wan-AI (or alibaba-pai, for Fun) publishes it; None where it is none.
-
-    Raises:
-        UserError: a config.json or an index in it is damaged.
-    """
-    if (where / "model_index.json").is_file():
-        return None
-    folders = {part: where / name for part, name in EXPERTS.items()}
-    if not any((folder / "config.json").is_file() for folder in folders.values()):
-        folders = {"transformer": where}
-        path = where / "config.json"
-        if not path.is_file() or "num_heads" not in read_json(path):
-            return None
-    parts = {part: _transformer(part, folder) for part, folder in folders.items()}
-    for part, name in FILES.items():
-        parts[part] = StoredPart(part, (where / name,), str(where / name))
-    shift = SHIFT_22 if "transformer_2" in parts else SHIFT
-    return Pieces(
-        where,
-        f"a folder in Wan's original layout ({where})",
-        parts,
-        {"scheduler": scheduler(shift)},
-        {"tokenizer": lambda: where / TOKENIZER_FOLDER, "image_processor": image_processor},
-    )
-
-
-def _transformer(part: str, folder: Path) -> StoredPart:
-    named = [path for path in shards(folder) if path.name.startswith(STEM)]
-    paths = tuple(named) or (folder / f"{STEM}.safetensors",)
-    return StoredPart(part, paths, str(folder), folder / "config.json")
-
-
-def take_files(files: Mapping[str, Path], alone: bool) -> "Pieces":
-    """Files that are named one by one.
-
-    Args:
-        files: part -> its file.
-        alone: there is no folder beside them; Wan's bases need none.
-    """
-    parts = {part: StoredPart(part, (path,), str(path)) for part, path in files.items()}
-    where = _common([path.parent for path in files.values()])
-    settings: dict[str, dict[str, Any]] = {}
-    folders: dict[str, Callable[[], Path]] = {}
-    if alone:
-        shift = SHIFT_22 if "transformer_2" in parts else SHIFT
-        settings["scheduler"] = scheduler(shift)
-        folders["image_processor"] = image_processor
-        if "text_encoder" in parts:
-            folders["tokenizer"] = partial(tokenizer, parts["text_encoder"])
-    what = f"single files{' without a folder beside them' if alone else ''}"
-    return Pieces(where, what, parts, settings, folders)
-
-
-def _common(folders: Sequence[Path]) -> Path:
-    """The folder that all these lie in; on several drives, which have none, the first one."""
-    try:
-        return Path(os.path.commonpath(folders))
-    except ValueError:
-        return folders[0]
-
-
-CONFIGS = ("config.json", "scheduler_config.json")
 
 
 class Source(Protocol):
@@ -170,7 +45,7 @@ class Source(Protocol):
     where: Path
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """What was found there; a further line for each part that is not as diffusers has it.
 
         Raises:
@@ -186,7 +61,8 @@ class Source(Protocol):
             files: part -> file names, of which one must exist in its folder.
 
         Raises:
-            UserError: with all that is missing, in one message.
+            UserError: with all that is missing, each weight shard included, in one message; or
+                with a file that is damaged.
         """
         ...
 
@@ -195,11 +71,11 @@ class Source(Protocol):
         ...
 
     def described(self, part: str) -> str:
-        """Where a part's configuration stands, for people."""
+        """The file that holds a part's configuration, for people."""
         ...
 
     def index(self) -> dict[str, Any]:
-        """What the pipeline itself is told (`model_index.json`); empty where there is none."""
+        """The settings of the pipeline itself (`model_index.json`); empty where there are none."""
         ...
 
     def weights(self, part: str) -> "Reader":
@@ -219,59 +95,8 @@ class Source(Protocol):
         ...
 
 
-class DiffusersFolder:
-    """A folder in diffusers' layout: one sub-folder per part."""
-
-    def __init__(self, where: Path) -> None:
-        self.where = where
-        self.told = f"a folder in diffusers' layout ({where})"
-
-    def check(self, weights: tuple[str, ...], files: dict[str, tuple[str, ...]]) -> None:
-        """See `Source`."""
-        check_parts(self.where, weights, files)
-
-    def config(self, part: str) -> dict[str, Any]:
-        """See `Source`."""
-        config = read_json(self._described(part))
-        refuse_quantised(config, self.where / part, "[model] path")
-        settings: dict[str, Any] = without_code(config)
-        return settings
-
-    def described(self, part: str) -> str:
-        """See `Source`."""
-        return str(self._described(part))
-
-    def _described(self, part: str) -> Path:
-        paths = [self.where / part / name for name in CONFIGS]
-        return next((path for path in paths if path.is_file()), paths[0])
-
-    def index(self) -> dict[str, Any]:
-        """See `Source`."""
-        path = self.where / "model_index.json"
-        return read_json(path) if path.is_file() else {}
-
-    def weights(self, part: str) -> "Reader":
-        """See `Source`."""
-        from maskora.streaming.checkpoint import Checkpoint
-
-        folder = self.where / part
-        return Checkpoint(read_headers(shards(folder)), str(folder))
-
-    def folder(self, part: str) -> Path:
-        """See `Source`."""
-        return self.where / part
-
-    def parts(self) -> list[str]:
-        """See `Source`."""
-        return sorted(folder.name for folder in self.where.glob("*/"))
-
-    def paths(self, part: str) -> list[Path]:
-        """See `Source`."""
-        return part_files(self.where / part)
-
-
 def open_source(where: Path | None, files: Mapping[str, Path] | None = None) -> Source:
-    """Recognise how a folder is laid out, and lay single files over it.
+    """Recognise how a folder is laid out, and let single files go before its own.
 
     Args:
         where: the folder; None where the files are all that there is.
@@ -282,9 +107,9 @@ def open_source(where: Path | None, files: Mapping[str, Path] | None = None) -> 
     """
     if where is None:
         assert files
-        return take_files(files, alone=True)
-    found = find_wan(where) or DiffusersFolder(where)
-    return Overlaid(take_files(files, alone=False), files, found) if files else found
+        return from_single_files(files, alone=True)
+    found = _find_wan(where) or DiffusersFolder(where)
+    return WithOverrides(from_single_files(files, alone=False), found) if files else found
 
 
 def resolve_base(model: Model, root: Path, patterns: list[str] | None = None) -> Source:
@@ -328,46 +153,47 @@ def identity(source: Source, part: str) -> str:
     return digest(*facts)
 
 
-class Pieces:
-    """Parts in files of their own. `Source` says what each method promises."""
+class SplitFiles:
+    """Parts in files of their own; `Source` says what each method promises."""
 
     def __init__(
         self,
         where: Path,
         what: str,
-        parts: Mapping[str, StoredPart],
+        stored: Mapping[str, StoredPart],
         settings: Mapping[str, dict[str, Any]],
         folders: Mapping[str, Callable[[], Path]],
     ) -> None:
         """
         Args:
             what: what lies there, in a few words.
-            parts: those with weights, by name.
+            stored: the parts with weights, by name.
             settings: the configuration of parts that are nothing more.
             folders: a folder for each part that transformers reads by itself.
         """
-        self.where = where
-        self._what, self._parts = what, parts
-        self._settings, self._folders = settings, folders
+        self.where, self.stored = where, stored
+        self._what, self._settings, self._folders = what, settings, folders
 
     @property
-    def told(self) -> str:
-        return "\n  ".join([self._what, *(self._parts[part].told for part in self.parts())])
+    def description(self) -> str:
+        found = (self.stored[part] for part in self.parts())
+        lines = (f"{one.part}: {one.where}, {one.kind.description}" for one in found)
+        return "\n  ".join([self._what, *lines])
 
     def check(self, weights: tuple[str, ...], files: dict[str, tuple[str, ...]]) -> None:
-        has = {*self._parts, *self._settings, *self._folders}
+        has = {*self.stored, *self._settings, *self._folders}
+        own = [self.stored[part] for part in weights if part in self.stored]
         missing = [part for part in (*weights, *files) if part not in has]
-        own = [self._parts[part] for part in weights if part in self._parts]
         missing += [self._short(path) for part in own for path in part.missing]
-        problems = [f"{self._what}: missing {', '.join(missing)}"] if missing else []
-        problems += _complaints(part.check for part in own if not part.missing)
-        problems += _complaints(
-            partial(self._check_folder, part, names)
-            for part, names in files.items()
-            if part in self._folders
+        looks = [partial(getattr, part, "kind") for part in own if not part.missing]
+        folders = [one for one in files.items() if one[0] in self._folders]
+        raise_all(
+            [
+                *([f"{self._what}: missing {', '.join(missing)}"] if missing else []),
+                *problems_of(looks),
+                *problems_of(partial(self._check_folder, *one) for one in folders),
+            ]
         )
-        if problems:
-            raise UserError("\n".join(dict.fromkeys(problems)))
 
     def _check_folder(self, part: str, names: tuple[str, ...]) -> None:
         folder = self._folders[part]()
@@ -379,18 +205,16 @@ class Pieces:
         return str(path.relative_to(self.where) if path.is_relative_to(self.where) else path)
 
     def config(self, part: str) -> dict[str, Any]:
-        if part in self._settings:
-            return dict(self._settings[part])
-        return dict(self._part(part).kind.config)
+        return dict(self._settings[part] if part in self._settings else self._of(part).kind.config)
 
     def described(self, part: str) -> str:
-        return self._part(part).where if part in self._parts else self._what
+        return self.stored[part].where if part in self.stored else self._what
 
     def index(self) -> dict[str, Any]:
         return {}
 
     def weights(self, part: str) -> "Reader":
-        return self._part(part).reader()
+        return self._of(part).reader()
 
     def folder(self, part: str) -> Path:
         if part not in self._folders:
@@ -398,39 +222,35 @@ class Pieces:
         return self._folders[part]()
 
     def parts(self) -> list[str]:
-        return sorted(name for name, part in self._parts.items() if not part.missing)
+        return sorted(name for name, part in self.stored.items() if not part.missing)
 
     def paths(self, part: str) -> list[Path]:
         if part in self._folders:
             return part_files(self._folders[part]())
-        return self._parts[part].files if part in self._parts else []
+        return self.stored[part].files if part in self.stored else []
 
-    def _part(self, part: str) -> StoredPart:
-        if part not in self._parts:
+    def _of(self, part: str) -> StoredPart:
+        if part not in self.stored:
             raise UserError(f"{self._what} has no {part}")
-        return self._parts[part]
+        return self.stored[part]
 
 
-class Overlaid:
-    """Some parts in files of their own, all others where a whole base lies. See `Source`."""
+class WithOverrides:
+    """Some parts in files of their own, all others where a whole base lies; a `Source`."""
 
-    def __init__(self, top: Pieces, own: Collection[str], under: "Source") -> None:
-        """`own`: which parts `top` has."""
+    def __init__(self, top: SplitFiles, under: Source) -> None:
         self.where = under.where
-        self._top, self._own, self._under = top, frozenset(own), under
+        self._top, self._under = top, under
 
     @property
-    def told(self) -> str:
-        return f"{self._top.told}\n  all else: {self._under.told}"
+    def description(self) -> str:
+        return f"{self._top.description}\n  all else: {self._under.description}"
 
     def check(self, weights: tuple[str, ...], files: dict[str, tuple[str, ...]]) -> None:
-        own = tuple(part for part in weights if part in self._own)
-        others = tuple(part for part in weights if part not in self._own)
-        problems = _complaints(
-            [partial(self._top.check, own, {}), partial(self._under.check, others, files)]
-        )
-        if problems:
-            raise UserError("\n".join(problems))
+        own = tuple(part for part in weights if part in self._top.stored)
+        others = tuple(part for part in weights if part not in self._top.stored)
+        looks = [partial(self._top.check, own, {}), partial(self._under.check, others, files)]
+        raise_all(problems_of(looks))
 
     def config(self, part: str) -> dict[str, Any]:
         return self._home(part).config(part)
@@ -448,18 +268,18 @@ class Overlaid:
         return self._under.folder(part)
 
     def parts(self) -> list[str]:
-        under = {part for part in self._under.parts() if part not in self._own}
+        under = {part for part in self._under.parts() if part not in self._top.stored}
         return sorted({*self._top.parts(), *under})
 
     def paths(self, part: str) -> list[Path]:
         return self._home(part).paths(part)
 
-    def _home(self, part: str) -> "Source":
-        return self._top if part in self._own else self._under
+    def _home(self, part: str) -> Source:
+        return self._top if part in self._top.stored else self._under
 
 
-def _complaints(attempts: Iterable[Callable[[], object]]) -> list[str]:
-    """What is wrong with each that fails."""
+def problems_of(attempts: Iterable[Callable[[], object]]) -> list[str]:
+    """The message of each attempt that raises UserError."""
     problems = []
     for attempt in attempts:
         try:
@@ -467,3 +287,67 @@ def _complaints(attempts: Iterable[Callable[[], object]]) -> list[str]:
         except UserError as error:
             problems.append(str(error))
     return problems
+
+
+def raise_all(problems: Iterable[str]) -> None:
+    """Raise UserError with all problems, each once, if there are any."""
+    if text := "\n".join(dict.fromkeys(problems)):
+        raise UserError(text)
+
+
+def _find_wan(where: Path) -> SplitFiles | None:
+    """A folder as Wan-AI (or alibaba-pai, for Fun) publishes it; None where it is none.
+
+    Raises:
+        UserError: a config.json or an index in it is damaged.
+    """
+    if (where / "model_index.json").is_file():
+        return None
+    folders = {part: where / name for part, name in EXPERTS.items()}
+    if not any((folder / "config.json").is_file() for folder in folders.values()):
+        folders = {"transformer": where}
+        path = where / "config.json"
+        if not path.is_file() or "num_heads" not in read_json(path):
+            return None
+    stored = {part: _wan_transformer(part, folder) for part, folder in folders.items()}
+    for part, name in WAN_FILES.items():
+        stored[part] = StoredPart(part, (where / name,), str(where / name))
+    return SplitFiles(
+        where,
+        f"a folder in Wan's original layout ({where})",
+        stored,
+        {"scheduler": wan.scheduler(stored)},
+        {"tokenizer": lambda: where / WAN_TOKENIZER, "image_processor": wan.image_processor},
+    )
+
+
+def _wan_transformer(part: str, folder: Path) -> StoredPart:
+    named = [path for path in shards(folder) if path.name.startswith(STEM)]
+    paths = tuple(named) or (folder / f"{STEM}.safetensors",)
+    return StoredPart(part, paths, str(folder), folder / "config.json")
+
+
+def from_single_files(files: Mapping[str, Path], alone: bool) -> SplitFiles:
+    """Files that are named one by one.
+
+    Args:
+        files: part -> its file.
+        alone: there is no folder beside them; Wan's bases need none.
+    """
+    stored = {part: StoredPart(part, (path,), str(path)) for part, path in files.items()}
+    where = _common([path.parent for path in files.values()])
+    if not alone:
+        return SplitFiles(where, "single files", stored, {}, {})
+    folders = {"image_processor": wan.image_processor}
+    if "text_encoder" in stored:
+        folders["tokenizer"] = lambda: wan.tokenizer(stored["text_encoder"].weights)
+    what = "single files without a folder beside them"
+    return SplitFiles(where, what, stored, {"scheduler": wan.scheduler(stored)}, folders)
+
+
+def _common(folders: Sequence[Path]) -> Path:
+    """The folder that all these lie in; on several drives, which have none, the first one."""
+    try:
+        return Path(os.path.commonpath(folders))
+    except ValueError:
+        return folders[0]

@@ -1,4 +1,4 @@
-"""What a kind of file is recognised by, and what follows from it."""
+"""The tensors of checkpoint files: which layout they have, and whose parameters they hold."""
 
 import json
 import re
@@ -13,61 +13,22 @@ from maskora.errors import UserError
 from maskora.models.names import Names
 from maskora.streaming.header import LENGTH_BYTES, SIZES, Place, Stored, read_header, read_metadata
 
-ZIP, PICKLE, GGUF = b"PK\x03\x04", b"\x80", b"GGUF"
-INSTEAD = "name a .safetensors file of the same model (bf16, fp16 or scaled fp8)"
-
-
-def read_stored(paths: Iterable[Path]) -> dict[str, Stored]:
-    """Where each tensor of some files lies, by name.
-
-    Raises:
-        UserError: a file is damaged, or of a kind that is not read.
-    """
-    return {name: stored for path in paths for name, stored in _read(path).items()}
-
-
-def _read(path: Path) -> dict[str, Stored]:
-    if path.suffix == ".ckpt":
-        raise UserError(f"{path} is a pickled checkpoint, which may run code: {INSTEAD}")
-    start = _start(path)
-    if start.startswith(GGUF):
-        raise UserError(f"{path} is a GGUF file, whose compressed weights are not read: {INSTEAD}")
-    if start.startswith((ZIP, PICKLE)) and not is_safetensors(path):
-        from maskora.streaming.checkpoint import read_pickled
-
-        return read_pickled(path)
-    return read_header(path)
-
-
-def is_safetensors(path: Path) -> bool:
-    """Whether a file begins as the format does: the length of a JSON object, and the object."""
-    return _start(path)[LENGTH_BYTES:] == b"{"
-
-
-def read_small(stored: Stored, count: int) -> bytes:
-    """The bytes of a tensor of so many. Raises UserError where the file is shorter."""
-    with stored.path.open("rb") as file:
-        file.seek(stored.offset)
-        content = file.read(count)
-    if len(content) < count:
-        raise UserError(f"{stored.path} is cut off: download it again")
-    return content
-
-
-def _start(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(LENGTH_BYTES + 1)
-
-
+# What may stand before all names of a file.
+PREFIXES = ("", "model.diffusion_model.", "model.model.", "vision_model.")
+DIFFUSERS = r"(single_)?(transformer_)?blocks\.\d+\.attn\d?\.to_q\..*|(en|de)coder\.conv_in\..*"
+LORA = r".*[._]lora[._]?(A|B|up|down)\b.*"
+# How files in scaled float8 call a weight's factors, and what else they hold beside the weights.
 FACTORS = (".scale_weight", ".weight_scale")
 NOTES = (".scale_input", ".input_scale", ".comfy_quant")
 MARKER = "scaled_fp8"
 METADATA = "_quantization_metadata"
 FORMATS = {"float8_e4m3fn", "float8_e5m2"}
-TOLD = {
+PRECISIONS = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
     "F8_E4M3": "float8", "F8_E5M2": "float8",
 }  # fmt: skip
+ZIP, PICKLE, GGUF = b"PK\x03\x04", b"\x80", b"GGUF"
+INSTEAD = "name a .safetensors file of the same model (bf16, fp16 or scaled fp8)"
 
 
 @dataclass(frozen=True)
@@ -78,31 +39,29 @@ class Weights:
         stored: every tensor, by its name in the files.
         names: those that may be a model's own, by their names in the files.
         scales: weight -> the tensor of its factors.
-        told: where they come from, for people.
+        description: where they come from, for people.
     """
 
     stored: Mapping[str, Stored]
     names: tuple[str, ...]
     scales: Mapping[str, str]
-    told: str
+    description: str
 
     @property
     def precision(self) -> str:
-        """In which type most of the values are stored, for people."""
+        """The type in which most of the values are stored, for people."""
         if self.scales:
             return "scaled float8"
-        counts: dict[str, int] = {}
+        counts: Counter[str] = Counter()
         for name in self.names:
-            kind = self.stored[name].kind
-            counts[kind] = counts.get(kind, 0) + prod(self.stored[name].shape)
-        most = max(counts, key=lambda kind: counts[kind], default="")
-        return TOLD.get(most, most)
+            counts[self.stored[name].kind] += prod(self.stored[name].shape)
+        ((most, _),) = counts.most_common(1) or [("", 0)]
+        return PRECISIONS.get(most, most)
 
 
-def read_weights(paths: Iterable[Path], told: str) -> Weights:
-    """Read what files say of themselves. Raises UserError where they are not to be read."""
-    paths = list(paths)
-    stored = read_stored(paths)
+def read_weights(paths: Collection[Path], description: str) -> Weights:
+    """Read the headers of files. Raises UserError where they are damaged or of another format."""
+    stored = {name: one for path in paths for name, one in _read(path).items()}
     _check_formats(paths, stored)
     scales = dict(_scaled(name, stored) for name in stored if name.endswith(FACTORS))
     companions = set(scales.values())
@@ -111,12 +70,46 @@ def read_weights(paths: Iterable[Path], told: str) -> Weights:
         for name in stored
         if not (name in companions or name.endswith(NOTES) or name.split(".")[-1] == MARKER)
     )
-    return Weights(stored, names, scales, told)
+    return Weights(stored, names, scales, description)
 
 
-def refuse_packed(name: str, stored: Stored) -> None:
-    """A weight must be stored as numbers of its own. Raises UserError."""
-    if stored.kind not in TOLD:
+def read_small(stored: Stored, count: int) -> bytes:
+    """The first `count` bytes of a tensor. Raises UserError where the file is shorter."""
+    with stored.path.open("rb") as file:
+        file.seek(stored.offset)
+        content = file.read(count)
+    if len(content) < count:
+        raise UserError(f"{stored.path} is cut off: download it again")
+    return content
+
+
+def _read(path: Path) -> dict[str, Stored]:
+    """Where each tensor of a file lies, by name. Raises UserError."""
+    if path.suffix == ".ckpt":
+        raise UserError(f"{path} is a pickled checkpoint, which may run code: {INSTEAD}")
+    start = _start(path)
+    if start.startswith(GGUF):
+        raise UserError(f"{path} is a GGUF file, whose compressed weights are not read: {INSTEAD}")
+    if start.startswith((ZIP, PICKLE)) and not _is_safetensors(path):
+        from maskora.streaming.checkpoint import read_pickled
+
+        return read_pickled(path)
+    return read_header(path)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins as the format does: the length of a JSON object, and the object."""
+    return _start(path)[LENGTH_BYTES:] == b"{"
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(LENGTH_BYTES + 1)
+
+
+def _refuse_packed(name: str, stored: Stored) -> None:
+    """A weight must be stored as plain numbers. Raises UserError."""
+    if stored.kind not in PRECISIONS:
         raise UserError(
             f"{stored.path}: {name} is packed ({stored.kind}), which is not read: {INSTEAD}"
         )
@@ -128,10 +121,10 @@ def _scaled(factors: str, stored: Mapping[str, Stored]) -> tuple[str, str]:
     path, shape = stored[factors].path, stored[factors].shape
     if weight not in stored:
         raise UserError(f"{path} has {factors} without {weight}: it is damaged")
-    refuse_packed(weight, stored[weight])
+    _refuse_packed(weight, stored[weight])
     rows = stored[weight].shape[:1]
     is_one, is_one_per_row = prod(shape) == 1, shape in (rows, (*rows, 1))
-    if not (is_one or is_one_per_row) or stored[factors].kind not in TOLD:
+    if not (is_one or is_one_per_row) or stored[factors].kind not in PRECISIONS:
         raise UserError(
             f"{path}: {factors} has the shape {shape} for {weight} of {stored[weight].shape}; only "
             f"one factor, or one for each row, is read: {INSTEAD}"
@@ -140,14 +133,14 @@ def _scaled(factors: str, stored: Mapping[str, Stored]) -> tuple[str, str]:
 
 
 def _check_formats(paths: Iterable[Path], stored: Mapping[str, Stored]) -> None:
-    """Raises UserError where a file's notes tell of a form that is not read."""
+    """Raises UserError where a file's notes name a quantisation that is not read."""
     notes: list[tuple[Path, bytes | str]] = [
         (one.path, read_small(one, prod(one.shape) * SIZES[one.kind]))
         for name, one in stored.items()
         if name.endswith(".comfy_quant")
     ]
-    whole = ((path, read_metadata(path)) for path in paths if is_safetensors(path))
-    notes += [(path, noted[METADATA]) for path, noted in whole if METADATA in noted]
+    metadata = ((path, read_metadata(path)) for path in paths if _is_safetensors(path))
+    notes += [(path, noted[METADATA]) for path, noted in metadata if METADATA in noted]
     for path, note in notes:
         if other := sorted(_formats(path, note) - FORMATS):
             raise UserError(
@@ -167,15 +160,15 @@ def _formats(path: Path, note: bytes | str) -> set[str]:
 
 @dataclass(frozen=True)
 class Translation:
-    """A file's names put into a module's.
+    """The parameters of a module among the tensors of some files.
 
     Attributes:
         places: parameter -> where it lies.
-        unknown: stored tensors that the table does not have.
+        unknown: stored tensors that are no parameter's.
         shapes: of the parameters, as stored.
         prefix: what all the files' names begin with.
         names: the table; None where files and module have the same names.
-        told: where the tensors come from.
+        description: where the tensors come from, for people.
     """
 
     places: Mapping[str, Place]
@@ -183,19 +176,19 @@ class Translation:
     shapes: Mapping[str, tuple[int, ...]]
     prefix: str
     names: Names | None
-    told: str
+    description: str
 
-    def called(self, parameter: str) -> str:
-        """What a parameter would be called in the files."""
-        home = published(self.names, parameter) if self.names else parameter
-        return self.prefix + (home or parameter)
+    def name_in_file(self, parameter: str) -> str:
+        """The name that a parameter would have in the files."""
+        theirs = _published(self.names, parameter) if self.names else None
+        return self.prefix + (theirs or parameter)
 
     def has(self, beginning: str) -> bool:
         """Whether there are parameters whose names begin so."""
         return any(name.startswith(beginning) for name in self.shapes)
 
     def length(self, *places: tuple[str, int]) -> int:
-        """A length that several parameters' shapes tell, by most of them.
+        """A length that the shapes of several parameters show, by the majority of them.
 
         Args:
             places: a parameter, in which `{}` stands for any number, and an axis of its shape.
@@ -209,8 +202,8 @@ class Translation:
             shapes = (s for name, s in self.shapes.items() if expression.fullmatch(name))
             found.update(s[axis] for s in shapes if -len(s) <= axis < len(s) and s[axis] > 0)
         if not found:
-            first = self.called(places[0][0].format(0))
-            raise UserError(f"{self.told} lacks the tensor {first}, or it is damaged")
+            first = self.name_in_file(places[0][0].format(0))
+            raise UserError(f"{self.description} lacks the tensor {first}, or it is damaged")
         return found.most_common(1)[0][0]
 
     def count(self, beginning: str) -> int:
@@ -220,108 +213,25 @@ class Translation:
         return max(numbers, default=-1) + 1
 
 
-def translate(
-    weights: Weights, names: Names | None, prefix: str = "", ignore: Collection[str] = ()
-) -> Translation:
-    """Find the place of every parameter that the table knows.
-
-    Args:
-        names: the publisher's names; None leaves all as they are.
-        prefix: what the publisher's names have before them in these files.
-        ignore: regular expressions of tensors that nobody reads.
-
-    Raises:
-        UserError: a fused tensor cannot be divided, or a weight is packed.
-    """
-    places: dict[str, Place] = {}
-    unknown, shapes = [], {}
-    for full in weights.names:
-        bare, scale = full.removeprefix(prefix), weights.scales.get(full)
-        members = _members(names, bare) if names else (bare,)
-        if any(re.fullmatch(pattern, bare) for pattern in ignore):
-            continue
-        if members is None or not full.startswith(prefix):
-            unknown.append(full)
-            continue
-        stored = weights.stored[full]
-        refuse_packed(full, stored)
-        if any(member in places for member in members):
-            unknown.append(full)
-            continue
-        for member, rows in _rows(names, bare, members, stored.shape, f"{stored.path}: {full}"):
-            places[member] = Place(full, rows, scale)
-            shapes[member] = (places[member].height, *stored.shape[1:])
-    return Translation(places, tuple(unknown), shapes, prefix, names, weights.told)
-
-
-def published(names: Names, parameter: str) -> str | None:
-    """What a module's parameter is called by its publisher; None where the table has it not."""
-    if name := names.published(parameter):  # it belongs to no module of its own
-        return name
-    module, _, leaf = parameter.rpartition(".")
-    home = names.published(module)
-    return home and f"{home}.{leaf}"
-
-
-def _members(names: Names, stored: str) -> tuple[str, ...] | None:
-    """The parameters in a stored tensor, in the order of their rows; None for an unknown one."""
-    if members := names.members(stored):
-        return members
-    module, _, leaf = stored.rpartition(".")
-    found = names.members(module) if leaf in ("weight", "bias", "gamma") else None
-    return found and tuple(f"{member}.{leaf}" for member in found)
-
-
-def _rows(
-    names: Names | None,
-    stored: str,
-    members: tuple[str, ...],
-    shape: tuple[int, ...],
-    told: str,
-) -> list[tuple[str, tuple[tuple[int, int], ...]]]:
-    """Each member with the ranges of rows that are its own. Raises UserError."""
-    height = shape[0] if shape else 1
-    entry = stored if names is None or names.members(stored) else stored.rpartition(".")[0]
-    if names and names.is_swapped(entry):
-        half = height // 2
-        return [(members[0], ((half, height), (0, half)))]
-    if len(members) == 1:
-        return [(members[0], ((0, height),))]
-    counts = names.divide(entry, height) if names else None
-    if counts is None:
-        raise UserError(f"{told} has {height} rows, which cannot be divided among {len(members)}")
-    ends = [sum(counts[: index + 1]) for index in range(len(counts))]
-    return [
-        (member, ((end - count, end),))
-        for member, count, end in zip(members, counts, ends, strict=True)
-    ]
-
-
-# What may stand before all names of a file.
-PREFIXES = ("", "model.diffusion_model.", "model.model.", "vision_model.")
-DIFFUSERS = r"(single_)?(transformer_)?blocks\.\d+\.attn\d?\.to_q\..*|(en|de)coder\.conv_in\..*"
-LORA = r".*[._]lora[._]?(A|B|up|down)\b.*"
-
-
 @dataclass(frozen=True)
 class Layout:
     """One way in which the weights of a part are laid out.
 
     Attributes:
-        marks: regular expressions; of each, a file of this layout has a tensor.
+        marks: regular expressions; a file of this layout has a tensor for each.
         names: the table of names, which may depend on the tensors' names; None for none.
         config: the configuration of diffusers' or transformers' class, from the shapes.
-        told: the configuration in words.
+        describe: the configuration in words.
         instead: what to use where a file holds a related model.
         ignore: regular expressions of tensors that are not read.
         others: regular expressions of tensors of related models that do not serve -> what they are.
-        other: what a configuration tells of such a model; None where it serves.
+        other: which such model a configuration is; None where it serves.
     """
 
     marks: tuple[str, ...]
     names: Callable[[Collection[str]], Names] | Names | None
     config: Callable[[Translation], dict[str, Any]]
-    told: Callable[[dict[str, Any]], str]
+    describe: Callable[[dict[str, Any]], str]
     instead: str
     ignore: tuple[str, ...] = ()
     others: Mapping[str, str] = field(default_factory=dict)
@@ -330,17 +240,11 @@ class Layout:
 
 @dataclass(frozen=True)
 class Kind:
-    """What a part's files turned out to be.
-
-    Attributes:
-        translation: its tensors by the module's names.
-        config: the module's configuration.
-        told: both in words.
-    """
+    """A recognised part: its tensors by the module's names, its configuration, both in words."""
 
     translation: Translation
     config: dict[str, Any]
-    told: str
+    description: str
 
 
 def recognise(weights: Weights, layouts: Collection[Layout], what: str) -> Kind:
@@ -358,31 +262,94 @@ def recognise(weights: Weights, layouts: Collection[Layout], what: str) -> Kind:
         for layout in layouts:
             if all(_any(mark, bare) for mark in layout.marks):
                 return _kind(weights, layout, prefix, bare)
+    found = weights.description
     if _any(LORA, weights.names):
-        raise UserError(f"{weights.told} is a LoRA, not {what}: name it in [inference] loras")
+        raise UserError(f"{found} is a LoRA, not {what}: name it in [inference] loras")
     if _any(DIFFUSERS, weights.names):
         raise UserError(
-            f"{weights.told} has diffusers' names: name the folder that it belongs to as "
-            f"[model] path"
+            f"{found} has diffusers' names: name the folder that it belongs to as [model] path"
         )
     raise UserError(
-        f"{weights.told} is not {what}: is it another part, or another model? (Of HunyuanVideo "
-        f"only the transformer may be a single file.)"
+        f"{found} is not {what}: is it another part, or another model? (Of HunyuanVideo only the "
+        f"transformer may be a single file.)"
     )
 
 
 def _kind(weights: Weights, layout: Layout, prefix: str, bare: list[str]) -> Kind:
     for pattern, related in layout.others.items():
         if _any(pattern, bare):
-            raise UserError(f"{weights.told} is {related}: {layout.instead}")
+            raise UserError(f"{weights.description} is {related}: {layout.instead}")
     names = layout.names(bare) if callable(layout.names) else layout.names
-    translation = translate(weights, names, prefix, layout.ignore)
+    translation = _translate(weights, names, prefix, layout.ignore)
     config = layout.config(translation)
     if other := layout.other(config):
-        raise UserError(f"{weights.told} is {other}: {layout.instead}")
-    return Kind(translation, config, f"{weights.precision}, {layout.told(config)}")
+        raise UserError(f"{weights.description} is {other}: {layout.instead}")
+    return Kind(translation, config, f"{weights.precision}, {layout.describe(config)}")
 
 
 def _any(pattern: str, names: Iterable[str]) -> bool:
     expression = re.compile(pattern)
     return any(expression.fullmatch(name) for name in names)
+
+
+def _translate(
+    weights: Weights, names: Names | None, prefix: str, ignore: Collection[str]
+) -> Translation:
+    """Find the place of every parameter. Raises UserError where a weight cannot be read."""
+    places: dict[str, Place] = {}
+    unknown, shapes = [], {}
+    for full in weights.names:
+        bare, stored = full.removeprefix(prefix), weights.stored[full]
+        if any(re.fullmatch(pattern, bare) for pattern in ignore):
+            continue
+        members = _members(names, bare) if names else (bare,)
+        if members is None or not full.startswith(prefix):
+            unknown.append(full)
+            continue
+        _refuse_packed(full, stored)
+        if any(member in places for member in members):
+            unknown.append(full)
+            continue
+        for member, rows in _rows(names, bare, members, stored.shape, f"{stored.path}: {full}"):
+            places[member] = Place(full, rows, weights.scales.get(full))
+            shapes[member] = (places[member].height, *stored.shape[1:])
+    return Translation(places, tuple(unknown), shapes, prefix, names, weights.description)
+
+
+def _published(names: Names, parameter: str) -> str | None:
+    """A parameter's name at its publisher's; None where the table lacks it."""
+    if name := names.published(parameter):  # it belongs to no module of its own
+        return name
+    module, _, leaf = parameter.rpartition(".")
+    home = names.published(module)
+    return home and f"{home}.{leaf}"
+
+
+def _members(names: Names, stored: str) -> tuple[str, ...] | None:
+    """The parameters in a stored tensor, in the order of their rows; None for an unknown one."""
+    if members := names.members(stored):
+        return members
+    module, _, leaf = stored.rpartition(".")
+    found = names.members(module) if leaf in ("weight", "bias", "gamma") else None
+    return found and tuple(f"{member}.{leaf}" for member in found)
+
+
+def _rows(
+    names: Names | None, stored: str, members: tuple[str, ...], shape: tuple[int, ...], where: str
+) -> list[tuple[str, tuple[tuple[int, int], ...]]]:
+    """Each member with the ranges of rows that are its own. Raises UserError."""
+    height = shape[0] if shape else 1
+    entry = stored if names is None or names.members(stored) else stored.rpartition(".")[0]
+    if names and names.is_swapped(entry):
+        half = height // 2
+        return [(members[0], ((half, height), (0, half)))]
+    if len(members) == 1:
+        return [(members[0], ((0, height),))]
+    counts = names.divide(entry, height) if names else None
+    if counts is None:
+        raise UserError(f"{where} has {height} rows, which cannot be divided among {len(members)}")
+    ends = [sum(counts[: index + 1]) for index in range(len(counts))]
+    return [
+        (member, ((end - count, end),))
+        for member, count, end in zip(members, counts, ends, strict=True)
+    ]

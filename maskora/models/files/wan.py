@@ -1,16 +1,20 @@
-"""Wan's encoders of words and pictures: UMT5-XXL and CLIP ViT-H, as they are kept.
+"""Wan's parts as Wan-AI and ComfyUI keep them: transformers, VAE, UMT5-XXL, CLIP ViT-H.
 
-Shapes tell the sizes. What they do not tell is the same in all that is published.
+Shapes determine the sizes. What they do not determine is the same in all that is published, and so
+are the scheduler's and the image processor's settings, which these layouts do not have.
 """
 
+import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from math import prod
+from pathlib import Path
 from typing import Any
 
 from maskora.errors import UserError
-from maskora.models.files.tensors import Layout, Translation
+from maskora.files import cache_home, digest, write_bytes, write_text
+from maskora.models.files.tensors import Layout, Translation, Weights, read_small
 from maskora.models.names import Names
 from maskora.models.wan.names import WAN
 
@@ -35,7 +39,7 @@ def transformer(given: Mapping[str, Any]) -> Layout:
         marks=(r"blocks\.\d+\.self_attn\.q\.weight",),
         names=WAN,
         config=partial(_config, given),
-        told=_told,
+        describe=_describe,
         instead=INSTEAD,
         others=OTHERS,
         other=_other,
@@ -48,8 +52,8 @@ def _config(given: Mapping[str, Any], found: Translation) -> dict[str, Any]:
     heads = given.get("num_heads", width // HEAD)
     if not (type(heads) is int and heads > 0 and width % heads == 0):
         raise UserError(
-            f"{found.told}: {heads!r} heads do not go into blocks of width {width}; the heads of "
-            f"Wan's models have {HEAD} each"
+            f"{found.description}: {heads!r} heads do not go into blocks of width {width}; the "
+            f"heads of Wan's models have {HEAD} each"
         )
     return {
         "_class_name": "WanTransformer3DModel",
@@ -87,7 +91,7 @@ def _other(config: dict[str, Any]) -> str | None:
     return f"a model of {inputs} input channels (Fun-Control has 48 or 52)"
 
 
-def _told(config: dict[str, Any]) -> str:
+def _describe(config: dict[str, Any]) -> str:
     width = config["num_attention_heads"] * config["attention_head_dim"]
     pictures = "" if config["image_dim"] else ", no image tokens"
     return (
@@ -107,8 +111,8 @@ _ATTENTION = {"norm": "norm", "to_qkv": "to_qkv", "proj": "proj"}
 _ENDS = {"conv1": "conv_in", "head.0": "norm_out", "head.2": "conv_out"}
 
 
-def names_of(stored: Collection[str]) -> Names:
-    """The table for a file's tensors."""
+def vae_names(stored: Collection[str]) -> Names:
+    """The table of the VAE's names, whose numbers depend on how many levels and blocks it has."""
     numbered = {name.split(".")[2] for name in stored if name.startswith("encoder.downsamples.")}
     halvings = {
         name.split(".")[2]
@@ -164,23 +168,6 @@ def _width(found: Translation, block: str) -> int:
 
 def _other_vae(config: dict[str, Any]) -> str | None:
     return None if config["z_dim"] == 16 else f"a VAE of {config['z_dim']} latent channels"
-
-
-def _vae_description(config: dict[str, Any]) -> str:
-    return f"VAE of {config['z_dim']} latent channels"
-
-
-VAES = (
-    Layout(
-        marks=(r"encoder\.downsamples\.\d+\..*", r"decoder\.upsamples\.\d+\..*"),
-        names=names_of,
-        config=_vae_config,
-        told=_vae_description,
-        instead="use the VAE of Wan2.1, which the image-to-video models of Wan2.2 have too",
-        others={r"encoder\.downsamples\.\d+\.downsamples\..*": "the VAE of Wan2.2-TI2V-5B"},
-        other=_other_vae,
-    ),
-)
 
 
 _LAYER = "encoder.block.{}.layer"
@@ -250,7 +237,9 @@ def _clip(found: Translation) -> dict[str, Any]:
     tokens = found.length((f"{embeddings}position_embedding.weight", -2))
     width = found.length(*((f"{layer}.layer_norm{n}.weight", 0) for n in (1, 2)))
     if width % HEADS:
-        raise UserError(f"{found.told}: its width of {width} is not CLIP ViT-H's: {CLIP_INSTEAD}")
+        raise UserError(
+            f"{found.description}: its width of {width} is not CLIP ViT-H's: {CLIP_INSTEAD}"
+        )
     return {
         "hidden_size": width,
         "intermediate_size": found.length(
@@ -264,31 +253,102 @@ def _clip(found: Translation) -> dict[str, Any]:
     }
 
 
-def _told_umt5(config: dict[str, Any]) -> str:
-    return f"UMT5 of {config['num_layers']} layers x {config['d_model']}"
+def _layers(kind: str, count: str, width: str) -> Callable[[dict[str, Any]], str]:
+    return lambda config: f"{kind} of {config[count]} layers x {config[width]}"
 
 
-def _told_clip(config: dict[str, Any]) -> str:
-    return f"CLIP of {config['num_hidden_layers']} layers x {config['hidden_size']}"
+_describe_umt5 = _layers("UMT5", "num_layers", "d_model")
+_describe_clip = _layers("CLIP", "num_hidden_layers", "hidden_size")
 
 
-TEXT_ENCODERS = (
-    Layout((r"blocks\.\d+\.pos_embedding\..*",), UMT5, _umt5, _told_umt5, UMT5_INSTEAD),
-    Layout(
-        (r"encoder\.block\.[1-9]\d*\.layer\.0\.SelfAttention\.relative_attention_bias\..*",),
-        None, _umt5, _told_umt5, UMT5_INSTEAD,
-        ignore=(TOKENIZER,),
-        others={r"decoder\..*": "a whole UMT5, with its decoder"},
+# How a part is laid out, whose layout nothing beside it decides.
+LAYOUTS: dict[str, tuple[Layout, ...]] = {
+    "vae": (
+        Layout(
+            marks=(r"encoder\.downsamples\.\d+\..*", r"decoder\.upsamples\.\d+\..*"),
+            names=vae_names,
+            config=_vae_config,
+            describe=lambda config: f"VAE of {config['z_dim']} latent channels",
+            instead="use the VAE of Wan2.1, which the image-to-video models of Wan2.2 have too",
+            others={r"encoder\.downsamples\.\d+\.downsamples\..*": "the VAE of Wan2.2-TI2V-5B"},
+            other=_other_vae,
+        ),
     ),
-)  # fmt: skip
-IMAGE_ENCODERS = (
-    Layout(
-        (r"visual\.transformer\.\d+\.attn\.to_qkv\..*",), CLIP, _clip, _told_clip, CLIP_INSTEAD,
-        ignore=(r"textual\..*", r"log_scale", r"visual\.head"),
+    "text_encoder": (
+        Layout((r"blocks\.\d+\.pos_embedding\..*",), UMT5, _umt5, _describe_umt5, UMT5_INSTEAD),
+        Layout(
+            (r"encoder\.block\.[1-9]\d*\.layer\.0\.SelfAttention\.relative_attention_bias\..*",),
+            None, _umt5, _describe_umt5, UMT5_INSTEAD,
+            ignore=(TOKENIZER,),
+            others={r"decoder\..*": "a whole UMT5, with its decoder"},
+        ),
     ),
-    Layout(
-        (r"encoder\.layers\.\d+\.self_attn\..*", r"pre_layrnorm\..*"),
-        None, _clip, _told_clip, CLIP_INSTEAD,
-        ignore=(r"embeddings\.position_ids", r"visual_projection\.weight"),
+    "image_encoder": (
+        Layout(
+            (r"visual\.transformer\.\d+\.attn\.to_qkv\..*",),
+            CLIP, _clip, _describe_clip, CLIP_INSTEAD,
+            ignore=(r"textual\..*", r"log_scale", r"visual\.head"),
+        ),
+        Layout(
+            (r"encoder\.layers\.\d+\.self_attn\..*", r"pre_layrnorm\..*"),
+            None, _clip, _describe_clip, CLIP_INSTEAD,
+            ignore=(r"embeddings\.position_ids", r"visual_projection\.weight"),
+        ),
     ),
-)  # fmt: skip
+}  # fmt: skip
+
+# Wan2.1's is that for 480P; its publisher takes 5 for 720P, and for Wan2.2.
+SHIFT, SHIFT_22 = 3.0, 5.0
+PROCESSOR = {
+    "image_processor_type": "CLIPImageProcessor",
+    "do_resize": True,
+    "size": {"shortest_edge": 224},
+    "resample": 3,
+    "do_center_crop": True,
+    "crop_size": {"height": 224, "width": 224},
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "do_convert_rgb": True,
+}
+
+
+def scheduler(parts: Collection[str]) -> dict[str, Any]:
+    """The configuration of the scheduler of a base that has these parts."""
+    return {
+        "_class_name": "UniPCMultistepScheduler",
+        "num_train_timesteps": 1000,
+        "prediction_type": "flow_prediction",
+        "use_flow_sigmas": True,
+        "flow_shift": SHIFT_22 if "transformer_2" in parts else SHIFT,
+    }
+
+
+def image_processor() -> Path:
+    """A folder with the settings of CLIP's image processor, made if it is not there."""
+    text = json.dumps(PROCESSOR, indent=2)
+    folder = cache_home() / "processors" / digest(text)
+    if not (folder / "preprocessor_config.json").is_file():
+        write_text(folder / "preprocessor_config.json", text)
+    return folder
+
+
+def tokenizer(text_encoder: Weights) -> Path:
+    """A folder with the tokenizer that the text encoder's file brings, made if it is not there.
+
+    Raises:
+        UserError: it brings none, or cannot be read.
+    """
+    stored = text_encoder.stored.get(TOKENIZER)
+    if stored is None:
+        raise UserError(
+            f"{text_encoder.description} brings no tokenizer ({TOKENIZER}): use ComfyUI's file of "
+            f"UMT5-XXL, or name a folder that has one as [model] path"
+        )
+    content = read_small(stored, sum(stored.shape))
+    folder = cache_home() / "tokenizers" / digest(content)
+    if not (folder / "spiece.model").is_file():
+        write_bytes(folder / "spiece.model", content)
+    return folder

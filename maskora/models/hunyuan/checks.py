@@ -1,9 +1,10 @@
-"""What the configurations of HunyuanVideo's parts must say. No torch."""
+"""The checks of HunyuanVideo's configurations, and the grid of latents. No torch."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
+from maskora.models.base import Grid
 from maskora.models.checks import (
     UNUSED_LAYERS,
     Activation,
@@ -15,8 +16,8 @@ from maskora.models.checks import (
     TransformersSettings,
     VisionTower,
     Whole,
-    check_heads,
 )
+from maskora.models.files.source import Source
 
 
 class HunyuanCommon(Settings):
@@ -30,19 +31,9 @@ class HunyuanCommon(Settings):
     mlp_ratio: Number = 4.0
     patch_size_t: Annotated[int, Field(ge=1, le=1)] = 1
     qk_norm: Literal["rms_norm"] = "rms_norm"
-    rope_theta: Number = 256.0
     rope_axes_dim: list[Annotated[int, Field(ge=2, multiple_of=2)]] = Field(
         [16, 56, 56], min_length=3, max_length=3
     )
-
-    @model_validator(mode="after")
-    def _turns_whole_heads(self) -> Self:
-        if sum(self.rope_axes_dim) != self.attention_head_dim:
-            raise ValueError(
-                f"rope_axes_dim is {self.rope_axes_dim}, and should add up to attention_head_dim, "
-                f"{self.attention_head_dim}"
-            )
-        return self
 
 
 class HunyuanTransformer(HunyuanCommon):
@@ -77,23 +68,6 @@ class HunyuanVae(Settings):
     spatial_compression_ratio: Literal[8] = 8
     temporal_compression_ratio: Literal[4] = 4
     mid_block_add_attention: bool = True
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        levels = len(self.block_out_channels)
-        for key in ("down_block_types", "up_block_types"):
-            if len(getattr(self, key)) != levels:
-                raise ValueError(
-                    f"{key} has {len(getattr(self, key))} values, and should have {levels}, as "
-                    f"many as block_out_channels"
-                )
-        odd = [width for width in self.block_out_channels if width % self.norm_num_groups]
-        if odd:
-            raise ValueError(
-                f"block_out_channels has {odd[0]}, and should have multiples of norm_num_groups, "
-                f"{self.norm_num_groups}"
-            )
-        return self
 
 
 class Llama(LanguageModel):
@@ -138,16 +112,6 @@ class Llava(TransformersSettings):
     multimodal_projector_bias: Literal[True] = True
     tie_word_embeddings: bool = False
 
-    @model_validator(mode="after")
-    def _looks_at_a_layer(self) -> Self:
-        states = self.vision_config.num_hidden_layers + 1
-        if self.vision_feature_layer < -states:
-            raise ValueError(
-                f"vision_feature_layer is {self.vision_feature_layer}, and should be at least "
-                f"{-states}: there are no more layers"
-            )
-        return self
-
 
 class ClipText(TransformersSettings):
     """`CLIPTextModel`."""
@@ -158,15 +122,7 @@ class ClipText(TransformersSettings):
     num_hidden_layers: Whole
     num_attention_heads: Whole
     max_position_embeddings: Annotated[int, Field(ge=77, le=1_000_000)] = 77
-    layer_norm_eps: Number = 1e-5
     hidden_act: Activation = "quick_gelu"
-    eos_token_id: Count = 49407
-    initializer_factor: Number = 1.0
-
-    @model_validator(mode="after")
-    def _divides(self) -> Self:
-        check_heads(self.hidden_size, self.num_attention_heads)
-        return self
 
 
 class HunyuanScheduler(Scheduler):
@@ -184,3 +140,10 @@ HUNYUAN: dict[str, type[Settings]] = {
     "text_encoder_2": ClipText,
     "scheduler": HunyuanScheduler,
 }
+
+
+def read_grid(source: Source) -> Grid:
+    """The grid, from the configurations of the VAE and the transformer. Raises UserError."""
+    vae = HunyuanVae.of(source, "vae")
+    patch = HunyuanTransformer.of(source, "transformer").patch_size
+    return Grid(vae.spatial_compression_ratio, patch, vae.temporal_compression_ratio)

@@ -1,4 +1,4 @@
-"""What both HunyuanVideo bases share: one mask channel, even timesteps, a scaled VAE."""
+"""What both HunyuanVideo bases share: one mask channel, and even timesteps."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskora.errors import UserError
 from maskora.models.diffusers_base import DiffusersBase
 
 
@@ -18,14 +19,22 @@ class HunyuanBase(DiffusersBase):
     image-to-video is what the base was trained on.
     """
 
-    def shown(self, condition_CTHW: Tensor, keep_THW: Tensor) -> Tensor:
+    def check_kind(self, transformer: Any) -> None:
+        channels, expected = transformer.in_channels, 2 * transformer.out_channels + 1
+        if channels != expected:
+            raise UserError(
+                f"{self.source.where}: its transformer takes {channels} input channels, "
+                f"{self.family} takes {expected}: use {self.instead}"
+            )
+
+    def condition_frames(self, condition_CTHW: Tensor, keep_THW: Tensor) -> Tensor:
         kept = keep_THW.flatten(1).any(dim=1).nonzero()
         last = int(kept[-1]) if len(kept) else 0
         later = -(-last // self.grid.temporal)  # latent frames after the first
         return condition_CTHW[:, : 1 + later * self.grid.temporal]
 
     def pack_condition(self, keep_THW: Tensor, latents_CTHW: Tensor) -> Tensor:
-        """The shown frames' latents, zeros after them, then one mask channel.
+        """The condition frames' latents, zeros after them, then one mask channel.
 
         A latent cell is kept only where every pixel of every frame that it covers is kept.
         """
@@ -37,21 +46,3 @@ class HunyuanBase(DiffusersBase):
     def set_timesteps(self, scheduler: Any, steps: int) -> None:
         sigmas = np.linspace(1.0, 0.0, steps + 1)[:-1]
         scheduler.set_timesteps(sigmas=sigmas, device=self.device)
-
-
-class ScaledVae:
-    """A video VAE of diffusers whose latents are normalised by the one number in its config."""
-
-    def __init__(self, vae: Any) -> None:
-        self._vae = vae
-        self._scale: float = vae.config.scaling_factor
-
-    @torch.no_grad()
-    def encode(self, video_CTHW: Tensor) -> Tensor:
-        video = video_CTHW[None].to(self._vae.device, torch.float32)
-        return self._vae.encode(video).latent_dist.mode()[0] * self._scale
-
-    @torch.no_grad()
-    def decode(self, latents_CTHW: Tensor) -> Tensor:
-        latents = latents_CTHW.to(self._vae.device, torch.float32) / self._scale
-        return self._vae.decode(latents[None], return_dict=False)[0][0]

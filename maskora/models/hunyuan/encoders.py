@@ -1,40 +1,22 @@
-"""HunyuanVideo-I2V's encoders: LLaVA for prompt and picture, CLIP for the prompt, the video VAE.
+"""HunyuanVideo-I2V's encoders: LLaVA for prompt and picture, CLIP for the prompt."""
 
-Each is loaded on entry and released on exit. The layers of the first two pass through the streaming
-engine, straight from where they lie; of LLaVA's word embeddings (1 GB at 16 bits) only the prompts'
-own rows are read.
-"""
-
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video_image2video import (
     DEFAULT_PROMPT_TEMPLATE as TEMPLATE,
 )
 from torch import Tensor, nn
 
 from maskora.errors import UserError
-from maskora.models.base import Context, Cue, EncodeCues, Vae
-from maskora.models.building import (
-    Renamed,
-    announce,
-    as_bytes,
-    build,
-    check_words,
-    read_folder,
-    released,
-    without_prefix,
-)
+from maskora.models.base import Context, EncodePrompts, PromptInput
+from maskora.models.building import Renamed, announce, read_folder, without_prefix
 from maskora.models.checks import UNUSED_LAYERS, transformers_config
+from maskora.models.encoders import TextModel, on_meta, padded, prepared, streamed, unused_layers
 from maskora.models.files.source import Source
-from maskora.models.hunyuan.common import ScaledVae
-from maskora.streaming.blocks import precise
-from maskora.streaming.plan import Placement
 from maskora.streaming.sources import Reader
-from maskora.streaming.supply import supply
 
 PROMPT_START: int = TEMPLATE["crop_start"]
 PICTURE_START: int = TEMPLATE["image_emb_start"]
@@ -43,6 +25,83 @@ TOKENS = PROMPT_START + 256  # with the template; longer prompts are cut
 INTERLEAVE = 2
 END_HEADER, HEADERS = "<|end_header_id|>", 3
 ENDING = 4  # tokens between the prompt and the answer, which are cut out
+POOLED_TOKENS = 77
+LAST_TOKEN = 2  # what CLIP's older files call the token that ends a prompt, whichever it is
+WORD_EMBEDDINGS = "language_model.embed_tokens.weight"
+# What files hold beside the parts that compute something here.
+LLAVA_EXTRAS = (
+    r"(language_model\.)?lm_head\.weight", r"language_model\.norm\.weight",
+    r".*\.position_ids", r".*\.inv_freq",
+)  # fmt: skip
+CLIP_EXTRAS = (r".*\.position_ids", r"text_projection\.weight")
+
+
+def text_encoder(
+    source: Source, dtype: torch.dtype, device: torch.device
+) -> AbstractContextManager[EncodePrompts]:
+    """LLaVA: prompts -> {"text": (L, D), "text_mask": (L,)} each, the picture's tokens first."""
+    from transformers import CLIPImageProcessorPil, PreTrainedTokenizerFast
+
+    announce("text encoder")
+    folder = source.folder("tokenizer")
+    # tokenizer.json as it is: a LlamaTokenizer would split words as Llama 2 does.
+    tokenizer = read_folder(PreTrainedTokenizerFast, folder, padding_side="right")
+    processor = read_folder(CLIPImageProcessorPil, source.folder("image_processor"))
+    llava, weights = _llava(source), _llava_weights(source)
+    words, vision = llava.language_model.layers, llava.vision_tower.encoder.layers
+    extras = (*LLAVA_EXTRAS, *unused_layers(r"language_model\.", words))
+    model = TextModel(
+        llava, [*vision, *words], weights, (WORD_EMBEDDINGS,), dtype, device, ignore=extras
+    )
+    model.check(tokenizer, folder)
+
+    def picture(item: PromptInput) -> Tensor:
+        pixels_BCHW = prepared(processor, item.picture_CHW).to(device, dtype)
+        (tokens_ND,) = llava.get_image_features(pixels_BCHW).pooler_output
+        return tokens_ND
+
+    def encode(prompts: Sequence[PromptInput]) -> list[Context]:
+        ids_BL, mask_BL = _tokens(tokenizer, prompts, llava.config.image_token_index, source)
+        pictures_BND = torch.stack([picture(item) for item in prompts])
+        is_word_BL = ids_BL != llava.config.pad_token_id
+        is_picture_BN = is_word_BL.new_ones(pictures_BND.shape[:2])
+        attended_BL = insert_picture(is_word_BL, is_picture_BN).to(device)
+        states_BLD = llava.language_model(
+            inputs_embeds=insert_picture(model.embed(ids_BL), pictures_BND),
+            attention_mask=attended_BL,
+            position_ids=positions(attended_BL),
+            use_cache=False,
+        ).last_hidden_state
+        end_header = tokenizer.convert_tokens_to_ids(END_HEADER)
+        cut = map(cut_prompt, states_BLD.cpu(), ids_BL == end_header, mask_BL)
+        return [{"text": text_LD, "text_mask": mask_L} for text_LD, mask_L in cut]
+
+    return model.loaded(encode)
+
+
+def pooled_encoder(
+    source: Source, dtype: torch.dtype, device: torch.device
+) -> AbstractContextManager[EncodePrompts]:
+    """CLIP: prompts -> {"pooled": (D,)} each, the state of the token that ends the prompt."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    announce("second text encoder")
+    tokenizer = read_folder(CLIPTokenizer, source.folder("tokenizer_2"))
+    config = transformers_config(CLIPTextConfig, source, "text_encoder_2")
+    clip = on_meta(lambda: CLIPTextModel(config))
+    if config.eos_token_id not in (LAST_TOKEN, tokenizer.eos_token_id):
+        raise UserError(
+            f"{source.described('text_encoder_2')}: eos_token_id is {config.eos_token_id}, and the "
+            f"tokenizer ends a prompt with {tokenizer.eos_token_id}: they do not belong together"
+        )
+    weights = without_prefix(source.weights("text_encoder_2"), "text_model.")
+
+    def encode(prompts: Sequence[PromptInput]) -> list[Context]:
+        tokens = padded(tokenizer, [item.prompt for item in prompts], POOLED_TOKENS)
+        pooled_BD = clip(tokens.input_ids.to(device)).pooler_output
+        return [{"pooled": pooled_D} for pooled_D in pooled_BD.cpu()]
+
+    return streamed(encode, clip, clip.encoder.layers, weights, dtype, device, ignore=CLIP_EXTRAS)
 
 
 def in_template(prompt: str) -> str:
@@ -84,84 +143,15 @@ def cut_prompt(states_LD: Tensor, is_end_header_L: Tensor, mask_L: Tensor) -> tu
     )
 
 
-POOLED_TOKENS = 77
-LAST_TOKEN = 2  # what CLIP's older files call the token that ends a prompt, whichever it is
-# Every layer, one prompt after the other.
-STREAMED = Placement(blocks_to_swap=1_000, weights="mapped", split_batch=True)
-WORD_EMBEDDINGS = "language_model.embed_tokens.weight"
-# What files hold beside the parts that compute something here.
-LLAVA_EXTRAS = (
-    r"(language_model\.)?lm_head\.weight", r"language_model\.norm\.weight",
-    r".*\.position_ids", r".*\.inv_freq",
-)  # fmt: skip
-CLIP_EXTRAS = (r".*\.position_ids", r"text_projection\.weight")
-
-
-@contextmanager
-def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> Iterator[EncodeCues]:
-    """LLaVA: cues -> {"text": (L, D), "text_mask": (L,)} each, the picture's tokens first.
-
-    Each layer of the language model is loaded once for all cues, and computes them one after the
-    other, so that what comes out for a cue does not depend on its company.
-    """
-    from transformers import CLIPImageProcessorPil, PreTrainedTokenizerFast
-
-    announce("text encoder")
-    # tokenizer.json as it is: a LlamaTokenizer would split words as Llama 2 does.
-    tokenizer = read_folder(
-        PreTrainedTokenizerFast, source.folder("tokenizer"), padding_side="right"
-    )
-    processor = read_folder(CLIPImageProcessorPil, source.folder("image_processor"))
-    llava, weights = _llava(source), _llava_weights(source)
-    shape = (llava.config.text_config.vocab_size, llava.config.text_config.hidden_size)
-    check_words(weights, WORD_EMBEDDINGS, shape, len(tokenizer), source.folder("tokenizer"))
-    layers = [*llava.vision_tower.encoder.layers, *llava.language_model.layers]
-    unused = len(llava.language_model.layers)
-    extras = [rf"language_model\.layers\.{unused + i}\..*" for i in range(UNUSED_LAYERS)]
-    supplied = supply(
-        llava, layers, weights, precise(dtype), STREAMED, device,
-        skip=(WORD_EMBEDDINGS,), ignore=(*LLAVA_EXTRAS, *extras),
-    )  # fmt: skip
-
-    def picture(cue: Cue) -> Tensor:
-        pixels = processor(as_bytes(cue.picture_CHW).numpy(), return_tensors="pt").pixel_values
-        (tokens_ND,) = llava.get_image_features(pixels.to(device, dtype)).pooler_output
-        return tokens_ND
-
-    @torch.no_grad()
-    def encode(cues: Sequence[Cue]) -> list[Context]:
-        ids_BL, mask_BL = _tokens(tokenizer, cues, llava.config.image_token_index, source)
-        pictures_BND = torch.stack([picture(cue) for cue in cues])
-        words = weights.read_rows(WORD_EMBEDDINGS, ids_BL.view(-1).tolist(), dtype)
-        words_BLD = words.view(*ids_BL.shape, -1).to(device)
-        is_word_BL = ids_BL != llava.config.pad_token_id
-        attended_BL = insert_picture(is_word_BL, is_word_BL.new_ones(pictures_BND.shape[:2])).to(
-            device
-        )
-        states_BLD = llava.language_model(
-            inputs_embeds=insert_picture(words_BLD, pictures_BND),
-            attention_mask=attended_BL,
-            position_ids=positions(attended_BL),
-            use_cache=False,
-        ).last_hidden_state
-        end_header = tokenizer.convert_tokens_to_ids(END_HEADER)
-        cut = map(cut_prompt, states_BLD.cpu(), ids_BL == end_header, mask_BL)
-        return [{"text": text_LD, "text_mask": mask_L} for text_LD, mask_L in cut]
-
-    with closing(supplied):
-        yield encode
-
-
 def _llava(source: Source) -> Any:
     """LLaVA on the meta device, without what comes after the layers that are looked at."""
     from transformers import LlavaConfig, LlavaModel
 
     config = transformers_config(LlavaConfig, source, "text_encoder")
     config.text_config.num_hidden_layers -= UNUSED_LAYERS
-    with init_empty_weights():
-        llava = LlavaModel(config)
-        llava.language_model.norm = nn.Identity()
-    return llava.requires_grad_(False).eval()
+    llava = on_meta(lambda: LlavaModel(config))
+    llava.language_model.norm = nn.Identity()
+    return llava
 
 
 def _llava_weights(source: Source) -> Reader:
@@ -179,79 +169,13 @@ def _llava_weights(source: Source) -> Reader:
 
 
 def _tokens(
-    tokenizer: Any, cues: Sequence[Cue], picture_token: int, source: Source
+    tokenizer: Any, prompts: Sequence[PromptInput], picture_token: int, source: Source
 ) -> tuple[Tensor, Tensor]:
     """Token numbers and mask, both (B, L), the picture as one token. Raises UserError."""
-    tokens = tokenizer(
-        [in_template(cue.prompt) for cue in cues],
-        padding="max_length",
-        max_length=TOKENS,
-        truncation=True,
-        return_tensors="pt",
-    )
+    tokens = padded(tokenizer, [in_template(item.prompt) for item in prompts], TOKENS)
     if (tokens.input_ids[:, PICTURE_START] != picture_token).any():
         raise UserError(
             f"{source.folder('tokenizer')} does not split HunyuanVideo's template as its own "
             f"tokenizer does: token {PICTURE_START} is not the picture's"
         )
     return tokens.input_ids, tokens.attention_mask
-
-
-@contextmanager
-def pooled_encoder(
-    source: Source, dtype: torch.dtype, device: torch.device
-) -> Iterator[EncodeCues]:
-    """CLIP: prompts -> {"pooled": (D,)} each, the state of the token that ends the prompt."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-    announce("second text encoder")
-    tokenizer = read_folder(CLIPTokenizer, source.folder("tokenizer_2"))
-    with init_empty_weights():
-        encoder = CLIPTextModel(transformers_config(CLIPTextConfig, source, "text_encoder_2"))
-    encoder.requires_grad_(False).eval()
-    if encoder.config.eos_token_id not in (LAST_TOKEN, tokenizer.eos_token_id):
-        raise UserError(
-            f"{source.described('text_encoder_2')}: eos_token_id is {encoder.config.eos_token_id}, "
-            f"and the tokenizer ends a prompt with {tokenizer.eos_token_id}: they do not belong "
-            f"together"
-        )
-    weights = without_prefix(source.weights("text_encoder_2"), "text_model.")
-    supplied = supply(
-        encoder, encoder.encoder.layers, weights, precise(dtype), STREAMED, device,
-        ignore=CLIP_EXTRAS,
-    )  # fmt: skip
-
-    @torch.no_grad()
-    def encode(cues: Sequence[Cue]) -> list[Context]:
-        tokens = tokenizer(
-            [cue.prompt for cue in cues],
-            padding="max_length",
-            max_length=POOLED_TOKENS,
-            truncation=True,
-            return_tensors="pt",
-        )
-        pooled_BD = encoder(tokens.input_ids.to(device)).pooler_output
-        return [{"pooled": pooled_D} for pooled_D in pooled_BD.cpu()]
-
-    with closing(supplied):
-        yield encode
-
-
-@contextmanager
-def autoencoder(source: Source, tile: int | None, device: torch.device) -> Iterator[Vae]:
-    """The VAE, whole or in square tiles of `tile` pixels that overlap by a quarter."""
-    from diffusers import AutoencoderKLHunyuanVideo
-
-    announce("VAE")
-    config = source.config("vae")
-    vae = build(lambda: AutoencoderKLHunyuanVideo.from_config(config), source.weights("vae"))
-    if tile is not None:
-        stride = tile * 3 // 4
-        vae.enable_tiling(
-            tile_sample_min_height=tile,
-            tile_sample_min_width=tile,
-            tile_sample_stride_height=stride,
-            tile_sample_stride_width=stride,
-        )
-    with released(vae):
-        yield ScaledVae(vae.to(device).eval())

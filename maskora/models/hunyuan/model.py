@@ -10,31 +10,24 @@ frame 0 shows inside the mask is the edited frame itself.
 
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import Any
 
 import torch
-from diffusers import HunyuanVideoTransformer3DModel
+from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoTransformer3DModel
 from torch import Tensor
 
 from maskora.errors import UserError
-from maskora.models.base import ContextEncoder, Cue, ModelInputs, Transformer, Vae
-from maskora.models.checks import check_settings
+from maskora.models.base import ContextEncoder, ModelInputs, PromptInput, Vae
+from maskora.models.encoders import autoencoder, scaled
 from maskora.models.files.source import Source
-from maskora.models.hunyuan import checks as settings
+from maskora.models.hunyuan import checks
+from maskora.models.hunyuan.checks import ClipText, HunyuanTransformer, HunyuanVae, Llava
 from maskora.models.hunyuan.common import HunyuanBase
-from maskora.models.hunyuan.encoders import autoencoder, pooled_encoder, text_encoder
+from maskora.models.hunyuan.encoders import pooled_encoder, text_encoder
 from maskora.models.hunyuan.names import HUNYUAN
-from maskora.models.hunyuan_sizes import read_grid
 from maskora.streaming.plan import RESIDENT, Placement
 from maskora.streaming.transfer import upload_to
 
-WEIGHTS = ("transformer", "vae", "text_encoder", "text_encoder_2")
-FILES = {
-    "tokenizer": ("tokenizer.json",),
-    "tokenizer_2": ("tokenizer.json", "vocab.json"),
-    "image_processor": ("preprocessor_config.json", "processor_config.json"),
-    "scheduler": ("scheduler_config.json",),
-}
-INSTEAD = "use HunyuanVideo-I2V-33ch (latent-concat)"
 DOUBLE, SINGLE = r"transformer_blocks\.\d+", r"single_transformer_blocks\.\d+"
 ATTENTION = rf"{DOUBLE}\.attn\.(to_q|to_k|to_v|to_out\.0)|{SINGLE}\.attn\.(to_q|to_k|to_v)"
 FEED_FORWARD = rf"{DOUBLE}\.ff\.net\.(0\.proj|2)|{SINGLE}\.(proj_mlp|proj_out)"
@@ -43,7 +36,7 @@ NOISE_AT_START = 0.999
 
 
 class Hunyuan(HunyuanBase):
-    """HunyuanVideo-I2V. See `maskora.models.base.VideoModel` for what each method promises."""
+    """HunyuanVideo-I2V."""
 
     family = "hunyuan-video-i2v"
     transformer_class = HunyuanVideoTransformer3DModel
@@ -54,42 +47,43 @@ class Hunyuan(HunyuanBase):
         "transformer", "vae", "text_encoder", "tokenizer", "image_processor", "text_encoder_2",
         "tokenizer_2",
     )  # fmt: skip
+    files = {  # noqa: RUF012 - never changed
+        "tokenizer": ("tokenizer.json",),
+        "tokenizer_2": ("tokenizer.json", "vocab.json"),
+        "image_processor": ("preprocessor_config.json", "processor_config.json"),
+        "scheduler": ("scheduler_config.json",),
+    }
+    settings = checks.HUNYUAN
+    read_grid = checks.read_grid
+    attention, feed_forward = ATTENTION, FEED_FORWARD
+    instead = "HunyuanVideo-I2V-33ch (latent-concat)"
 
     def __init__(
         self, source: Source, dtype: str, device: str, placement: Placement = RESIDENT
     ) -> None:
         super().__init__(source, dtype, device, placement)
-        if "transformer" in source.parts():  # another kind of base lacks other parts, too
-            self._check_kind(settings.HunyuanTransformer.of(source, "transformer"))
-        source.check(WEIGHTS, FILES)
-        check_settings(source, settings.HUNYUAN)
-        transformer = settings.HunyuanTransformer.of(source, "transformer")
-        self.grid = read_grid(source)
-        self.latent_channels = transformer.out_channels
-        self.embeds_guidance = transformer.guidance_embeds
-        text = settings.Llava.of(source, "text_encoder").text_config.hidden_size
-        pooled = settings.ClipText.of(source, "text_encoder_2").hidden_size
-        latents = settings.HunyuanVae.of(source, "vae").latent_channels
-        self._check_width("vae", latents, transformer.out_channels)
-        self._check_width("text_encoder", text, transformer.text_embed_dim)
-        self._check_width("text_encoder_2", pooled, transformer.pooled_projection_dim)
+        self.embeds_guidance = HunyuanTransformer.of(source, "transformer").guidance_embeds
 
-    def _check_kind(self, transformer: settings.HunyuanTransformer) -> None:
-        """The transformer is the latent-concat one. Raises UserError."""
+    def check_kind(self, transformer: HunyuanTransformer) -> None:
         where, kind = self.source.where, transformer.image_condition_type
         if kind is None:
-            raise UserError(f"{where} is a text-to-video HunyuanVideo: {INSTEAD}")
+            raise UserError(f"{where} is a text-to-video HunyuanVideo: use {self.instead}")
         if kind != "latent_concat":
             raise UserError(
                 f"{where} is the HunyuanVideo-I2V of 16 channels ({kind}), which has no mask "
-                f"channel: {INSTEAD}"
+                f"channel: use {self.instead}"
             )
-        channels, expected = transformer.in_channels, 2 * transformer.out_channels + 1
-        if channels != expected:
-            raise UserError(
-                f"{where}: its transformer takes {channels} input channels, {self.family} takes "
-                f"{expected}: {INSTEAD}"
-            )
+        super().check_kind(transformer)
+
+    def widths(self, transformer: HunyuanTransformer) -> dict[str, tuple[int, int]]:
+        latents = HunyuanVae.of(self.source, "vae").latent_channels
+        text = Llava.of(self.source, "text_encoder").text_config.hidden_size
+        pooled = ClipText.of(self.source, "text_encoder_2").hidden_size
+        return {
+            "vae": (latents, transformer.out_channels),
+            "text_encoder": (text, transformer.text_embed_dim),
+            "text_encoder_2": (pooled, transformer.pooled_projection_dim),
+        }
 
     def encoders(self) -> tuple[ContextEncoder, ...]:
         return (
@@ -110,34 +104,27 @@ class Hunyuan(HunyuanBase):
             ),
         )
 
-    def unwanted(self, cue: Cue, negative: str) -> Cue:
+    def negative(self, wanted: PromptInput, prompt: str) -> PromptInput:
         """The negative prompt with a black picture."""
-        return Cue(negative, torch.full_like(cue.picture_CHW, BLACK))
+        return PromptInput(prompt, torch.full_like(wanted.picture_CHW, BLACK))
 
     def vae(self) -> AbstractContextManager[Vae]:
-        return autoencoder(self.source, self.placement.vae_tile, self.device)
+        tile = self.placement.vae_tile
+        return autoencoder(AutoencoderKLHunyuanVideo, scaled, self.source, tile, self.device)
 
-    def start(self, noise_BCTHW: Tensor, condition_BCTHW: Tensor) -> Tensor:
+    def initial_latents(self, noise_BCTHW: Tensor, condition_BCTHW: Tensor) -> Tensor:
         """Noise with a trace of the first frame in every latent frame."""
         first_BC1HW = condition_BCTHW[:, : self.latent_channels, :1]
         return NOISE_AT_START * noise_BCTHW + (1 - NOISE_AT_START) * first_BC1HW
 
-    def predict(
-        self, transformer: Transformer, noisy_BCTHW: Tensor, timestep_B: Tensor, inputs: ModelInputs
-    ) -> Tensor:
-        packed = torch.cat([noisy_BCTHW, inputs.condition_BCTHW], dim=1)
+    def arguments(self, timestep_B: Tensor, inputs: ModelInputs) -> dict[str, Any]:
         mask_BL = inputs.context["text_mask"]  # in host memory
-        guidance_B = packed.new_full((len(packed),), inputs.guidance, dtype=self.dtype) * 1000
-        velocity: Tensor = transformer(
-            hidden_states=packed.to(self.dtype),
-            timestep=timestep_B,
-            encoder_hidden_states=inputs.context["text"].to(self.dtype),
-            encoder_attention_mask=upload_to(self.device)(mask_BL.to(self.dtype)),
-            pooled_projections=inputs.context["pooled"].to(self.dtype),
-            guidance=guidance_B if self.embeds_guidance else None,
-            return_dict=False,
-        )[0]
-        return velocity.float()
-
-    def lora_targets(self, kind: str) -> str:
-        return ATTENTION if kind == "attention" else f"({ATTENTION}|{FEED_FORWARD})"
+        condition = inputs.condition_BCTHW
+        guidance_B = condition.new_full((len(condition),), inputs.guidance, dtype=self.dtype) * 1000
+        return {
+            "timestep": timestep_B,
+            "encoder_hidden_states": inputs.context["text"].to(self.dtype),
+            "encoder_attention_mask": upload_to(self.device)(mask_BL.to(self.dtype)),
+            "pooled_projections": inputs.context["pooled"].to(self.dtype),
+            "guidance": guidance_B if self.embeds_guidance else None,
+        }

@@ -1,9 +1,10 @@
-"""What the configurations of HunyuanVideo-1.5's parts must say. No torch."""
+"""The checks of HunyuanVideo-1.5's configurations, and the grid of latents. No torch."""
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
+from maskora.models.base import Grid
 from maskora.models.checks import (
     Activation,
     LanguageModel,
@@ -13,9 +14,8 @@ from maskora.models.checks import (
     VisionTower,
     Whole,
 )
+from maskora.models.files.source import Source
 from maskora.models.hunyuan.checks import HunyuanCommon, HunyuanScheduler
-
-SECTION = [16, 24, 24]  # of a head's turns by time, height and width, where the file says nothing
 
 
 class Hunyuan15Transformer(HunyuanCommon):
@@ -53,21 +53,7 @@ class Qwen(LanguageModel):
     """`Qwen2_5_VLTextModel`."""
 
     num_key_value_heads: Whole | None = 8
-    rms_norm_eps: Number = 1e-5
     use_sliding_window: Literal[False] = False
-
-    @model_validator(mode="after")
-    def _turns_whole_heads(self) -> Self:
-        rope, head = (
-            self.rope_parameters or self.rope_scaling,
-            self.hidden_size // self.num_attention_heads,
-        )
-        section = (rope.mrope_section if rope else None) or SECTION
-        if 2 * sum(section) != head:
-            raise ValueError(
-                f"mrope_section is {section}, and should add up to half of a head's {head} values"
-            )
-        return self
 
 
 class SiglipVision(VisionTower):
@@ -86,3 +72,10 @@ HUNYUAN15: dict[str, type[Settings]] = {
     "image_encoder": SiglipVision,
     "scheduler": HunyuanScheduler,
 }
+
+
+def read_grid(source: Source) -> Grid:
+    """The grid, from the configurations of the VAE and the transformer. Raises UserError."""
+    vae = Hunyuan15Vae.of(source, "vae")
+    patch = Hunyuan15Transformer.of(source, "transformer").patch_size
+    return Grid(vae.spatial_compression_ratio, patch, vae.temporal_compression_ratio)

@@ -1,40 +1,21 @@
-"""HunyuanVideo-1.5's encoders: Qwen2.5-VL for words, ByT5 for quoted words, SigLIP.
-
-Each is loaded on entry and released on exit. Their layers pass through the streaming engine,
-straight from where they lie; of the word embeddings (1 GB at 16 bits) only the prompt's own rows
-are read.
-"""
+"""HunyuanVideo-1.5's encoders: Qwen2.5-VL for words, ByT5 for quoted words, SigLIP."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from maskora.errors import UserError
-from maskora.models.base import Context, Cue, EncodeCues
-from maskora.models.building import (
-    announce,
-    as_bytes,
-    check_words,
-    read_folder,
-    without_prefix,
-)
+from maskora.models.base import Context, EncodePrompts, PromptInput
+from maskora.models.building import announce, read_folder
 from maskora.models.checks import UNUSED_LAYERS, transformers_config
+from maskora.models.encoders import TextModel, on_meta, padded, t5, unused_layers, vision_tower
 from maskora.models.files.source import Source
-from maskora.models.hunyuan15_encoder_sizes import (
-    GLYPH_TOKENS,
-    INSTRUCTION_TOKENS,
-    TEXT_TOKENS,
-)
-from maskora.streaming.blocks import precise
-from maskora.streaming.plan import Placement
-from maskora.streaming.sources import Reader
-from maskora.streaming.supply import supply
 
-# What the language model is told before the prompt, as it was in training.
+INSTRUCTION_TOKENS, TEXT_TOKENS, GLYPH_TOKENS = 108, 1000, 256
+# What the language model reads before the prompt, as in training.
 INSTRUCTION = (9 * " ").join(
     (
         "You are a helpful assistant. Describe the video by detailing the following aspects:",
@@ -47,56 +28,87 @@ INSTRUCTION = (9 * " ").join(
         "5. camera angles, movements, and transitions used in the video.",
     )
 )
-# Every layer, one sample after the other.
-STREAMED = Placement(blocks_to_swap=1_000, weights="mapped", split_batch=True)
 WORDS = "embed_tokens.weight"
-LETTERS = ("shared.weight", "encoder.embed_tokens.weight")
 # What files of SigLIP hold beside the patches' states.
 IMAGE_EXTRAS = (r"head\..*", r"embeddings\.position_ids")
 
 
-@contextmanager
-def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> Iterator[EncodeCues]:
+def text_encoder(
+    source: Source, dtype: torch.dtype, device: torch.device
+) -> AbstractContextManager[EncodePrompts]:
     """Qwen2.5-VL's language model: prompts -> {"text": (1000, D), "text_mask": (1000,)} each.
 
-    The text is zero, and the mask False, after the last token. Each layer is loaded once for all
-    prompts, and computes them one after the other, so that what comes out for a prompt does not
-    depend on its company. The last two layers are not loaded: nobody uses their states.
+    The text is zero, and the mask False, after the last token. The last two layers are not loaded:
+    nobody uses their states.
     """
     from transformers import Qwen2_5_VLTextConfig, Qwen2_5_VLTextModel, Qwen2Tokenizer
 
     announce("text encoder")
-    tokenizer = read_folder(Qwen2Tokenizer, source.folder("tokenizer"), padding_side="right")
+    folder = source.folder("tokenizer")
+    tokenizer = read_folder(Qwen2Tokenizer, folder, padding_side="right")
     config = transformers_config(Qwen2_5_VLTextConfig, source, "text_encoder")
-    layers = config.num_hidden_layers
     config.num_hidden_layers -= UNUSED_LAYERS
-    with init_empty_weights():
-        encoder = Qwen2_5_VLTextModel(config)
-    encoder.norm = nn.Identity()
-    encoder.requires_grad_(False).eval()  # its rotary frequencies stay float32
+    module = on_meta(lambda: Qwen2_5_VLTextModel(config))
+    module.norm = nn.Identity()
+    extras = (*unused_layers("", module.layers), r"norm\.weight")
     weights = source.weights("text_encoder")
-    shape = (config.vocab_size, config.hidden_size)
-    check_words(weights, WORDS, shape, len(tokenizer), source.folder("tokenizer"))
-    unused = [rf"layers\.{index}\..*" for index in range(config.num_hidden_layers, layers)]
-    supplied = supply(
-        encoder, encoder.layers, weights, precise(dtype), STREAMED, device,
-        skip=(WORDS,), ignore=(*unused, r"norm\.weight"),
-    )  # fmt: skip
+    qwen = TextModel(module, module.layers, weights, (WORDS,), dtype, device, ignore=extras)
+    qwen.check(tokenizer, folder)
 
-    @torch.no_grad()
-    def encode(cues: Sequence[Cue]) -> list[Context]:
-        tokens = chat_tokens(tokenizer, [cue.prompt for cue in cues])
-        text_BLD = encoder(
-            inputs_embeds=embedded(weights, WORDS, tokens.input_ids, dtype).to(device),
-            attention_mask=tokens.attention_mask.to(device),
-            use_cache=False,
-        ).last_hidden_state
+    def encode(prompts: Sequence[PromptInput]) -> list[Context]:
+        tokens = chat_tokens(tokenizer, [item.prompt for item in prompts])
         ours = slice(INSTRUCTION_TOKENS, None)
-        pairs = zip(text_BLD[:, ours].cpu(), tokens.attention_mask[:, ours], strict=True)
+        text_BLD = qwen.states(tokens, use_cache=False)[:, ours]
+        pairs = zip(text_BLD, tokens.attention_mask[:, ours], strict=True)
         return [masked("text", text_LD, mask_L) for text_LD, mask_L in pairs]
 
-    with closing(supplied):
-        yield encode
+    return qwen.loaded(encode)
+
+
+def glyph_encoder(
+    source: Source, dtype: torch.dtype, device: torch.device
+) -> AbstractContextManager[EncodePrompts]:
+    """ByT5: what a prompt has in quotes -> {"glyphs": (256, D), "glyphs_mask": (256,)}.
+
+    The glyphs are zero, and the mask False, after the last token; everywhere without quotes.
+    """
+    from diffusers.pipelines.hunyuan_video1_5.pipeline_hunyuan_video1_5 import extract_glyph_texts
+    from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
+
+    announce("glyph encoder")
+    folder = source.folder("tokenizer_2")
+    tokenizer = read_folder(ByT5Tokenizer, folder)
+    config = transformers_config(T5Config, source, "text_encoder_2")
+    module = on_meta(lambda: T5EncoderModel(config))
+    byt5 = t5(module, source.weights("text_encoder_2"), dtype, device)
+    byt5.check(tokenizer, folder)
+
+    def encode(prompts: Sequence[PromptInput]) -> Iterator[Context]:
+        for quoted in (extract_glyph_texts(item.prompt) for item in prompts):
+            if quoted is None:
+                nothing = torch.zeros(GLYPH_TOKENS, config.d_model, dtype=dtype)
+                yield masked("glyphs", nothing, torch.zeros(GLYPH_TOKENS))
+                continue
+            tokens = padded(tokenizer, quoted, GLYPH_TOKENS)
+            yield masked("glyphs", byt5.states(tokens)[0], tokens.attention_mask[0])
+
+    return byt5.loaded(encode)
+
+
+def image_encoder(source: Source, device: torch.device) -> AbstractContextManager[EncodePrompts]:
+    """SigLIP: a picture -> {"image": its patches' last states (N, D)}."""
+    from transformers import SiglipImageProcessorPil, SiglipVisionConfig, SiglipVisionModel
+
+    announce("image encoder")
+    processor = read_folder(SiglipImageProcessorPil, source.folder("feature_extractor"))
+    config = transformers_config(SiglipVisionConfig, source, "image_encoder", vision_use_head=False)
+    siglip = on_meta(lambda: SiglipVisionModel(config))
+
+    def look(pixels_BCHW: Tensor) -> Tensor:
+        states_BND: Tensor = siglip(pixels_BCHW).last_hidden_state
+        return states_BND
+
+    return vision_tower(siglip, source, processor, device, look, IMAGE_EXTRAS, do_resize=True)
 
 
 def chat_tokens(tokenizer: Any, prompts: list[str]) -> Any:
@@ -123,92 +135,7 @@ def chat_tokens(tokenizer: Any, prompts: list[str]) -> Any:
     )
 
 
-@contextmanager
-def glyph_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> Iterator[EncodeCues]:
-    """ByT5: what a prompt has in quotes -> {"glyphs": (256, D), "glyphs_mask": (256,)}.
-
-    The glyphs are zero, and the mask False, after the last token; everywhere without quotes.
-    """
-    from diffusers.pipelines.hunyuan_video1_5.pipeline_hunyuan_video1_5 import extract_glyph_texts
-    from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
-
-    announce("glyph encoder")
-    tokenizer = read_folder(ByT5Tokenizer, source.folder("tokenizer_2"))
-    config = transformers_config(T5Config, source, "text_encoder_2")
-    with init_empty_weights():
-        encoder = T5EncoderModel(config)
-    encoder.requires_grad_(False).to(dtype).eval()
-    weights = source.weights("text_encoder_2")
-    letters = next((name for name in LETTERS if name in weights.names()), LETTERS[0])
-    shape = (config.vocab_size, config.d_model)
-    check_words(weights, letters, shape, len(tokenizer), source.folder("tokenizer_2"))
-    # transformers computes this layer in float32 where the rest is float16.
-    wide = ("wo",) if dtype == torch.float16 else ()
-    blocks = encoder.encoder.block
-    supplied = supply(
-        encoder, blocks, weights, precise(dtype, wide), STREAMED, device, skip=LETTERS
-    )
-
-    @torch.no_grad()
-    def encode(cues: Sequence[Cue]) -> Iterator[Context]:
-        for quoted in (extract_glyph_texts(cue.prompt) for cue in cues):
-            if quoted is None:
-                nothing = torch.zeros(GLYPH_TOKENS, config.d_model, dtype=dtype)
-                yield masked("glyphs", nothing, torch.zeros(GLYPH_TOKENS))
-                continue
-            tokens = letter_tokens(tokenizer, quoted)
-            states = encoder(
-                inputs_embeds=embedded(weights, letters, tokens.input_ids, dtype).to(device),
-                attention_mask=tokens.attention_mask.to(device),
-            ).last_hidden_state
-            yield masked("glyphs", states[0].cpu(), tokens.attention_mask[0])
-
-    with closing(supplied):
-        yield encode
-
-
-def letter_tokens(tokenizer: Any, quoted: str) -> Any:
-    """Quoted words, padded to a fixed length."""
-    return tokenizer(
-        quoted, padding="max_length", max_length=GLYPH_TOKENS, truncation=True, return_tensors="pt"
-    )
-
-
-def embedded(weights: Reader, name: str, tokens_BL: Tensor, dtype: torch.dtype) -> Tensor:
-    """The rows of an embedding that some tokens stand for, (B, L, D)."""
-    rows = weights.read_rows(name, tokens_BL.flatten().tolist(), dtype)
-    return rows.view(*tokens_BL.shape, -1)
-
-
 def masked(name: str, states_LD: Tensor, mask_L: Tensor) -> Context:
     """States, zero where they are padding, beside their mask."""
     padding = mask_L == 0
     return {name: states_LD.masked_fill(padding[:, None], 0), f"{name}_mask": ~padding}
-
-
-@contextmanager
-def image_encoder(source: Source, device: torch.device) -> Iterator[EncodeCues]:
-    """SigLIP: a picture -> {"image": its patches' last states (N, D)}."""
-    from transformers import SiglipImageProcessorPil, SiglipVisionConfig, SiglipVisionModel
-
-    announce("image encoder")
-    # The PIL processor on every machine, so that pictures do not depend on what is installed.
-    processor = read_folder(SiglipImageProcessorPil, source.folder("feature_extractor"))
-    config = transformers_config(SiglipVisionConfig, source, "image_encoder", vision_use_head=False)
-    with init_empty_weights():
-        encoder = SiglipVisionModel(config).requires_grad_(False).eval()
-    weights = without_prefix(source.weights("image_encoder"), "vision_model.")
-    layers = encoder.encoder.layers
-    supplied = supply(
-        encoder, layers, weights, precise(torch.float32), STREAMED, device, ignore=IMAGE_EXTRAS
-    )
-
-    @torch.no_grad()
-    def encode(cues: Sequence[Cue]) -> Iterator[Context]:
-        for cue in cues:
-            picture = as_bytes(cue.picture_CHW).numpy()
-            pixels = processor(picture, do_resize=True, return_tensors="pt").pixel_values
-            yield {"image": encoder(pixels.to(device)).last_hidden_state[0].cpu()}
-
-    with closing(supplied):
-        yield encode

@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate import init_empty_weights
-from diffusers import HunyuanVideo15Transformer3DModel
+from diffusers import AutoencoderKLHunyuanVideo15, HunyuanVideo15Transformer3DModel
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
@@ -21,16 +20,134 @@ from torch import Tensor, nn
 from maskora.errors import UserError
 from maskora.models.base import ContextEncoder, Expert, ModelInputs, Transformer, Vae
 from maskora.models.building import Renamed, announce, build, released
-from maskora.models.checks import T5Encoder, check_settings
+from maskora.models.checks import T5Encoder
+from maskora.models.encoders import on_meta, scaled
 from maskora.models.files.source import Source
-from maskora.models.hunyuan.common import HunyuanBase, ScaledVae
-from maskora.models.hunyuan15 import checks as settings
-from maskora.models.hunyuan15 import encoders
+from maskora.models.hunyuan.common import HunyuanBase
+from maskora.models.hunyuan15 import checks, encoders
+from maskora.models.hunyuan15.checks import (
+    Hunyuan15Transformer,
+    Hunyuan15Vae,
+    Qwen,
+    SiglipVision,
+)
 from maskora.models.hunyuan15.names import HUNYUAN15
-from maskora.models.hunyuan15_sizes import read_grid
-from maskora.streaming.plan import RESIDENT, Placement
 from maskora.streaming.sources import Reader, check_all
 from maskora.streaming.transfer import upload_to
+
+ATTENTION = r"transformer_blocks\.\d+\.attn\.(to_q|to_k|to_v|to_out\.0)"
+FEED_FORWARD = r"transformer_blocks\.\d+\.ff\.net\.(0\.proj|2)"
+TILE_OVERLAP = 0.25
+
+
+class Hunyuan15(HunyuanBase):
+    """HunyuanVideo-1.5 I2V."""
+
+    family = "hunyuan-video-1.5-i2v"
+    transformer_class = HunyuanVideo15Transformer3DModel
+    block_lists = ("transformer_blocks",)
+    names = HUNYUAN15
+    parts = (
+        "transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2",
+        "image_encoder", "feature_extractor",
+    )  # fmt: skip
+    files = {  # noqa: RUF012 - never changed
+        "tokenizer": ("tokenizer.json", "vocab.json"),
+        "tokenizer_2": ("tokenizer_config.json",),
+        "feature_extractor": ("preprocessor_config.json", "processor_config.json"),
+        "scheduler": ("scheduler_config.json",),
+    }
+    settings = checks.HUNYUAN15
+    read_grid = checks.read_grid
+    attention, feed_forward = ATTENTION, FEED_FORWARD
+    instead = "HunyuanVideo-1.5-Diffusers-480p_i2v or HunyuanVideo-1.5-Diffusers-720p_i2v"
+
+    def check_kind(self, transformer: Hunyuan15Transformer) -> None:
+        where = self.source.where
+        if transformer.task_type != "i2v":
+            raise UserError(f"{where} is a text-to-video HunyuanVideo-1.5: use {self.instead}")
+        if transformer.use_meanflow:
+            raise UserError(
+                f"{where} is a step-distilled or super-resolution HunyuanVideo-1.5 (use_meanflow "
+                f"is set), which takes two noise levels: use {self.instead}"
+            )
+        super().check_kind(transformer)
+
+    def widths(self, transformer: Hunyuan15Transformer) -> dict[str, tuple[int, int]]:
+        source = self.source
+        latents = Hunyuan15Vae.of(source, "vae").latent_channels
+        text = Qwen.of(source, "text_encoder").hidden_size
+        glyphs = T5Encoder.of(source, "text_encoder_2").d_model
+        image = SiglipVision.of(source, "image_encoder").hidden_size
+        return {
+            "vae": (latents, transformer.out_channels),
+            "text_encoder": (text, transformer.text_embed_dim),
+            "text_encoder_2": (glyphs, transformer.text_embed_2_dim),
+            "image_encoder": (image, transformer.image_embed_dim),
+        }
+
+    def encoders(self) -> tuple[ContextEncoder, ...]:
+        source, dtype, device = self.source, self.dtype, self.device
+        return (
+            ContextEncoder(
+                name="text",
+                parts=("text_encoder", "tokenizer"),
+                precision=str(dtype),
+                load=partial(encoders.text_encoder, source, dtype, device),
+                reads_prompt=True,
+            ),
+            ContextEncoder(
+                name="glyphs",
+                parts=("text_encoder_2", "tokenizer_2"),
+                precision=str(dtype),
+                load=partial(encoders.glyph_encoder, source, dtype, device),
+                reads_prompt=True,
+            ),
+            ContextEncoder(
+                name="image",
+                parts=("image_encoder", "feature_extractor"),
+                precision="float32",
+                load=partial(encoders.image_encoder, source, device),
+                reads_picture=True,
+            ),
+        )
+
+    def vae(self) -> AbstractContextManager[Vae]:
+        return autoencoder(self.source, self.placement.vae_tile, self.device)
+
+    def load_transformer(self, expert: Expert | None = None) -> Transformer:
+        transformer = super().load_transformer(expert)
+        for block in transformer.transformer_blocks:
+            block.attn.set_processor(UnpaddedAttention())
+        transformer.context_embedder.register_forward_pre_hook(mask_on_device)
+        return transformer
+
+    def arguments(self, timestep_B: Tensor, inputs: ModelInputs) -> dict[str, Any]:
+        text, text_mask = trimmed(inputs.context["text"], inputs.context["text_mask"])
+        glyphs, glyphs_mask = trimmed(inputs.context["glyphs"], inputs.context["glyphs_mask"])
+        return {
+            "timestep": timestep_B.to(self.dtype),  # its embedding computes in this precision
+            "encoder_hidden_states": text.to(self.dtype),
+            "encoder_attention_mask": text_mask,
+            "encoder_hidden_states_2": glyphs.to(self.dtype),
+            "encoder_attention_mask_2": glyphs_mask,
+            "image_embeds": inputs.context["image"].to(self.dtype),
+        }
+
+
+def mask_on_device(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The text's embedder computes with its mask; everything else wants it in host memory."""
+    tokens_BLD, timestep_B, mask_BL = given
+    return tokens_BLD, timestep_B, upload_to(tokens_BLD.device)(mask_BL)
+
+
+def trimmed(tokens_BLD: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens and their mask without the padding at the end that all samples have.
+
+    The mask lies in host memory, so that the device is not asked.
+    """
+    longest = int(mask_BL.sum(dim=1).max())
+    return tokens_BLD[:, :longest], mask_BL[:, :longest]
 
 
 class UnpaddedAttention:
@@ -101,18 +218,12 @@ def joint_attention(
     return attn.to_out[0](video_BND), attn.to_add_out(context_BLD)
 
 
-TILE_OVERLAP = 0.25
-
-
 @contextmanager
 def autoencoder(source: Source, tile: int | None, device: torch.device) -> Iterator[Vae]:
     """The VAE, whole or in square tiles of `tile` pixels that overlap by a quarter."""
-    from diffusers import AutoencoderKLHunyuanVideo15
-
     announce("VAE")
     config, weights = source.config("vae"), source.weights("vae")
-    with init_empty_weights():
-        vae = AutoencoderKLHunyuanVideo15.from_config(config).eval()
+    vae = on_meta(lambda: AutoencoderKLHunyuanVideo15.from_config(config))
     check_all(weights, vae)  # what is missing is known before anything is loaded
     if tile is not None:
         cells = tile // vae.spatial_compression_ratio
@@ -130,12 +241,10 @@ class HalvedVae:
         self._loaded = ""
 
     def encode(self, video_CTHW: Tensor) -> Tensor:
-        """See `Vae`."""
-        return ScaledVae(self._with("encoder")).encode(video_CTHW)
+        return scaled(self._with("encoder")).encode(video_CTHW)
 
     def decode(self, latents_CTHW: Tensor) -> Tensor:
-        """See `Vae`."""
-        return ScaledVae(self._with("decoder")).decode(latents_CTHW)
+        return scaled(self._with("decoder")).decode(latents_CTHW)
 
     def _with(self, half: str) -> Any:
         """The VAE with one half, and nothing in the other's place."""
@@ -152,142 +261,3 @@ class HalvedVae:
         return build(
             lambda: getattr(whole.from_config(self._vae.config), half), Renamed(self._weights, own)
         )
-
-
-WEIGHTS = ("transformer", "vae", "text_encoder", "text_encoder_2", "image_encoder")
-FILES = {
-    "tokenizer": ("tokenizer.json", "vocab.json"),
-    "tokenizer_2": ("tokenizer_config.json",),
-    "feature_extractor": ("preprocessor_config.json", "processor_config.json"),
-    "scheduler": ("scheduler_config.json",),
-}
-INSTEAD = "use HunyuanVideo-1.5-Diffusers-480p_i2v or HunyuanVideo-1.5-Diffusers-720p_i2v"
-ATTENTION = r"transformer_blocks\.\d+\.attn\.(to_q|to_k|to_v|to_out\.0)"
-FEED_FORWARD = r"transformer_blocks\.\d+\.ff\.net\.(0\.proj|2)"
-
-
-class Hunyuan15(HunyuanBase):
-    """HunyuanVideo-1.5 I2V. See `maskora.models.base.VideoModel` for what each method promises."""
-
-    family = "hunyuan-video-1.5-i2v"
-    transformer_class = HunyuanVideo15Transformer3DModel
-    block_lists = ("transformer_blocks",)
-    names = HUNYUAN15
-    parts = (
-        "transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2",
-        "image_encoder", "feature_extractor",
-    )  # fmt: skip
-
-    def __init__(
-        self, source: Source, dtype: str, device: str, placement: Placement = RESIDENT
-    ) -> None:
-        super().__init__(source, dtype, device, placement)
-        if "transformer" in source.parts():  # another kind of base lacks other parts, too
-            self._check_kind(settings.Hunyuan15Transformer.of(source, "transformer"))
-        source.check(WEIGHTS, FILES)
-        check_settings(source, settings.HUNYUAN15)
-        self.grid = read_grid(source)
-        transformer = settings.Hunyuan15Transformer.of(source, "transformer")
-        self.latent_channels = transformer.out_channels
-        self._check_widths(transformer)
-
-    def _check_kind(self, transformer: settings.Hunyuan15Transformer) -> None:
-        """The transformer is the plain image-to-video one. Raises UserError."""
-        where = self.source.where
-        if transformer.task_type != "i2v":
-            raise UserError(f"{where} is a text-to-video HunyuanVideo-1.5: {INSTEAD}")
-        if transformer.use_meanflow:
-            raise UserError(
-                f"{where} is a step-distilled or super-resolution HunyuanVideo-1.5 (use_meanflow "
-                f"is set), which is told two noise levels: {INSTEAD}"
-            )
-        channels, expected = transformer.in_channels, 2 * transformer.out_channels + 1
-        if channels != expected:
-            raise UserError(
-                f"{where}: its transformer takes {channels} input channels, {self.family} takes "
-                f"{expected}: {INSTEAD}"
-            )
-
-    def _check_widths(self, transformer: settings.Hunyuan15Transformer) -> None:
-        """All parts give what the transformer takes. Raises UserError."""
-        source = self.source
-        latents = settings.Hunyuan15Vae.of(source, "vae").latent_channels
-        text = settings.Qwen.of(source, "text_encoder").hidden_size
-        glyphs = T5Encoder.of(source, "text_encoder_2").d_model
-        image = settings.SiglipVision.of(source, "image_encoder").hidden_size
-        self._check_width("vae", latents, transformer.out_channels)
-        self._check_width("text_encoder", text, transformer.text_embed_dim)
-        self._check_width("text_encoder_2", glyphs, transformer.text_embed_2_dim)
-        self._check_width("image_encoder", image, transformer.image_embed_dim)
-
-    def encoders(self) -> tuple[ContextEncoder, ...]:
-        source, dtype, device = self.source, self.dtype, self.device
-        return (
-            ContextEncoder(
-                name="text",
-                parts=("text_encoder", "tokenizer"),
-                precision=str(dtype),
-                load=partial(encoders.text_encoder, source, dtype, device),
-                reads_prompt=True,
-            ),
-            ContextEncoder(
-                name="glyphs",
-                parts=("text_encoder_2", "tokenizer_2"),
-                precision=str(dtype),
-                load=partial(encoders.glyph_encoder, source, dtype, device),
-                reads_prompt=True,
-            ),
-            ContextEncoder(
-                name="image",
-                parts=("image_encoder", "feature_extractor"),
-                precision="float32",
-                load=partial(encoders.image_encoder, source, device),
-                reads_picture=True,
-            ),
-        )
-
-    def vae(self) -> AbstractContextManager[Vae]:
-        return autoencoder(self.source, self.placement.vae_tile, self.device)
-
-    def load_transformer(self, expert: Expert | None = None) -> Transformer:
-        transformer = super().load_transformer(expert)
-        for block in transformer.transformer_blocks:
-            block.attn.set_processor(UnpaddedAttention())
-        transformer.context_embedder.register_forward_pre_hook(mask_on_device)
-        return transformer
-
-    def predict(
-        self, transformer: Transformer, noisy_BCTHW: Tensor, timestep_B: Tensor, inputs: ModelInputs
-    ) -> Tensor:
-        packed = torch.cat([noisy_BCTHW, inputs.condition_BCTHW], dim=1)
-        text, text_mask = trimmed(inputs.context["text"], inputs.context["text_mask"])
-        glyphs, glyphs_mask = trimmed(inputs.context["glyphs"], inputs.context["glyphs_mask"])
-        velocity: Tensor = transformer(
-            hidden_states=packed.to(self.dtype),
-            timestep=timestep_B.to(self.dtype),  # its embedding computes in this precision
-            encoder_hidden_states=text.to(self.dtype),
-            encoder_attention_mask=text_mask,
-            encoder_hidden_states_2=glyphs.to(self.dtype),
-            encoder_attention_mask_2=glyphs_mask,
-            image_embeds=inputs.context["image"].to(self.dtype),
-            return_dict=False,
-        )[0]
-        return velocity.float()
-
-    def lora_targets(self, kind: str) -> str:
-        return ATTENTION if kind == "attention" else f"({ATTENTION}|{FEED_FORWARD})"
-
-
-def mask_on_device(module: torch.nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The text's embedder computes with its mask; everything else wants it in host memory."""
-    tokens_BLD, timestep_B, mask_BL = given
-    return tokens_BLD, timestep_B, upload_to(tokens_BLD.device)(mask_BL)
-
-
-def trimmed(tokens_BLD: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens and their mask without the padding at the end that all samples have.
-
-    The mask lies in host memory, so that the device is not asked.
-    """
-    longest = int(mask_BL.sum(dim=1).max())
-    return tokens_BLD[:, :longest], mask_BL[:, :longest]

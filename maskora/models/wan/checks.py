@@ -1,9 +1,10 @@
-"""What the configurations of Wan's parts must say. No torch."""
+"""The checks of Wan's configurations, and the grid of latents that they describe. No torch."""
 
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from maskora.models.base import Grid
 from maskora.models.checks import (
     Activation,
     Count,
@@ -14,9 +15,9 @@ from maskora.models.checks import (
     VisionTower,
     Whole,
 )
+from maskora.models.files.source import Source
 
-COLOURS = 3
-PUBLISHED_LATENTS = 16  # channels of which the class knows mean and deviation by itself
+PUBLISHED_LATENTS = 16  # channels whose mean and deviation are defaults of the class
 
 
 class WanTransformer(Settings):
@@ -65,7 +66,6 @@ class WanVae(Settings):
     num_res_blocks: Whole
     temperal_downsample: list[bool]
     attn_scales: list[float] = Field([])
-    dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
     is_residual: bool = False
     in_channels: Whole = 3
     out_channels: Whole = 3
@@ -87,22 +87,13 @@ class WanVae(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if len(self.temperal_downsample) != len(self.dim_mult) - 1:
-            raise ValueError(
-                f"temperal_downsample has {len(self.temperal_downsample)} values, and should have "
-                f"{len(self.dim_mult) - 1}, one less than dim_mult"
-            )
         for key in ("latents_mean", "latents_std"):
-            told = key in self.model_fields_set
-            values = len(getattr(self, key)) if told else PUBLISHED_LATENTS
+            is_set = key in self.model_fields_set
+            values = len(getattr(self, key)) if is_set else PUBLISHED_LATENTS
             if values != self.z_dim:
                 raise ValueError(f"{key} has {values} values, and should have {self.z_dim} (z_dim)")
-        for key, expected in (
-            ("scale_factor_spatial", self.cell),
-            ("scale_factor_temporal", self.temporal),
-            ("in_channels", COLOURS * (self.patch_size or 1) ** 2),
-            ("out_channels", COLOURS * (self.patch_size or 1) ** 2),
-        ):
+        scales = {"scale_factor_spatial": self.cell, "scale_factor_temporal": self.temporal}
+        for key, expected in scales.items():
             if getattr(self, key) != expected:
                 raise ValueError(
                     f"{key} is {getattr(self, key)}, and should be {expected} for this "
@@ -126,3 +117,10 @@ WAN21: dict[str, type[Settings]] = {
     "text_encoder": UMT5Encoder,
     "image_encoder": VisionTower,
 }
+
+
+def read_grid(source: Source) -> Grid:
+    """The grid, from the configurations of the VAE and the transformer. Raises UserError."""
+    vae = WanVae.of(source, "vae")
+    patch = WanTransformer.of(source, "transformer").patch_size[-1]
+    return Grid(vae.cell, patch, vae.temporal)

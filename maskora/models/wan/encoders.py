@@ -1,46 +1,85 @@
-"""Wan2.1's encoders: UMT5 for words, CLIP for the reference picture, the video autoencoder.
-
-Each is loaded on entry and released on exit. The layers of the first two pass through the streaming
-engine, straight from where they lie; of the word embeddings (2 GB at 16 bits) only the prompt's own
-rows are read.
-"""
+"""Wan2.1's encoders: UMT5 for words, CLIP for the reference picture, the video autoencoder."""
 
 import html
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import ftfy
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor
 
 from maskora.errors import UserError
-from maskora.models.base import Context, Cue, EncodeCues, Vae
-from maskora.models.building import (
-    announce,
-    as_bytes,
-    build,
-    check_words,
-    read_folder,
-    released,
-    without_prefix,
-)
+from maskora.models.base import Context, EncodePrompts, PromptInput
+from maskora.models.building import announce, read_folder
 from maskora.models.checks import transformers_config
+from maskora.models.encoders import NormalisedVae, on_meta, padded, t5, vision_tower
 from maskora.models.files.source import Source
-from maskora.streaming.blocks import precise
-from maskora.streaming.plan import Placement
-from maskora.streaming.sources import ModuleReader
-from maskora.streaming.supply import supply
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 JSON, SENTENCEPIECE = "tokenizer.json", "spiece.model"
+TEXT_TOKENS = 512
+# What files of CLIP hold beside the picture's side of it.
+IMAGE_EXTRAS = (r"visual_projection\.weight", r"embeddings\.position_ids")
+
+
+def text_encoder(
+    source: Source, dtype: torch.dtype, device: torch.device
+) -> AbstractContextManager[EncodePrompts]:
+    """UMT5: prompts -> {"text": embeddings (512, D)} each, zero after the last token."""
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    announce("text encoder")
+    folder = source.folder("tokenizer")
+    tokenizer = open_tokenizer(folder)
+    config = transformers_config(UMT5Config, source, "text_encoder")
+    module = on_meta(lambda: UMT5EncoderModel(config))
+    umt5 = t5(module, source.weights("text_encoder"), dtype, device)
+    umt5.check(tokenizer, folder)
+
+    def encode(prompts: Sequence[PromptInput]) -> list[Context]:
+        tokens = padded(tokenizer, [clean(item.prompt) for item in prompts], TEXT_TOKENS)
+        text_BLD = umt5.states(tokens).masked_fill(tokens.attention_mask[..., None] == 0, 0)
+        return [{"text": text_LD} for text_LD in text_BLD]
+
+    return umt5.loaded(encode)
+
+
+def image_encoder(source: Source, device: torch.device) -> AbstractContextManager[EncodePrompts]:
+    """CLIP: a picture -> {"image": its second-to-last layer's tokens (N, D)}."""
+    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
+
+    announce("image encoder")
+    processor = read_folder(CLIPImageProcessorPil, source.folder("image_processor"))
+    config = transformers_config(CLIPVisionConfig, source, "image_encoder")
+    clip = on_meta(lambda: CLIPVisionModel(config))
+
+    def look(pixels_BCHW: Tensor) -> Tensor:
+        states: tuple[Tensor, ...] = clip(pixels_BCHW, output_hidden_states=True).hidden_states
+        return states[-2]
+
+    return vision_tower(clip, source, processor, device, look, IMAGE_EXTRAS)
+
+
+def normalised(vae: Any) -> NormalisedVae:
+    """`AutoencoderKLWan`, its latents normalised by the mean and deviation in its configuration."""
+    mean, std = (
+        torch.tensor(values, device=vae.device).view(-1, 1, 1, 1)
+        for values in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    return NormalisedVae(vae, lambda z: (z - mean) / std, lambda z: z * std + mean)
+
+
+def clean(prompt: str) -> str:
+    """Repair broken Unicode, undo HTML escapes and collapse white space, as in Wan's training."""
+    text = html.unescape(html.unescape(ftfy.fix_text(prompt)))
+    return re.sub(r"\s+", " ", text.strip()).strip()
 
 
 def open_tokenizer(folder: Path) -> Any:
-    """A tokenizer of transformers from a folder that has one of the two files."""
+    """A tokenizer of transformers, from a folder that has tokenizer.json or spiece.model."""
     from transformers import PreTrainedTokenizerFast
 
     if (folder / JSON).is_file():
@@ -82,122 +121,3 @@ def _from_sentencepiece(path: Path) -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=pad, eos_token=end, unk_token=unknown
     )
-
-
-TEXT_TOKENS = 512
-PADDED = {"padding": "max_length", "max_length": TEXT_TOKENS, "truncation": True}
-# Every layer, one prompt after the other.
-STREAMED = Placement(blocks_to_swap=1_000, weights="mapped", split_batch=True)
-WORD_EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")
-# What files of CLIP hold beside the picture's side of it.
-IMAGE_EXTRAS = (r"visual_projection\.weight", r"embeddings\.position_ids")
-
-
-@contextmanager
-def text_encoder(source: Source, dtype: torch.dtype, device: torch.device) -> Iterator[EncodeCues]:
-    """UMT5: prompts -> {"text": embeddings (512, D)} each, zero after the last token.
-
-    Each layer is loaded once for all prompts, and computes them one after the other, so that what
-    comes out for a prompt does not depend on its company.
-    """
-    from transformers import UMT5Config, UMT5EncoderModel
-
-    announce("text encoder")
-    tokenizer = open_tokenizer(source.folder("tokenizer"))
-    config = transformers_config(UMT5Config, source, "text_encoder")
-    with init_empty_weights():
-        encoder = UMT5EncoderModel(config)
-    encoder.requires_grad_(False).to(dtype).eval()
-    weights = source.weights("text_encoder")
-    embeddings = next((n for n in WORD_EMBEDDINGS if n in weights.names()), WORD_EMBEDDINGS[0])
-    shape = (config.vocab_size, config.d_model)
-    check_words(weights, embeddings, shape, len(tokenizer), source.folder("tokenizer"))
-    # transformers computes this layer in float32 where the rest is float16.
-    wide = ("wo",) if dtype == torch.float16 else ()
-    supplied = supply(
-        encoder, encoder.encoder.block, weights, precise(dtype, wide),
-        STREAMED, device, skip=WORD_EMBEDDINGS,
-    )  # fmt: skip
-
-    @torch.no_grad()
-    def encode(cues: Sequence[Cue]) -> list[Context]:
-        prompts = [clean(cue.prompt) for cue in cues]
-        tokens = tokenizer(prompts, return_tensors="pt", **PADDED)
-        words = weights.read_rows(embeddings, tokens.input_ids.view(-1).tolist(), dtype)
-        text_BLD = encoder(
-            inputs_embeds=words.view(*tokens.input_ids.shape, -1).to(device),
-            attention_mask=tokens.attention_mask.to(device),
-        ).last_hidden_state
-        text_BLD = text_BLD.cpu().masked_fill(tokens.attention_mask[..., None] == 0, 0)
-        return [{"text": text_LD} for text_LD in text_BLD]
-
-    with closing(supplied):
-        yield encode
-
-
-@contextmanager
-def image_encoder(source: Source, device: torch.device) -> Iterator[EncodeCues]:
-    """CLIP: a picture -> {"image": its second-to-last layer's tokens (N, D)}."""
-    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
-
-    announce("image encoder")
-    # The PIL processor on every machine, so that pictures do not depend on what is installed.
-    processor = read_folder(CLIPImageProcessorPil, source.folder("image_processor"))
-    config = transformers_config(CLIPVisionConfig, source, "image_encoder")
-    weights = without_prefix(source.weights("image_encoder"), "vision_model.")
-    encoder = build(lambda: CLIPVisionModel(config), weights, IMAGE_EXTRAS)
-    precision = precise(torch.float32)
-    supplied = supply(
-        encoder, encoder.encoder.layers, ModuleReader(encoder), precision, STREAMED, device
-    )
-
-    @torch.no_grad()
-    def encode(cues: Sequence[Cue]) -> Iterator[Context]:
-        for cue in cues:
-            pixels = processor(as_bytes(cue.picture_CHW).numpy(), return_tensors="pt").pixel_values
-            states = encoder(pixels.to(device), output_hidden_states=True).hidden_states
-            yield {"image": states[-2][0].cpu()}
-
-    with closing(supplied):
-        yield encode
-
-
-@contextmanager
-def autoencoder(source: Source, tile: int | None, device: torch.device) -> Iterator[Vae]:
-    """The VAE, whole or in square tiles of `tile` pixels that overlap by a quarter."""
-    from diffusers import AutoencoderKLWan
-
-    announce("VAE")
-    config = source.config("vae")
-    vae = build(lambda: AutoencoderKLWan.from_config(config), source.weights("vae"))
-    if tile is not None:
-        vae.enable_tiling(tile, tile, tile * 3 // 4, tile * 3 // 4)
-    with released(vae):
-        yield WanVae(vae.to(device).eval())
-
-
-class WanVae:
-    """`AutoencoderKLWan` with latents normalised by the mean and deviation in its config."""
-
-    def __init__(self, vae: Any) -> None:
-        self._vae = vae
-        per_channel = (-1, 1, 1, 1)
-        device = vae.device
-        self._mean = torch.tensor(vae.config.latents_mean, device=device).view(per_channel)
-        self._std = torch.tensor(vae.config.latents_std, device=device).view(per_channel)
-
-    @torch.no_grad()
-    def encode(self, video_CTHW: Tensor) -> Tensor:
-        video = video_CTHW[None].to(self._vae.device, torch.float32)
-        return (self._vae.encode(video).latent_dist.mode()[0] - self._mean) / self._std
-
-    @torch.no_grad()
-    def decode(self, latents_CTHW: Tensor) -> Tensor:
-        latents = latents_CTHW.to(self._vae.device, torch.float32) * self._std + self._mean
-        return self._vae.decode(latents[None], return_dict=False)[0][0]
-
-
-def clean(prompt: str) -> str:
-    """Repair broken Unicode, undo HTML escapes and collapse white space, as in Wan's training."""
-    text = html.unescape(html.unescape(ftfy.fix_text(prompt)))
-    return re.sub(r"\s+", " ", text.strip()).strip()

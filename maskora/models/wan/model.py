@@ -1,48 +1,50 @@
-"""The miniature: a Wan of a few million weights that ships with maskora.
+"""Wan2.1, Wan2.1-Fun, Wan2.2 and the miniature, image-to-video, through diffusers' own classes.
 
-Same classes, same packing, no picture and no words: its text is constantly zero, so a prompt has no
-effect, and neither has guidance; LoRA leaves the attention to words alone. It knows one world, the
-rendered one of `maskora.miniature`.
+The tensors follow diffusers' `WanImageToVideoPipeline`: 16 noisy channels, 4 mask channels and 16
+condition channels; the prompt through UMT5, the picture through CLIP (not in Wan2.2).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from typing import Any
 
 import torch
-from diffusers import WanTransformer3DModel
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import Tensor
 
 from maskora.errors import UserError
 from maskora.models.base import (
     Context,
     ContextEncoder,
-    Cue,
-    EncodeCues,
+    EncodePrompts,
     Expert,
     ModelInputs,
-    Transformer,
+    PromptInput,
     Vae,
 )
-from maskora.models.checks import Settings, VisionTower, check_settings
+from maskora.models.checks import VisionTower
 from maskora.models.diffusers_base import DiffusersBase, grouped_cells
+from maskora.models.encoders import autoencoder
 from maskora.models.files.source import Source
-from maskora.models.wan.checks import MINIATURE, WAN21, WAN22, UMT5Encoder, WanTransformer, WanVae
-from maskora.models.wan.encoders import autoencoder, image_encoder, text_encoder
+from maskora.models.wan import checks
+from maskora.models.wan.checks import UMT5Encoder, WanTransformer, WanVae
+from maskora.models.wan.encoders import image_encoder, normalised, text_encoder
 from maskora.models.wan.names import WAN
-from maskora.models.wan21_sizes import read_grid
 from maskora.streaming.plan import RESIDENT, Placement
 
 TOKENIZER = ("tokenizer.json", "spiece.model")
 IMAGE_PROCESSOR = ("preprocessor_config.json", "processor_config.json")
-MASK_CHANNELS = 4
 SCHEDULER = ("scheduler_config.json",)
+MASK_CHANNELS = 4
 ATTENTION = r"blocks\.\d+\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
+SELF_ATTENTION = r"blocks\.\d+\.attn1\.(to_q|to_k|to_v|to_out\.0)"
 FEED_FORWARD = r"blocks\.\d+\.ffn\.net\.(0\.proj|2)"
+BOUNDARY = 0.9
 
 
 class Wan21(DiffusersBase):
-    """Wan2.1-I2V. See `maskora.models.base.VideoModel` for what each method promises."""
+    """Wan2.1-I2V."""
 
     family = "wan2.1-i2v"
     transformer_class = WanTransformer3DModel
@@ -50,32 +52,18 @@ class Wan21(DiffusersBase):
     parts: tuple[str, ...] = (
         "transformer", "vae", "text_encoder", "tokenizer", "image_encoder", "image_processor",
     )  # fmt: skip
-    weights: tuple[str, ...] = ("transformer", "vae", "text_encoder", "image_encoder")
-    files: dict[str, tuple[str, ...]] = {  # noqa: RUF012 - never changed
+    files = {  # noqa: RUF012 - never changed
         "tokenizer": TOKENIZER,
         "image_processor": IMAGE_PROCESSOR,
         "scheduler": SCHEDULER,
     }
-    settings: Mapping[str, type[Settings]] = WAN21
+    settings = checks.WAN21
+    read_grid = checks.read_grid
+    attention, feed_forward = ATTENTION, FEED_FORWARD
     sees_picture = True
     instead = "Wan2.1-I2V-14B-480P"
 
-    def __init__(
-        self, source: Source, dtype: str, device: str, placement: Placement = RESIDENT
-    ) -> None:
-        super().__init__(source, dtype, device, placement)
-        if "transformer" in source.parts():  # another kind of base lacks other parts, too
-            self._check_kind(WanTransformer.of(source, "transformer"))
-        source.check(self.weights, self.files)
-        check_settings(source, self.settings)
-        self.grid = read_grid(source)
-        transformer = WanTransformer.of(source, "transformer")
-        self.latent_channels = transformer.out_channels
-        self._check_width("vae", WanVae.of(source, "vae").z_dim, transformer.out_channels)
-        self._check_encoders(transformer)
-
-    def _check_kind(self, transformer: WanTransformer) -> None:
-        """The transformer takes what this family's do. Raises UserError."""
+    def check_kind(self, transformer: WanTransformer) -> None:
         expected = 2 * transformer.out_channels + MASK_CHANNELS
         sees_picture = transformer.image_dim is not None
         if transformer.in_channels != expected or sees_picture != self.sees_picture:
@@ -91,13 +79,16 @@ class Wan21(DiffusersBase):
                 f"set), which takes two pictures: use {self.instead}"
             )
 
-    def _check_encoders(self, transformer: WanTransformer) -> None:
-        """Their tokens are as wide as the transformer takes them. Raises UserError."""
-        text = UMT5Encoder.of(self.source, "text_encoder").d_model
-        self._check_width("text_encoder", text, transformer.text_dim)
+    def widths(self, transformer: WanTransformer) -> dict[str, tuple[int, int]]:
+        source = self.source
+        found = {"vae": (WanVae.of(source, "vae").z_dim, transformer.out_channels)}
+        if "text_encoder" in self.parts:
+            width = UMT5Encoder.of(source, "text_encoder").d_model
+            found["text_encoder"] = (width, transformer.text_dim)
         if transformer.image_dim is not None:
-            image = VisionTower.of(self.source, "image_encoder").hidden_size
-            self._check_width("image_encoder", image, transformer.image_dim)
+            width = VisionTower.of(source, "image_encoder").hidden_size
+            found["image_encoder"] = (width, transformer.image_dim)
+        return found
 
     def encoders(self) -> tuple[ContextEncoder, ...]:
         words = ContextEncoder(
@@ -117,7 +108,8 @@ class Wan21(DiffusersBase):
         return (words, pictures) if self.sees_picture else (words,)
 
     def vae(self) -> AbstractContextManager[Vae]:
-        return autoencoder(self.source, self.placement.vae_tile, self.device)
+        tile = self.placement.vae_tile
+        return autoencoder(AutoencoderKLWan, normalised, self.source, tile, self.device)
 
     def pack_condition(self, keep_THW: Tensor, latents_CTHW: Tensor) -> Tensor:
         """Four mask channels per latent frame (the first frame four times), then the latents.
@@ -127,22 +119,13 @@ class Wan21(DiffusersBase):
         mask_CThw = grouped_cells(keep_THW, self.grid).transpose(0, 1)
         return torch.cat([mask_CThw.to(latents_CTHW), latents_CTHW])
 
-    def predict(
-        self, transformer: Transformer, noisy_BCTHW: Tensor, timestep_B: Tensor, inputs: ModelInputs
-    ) -> Tensor:
-        packed = torch.cat([noisy_BCTHW, inputs.condition_BCTHW], dim=1)
+    def arguments(self, timestep_B: Tensor, inputs: ModelInputs) -> dict[str, Any]:
         image = inputs.context.get("image")
-        velocity: Tensor = transformer(
-            hidden_states=packed.to(self.dtype),
-            timestep=timestep_B,
-            encoder_hidden_states=inputs.context["text"].to(self.dtype),
-            encoder_hidden_states_image=None if image is None else image.to(self.dtype),
-            return_dict=False,
-        )[0]
-        return velocity.float()
-
-    def lora_targets(self, kind: str) -> str:
-        return ATTENTION if kind == "attention" else f"({ATTENTION}|{FEED_FORWARD})"
+        return {
+            "timestep": timestep_B,
+            "encoder_hidden_states": inputs.context["text"].to(self.dtype),
+            "encoder_hidden_states_image": None if image is None else image.to(self.dtype),
+        }
 
 
 class WanFun(Wan21):
@@ -158,17 +141,13 @@ class WanFun(Wan21):
         )
 
 
-BOUNDARY = 0.9
-
-
 class Wan22(Wan21):
     """Wan2.2-I2V-A14B. Each expert has a LoRA of its own."""
 
     family = "wan2.2-i2v"
     parts = ("transformer", "transformer_2", "vae", "text_encoder", "tokenizer")
-    weights = ("transformer", "transformer_2", "vae", "text_encoder")
     files = {"tokenizer": TOKENIZER, "scheduler": SCHEDULER}  # noqa: RUF012 - never changed
-    settings = WAN22
+    settings = checks.WAN22
     sees_picture = False
     instead = "Wan2.2-I2V-A14B"
 
@@ -176,8 +155,7 @@ class Wan22(Wan21):
         self, source: Source, dtype: str, device: str, placement: Placement = RESIDENT
     ) -> None:
         super().__init__(source, dtype, device, placement)
-        self._check_class(source.config("transformer_2").get("_class_name"))
-        self._check_kind(WanTransformer.of(source, "transformer_2"))
+        self._check_transformer("transformer_2")
         boundary = source.index().get("boundary_ratio", BOUNDARY)
         if not (isinstance(boundary, int | float) and 0 < boundary < 1):
             raise UserError(
@@ -190,36 +168,31 @@ class Wan22(Wan21):
         )
 
 
-SELF_ATTENTION = r"blocks\.\d+\.attn1\.(to_q|to_k|to_v|to_out\.0)"
-
-
 class Miniature(Wan21):
-    """The miniature. See `maskora.models.base.VideoModel` for what each method promises."""
+    """A Wan of a few million weights that ships with maskora, for its rendered world alone.
+
+    Same classes, same packing, no picture and no words: its text is constantly zero, so a prompt
+    has no effect, and neither has guidance; LoRA leaves the attention to words alone.
+    """
 
     family = "miniature"
     parts = ("transformer", "vae")
-    weights = ("transformer", "vae")
     files = {"scheduler": SCHEDULER}  # noqa: RUF012 - never changed
-    settings = MINIATURE
+    settings = checks.MINIATURE
+    attention = SELF_ATTENTION
     sees_picture = False
     instead = "miniature"
-
-    def _check_encoders(self, transformer: WanTransformer) -> None:
-        """There is no encoder whose tokens could have another width."""
 
     def encoders(self) -> tuple[ContextEncoder, ...]:
         width = WanTransformer.of(self.source, "transformer").text_dim
 
         @contextmanager
-        def no_words() -> Iterator[EncodeCues]:
-            """Any cue -> {"text": one word of zeros, (1, width)}."""
+        def no_words() -> Iterator[EncodePrompts]:
+            """Any prompt -> {"text": one word of zeros, (1, width)}."""
 
-            def encode(cues: Sequence[Cue]) -> list[Context]:
-                return [{"text": torch.zeros(1, width)} for _ in cues]
+            def encode(prompts: Sequence[PromptInput]) -> list[Context]:
+                return [{"text": torch.zeros(1, width)} for _ in prompts]
 
             yield encode
 
         return (ContextEncoder("text", parts=(), precision=f"zero {width}", load=no_words),)
-
-    def lora_targets(self, kind: str) -> str:
-        return SELF_ATTENTION if kind == "attention" else f"({SELF_ATTENTION}|{FEED_FORWARD})"

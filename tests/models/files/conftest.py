@@ -1,5 +1,7 @@
-"""A tiny base in every layout."""
+"""A tiny base in every layout, written once; whoever changes a file changes a copy."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,12 +11,24 @@ from tests.models.files import layouts
 from tests.models.files.layouts import PREFIX
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return layouts.write_diffusers(tmp_path_factory.mktemp("bases") / "base", layers=3)
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A base in diffusers' layout, by its family."""
+
+    @functools.cache
+    def base(family: str) -> Path:
+        folder = tmp_path_factory.mktemp("bases") / "base"
+        return layouts.write_diffusers(folder, family, layers=3)
+
+    return base
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
+def base(bases: Callable[[str], Path]) -> Path:
+    return bases("wan2.1-i2v")
+
+
+@pytest.fixture(scope="session")
 def written(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Path]]:
     """Every part's file in every layout."""
     folder = tmp_path_factory.mktemp("layouts")
@@ -38,6 +52,6 @@ def original(base: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def files(written: dict[str, dict[str, Path]], tmp_path: Path) -> dict[str, Path]:
-    """Single files that may be exchanged."""
+def files(written: dict[str, dict[str, Path]]) -> dict[str, Path]:
+    """ComfyUI's single files."""
     return dict(written["comfyui"])

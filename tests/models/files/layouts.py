@@ -4,12 +4,14 @@ What files do not tell is as published: heads of 128, CLIP's 16 heads and GELU, 
 and deviation, the schedule.
 """
 
+import functools
 import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import sentencepiece
 import torch
 from diffusers import (
@@ -28,11 +30,13 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from maskora.models.files.wan import CLIP, UMT5, names_of
+from maskora.errors import UserError
+from maskora.models.files.wan import CLIP, UMT5, vae_names
 from maskora.models.names import Names
+from maskora.models.registry import Source, open_model
 from maskora.models.wan.encoders import open_tokenizer
 from maskora.models.wan.names import WAN
-from tests.models.test_published_names import as_published
+from tests.models.test_names import as_published
 
 Tensors = dict[str, Tensor]
 WIDTH, TEXT, IMAGE = 128, 32, 32
@@ -100,6 +104,7 @@ def _image_encoder() -> CLIPVisionModel:
     )
 
 
+@functools.cache
 def sentencepiece_model() -> bytes:
     """A model like UMT5's: the same special tokens, and bytes for what it has not seen."""
     words = ["a", "man", "in", "red", "walks", "blue", "ball", "orange", "over", "p3rs0n", "café"]
@@ -154,7 +159,7 @@ def vae(folder: Path) -> Tensors:
     ours = read_part(folder, "vae")
     encoder = (name for name in ours if name.startswith("encoder.down_blocks."))
     theirs = [name.replace("down_blocks", "downsamples") for name in encoder]
-    return published(names_of(theirs), ours)
+    return published(vae_names(theirs), ours)
 
 
 def transformer(folder: Path, part: str = "transformer") -> Tensors:
@@ -218,6 +223,18 @@ def _write_shards(folder: Path, tensors: Tensors, config: Path) -> None:
 
 
 Change = Callable[[Tensors], Tensors]
+
+
+def changed(path: Path, target: Path, change: Change) -> Path:
+    """A safetensors file with other tensors."""
+    save_file(change(load_file(path)), target)
+    return target
+
+
+def refused(source: Callable[[], Source], message: str, family: str = "wan2.1-i2v") -> None:
+    """A base is not opened, and why is said."""
+    with pytest.raises(UserError, match=message):
+        open_model(family, source(), "float32", "cpu")
 
 
 def write_files(

@@ -17,7 +17,7 @@ from maskora.app.footprint import Purpose
 from maskora.app.plan import plan_for
 from maskora.app.workspace import Workspace
 from maskora.config import build_config
-from maskora.models.files.wan import CLIP, UMT5, names_of
+from maskora.models.files.wan import CLIP, UMT5, vae_names
 from maskora.models.registry import Source, open_source, read_sizes
 from maskora.models.wan.names import WAN
 from maskora.streaming.header import SIZES
@@ -25,7 +25,7 @@ from tests.machines import with_gpu
 from tests.models import published
 from tests.models.counting import on_meta
 from tests.models.files import layouts
-from tests.models.test_published_names import as_published
+from tests.models.test_names import as_published
 
 FAMILIES = {
     "Wan2.1-I2V-14B": "wan2.1-i2v",
@@ -73,7 +73,7 @@ def their_shapes(kind: str, name: str) -> dict[str, tuple[int, ...]]:
     else:
         ours = shapes_of(on_meta(AutoencoderKLWan))
         encoder = (one for one in ours if one.startswith("encoder.down_blocks."))
-        names = names_of([one.replace("down_blocks", "downsamples") for one in encoder])
+        names = vae_names([one.replace("down_blocks", "downsamples") for one in encoder])
         tensors = as_published(names, ours)
     shapes = {one: tuple(tensor.shape) for one, tensor in tensors}
     if kind == "image_encoder":
@@ -175,14 +175,14 @@ def test_the_original_folder_is_planned_as_diffusers_own(name: str, tmp_path: Pa
     assert_is(found, name, tmp_path / "told")
     shape, kind = published.SHAPES[name], "float32" if name == BIG else "bfloat16"
     width, layers = 128 * shape["num_attention_heads"], shape["num_layers"]
-    assert f"{kind}, {layers} blocks x {width}, 36 input channels" in found.told
-    assert "bfloat16, UMT5 of 24 layers x 4096" in found.told
+    assert f"{kind}, {layers} blocks x {width}, 36 input channels" in found.description
+    assert "bfloat16, UMT5 of 24 layers x 4096" in found.description
     sees_picture = name not in published.NO_PICTURE
-    assert ("float16, CLIP of 32 layers x 1280" in found.told) == sees_picture
-    assert (", no image tokens" in found.told) == (not sees_picture)
+    assert ("float16, CLIP of 32 layers x 1280" in found.description) == sees_picture
+    assert (", no image tokens" in found.description) == (not sees_picture)
 
 
 def test_comfyuis_files_are_planned_as_diffusers_own(tmp_path: Path) -> None:
     found = open_source(None, write_scaled(tmp_path / "files", BIG))
     assert_is(found, BIG, tmp_path / "told")
-    assert "scaled float8, 40 blocks x 5120, 36 input channels" in found.told
+    assert "scaled float8, 40 blocks x 5120, 36 input channels" in found.description

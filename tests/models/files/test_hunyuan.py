@@ -20,8 +20,15 @@ from maskora.models.registry import ModelInputs, open_model, open_source
 from maskora.streaming.plan import Placement
 from tests.models import tiny_hunyuan
 from tests.models.files import layouts
-from tests.models.files.layouts import PREFIX, Change, dequantised, in_float8, scaled
-from tests.models.files.refusing import changed, refused
+from tests.models.files.layouts import (
+    PREFIX,
+    Change,
+    changed,
+    dequantised,
+    in_float8,
+    refused,
+    scaled,
+)
 
 HUNYUAN_PREFIX = "model.model."
 

@@ -12,11 +12,11 @@ from transformers import CLIPVisionModel, UMT5EncoderModel
 
 from maskora.models.files import hunyuan, wan
 from maskora.models.files.tensors import Kind, Layout, Weights, recognise
-from maskora.models.files.wan import CLIP, IMAGE_ENCODERS, TEXT_ENCODERS, UMT5, VAES, names_of
+from maskora.models.files.wan import CLIP, LAYOUTS, UMT5, vae_names
 from maskora.models.names import Names
 from maskora.streaming.header import Stored
 from tests.models import published
-from tests.models.test_published_names import BASES, as_published, parameters
+from tests.models.test_names import BASES, as_published, parameters
 
 TRANSFORMERS = (wan.transformer({}), *hunyuan.TRANSFORMERS)
 
@@ -105,13 +105,13 @@ def tagged(module: nn.Module) -> dict[str, Tensor]:
 def test_diffusers_takes_the_vae_from_where_the_table_says() -> None:
     module = on_meta(AutoencoderKLWan)
     encoder = (name for name in tagged(module) if name.startswith("encoder.down_blocks."))
-    names = names_of([name.replace("down_blocks", "downsamples") for name in encoder])
+    names = vae_names([name.replace("down_blocks", "downsamples") for name in encoder])
     theirs = dict(as_published(names, tagged(module)))
     converted = convert_wan_vae_to_diffusers(dict(theirs))
     assert converted.keys() == tagged(module).keys()
     assert all(torch.equal(converted[name], row) for name, row in tagged(module).items())
     shapes = dict(as_published(names, dict(module.named_parameters())))
-    assert_is(found(shapes, *VAES), module, module.config)
+    assert_is(found(shapes, *LAYOUTS["vae"]), module, module.config)
 
 
 def test_umt5_has_the_names_that_wan_gave() -> None:
@@ -126,7 +126,7 @@ def test_umt5_has_the_names_that_wan_gave() -> None:
     blocks = {f"blocks.{i}.{leaf}.weight" for i in range(24) for leaf in leaves}
     assert theirs.keys() == blocks | {"token_embedding.weight", "norm.weight"}
     for tensors in (theirs, ours | {"spiece_model": torch.empty(9, device="meta")}):
-        kind = found(tensors, *TEXT_ENCODERS)
+        kind = found(tensors, *LAYOUTS["text_encoder"])
         assert_is(kind, module, module.config.to_dict())
 
 
@@ -148,7 +148,9 @@ def test_clip_has_the_names_that_wan_gave() -> None:
         "visual.cls_embedding", "visual.pos_embedding", "visual.patch_embedding.weight",
     }  # fmt: skip
     assert_is(
-        found(theirs, *IMAGE_ENCODERS), module, {**module.config.to_dict(), "hidden_act": "gelu"}
+        found(theirs, *LAYOUTS["image_encoder"]),
+        module,
+        {**module.config.to_dict(), "hidden_act": "gelu"},
     )
     order = dict(as_published(CLIP, tagged(module)))["visual.transformer.7.attn.to_qkv.weight"]
     expected = [tagged(module)[f"encoder.layers.7.self_attn.{x}_proj.weight"] for x in "qkv"]

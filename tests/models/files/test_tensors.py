@@ -14,9 +14,10 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from maskora.errors import UserError
+from maskora.models.encoders import T5_WORDS
 from maskora.models.files.part import StoredPart
 from maskora.models.files.tensors import read_weights
-from maskora.models.wan.encoders import IMAGE_EXTRAS, WORD_EMBEDDINGS
+from maskora.models.wan.encoders import IMAGE_EXTRAS
 from maskora.streaming.sources import check_all
 from tests.models.files.layouts import PREFIX
 
@@ -47,8 +48,8 @@ def look(part: StoredPart) -> None:
     module, reader = _module(part.part, json.dumps(part.kind.config)), part.reader()
     if part.part == "text_encoder":
         config = part.kind.config
-        reader.check(WORD_EMBEDDINGS[0], (config["vocab_size"], config["d_model"]))
-    skip = WORD_EMBEDDINGS if part.part == "text_encoder" else ()
+        reader.check(T5_WORDS[0], (config["vocab_size"], config["d_model"]))
+    skip = T5_WORDS if part.part == "text_encoder" else ()
     check_all(reader, module, skip, IMAGE_EXTRAS)
 
 

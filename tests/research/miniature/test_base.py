@@ -9,9 +9,9 @@ from diffusers import AutoencoderKLWan
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from maskora import lora
-from maskora.latents import TensorCache, encode_cues
+from maskora.latents import TensorCache, encode_prompts
 from maskora.models.base import Grid
-from maskora.models.registry import Cue, ModelInputs, open_model, read_grid, read_sizes
+from maskora.models.registry import ModelInputs, PromptInput, open_model, read_grid, read_sizes
 from tests.models.counting import make_fake, on_meta, peak_of
 
 CLOSE = 0.02
@@ -25,8 +25,11 @@ def test_its_grid_takes_64_pixels(untrained: Path) -> None:
 
 def test_prompts_and_pictures_have_no_effect(untrained: Path, tmp_path: Path) -> None:
     model = open_model("miniature", untrained, "float32", "cpu")
-    cues = [Cue("a red disc", torch.zeros(3, 64, 64)), Cue("a blue one", torch.ones(3, 64, 64))]
-    one, other = encode_cues(cues, model, TensorCache(tmp_path))
+    prompts = [
+        PromptInput("a red disc", torch.zeros(3, 64, 64)),
+        PromptInput("a blue one", torch.ones(3, 64, 64)),
+    ]
+    one, other = encode_prompts(prompts, model, TensorCache(tmp_path))
     assert one.keys() == {"text"}
     assert one["text"].shape == (1, 16)
     assert not one["text"].any()

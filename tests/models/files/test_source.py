@@ -1,8 +1,10 @@
-"""Wan's original layout and ComfyUI's files give what the folder in diffusers' layout gives."""
+"""Every layout gives what the folder in diffusers' layout gives, and names its parts by content."""
 
 import functools
 import json
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,21 +12,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from maskora.models.registry import Cue, ModelInputs, Source, VideoModel, open_model, open_source
+from maskora.models.files.source import from_single_files
+from maskora.models.registry import (
+    ModelInputs,
+    PromptInput,
+    Source,
+    VideoModel,
+    open_model,
+    open_source,
+)
 from maskora.streaming.plan import Placement
 from tests.models.files import layouts
 from tests.models.files.layouts import PREFIX, dequantised, scaled
 
 Found = dict[str, Tensor]
 PROMPT = "p3rs0n. a café, a man \N{SLIGHTLY SMILING FACE}"
-
-
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A base in diffusers' layout, by its family."""
-    return functools.cache(
-        lambda family: layouts.write_diffusers(tmp_path_factory.mktemp("bases") / "base", family)
-    )
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def answers(model: VideoModel) -> Found:
     found = {}
     for encoder in model.encoders():
         with encoder.load() as encode:
-            (context,) = encode([Cue(PROMPT, picture)])
+            (context,) = encode([PromptInput(PROMPT, picture)])
             found |= context
     with model.vae() as vae:
         found["latents"] = vae.encode(torch.rand(3, 5, 32, 48, generator=numbers) * 2 - 1)
@@ -120,8 +122,7 @@ def test_matrices_in_8_bits_give_what_they_stand_for(
     assert changed == {"text", "velocity "}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("storage", ["same", "float8"])
+@pytest.mark.parametrize(("storage", "dtype"), [("same", "bfloat16"), ("float8", "float32")])
 def test_streamed_files_give_what_resident_ones_give(
     bases: Callable[[str], Path],
     tmp_path: Path,
@@ -176,16 +177,18 @@ def test_what_was_found_is_told_in_a_line_for_each_part(
 ) -> None:
     base = bases("wan2.1-i2v")
     files = layouts.write_files(tmp_path / "files", base, layouts.scaled)
-    told = open_source(None, files).told.splitlines()
+    lines = open_source(None, files).description.splitlines()
     assert (
-        f"  transformer: {files['transformer']}, scaled float8, 2 blocks x {layouts.WIDTH}, "
+        f"  transformer: {files['transformer']}, scaled float8, 3 blocks x {layouts.WIDTH}, "
         f"36 input channels"
-    ) in told
-    assert f"  vae: {files['vae']}, float32, VAE of 16 latent channels" in told
+    ) in lines
+    assert f"  vae: {files['vae']}, float32, VAE of 16 latent channels" in lines
     original = layouts.write_original(tmp_path / "original", base)
-    told = open_source(original, {"vae": files["vae"]}).told.splitlines()
-    assert f"  text_encoder: {original / layouts.TEXT_FILE}, float32, UMT5 of 3 layers x 32" in told
-    assert open_source(base).told == f"a folder in diffusers' layout ({base})"
+    lines = open_source(original, {"vae": files["vae"]}).description.splitlines()
+    assert (
+        f"  text_encoder: {original / layouts.TEXT_FILE}, float32, UMT5 of 3 layers x 32" in lines
+    )
+    assert open_source(base).description == f"a folder in diffusers' layout ({base})"
 
 
 @pytest.mark.parametrize(
@@ -242,3 +245,44 @@ def test_the_configuration_of_the_original_layout_holds_what_shapes_do_not_tell(
     config = open_source(original).config("transformer")
     assert (config["num_attention_heads"], config["attention_head_dim"]) == (4, 32)
     assert config["eps"] == 1e-5
+
+
+def test_weights_left_over_from_another_cutting_are_no_part_of_the_identity(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    def named() -> str:
+        return opened(base, "wan2.1-i2v").identity("transformer")
+
+    base = shutil.copytree(tiny_model, tmp_path / "base")
+    part, stem = base / "transformer", "diffusion_pytorch_model"
+    whole = part / f"{stem}.safetensors"
+    tensors = load_file(whole)
+    names = sorted(tensors)
+    halves = names[::2], names[1::2]
+    weight_map = {}
+    for number, half in enumerate(halves, start=1):
+        file = f"{stem}-0000{number}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in half}, part / file)
+        weight_map |= dict.fromkeys(half, file)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (part / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
+    with_leftover = named()
+    whole.unlink()
+    assert named() == with_leftover
+    (part / file).write_bytes((part / file).read_bytes() + b" ")
+    assert named() != with_leftover
+
+
+FILES = {"vae": Path("/models/wan/vae.pth"), "transformer": Path("/models/t/a.safetensors")}
+
+
+def test_the_folder_of_files_is_the_one_they_share() -> None:
+    assert from_single_files(FILES, alone=True).where == Path("/models")
+
+
+def test_files_on_several_drives_share_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def commonpath(paths: Sequence[Path]) -> str:
+        raise ValueError("Paths don't have the same drive")  # ntpath's words
+
+    monkeypatch.setattr(os.path, "commonpath", commonpath)
+    assert from_single_files(FILES, alone=True).where == Path("/models/wan")

@@ -1,60 +1,76 @@
-"""Streamed, HunyuanVideo-I2V gives the resident model's bits: two kinds of block, two streams.
+"""Streamed, a base of two streams gives the resident model's bits.
 
 The reference is diffusers' own transformer, loaded by `from_pretrained` and checkpointed by torch.
+(Wan2.1 is held to the same in tests/streaming/test_equality.py.)
 """
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from diffusers import HunyuanVideoTransformer3DModel
+from diffusers import HunyuanVideo15Transformer3DModel, HunyuanVideoTransformer3DModel
 from torch import Tensor
 
 from maskora import lora
 from maskora.config.tables import Inference
 from maskora.latents import EncodedSample, TensorCache, encode_samples
 from maskora.method.conditioning import motion_sample
+from maskora.models.hunyuan15.model import UnpaddedAttention
 from maskora.models.registry import Transformer, VideoModel, open_model
 from maskora.sampling import Denoising, draw_noise
-from maskora.streaming.plan import RESIDENT, Placement
+from maskora.streaming.plan import Placement
 from maskora.training.loop import sample_loss
-from tests.models import tiny_hunyuan
+from tests.models.bases import HUNYUAN, HUNYUAN15
+from tests.models.conftest import Tiny
 
-FAMILY = "hunyuan-video-i2v"
+BLOCKS, STEPS = 5, 3
 DOUBLE, SINGLE = 2, 3
-BLOCKS = DOUBLE + SINGLE
+OPTIONS = {HUNYUAN: {"double": DOUBLE, "single": SINGLE}, HUNYUAN15: {"layers": BLOCKS}}
+ADAPTERS = {HUNYUAN: DOUBLE * 6 + SINGLE * 5, HUNYUAN15: BLOCKS * 6}
+CLASSES: dict[str, Any] = {
+    HUNYUAN: HunyuanVideoTransformer3DModel,
+    HUNYUAN15: HunyuanVideo15Transformer3DModel,
+}
 CASES = [
     Placement(0),
-    Placement(BLOCKS, "pinned", ring=2),
-    Placement(BLOCKS, "mapped", ring=3, activation_offload=True, recompute="layer"),
-    Placement(3, "pageable", ring=2, activation_offload=True),
-    Placement(2, "pinned", ring=2, recompute="layer"),
+    Placement(5, "pinned", ring=2),
+    Placement(5, "mapped", ring=3, activation_offload=True, recompute="layer"),
+    Placement(3, "pageable", ring=3, activation_offload=True),
+    Placement(2, "pinned", recompute="layer"),
     Placement(4, "mapped", ring=2),
 ]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models") / "hunyuan"
-    return tiny_hunyuan.write(path, double=DOUBLE, single=SINGLE)
+@pytest.fixture(scope="module", params=OPTIONS)
+def folder(request: pytest.FixtureRequest, tiny: Tiny) -> Path:
+    """Five blocks; the folder is called as its family."""
+    return tiny(request.param, **OPTIONS[request.param])
 
 
 @pytest.fixture(scope="module")
 def window(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> EncodedSample:
-    video = torch.rand(3, 5, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    keep = torch.ones(5, 32, 48)
-    keep[:, 8:24, 8:32] = 0
-    model = open_model(FAMILY, folder, "float32", "cpu")
-    sample = motion_sample(video, keep, 0, 5, "masked", "p3rs0n noise")
-    return encode_samples([sample], model, TensorCache(tmp_path_factory.mktemp("cache")))[0]
+    video = torch.rand(3, 5, 48, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    keep = torch.ones(5, 48, 64)
+    keep[:, 16:32, 16:48] = 0
+    sample = motion_sample(video, keep, 0, 5, "masked", 'a sign "Open"')
+    cache = TensorCache(tmp_path_factory.mktemp("cache"))
+    return encode_samples([sample], opened(folder, Placement(0)), cache)[0]
+
+
+def opened(folder: Path, placement: Placement) -> VideoModel:
+    return open_model(folder.name, folder, "float32", "cpu", placement)
 
 
 def diffusers_own(folder: Path) -> Transformer:
     """The model as diffusers loads it, its weights aligned as ours are."""
-    transformer = HunyuanVideoTransformer3DModel.from_pretrained(folder / "transformer")
+    transformer = CLASSES[folder.name].from_pretrained(folder / "transformer")
     for parameter in transformer.requires_grad_(False).parameters():
         parameter.data = parameter.data.clone()
+    if folder.name == HUNYUAN15:
+        for block in transformer.transformer_blocks:
+            block.attn.set_processor(UnpaddedAttention())
     transformer.supply = SimpleNamespace(checkpoint=None)  # torch's own checkpointing
     return transformer
 
@@ -85,17 +101,19 @@ def gradients(
 
 
 def generated(model: VideoModel, transformer: Transformer, window: EncodedSample) -> Tensor:
-    """Latents after three guided steps."""
-    unwanted = {**window.context, "text": window.context["text"].flip(0)}
-    noise = draw_noise((16, *window.condition_CTHW.shape[1:]), seed=1)
-    clip = Denoising(model, window, unwanted, noise, Inference(steps=3))
+    """Latents after guided steps; the negative text is shorter, so one branch is padded."""
+    mask = window.context["text_mask"].clone()
+    mask[40:] = False
+    negative = {**window.context, "text": -window.context["text"], "text_mask": mask}
+    noise = draw_noise((model.latent_channels, *window.condition_CTHW.shape[1:]), seed=1)
+    clip = Denoising(model, window, negative, noise, Inference(steps=STEPS))
     clip.advance(with_lora(model, transformer))
     return clip.result()
 
 
 @pytest.fixture(scope="module")
 def reference(folder: Path, window: EncodedSample) -> SimpleNamespace:
-    model = open_model(FAMILY, folder, "float32", "cpu", RESIDENT)
+    model = opened(folder, Placement(0))
     loss, trained = gradients(model, diffusers_own(folder), window)
     latents = generated(model, diffusers_own(folder), window)
     return SimpleNamespace(loss=loss, gradients=trained, latents=latents)
@@ -105,10 +123,10 @@ def reference(folder: Path, window: EncodedSample) -> SimpleNamespace:
 def test_gradients_and_a_clip_are_the_resident_ones_bit_for_bit(
     placement: Placement, folder: Path, window: EncodedSample, reference: SimpleNamespace
 ) -> None:
-    model = open_model(FAMILY, folder, "float32", "cpu", placement)
+    model = opened(folder, placement)
     loss, trained = gradients(model, model.load_transformer(), window)
     assert torch.equal(loss, reference.loss)
-    assert len(trained) == 2 * (DOUBLE * 6 + SINGLE * 5)
+    assert len(trained) == 2 * ADAPTERS[folder.name]
     for name, gradient in trained.items():
         assert gradient is not None, name
         assert gradient.any(), name
@@ -120,23 +138,18 @@ def test_gradients_and_a_clip_are_the_resident_ones_bit_for_bit(
 def test_the_guidance_branches_one_after_the_other_give_the_same_clip(
     folder: Path, window: EncodedSample, reference: SimpleNamespace
 ) -> None:
-    model = open_model(FAMILY, folder, "float32", "cpu", Placement(BLOCKS, split_batch=True))
+    model = opened(folder, Placement(BLOCKS, split_batch=True))
     transformer = model.load_transformer()
     latents = generated(model, transformer, window)
     # A matrix product of another height may round otherwise.
     torch.testing.assert_close(latents, reference.latents, rtol=1e-4, atol=1e-4)
-    assert transformer.supply.streamer.traffic.loads == 3 * BLOCKS + 1
+    assert transformer.supply.streamer.traffic.loads == STEPS * BLOCKS + 1
 
 
 @pytest.mark.parametrize("storage", ["float8", "int8", "nf4"])
 def test_compressed_blocks_stream_as_they_lie(
     storage: str, folder: Path, window: EncodedSample
 ) -> None:
-    latents = [
-        generated(model, model.load_transformer(), window)
-        for model in (
-            open_model(FAMILY, folder, "float32", "cpu", Placement(swap, storage=storage))
-            for swap in (0, BLOCKS)
-        )
-    ]
+    models = [opened(folder, Placement(swap, storage=storage)) for swap in (0, BLOCKS)]
+    latents = [generated(model, model.load_transformer(), window) for model in models]
     assert torch.equal(*latents)

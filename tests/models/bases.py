@@ -1,0 +1,58 @@
+"""Every family's tiny folder, of its real classes with random weights, and copies that differ."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from maskora.models.tiny import write_tiny_model
+from tests.models import tiny_hunyuan, tiny_hunyuan15
+from tests.research.miniature import untrained
+
+WAN, FUN, WAN22, MINIATURE = "wan2.1-i2v", "wan2.1-fun-inp", "wan2.2-i2v", "miniature"
+HUNYUAN, HUNYUAN15 = "hunyuan-video-i2v", "hunyuan-video-1.5-i2v"
+TINY: dict[str, Callable[..., object]] = {
+    WAN: write_tiny_model,
+    FUN: partial(write_tiny_model, family=FUN),
+    WAN22: partial(write_tiny_model, family=WAN22),
+    MINIATURE: untrained.write,
+    HUNYUAN: tiny_hunyuan.write,
+    HUNYUAN15: tiny_hunyuan15.write,
+}
+
+
+def copied(folder: Path, where: Path) -> Path:
+    """A copy whose small files may be written anew, and whose weights are the same files."""
+    copy = shutil.copytree(folder, where / folder.name, copy_function=os.symlink)
+    for path in copy.rglob("*.json"):
+        text = path.read_text(encoding="utf-8")
+        path.unlink()
+        path.write_text(text, encoding="utf-8")
+    return copy
+
+
+def update(path: Path, **values: Any) -> None:
+    """Give keys of a JSON file other values."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def changed(folder: Path, where: Path, part: str, **values: Any) -> Path:
+    """A copy with other values in the configuration of one part."""
+    copy = copied(folder, where)
+    (path,) = (copy / part).glob("*config.json")
+    update(path, **values)
+    return copy
+
+
+def retensored(part: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+    """Write the weights of a copy's part anew."""
+    (file,) = part.glob("*.safetensors")
+    tensors = change(load_file(file))
+    file.unlink()  # it may be a link to the original
+    save_file(tensors, file, {"format": "pt"})
