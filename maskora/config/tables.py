@@ -12,9 +12,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 # The kinds of base and the parts of one, by name. The models room knows what they are; a test
 # holds the lists equal.
 Family: TypeAlias = Literal[
-    "wan2.1-i2v", "wan2.1-fun-inp", "wan2.2-i2v", "miniature", "hunyuan-video-i2v",
+    "wan2.1-i2v",
+    "wan2.1-fun-inp",
+    "wan2.2-i2v",
+    "miniature",
+    "hunyuan-video-i2v",
     "hunyuan-video-1.5-i2v",
-]  # fmt: skip
+]
 FAMILIES: tuple[str, ...] = get_args(Family)
 PARTS = ("transformer", "transformer_2", "vae", "text_encoder", "image_encoder")
 Stage: TypeAlias = Literal["motion", "appearance"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from maskora import lora
-from maskora.config.tables import Acceleration, Inference
+from maskora.config.tables import Acceleration, Inference, Training
 from maskora.errors import Fault, OutOfMemory
 from maskora.latents import EncodedSample, TensorCache, decode_video, encode_videos
 from maskora.models.acceleration import use_cache
@@ -30,7 +30,7 @@ from tests.simulated import OUT_OF_MEMORY, Allocator
 from tests.training.test_loop import PLAN
 
 FAMILY, BLOCKS = "wan2.1-i2v", 5
-SHORT = replace(PLAN, steps=2, checkpoint_every=2)
+SHORT = replace(PLAN, steps=2, training=Training(seed=3, checkpoint_every=2))
 Fails = Callable[[int], bool]
 
 
