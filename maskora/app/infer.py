@@ -80,9 +80,9 @@ def infer_clip(
     loras = choose_loras(workspace, config, clip, edited, edit, model, lora_choice)
     base.log_plan()
     with base.explaining_out_of_memory():
-        encoded = _encode(workspace, config, clip, edited, model)
+        encoded = encode(workspace, config, clip, edited, model)
         remember = partial(base.remember, clip.source.frames)
-        latents = _generate(config, model, encoded, loras, numbers, remember)
+        latents = generate(config, model, encoded, loras, numbers, remember)
         for seed, folder, one in zip(numbers, folders, latents, strict=True):
             frames = to_bytes(decode_video(one, model)).numpy()
             result = Result(
@@ -205,7 +205,7 @@ def storage_warning(path: Path, metadata: dict[str, Any], config: Config) -> str
 
 
 @dataclass(frozen=True)
-class _Encoded:
+class Encoded:
     """The inputs of sampling, encoded."""
 
     sample: EncodedSample
@@ -213,9 +213,9 @@ class _Encoded:
     lock: LatentLock | None
 
 
-def _encode(
+def encode(
     workspace: Workspace, config: Config, clip: Clip, edited: Edit, model: VideoModel
-) -> _Encoded:
+) -> Encoded:
     """Encode the inference sample, the negative prompt, and the source where the lock needs it."""
     video, keep = clip.video(), clip.keep()
     first_CHW = to_unit(torch.from_numpy(edited.first.image_HWC)[None])[:, 0]
@@ -235,13 +235,13 @@ def _encode(
         keep_latent = model.latent_keep(keep)
         keep_latent[0] = 0  # latent frame 0 holds the edited frame
         lock = LatentLock(source_latents[0], keep_latent)
-    return _Encoded(encoded, negative, lock)
+    return Encoded(encoded, negative, lock)
 
 
-def _generate(
+def generate(
     config: Config,
     model: VideoModel,
-    encoded: _Encoded,
+    encoded: Encoded,
     loras: list[LoraChoice],
     seeds: list[int],
     take_seconds: Callable[[float], object],
@@ -276,7 +276,7 @@ def skipped_blocks(streamer: Streamer, steps: int) -> str:
     return f"acceleration.cache: {100 * skipped:.0f} % of the blocks' computations were skipped"
 
 
-def _start(config: Config, model: VideoModel, encoded: _Encoded, seed: int) -> Denoising:
+def _start(config: Config, model: VideoModel, encoded: Encoded, seed: int) -> Denoising:
     """One seed's clip, all noise."""
     frames_Thw = model.latent_keep(encoded.sample.keep_THW).shape
     return Denoising(
