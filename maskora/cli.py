@@ -272,9 +272,7 @@ def gui(
 @handle_errors
 def evaluate(
     workspace: Annotated[Path, typer.Argument(help="a workspace that infer.py has run in")],
-    edit: Annotated[
-        str | None, typer.Option("--edit", metavar="NAME", help="a further edit: edits/NAME/")
-    ] = None,
+    edit: EditOption = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="of several; if not given, the run's first")
     ] = None,

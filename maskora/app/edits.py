@@ -133,13 +133,8 @@ def report_leakage(edit: Edit, rule: str) -> None:
             log.warning(
                 "%s differs from source frame %d outside the mask: by more than %d of 255 levels "
                 "on %.0f%% of it (mean %.1f); the outside is %s (appearance.spill)",
-                edited.path,
-                frame,
-                VISIBLE,
-                100 * edited.leakage.share,
-                edited.leakage.mean,
-                fate,
-            )
+                edited.path, frame, VISIBLE, 100 * edited.leakage.share, edited.leakage.mean, fate,
+            )  # fmt: skip
 
 
 def _read_edited(path: Path, source: Source) -> np.ndarray:

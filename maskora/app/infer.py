@@ -163,11 +163,9 @@ def of_expert(loras: list[LoraChoice], expert: Expert) -> list[tuple[Path, float
 def _checked(one: LoraChoice, config: Config, model: VideoModel) -> LoraChoice:
     """A file whose transformer is known; a wrong one is known before anything is loaded."""
     metadata = lora.read(one.path, model.names).metadata
-    if warning := storage_warning(one.path, metadata, config):
-        log.warning("note: %s", warning)
-    expert = one.expert or str(metadata.get("expert", ""))
-    for note in contradictions(one, metadata, model):
+    for note in _contradictions(one, metadata, config, model):
         log.warning("note: %s", note)
+    expert = one.expert or str(metadata.get("expert", ""))
     names = [each.name for each in model.experts]
     if expert and expert not in names:
         has = f"has {' and '.join(names)}" if names[0] else "has one transformer alone"
@@ -175,10 +173,23 @@ def _checked(one: LoraChoice, config: Config, model: VideoModel) -> LoraChoice:
     return replace(one, expert=expert)
 
 
-def contradictions(one: LoraChoice, metadata: dict[str, Any], model: VideoModel) -> list[str]:
-    """Notes where a file is used for something else than it says of itself."""
+def _contradictions(
+    one: LoraChoice, metadata: dict[str, Any], config: Config, model: VideoModel
+) -> list[str]:
+    """Notes where a file is used for something else than it was trained for.
+
+    Args:
+        metadata: as maskora wrote it into the file; empty for files of other programs.
+    """
     family, expert = metadata.get("family"), metadata.get("expert")
+    trained, now = metadata.get("storage", "same"), config.model.storage
     notes = []
+    if metadata and trained != now:  # it has learned the rounding of its base
+        words = {"same": f"uncompressed ({metadata.get('dtype')})"}
+        notes.append(
+            f"{one.path} was trained against {words.get(trained, trained)} weights, and this run "
+            f'uses {words.get(now, now)} ones: model.transformer_dtype = "{trained}" would match'
+        )
     if family and family != model.family:
         notes.append(f"{one.path} was trained on {family}, and this base is {model.family}")
     if expert and one.expert and expert != one.expert:
@@ -186,22 +197,6 @@ def contradictions(one: LoraChoice, metadata: dict[str, Any], model: VideoModel)
             f"{one.path} was trained for {expert} noise, and is used for {one.expert} noise, as set"
         )
     return notes
-
-
-def storage_warning(path: Path, metadata: dict[str, Any], config: Config) -> str | None:
-    """A note on a LoRA whose base was stored in another form, whose rounding it has learned.
-
-    Args:
-        metadata: as maskora wrote it into the file; there is no note on files without it.
-    """
-    trained, now = metadata.get("storage", "same"), config.model.storage
-    if not metadata or trained == now:
-        return None
-    words = {"same": f"uncompressed ({metadata.get('dtype')})"}
-    return (
-        f"{path} was trained against {words.get(trained, trained)} weights, and this run uses "
-        f'{words.get(now, now)} ones: model.transformer_dtype = "{trained}" would match'
-    )
 
 
 @dataclass(frozen=True)

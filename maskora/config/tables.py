@@ -40,7 +40,18 @@ def parse_size(text: str) -> tuple[int, int]:
 PLAIN = ("bfloat16", "float16", "float32")
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
-Frames = Annotated[int, Field(ge=5)]
+
+
+def _is_4k_plus_1(frames: int) -> int:
+    if frames % 4 != 1:
+        low = (frames - 1) // 4 * 4 + 1
+        raise ValueError(
+            f"{frames} is not 4k+1 (the models compress time by 4): try {low} or {low + 4}"
+        )
+    return frames
+
+
+Frames = Annotated[int, Field(ge=5), AfterValidator(_is_4k_plus_1)]
 
 
 class Table(BaseModel):
@@ -157,16 +168,6 @@ class Video(Table):
     fit: Literal["crop", "pad", "stretch"] = Field(
         "crop", description="how the picture meets the size: crop, pad or stretch"
     )
-
-    @field_validator("frames")
-    @classmethod
-    def _is_4k_plus_1(cls, frames: int) -> int:
-        if frames % 4 != 1:
-            low = (frames - 1) // 4 * 4 + 1
-            raise ValueError(
-                f"{frames} is not 4k+1 (the models compress time by 4): try {low} or {low + 4}"
-            )
-        return frames
 
     @field_validator("size")
     @classmethod
@@ -305,14 +306,6 @@ class Motion(Table):
         description="none | colour: each window also with its colour channels in the five other "
         "orders, against learning the source's colour with its motion; encodes six times as much",
     )
-
-    @field_validator("window")
-    @classmethod
-    def _is_4k_plus_1(cls, window: int | str) -> int | str:
-        if isinstance(window, int) and window % 4 != 1:
-            low = (window - 1) // 4 * 4 + 1
-            raise ValueError(f'{window} is not 4k+1: try {low}, {low + 4} or "full"')
-        return window
 
     def window_length(self, frames: int) -> int:
         """Frames per sample of a clip: as set, or the whole clip where that is shorter or set."""
