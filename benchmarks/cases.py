@@ -101,7 +101,7 @@ def _run_case(job: Job, record: Record, device: torch.device) -> None:
     if job.kind == "load":
         with record.phase("load transformer"):
             transformer = model.load_transformer()
-        transformer.supply.close()
+        transformer.streamed.close()
         return
     encoded, negative = _encode(job, record, model)
     with record.phase("load transformer"):
@@ -112,10 +112,10 @@ def _run_case(job: Job, record: Record, device: torch.device) -> None:
     record.put(parameters=sum(p.numel() for p in lora.trainable(transformer)))
     if job.kind == "train":
         _train(job, record, model, transformer, encoded)
-        transformer.supply.close()
+        transformer.streamed.close()
         return
     latents = _denoise(job, record, model, transformer, encoded, negative)
-    transformer.supply.close()
+    transformer.streamed.close()
     if not job.one_block:
         with record.phase("VAE decode"), model.vae() as vae:
             vae.decode(latents)
@@ -166,7 +166,7 @@ def _train(
     optimizer = make_optimizer(settings, lora.trainable(transformer))
     plan = StageRun("motion", job.steps, optimizer=settings)
     transformer.train()
-    transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+    transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
     choose = choose_uniformly([encoded])
     clock = StepClock(model.device, transformer)
     with record.phase("train"):

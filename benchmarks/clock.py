@@ -11,7 +11,7 @@ from maskora.models.registry import Transformer
 
 def bytes_moved(transformer: Transformer) -> int:
     """Bytes of weights that the engine has copied to the device so far."""
-    moved: int = transformer.supply.streamer.traffic.bytes
+    moved: int = transformer.streamed.streamer.traffic.bytes
     return moved
 
 

@@ -13,7 +13,6 @@ from maskora.app.workspace import (
     IMAGE_SUFFIXES,
     Source,
     Workspace,
-    caption_beside,
     check_edit_size,
     original_video,
 )
@@ -39,21 +38,15 @@ class EditedEntry:
     Attributes:
         frame: its number in the workspace.
         path: the file.
-        caption: of the .txt beside it; empty where there is none.
-        spill_mean: mean difference from the source outside the mask, in levels of 255.
-        spill_share: share of the outside that differs noticeably. Both None: not known.
         picture: (H, W, 3) uint8, source | edit, with the outline of what is edited; what differs
             outside is red.
-        told: what the person should know of it.
+        note: what the person should know of it.
     """
 
     frame: int
     path: Path
-    caption: str
-    spill_mean: float | None
-    spill_share: float | None
     picture: np.ndarray
-    told: str
+    note: str
 
 
 def frame_file(workspace: Workspace, frame: int, original_size: bool, scratch: Path) -> Path:
@@ -150,37 +143,29 @@ def listing(workspace: Workspace, edit: str | None) -> list[EditedEntry]:
 def _entry(workspace: Workspace, source: Source, frame: int, path: Path) -> EditedEntry:
     source_HWC = read_image(workspace.source_frame(frame))
     try:
-        caption = caption_beside(path) or ""
-        edited_HWC = _fitted(path, source)
-        labels_HW = _labels(workspace, source, frame)
+        edited_HWC, labels_HW = _fitted(path, source), _labels(workspace, source, frame)
     except UserError as error:
         alone = side_by_side(source_HWC, np.zeros_like(source_HWC), None)
-        return EditedEntry(frame, path, "", None, None, alone, str(error))
+        return EditedEntry(frame, path, alone, str(error))
+    picture = side_by_side(source_HWC, edited_HWC, labels_HW)
+    return EditedEntry(frame, path, picture, _note(frame, source_HWC, edited_HWC, labels_HW))
+
+
+def _note(
+    frame: int, source_HWC: np.ndarray, edited_HWC: np.ndarray, labels_HW: Labels | None
+) -> str:
     if labels_HW is None:
-        plain = side_by_side(source_HWC, edited_HWC, None)
-        told = "there are no masks yet, so what changed outside of them is not known"
-        return EditedEntry(frame, path, caption, None, None, plain, told)
-    spill = measure_leakage(edited_HWC, source_HWC, labels_HW)
-    same = np.array_equal(edited_HWC[labels_HW > 0], source_HWC[labels_HW > 0])
-    return EditedEntry(
-        frame=frame,
-        path=path,
-        caption=caption,
-        spill_mean=spill.mean,
-        spill_share=spill.share,
-        picture=side_by_side(source_HWC, edited_HWC, labels_HW),
-        told=_told(frame, spill.mean, spill.share, bool((labels_HW > 0).any()), same),
-    )
-
-
-def _told(frame: int, mean: float, share: float, has_mask: bool, same: bool) -> str:
-    if not has_mask:
+        return "there are no masks yet, so what changed outside of them is not known"
+    inside_HW = labels_HW > 0
+    if not inside_HW.any():
         return f"frame {frame} has no mask, so nothing of this edit would be used"
-    first = "inside the mask it is the same as the source. " if same else ""
-    if share > 0.01:
+    is_same = np.array_equal(edited_HWC[inside_HW], source_HWC[inside_HW])
+    first = "inside the mask it is the same as the source. " if is_same else ""
+    spill = measure_leakage(edited_HWC, source_HWC, labels_HW)
+    if spill.share > 0.01:
         return (
-            f"{first}outside the mask {share:.0%} of it differs from the source (red; mean "
-            f"{mean:.1f} of 255 levels); the outside is taken from the source, unless "
+            f"{first}outside the mask {spill.share:.0%} of it differs from the source (red; mean "
+            f"{spill.mean:.1f} of 255 levels); the outside is taken from the source, unless "
             f'[appearance] spill is "keep"'
         )
     return f"{first}outside the mask it is the source, or close to it"

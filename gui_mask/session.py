@@ -1,4 +1,4 @@
-"""One open workspace: its clicks, what is shown of them, undo, following, saving. No widgets.
+"""One open workspace: clicks, undo, tracking in the background, saving. No widgets.
 
 Every page on the same workspace shares the one session, so nothing that one does is lost to the
 other. What is done is stored in the workspace at once.
@@ -6,15 +6,15 @@ other. What is done is stored in the workspace at once.
 
 import secrets
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 
-from gui_mask.following import Following
-from gui_mask.region import Region
 from maskora.app.masking import (
+    absence_notes,
     load_frames,
     load_markup,
     masks_are_by_hand,
@@ -22,19 +22,95 @@ from maskora.app.masking import (
     save_masks,
     store_markup,
     stored_silhouettes,
-    tell_absences,
 )
 from maskora.app.workspace import Workspace, workspace_lock
 from maskora.config import Config, load_config, set_values
-from maskora.errors import UserError
+from maskora.config.tables import Mask
+from maskora.errors import Fault, UserError
 from maskora.files import digest
 from maskora.masks import Labels
 from maskora.masks.markup import Markup
 from maskora.masks.prompts import Prompt
+from maskora.masks.shapes import Boxes, MaskShape, object_boxes
 from maskora.masks.tracking import Direction, Tracker
 
 JPEG_QUALITY = 90
-STORE_EVERY = 10  # frames that are followed
+STORE_EVERY = 10  # frames that are tracked
+BUG = "this ended with a bug, whose traceback is in the terminal; what was done before stays"
+NO_ROOM = "the GPU's memory is too small for this: close what uses it, or take a smaller checkpoint"
+
+
+@dataclass(frozen=True)
+class Region:
+    """The settings of [mask] that are chosen by looking."""
+
+    shape: MaskShape
+    margin: float
+    smooth: int
+
+    @classmethod
+    def of(cls, mask: Mask) -> "Region":
+        """Those of a configuration."""
+        return cls(mask.shape, mask.margin, mask.smooth)
+
+
+class TrackingJob:
+    """One pass through the clip, in a thread of its own: closing the page does not end it.
+
+    Attributes:
+        done, total: how many frames are through, of how many.
+    """
+
+    def __init__(
+        self,
+        steps: Iterator[int],
+        total: int,
+        on_frame: Callable[[int], None],
+        on_end: Callable[[str], None],
+    ) -> None:
+        """Start.
+
+        Args:
+            steps: does the work; yields each frame when it is done.
+            on_frame: is given each of them.
+            on_end: is given how it ended, in a sentence for the person; empty where all went well.
+        """
+        self.done, self.total = 0, total
+        self._steps, self._on_frame, self._on_end = steps, on_frame, on_end
+        self._enough = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
+        self._thread.start()
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is still at it."""
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Stop after the frame in hand, and wait for that."""
+        self._enough.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        ending = BUG
+        try:
+            ending = self._work()
+        except (UserError, Fault) as error:
+            ending = str(error)
+        except RuntimeError as error:  # torch's out-of-memory error, known without importing torch
+            if type(error).__name__ != "OutOfMemoryError":
+                raise
+            ending = NO_ROOM
+        finally:
+            self._on_end(ending)
+
+    def _work(self) -> str:
+        for frame in self._steps:
+            self.done += 1
+            self._on_frame(frame)
+            if self._enough.is_set():
+                return f"stopped after {self.done} of {self.total} steps; what is done stays"
+        return ""
 
 
 class Session:
@@ -63,12 +139,13 @@ class Session:
         self._jpegs: dict[int, bytes] = {}
         self._shown = (0, "")  # a version, and the content of its labels
         self._tracker: Tracker | None = None
-        self._following: Following | None = None
+        self._tracking: TrackingJob | None = None
+        self._boxes: tuple[object, Boxes, tuple[int, ...], tuple[str, ...]] | None = None
         with ExitStack() as holding:
             holding.enter_context(workspace_lock(workspace))
             self._frames_THWC = load_frames(workspace, self.source)
             self.markup: Markup = load_markup(workspace, self.source)
-            self._saved = _content(stored_silhouettes(workspace, self.source))
+            self._saved = _digest(stored_silhouettes(workspace, self.source))
             self._holding = holding.pop_all()
 
     @property
@@ -82,15 +159,15 @@ class Session:
         return Path(self.source.origin)
 
     @property
-    def following(self) -> Following | None:
+    def tracking(self) -> TrackingJob | None:
         """The pass that is under way, if any."""
-        return self._following if self._following and self._following.runs else None
+        return self._tracking if self._tracking and self._tracking.runs else None
 
     @property
     def is_saved(self) -> bool:
         """Whether masks/ are what is shown."""
         if self._shown[0] != self.version:
-            self._shown = (self.version, _content(self.markup.shown_THW))
+            self._shown = (self.version, _digest(self.markup.shown_THW))
         return self._shown[1] == self._saved and self.region == Region.of(self.config.mask)
 
     @property
@@ -105,6 +182,13 @@ class Session:
             quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
             self._jpegs[frame] = cv2.imencode(".jpg", bgr_HWC, quality)[1].tobytes()
         return self._jpegs[frame]
+
+    def boxes(self, min_area: float) -> tuple[Boxes, tuple[int, ...], tuple[str, ...]]:
+        """What `object_boxes` says of what is shown; found once per change of the labels."""
+        key = (max(self.versions), min_area)
+        if self._boxes is None or self._boxes[0] != key:
+            self._boxes = (key, *object_boxes(self.markup.shown_THW, min_area))
+        return self._boxes[1:]
 
     def point(self, prompts: Iterable[Prompt]) -> None:
         """Add clicks and boxes, in pixels of the frames. Raises UserError; nothing changes then."""
@@ -130,21 +214,21 @@ class Session:
     def follow(self, start: int | None, direction: Direction) -> None:
         """Begin to follow the objects, in the background. Raises UserError where it cannot."""
         with self._lock:
-            self._refuse_while_following()
+            self._refuse_while_tracking()
             total = self.markup.steps(start, direction)
             steps = self.markup.follow(self._open_tracker(), start, direction)
             self.message = ""
-            self._following = Following(steps, total, self._take_step, self._end_following)
+            self._tracking = TrackingJob(steps, total, self._take_step, self._end_tracking)
 
-    def stop_following(self) -> None:
+    def stop_tracking(self) -> None:
         """Stop after the frame in hand; what is done stays."""
-        if self._following:
-            self._following.stop()
+        if self._tracking:
+            self._tracking.stop()
 
     def set_tracker(self, kind: str, checkpoint: str) -> None:
         """Choose who follows; written into edit.toml. Raises UserError."""
         with self._lock:
-            self._refuse_while_following()
+            self._refuse_while_tracking()
             values = {"tracker.type": kind, "tracker.checkpoint": checkpoint}
             set_values(self.workspace.config, values)
             self.release()
@@ -166,7 +250,7 @@ class Session:
             UserError: nothing is marked, or masks/ were painted by hand and may not be replaced.
         """
         with self._lock:
-            self._refuse_while_following()
+            self._refuse_while_tracking()
             self._store()
             chosen = vars(self.region)
             settings = self.config.mask.model_copy(update=chosen)
@@ -175,7 +259,7 @@ class Session:
             _, notes = save_masks(
                 self.workspace, self.source, self.markup, settings, replace_by_hand
             )
-            self._saved = _content(self.markup.shown_THW)
+            self._saved = _digest(self.markup.shown_THW)
             self.version += 1
             return notes
 
@@ -186,14 +270,14 @@ class Session:
             UserError: it is at work.
         """
         with self._lock:
-            self._refuse_while_following()
+            self._refuse_while_tracking()
             if self._tracker is not None:
                 self._tracker.close()
                 self._tracker = None
 
     def close(self) -> None:
         """Stop what is under way, free everything, and let others have the workspace."""
-        self.stop_following()
+        self.stop_tracking()
         self.release()
         self._holding.close()
 
@@ -201,7 +285,7 @@ class Session:
     def _changing(self) -> Iterator[None]:
         """Change the markup, then store it; what raises in between has changed nothing."""
         with self._lock:
-            self._refuse_while_following()
+            self._refuse_while_tracking()
             self.message = ""
             yield
             for frame in self.markup.changed:
@@ -220,11 +304,11 @@ class Session:
         """A frame was followed; now and then, what is done is stored."""
         self._touch(frame)
         if self.version % STORE_EVERY == 0:
-            with suppress(OSError):  # tried again at the end, and told then
+            with suppress(OSError):  # tried again at the end, and reported then
                 self._store()
 
-    def _end_following(self, told: str) -> None:
-        self.message = told or "; ".join(tell_absences(self.markup)) or "followed to the end"
+    def _end_tracking(self, ending: str) -> None:
+        self.message = ending or "; ".join(absence_notes(self.markup)) or "followed to the end"
         for frame in self.markup.changed:
             self._touch(frame)
         try:
@@ -237,10 +321,10 @@ class Session:
             self._tracker = open_configured_tracker(self.config, self.workspace, self._frames_THWC)
         return self._tracker
 
-    def _refuse_while_following(self) -> None:
-        if self.following:
+    def _refuse_while_tracking(self) -> None:
+        if self.tracking:
             raise UserError("the objects are being followed right now: wait for it, or stop it")
 
 
-def _content(labels_THW: Labels) -> str:
+def _digest(labels_THW: Labels) -> str:
     return digest(labels_THW.tobytes())

@@ -4,12 +4,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
 
-from gui_mask.answers import plain
-from gui_mask.places import Places
+from gui_mask.errors import plain
 from maskora.app.workspace import Workspace
 from maskora.errors import UserError
 from maskora.files import remove
@@ -44,7 +44,7 @@ class Clip:
     info: VideoInfo
     uploaded: bool
 
-    def told(self) -> str:
+    def description(self) -> str:
         """What was found, as Markdown."""
         info = self.info
         seconds = float(info.frames / info.fps)
@@ -69,18 +69,11 @@ class Clip:
         """One frame of the clip, (H, W, 3) uint8. Raises UserError."""
         return next(iter(read_frames(self.info, number, 1)))
 
-    def first_frame(self) -> np.ndarray:
-        """The first frame."""
-        return self.frame(0)
-
-    def suggested(self, places: Places) -> str:
-        """A folder for its workspace that is not there yet."""
-        name = f"{self.info.path.stem}-edit"
-        number, folder = 1, places.allowed[0] / name
-        while folder.exists():
-            number += 1
-            folder = places.allowed[0] / f"{name}-{number}"
-        return str(folder)
+    def suggested_root(self, home: Path) -> str:
+        """A folder in `home` for its workspace, which is not there yet."""
+        names = chain([""], (f"-{number}" for number in count(2)))
+        folders = (home / f"{self.info.path.stem}-edit{name}" for name in names)
+        return str(next(folder for folder in folders if not folder.exists()))
 
 
 def look(path: Path, uploaded: bool, limits: Limits) -> Clip:

@@ -1,15 +1,14 @@
-"""Captioners: a picture -> words. Florence-2, through transformers' own classes.
+"""A picture's caption by Florence-2, through transformers' own classes.
 
 No code that lies in a model's folder is run, and only safetensors are read.
 """
 
 import gc
 import json
-import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from maskora import devices
 from maskora.errors import UserError
 from maskora.hub import locate, refuse_quantised
+from maskora.progress import announce
 
 KEY = "[caption] model"
 FILES = ["*.json", "*.safetensors", "*.txt"]
@@ -26,14 +26,8 @@ BEAMS, LONGEST = 3, 256
 ADVICE = "use florence-community/Florence-2-large (or -base), from the hub or as a local folder"
 # What transformers raises where a folder's files are missing, damaged or of another model.
 BROKEN = (OSError, ValueError, LookupError, AttributeError, RuntimeError, SafetensorError)
-log = logging.getLogger("maskora")
-
-
-class Captioner(Protocol):
-    """Says what a picture shows."""
-
-    def __call__(self, picture_HWC: np.ndarray) -> str:
-        """A picture (H, W, 3) uint8 RGB -> a caption of one line; empty where it has none."""
+# Of a picture (H, W, 3) uint8 RGB: a caption of one line; empty where it has none.
+Captioner = Callable[[np.ndarray], str]
 
 
 @contextmanager
@@ -52,7 +46,7 @@ def open_captioner(model: str, relative_to: Path) -> Iterator[Captioner]:
     folder = locate(model, relative_to, FILES, key=KEY)
     import torch
 
-    log.info("loading the captioner")
+    announce("loading the captioner")
     device = torch.device(devices.for_small_models())
     dtype = torch.bfloat16 if devices.computes_bfloat16(str(device)) else torch.float32
     florence, processor = _load(folder, dtype)
@@ -122,14 +116,14 @@ def _load(folder: Path, dtype: Any) -> tuple[Any, Any]:
         processor = Florence2Processor(
             CLIPImageProcessorPil.from_pretrained(folder), BartTokenizerFast.from_pretrained(folder)
         )
-        florence, told = Florence2ForConditionalGeneration.from_pretrained(
+        florence, loaded = Florence2ForConditionalGeneration.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, output_loading_info=True,
             attn_implementation="sdpa",  # a folder may ask for code from elsewhere
         )  # fmt: skip
     except BROKEN as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{KEY}: {folder} cannot be loaded ({reason}): {ADVICE}") from None
-    if missing := sorted(told["missing_keys"]):
+    if missing := sorted(loaded["missing_keys"]):
         raise UserError(
             f"{KEY}: the weights in {folder} lack {len(missing)} of Florence-2's tensors "
             f"({missing[0]} is one): {ADVICE}"

@@ -233,7 +233,7 @@ def track(
     place = Workspace(workspace)
     place.read_source()
     config = load_config(place.config, [*(set_ or []), *overrides])
-    track_workspace(config, place, overwrite)
+    track_workspace(config, place, overwrite, _say)
 
 
 def _from_here(path: str | None) -> str | None:
@@ -292,7 +292,7 @@ def evaluate(
     """Judge a result: report.html and report.json beside it, with numbers, curves and pictures."""
     from maskora.app.evaluate import evaluate_result
 
-    evaluate_result(workspace, edit, seed, truth, clip, quality)
+    _say_all(evaluate_result(workspace, edit, seed, truth, clip, quality))
 
 
 EDIT_HELP = """\
@@ -397,7 +397,7 @@ def edit(context: typer.Context) -> None:
     """Prepare, train and infer in one line: a video, a box and an edited frame in, a clip out."""
     from maskora.app.batch import edit_video
 
-    edit_video(context.args)
+    raise typer.Exit(edit_video(context.args, _say))
 
 
 @app.command(cls=BatchCommand)
@@ -406,7 +406,7 @@ def batch(context: typer.Context) -> None:
     """Run edit on every folder of a folder of jobs; a failing one stops no other."""
     from maskora.app.batch import run_batch
 
-    run_batch(context.args)
+    raise typer.Exit(run_batch(context.args, _say))
 
 
 @app.command()
@@ -543,7 +543,7 @@ def demo(
     """One edit from start to end on a small generated clip; needs no GPU and no download."""
     from maskora.app.demo import run_demo
 
-    run_demo(folder)
+    run_demo(folder, _say)
 
 
 @app.command()

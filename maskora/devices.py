@@ -1,4 +1,4 @@
-"""Which device computes, chosen in one place.
+"""Which device computes, chosen in one place, and what NVIDIA's driver and torch's files say of it.
 
 Imports torch only where a device is opened, so that a plan can ask here without it.
 """
@@ -20,6 +20,11 @@ from typing import Literal
 from maskora.errors import Fault, UserError
 from maskora.system import on_wsl
 
+log = logging.getLogger("maskora")
+DeviceKind = Literal["cuda", "cpu"]
+Capability = tuple[int, int]
+BFLOAT16 = (8, 0)  # the compute capability from which on torch's attention kernels take it
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 DRIVER_TOOL = ("nvidia-smi",)
 # Where WSL has it, which is on PATH in login shells alone.
 WSL_TOOL = Path("/usr/lib/wsl/lib/nvidia-smi")
@@ -30,18 +35,31 @@ LEAST_DRIVER = {11: 450, 12: 525, 13: 580}
 LEAST_CAPABILITY = {13: (7, 5)}
 BUILDS = "https://pytorch.org/get-started/locally"
 INSIST = "--device cpu computes on the CPU instead"
-Capability = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a run computes; `note` is a line for the person, or empty."""
+
+    kind: DeviceKind
+    index: int = 0
+    note: str = ""
+
+    @property
+    def name(self) -> str:
+        """As torch writes it: "cpu", "cuda:0"."""
+        return "cpu" if self.kind == "cpu" else f"cuda:{self.index}"
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as NVIDIA's driver tells it.
+    """A GPU as NVIDIA's driver describes it.
 
     Attributes:
         index: N in cuda:N.
         total, free: bytes of its memory, and of those the ones that no program holds; None where
-            the driver does not tell.
-        capability: its compute capability, (8, 6) say; None where the driver does not tell.
+            the driver does not say.
+        capability: its compute capability, (8, 6) say; None where the driver does not say.
         driver: the driver's version.
     """
 
@@ -62,266 +80,8 @@ class TorchBuild:
     hip: str | None
 
 
-@functools.cache
-def torch_build() -> TorchBuild | None:
-    """The installed torch, read once; None where there is none."""
-    return read_build()
-
-
-def read_build() -> TorchBuild | None:
-    """The same from torch's version file, without importing torch."""
-    found = importlib.util.find_spec("torch")
-    if found is None or found.origin is None:
-        return None
-    text = (Path(found.origin).parent / "version.py").read_text(encoding="utf-8")
-    told: dict[str, str | None] = {}
-    for line in ast.parse(text).body:
-        if isinstance(line, ast.AnnAssign | ast.Assign) and isinstance(line.value, ast.Constant):
-            (target,) = line.targets if isinstance(line, ast.Assign) else (line.target,)
-            told[ast.unparse(target)] = line.value.value  # type: ignore[assignment]
-    return TorchBuild(told.get("__version__") or "", told.get("cuda"), told.get("hip"))
-
-
-@functools.cache
-def gpus() -> tuple[Gpu, ...]:
-    """The GPUs that this process may use, in the order in which torch counts them.
-
-    Read once by nvidia-smi; none where there is no NVIDIA driver.
-
-    Raises:
-        Fault: there is one, and it does not answer.
-    """
-    told = _ask(FIELDS)
-    if told is not None and "not a valid field" in told:
-        told = _ask(FIELDS[:-1])  # an older driver does not know the last one
-    if told is None or "No devices were found" in told:
-        return ()
-    rows = [[cell.strip() for cell in line.split(",")] for line in told.splitlines()]
-    odd = [", ".join(row) for row in rows if len(row) < len(FIELDS) - 1]  # a GPU that is lost, say
-    if odd or not rows:
-        raise Fault(
-            f"NVIDIA's driver does not answer ({odd[0] if odd else 'nvidia-smi says nothing'}): "
-            f"restart the machine, or install the driver again; {INSIST}"
-        )
-    entries = {row[0]: row[1:] for row in rows}
-    visible = _visible(entries)
-    return tuple(_gpu(index, entries[key]) for index, key in enumerate(visible))
-
-
-def _ask(fields: tuple[str, ...]) -> str | None:
-    """What nvidia-smi says, one line per GPU where all is well; None where there is none."""
-    tool = DRIVER_TOOL
-    if shutil.which(tool[0]) is None and WSL_TOOL.exists():
-        tool = (str(WSL_TOOL),)
-    asked = [*tool, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
-    try:
-        result = subprocess.run(
-            asked, capture_output=True, encoding="utf-8", errors="replace", timeout=30, check=False
-        )
-    except (FileNotFoundError, PermissionError):
-        return None
-    except subprocess.TimeoutExpired:
-        return "nvidia-smi takes more than 30 seconds"
-    return result.stdout or result.stderr
-
-
-def _visible(entries: dict[str, list[str]]) -> list[str]:
-    """The indices that CUDA_VISIBLE_DEVICES names, up to the first that it cannot mean."""
-    told = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if told is None:
-        return list(entries)
-    chosen: list[str] = []
-    for item in (item.strip() for item in told.split(",")):
-        named = [key for key, (uuid, *_) in entries.items() if item and uuid.startswith(item)]
-        key = item if item in entries else named[0] if len(named) == 1 else None
-        if key is None:
-            break
-        chosen.append(key)
-    return chosen
-
-
-def _gpu(index: int, cells: list[str]) -> Gpu:
-    _, total, free, driver, name, *rest = cells
-    version = re.fullmatch(r"(\d+)\.(\d+)", rest[0]) if rest else None
-    return Gpu(
-        index,
-        name,
-        _mebibytes(total),
-        _mebibytes(free),
-        (int(version[1]), int(version[2])) if version else None,
-        driver,
-    )
-
-
-def _mebibytes(text: str) -> int | None:
-    return int(text) * 2**20 if text.isdecimal() else None
-
-
-def obstacle(gpu: Gpu, build: TorchBuild | None) -> str | None:
-    """What keeps torch from using a GPU that the driver shows, and what to do; else None."""
-    if build is None:
-        return f"torch is not installed: {install(gpu)}"
-    if build.hip is not None:
-        return rocm(build)
-    if build.cuda is None:
-        return (
-            f"this machine has a GPU ({gpu.name}), but its torch {build.version} is a build for "
-            f"the CPU: {install(gpu, build)}"
-        )
-    major, told = int(build.cuda.split(".")[0]), f"torch {build.version} (CUDA {build.cuda})"
-    least, driver = LEAST_DRIVER.get(major, 0), gpu.driver.split(".")[0]
-    if driver.isdecimal() and int(driver) < least:
-        return (
-            f"NVIDIA's driver {gpu.driver} is too old for {told}: install driver {least} or newer "
-            f"(https://www.nvidia.com/drivers)"
-        )
-    if gpu.capability and gpu.capability < LEAST_CAPABILITY.get(major, (0, 0)):
-        return (
-            f"{told} has no code for {gpu.name} (compute capability "
-            f"{dotted(gpu.capability)}): install a build of torch for CUDA 12 ({BUILDS})"
-        )
-    return None
-
-
-def install(gpu: Gpu, build: TorchBuild | None = None) -> str:
-    """What installs a torch for a GPU, in place of a build for something else."""
-    older = gpu.capability is not None and gpu.capability < LEAST_CAPABILITY[13]
-    kind = "cu126" if older else "cu130"
-    # With the version alone, pip is content with the build that is there.
-    version = f"=={build.version.partition('+')[0]}+{kind}" if build else ""
-    return f"pip install torch{version} --index-url https://download.pytorch.org/whl/{kind}"
-
-
-def rocm(build: TorchBuild) -> str:
-    """Why a build of torch for AMD's GPUs is refused."""
-    return (
-        f"torch {build.version} is a build for AMD's ROCm, on which maskora has never run: "
-        f"use --device cpu"
-    )
-
-
-def dotted(capability: Capability) -> str:
-    """A compute capability as NVIDIA writes it, "8.6"."""
-    return f"{capability[0]}.{capability[1]}"
-
-
-__all__ = [
-    "ALLOCATOR", "BFLOAT16", "CPU", "Capability", "Device", "DeviceKind", "Gpu", "TorchBuild",
-    "choose", "chosen", "computes_bfloat16", "dotted", "for_small_models", "foresee", "forget",
-    "gpus", "obstacle", "parse", "planned_gpu", "set_up_environment", "spills_to_ram",
-    "torch_build",
-]  # fmt: skip
-
-log = logging.getLogger("maskora")
-
-DeviceKind = Literal["cuda", "cpu"]
-BFLOAT16 = (8, 0)  # the compute capability from which on torch's attention kernels take it
-ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
-
-
-@dataclass(frozen=True)
-class Device:
-    """Where a run computes; `note` is a line for the person, or empty."""
-
-    kind: DeviceKind
-    index: int = 0
-    note: str = ""
-
-    @property
-    def name(self) -> str:
-        """As torch writes it: "cpu", "cuda:0"."""
-        return "cpu" if self.kind == "cpu" else f"cuda:{self.index}"
-
-
 CPU = Device("cpu")
 _chosen: Device | None = None
-
-
-def spills_to_ram() -> bool:
-    """Whether the driver gives RAM where the GPU's memory is full, as on Windows and under WSL.
-
-    Nothing fails then, but everything becomes very slow.
-    """
-    return sys.platform == "win32" or on_wsl()
-
-
-def set_up_environment() -> None:
-    """What torch reads when it is imported; nothing that the person has set is changed.
-
-    Segments that grow lose less memory to fragments, where the driver can do them (not on Windows
-    and not on WSL). GPUs are counted as nvidia-smi counts them.
-    """
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-    set_already = any(name in os.environ for name in ALLOCATOR)
-    if sys.platform == "linux" and not on_wsl() and not set_already:
-        os.environ[ALLOCATOR[0]] = "expandable_segments:True"
-
-
-def parse(asked: str | None) -> tuple[DeviceKind | None, int | None]:
-    """--device as a kind and a GPU's number, None for what is left open. Raises UserError."""
-    if asked is None:
-        return None, None
-    if asked == "mps":
-        raise UserError(
-            "--device mps: Apple's GPUs cannot be used, because blocks are streamed by CUDA; "
-            "use --device cpu"
-        )
-    found = re.fullmatch(r"(cpu|cuda)|cuda:(\d+)", asked, re.ASCII)
-    if found is None:
-        raise UserError(f"--device {asked}: write cpu, cuda or cuda:N (a GPU's number)")
-    return ("cpu" if asked == "cpu" else "cuda"), None if found[2] is None else int(found[2])
-
-
-def foresee(asked: str | None) -> Device:
-    """What `choose` would answer, told from the driver and torch's files without importing it.
-
-    Args:
-        asked: --device: None, "cpu", "cuda" or "cuda:N".
-
-    Raises:
-        UserError: there is no such device, or torch cannot use it.
-    """
-    kind, index = parse(asked)
-    if kind == "cpu":
-        return CPU
-    build, found = torch_build(), gpus()
-    if build is not None and build.hip is not None:
-        raise UserError(rocm(build))
-    if not found:
-        return _without_gpu(asked)
-    gpu = _pick(asked, index, found)
-    if problem := obstacle(gpu, build):
-        raise UserError(f"{problem}; {INSIST}")
-    return Device("cuda", gpu.index)
-
-
-def _without_gpu(asked: str | None) -> Device:
-    if asked is not None:
-        raise UserError(f"--device {asked}: this machine has no GPU that NVIDIA's driver shows")
-    if sys.platform == "darwin":
-        return Device("cpu", note="Apple's GPU (MPS) cannot be used: computing on the CPU")
-    return Device("cpu", note="no NVIDIA GPU is found: computing on the CPU")
-
-
-def planned_gpu() -> tuple[Gpu, str | None] | None:
-    """The GPU that "cuda" means here, and what keeps torch from using it; None: there is none."""
-    found = gpus()
-    if not found:
-        return None
-    gpu = _pick("cuda", None, found)
-    return gpu, obstacle(gpu, torch_build())
-
-
-def _pick(asked: str | None, index: int | None, found: tuple[Gpu, ...]) -> Gpu:
-    """The GPU of a number, else of those that torch can use the one with most free memory."""
-    if index is None:
-        build = torch_build()
-        usable = [gpu for gpu in found if obstacle(gpu, build) is None]
-        return max(usable or found, key=lambda gpu: gpu.free or 0)
-    if index >= len(found):
-        told = ", ".join(f"cuda:{gpu.index} ({gpu.name})" for gpu in found)
-        raise UserError(f"--device {asked}: this machine has {told}")
-    return found[index]
 
 
 def choose(asked: str | None = None) -> Device:
@@ -345,7 +105,7 @@ def chosen() -> Device:
 
 
 def forget() -> None:
-    """What was chosen, and what the driver has told: both are asked again."""
+    """Forget the choice and what the driver has said: both are asked for again."""
     global _chosen
     _chosen = None
     gpus.cache_clear()
@@ -368,6 +128,77 @@ def computes_bfloat16(device: str) -> bool:
     return device.startswith("cuda") and torch.cuda.get_device_capability(device) >= BFLOAT16
 
 
+def foresee(asked: str | None) -> Device:
+    """The answer of `choose`, from the driver and torch's files, without importing torch.
+
+    Args:
+        asked: --device: None, "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        UserError: there is no such device, or torch cannot use it.
+    """
+    kind, index = parse(asked)
+    if kind == "cpu":
+        return CPU
+    build, found = torch_build(), gpus()
+    if build is not None and build.hip is not None:
+        raise UserError(_rocm(build))
+    if found:
+        gpu = _pick(asked, index, found)
+        if problem := obstacle(gpu, build):
+            raise UserError(f"{problem}; {INSIST}")
+        return Device("cuda", gpu.index)
+    if asked is not None:
+        raise UserError(f"--device {asked}: this machine has no GPU that NVIDIA's driver shows")
+    if sys.platform == "darwin":
+        return Device("cpu", note="Apple's GPU (MPS) cannot be used: computing on the CPU")
+    return Device("cpu", note="no NVIDIA GPU is found: computing on the CPU")
+
+
+def planned_gpu() -> tuple[Gpu, str | None] | None:
+    """The GPU that "cuda" means here, and what keeps torch from using it; None: there is none."""
+    found = gpus()
+    if not found:
+        return None
+    gpu = _pick("cuda", None, found)
+    return gpu, obstacle(gpu, torch_build())
+
+
+def parse(asked: str | None) -> tuple[DeviceKind | None, int | None]:
+    """--device as a kind and a GPU's number, None for what is left open. Raises UserError."""
+    if asked is None:
+        return None, None
+    if asked == "mps":
+        raise UserError(
+            "--device mps: Apple's GPUs cannot be used, because blocks are streamed by CUDA; "
+            "use --device cpu"
+        )
+    found = re.fullmatch(r"(cpu|cuda)|cuda:(\d+)", asked, re.ASCII)
+    if found is None:
+        raise UserError(f"--device {asked}: write cpu, cuda or cuda:N (a GPU's number)")
+    return ("cpu" if asked == "cpu" else "cuda"), None if found[2] is None else int(found[2])
+
+
+def spills_to_ram() -> bool:
+    """Whether the driver gives RAM where the GPU's memory is full, as on Windows and under WSL.
+
+    Nothing fails then, but everything becomes very slow.
+    """
+    return sys.platform == "win32" or on_wsl()
+
+
+def set_up_environment() -> None:
+    """What torch reads when it is imported; nothing that the person has set is changed.
+
+    Segments that grow lose less memory to fragments, where the driver can do them (not on Windows
+    and not on WSL). GPUs are counted as nvidia-smi counts them.
+    """
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    set_already = any(name in os.environ for name in ALLOCATOR)
+    if sys.platform == "linux" and not on_wsl() and not set_already:
+        os.environ[ALLOCATOR[0]] = "expandable_segments:True"
+
+
 def _choose(asked: str | None) -> Device:
     kind, index = parse(asked)
     if kind == "cpu":
@@ -375,19 +206,19 @@ def _choose(asked: str | None) -> Device:
     set_up_environment()
     import torch
 
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         available = torch.cuda.is_available()
     if not available:
         device = foresee(asked)  # raises where it knows why
         if device.kind == "cuda":
-            reason = str(told[-1].message).splitlines()[0] if told else "it does not say why"
+            reason = str(warned[-1].message).splitlines()[0] if warned else "it does not say why"
             name = gpus()[device.index].name
             raise UserError(f"torch cannot use {name}: {reason}; {INSIST}")
         return device
     build = torch_build()
     if build is not None and build.hip is not None:
-        raise UserError(rocm(build))
+        raise UserError(_rocm(build))
     number = _number(asked, index, torch.cuda.device_count())
     _check_code(number)
     try:
@@ -414,6 +245,18 @@ def _number(asked: str | None, index: int | None, count: int) -> int:
     return index or 0
 
 
+def _pick(asked: str | None, index: int | None, found: tuple[Gpu, ...]) -> Gpu:
+    """The GPU of a number, else of those that torch can use the one with most free memory."""
+    if index is None:
+        build = torch_build()
+        usable = [gpu for gpu in found if obstacle(gpu, build) is None]
+        return max(usable or found, key=lambda gpu: gpu.free or 0)
+    if index >= len(found):
+        names = ", ".join(f"cuda:{gpu.index} ({gpu.name})" for gpu in found)
+        raise UserError(f"--device {asked}: this machine has {names}")
+    return found[index]
+
+
 def _check_code(number: int) -> None:
     """This torch has code for the GPU, or such as the driver translates for newer ones."""
     import torch
@@ -433,3 +276,139 @@ def _check_code(number: int) -> None:
 def _serves(kind: str, built: Capability, capability: Capability) -> bool:
     """Finished code (sm) runs on its own generation; what is translated, on all that are newer."""
     return built <= capability and (kind == "compute" or built[0] == capability[0])
+
+
+@functools.cache
+def gpus() -> tuple[Gpu, ...]:
+    """The GPUs that this process may use, in the order in which torch counts them.
+
+    Read once by nvidia-smi; none where there is no NVIDIA driver.
+
+    Raises:
+        Fault: there is one, and it does not answer.
+    """
+    output = _ask(FIELDS)
+    if output is not None and "not a valid field" in output:
+        output = _ask(FIELDS[:-1])  # an older driver does not know the last one
+    if output is None or "No devices were found" in output:
+        return ()
+    rows = [[cell.strip() for cell in line.split(",")] for line in output.splitlines()]
+    odd = [", ".join(row) for row in rows if len(row) < len(FIELDS) - 1]  # a GPU that is lost, say
+    if odd or not rows:
+        raise Fault(
+            f"NVIDIA's driver does not answer ({odd[0] if odd else 'nvidia-smi says nothing'}): "
+            f"restart the machine, or install the driver again; {INSIST}"
+        )
+    entries = {row[0]: row[1:] for row in rows}
+    return tuple(_gpu(index, entries[key]) for index, key in enumerate(_visible(entries)))
+
+
+def _ask(fields: tuple[str, ...]) -> str | None:
+    """What nvidia-smi says, one line per GPU where all is well; None where there is none."""
+    tool = DRIVER_TOOL
+    if shutil.which(tool[0]) is None and WSL_TOOL.exists():
+        tool = (str(WSL_TOOL),)
+    asked = [*tool, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    try:
+        result = subprocess.run(
+            asked, capture_output=True, encoding="utf-8", errors="replace", timeout=30, check=False
+        )
+    except (FileNotFoundError, PermissionError):
+        return None
+    except subprocess.TimeoutExpired:
+        return "nvidia-smi takes more than 30 seconds"
+    return result.stdout or result.stderr
+
+
+def _visible(entries: dict[str, list[str]]) -> list[str]:
+    """The indices that CUDA_VISIBLE_DEVICES names, up to the first that it cannot mean."""
+    variable = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if variable is None:
+        return list(entries)
+    visible: list[str] = []
+    for item in (item.strip() for item in variable.split(",")):
+        named = [key for key, (uuid, *_) in entries.items() if item and uuid.startswith(item)]
+        key = item if item in entries else named[0] if len(named) == 1 else None
+        if key is None:
+            break
+        visible.append(key)
+    return visible
+
+
+def _gpu(index: int, cells: list[str]) -> Gpu:
+    _, total, free, driver, name, *rest = cells
+    version = re.fullmatch(r"(\d+)\.(\d+)", rest[0]) if rest else None
+    capability = (int(version[1]), int(version[2])) if version else None
+    return Gpu(index, name, _mebibytes(total), _mebibytes(free), capability, driver)
+
+
+def _mebibytes(text: str) -> int | None:
+    return int(text) * 2**20 if text.isdecimal() else None
+
+
+@functools.cache
+def torch_build() -> TorchBuild | None:
+    """The installed torch, read once; None where there is none."""
+    return read_build()
+
+
+def read_build() -> TorchBuild | None:
+    """The installed torch by its version file, without importing it; None where there is none."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return None
+    text = (Path(found.origin).parent / "version.py").read_text(encoding="utf-8")
+    values: dict[str, str | None] = {}
+    for line in ast.parse(text).body:
+        if isinstance(line, ast.AnnAssign | ast.Assign) and isinstance(line.value, ast.Constant):
+            (target,) = line.targets if isinstance(line, ast.Assign) else (line.target,)
+            values[ast.unparse(target)] = line.value.value  # type: ignore[assignment]
+    return TorchBuild(values.get("__version__") or "", values.get("cuda"), values.get("hip"))
+
+
+def obstacle(gpu: Gpu, build: TorchBuild | None) -> str | None:
+    """What keeps torch from using a GPU that the driver shows, and what to do; else None."""
+    if build is None:
+        return f"torch is not installed: {_install(gpu)}"
+    if build.hip is not None:
+        return _rocm(build)
+    if build.cuda is None:
+        return (
+            f"this machine has a GPU ({gpu.name}), but its torch {build.version} is a build for "
+            f"the CPU: {_install(gpu, build)}"
+        )
+    major, installed = int(build.cuda.split(".")[0]), f"torch {build.version} (CUDA {build.cuda})"
+    least, driver = LEAST_DRIVER.get(major, 0), gpu.driver.split(".")[0]
+    if driver.isdecimal() and int(driver) < least:
+        return (
+            f"NVIDIA's driver {gpu.driver} is too old for {installed}: install driver {least} or "
+            f"newer (https://www.nvidia.com/drivers)"
+        )
+    if gpu.capability and gpu.capability < LEAST_CAPABILITY.get(major, (0, 0)):
+        return (
+            f"{installed} has no code for {gpu.name} (compute capability "
+            f"{dotted(gpu.capability)}): install a build of torch for CUDA 12 ({BUILDS})"
+        )
+    return None
+
+
+def _install(gpu: Gpu, build: TorchBuild | None = None) -> str:
+    """What installs a torch for a GPU, in place of a build for something else."""
+    older = gpu.capability is not None and gpu.capability < LEAST_CAPABILITY[13]
+    kind = "cu126" if older else "cu130"
+    # With the version alone, pip is content with the build that is there.
+    version = f"=={build.version.partition('+')[0]}+{kind}" if build else ""
+    return f"pip install torch{version} --index-url https://download.pytorch.org/whl/{kind}"
+
+
+def _rocm(build: TorchBuild) -> str:
+    """Why a build of torch for AMD's GPUs is refused."""
+    return (
+        f"torch {build.version} is a build for AMD's ROCm, on which maskora has never run: "
+        f"use --device cpu"
+    )
+
+
+def dotted(capability: Capability) -> str:
+    """A compute capability as NVIDIA writes it, "8.6"."""
+    return f"{capability[0]}.{capability[1]}"

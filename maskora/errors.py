@@ -1,4 +1,4 @@
-"""The kinds of failure that are told in one message instead of a traceback."""
+"""Failures that a person reads as one message, without a traceback."""
 
 
 class UserError(ValueError):

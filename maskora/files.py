@@ -1,4 +1,4 @@
-"""Small file habits that every room shares: nothing half-written, contents named by their hash."""
+"""Files: never half-written, moved and removed with patience, named by their content."""
 
 import errno
 import hashlib
@@ -39,14 +39,14 @@ def patiently(action: Callable[[], Answer], path: Path) -> Answer:
             if not _is_held(error):
                 raise
             if time.monotonic() > last:
-                told = "not allowed, or open in another program (close it there first)"
-                raise PermissionError(errno.EACCES, told, str(path)) from error
+                reason = "not allowed, or open in another program (close it there first)"
+                raise PermissionError(errno.EACCES, reason, str(path)) from error
         time.sleep(0.05)
 
 
 def _is_held(error: OSError) -> bool:
     """Whether Windows may have refused because of somebody who has the file open."""
-    number = getattr(error, "winerror", None)  # None: of the C library, which does not tell why
+    number = getattr(error, "winerror", None)  # None: of the C library, which gives no reason
     return number in HELD or (WINDOWS and number is None and error.errno == errno.EACCES)
 
 
@@ -74,7 +74,7 @@ def check_free(path: Path) -> None:
 
 
 def is_hidden(path: Path) -> bool:
-    """Whether a file is none of the person's: hidden, or made by a file manager beside pictures."""
+    """Whether a file is not the person's own: hidden, or left by a file manager."""
     return path.name.startswith(".") or path.name.lower() in ("thumbs.db", "desktop.ini")
 
 
@@ -85,7 +85,7 @@ def lies_in(path: Path, folder: Path) -> bool:
         return True
     if not outer.exists():
         return False
-    # A file system that does not tell a from A: the name may be another, the folder is the same.
+    # Where a and A are the same to the file system, the folder may go by another name.
     return any(one.exists() and one.samefile(outer) for one in (resolved, *resolved.parents))
 
 

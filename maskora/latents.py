@@ -24,7 +24,7 @@ from maskora.models.registry import Context, ModelInputs, PromptInput, VideoMode
 from maskora.progress import track
 from maskora.streaming.out_of_memory import with_room
 from maskora.streaming.plan import next_tile
-from maskora.streaming.transfer import upload_to
+from maskora.streaming.transfer import upload
 
 FORMAT = "2"
 Item = TypeVar("Item")
@@ -55,7 +55,7 @@ class EncodedSample:
         """The transformer's inputs, as a batch of one on a device."""
         target = torch.device(device)
         return ModelInputs(
-            condition_BCTHW=upload_to(target)(self.condition_CTHW)[None],
+            condition_BCTHW=upload(self.condition_CTHW, target)[None],
             context={name: on_device(one, target)[None] for name, one in self.context.items()},
         )
 
@@ -66,7 +66,7 @@ def on_device(tensor: Tensor, device: torch.device) -> Tensor:
     How many tokens they show decides shapes, which the host must know; asking the device for it
     would make the host wait.
     """
-    return upload_to(device)(tensor) if tensor.is_floating_point() else tensor
+    return upload(tensor, device) if tensor.is_floating_point() else tensor
 
 
 class TensorCache:

@@ -132,8 +132,8 @@ class Denoising:
         """Free device memory, for this transformer and for those that are loaded after it."""
         if transformer.is_cache_enabled:  # it may hold half of the failed step
             transformer._reset_stateful_cache()
-        changed: str | None = transformer.supply.give_way(training=False)
-        self._model.placement = transformer.supply.placement
+        changed: str | None = transformer.streamed.give_way(training=False)
+        self._model.placement = transformer.streamed.placement
         return changed
 
 

@@ -44,12 +44,11 @@ def quoted(*words: object, windows: bool = WINDOWS) -> str:
 
 
 def _for_windows(word: str) -> str:
-    return word if PLAIN.fullmatch(word) else _in_quotes(subprocess.list2cmdline([word]))
-
-
-def _in_quotes(word: str) -> str:
-    """What list2cmdline leaves bare because the C library does, the shell may still cut apart."""
-    return word if word.startswith('"') else f'"{word}"'
+    if PLAIN.fullmatch(word):
+        return word
+    listed = subprocess.list2cmdline([word])
+    # What the C library would read bare, the shell may still cut apart.
+    return listed if listed.startswith('"') else f'"{listed}"'
 
 
 def show_any_character(streams: Iterable[object] | None = None) -> None:
@@ -93,11 +92,10 @@ class Ram:
     available: int
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """ "9.1 of 31.2 GB of RAM are available", and why there may be less than was bought."""
-        text = (
-            f"{self.available / 2**30:.1f} of {self.installed / 2**30:.1f} GB of RAM are available"
-        )
+        available, installed = self.available / 2**30, self.installed / 2**30
+        text = f"{available:.1f} of {installed:.1f} GB of RAM are available"
         if on_wsl():
             text += " (WSL has half of the computer's, unless memory in .wslconfig says otherwise)"
         return text

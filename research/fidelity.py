@@ -1,35 +1,35 @@
 """The paper's claims put to the test on the miniature, which ships with maskora.
 
-    python research/fidelity.py --choose     # learning rates and steps, on scenes of their own
-    python research/fidelity.py              # the run; what is done already is not run again
-    python research/fidelity.py --report     # docs/evidence.md
+    python -m research.fidelity --choose     # learning rates and steps, on scenes of their own
+    python -m research.fidelity              # the run; what is done already is not run again
+    python -m research.fidelity --report     # docs/evidence.md
 
-benchmarks/README.md says what is compared, research/claims/claims.py by which rule.
+research/README.md says what is compared, research/claims/claims.py by which rule.
 """
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-if __package__ in (
-    None,
-    "",
-):  # started as a file: the repository's root is where imports count from
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import maskora.miniature
 from maskora.errors import Fault, UserError
-from research.claims.choosing import choose
 from research.claims.claims import CLAIMS, keys
-from research.claims.evidence import write_evidence
-from research.claims.runs import measure, pictures_of, pool, results_of
-from research.claims.settings import Settings, read_settings, write_settings
+from research.claims.report import write_evidence
+from research.claims.runs import (
+    Settings,
+    choose,
+    measure,
+    pictures_of,
+    pool,
+    read_settings,
+    results_of,
+    write_settings,
+)
 from research.claims.trials import base_name, open_base
 
-ROOT = Path(__file__).parents[1]
+HERE = Path(__file__).parent
 WEIGHTS = Path(maskora.miniature.__file__).parent / "weights"
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -51,14 +51,14 @@ def main(
     workers: Annotated[
         int, typer.Option("--workers", min=1, help="processes, of one thread each")
     ] = os.cpu_count() or 1,
-    settings: Annotated[Path, typer.Option("--settings", help="what was chosen, a .json")] = ROOT
-    / "research/claims/chosen.json",
-    output: Annotated[Path, typer.Option("--output", help="the results, a .json")] = ROOT
-    / "benchmarks/results/fidelity.json",
-    page: Annotated[Path, typer.Option("--page", help="the report, a .md")] = ROOT
+    settings: Annotated[Path, typer.Option("--settings", help="what was chosen, a .json")] = HERE
+    / "claims/chosen.json",
+    output: Annotated[Path, typer.Option("--output", help="the results, a .json")] = HERE
+    / "results/fidelity.json",
+    page: Annotated[Path, typer.Option("--page", help="the report, a .md")] = HERE.parent
     / "docs/evidence.md",
 ) -> None:
-    """Test the claims, and tell what came of it."""
+    """Put the claims to the test, and report the outcome."""
     try:
         check_options(choosing, reporting, claim or [])
         if choosing:

@@ -59,7 +59,7 @@ class Bus(TorchDispatchMode):
     """What passes between the host and the `meta` device, and which questions stop the host.
 
     Attributes:
-        traffic: how often tensors went "up" to the device unseen by the host (as `Upload` and the
+        traffic: how often tensors went "up" to the device unseen by the host (as `upload` and the
             engine send them), "up, waited for", "down" as saved inputs do, and how often the host
             waited for values ("wait").
     """

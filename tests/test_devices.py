@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from maskora import devices
-from maskora import devices as driver
 from maskora.devices import Gpu, TorchBuild, choose, foresee, gpus
 from maskora.errors import Fault, UserError
 from tests.machines import Card, install_driver, plug_in
@@ -24,7 +23,7 @@ MIB = 2**20
 
 
 def built(monkeypatch: pytest.MonkeyPatch, build: TorchBuild | None) -> None:
-    monkeypatch.setattr(driver, "read_build", lambda: build)
+    monkeypatch.setattr(devices, "read_build", lambda: build)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +92,7 @@ def test_a_driver_that_does_not_answer_is_no_absent_gpu(
         assert answer("cpu").name == "cpu"
     install_driver(tmp_path, monkeypatch, says="No devices were found")
     assert gpus() == ()
-    monkeypatch.setattr(driver, "DRIVER_TOOL", (str(tmp_path / "no-such-program"),))
+    monkeypatch.setattr(devices, "DRIVER_TOOL", (str(tmp_path / "no-such-program"),))
     devices.forget()
     assert gpus() == ()
 
@@ -108,7 +107,7 @@ def test_a_driver_that_does_not_answer_is_no_absent_gpu(
 def test_what_the_driver_complains_of_is_told(
     says: str, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driver, "_ask", lambda fields: says)
+    monkeypatch.setattr(devices, "_ask", lambda fields: says)
     devices.forget()
     with pytest.raises(Fault, match=rf"does not answer \({told}\): restart"):
         gpus()
@@ -169,7 +168,7 @@ def test_a_gpu_that_torch_cannot_open_for_a_reason_of_its_own(
 
 
 def test_without_a_gpu_the_cpu_is_taken_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "DRIVER_TOOL", ("/no/such/program",))
+    monkeypatch.setattr(devices, "DRIVER_TOOL", ("/no/such/program",))
     for answer in (foresee, choose):
         assert answer(None).name == "cpu"
         assert answer(None).note == "no NVIDIA GPU is found: computing on the CPU"
@@ -239,7 +238,7 @@ def test_code_for_another_generation_does_not_serve_a_gpu(
     older: str | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(driver, "DRIVER_TOOL", ("/no/such/program",))
+    monkeypatch.setattr(devices, "DRIVER_TOOL", ("/no/such/program",))
     built(monkeypatch, CUDA13)
     plug_in(monkeypatch, Card("a GPU", 7.1, 8.0, capability))
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: code)
@@ -254,7 +253,7 @@ def test_code_for_another_generation_does_not_serve_a_gpu(
 def test_torch_is_believed_where_nvidia_smi_is_absent_or_fails(
     says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driver, "DRIVER_TOOL", ("/no/such/program",))
+    monkeypatch.setattr(devices, "DRIVER_TOOL", ("/no/such/program",))
     if says:
         install_driver(tmp_path, monkeypatch, says=says)
     built(monkeypatch, CUDA13)
@@ -268,7 +267,7 @@ def test_torch_is_believed_where_nvidia_smi_is_absent_or_fails(
 def test_a_gpu_without_code_in_this_torch_or_that_cannot_be_opened_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(driver, "DRIVER_TOOL", ("/no/such/program",))
+    monkeypatch.setattr(devices, "DRIVER_TOOL", ("/no/such/program",))
     built(monkeypatch, CUDA13)
     plug_in(monkeypatch, Card("a GTX 1080", 7.1, 8.0, (6, 1)))
     with pytest.raises(UserError, match=r"no code for a GTX 1080 \(compute capability 6\.1\)"):
@@ -371,9 +370,9 @@ def test_wsl_has_the_drivers_program_outside_of_path(
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho '0, GPU-1, 8192, 7270, 580.1, GeForce, 8.6'\n", "utf-8")
     tool.chmod(0o755)
-    monkeypatch.setattr(driver, "DRIVER_TOOL", ("no-such-nvidia-smi",))
+    monkeypatch.setattr(devices, "DRIVER_TOOL", ("no-such-nvidia-smi",))
     devices.forget()
     assert devices.gpus() == ()
-    monkeypatch.setattr(driver, "WSL_TOOL", tool)
+    monkeypatch.setattr(devices, "WSL_TOOL", tool)
     devices.forget()
     assert [(gpu.name, gpu.capability) for gpu in devices.gpus()] == [("GeForce", (8, 6))]

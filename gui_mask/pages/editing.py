@@ -1,15 +1,18 @@
 """The edit page: take a frame, bring it back edited, see what it will be used for."""
 
 import html
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from gui_mask import edits
-from gui_mask.answers import explain, plain, told_on_page
-from gui_mask.desk import Desk
-from gui_mask.pages.captions import caption_box
-from gui_mask.pages.events import PRIVATE, SILENT
+from gui_mask.errors import caught, plain, show_errors
+from gui_mask.pages import PRIVATE, SILENT
+from gui_mask.session import Session
+from gui_mask.state import AppState
+from maskora.app.captions import write_captions
+from maskora.app.workspace import caption_beside
 from maskora.video.images import read_image
 
 GUIDE = (
@@ -27,8 +30,8 @@ class EditPage:
         edit: which edit it is about, "" for the unnamed one; the run page asks too.
     """
 
-    def __init__(self, desk: Desk, token: gr.State, tab: gr.Tab) -> None:
-        self.desk = desk
+    def __init__(self, state: AppState, token: gr.State, tab: gr.Tab) -> None:
+        self.state = state
         gr.Markdown(GUIDE)
         with gr.Row():
             with gr.Column(scale=3, min_width=380):
@@ -42,7 +45,7 @@ class EditPage:
                     height=150, elem_id="edited",
                 )  # fmt: skip
                 self.taken = gr.Markdown()
-        self.changed = gr.State(0)
+        self.stamp = gr.State("")  # of what the list below shows
         self._wire(token, tab)
 
     def _lay_out_source(self) -> None:
@@ -55,71 +58,84 @@ class EditPage:
 
     def _wire(self, token: gr.State, tab: gr.Tab) -> None:
         source = [self.picture, self.links]
-        opened = token.change(
-            self.open, token, [self.frame, self.edit, self.changed, self.taken], **SILENT
-        )
+        opened = token.change(self.open, token, [self.frame, self.edit, self.taken], **SILENT)
         opened.then(self.show_frame, [token, self.frame], source, **SILENT)
         self.frame.change(
             self.show_frame, [token, self.frame], source, trigger_mode="always_last", **SILENT
         )
         self.upload.upload(
             self.take,
-            [token, self.edit, self.frame, self.upload, self.changed],
-            [self.upload, self.taken, self.changed],
+            [token, self.edit, self.frame, self.upload],
+            [self.upload, self.taken, self.stamp],
             **PRIVATE,
         )
-        gr.render(
-            inputs=[token, self.edit],
-            triggers=[token.change, tab.select, self.edit.change, self.changed.change],
-        )(self.show_edits)
+        gr.on(
+            [token.change, tab.select, self.edit.change], self.look, [token, self.edit], self.stamp,
+            **SILENT,
+        )  # fmt: skip
+        gr.render(inputs=[token, self.edit], triggers=[self.stamp.change])(self.show_edits)
 
-    @told_on_page
+    @show_errors
     def open(self, token: str) -> list[Any]:
         """Show a workspace that was entered."""
         if not token:
-            return [gr.skip(), gr.skip(), 0, ""]
-        session = self.desk.session(token)
+            return [gr.skip(), gr.skip(), ""]
+        session = self.state.session(token)
         names = [(name, name) for name in session.workspace.named_edits()]
         slider = gr.Slider(0, session.source.frames - 1, 0, step=1)
-        return [slider, gr.Dropdown([THE_EDIT, *names], value=""), 0, ""]
+        return [slider, gr.Dropdown([THE_EDIT, *names], value=""), ""]
 
-    @told_on_page
+    def look(self, token: str, edit: str) -> str:
+        """Changes when the list must: buttons that are laid out anew lose a click meanwhile."""
+        if not token:
+            return ""
+        with caught() as problem:
+            workspace = self.state.session(token).workspace
+            caption = workspace.source_frame(0).with_suffix(".txt")
+            folders = (workspace.edit_dir(edit or None), workspace.masks_dir)
+            files = [path for folder in folders for path in folder.glob("[!.]*")]
+            files = [path for path in (workspace.config, caption, *files) if path.is_file()]
+            times = [(path.name, path.stat().st_mtime_ns) for path in files]
+            return repr((token, edit, sorted(times)))
+        return repr((token, edit, problem.text))
+
+    @show_errors
     def show_frame(self, token: str, frame: int) -> list[Any]:
         """A source frame, for looking at and for downloading."""
         if not token:
             return [gr.skip(), gr.skip()]
-        session = self.desk.session(token)
+        session = self.state.session(token)
         picture = read_image(session.workspace.source_frame(frame))
         where = f"/maskora/{token}/source/{frame}.png"
         links = [f'<a href="{where}" download>Download frame {frame}</a>']
-        with explain() as told:
-            self.desk.places.check(session.origin)
+        with caught() as problem:
+            self.state.guard.check(session.origin)
             size = "×".join(map(str, session.source.original_size))
             links.append(f'<a href="{where}?original=1" download>Download it at {size}</a>')
-        return [picture, "".join(links) + html.escape(told.text)]
+        return [picture, "".join(links) + html.escape(problem.text)]
 
-    @told_on_page
-    def take(self, token: str, edit: str, frame: int, upload: str, changed: int) -> list[Any]:
+    @show_errors
+    def take(self, token: str, edit: str, frame: int, upload: str) -> list[Any]:
         """An uploaded picture becomes the edited frame."""
-        workspace = self.desk.session(token).workspace
-        path = edits.take_upload(workspace, edit or None, frame, self.desk.upload(upload))
-        return [None, plain(f"Frame {frame} is taken: {path}"), changed + 1]
+        workspace = self.state.session(token).workspace
+        path = edits.take_upload(workspace, edit or None, frame, self.state.upload(upload))
+        return [None, plain(f"Frame {frame} is taken: {path}"), self.look(token, edit)]
 
     def show_edits(self, token: str, edit: str) -> None:
         """Every edited frame beside its source, with what is said of it."""
         if not token:
             return
-        with explain() as told:
-            workspace = self.desk.session(token).workspace
+        with caught() as problem:
+            workspace = self.state.session(token).workspace
             gr.Markdown("### What the video shows")
-            caption_box(self.desk, token, workspace.source_frame(0), "Caption of the source")
+            caption_box(self.state, token, workspace.source_frame(0), "Caption of the source")
             entries = edits.listing(workspace, edit or None)
             if not entries:
                 gr.Markdown("### Edited frames\n\nNone yet; the first frame, 0, is needed.")
             for entry in entries:
                 self._show(token, edit, entry)
-        if told.text:
-            gr.Markdown(plain(told.text))
+        if problem.text:
+            gr.Markdown(plain(problem.text))
 
     def _show(self, token: str, edit: str, entry: edits.EditedEntry) -> None:
         gr.Markdown(f"### Frame {entry.frame}: as in the video, and edited")
@@ -130,13 +146,52 @@ class EditPage:
                     buttons=["fullscreen"],
                 )  # fmt: skip
             with gr.Column(scale=2, min_width=300):
-                gr.Markdown(plain(entry.told))
-                caption_box(self.desk, token, entry.path, f"Caption of edited frame {entry.frame}")
+                gr.Markdown(plain(entry.note))
+                caption_box(self.state, token, entry.path, f"Caption of edited frame {entry.frame}")
                 remove = gr.Button(f"Remove edited frame {entry.frame}", size="sm")
 
-        @told_on_page
-        def take_away(changed: int) -> int:
-            edits.remove_edit(self.desk.session(token).workspace, edit or None, entry.frame)
-            return changed + 1
+        @show_errors
+        def take_away() -> str:
+            edits.remove_edit(self.state.session(token).workspace, edit or None, entry.frame)
+            return self.look(token, edit)
 
-        remove.click(take_away, self.changed, self.changed, **PRIVATE)
+        remove.click(take_away, None, self.stamp, **PRIVATE)
+
+
+def caption_box(state: AppState, token: str, image: Path, label: str) -> None:
+    """What an image shows: a text that is kept in the .txt beside it, or that is written for it.
+
+    Args:
+        token: of the page's session.
+        image: in that session's workspace.
+    """
+    session = state.session(token)
+    text = gr.Textbox(
+        caption_beside(image) or "", label=label, lines=2, placeholder=_otherwise(session, image)
+    )
+    with gr.Row():
+        keep = gr.Button("Keep this caption", size="sm")
+        write = gr.Button("Write it for me", size="sm")
+
+    @show_errors
+    def keep_it(text: str) -> None:
+        edits.set_caption(session.workspace, image, text)
+        gr.Info("The caption is kept." if text.strip() else "The caption is removed.")
+
+    @show_errors
+    def write_it() -> str:
+        session.release()  # the captioner may need the GPU's memory
+        written = write_captions(session.config, session.workspace, [image])[image]
+        keep_it(written)
+        return written
+
+    keep.click(keep_it, text, None, **PRIVATE)
+    write.click(write_it, None, text, **PRIVATE)
+
+
+def _otherwise(session: Session, image: Path) -> str:
+    """Where the caption comes from as long as none is kept here."""
+    prompt = session.config.prompt
+    is_source = image == session.workspace.source_frame(0)
+    caption = prompt.caption if is_source else prompt.edited_caption
+    return "the captioner writes it in time" if caption == "auto" else f"as in edit.toml: {caption}"

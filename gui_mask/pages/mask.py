@@ -4,10 +4,10 @@ from typing import Any, get_args
 
 import gradio as gr
 
-from gui_mask.answers import plain, told_on_page
-from gui_mask.desk import Desk
-from gui_mask.pages.events import PRIVATE, SILENT
-from gui_mask.region import Region
+from gui_mask.errors import plain, show_errors
+from gui_mask.pages import PRIVATE, SILENT
+from gui_mask.session import Region
+from gui_mask.state import AppState
 from gui_mask.viewer import shows, viewer
 from maskora.masks.shapes import MaskShape
 
@@ -30,12 +30,12 @@ REPLACE = "The masks were painted by hand since they were made. Tick the box to 
 class MaskPage:
     """Its widgets, and what they do."""
 
-    def __init__(self, desk: Desk, token: gr.State) -> None:
-        self.desk = desk
+    def __init__(self, state: AppState, token: gr.State) -> None:
+        self.state = state
         gr.Markdown(GUIDE)
         with gr.Row():
             with gr.Column(scale=4, min_width=520):
-                self.canvas = viewer(desk.sessions)
+                self.canvas = viewer(state)
             with gr.Column(scale=1, min_width=260):
                 self._lay_out_region()
                 self._lay_out_tracker()
@@ -78,45 +78,45 @@ class MaskPage:
             self.use_tracker, [token, self.kind, self.checkpoint], self.saved, **PRIVATE
         )
 
-    @told_on_page
+    @show_errors
     def open(self, token: str) -> list[Any]:
         """Show a workspace that was entered."""
         if not token:
             return [shows("", 0), "box", 0.1, 5, "simple", "", "", _not_asked()]
-        session = self.desk.session(token)
+        session = self.state.session(token)
         tracker, region = session.config.tracker, session.region
         settings = [region.shape, region.margin, region.smooth]
         return [shows(token, 0), *settings, tracker.type, tracker.checkpoint, "", _not_asked()]
 
-    @told_on_page
+    @show_errors
     def preview(
         self, token: str, bump: int, shape: MaskShape, margin: float, smooth: float
     ) -> list[Any]:
         """Draw the region with other settings."""
         if token:
-            self.desk.session(token).set_region(_region(shape, margin, smooth))
+            self.state.session(token).set_region(_region(shape, margin, smooth))
         return [shows(token, bump + 1), bump + 1]
 
-    @told_on_page
+    @show_errors
     def save_masks(
         self, token: str, bump: int, shape: MaskShape, margin: float, smooth: float, by_hand: bool
     ) -> list[Any]:
         """Make masks of what is shown; painted ones go only when the person says so."""
-        session = self.desk.session(token)
+        session = self.state.session(token)
         session.set_region(_region(shape, margin, smooth))
         if session.is_by_hand and not by_hand:
             return [gr.skip(), bump, REPLACE, gr.Checkbox(visible=True)]
         notes = session.save(replace_by_hand=by_hand)
-        told = [f"Saved in {session.workspace.masks_dir}.", *notes]
-        return [shows(token, bump + 1), bump + 1, "\n\n".join(map(plain, told)), _not_asked()]
+        lines = [f"Saved in {session.workspace.masks_dir}.", *notes]
+        return [shows(token, bump + 1), bump + 1, "\n\n".join(map(plain, lines)), _not_asked()]
 
-    @told_on_page
+    @show_errors
     def use_tracker(self, token: str, kind: str, checkpoint: str) -> str:
         """Choose who follows from now on."""
-        session = self.desk.session(token)
+        session = self.state.session(token)
         wanted = checkpoint.strip() or session.config.tracker.checkpoint
         if kind == "sam2":
-            wanted = self.desk.model(wanted, session.workspace.root)
+            wanted = self.state.guard.model(wanted, session.workspace.root)
         session.set_tracker(kind, wanted)
         return f"From now on: {kind}."
 

@@ -7,14 +7,15 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from gui_mask.answers import told_on_page
-from gui_mask.desk import Desk
-from gui_mask.pages.events import PRIVATE, SILENT
+from gui_mask.errors import show_errors
+from gui_mask.pages import PRIVATE, SILENT
+from gui_mask.session import Session
+from gui_mask.state import AppState
 from gui_mask.videos import BASES, Clip, keep_upload, look
 from maskora.app.prepare import prepare_workspace
 
 PROGRESS = gr.Progress()  # gradio looks for one among the defaults
-FRAMES_TOLD = "always 4k+1; the bases know up to 81"
+FRAMES_INFO = "always 4k+1; the bases know up to 81"
 SIZES = [
     ("the clip's shape, about 832×480", "auto"),
     ("the clip's shape, about 1280×720", "auto:1280x720"),
@@ -29,12 +30,16 @@ class OpeningPage:
         enter: opens a workspace by its path, and answers for the components `entered`.
     """
 
-    def __init__(self, desk: Desk, enter: Callable[[str], list[Any]], entered: list[Any]) -> None:
-        self.desk, self.enter = desk, told_on_page(enter)
+    def __init__(
+        self, state: AppState, enter: Callable[[str], list[Any]], entered: list[Any]
+    ) -> None:
+        self.state, self.enter = state, show_errors(enter)
         with gr.Row():
             with gr.Column(min_width=320):
                 gr.Markdown("### Go on with a workspace")
-                root = gr.Textbox(label="Workspace folder", placeholder="my-edit", value=desk.first)
+                root = gr.Textbox(
+                    label="Workspace folder", placeholder="my-edit", value=state.first
+                )
                 go = gr.Button("Open")
             with gr.Column(min_width=420, scale=2):
                 gr.Markdown("### Begin with a video")
@@ -58,7 +63,7 @@ class OpeningPage:
                 self.seek = gr.Button("Look at it", size="sm")
 
     def _lay_out_details(self) -> None:
-        self.told = gr.Markdown()
+        self.found = gr.Markdown()
         with gr.Row():
             self.picture = gr.Image(
                 label="First frame", interactive=False, height=260, format="jpeg",
@@ -67,7 +72,7 @@ class OpeningPage:
             with gr.Column():
                 self.start = gr.Number(0, label="Begin at frame", precision=0, minimum=0)
                 self.every = gr.Number(1, label="Take every n-th frame", precision=0, minimum=1)
-                self.frames = gr.Slider(5, 81, 49, step=4, label="Frames", info=FRAMES_TOLD)
+                self.frames = gr.Slider(5, 81, 49, step=4, label="Frames", info=FRAMES_INFO)
                 self.size = gr.Dropdown(
                     SIZES, value="auto", label="Size", allow_custom_value=True,
                     info="or WIDTHxHEIGHT on the model's grid",
@@ -81,7 +86,7 @@ class OpeningPage:
         self.make = gr.Button("Make the workspace", variant="primary")
 
     def _wire(self, entered: list[Any]) -> None:
-        found = [self.clip, self.told, self.picture, self.frames, self.target, self.details]
+        found = [self.clip, self.found, self.picture, self.frames, self.target, self.details]
         self.upload.upload(self.find_upload, self.upload, found, **PRIVATE)
         gr.on([self.seek.click, self.typed.submit], self.find_typed, self.typed, found, **PRIVATE)
         span = [self.clip, self.start, self.every, self.frames]
@@ -92,23 +97,23 @@ class OpeningPage:
         given = [*span, self.size, self.base, self.model, self.target]
         self.make.click(self.make_workspace, given, entered, **PRIVATE)
 
-    @told_on_page
+    @show_errors
     def find_upload(self, upload: str) -> list[Any]:
         """Look at an uploaded video."""
-        return self._found(look(self.desk.upload(upload), True, self.desk.limits))
+        return self._found(look(self.state.upload(upload), True, self.state.limits))
 
-    @told_on_page
+    @show_errors
     def find_typed(self, typed: str) -> list[Any]:
         """Look at a video by its path."""
-        return self._found(look(self.desk.places.resolve(typed), False, self.desk.limits))
+        return self._found(look(self.state.guard.resolve(typed), False, self.state.limits))
 
     def _found(self, clip: Clip) -> list[Any]:
-        longest, first = clip.longest(0, 1), clip.first_frame()
+        longest, first = clip.longest(0, 1), clip.frame(0)
         frames = gr.Slider(5, longest, min(49, longest), step=4)
-        target = clip.suggested(self.desk.places)
-        return [clip, clip.told(), first, frames, target, gr.Column(visible=True)]
+        target = clip.suggested_root(self.state.guard.allowed[0])
+        return [clip, clip.description(), first, frames, target, gr.Column(visible=True)]
 
-    @told_on_page
+    @show_errors
     def change_span(self, clip: Clip | None, start: int, every: int, frames: int) -> list[Any]:
         """As many frames as there are from another start; its picture."""
         if clip is None:
@@ -116,13 +121,13 @@ class OpeningPage:
         longest = clip.longest(int(start or 0), int(every or 1))
         return [gr.Slider(5, longest, min(frames, longest), step=4), clip.frame(int(start or 0))]
 
-    @told_on_page
+    @show_errors
     def make_workspace(
         self, clip: Clip, start: int, every: int, frames: int, size: str, base: str, model: str,
         target: str, progress: gr.Progress = PROGRESS,
     ) -> list[Any]:  # fmt: skip
         """Prepare, and enter what was made."""
-        place = self.desk.places.resolve(target)
+        place = self.state.guard.resolve(target)
 
         def watch(frames: Iterable[np.ndarray], total: int) -> Iterable[np.ndarray]:
             for number, frame in enumerate(frames):
@@ -136,7 +141,7 @@ class OpeningPage:
             "video.size": size.strip() or "auto",
         }
         if model.strip():
-            given["model.path"] = self.desk.model(model.strip(), Path.cwd())
+            given["model.path"] = self.state.guard.model(model.strip(), Path.cwd())
         with keep_upload(clip, place) as video:
             prepare_workspace(
                 video=video, root=place, mask=None, box=None, base=BASES[base], given=given,
@@ -144,3 +149,20 @@ class OpeningPage:
             )  # fmt: skip
         answer: list[Any] = self.enter(str(place))
         return answer
+
+
+def summary(session: Session) -> str:
+    """An open workspace in a line, as Markdown."""
+    source, (width, height) = session.source, session.source.size
+    base = session.config.model.base
+    base = Path(base).name if Path(base).is_absolute() else base
+    return (
+        f"**{_as_code(session.workspace.root.name)}** &nbsp; {source.frames} frames of "
+        f"{width}×{height} at {float(source.rate):.3g} fps, from "
+        f"{_as_code(Path(source.origin).name)} &nbsp;·&nbsp; base {_as_code(base)}"
+    )
+
+
+def _as_code(text: str) -> str:
+    """A name, in which nothing is taken for Markdown."""
+    return "`" + " ".join(text.replace("`", "'").split()) + "`"

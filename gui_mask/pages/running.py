@@ -2,29 +2,28 @@
 
 import html
 import time
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 import pandas as pd
 
-from gui_mask import runs
-from gui_mask.answers import explain, plain, told_on_page
-from gui_mask.desk import Desk
-from gui_mask.pages.events import PRIVATE, SILENT
-from gui_mask.runs import RunState
+from gui_mask import jobs
+from gui_mask.errors import caught, plain, show_errors
+from gui_mask.jobs import JobState, Work
+from gui_mask.pages import PRIVATE, SILENT
 from gui_mask.session import Session
-from gui_mask.supervise import What
+from gui_mask.state import AppState
 
 EVERY = 2.0  # seconds between two looks at the work
-LOG_LINES = 14
 NOTHING_YET = "Nothing was started here yet."
 
 
 class RunPage:
     """Its widgets, and what they do."""
 
-    def __init__(self, desk: Desk, token: gr.State, edit: gr.Dropdown, tab: gr.Tab) -> None:
-        self.desk = desk
+    def __init__(self, state: AppState, token: gr.State, edit: gr.Dropdown, tab: gr.Tab) -> None:
+        self.state = state
         with gr.Row():
             with gr.Column(min_width=420):
                 gr.Markdown("### What it will take on this machine")
@@ -58,65 +57,54 @@ class RunPage:
         about = [token, edit]
         gr.on([token.change, self.timer.tick, tab.select], self.look, token, shown, **SILENT)
         gr.on(
-            [tab.select, edit.change], self.tell_plan, about, [self.plan, self.commands], **SILENT
+            [tab.select, edit.change], self.show_plan, about, [self.plan, self.commands], **SILENT
         )
-        self.both.click(self.start_both, about, shown, **PRIVATE)
-        self.only_train.click(self.start_training, about, shown, **PRIVATE)
-        self.only_infer.click(self.start_inference, about, shown, **PRIVATE)
+        self.both.click(self._starter("both"), about, shown, **PRIVATE)
+        self.only_train.click(self._starter("train"), about, shown, **PRIVATE)
+        self.only_infer.click(self._starter("infer"), about, shown, **PRIVATE)
         self.stop.click(self.stop_it, token, shown, **PRIVATE)
 
     def look(self, token: str) -> list[Any]:
         """How the work stands."""
         if not token:
             return _shown(None, None)
-        with explain() as told:
-            session = self.desk.session(token)
-            return _shown(session, runs.read(session.workspace))
-        return [plain(told.text), *_shown(None, None)[1:]]
+        with caught() as problem:
+            session = self.state.session(token)
+            return _shown(session, jobs.read(session.workspace))
+        return [plain(problem.text), *_shown(None, None)[1:]]
 
-    def tell_plan(self, token: str, edit: str) -> list[Any]:
+    def show_plan(self, token: str, edit: str) -> list[Any]:
         """What it would take, or why it cannot be; and the commands."""
         if not token:
             return ["", ""]
-        with explain() as told:
-            session = self.desk.session(token)
-            text = "\n".join(runs.commands(session.workspace, edit or None))
-            return [_preformatted(runs.plan_text(session.workspace)), text]
-        return [_preformatted(told.text), ""]
+        with caught() as problem:
+            session = self.state.session(token)
+            text = "\n".join(jobs.commands(session.workspace, edit or None))
+            return [_preformatted(jobs.plan_text(session.workspace)), text]
+        return [_preformatted(problem.text), ""]
 
-    @told_on_page
-    def start_both(self, token: str, edit: str) -> list[Any]:
-        """Train, then infer."""
-        return self._start(token, edit, "both")
+    def _starter(self, what: Work) -> Callable[[str, str], Any]:
+        @show_errors
+        def start(token: str, edit: str) -> list[Any]:
+            session = self.state.session(token)
+            self.state.guard.check(session.origin)
+            if not session.is_saved:
+                gr.Warning("What is on the mask page is not saved: this uses the masks as saved.")
+            session.release()
+            return _shown(session, jobs.start(session.workspace, what, edit or None))
 
-    @told_on_page
-    def start_training(self, token: str, edit: str) -> list[Any]:
-        """Train alone."""
-        return self._start(token, edit, "train")
+        return start
 
-    @told_on_page
-    def start_inference(self, token: str, edit: str) -> list[Any]:
-        """Infer alone."""
-        return self._start(token, edit, "infer")
-
-    def _start(self, token: str, edit: str, what: What) -> list[Any]:
-        session = self.desk.session(token)
-        self.desk.places.check(session.origin)
-        if not session.is_saved:
-            gr.Warning("What is on the mask page is not saved: this uses the masks as saved.")
-        session.release()
-        return _shown(session, runs.start(session.workspace, what, edit or None))
-
-    @told_on_page
+    @show_errors
     def stop_it(self, token: str) -> list[Any]:
         """Stop after the step in hand; at once, where that was asked for already."""
-        session = self.desk.session(token)
-        before = runs.read(session.workspace)
+        session = self.state.session(token)
+        before = jobs.read(session.workspace)
         again = before is not None and before.status == "stopping"
-        return _shown(session, runs.stop(session.workspace, at_once=again))
+        return _shown(session, jobs.stop(session.workspace, at_once=again))
 
 
-def _shown(session: Session | None, state: RunState | None) -> list[Any]:
+def _shown(session: Session | None, state: JobState | None) -> list[Any]:
     """How the work stands, for the page's components."""
     quiet = gr.Button("Stop", interactive=False)
     if session is None or state is None:
@@ -124,8 +112,8 @@ def _shown(session: Session | None, state: RunState | None) -> list[Any]:
     stopping = state.status == "stopping"
     stop = gr.Button("Stop at once" if stopping else "Stop", interactive=state.is_active)
     return [
-        _told(state),
-        _preformatted("\n".join(state.log[-LOG_LINES:])),
+        _status(state),
+        _preformatted("\n".join(state.log)),
         _losses(state),
         _result(session, state),
         stop,
@@ -137,30 +125,30 @@ def _preformatted(text: str) -> str:
     return f"<pre>{html.escape(text)}</pre>"
 
 
-def _told(state: RunState) -> str:
-    minutes, seconds = divmod(int((state.ended or time.time()) - state.started), 60)
+def _status(state: JobState) -> str:
+    minutes, seconds = divmod(int((state.job.ended or time.time()) - state.job.started), 60)
     lines = [f"**{state.status}** after {minutes} min {seconds} s"]
-    if state.is_active and state.progress:
-        share = round(100 * state.progress.step / max(1, state.progress.steps))
+    if state.is_active and state.progress and state.progress.total:
+        share = round(100 * state.progress.done / state.progress.total)
         lines.append(f'<progress max="100" value="{share}" style="width: 100%"></progress>')
     lines.append(plain(state.message))
     return "\n\n".join(lines)
 
 
-def _losses(state: RunState) -> gr.LinePlot:
+def _losses(state: JobState) -> gr.LinePlot:
     rows = [
-        {"step": step, "loss": loss, "stage": stage.stage}
-        for stage in state.losses
-        for step, loss in zip(stage.steps, stage.smoothed, strict=True)
+        {"step": step, "loss": loss, "stage": stage}
+        for stage, losses in state.losses.items()
+        for step, loss in losses
     ]
     return gr.LinePlot(pd.DataFrame(rows), visible=len(rows) > 1)
 
 
-def _result(session: Session, state: RunState) -> str:
+def _result(session: Session, state: JobState) -> str:
     """The clip, fetched from the workspace itself; its time makes the browser fetch a new one."""
     if state.result is None:
         return ""
-    stamp, edit = state.result.stat().st_mtime_ns, state.edit or ""
+    stamp, edit = state.result.stat().st_mtime_ns, state.job.edit or ""
     links = {
         name: f"/maskora/{session.token}/output/{name}?edit={edit}&at={stamp}"
         for name in ("edited.mp4", "comparison.mp4", "strip.png")

@@ -3,7 +3,7 @@
 // page keeps a copy that is as new as `state.version`. How things look is in drawing.js.
 const find = (selector) => element.querySelector(selector);
 const all = (selector) => [...element.querySelectorAll(selector)];
-const canvas = find("canvas"), slider = find("input[type=range]"), told = find(".told");
+const canvas = find("canvas"), slider = find("input[type=range]"), status = find(".status");
 const pen = canvas.getContext("2d");
 let state = null;       // what the server says
 let images = [];        // one per frame
@@ -13,8 +13,8 @@ let playing = null, polling = null;
 let queue = Promise.resolve(), waiting = 0;
 
 function tell(text, isError) {
-  told.textContent = text || "";
-  told.classList.toggle("error", Boolean(isError));
+  status.textContent = text || "";
+  status.classList.toggle("error", Boolean(isError));
 }
 
 async function refresh() {
@@ -70,7 +70,7 @@ function load(number) {
 
 // While objects are followed, and also where a question got no answer.
 function pollSoon(milliseconds) {
-  if (state && state.following && !polling) polling = setTimeout(poll, milliseconds);
+  if (state && state.tracking && !polling) polling = setTimeout(poll, milliseconds);
 }
 
 async function poll() {
@@ -99,7 +99,7 @@ function act(name, more) {
     const regions = state.regions ? state.at : 0;
     const news = await server.act({ token, version: state.version, regions, name, ...more });
     clearTimeout(slow);
-    if (told.textContent === "working …") tell("");
+    if (status.textContent === "working …") tell("");
     take(news);
   })).finally(() => {
     clearTimeout(slow);
@@ -112,7 +112,7 @@ function controls() {
   const chips = find(".objects");
   chips.replaceChildren(...numbers.map((number) => chip(`${number}`, number)), chip("+ new", Math.max(...numbers) + 1));
   for (const button of all("[data-tool]")) button.setAttribute("aria-pressed", button.dataset.tool === tool);
-  const busy = state.following;
+  const busy = state.tracking;
   for (const button of all("[data-follow], [data-action]")) button.disabled = Boolean(busy) && button.dataset.action !== "stop";
   find("[data-action=stop]").hidden = find("progress").hidden = !busy;
   if (busy) find("progress").value = busy[0] / busy[1];
@@ -150,7 +150,7 @@ function draw() {
   pen.drawImage(image, 0, 0, canvas.width, canvas.height);
   const own = state.frames[frame] || { silhouettes: [], marks: [] };
   for (const [number, lines] of own.silhouettes) silhouette(number, lines);
-  const regions = (!state.following && state.regions && state.regions[frame]) || [];
+  const regions = (!state.tracking && state.regions && state.regions[frame]) || [];
   for (const [number, lines] of regions) region(number, lines);
   own.marks.forEach(mark);
   if (band) frameOf(band.x, band.y, band.width, band.height, "#fff");
@@ -242,6 +242,6 @@ function opened() {
   attempt(refresh);
 }
 // What another page on the same workspace has done is seen here too, a little later.
-setInterval(() => { if (state && !state.following && !waiting && !document.hidden) attempt(refresh); }, 3000);
+setInterval(() => { if (state && !state.tracking && !waiting && !document.hidden) attempt(refresh); }, 3000);
 watch("value", opened);
 opened();

@@ -1,4 +1,8 @@
-"""batch: many edits in turn, each in a process of its own, so that a failing one stops no other."""
+"""edit and batch: one edit in a line, and many in turn.
+
+Every stage runs as a `maskora` process of its own, so that a failing one stops no other and gives
+back all its memory.
+"""
 
 import os
 import re
@@ -7,109 +11,34 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import IO
 
-import typer
-
 import maskora
 from maskora import devices
-from maskora.app.workspace import IMAGE_SUFFIXES, Workspace
+from maskora.app.workspace import IMAGE_SUFFIXES, Workspace, read_small_text
 from maskora.errors import Fault, UserError
 from maskora.files import is_hidden, replacing, write_text
 from maskora.system import INTERRUPTIONS
 
 INTERRUPTED = 130  # the exit status after Ctrl-C or SIGTERM
-
-
-def run_maskora(words: Sequence[str], log: IO[bytes] | None = None) -> int:
-    """Run `maskora WORDS…` to its end, whatever it is.
-
-    Ctrl-C reaches the whole group of processes at a terminal, on Windows too: this process then
-    waits until the command has saved what it wants to save. SIGTERM, which is sent to one process,
-    is passed on.
-
-    Args:
-        log: where the command's output and errors go, in UTF-8; None for where this process's go.
-
-    Returns:
-        its exit status; 130 where this process was interrupted meanwhile. Negative: a POSIX signal
-        killed it.
-    """
-    with _listening() as (asked, children):
-        child = subprocess.Popen(
-            [*program(), *words],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=None if log is None else subprocess.STDOUT,
-            env=os.environ if log is None else _in_utf8(),
-        )
-        children.append(child)
-        if signal.SIGTERM in asked:  # before there was anybody to pass it on to
-            child.terminate()
-        status = child.wait()
-    return INTERRUPTED if asked else status
-
-
-def told_crash(name: str, status: int) -> str | None:
-    """What a command could not say itself; None where it has ended as commands do."""
-    if status in (0, 1, 2, INTERRUPTED):
-        return None
-    code = f"signal {-status}" if status < 0 else f"status {status:#x}"
-    return (
-        f"maskora {name} was killed or has crashed ({code}); often the memory was full. "
-        f"The same command continues"
-    )
-
-
-def program() -> list[str]:
-    """What runs maskora in another process: this interpreter, and this copy of the package.
-
-    Python's -P keeps it from importing what happens to lie in the current folder.
-    """
-    at_home = Path(maskora.__file__).parents[1].samefile(Path.cwd())
-    return [sys.executable, *([] if at_home else ["-P"]), "-m", "maskora"]
-
-
-@contextmanager
-def _listening() -> Iterator[tuple[list[int], list[subprocess.Popen[bytes]]]]:
-    """While active, interruptions are noted in the first list; SIGTERM goes on to the second."""
-    asked: list[int] = []
-    children: list[subprocess.Popen[bytes]] = []
-
-    def hear(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-        if number == signal.SIGTERM:
-            for child in children:
-                child.terminate()
-
-    heard = [number for number in INTERRUPTIONS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, hear) for number in heard}
-    try:
-        yield asked, children
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _in_utf8() -> dict[str, str]:
-    """The environment of a command whose output is kept, which is UTF-8 on every system."""
-    return {**os.environ, "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
-
-
 FOR_PREPARE = ("--base", "--frames", "--size", "--caption", "--edited-caption")
 REPEATABLE = ("--click", "--keyframe", "--set")
 OPTIONS = ("--mask", "--workspace", "--device", *FOR_PREPARE, *REPEATABLE)
-SEE = "maskora edit --help lists the options"
+SEE_EDIT, SEE_BATCH = "maskora edit --help lists the options", "maskora batch --help"
+VIDEOS = ("video.mp4", "video.mov", "video.mkv", "video.webm")
+EDITED = tuple(f"edited{suffix}" for suffix in IMAGE_SUFFIXES)
+REGIONS = ("box.txt", "clicks.txt", "mask")
+Say = Callable[[str], None]  # takes a line for the person
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is wanted, checked as far as it can be before any work.
+class EditLine:
+    """The command line of `maskora edit`, checked as far as it can be before any work.
 
     Attributes:
         region, clicks, options, settings, device: words for the commands: `--box`, `--mask` or
@@ -128,50 +57,59 @@ class Order:
     workspace: Workspace
 
 
-def edit_video(words: Sequence[str]) -> None:
+def edit_video(words: Sequence[str], say: Say) -> int:
     """Prepare, track what was clicked, train and infer; or continue where that stands.
 
     Args:
         words: the command line after `maskora edit`.
 
+    Returns:
+        the exit status of the first stage that failed, which has said why; 0 where all is done.
+
     Raises:
         UserError: the line is wrong; then nothing has begun.
         Fault: a stage was killed.
-        typer.Exit: a stage has failed, and has said why.
     """
-    order = read_order(words)
-    workspace, settings = order.workspace, order.settings
+    line = parse_edit_line(words)
+    workspace, settings = line.workspace, line.settings
     if workspace.config.is_file():
-        _say(f"{workspace.root} is prepared already: continuing with it")
+        say(f"edit: {workspace.root} is prepared already: continuing with it")
     else:
-        _say(f"preparing {workspace.root}")
-        where = [order.video, str(workspace.root)]
-        _run("prepare", *where, *order.region, *order.options, *settings)
+        say(f"edit: preparing {workspace.root}")
+        inputs = [line.video, str(workspace.root), *line.region, *line.options, *settings]
+        if status := _run_stage("prepare", *inputs):
+            return status
         settings = []  # they are in the workspace's configuration now
-    if order.clicks and not workspace.mask_record.is_file():
-        _say("following what was clicked")
-        _run("track", str(workspace.root), *order.clicks, *settings)
-    for frame, image in order.edits.items():
+    if line.clicks and not workspace.mask_record.is_file():
+        say("edit: following what was clicked")
+        if status := _run_stage("track", str(workspace.root), *line.clicks, *settings):
+            return status
+    for frame, image in line.edits.items():
         place_edit(workspace, frame, image)
-    config = ["--config", str(workspace.config), *order.device, *settings]
-    _say("training")
-    _run("train", *config, "--stage", "all", "--resume")
-    _say(f"making {order.output}")
-    _run("infer", *config, "--output", str(order.output))
-    _say(f"done: {order.output}")
+    config = ["--config", str(workspace.config), *line.device, *settings]
+    say("edit: training")
+    if status := _run_stage("train", *config, "--stage", "all", "--resume"):
+        return status
+    say(f"edit: making {line.output}")
+    if status := _run_stage("infer", *config, "--output", str(line.output)):
+        return status
+    say(f"edit: done: {line.output}")
+    return 0
 
 
-def read_order(words: Sequence[str]) -> Order:
-    """The command line, understood. Raises UserError."""
-    places, given = split_words(words)
+def parse_edit_line(words: Sequence[str]) -> EditLine:
+    """Read and check a command line. Raises UserError."""
+    positional, given = split_words(words)
     masks, clicks = given["--mask"][-1:], given["--click"]
     if masks and clicks:
         raise UserError("--mask and --click: give one of them")
     named = next((f" beside {name}" for name in ("--mask", "--click") if given[name]), "")
     wanted = ["VIDEO", *([] if named else ["X,Y,W,H"]), "EDITED_FRAME", "OUT.mp4"]
-    if len(places) != len(wanted):
-        raise UserError(f"expected {' '.join(wanted)}{named}, got {len(places)} of them ({SEE})")
-    video, *box, edited, output = places
+    if len(positional) != len(wanted):
+        raise UserError(
+            f"expected {' '.join(wanted)}{named}, got {len(positional)} of them ({SEE_EDIT})"
+        )
+    video, *box, edited, output = positional
     if not Path(video).exists():
         raise UserError(f"no such video: {video}")
     if Path(output).suffix.lower() != ".mp4":
@@ -179,7 +117,7 @@ def read_order(words: Sequence[str]) -> Order:
     for device in given["--device"]:
         devices.parse(device)
     root = Path([str(Path(output).with_suffix(".work")), *given["--workspace"]][-1])
-    return Order(
+    return EditLine(
         video=video,
         region=_region(box, masks),
         clicks=[word for click in clicks for word in ("--click", click)],
@@ -193,11 +131,11 @@ def read_order(words: Sequence[str]) -> Order:
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """The places, and option -> all values that it was given. Raises UserError.
+    """The positional words, and option -> all values that it was given. Raises UserError.
 
     Options may stand anywhere on the line, also after a lone --.
     """
-    places: list[str] = []
+    positional: list[str] = []
     given: dict[str, list[str]] = {name: [] for name in OPTIONS}
     waiting = iter(words)
     for word in waiting:
@@ -205,17 +143,17 @@ def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
         if word == "--":
             continue
         if not word.startswith("-"):
-            places.append(word)
+            positional.append(word)
             continue
         if name not in given:
-            raise UserError(f"unknown option {name} ({SEE})")
+            raise UserError(f"unknown option {name} ({SEE_EDIT})")
         if not sign:
             try:
                 value = next(waiting)
             except StopIteration:
-                raise UserError(f"{name} needs a value ({SEE})") from None
+                raise UserError(f"{name} needs a value ({SEE_EDIT})") from None
         given[name].append(value)
-    return places, given
+    return positional, given
 
 
 def _region(box: list[str], masks: list[str]) -> list[str]:
@@ -246,9 +184,15 @@ def _image(path: str) -> Path:
 
 
 def place_edit(workspace: Workspace, frame: int, image: Path) -> None:
-    """An edited image becomes a frame's edit, in place of an earlier one."""
+    """Copy an edited image to a frame's edit, in place of an earlier one."""
     target = workspace.edited_frame(None, frame, image.suffix.lower())
-    earlier = [path for path in workspace.edits_dir.glob("*") if _is_frame(path, frame)]
+    earlier = [
+        path
+        for path in workspace.edits_dir.glob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and re.fullmatch(r"[0-9]+", path.stem)  # however a person wrote the frame's number
+        and int(path.stem) == frame
+    ]
     if not any(path.samefile(image) for path in earlier):
         with replacing(target) as scratch:
             shutil.copyfile(image, scratch)
@@ -258,75 +202,45 @@ def place_edit(workspace: Workspace, frame: int, image: Path) -> None:
             path.unlink()
 
 
-def _is_frame(path: Path, frame: int) -> bool:
-    """Whether this is a frame's edited image, however a person wrote its number."""
-    return (
-        path.suffix.lower() in IMAGE_SUFFIXES
-        and re.fullmatch(r"[0-9]+", path.stem) is not None
-        and int(path.stem) == frame
-    )
-
-
-def _run(*words: str) -> None:
-    """One stage. Raises typer.Exit with its status, or Fault where it could not say anything."""
+def _run_stage(*words: str) -> int:
+    """One stage's exit status. Raises Fault where it crashed, so that it could not say why."""
     status = run_maskora(words)
-    if crash := told_crash(words[0], status):
+    if crash := crash_message(words[0], status):
         raise Fault(crash)
-    if status:
-        raise typer.Exit(status)
+    return status
 
 
-def _say(text: str) -> None:
-    print(f"edit: {text}", flush=True)
-
-
-VIDEOS = ("video.mp4", "video.mov", "video.mkv", "video.webm")
-EDITED = tuple(f"edited{suffix}" for suffix in IMAGE_SUFFIXES)
-PLACES = ("box.txt", "clicks.txt", "mask")
-SEE_BATCH = "maskora batch --help"
-
-
-@dataclass(frozen=True)
-class Line:
-    """A row of the table at the end; `last` is the output, or what went wrong."""
-
-    job: str
-    done: bool
-    seconds: float
-    last: str
-
-
-def run_batch(words: Sequence[str]) -> None:
+def run_batch(words: Sequence[str], say: Say) -> int:
     """Run every job of a folder.
 
     Args:
         words: the command line after `maskora batch`.
 
+    Returns:
+        0 where all jobs are done, 1 where some have failed, 130 where they were interrupted.
+
     Raises:
         UserError: the line is wrong; then nothing has begun.
-        typer.Exit: with 1 where jobs have failed, with 130 where they were interrupted.
     """
-    jobs, out, common = read_line(words)
+    jobs, out, common = parse_batch_line(words)
     out.mkdir(parents=True, exist_ok=True)
-    lines: list[Line] = []
-    interrupted = False
+    rows = [("job", "result", "seconds", "output, or what went wrong")]
+    failed, status = False, 0
     for job in jobs:
-        log = out / f"{job.name}.log"
-        print(f"batch: {job.name} (log: {log})", flush=True)
+        log, output = out / f"{job.name}.log", out / f"{job.name}.mp4"
+        say(f"batch: {job.name} (log: {log})")
         started = time.monotonic()
-        output = out / f"{job.name}.mp4"
         status = run_job(job, output, log, common)
-        last = last_line(log) if status else str(output)
-        lines.append(Line(job.name, not status, time.monotonic() - started, last))
-        interrupted = status == INTERRUPTED
-        if interrupted:
+        failed |= status != 0
+        row = "failed" if status else "ok", f"{time.monotonic() - started:.0f}"
+        rows.append((job.name, *row, last_line(log) if status else str(output)))
+        if status == INTERRUPTED:
             break
-    print(render(lines), flush=True)
-    if interrupted or not all(line.done for line in lines):
-        raise typer.Exit(INTERRUPTED if interrupted else 1)
+    say("\n" + "\n".join(f"{a:<24} {b:<7} {c:>8}  {d}" for a, b, c, d in rows))
+    return INTERRUPTED if status == INTERRUPTED else int(failed)
 
 
-def read_line(words: Sequence[str]) -> tuple[list[Path], Path, list[str]]:
+def parse_batch_line(words: Sequence[str]) -> tuple[list[Path], Path, list[str]]:
     """The jobs' folders in the order of their names, the folder of results, options for all.
 
     Raises:
@@ -354,48 +268,48 @@ def read_line(words: Sequence[str]) -> tuple[list[Path], Path, list[str]]:
 
 
 def run_job(job: Path, output: Path, log: Path, common: Sequence[str]) -> int:
-    """Run `maskora edit` on a job's folder, its words going into `log`: its exit status."""
+    """Run `maskora edit` on a job's folder, its output going into `log`; returns its status."""
     try:
-        words = collect(job, output, common)
+        words = job_words(job, output, common)
     except UserError as error:
         write_text(log, f"maskora: {error}\n")
         return 2
     with log.open("wb") as file:
         status = run_maskora(["edit", *words], file)
-        if crash := told_crash("edit", status):
+        if crash := crash_message("edit", status):
             file.write(f"maskora: {crash}\n".encode())
     return status
 
 
-def collect(job: Path, output: Path, common: Sequence[str]) -> list[str]:
-    """What `maskora edit` is given for the job in a folder. Raises UserError."""
-    video = one_of(job, "video", VIDEOS)
-    edited = one_of(job, "edited frame", EDITED)
-    places = [(name, path) for name in PLACES for path in _named(job, name)]
-    if len(places) != 1:
+def job_words(job: Path, output: Path, common: Sequence[str]) -> list[str]:
+    """The words after `maskora edit` for the job in a folder. Raises UserError."""
+    video = _one_of(job, "video", VIDEOS)
+    edited = _one_of(job, "edited frame", EDITED)
+    regions = [(name, path) for name in REGIONS for path in _named(job, name)]
+    if len(regions) != 1:
         raise UserError("expected one of box.txt, clicks.txt and the folder mask")
-    (name, place), options = places[0], []
+    (name, region), options = regions[0], []
     words = [str(video), str(edited), str(output)]
     if name == "box.txt":
-        words.insert(1, "".join(read_text(place).split()))
+        words.insert(1, "".join(read_small_text(region).split()))
     elif name == "clicks.txt":
-        options = [word for line in read_lines(place) for word in ("--click", line)]
+        options = [word for line in _lines(region) for word in ("--click", line)]
     else:
-        options = ["--mask", str(place)]
+        options = ["--mask", str(region)]
     words += [*options, "--workspace", str(output.with_suffix(".work")), *common]
     for option in ("caption", "edited_caption"):
         for path in _named(job, f"{option}.txt"):
-            words += [f"--{option.replace('_', '-')}", read_text(path).strip()]
+            words += [f"--{option.replace('_', '-')}", read_small_text(path).strip()]
     for folder in _named(job, "keyframes"):
         for image in sorted(folder.iterdir()):
             if not is_hidden(image):
                 words += ["--keyframe", f"{image.stem}={image}"]
     for path in _named(job, "options.txt"):
-        words += [word for line in read_lines(path) for word in line.split(maxsplit=1)]
+        words += [word for line in _lines(path) for word in line.split(maxsplit=1)]
     return words
 
 
-def one_of(job: Path, what: str, names: Sequence[str]) -> Path:
+def _one_of(job: Path, what: str, names: Sequence[str]) -> Path:
     """The one file there is of these names. Raises UserError where there is none, or several."""
     found = [path for name in names for path in _named(job, name) if path.is_file()]
     if len(found) != 1:
@@ -404,38 +318,89 @@ def one_of(job: Path, what: str, names: Sequence[str]) -> Path:
 
 
 def _named(job: Path, name: str) -> list[Path]:
-    """What has this name, in whatever case: VIDEO.MP4 is video.mp4 on every system."""
+    """Files of this name in whatever case: VIDEO.MP4 is video.mp4 on every system."""
     return sorted(path for path in job.iterdir() if path.name.lower() == name)
 
 
-def read_lines(path: Path) -> list[str]:
+def _lines(path: Path) -> list[str]:
     """A text's lines, without empty ones and comments."""
-    lines = (line.strip() for line in read_text(path).splitlines())
+    lines = (line.strip() for line in read_small_text(path).splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def read_text(path: Path) -> str:
-    """A small text in UTF-8, with a byte order mark or without. Raises UserError."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
-        ) from None
-
-
 def last_line(log: Path) -> str:
-    """The last thing a log says, also where progress bars were drawn over one another."""
+    """The last line of a log, also where progress bars were drawn over one another."""
     text = log.read_text(encoding="utf-8", errors="replace")
     lines = [line.strip() for line in re.split(r"[\r\n]", text) if line.strip()]
     return lines[-1] if lines else f"nothing was said: {log} is empty"
 
 
-def render(lines: Sequence[Line]) -> str:
-    """The table at the end."""
-    rows = [("job", "result", "seconds", "output, or what went wrong")]
-    rows += [
-        (line.job, "ok" if line.done else "failed", f"{line.seconds:.0f}", line.last)
-        for line in lines
-    ]
-    return "\n" + "\n".join(f"{a:<24} {b:<7} {c:>8}  {d}" for a, b, c, d in rows)
+def run_maskora(words: Sequence[str], log: IO[bytes] | None = None) -> int:
+    """Run `maskora WORDS…` to its end.
+
+    Ctrl-C reaches the whole group of processes at a terminal, on Windows too: this process then
+    waits until the command has saved what it wants to save. SIGTERM, which is sent to one process,
+    is passed on.
+
+    Args:
+        log: where the command's output and errors go, in UTF-8; None for where this process's go.
+
+    Returns:
+        its exit status; 130 where this process was interrupted meanwhile. Negative: a POSIX signal
+        killed it.
+    """
+    in_utf8 = {**os.environ, "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
+    with _passing_on_signals() as (received, children):
+        child = subprocess.Popen(
+            [*program(), *words],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=None if log is None else subprocess.STDOUT,
+            env=os.environ if log is None else in_utf8,
+        )
+        children.append(child)
+        if signal.SIGTERM in received:  # before there was anybody to pass it on to
+            child.terminate()
+        status = child.wait()
+    return INTERRUPTED if received else status
+
+
+def crash_message(name: str, status: int) -> str | None:
+    """A sentence for a crashed command, which could not say why; None where it did not crash."""
+    if status in (0, 1, 2, INTERRUPTED):
+        return None
+    code = f"signal {-status}" if status < 0 else f"status {status:#x}"
+    return (
+        f"maskora {name} was killed or has crashed ({code}); often the memory was full. "
+        f"The same command continues"
+    )
+
+
+def program() -> list[str]:
+    """The words that run maskora in another process: this interpreter, this copy of the package.
+
+    Python's -P keeps it from importing what happens to lie in the current folder.
+    """
+    at_home = Path(maskora.__file__).parents[1].samefile(Path.cwd())
+    return [sys.executable, *([] if at_home else ["-P"]), "-m", "maskora"]
+
+
+@contextmanager
+def _passing_on_signals() -> Iterator[tuple[list[int], list[subprocess.Popen[bytes]]]]:
+    """Yields a list of the signals received, and one of the children that SIGTERM is sent to."""
+    received: list[int] = []
+    children: list[subprocess.Popen[bytes]] = []
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if number == signal.SIGTERM:
+            for child in children:
+                child.terminate()
+
+    heeded = [number for number in INTERRUPTIONS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, receive) for number in heeded}
+    try:
+        yield received, children
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

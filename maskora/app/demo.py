@@ -1,7 +1,7 @@
 """demo: one edit from start to end on a rendered clip, by the small base that ships along."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from maskora.app.workspace import Workspace
 from maskora.config import load_config
 from maskora.errors import UserError
 from maskora.masks.files import read_labels, write_labels
-from maskora.miniature.world import Backdrop, Clip, Look, Motion, Scene, Sprite, Wave, render
+from maskora.miniature.world import Backdrop, Look, Motion, Scene, Sprite, Wave, render
 from maskora.system import WINDOWS, quoted
 from maskora.video.composite import contact_sheet
 from maskora.video.fit import unfit_mask
@@ -22,10 +22,11 @@ from maskora.video.probe import probe
 from maskora.video.read import read_frames
 from maskora.video.write import write_mp4
 
-FRAMES, SIDE = 9, 384  # pixels
+FRAMES, SIDE, RATE = 9, 384, Fraction(6)  # side in pixels
 KEYFRAME = FRAMES - 1
 BLUE, ORANGE, DRIFT = 0.6, 0.08, 0.25  # hues in turns, and turns per beat: orange becomes green
 SPRITE = 2  # whose label it is
+COLUMNS, WIDTH, ROUNDS = 5, 1300, 4  # of demo.png, in frames and pixels; of demo.mp4
 SCENE = Scene(
     Backdrop(
         colour=(0.42, 0.47, 0.40),
@@ -53,114 +54,6 @@ EDITED = SCENE.with_look(
     SPRITE - 1,
     replace(SCENE.sprites[SPRITE - 1].look, shape="disc", hue=ORANGE, drift=DRIFT),
 )
-
-
-class DemoClip:
-    """The demo's folder but for its workspace: a video, its masks, and the truth."""
-
-    def __init__(self, folder: Path) -> None:
-        self.marker = folder / ".maskora-demo"  # the folder is ours
-        self.video = folder / "clip.mp4"
-        self.masks = folder / "masks"
-        self.truth = folder / "truth"
-
-    def truth_frame(self, frame: int) -> Path:
-        """What a frame must become."""
-        return self.truth / f"{frame:05d}.png"
-
-
-def write_clip(clip: DemoClip, rate: Fraction) -> None:
-    """Render masks, truth, and last the video: where it is, all is."""
-    source, wanted = (render(scene, FRAMES, SIDE) for scene in (SCENE, EDITED))
-    empty = render(SCENE.without(SPRITE - 1), FRAMES, SIDE)
-    for frame in range(FRAMES):
-        name = f"{frame:05d}.png"
-        _write_mask(clip.masks / name, source, frame)
-        write_png(clip.truth_frame(frame), wanted.frames_THWC[frame])
-        _write_mask(clip.truth / "masks" / name, wanted, frame)
-        write_png(clip.truth / "background" / name, empty.frames_THWC[frame])
-    write_mp4(clip.video, iter(source.frames_THWC), rate)
-
-
-def _write_mask(path: Path, clip: Clip, frame: int) -> None:
-    write_labels(path, (clip.labels_THW[frame] == SPRITE).astype("uint8"))
-
-
-COLUMNS, WIDTH, ROUNDS = 5, 1300, 4
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A frame of the clip in all its versions, each (H, W, 3) uint8, and its box (H, W)."""
-
-    number: int
-    source_HWC: np.ndarray
-    box_HW: np.ndarray
-    result_HWC: np.ndarray
-    truth_HWC: np.ndarray
-
-
-def write_pictures(
-    folder: Path, clip: DemoClip, workspace: Workspace, rate: Fraction
-) -> tuple[Path, Path]:
-    """Write demo.png and demo.mp4, and tell where they are."""
-    frames = _read(clip, workspace)
-    picture, video = folder / "demo.png", folder / "demo.mp4"
-    write_png(picture, _picture(frames))
-    moving = [_side_by_side(frame) for frame in frames]
-    write_mp4(video, iter(moving * ROUNDS), rate)
-    return picture, video
-
-
-def _read(clip: DemoClip, workspace: Workspace) -> list[Shown]:
-    placement = workspace.read_source().placement
-    sources = read_frames(probe(clip.video))
-    results = read_frames(probe(workspace.output_dir(None, None) / "edited.mp4"))
-    return [
-        Shown(
-            number,
-            source_HWC,
-            unfit_mask(read_labels(workspace.mask(number)) > 0, placement).astype(np.uint8),
-            result_HWC,
-            read_image(clip.truth_frame(number)),
-        )
-        for number, (source_HWC, result_HWC) in enumerate(zip(sources, results, strict=True))
-    ]
-
-
-def _picture(frames: Sequence[Shown]) -> np.ndarray:
-    """Rows: the source with its box, the frames edited by hand, the result, the truth."""
-    numbers = np.linspace(0, len(frames) - 1, COLUMNS).round().astype(int)
-    chosen = [frames[number] for number in numbers]
-    blank = np.full_like(frames[0].source_HWC, 24)
-    by_hand = [f.truth_HWC if f.number in (0, KEYFRAME) else blank for f in chosen]
-    rows = {
-        "source": [f.source_HWC for f in chosen],
-        "edited by hand": by_hand,
-        "maskora": [f.result_HWC for f in chosen],
-        "the truth": [f.truth_HWC for f in chosen],
-    }
-    cells = [
-        (cell, frame.box_HW if name == "source" else np.zeros_like(frame.box_HW),
-         "" if cell is blank else f"{name} {frame.number}")
-        for name, row in rows.items()
-        for cell, frame in zip(row, chosen, strict=True)
-    ]  # fmt: skip
-    pictures, boxes, captions = zip(*cells, strict=True)
-    return contact_sheet(pictures, boxes, captions, columns=COLUMNS, width=WIDTH)
-
-
-def _side_by_side(frame: Shown) -> np.ndarray:
-    views = {
-        "source": frame.source_HWC,
-        "maskora": frame.result_HWC,
-        "the truth": frame.truth_HWC,
-    }
-    boxes = [frame.box_HW, *[np.zeros_like(frame.box_HW)] * 2]
-    return contact_sheet(list(views.values()), boxes, list(views), columns=3, width=1180)
-
-
-RATE = Fraction(6)
 SETTINGS = {
     "model.family": "miniature",
     "model.path": "miniature",
@@ -202,8 +95,26 @@ your own clip, and your own image editor:
   python infer.py --config my-edit/edit.toml"""
 
 
-def run_demo(folder: Path) -> None:
-    """Render a clip, edit two of its frames, train, infer, judge; or go on where it stands."""
+class DemoClip:
+    """The demo's folder but for its workspace: a video, its masks, and the truth."""
+
+    def __init__(self, folder: Path) -> None:
+        self.marker = folder / ".maskora-demo"  # the folder is ours
+        self.video = folder / "clip.mp4"
+        self.masks = folder / "masks"
+        self.truth = folder / "truth"
+
+    def truth_frame(self, frame: int) -> Path:
+        """The true edited frame."""
+        return self.truth / f"{frame:05d}.png"
+
+
+def run_demo(folder: Path, say: Callable[[str], None]) -> None:
+    """Render a clip, edit two of its frames, train, infer, judge; or go on where it stands.
+
+    Args:
+        say: takes lines for the person.
+    """
     clip, workspace = DemoClip(folder), Workspace(folder / "workspace")
     if folder.exists() and not clip.marker.exists() and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} already holds something; name another folder: maskora demo DIR")
@@ -213,26 +124,29 @@ def run_demo(folder: Path) -> None:
     from maskora.app.infer import infer_clip
     from maskora.app.train import train_stages
 
-    print("1/6  a clip: a blue square turns and moves before a background that moves, too")
+    say("1/6  a clip: a blue square turns and moves before a background that moves, too")
     if not clip.video.exists():
-        write_clip(clip, RATE)
-    print("2/6  maskora prepare: frames, and the box in which the edit is")
+        write_clip(clip)
+    say("2/6  maskora prepare: frames, and the box in which the edit is")
     if not workspace.config.exists():
-        _prepare(clip, workspace)
-    print(f"3/6  the edit: an orange disc in frame 0, a green one in frame {KEYFRAME}")
+        lines = prepare_workspace(
+            clip.video, workspace.root, clip.masks, None, None, SETTINGS, [], overwrite=False
+        )
+        say("\n".join(lines))
+    say(f"3/6  the edit: an orange disc in frame 0, a green one in frame {KEYFRAME}")
     for frame in (0, KEYFRAME):
         write_png(workspace.edited_frame(None, frame, ".png"), read_image(clip.truth_frame(frame)))
     config = load_config(workspace.config)
     devices.for_small_models()
-    print("4/6  train.py: motion from the source, then the look from the later edited frame")
+    say("4/6  train.py: motion from the source, then the look from the later edited frame")
     train_stages(config, workspace, "all", None, resume=True)
-    print("5/6  infer.py: the edited clip, everything outside the box locked")
+    say("5/6  infer.py: the edited clip, everything outside the box locked")
     infer_clip(config, workspace, None, None, None, [])
-    print("6/6  maskora evaluate: against the truth, which only a rendered clip has")
-    evaluate_result(workspace.root, None, None, clip.truth, None, None)
-    picture, video = write_pictures(folder, clip, workspace, RATE)
+    say("6/6  maskora evaluate: against the truth, which only a rendered clip has")
+    say("\n".join(evaluate_result(workspace.root, None, None, clip.truth, None, None)))
+    picture, video = write_pictures(folder, clip, workspace)
     output = workspace.output_dir(None, None)
-    print(
+    say(
         CLOSING.format(
             picture=picture,
             video=video,
@@ -245,15 +159,51 @@ def run_demo(folder: Path) -> None:
     )
 
 
-def _prepare(clip: DemoClip, workspace: Workspace) -> None:
-    told = prepare_workspace(
-        video=clip.video,
-        root=workspace.root,
-        mask=clip.masks,
-        box=None,
-        base=None,
-        given=SETTINGS,
-        overrides=[],
-        overwrite=False,
+def write_clip(clip: DemoClip) -> None:
+    """Render masks, truth, and last the video: where it is, all is."""
+    source, wanted, empty = (
+        render(scene, FRAMES, SIDE) for scene in (SCENE, EDITED, SCENE.without(SPRITE - 1))
     )
-    print("\n".join(told))
+    for frame in range(FRAMES):
+        name = f"{frame:05d}.png"
+        for folder, shown in ((clip.masks, source), (clip.truth / "masks", wanted)):
+            write_labels(folder / name, (shown.labels_THW[frame] == SPRITE).astype("uint8"))
+        write_png(clip.truth_frame(frame), wanted.frames_THWC[frame])
+        write_png(clip.truth / "background" / name, empty.frames_THWC[frame])
+    write_mp4(clip.video, iter(source.frames_THWC), RATE)
+
+
+def write_pictures(folder: Path, clip: DemoClip, workspace: Workspace) -> tuple[Path, Path]:
+    """Write demo.png and demo.mp4, and return their paths.
+
+    The picture's rows: the source with its box, the frames edited by hand, the result, the truth.
+    """
+    placement = workspace.read_source().placement
+    sources = list(read_frames(probe(clip.video)))
+    results = list(read_frames(probe(workspace.output_dir(None, None) / "edited.mp4")))
+    truths = [read_image(clip.truth_frame(n)) for n in range(FRAMES)]
+    boxes = [
+        unfit_mask(read_labels(workspace.mask(n)) > 0, placement).astype(np.uint8)
+        for n in range(FRAMES)
+    ]
+    blank_HWC, no_box_HW = np.full_like(sources[0], 24), np.zeros_like(boxes[0])
+    chosen = np.linspace(0, FRAMES - 1, COLUMNS).round().astype(int).tolist()
+    cells = [(sources[n], boxes[n], f"source {n}") for n in chosen]
+    cells += [
+        (truths[n], no_box_HW, f"edited by hand {n}")
+        if n in (0, KEYFRAME)
+        else (blank_HWC, no_box_HW, "")
+        for n in chosen
+    ]
+    cells += [(results[n], no_box_HW, f"maskora {n}") for n in chosen]
+    cells += [(truths[n], no_box_HW, f"the truth {n}") for n in chosen]
+    picture, video = folder / "demo.png", folder / "demo.mp4"
+    pictures, masks, names = zip(*cells, strict=True)
+    write_png(picture, contact_sheet(pictures, masks, names, columns=COLUMNS, width=WIDTH))
+    captions = ["source", "maskora", "the truth"]
+    moving = [
+        contact_sheet(views, [box_HW, no_box_HW, no_box_HW], captions, columns=3, width=1180)
+        for *views, box_HW in zip(sources, results, truths, boxes, strict=True)
+    ]
+    write_mp4(video, iter(moving * ROUNDS), RATE)
+    return picture, video

@@ -249,7 +249,7 @@ def generate(
     runs = [_start(config, model, encoded, seed) for seed in seeds]
     for expert in model.experts:
         transformer = model.load_transformer(expert)
-        with closing(transformer.supply):
+        with closing(transformer.streamed):
             lora.stack(transformer, of_expert(loras, expert), model.names)
             use_cache(transformer, model.acceleration)
             taken = 0
@@ -259,7 +259,7 @@ def generate(
                     take_seconds((time.perf_counter() - started) / steps)
                 taken += steps
             if taken and model.acceleration.cache != "none":
-                log.info("%s", skipped_blocks(transformer.supply.streamer, taken))
+                log.info("%s", skipped_blocks(transformer.streamed.streamer, taken))
     return [run.result() for run in runs]
 
 

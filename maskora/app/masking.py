@@ -1,4 +1,8 @@
-"""track: from clicks to masks, without a window."""
+"""Masks of a workspace: made of what the person gave, clicked or tracked, and read again.
+
+masks/raw/ holds silhouettes (as given or tracked), masks/ the final masks that [mask] makes of
+them, tracking/ the clicks and what a tracker made of them so far.
+"""
 
 import json
 import logging
@@ -40,12 +44,13 @@ from maskora.video.read import read_frames
 
 log = logging.getLogger("maskora")
 OVERVIEW_FRAMES = 12
+SAME_SHAPE = 0.02  # by which a mask's aspect may differ from the video's
 
 
-def silhouettes(
+def given_silhouettes(
     mask: Path | None, box: str | None, info: VideoInfo, config: Config, placement: Placement
 ) -> np.ndarray | None:
-    """What the person gave, as labels (T, H, W) uint8 on the workspace's frames; None: nothing.
+    """The masks that the person gave: labels (T, H, W) uint8 on the workspace's frames, or None.
 
     Raises:
         UserError: what was given is empty, of the wrong length or outside.
@@ -56,7 +61,7 @@ def silhouettes(
     if mask is not None:
         given = _read_mask(mask, info, config)
         check_not_empty(given, str(mask))
-        fitted = [_fit(labels, placement, mask) for labels in given]
+        fitted = [_fit_mask(labels, placement, mask) for labels in given]
     elif box is not None:
         labels = static_box_labels(_parse_box(box), 1, info.height, info.width)[0]
         fitted = [fit_labels(labels, placement)] * frames
@@ -95,7 +100,7 @@ def build_masks(
             write_labels(built.silhouette(number), silhouettes_THW[number])
             write_labels(built.mask(number), labels_THW[number])
         record = MaskRecord(
-            settings=_settings(settings, source),
+            settings=_settings_digest(settings, source),
             silhouettes=digest_files([built.silhouette(n) for n in count]),
             masks=digest_files([built.mask(n) for n in count]),
         )
@@ -113,7 +118,8 @@ def build_masks(
 def load_masks(workspace: Workspace, settings: Mask, source: Source) -> np.ndarray:
     """The final labels (T, H, W), made anew where [mask] or a silhouette has changed since.
 
-    Masks that the person has changed by hand are taken as they are.
+    Masks that the person has changed by hand are taken as they are. Raises UserError where there
+    are none, or one is missing, damaged or of another size.
     """
     finals = [workspace.mask(n) for n in range(source.frames)]
     raws = [workspace.silhouette(n) for n in range(source.frames)]
@@ -121,35 +127,33 @@ def load_masks(workspace: Workspace, settings: Mask, source: Source) -> np.ndarr
         root = quoted(workspace.root)
         raise UserError(
             f"{workspace.masks_dir} is not there yet: where is the edit? Click it in maskora gui "
-            f"{root}, or say so: maskora track {root} --click "
-            f"{quoted('FRAME,X,Y,+')}"
+            f"{root}, or say so: maskora track {root} --click {quoted('FRAME,X,Y,+')}"
         )
-    missing = [path for path in finals if not path.is_file()]
-    if missing:
+    if missing := [path for path in finals if not path.is_file()]:
         raise UserError(f"{missing[0]} is missing: run maskora prepare again, with --overwrite")
     record = workspace.read_mask_record()
-    reasons = ["[mask]"] if _settings(settings, source) != record.settings else []
+    changed = ["[mask]"] if _settings_digest(settings, source) != record.settings else []
     if all(path.is_file() for path in raws) and digest_files(raws) != record.silhouettes:
-        reasons.append("masks/raw")
+        changed.append("masks/raw")
     by_hand = masks_are_by_hand(workspace, source)
-    if reasons and by_hand:
+    if changed and by_hand:
         log.warning(
             "note: masks/ were changed by hand, so the change of %s has no effect",
-            " and ".join(reasons),
+            " and ".join(changed),
         )
-    if not reasons or by_hand:
-        labels_THW = _stack(finals, source)
+    if not changed or by_hand:
+        labels_THW = _read_all(finals, source)
         check_not_empty(labels_THW, str(workspace.masks_dir))
         return labels_THW
-    log.info("masks: made anew from masks/raw, because %s changed", " and ".join(reasons))
-    labels_THW, notes = build_masks(workspace, _stack(raws, source), settings, source)
+    log.info("masks: made anew from masks/raw, because %s changed", " and ".join(changed))
+    labels_THW, notes = build_masks(workspace, _read_all(raws, source), settings, source)
     for note in notes:
         log.info("note: %s", note)
     return labels_THW
 
 
 def masks_are_by_hand(workspace: Workspace, source: Source) -> bool:
-    """Whether the person has painted in masks/ since they were made."""
+    """True where the person has painted in masks/ since they were made."""
     finals = [workspace.mask(n) for n in range(source.frames)]
     if not workspace.mask_record.is_file() or not all(path.is_file() for path in finals):
         return False
@@ -165,61 +169,134 @@ def draw_overview(workspace: Workspace, labels_THW: np.ndarray) -> None:
     write_png(workspace.overview, sheet)
 
 
-def _settings(settings: Mask, source: Source) -> str:
-    return digest(json.dumps(settings.model_dump(), sort_keys=True), str(source.cell))
+def track_workspace(
+    config: Config, workspace: Workspace, overwrite: bool, say: Callable[[str], None]
+) -> None:
+    """Follow what [tracker] points at through the clip, and write masks/.
+
+    Args:
+        overwrite: masks that were painted by hand may be replaced.
+        say: takes a line for the person at a time.
+
+    Raises:
+        UserError: nothing is pointed at, or a point lies outside, or the tracker cannot be had.
+    """
+    source = workspace.read_source()
+    with workspace_lock(workspace):
+        if not overwrite:
+            _refuse_painted(workspace, source)
+        earlier, settings = workspace.read_tracking(), config.tracker
+        if (given := len(settings.clicks) + len(settings.boxes)) and earlier and earlier.prompts:
+            say(f"note: {len(earlier.prompts)} earlier clicks and boxes are replaced by {given}")
+        prompts = _prompts_to_follow(config, workspace, source)
+        frames_THWC = load_frames(workspace, source)
+        empty_THW = np.zeros(frames_THWC.shape[:3], np.uint8)
+        markup = Markup(empty_THW, empty_THW.copy())
+        with closing(open_configured_tracker(config, workspace, frames_THWC)) as tracker:
+            say(f"tracker: {tracker.label}")
+            if settings.type == "simple" and settings.checkpoint != TrackerSettings().checkpoint:
+                say('note: tracker.checkpoint has no effect here: tracker.type is "simple"')
+            markup.point(tracker, prompts)
+            for _ in track(markup.follow(tracker), "track", markup.steps()):
+                pass
+        labels_THW, notes = save_masks(workspace, source, markup, config.mask, overwrite)
+        store_markup(workspace, source, markup)
+    for note in notes:
+        say(f"note: {note}")
+    objects = len(np.unique(labels_THW[labels_THW > 0]))
+    say(
+        f"{workspace.masks_dir}: {objects} object{'s' if objects > 1 else ''}, "
+        f"{float(np.mean(labels_THW > 0)):.0%} of the picture inside the mask"
+    )
+    say(f"look at  {workspace.overview}")
 
 
-def _stack(paths: list[Path], source: Source) -> np.ndarray:
-    width, height = source.size
-    labels = [read_labels(path) for path in paths]
-    for path, one in zip(paths, labels, strict=True):
-        if one.shape != (height, width):
-            size = f"{one.shape[1]}x{one.shape[0]}"
-            raise UserError(f"{path} is {size}; the frames are {width}x{height}")
-    return np.stack(labels)
+def open_configured_tracker(
+    config: Config, workspace: Workspace, frames_THWC: np.ndarray
+) -> Tracker:
+    """The tracker of [tracker], for the workspace's clip. Raises UserError."""
+    settings = config.tracker
+    return open_tracker(settings.type, settings.checkpoint, frames_THWC, workspace.root)
 
 
-def _read_mask(mask: Path, info: VideoInfo, config: Config) -> list[np.ndarray]:
-    """One mask per chosen frame; of a mask video only those frames are kept in memory."""
-    video = config.video
-    chosen = (info.frames, video.start, video.frames, video.every, str(mask))
-    if mask.is_dir() or mask.suffix.lower() in IMAGE_SUFFIXES:
-        return match_length(read_mask_folder(mask), *chosen)
-    masks = probe(mask)
-    numbers = match_length(range(masks.frames), *chosen)
-    if len(set(numbers)) == 1:  # a video of one frame, for all
-        return read_mask_frames(read_frames(masks, 0, 1)) * len(numbers)
-    every = numbers[1] - numbers[0]
-    return read_mask_frames(read_frames(masks, numbers[0], len(numbers), every))
+def load_frames(workspace: Workspace, source: Source) -> np.ndarray:
+    """The clip, (T, H, W, 3) uint8. Raises UserError."""
+    return np.stack([read_image(workspace.source_frame(n)) for n in range(source.frames)])
 
 
-def _fit(labels_HW: np.ndarray, placement: Placement, where: Path) -> np.ndarray:
-    """A mask on the workspace's frame, given at its size, or at the original's in any scale."""
-    size, original = labels_HW.shape[::-1], placement.original_size
-    if size == placement.size != original:
-        return labels_HW
-    if abs(size[0] / size[1] / (original[0] / original[1]) - 1) > 0.02:
-        raise UserError(
-            f"{where}: a mask is {size[0]}x{size[1]}, the video {original[0]}x{original[1]}; it "
-            f"must have the same shape, at any size, or the workspace's size "
-            f"{placement.size[0]}x{placement.size[1]}"
-        )
-    if size != original:
-        nearest = cv2.INTER_NEAREST_EXACT
-        labels_HW = np.asarray(cv2.resize(labels_HW, original, interpolation=nearest))
-    return fit_labels(labels_HW, placement)
+def load_markup(workspace: Workspace, source: Source) -> Markup:
+    """Clicks and what was tracked so far; else the silhouettes that the masks came from."""
+    record = workspace.read_tracking()
+    if record is None:
+        shown_THW = stored_silhouettes(workspace, source)
+        markup = Markup(shown_THW.copy(), shown_THW)
+        marked_T = shown_THW.any(axis=(1, 2))
+        markup.changed.update(np.flatnonzero(marked_T).tolist())  # not in tracking/ yet
+        return markup
+    prompts = _stored_prompts(record, source)
+    shown_THW = _stored_labels(source, workspace.tracked)
+    before_THW = shown_THW.copy()
+    for frame in {prompt.frame for prompt in prompts}:
+        before_THW[frame] = _stored_label(source, workspace.tracked_before(frame))
+    return Markup(before_THW, shown_THW, prompts)
 
 
-def _parse_box(text: str) -> tuple[float, float, float, float]:
-    try:
-        x, y, width, height = (float(part) for part in text.split(","))
-    except ValueError:
-        x = y = width = height = float("nan")
-    if not np.isfinite([x, y, width, height]).all():
-        raise UserError(
-            f"--box {text}: write four numbers X,Y,W,H: left, top, width, height in pixels"
-        )
-    return x, y, width, height
+def stored_silhouettes(workspace: Workspace, source: Source) -> np.ndarray:
+    """The silhouettes that masks/ were made from, (T, H, W); empty where there are none."""
+    return _stored_labels(source, workspace.silhouette)
+
+
+def store_markup(workspace: Workspace, source: Source, markup: Markup) -> None:
+    """Write what has changed; on a full disk nothing is forgotten, and the next call tries again.
+
+    Raises:
+        OSError: the disk is full, or may not be written.
+    """
+    pointed = {prompt.frame for prompt in markup.prompts}
+    for frame in sorted(markup.changed):
+        write_labels(workspace.tracked(frame), markup.shown_THW[frame])
+        if frame in pointed:
+            write_labels(workspace.tracked_before(frame), markup.before_THW[frame])
+    named = [
+        {"box" if isinstance(prompt, Box) else "click": str(to_original(prompt, source.placement))}
+        for prompt in markup.prompts
+    ]
+    record = TrackingRecord.model_validate({"prompts": named})
+    write_text(workspace.tracking_record, record.model_dump_json(indent=2) + "\n")
+    markup.changed.clear()
+
+
+def save_masks(
+    workspace: Workspace, source: Source, markup: Markup, settings: Mask, replace_by_hand: bool
+) -> tuple[np.ndarray, list[str]]:
+    """Make masks/ of what is marked.
+
+    Args:
+        replace_by_hand: also where the person has painted in masks/ since they were made.
+
+    Returns:
+        the final labels, (T, H, W), and notes for the person.
+
+    Raises:
+        UserError: nothing is marked, or masks/ were painted by hand.
+    """
+    silhouettes_THW = markup.shown_THW
+    if settings.shape == "full":
+        silhouettes_THW = np.ones_like(silhouettes_THW)
+    if not silhouettes_THW.any():
+        raise UserError("nothing is marked yet: click the object, or draw a box around it")
+    if not replace_by_hand:
+        _refuse_painted(workspace, source)
+    labels_THW, notes = build_masks(workspace, silhouettes_THW, settings, source)
+    return labels_THW, [*absence_notes(markup), *notes]
+
+
+def absence_notes(markup: Markup) -> list[str]:
+    """A sentence for each object that is not seen in some frames."""
+    return [
+        f"object {number} is not seen in frames {frame_ranges(frames)}: click it there if it is"
+        for number, frames in markup.absences().items()
+    ]
 
 
 def to_workspace(prompt: Prompt, placement: Placement) -> Prompt:
@@ -242,194 +319,26 @@ def to_original(prompt: Prompt, placement: Placement) -> Prompt:
 def _moved(prompt: Prompt, across: float, down: float, left: float, top: float) -> Prompt:
     """Scaled, then shifted. A click is about a pixel's middle, a box about pixels' edges."""
     if isinstance(prompt, Box):
-        return Box(
-            prompt.frame,
-            prompt.x * across + left,
-            prompt.y * down + top,
-            prompt.width * across,
-            prompt.height * down,
-            prompt.object_id,
-        )
+        x, y = prompt.x * across + left, prompt.y * down + top
+        return replace(prompt, x=x, y=y, width=prompt.width * across, height=prompt.height * down)
     x, y = (prompt.x + 0.5) * across + left - 0.5, (prompt.y + 0.5) * down + top - 0.5
-    return Click(prompt.frame, x, y, prompt.positive, prompt.object_id)
+    return replace(prompt, x=x, y=y)
 
 
-def parse_prompts(clicks: Iterable[str], boxes: Iterable[str], source: Source) -> list[Prompt]:
-    """Texts in pixels of the original as prompts in pixels of the frames. Raises UserError."""
-    given: list[Prompt] = [*map(parse_box, boxes), *map(parse_click, clicks)]
+def _prompts_to_follow(config: Config, workspace: Workspace, source: Source) -> list[Prompt]:
+    """Those of [tracker], in pixels of the frames; else those that were clicked in the window."""
+    given: list[Prompt] = [
+        *map(parse_box, config.tracker.boxes),
+        *map(parse_click, config.tracker.clicks),
+    ]
     check_inside(given, source.frames, *source.original_size)
-    placement = source.placement
-    fitted = [to_workspace(prompt, placement) for prompt in given]
+    fitted = [to_workspace(prompt, source.placement) for prompt in given]
     for prompt, moved in zip(given, fitted, strict=True):
         try:
             check_inside([moved], source.frames, *source.size)
         except UserError:
             raise UserError(f"{prompt}: it lies in the part that is cropped away") from None
-    return fitted
-
-
-def open_configured_tracker(
-    config: Config, workspace: Workspace, frames_THWC: np.ndarray
-) -> Tracker:
-    """The tracker of [tracker], for the workspace's clip. Raises UserError."""
-    settings = config.tracker
-    return open_tracker(settings.type, settings.checkpoint, frames_THWC, workspace.root)
-
-
-def load_frames(workspace: Workspace, source: Source) -> np.ndarray:
-    """The clip, (T, H, W, 3) uint8. Raises UserError."""
-    return np.stack([read_image(workspace.source_frame(n)) for n in range(source.frames)])
-
-
-def load_markup(workspace: Workspace, source: Source) -> Markup:
-    """What was pointed at and tracked so far; else the silhouettes that the masks came from."""
-    record = workspace.read_tracking()
-    if record is None:
-        shown_THW = stored_silhouettes(workspace, source)
-        markup = Markup(shown_THW.copy(), shown_THW)
-        marked_T = shown_THW.any(axis=(1, 2))
-        markup.changed.update(np.flatnonzero(marked_T).tolist())  # not in tracking/ yet
-        return markup
-    prompts = _stored_prompts(record, source)
-    shown_THW = _labels(source, workspace.tracked)
-    before_THW = shown_THW.copy()
-    for frame in {prompt.frame for prompt in prompts}:
-        before_THW[frame] = _label(source, workspace.tracked_before(frame))
-    return Markup(before_THW, shown_THW, prompts)
-
-
-def _stored_prompts(record: TrackingRecord, source: Source) -> list[Prompt]:
-    """Prompts as they were stored: to a tenth of a pixel, so they may lie a little outside."""
-    placement, (width, height) = source.placement, source.size
-    prompts: list[Prompt] = []
-    for item in record.prompts:
-        for kind, text in item.items():
-            prompt = to_workspace((parse_box if kind == "box" else parse_click)(text), placement)
-            if isinstance(prompt, Click):
-                x, y = min(max(prompt.x, 0.0), width - 1.0), min(max(prompt.y, 0.0), height - 1.0)
-                prompt = replace(prompt, x=x, y=y)
-            prompts.append(prompt)
-    check_inside(prompts, source.frames, width, height)
-    return prompts
-
-
-def stored_silhouettes(workspace: Workspace, source: Source) -> np.ndarray:
-    """The silhouettes that masks/ were made from, (T, H, W); empty where there are none."""
-    return _labels(source, workspace.silhouette)
-
-
-def store_markup(workspace: Workspace, source: Source, markup: Markup) -> None:
-    """Write what has changed; on a full disk nothing is forgotten, and the next call tries again.
-
-    Raises:
-        OSError: the disk is full, or may not be written.
-    """
-    pointed = {prompt.frame for prompt in markup.prompts}
-    for frame in sorted(markup.changed):
-        write_labels(workspace.tracked(frame), markup.shown_THW[frame])
-        if frame in pointed:
-            write_labels(workspace.tracked_before(frame), markup.before_THW[frame])
-    placement = source.placement
-    named = [
-        {"box" if isinstance(prompt, Box) else "click": str(to_original(prompt, placement))}
-        for prompt in markup.prompts
-    ]
-    record = TrackingRecord.model_validate({"prompts": named})
-    write_text(workspace.tracking_record, record.model_dump_json(indent=2) + "\n")
-    markup.changed.clear()
-
-
-def save_masks(
-    workspace: Workspace, source: Source, markup: Markup, settings: Mask, replace_by_hand: bool
-) -> tuple[np.ndarray, list[str]]:
-    """Silhouettes become masks/.
-
-    Args:
-        replace_by_hand: also where the person has painted in masks/ since they were made.
-
-    Returns:
-        the final labels, (T, H, W), and notes for the person.
-
-    Raises:
-        UserError: nothing is marked, or masks/ were painted by hand.
-    """
-    silhouettes_THW = markup.shown_THW
-    if settings.shape == "full":
-        silhouettes_THW = np.ones_like(silhouettes_THW)
-    if not silhouettes_THW.any():
-        raise UserError("nothing is marked yet: click the object, or draw a box around it")
-    if not replace_by_hand:
-        refuse_painted(workspace, source)
-    labels_THW, notes = build_masks(workspace, silhouettes_THW, settings, source)
-    return labels_THW, [*tell_absences(markup), *notes]
-
-
-def refuse_painted(workspace: Workspace, source: Source) -> None:
-    """Raises UserError where the person has painted in masks/ since they were made."""
-    if masks_are_by_hand(workspace, source):
-        raise UserError(
-            f"{workspace.masks_dir} was changed by hand since it was made, and would be replaced: "
-            f"move it elsewhere, or say that it may go (--overwrite)"
-        )
-
-
-def tell_absences(markup: Markup) -> list[str]:
-    """A sentence for each object that is not seen in some frames."""
-    return [
-        f"object {number} is not seen in frames {frame_ranges(frames)}: click it there if it is"
-        for number, frames in markup.absences().items()
-    ]
-
-
-def _labels(source: Source, path_of: Callable[[int], Path]) -> np.ndarray:
-    return np.stack([_label(source, path_of(frame)) for frame in range(source.frames)])
-
-
-def _label(source: Source, path: Path) -> np.ndarray:
-    """Stored labels; nothing where there are none, or they are of another clip's size."""
-    width, height = source.size
-    empty_HW = np.zeros((height, width), np.uint8)
-    if not path.is_file():
-        return empty_HW
-    labels_HW = read_labels(path)
-    return labels_HW if labels_HW.shape == empty_HW.shape else empty_HW
-
-
-def track_workspace(config: Config, workspace: Workspace, overwrite: bool) -> None:
-    """Follow what [tracker] points at through the clip, and write masks/.
-
-    Args:
-        overwrite: masks that were painted by hand may be replaced.
-
-    Raises:
-        UserError: nothing is pointed at, or a point lies outside, or the tracker cannot be had.
-    """
-    source = workspace.read_source()
-    with workspace_lock(workspace):
-        if not overwrite:
-            refuse_painted(workspace, source)
-        _tell_replaced(config, workspace)
-        prompts = _prompts(config, workspace, source)
-        frames_THWC = load_frames(workspace, source)
-        empty_THW = np.zeros(frames_THWC.shape[:3], np.uint8)
-        markup = Markup(empty_THW, empty_THW.copy())
-        with closing(open_configured_tracker(config, workspace, frames_THWC)) as tracker:
-            print(f"tracker: {tracker.label}")
-            settings = config.tracker
-            if settings.type == "simple" and settings.checkpoint != TrackerSettings().checkpoint:
-                print('note: tracker.checkpoint has no effect here: tracker.type is "simple"')
-            markup.point(tracker, prompts)
-            for _ in track(markup.follow(tracker), "track", markup.steps()):
-                pass
-        labels_THW, notes = save_masks(workspace, source, markup, config.mask, overwrite)
-        store_markup(workspace, source, markup)
-    _tell(workspace, labels_THW, notes)
-
-
-def _prompts(config: Config, workspace: Workspace, source: Source) -> list[Prompt]:
-    """Those of [tracker]; else those that were clicked in the window."""
-    prompts = parse_prompts(config.tracker.clicks, config.tracker.boxes, source)
-    prompts = prompts or list(load_markup(workspace, source).prompts)
+    prompts = fitted or list(load_markup(workspace, source).prompts)
     if not prompts:
         raise UserError(
             f"what is to be followed? Give --click FRAME,X,Y,+ (a point of the object, in pixels "
@@ -439,20 +348,98 @@ def _prompts(config: Config, workspace: Workspace, source: Source) -> list[Promp
     return prompts
 
 
-def _tell_replaced(config: Config, workspace: Workspace) -> None:
-    """Earlier clicks give way to those of [tracker]: said, so that nobody misses them."""
-    earlier = workspace.read_tracking()
-    given = len(config.tracker.clicks) + len(config.tracker.boxes)
-    if given and earlier is not None and earlier.prompts:
-        print(f"note: {len(earlier.prompts)} earlier clicks and boxes are replaced by {given}")
+def _stored_prompts(record: TrackingRecord, source: Source) -> list[Prompt]:
+    """Prompts as they were stored: to a tenth of a pixel, so they may lie a little outside."""
+    width, height = source.size
+    prompts: list[Prompt] = []
+    for item in record.prompts:
+        for kind, text in item.items():
+            given = parse_box(text) if kind == "box" else parse_click(text)
+            prompt = to_workspace(given, source.placement)
+            if isinstance(prompt, Click):
+                x, y = min(max(prompt.x, 0.0), width - 1.0), min(max(prompt.y, 0.0), height - 1.0)
+                prompt = replace(prompt, x=x, y=y)
+            prompts.append(prompt)
+    check_inside(prompts, source.frames, width, height)
+    return prompts
 
 
-def _tell(workspace: Workspace, labels_THW: np.ndarray, notes: list[str]) -> None:
-    for note in notes:
-        print(f"note: {note}")
-    objects = len(np.unique(labels_THW[labels_THW > 0]))
-    print(
-        f"{workspace.masks_dir}: {objects} object{'s' if objects > 1 else ''}, "
-        f"{float(np.mean(labels_THW > 0)):.0%} of the picture inside the mask"
-    )
-    print(f"look at  {workspace.overview}")
+def _stored_labels(source: Source, path_of: Callable[[int], Path]) -> np.ndarray:
+    return np.stack([_stored_label(source, path_of(frame)) for frame in range(source.frames)])
+
+
+def _stored_label(source: Source, path: Path) -> np.ndarray:
+    """Stored labels; nothing where there are none, or they are of another clip's size."""
+    width, height = source.size
+    empty_HW = np.zeros((height, width), np.uint8)
+    if not path.is_file():
+        return empty_HW
+    labels_HW = read_labels(path)
+    return labels_HW if labels_HW.shape == empty_HW.shape else empty_HW
+
+
+def _refuse_painted(workspace: Workspace, source: Source) -> None:
+    """Raises UserError where the person has painted in masks/ since they were made."""
+    if masks_are_by_hand(workspace, source):
+        raise UserError(
+            f"{workspace.masks_dir} was changed by hand since it was made, and would be replaced: "
+            f"move it elsewhere, or say that it may go (--overwrite)"
+        )
+
+
+def _settings_digest(settings: Mask, source: Source) -> str:
+    return digest(json.dumps(settings.model_dump(), sort_keys=True), str(source.cell))
+
+
+def _read_all(paths: Iterable[Path], source: Source) -> np.ndarray:
+    """Labels (T, H, W). Raises UserError where one has not the frames' size."""
+    width, height = source.size
+    labels = []
+    for path in paths:
+        labels.append(read_labels(path))
+        if (shape := labels[-1].shape) != (height, width):
+            raise UserError(f"{path} is {shape[1]}x{shape[0]}; the frames are {width}x{height}")
+    return np.stack(labels)
+
+
+def _read_mask(mask: Path, info: VideoInfo, config: Config) -> list[np.ndarray]:
+    """One mask per chosen frame; of a mask video only those frames are kept in memory."""
+    video = config.video
+    chosen = (info.frames, video.start, video.frames, video.every, str(mask))
+    if mask.is_dir() or mask.suffix.lower() in IMAGE_SUFFIXES:
+        return match_length(read_mask_folder(mask), *chosen)
+    masks = probe(mask)
+    numbers = match_length(range(masks.frames), *chosen)
+    if len(set(numbers)) == 1:  # a video of one frame, for all
+        return read_mask_frames(read_frames(masks, 0, 1)) * len(numbers)
+    every = numbers[1] - numbers[0]
+    return read_mask_frames(read_frames(masks, numbers[0], len(numbers), every))
+
+
+def _fit_mask(labels_HW: np.ndarray, placement: Placement, where: Path) -> np.ndarray:
+    """A mask on the workspace's frame, given at its size, or at the original's in any scale."""
+    size, original = labels_HW.shape[::-1], placement.original_size
+    if size == placement.size != original:
+        return labels_HW
+    if abs(size[0] / size[1] / (original[0] / original[1]) - 1) > SAME_SHAPE:
+        raise UserError(
+            f"{where}: a mask is {size[0]}x{size[1]}, the video {original[0]}x{original[1]}; it "
+            f"must have the same shape, at any size, or the workspace's size "
+            f"{placement.size[0]}x{placement.size[1]}"
+        )
+    if size != original:
+        nearest = cv2.INTER_NEAREST_EXACT
+        labels_HW = np.asarray(cv2.resize(labels_HW, original, interpolation=nearest))
+    return fit_labels(labels_HW, placement)
+
+
+def _parse_box(text: str) -> tuple[float, float, float, float]:
+    try:
+        x, y, width, height = (float(part) for part in text.split(","))
+    except ValueError:
+        x = y = width = height = float("nan")
+    if not np.isfinite([x, y, width, height]).all():
+        raise UserError(
+            f"--box {text}: write four numbers X,Y,W,H: left, top, width, height in pixels"
+        )
+    return x, y, width, height

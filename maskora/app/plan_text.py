@@ -72,7 +72,8 @@ def lacking_ram(plan: Plan) -> str | None:
         ways.append('set memory.weights = "mapped", which leaves the weights on disk')
     if placement.storage == "same":
         ways.append('set model.transformer_dtype = "float8", which halves them')
-    return f"the plan takes {gb(plan.ram_bytes)} GB of RAM, and {ram.told}: {', or '.join(ways)}"
+    needed, instead = gb(plan.ram_bytes), ", or ".join(ways)
+    return f"the plan takes {needed} GB of RAM, and {ram.description}: {instead}"
 
 
 def _title(plan: Plan) -> str:

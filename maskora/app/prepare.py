@@ -1,4 +1,4 @@
-"""prepare: a video and a mask become a workspace, whole or not at all."""
+"""prepare: a video and a mask become a workspace, as a whole or not at all."""
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from maskora.app.masking import build_masks, draw_overview, silhouettes
+from maskora.app.masking import build_masks, draw_overview, given_silhouettes
 from maskora.app.workspace import Source, Workspace, workspace_lock
 from maskora.config import Config, build_config, load_config, parse_size, render_config
 from maskora.errors import UserError
@@ -24,8 +24,67 @@ from maskora.video.images import write_png
 from maskora.video.probe import VideoInfo, probe
 from maskora.video.read import read_frames
 
+FEWEST = 5  # frames of a clip
+GRID_FILES = ["config.json", "vae/config.json", "transformer/config.json"]
+Watch = Callable[[Iterable[np.ndarray], int], Iterable[np.ndarray]]
 
-def check_target(workspace: Workspace, inputs: list[Path], overwrite: bool) -> None:
+
+def with_a_bar(frames: Iterable[np.ndarray], total: int) -> Iterable[np.ndarray]:
+    """Pass frames on, with a progress bar on the terminal."""
+    return track(frames, "frames", total)
+
+
+def prepare_workspace(
+    video: Path,
+    root: Path,
+    mask: Path | None,
+    box: str | None,
+    base: Path | None,
+    given: dict[str, Any],
+    overrides: list[str],
+    overwrite: bool,
+    watch: Watch = with_a_bar,
+) -> list[str]:
+    """Write source/, masks/, an empty edits/ and edit.toml.
+
+    Args:
+        mask, box: where the edit is; neither: it is clicked later (or mask.shape is "full").
+        given: settings from the command's own options, "table.key" -> value.
+        overrides: `--set` texts.
+        watch: passes the frames on, and may show how many are through.
+
+    Returns:
+        what the person should know, a line each.
+
+    Raises:
+        UserError: any input is wrong; then nothing has been written.
+    """
+    workspace = Workspace(root)
+    _check_target(workspace, [path for path in (video, mask) if path is not None], overwrite)
+    config = _configuration(base, given, overrides)
+    info = probe(video)
+    config, notes = _fit_range(config, info)
+    grid, more = _find_grid(config, root)
+    notes = [*info.notes, *notes, *more]
+    if config.mask.shape == "full" and (mask or box):
+        notes.append('--mask and --box have no effect: [mask] shape is "full"')
+    size = _choose_size(config, info, grid)
+    placement = place((info.width, info.height), size, config.video.fit)
+    silhouettes_THW = given_silhouettes(mask, box, info, config, placement)
+    source = _source(info, config, placement, grid)
+    config = _with(config, "video", size=f"{size[0]}x{size[1]}")
+    with scaffold(workspace) as built:
+        frames = read_frames(info, source.start, source.frames, source.every)
+        for number, frame in enumerate(watch(frames, source.frames)):
+            write_png(built.source_frame(number), fit_image(frame, placement))
+        share, mask_notes = _masks(built, silhouettes_THW, config, source)
+        built.write_source(source)
+        write_text(built.config, render_config(config, _header(root, video)))
+    notes = [f"note: {note}" for note in (*notes, *mask_notes)]
+    return [*notes, *_next_steps(workspace, source, share)]
+
+
+def _check_target(workspace: Workspace, inputs: list[Path], overwrite: bool) -> None:
     """The folder can become a workspace. Raises UserError where anything would be lost.
 
     Args:
@@ -58,7 +117,7 @@ def check_target(workspace: Workspace, inputs: list[Path], overwrite: bool) -> N
 
 @contextmanager
 def scaffold(workspace: Workspace) -> Iterator[Workspace]:
-    """Yield a scratch workspace to fill; on success it becomes the workspace, edits/ stay.
+    """Yield a scratch workspace to fill; on success it becomes the workspace, whose edits/ stay.
 
     Raises:
         UserError: another program has the workspace open.
@@ -101,7 +160,7 @@ def _exchange(built: Workspace, workspace: Workspace, aside: Path) -> None:
 
 
 def _put_back(place: Path, earlier: Path | None) -> None:
-    """What lay in a place before, or nothing, lies there again; it may not have moved yet."""
+    """Restore what lay in a place before, or nothing; it may not have moved yet."""
     if earlier and not earlier.exists():
         return
     remove(place)
@@ -109,70 +168,10 @@ def _put_back(place: Path, earlier: Path | None) -> None:
         move(earlier, place)
 
 
-FEWEST = 5
-GRID = ["config.json", "vae/config.json", "transformer/config.json"]
-Watch = Callable[[Iterable[np.ndarray], int], Iterable[np.ndarray]]
-
-
-def with_a_bar(frames: Iterable[np.ndarray], total: int) -> Iterable[np.ndarray]:
-    """Pass frames on, with a progress bar on the terminal."""
-    return track(frames, "frames", total)
-
-
-def prepare_workspace(
-    video: Path,
-    root: Path,
-    mask: Path | None,
-    box: str | None,
-    base: Path | None,
-    given: dict[str, Any],
-    overrides: list[str],
-    overwrite: bool,
-    watch: Watch = with_a_bar,
-) -> list[str]:
-    """Write source/, masks/, an empty edits/ and edit.toml.
-
-    Args:
-        mask, box: where the edit is; neither: it is clicked later (or mask.shape is "full").
-        given: settings from the command's own options, "table.key" -> value.
-        overrides: `--set` texts.
-        watch: passes the frames on, and may show how many are through.
-
-    Returns:
-        what the person should know, a line each.
-
-    Raises:
-        UserError: any input is wrong; then nothing has been written.
-    """
-    workspace = Workspace(root)
-    check_target(workspace, [path for path in (video, mask) if path is not None], overwrite)
-    config = _configuration(base, given, overrides)
-    info = probe(video)
-    config, notes = fit_range(config, info)
-    grid, more = find_grid(config, root)
-    notes = [*info.notes, *notes, *more]
-    if config.mask.shape == "full" and (mask or box):
-        notes.append('--mask and --box have no effect: [mask] shape is "full"')
-    size = choose_size(config, info, grid)
-    placement = place((info.width, info.height), size, config.video.fit)
-    silhouettes_THW = silhouettes(mask, box, info, config, placement)
-    source = _source(info, config, placement, grid)
-    config = _with(config, "video", size=f"{size[0]}x{size[1]}")
-    with scaffold(workspace) as built:
-        frames = read_frames(info, source.start, source.frames, source.every)
-        for number, frame in enumerate(watch(frames, source.frames)):
-            write_png(built.source_frame(number), fit_image(frame, placement))
-        share, mask_notes = _masks(built, silhouettes_THW, config, source)
-        built.write_source(source)
-        write_text(built.config, render_config(config, _header(root, video)))
-    notes = [f"note: {note}" for note in (*notes, *mask_notes)]
-    return [*notes, *_next_steps(workspace, source, share)]
-
-
 def _masks(
     built: Workspace, silhouettes_THW: np.ndarray | None, config: Config, source: Source
 ) -> tuple[float | None, tuple[str, ...]]:
-    """Masks where the edit's place is known: their share of the picture, and notes."""
+    """Write the masks where the edit's place is known: their share of the picture, and notes."""
     if silhouettes_THW is None:
         draw_overview(built, np.zeros((source.frames, *source.size[::-1]), np.uint8))
         return None, ()
@@ -181,7 +180,7 @@ def _masks(
 
 
 def _configuration(base: Path | None, given: dict[str, Any], overrides: list[str]) -> Config:
-    """The base's settings, the options' and the overrides', with local paths made absolute."""
+    """Settings of the base, the options and `--set`, the last wins; local paths become absolute."""
     tables = (load_config(base) if base else Config()).model_dump()
     for name, value in given.items():
         table, _, key = name.partition(".")
@@ -198,8 +197,7 @@ def _configuration(base: Path | None, given: dict[str, Any], overrides: list[str
         else item
         for item in config.inference.loras
     )
-    found = {part: find_file(path, home) for part, path in config.model.files.items()}
-    files = {part: str(found[part] or path) for part, path in config.model.files.items()}
+    files = {part: str(find_file(path, home) or path) for part, path in config.model.files.items()}
     return _with(_with(config, "model", files=files), "inference", loras=loras)
 
 
@@ -215,7 +213,7 @@ def _with(config: Config, table: str, **values: Any) -> Config:
     return config.model_copy(update={table: changed})
 
 
-def fit_range(config: Config, info: VideoInfo) -> tuple[Config, list[str]]:
+def _fit_range(config: Config, info: VideoInfo) -> tuple[Config, list[str]]:
     """Fewer frames where the clip is shorter than asked for: the largest 4k+1 that it has."""
     video = config.video
     available = len(range(video.start, info.frames, video.every))
@@ -240,11 +238,11 @@ def fit_range(config: Config, info: VideoInfo) -> tuple[Config, list[str]]:
     return _with(config, "video", frames=frames), notes
 
 
-def find_grid(config: Config, root: Path) -> tuple[Grid, list[str]]:
+def _find_grid(config: Config, root: Path) -> tuple[Grid, list[str]]:
     """The base's grid: from its own files, or as published where they cannot be had yet."""
     family = config.model.family
     try:
-        return read_grid(family, resolve_base(config.model, root, GRID)), []
+        return read_grid(family, resolve_base(config.model, root, GRID_FILES)), []
     except UserError as error:
         if not is_hub_id(config.model.path):
             raise
@@ -253,7 +251,7 @@ def find_grid(config: Config, root: Path) -> tuple[Grid, list[str]]:
         return grid, [note]
 
 
-def choose_size(config: Config, info: VideoInfo, grid: Grid) -> tuple[int, int]:
+def _choose_size(config: Config, info: VideoInfo, grid: Grid) -> tuple[int, int]:
     """The workspace's (width, height): as set and on the grid, or by the clip's aspect."""
     if config.video.is_auto:
         return auto_size(info.width, info.height, grid.multiple, config.video.area)

@@ -198,7 +198,7 @@ class _Training:
         adapter, model = self.config.adapter, self.base.model
         log.info("%s: %d steps on %s", run.title, run.steps, _listed(samples))
         transformer = model.load_transformer(run.expert)
-        with closing(transformer.supply):
+        with closing(transformer.streamed):
             targets = model.lora_targets(adapter.targets)
             lora.inject(transformer, adapter.rank, adapter.alpha, targets, run.seed)
             source = folder.newest_adapter() or start_from

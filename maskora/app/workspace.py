@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
 
 from maskora.config import Config
+from maskora.config.tables import Stage
 from maskora.errors import UserError
 from maskora.files import is_hidden, patiently, remove, write_text
 from maskora.system import WINDOWS
@@ -21,7 +22,6 @@ from maskora.video.fit import Placement
 from maskora.video.probe import VideoInfo, probe
 
 log = logging.getLogger("maskora")
-Stage = Literal["motion", "appearance"]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # of edited frames
 EDIT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 RESERVED = ("seed-", "step-", "tensorboard")  # names that runs and outputs use themselves
@@ -58,7 +58,7 @@ class Source(BaseModel):
 
     @property
     def placement(self) -> Placement:
-        """How the workspace's frames lie in the original."""
+        """The placement of the workspace's frames in the original."""
         return Placement(self.original_size, self.size, self.region)
 
 
@@ -140,6 +140,7 @@ class Workspace:
         self.captions_dir = self.cache_dir / "captions"
         self.job_record = root / "runs" / "job.json"
         self.job_log = root / "runs" / "job.log"
+        self.job_progress = root / "runs" / "progress.jsonl"
         self.job_lock = root / "runs" / ".lock"
         self.stops_dir = root / "runs" / ".stops"  # a file for each time that a stop was asked for
 
@@ -160,7 +161,7 @@ class Workspace:
         return self.tracking_dir / f"{frame:05d}.png"
 
     def tracked_before(self, frame: int) -> Path:
-        """The same before this frame's own clicks, which may be taken back."""
+        """Those silhouettes before this frame's own clicks, which may be taken back."""
         return self.tracking_dir / "before" / f"{frame:05d}.png"
 
     def edit_dir(self, edit: str | None) -> Path:

@@ -1,4 +1,4 @@
-"""How good a result is: numbers, curves over the frames, warnings, and a page to look at.
+"""A result judged: numbers, curves over the frames, warnings, and a page to look at.
 
 The measures are pure functions on arrays; nothing here knows a workspace or a configuration.
 """

@@ -5,7 +5,6 @@ No code that lies in a model's folder is run, and only safetensors are read.
 
 import gc
 import json
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from scipy.special import softmax
 from maskora import devices
 from maskora.errors import UserError
 from maskora.hub import locate, refuse_quantised, without_code
+from maskora.progress import announce
 
 FILES = ["*.json", "*.txt", "model*.safetensors"]
 KINDS = ("clip", "clip_vision_model")
@@ -28,7 +28,6 @@ ADVICE = "use openai/clip-vit-large-patch14, from the hub or as a local folder"
 BROKEN = (OSError, ValueError, LookupError, AttributeError, RuntimeError, SafetensorError)
 PROMPTS = ("Good photo.", "Bad photo.")  # CLIP-IQA's (Wang et al. 2023)
 SCALE = 100.0  # of cosines: what CLIP's own temperature ended at in training
-log = logging.getLogger("maskora")
 
 PictureEncoder = Callable[[Sequence[np.ndarray]], np.ndarray]
 """(H, W, 3) uint8 RGB pictures -> their features (N, D) float32, each of length one."""
@@ -36,7 +35,7 @@ PictureEncoder = Callable[[Sequence[np.ndarray]], np.ndarray]
 
 @dataclass(frozen=True)
 class Rater:
-    """Who rates pictures without a reference, as CLIP-IQA does.
+    """A CLIP that rates pictures without a reference, as CLIP-IQA does.
 
     Attributes:
         encode: the picture side of a CLIP.
@@ -48,7 +47,7 @@ class Rater:
 
 
 def quality_of(features_ND: np.ndarray, prompts_2D: np.ndarray) -> np.ndarray:
-    """How much rather pictures are good than bad photos, (N,) from 0 to 1, by unit features."""
+    """The quality of pictures as good rather than bad photos, (N,) in 0 to 1, by unit features."""
     return np.asarray(softmax(SCALE * features_ND @ prompts_2D.T, axis=-1)[:, 0])
 
 
@@ -79,7 +78,7 @@ def open_pictures(folder: Path, key: str) -> Iterator[PictureEncoder]:
     import torch
     from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
-    log.info("loading CLIP from %s", folder)
+    announce(f"loading CLIP from {folder}")
     # The PIL processor on every machine, so that numbers do not depend on what is installed.
     processor = _part(CLIPImageProcessorPil.from_pretrained, folder, key)
 
@@ -120,14 +119,14 @@ def encode_texts(folder: Path, texts: Sequence[str], key: str) -> np.ndarray:
 
 @contextmanager
 def _loaded(kind: Any, side: str, folder: Path, key: str) -> Iterator[Any]:
-    """One side of a CLIP in float32, on the card where there is one; gone on exit."""
+    """One side of a CLIP in float32, on the GPU where there is one; gone on exit."""
     import torch
     import transformers.utils.logging
 
     transformers.utils.logging.disable_progress_bar()  # they count tensors
     settings = _settings(folder, key)
     config = kind.config_class.from_dict(without_code(settings.get(side, settings)))
-    model, told = _part(
+    model, loading = _part(
         lambda where: kind.from_pretrained(
             where, config=config, dtype=torch.float32, use_safetensors=True,
             output_loading_info=True, attn_implementation="sdpa",
@@ -135,7 +134,7 @@ def _loaded(kind: Any, side: str, folder: Path, key: str) -> Iterator[Any]:
         folder,
         key,
     )  # fmt: skip
-    if missing := sorted(told["missing_keys"]):
+    if missing := sorted(loading["missing_keys"]):
         raise UserError(
             f"{key}: the weights in {folder} lack {len(missing)} of the tensors needed "
             f"({missing[0]} is one): {ADVICE}"
@@ -162,7 +161,7 @@ def _unfit(part: str, folder: Path, key: str) -> UserError:
 
 
 def _check(folder: Path, key: str) -> None:
-    """A folder's config.json is that of a CLIP which transformers knows itself."""
+    """Raises UserError unless config.json is that of a CLIP which transformers knows itself."""
     settings = _settings(folder, key)
     kind = settings.get("model_type")
     if kind not in KINDS:
@@ -175,7 +174,7 @@ def _check(folder: Path, key: str) -> None:
 
 
 def _settings(folder: Path, key: str) -> dict[str, Any]:
-    """What a folder's config.json says. Raises UserError where it is missing or damaged."""
+    """A folder's config.json. Raises UserError where it is missing or damaged."""
     path = folder / "config.json"
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))

@@ -1,12 +1,13 @@
-"""One pass over a result's frames: each is read once, judged, and let go."""
+"""A result judged: the table of measures, the pass over its frames, and the totals."""
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from maskora.evaluation.clip import PictureEncoder, Rater, quality_of
-from maskora.evaluation.measures import Row
 from maskora.evaluation.metrics import (
     EditColours,
     centroid_error,
@@ -14,21 +15,181 @@ from maskora.evaluation.metrics import (
     colours_kept,
     compare,
     find_object,
-    following,
     hit_rate,
     is_found,
+    mean_difference,
     measure_flow,
+    motion_sums,
     orientation_error,
     palette,
+    psnr,
     warp_error,
 )
 
+Row = Mapping[str, float | None]  # of one frame: by a measure's key, or by its raw parts'
 Columns = dict[str, float | None]
+Better = Literal["higher", "lower"]
+GIVEN = "Frame 0, which you gave, does not count."
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number per frame.
+
+    Attributes:
+        title: what it is called.
+        unit: empty for shares and similarities.
+        better: which way is better; None where the number only says something beside another.
+        grain: a difference that a person would hardly notice.
+        meaning: in a sentence or two, for somebody who has read no paper.
+        beside: the measure of the source that it is to be compared with.
+        raw: the sums of which it is made, where the whole clip's number is not the frames' mean: a
+            mean squared error; or what is divided, and by what.
+    """
+
+    title: str
+    unit: str
+    better: Better | None
+    grain: float
+    meaning: str
+    beside: str | None = None
+    raw: tuple[str, ...] = ()
+
+
+MEASURES: dict[str, Measure] = {
+    "outside_psnr": Measure(
+        "PSNR outside the mask", "dB", "higher", 1.0,
+        "How near everything outside the mask is to the source. From 40 dB on nobody sees a "
+        "difference; below 30 it shows.",
+        raw=("outside_mse",),
+    ),
+    "outside_ssim": Measure(
+        "SSIM outside the mask", "", "higher", 0.01,
+        "The same by structure: 1 is identical, a shift or blur lowers it.",
+    ),
+    "outside_l1": Measure(
+        "Difference outside the mask", "levels", "lower", 0.5,
+        "Mean difference to the source per pixel and colour, of 255 levels.",
+    ),
+    "edit_colours": Measure(
+        "Colours of the edit kept", "", "higher", 0.1,
+        "How much of the mask has the edit's colours, relative to your edited first frame. Falling "
+        "towards 0: the edit disappears.",
+    ),
+    "edit_change": Measure(
+        "Difference to the source kept", "", None, 0.1,
+        "How much the inside differs from the source, relative to your edited first frame. Falling "
+        "towards 0: the inside turns back into the source.",
+    ),
+    "keyframe_psnr": Measure(
+        "PSNR at your edited keyframes", "dB", "higher", 1.0,
+        "How near the inside is to the later frames that you edited yourself.",
+        raw=("keyframe_mse",),
+    ),
+    "motion_followed": Measure(
+        "Motion of the source followed", "", "higher", 0.2,
+        "How far the inside moves as the source does there, where the source moves. 1: exactly so; "
+        "0: not at all, or in another direction.",
+        raw=("motion_along", "motion_source"),
+    ),
+    "motion_speed": Measure(
+        "Speed relative to the source", "", None, 0.2,
+        "How fast the inside moves in any direction. Towards 0: it is frozen.",
+        raw=("motion_speed_sum", "motion_speed_source"),
+    ),
+    "follow_error": Measure(
+        "Warp error along the source's motion", "levels", "lower", 1.0,
+        "How much the inside differs from the frame before, that one moved as the source moves.",
+        beside="source_warp_error",
+    ),
+    "warp_error": Measure(
+        "Warp error along its own motion", "levels", "lower", 1.0,
+        "The same, moved as the result itself moves: what is left is flicker and change of shape.",
+        beside="source_warp_error",
+    ),
+    "source_warp_error": Measure(
+        "Warp error of the source", "levels", None, 1.0,
+        "The source's own, by the same means: as steady as a real video is here.",
+    ),
+    "step": Measure(
+        "Change from frame to frame", "levels", None, 1.0,
+        "Mean difference between a frame's inside and the one before it.",
+        beside="source_step",
+    ),
+    "source_step": Measure(
+        "Change from frame to frame in the source", "levels", None, 1.0, "The source's own.",
+    ),
+    "clip_score": Measure(
+        "CLIP score to the edited first frame", "", "higher", 0.005,
+        "Cosine of the CLIP features of each whole frame and of your edited first frame.",
+    ),
+    "input_similarity": Measure(
+        "Input similarity", "", "higher", 0.005,
+        "Cosine of the CLIP features of each whole frame and of the source's frame.",
+    ),
+    "clip_steadiness": Measure(
+        "CLIP similarity of neighbours", "", "higher", 0.005,
+        "Cosine of the CLIP features of each frame and of the one before it.",
+        beside="source_clip_steadiness",
+    ),
+    "source_clip_steadiness": Measure(
+        "CLIP similarity of neighbours in the source", "", None, 0.005, "The source's own.",
+    ),
+    "quality": Measure(
+        "Quality (CLIP-IQA)", "", "higher", 0.05,
+        'Whether CLIP finds "Good photo." rather than "Bad photo." in a frame, 0 to 1. Compare it '
+        "with the source's.",
+        beside="source_quality",
+    ),
+    "source_quality": Measure(
+        "Quality of the source", "", None, 0.05, "The source's own.",
+    ),
+    "hit_rate": Measure(
+        "Hit rate", "", "higher", 0.05,
+        "Share of the true edited object's pixels that are nearer to the truth than to the source "
+        f"or the empty scene. {GIVEN}",
+    ),
+    "object_found": Measure(
+        "Object found", "", "higher", 0.5,
+        "Share of frames in which at least a quarter of the edited object was found; the next two "
+        f"are about these alone. {GIVEN}",
+    ),
+    "centroid_error": Measure(
+        "Error of place", "px", "lower", 1.0,
+        f"How far the edited object's centre of mass is from the true one. {GIVEN}",
+    ),
+    "orientation_error": Measure(
+        "Error of orientation", "°", "lower", 5.0,
+        f"By how much the edited object is turned against the true one. {GIVEN}",
+    ),
+    "inside_psnr": Measure(
+        "PSNR inside the mask, to the truth", "dB", "higher", 1.0,
+        "How near the inside is to the truth. Alone it misleads: an object that is gone may be "
+        f"nearer than one a little beside its place. {GIVEN}",
+        raw=("inside_mse",),
+    ),
+    "inside_ssim": Measure(
+        "SSIM inside the mask, to the truth", "", "higher", 0.02,
+        f"The same by structure. {GIVEN}",
+    ),
+}  # fmt: skip
+
+# As they are shown; those of the source stand beside the result's.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "The background": ("outside_psnr", "outside_ssim", "outside_l1"),
+    "The edit": ("edit_colours", "edit_change", "keyframe_psnr"),
+    "The motion": ("motion_followed", "motion_speed", "follow_error", "warp_error", "step"),
+    "By CLIP": ("clip_score", "input_similarity", "clip_steadiness", "quality"),
+    "Against the truth": (
+        "hit_rate", "object_found", "centroid_error", "orientation_error", "inside_psnr",
+        "inside_ssim",
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What a frame should have become.
+    """The true edited frame.
 
     Attributes:
         edited_HWC: the true edited frame, uint8 RGB.
@@ -42,8 +203,8 @@ class Truth:
 
 
 @dataclass(frozen=True)
-class Moment:
-    """One frame of everything, all of one size.
+class FrameSet:
+    """One frame of everything that is compared, all of one size.
 
     Attributes:
         result_HWC: of the result, uint8 RGB.
@@ -60,58 +221,79 @@ class Moment:
     truth: Truth | None = None
 
 
-@dataclass(frozen=True)
-class Sight:
-    """Models that look at whole frames.
+class Scorers:
+    """Models that score whole frames, one after another.
 
-    Attributes:
+    Args:
         first_HWC: the edited first frame, which frames are compared with.
         clip: for similarities; None: they are not taken.
         rater: for the quality without a reference; None: it is not taken.
     """
 
-    first_HWC: np.ndarray
-    clip: PictureEncoder | None = None
-    rater: Rater | None = None
+    def __init__(
+        self, first_HWC: np.ndarray, clip: PictureEncoder | None = None, rater: Rater | None = None
+    ) -> None:
+        self._clip, self._rater = clip, rater
+        self._first_D = None if clip is None else clip([first_HWC])[0]
+        self._before_2D: np.ndarray | None = None  # features of the frame before, and its source
+
+    def columns(self, frame: FrameSet) -> Columns:
+        """The numbers of the next frame."""
+        pictures = frame.result_HWC, frame.source_HWC
+        columns: Columns = {}
+        seen_2D = None if self._clip is None else self._clip(pictures)
+        if seen_2D is not None:
+            result_D, source_D = seen_2D
+            columns["clip_score"] = float(result_D @ self._first_D)
+            columns["input_similarity"] = float(result_D @ source_D)
+            if self._before_2D is not None:
+                columns["clip_steadiness"] = float(result_D @ self._before_2D[0])
+                columns["source_clip_steadiness"] = float(source_D @ self._before_2D[1])
+        self._before_2D = seen_2D
+        if (rater := self._rater) is not None:
+            if seen_2D is None or rater.encode is not self._clip:
+                seen_2D = rater.encode(pictures)
+            rated = quality_of(seen_2D, rater.prompts_2D)
+            columns |= {"quality": float(rated[0]), "source_quality": float(rated[1])}
+        return columns
 
 
-def judge(moments: Iterable[Moment], edit: EditColours, sight: Sight) -> Iterator[Row]:
+def judge(frames: Iterable[FrameSet], edit: EditColours, scorers: Scorers) -> Iterator[Row]:
     """The numbers of every frame, in order, as they are read.
 
     Against the truth frame 0 has none: it was given.
     """
-    looks = _Looks(sight)
-    before: Moment | None = None
-    for moment in moments:
+    before: FrameSet | None = None
+    for frame in frames:
         yield {
-            **_outside(moment),
-            **_edit(moment, edit),
-            **(_against_truth(moment, moment.truth) if before and moment.truth else {}),
-            **(_motion(before, moment) if before else {}),
-            **looks.at(moment),
+            **_outside(frame),
+            **_edit(frame, edit),
+            **(_against_truth(frame, frame.truth) if before and frame.truth else {}),
+            **(_motion(before, frame) if before else {}),
+            **scorers.columns(frame),
         }
-        before = moment
+        before = frame
 
 
-def _outside(moment: Moment) -> Columns:
-    found = compare(moment.result_HWC, moment.source_HWC, ~moment.inside_HW)
+def _outside(frame: FrameSet) -> Columns:
+    found = compare(frame.result_HWC, frame.source_HWC, ~frame.inside_HW)
     if found is None:
         return {}
     return {"outside_mse": found.mse, "outside_ssim": found.ssim, "outside_l1": found.l1}
 
 
-def _edit(moment: Moment, edit: EditColours) -> Columns:
-    given = moment.result_HWC, moment.source_HWC, moment.inside_HW
+def _edit(frame: FrameSet, edit: EditColours) -> Columns:
+    given = frame.result_HWC, frame.source_HWC, frame.inside_HW
     columns = {"edit_colours": colours_kept(*given, edit), "edit_change": change_kept(*given, edit)}
-    if moment.keyframe_HWC is not None:
-        found = compare(moment.result_HWC, moment.keyframe_HWC, moment.inside_HW)
+    if frame.keyframe_HWC is not None:
+        found = compare(frame.result_HWC, frame.keyframe_HWC, frame.inside_HW)
         columns["keyframe_mse"] = None if found is None else found.mse
     return columns
 
 
-def _against_truth(moment: Moment, truth: Truth) -> Columns:
-    result_HWC, edited_HWC, inside_HW = moment.result_HWC, truth.edited_HWC, moment.inside_HW
-    rivals = [moment.source_HWC]
+def _against_truth(frame: FrameSet, truth: Truth) -> Columns:
+    result_HWC, edited_HWC, inside_HW = frame.result_HWC, truth.edited_HWC, frame.inside_HW
+    rivals = [frame.source_HWC]
     if truth.background_HWC is not None:
         rivals.append(truth.background_HWC)
     columns: Columns = {"hit_rate": hit_rate(result_HWC, edited_HWC, rivals, truth.object_HW)}
@@ -130,8 +312,8 @@ def _against_truth(moment: Moment, truth: Truth) -> Columns:
     return columns
 
 
-def _motion(first: Moment, second: Moment) -> Columns:
-    """How the inside got from one frame to the next, in the result and in the source."""
+def _motion(first: FrameSet, second: FrameSet) -> Columns:
+    """The motion inside from one frame to the next, in the result and in the source."""
     inside_HW = first.inside_HW
     if not inside_HW.any():
         return {}
@@ -141,50 +323,63 @@ def _motion(first: Moment, second: Moment) -> Columns:
         "warp_error": warp_error(*ours, flow, inside_HW),
         "follow_error": warp_error(*ours, source_flow, inside_HW),
         "source_warp_error": warp_error(*theirs, source_flow, inside_HW),
-        "step": _step(*ours, inside_HW),
-        "source_step": _step(*theirs, inside_HW),
+        "step": mean_difference(*ours, inside_HW),
+        "source_step": mean_difference(*theirs, inside_HW),
     }
-    if follows := following(flow, source_flow, inside_HW):
-        columns |= {
-            "motion_along": follows.along,
-            "motion_source": follows.source,
-            "motion_speed_sum": follows.speed,
-            "motion_speed_source": follows.source_speed,
-        }
-    return columns
+    return columns | (motion_sums(flow, source_flow, inside_HW) or {})
 
 
-def _step(one_HWC: np.ndarray, other_HWC: np.ndarray, where_HW: np.ndarray) -> float:
-    """Mean absolute difference in levels."""
-    difference = one_HWC[where_HW].astype(np.float64) - other_HWC[where_HW]
-    return float(np.abs(difference).mean())
+@dataclass(frozen=True)
+class Numbers:
+    """Every measure that could be taken.
+
+    Attributes:
+        frames: how many frames the clip has.
+        curves: a measure's value in each frame; None where it has none there. A PSNR is infinite
+            where the pictures are identical.
+        means: of the whole clip: mean over the frames, of mean squared errors for a PSNR, of sums
+            for the motion.
+    """
+
+    frames: int
+    curves: dict[str, list[float | None]]
+    means: dict[str, float]
 
 
-class _Looks:
-    """Whole frames by their features; only those of the frame before are kept."""
+def gather(rows: Sequence[Row]) -> Numbers:
+    """The curves and means of all frames' rows."""
+    curves: dict[str, list[float | None]] = {}
+    means: dict[str, float] = {}
+    for key, measure in MEASURES.items():
+        parts = [_parts(row, measure.raw or (key,)) for row in rows]
+        taken = [part for part in parts if part is not None]
+        if taken:
+            curves[key] = [None if part is None else _combined(part, measure) for part in parts]
+            totals = [math.fsum(column) / len(taken) for column in zip(*taken, strict=True)]
+            means[key] = _combined(totals, measure)
+    return Numbers(len(rows), curves, means)
 
-    def __init__(self, sight: Sight) -> None:
-        self._clip, self._rater = sight.clip, sight.rater
-        self._first = None if sight.clip is None else sight.clip([sight.first_HWC])[0]
-        self._before: np.ndarray | None = None
 
-    def at(self, moment: Moment) -> Columns:
-        """The columns of the next frame."""
-        pictures = moment.result_HWC, moment.source_HWC
-        columns: Columns = {}
-        seen = None if self._clip is None else self._clip(pictures)
-        if seen is not None:
-            columns |= {
-                "clip_score": float(seen[0] @ self._first),
-                "input_similarity": float(seen[0] @ seen[1]),
-            }
-        if seen is not None and self._before is not None:
-            columns["clip_steadiness"] = float(seen[0] @ self._before[0])
-            columns["source_clip_steadiness"] = float(seen[1] @ self._before[1])
-        self._before = seen
-        if (rater := self._rater) is not None:
-            if seen is None or rater.encode is not self._clip:
-                seen = rater.encode(pictures)
-            rated = quality_of(seen, rater.prompts_2D)
-            columns |= {"quality": float(rated[0]), "source_quality": float(rated[1])}
-        return columns
+def _parts(row: Row, needed: Sequence[str]) -> list[float] | None:
+    """The sums that a measure is made of in a frame; None where one is missing."""
+    found = [value for value in map(row.get, needed) if value is not None]
+    return found if len(found) == len(needed) else None
+
+
+def _combined(parts: Sequence[float], measure: Measure) -> float:
+    """A measure from its sums."""
+    if len(measure.raw) == 2:
+        return parts[0] / parts[1]
+    return psnr(parts[0]) if measure.raw else parts[0]
+
+
+def format_value(key: str, value: float | None) -> str:
+    """A value of a measure as text, to a digit beyond what a person would notice."""
+    if value is None:
+        return "–"
+    if math.isinf(value):
+        return "identical"
+    measure = MEASURES[key]
+    digits = max(1, 1 - math.floor(math.log10(measure.grain)))
+    unit = measure.unit if measure.unit == "°" else f" {measure.unit}"
+    return f"{value:.{digits}f}{unit}".rstrip()

@@ -30,7 +30,7 @@ ROUND = 25.0  # mean squared levels: an object that turning changes less has no 
 
 @dataclass(frozen=True)
 class Difference:
-    """How much two pictures differ in a region.
+    """The difference of two pictures in a region.
 
     Attributes:
         mse: mean squared difference, in levels of 255, squared; 0 where they are identical.
@@ -42,11 +42,6 @@ class Difference:
     mse: float
     l1: float
     ssim: float | None
-
-    @property
-    def psnr(self) -> float:
-        """Peak signal-to-noise ratio in dB; infinite for identical pictures."""
-        return psnr(self.mse)
 
 
 def compare(one_HWC: np.ndarray, other_HWC: np.ndarray, where_HW: np.ndarray) -> Difference | None:
@@ -103,14 +98,14 @@ def ssim(one_HWC: np.ndarray, other_HWC: np.ndarray, where_HW: np.ndarray) -> fl
 
 
 def differs(one_HWC: np.ndarray, other_HWC: np.ndarray) -> np.ndarray:
-    """Where two uint8 RGB pictures differ visibly: by more than 20 levels in some colour."""
+    """The pixels where two uint8 RGB pictures differ by more than 20 levels in some colour."""
     difference = cv2.absdiff(one_HWC, other_HWC)
     return np.asarray(difference.max(axis=-1) > VISIBLE)
 
 
 @dataclass(frozen=True)
 class Leakage:
-    """How much an edited frame differs from its source outside the mask, where nothing should.
+    """The difference of an edited frame from its source outside the mask, where it should be none.
 
     Attributes:
         mean: mean absolute difference in levels of 255.
@@ -158,23 +153,6 @@ class Flow:
     seen_HW: np.ndarray
 
 
-@dataclass(frozen=True)
-class Following:
-    """How far one flow follows another, as sums over pixels that may be added up over frames.
-
-    Attributes:
-        along: the dot products of the two.
-        source: squared lengths of the flow that is to be followed.
-        speed: lengths of the one that follows.
-        source_speed: lengths of the one that is to be followed.
-    """
-
-    along: float
-    source: float
-    speed: float
-    source_speed: float
-
-
 def measure_flow(first_HWC: np.ndarray, second_HWC: np.ndarray) -> Flow:
     """Dense inverse search flow (Kroeger et al. 2016) of two uint8 RGB frames.
 
@@ -205,7 +183,7 @@ def sample(image_HWC: np.ndarray, flow_HW2: np.ndarray) -> tuple[np.ndarray, np.
 def warp_error(
     first_HWC: np.ndarray, second_HWC: np.ndarray, flow: Flow, where_HW: np.ndarray
 ) -> float | None:
-    """How much a frame differs from the one before, brought along its flow (Lai et al. 2018).
+    """The difference of a frame from the one before, brought along its flow (Lai et al. 2018).
 
     Args:
         flow: from the first to the second, of these frames or of others that move alike.
@@ -222,22 +200,26 @@ def warp_error(
     return mean_difference(first_HWC, back_HWC, counted)
 
 
-def following(result: Flow, source: Flow, where_HW: np.ndarray) -> Following | None:
-    """How far the result's motion follows the source's, where that one moves.
+def motion_sums(result: Flow, source: Flow, where_HW: np.ndarray) -> dict[str, float] | None:
+    """The agreement of the result's motion with the source's, where that one moves.
 
-    None where the source stands still (or is hidden in the next frame) nearly everywhere.
+    Returns:
+        sums over pixels, which may be added up over frames: "motion_along" of the dot products of
+        the two flows, "motion_source" of the source's squared lengths, "motion_speed_sum" and
+        "motion_speed_source" of the result's and the source's lengths. None where the source
+        stands still (or is hidden in the next frame) nearly everywhere.
     """
     speeds_HW = np.linalg.norm(source.forward_HW2, axis=-1)
     moving = where_HW & source.seen_HW & (speeds_HW >= MOVES)
     if moving.sum() <= LEAST * where_HW.sum():
         return None
     ours_N2, theirs_N2 = (f.forward_HW2[moving].astype(np.float64) for f in (result, source))
-    return Following(
-        along=float((ours_N2 * theirs_N2).sum()),
-        source=float(np.square(theirs_N2).sum()),
-        speed=float(np.linalg.norm(ours_N2, axis=-1).sum()),
-        source_speed=float(np.linalg.norm(theirs_N2, axis=-1).sum()),
-    )
+    return {
+        "motion_along": float((ours_N2 * theirs_N2).sum()),
+        "motion_source": float(np.square(theirs_N2).sum()),
+        "motion_speed_sum": float(np.linalg.norm(ours_N2, axis=-1).sum()),
+        "motion_speed_source": float(np.linalg.norm(theirs_N2, axis=-1).sum()),
+    }
 
 
 @dataclass(frozen=True)
@@ -282,7 +264,7 @@ def edit_colours(frames: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) ->
 def colours_kept(
     result_HWC: np.ndarray, source_HWC: np.ndarray, inside_HW: np.ndarray, edit: EditColours
 ) -> float | None:
-    """How much of the mask has the edit's colours, relative to the edited first frame.
+    """The share of the mask that has the edit's colours, relative to the edited first frame.
 
     A pixel has them where its colour is more frequent in the edit than in the source frame's mask
     (the ratio histogram of Swain and Ballard 1991). None without a mask, or where the edit's
@@ -296,7 +278,7 @@ def colours_kept(
 def change_kept(
     result_HWC: np.ndarray, source_HWC: np.ndarray, inside_HW: np.ndarray, edit: EditColours
 ) -> float | None:
-    """How much a frame differs from its source inside the mask, relative to the edited first frame.
+    """A frame's difference from its source inside the mask, relative to the edited first frame.
 
     None without a mask, or where the edited first frame is its source.
     """
@@ -392,7 +374,7 @@ def palette(picture_HWC: np.ndarray, object_HW: np.ndarray) -> np.ndarray:
 def find_object(
     picture_HWC: np.ndarray, colours_N3: np.ndarray, rivals: list[np.ndarray], where_HW: np.ndarray
 ) -> np.ndarray:
-    """Where a picture shows an object, wherever it may have got to; bool (H, W).
+    """The pixels that show an object, wherever it may have got to; bool (H, W).
 
     These are the pixels of a region whose colour is nearer to one of the object's colours than to
     what each rival shows at that place. A rival that shows a colour of the object there itself has
@@ -420,7 +402,7 @@ def centroid(object_HW: np.ndarray) -> tuple[float, float]:
 
 
 def centroid_error(found_HW: np.ndarray, true_HW: np.ndarray, least: float = FOUND) -> float | None:
-    """How far two objects' centroids are apart, in pixels.
+    """The distance of two objects' centroids, in pixels.
 
     Args:
         least: share of the true area of which less is found; then there is no number.
@@ -432,7 +414,7 @@ def centroid_error(found_HW: np.ndarray, true_HW: np.ndarray, least: float = FOU
 
 
 def is_found(found_HW: np.ndarray, true_HW: np.ndarray, least: float = FOUND) -> bool:
-    """Whether enough of an object was found to say something of it: a share of its true area."""
+    """True where enough of an object was found, as a share of its true area, to measure it."""
     found, true = int(found_HW.sum()), int(true_HW.sum())
     return found > 0 and true > 0 and found >= least * true
 

@@ -1,4 +1,4 @@
-"""What a person should look at: known bad signs, and the frames that stand out.
+"""The verdict on a result: known bad signs, and the frames that stand out.
 
 The bounds are rules of thumb: they part the rendered good and bad results of the tests. A sign says
 where to look; it proves nothing.
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from maskora.evaluation.measures import MEASURES, Numbers
+from maskora.evaluation.judge import MEASURES, Numbers
 
 SHOWS = 30.0  # dB: below that a difference is seen
 FROZEN = 0.35  # of the source's speed
@@ -23,7 +23,7 @@ COMPARED = (
     "hit_rate", "centroid_error", "orientation_error", "inside_psnr",
 )  # fmt: skip
 MOST_FRAMES = 5
-CEILING = 100.0  # dB: what an identical picture is compared as; it is told as identical
+CEILING = 100.0  # dB: what an identical picture is compared as; it is shown as identical
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Worst:
 
 def bad_signs(numbers: Numbers) -> list[Sign]:
     """The known bad signs of a result, in the order in which they are best looked at."""
-    looks = (_background, _vanished, _frozen, _flicker, _untrue)
-    return [sign for look in looks if (sign := look(numbers)) is not None]
+    checks = (_background, _vanished, _frozen, _flicker, _untrue)
+    return [sign for check in checks if (sign := check(numbers)) is not None]
 
 
 def worst_frames(numbers: Numbers) -> list[Worst]:
@@ -104,15 +104,15 @@ def _vanished(numbers: Numbers) -> Sign | None:
     to_source = change is not None and change < CHANGE_GONE
     if not to_source and (colours is None or colours >= COLOURS_GONE):
         return None
-    told = []
+    found = []
     if colours is not None:
-        told.append(f"its colours cover {colours:.0%} of what they do in your edited first frame")
+        found.append(f"its colours cover {colours:.0%} of what they do in your edited first frame")
     if change is not None:
-        told.append(f"the inside differs from the source {change:.2f} times as much as there")
+        found.append(f"the inside differs from the source {change:.2f} times as much as there")
     return Sign(
         "vanished",
         "The edit turns back into the source" if to_source else "The edit's colours disappear",
-        f"In the last quarter of the clip {' and '.join(told)}. A later edited keyframe, fewer "
+        f"In the last quarter of the clip {' and '.join(found)}. A later edited keyframe, fewer "
         f'motion steps, or motion.augment = "colour" may help.',
     )
 
@@ -143,17 +143,17 @@ def _flicker(numbers: Numbers) -> Sign | None:
 
 def _untrue(numbers: Numbers) -> Sign | None:
     hits, turned = (numbers.means.get(key) for key in ("hit_rate", "orientation_error"))
-    told = []
+    found = []
     if hits is not None and hits < MISSED:
-        told.append(
+        found.append(
             f"only {hits:.0%} of the true object's pixels are nearer to the truth than to what "
             f"was there before"
         )
     if turned is not None and turned > TURNED:
-        told.append(f"the object is turned by {turned:.0f}° on average")
-    if not told:
+        found.append(f"the object is turned by {turned:.0f}° on average")
+    if not found:
         return None
-    return Sign("untrue", "The edit is far from the truth", f"{'; '.join(told).capitalize()}.")
+    return Sign("untrue", "The edit is far from the truth", f"{'; '.join(found).capitalize()}.")
 
 
 def _end(numbers: Numbers, key: str) -> float | None:

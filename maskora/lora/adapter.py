@@ -10,8 +10,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from maskora.errors import UserError
-from maskora.lora.files import LoraWeights, Update
-from maskora.lora.write import write
+from maskora.lora.layouts import write
+from maskora.lora.update import LoraWeights, Update
 from maskora.models.registry import Transformer
 
 TRAINED = "default"
@@ -30,11 +30,11 @@ def inject(transformer: Transformer, rank: int, alpha: float, targets: str, seed
         transformer.add_adapter(config, adapter_name=TRAINED)
     for layer in transformer.modules():
         if isinstance(layer, LoraLayer) and TRAINED in layer.lora_A:
-            hold(layer, TRAINED, layer.lora_A[TRAINED].weight, layer.lora_B[TRAINED].weight)
+            set_matrices(layer, TRAINED, layer.lora_A[TRAINED].weight, layer.lora_B[TRAINED].weight)
 
 
-def hold(layer: LoraLayer, name: str, down_RI: Tensor, up_OR: Tensor) -> None:
-    """Keep an adapter's matrices in float32, and multiply them in the precision of their input.
+def set_matrices(layer: LoraLayer, name: str, down_RI: Tensor, up_OR: Tensor) -> None:
+    """Give an adapter matrices in float32 that are multiplied in the precision of their input.
 
     peft would turn the input into float32 instead, and keep that copy of it for backward: at 16
     bits, a quarter of what a block holds in training.

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from maskora.errors import UserError
-from maskora.lora.files import LoraWeights, Update
-from maskora.lora.fit import check_shape, tell_missing
-from maskora.lora.stack import LEAVES
+from maskora.lora.stack import LEAVES, check_shape, report_missing
+from maskora.lora.update import LoraWeights, Update
 from maskora.streaming.checkpoint import DTYPES, byte_view
 from maskora.streaming.header import SIZES, Stored, read_header, shards
 
@@ -36,7 +35,7 @@ def merge(weights: LoraWeights, lora: Path, folder: Path, target: Path) -> int:
     """Write a transformer's weight files with a LoRA in them; answers how many tensors changed.
 
     Args:
-        lora: where it comes from, for people.
+        lora: its file, for messages.
         folder: the base's, in diffusers' layout. Only the files that it is loaded from are taken.
         target: the folder to write to; no file in it is replaced.
 
@@ -89,7 +88,7 @@ def _additions(weights: LoraWeights, stored: Mapping[str, Stored], lora: Path) -
         *((f"{module}.weight", update) for module, update in weights.updates.items()),
         *((_parameter(name, stored), one) for name, one in weights.differences.items()),
     ]
-    tell_missing([name for name, _ in parts if name not in stored], len(parts), lora)
+    report_missing([name for name, _ in parts if name not in stored], len(parts), lora)
     additions: Additions = {}
     for name, part in parts:
         if name in stored:

@@ -1,7 +1,7 @@
-"""Rendering: a scene as frames, with the truth about every pixel. Pure functions of numpy arrays.
+"""The miniature's world: scenes as data, rendered with the truth about every pixel.
 
-Edges are softened over one pixel, sharp corners over two; a pixel belongs to what covers more than
-half of it.
+Pure functions of numpy arrays. Edges are softened over one pixel, sharp corners over two; a pixel
+belongs to what covers more than half of it.
 """
 
 import colorsys
@@ -13,86 +13,18 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from maskora.masks.shapes import silhouette_box
-
 Array = npt.NDArray[np.float32]
 Shape = Literal["disc", "square", "triangle", "cross"]
 Texture = Literal["halves", "bands", "core", "plain"]
 
+SIZE, FRAMES = 64, 9  # pixels, frames
+BEAT = 8  # frames
+SWING = 4  # beats
+MARGIN = 0.22  # sprites turn back so far from the picture's edge
 SATURATION_LIGHT, VALUE_LIGHT = 0.55, 1.0
 SATURATION_DARK, VALUE_DARK = 0.85, 0.5
 # Of equal weight to the eye, though not of equal area.
 SQUARE_HALF, TRIANGLE_INNER, CROSS_LENGTH, CROSS_WIDTH = 0.886, 0.65, 1.1, 0.45
-
-
-def _disc(x: Array, y: Array) -> Array:
-    return np.hypot(x, y) - np.float32(1)
-
-
-def _square(x: Array, y: Array) -> Array:
-    return np.maximum(np.abs(x), np.abs(y)) - np.float32(SQUARE_HALF)
-
-
-def _triangle(x: Array, y: Array) -> Array:
-    slanted = np.float32(np.sqrt(0.75)) * np.abs(x) - np.float32(0.5) * y
-    return np.maximum(slanted, y) - np.float32(TRIANGLE_INNER)
-
-
-def _cross(x: Array, y: Array) -> Array:
-    across, down = np.abs(x), np.abs(y)
-    length, width = np.float32(CROSS_LENGTH), np.float32(CROSS_WIDTH)
-    lying = np.maximum(across - length, down - width)
-    return np.minimum(lying, np.maximum(across - width, down - length))
-
-
-SHAPES: dict[Shape, Callable[[Array, Array], Array]] = {
-    "disc": _disc,
-    "square": _square,
-    "triangle": _triangle,
-    "cross": _cross,
-}
-
-
-def distance(shape: Shape, x: Array, y: Array) -> Array:
-    """How far outside a shape's edge points lie, in radii; negative inside.
-
-    Near corners it is at most the true distance.
-    """
-    return SHAPES[shape](x, y)
-
-
-def lightness(texture: Texture, x: Array, y: Array, radius: Array) -> Array:
-    """Which share of the light tone a texture has at points, 0 to 1, softened over one pixel.
-
-    Args:
-        radius: in pixels, of the sprite; of a shape that fits the points'.
-    """
-    if texture == "plain":
-        return np.ones_like(x)
-    edge = {
-        "halves": lambda: -y,
-        "bands": lambda: np.float32(0.3) - np.abs(y),
-        "core": lambda: np.float32(0.5) - np.hypot(x, y),
-    }[texture]()
-    return covered(-edge * radius)
-
-
-def covered(distance_px: Array) -> Array:
-    """Which share of a pixel lies inside an edge that is so many pixels away."""
-    return np.clip(np.float32(0.5) - distance_px, 0, 1)
-
-
-def tones(hue: float | None) -> Array:
-    """The light and the dark tone of a hue (in turns; None is dark grey), (2, 3) in 0 to 1."""
-    if hue is None:
-        return np.array([[0.24, 0.24, 0.26], [0.13, 0.13, 0.15]], np.float32)
-    light = colorsys.hsv_to_rgb(hue % 1, SATURATION_LIGHT, VALUE_LIGHT)
-    dark = colorsys.hsv_to_rgb(hue % 1, SATURATION_DARK, VALUE_DARK)
-    return np.array([light, dark], np.float32)
-
-
-BEAT = 8  # frames
-MARGIN = 0.22  # sprites turn back so far from the picture's edge
 
 
 @dataclass(frozen=True)
@@ -114,7 +46,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Look:
-    """What a sprite looks like; an edit changes this and nothing else.
+    """A sprite's appearance; an edit changes this and nothing else.
 
     Attributes:
         hue: of both tones; None is dark grey.
@@ -130,7 +62,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Motion:
-    """How a sprite moves: straight on, thrown back near the picture's edge.
+    """A sprite's motion: straight on, thrown back near the picture's edge.
 
     Attributes:
         start, velocity: (x, y), per beat.
@@ -189,10 +121,6 @@ class Scene:
         return replace(self, sprites=(*self.sprites[:index], *self.sprites[index + 1 :]))
 
 
-SIZE, FRAMES = 64, 9  # pixels, frames
-SWING = 4  # beats
-
-
 @dataclass(frozen=True)
 class Clip:
     """A rendered scene.
@@ -205,18 +133,10 @@ class Clip:
     frames_THWC: npt.NDArray[np.uint8]
     labels_THW: npt.NDArray[np.uint8]
 
-    def boxes(self, label: int) -> npt.NDArray[np.float64]:
-        """A sprite's box in every frame, (T, 4): x0, y0, x1, y1, half-open; NaN where unseen."""
-        boxes_T4 = np.full((len(self.labels_THW), 4), np.nan)
-        for box_4, labels_HW in zip(boxes_T4, self.labels_THW, strict=True):
-            if (labels_HW == label).any():
-                box_4[:] = silhouette_box(labels_HW == label)
-        return boxes_T4
-
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a sprite is, per frame: centre in pixels (T, 2), angle (T,), radius in pixels (T,)."""
+    """A sprite's place per frame: centre in pixels (T, 2), angle (T,), radius in pixels (T,)."""
 
     centre_T2: Array
     angle_T: Array
@@ -245,26 +165,6 @@ def render(scene: Scene, frames: int = FRAMES, size: int = SIZE) -> Clip:
     return Clip(np.ascontiguousarray(bytes_CTHW.transpose(1, 2, 3, 0)), labels_THW)
 
 
-def flow(scene: Scene, labels_THW: npt.NDArray[np.uint8]) -> Array:
-    """Where each pixel of a rendered scene's frames goes in the next, (T - 1, H, W, 2).
-
-    Args:
-        labels_THW: whose each pixel is, as `render` tells.
-
-    Returns:
-        steps (x, y) in pixels of what is seen at a pixel, be it covered in the next frame or not.
-    """
-    frames, size = labels_THW.shape[:2]
-    beats_T, pixels = raster(frames, size)
-    pan = np.array(scene.backdrop.pan, np.float32) * size / BEAT
-    flow_THW2 = np.broadcast_to(pan, (frames - 1, size, size, 2))
-    for number, sprite in enumerate(scene.sprites, start=1):
-        pose = pose_of(sprite.motion, sprite.radius, beats_T, size)
-        own_THW = labels_THW[:-1, ..., None] == number
-        flow_THW2 = np.where(own_THW, _sprite_flow(pose, pixels), flow_THW2)
-    return flow_THW2
-
-
 def raster(frames: int, size: int) -> tuple[Array, Array]:
     """The times of frames in beats, and where pixels' centres are."""
     beats_T = np.arange(frames, dtype=np.float32) / np.float32(BEAT)
@@ -272,7 +172,7 @@ def raster(frames: int, size: int) -> tuple[Array, Array]:
 
 
 def pose_of(motion: Motion, radius: float, beats_T: Array, size: int) -> Pose:
-    """Where a sprite is at times."""
+    """The pose of a sprite at some times."""
     way_T2 = np.array(motion.start) + beats_T[:, None] * np.array(motion.velocity)
     # Thrown back at both ends of the stretch: a triangle wave of twice its length.
     stretch = 1 - 2 * MARGIN
@@ -335,11 +235,67 @@ def drifting_tones(sprite: Sprite, beats_T: Array) -> Array:
     return np.stack([tones(hue + drift * float(beat)) for beat in beats_T])
 
 
-def _sprite_flow(pose: Pose, pixels: Array) -> Array:
-    """How far points of a sprite move to the next frame: by its next centre, angle and radius."""
-    x_THW, y_THW = (own[:-1] for own in pose.own(pixels))
-    radius_T, angle_T = pose.radius_T[1:], pose.angle_T[1:]
-    cos, sin = ((radius_T * f(angle_T))[:, None, None] for f in (np.cos, np.sin))
-    next_x = cos * x_THW - sin * y_THW + pose.centre_T2[1:, 0, None, None]
-    next_y = sin * x_THW + cos * y_THW + pose.centre_T2[1:, 1, None, None]
-    return np.stack([next_x - pixels, next_y - pixels[:, None]], axis=-1)
+def _disc(x: Array, y: Array) -> Array:
+    return np.hypot(x, y) - np.float32(1)
+
+
+def _square(x: Array, y: Array) -> Array:
+    return np.maximum(np.abs(x), np.abs(y)) - np.float32(SQUARE_HALF)
+
+
+def _triangle(x: Array, y: Array) -> Array:
+    slanted = np.float32(np.sqrt(0.75)) * np.abs(x) - np.float32(0.5) * y
+    return np.maximum(slanted, y) - np.float32(TRIANGLE_INNER)
+
+
+def _cross(x: Array, y: Array) -> Array:
+    across, down = np.abs(x), np.abs(y)
+    length, width = np.float32(CROSS_LENGTH), np.float32(CROSS_WIDTH)
+    lying = np.maximum(across - length, down - width)
+    return np.minimum(lying, np.maximum(across - width, down - length))
+
+
+SHAPES: dict[Shape, Callable[[Array, Array], Array]] = {
+    "disc": _disc,
+    "square": _square,
+    "triangle": _triangle,
+    "cross": _cross,
+}
+
+
+def distance(shape: Shape, x: Array, y: Array) -> Array:
+    """The distance of points from a shape's edge, in radii; negative inside.
+
+    Near corners it is at most the true distance.
+    """
+    return SHAPES[shape](x, y)
+
+
+def lightness(texture: Texture, x: Array, y: Array, radius: Array) -> Array:
+    """Which share of the light tone a texture has at points, 0 to 1, softened over one pixel.
+
+    Args:
+        radius: in pixels, of the sprite; of a shape that fits the points'.
+    """
+    if texture == "plain":
+        return np.ones_like(x)
+    edge = {
+        "halves": lambda: -y,
+        "bands": lambda: np.float32(0.3) - np.abs(y),
+        "core": lambda: np.float32(0.5) - np.hypot(x, y),
+    }[texture]()
+    return covered(-edge * radius)
+
+
+def covered(distance_px: Array) -> Array:
+    """Which share of a pixel lies inside an edge that is so many pixels away."""
+    return np.clip(np.float32(0.5) - distance_px, 0, 1)
+
+
+def tones(hue: float | None) -> Array:
+    """The light and the dark tone of a hue (in turns; None is dark grey), (2, 3) in 0 to 1."""
+    if hue is None:
+        return np.array([[0.24, 0.24, 0.26], [0.13, 0.13, 0.15]], np.float32)
+    light = colorsys.hsv_to_rgb(hue % 1, SATURATION_LIGHT, VALUE_LIGHT)
+    dark = colorsys.hsv_to_rgb(hue % 1, SATURATION_DARK, VALUE_DARK)
+    return np.array([light, dark], np.float32)

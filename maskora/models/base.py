@@ -195,7 +195,8 @@ class VideoModel(Protocol):
     def load_transformer(self, expert: Expert | None = None) -> Transformer:
         """A frozen transformer (the first, if not told), supplied as `placement` says.
 
-        It trains through `transformer.supply.checkpoint`; `transformer.supply.close()` frees it.
+        It trains through `transformer.streamed.checkpoint`; `transformer.streamed.close()` frees
+        it.
         Its module `rope` makes tables of rotary embeddings, a row per token, of (B, C, T', h, w).
         """
         ...

@@ -1,7 +1,7 @@
 """Modules built on the host from a reader, tokenizers from their folder, and memory given back."""
 
 import gc
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from maskora import progress
 from maskora.errors import UserError
-from maskora.streaming.blocks import Precision
-from maskora.streaming.sources import Reader, check_all
+from maskora.streaming.checkpoint import Reader, check_all
 
 # What transformers raises of files that hold something else.
 UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
@@ -42,8 +41,8 @@ def build(make: Callable[[], Any], weights: Reader, ignore: Collection[str] = ()
     return module.requires_grad_(False).eval()
 
 
-class Renamed:
-    """A `Reader` whose tensors go by other names."""
+class Renamed(Reader):
+    """A reader whose tensors go by other names."""
 
     def __init__(self, reader: Reader, names: Mapping[str, str]) -> None:
         """`names`: new name -> the reader's own."""
@@ -56,21 +55,17 @@ class Renamed:
     def name_in_file(self, name: str) -> str:
         return self._reader.name_in_file(self._own[name])
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._reader.shape(self._own[name])
+
+    def dtype(self, name: str) -> torch.dtype | None:
+        return self._reader.dtype(self._own[name])
+
     def check(self, name: str, shape: tuple[int, ...]) -> None:
         self._reader.check(self._own.get(name, name), shape)
 
-    def is_in(self, precision: Precision) -> bool:
-        new = {own: name for name, own in self._own.items()}
-        return self._reader.is_in(lambda own: precision(new[own]))
-
-    def read_into(self, name: str, out: Tensor) -> None:
-        self._reader.read_into(self._own[name], out)
-
     def read_span(self, name: str, start: int, out: Tensor) -> None:
         self._reader.read_span(self._own[name], start, out)
-
-    def read_rows(self, name: str, rows: Sequence[int], dtype: torch.dtype) -> Tensor:
-        return self._reader.read_rows(self._own[name], rows, dtype)
 
 
 def without_prefix(reader: Reader, prefix: str) -> Reader:

@@ -28,10 +28,11 @@ from maskora.models.building import announce
 from maskora.models.checks import Settings, check_settings
 from maskora.models.files.source import Source, identity
 from maskora.streaming.blocks import Precision, precise
+from maskora.streaming.checkpoint import Reader
 from maskora.streaming.out_of_memory import with_room
 from maskora.streaming.plan import RESIDENT, Placement
-from maskora.streaming.sources import FORMAT, Reader
-from maskora.streaming.supply import more_blocks, supply
+from maskora.streaming.sources import FORMAT
+from maskora.streaming.weights import more_blocks, stream_weights
 
 
 class DiffusersBase(VideoModel):
@@ -169,7 +170,7 @@ class DiffusersBase(VideoModel):
             use_attention(transformer, self.acceleration.attention)
         weights = self.source.weights(expert.part)
         precision = precise(self.dtype, tuple(transformer._keep_in_fp32_modules or ()))
-        transformer.supply = supply(
+        transformer.streamed = stream_weights(
             transformer, self._blocks(transformer), weights, precision, self.placement, self.device,
             converted=self._converted(expert.part, weights, precision),
             compiled=self.acceleration.compile,

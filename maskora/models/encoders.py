@@ -27,9 +27,9 @@ from maskora.models.building import (
 from maskora.models.checks import UNUSED_LAYERS
 from maskora.models.files.source import Source
 from maskora.streaming.blocks import precise
+from maskora.streaming.checkpoint import Reader
 from maskora.streaming.plan import Placement
-from maskora.streaming.sources import Reader
-from maskora.streaming.supply import supply
+from maskora.streaming.weights import stream_weights
 
 # Every layer, one prompt after the other.
 STREAMED = Placement(blocks_to_swap=1_000, weights="mapped", split_batch=True)
@@ -78,7 +78,7 @@ def streamed(
         UserError: the weights do not fit the module.
     """
     precision = precise(dtype, wide)
-    supplied = supply(
+    supplied = stream_weights(
         module, layers, weights, precision, STREAMED, device, skip=skip, ignore=ignore
     )
     with closing(supplied):

@@ -4,55 +4,16 @@ A block's own parameters are replaced once by empty ones. While a buffer is boun
 are views of it; in between they are NaN without memory, so that a use by mistake is loud.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from math import prod
 
 import torch
 from torch import Tensor, nn
 
-from maskora.streaming.formats import FORMATS, Format, StoredLinear
+from maskora.streaming.formats import FORMATS, Format, Part, StoredLinear
 
 ALIGNMENT = 64
-
-
-@dataclass(frozen=True)
-class Slice:
-    """One tensor's place: its first byte, type and shape."""
-
-    name: str
-    offset: int
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tensor itself."""
-        return prod(self.shape) * self.dtype.itemsize
-
-    def view(self, buffer: Tensor) -> Tensor:
-        """The tensor inside a flat uint8 buffer, without a copy."""
-        flat = buffer[self.offset : self.offset + self.nbytes]
-        return flat.view(self.dtype).view(self.shape)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """All tensors of a block, and the size of the buffer that holds them."""
-
-    slices: tuple[Slice, ...]
-    nbytes: int
-
-
-def lay_out(tensors: Iterable[tuple[str, torch.dtype, tuple[int, ...]]]) -> Layout:
-    """Place tensors (name, type, shape) one after another."""
-    slices, end = [], 0
-    for name, dtype, shape in tensors:
-        slices.append(Slice(name, end, dtype, shape))
-        end += -(-slices[-1].nbytes // ALIGNMENT) * ALIGNMENT
-    return Layout(tuple(slices), end)
-
-
 # The precision in which a parameter, named from the model's root, is computed.
 Precision = Callable[[str], torch.dtype]
 
@@ -65,6 +26,42 @@ def precise(dtype: torch.dtype, keep_float32: Collection[str] = ()) -> Precision
         return torch.float32 if kept else dtype
 
     return precision
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One tensor's place in a block's buffer: its first byte, type and shape."""
+
+    name: str
+    offset: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor itself."""
+        return prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def end(self) -> int:
+        """Where the next tensor may begin."""
+        return self.offset + -(-self.nbytes // ALIGNMENT) * ALIGNMENT
+
+    def view(self, buffer: Tensor) -> Tensor:
+        """The tensor inside a flat uint8 buffer, without a copy."""
+        flat = buffer[self.offset : self.offset + self.nbytes]
+        return flat.view(self.dtype).view(self.shape)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """All tensors of a block, and the size of the buffer that holds them.
+
+    Converted files are known by its repr: whoever changes that makes them be written again.
+    """
+
+    slices: tuple[Slice, ...]
+    nbytes: int
 
 
 @dataclass(frozen=True)
@@ -112,17 +109,16 @@ class Block:
             device: where it computes.
         """
         self.module = module
-        names = [name for name, _ in module.named_parameters()]
-        kinds = [_kind(module, name, prefix, storage, precision) for name in names]
-        self.layout = lay_out(piece for kind in kinds for piece in _pieces(*kind))
-        slices = iter(self.layout.slices)
-        self.weights = tuple(
-            Weight(*kind, slices=tuple(next(slices) for _ in _pieces(*kind))) for kind in kinds
-        )
-        self._bindings = [
-            (_bind_stored if weight.format else _bind_plain)(module, name, weight, device)
-            for name, weight in zip(names, self.weights, strict=True)
-        ]
+        self.weights: list[Weight] = []
+        self._bindings: list[Binding] = []
+        end = 0
+        for name in [name for name, _ in module.named_parameters()]:
+            weight = _weight(module, name, prefix, storage, precision, end)
+            self.weights.append(weight)
+            end = weight.slices[-1].end
+            bind = _bind_stored if weight.format else _bind_plain
+            self._bindings.append(bind(module, name, weight, device))
+        self.layout = Layout(tuple(one for weight in self.weights for one in weight.slices), end)
         self.buffer: Tensor | None = None
 
     def bind(self, buffer: Tensor | None) -> None:
@@ -133,35 +129,34 @@ class Block:
 
 
 Binding = Callable[[Tensor | None], None]
-# A parameter's name in the checkpoint, type, shape, and format.
-Kind = tuple[str, torch.dtype, tuple[int, ...], Format | None]
 
 
-def _kind(module: nn.Module, name: str, prefix: str, storage: str, precision: Precision) -> Kind:
+def _weight(
+    module: nn.Module, name: str, prefix: str, storage: str, precision: Precision, offset: int
+) -> Weight:
+    """How a module's parameter is stored in a buffer from an offset on."""
     owner, _, leaf = name.rpartition(".")
     is_linear_weight = leaf == "weight" and type(module.get_submodule(owner)) is nn.Linear
     form = FORMATS[storage] if storage != "same" and is_linear_weight else None
-    shape = tuple(module.get_parameter(name).shape)
-    return prefix + name, precision(prefix + name), shape, form
-
-
-def _pieces(
-    name: str, dtype: torch.dtype, shape: tuple[int, ...], how: Format | None
-) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
-    if how is None:
-        return [(name, dtype, shape)]
-    height, width = shape
-    return [(f"{name}:{part.name}", part.dtype, part.shape) for part in how.parts((height, width))]
-
-
-def nothing(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """NaN of any shape in the memory of one value."""
-    return torch.full((), torch.nan, dtype=dtype, device=device).expand(shape)
+    shape, full = tuple(module.get_parameter(name).shape), prefix + name
+    dtype = precision(full)
+    parts = [Part(full, shape, dtype)]
+    if form is not None:
+        height, width = shape
+        parts = [
+            Part(f"{full}:{part.name}", part.shape, part.dtype)
+            for part in form.parts((height, width))
+        ]
+    slices: list[Slice] = []
+    for part in parts:
+        slices.append(Slice(part.name, offset, part.dtype, part.shape))
+        offset = slices[-1].end
+    return Weight(full, dtype, shape, form, tuple(slices))
 
 
 def _bind_plain(module: nn.Module, name: str, weight: Weight, device: torch.device) -> Binding:
     owner, _, leaf = name.rpartition(".")
-    absent = nothing(weight.shape, weight.dtype, device)
+    absent = torch.full((), torch.nan, dtype=weight.dtype, device=device).expand(weight.shape)
     parameter = nn.Parameter(absent, requires_grad=False)
     module.get_submodule(owner).register_parameter(leaf, parameter)
     (place,) = weight.slices

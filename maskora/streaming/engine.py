@@ -25,9 +25,9 @@ from torch import Tensor
 from maskora.errors import Fault
 from maskora.streaming.blocks import Block
 from maskora.streaming.demand import gb
-from maskora.streaming.memory import Pins, driver_of
+from maskora.streaming.host_memory import Pins, driver_of
 from maskora.streaming.sources import BlockSource
-from maskora.streaming.transfer import Arrival, Moment, Staging, Transfer, sample
+from maskora.streaming.transfer import Arrival, Event, Staging, Transfer, sample
 
 log = logging.getLogger("maskora")
 Direction = Literal["generate", "forward", "backward"]
@@ -36,9 +36,12 @@ REMEMBERED_LOADS = 1000
 
 @dataclass
 class Traffic:
-    """What has moved to the device: blocks, bytes, and which blocks lately, in order.
+    """What has moved to the device.
 
-    `visits` counts the blocks that have computed, moved or not.
+    Attributes:
+        visits: blocks that have computed, moved or not.
+        loads, bytes: blocks that were moved, and their size.
+        order: which ones lately, in order.
     """
 
     visits: int = 0
@@ -54,7 +57,7 @@ class _Slot:
     buffer: Tensor
     block: int | None = None
     arrival: "Future[Arrival] | None" = None  # of the block
-    idle: Moment = None  # when the last computation that used the buffer is done
+    idle: Event = None  # when the last computation that used the buffer is done
 
 
 class Streamer:
@@ -81,11 +84,11 @@ class Streamer:
         assert ring >= 1
         self.blocks = list(blocks)
         self.traffic = Traffic()
-        self._source: BlockSource | None = source
+        self._source = source
         self._streamed = frozenset(streamed)
         self._transfer = Transfer(device)
         self._pins = pins or Pins(driver_of(device))
-        self._pins.make_room = self._unpin
+        self._pins.make_room = lambda: self._source.unpin(self._pins)
         self._pinning_done = False
         largest = max((block.layout.nbytes for block in blocks), default=0)
         self._staging = Staging(self._transfer, self._pins, room=ring * largest)
@@ -93,7 +96,7 @@ class Streamer:
         self._visits: dict[int, int] = {}
         self._closed = False
         self._device = device
-        self._make_ring(ring)
+        self._slots = self._make_ring(ring)
         if not all(source.pinned(index) is not None for index in streamed):
             self._staging.stock()
 
@@ -112,90 +115,7 @@ class Streamer:
         """The blocks that pass through the ring, in order."""
         return sorted(self._streamed)
 
-    def _make_ring(self, ring: int) -> None:
-        """Fresh buffers, as many as asked for and as large as the largest streamed block."""
-        assert self._source is not None
-        size = max((self.blocks[index].layout.nbytes for index in self._streamed), default=0)
-        count = min(ring, len(self._streamed))
-        self._slots = [
-            _Slot(torch.empty(size, dtype=torch.uint8, device=self._device),
-                  idle=self._transfer.now())
-            for _ in range(count)
-        ]  # fmt: skip
-
-    def pin(self) -> None:
-        """Pin the blocks that wait in memory, as many as may be, after all that is more urgent.
-
-        Called where training has kept all inputs of a forward pass; sooner where none are kept.
-        """
-        if self._pinning_done:
-            return
-        self._pinning_done = True
-        assert self._source is not None
-        self._source.pin(self._pins)
-        waiting = [index for index in self._streamed if self._source.pinned(index) is None]
-        if not waiting:
-            self._staging.drop()
-        elif self._pins.refused:
-            log.warning("note: %s", self._told(waiting))
-        self._pins.told = True
-
-    def _told(self, waiting: Sequence[int]) -> str:
-        """What could be pinned, and what that costs."""
-        pins, count = self._pins, len(self._streamed)
-        of = f" of {gb(pins.urgent_bytes + pins.lacking_bytes)}" if pins.lacking_bytes else ""
-        told = f"pinned: staging and kept inputs {gb(pins.urgent_bytes)}{of} GB"
-        if pins.left_out:
-            size = gb(sum(self.blocks[index].layout.nbytes for index in waiting))
-            told += (
-                f", {count - len(waiting)} of {count} streamed blocks; the other {len(waiting)} "
-                f"({size} GB) are copied through staging by the CPU at each visit, which takes "
-                f"longer than from pinned memory"
-            )
-        return f"{told} (the system pins no more: {pins.refused})"
-
-    def _unpin(self) -> bool:
-        """Unpin a block for something more urgent."""
-        assert self._source is not None
-        return self._source.unpin(self._pins)
-
-    def shrink(self, more: Sequence[int], ring: int) -> None:
-        """Free device memory for good: some blocks that stayed are streamed from now on.
-
-        May be called between visits only. The results of the blocks stay the same.
-
-        Args:
-            more: blocks that stay so far.
-            ring: how many buffers the streamed blocks pass through from now on.
-        """
-        assert not self._closed and not any(self._visits.values())
-        self._hand_over(more)  # first, since the host's memory may run out, too
-        self._dismantle()
-        for index in more:
-            self.blocks[index].bind(None)
-        self._streamed |= frozenset(more)
-        self._pinning_done = False
-        torch.cuda.empty_cache()
-        self._make_ring(ring)
-
-    def _hand_over(self, more: Sequence[int]) -> None:
-        """Have the source keep blocks that lie on the device."""
-        assert self._source is not None
-        for index in more:
-            held = self.blocks[index].buffer
-            assert index not in self._streamed and held is not None
-            self._source.take(index, held)
-
-    def _dismantle(self) -> None:
-        """Free the ring's buffers, once all that is on its way has arrived."""
-        for slot in self._slots:
-            if slot.block is not None and slot.arrival is not None:
-                wait([slot.arrival])  # whatever comes of it: the block is loaded again
-                self.blocks[slot.block].bind(None)
-        self._transfer.drain()
-        self._slots = []
-
-    def holds(self, index: int) -> bool:
+    def is_visited(self, index: int) -> bool:
         """Whether a block is being visited."""
         return self._visits.get(index, 0) > 0
 
@@ -213,7 +133,7 @@ class Streamer:
             Fault: the weights cannot be read.
         """
         assert not self._closed, "the streamer is closed"
-        if not self.holds(index):
+        if not self.is_visited(index):
             self.traffic.visits += 1
             self._enter(index, direction)
         self._visits[index] = self._visits.get(index, 0) + 1
@@ -222,8 +142,43 @@ class Streamer:
         finally:
             self._visits[index] -= 1
             slot = self._slot_of(index)
-            if slot is not None and not self.holds(index):
+            if slot is not None and not self.is_visited(index):
                 slot.idle = self._transfer.now()
+
+    def pin(self) -> None:
+        """Pin the blocks that wait in memory, as many as may be, after all that is more urgent.
+
+        Called where training has kept all inputs of a forward pass; sooner where none are kept.
+        """
+        if self._pinning_done:
+            return
+        self._pinning_done = True
+        self._source.pin(self._pins)
+        waiting = [index for index in self._streamed if self._source.pinned(index) is None]
+        if not waiting:
+            self._staging.drop()
+        elif self._pins.refused:
+            log.warning("note: %s", self._pinning_message(waiting))
+        self._pins.reported = True
+
+    def shrink(self, more: Sequence[int], ring: int) -> None:
+        """Free device memory for good: some blocks that stayed are streamed from now on.
+
+        May be called between visits only. The results of the blocks stay the same.
+
+        Args:
+            more: blocks that stay so far.
+            ring: how many buffers the streamed blocks pass through from now on.
+        """
+        assert not self._closed and not any(self._visits.values())
+        self._hand_over(more)  # first, since the host's memory may run out, too
+        self._free_ring()
+        for index in more:
+            self.blocks[index].bind(None)
+        self._streamed |= frozenset(more)
+        self._pinning_done = False
+        torch.cuda.empty_cache()
+        self._slots = self._make_ring(ring)
 
     def close(self) -> None:
         """Take the weights away and free the buffers; the blocks are NaN from now on."""
@@ -231,8 +186,33 @@ class Streamer:
         self._transfer.drain()
         for block in self.blocks:
             block.bind(None)
-        self._slots, self._source = [], None
+        self._slots, self._source = [], BlockSource()  # which holds nothing
         self._closed = True
+
+    def _make_ring(self, ring: int) -> list[_Slot]:
+        """Fresh buffers, as many as asked for and as large as the largest streamed block."""
+        size = max((self.blocks[index].layout.nbytes for index in self._streamed), default=0)
+        return [
+            _Slot(torch.empty(size, dtype=torch.uint8, device=self._device),
+                  idle=self._transfer.now())
+            for _ in range(min(ring, len(self._streamed)))
+        ]  # fmt: skip
+
+    def _free_ring(self) -> None:
+        """Free the ring's buffers, once all that is on its way has arrived."""
+        for slot in self._slots:
+            if slot.block is not None and slot.arrival is not None:
+                wait([slot.arrival])  # whatever comes of it: the block is loaded again
+                self.blocks[slot.block].bind(None)
+        self._transfer.drain()
+        self._slots = []
+
+    def _hand_over(self, more: Sequence[int]) -> None:
+        """Have the source keep blocks that lie on the device."""
+        for index in more:
+            held = self.blocks[index].buffer
+            assert index not in self._streamed and held is not None
+            self._source.take(index, held)
 
     def _enter(self, index: int, direction: Direction) -> None:
         if direction != "forward":
@@ -247,28 +227,6 @@ class Streamer:
         if slot is not None:
             self._transfer.wait(self._arrival(slot))
             self.blocks[index].bind(slot.buffer)
-
-    def _arrival(self, slot: _Slot) -> Moment:
-        """When the slot's block is there; where it could not be loaded, the slot is empty again."""
-        assert slot.arrival is not None and slot.block is not None
-        block, slot.block = slot.block, None
-        arrival = slot.arrival.result()
-        if block not in self._compared:
-            self._compare(block, slot.buffer[: self.blocks[block].layout.nbytes], arrival)
-        slot.block = block
-        return arrival.moment
-
-    def _compare(self, block: int, there: Tensor, arrival: Arrival) -> None:
-        """Whether a block has arrived as it was sent; a few bytes tell."""
-        if there.is_meta:  # which holds nothing
-            return
-        if not torch.equal(self._transfer.look(sample(there), arrival.moment), arrival.sent):
-            raise Fault(
-                f"block {block} of the weights is not on the GPU as it was copied there, though "
-                f"the driver told of no error. It is known that copies do nothing under WSL2 once "
-                f'much memory was pinned: set memory.weights = "pageable", which pins little'
-            )
-        self._compared.add(block)
 
     def _next_streamed(self, index: int, direction: Direction) -> list[int]:
         """The streamed blocks that the ring should hold now: this one and the next visited."""
@@ -287,22 +245,57 @@ class Streamer:
         """Start a block's way into a buffer whose block is not wanted soon."""
         slot = next(s for s in self._slots if s.block is None or s.block not in wanted)
         if slot.block is not None:
-            assert not self.holds(slot.block)
+            assert not self.is_visited(slot.block)
             self.blocks[slot.block].bind(None)
         slot.block = None
         size = self.blocks[index].layout.nbytes
         self.traffic.loads += 1
         self.traffic.bytes += size
         self.traffic.order.append(index)
-        assert self._source is not None
         pinned, target = self._source.pinned(index), slot.buffer[:size]
         if pinned is not None:
             slot.arrival = Future()
-            moment = self._transfer.copy(pinned, target, slot.idle)
-            slot.arrival.set_result(Arrival(moment, sample(pinned).clone()))
+            event = self._transfer.copy(pinned, target, slot.idle)
+            slot.arrival.set_result(Arrival(event, sample(pinned).clone()))
         else:
             slot.arrival = self._staging.carry(self._source, index, target, slot.idle)
         slot.block = index
+
+    def _arrival(self, slot: _Slot) -> Event:
+        """When the slot's block is there; where it could not be loaded, the slot is empty again."""
+        assert slot.arrival is not None and slot.block is not None
+        block, slot.block = slot.block, None
+        arrival = slot.arrival.result()
+        if block not in self._compared:
+            self._compare(block, slot.buffer[: self.blocks[block].layout.nbytes], arrival)
+        slot.block = block
+        return arrival.event
+
+    def _compare(self, block: int, there: Tensor, arrival: Arrival) -> None:
+        """Raise Fault where a block has not arrived as it was sent, as a few of its bytes show."""
+        if there.is_meta:  # which holds nothing
+            return
+        if not torch.equal(self._transfer.read_back(sample(there), arrival.event), arrival.sent):
+            raise Fault(
+                f"block {block} of the weights is not on the GPU as it was copied there, though "
+                f"the driver reported no error. It is known that copies do nothing under WSL2 once "
+                f'much memory was pinned: set memory.weights = "pageable", which pins little'
+            )
+        self._compared.add(block)
+
+    def _pinning_message(self, waiting: Sequence[int]) -> str:
+        """What could be pinned, and what that costs. `waiting`: streamed blocks that are not."""
+        pins, count = self._pins, len(self._streamed)
+        of = f" of {gb(pins.urgent_bytes + pins.lacking_bytes)}" if pins.lacking_bytes else ""
+        message = f"pinned: staging and kept inputs {gb(pins.urgent_bytes)}{of} GB"
+        if pins.left_out:
+            size = gb(sum(self.blocks[index].layout.nbytes for index in waiting))
+            message += (
+                f", {count - len(waiting)} of {count} streamed blocks; the other {len(waiting)} "
+                f"({size} GB) are copied through staging by the CPU at each visit, which takes "
+                f"longer than from pinned memory"
+            )
+        return f"{message} (the system pins no more: {pins.refused})"
 
 
 def order_from(index: int, count: int, direction: Direction) -> list[int]:

@@ -1,15 +1,14 @@
 """The formats in which a frozen Linear's weight is stored, and the Linear that computes from them.
 
 A stored weight lies compressed in host memory or on disk, travels as it is, and is made dense only
-for the one multiplication that needs it, in training and inference alike. The arithmetic, and the
-bytes that each format takes, are in `maskora.streaming.formats`.
+for the one multiplication that needs it, in training and inference alike.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,12 +37,44 @@ class Part:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-@dataclass(frozen=True)
-class PerChannel:
-    """Each output channel divided by its own scale, which brings its largest weight to `largest`.
+class Format:
+    """A way to store a weight in fewer bytes.
 
     Attributes:
         name: as it is written in the configuration.
+    """
+
+    name: str
+
+    def parts(self, shape: tuple[int, int]) -> list[Part]:
+        """What is stored of an (out, in) weight."""
+        raise NotImplementedError
+
+    def encode(self, weight_OI: Tensor) -> list[Tensor]:
+        """The tensors that `parts` describes, of a weight of any float dtype, on its device.
+
+        Raises:
+            Fault: a weight is infinite or not a number.
+            UserError: the format needs a package that is not installed.
+        """
+        raise NotImplementedError
+
+    def decode(
+        self, stored: Sequence[Tensor], shape: tuple[int, int], dtype: torch.dtype
+    ) -> Tensor:
+        """The dense (out, in) weight in float32, float16 or bfloat16, on the device of `stored`.
+
+        Raises:
+            UserError: the format needs a package that is not installed.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class PerChannel(Format):
+    """Each output channel divided by its own scale, which brings its largest weight to `largest`.
+
+    Attributes:
         dtype: of the payload.
         largest: the largest magnitude that the payload uses.
     """
@@ -53,11 +84,10 @@ class PerChannel:
     largest: float
 
     def parts(self, shape: tuple[int, int]) -> list[Part]:
-        """See `Format`."""
         return [Part("payload", shape, self.dtype), Part("scale", shape[:1], torch.float32)]
 
     def encode(self, weight_OI: Tensor) -> list[Tensor]:
-        """See `Format`. A channel of zeros has the scale 1."""
+        """A channel of zeros has the scale 1."""
         payload_OI, scale_O = _empty(self.parts(_shape(weight_OI)), weight_OI.device)
         for rows in _slices(len(weight_OI), max(1, CHUNK // weight_OI.shape[1])):
             chunk = weight_OI[rows].float()
@@ -76,7 +106,6 @@ class PerChannel:
     def decode(
         self, stored: Sequence[Tensor], shape: tuple[int, int], dtype: torch.dtype
     ) -> Tensor:
-        """See `Format`."""
         payload_OI, scale_O = stored
         assert payload_OI.shape == shape, f"a payload of {payload_OI.shape} for a {shape} weight"
         # float16 cannot hold the scales: there the product is taken in float32, then rounded.
@@ -85,13 +114,13 @@ class PerChannel:
 
 
 @dataclass(frozen=True)
-class NF4:
+class NF4(Format):
     """16 levels for a normal distribution; every 64 weights share the scale of their largest."""
 
     name: str = "nf4"
 
     def parts(self, shape: tuple[int, int]) -> list[Part]:
-        """See `Format`. Two weights lie in one byte."""
+        """Two weights lie in one byte."""
         blocks = -(-math.prod(shape) // NF4_BLOCK)
         return [
             Part("payload", (blocks * NF4_BLOCK_BYTES,), torch.uint8),
@@ -99,11 +128,7 @@ class NF4:
         ]
 
     def encode(self, weight_OI: Tensor) -> list[Tensor]:
-        """See `Format`. On a card bitsandbytes encodes on the default stream, whatever is current.
-
-        Raises:
-            UserError: bitsandbytes cannot be imported.
-        """
+        """On a GPU bitsandbytes encodes on the default stream, whatever is current."""
         quantize_4bit = _bitsandbytes().quantize_4bit
         payload, scale = _empty(self.parts(_shape(weight_OI)), weight_OI.device)
         payload_BN, weights = payload.view(-1, NF4_BLOCK_BYTES), weight_OI.flatten()
@@ -119,7 +144,6 @@ class NF4:
     def decode(
         self, stored: Sequence[Tensor], shape: tuple[int, int], dtype: torch.dtype
     ) -> Tensor:
-        """See `Format`. Raises UserError where bitsandbytes cannot be imported."""
         payload, scale = stored
         found, wanted = [part.shape for part in stored], [part.shape for part in self.parts(shape)]
         assert found == wanted, f"tensors of {found} for a {shape} weight"
@@ -169,44 +193,11 @@ def _up_to_bfloat16(positive: Tensor) -> Tensor:
     return ((positive.view(torch.int32) + 0xFFFF) & -0x10000).view(torch.float32)
 
 
-class Format(Protocol):
-    """A way to store a weight in fewer bytes."""
-
-    @property
-    def name(self) -> str:
-        """As it is written in the configuration."""
-
-    def parts(self, shape: tuple[int, int]) -> list[Part]:
-        """What is stored of an (out, in) weight."""
-
-    def encode(self, weight_OI: Tensor) -> list[Tensor]:
-        """The tensors that `parts` describes, of a weight of any float dtype, on its device.
-
-        Raises:
-            Fault: a weight is infinite or not a number.
-            UserError: the format needs a package that is not installed.
-        """
-
-    def decode(
-        self, stored: Sequence[Tensor], shape: tuple[int, int], dtype: torch.dtype
-    ) -> Tensor:
-        """The dense (out, in) weight in float32, float16 or bfloat16, on the device of `stored`.
-
-        Raises:
-            UserError: the format needs a package that is not installed.
-        """
-
-
 FORMATS: dict[str, Format] = {
     "float8": PerChannel("float8", torch.float8_e4m3fn, 448.0),
     "int8": PerChannel("int8", torch.int8, 127.0),
     "nf4": NF4(),
 }
-
-
-def stored_bytes(form: Format, shape: tuple[int, int]) -> int:
-    """Bytes of a stored (out, in) weight, without the alignment of its buffer."""
-    return sum(part.nbytes for part in form.parts(shape))
 
 
 class StoredLinear(nn.Linear):

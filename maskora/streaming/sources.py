@@ -1,98 +1,32 @@
-"""Blocks in one file on disk, in the form in which they are used: a safetensors file of bytes."""
+"""Blocks in their stored form: read from a checkpoint, kept in host memory, or in one file on disk.
+
+The file is a safetensors file of bytes, which holds the blocks as they are used.
+"""
 
 import json
 import logging
-import re
 import shutil
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from maskora.errors import Fault, UserError
+from maskora.errors import Fault
 from maskora.files import digest, replacing
-from maskora.streaming.blocks import ALIGNMENT, Block, Precision, Slice, Weight
-from maskora.streaming.checkpoint import byte_view, read_bytes
-from maskora.streaming.memory import Pins, host_buffer
+from maskora.streaming.blocks import ALIGNMENT, Block, Slice, Weight
+from maskora.streaming.checkpoint import Reader, byte_view, read_bytes
+from maskora.streaming.host_memory import Pins, host_buffer
+
+log = logging.getLogger("maskora")
+# Part of a converted file's name: files of another form have another name.
+FORMAT = "1"
+ABANDONED_SECONDS = 3600
 
 
-class Reader(Protocol):
-    """Tensors by name: a `Checkpoint`, or a `ModuleReader`.
-
-    Attributes:
-        description: where they come from, for people.
-    """
-
-    description: str
-
-    def names(self) -> Collection[str]:
-        """All of them."""
-        ...
-
-    def name_in_file(self, name: str) -> str:
-        """What a tensor is called where it lies."""
-        ...
-
-    def is_in(self, precision: Precision) -> bool:
-        """Whether the tensors are stored in the precision in which they are computed."""
-        ...
-
-    def read_rows(self, name: str, rows: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Some rows of a matrix (N, D), in the order given: a tensor (len(rows), D)."""
-        ...
-
-    def check(self, name: str, shape: tuple[int, ...]) -> None:
-        """A tensor is there and has this shape. Raises UserError."""
-        ...
-
-    def read_into(self, name: str, out: Tensor) -> None:
-        """Fill a contiguous CPU tensor, converting its type."""
-        ...
-
-    def read_span(self, name: str, start: int, out: Tensor) -> None:
-        """Fill a contiguous CPU tensor of one dimension with a tensor's values from `start` on."""
-        ...
-
-
-def check_all(
-    reader: Reader, module: nn.Module, skip: Collection[str] = (), ignore: Collection[str] = ()
-) -> None:
-    """A reader holds the parameters of a module, each in its shape, and nothing else.
-
-    Args:
-        skip: parameters that are not read.
-        ignore: regular expressions of further tensors that may be there.
-
-    Raises:
-        UserError: with the first tensor that is missing, of another shape, or too much.
-    """
-    for name, parameter in module.named_parameters():
-        if name not in skip:
-            reader.check(name, tuple(parameter.shape))
-    known = {
-        *skip,
-        *(n for n, _ in module.named_parameters()),
-        *(n for n, _ in module.named_buffers()),
-    }
-    odd = [
-        name
-        for name in sorted(reader.names())
-        if name not in known and not any(re.fullmatch(pattern, name) for pattern in ignore)
-    ]
-    if odd:
-        more = f" (and {len(odd) - 1} more)" if len(odd) > 1 else ""
-        raise UserError(
-            f"{reader.description} has a tensor that is no part of this model: "
-            f"{reader.name_in_file(odd[0])}{more}. "
-            f"Is it another model, or another version of it?"
-        )
-
-
-class BlockSource(Protocol):
-    """Blocks in their stored form."""
+class BlockSource:
+    """Blocks in their stored form. By itself it holds none in memory, and so none to pin."""
 
     def fill(self, index: int, out: Tensor, start: int = 0) -> None:
         """Write a block's bytes, laid out, from `start` on into a uint8 CPU buffer.
@@ -100,63 +34,24 @@ class BlockSource(Protocol):
         Args:
             start: on a border of the layout (`ALIGNMENT`).
         """
-        ...
+        raise NotImplementedError
 
     def pinned(self, index: int) -> Tensor | None:
         """The block's bytes where the device can copy them by itself; None where it cannot."""
-        ...
+        return None
 
     def pin(self, pins: Pins) -> None:
         """Pin what waits in memory, as much as there is room for."""
-        ...
 
     def unpin(self, pins: Pins) -> bool:
         """Unpin one block for something more urgent. False where none is pinned."""
-        ...
+        return False
 
     def take(self, index: int, buffer: Tensor) -> None:
         """From now on `fill` is asked for this block, too, which lies in a buffer of the device."""
-        ...
 
 
-class ModuleReader:
-    """The parameters of a module that lies in host memory whole."""
-
-    description = "memory"
-
-    def __init__(self, module: nn.Module) -> None:
-        self._tensors = {name: p.detach() for name, p in module.named_parameters()}
-
-    def names(self) -> Collection[str]:
-        """See `Reader`."""
-        return self._tensors.keys()
-
-    def name_in_file(self, name: str) -> str:
-        """See `Reader`."""
-        return name
-
-    def is_in(self, precision: Precision) -> bool:
-        """See `Reader`."""
-        return all(tensor.dtype == precision(name) for name, tensor in self._tensors.items())
-
-    def read_rows(self, name: str, rows: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """See `Reader`."""
-        return self._tensors[name][list(rows)].to(dtype)
-
-    def check(self, name: str, shape: tuple[int, ...]) -> None:
-        """Its own parameters are there."""
-        assert self._tensors[name].shape == shape
-
-    def read_into(self, name: str, out: Tensor) -> None:
-        """Copy a parameter."""
-        out.copy_(self._tensors[name])
-
-    def read_span(self, name: str, start: int, out: Tensor) -> None:
-        """See `Reader`."""
-        out.copy_(self._tensors[name].reshape(-1)[start : start + len(out)])
-
-
-class CheckpointBlocks:
+class CheckpointBlocks(BlockSource):
     """Blocks read tensor by tensor and converted on the way; holds nothing itself."""
 
     def __init__(self, reader: Reader, blocks: Sequence[Block], device: torch.device) -> None:
@@ -164,7 +59,7 @@ class CheckpointBlocks:
         self._reader, self._blocks, self._device = reader, blocks, device
 
     def fill(self, index: int, out: Tensor, start: int = 0) -> None:
-        """See `BlockSource`. What is compressed is so whole, even for a part of it."""
+        """What is compressed is so whole, even for a part of it."""
         for weight in self._blocks[index].weights:
             shares = [_share(place, out, start) for place in weight.slices]
             if not any(len(part) for part, _ in shares):
@@ -186,20 +81,6 @@ class CheckpointBlocks:
         except Fault as error:
             raise Fault(f"{weight.name}: {error}") from None
 
-    def pinned(self, index: int) -> None:
-        """Nothing lies ready."""
-        return None
-
-    def pin(self, pins: Pins) -> None:
-        """Nothing waits in memory."""
-
-    def unpin(self, pins: Pins) -> bool:
-        """Nothing waits in memory."""
-        return False
-
-    def take(self, index: int, buffer: Tensor) -> None:
-        """See `BlockSource`: every block can be read."""
-
 
 def _share(place: Slice, out: Tensor, start: int) -> tuple[Tensor, int]:
     """A span's part that belongs to a tensor, as its values, and which of them comes first."""
@@ -209,7 +90,7 @@ def _share(place: Slice, out: Tensor, start: int) -> tuple[Tensor, int]:
     return part, (first - place.offset) // place.dtype.itemsize
 
 
-class HostBlocks:
+class HostBlocks(BlockSource):
     """Blocks in host memory, each in a buffer of exactly its size."""
 
     def __init__(
@@ -223,20 +104,16 @@ class HostBlocks:
         self._buffers: dict[int, Tensor] = {}
         self._pinned: list[int] = []  # in the order of pinning
         for index in indices:
-            buffer = host_buffer(blocks[index].layout.nbytes, pin=False)
-            source.fill(index, buffer)
-            self._buffers[index] = buffer
+            self._buffers[index] = read_block(source, index, blocks[index])
 
     def fill(self, index: int, out: Tensor, start: int = 0) -> None:
-        """See `BlockSource`."""
         out.copy_(self._buffers[index][start : start + len(out)])
 
     def pinned(self, index: int) -> Tensor | None:
-        """See `BlockSource`."""
         return self._buffers[index] if index in self._pinned else None
 
     def pin(self, pins: Pins) -> None:
-        """See `BlockSource`. Those of the middle go first: training loads them twice per step."""
+        """Those of the middle go first: training loads them twice per step."""
         if not self._pin:
             return
         order = sorted(self._buffers)
@@ -249,26 +126,18 @@ class HostBlocks:
                 self._pinned.append(index)
 
     def unpin(self, pins: Pins) -> bool:
-        """See `BlockSource`."""
         if not self._pinned:
             return False
         pins.release(self._buffers[self._pinned.pop()])
         return True
 
     def take(self, index: int, buffer: Tensor) -> None:
-        """See `BlockSource`."""
-        held = host_buffer(buffer.numel(), pin=False)
+        held = host_buffer(buffer.numel())
         held.copy_(buffer)
         self._buffers[index] = held
 
 
-log = logging.getLogger("maskora")
-# Part of a file's name: files of another form have another name.
-FORMAT = "1"
-ABANDONED_SECONDS = 3600
-
-
-class FileBlocks:
+class FileBlocks(BlockSource):
     """Each block is one piece of the file."""
 
     def __init__(self, path: Path, blocks: Sequence[Block]) -> None:
@@ -279,22 +148,14 @@ class FileBlocks:
             end += block.layout.nbytes
 
     def fill(self, index: int, out: Tensor, start: int = 0) -> None:
-        """See `BlockSource`."""
         read_bytes(self._path, self._offsets[index] + start, out)
 
-    def pinned(self, index: int) -> None:
-        """Nothing lies ready."""
-        return None
 
-    def pin(self, pins: Pins) -> None:
-        """Nothing waits in memory."""
-
-    def unpin(self, pins: Pins) -> bool:
-        """Nothing waits in memory."""
-        return False
-
-    def take(self, index: int, buffer: Tensor) -> None:
-        """See `BlockSource`: the file holds every block."""
+def read_block(source: BlockSource, index: int, block: Block) -> Tensor:
+    """A whole block from a source, in host memory of its own."""
+    buffer = host_buffer(block.layout.nbytes)
+    source.fill(index, buffer)
+    return buffer
 
 
 def convert(path: Path, source: BlockSource, blocks: Sequence[Block]) -> FileBlocks:
@@ -367,6 +228,4 @@ def _write(path: Path, source: BlockSource, blocks: Sequence[Block]) -> None:
     with replacing(path) as scratch, scratch.open("wb") as file:
         file.write(_head(blocks))
         for index, block in enumerate(blocks):
-            buffer = host_buffer(block.layout.nbytes, pin=False)
-            source.fill(index, buffer)
-            file.write(byte_view(buffer))
+            file.write(byte_view(read_block(source, index, block)))

@@ -23,7 +23,7 @@ from maskora.models.registry import Expert, Transformer, VideoModel
 from maskora.models.times import at_times
 from maskora.progress import Progress
 from maskora.streaming.out_of_memory import with_room
-from maskora.streaming.transfer import upload_to
+from maskora.streaming.transfer import upload
 from maskora.system import INTERRUPTIONS
 from maskora.training.checkpoint import RunFolder
 from maskora.training.optimizer import available, make_optimizer, restore, update
@@ -120,7 +120,7 @@ def train(
     if done:
         restore(optimizer, folder.load_optimizer(done, settings.type))
     transformer.train()
-    transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+    transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
     save = partial(
         save_step, folder, transformer, optimizer, settings.type, depends_on=depends_on,
         metadata=metadata,
@@ -184,8 +184,8 @@ def _train_steps(
 
 def give_way(model: VideoModel, transformer: Transformer) -> str | None:
     """Free device memory, for this transformer and for those that are loaded after it."""
-    changed: str | None = transformer.supply.give_way(training=True)
-    model.placement = transformer.supply.placement
+    changed: str | None = transformer.streamed.give_way(training=True)
+    model.placement = transformer.streamed.placement
     return changed
 
 
@@ -315,16 +315,16 @@ def sample_loss(
     inside_weight: float,
 ) -> Tensor:
     """The objective of one sample at one noise level: a scalar with a graph."""
-    upload = upload_to(model.device)
     assert sample.target_CTHW is not None
-    data, noise = upload(sample.target_CTHW)[None], upload(noise_CTHW)[None]
-    level = upload(level)
+    device = model.device
+    data, noise = upload(sample.target_CTHW, device)[None], upload(noise_CTHW, device)[None]
+    level = upload(level, device)
     with at_times(transformer, sample.times):
         answer = model.predict(
             transformer, mix(data, noise, level), TIMESTEPS * level, sample.inputs(model.device)
         )
     weights = region_weights(sample.keep_THW, sample.target_CTHW.shape, inside_weight)
-    return flow_loss(answer, data, noise, upload(weights))
+    return flow_loss(answer, data, noise, upload(weights, device))
 
 
 def save_step(

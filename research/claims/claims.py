@@ -1,7 +1,8 @@
-"""The claims, and the rule by which each is marked.
+"""The claims: the conditions that are compared, the figures that decide, and the rule of the marks.
 
 A claim is a difference between two conditions in its headline figures. Of some only "no worse" is
-claimed: there a difference within the margin is allowed.
+claimed: there a difference within the margin is allowed. A condition is how a LoRA is trained, what
+the model is shown, and how long the clip is.
 
 On edits of the shape alone a clip that turns back into its source has the right colours in nearly
 the right place, so figures that such a clip would win are asked of edits of the hue.
@@ -11,9 +12,96 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from research.claims.conditions import CONDITIONS
-from research.claims.statistics import Interval
-from research.claims.subjects import FIRST, kind
+import numpy as np
+from scipy import stats
+
+from maskora.masks.shapes import MaskShape
+from research.miniature.gate import CHANGES
+
+FIRST, FIRST_TO_CHOOSE = 3000, 6000  # numbers of cases: those reported, those chosen on
+CONFIDENCE = 0.95
+Conditioning = Literal["masked", "first-frame"]
+Keyframing = Literal["masked", "anchored", "first-frame"]
+WINDOW = 9  # frames
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training of a clip's motion LoRA.
+
+    Attributes:
+        conditioning: "masked" is the method, "first-frame" plain image-to-video.
+        window: frames per sample, at most.
+        recoloured: motion.augment = "colour".
+    """
+
+    conditioning: Conditioning = "masked"
+    window: int = WINDOW
+    recoloured: bool = False
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A kind of clip, and the region that is edited in it.
+
+    Attributes:
+        frames: of the clip.
+        evolving: the edit's look changes over the clip.
+        mask: the shape of the region that the model is shown.
+    """
+
+    frames: int = 9
+    evolving: bool = False
+    mask: MaskShape = "box"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way to make the edited clip.
+
+    Attributes:
+        training: of the motion LoRA; None for the bare base.
+        appearance: how the second stage shows an edited last frame; None without it.
+        shown: what the model sees at inference; "truth" and "source" are the edited clip (the
+            ceiling) and the untouched one through the autoencoder, and no model.
+        blended: the paper's equation 3 at every step (`inference.lock = "latent"`).
+    """
+
+    training: Training | None
+    subject: Subject = Subject()
+    appearance: Keyframing | None = None
+    shown: Conditioning | Literal["truth", "source"] = "masked"
+    blended: bool = False
+
+
+NAIVE = Training("first-frame")
+EVOLVING, EVOLVING_LONGER = Subject(evolving=True), Subject(frames=13, evolving=True)
+CONDITIONS: dict[str, Condition] = {
+    "autoencoder": Condition(None, shown="truth"),
+    "source": Condition(None, shown="source"),
+    "base, plain": Condition(None, shown="first-frame"),
+    "base, boxed": Condition(None),
+    "naive LoRA": Condition(NAIVE, shown="first-frame"),
+    "naive LoRA, blended": Condition(NAIVE, shown="first-frame", blended=True),
+    "mask-aware LoRA": Condition(Training()),
+    "mask-aware LoRA, masked keyframe": Condition(Training(), appearance="masked"),
+    "mask-aware LoRA, anchored keyframe": Condition(Training(), appearance="anchored"),
+    "mask-aware LoRA, recoloured": Condition(Training(recoloured=True)),
+    "mask-aware LoRA, windows of 5": Condition(Training(window=5)),
+    "tight mask": Condition(Training(), Subject(mask="tight")),
+    "noisy mask": Condition(Training(), Subject(mask="noisy")),
+    "5 frames": Condition(Training(), Subject(frames=5)),
+    "13 frames": Condition(Training(), Subject(frames=13)),
+    "21 frames": Condition(Training(), Subject(frames=21)),
+    "autoencoder, evolving": Condition(None, EVOLVING, shown="truth"),
+    "no keyframe": Condition(Training(), EVOLVING),
+    "keyframe, masked": Condition(Training(), EVOLVING, "masked"),
+    "keyframe, anchored": Condition(Training(), EVOLVING, "anchored"),
+    "keyframe, first-frame": Condition(Training(), EVOLVING, "first-frame"),
+    "keyframe, masked, 13 frames": Condition(Training(), EVOLVING_LONGER, "masked"),
+    "keyframe, anchored, 13 frames": Condition(Training(), EVOLVING_LONGER, "anchored"),
+}
+
 
 Mark = Literal["reproduced", "not reproduced", "undecided"]
 BETTER: dict[str, int] = {
@@ -34,7 +122,7 @@ class Comparison:
         headline: the figures that decide.
         margins: of a figure, by how much ours may be worse.
         kinds: of edits that count.
-        beside: conditions whose figures are told beside these.
+        beside: conditions whose figures stand beside these.
     """
 
     ours: str
@@ -64,7 +152,7 @@ class Claim:
 
     @property
     def groups(self) -> dict[tuple[str, ...], list[str]]:
-        """Kinds of edits, and the conditions that are told about on them."""
+        """Kinds of edits, and the conditions that are reported on them."""
         found: dict[tuple[str, ...], set[str]] = {}
         for each in self.comparisons:
             found.setdefault(each.kinds, set()).update((each.ours, each.other, *each.beside))
@@ -199,6 +287,60 @@ CLAIMS = (
         ),
     ),
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over scenes, and where it may lie: a 95 % interval of Student's t."""
+
+    mean: float
+    low: float
+    high: float
+
+    def toward(self, better: int, border: float) -> int:
+        """1 where all of it is better than a border, -1 where all is worse, 0 where it holds it.
+
+        Args:
+            better: 1 where more is better, -1 where less is.
+            border: in the direction of better.
+        """
+        worst, best = sorted((better * self.low, better * self.high))
+        return int(worst > border) - int(best < border)
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Of the mean of independent values, one a scene; NaN where a scene tells nothing.
+
+    With fewer than two scenes that tell something, nothing is known: all of it is NaN.
+    """
+    known = np.array(values)[~np.isnan(values)]
+    if len(known) < 2:
+        return Interval(np.nan, np.nan, np.nan)
+    mean = float(known.mean())
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(known) - 1) * stats.sem(known))
+    return Interval(mean, mean - half, mean + half)
+
+
+def by_scene(values: Mapping[tuple[int, int], float]) -> dict[int, float]:
+    """Values by (scene, seed) as means over seeds: a scene counts once, however often it is run."""
+    scenes = dict.fromkeys(scene for scene, _ in values)
+    return {
+        scene: float(np.mean([value for (where, _), value in values.items() if where == scene]))
+        for scene in scenes
+    }
+
+
+def paired(
+    ours: Mapping[tuple[int, int], float], other: Mapping[tuple[int, int], float]
+) -> dict[int, float]:
+    """Ours minus other per scene; both hold the same (scene, seed)."""
+    assert ours.keys() == other.keys()
+    return by_scene({key: ours[key] - other[key] for key in ours})
+
+
+def kind(number: int) -> str:
+    """The change that a case makes: "hue", "shape" or "hue+shape"."""
+    return "+".join(CHANGES[number % len(CHANGES)])
 
 
 def mark(comparison: Comparison, differences: Mapping[str, Interval]) -> Mark:

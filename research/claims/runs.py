@@ -1,4 +1,7 @@
-"""The main run: every condition on every scene with every seed, once; results as they come."""
+"""The runs: learning rates and steps chosen by trial, then every condition on every scene, once.
+
+Results are written as they come; what is there is not run again.
+"""
 
 import gc
 import json
@@ -8,32 +11,103 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
+from maskora.config.tables import Stage
 from maskora.errors import UserError
 from maskora.files import write_text
 from maskora.models.building import without_bars
-from research.claims.conditions import CONDITIONS
-from research.claims.settings import Recipe, Settings
-from research.claims.strips import write_row
-from research.claims.subjects import draw_task, figures
-from research.claims.trials import Bench, make_clips, open_base
+from maskora.training.loop import choose_mixed, choose_uniformly
+from maskora.video.images import read_image, write_png
+from research.claims.claims import CONDITIONS, FIRST_TO_CHOOSE, Condition
+from research.claims.trials import (
+    MOTION_SHARE,
+    Bench,
+    Recipe,
+    base_name,
+    decode,
+    draw_task,
+    figures,
+    inject,
+    make_clips,
+    open_base,
+    recipe_name,
+    run,
+)
 
 Key = tuple[str, int, int]  # condition, scene, seed
 PROTOCOL = 2  # raised when what is done or measured changes: old results are not mixed with new
+COLUMNS = 5  # frames of a clip that are kept as a picture
+SCENES = 6
+RATES = (1e-3, 3e-3)
+STEPS: Mapping[Stage, Sequence[int]] = {
+    "motion": (30, 60, 120, 240, 480),
+    "appearance": (30, 60, 120, 240),
+}
+DECIDING: Mapping[Stage, str] = {"motion": "strict", "appearance": "evolved"}
+TRIED: Mapping[Stage, Mapping[str, str]] = {  # conditioning -> condition
+    "motion": {"masked": "mask-aware LoRA", "first-frame": "naive LoRA"},
+    "appearance": {how: f"keyframe, {how}" for how in ("masked", "anchored", "first-frame")},
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The recipes that were chosen, and what they were chosen from.
+
+    Attributes:
+        base: content name of the base.
+        recipes: by stage and conditioning, named by `recipe_name`.
+        scenes: numbers of the cases that were tried.
+        tried: every recipe that was tried, with its mean figure.
+    """
+
+    base: str
+    recipes: Mapping[str, Recipe]
+    scenes: Sequence[int]
+    tried: Sequence[Mapping[str, Any]]
+
+    def record(self) -> dict[str, Any]:
+        """The content of the JSON file."""
+        return asdict(self)
+
+
+def write_settings(path: Path, settings: Settings) -> None:
+    """Write settings for `read_settings`."""
+    write_text(path, json.dumps(settings.record(), indent=1) + "\n")
+
+
+def read_settings(path: Path, base: str) -> Settings:
+    """The settings in a file. Raises UserError: there are none, or damaged, or another base's."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing: run python -m research.fidelity --choose first")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        recipes = {what: Recipe(**recipe) for what, recipe in content["recipes"].items()}
+        settings = Settings(content["base"], recipes, content["scenes"], content["tried"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is damaged ({error!r}): run python -m research.fidelity --choose"
+        ) from None
+    if settings.base != base:
+        raise UserError(
+            f"{path} was chosen on another base: run python -m research.fidelity --choose"
+        )
+    return settings
 
 
 @dataclass(frozen=True)
 class Record:
-    """One edited clip, told in figures; NaN where there is nothing to tell of."""
+    """One edited clip in figures; NaN where a figure has no pixels to be taken from."""
 
     condition: str
     scene: int
@@ -41,9 +115,9 @@ class Record:
     figures: Mapping[str, float]
 
     def plain(self) -> dict[str, Any]:
-        """The same for JSON, which knows no NaN."""
-        told = {key: None if isnan(value) else value for key, value in self.figures.items()}
-        return {**asdict(self), "figures": told}
+        """The record for JSON, which knows no NaN."""
+        figures = {key: None if isnan(value) else value for key, value in self.figures.items()}
+        return {**asdict(self), "figures": figures}
 
     @classmethod
     def read(cls, plain: Mapping[str, Any]) -> "Record":
@@ -54,7 +128,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Results:
-    """What has been measured so far.
+    """The results so far.
 
     Attributes:
         base: content name of the base.
@@ -104,7 +178,7 @@ def results_of(path: Path, settings: Settings) -> Results:
 def read_results(path: Path) -> Results:
     """The results in a file. Raises UserError where there are none, or they are damaged."""
     if not path.is_file():
-        raise UserError(f"{path} is missing: run research/fidelity.py first")
+        raise UserError(f"{path} is missing: run python -m research.fidelity first")
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if content.get("protocol") != PROTOCOL:
@@ -144,7 +218,7 @@ def _begun(output: Path, settings: Settings) -> Results:
 
 
 def pictures_of(output: Path) -> Path:
-    """Where the clips of the first seed are kept as pictures, for the report."""
+    """The folder in which the first seed's clips are kept as pictures, for the report."""
     return output.with_name(f"{output.stem}-frames")
 
 
@@ -166,15 +240,15 @@ def run_job(job: Job) -> list[Record]:
     """Train, sample and score."""
     model = open_base(job.model)
     conditions = {name: CONDITIONS[name] for name in job.conditions}
-    task = draw_task(job.scene, next(iter(conditions.values())).subject)
+    case = draw_task(job.scene, next(iter(conditions.values())).subject)
     seed = 100 * job.scene + job.seed
-    bench = Bench(model, task, job.cache, seed)
+    bench = Bench(model, case, job.cache, seed)
     clips = make_clips(model, bench, conditions, job.recipes, seed)
     if job.seed == 0:
         for name, frames_THWC in clips.items():
             write_row(job.pictures, name, job.scene, frames_THWC)
     return [
-        Record(name, job.scene, job.seed, figures(frames_THWC, task))
+        Record(name, job.scene, job.seed, figures(frames_THWC, case))
         for name, frames_THWC in clips.items()
     ]
 
@@ -198,7 +272,134 @@ def _begin_worker() -> None:
 
 
 def finished(executor: Executor, work: Any, jobs: Sequence[Any], unit: str) -> Iterator[Any]:
-    """What each job answers, in the order in which they end."""
+    """The jobs' answers, in the order in which they end."""
     futures = [executor.submit(work, job) for job in jobs]
     for future in tqdm(as_completed(futures), total=len(futures), unit=unit):
         yield future.result()
+
+
+def as_row(frames_THWC: np.ndarray) -> np.ndarray:
+    """Some frames of a clip side by side, from the first to the last."""
+    chosen = np.linspace(0, len(frames_THWC) - 1, COLUMNS).round().astype(int)
+    return np.concatenate(list(frames_THWC[chosen]), axis=1)
+
+
+def write_row(folder: Path, condition: str, scene: int, frames_THWC: np.ndarray) -> None:
+    """Keep some frames of a clip for `read_row`."""
+    write_png(row_path(folder, condition, scene), as_row(frames_THWC))
+
+
+def read_row(folder: Path, condition: str, scene: int) -> np.ndarray | None:
+    """A kept row, (H, W, 3) uint8; None where there is none."""
+    path = row_path(folder, condition, scene)
+    return read_image(path) if path.exists() else None
+
+
+def row_path(folder: Path, condition: str, scene: int) -> Path:
+    """The file of a row."""
+    return folder / f"{condition.replace(', ', '-').replace(' ', '-')}-{scene}.png"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A stage trained at one rate on one scene, looked at after each number of steps.
+
+    Attributes:
+        recipe: what it is for.
+        steps: numbers of steps, rising.
+        start: of the motion LoRA, where the appearance stage is tried.
+    """
+
+    model: Path
+    cache: Path
+    recipe: str
+    condition: str
+    lr: float
+    steps: Sequence[int]
+    scene: int
+    start: Recipe | None
+
+
+def choose(
+    folder: Path,
+    executor: Executor,
+    scenes: int = SCENES,
+    rates: Sequence[float] = RATES,
+    steps: Mapping[Stage, Sequence[int]] = STEPS,
+) -> Settings:
+    """Try all candidates of both stages, the motion stage first."""
+    base = base_name(open_base(folder))
+    recipes: dict[str, Recipe] = {}
+    tried: list[Mapping[str, Any]] = []
+    numbers = range(FIRST_TO_CHOOSE, FIRST_TO_CHOOSE + scenes)
+    with tempfile.TemporaryDirectory() as cache:
+        for stage, conditions in TRIED.items():
+            start = recipes.get(recipe_name("motion", "masked"))
+            attempts = [
+                Attempt(
+                    model=folder, cache=Path(cache), recipe=recipe_name(stage, how),
+                    condition=condition, lr=lr, steps=steps[stage], scene=number, start=start,
+                )
+                for how, condition in conditions.items()
+                for lr in rates
+                for number in numbers
+            ]  # fmt: skip
+            answers = list(finished(executor, try_recipe, attempts, "trials"))
+            outcomes = [outcome for answer in answers for outcome in answer]
+            for how in conditions:
+                candidates = ranked(outcomes, recipe_name(stage, how))
+                tried += candidates
+                best = max(candidates, key=lambda each: each["figure"])
+                recipes[recipe_name(stage, how)] = Recipe(best["lr"], best["steps"])
+    return Settings(base, recipes, list(numbers), tried)
+
+
+def ranked(outcomes: list[dict[str, Any]], recipe: str) -> list[dict[str, Any]]:
+    """The candidates for a recipe, each with the mean figure over scenes."""
+    ours = [outcome for outcome in outcomes if outcome["recipe"] == recipe]
+    settings = sorted({(outcome["lr"], outcome["steps"]) for outcome in ours})
+    return [
+        {
+            "recipe": recipe, "lr": lr, "steps": steps,
+            "figure": float(np.mean(
+                [o["figure"] for o in ours if (o["lr"], o["steps"]) == (lr, steps)]
+            )),
+        }
+        for lr, steps in settings
+    ]  # fmt: skip
+
+
+def try_recipe(attempt: Attempt) -> list[dict[str, Any]]:
+    """The deciding figure after each number of steps."""
+    model, condition = open_base(attempt.model), CONDITIONS[attempt.condition]
+    case = draw_task(attempt.scene, condition.subject)
+    bench = Bench(model, case, attempt.cache, attempt.scene)
+    chooser, stage = choose_uniformly(_windows(bench, condition)), stage_of(attempt)
+    transformer = model.load_transformer()
+    with closing(transformer.streamed):
+        inject(model, transformer, attempt.scene)
+        if attempt.start is not None and condition.appearance is not None:
+            run(bench, transformer, chooser, attempt.start, "motion")
+            keyframes = bench.keyframe(condition.appearance)
+            chooser = choose_mixed(keyframes, _windows(bench, condition), MOTION_SHARE)
+        latents = {
+            str(step): bench.sample(transformer, condition)
+            for step in bench.train(transformer, chooser, attempt.lr, attempt.steps, stage)
+        }
+    return [
+        {
+            "recipe": attempt.recipe, "lr": attempt.lr, "steps": int(step),
+            "figure": figures(frames_THWC, case)[DECIDING[stage]],
+        }
+        for step, frames_THWC in decode(model, latents).items()
+    ]  # fmt: skip
+
+
+def stage_of(attempt: Attempt) -> Stage:
+    """Which stage is tried."""
+    return "motion" if attempt.start is None else "appearance"
+
+
+def _windows(bench: Bench, condition: Condition) -> list[Any]:
+    assert condition.training is not None
+    return bench.motion(condition.training)

@@ -1,18 +1,21 @@
-"""A clip edited under conditions: samples, LoRA, denoising, figures; all by maskora's functions."""
+"""A clip edited under a condition by the functions of `train.py` and `infer.py`; its figures."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from maskora import lora
-from maskora.app.workspace import Stage
-from maskora.config.tables import Inference, Optimizer
+from maskora.config.tables import Inference, Optimizer, Stage
 from maskora.config.tables import Training as TrainingTable
+from maskora.evaluation.metrics import colour_distance, nearer
 from maskora.files import digest
 from maskora.latents import EncodedSample, TensorCache, encode_samples, encode_videos
+from maskora.masks.shapes import MaskShape, final_masks
 from maskora.method.conditioning import (
     COLOUR_ORDERS,
     Sample,
@@ -24,6 +27,7 @@ from maskora.method.conditioning import (
     to_bytes,
     window_starts,
 )
+from maskora.miniature.world import SIZE, render
 from maskora.models.registry import Transformer, VideoModel, open_model
 from maskora.sampling import Denoising, LatentLock, draw_noise
 from maskora.training.loop import (
@@ -34,36 +38,130 @@ from maskora.training.loop import (
     train_step,
 )
 from maskora.training.optimizer import make_optimizer
-from research.claims.conditions import Condition, Keyframing, Training
-from research.claims.settings import Recipe
-from research.claims.subjects import Task
-from research.miniature.gate import Frames
+from research.claims.claims import Condition, Keyframing, Subject, Training
+from research.miniature.gate import (
+    STEPS,
+    UNSEEN,
+    Case,
+    Frames,
+    draw_edit,
+    hits,
+    psnr,
+    render_case,
+    score,
+    share_of,
+    unit,
+)
+from research.miniature.scenes import Edit, edited
 from research.miniature.transformer import SHIFT
-from research.miniature.trial import STEPS, unit
 
+MARGIN, CELL = 0.1, 8  # of the sprite's box; pixels
+EVOLUTIONS: tuple[Edit, ...] = ("bloom", "drift")
+EARLY, LATE = slice(1, -4), slice(-4, None)  # frames before the last latent frame; its own
+CLEAR = 40.0  # levels from which two looks are distinguished
 RANK, STRIDE, MOTION_SHARE = 8, 4, 0.1
 ACCUMULATION = 1
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """The learning rate and steps of a stage."""
+
+    lr: float
+    steps: int
+
+
+def recipe_name(stage: str, conditioning: str) -> str:
+    """The name of a recipe: its stage and conditioning."""
+    return f"{stage}, {conditioning}"
+
+
+def draw_task(number: int, subject: Subject) -> Case:
+    """The `number`-th case as a clip to edit; its region is the box, whatever the model is shown.
+
+    The mask comes from where the source's sprite is: a person does not know the edited one either.
+    """
+    scene, changed = draw_edit(number)
+    still_THWC = None
+    if subject.evolving:
+        still_THWC = render(changed, subject.frames).frames_THWC
+        last = len(changed.sprites) - 1
+        rng = np.random.default_rng((UNSEEN + number, 3))
+        evolution = EVOLUTIONS[number % len(EVOLUTIONS)]
+        changed = changed.with_look(last, edited(changed.sprites[last].look, evolution, rng))
+    case = render_case(scene, changed, subject.frames, SIZE, CELL)
+    box_THW, masked_THW = (_region(case, shape) for shape in ("box", subject.mask))
+    keep_THW = torch.from_numpy(~masked_THW).float()
+    return replace(case, region_THW=box_THW, keep_THW=keep_THW, still_THWC=still_THWC)
+
+
+def _region(case: Case, shape: MaskShape) -> np.ndarray:
+    """The region in which the model generates, (T, H, W) bool, by the source's sprite alone."""
+    labels_THW = case.source_sprite_THW.astype(np.uint8)
+    return final_masks(labels_THW, shape, MARGIN, 1, 0.0, CELL)[0] > 0
+
+
+def figures(result_THWC: Frames, case: Case) -> Mapping[str, float]:
+    """The gate's figures, those beyond the source's outline, and how the look has evolved."""
+    hits_THW, _ = hits(result_THWC, case)
+    beyond_THW = case.sprite_THW & ~case.source_sprite_THW
+    within_THW = case.sprite_THW & case.source_sprite_THW
+    faded_THW = nearer(result_THWC, case.sources_THWC, [*case.edits_THWC, case.background_THWC])
+    found = {
+        **asdict(score(result_THWC, case)),
+        "grown": share_of(hits_THW, beyond_THW) if beyond_THW[1:].any() else np.nan,
+        "faded": share_of(faded_THW, within_THW),
+    }
+    if case.still_THWC is None:
+        return found
+    early, late = (
+        (result_THWC[part], case.edited_THWC[part], case.region_THW[part]) for part in (EARLY, LATE)
+    )
+    rivals = case.still_THWC[LATE], case.background_THWC[LATE]
+    return {
+        **found,
+        "evolved": evolved(result_THWC[LATE], case.edited_THWC[LATE], *rivals,
+                           case.sprite_THW[LATE]),
+        "early_db": psnr(*early),
+        "late_db": psnr(*late),
+    }  # fmt: skip
+
+
+def evolved(
+    result_THWC: Frames,
+    truth_THWC: Frames,
+    still_THWC: Frames,
+    background_THWC: Frames,
+    sprite_THW: np.ndarray,
+) -> float:
+    """Of the sprite's pixels whose look has clearly evolved, the share that shows it.
+
+    Such a pixel is nearer to the evolved look than to the one before and to the background.
+    """
+    shown_THW = nearer(result_THWC, [truth_THWC], [still_THWC, background_THWC])
+    counted_THW = sprite_THW & (colour_distance(truth_THWC, still_THWC) > CLEAR)
+    return float(shown_THW[counted_THW].mean())
+
+
 class Bench:
-    """A task on a base: encodes what it needs once, trains and samples.
+    """A case on a base: encodes what it needs once, trains and samples.
 
     Args:
         cache: where encoded clips are kept between runs.
     """
 
-    def __init__(self, model: VideoModel, task: Task, cache: Path, seed: int) -> None:
-        self._model, self._task, self._seed = model, task, seed
+    def __init__(self, model: VideoModel, case: Case, cache: Path, seed: int) -> None:
+        self._model, self._case, self._seed = model, case, seed
         self._cache = TensorCache(cache)
-        self._video_CTHW = unit(task.case.source.frames_THWC)
-        self._wanted_CTHW = unit(task.case.wanted.frames_THWC)
+        self._video_CTHW = unit(case.source_THWC)
+        self._wanted_CTHW = unit(case.edited_THWC)
 
     def motion(self, training: Training) -> list[EncodedSample]:
-        """What the motion LoRA learns from."""
+        """The samples of the motion LoRA."""
         window = min(training.window, self._video_CTHW.shape[1])
         samples = [
             motion_sample(
-                self._video_CTHW, self._task.keep_THW, start, window, training.conditioning, ""
+                self._video_CTHW, self._case.keep_THW, start, window, training.conditioning, ""
             )
             for start in window_starts(self._video_CTHW.shape[1], window, STRIDE)
         ]
@@ -72,9 +170,9 @@ class Bench:
         return self._encoded(samples)
 
     def keyframe(self, how: Keyframing) -> list[EncodedSample]:
-        """What the appearance stage learns from: the last frame, edited."""
+        """The samples of the appearance stage: the last frame, edited."""
         first_CHW, edited_CHW = self._wanted_CTHW[:, 0], self._wanted_CTHW[:, -1]
-        source_CHW, keep_HW = self._video_CTHW[:, -1], self._task.keep_THW[-1]
+        source_CHW, keep_HW = self._video_CTHW[:, -1], self._case.keep_THW[-1]
         frame = self._video_CTHW.shape[1] - 1
         sample = appearance_sample(frame, edited_CHW, source_CHW, keep_HW, first_CHW, how, "")
         if how == "anchored":
@@ -108,7 +206,7 @@ class Bench:
             clip = self._wanted_CTHW if condition.shown == "truth" else self._video_CTHW
             return encode_videos([clip], self._model, self._cache)[0]
         shown = inference_sample(
-            self._video_CTHW, self._task.keep_THW, self._wanted_CTHW[:, 0], condition.shown, ""
+            self._video_CTHW, self._case.keep_THW, self._wanted_CTHW[:, 0], condition.shown, ""
         )
         (encoded,) = self._encoded([shown])
         shape = (self._model.latent_channels, *encoded.condition_CTHW.shape[1:])
@@ -121,7 +219,7 @@ class Bench:
 
     def _lock(self) -> LatentLock:
         """Equation 3; latent frame 0 holds the edit."""
-        keep_THW = self._model.latent_keep(self._task.keep_THW)
+        keep_THW = self._model.latent_keep(self._case.keep_THW)
         keep_THW[0] = 0
         return LatentLock(encode_videos([self._video_CTHW], self._model, self._cache)[0], keep_THW)
 
@@ -146,25 +244,25 @@ def make_clips(
     """The edited clips (T, H, W, 3) of conditions that share their motion LoRA.
 
     Args:
-        recipes: "motion" and "appearance", each with its conditioning, as `settings.name` tells.
+        recipes: "motion" and "appearance", each with its conditioning, named by `recipe_name`.
         seed: of the LoRA's start; the bench has its own.
     """
     training = next(iter(conditions.values())).training
     transformer = model.load_transformer()
     latents = {}
-    with closing(transformer.supply):
+    with closing(transformer.streamed):
         windows = bench.motion(training) if training else []
         learned: list[Tensor] = []
         if training is not None:
             inject(model, transformer, seed)
-            recipe = recipes[f"motion, {training.conditioning}"]
+            recipe = recipes[recipe_name("motion", training.conditioning)]
             run(bench, transformer, choose_uniformly(windows), recipe, "motion")
             learned = snapshot(transformer)
         for name, condition in conditions.items():
             if condition.appearance is not None:
                 restore(transformer, learned)
                 chooser = choose_mixed(bench.keyframe(condition.appearance), windows, MOTION_SHARE)
-                recipe = recipes[f"appearance, {condition.appearance}"]
+                recipe = recipes[recipe_name("appearance", condition.appearance)]
                 run(bench, transformer, chooser, recipe, "appearance")
             latents[name] = bench.sample(transformer, condition)
     return decode(model, latents)

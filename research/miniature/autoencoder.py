@@ -11,9 +11,8 @@ from torch import Tensor
 
 from maskora.method.conditioning import to_unit
 from maskora.miniature.world import SIZE, render
-from research.miniature.fitting import Part
-from research.miniature.lottery import draw_scene
-from research.miniature.optimizer import MuonAdamW, kernel_names
+from research.miniature.scenes import draw_scene, sprite_boxes
+from research.miniature.training import MuonAdamW, Trainable, kernel_names
 
 LATENT_CHANNELS, PATCH = 16, 2
 MUON_LR, ADAMW_LR = 0.02, 2e-3
@@ -52,13 +51,13 @@ def channels_last(vae: AutoencoderKLWan) -> AutoencoderKLWan:
     return vae
 
 
-def autoencoder_part(vae: AutoencoderKLWan, seed: int) -> Part:
-    """How the autoencoder is trained: crops around the sprite first, whole clips last."""
+def autoencoder_part(vae: AutoencoderKLWan, seed: int) -> Trainable:
+    """The autoencoder's training: crops around the sprite first, whole clips last."""
     device = next(vae.parameters()).device
 
     def loss(step: int, share: float) -> Tensor:
-        lot = np.random.default_rng((seed, step))
-        clips = cropped_clips(lot, 8) if share < CROPPED else whole_clips(lot, 4)
+        rng = np.random.default_rng((seed, step))
+        clips = cropped_clips(rng, 8) if share < CROPPED else whole_clips(rng, 4)
         video = clips.to(device)
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         latents = disturbed(encode(vae, video), generator)
@@ -67,27 +66,27 @@ def autoencoder_part(vae: AutoencoderKLWan, seed: int) -> Part:
         return reconstruction_loss(answer.float(), video)
 
     matrices = kernel_names(vae)
-    return Part("vae", vae, loss, MuonAdamW(vae, matrices, MUON_LR, ADAMW_LR))
+    return Trainable("vae", vae, loss, MuonAdamW(vae, matrices, MUON_LR, ADAMW_LR))
 
 
-def cropped_clips(lot: np.random.Generator, count: int) -> Tensor:
+def cropped_clips(rng: np.random.Generator, count: int) -> Tensor:
     """Nine frames of unlimited new scenes, cropped to where the sprite is, (B, 3, T, h, w)."""
-    return torch.stack([_crop(lot) for _ in range(count)])
+    return torch.stack([_crop(rng) for _ in range(count)])
 
 
-def _crop(lot: np.random.Generator) -> Tensor:
-    clip = render(draw_scene(int(lot.integers(2**31))))
-    box_4 = clip.boxes(int(clip.labels_THW.max()))[int(lot.integers(len(clip.labels_THW)))]
-    middle = (box_4[:2] + box_4[2:]) / 2 - CROP / 2 + lot.uniform(-8, 8, 2)
+def _crop(rng: np.random.Generator) -> Tensor:
+    clip = render(draw_scene(int(rng.integers(2**31))))
+    box_4 = sprite_boxes(clip, int(clip.labels_THW.max()))[int(rng.integers(len(clip.labels_THW)))]
+    middle = (box_4[:2] + box_4[2:]) / 2 - CROP / 2 + rng.uniform(-8, 8, 2)
     left, top = middle.round().clip(0, SIZE - CROP).astype(int).tolist()
     frames = clip.frames_THWC[:, top : top + CROP, left : left + CROP]
     return to_unit(torch.from_numpy(frames))
 
 
-def whole_clips(lot: np.random.Generator, count: int) -> Tensor:
+def whole_clips(rng: np.random.Generator, count: int) -> Tensor:
     """Whole clips of new scenes, of 9 or 13 frames, (B, 3, T, H, W)."""
-    frames = 9 if lot.random() < 0.5 else 13
-    scenes = [draw_scene(int(lot.integers(2**31))) for _ in range(count)]
+    frames = 9 if rng.random() < 0.5 else 13
+    scenes = [draw_scene(int(rng.integers(2**31))) for _ in range(count)]
     return torch.stack([to_unit(torch.from_numpy(render(s, frames).frames_THWC)) for s in scenes])
 
 
@@ -111,7 +110,7 @@ def disturbed(latents_BCTHW: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def decode_open(vae: AutoencoderKLWan, latents_BCTHW: Tensor) -> Tensor:
-    """What `vae.decode` computes, but not clamped, so that no gradient is lost."""
+    """The result of `vae.decode`, but not clamped, so that no gradient is lost."""
     latents = vae.post_quant_conv(latents_BCTHW)
     memory = [None] * sum(isinstance(m, WanCausalConv3d) for m in vae.decoder.modules())
 

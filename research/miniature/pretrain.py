@@ -7,32 +7,44 @@ World -> autoencoder -> latents -> transformer -> a model folder, judged.
 
 import json
 import math
+import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import diffusers
 import torch
 import typer
-from diffusers import AutoencoderKLWan
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
 
 from maskora import devices
 from maskora.cli import handle_errors
 from maskora.errors import UserError
-from maskora.files import write_text
+from maskora.files import move, sha256_file, write_text
 from maskora.models.building import without_bars
 from maskora.models.registry import open_model
 from research.miniature.autoencoder import autoencoder_part, build_autoencoder, channels_last
-from research.miniature.curves import draw_losses
-from research.miniature.fitting import fit
-from research.miniature.folder import finish_folder, hashes, save_part
-from research.miniature.latent_set import encode_set, measure_latents
-from research.miniature.transformer import build_transformer, transformer_part
-from research.miniature.trial import draw_case, judge
-from research.miniature.verdict import Verdict
+from research.miniature.gate import Verdict, draw_case, judge_model
+from research.miniature.training import draw_losses, fit
+from research.miniature.transformer import (
+    SHIFT,
+    build_transformer,
+    encode_set,
+    measure_latents,
+    transformer_part,
+)
 
 AUTOENCODER_SHARE = 0.3  # of the time; the rest is the transformer's
 ALL_CLIPS = 30.0  # minutes; in less, fewer clips are encoded
 CASES = 24
 SEEDS = 2**32
+PARTS = ("transformer", "vae")
+INDEX = {
+    "_class_name": "WanImageToVideoPipeline",
+    "_diffusers_version": diffusers.__version__,
+    "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    "transformer": ["diffusers", "WanTransformer3DModel"],
+    "vae": ["diffusers", "AutoencoderKLWan"],
+}
 
 
 def pretrain_miniature(
@@ -80,11 +92,11 @@ def pretrain_miniature(
 
 
 def closing(output: Path, minutes: float, verdict: Verdict) -> list[str]:
-    """What is said at the end: the figures, and what to do where they are not good enough."""
+    """The last lines: the figures, and what to do where they are not good enough."""
     if verdict.passed:
-        return [verdict.told()]
+        return [verdict.table()]
     return [
-        verdict.told(),
+        verdict.table(),
         f"{output} has NOT passed the gate, so nothing should be shown with it: train another into "
         f"a new folder with more than --minutes {minutes:g} (--resume does not go on with one that "
         f"is finished)",
@@ -111,9 +123,35 @@ def _train_autoencoder(output: Path, seed: int, seconds: float, device: str) -> 
 
 
 def try_out(folder: Path, device: str, cases: int) -> Verdict:
-    """What a miniature reaches on unseen scenes."""
+    """Run the gate on a miniature: unseen scenes, judged."""
     model = open_model("miniature", folder, "float32", device)
-    return judge(model, [draw_case(number) for number in range(cases)])
+    return judge_model(model, [draw_case(number) for number in range(cases)])
+
+
+def save_part(part: Any, folder: Path) -> None:
+    """Write a model of diffusers in half precision, as a whole or not at all.
+
+    It has that precision afterwards.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as scratch:
+        written = Path(scratch) / folder.name
+        part.half().save_pretrained(written)
+        for file in written.iterdir():
+            file.chmod(0o644)  # else nobody but the writer could read the weights
+        move(written, folder)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file of weights, by its path in the folder."""
+    files = [file for part in PARTS for file in sorted((folder / part).glob("*.safetensors"))]
+    return {file.relative_to(folder).as_posix(): sha256_file(file) for file in files}
+
+
+def finish_folder(output: Path) -> None:
+    """Add what is beside the trained parts: the schedule, and which class is which."""
+    FlowMatchEulerDiscreteScheduler(shift=SHIFT).save_pretrained(output / "scheduler")
+    write_text(output / "model_index.json", json.dumps(INDEX, indent=2) + "\n")
 
 
 if __name__ == "__main__":

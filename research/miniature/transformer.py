@@ -1,23 +1,142 @@
-"""The miniature's transformer: `WanTransformer3DModel`, small, trained by rectified flow."""
+"""The miniature's transformer: `WanTransformer3DModel`, small, trained by rectified flow.
 
+It learns from rendered clips as samples of the method, encoded once. Half of the clips are shown
+by their first frame alone (plain image-to-video), half with everything outside a moving box around
+the sprite; single frames always so. Boxes are made as `maskora prepare` makes them, of many widths.
+Seeds count up from 0.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import WanTransformer3DModel
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
 
+from maskora.files import write_bytes
+from maskora.masks.shapes import final_boxes, render_boxes
+from maskora.method.conditioning import Sample, appearance_sample, motion_sample, to_unit
 from maskora.method.objective import TIMESTEPS, draw_noise_level, mix, velocity
-from research.miniature.autoencoder import LATENT_CHANNELS
-from research.miniature.fitting import Part
-from research.miniature.latent_set import Latents
-from research.miniature.optimizer import MuonAdamW
+from maskora.miniature.world import Clip, render
+from maskora.models.base import Grid
+from maskora.models.diffusers_base import grouped_cells
+from research.miniature.autoencoder import LATENT_CHANNELS, encode
+from research.miniature.scenes import draw_scene, sprite_boxes
+from research.miniature.training import MuonAdamW, Trainable
 
+GRID = Grid(cell=8, patch=2, temporal=4)
+CLIPS = {1: 2000, 9: 8000, 13: 2000, 21: 800}  # frames -> how many
+BATCH = 16
+MARGINS = (0.05, 0.6)  # of the sprite's box: 1 to 15 pixels
+MEASURED = 256  # clips from which the latents' mean and deviation are taken
 WIDTH, HEADS, LAYERS, TEXT_DIM = 256, 4, 8, 16
 MUON_LR, ADAMW_LR, SHIFT = 0.02, 1e-3, 3.0
 FRAMES_PER_BATCH, LARGEST_BATCH = 96, 48  # latent frames, samples
 # How often a batch is of a length (frames); shorter clips are the beginnings of longer ones.
 LENGTHS = {1: 0.1, 5: 0.1, 9: 0.6, 13: 0.15, 21: 0.05}
 BLOCK_MATRICES = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "net.0.proj", "net.2")
+
+
+class Latents(NamedTuple):
+    """Encoded samples of one length, in half precision.
+
+    Attributes:
+        target_NCTHW: normalised latents of the clips.
+        condition_NCTHW: mask and condition latents, packed as Wan's.
+    """
+
+    target_NCTHW: Tensor
+    condition_NCTHW: Tensor
+
+
+def draw_samples(frames: int, seeds: range) -> Iterator[Sample]:
+    """One sample of every seed's clip, which has so many frames."""
+    for seed in seeds:
+        clip = render(draw_scene(seed), frames)
+        rng = np.random.default_rng((seed, 1))
+        video_CTHW = to_unit(torch.from_numpy(clip.frames_THWC))
+        keep_THW = draw_keep(clip, rng)
+        if frames == 1:
+            picture_CHW = video_CTHW[:, 0]
+            yield appearance_sample(
+                0, picture_CHW, picture_CHW, keep_THW[0], picture_CHW, "masked", ""
+            )
+        else:
+            how = "masked" if rng.random() < 0.5 else "first-frame"
+            yield motion_sample(video_CTHW, keep_THW, 0, frames, how, "")
+
+
+def draw_keep(clip: Clip, rng: np.random.Generator) -> Tensor:
+    """The keep mask (T, H, W) of a box around the sprite in front: wide or narrow, calm or not."""
+    size = clip.labels_THW.shape[1]
+    boxes_NT4 = sprite_boxes(clip, int(clip.labels_THW.max()))[None]
+    smooth, cell = (int(rng.choice(options)) for options in ((1, 5), (1, GRID.cell)))
+    boxes_NT4 = final_boxes(boxes_NT4, rng.uniform(*MARGINS), smooth, cell, size, size)
+    return torch.from_numpy(render_boxes(boxes_NT4, (1,), size, size) == 0).float()
+
+
+@torch.inference_mode()
+def measure_latents(vae: AutoencoderKLWan) -> tuple[list[float], list[float]]:
+    """Mean and deviation of each latent channel over rendered clips."""
+    seeds = range(MEASURED)
+    latents = []
+    for start in seeds[::BATCH]:
+        batch = list(draw_samples(9, range(start, start + BATCH)))
+        latents.append(encode(vae, _targets(batch).to(vae.device)))
+    values_CN = torch.cat(latents).transpose(0, 1).flatten(1)
+    return values_CN.mean(dim=1).tolist(), values_CN.std(dim=1).tolist()
+
+
+def encode_set(vae: AutoencoderKLWan, folder: Path, share: float) -> dict[int, Latents]:
+    """Encoded samples by their number of frames; what lies in `folder` is not encoded again.
+
+    Args:
+        share: of the clips; 1 takes all.
+    """
+    first, found = 0, {}
+    for frames, clips in CLIPS.items():
+        count = max(BATCH, round(share * clips / BATCH) * BATCH)
+        path = folder / f"latents-{frames}.safetensors"
+        if not path.exists():
+            tensors = _encode_clips(vae, frames, range(first, first + count))
+            write_bytes(path, save(tensors._asdict()))
+        found[frames] = Latents(**load_file(path))
+        first += clips
+    return found
+
+
+@torch.inference_mode()
+def _encode_clips(vae: AutoencoderKLWan, frames: int, seeds: range) -> Latents:
+    targets, conditions = [], []
+    bar = tqdm(total=len(seeds), desc=f"latents of {frames} frames", unit="clip")
+    with bar:
+        for start in seeds[::BATCH]:
+            samples = list(draw_samples(frames, range(start, start + BATCH)))
+            shown = torch.stack([sample.condition_CTHW for sample in samples])
+            both = torch.cat([_targets(samples), shown]).to(vae.device)
+            target, condition = _normalised(vae, both).cpu().chunk(2)
+            masks = [grouped_cells(s.keep_THW, GRID).transpose(0, 1) for s in samples]
+            targets.append(target.half())
+            conditions.append(torch.cat([torch.stack(masks), condition], dim=1).half())
+            bar.update(BATCH)
+    return Latents(torch.cat(targets).contiguous(), torch.cat(conditions).contiguous())
+
+
+def _targets(samples: list[Sample]) -> Tensor:
+    return torch.stack([s.target_CTHW for s in samples if s.target_CTHW is not None])
+
+
+def _normalised(vae: AutoencoderKLWan, video_BCTHW: Tensor) -> Tensor:
+    per_channel = (1, -1, 1, 1, 1)
+    mean = torch.tensor(vae.config.latents_mean, device=vae.device).view(per_channel)
+    deviation = torch.tensor(vae.config.latents_std, device=vae.device).view(per_channel)
+    return (encode(vae, video_BCTHW) - mean) / deviation
 
 
 def build_transformer(seed: int) -> WanTransformer3DModel:
@@ -46,8 +165,8 @@ def build_transformer(seed: int) -> WanTransformer3DModel:
 
 def transformer_part(
     transformer: WanTransformer3DModel, latents: dict[int, Latents], seed: int
-) -> Part:
-    """How the transformer is trained."""
+) -> Trainable:
+    """The transformer's training."""
     device = next(transformer.parameters()).device
     # On a CPU the plain kernel is the fastest backward for so few tokens.
     plain = [SDPBackend.MATH]
@@ -64,13 +183,13 @@ def transformer_part(
         for index in range(LAYERS)
         for name in BLOCK_MATRICES
     ]
-    return Part(
+    return Trainable(
         "transformer", transformer, loss, MuonAdamW(transformer, matrices, MUON_LR, ADAMW_LR)
     )
 
 
 def draw_batch(latents: dict[int, Latents], generator: torch.Generator) -> Latents:
-    """A batch of one length by lot; the more frames, the fewer samples."""
+    """A random batch of one length; the more frames, the fewer samples."""
     chances = torch.tensor(list(LENGTHS.values()))
     frames = list(LENGTHS)[int(torch.multinomial(chances, 1, generator=generator))]
     found = latents[min(length for length in latents if length >= frames)]

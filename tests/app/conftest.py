@@ -42,12 +42,14 @@ def ok(answer: Answer) -> Answer:
     return answer
 
 
-def refused(answer: Answer, *words: str) -> None:
-    """Status 2 and a message that says these words; no traceback."""
+def refused(answer: Answer, *words: str, lines: int = 1) -> None:
+    """Status 2 and a message of so many lines that says these words; no traceback."""
     assert answer.status == 2, answer
+    message = answer.err[answer.err.index("maskora: ") :].strip()
+    assert len(message.splitlines()) == lines, message
     assert "Traceback" not in answer.err
     for word in words:
-        assert word in answer.err, answer.err
+        assert word in message, message
 
 
 @pytest.fixture(scope="session")
@@ -90,23 +92,23 @@ def prepared(
 ) -> Callable[..., Path]:
     """Prepare the ball clip at 160x96 with a box around the ball and an edited first frame.
 
-    What is asked for again with the same options is a copy.
+    Each call gives a copy of its own; what has the same options is prepared once.
     """
-    made: dict[tuple[str, ...], Path] = {}
+    masters: dict[tuple[object, ...], Path] = {}
 
     def make(*options: object) -> Path:
-        key = tuple(map(str, options))
-        if key not in made:
-            root = made[key] = tmp_path_factory.mktemp("prepared") / "ws"
-            answer = run(
-                "prepare", ball, root, "--box", "16,64,120,96", "--size", "160x96", "--frames", 9,
-                "--caption", "a blue ball", "--edited-caption", "an orange ball",
-                "--set", f"model.path={tiny_model}", *FAST, *options,
-            )  # fmt: skip
-            assert answer.status == 0, answer.err
-            recolour(root / "source" / "00000.png", root / "edits" / "00000.png", (20, 40, 40, 30))
-        root = tmp_path_factory.mktemp("edit") / "ws"
-        shutil.copytree(made[key], root)
+        if options not in masters:
+            masters[options] = prepare(*options)
+        return Path(shutil.copytree(masters[options], tmp_path_factory.mktemp("edit") / "ws"))
+
+    def prepare(*options: object) -> Path:
+        root = tmp_path_factory.mktemp("master") / "ws"
+        ok(run(
+            "prepare", ball, root, "--box", "16,64,120,96", "--size", "160x96", "--frames", 9,
+            "--caption", "a blue ball", "--edited-caption", "an orange ball",
+            "--set", f"model.path={tiny_model}", *FAST, *options,
+        ))  # fmt: skip
+        recolour(root / "source" / "00000.png", root / "edits" / "00000.png", (20, 40, 40, 30))
         return root
 
     return make

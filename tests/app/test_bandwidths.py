@@ -16,7 +16,7 @@ from maskora.app.doctor.bandwidths import (
     staged_bandwidth,
 )
 from maskora.streaming.engine import Streamer
-from maskora.streaming.memory import host_buffer
+from maskora.streaming.host_memory import host_buffer
 
 CPU = torch.device("cpu")
 BYTES = 4_000_000

@@ -1,22 +1,284 @@
-"""batch: what of a job's folder goes into its command, and what is said of each job at the end."""
+"""edit and batch: which commands they run, what they place and say, and how they end."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from maskora.app.batch import collect, last_line, read_line, split_words
-from maskora.cli import BATCH_HELP
+from maskora.app.batch import (
+    OPTIONS,
+    job_words,
+    last_line,
+    parse_batch_line,
+    parse_edit_line,
+    place_edit,
+    program,
+    split_words,
+)
+from maskora.app.workspace import Workspace
+from maskora.cli import BATCH_HELP, EDIT_HELP
 from maskora.errors import UserError
-from tests.app.children import Child, stand_in
 from tests.app.conftest import Answer
+from tests.conftest import REPOSITORY
 
 Run = Callable[..., Answer]
+CHILD = """
+import json, os, pathlib, sys
+home = pathlib.Path(__file__).parent
+words = sys.argv[1:]
+with (home / "asked.jsonl").open("a", encoding="utf-8") as file:
+    file.write(json.dumps(words) + "\\n")
+todo = home / f"{words[0]}.py"
+if todo.exists():
+    exec(todo.read_text(encoding="utf-8"))
+"""
+
+
+class Child:
+    """What is run instead of maskora."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.program = [sys.executable, str(folder / "child.py")]
+        (folder / "child.py").write_text(CHILD, encoding="utf-8")
+
+    def does(self, name: str, code: str) -> None:
+        """Python that a command runs; `words` are the command and what it is given."""
+        (self.folder / f"{name}.py").write_text(code, encoding="utf-8")
+
+    def asked(self) -> list[list[str]]:
+        """The lines of all commands so far; they are forgotten."""
+        path = self.folder / "asked.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return [json.loads(line) for line in lines]
 
 
 @pytest.fixture
 def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Child:
-    return stand_in(tmp_path, monkeypatch)
+    """Takes maskora's place in processes that are started by commands in this one."""
+    made = Child(tmp_path / "a child")
+    monkeypatch.setattr("maskora.app.batch.program", lambda: made.program)
+    made.does(
+        "prepare", "root = pathlib.Path(words[2]); root.mkdir(); (root / 'edit.toml').touch()"
+    )
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a space in its name, where the person is; it holds what an edit begins with."""
+    made = tmp_path / "my clips"
+    made.mkdir()
+    for name in ("clip.mp4", "edited.PNG", "later one.jpg", "mask.png"):
+        (made / name).write_bytes(name.encode())
+    monkeypatch.chdir(made)
+    return made
+
+
+def test_a_first_run_prepares_trains_and_infers(run: Run, child: Child, folder: Path) -> None:
+    line = ["clip.mp4", "1,2,3,4", "edited.PNG", "--frames=9", "out.mp4", "--set", "a.b=c"]
+    answer = run("edit", *line, "--", "--caption", "- a man", "--keyframe", "4=later one.jpg")
+
+    assert answer.status == 0, answer.err
+    config = ["--config", str(Path("out.work", "edit.toml"))]
+    given = ["--box", "1,2,3,4", "--frames", "9", "--caption", "- a man", "--set", "a.b=c"]
+    assert child.asked() == [
+        ["prepare", "clip.mp4", "out.work", *given],
+        ["train", *config, "--stage", "all", "--resume"],
+        ["infer", *config, "--output", "out.mp4"],
+    ]
+    edits = {path.name: path.read_bytes() for path in (folder / "out.work" / "edits").iterdir()}
+    assert edits == {"00000.png": b"edited.PNG", "00004.jpg": b"later one.jpg"}
+    assert answer.out.splitlines()[-1] == "edit: done: out.mp4"
+
+
+def test_run_again_it_continues_and_settings_count_for_that_run(
+    run: Run, child: Child, folder: Path
+) -> None:
+    place = folder / "kept here"
+    line = ["edit", "clip.mp4", "--mask", "mask.png", "edited.PNG", "o.mp4", "--workspace", place]
+    assert run(*line).status == 0
+    first = child.asked()
+    assert first[0] == ["prepare", "clip.mp4", str(place), "--mask", "mask.png"]
+
+    answer = run(*line, "--set", "a.b=c", "--device", "cuda:1", "--set=d.e=f")
+
+    assert "is prepared already: continuing with it" in answer.out
+    again = child.asked()
+    assert [words[0] for words in again] == ["train", "infer"]
+    given = ["--device", "cuda:1", "--set", "a.b=c", "--set", "d.e=f"]
+    assert all(words[3:9] == given for words in again)
+
+
+def test_what_is_clicked_is_followed_once(run: Run, child: Child, folder: Path) -> None:
+    clicks = ["--click", "0,1,1,+", "--click", "0,9,9,-"]
+    line = ["edit", "clip.mp4", "edited.PNG", "out.mp4", *clicks]
+    child.does("track", "d = pathlib.Path(words[1], 'masks'); d.mkdir(); (d/'masks.json').touch()")
+    assert run(*line).status == 0
+    asked = child.asked()
+    assert asked[0] == ["prepare", "clip.mp4", "out.work"]
+    assert asked[1] == ["track", "out.work", *clicks]
+    assert run(*line).status == 0
+    assert [words[0] for words in child.asked()] == ["train", "infer"]
+
+
+@pytest.mark.parametrize("status", [1, 2, 130])
+def test_a_failing_stage_has_told_why_and_ends_all(
+    run: Run, child: Child, folder: Path, status: int
+) -> None:
+    child.does("train", f"sys.exit({status})")
+    answer = run("edit", "clip.mp4", "1,2,3,4", "edited.PNG", "out.mp4")
+    assert answer.status == status
+    assert answer.err == ""
+    assert [words[0] for words in child.asked()] == ["prepare", "train"]
+
+
+def test_a_stage_that_is_killed_is_told(run: Run, child: Child, folder: Path) -> None:
+    child.does("train", "os.kill(os.getpid(), 9)")
+    answer = run("edit", "clip.mp4", "1,2,3,4", "edited.PNG", "out.mp4")
+    assert answer.status == 1
+    assert answer.err.startswith("maskora: maskora train was killed or has crashed (s")
+    assert [words[0] for words in child.asked()] == ["prepare", "train"]
+
+
+@pytest.mark.parametrize("before", ["00004.png", "00004.jpg", "4.webp", "00004.JPEG"])
+def test_an_edit_takes_the_place_of_an_earlier_one(folder: Path, before: str) -> None:
+    workspace = Workspace(folder / "work")
+    workspace.edits_dir.mkdir(parents=True)
+    for name in (before, "00004.txt", "00005.png"):
+        (workspace.edits_dir / name).write_text("earlier")
+    place_edit(workspace, 4, folder / "later one.jpg")
+    names = sorted(path.name for path in workspace.edits_dir.iterdir())
+    assert names == ["00004.jpg", "00004.txt", "00005.png"]
+    assert (workspace.edits_dir / "00004.jpg").read_text() == "later one.jpg"
+
+
+@pytest.mark.parametrize("name", ["00000.png", "0.png"])
+def test_an_edit_that_lies_in_its_place_already_stays(folder: Path, name: str) -> None:
+    workspace = Workspace(folder / "work")
+    workspace.edits_dir.mkdir(parents=True)
+    (workspace.edits_dir / name).write_text("mine")
+    place_edit(workspace, 0, workspace.edits_dir / name)
+    assert [(p.name, p.read_text()) for p in workspace.edits_dir.iterdir()] == [(name, "mine")]
+
+
+def test_absolute_paths_with_spaces_and_equals_signs(folder: Path) -> None:
+    odd = folder / "a=b 24.WEBP"
+    odd.touch()
+    line = parse_edit_line(
+        [str(folder / "clip.mp4"), "1,2,3,4", str(folder / "edited.PNG"),
+         str(folder / "out.v2.MP4"), "--keyframe", f"0024={odd}"]
+    )  # fmt: skip
+    assert line.edits == {0: folder / "edited.PNG", 24: odd}
+    assert line.workspace.root == folder / "out.v2.work"
+
+
+def test_the_help_names_every_option() -> None:
+    told = [line.split()[0] for line in EDIT_HELP.splitlines() if line.startswith("  --")]
+    assert sorted(told) == sorted([*OPTIONS, "--help"])
+
+
+def test_an_option_without_a_value_is_told(folder: Path) -> None:
+    with pytest.raises(UserError, match="--caption needs a value"):
+        parse_edit_line(["clip.mp4", "1,2,3,4", "edited.PNG", "out.mp4", "--caption"])
+
+
+def test_what_is_no_device_is_refused_before_any_work(run: Run, child: Child, folder: Path) -> None:
+    answer = run("edit", "clip.mp4", "1,2,3,4", "edited.PNG", "out.mp4", "--device", "gpu")
+    assert (answer.status, child.asked()) == (2, [])
+    assert "--device gpu: write cpu, cuda or cuda:N" in answer.err
+
+
+def test_nothing_is_imported_from_the_folder_where_a_person_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "maskora").mkdir()
+    (tmp_path / "maskora" / "__init__.py").write_text("raise SystemExit('the wrong one')")
+    monkeypatch.chdir(tmp_path)
+    told = subprocess.run(
+        [*program(), "--version"], env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (told.returncode, told.stdout.split()[:1]) == (0, ["maskora"]), told.stderr
+
+
+DRIVER = """
+import sys
+from maskora.app import batch
+from maskora.cli import main
+program = [sys.executable, sys.argv.pop(1)]
+batch.program = lambda: program
+main()
+"""
+SAVES = """
+import signal, time
+heard = []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: heard.append(number))
+(home / "ready").touch()
+while not heard:
+    time.sleep(0.01)
+time.sleep(0.5)  # the step in hand is finished
+(home / "heard").write_text(str(len(heard)))
+sys.exit(130)
+"""
+
+
+def begin(child: Child, *line: str) -> "subprocess.Popen[str]":
+    """`maskora …` in a group of processes of its own, as a terminal starts it."""
+    begun = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, child.program[1], *line],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (child.folder / "ready").exists():
+        assert begun.poll() is None, begun.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return begun
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals to a group are POSIX's")
+@pytest.mark.parametrize(("of_the_terminal", "status"), [(True, 130), (False, 130), (False, 0)])
+def test_an_interruption_is_passed_on_once_and_waited_for(
+    child: Child, folder: Path, of_the_terminal: bool, status: int
+) -> None:
+    child.does("train", SAVES.replace("130", str(status)))
+    begun = begin(child, "edit", "clip.mp4", "1,2,3,4", "edited.PNG", "out.mp4")
+    if of_the_terminal:
+        os.killpg(begun.pid, signal.SIGINT)
+    else:
+        begun.terminate()
+    _, err = begun.communicate(timeout=30)
+    assert begun.returncode == 130, err
+    assert (child.folder / "heard").read_text() == "1"
+    assert [words[0] for words in child.asked()] == ["prepare", "train"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals to a group are POSIX's")
+def test_an_interrupted_batch_tells_how_far_it_is(child: Child, folder: Path) -> None:
+    for name in ("a", "b"):
+        (folder / "jobs" / name).mkdir(parents=True)
+        (folder / "jobs" / name / "video.mp4").touch()
+        (folder / "jobs" / name / "edited.png").touch()
+        (folder / "jobs" / name / "box.txt").write_text("1,2,3,4")
+    child.does("edit", f"print('half done')\nsys.stdout.flush()\n{SAVES}")
+    begun = begin(child, "batch", "jobs", "out")
+    os.killpg(begun.pid, signal.SIGINT)
+    out, err = begun.communicate(timeout=30)
+    assert begun.returncode == 130, err
+    assert [line.split()[:2] for line in out.splitlines()[-1:]] == [["a", "failed"]]
+    assert "half done" in out
+    assert [words[0] for words in child.asked()] == ["edit"]
 
 
 def make_job(folder: Path, **files: str | bytes) -> Path:
@@ -42,14 +304,14 @@ def test_the_words_of_a_job(tmp_path: Path) -> None:
     (job / "keyframes" / "Thumbs.db").touch()
     (job / "keyframes" / ".DS_Store").touch()
     out = tmp_path / "out" / "a.b.mp4"
-    assert collect(job, out, ["--frames", "9"]) == [
+    assert job_words(job, out, ["--frames", "9"]) == [
         str(job / "video.mp4"), "1,2,3,4", str(job / "edited.png"), str(out),
         "--workspace", str(tmp_path / "out" / "a.b.work"), "--frames", "9",
         "--caption", "a man", "--edited-caption", "eine Frau, größer",
         "--keyframe", f"24={job / 'keyframes' / '24.png'}",
         "--frames", "17", "--base", "C:\\my configs\\wan.toml", "--set=a.b=c",
     ]  # fmt: skip
-    given = split_words(collect(job, out, ["--frames", "9"]))[1]
+    given = split_words(job_words(job, out, ["--frames", "9"]))[1]
     assert given["--frames"][-1] == "17"  # its own option wins
 
 
@@ -60,7 +322,7 @@ def test_texts_as_windows_writes_them(tmp_path: Path, mark: bytes) -> None:
         box=mark + b"1,2,3,4\r\n",
         options=mark + b"--caption caf\xc3\xa9 au lait\r\n# no\r\n--frames 9\r\n",
     )
-    words = collect(job, tmp_path / "a.mp4", [])
+    words = job_words(job, tmp_path / "a.mp4", [])
     assert words[1] == "1,2,3,4"
     assert words[6:] == ["--caption", "café au lait", "--frames", "9"]
 
@@ -68,7 +330,7 @@ def test_texts_as_windows_writes_them(tmp_path: Path, mark: bytes) -> None:
 def test_a_text_in_another_encoding_is_told_not_guessed(tmp_path: Path) -> None:
     job = make_job(tmp_path / "a", options="--frames 9\n".encode("utf-16"))
     with pytest.raises(UserError, match=r"options\.txt is no UTF-8 text .* save it as UTF-8"):
-        collect(job, tmp_path / "a.mp4", [])
+        job_words(job, tmp_path / "a.mp4", [])
 
 
 def test_names_count_in_any_case(tmp_path: Path) -> None:
@@ -77,7 +339,7 @@ def test_names_count_in_any_case(tmp_path: Path) -> None:
     (job / "edited.png").rename(job / "EDITED.JPG")
     (job / "box.txt").unlink()
     (job / "Clicks.TXT").write_text("0,1,1,+\n# not this\n\n0,2,2,-")
-    words = collect(job, tmp_path / "a.mp4", [])
+    words = job_words(job, tmp_path / "a.mp4", [])
     assert words[:2] == [str(job / "Video.MOV"), str(job / "EDITED.JPG")]
     assert words[3:7] == ["--click", "0,1,1,+", "--click", "0,2,2,-"]
 
@@ -86,17 +348,17 @@ def test_jobs_in_order_without_the_folder_of_results(tmp_path: Path) -> None:
     for name in ("b", "a", ".git", "results"):
         (tmp_path / name).mkdir()
     line = [str(tmp_path), str(tmp_path / "results"), "--", "--frames", "9"]
-    jobs, out, common = read_line(line)
+    jobs, out, common = parse_batch_line(line)
     assert [job.name for job in jobs] == ["a", "b"]
     assert (out, common) == (tmp_path / "results", ["--frames", "9"])
-    assert read_line([str(tmp_path)])[1] == tmp_path.with_name(f"{tmp_path.name}-out")
+    assert parse_batch_line([str(tmp_path)])[1] == tmp_path.with_name(f"{tmp_path.name}-out")
 
 
 def test_results_do_not_go_into_a_file(tmp_path: Path) -> None:
     (tmp_path / "jobs" / "a").mkdir(parents=True)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"the results go into a folder, and .* is a file"):
-        read_line([str(tmp_path / "jobs"), str(tmp_path / "file")])
+        parse_batch_line([str(tmp_path / "jobs"), str(tmp_path / "file")])
 
 
 def test_a_crash_of_one_job_stops_no_other(run: Run, child: Child, tmp_path: Path) -> None:

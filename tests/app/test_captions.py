@@ -10,8 +10,9 @@ import pytest
 
 from maskora import lora
 from maskora.app.captions import settle_captions, source_caption, write_captions
-from maskora.app.workspace import Stage, Workspace
+from maskora.app.workspace import Workspace
 from maskora.config import Config, load_config
+from maskora.config.tables import Stage
 from maskora.errors import UserError
 from maskora.training.checkpoint import RunFolder
 from maskora.video.images import write_png

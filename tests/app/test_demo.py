@@ -59,7 +59,7 @@ def test_a_demo_that_was_stopped_at_its_clip_goes_on(
         patch.setattr(demo, "write_clip", stop)
         assert run("demo", tmp_path / "demo").status != 0
     seen: list[Path] = []
-    monkeypatch.setattr(demo, "write_clip", lambda clip, rate: seen.append(clip.video) or stop())
+    monkeypatch.setattr(demo, "write_clip", lambda clip: seen.append(clip.video) or stop())
     run("demo", tmp_path / "demo")
     assert seen == [tmp_path / "demo" / "clip.mp4"]
 

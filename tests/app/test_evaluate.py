@@ -1,34 +1,105 @@
 """maskora evaluate: the command, on rendered workspaces and on a real run of the tiny model."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from maskora.app.workspace import Workspace
-from maskora.video.images import write_png
-from tests.app.conftest import Answer
-from tests.evaluation.scenes import BAD, FRAMES, Scene, draw_scene, good
+from maskora.app.workspace import Source, Workspace
+from maskora.files import digest, sha256_file
+from maskora.masks.files import read_labels, write_labels
+from maskora.video.images import read_image, write_png
+from maskora.video.write import write_lossless, write_mp4
+from tests.app.conftest import Answer, refused
+from tests.evaluation.scenes import BAD, FRAMES, HEIGHT, SCENE, WIDTH, good
 from tests.evaluation.tiny_clip import write_tiny_clip
-from tests.evaluation.workspaces import write_truth, write_workspace
 
 Run = Callable[..., Answer]
+LATER = 8
+
+
+def write_workspace(
+    root: Path,
+    result: np.ndarray,
+    *,
+    lossless: bool = True,
+    seed: int = 0,
+    edits: dict[int, np.ndarray] | None = None,
+) -> Workspace:
+    """The scene as prepare, a person and infer would have left it.
+
+    Args:
+        edits: edited frames; by default the true first frame.
+    """
+    workspace = Workspace(root)
+    source = Source(
+        origin="rendered", start=0, every=1, frames=FRAMES, fps="16",
+        original_size=(WIDTH, HEIGHT), size=(WIDTH, HEIGHT), cell=16, fit="crop",
+        region=(0, 0, WIDTH, HEIGHT),
+    )  # fmt: skip
+    workspace.write_source(source)
+    labels = SCENE.box.astype(np.uint8)
+    for number in range(FRAMES):
+        write_png(workspace.source_frame(number), SCENE.source[number])
+        write_labels(workspace.mask(number), labels[number])
+    edited: dict[str, dict[str, str]] = {}
+    for number, picture in (edits or {0: SCENE.truth[0]}).items():
+        path = workspace.edited_frame(None, number, ".png")
+        write_png(path, picture)
+        edited[str(number)] = {"path": str(path), "sha256": sha256_file(path)}
+    output = workspace.output_dir(None, None)
+    if lossless:
+        write_lossless(output / "edited.mkv", iter(result), Fraction(16))
+    write_mp4(output / "edited.mp4", iter(result), Fraction(16))
+    record = {
+        "seed": seed,
+        "config": {"appearance": {"spill": "source"}, "inference": {"lock": "pixel"}},
+        "inputs": {
+            "source": source.model_dump(mode="json"),
+            "frames": digest(SCENE.source.tobytes()),
+            "masks": digest(labels.tobytes()),
+            "edited": edited,
+        },
+    }
+    (output / "run.json").write_text(json.dumps(record))
+    return workspace
 
 
 @pytest.fixture(scope="module")
-def scene() -> Scene:
-    return draw_scene()
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """good/ and two/ (with a later edited frame): workspaces with a good result; truth/."""
+    root = tmp_path_factory.mktemp("made")
+    write_workspace(root / "good", good())
+    edits = {0: SCENE.truth[0], LATER: SCENE.truth[LATER]}
+    write_workspace(root / "two", good(), edits=edits)
+    for number in range(FRAMES):
+        name = f"{number:05d}.png"
+        write_png(root / "truth" / name, SCENE.truth[number])
+        write_png(root / "truth" / "background" / name, SCENE.background[number])
+        write_labels(root / "truth" / "masks" / name, SCENE.object[number].astype(np.uint8))
+    return root
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, scene: Scene) -> Workspace:
-    """The scene with a good result."""
-    return write_workspace(tmp_path / "ws", scene, good(scene))
+def workspace(made: Path, tmp_path: Path) -> Workspace:
+    return Workspace(shutil.copytree(made / "good", tmp_path / "ws"))
+
+
+@pytest.fixture
+def two(made: Path, tmp_path: Path) -> Workspace:
+    return Workspace(shutil.copytree(made / "two", tmp_path / "two"))
+
+
+@pytest.fixture
+def truth(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made / "truth", tmp_path / "truth"))
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +109,11 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def report(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "report.json").read_text())
+def report(workspace: Workspace) -> dict[str, Any]:
+    return json.loads((workspace.output_dir(None, None) / "report.json").read_text())
 
 
-def test_a_good_result(workspace: Workspace, scene: Scene, run: Run, tmp_path: Path) -> None:
-    truth = write_truth(tmp_path / "truth", scene)
+def test_a_good_result(workspace: Workspace, truth: Path, run: Run) -> None:
     answer = run("evaluate", workspace.root, "--truth", truth)
     assert answer.status == 0, answer.err
     assert "outside the mask all 13 frames are identical to the source" in answer.out
@@ -51,20 +121,28 @@ def test_a_good_result(workspace: Workspace, scene: Scene, run: Run, tmp_path: P
     output = workspace.output_dir(None, None)
     assert str(output / "report.html") in answer.out
     assert (output / "report.html").stat().st_size > 100_000
-    content = report(output)
+    content = report(workspace)
     assert content["means"]["outside_psnr"] == "identical"
     assert content["means"]["hit_rate"] > 0.95
     assert content["judged"]["frames"] == FRAMES
     assert len(content["curves"]["centroid_error"]) == FRAMES
     assert [n for n, hit in enumerate(content["curves"]["hit_rate"]) if hit is None] == [0]
 
+    # Without masks the object is where the truth differs from the source.
+    for part in ("masks", "background"):
+        shutil.rmtree(truth / part)
+    assert run("evaluate", workspace.root, "--truth", truth).status == 0
+    means = report(workspace)["means"]
+    assert means["hit_rate"] > 0.95
+    assert means["object_found"] == 1.0
 
-def test_a_bad_result_is_told(scene: Scene, run: Run, tmp_path: Path) -> None:
-    workspace = write_workspace(tmp_path / "ws", scene, BAD["faded"](scene))
+
+def test_a_bad_result_is_told(run: Run, tmp_path: Path) -> None:
+    workspace = write_workspace(tmp_path / "ws", BAD["faded"]())
     answer = run("evaluate", workspace.root)
     assert answer.status == 0, answer.err
     assert "bad sign: The edit turns back into the source" in answer.out
-    signs = report(workspace.output_dir(None, None))["verdict"]["signs"]
+    signs = report(workspace)["verdict"]["signs"]
     assert [sign["name"] for sign in signs] == ["vanished"]
 
 
@@ -80,7 +158,8 @@ def test_without_a_clip_no_torch_is_loaded(workspace: Workspace) -> None:
 def test_clip_and_quality(workspace: Workspace, clip: Path, run: Run) -> None:
     answer = run("evaluate", workspace.root, "--clip", clip, "--quality", clip)
     assert answer.status == 0, answer.err
-    curves = report(workspace.output_dir(None, None))["curves"]
+    assert answer.err.count("loading CLIP") == 1, "one for both"
+    curves = report(workspace)["curves"]
     expected = {
         "clip_score", "input_similarity", "clip_steadiness", "source_clip_steadiness", "quality",
         "source_quality",
@@ -91,86 +170,227 @@ def test_clip_and_quality(workspace: Workspace, clip: Path, run: Run) -> None:
     assert curves["clip_steadiness"][0] is None
 
 
-def test_what_an_edit_spills_beyond_the_mask_is_not_asked_for(
-    scene: Scene, clip: Path, run: Run, tmp_path: Path
+def test_what_an_edit_leaks_beyond_the_mask_is_not_asked_for(
+    clip: Path, run: Run, tmp_path: Path
 ) -> None:
     """As in infer: the outside is the source's, whatever the edited frame shows there."""
-    spilled = np.where(scene.box[0][..., None], scene.truth[0], 255 - scene.source[0])
-    workspace = write_workspace(tmp_path / "ws", scene, scene.truth, edits={0: spilled})
-    output = workspace.output_dir(None, None)
+    leaking = np.where(SCENE.box[0][..., None], SCENE.truth[0], 255 - SCENE.source[0])
+    workspace = write_workspace(tmp_path / "ws", SCENE.truth, edits={0: leaking})
+    record = workspace.output_dir(None, None) / "run.json"
     assert run("evaluate", workspace.root, "--clip", clip).status == 0
-    assert report(output)["curves"]["clip_score"][0] == pytest.approx(1.0, abs=1e-5)
-    kept = (output / "run.json").read_text().replace('"spill": "source"', '"spill": "keep"')
-    (output / "run.json").write_text(kept)
+    assert report(workspace)["curves"]["clip_score"][0] == pytest.approx(1.0, abs=1e-5)
+    record.write_text(record.read_text().replace('"spill": "source"', '"spill": "keep"'))
     assert run("evaluate", workspace.root, "--clip", clip).status == 0
-    assert report(output)["curves"]["clip_score"][0] < 0.99
+    assert report(workspace)["curves"]["clip_score"][0] < 0.99
 
 
-def test_edited_keyframes_are_held_against_the_result(
-    scene: Scene, run: Run, tmp_path: Path
-) -> None:
-    edits = {0: scene.truth[0], 6: scene.truth[6]}
-    workspace = write_workspace(tmp_path / "ws", scene, good(scene), edits=edits)
+def test_edited_keyframes_are_compared_with_the_result(two: Workspace, run: Run) -> None:
+    assert run("evaluate", two.root).status == 0
+    curve = report(two)["curves"]["keyframe_psnr"]
+    assert [n for n, value in enumerate(curve) if value is not None] == [LATER]
+    assert 25 < curve[LATER] < 30
+
+
+def test_without_an_exact_file_the_compressed_one_is_judged(workspace: Workspace, run: Run) -> None:
+    (workspace.output_dir(None, None) / "edited.mkv").unlink()
     assert run("evaluate", workspace.root).status == 0
-    curve = report(workspace.output_dir(None, None))["curves"]["keyframe_psnr"]
-    assert [n for n, value in enumerate(curve) if value is not None] == [6]
-    assert 25 < curve[6] < 30
-
-
-def test_without_an_exact_file_the_compressed_one_is_judged(
-    scene: Scene, run: Run, tmp_path: Path
-) -> None:
-    workspace = write_workspace(tmp_path / "ws", scene, good(scene), lossless=False)
-    assert run("evaluate", workspace.root).status == 0
-    content = report(workspace.output_dir(None, None))
+    content = report(workspace)
     assert 30 < content["means"]["outside_psnr"] < 60
     assert any("H.264" in note for note in content["notes"])
     assert content["verdict"]["signs"] == []
 
 
-def test_a_truth_of_frames_alone(
-    workspace: Workspace, scene: Scene, run: Run, tmp_path: Path
-) -> None:
-    """Without masks the object is where the truth differs from the source."""
-    for number in range(FRAMES):
-        write_png(tmp_path / "truth" / f"{number:05d}.png", scene.truth[number])
-    assert run("evaluate", workspace.root, "--truth", tmp_path / "truth").status == 0
-    means = report(workspace.output_dir(None, None))["means"]
-    assert means["hit_rate"] > 0.95
-    assert means["object_found"] == 1.0
-
-
-def test_seeds(scene: Scene, run: Run, tmp_path: Path) -> None:
-    workspace = write_workspace(tmp_path / "ws", scene, good(scene), seed=5)
-    first = workspace.output_dir(None, None)
-    other = workspace.output_dir(None, 7)
+def test_seeds(workspace: Workspace, run: Run) -> None:
+    first, other = workspace.output_dir(None, None), workspace.output_dir(None, 7)
+    record = json.loads((first / "run.json").read_text())
+    (first / "run.json").write_text(json.dumps({**record, "seed": 5}))
     other.mkdir()
     for name in ("edited.mkv", "run.json"):
-        (other / name).write_bytes((first / name).read_bytes())
+        shutil.copy(first / name, other)
     assert run("evaluate", workspace.root, "--seed", 5).status == 0
     assert not (other / "report.json").exists()
     assert run("evaluate", workspace.root, "--seed", 7).status == 0
     assert (other / "report.json").exists()
-    answer = run("evaluate", workspace.root, "--seed", 6)
-    assert answer.status == 2
-    assert "no result of seed 6 (but of 5, 7)" in answer.err
+    refused(run("evaluate", workspace.root, "--seed", 6), "no result of seed 6 (but of 5, 7)")
 
 
 def test_a_real_run(prepared: Callable[..., Path], run: Run) -> None:
     """infer takes an earlier report away; what it leaves is judged as it is."""
-    root = prepared()
-    output = Workspace(root).output_dir(None, None)
+    workspace = Workspace(prepared())
+    output = workspace.output_dir(None, None)
     output.mkdir()
     for name in ("report.html", "report.json"):
         (output / name).write_text("of an earlier result")
-    answer = run("infer", "--config", root / "edit.toml", "--lora", "none")
+    answer = run("infer", "--config", workspace.config, "--lora", "none")
     assert answer.status == 0, answer.err
     assert not (output / "report.html").exists()
     assert not (output / "report.json").exists()
-    answer = run("evaluate", root)
+    answer = run("evaluate", workspace.root)
     assert answer.status == 0, answer.err
-    assert report(output)["means"]["outside_psnr"] == "identical"
+    assert report(workspace)["means"]["outside_psnr"] == "identical"
     # edited.mp4 has the original's size, four times as many pixels.
     (output / "edited.mkv").unlink()
-    assert run("evaluate", root).status == 0
-    assert report(output)["means"]["outside_psnr"] > 35
+    assert run("evaluate", workspace.root).status == 0
+    assert report(workspace)["means"]["outside_psnr"] > 35
+
+
+def test_a_truth_that_cannot_be_used_is_refused(
+    workspace: Workspace, truth: Path, run: Run, tmp_path: Path
+) -> None:
+    line = "evaluate", workspace.root, "--truth"
+    refused(run(*line, tmp_path / "no"), "no/00000.png is missing")
+    for part in ("", "masks", "background"):
+        path = truth / part / "00004.png"
+        whole = path.read_bytes()
+        for damaged in (whole[:60], b"no picture"):
+            path.write_bytes(damaged)
+            refused(run(*line, truth), f"--truth: {path}", "write this picture of the truth again")
+        path.write_bytes(whole)
+    write_png(truth / "00003.png", np.zeros((50, 60, 3), np.uint8))
+    refused(run(*line, truth), "00003.png is 60x50: write it in", "128x96")
+    (truth / "background" / "00007.png").unlink()
+    refused(run(*line, truth), "background/00007.png is missing")
+    assert not (workspace.output_dir(None, None) / "report.json").exists()
+
+
+def test_no_result_is_told_with_what_makes_one(workspace: Workspace, run: Run) -> None:
+    (workspace.output_dir(None, None) / "run.json").unlink()
+    refused(run("evaluate", workspace.root), "no finished result", "infer.py --config")
+    refused(run("evaluate", workspace.root / "edits"), "not a prepared workspace")
+    workspace.edit_dir("red").mkdir()
+    refused(run("evaluate", workspace.root, "--edit", "red"), "output/red", "--edit red")
+
+
+def change_mask(workspace: Workspace) -> None:
+    labels = read_labels(workspace.mask(3))
+    labels[:4] = 1
+    write_labels(workspace.mask(3), labels)
+
+
+def change_source_frame(workspace: Workspace) -> None:
+    picture = read_image(workspace.source_frame(5))
+    picture[0, 0] += 1
+    write_png(workspace.source_frame(5), picture)
+
+
+def change_edit(workspace: Workspace) -> None:
+    path = workspace.edited_frame(None, 0, ".png")
+    write_png(path, 255 - read_image(path))
+
+
+def exchange_edits(workspace: Workspace) -> None:
+    first, later = (workspace.edited_frame(None, n, ".png") for n in (0, LATER))
+    first_bytes = first.read_bytes()
+    first.write_bytes(later.read_bytes())
+    later.write_bytes(first_bytes)
+
+
+def remove_edit(workspace: Workspace) -> None:
+    workspace.edited_frame(None, LATER, ".png").unlink()
+
+
+def add_edit(workspace: Workspace) -> None:
+    """Even one of the same content."""
+    first = workspace.edited_frame(None, 0, ".png")
+    shutil.copy(first, workspace.edited_frame(None, 4, ".png"))
+
+
+def prepare_anew(workspace: Workspace) -> None:
+    workspace.write_source(workspace.read_source().model_copy(update={"start": 3}))
+
+
+def forget_inputs(workspace: Workspace) -> None:
+    file = workspace.output_dir(None, None) / "run.json"
+    record = json.loads(file.read_text())
+    del record["inputs"]["frames"]
+    file.write_text(json.dumps(record))
+
+
+def shorten(workspace: Workspace) -> None:
+    file = workspace.output_dir(None, None) / "edited.mkv"
+    write_lossless(file, iter(good()[:9]), Fraction(16))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (change_mask, ["the masks have changed"]),
+        (change_source_frame, ["source frames have changed since", "infer.py"]),
+        (change_edit, ["edits/00000.png has changed since", "infer.py"]),
+        (exchange_edits, ["edits/00000.png has changed since", "infer.py --config"]),
+        (remove_edit, [f"an edited frame {LATER}", "which is gone", "infer.py"]),
+        (add_edit, ["edits/00004.png was not there", "infer.py"]),
+        (prepare_anew, ["before the workspace was prepared anew"]),
+        (forget_inputs, ["run.json is damaged", "run python infer.py"]),
+        (shorten, [f"9 frames of {WIDTH}x{HEIGHT}", f"has {FRAMES}"]),
+    ],
+)
+def test_what_has_changed_since_is_refused(
+    two: Workspace, run: Run, change: Callable[[Workspace], None], words: list[str]
+) -> None:
+    change(two)
+    refused(run("evaluate", two.root), *words)
+
+
+def test_edited_frames_may_be_links_and_the_workspace_may_move(
+    two: Workspace, run: Run, tmp_path: Path
+) -> None:
+    """A record names what links lead to."""
+    path = two.edited_frame(None, LATER, ".png")
+    target = path.rename(tmp_path / "orange.png")
+    path.symlink_to(target)
+    moved = Workspace(two.root.rename(tmp_path / "moved"))
+    assert run("evaluate", moved.root).status == 0
+    target.write_bytes(moved.edited_frame(None, 0, ".png").read_bytes())
+    refused(run("evaluate", moved.root), "00008.png has changed since")
+
+
+def test_two_edited_frames_may_be_one_file(two: Workspace, run: Run) -> None:
+    first, later = (two.edited_frame(None, n, ".png") for n in (0, LATER))
+    later.unlink()
+    later.symlink_to(first)
+    file = two.output_dir(None, None) / "run.json"
+    record = json.loads(file.read_text())
+    record["inputs"]["edited"][str(LATER)] = record["inputs"]["edited"]["0"]
+    file.write_text(json.dumps(record))
+    assert run("evaluate", two.root).status == 0
+    change_edit(two)
+    refused(run("evaluate", two.root), f"{first} has changed since")
+
+
+def test_a_damaged_file_of_the_clip_is_refused(workspace: Workspace, run: Run) -> None:
+    for path in (workspace.source_frame(4), workspace.mask(4)):
+        whole = path.read_bytes()
+        for damaged in (whole[:60], b"no picture"):
+            path.write_bytes(damaged)
+            answer = run("evaluate", workspace.root)
+            refused(answer, f"{path} is missing, damaged or of another size", "maskora prepare")
+        path.unlink()
+        refused(run("evaluate", workspace.root), f"{path} is missing", "maskora prepare")
+        path.write_bytes(whole)
+
+
+def test_a_damaged_result_is_to_be_made_again(workspace: Workspace, run: Run) -> None:
+    file = workspace.output_dir(None, None) / "edited.mkv"
+    whole = file.read_bytes()
+    for share in (0.0, 0.01, 0.5, 0.98):
+        file.write_bytes(whole[: round(share * len(whole))])
+        refused(run("evaluate", workspace.root), str(file), ": run python infer.py --config")
+    hurt = bytearray(whole)
+    hurt[len(whole) // 2 : len(whole) // 2 + 500] = bytes(500)
+    file.write_bytes(hurt)
+    refused(run("evaluate", workspace.root), "is damaged or cut short: run python infer.py")
+
+
+def test_what_is_asked_for_is_checked_before_the_work(
+    workspace: Workspace, run: Run, tmp_path: Path
+) -> None:
+    refused(run("evaluate", workspace.root, "--clip", tmp_path / "none"), "--clip: ")
+    refused(run("evaluate", workspace.root, "--quality", tmp_path), "--quality: ", "config.json")
+    for option in ("--clip", "--quality"):
+        refused(run("evaluate", workspace.root, option, ""), f"{option} names nothing", "leave")
+    for name in ("report.html", "report.json"):
+        path = workspace.output_dir(None, None) / name
+        path.mkdir()
+        refused(run("evaluate", workspace.root), f"{path} is a folder", "move it away")
+        path.rmdir()

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.app.conftest import Answer
-from tests.app.test_wrong_inputs import refused
+from tests.app.conftest import Answer, refused
 
 Run = Callable[..., Answer]
 

@@ -298,10 +298,10 @@ def test_ram_is_what_is_available_within_a_container(
 
 
 def test_wsl_is_told_to_have_half_of_the_computers_ram(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = Ram(16 * GIB, 12 * GIB).told
+    told = Ram(16 * GIB, 12 * GIB).description
     assert told == "12.0 of 16.0 GB of RAM are available"
     monkeypatch.setattr("platform.release", lambda: "5.15.153.1-microsoft-standard-WSL2")
-    assert Ram(16 * GIB, 12 * GIB).told.startswith(f"{told} (WSL has half of the computer's")
+    assert Ram(16 * GIB, 12 * GIB).description.startswith(f"{told} (WSL has half of the computer's")
 
 
 def test_the_peak_is_in_bytes_on_every_system(monkeypatch: pytest.MonkeyPatch) -> None:

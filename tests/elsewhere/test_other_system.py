@@ -88,7 +88,7 @@ def elsewhere(folder: Path, *arguments: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize("who", ["maskora.video.read", "gui_mask.runs"])
+@pytest.mark.parametrize("who", ["maskora.video.read", "gui_mask.jobs"])
 def test_our_code_is_refused_what_windows_lacks(tmp_path: Path, who: str) -> None:
     lines = elsewhere(tmp_path, "-c", ASK, json.dumps(REFUSED), who)
     told = [line.removeprefix("refused: ").rpartition(" (")[0] for line in lines]

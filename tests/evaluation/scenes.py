@@ -5,9 +5,13 @@ A two-toned disc rolls and turns over a background that pans; the edit paints it
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import cv2
 import numpy as np
+
+from maskora.evaluation.judge import FrameSet, Numbers, Scorers, Truth, gather, judge
+from maskora.evaluation.metrics import edit_colours
 
 WIDTH, HEIGHT, FRAMES, RADIUS = 128, 96, 13, 17
 BLUE = ((70, 110, 220), (30, 50, 120))
@@ -25,8 +29,7 @@ class Scene:
     box: np.ndarray
 
 
-def draw_scene(turn: float = 0.25) -> Scene:
-    """The scene; `turn` is in radians per frame."""
+def _draw_scene(turn: float = 0.25) -> Scene:
     background = np.stack([_background(n) for n in range(FRAMES)])
     return Scene(
         source=np.stack([draw_disc(background[n], n, BLUE, turn) for n in range(FRAMES)]),
@@ -86,48 +89,51 @@ def _background(number: int) -> np.ndarray:
     return picture[:, 2 * number : 2 * number + WIDTH].copy()
 
 
-def good(scene: Scene) -> np.ndarray:
+SCENE = _draw_scene()
+
+
+def good() -> np.ndarray:
     """What a model does well: the truth, a little blurred and noisy inside; outside the source."""
-    noise = np.random.default_rng(5).normal(0, 4, scene.truth.shape)
-    blurred = [cv2.GaussianBlur(frame, (0, 0), 0.8) for frame in scene.truth]
-    return _inside(scene, np.clip(np.stack(blurred) + noise, 0, 255).astype(np.uint8))
+    noise = np.random.default_rng(5).normal(0, 4, SCENE.truth.shape)
+    blurred = [cv2.GaussianBlur(frame, (0, 0), 0.8) for frame in SCENE.truth]
+    return _inside(np.clip(np.stack(blurred) + noise, 0, 255).astype(np.uint8))
 
 
-def frozen(scene: Scene) -> np.ndarray:
+def frozen() -> np.ndarray:
     """The inside stands still: always the edited first frame."""
-    return _inside(scene, np.repeat(scene.truth[:1], FRAMES, axis=0))
+    return _inside(np.repeat(SCENE.truth[:1], FRAMES, axis=0))
 
 
-def stiff(scene: Scene) -> np.ndarray:
+def stiff() -> np.ndarray:
     """The object slides along with its box, but does not turn."""
-    frames = [draw_disc(scene.background[n], n, ORANGE, turn=0.0) for n in range(FRAMES)]
-    return _inside(scene, np.stack(frames))
+    frames = [draw_disc(SCENE.background[n], n, ORANGE, turn=0.0) for n in range(FRAMES)]
+    return _inside(np.stack(frames))
 
 
-def faded(scene: Scene) -> np.ndarray:
+def faded() -> np.ndarray:
     """The edit turns into the source."""
-    return _inside(scene, _blend(scene.truth, scene.source))
+    return _inside(_blend(SCENE.truth, SCENE.source))
 
 
-def vanished(scene: Scene) -> np.ndarray:
+def vanished() -> np.ndarray:
     """The edited object dissolves into the background."""
-    return _inside(scene, _blend(scene.truth, scene.background))
+    return _inside(_blend(SCENE.truth, SCENE.background))
 
 
-def drifting(scene: Scene) -> np.ndarray:
+def drifting() -> np.ndarray:
     """The inside is good; the background slips away, by a pixel in four frames."""
-    frames = good(scene)
+    frames = good()
     moved = [np.roll(frame, n // 4, axis=1) for n, frame in enumerate(frames)]
-    return np.where(scene.box[..., None], frames, np.stack(moved))
+    return np.where(SCENE.box[..., None], frames, np.stack(moved))
 
 
-def flickering(scene: Scene) -> np.ndarray:
+def flickering() -> np.ndarray:
     """The inside is right, under noise that is new in every frame."""
-    noise = np.random.default_rng(6).normal(0, 45, scene.truth.shape)
-    return _inside(scene, np.clip(scene.truth + noise, 0, 255).astype(np.uint8))
+    noise = np.random.default_rng(6).normal(0, 45, SCENE.truth.shape)
+    return _inside(np.clip(SCENE.truth + noise, 0, 255).astype(np.uint8))
 
 
-BAD: dict[str, Callable[[Scene], np.ndarray]] = {
+BAD: dict[str, Callable[[], np.ndarray]] = {
     "frozen": frozen,
     "stiff": stiff,
     "faded": faded,
@@ -137,11 +143,32 @@ BAD: dict[str, Callable[[Scene], np.ndarray]] = {
 }
 
 
-def _inside(scene: Scene, frames: np.ndarray) -> np.ndarray:
-    return np.where(scene.box[..., None], frames, scene.source)
+def _inside(frames: np.ndarray) -> np.ndarray:
+    return np.where(SCENE.box[..., None], frames, SCENE.source)
 
 
 def _blend(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """From the first to the second, over the first two thirds of the clip."""
     share = np.clip(np.arange(FRAMES) / (FRAMES * 2 / 3), 0, 1)[:, None, None, None]
     return np.rint(first * (1 - share) + second * share).astype(np.uint8)
+
+
+@cache
+def judged_as(name: str, *, truth: bool = True) -> Numbers:
+    """The numbers of the good result or of a bad one."""
+    return judged({"good": good, **BAD}[name](), truth=truth)
+
+
+def judged(result: np.ndarray, *, truth: bool = True) -> Numbers:
+    """The numbers of a result of the scene, with the truth or without."""
+    frames = (
+        FrameSet(
+            result_HWC=result[n],
+            source_HWC=SCENE.source[n],
+            inside_HW=SCENE.box[n],
+            truth=Truth(SCENE.truth[n], SCENE.object[n], SCENE.background[n]) if truth else None,
+        )
+        for n in range(len(result))
+    )
+    edit = edit_colours([(SCENE.truth[0], SCENE.source[0], SCENE.box[0])])
+    return gather(list(judge(frames, edit, Scorers(SCENE.truth[0]))))

@@ -111,9 +111,9 @@ def test_settings_that_name_code_are_without_effect(copy: Path, folder: Path) ->
     parts = {key: {**inner[key], **chosen, **own} for key in ("text_config", "vision_config")}
     change(copy, **chosen, **parts)
     for name in ("tokenizer_config.json", "preprocessor_config.json"):
-        told = json.loads((copy / name).read_text())
-        told |= {**chosen, **own, "tokenizer_class": "BertTokenizer"}
-        (copy / name).write_text(json.dumps(told))
+        settings = json.loads((copy / name).read_text())
+        settings |= {**chosen, **own, "tokenizer_class": "BertTokenizer"}
+        (copy / name).write_text(json.dumps(settings))
     (copy / "own.py").write_text("raise SystemExit('run')\n")
     assert np.array_equal(features(copy), features(folder))
     assert np.array_equal(encode_texts(copy, PROMPTS, KEY), encode_texts(folder, PROMPTS, KEY))

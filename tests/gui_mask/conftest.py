@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from gui_mask.state import AppState, PathGuard
+from maskora.app.workspace import Workspace
+from maskora.video.limits import Limits
 from maskora.video.write import write_mp4
 from tests.ball import draw_frame
-from tests.gui_mask.window import CHROMIUM, SWITCHES, Server, Window
+from tests.gui_mask.window import CHROMIUM, SWITCHES
+from tests.gui_mask.workspaces import copied, make_workspace
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +24,36 @@ def rolling(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def unmarked(
+    tmp_path_factory: pytest.TempPathFactory, rolling: Path, tiny_model: Path
+) -> Workspace:
+    """The ball at 160x96, its mask still to be clicked; to copy."""
+    return make_workspace(tmp_path_factory.mktemp("unmarked") / "ws", rolling, tiny_model)
+
+
+@pytest.fixture(scope="session")
+def boxed(tmp_path_factory: pytest.TempPathFactory, rolling: Path, tiny_model: Path) -> Workspace:
+    """The same with a region around the ball, nothing edited yet; to copy."""
+    root = tmp_path_factory.mktemp("boxed") / "ws"
+    return make_workspace(root, rolling, tiny_model, box="16,64,120,96", start=0)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, unmarked: Workspace) -> Workspace:
+    """A workspace to change, without a mask."""
+    return copied(unmarked, tmp_path / "ws")
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[AppState]:
+    """A window's state in which the test's folder may be used."""
+    (tmp_path / "scratch").mkdir()
+    opened = AppState(PathGuard((tmp_path,)), Limits.of(), tmp_path / "scratch")
+    yield opened
+    opened.close()
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """The system's Chromium."""
@@ -27,13 +61,3 @@ def browser() -> Iterator[Browser]:
         browser = player.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
         yield browser
         browser.close()
-
-
-@pytest.fixture
-def window(browser: Browser, server: Server) -> Iterator[Window]:
-    """A tab on the module's own `server`; whatever its console complains of fails the test."""
-    opened = Window.open(browser, server.address)
-    opened.ready(9)
-    yield opened
-    opened.page.close()
-    assert opened.errors == []

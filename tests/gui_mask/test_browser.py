@@ -1,5 +1,7 @@
-"""The window in a real browser: a whole edit, and what it answers when something is wrong."""
+"""The window in a real browser: a whole edit, wrong input, and things at the wrong moment."""
 
+import json
+import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -9,16 +11,17 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 
 from maskora.app.workspace import Workspace
 from maskora.config import set_values
-from maskora.masks.files import read_labels
+from maskora.masks.files import read_labels, write_labels
+from maskora.masks.shapes import static_box_labels
 from maskora.video.images import read_image, write_png
 from maskora.video.probe import probe
 from maskora.video.write import write_mp4
-from tests.gui_mask.clips import make_workspace
 from tests.gui_mask.window import CHROMIUM, Server, Window, serving
+from tests.gui_mask.workspaces import copied, make_workspace
 from tests.masks.trackers.tiny_sam2 import write_tiny_sam2
 from tests.tiny_florence import write_tiny_florence
 
@@ -30,118 +33,152 @@ BALL = (50 / 320, 110 / 192)  # the ball's centre in frame 0, as shares of the p
 SLOWEST = 0.150  # seconds from moving the scrubber to the frame on the screen
 
 
-@pytest.fixture
-def workspace(tmp_path: Path, rolling: Path, tiny_model: Path) -> Workspace:
-    settings = ["model.dtype=float32", "optimizer.type=adamw", "motion.window=5", "motion.steps=2"]
-    settings += ["inference.steps=2", "prompt.caption=a ball", "prompt.edited_caption=a red ball"]
-    return make_workspace(tmp_path / "ws", rolling, tiny_model, *settings)
+ASKED = "**/component_server*"
+SLOW_CLICKS = """() => {
+    const send = window.fetch;
+    window.fetch = async (...request) => {
+        const slow = String(request[1]?.body).includes('"click"');
+        if (slow) await new Promise((on) => setTimeout(on, 5000));
+        return send(...request);
+    };
+}"""
 
 
-@pytest.fixture
-def server(tmp_path: Path, workspace: Workspace) -> Iterator[Server]:
-    with serving(tmp_path, "ws") as running:
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the program was started, and that the page may use."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def server(home: Path, tiny_model: Path, rolling: Path) -> Iterator[Server]:
+    allowed = ["--allow", str(tiny_model.parent), "--allow", str(rolling.parent)]
+    with serving(home, *allowed) as running:
         yield running
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server) -> Iterator[Window]:
+    """A tab with no workspace open; whatever its console complains of fails the test."""
+    opened = Window.open(browser, server.address)
+    yield opened
+    opened.page.close()
+    assert opened.errors == []
+
+
+@pytest.fixture
+def workspace(home: Path, unmarked: Workspace) -> Workspace:
+    return copied(unmarked, home / f"ws-{secrets.token_hex(4)}")
+
+
+@pytest.fixture
+def other(home: Path, unmarked: Workspace) -> Workspace:
+    """A second workspace."""
+    return copied(unmarked, home / f"other-{secrets.token_hex(4)}")
+
+
+@pytest.fixture
+def window(page: Window, workspace: Workspace) -> Window:
+    """A tab with the workspace open."""
+    page.enter(workspace.root.name)
+    page.ready(9)
+    return page
 
 
 @pytest.mark.timeout(900)
 def test_the_dog_from_a_video_to_the_result(
-    browser: Browser, tmp_path: Path, real_clips: Path, tiny_model: Path
+    page: Window, home: Path, tmp_path: Path, real_clips: Path, tiny_model: Path
 ) -> None:
-    shutil.copy(real_clips / "dog.mp4", tmp_path)
-    with serving(tmp_path, "--allow", str(tiny_model.parent)) as running:
-        window = Window.open(browser, running.address)
-        page = window.page
-        window.picture("open")
-        page.get_by_label("… or its path on this machine").fill("dog.mp4")
-        window.press("Look at it")
-        window.message("1280×720, 289 frames")
-        page.get_by_label("Frames").first.fill("21")
-        page.get_by_label("Size").fill("320x176")
-        page.get_by_label("Size").press("Enter")
-        page.get_by_role("combobox", name="Base").click()
-        page.get_by_role("option", name="tiny").click()
-        page.get_by_label("Model folder or hub id").fill(str(tiny_model))
-        window.picture("begin")
-        window.press("Make the workspace")
-        window.ready(21)
-        workspace = Workspace(tmp_path / "dog-edit")
+    shutil.copy(real_clips / "dog.mp4", home)
+    window, tab = page, page.page
+    window.picture("open")
+    tab.get_by_label("… or its path on this machine").fill("dog.mp4")
+    window.press("Look at it")
+    window.message("1280×720, 289 frames")
+    tab.get_by_label("Frames").first.fill("21")
+    tab.get_by_label("Size").fill("320x176")
+    tab.get_by_label("Size").press("Enter")
+    tab.get_by_role("combobox", name="Base").click()
+    tab.get_by_role("option", name="tiny").click()
+    tab.get_by_label("Model folder or hub id").fill(str(tiny_model))
+    window.picture("begin")
+    window.press("Make the workspace")
+    window.ready(21)
+    workspace = Workspace(home / "dog-edit")
 
-        window.drag(0.33, 0.50, 0.58, 0.82)
-        window.follow()
-        window.show(12)
-        before = read_labels(workspace.tracked(12))
-        window.press("+ Belongs")
-        window.click(0.45, 0.66)
-        window.click(0.30, 0.40, button="right")
-        window.follow()
-        assert (read_labels(workspace.tracked(12)) != before).any()
-        page.get_by_label("Margin").first.fill("0.2")
-        window.picture("mask")
-        window.press("Save the masks")
-        window.message("Saved in")
-        assert "margin = 0.2" in workspace.config.read_text()
+    window.drag(0.33, 0.50, 0.58, 0.82)
+    window.follow()
+    window.show(12)
+    before = read_labels(workspace.tracked(12))
+    window.press("+ Belongs")
+    window.click(0.45, 0.66)
+    window.click(0.30, 0.40, button="right")
+    window.follow()
+    assert (read_labels(workspace.tracked(12)) != before).any()
+    tab.get_by_label("Margin").first.fill("0.2")
+    window.picture("mask")
+    window.press("Save the masks")
+    window.message("Saved in")
+    assert "margin = 0.2" in workspace.config.read_text()
 
-        window.tab("3 · Edit")
-        with page.expect_download() as download:
-            page.get_by_role("link", name="Download frame 0").click()
-        given = tmp_path / "given.png"
-        download.value.save_as(given)
-        image = read_image(given).copy()
-        np.testing.assert_array_equal(image, read_image(workspace.source_frame(0)))
-        inside = read_labels(workspace.mask(0)) > 0
-        image[inside] = image[inside][:, ::-1]
-        image[:20] //= 2
-        write_png(given, image)
-        window.upload("edited", given)
-        window.message("Frame 0 is taken")
-        window.message("of it differs from the source")
-        for label, text in (("of the source", "a dog"), ("of edited frame 0", "a blue dog")):
-            page.get_by_label(f"Caption {label}").fill(text)
-        for button in page.get_by_role("button", name="Keep this caption").all():
-            button.click()
-        window.message("The caption is kept.")
-        window.picture("edit")
+    window.tab("3 · Edit")
+    with tab.expect_download() as download:
+        tab.get_by_role("link", name="Download frame 0").click()
+    given = tmp_path / "given.png"
+    download.value.save_as(given)
+    image = read_image(given).copy()
+    np.testing.assert_array_equal(image, read_image(workspace.source_frame(0)))
+    inside = read_labels(workspace.mask(0)) > 0
+    image[inside] = image[inside][:, ::-1]
+    image[:20] //= 2
+    write_png(given, image)
+    window.upload("edited", given)
+    window.message("Frame 0 is taken")
+    window.message("of it differs from the source")
+    for label, text in (("of the source", "a dog"), ("of edited frame 0", "a blue dog")):
+        tab.get_by_label(f"Caption {label}").fill(text)
+    for button in tab.get_by_role("button", name="Keep this caption").all():
+        button.click()
+    window.message("The caption is kept.")
+    window.picture("edit")
 
-        window.tab("4 · Run")
-        window.message("RAM, GB")
-        window.press("Train and infer")
-        window.message("running")
-        page.locator("video").wait_for(timeout=600_000)
-        window.message("done")
-        page.wait_for_function("document.querySelector('video').videoWidth === 1280")
-        window.picture("run")
-        page.close()
-        assert window.errors == []
+    window.tab("4 · Run")
+    window.message("RAM, GB")
+    window.press("Train and infer")
+    window.message("running")
+    tab.locator("video").wait_for(timeout=600_000)
+    window.message("done")
+    tab.wait_for_function("document.querySelector('video').videoWidth === 1280")
+    window.picture("run")
     result = probe(workspace.output_dir(None, None) / "edited.mp4")
     assert (result.frames, result.width, result.height) == (21, 1280, 720)
     assert (workspace.root / "source" / "00000.txt").read_text().strip() == "a dog"
 
 
 def test_an_uploaded_video_stays_with_its_workspace(
-    browser: Browser, tmp_path: Path, rolling: Path, tiny_model: Path
+    browser: Browser, server: Server, home: Path, rolling: Path, tiny_model: Path
 ) -> None:
-    with serving(tmp_path, "--allow", str(tiny_model.parent)) as running:
-        window = Window.open(browser, running.address, 1280, 720)
-        window.upload("video", rolling)
-        window.message("320×192, 9 frames")
-        window.page.get_by_label("Size").fill("160x96")
-        window.page.get_by_label("Size").press("Enter")
-        window.page.get_by_label("Model folder or hub id").fill(str(tiny_model))
-        window.picture("begin")
-        window.press("Make the workspace")
-        window.ready(9)
-        window.click(*BALL)
-        window.follow()
-        window.picture("mask")
-        window.tab("3 · Edit")
-        window.message("None yet")
-        window.picture("edit")
-        window.tab("4 · Run")
-        window.message("RAM, GB")
-        window.picture("run")
-        window.page.close()
-        assert window.errors == []
-    workspace = Workspace(tmp_path / "ball-edit")
+    window = Window.open(browser, server.address, 1280, 720)
+    window.upload("video", rolling)
+    window.message("320×192, 9 frames")
+    window.page.get_by_label("Size").fill("160x96")
+    window.page.get_by_label("Size").press("Enter")
+    window.page.get_by_label("Model folder or hub id").fill(str(tiny_model))
+    window.picture("begin")
+    window.press("Make the workspace")
+    window.ready(9)
+    window.click(*BALL)
+    window.follow()
+    window.picture("mask")
+    window.tab("3 · Edit")
+    window.message("None yet")
+    window.picture("edit")
+    window.tab("4 · Run")
+    window.message("RAM, GB")
+    window.picture("run")
+    window.page.close()
+    assert window.errors == []
+    workspace = Workspace(home / "ball-edit")
     assert Path(workspace.read_source().origin) == workspace.original_dir / "ball.mp4"
 
 
@@ -153,9 +190,7 @@ def test_sixty_frames_scrub_without_a_wait(
     noise = random.integers(0, 256, (480, 832, 3), dtype=np.uint8)
     clip = tmp_path / "noise.mp4"
     write_mp4(clip, (np.roll(noise, 7 * n, axis=1) // (1 + n % 3) for n in range(61)), Fraction(16))
-    workspace = make_workspace(
-        tmp_path / "ws", clip, tiny_model, "video.frames=61", "video.size=832x480"
-    )
+    workspace = make_workspace(tmp_path / "ws", clip, tiny_model, frames=61, size="832x480")
     with serving(tmp_path, "ws") as running:
         window = Window.open(browser, running.address)
         window.ready(61)
@@ -201,9 +236,9 @@ def test_clicks_corrections_and_undo(window: Window, workspace: Workspace) -> No
 
 def test_following_without_a_click(window: Window) -> None:
     window.press("Follow through the clip")
-    expect(window.told).to_contain_text("nothing is clicked yet")
+    expect(window.status).to_contain_text("nothing is clicked yet")
     window.press("From here →")
-    expect(window.told).to_contain_text("nothing is marked in frame 0")
+    expect(window.status).to_contain_text("nothing is marked in frame 0")
     window.press("Save the masks")
     window.message("nothing is marked")
 
@@ -217,7 +252,7 @@ def test_a_click_beside_the_picture(window: Window, workspace: Workspace) -> Non
 
 
 def test_an_object_that_leaves_the_picture(
-    browser: Browser, tmp_path: Path, tiny_model: Path
+    page: Window, home: Path, tmp_path: Path, tiny_model: Path
 ) -> None:
     def frame(number: int) -> np.ndarray:
         picture = np.full((96, 160, 3), (40, 110, 60), np.uint8)
@@ -226,16 +261,14 @@ def test_an_object_that_leaves_the_picture(
         return picture
 
     write_mp4(tmp_path / "leaves.mp4", (frame(n) for n in range(9)), Fraction(16))
-    make_workspace(tmp_path / "ws", tmp_path / "leaves.mp4", tiny_model)
-    with serving(tmp_path, "ws") as running:
-        window = Window.open(browser, running.address)
-        window.ready(9)
-        window.drag(0.54, 0.27, 0.82, 0.73)
-        window.follow()
-        expect(window.told).to_contain_text("object 1 is not seen in frames")
-        window.press("Save the masks")
-        window.message("Saved in")
-        window.page.close()
+    make_workspace(home / "leaves", tmp_path / "leaves.mp4", tiny_model)
+    page.enter("leaves")
+    page.ready(9)
+    page.drag(0.54, 0.27, 0.82, 0.73)
+    page.follow()
+    expect(page.status).to_contain_text("object 1 is not seen in frames")
+    page.press("Save the masks")
+    page.message("Saved in")
 
 
 def test_what_is_no_video(window: Window, tmp_path: Path) -> None:
@@ -274,13 +307,15 @@ def test_a_full_disk_on_save(window: Window, server: Server, workspace: Workspac
     window.follow()
     process = psutil.Process(server.process.pid)
     process.rlimit(psutil.RLIMIT_FSIZE, (100, psutil.RLIM_INFINITY))
-    window.press("Save the masks")
-    window.message("File too large")
-    assert not workspace.masks_dir.exists()
-    window.show(3)
-    window.click(0.9, 0.1)
-    expect(window.told).to_contain_text("still in this page")
-    process.rlimit(psutil.RLIMIT_FSIZE, (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY))
+    try:
+        window.press("Save the masks")
+        window.message("File too large")
+        assert not workspace.masks_dir.exists()
+        window.show(3)
+        window.click(0.9, 0.1)
+        expect(window.status).to_contain_text("still in this page")
+    finally:
+        process.rlimit(psutil.RLIMIT_FSIZE, (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY))
     window.press("Save the masks")
     window.message("Saved in")
     assert (read_labels(workspace.silhouette(3)) == read_labels(workspace.tracked(3))).all()
@@ -291,8 +326,10 @@ def test_two_tabs_on_one_workspace(
     browser: Browser, window: Window, server: Server, workspace: Workspace
 ) -> None:
     other = Window.open(browser, server.address)
+    other.enter(workspace.root.name)
     other.ready(9)
     window.click(*BALL)
+    expect(other.page.locator("#viewer .ticks i")).to_have_count(1, timeout=15_000)
     other.show(2)
     other.press("new object")
     other.click(0.9, 0.1)
@@ -303,23 +340,26 @@ def test_two_tabs_on_one_workspace(
     assert set(np.unique(read_labels(workspace.silhouette(2)))) == {0, 1, 2}
 
 
-def test_sam2_and_the_captioner(window: Window, workspace: Workspace, tmp_path: Path) -> None:
+def test_sam2_and_the_captioner(window: Window, workspace: Workspace) -> None:
     """Real classes with random weights: what they answer is noise, that they answer is not."""
-    write_tiny_sam2(tmp_path / "sam2")
-    write_tiny_florence(tmp_path / "florence")
-    set_values(workspace.config, {"caption.model": str(tmp_path / "florence")})
+    write_tiny_sam2(workspace.root / "sam2")
+    write_tiny_florence(workspace.root / "florence")
+    set_values(
+        workspace.config,
+        {"caption.model": str(workspace.root / "florence"), "prompt.caption": "auto"},
+    )
     window.press("Tracker ▼")
     window.page.get_by_label("SAM2: needs a checkpoint").check()
     window.page.get_by_label("SAM2 checkpoint").fill("nowhere/at/all")
     window.press("Use this tracker")
     window.message("From now on: sam2.")
     window.click(*BALL)
-    expect(window.told).to_contain_text("[tracker] checkpoint")
+    expect(window.status).to_contain_text("[tracker] checkpoint")
     window.page.get_by_label("SAM2 checkpoint").fill("./sam2")
     window.press("Use this tracker")
     window.page.wait_for_timeout(500)
     window.click(*BALL)
-    expect(window.told).to_have_text("")
+    expect(window.status).to_have_text("")
     window.follow()
     assert workspace.tracked(8).is_file()
     window.tab("3 · Edit")
@@ -334,19 +374,130 @@ def test_closing_the_page_loses_nothing(
     browser: Browser, server: Server, workspace: Workspace
 ) -> None:
     first = Window.open(browser, server.address)
+    first.enter(workspace.root.name)
     first.ready(9)
     first.click(*BALL)
     first.press("Follow through the clip")
     first.answered()
+    first.page.reload()
+    first.ready(9)
     first.page.close()
     second = Window.open(browser, server.address)
+    second.enter(workspace.root.name)
     second.ready(9)
     expect(second.page.get_by_role("button", name="Stop", exact=True).first).to_be_hidden(
         timeout=60_000
     )
-    expect(second.told).to_contain_text("followed to the end")
+    expect(second.status).to_contain_text("followed to the end")
     second.press("Undo")
     second.answered()
     assert not read_labels(workspace.tracked(8)).any()
     assert read_labels(workspace.tracked(0)).any()
     second.page.close()
+
+
+def prompts_of(workspace: Workspace) -> list[dict[str, str]]:
+    """The clicks and boxes that were stored."""
+    prompts: list[dict[str, str]] = json.loads(workspace.tracking_record.read_text())["prompts"]
+    return prompts
+
+
+def test_a_click_goes_to_the_clip_that_was_clicked(
+    window: Window, workspace: Workspace, other: Workspace
+) -> None:
+    """Clicks that wait while another workspace is opened are not made there."""
+
+    window.page.evaluate(SLOW_CLICKS)
+    box = window.canvas.bounding_box()
+    assert box is not None
+    for share in (0.15, 0.2):
+        window.page.mouse.click(box["x"] + share * box["width"], box["y"] + 0.57 * box["height"])
+    window.enter(other.root.name)
+    window.message(other.root.name)
+    window.answered()
+    assert len(prompts_of(workspace)) == 1
+    assert not other.tracking_record.exists()
+
+
+def test_a_lost_answer_is_asked_for_again(window: Window) -> None:
+    window.click(*BALL)
+    lost: list[str] = []
+
+    def lose_one(route: Route) -> None:
+        if not lost and '"view"' in (route.request.post_data or ""):
+            lost.append(route.request.url)
+            route.abort()
+        else:
+            route.continue_()
+
+    window.press("Follow through the clip")
+    window.answered()
+    window.page.route(ASKED, lose_one)
+    expect(window.page.get_by_role("button", name="Stop", exact=True).first).to_be_hidden()
+    expect(window.page.get_by_role("button", name="Undo")).to_be_enabled()
+    window.errors.clear()  # the browser notes the request that was cut off
+
+
+def test_playing_ends_with_the_clip_that_played(window: Window, other: Workspace) -> None:
+    window.press("play")
+    window.enter(other.root.name)
+    window.message(other.root.name)
+    expect(window.page.get_by_role("button", name="play", exact=True)).to_have_text("Play")
+
+
+def test_a_box_belongs_to_the_frame_that_it_was_drawn_on(
+    window: Window, workspace: Workspace
+) -> None:
+    box = window.canvas.bounding_box()
+    assert box is not None
+    window.press("Box")
+    window.page.mouse.move(box["x"] + 0.1 * box["width"], box["y"] + 0.4 * box["height"])
+    window.page.mouse.down()
+    window.page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.7 * box["height"])
+    window.page.keyboard.press("ArrowRight")
+    window.page.keyboard.press("ArrowRight")
+    window.page.mouse.up()
+    window.answered()
+    (prompt,) = prompts_of(workspace)
+    assert prompt["box"].startswith("0,")
+
+
+def test_every_corner_can_be_clicked(window: Window, workspace: Workspace) -> None:
+    box = window.canvas.bounding_box()
+    assert box is not None
+    for x in (box["x"] + 0.2, box["x"] + box["width"] - 0.2):
+        for y in (box["y"] + 0.2, box["y"] + box["height"] - 0.2):
+            window.page.mouse.click(x, y)
+            window.answered()
+            expect(window.status).not_to_contain_text("outside")
+    assert len(prompts_of(workspace)) == 4
+
+
+def test_leave_to_replace_is_given_for_one_workspace(
+    window: Window, workspace: Workspace, other: Workspace
+) -> None:
+    painted = static_box_labels((0, 0, 160, 96), 1, 96, 160)[0]
+    for one in (workspace, other):
+        window.enter(one.root.name)
+        window.message(one.root.name)
+        window.page.wait_for_timeout(500)
+        window.click(*BALL)
+        window.press("Save the masks")
+        window.message(f"{one.root.name}/masks")
+        write_labels(one.mask(3), painted)
+    window.enter(workspace.root.name)
+    window.page.wait_for_timeout(1000)
+    window.press("Save the masks")
+    window.page.get_by_label("Replace the masks that I painted").check()
+    window.enter(other.root.name)
+    window.page.wait_for_timeout(1000)
+    window.press("Save the masks")
+    window.message("painted by hand since")
+    assert read_labels(other.mask(3)).all()
+
+
+def test_names_are_no_markup(window: Window, workspace: Workspace) -> None:
+    """What a file is called is shown, and fetches nothing (the window's errors are looked at)."""
+    (workspace.edits_dir / "![x](http:&#47;&#47;evil.invalid&#47;edit.png).png").touch()
+    window.tab("3 · Edit")
+    window.message("evil.invalid")

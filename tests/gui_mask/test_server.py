@@ -8,36 +8,42 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from gui_mask.desk import Desk
-from gui_mask.places import Places
 from gui_mask.server import web_app
 from gui_mask.session import Session
-from gui_mask.sessions import Sessions
+from gui_mask.state import AppState, PathGuard
+from maskora.app.workspace import Workspace
 from maskora.video.images import read_image
 from maskora.video.limits import Limits
-from tests.gui_mask.clips import make_workspace
+from tests.gui_mask.workspaces import copied
 
 PORT = 7860
 HERE = f"http://127.0.0.1:{PORT}"
 
 
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    sessions = Sessions(Places((tmp_path,)))
-    (tmp_path / "scratch").mkdir()
-    yield Desk(sessions, sessions.places, Limits.of(), tmp_path / "scratch", "")
-    sessions.close()
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the page may use."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def state(home: Path) -> Iterator[AppState]:
+    (home / "scratch").mkdir()
+    opened = AppState(PathGuard((home,)), Limits.of(), home / "scratch")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def client(state: AppState) -> TestClient:
+    return TestClient(web_app(state, "127.0.0.1", PORT), base_url=HERE)
 
 
 @pytest.fixture
-def client(desk: Desk) -> TestClient:
-    return TestClient(web_app(desk, "127.0.0.1", PORT), base_url=HERE)
-
-
-@pytest.fixture
-def session(desk: Desk, tmp_path: Path, rolling: Path, tiny_model: Path) -> Session:
-    root = make_workspace(tmp_path / "ws", rolling, tiny_model).root
-    return desk.sessions.open(str(root))
+def session(state: AppState, home: Path, unmarked: Workspace) -> Session:
+    """A fresh workspace, open."""
+    root = home / f"ws{len(list(home.iterdir()))}"
+    return state.open(str(copied(unmarked, root).root))
 
 
 def test_frames_are_those_of_the_workspace(client: TestClient, session: Session) -> None:
@@ -82,9 +88,9 @@ def test_other_sites_may_not_speak_for_the_person(client: TestClient) -> None:
         assert refused.status_code == 403
 
 
-def test_other_addresses_may_not_speak_either(desk: Desk) -> None:
+def test_other_addresses_may_not_speak_either(state: AppState) -> None:
     """The same where the program listens for others: only its own page is answered."""
-    client = TestClient(web_app(desk, "0.0.0.0", PORT), base_url=f"http://192.168.1.5:{PORT}")
+    client = TestClient(web_app(state, "0.0.0.0", PORT), base_url=f"http://192.168.1.5:{PORT}")
     assert client.get("/").status_code == 200
     for origin in ("http://evil.example", "http://192.168.1.5:1", "null"):
         assert client.get("/config", headers={"origin": origin}).status_code == 403
@@ -110,7 +116,6 @@ def test_source_frames_for_editing(client: TestClient, session: Session, rolling
     assert fitted.content == session.workspace.source_frame(3).read_bytes()
     assert "outside the folders" in client.get(f"{base}/3.png?original=1").text
     assert client.get(f"{base}/9.png").status_code == 404
-    object.__setattr__(session.source, "origin", str(rolling))
     inside = session.workspace.root / "ball.mp4"
     inside.write_bytes(rolling.read_bytes())
     record = session.source.model_copy(update={"origin": str(inside)})
@@ -122,28 +127,27 @@ def test_source_frames_for_editing(client: TestClient, session: Session, rolling
 
 @pytest.mark.parametrize("name", ["find_upload", "take"])
 def test_a_file_that_was_not_uploaded_is_not_taken(
-    client: TestClient, session: Session, tmp_path: Path, name: str, rolling: Path
+    client: TestClient, session: Session, home: Path, tmp_path: Path, name: str, rolling: Path
 ) -> None:
     """A page that says of any file of the machine that it was uploaded gets nothing of it."""
-    secret = tmp_path.parent / f"{tmp_path.name}-secret.mp4"
+    secret = tmp_path / "secret.mp4"
     secret.write_bytes(rolling.read_bytes())
     config = client.get("/config").json()
     number = next(one["id"] for one in config["dependencies"] if one["api_name"] == name)
     file = {"path": str(secret), "orig_name": "secret.mp4", "meta": {"_type": "gradio.FileData"}}
-    data = [file] if name == "find_upload" else [session.token, "", 0, file, 0]
+    data = [file] if name == "find_upload" else [session.token, "", 0, file]
     call = {"fn_index": number, "data": data, "session_hash": "x"}
     answer = client.post("/gradio_api/run/predict", json=call)
     assert answer.status_code >= 400 or "not uploaded here" in answer.text, answer.text
     assert list(session.workspace.edits_dir.iterdir()) == []
-    copies = [path for path in tmp_path.rglob("*secret*") if path.is_file()]
-    assert copies == []
+    assert [path for path in home.rglob("*secret*") if path.is_file()] == []
     assert client.get(f"/gradio_api/file={secret}").status_code in (403, 404)
 
 
 def test_files_of_the_machine_are_not_served(
-    client: TestClient, session: Session, tmp_path: Path
+    client: TestClient, session: Session, home: Path
 ) -> None:
-    secret = tmp_path / "secret.txt"
+    secret = home / "secret.txt"
     secret.write_text("secret")
     for path in (secret, session.workspace.config, "/etc/passwd", Path(__file__)):
         answer = client.get(f"/gradio_api/file={path}")

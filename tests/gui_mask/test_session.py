@@ -9,13 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gui_mask.places import Places
-from gui_mask.region import Region, RegionPreview
-from gui_mask.session import STORE_EVERY, Session
-from gui_mask.sessions import MOST_OPEN, Sessions
+from gui_mask.session import STORE_EVERY, Region, Session
 from maskora.app import masking as tracking
 from maskora.app.masking import load_masks
-from maskora.app.prepare import prepare_workspace
 from maskora.app.workspace import Workspace, workspace_lock
 from maskora.config import load_config, set_values
 from maskora.errors import UserError
@@ -23,27 +19,15 @@ from maskora.masks.files import read_labels, write_labels
 from maskora.masks.prompts import Click
 from maskora.masks.shapes import final_masks
 from maskora.masks.tracking import Anchors, Silhouettes
-from tests.gui_mask.clips import make_workspace
+from tests.gui_mask.workspaces import copied, make_workspace
 from tests.masks.discs import DiscTracker
 
 BALL = Click(0, 24.5, 54.5)  # its centre in frame 0, at half size
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, rolling: Path, tiny_model: Path) -> Workspace:
-    return make_workspace(tmp_path / "ws", rolling, tiny_model)
-
-
-@pytest.fixture
 def session(workspace: Workspace) -> Iterator[Session]:
     opened = Session(workspace)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def sessions(tmp_path: Path) -> Iterator[Sessions]:
-    opened = Sessions(Places((tmp_path,)))
     yield opened
     opened.close()
 
@@ -79,7 +63,7 @@ def follow(session: Session) -> None:
 
 def wait(session: Session) -> None:
     for _ in range(600):
-        if session.following is None:
+        if session.tracking is None:
             return
         time.sleep(0.05)
     raise AssertionError("it did not end")
@@ -127,23 +111,6 @@ def test_saving_keeps_the_comments_of_edit_toml(session: Session) -> None:
     assert changed == before.replace("margin = 0.1", "margin = 0.25")
 
 
-@pytest.mark.parametrize("shape", ["box", "hull", "tight", "noisy", "full"])
-def test_the_preview_shows_what_will_be_saved(session: Session, shape: str) -> None:
-    session.point([BALL])
-    region = Region(shape, 0.2, 5)  # type: ignore[arg-type]
-    drawn, _ = RegionPreview(session.source).outlines(session.markup.shown_THW, 1, region, 0.0005)
-    final_THW, _ = final_masks(session.markup.shown_THW, region.shape, 0.2, 5, 0.0005, 8)
-    for frame, objects in enumerate(drawn):
-        if not objects:
-            assert not final_THW[frame].any()
-            continue
-        ((_, lines),) = objects
-        points = np.array(lines[0]).reshape(-1, 2)
-        rows, columns = np.nonzero(final_THW[frame])
-        extent = [columns.min(), rows.min(), columns.max(), rows.max()]
-        np.testing.assert_allclose([*points.min(axis=0), *points.max(axis=0)], extent, atol=1)
-
-
 def test_painted_masks_are_not_replaced_unasked(session: Session) -> None:
     session.point([BALL])
     session.save()
@@ -186,7 +153,7 @@ def test_what_would_disturb_the_following_is_refused(
             disturb()
     assert not waiting.closed
     threading.Timer(0.2, waiting.may_go_on.set).start()
-    session.stop_following()
+    session.stop_tracking()
     assert "stopped after" in session.message
     session.undo()
     assert not session.markup.shown_THW[1:].any()
@@ -211,76 +178,13 @@ def test_a_full_disk_loses_nothing(session: Session, monkeypatch: pytest.MonkeyP
     again.close()
 
 
-def test_two_pages_share_one_session(sessions: Sessions, workspace: Workspace) -> None:
-    first, second = sessions.open(str(workspace.root)), sessions.open(f"{workspace.root}/../ws")
-    assert first is second
-    click = {"token": first.token, "name": "click", "frame": 0, "x": 24, "y": 54, "object": 1}
-    news = sessions.act({**click, "positive": True, "version": 0, "regions": 0})
-    assert news["objects"] == [1]
-    seen = sessions.view({"token": second.token, "version": 0, "regions": 0})
-    assert seen["frames"]["0"]["marks"] == news["frames"]["0"]["marks"]
-    assert len(seen["regions"][0]) == 1
-
-
-def test_only_what_is_new_is_sent(sessions: Sessions, workspace: Workspace) -> None:
-    token = sessions.open(str(workspace.root)).token
-    whole = sessions.view({"token": token, "version": 0, "regions": 0})
-    assert len(whole["frames"]) == whole["count"] == 9
-    asked = {"token": token, "version": whole["version"], "regions": whole["version"]}
-    assert sessions.view(asked)["frames"] == {}
-    assert "regions" not in sessions.view(asked)
-    clicked = {"name": "click", "frame": 2, "x": 30, "y": 48, "object": 1, "positive": True}
-    news = sessions.act({**asked, **clicked})
-    assert list(news["frames"]) == ["2"]
-    assert len(news["regions"]) == 9
-
-
-@pytest.mark.parametrize(
-    ("request_", "words"),
-    [
-        ({"name": "click", "frame": 0, "x": 500, "y": 5, "object": 1, "positive": True}, "outside"),
-        ({"name": "click", "frame": 99, "x": 5, "y": 5, "object": 1}, "frames 0 to 8"),
-        ({"name": "click", "frame": 0, "x": None, "y": 5, "object": 1}, "no number"),
-        ({"name": "click", "frame": 0, "x": float("nan"), "y": 5, "object": 1}, "no number"),
-        ({"name": "follow", "direction": "both"}, "nothing is clicked"),
-        ({"name": "follow", "direction": "sideways"}, "load it again"),
-        ({"name": "undo"}, "nothing to undo"),
-        ({"name": "__init__"}, "load it again"),
-        ({}, "load it again"),
-    ],
-)
-def test_wrong_requests_are_answered(
-    sessions: Sessions, workspace: Workspace, request_: dict[str, object], words: str
-) -> None:
-    token = sessions.open(str(workspace.root)).token
-    news = sessions.act({"token": token, "version": 0, "regions": 0, **request_})
-    assert words in news["error"]
-    assert news["version"] == 1
-
-
-@pytest.mark.parametrize("number", [0, 255, 300, -1])
-def test_objects_have_numbers_that_a_mask_can_hold(
-    sessions: Sessions, workspace: Workspace, number: int
-) -> None:
-    token = sessions.open(str(workspace.root)).token
-    click = {"name": "click", "frame": 0, "x": 24, "y": 54, "object": number, "positive": True}
-    assert "numbered 1 to 254" in sessions.act({"token": token, **click})["error"]
-
-
 @pytest.mark.parametrize("act", ["click", "undo", "save"])
-def test_masks_from_a_box_are_not_lost(
-    tmp_path: Path, rolling: Path, tiny_model: Path, act: str
-) -> None:
+def test_masks_from_a_box_are_not_lost(tmp_path: Path, boxed: Workspace, act: str) -> None:
     """What the masks came from is what the page starts with, also when it is opened again."""
-    root = tmp_path / "boxed"
-    prepare_workspace(
-        video=rolling, root=root, mask=None, box="16,64,120,96", base=None,
-        given={"video.size": "160x96", "video.frames": 9, "model.path": str(tiny_model)},
-        overrides=[], overwrite=False,
-    )  # fmt: skip
-    session = Session(Workspace(root))
-    boxed = session.markup.shown_THW.copy()
-    assert boxed.any(axis=(1, 2)).all()
+    workspace = copied(boxed, tmp_path / "boxed")
+    session = Session(workspace)
+    before_THW = session.markup.shown_THW.copy()
+    assert before_THW.any(axis=(1, 2)).all()
     if act == "save":
         session.save()
     else:
@@ -288,36 +192,36 @@ def test_masks_from_a_box_are_not_lost(
     if act == "undo":
         session.undo()
     session.close()
-    again = Session(Workspace(root))
-    np.testing.assert_array_equal(again.markup.shown_THW[1:], boxed[1:])
+    again = Session(workspace)
+    np.testing.assert_array_equal(again.markup.shown_THW[1:], before_THW[1:])
     again.close()
 
 
-@pytest.mark.parametrize(
-    ("settings", "size"), [(["video.fit=pad"], "160x160"), (["video.fit=stretch"], "640x384")]
-)
-@pytest.mark.parametrize("place", [(0.0, 0.0), (1.0, 1.0), (0.4, 0.05), (0.999, 0.5)])
+@pytest.mark.parametrize(("fit", "size"), [("pad", "160x160"), ("stretch", "640x384")])
 def test_a_click_anywhere_can_be_opened_again(
-    tmp_path: Path, rolling: Path, tiny_model: Path, settings: list[str], size: str,
-    place: tuple[float, float],
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    rolling: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fit: str,
+    size: str,
+) -> None:
     """Also one in the bars beside the picture, and on its very edge."""
-    root = tmp_path / "ws"
-    prepare_workspace(
-        video=rolling, root=root, mask=None, box=None, base=None,
-        given={"video.size": size, "video.frames": 5, "model.path": str(tiny_model)},
-        overrides=settings, overwrite=False,
-    )  # fmt: skip
-    session = Session(Workspace(root))
+    workspace = make_workspace(
+        tmp_path / "ws", rolling, tiny_model, f"video.fit={fit}", size=size, frames=5
+    )
+    session = Session(workspace)
     width, height = session.source.size
-    click = Click(0, place[0] * (width - 1), place[1] * (height - 1))
-    session.point([click])
+    tracker = DiscTracker(height, width)
+    monkeypatch.setattr("gui_mask.session.open_configured_tracker", lambda *_: tracker)
+    places = [(0.0, 0.0), (1.0, 1.0), (0.4, 0.05), (0.999, 0.5)]
+    clicks = [Click(0, x * (width - 1), y * (height - 1)) for x, y in places]
+    session.point(clicks)
     session.close()
-    again = Session(Workspace(root))
-    (found,) = again.markup.prompts
-    assert abs(found.x - click.x) < 0.3
-    assert abs(found.y - click.y) < 0.3
+    again = Session(workspace)
+    found = again.markup.prompts
     again.close()
+    np.testing.assert_allclose([(c.x, c.y) for c in found], [(c.x, c.y) for c in clicks], atol=0.3)
 
 
 def test_what_is_followed_is_stored_on_the_way(session: Session, waiting: WaitingTracker) -> None:
@@ -335,63 +239,16 @@ def test_an_open_workspace_is_not_prepared_anew(
     session: Session, rolling: Path, tiny_model: Path
 ) -> None:
     with pytest.raises(UserError, match="open in another maskora"):
-        prepare_workspace(
-            video=rolling, root=session.workspace.root, mask=None, box=None, base=None,
-            given={"video.size": "192x128", "video.frames": 5, "model.path": str(tiny_model)},
-            overrides=[], overwrite=True,
-        )  # fmt: skip
+        make_workspace(
+            session.workspace.root, rolling, tiny_model, size="192x128", frames=5, overwrite=True
+        )
     assert session.workspace.read_source().frames == 9
-
-
-def test_a_failed_opening_closes_nothing(
-    sessions: Sessions, tmp_path: Path, rolling: Path, tiny_model: Path
-) -> None:
-    opened = [
-        sessions.open(str(make_workspace(tmp_path / f"ws{n}", rolling, tiny_model).root))
-        for n in range(MOST_OPEN)
-    ]
-    with pytest.raises(UserError, match="not a prepared workspace"):
-        sessions.open(str(tmp_path))
-    for session in opened:
-        assert sessions.get(session.token) is session
 
 
 def test_the_whole_picture_needs_no_click(session: Session) -> None:
     session.set_region(Region("full", 0.1, 5))
     session.save()
     assert read_labels(session.workspace.mask(4)).all()
-
-
-def test_links_out_of_the_allowed_folders_are_refused(
-    sessions: Sessions, workspace: Workspace
-) -> None:
-    (workspace.edits_dir / "00000.png").symlink_to("/etc/passwd")
-    with pytest.raises(UserError, match="passwd"):
-        sessions.open(str(workspace.root))
-
-
-def test_an_unknown_page_is_told(sessions: Sessions) -> None:
-    assert "load the page again" in sessions.act({"token": "guess"})["error"]
-    assert "load the page again" in sessions.view({})["error"]
-
-
-def test_only_places_that_are_allowed(sessions: Sessions) -> None:
-    with pytest.raises(UserError, match="--allow"):
-        sessions.open("/etc")
-
-
-def test_the_oldest_makes_room(
-    sessions: Sessions, tmp_path: Path, rolling: Path, tiny_model: Path
-) -> None:
-    opened = [
-        sessions.open(str(make_workspace(tmp_path / f"ws{n}", rolling, tiny_model).root))
-        for n in range(MOST_OPEN + 1)
-    ]
-    with pytest.raises(UserError, match="no longer open"):
-        sessions.get(opened[0].token)
-    for session in opened[1:]:
-        assert sessions.get(session.token) is session
-    Session(opened[0].workspace).close()  # it was let go
 
 
 def test_a_tracker_is_remembered(session: Session) -> None:

@@ -1,152 +1,96 @@
-"""The viewer when things happen at the wrong moment; in a real browser."""
+"""What the viewer is answered: what is new, and what was wrong with a request."""
 
-import json
-from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from playwright.sync_api import Browser, Route, expect
 
+from gui_mask import viewer
+from gui_mask.session import Region, Session
+from gui_mask.state import AppState
+from gui_mask.viewer import region_outlines
 from maskora.app.workspace import Workspace
-from maskora.masks.files import read_labels, write_labels
-from maskora.masks.shapes import static_box_labels
-from tests.gui_mask.clips import make_workspace
-from tests.gui_mask.test_browser import BALL
-from tests.gui_mask.window import CHROMIUM, Server, Window, serving
+from maskora.masks.prompts import Click
+from maskora.masks.shapes import final_masks
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt install chromium)"),
-]
-ASKED = "**/component_server*"
-SLOW_CLICKS = """() => {
-    const send = window.fetch;
-    window.fetch = async (...request) => {
-        const slow = String(request[1]?.body).includes('"click"');
-        if (slow) await new Promise((on) => setTimeout(on, 5000));
-        return send(...request);
-    };
-}"""
+BALL = Click(0, 24.5, 54.5)  # its centre in frame 0, at half size
 
 
 @pytest.fixture
-def first(tmp_path: Path, rolling: Path, tiny_model: Path) -> Workspace:
-    return make_workspace(tmp_path / "first", rolling, tiny_model)
+def session(state: AppState, workspace: Workspace) -> Session:
+    return state.open(str(workspace.root))
 
 
-@pytest.fixture
-def second(tmp_path: Path, rolling: Path, tiny_model: Path) -> Workspace:
-    return make_workspace(tmp_path / "second", rolling, tiny_model)
+def view(state: AppState, **request: Any) -> dict[str, Any]:
+    return viewer.answer(state, request, lambda session: None)
 
 
-@pytest.fixture
-def server(tmp_path: Path, first: Workspace, second: Workspace) -> Iterator[Server]:
-    with serving(tmp_path, "first") as running:
-        yield running
+def act(state: AppState, **request: Any) -> dict[str, Any]:
+    return viewer.answer(state, request, lambda session: viewer.do(session, request))
 
 
-def test_a_click_goes_to_the_clip_that_was_clicked(
-    window: Window, first: Workspace, second: Workspace
+@pytest.mark.parametrize("shape", ["box", "hull", "tight", "noisy", "full"])
+def test_the_preview_shows_what_will_be_saved(session: Session, shape: str) -> None:
+    session.point([BALL])
+    region = Region(shape, 0.2, 5)  # type: ignore[arg-type]
+    session.set_region(Region("box", 0.5, 1))
+    region_outlines(session)  # what it remembers is not of these settings
+    session.set_region(region)
+    drawn, _ = region_outlines(session)
+    final_THW, _ = final_masks(session.markup.shown_THW, region.shape, 0.2, 5, 0.0005, 8)
+    for frame, objects in enumerate(drawn):
+        if not objects:
+            assert not final_THW[frame].any()
+            continue
+        ((_, lines),) = objects
+        points = np.array(lines[0]).reshape(-1, 2)
+        rows, columns = np.nonzero(final_THW[frame])
+        extent = [columns.min(), rows.min(), columns.max(), rows.max()]
+        np.testing.assert_allclose([*points.min(axis=0), *points.max(axis=0)], extent, atol=1)
+
+
+def test_only_what_is_new_is_sent(state: AppState, session: Session) -> None:
+    token = session.token
+    whole = view(state, token=token, version=0, regions=0)
+    assert len(whole["frames"]) == whole["count"] == 9
+    known = {"token": token, "version": whole["version"], "regions": whole["version"]}
+    assert view(state, **known)["frames"] == {}
+    assert "regions" not in view(state, **known)
+    news = act(state, **known, name="click", frame=2, x=30, y=48, object=1, positive=True)
+    assert list(news["frames"]) == ["2"]
+    assert len(news["regions"]) == 9
+    assert news["objects"] == [1]
+    seen = view(state, token=token, version=0, regions=0)
+    assert seen["frames"]["2"]["marks"] == news["frames"]["2"]["marks"]
+    assert len(seen["regions"][2]) == 1
+
+
+CORNER = {"name": "click", "frame": 0, "x": 5, "y": 5, "object": 1, "positive": True}
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({**CORNER, "x": 500}, "outside"),
+        ({**CORNER, "frame": 99}, "frames 0 to 8"),
+        ({**CORNER, "x": None}, "no number"),
+        ({**CORNER, "x": float("nan")}, "no number"),
+        *(({**CORNER, "object": number}, "numbered 1 to 254") for number in (0, 255, 300, -1)),
+        ({"name": "follow", "direction": "both"}, "nothing is clicked"),
+        ({"name": "follow", "direction": "sideways"}, "load it again"),
+        ({"name": "undo"}, "nothing to undo"),
+        ({"name": "__init__"}, "load it again"),
+        ({}, "load it again"),
+    ],
+)
+def test_wrong_requests_are_answered(
+    state: AppState, session: Session, request_: dict[str, Any], words: str
 ) -> None:
-    """Clicks that wait while another workspace is opened are not made there."""
-
-    window.page.evaluate(SLOW_CLICKS)
-    box = window.canvas.bounding_box()
-    assert box is not None
-    for share in (0.15, 0.2):
-        window.page.mouse.click(box["x"] + share * box["width"], box["y"] + 0.57 * box["height"])
-    window.enter("second")
-    window.message("second")
-    window.answered()
-    assert len(json.loads(first.tracking_record.read_text())["prompts"]) == 1
-    assert not second.tracking_record.exists()
+    news = act(state, token=session.token, version=0, regions=0, **request_)
+    assert words in news["error"]
+    assert news["version"] == 1
 
 
-def test_a_lost_answer_is_asked_for_again(window: Window) -> None:
-    window.click(*BALL)
-    lost: list[str] = []
-
-    def lose_one(route: Route) -> None:
-        if not lost and '"view"' in (route.request.post_data or ""):
-            lost.append(route.request.url)
-            route.abort()
-        else:
-            route.continue_()
-
-    window.press("Follow through the clip")
-    window.answered()
-    window.page.route(ASKED, lose_one)
-    expect(window.page.get_by_role("button", name="Stop", exact=True).first).to_be_hidden()
-    expect(window.page.get_by_role("button", name="Undo")).to_be_enabled()
-    window.errors.clear()  # the browser notes the request that was cut off
-
-
-def test_playing_ends_with_the_clip_that_played(window: Window) -> None:
-    window.press("play")
-    window.enter("second")
-    window.message("second")
-    expect(window.page.get_by_role("button", name="play", exact=True)).to_have_text("Play")
-
-
-def test_a_box_belongs_to_the_frame_that_it_was_drawn_on(window: Window, first: Workspace) -> None:
-    box = window.canvas.bounding_box()
-    assert box is not None
-    window.press("Box")
-    window.page.mouse.move(box["x"] + 0.1 * box["width"], box["y"] + 0.4 * box["height"])
-    window.page.mouse.down()
-    window.page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.7 * box["height"])
-    window.page.keyboard.press("ArrowRight")
-    window.page.keyboard.press("ArrowRight")
-    window.page.mouse.up()
-    window.answered()
-    (prompt,) = json.loads(first.tracking_record.read_text())["prompts"]
-    assert prompt["box"].startswith("0,")
-
-
-def test_every_corner_can_be_clicked(window: Window, first: Workspace) -> None:
-    box = window.canvas.bounding_box()
-    assert box is not None
-    for x in (box["x"] + 0.2, box["x"] + box["width"] - 0.2):
-        for y in (box["y"] + 0.2, box["y"] + box["height"] - 0.2):
-            window.page.mouse.click(x, y)
-            window.answered()
-            expect(window.told).not_to_contain_text("outside")
-    assert len(json.loads(first.tracking_record.read_text())["prompts"]) == 4
-
-
-def test_another_tab_is_seen_by_itself(browser: Browser, window: Window, server: Server) -> None:
-    other = Window.open(browser, server.address)
-    other.ready(9)
-    window.click(*BALL)
-    expect(other.page.locator("#viewer .ticks i")).to_have_count(1, timeout=15_000)
-    other.page.close()
-
-
-def test_leave_to_replace_is_given_for_one_workspace(
-    window: Window, first: Workspace, second: Workspace
-) -> None:
-    painted = static_box_labels((0, 0, 160, 96), 1, 96, 160)[0]
-    for name, workspace in (("first", first), ("second", second)):
-        window.enter(name)
-        window.message(name)
-        window.page.wait_for_timeout(500)
-        window.click(*BALL)
-        window.press("Save the masks")
-        window.message(f"{name}/masks")
-        write_labels(workspace.mask(3), painted)
-    window.enter("first")
-    window.page.wait_for_timeout(1000)
-    window.press("Save the masks")
-    window.page.get_by_label("Replace the masks that I painted").check()
-    window.enter("second")
-    window.page.wait_for_timeout(1000)
-    window.press("Save the masks")
-    window.message("painted by hand since")
-    assert read_labels(second.mask(3)).all()
-
-
-def test_names_are_no_markup(window: Window, first: Workspace) -> None:
-    """What a file is called is shown, and fetches nothing (the window's errors are looked at)."""
-    (first.edits_dir / "![x](http:&#47;&#47;evil.invalid&#47;edit.png).png").touch()
-    window.tab("3 · Edit")
-    window.message("evil.invalid")
+def test_an_unknown_page_is_told(state: AppState) -> None:
+    assert "load the page again" in act(state, token="guess")["error"]
+    assert "load the page again" in view(state)["error"]

@@ -98,8 +98,8 @@ class Window:
         return self.page.locator("#viewer canvas")
 
     @property
-    def told(self) -> Locator:
-        return self.page.locator("#viewer .told")
+    def status(self) -> Locator:
+        return self.page.locator("#viewer .status")
 
     def tab(self, name: str) -> None:
         self.page.get_by_role("tab", name=name).click()
@@ -108,7 +108,7 @@ class Window:
         self.page.get_by_role("button", name=name, exact=True).click()
 
     def enter(self, workspace: str) -> None:
-        """Open another workspace."""
+        """Open a workspace, perhaps another one."""
         self.tab("1 · Open")
         self.page.get_by_label("Workspace folder", exact=True).fill(workspace)
         self.press("Open")

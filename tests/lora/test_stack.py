@@ -1,18 +1,27 @@
 """Stacked LoRAs: strengths, differences of weights, what the base lacks, and its precision."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from accelerate import init_empty_weights
+from torch import Tensor, nn
 
 from maskora import lora
 from maskora.errors import UserError
 from maskora.lora import LoraWeights, Update
+from maskora.streaming.blocks import precise
+from maskora.streaming.checkpoint import ModuleReader
+from maskora.streaming.formats import FORMATS
+from maskora.streaming.plan import Placement
+from maskora.streaming.weights import stream_weights
 from tests.lora.tiny import KINDS, linears, noise, random_lora
 
 WAN = KINDS["wan2.1"]
 ATTENTION = [f"blocks.{i}.attn{j}.to_{x}" for i in (0, 1) for j in (1, 2) for x in "qkv"]
+MODULES = ["blocks.0.attn1.to_q", "blocks.1.attn2.to_out.0", "blocks.1.ffn.net.0.proj", "proj_out"]
 
 
 def file(path: Path, weights: LoraWeights, layout: str = "comfyui") -> Path:
@@ -76,8 +85,8 @@ def test_several_loras_stack_in_any_order(two: tuple[Path, Path]) -> None:
     assert not torch.allclose(one, with_loras((a, 1.0)), atol=1e-3)
 
 
-def differing() -> LoraWeights:
-    """Differences of every sort of parameter, beside low-rank updates of the same modules."""
+def differing(modules: Sequence[str] = ATTENTION) -> LoraWeights:
+    """Differences of every sort of parameter, beside low-rank updates of some modules."""
     transformer = WAN.transformer()
     names = {
         "blocks.0.attn1.norm_q.diff": transformer.blocks[0].attn1.norm_q.weight,
@@ -92,8 +101,7 @@ def differing() -> LoraWeights:
         "proj_out.diff": transformer.proj_out.weight,
     }
     differences = {n: 0.3 * noise(i, *p.shape) for i, (n, p) in enumerate(names.items())}
-    updates = random_lora(transformer, ATTENTION).updates
-    return LoraWeights(updates, differences, {})
+    return LoraWeights(random_lora(transformer, modules).updates, differences, {})
 
 
 def test_differences_of_weights_are_added(tmp_path: Path) -> None:
@@ -176,3 +184,42 @@ def test_a_stack_ends_at_the_modules_it_names(tmp_path: Path) -> None:
     carriers = {name for name, _ in transformer.named_modules() if name.endswith(".lora_A")}
     assert carriers == {"proj_out.lora_A"}
     assert len(linears(transformer)) > 2
+
+
+def supplied(placement: Placement) -> Any:
+    with init_empty_weights():
+        empty = WAN.make().requires_grad_(False).eval()
+    cpu, reader = torch.device("cpu"), ModuleReader(WAN.transformer())
+    empty.streamed = stream_weights(
+        empty, empty.blocks, reader, precise(torch.float32), placement, cpu
+    )
+    return empty
+
+
+def stored_as(storage: str) -> Any:
+    """A base whose blocks' Linear weights have been through a format."""
+    transformer = WAN.transformer()
+    for module in transformer.blocks.modules():
+        if type(module) is nn.Linear and storage != "same":
+            form, weight = FORMATS[storage], module.weight
+            height, width = weight.shape
+            weight.data = form.decode(form.encode(weight.data), (height, width), weight.dtype)
+    return transformer
+
+
+@pytest.mark.parametrize("storage", ["same", "float8", "int8", "nf4"])
+@pytest.mark.parametrize("swap", [0, 2])
+def test_a_stack_is_the_same_on_streamed_blocks(storage: str, swap: int, tmp_path: Path) -> None:
+    if storage == "nf4":
+        pytest.importorskip("bitsandbytes")
+    path = file(tmp_path / "a.safetensors", differing(MODULES))
+    streamed = supplied(Placement(swap, storage=storage, ring=1, split_batch=True))
+    plain = stored_as(storage)
+    bare = WAN.answer(plain)
+    for transformer in (streamed, plain):
+        lora.stack(transformer, [(path, 0.8), (path, -0.3)], WAN.names)
+    expected = WAN.answer(plain)
+    for _ in range(2):  # the blocks' buffers have been used for others in between
+        assert (WAN.answer(streamed) - expected).abs().max() <= 1e-5
+    assert (expected - bare).abs().max() > 1e-2
+    streamed.streamed.close()

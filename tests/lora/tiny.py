@@ -1,5 +1,7 @@
 """Tiny transformers of the real classes with random weights, and random LoRAs for them."""
 
+import copy
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +58,17 @@ def _words() -> dict[str, Tensor]:
     }
 
 
+@functools.cache
+def _frozen(make: Callable[[], nn.Module]) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformer = make()
+    for seed, parameter in enumerate(transformer.parameters()):
+        if parameter.std() == 0:
+            parameter.data += 0.1 * noise(seed, *parameter.shape)
+    return transformer.requires_grad_(False).eval()
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of base: its table, its transformer, and what that is given besides latents."""
@@ -67,13 +80,7 @@ class Kind:
 
     def transformer(self) -> Any:
         """Frozen, always with the same random weights, none of them zero."""
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            transformer = self.make()
-        for seed, parameter in enumerate(transformer.parameters()):
-            if parameter.std() == 0:
-                parameter.data += 0.1 * noise(seed, *parameter.shape)
-        return transformer.requires_grad_(False).eval()
+        return copy.deepcopy(_frozen(self.make))
 
     def answer(self, transformer: Any) -> Tensor:
         """What it says to the same noise every time."""

@@ -45,7 +45,7 @@ def test_a_cache_skips_blocks_and_stays_near(
     transformer = model.load_transformer()
     use_cache(transformer, Acceleration(cache=cache, cache_threshold=0.5))
     first = denoised(model, transformer)
-    streamer = transformer.supply.streamer
+    streamer = transformer.streamed.streamer
     assert STEPS <= streamer.traffic.visits < STEPS * 5
     assert "% of the blocks' computations were skipped" in skipped_blocks(streamer, STEPS)
     assert not torch.equal(first, exact)
@@ -59,7 +59,7 @@ def test_a_cache_that_never_skips_changes_nothing_and_says_so(deep_model: Path) 
     transformer = model.load_transformer()
     use_cache(transformer, Acceleration(cache="first-block", cache_threshold=1e-9))
     assert torch.equal(denoised(model, transformer), exact)
-    assert "had no effect" in skipped_blocks(transformer.supply.streamer, STEPS)
+    assert "had no effect" in skipped_blocks(transformer.streamed.streamer, STEPS)
 
 
 def gradients(model: VideoModel) -> dict[str, Tensor]:
@@ -74,7 +74,7 @@ def gradients(model: VideoModel) -> dict[str, Tensor]:
     with torch.no_grad():
         for parameter in lora.trainable(transformer):
             parameter.copy_(0.1 * noise(*parameter.shape))
-    transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+    transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
     transformer.train()
     context = {"text": noise(1, 512, 32), "image": noise(1, 257, 32)}
     inputs = ModelInputs(noise(1, 20, 3, 4, 6), context)

@@ -39,7 +39,7 @@ def encoded(model: VideoModel) -> dict[str, Tensor]:
     with model.vae() as vae:
         found["latents"] = vae.encode(picture[:, None])
     found["timesteps"] = torch.as_tensor(model.scheduler(3, None).timesteps)
-    model.load_transformer().supply.close()
+    model.load_transformer().streamed.close()
     return found
 
 

@@ -113,7 +113,7 @@ def test_a_step_in_16_bits_is_near_the_one_in_32(folder: Path, dtype: str, stora
         model = opened(folder, kind, Placement(2, storage=how))
         transformer = model.load_transformer()
         lora.inject(transformer, 4, 4.0, model.lora_targets("attention+ffn"), 0)
-        transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+        transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
         transformer.train()
         noise = draw_noise(SHAPE, seed=2)[0]
         loss = sample_loss(model, transformer, window, noise, torch.tensor([0.5]), 1.0)

@@ -71,7 +71,7 @@ def diffusers_own(folder: Path) -> Transformer:
     if folder.name == HUNYUAN15:
         for block in transformer.transformer_blocks:
             block.attn.set_processor(UnpaddedAttention())
-    transformer.supply = SimpleNamespace(checkpoint=None)  # torch's own checkpointing
+    transformer.streamed = SimpleNamespace(checkpoint=None)  # torch's own checkpointing
     return transformer
 
 
@@ -89,7 +89,7 @@ def gradients(
 ) -> tuple[Tensor, dict[str, Tensor | None]]:
     """Two training steps' last loss and gradients, so that the ring turns."""
     with_lora(model, transformer)
-    transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+    transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
     transformer.train()
     assert window.target_CTHW is not None
     noise = torch.randn(window.target_CTHW.shape, generator=torch.Generator().manual_seed(2))
@@ -143,7 +143,7 @@ def test_the_guidance_branches_one_after_the_other_give_the_same_clip(
     latents = generated(model, transformer, window)
     # A matrix product of another height may round otherwise.
     torch.testing.assert_close(latents, reference.latents, rtol=1e-4, atol=1e-4)
-    assert transformer.supply.streamer.traffic.loads == STEPS * BLOCKS + 1
+    assert transformer.streamed.streamer.traffic.loads == STEPS * BLOCKS + 1
 
 
 @pytest.mark.parametrize("storage", ["float8", "int8", "nf4"])

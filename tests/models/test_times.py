@@ -43,7 +43,7 @@ def test_frames_have_the_places_that_they_have_in_the_whole_clip(tiny: Tiny, fam
         assert torch.equal(some, all_of_it[[0, 4, 7]])
         assert not torch.equal(some[1], all_of_it[1])
     assert all(map(torch.equal, three, tables(3))), "afterwards frames follow one another again"
-    transformer.supply.close()
+    transformer.streamed.close()
 
 
 def test_an_answer_depends_on_how_far_frames_are_apart(tiny_model: Path) -> None:
@@ -64,7 +64,7 @@ def test_times_hold_through_streamed_and_repeated_blocks(deep_model: Path) -> No
         transformer = model.load_transformer()
         lora.inject(transformer, 4, 4.0, model.lora_targets("attention"), 0)
         if placement is not RESIDENT:
-            transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+            transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
             transformer.train()
         loss = sample_loss(model, transformer, replace(sample, times=times), noise, level, 1.0)
         loss.backward()

@@ -7,15 +7,15 @@ from maskora.errors import Fault
 from maskora.streaming.blocks import Block, precise
 from maskora.streaming.demand import spread
 from maskora.streaming.engine import Streamer
-from maskora.streaming.memory import Pins
-from maskora.streaming.recompute import Keeper, Recomputation
+from maskora.streaming.recompute import ActivationOffload, Recomputation
+from maskora.streaming.sources import BlockSource
 from maskora.streaming.transfer import Transfer
 
 CPU = torch.device("cpu")
 WIDTH = 8
 
 
-class Memory:
+class Memory(BlockSource):
     """Stored blocks in ordinary memory, direct or through staging, which may fail."""
 
     def __init__(self, count: int, nbytes: int, direct: bool) -> None:
@@ -35,12 +35,6 @@ class Memory:
 
     def take(self, index: int, buffer: Tensor) -> None:
         assert torch.equal(buffer, self.buffers[index])
-
-    def pin(self, pins: Pins) -> None:
-        pass
-
-    def unpin(self, pins: Pins) -> bool:
-        return False
 
 
 class Model:
@@ -65,8 +59,8 @@ class Model:
             if index not in self.streamed:
                 blocks[index].bind(self.memory.buffers[index].clone())
         self.streamer = Streamer(blocks, self.memory, self.streamed, ring, CPU)
-        self.keeper = Keeper(transfer(CPU), transfer(CPU), offload=True)
-        self.checkpoint = Recomputation(self.streamer, self.keeper)
+        self.offload = ActivationOffload(transfer(CPU), transfer(CPU), enabled=True)
+        self.checkpoint = Recomputation(self.streamer, self.offload)
         self.modules = modules
 
     def infer(self, x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The ring on small modules: what is loaded when, how many bytes, and nothing ever back."""
 
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from maskora.errors import Fault
 from maskora.streaming.demand import spread
 from maskora.streaming.engine import order_from
-from maskora.streaming.recompute import Keeper, Kept
+from maskora.streaming.recompute import ActivationOffload, Kept
 from maskora.streaming.transfer import Transfer
 from tests.streaming.ring import WIDTH, Model
 
@@ -105,7 +106,7 @@ def test_between_visits_and_after_closing_the_weights_are_loudly_absent() -> Non
 @pytest.mark.parametrize("offload", [True, False])
 def test_the_first_block_learns_though_its_input_needs_no_gradient(offload: bool) -> None:
     model = Model(count=3, swapped=3, ring=2, direct=True)
-    model.keeper.offload = offload
+    model.offload.enabled = offload
     scale = nn.Parameter(torch.ones(()))
     model.modules[0].register_forward_hook(lambda module, given, answer: answer * scale)
     x = torch.ones(1, WIDTH)
@@ -121,18 +122,18 @@ def test_kept_inputs_are_let_go_as_backward_passes_them(
     offload: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = Model(count=6, swapped=6, ring=2, direct=True)
-    model.keeper.offload = offload
+    model.offload.enabled = offload
     alive: list[weakref.ref[Tensor]] = []
-    bring_back = Keeper.bring_back
+    bring_back = ActivationOffload.bring_back
 
-    def watched(self: Keeper, kept: Kept) -> list[Tensor]:
+    def watched(self: ActivationOffload, kept: Kept) -> list[Tensor]:
         values = bring_back(self, kept)
         alive.extend(weakref.ref(value) for value in values)
         counts.append(sum(one() is not None for one in alive))
         return values
 
     counts: list[int] = []
-    monkeypatch.setattr(Keeper, "bring_back", watched)
+    monkeypatch.setattr(ActivationOffload, "bring_back", watched)
     x = torch.ones(1, WIDTH, requires_grad=True)
     y = x
     for module in model.modules:
@@ -196,9 +197,9 @@ def test_nothing_of_what_is_given_back_is_held_when_the_new_ring_is_made(
     del buffers
     make = streamer._make_ring
 
-    def check_and_make(ring: int) -> None:
+    def check_and_make(ring: int) -> list[Any]:
         assert [ref() for ref in gone] == [None] * 6
-        make(ring)
+        return make(ring)
 
     monkeypatch.setattr(streamer, "_make_ring", check_and_make)
     streamer.shrink(streamer.resident, 2)

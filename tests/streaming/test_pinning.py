@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from maskora.streaming.blocks import precise
+from maskora.streaming.checkpoint import ModuleReader
 from maskora.streaming.plan import Placement
-from maskora.streaming.sources import HostBlocks, ModuleReader
-from maskora.streaming.supply import Supply, supply
+from maskora.streaming.sources import HostBlocks
+from maskora.streaming.weights import StreamedWeights, stream_weights
 from tests.streaming.drivers import Quota
 
 GB = 2**18
@@ -59,7 +60,7 @@ class Machine:
     """A streamed model on a machine whose driver has a quota."""
 
     model: Deep
-    supplied: Supply
+    supplied: StreamedWeights
     driver: Quota
 
     def infer(self) -> Tensor:
@@ -117,12 +118,14 @@ def machine(
 ) -> Machine:
     driver = Quota(int(quota * GB))
     monkeypatch.setattr("maskora.streaming.transfer.STAGING_PIECE", PIECE)
-    monkeypatch.setattr("maskora.streaming.supply.driver_of", lambda device: driver)
+    monkeypatch.setattr("maskora.streaming.weights.driver_of", lambda device: driver)
     with torch.device("meta"):
         model = Deep().requires_grad_(False)
     placement = Placement(streamed, weights, activation_offload=offload)
     reader, precision = ModuleReader(original), precise(torch.float32)
-    return Machine(model, supply(model, model.blocks, reader, precision, placement, CPU), driver)
+    return Machine(
+        model, stream_weights(model, model.blocks, reader, precision, placement, CPU), driver
+    )
 
 
 TRAINED = {
@@ -226,7 +229,7 @@ def test_inputs_that_are_kept_later_take_the_place_of_blocks(
     assert torch.equal(ours.infer(), original(given()))
     before = ours.pinned
     assert before["blocks"] == (19 if quota == 16 else BLOCKS)
-    ours.supplied.checkpoint.keeper.offload = True
+    ours.supplied.checkpoint.offload.enabled = True
     expected = expected_gradient(original)
     for _ in range(2):
         assert torch.equal(ours.train(), expected)
@@ -248,7 +251,7 @@ def test_what_a_failed_step_has_kept_is_forgotten_where_memory_is_given_back(
         y = ours.supplied.checkpoint(block, y)
     del y
     assert ours.supplied.give_way(training=True) is not None
-    assert ours.supplied.checkpoint.keeper._leaving == []
+    assert ours.supplied.checkpoint.offload._leaving == []
     assert torch.equal(ours.train(), expected)
     assert ours.pinned == before
 
@@ -258,7 +261,7 @@ def test_inputs_that_are_kept_later_and_cannot_be_pinned_are_told(
 ) -> None:
     ours = machine(original, 0.5, monkeypatch, weights="pageable", offload=False)
     assert torch.equal(ours.infer(), original(given()))
-    ours.supplied.checkpoint.keeper.offload = True
+    ours.supplied.checkpoint.offload.enabled = True
     for _ in range(2):
         assert torch.equal(ours.train(), expected_gradient(original))
     assert ours.pinned == {"staging": 4, "kept": 5, "blocks": 0}

@@ -2,7 +2,7 @@
 
 The engine runs on the CPU, where all is done at once, and what it would tell a device is written
 down: which stream, or thread of the host, uses which memory, and which of them has waited for which
-moment. Every two uses of one buffer, of which one writes, must be ordered by that (vector clocks,
+event. Every two uses of one buffer, of which one writes, must be ordered by that (vector clocks,
 Lamport's "happens before"). Memory that is handed out may have been used by all that the
 computation was told before, and what is freed may be used by the computation at once.
 """
@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskora.streaming.memory import Pins
+from maskora.streaming.host_memory import Pins
 from maskora.streaming.transfer import Transfer
 from tests.streaming.drivers import Quota
 from tests.streaming.ring import WIDTH, Model
@@ -63,10 +63,10 @@ class World:
                     self._check(self._address(tensor), who, writing, what)
             return dict(clock)
 
-    def wait(self, who: str, moment: Clock) -> None:
-        """Somebody goes on only when a moment has come."""
+    def wait(self, who: str, event: Clock) -> None:
+        """Somebody goes on only when an event has come."""
         with self._lock:
-            self._clocks[who] = joined(self._clocks[who], moment)
+            self._clocks[who] = joined(self._clocks[who], event)
 
     def known(self, who: str) -> Clock:
         """All that somebody has done."""
@@ -105,24 +105,24 @@ def recorder(world: World) -> type[Transfer]:
             self.stream = f"transfer {next(numbers)}"
 
         def now(self) -> Clock:
-            return world.use(COMPUTE, "a moment")
+            return world.use(COMPUTE, "an event")
 
         def copy(self, source: Tensor, target: Tensor, *after: Clock | None) -> Clock:
-            for moment in after:
-                world.wait(self.stream, moment or {})
+            for event in after:
+                world.wait(self.stream, event or {})
             super().copy(source, target)
             return world.use(self.stream, f"copy by {self.stream}", [source], [target])
 
-        def wait(self, moment: Clock | None) -> None:
-            world.wait(COMPUTE, moment or {})
+        def wait(self, event: Clock | None) -> None:
+            world.wait(COMPUTE, event or {})
 
-        def hold(self, moment: Clock | None) -> None:
-            world.wait(here(), moment or {})
+        def synchronize(self, event: Clock | None) -> None:
+            world.wait(here(), event or {})
 
-        def look(self, tensor: Tensor, moment: Clock | None) -> Tensor:
-            self.hold(moment)
+        def read_back(self, tensor: Tensor, event: Clock | None) -> Tensor:
+            self.synchronize(event)
             world.use(here(), "looking", reads=[tensor])
-            return super().look(tensor, None)
+            return super().read_back(tensor, None)
 
         def drain(self) -> None:
             world.wait(here(), world.known(self.stream))
@@ -198,7 +198,7 @@ def test_events_order_every_two_uses_of_a_buffer(
     watch_memory(world, monkeypatch)
     model = Model(6, swapped, ring, direct, transfer=transfer)
     if not kept_pinned:
-        model.keeper.pins = Pins(Quota(0))
+        model.offload.pins = Pins(Quota(0))
     watch_staging(world, model, monkeypatch)
     watch_blocks(world, model)
     for number in range(3):
@@ -208,7 +208,7 @@ def test_events_order_every_two_uses_of_a_buffer(
         model.infer(x)
     model.infer(x)  # the next round is on its way when all is closed
     model.streamer.close()
-    model.keeper.close()
+    model.offload.close()
     assert world.races == set()
     transfers = [kind for kind in world.kinds if kind.startswith("copy")]
     assert len(transfers) == 3  # the weights', the inputs' way out, and their way back

@@ -1,27 +1,26 @@
-"""A block's bytes by the piece are those of the whole block, wherever they come from."""
+"""Where blocks come from: the same bytes by the piece; a converted copy that is always whole."""
 
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from maskora.errors import Fault
 from maskora.models.building import Renamed
+from maskora.streaming import sources
 from maskora.streaming.blocks import ALIGNMENT, Block, precise
-from maskora.streaming.checkpoint import Checkpoint, Translated
+from maskora.streaming.checkpoint import Checkpoint, ModuleReader, Reader, Translated
 from maskora.streaming.header import Place, read_header
-from maskora.streaming.sources import (
-    BlockSource,
-    CheckpointBlocks,
-    HostBlocks,
-    ModuleReader,
-    Reader,
-    convert,
-)
+from maskora.streaming.sources import BlockSource, CheckpointBlocks, HostBlocks, convert
 
 CPU = torch.device("cpu")
-PREFIX = "block."
 
 
 def module() -> nn.Module:
@@ -30,6 +29,10 @@ def module() -> nn.Module:
     one = nn.Sequential(nn.Linear(40, 24), nn.LayerNorm(24), nn.Linear(24, 40, bias=False))
     one.register_parameter("scalar", nn.Parameter(torch.tensor(0.3)))
     return one
+
+
+def as_block(prefix: str, storage: str = "float8") -> Block:
+    return Block(module(), prefix, storage, precise(torch.bfloat16), CPU)
 
 
 @pytest.fixture(params=["module", "checkpoint", "translated", "renamed"])
@@ -42,7 +45,7 @@ def reader(request: pytest.FixtureRequest, tmp_path: Path) -> Reader:
     checkpoint = Checkpoint(read_header(path), str(path))
     names = {name: name for name in checkpoint.names()}
     if request.param == "translated":
-        heights = {name: (*checkpoint.stored(name).shape, 1)[0] for name in names}
+        heights = {name: (*checkpoint.shape(name), 1)[0] for name in names}
         places = {name: Place(name, ((0, height),)) for name, height in heights.items()}
         return Translated(checkpoint, places, [], str)
     return Renamed(checkpoint, names) if request.param == "renamed" else checkpoint
@@ -53,7 +56,7 @@ def reader(request: pytest.FixtureRequest, tmp_path: Path) -> Reader:
 def test_spans_of_any_length_make_the_block(
     reader: Reader, storage: str, kept: str, tmp_path: Path
 ) -> None:
-    block = Block(module(), PREFIX, storage, precise(torch.bfloat16), CPU)
+    block = as_block("block.", storage)
     source: BlockSource = CheckpointBlocks(reader, [block], CPU)
     if kept == "host":
         source = HostBlocks(source, [block], [0], pin=False)
@@ -70,3 +73,112 @@ def test_spans_of_any_length_make_the_block(
             source.fill(0, part, start)
             parts.append(part)
         assert torch.equal(torch.cat(parts), whole), length
+
+
+class Converting:
+    """Five blocks whose converted copy goes to a folder of the test's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / "weights.safetensors"
+        holder = nn.ModuleDict({str(i): module() for i in range(5)})
+        for index, parameter in enumerate(holder.parameters()):
+            parameter.data += index
+        self.blocks = [as_block(f"{i}.") for i in range(5)]
+        self.original = CheckpointBlocks(ModuleReader(holder), self.blocks, CPU)
+
+    def read(self) -> list[Tensor]:
+        """All blocks, through the converted copy."""
+        source = convert(self.path, self.original, self.blocks)
+        return [sources.read_block(source, i, block) for i, block in enumerate(self.blocks)]
+
+
+@pytest.fixture
+def converting(tmp_path: Path) -> Converting:
+    return Converting(tmp_path / "cache")
+
+
+def test_the_converted_file_is_that_of_earlier_versions(converting: Converting) -> None:
+    """People have such files: one of another form would be made again."""
+    converting.read()
+    content = converting.path.read_bytes()
+    assert len(load_file(converting.path)) == 5
+    header = content[: 8 + int.from_bytes(content[:8], "little")]
+    assert hashlib.sha256(header).hexdigest()[:16] == "f53a2719643c5758"
+
+
+def cut_off(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 10)
+
+
+def make_empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def swap_two_blocks(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(
+        content.replace(b'"0":', b'"x":').replace(b'"1":', b'"0":').replace(b'"x":', b'"1":')
+    )
+
+
+@pytest.mark.parametrize("damage", [cut_off, make_empty, swap_two_blocks])
+def test_a_damaged_copy_is_written_again(
+    converting: Converting, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    expected, file = converting.read(), converting.path
+    whole, written = file.read_bytes(), file.stat().st_mtime_ns
+    converting.read()
+    assert file.stat().st_mtime_ns == written
+    assert "damaged" not in caplog.text
+    damage(file)
+    assert file.read_bytes() != whole
+    found = converting.read()
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert file.read_bytes() == whole
+    assert "is damaged and is written again" in caplog.text
+
+
+def test_what_a_killed_conversion_has_left_is_removed_but_not_a_running_ones(
+    converting: Converting,
+) -> None:
+    converting.folder.mkdir()
+    old, running = (converting.folder / f".part-{name}.safetensors" for name in ("old", "new"))
+    for part in (old, running):
+        part.write_bytes(b"half")
+    long_ago = time.time() - sources.ABANDONED_SECONDS - 60
+    os.utime(old, (long_ago, long_ago))
+    converting.read()
+    assert not old.exists()
+    assert running.exists()
+
+
+def test_a_place_that_cannot_be_written_to_names_the_way_out(converting: Converting) -> None:
+    converting.folder.touch()
+    with pytest.raises(Fault, match=r"could not be written to .* XDG_CACHE_HOME"):
+        converting.read()
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(
+    converting: Converting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(converting.folder.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(Fault, match=r"0\.0 GB are free there: make room"):
+        converting.read()
+    assert not list(converting.folder.iterdir())
+
+
+def test_an_interrupted_conversion_leaves_nothing(
+    converting: Converting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill = converting.original.fill
+
+    def interrupted(index: int, out: Tensor, start: int = 0) -> None:
+        if index == 3:
+            raise KeyboardInterrupt
+        fill(index, out, start)
+
+    monkeypatch.setattr(converting.original, "fill", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        converting.read()
+    assert not list(converting.folder.iterdir())

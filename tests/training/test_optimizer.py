@@ -37,7 +37,7 @@ def gradients(folder: Path, dtype: str, scale: float) -> Tensor:
     for parameter in lora.trainable(transformer):
         torch.nn.init.normal_(parameter, std=0.02, generator=numbers)
     transformer.train()
-    transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+    transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
     noise = torch.randn(16, 2, HEIGHT, WIDTH, generator=numbers)
     (scale * sample_loss(model, transformer, sample, noise, torch.tensor([0.6]), 1.0)).backward()
     return torch.cat([(p.grad / scale).flatten() for p in lora.trainable(transformer)])
@@ -65,7 +65,7 @@ def test_a_scaled_loss_trains_the_same_lora(
         parameters = lora.trainable(transformer)
         adamw = optimizer.make_optimizer(PLAN.optimizer, parameters)
         transformer.train()
-        transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+        transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
         for step in (1, 2):
             train_step(model, transformer, adamw, choose_uniformly(windows), PLAN, step)
         return parameters

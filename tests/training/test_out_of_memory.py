@@ -54,7 +54,7 @@ class Steps:
         self._parameters = lora.trainable(self._transformer)
         self._optimizer = make_optimizer(PLAN.optimizer, self._parameters)
         self._transformer.train()
-        self._transformer.enable_gradient_checkpointing(self._transformer.supply.checkpoint)
+        self._transformer.enable_gradient_checkpointing(self._transformer.streamed.checkpoint)
 
     def take(self, fails: Fails, at_step: int, steps: int = 2) -> list[Tensor]:
         """The LoRA's matrices after the steps."""
@@ -74,7 +74,7 @@ class Steps:
                     with_room(take, lambda: give_way(self._model, self._transformer))
             else:
                 take()
-        self._transformer.supply.close()
+        self._transformer.streamed.close()
         return [parameter.detach().clone() for parameter in self._parameters]
 
 
@@ -101,7 +101,7 @@ def trained(
 
     with memory if every else nullcontext():
         train(model, transformer, choose, SHORT, RunFolder(folder), {"all": "one"}, {})
-    transformer.supply.close()
+    transformer.streamed.close()
     return lora.read(RunFolder(folder).adapter(SHORT.steps)).tensors
 
 
@@ -288,7 +288,7 @@ def test_a_cache_over_the_steps_forgets_the_step_that_failed(
         with memory:
             memory.arm(fails)
             clip.advance(transformer)
-        return transformer.supply.streamer.traffic.visits
+        return transformer.streamed.streamer.traffic.visits
 
     undisturbed = visits(never)
     assert undisturbed == BLOCKS * 5  # three to begin with, and every third of the other five
@@ -299,7 +299,7 @@ def test_a_cache_over_the_steps_forgets_the_step_that_failed(
 def test_blocks_do_not_move_to_ram_that_is_not_there(
     weights: str, streamed: int, deep_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    supplied = opened(deep_model, replace(RESIDENT, weights=weights)).load_transformer().supply
+    supplied = opened(deep_model, replace(RESIDENT, weights=weights)).load_transformer().streamed
     full = psutil.virtual_memory()._replace(available=2**30)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: full)
     told = [supplied.give_way(training=False) for _ in range(2)]
@@ -315,8 +315,8 @@ def test_loading_goes_on(deep_model: Path, window: EncodedSample) -> None:
         transformer = model.load_transformer()
     assert memory.failed == 1
     assert model.placement.blocks_to_swap == 3
-    assert transformer.supply.streamer.streamed == [0, 1, 3]
-    transformer.supply.close()
+    assert transformer.streamed.streamer.streamed == [0, 1, 3]
+    transformer.streamed.close()
 
 
 def test_the_vae_takes_smaller_tiles(model: VideoModel, tiny_model: Path, tmp_path: Path) -> None:

@@ -63,11 +63,11 @@ def training_traffic(family: str, folder: Path, window: EncodedSample) -> Counte
     lora.inject(transformer, 4, 4.0, model.lora_targets("attention"), 0)
     optimizer = make_optimizer(PLAN.optimizer, lora.trainable(transformer))
     transformer.train()
-    transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+    transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
     for step in (1, 2):
         with Bus() as bus:
             train_step(model, transformer, optimizer, choose_uniformly([window]), PLAN, step)
-    transformer.supply.close()
+    transformer.streamed.close()
     return bus.traffic
 
 

@@ -11,12 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from maskora.streaming.checkpoint import byte_view
+from maskora.streaming.checkpoint import ModuleReader, byte_view
 from maskora.streaming.engine import Streamer
-from maskora.streaming.memory import host_buffer, is_ready
+from maskora.streaming.host_memory import host_buffer, is_ready
 from maskora.streaming.plan import Placement
-from maskora.streaming.sources import ModuleReader
-from maskora.streaming.supply import supply
+from maskora.streaming.weights import stream_weights
 
 COPY_BYTES, COPIES = 256_000_000, 10
 BLOCKS, ROUNDS = 3, 3  # of what the engine moves
@@ -60,7 +59,7 @@ def staged_bandwidth(device: torch.device, nbytes: int = COPY_BYTES) -> float:
     waiting = nn.ModuleList(_Values(values) for _ in range(BLOCKS))
     moved = nn.ModuleList(_Values(values.to("meta")) for _ in range(BLOCKS))
     placement = Placement(blocks_to_swap=BLOCKS, weights="pageable")
-    supplied = supply(
+    supplied = stream_weights(
         moved, list(moved), ModuleReader(waiting), lambda _: torch.bfloat16, placement, device
     )
 

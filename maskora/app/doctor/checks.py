@@ -32,14 +32,13 @@ from maskora.latents import EncodedSample
 from maskora.models.registry import open_model
 from maskora.models.wan.encoders import normalised
 from maskora.streaming.blocks import precise
-from maskora.streaming.checkpoint import Checkpoint
+from maskora.streaming.checkpoint import Checkpoint, ModuleReader, Reader
 from maskora.streaming.demand import gb
 from maskora.streaming.engine import Direction
 from maskora.streaming.header import read_headers
-from maskora.streaming.memory import Driver, Pins, driver_of, host_buffer
+from maskora.streaming.host_memory import Driver, Pins, driver_of, host_buffer
 from maskora.streaming.plan import RESIDENT, Placement
-from maskora.streaming.sources import ModuleReader, Reader
-from maskora.streaming.supply import supply
+from maskora.streaming.weights import stream_weights
 from maskora.training.loop import StageRun, choose_uniformly, train_step
 from maskora.training.optimizer import failed_trial, make_optimizer
 from maskora.video.probe import probe
@@ -148,7 +147,7 @@ def stream(
 ) -> Found:
     """Visit blocks as training and inference do, and compare them with what is expected."""
     moved = shape.build()
-    supplied = supply(moved, list(moved), reader, PRECISION, placement, bench.device)
+    supplied = stream_weights(moved, list(moved), reader, PRECISION, placement, bench.device)
     streamer, visits = supplied.streamer, 0
     try:
         for direction, index in _visits(shape):
@@ -307,7 +306,7 @@ def _train(bench: Bench, placement: Placement) -> Trained:
         trained = lora.trainable(transformer)
         optimizer = make_optimizer(RUN.optimizer, trained)
         transformer.train()
-        transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+        transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
         choose = choose_uniformly([sample])
         entries = [
             train_step(model, transformer, optimizer, choose, RUN, step).read()
@@ -315,7 +314,7 @@ def _train(bench: Bench, placement: Placement) -> Trained:
         ]
         return [entry.loss for entry in entries], [p.detach().cpu().clone() for p in trained]
     finally:
-        transformer.supply.close()
+        transformer.streamed.close()
 
 
 def _equal(one: Trained, other: Trained) -> bool:

@@ -9,7 +9,7 @@ from maskora.hub import refuse_quantised, without_code
 from maskora.streaming.header import read_headers, shards
 
 if TYPE_CHECKING:
-    from maskora.streaming.sources import Reader
+    from maskora.streaming.checkpoint import Reader
 
 CONFIGS = ("config.json", "scheduler_config.json")
 WEIGHT_STEMS = ("diffusion_pytorch_model", "model")

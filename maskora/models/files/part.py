@@ -13,7 +13,7 @@ from maskora.models.files.folder import read_json
 from maskora.models.files.tensors import Kind, Layout, Weights, read_weights, recognise
 
 if TYPE_CHECKING:
-    from maskora.streaming.sources import Reader
+    from maskora.streaming.checkpoint import Reader
 
 # The parts that may be single files ([model] files), and what such a file must hold.
 WHAT = {

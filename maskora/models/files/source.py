@@ -22,7 +22,7 @@ from maskora.models.files.part import StoredPart
 from maskora.streaming.header import shards
 
 if TYPE_CHECKING:
-    from maskora.streaming.sources import Reader
+    from maskora.streaming.checkpoint import Reader
 
 # A folder as Wan-AI publishes it: Wan2.2 has two transformers, each in a folder of its own.
 EXPERTS = {"transformer": "high_noise_model", "transformer_2": "low_noise_model"}

@@ -16,7 +16,7 @@ from maskora.models.building import Renamed, announce, read_folder, without_pref
 from maskora.models.checks import UNUSED_LAYERS, transformers_config
 from maskora.models.encoders import TextModel, on_meta, padded, prepared, streamed, unused_layers
 from maskora.models.files.source import Source
-from maskora.streaming.sources import Reader
+from maskora.streaming.checkpoint import Reader
 
 PROMPT_START: int = TEMPLATE["crop_start"]
 PICTURE_START: int = TEMPLATE["image_emb_start"]

@@ -26,7 +26,7 @@ from maskora.models.hunyuan.common import HunyuanBase
 from maskora.models.hunyuan.encoders import pooled_encoder, text_encoder
 from maskora.models.hunyuan.names import HUNYUAN
 from maskora.streaming.plan import RESIDENT, Placement
-from maskora.streaming.transfer import upload_to
+from maskora.streaming.transfer import upload
 
 DOUBLE, SINGLE = r"transformer_blocks\.\d+", r"single_transformer_blocks\.\d+"
 ATTENTION = rf"{DOUBLE}\.attn\.(to_q|to_k|to_v|to_out\.0)|{SINGLE}\.attn\.(to_q|to_k|to_v)"
@@ -124,7 +124,7 @@ class Hunyuan(HunyuanBase):
         return {
             "timestep": timestep_B,
             "encoder_hidden_states": inputs.context["text"].to(self.dtype),
-            "encoder_attention_mask": upload_to(self.device)(mask_BL.to(self.dtype)),
+            "encoder_attention_mask": upload(mask_BL.to(self.dtype), self.device),
             "pooled_projections": inputs.context["pooled"].to(self.dtype),
             "guidance": guidance_B if self.embeds_guidance else None,
         }

@@ -32,8 +32,8 @@ from maskora.models.hunyuan15.checks import (
     SiglipVision,
 )
 from maskora.models.hunyuan15.names import HUNYUAN15
-from maskora.streaming.sources import Reader, check_all
-from maskora.streaming.transfer import upload_to
+from maskora.streaming.checkpoint import Reader, check_all
+from maskora.streaming.transfer import upload
 
 ATTENTION = r"transformer_blocks\.\d+\.attn\.(to_q|to_k|to_v|to_out\.0)"
 FEED_FORWARD = r"transformer_blocks\.\d+\.ff\.net\.(0\.proj|2)"
@@ -138,7 +138,7 @@ class Hunyuan15(HunyuanBase):
 def mask_on_device(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
     """The text's embedder computes with its mask; everything else wants it in host memory."""
     tokens_BLD, timestep_B, mask_BL = given
-    return tokens_BLD, timestep_B, upload_to(tokens_BLD.device)(mask_BL)
+    return tokens_BLD, timestep_B, upload(mask_BL, tokens_BLD.device)
 
 
 def trimmed(tokens_BLD: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:

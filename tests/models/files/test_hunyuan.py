@@ -132,7 +132,7 @@ def velocity(base: Path, files: dict[str, Path], placement: Placement) -> Tensor
     transformer = model.load_transformer()
     with torch.no_grad():
         answer = model.predict(transformer, noisy, torch.tensor([500.0]), inputs)
-    transformer.supply.close()
+    transformer.streamed.close()
     return answer
 
 

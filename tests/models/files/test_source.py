@@ -62,7 +62,7 @@ def answers(model: VideoModel) -> Found:
             found[f"velocity {expert.name}"] = model.predict(
                 transformer, noisy, torch.tensor([500.0]), inputs
             )
-        transformer.supply.close()
+        transformer.streamed.close()
     found["timesteps"] = torch.as_tensor(model.scheduler(4, None).timesteps)
     return found
 
@@ -168,7 +168,7 @@ def velocity(model: VideoModel) -> Tensor:
     transformer = model.load_transformer()
     with torch.no_grad():
         answer = model.predict(transformer, noisy, torch.tensor([500.0]), inputs)
-    transformer.supply.close()
+    transformer.streamed.close()
     return answer
 
 

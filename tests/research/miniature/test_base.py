@@ -44,7 +44,7 @@ def test_it_answers_with_the_shape_of_the_latents(untrained: Path) -> None:
     assert condition.shape == (20, 3, 8, 8)
     inputs = ModelInputs(condition[None], {"text": torch.zeros(1, 1, 16)})
     transformer = model.load_transformer()
-    with closing(transformer.supply), torch.no_grad():
+    with closing(transformer.streamed), torch.no_grad():
         answer = model.predict(transformer, torch.randn(1, 16, 3, 8, 8), torch.ones(1), inputs)
     assert answer.shape == (1, 16, 3, 8, 8)
 
@@ -53,7 +53,7 @@ def test_its_parameters_are_counted_from_its_configuration(untrained: Path) -> N
     sizes = read_sizes("miniature", untrained)
     model = open_model("miniature", untrained, "float32", "cpu")
     transformer = model.load_transformer()
-    transformer.supply.close()
+    transformer.streamed.close()
     vae = AutoencoderKLWan.from_config(model.source.config("vae"))
     assert sizes.parameters["vae"] == sum(p.numel() for p in vae.parameters())
     assert sizes.parameters["transformer"] == sum(p.numel() for p in transformer.parameters())
@@ -86,7 +86,7 @@ def test_its_vaes_planned_peak_is_near_the_counted_one(
 def test_its_lora_is_counted_and_all_of_it_learns(untrained: Path, targets: str) -> None:
     model = open_model("miniature", untrained, "float32", "cpu")
     transformer = model.load_transformer()
-    with closing(transformer.supply):
+    with closing(transformer.streamed):
         lora.inject(transformer, 4, 4, model.lora_targets(targets), seed=0)
         weights = lora.trainable(transformer)
         planned = read_sizes("miniature", untrained).lora_parameters(4, targets)
@@ -94,7 +94,7 @@ def test_its_lora_is_counted_and_all_of_it_learns(untrained: Path, targets: str)
         inputs = ModelInputs(torch.randn(1, 20, 3, 8, 8), {"text": torch.zeros(1, 1, 16)})
         noisy = torch.randn(1, 16, 3, 8, 8)
         transformer.train()
-        transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+        transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
         model.predict(transformer, noisy, torch.ones(1), inputs).square().mean().backward()
         ups = [p for name, p in transformer.named_parameters() if "lora_B" in name]
         learned = [bool(up.grad.abs().max() > 0) for up in ups]

@@ -1,19 +1,42 @@
-"""The figures rank results as a person would, and truth against truth is perfect."""
+"""The gate: its figures rank results as a person would, and it opens where every bound holds."""
 
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
+from maskora.method.conditioning import to_bytes
+from maskora.miniature.world import Scene
+from maskora.models.registry import VideoModel, open_model
+from research.miniature import autoencoder, gate, transformer
 from research.miniature.gate import (
-    Truth,
+    AUTOENCODER,
+    BOXED,
+    CENTROID,
+    HIT,
+    PLAIN,
+    RECONSTRUCTION,
+    Case,
+    Score,
+    Verdict,
     angle_error,
     centroid_error,
+    draw_case,
+    draw_edit,
+    encode_cases,
+    generate,
+    judge_model,
+    mean_score,
     psnr,
     score,
     share_of,
     swapped,
 )
+from research.miniature.transformer import Latents
 
 LIGHT, DARK, GREY = (250, 120, 120), (130, 20, 20), (120, 120, 120)
 SOURCE_LIGHT, SOURCE_DARK = (120, 120, 250), (20, 20, 130)
@@ -39,12 +62,12 @@ PLACES = [(4 + 4 * t, 6 + 2 * t) for t in range(T)]
 
 
 @pytest.fixture
-def truth() -> Truth:
+def case() -> Case:
     sprite, region = np.zeros((2, T, H, W), bool)
     for mask, box, (x, y) in zip(sprite, region, PLACES, strict=True):
         mask[y : y + SIDE, x : x + SIDE] = True
         box[y - 4 : y + SIDE + 4, x - 4 : x + SIDE + 4] = True
-    return Truth(
+    return Case(
         edited_THWC=clip(PLACES, LIGHT, DARK),
         source_THWC=clip(PLACES, SOURCE_LIGHT, SOURCE_DARK),
         background_THWC=np.full((T, H, W, 3), GREY, np.uint8),
@@ -53,104 +76,103 @@ def truth() -> Truth:
         tones_T2C=tones(LIGHT, DARK),
         source_tones_T2C=tones(SOURCE_LIGHT, SOURCE_DARK),
         region_THW=region,
+        keep_THW=torch.from_numpy(~region).float(),
     )
 
 
-def test_truth_against_truth_is_perfect(truth: Truth) -> None:
-    perfect = score(truth.edited_THWC, truth)
+def test_truth_against_truth_is_perfect(case: Case) -> None:
+    perfect = score(case.edited_THWC, case)
     assert (perfect.hit, perfect.strict, perfect.centroid, perfect.angle) == (1, 1, 0, 0)
     assert perfect.inside_db == perfect.background_db == np.inf
 
 
-def test_the_source_and_the_background_do_not_hit(truth: Truth) -> None:
-    assert score(truth.source_THWC, truth).hit == 0
-    vanished = score(truth.background_THWC, truth)
+def test_the_source_and_the_background_do_not_hit(case: Case) -> None:
+    assert score(case.source_THWC, case).hit == 0
+    vanished = score(case.background_THWC, case)
     assert vanished.hit == 0
     assert vanished.centroid == H / 2
     assert vanished.angle == 90
 
 
-def test_each_frame_is_compared_with_its_own(truth: Truth) -> None:
+def test_each_frame_is_compared_with_its_own(case: Case) -> None:
     """Against a wrongly broadcast frame 0, a clip of another order would be perfect."""
-    backwards = truth.edited_THWC[::-1]
-    assert score(backwards, truth).hit < 0.6
-    assert score(backwards, truth).centroid > 2
+    backwards = case.edited_THWC[::-1]
+    assert score(backwards, case).hit < 0.6
+    assert score(backwards, case).centroid > 2
 
 
-def test_one_wrong_frame_of_four_costs_a_quarter(truth: Truth) -> None:
-    result = truth.edited_THWC.copy()
+def test_one_wrong_frame_of_four_costs_a_quarter(case: Case) -> None:
+    result = case.edited_THWC.copy()
     result[2] = GREY
-    assert score(result, truth).hit == pytest.approx(0.75)
+    assert score(result, case).hit == pytest.approx(0.75)
 
 
-def test_frame_0_does_not_count(truth: Truth) -> None:
-    result = truth.edited_THWC.copy()
+def test_frame_0_does_not_count(case: Case) -> None:
+    result = case.edited_THWC.copy()
     result[0] = GREY
-    assert score(result, truth).hit == 1
+    assert score(result, case).hit == 1
 
 
-def test_displaced_is_told_in_pixels(truth: Truth) -> None:
+def test_displaced_is_told_in_pixels(case: Case) -> None:
     moved = clip([(x + 3, y) for x, y in PLACES], LIGHT, DARK)
-    told = score(moved, truth)
-    assert told.centroid == pytest.approx(3)
-    assert told.hit == pytest.approx(0.7)
-    assert told.angle == pytest.approx(0, abs=1e-6)
+    figures = score(moved, case)
+    assert figures.centroid == pytest.approx(3)
+    assert figures.hit == pytest.approx(0.7)
+    assert figures.angle == pytest.approx(0, abs=1e-6)
 
 
-def test_frozen_is_worse_than_displaced_and_vanished_worst(truth: Truth) -> None:
-    moved = score(clip([(x + 2, y) for x, y in PLACES], LIGHT, DARK), truth)
-    frozen = score(clip([PLACES[0]] * T, LIGHT, DARK), truth)
-    vanished = score(truth.background_THWC, truth)
+def test_frozen_is_worse_than_displaced_and_vanished_worst(case: Case) -> None:
+    moved = score(clip([(x + 2, y) for x, y in PLACES], LIGHT, DARK), case)
+    frozen = score(clip([PLACES[0]] * T, LIGHT, DARK), case)
+    vanished = score(case.background_THWC, case)
     assert 1 > moved.hit > frozen.hit > vanished.hit
     assert 0 < moved.centroid < frozen.centroid < vanished.centroid
 
 
-def test_upside_down_hits_but_not_strictly(truth: Truth) -> None:
+def test_upside_down_hits_but_not_strictly(case: Case) -> None:
     turned = clip(PLACES, DARK, LIGHT)
-    told = score(turned, truth)
-    assert told.hit == 1
-    assert told.strict == 0
-    assert told.centroid == 0
-    assert told.angle == pytest.approx(180)
+    figures = score(turned, case)
+    assert figures.hit == 1
+    assert figures.strict == 0
+    assert figures.centroid == 0
+    assert figures.angle == pytest.approx(180)
 
 
-def test_a_quarter_turn_is_90_degrees(truth: Truth) -> None:
-    turned = truth.edited_THWC.copy()
+def test_a_quarter_turn_is_90_degrees(case: Case) -> None:
+    turned = case.edited_THWC.copy()
     for frame, (x, y) in zip(turned, PLACES, strict=True):
         frame[y : y + SIDE, x : x + SIDE] = DARK
         frame[y : y + SIDE, x : x + SIDE // 2] = LIGHT
-    assert angle_error(turned, truth) == pytest.approx(90)
-    assert centroid_error(turned, truth) == 0
+    assert angle_error(turned, case) == pytest.approx(90)
+    assert centroid_error(turned, case) == 0
 
 
-def test_what_lies_outside_the_region_is_no_sprite(truth: Truth) -> None:
-    result = truth.edited_THWC.copy()
+def test_what_lies_outside_the_region_is_no_sprite(case: Case) -> None:
+    result = case.edited_THWC.copy()
     result[:, :3, -3:] = LIGHT
-    told = score(result, truth)
-    assert told.centroid == 0
-    assert told.inside_db == np.inf
-    assert told.background_db < 40
+    figures = score(result, case)
+    assert figures.centroid == 0
+    assert figures.inside_db == np.inf
+    assert figures.background_db < 40
 
 
-def test_pixels_that_edit_and_source_share_are_hits(truth: Truth) -> None:
+def test_pixels_that_edit_and_source_share_are_hits(case: Case) -> None:
     """A shape that keeps its colour: where both are the same, the same is right."""
-    same = replace(truth, source_THWC=truth.edited_THWC, source_tones_T2C=truth.tones_T2C)
-    assert score(truth.edited_THWC, same).hit == 1
-    assert score(truth.background_THWC, same).hit == 0
+    same = replace(case, source_THWC=case.edited_THWC, source_tones_T2C=case.tones_T2C)
+    assert score(case.edited_THWC, same).hit == 1
+    assert score(case.background_THWC, same).hit == 0
 
 
-def test_the_source_upside_down_does_not_hit(truth: Truth) -> None:
+def test_the_source_upside_down_does_not_hit(case: Case) -> None:
     """A source whose tones are nearer to the edit's than to the background and to each other."""
     light, dark = (250, 200, 60), (130, 100, 0)
-    near = replace(
-        truth, source_THWC=clip(PLACES, light, dark), source_tones_T2C=tones(light, dark)
-    )
+    near = replace(case, source_THWC=clip(PLACES, light, dark), source_tones_T2C=tones(light, dark))
     assert score(near.source_THWC, near).hit == 0
     assert score(clip(PLACES, dark, light), near).hit == 0
 
 
-def test_swapping_the_tones_turns_a_sprite_upside_down(truth: Truth) -> None:
-    turned = swapped(truth.edited_THWC, truth.sprite_THW, truth.tones_T2C)
+def test_swapping_the_tones_turns_a_sprite_upside_down(case: Case) -> None:
+    turned = swapped(case.edited_THWC, case.sprite_THW, case.tones_T2C)
     assert np.array_equal(turned, clip(PLACES, DARK, LIGHT))
 
 
@@ -167,3 +189,98 @@ def test_psnr_is_in_decibels_of_255() -> None:
     black, where = np.zeros((1, 4, 4, 3), np.uint8), np.ones((1, 4, 4), bool)
     assert psnr(black, black + 255, where) == 0
     assert psnr(black, black + 51, where) == pytest.approx(20 * np.log10(5))
+
+
+JUST = Score(HIT, strict=0.0, centroid=CENTROID, angle=180.0, inside_db=0.0, background_db=0.0)
+BAD = replace(JUST, hit=0.0, centroid=99.0)
+
+
+def verdict(boxed: Score, reconstruction: float = RECONSTRUCTION) -> Verdict:
+    """Whose other rows are bad: they are no condition."""
+    return Verdict(reconstruction, {PLAIN: BAD, BOXED: boxed, AUTOENCODER: BAD})
+
+
+def test_what_just_reaches_every_bound_passes() -> None:
+    assert verdict(JUST).passed
+    assert verdict(JUST).table().endswith(": passed")
+    assert verdict(JUST).record()["passed"] is True
+
+
+@pytest.mark.parametrize(
+    "short",
+    [
+        verdict(replace(JUST, hit=HIT - 0.01)),
+        verdict(replace(JUST, centroid=CENTROID + 0.01)),
+        verdict(JUST, RECONSTRUCTION - 0.01),
+    ],
+    ids=["hit", "centroid", "reconstruction"],
+)
+def test_what_falls_short_of_one_bound_does_not_pass(short: Verdict) -> None:
+    assert not short.passed
+    assert short.table().endswith(": NOT passed")
+    assert short.record()["passed"] is False
+
+
+def test_a_mean_is_of_every_figure() -> None:
+    one, other = Score(0, 1, 2, 3, 4, 5), Score(2, 5, 4, 9, 8, 6)
+    assert mean_score([one, other]) == Score(1, 3, 3, 6, 6, 5.5)
+
+
+class Highest(np.random.Generator):
+    """Draws the highest whole number that it may."""
+
+    def integers(self, high: int) -> int:
+        return high - 1
+
+
+class Seeds(list[int]):
+    """Notes the seeds of the scenes that are drawn."""
+
+    def __init__(self, module: object, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._draw = module.draw_scene
+        monkeypatch.setattr(module, "draw_scene", self.draw)
+
+    def draw(self, seed: int) -> Scene:
+        self.append(seed)
+        return self._draw(seed)
+
+
+def test_judged_scenes_are_never_trained_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trained, judged = Seeds(autoencoder, monkeypatch), Seeds(gate, monkeypatch)
+    rng = Highest(np.random.PCG64(0))
+    autoencoder.cropped_clips(rng, 1)
+    autoencoder.whole_clips(rng, 1)
+
+    def encode_nothing(vae: object, frames: int, seeds: range) -> Latents:
+        trained.extend(seeds)
+        return Latents(Tensor(1), Tensor(1))
+
+    monkeypatch.setattr(transformer, "_encode_clips", encode_nothing)
+    transformer.encode_set(None, tmp_path, 1.0)
+    assert len(trained) == 2 + sum(transformer.CLIPS.values())
+    for number in range(3):
+        draw_edit(number)
+    assert len(judged) == 3
+    assert min(judged) > max(trained)
+
+
+def reached(model: VideoModel, case: Case, conditioning: str) -> Score:
+    """What the base reaches on a case, shown it in one way."""
+    (sample,) = encode_cases([case], model, conditioning)
+    loaded = model.load_transformer()
+    with closing(loaded.streamed):
+        latents = generate(model, loaded, sample, 0)
+    with model.vae() as vae:
+        return score(to_bytes(vae.decode(latents)).cpu().numpy(), case)
+
+
+def test_each_row_is_told_of_its_own_mask(untrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "STEPS", 2)
+    model, case = open_model("miniature", untrained, "float32", "cpu"), draw_case(0, frames=5)
+    scores = judge_model(model, [case]).scores
+    assert scores.keys() == {PLAIN, BOXED, AUTOENCODER}
+    assert scores[PLAIN] != scores[BOXED]
+    assert scores[PLAIN] == reached(model, case, "first-frame")
+    assert scores[BOXED] == reached(model, case, "masked")

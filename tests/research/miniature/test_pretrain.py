@@ -11,18 +11,15 @@ import torch
 from maskora.errors import UserError
 from research.miniature import pretrain
 from research.miniature.autoencoder import autoencoder_part, build_autoencoder
-from research.miniature.curves import read_losses
-from research.miniature.fitting import Part, fit
-from research.miniature.gate import Score
-from research.miniature.latent_set import Latents
+from research.miniature.gate import BOXED, Score, Verdict
 from research.miniature.pretrain import closing, pretrain_miniature
-from research.miniature.transformer import build_transformer, transformer_part
-from research.miniature.verdict import BOXED, Verdict
+from research.miniature.training import Trainable, fit, read_losses
+from research.miniature.transformer import Latents, build_transformer, transformer_part
 
 UNSEEN_STEP = 10**9  # its batch is not trained on
 
 
-def transformer_on_noise() -> Part:
+def transformer_on_noise() -> Trainable:
     """The transformer with latents that need no autoencoder: each clip stands still."""
     generator = torch.Generator().manual_seed(0)
     latents = {}
@@ -41,7 +38,7 @@ def transformer_on_noise() -> Part:
     ids=["autoencoder", "transformer"],
 )
 def test_half_a_minute_lowers_the_loss_on_an_unseen_batch(
-    make: Callable[[], Part], factor: float, tmp_path: Path
+    make: Callable[[], Trainable], factor: float, tmp_path: Path
 ) -> None:
     part = make()
     with torch.no_grad():
@@ -94,8 +91,8 @@ def test_seeds_that_no_generator_takes_are_refused(tmp_path: Path, seed: int) ->
 @pytest.mark.parametrize("hit", [0.9, 0.1])
 def test_the_last_line_says_what_to_do_where_the_gate_is_not_passed(hit: float) -> None:
     score = Score(hit, strict=0.5, centroid=1.0, angle=9.0, inside_db=20.0, background_db=40.0)
-    told = closing(Path("mine"), 20.0, Verdict(30.0, {BOXED: score}))
-    last = "\n".join(told).splitlines()[-1]
+    lines = closing(Path("mine"), 20.0, Verdict(30.0, {BOXED: score}))
+    last = "\n".join(lines).splitlines()[-1]
     if hit > 0.7:
         assert last.endswith(": passed")
     else:

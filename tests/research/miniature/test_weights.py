@@ -11,13 +11,18 @@ import torch
 from maskora.hub import locate
 from maskora.method.conditioning import to_bytes
 from maskora.models.registry import open_model
-from research.miniature.folder import hashes
-from research.miniature.gate import Score, score
-from research.miniature.pretrain import CASES, try_out
-from research.miniature.trial import draw_case, encode_cases, generate
-from research.miniature.verdict import BOXED, Verdict
+from research.miniature.gate import (
+    BOXED,
+    Score,
+    Verdict,
+    draw_case,
+    encode_cases,
+    generate,
+    score,
+)
+from research.miniature.pretrain import CASES, hashes, try_out
 
-DOCS = Path(__file__).parents[2] / "docs" / "miniature.md"
+DOCS = Path(__file__).parents[3] / "docs" / "miniature.md"
 LARGEST = 30_000_000  # bytes
 
 
@@ -38,7 +43,7 @@ def test_it_is_small_and_unchanged(shipped: Path) -> None:
 
 
 def test_the_documents_tell_the_recorded_figures(shipped: Path) -> None:
-    assert recorded(shipped).told() in DOCS.read_text()
+    assert recorded(shipped).table() in DOCS.read_text()
 
 
 def test_an_edit_goes_through_encoding_denoising_and_decoding(shipped: Path) -> None:
@@ -46,7 +51,7 @@ def test_an_edit_goes_through_encoding_denoising_and_decoding(shipped: Path) -> 
     case = draw_case(3)  # another hue: the source itself does not hit
     (sample,) = encode_cases([case], model, "masked")
     transformer = model.load_transformer()
-    with closing(transformer.supply):
+    with closing(transformer.streamed):
         latents = generate(model, transformer, sample, seed=0)
         again = generate(model, transformer, sample, seed=0)
         other = generate(model, transformer, sample, seed=1)
@@ -54,9 +59,9 @@ def test_an_edit_goes_through_encoding_denoising_and_decoding(shipped: Path) -> 
     assert not torch.equal(latents, other)
     with model.vae() as vae:
         result_THWC = to_bytes(vae.decode(latents)).numpy()
-    told, untouched = score(result_THWC, case.truth), score(case.source.frames_THWC, case.truth)
-    assert told.background_db > 30
-    assert told.hit > untouched.hit
+    made, untouched = score(result_THWC, case), score(case.source_THWC, case)
+    assert made.background_db > 30
+    assert made.hit > untouched.hit
 
 
 @pytest.mark.slow

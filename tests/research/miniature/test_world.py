@@ -8,18 +8,21 @@ import numpy as np
 import pytest
 
 from maskora.miniature.world import (
+    BEAT,
     SHAPES,
+    Array,
     Look,
     Motion,
     Part,
+    Pose,
     Scene,
     Sprite,
     distance,
-    flow,
+    pose_of,
+    raster,
     render,
 )
-from research.miniature.edits import EDITS, Edit, edited
-from research.miniature.lottery import draw_scene
+from research.miniature.scenes import EDITS, Edit, draw_scene, edited, sprite_boxes
 
 SEEDS = range(12)
 
@@ -77,14 +80,40 @@ def test_boxes_hold_the_mask_and_nothing_more(seed: int) -> None:
     clip = render(draw_scene(seed))
     front = int(clip.labels_THW.max())
     for (x0, y0, x1, y1), labels in zip(
-        clip.boxes(front).astype(int), clip.labels_THW, strict=True
+        sprite_boxes(clip, front).astype(int), clip.labels_THW, strict=True
     ):
         y, x = np.nonzero(labels == front)
         assert (x0, y0, x1, y1) == (x.min(), y.min(), x.max() + 1, y.max() + 1)
 
 
 def test_a_box_of_what_is_unseen_is_nan() -> None:
-    assert np.isnan(render(draw_scene(0)).boxes(9)).all()
+    assert np.isnan(sprite_boxes(render(draw_scene(0)), 9)).all()
+
+
+def flow(scene: Scene, labels_THW: np.ndarray) -> Array:
+    """Where each pixel of a rendered scene's frames goes in the next, (T - 1, H, W, 2).
+
+    Steps (x, y) in pixels of what is seen at a pixel, be it covered in the next frame or not.
+    """
+    frames, size = labels_THW.shape[:2]
+    beats_T, pixels = raster(frames, size)
+    pan = np.array(scene.backdrop.pan, np.float32) * size / BEAT
+    flow_THW2 = np.broadcast_to(pan, (frames - 1, size, size, 2))
+    for number, sprite in enumerate(scene.sprites, start=1):
+        pose = pose_of(sprite.motion, sprite.radius, beats_T, size)
+        own_THW = labels_THW[:-1, ..., None] == number
+        flow_THW2 = np.where(own_THW, _sprite_flow(pose, pixels), flow_THW2)
+    return flow_THW2
+
+
+def _sprite_flow(pose: Pose, pixels: Array) -> Array:
+    """How far points of a sprite move to the next frame: by its next centre, angle and radius."""
+    x_THW, y_THW = (own[:-1] for own in pose.own(pixels))
+    radius_T, angle_T = pose.radius_T[1:], pose.angle_T[1:]
+    cos, sin = ((radius_T * f(angle_T))[:, None, None] for f in (np.cos, np.sin))
+    next_x = cos * x_THW - sin * y_THW + pose.centre_T2[1:, 0, None, None]
+    next_y = sin * x_THW + cos * y_THW + pose.centre_T2[1:, 1, None, None]
+    return np.stack([next_x - pixels, next_y - pixels[:, None]], axis=-1)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -155,7 +184,7 @@ def test_edges_are_softened_over_a_pixel_about_the_area(shape: str) -> None:
 
 def test_sprites_stay_in_the_picture() -> None:
     for seed in SEEDS:
-        boxes = render(draw_scene(seed), 49).boxes(len(draw_scene(seed).sprites))
+        boxes = sprite_boxes(render(draw_scene(seed), 49), len(draw_scene(seed).sprites))
         middles = (boxes[:, :2] + boxes[:, 2:]) / 2
         assert (middles > 64 * 0.1).all()
         assert (middles < 64 * 0.9).all()

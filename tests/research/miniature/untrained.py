@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from research.miniature.autoencoder import build_autoencoder
-from research.miniature.folder import finish_folder, save_part
+from research.miniature.pretrain import finish_folder, save_part
 from research.miniature.transformer import build_transformer
 
 

@@ -1,0 +1,61 @@
+"""Errors as the page shows them: one sentence, and nothing is lost."""
+
+import functools
+import html
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ParamSpec
+
+import gradio as gr
+
+from maskora.errors import Fault, UserError
+from maskora.system import REPORTED_ERRNOS
+
+Given = ParamSpec("Given")
+MARKUP = frozenset("\\`*_{}[]()#+-.!|~$:")  # what Markdown lets a backslash take the sense of
+SECONDS = 30  # that a message stays, unless it is closed
+
+
+def plain(text: str) -> str:
+    """A text that others wrote, for a place that shows Markdown: nothing in it is markup."""
+    escaped = html.escape(text, quote=False)
+    return "".join(f"\\{letter}" if letter in MARKUP else letter for letter in escaped)
+
+
+@dataclass
+class Problem:
+    """What went wrong, in a sentence for the person; empty where nothing did."""
+
+    text: str = ""
+
+
+@contextmanager
+def caught(kept: str = "") -> Iterator[Problem]:
+    """Turn the failures that a person can act on into a `Problem`; a bug is raised on.
+
+    Args:
+        kept: what became of the person's work where it could not be written.
+    """
+    problem = Problem()
+    try:
+        yield problem
+    except (UserError, Fault) as error:
+        problem.text = str(error)
+    except OSError as error:
+        if error.errno not in REPORTED_ERRNOS:
+            raise
+        problem.text = f"{error.strerror}: {error.filename or 'while writing'}. {kept}".rstrip(". ")
+
+
+def show_errors(handler: Callable[Given, Any]) -> Callable[Given, Any]:
+    """A handler of an event, whose failures appear as a message; the page stays as it was."""
+
+    @functools.wraps(handler)
+    def wrapper(*args: Given.args, **kwargs: Given.kwargs) -> Any:
+        with caught() as problem:
+            return handler(*args, **kwargs)
+        gr.Warning(html.escape(problem.text), title="That did not work", duration=SECONDS)
+        return gr.skip()
+
+    return wrapper

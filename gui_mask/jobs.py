@@ -1,0 +1,400 @@
+"""Training and inference in the background: they outlive the page, and the window's server.
+
+A workspace's last job is described by files alone: runs/job.json (how it stands), runs/job.log
+(what its commands said), runs/progress.jsonl (how far the running one is) and the metrics.jsonl of
+each stage. `gui_mask.supervisor` is the process that runs the commands and writes the first two.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from maskora.app.workspace import Workspace
+from maskora.config.tables import Stage
+from maskora.errors import Fault, UserError
+from maskora.files import patiently, remove, write_text
+from maskora.progress import State, read_state
+from maskora.system import quoted
+from maskora.training.report import read_metrics, smoothed
+
+Work = Literal["train", "infer", "both"]
+Command = Literal["train", "infer"]
+Status = Literal["running", "stopping", "done", "failed", "stopped", "lost"]
+COMMANDS: dict[Work, tuple[Command, ...]] = {
+    "train": ("train",), "infer": ("infer",), "both": ("train", "infer"),
+}  # fmt: skip
+STAGES: tuple[Stage, ...] = ("motion", "appearance")
+PATIENCE = 120  # seconds for a command that loads no model
+LOG_LINES = 14
+MOST_BYTES = 256 * 1024  # of the end of a log: older lines are not looked at
+COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+LOST = (
+    "exited unexpectedly: it was killed, or the machine was restarted. Start it again: training "
+    "goes on from the last saved step"
+)
+
+# On Windows, a process that is to be interrupted apart from this one is a group of its own, and
+# only Ctrl-Break reaches such a group, on the console that both have. One that is to outlive the
+# console of the program that starts it has another, which is not shown.
+GROUP = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+OWN_CONSOLE = getattr(subprocess, "CREATE_NO_WINDOW", 0)
+INTERRUPT: int = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGINT)
+# What a command ends with after Ctrl-C: it said so itself; it had not begun to listen (Windows has
+# a number for that).
+INTERRUPTED = (130, -INTERRUPT, 0xC000013A)
+
+
+class Process(BaseModel):
+    """One process, which no later one with the same number is taken for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pid: int
+    born: str
+
+    @property
+    def lives(self) -> bool:
+        """Whether it is still there."""
+        return identify(self.pid) == self
+
+    def interrupt(self) -> None:
+        """Ask it to end, as Ctrl-C does; on Windows, whose consoles keep programs apart, end it."""
+        try:
+            process = psutil.Process(self.pid)
+            if INTERRUPT == signal.SIGINT:
+                process.send_signal(INTERRUPT)
+                return
+            for one in (*process.children(recursive=True), process):
+                one.kill()
+        except psutil.NoSuchProcess:
+            return  # it has just ended by itself
+
+
+class Job(BaseModel):
+    """runs/job.json: the last work that was started, and how it stands.
+
+    Attributes:
+        what, edit: what was asked for.
+        started, ended: seconds since 1970.
+        status: as the supervising process last wrote it.
+        supervisor: that process.
+        name: the command that runs, or ran last.
+        command: its process.
+        asked_to_stop: it was interrupted.
+        exit_code: of the last command that ended.
+        log_from: where in the log this work begins, in bytes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    what: Work
+    edit: str | None
+    started: float
+    ended: float | None = None
+    status: Literal["running", "done", "failed", "stopped"] = "running"
+    supervisor: Process
+    name: Command
+    command: Process | None = None
+    asked_to_stop: bool = False
+    exit_code: int | None = None
+    log_from: int = 0
+
+    @property
+    def title(self) -> str:
+        """ "training", "inference of hat"."""
+        of = "" if self.edit is None else f" of {self.edit}"
+        return f"{'training' if self.name == 'train' else 'inference'}{of}"
+
+
+@dataclass(frozen=True)
+class JobState:
+    """How the last job of a workspace stands.
+
+    Attributes:
+        status: "stopping" after `stop`, until it has ended; "lost": it exited unexpectedly.
+        message: the same in a sentence for the person.
+        progress: how far the running command is.
+        log: the last lines.
+        losses: steps with their smoothed losses, by stage; of a base with two transformers, by
+            stage and transformer.
+        result: the edited clip, where this job has made it.
+    """
+
+    job: Job
+    status: Status
+    message: str
+    progress: State | None
+    log: tuple[str, ...]
+    losses: dict[str, list[tuple[int, float]]]
+    result: Path | None
+
+    @property
+    def is_active(self) -> bool:
+        """Whether something still runs."""
+        return self.status in ("running", "stopping")
+
+
+def argv(workspace: Workspace, name: Command, edit: str | None) -> list[str]:
+    """A command as a person would type it."""
+    further = [] if edit is None else ["--edit", edit]
+    staged = ["--stage", "all", "--resume"] if name == "train" else []
+    return ["maskora", name, "--config", str(workspace.config), *staged, *further]
+
+
+def commands(workspace: Workspace, edit: str | None, what: Work = "both") -> list[str]:
+    """What a person would type for the same, quoted for a shell."""
+    return [quoted(*argv(workspace, name, edit)) for name in COMMANDS[what]]
+
+
+def check_text(workspace: Workspace, edit: str | None) -> str:
+    """What `maskora check` prints. Raises UserError with what is wrong."""
+    further = [] if edit is None else ["--edit", edit]
+    return _output(["check", "--config", str(workspace.config), *further])
+
+
+def plan_text(workspace: Workspace) -> str:
+    """What `maskora plan` prints for this machine. Raises UserError where it cannot fit."""
+    return _output(["plan", "--config", str(workspace.config)])
+
+
+def start(workspace: Workspace, what: Work, edit: str | None) -> JobState:
+    """Check, and start the commands in a process of their own.
+
+    Raises:
+        UserError: something is wrong that a person can put right, or something runs already.
+        Fault: the process could not be started.
+    """
+    if what != "train":
+        _ = workspace.find_edits(edit, workspace.read_source().frames).first
+    check_text(workspace, edit)
+    further = [] if edit is None else [edit]
+    program = [sys.executable, "-P", "-m", "gui_mask.supervisor"]  # -P: nothing from this folder
+    with _alone(workspace):
+        job = _read_job(workspace)
+        if job is not None and _status(workspace, job) in ("running", "stopping"):
+            raise UserError(
+                f"{workspace.root}: {job.title} runs already; stop it, or wait until it has ended"
+            )
+        with workspace.job_log.open("ab") as out:
+            begun = out.tell()
+            remove(workspace.stops_dir)  # they were for an earlier job
+            command = [*program, str(workspace.root), what, *further]
+            has_begun = start_detached(command, out.fileno())
+    if not has_begun:
+        reason = complaint(tail(workspace.job_log, begun))
+        raise Fault(f"{workspace.root}: the work could not be started ({reason})")
+    state = read(workspace)
+    assert state is not None
+    return state
+
+
+def stop(workspace: Workspace, at_once: bool = False) -> JobState | None:
+    """Interrupt what runs, as Ctrl-C does: training finishes and saves the step in hand.
+
+    Args:
+        at_once: interrupt again what is stopping already: the step in hand is given up.
+
+    Returns:
+        how it stands: "stopping" until the command has ended. None where nothing ever ran.
+    """
+    with _alone(workspace):
+        job = _read_job(workspace)
+        if job is None:
+            return None
+        status = _status(workspace, job)
+        if status == "running" or (status == "stopping" and at_once):
+            if job.supervisor.lives:
+                _ask_to_stop(workspace)
+            elif job.command is not None:
+                job.command.interrupt()
+                store(workspace, job.model_copy(update={"asked_to_stop": True}))
+    return read(workspace)
+
+
+def read(workspace: Workspace) -> JobState | None:
+    """How the last job stands; None where none was started. Reads files alone."""
+    job = _read_job(workspace)
+    if job is None:
+        return None
+    status = _status(workspace, job)
+    lines = tail(workspace.job_log, job.log_from)
+    progress = read_state(workspace.job_progress)
+    return JobState(
+        job=job,
+        status=status,
+        message=_message(job, status, _of_last_command(lines), progress),
+        progress=progress,
+        log=tuple(lines[-LOG_LINES:]),
+        losses=_losses(workspace, job.edit),
+        result=_result(workspace, job),
+    )
+
+
+def store(workspace: Workspace, job: Job) -> None:
+    """Write runs/job.json."""
+    write_text(workspace.job_record, job.model_dump_json(indent=2) + "\n")
+
+
+def tail(path: Path, start: int = 0) -> list[str]:
+    """The last lines of a log, from a byte on, without colours; of an overwritten one, the last."""
+    if not path.is_file():
+        return []
+    with path.open("rb") as file:
+        begin = max(start, file.seek(0, 2) - MOST_BYTES)
+        file.seek(begin)
+        raw = file.read().decode("utf-8", "replace").split("\n")
+    lines = [COLOURS.sub("", line).rstrip("\r").rpartition("\r")[2].rstrip() for line in raw]
+    lines = lines if begin == start else lines[1:]  # the first may be cut
+    return lines if lines[-1] else lines[:-1]
+
+
+def complaint(lines: list[str]) -> str:
+    """Why a command failed, in its own words: its last message, else its last line."""
+    starts = [number for number, line in enumerate(lines) if line.startswith("maskora: ")]
+    if starts:
+        return "\n".join(lines[starts[-1] :]).removeprefix("maskora: ")
+    return next((line for line in reversed(lines) if line), "it said nothing")
+
+
+def identify(pid: int) -> Process | None:
+    """A living process: by number and time of birth. None: there is none."""
+    try:
+        process = psutil.Process(pid)
+        if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return None
+        born = process.create_time()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):  # the second: it is nobody's of ours
+        return None
+    if psutil.LINUX:  # it counts from the machine's start, whatever becomes of the clock
+        born -= psutil.boot_time()
+    return Process(pid=pid, born=f"{born:.2f}")
+
+
+def start_detached(command: list[str], errors: int) -> bool:
+    """Start a process that outlives this one and its terminal, and wait until it says a line.
+
+    Args:
+        errors: the file descriptor for what it says on stderr.
+
+    Returns:
+        whether it said one; False: it has exited without.
+    """
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
+        creationflags=GROUP | OWN_CONSOLE, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    with process.stdout:
+        has_begun = bool(process.stdout.readline())
+    # Whoever has started a process must ask how it ended, or it stays as a zombie.
+    threading.Thread(target=process.wait, name=f"wait-{process.pid}", daemon=True).start()
+    return has_begun
+
+
+def _ask_to_stop(workspace: Workspace) -> None:
+    """One file more, which the supervising process sees; empty, as the disk may be full."""
+    workspace.stops_dir.mkdir(exist_ok=True)
+    asked = len(list(workspace.stops_dir.glob("*")))
+    (workspace.stops_dir / str(asked + 1)).touch()
+
+
+def _read_job(workspace: Workspace) -> Job | None:
+    path = workspace.job_record
+    try:
+        return Job.model_validate_json(patiently(path.read_bytes, path))
+    except FileNotFoundError:
+        return None
+    except ValidationError:
+        raise UserError(f"{path} is damaged: remove it, and its job is forgotten") from None
+
+
+def _status(workspace: Workspace, job: Job) -> Status:
+    """A record says "running" for ever when its process was killed: so that is looked at too."""
+    if job.status != "running":
+        return job.status
+    asked = job.asked_to_stop or any(workspace.stops_dir.glob("*"))
+    if job.supervisor.lives or (job.command is not None and job.command.lives):
+        return "stopping" if asked else "running"
+    return "stopped" if asked else "lost"
+
+
+def _of_last_command(lines: list[str]) -> list[str]:
+    starts = [number for number, line in enumerate(lines) if line.startswith("$ maskora ")]
+    return lines[starts[-1] + 1 :] if starts else lines
+
+
+def _message(job: Job, status: Status, lines: list[str], progress: State | None) -> str:
+    title = job.title
+    if status == "done":
+        return f"{title} is done"
+    if status == "lost":
+        return f"{title} {LOST}"
+    if status == "failed":
+        killed = -(job.exit_code or 0)
+        if killed > 0 and -killed not in INTERRUPTED:
+            name = signal.Signals(killed).name
+            return f"{title} was killed from outside ({name}); often the memory was full"
+        return f"{title} failed: {complaint(lines)}"
+    saved = "; started again, training goes on from the last saved step"
+    if status == "stopped":
+        return f"{title} was stopped{saved if job.name == 'train' else ''}"
+    if status == "stopping":
+        waits = ": the step in hand is finished and saved first" if job.name == "train" else ""
+        return f"{title} is being stopped{waits}"
+    return progress.text if progress else next((line for line in reversed(lines) if line), title)
+
+
+def _losses(workspace: Workspace, edit: str | None) -> dict[str, list[tuple[int, float]]]:
+    """The loss of each stage that has taken a step."""
+    files = {t: path for stage in STAGES for t, path in workspace.metrics(stage, edit).items()}
+    entries = {title: read_metrics(path) for title, path in files.items()}
+    return {
+        title: [*zip([e.step for e in steps], smoothed([e.loss for e in steps]), strict=True)]
+        for title, steps in entries.items()
+        if steps
+    }
+
+
+def _result(workspace: Workspace, job: Job) -> Path | None:
+    """run.json is written last, as the sign that all of a result is there."""
+    folder = workspace.output_dir(job.edit, None)
+    record, video = folder / "run.json", folder / "edited.mp4"
+    if "infer" not in COMMANDS[job.what] or not (record.is_file() and video.is_file()):
+        return None
+    return video if record.stat().st_mtime >= job.started else None
+
+
+@contextmanager
+def _alone(workspace: Workspace) -> Iterator[None]:
+    """Two pages that press the same button do so one after the other."""
+    workspace.job_lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(workspace.job_lock):
+        yield
+
+
+def _output(arguments: list[str]) -> str:
+    """What a command prints. Raises UserError or Fault with its message."""
+    command = [sys.executable, "-P", "-m", "maskora", *arguments]
+    try:
+        result = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False,
+            encoding="utf-8", errors="replace", env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise Fault(f"{quoted(*command)} has not answered in {PATIENCE} seconds") from None
+    if result.returncode:
+        reason = complaint(result.stderr.splitlines())
+        raise UserError(reason) if result.returncode == 2 else Fault(reason)
+    return result.stdout

@@ -1,0 +1,248 @@
+"""Masks: from clicks by maskora track, made anew when settings change, and never half-written."""
+
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maskora.app.masking import load_masks, to_original, to_workspace
+from maskora.app.workspace import Workspace
+from maskora.config import load_config
+from maskora.masks import files as mask_files
+from maskora.masks.files import read_labels, write_labels
+from maskora.masks.prompts import Box, Click
+from maskora.video.fit import Placement, place
+from tests.app.conftest import Answer, refused
+from tests.ball import ball_centre, draw_mask
+
+Run = Callable[..., Answer]
+Make = Callable[..., Path]
+CENTRE = "0,50,110,+"  # of the ball in frame 0, in pixels of the original 320x192
+
+
+@pytest.fixture(scope="module")
+def bare_masters(
+    run: Run, ball: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Make:
+    """Prepare the ball without saying where the edit is, once for the same options."""
+    made: dict[tuple[object, ...], Path] = {}
+
+    def make(*options: object) -> Path:
+        if options in made:
+            return made[options]
+        made[options] = root = tmp_path_factory.mktemp("bare") / "ws"
+        answer = run(
+            "prepare", ball, root, "--size", "160x96", "--frames", 9,
+            "--set", f"model.path={tiny_model}", "--caption", "a ball", *options,
+        )  # fmt: skip
+        assert answer.status == 0, answer.err
+        assert "maskora gui" in answer.out
+        assert "maskora track" in answer.out
+        return root
+
+    return make
+
+
+@pytest.fixture
+def bare(bare_masters: Make, tmp_path: Path) -> Make:
+    """A copy of such a workspace."""
+    return lambda *options: Path(shutil.copytree(bare_masters(*options), tmp_path / "ws"))
+
+
+def test_clicked_masks_cover_the_ball(run: Run, bare: Make) -> None:
+    root = bare()
+    answer = run("track", root, "--click", CENTRE)
+    assert answer.status == 0, answer.err
+    assert "simple" in answer.out
+    assert "overview.png" in answer.out
+    for frame in range(9):
+        mask = read_labels(root / "masks" / f"{frame:05d}.png") > 0
+        ball = draw_mask(frame)[::2, ::2] > 0
+        assert (mask & ball).sum() > 0.95 * ball.sum()
+        assert mask.sum() < 8 * ball.sum()
+    assert run("check", "--config", root / "edit.toml").status == 0
+
+
+def test_the_table_takes_the_place_of_the_options(run: Run, bare: Make) -> None:
+    root = bare("--set", f'tracker.clicks=["{CENTRE}"]')
+    assert run("track", root).status == 0
+    by_table = [(root / "masks" / f"{n:05d}.png").read_bytes() for n in range(9)]
+    assert run("track", root, "--click", CENTRE).status == 0
+    assert [(root / "masks" / f"{n:05d}.png").read_bytes() for n in range(9)] == by_table
+
+
+def test_several_objects_and_a_box(run: Run, bare: Make) -> None:
+    root = bare()
+    x, y = ball_centre(8)
+    box = f"8,{x - 30:g},{y - 30:g},60,60"
+    answer = run("track", root, "--box", box, "--click", "0,250,40,+,2", "--click", "0,240,60,-,2")
+    assert answer.status == 0, answer.err
+    assert set(np.unique(read_labels(root / "masks" / "00000.png"))) == {0, 1, 2}
+    record = json.loads((root / "tracking" / "clicks.json").read_text())
+    assert [list(item) for item in record["prompts"]] == [["box"], ["click"], ["click"]]
+
+
+def test_what_was_clicked_in_the_window_is_followed(run: Run, bare: Make) -> None:
+    root = bare()
+    assert run("track", root, "--click", CENTRE).status == 0
+    (root / "masks" / "masks.json").unlink()
+    assert run("track", root, "--set", "mask.margin=0.4").status == 0
+    assert (root / "masks" / "masks.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], ["--click", "maskora gui"]),
+        (["--click", "0,900,10,+"], ["0,900,10,+", "320x192"]),
+        (["--click", "9,50,50,+"], ["frames 0 to 8"]),
+        (["--click", "0,50,+"], ["FRAME,X,Y,+"]),
+        (["--click", "0,50,50,+,0"], ["numbered 1 to"]),
+        (["--box", "0,5,5,0,5"], ["above 0"]),
+        (["--click", "0,50,50,-"], ["object 1 is not in frame 0 yet"]),
+        (["--click", CENTRE, "--tracker", "sam2", "--checkpoint", "./no"], ["[tracker]", "./no"]),
+    ],
+)
+def test_wrong_clicks(run: Run, bare: Make, options: list[str], words: list[str]) -> None:
+    root = bare()
+    refused(run("track", root, *options), *words)
+    assert not (root / "masks").exists()
+    assert not (root / "tracking" / "clicks.json").exists()
+
+
+def test_an_unknown_tracker(run: Run, bare: Make) -> None:
+    answer = run("track", bare(), "--click", CENTRE, "--tracker", "sam9")
+    refused(answer, "[tracker] type", "'simple'", lines=2)
+
+
+def test_a_click_in_what_is_cropped_away(run: Run, bare: Make) -> None:
+    root = bare("--size", "96x96")
+    refused(run("track", root, "--click", "0,5,100,+"), "cropped away")
+
+
+def test_painted_masks_are_kept(run: Run, bare: Make) -> None:
+    root = bare()
+    assert run("track", root, "--click", CENTRE).status == 0
+    painted = np.ones((96, 160), np.uint8)
+    write_labels(root / "masks" / "00003.png", painted)
+    refused(run("track", root, "--click", CENTRE), "changed by hand")
+    assert read_labels(root / "masks" / "00003.png").all()
+    assert run("track", root, "--click", CENTRE, "--overwrite").status == 0
+    assert not read_labels(root / "masks" / "00003.png").all()
+
+
+def test_without_masks_the_commands_say_where_to_click(run: Run, bare: Make) -> None:
+    root = bare()
+    for command in (["train"], ["check"]):
+        answer = run(*command, "--config", root / "edit.toml")
+        assert answer.status == 2
+        assert "maskora track" in answer.err
+        assert "maskora gui" in answer.err
+
+
+def test_a_folder_that_is_no_workspace(run: Run, tmp_path: Path) -> None:
+    refused(run("track", tmp_path, "--click", CENTRE), "not a prepared workspace")
+
+
+def test_replaced_clicks_are_told(run: Run, bare: Make) -> None:
+    root = bare()
+    assert run("track", root, "--click", CENTRE, "--click", "0,52,108,+").status == 0
+    answer = run("track", root, "--click", CENTRE)
+    assert "2 earlier clicks and boxes are replaced by 1" in answer.out
+
+
+def test_a_checkpoint_that_nobody_uses_is_told(run: Run, bare: Make) -> None:
+    root = bare()
+    answer = run("track", root, "--click", CENTRE, "--checkpoint", "owner/sam2")
+    assert answer.status == 0
+    assert "tracker.checkpoint has no effect" in answer.out
+    assert "no effect" not in run("track", root, "--click", CENTRE).out
+
+
+def test_damaged_clicks_are_told(run: Run, bare: Make) -> None:
+    root = bare()
+    Workspace(root).tracking_dir.mkdir()
+    Workspace(root).tracking_record.write_text('{"prompts": [{"click": ')
+    refused(run("track", root), "clicks.json is damaged")
+
+
+SIDES = st.integers(16, 2000)
+
+
+@settings(max_examples=500)
+@given(
+    st.tuples(SIDES, SIDES), st.tuples(SIDES, SIDES), st.sampled_from(["crop", "pad", "stretch"]),
+    st.floats(0, 1), st.floats(0, 1),
+)  # fmt: skip
+def test_there_and_back(
+    original: tuple[int, int], size: tuple[int, int], fit: str, across: float, down: float
+) -> None:
+    """Clicks and boxes come back from the workspace's pixels to a tenth of an original one."""
+    placement: Placement = place(original, size, fit)  # type: ignore[arg-type]
+    x, y = across * (original[0] - 1), down * (original[1] - 1)
+    back = to_original(to_workspace(Click(3, x, y, False, 2), placement), placement)
+    assert abs(back.x - x) <= 0.051
+    assert abs(back.y - y) <= 0.051
+    assert (back.frame, back.object_id, isinstance(back, Click) and back.positive) == (3, 2, False)
+    box = Box(1, x, y, 10, 20)
+    again = to_original(to_workspace(box, placement), placement)
+    assert isinstance(again, Box)
+    np.testing.assert_allclose([again.width, again.height], [10, 20], atol=0.051)
+
+
+def test_pixels_lie_where_they_are_seen() -> None:
+    """The middle of a half-size pixel is the corner between four pixels of the original."""
+    placement = place((320, 192), (160, 96), "stretch")
+    assert to_original(Click(0, 10, 20), placement) == Click(0, 20.5, 40.5)
+    assert to_original(Box(0, 10, 20, 5, 6), placement) == Box(0, 20, 40, 10, 12)
+
+
+def test_new_masks_that_cannot_be_put_in_place_leave_the_earlier_ones(
+    prepared: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows a virus scanner may have one of the new files open."""
+    root, real = prepared(), Path.replace
+    workspace, config = Workspace(root), load_config(root / "edit.toml", ["mask.margin=0.4"])
+    before = {p: p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+    def replace(self: Path, target: Path) -> Path:
+        if target == workspace.masks_dir and self.name == "masks":
+            raise OSError(errno.EIO, "refused", str(self))
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(OSError, match="refused"):
+        load_masks(workspace, config.mask, workspace.read_source())
+    assert {p: p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()} == before
+
+
+def test_an_interrupted_remake_leaves_the_masks_as_they_were(
+    prepared: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = prepared()
+    workspace = Workspace(root)
+    config = load_config(workspace.config, ["mask.margin=0.4"])
+    before = {p: p.read_bytes() for p in sorted(workspace.masks_dir.rglob("*.png"))}
+    written = 0
+
+    def interrupted(path: Path, labels: object) -> None:
+        nonlocal written
+        written += 1
+        if written == 5:
+            raise KeyboardInterrupt
+        mask_files.write_labels(path, labels)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("maskora.app.masking.write_labels", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            load_masks(workspace, config.mask, workspace.read_source())
+    assert {p: p.read_bytes() for p in sorted(workspace.masks_dir.rglob("*.png"))} == before
+    labels = load_masks(workspace, config.mask, workspace.read_source())
+    assert (labels > 0).mean() > 0.3
+    assert not list(root.glob(".masks-*"))

@@ -1,0 +1,162 @@
+"""prepare: wrong inputs leave nothing, no file of the person is lost, and a workspace is whole."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from maskora.app.prepare import scaffold
+from maskora.app.workspace import Workspace
+from maskora.masks.files import write_labels
+from tests.app.conftest import FAST, Answer, refused
+
+Run = Callable[..., Answer]
+Prepare = Callable[..., Answer]
+BOX = ["--box", "16,64,120,96"]
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "place" / "ws"
+
+
+@pytest.fixture
+def prepare(run: Run, ball: Path, tiny_model: Path) -> Prepare:
+    """Prepare the ball, or another video, at 160x96 on the tiny model."""
+
+    def call(root: Path, *options: object, video: Path = ball) -> Answer:
+        base = ["--size", "160x96", "--set", f"model.path={tiny_model}", *FAST]
+        return run("prepare", video, root, *base, *options)
+
+    return call
+
+
+def untouched(target: Path) -> None:
+    assert not target.exists()
+    assert list(target.parent.iterdir() if target.parent.exists() else []) == []
+
+
+def test_a_video_that_is_none(prepare: Prepare, target: Path, ball: Path, tmp_path: Path) -> None:
+    missing = prepare(target, *BOX, video=tmp_path / "no.mp4")
+    refused(missing, "no.mp4", "no such video file or folder")
+    (tmp_path / "notes.mp4").write_text("buy milk\n" * 50)
+    refused(prepare(target, *BOX, video=tmp_path / "notes.mp4"), "notes.mp4")
+    for share in (0.3, 0.8):
+        (tmp_path / "cut.mp4").write_bytes(ball.read_bytes()[: int(ball.stat().st_size * share)])
+        refused(prepare(target, *BOX, video=tmp_path / "cut.mp4"), "cut.mp4")
+    untouched(target)
+
+
+@pytest.mark.parametrize(
+    ("count", "inside", "words"), [(5, 1, ["masks", "5", "9"]), (9, 0, ["nothing is marked"])]
+)
+def test_masks_that_do_not_fit(
+    prepare: Prepare, target: Path, tmp_path: Path, count: int, inside: int, words: list[str]
+) -> None:
+    labels = np.zeros((192, 320), np.uint8)
+    labels[60:120, 40:100] = inside
+    for number in range(count):
+        write_labels(tmp_path / "masks" / f"{number:05d}.png", labels)
+    refused(prepare(target, "--mask", tmp_path / "masks"), *words)
+    untouched(target)
+
+
+@pytest.mark.parametrize(
+    ("options", "words", "lines"),
+    [
+        ([*BOX, "--frames", "8"], ["8 is not 4k+1", "5 or 9"], 2),
+        ([*BOX, "--size", "150x96"], ["150x96", "16", "nearest is 144x96"], 1),
+        ([*BOX, "--size", "big"], ["big", "WIDTHxHEIGHT"], 2),
+        ([*BOX, "--start", "100"], ["9 frames", "100"], 1),
+        ([*BOX, "--set", "mask.shape=circle"], ["[mask] shape", "'box'"], 2),
+        ([*BOX, "--set", "mask.margn=0.2"], ["'margn'", "did you mean 'margin'"], 2),
+        (["--box", "1,2,3"], ["X,Y,W,H"], 1),
+        (["--box", "900,900,50,50"], ["320x192"], 1),
+        (["--box", "10,10,0,5"], ["10"], 1),
+    ],
+)
+def test_options_that_cannot_be(
+    prepare: Prepare, target: Path, options: list[str], words: list[str], lines: int
+) -> None:
+    refused(prepare(target, *options), *words, lines=lines)
+    untouched(target)
+
+
+def test_a_workspace_is_not_overwritten_unasked(
+    prepare: Prepare, prepared: Callable[..., Path]
+) -> None:
+    root = prepared()
+    before = (root / "edit.toml").read_text()
+    refused(prepare(root, *BOX), "--overwrite")
+    assert (root / "edit.toml").read_text() == before
+    answer = prepare(root, *BOX, "--overwrite", "--frames", 5)
+    assert answer.status == 0, answer.err
+    assert (root / "edits" / "00000.png").is_file()
+    assert len(list((root / "source").glob("0*.png"))) == 5
+
+
+@pytest.mark.parametrize("options", [[], ["--overwrite"]])
+def test_a_folder_with_a_persons_own_source_is_refused(
+    prepare: Prepare, ball: Path, tmp_path: Path, options: list[str]
+) -> None:
+    video = tmp_path / "project" / "source" / "holiday.mp4"
+    video.parent.mkdir(parents=True)
+    shutil.copy(ball, video)
+    answer = prepare(tmp_path / "project", *BOX, *options, video=video)
+    refused(answer, "was not made by prepare")
+    assert video.read_bytes() == ball.read_bytes()
+    assert sorted(p.name for p in (tmp_path / "project").iterdir()) == ["source"]
+
+
+def test_a_video_inside_what_is_replaced_is_refused(
+    prepare: Prepare, prepared: Callable[..., Path], ball: Path
+) -> None:
+    root = prepared()
+    video = root / "source" / "clip.mp4"
+    shutil.copy(ball, video)
+    refused(prepare(root, *BOX, "--overwrite", video=video), "move it elsewhere")
+    assert video.is_file()
+
+
+def test_what_fails_halfway_leaves_the_workspace_as_it_was(
+    prepared: Callable[..., Path],
+) -> None:
+    root = prepared()
+    before = {p: p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+    with pytest.raises(FileNotFoundError), scaffold(Workspace(root)) as built:
+        built.source_dir.mkdir()  # no edit.toml: the exchange stops there
+    after = {p: p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+    after.pop(Workspace(root).lock, None)  # Windows removes that too
+    assert after == before
+
+
+def test_masks_that_come_too_early_go_again(prepared: Callable[..., Path]) -> None:
+    """A workspace that waited for its masks waits on where preparing it anew fails."""
+    workspace = Workspace(prepared())
+    shutil.rmtree(workspace.masks_dir)
+
+    def fill(built: Workspace) -> None:
+        built.source_dir.mkdir()
+        built.masks_dir.mkdir()  # no edit.toml: the exchange stops there
+
+    with pytest.raises(FileNotFoundError), scaffold(workspace) as built:
+        fill(built)
+    assert not workspace.masks_dir.exists()
+    assert workspace.source_record.is_file()
+
+
+def test_a_relative_model_path_works_from_everywhere(
+    run: Run, ball: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_model.parent)
+    model = ["--set", f"model.path={tiny_model.name}"]
+    answer = run(
+        "prepare", ball, tmp_path / "ws", *BOX, "--size", "160x96", *model, *FAST,
+        "--caption", "a ball",
+    )  # fmt: skip
+    assert answer.status == 0, answer.err
+    monkeypatch.chdir(tmp_path)
+    answer = run("train", "--config", "ws/edit.toml", "--stage", "motion")
+    assert answer.status == 0, answer.err

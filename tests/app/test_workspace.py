@@ -1,0 +1,208 @@
+"""The workspace finds what is there, names what is not, and lets one program at a time in."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from maskora.app.workspace import Workspace, caption_beside, workspace_lock
+from maskora.errors import UserError
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    space = Workspace(tmp_path / "ws")
+    space.edits_dir.mkdir(parents=True)
+    return space
+
+
+def image(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 4)).save(path)
+    return path
+
+
+def test_edits_are_found_by_number_in_any_image_format(workspace: Workspace) -> None:
+    first = image(workspace.edits_dir / "00000.webp")
+    later = image(workspace.edits_dir / "24.jpg")
+    image(workspace.edits_dir / "hat" / "00000.png")
+    files = workspace.find_edits(None, 49)
+    assert files.first == first
+    assert files.keyframes == {24: later}
+    assert workspace.find_edits("hat", 49).keyframes == {}
+
+
+def test_a_missing_first_frame_says_what_to_do(workspace: Workspace) -> None:
+    with pytest.raises(UserError, match=r"00000\.png is missing: open source/00000\.png"):
+        _ = workspace.find_edits(None, 49).first
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("hat.png", "is not a frame"),
+        ("00000.psd", "is not a frame"),
+        ("notes.txt", "is not a frame"),
+        ("00049.png", "frames 0 to 48"),
+    ],
+)
+def test_a_file_that_is_no_frame_is_never_ignored(
+    workspace: Workspace, name: str, message: str
+) -> None:
+    (workspace.edits_dir / name).write_bytes(b"")
+    with pytest.raises(UserError, match=message):
+        workspace.find_edits(None, 49)
+
+
+def test_two_files_of_one_frame_are_an_error(workspace: Workspace) -> None:
+    image(workspace.edits_dir / "00000.png")
+    image(workspace.edits_dir / "0.jpg")
+    with pytest.raises(UserError, match="both frame 0"):
+        workspace.find_edits(None, 49)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "a/b", "1st", "seed-3", "step-00001", "tensorboard", "", "."]
+)
+def test_a_name_cannot_leave_the_workspace_or_meet_its_own_files(
+    workspace: Workspace, name: str
+) -> None:
+    for place in (
+        lambda: workspace.edit_dir(name),
+        lambda: workspace.run_dir("appearance", name),
+        lambda: workspace.output_dir(name, None),
+    ):
+        with pytest.raises(UserError, match="--edit"):
+            place()
+
+
+def test_a_folder_named_like_a_frame_is_never_ignored(workspace: Workspace) -> None:
+    (workspace.edits_dir / "00000.png").mkdir()
+    with pytest.raises(UserError, match="is not a frame"):
+        workspace.find_edits(None, 49)
+
+
+def test_a_caption_that_is_no_utf8_is_named(workspace: Workspace) -> None:
+    path = image(workspace.edits_dir / "00000.png")
+    path.with_suffix(".txt").write_text("a man", encoding="utf-16")
+    with pytest.raises(UserError, match=r"00000\.txt is no UTF-8 text"):
+        caption_beside(path)
+
+
+def test_a_damaged_record_is_named(workspace: Workspace) -> None:
+    workspace.source_dir.mkdir(parents=True)
+    for content in (b"{}", b"\xff\xfe", b'{"fps": "1/0"}'):
+        workspace.source_record.write_bytes(content)
+        with pytest.raises(UserError, match=r"source\.json is damaged"):
+            workspace.read_source()
+
+
+def test_an_unknown_edit_lists_the_known_ones(workspace: Workspace) -> None:
+    image(workspace.edits_dir / "hat" / "00000.png")
+    with pytest.raises(UserError, match="named edits here: hat"):
+        workspace.find_edits("cap", 49)
+
+
+def test_the_motion_run_is_shared_between_edits(workspace: Workspace) -> None:
+    assert workspace.run_dir("motion", "hat") == workspace.run_dir("motion", None)
+    assert workspace.run_dir("appearance", "hat") != workspace.run_dir("appearance", None)
+    assert workspace.output_dir("hat", 3) == workspace.root / "output" / "hat" / "seed-3"
+
+
+def test_a_caption_beside_an_image_is_one_line(workspace: Workspace) -> None:
+    path = image(workspace.edits_dir / "00000.png")
+    assert caption_beside(path) is None
+    path.with_suffix(".txt").write_text("  a man\n in red \n")
+    assert caption_beside(path) == "a man in red"
+
+
+def test_a_caption_of_notepad_has_no_mark_in_front(workspace: Workspace) -> None:
+    path = image(workspace.edits_dir / "00000.png")
+    path.with_suffix(".txt").write_text("a man", encoding="utf-8-sig")
+    assert caption_beside(path) == "a man"
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "._00000.png", "Thumbs.db", "desktop.ini"])
+def test_what_a_file_manager_leaves_is_no_frame(workspace: Workspace, name: str) -> None:
+    path = image(workspace.edits_dir / "00000.png")
+    (workspace.edits_dir / name).write_bytes(b"\0")
+    assert workspace.find_edits(None, 49).images == {0: path}
+
+
+@pytest.mark.parametrize("name", ["con", "NUL", "Com1"])
+def test_windows_devices_are_no_edits_there(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    assert workspace.edit_dir(name) == workspace.edits_dir / name
+    monkeypatch.setattr("maskora.app.workspace.WINDOWS", True)
+    with pytest.raises(UserError, match="Windows has a device of this name"):
+        workspace.edit_dir(name)
+    assert workspace.edit_dir("console") == workspace.edits_dir / "console"
+
+
+def test_a_folder_that_is_no_workspace_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a prepared workspace"):
+        Workspace(tmp_path).read_source()
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from maskora.app.workspace import Workspace, workspace_lock
+with workspace_lock(Workspace(Path(sys.argv[1]))):
+    print("held", flush=True)
+    input()
+"""
+
+
+def holder(root: Path) -> subprocess.Popen[bytes]:
+    """Another program that holds a workspace until it reads a line."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == b"held"
+    return process
+
+
+def test_another_program_is_named_as_often_as_one_asks(tmp_path: Path) -> None:
+    with holder(tmp_path) as other:
+        for _ in range(2):
+            with (
+                pytest.raises(UserError, match=rf"another maskora \(process {other.pid}\): close"),
+                workspace_lock(Workspace(tmp_path)),
+            ):
+                pass
+        other.communicate(b"\n")
+    with workspace_lock(Workspace(tmp_path)):
+        assert Workspace(tmp_path).lock_holder.read_text() == str(os.getpid())
+
+
+def test_what_a_killed_program_held_is_free(tmp_path: Path) -> None:
+    with holder(tmp_path) as other:
+        other.kill()
+    with workspace_lock(Workspace(tmp_path)):
+        pass
+
+
+def test_a_holder_that_has_not_written_its_number_yet(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    with workspace_lock(workspace):
+        workspace.lock_holder.unlink()
+        with pytest.raises(UserError, match="in another maskora: close"), workspace_lock(workspace):
+            pass
+
+
+def test_what_one_thread_holds_another_gives_back(tmp_path: Path) -> None:
+    """The window opens a workspace in one thread and closes it in another."""
+    held = workspace_lock(Workspace(tmp_path))
+    held.__enter__()
+    thread = threading.Thread(target=held.__exit__, args=(None, None, None))
+    thread.start()
+    thread.join()
+    with workspace_lock(Workspace(tmp_path)):
+        pass

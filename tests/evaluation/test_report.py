@@ -1,0 +1,154 @@
+"""The page and the file for programs: whole, self-contained, the same numbers."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from maskora.evaluation.judge import FrameSet, Truth, gather
+from maskora.evaluation.report import (
+    Picture,
+    Report,
+    as_json,
+    as_page,
+    draw_charts,
+    pictures,
+    report_on,
+    summary,
+)
+
+FRAMES = 9
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    rows = [
+        {"outside_mse": 0.0, "hit_rate": 0.2 if n == 4 else 0.9, "warp_error": n and 2.0}
+        for n in range(FRAMES)
+    ]
+    facts = {"file": "a & b.mkv", "edit": None, "frames": FRAMES}
+    return report_on("my <edit>", facts, ["a note"], gather(rows))
+
+
+@pytest.fixture(scope="module")
+def album() -> list[list[Picture]]:
+    random = np.random.default_rng(0)
+    inside = np.zeros((60, 900), bool)
+    inside[10:40, 100:300] = True
+
+    def frame() -> np.ndarray:
+        return random.integers(0, 256, (60, 900, 3), dtype=np.uint8)
+
+    return [
+        pictures(FrameSet(frame(), frame(), inside, truth=Truth(frame(), inside, None)))
+        for _ in range(FRAMES)
+    ]
+
+
+class Links(HTMLParser):
+    """Everything that a page points at, and the text that it shows."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.anchors: set[str] = set()
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in ("src", "href", "srcset", "data", "xlink:href"):
+                self.links.append(value or "")
+            if name == "id":
+                self.anchors.add(value or "")
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_needs_nothing_beside_itself(report: Report, album: list[list[Picture]]) -> None:
+    page = as_page(report, album)
+    links = Links(page)
+    assert links.links
+    assert all(link.startswith(("data:image/jpeg;base64,", "#")) for link in links.links)
+    assert {link[1:] for link in links.links if link.startswith("#")} <= links.anchors
+    assert not re.search(r"@import|url\(\s*['\"]?(?!#)|<script", page)
+
+
+def test_the_page_tells_what_was_found(report: Report, album: list[list[Picture]]) -> None:
+    text = Links(as_page(report, album)).text
+    assert "frame 4 stands out: Hit rate 0.200 (median 0.900)" in text
+    assert "Outside the mask all 9 frames are identical to the source" in text
+    assert "No known bad sign" in text
+    assert "a note" in text
+
+
+def test_what_people_name_is_not_taken_for_markup(
+    report: Report, album: list[list[Picture]]
+) -> None:
+    page = as_page(report, album)
+    assert "my &lt;edit&gt;" in page
+    assert "a &amp; b.mkv" in page
+
+
+def test_frames_are_spread_over_the_clip_and_the_worst_is_among_them(
+    report: Report, album: list[list[Picture]]
+) -> None:
+    anchors = Links(as_page(report, album)).anchors
+    shown = {int(name.removeprefix("frame-")) for name in anchors if name.startswith("frame-")}
+    assert {0, 4, FRAMES - 1} <= shown
+
+
+def test_colours_are_left_to_the_style_sheet(report: Report) -> None:
+    charts = dict(draw_charts(report.numbers))
+    assert set(charts) == {"Warp error inside, levels", "Hit rate against the truth"}
+    for svg in charts.values():
+        assert "var(--line-1)" in svg
+        assert "currentColor" in svg
+        assert "#0101" not in svg
+
+
+def test_large_frames_are_made_small(album: list[list[Picture]]) -> None:
+    assert [picture.title for picture in album[0]] == [
+        "source, with the mask", "result", "truth", "difference to the source, × 4",
+    ]  # fmt: skip
+    assert max(len(picture.url) for picture in album[0]) < 60_000
+
+
+def test_a_page_of_one_frame_and_nothing_measured(album: list[list[Picture]]) -> None:
+    page = as_page(report_on("short", {}, [], gather([{}])), album[:1])
+    assert "the mask covers the whole picture" in page.lower()
+
+
+def test_json_has_the_same_numbers(report: Report) -> None:
+    content = json.loads(json.dumps(as_json(report), allow_nan=False))
+    assert content["means"]["outside_psnr"] == "identical"
+    assert content["curves"]["hit_rate"][4] == 0.2
+    assert content["verdict"]["signs"] == []
+    assert content["verdict"]["worst_frames"] == [
+        {"frame": 4, "key": "hit_rate", "value": 0.2, "typical": 0.9}
+    ]
+    assert set(content["measures"]) == set(content["curves"])
+
+
+def test_identical_frames_are_told_so_in_words_and_in_json() -> None:
+    report = report_on("", {}, [], gather([{"outside_mse": 5.0 * (n == 3)} for n in range(FRAMES)]))
+    content = json.loads(json.dumps(as_json(report), allow_nan=False))
+    assert content["verdict"]["worst_frames"] == [
+        {"frame": 3, "key": "outside_psnr", "value": pytest.approx(41.1, abs=0.1),
+         "typical": "identical"}
+    ]  # fmt: skip
+    assert summary(report)[-1] == (
+        "frame 3 stands out: PSNR outside the mask 41.1 dB (median identical)"
+    )
+
+
+def test_the_summary_is_plain(report: Report) -> None:
+    assert summary(report) == [
+        "outside the mask all 9 frames are identical to the source",
+        "against the truth: hit rate 0.822",
+        "no known bad sign",
+        "frame 4 stands out: Hit rate 0.200 (median 0.900)",
+    ]

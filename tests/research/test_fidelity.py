@@ -1,0 +1,311 @@
+"""The claims' runs on a miniature with random weights: shared, resumed, reported; their files."""
+
+import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from maskora.errors import UserError
+from maskora.latents import TensorCache, encode_samples
+from maskora.method.conditioning import inference_sample
+from maskora.models.registry import VideoModel
+from maskora.training.loop import StageRun, train_step
+from maskora.training.report import StepMetrics
+from research.claims import trials
+from research.claims.claims import CONDITIONS, EVOLVING, FIRST, Condition, Subject, Training
+from research.claims.report import with_truths
+from research.claims.runs import (
+    PROTOCOL,
+    Job,
+    Record,
+    Results,
+    Settings,
+    choose,
+    grouped,
+    ranked,
+    read_results,
+    read_settings,
+    run_job,
+    write_settings,
+)
+from research.claims.trials import Bench, Recipe, base_name, draw_task, make_clips, open_base
+from research.fidelity import app
+from research.miniature.gate import unit
+
+RECIPES = {
+    f"{stage}, {how}": Recipe(1e-2, 2)
+    for stage, hows in (
+        ("motion", ("masked", "first-frame")),
+        ("appearance", ("masked", "anchored", "first-frame")),
+    )
+    for how in hows
+}
+
+
+@pytest.fixture(scope="module")
+def model(untrained: Path) -> VideoModel:
+    return open_base(untrained)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Encoded clips, which tests share."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def test_conditions_share_a_lora_and_the_first_seed_comes_first_claim_by_claim() -> None:
+    wanted = [
+        (name, scene, seed)
+        for name in ("naive LoRA", "mask-aware LoRA", "naive LoRA, blended")
+        for scene in (5, 6)
+        for seed in (1, 0)
+    ]
+    groups = grouped(wanted)
+    naive, aware = ("naive LoRA", "naive LoRA, blended"), ("mask-aware LoRA",)
+    assert groups == [
+        (names, scene, seed) for seed in (0, 1) for names in (naive, aware) for scene in (5, 6)
+    ]
+
+
+def test_windows_and_colourings_are_samples_of_their_own(model: VideoModel, cache: Path) -> None:
+    bench = Bench(model, draw_task(FIRST, Subject()), cache, 0)
+    names = [sample.name for sample in bench.motion(Training(window=5))]
+    assert names == ["motion 0-4", "motion 4-8"]
+    five = Bench(model, draw_task(FIRST, Subject(frames=5)), cache, 0)
+    assert len(five.motion(Training(recoloured=True))) == 6
+
+
+def test_every_second_stage_starts_from_the_motion_lora(model: VideoModel, cache: Path) -> None:
+    bench = Bench(model, draw_task(FIRST, EVOLVING), cache, 0)
+    names = ["no keyframe", "keyframe, first-frame", "keyframe, masked"]
+    conditions = {name: CONDITIONS[name] for name in names}
+    together = make_clips(model, bench, conditions, RECIPES, 0)
+    last = names[-1]
+    alone = make_clips(model, bench, {last: CONDITIONS[last]}, RECIPES, 0)
+    assert np.array_equal(together[last], alone[last])
+    assert not np.array_equal(together[last], together["no keyframe"])
+    assert not np.array_equal(together[last], together["keyframe, first-frame"])
+
+
+def shown_to_the_model(bench: Bench, condition: Condition, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What a condition shows at inference, and its lock, without denoising."""
+    shown: dict[str, Any] = {}
+
+    class Seen(Exception):
+        """Enough is known."""
+
+    def look(model: Any, sample: Any, *_: Any, lock: Any, **__: Any) -> None:
+        shown.update(sample=sample, lock=lock)
+        raise Seen
+
+    monkeypatch.setattr(trials, "Denoising", look)
+    with pytest.raises(Seen):
+        bench.sample(None, condition)
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("name", "boxed", "locked"),
+    [
+        ("base, plain", False, False), ("base, boxed", True, False),
+        ("naive LoRA", False, False), ("naive LoRA, blended", False, True),
+        ("mask-aware LoRA", True, False), ("mask-aware LoRA, recoloured", True, False),
+        ("keyframe, first-frame", True, False),
+    ],
+)  # fmt: skip
+def test_a_condition_is_shown_what_its_name_says(
+    model: VideoModel, cache: Path, monkeypatch: pytest.MonkeyPatch,
+    name: str, boxed: bool, locked: bool,
+) -> None:  # fmt: skip
+    condition = CONDITIONS[name]
+    case = draw_task(FIRST, condition.subject)
+    shown = shown_to_the_model(Bench(model, case, cache, 0), condition, monkeypatch)
+    keep_THW = case.keep_THW.clone() if boxed else torch.zeros_like(case.keep_THW)
+    keep_THW[0] = 1
+    assert torch.equal(shown["sample"].keep_THW, keep_THW)
+    seen = inference_sample(
+        unit(case.source_THWC), case.keep_THW,
+        unit(case.edited_THWC)[:, 0], "masked" if boxed else "first-frame", "",
+    )  # fmt: skip
+    (encoded,) = encode_samples([seen], model, TensorCache(cache))
+    assert torch.equal(shown["sample"].condition_CTHW, encoded.condition_CTHW)
+    assert (shown["lock"] is not None) == locked
+    if locked:
+        assert not shown["lock"].keep_THW[0].any()
+        assert shown["lock"].keep_THW[1:].any()
+
+
+def test_seeds_of_a_scene_differ_and_recipes_are_those_of_the_stage(
+    untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[tuple[Recipe, int]] = []
+
+    def note(
+        model: VideoModel, transformer: Any, optimizer: Any, choose: Any, plan: StageRun,
+        step: int,
+    ) -> StepMetrics:  # fmt: skip
+        if step == 1:
+            used.append((Recipe(plan.optimizer.lr, plan.steps), plan.seed))
+        return train_step(model, transformer, optimizer, choose, plan, step)
+
+    monkeypatch.setattr(trials, "train_step", note)
+    recipes = {what: Recipe(1e-2, 1 + number) for number, what in enumerate(RECIPES)}
+    jobs = [
+        Job(untrained, tmp_path, tmp_path / "rows", recipes, ("keyframe, anchored",), FIRST, seed)
+        for seed in (0, 1)
+    ]
+    (one,), (other,) = run_job(jobs[0]), run_job(jobs[1])
+    assert one.figures != other.figures
+    stages = [recipes["motion, masked"], recipes["appearance, anchored"]]
+    assert [recipe for recipe, _ in used] == [*stages, *stages]
+    assert [seed - 100 * FIRST for _, seed in used] == [0, 1, 1, 2], "as train.py has them"
+
+
+def test_an_anchored_keyframe_of_the_last_frame_is_the_last_latent_frame(
+    model: VideoModel, cache: Path
+) -> None:
+    bench = Bench(model, draw_task(FIRST, EVOLVING), cache, 0)
+    assert [each.times for each in bench.keyframe("anchored")] == [(0, 2)]
+    assert [each.times for each in bench.keyframe("masked")] == [None]
+
+
+def test_a_run_is_reported_and_not_repeated(untrained: Path, tmp_path: Path) -> None:
+    settings, output = tmp_path / "chosen.json", tmp_path / "results" / "fidelity.json"
+    page = tmp_path / "docs" / "evidence.md"
+    write_settings(settings, Settings(base_name(open_base(untrained)), RECIPES, [1], []))
+    options = [
+        "--model", str(untrained), "--settings", str(settings), "--output", str(output),
+        "--page", str(page), "--scenes", "2", "--seeds", "1",
+    ]  # fmt: skip
+    first = CliRunner().invoke(app, [*options, "--claim", "7", "--workers", "1"])
+    assert first.exit_code == 0, first.output
+    content = json.loads(output.read_text())
+    assert len(content["records"]) == 6  # two conditions and the ceiling, on two scenes
+    content["records"][0]["figures"]["hit"] = 0.75
+    output.write_text(json.dumps(content))
+
+    assert CliRunner().invoke(app, [*options, "--claim", "7"]).exit_code == 0
+    assert json.loads(output.read_text()) == content
+
+    assert CliRunner().invoke(app, [*options, "--report"]).exit_code == 0
+    assert "2 × 1" in page.read_text()
+    assert "Not run: keyframe, masked minus keyframe, first-frame" in page.read_text()
+    assert [path.name for path in sorted(page.with_suffix("").iterdir())] == ["claim-7.png"]
+
+    content["recipes"]["motion, masked"]["steps"] += 1
+    output.write_text(json.dumps(content))
+    refused = CliRunner().invoke(app, [*options, "--report"])
+    assert refused.exit_code == 2
+    assert "other settings" in refused.output
+
+
+def test_clips_of_another_length_stand_under_their_own_truth() -> None:
+    row = np.zeros((1, 1, 3), np.uint8)
+    rows = dict.fromkeys(("mask-aware LoRA", "13 frames", "5 frames"), row)
+    found = with_truths(rows, CONDITIONS["mask-aware LoRA"].subject, FIRST)
+    assert list(found) == [
+        "source", "truth", "mask-aware LoRA",
+        "truth, 5 frames", "5 frames", "truth, 13 frames", "13 frames",
+    ]  # fmt: skip
+    assert not np.array_equal(found["truth"], found["truth, 13 frames"])
+
+
+def test_other_settings_do_not_go_into_the_same_results(untrained: Path, tmp_path: Path) -> None:
+    base, settings = base_name(open_base(untrained)), tmp_path / "chosen.json"
+    output = tmp_path / "fidelity.json"
+    Results(base, {}, []).write(output)
+    write_settings(settings, Settings(base, RECIPES, [1], []))
+    options = ["--model", untrained, "--settings", settings, "--output", output]
+    answer = CliRunner().invoke(app, list(map(str, options)))
+    assert answer.exit_code == 2
+    assert "other settings" in answer.output
+
+
+def test_the_highest_mean_over_scenes_counts() -> None:
+    outcomes = [
+        {"recipe": "motion, masked", "lr": lr, "steps": steps, "figure": figure}
+        for lr, steps, figures in ((1e-3, 30, (0.2, 0.4)), (2e-3, 30, (0.9, 0.1)))
+        for figure in figures
+    ]
+    found = ranked([*outcomes, outcomes[0] | {"recipe": "another"}], "motion, masked")
+    assert [each["figure"] for each in found] == pytest.approx([0.3, 0.5])
+
+
+@pytest.mark.slow
+def test_each_stage_gets_the_best_of_what_was_tried(untrained: Path) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        steps = {"motion": (1, 2), "appearance": (2, 3)}
+        settings = choose(untrained, executor, scenes=1, rates=(1e-3, 1e-2), steps=steps)
+    assert settings.base == base_name(open_base(untrained))
+    assert settings.recipes.keys() == RECIPES.keys()
+    for name, recipe in settings.recipes.items():
+        tried = [each for each in settings.tried if each["recipe"] == name]
+        assert len(tried) == 4
+        best = max(tried, key=lambda each: float(each["figure"]))
+        assert recipe == Recipe(best["lr"], best["steps"])
+
+
+def test_results_come_back_and_are_plain_json(tmp_path: Path) -> None:
+    records = [
+        Record("tight mask", 3000, 1, {"hit": 0.5, "grown": math.nan}),
+        Record("source", 3001, 0, {"hit": 0.25, "grown": 1.0}),
+    ]
+    path = tmp_path / "results.json"
+    Results("a base", RECIPES, records).write(path)
+    json.loads(path.read_text(), parse_constant=pytest.fail)  # no NaN, which JSON has not
+    found = read_results(path)
+    assert (found.base, found.recipes) == ("a base", RECIPES)
+    assert found.records[1] == records[1]
+    assert found.records[0].figures["hit"] == 0.5
+    assert math.isnan(found.records[0].figures["grown"])
+
+
+def test_results_of_other_trials_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    Results("a base", RECIPES, []).write(path)
+    path.write_text(path.read_text().replace(f'"protocol": {PROTOCOL}', '"protocol": 1'))
+    with pytest.raises(UserError, match="results of other trials: delete it"):
+        read_results(path)
+
+
+def test_settings_belong_to_a_base(tmp_path: Path) -> None:
+    path = tmp_path / "chosen.json"
+    with pytest.raises(UserError, match="--choose first"):
+        read_settings(path, "one")
+    write_settings(path, Settings("one", RECIPES, [1], []))
+    assert read_settings(path, "one").recipes == RECIPES
+    with pytest.raises(UserError, match="another base"):
+        read_settings(path, "two")
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"protocol": 2}', '{"protocol": 2, "base": "x", "recipes": 3}']
+)
+def test_damaged_files_are_told(untrained: Path, tmp_path: Path, content: str) -> None:
+    damaged = tmp_path / "damaged.json"
+    damaged.write_text(content)
+    answer = CliRunner().invoke(app, ["--model", str(untrained), "--settings", str(damaged)])
+    assert answer.exit_code == 2
+    assert f"{damaged} is damaged" in answer.output
+    with pytest.raises(UserError, match="is damaged"):
+        read_results(damaged)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--claim", "42"], "choose of 1 to 9"),
+        (["--choose", "--report"], "name one"),
+        (["--report", "--claim", "1"], "for the run alone"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: list[str], message: str) -> None:
+    answer = CliRunner().invoke(app, options)
+    assert answer.exit_code == 2
+    assert message in answer.output
