@@ -43,7 +43,7 @@ from maskora.method.conditioning import Sample, inference_sample, motion_sample
 from maskora.models.registry import Context, PromptInput, Transformer, VideoModel, open_model
 from maskora.sampling import Denoising, draw_noise
 from maskora.streaming.out_of_memory import first_line, ran_out_of
-from maskora.streaming.plan import Placement
+from maskora.streaming.placement import Placement
 from maskora.training.loop import StageRun, choose_uniformly, train_step
 from maskora.training.optimizer import available, make_optimizer
 

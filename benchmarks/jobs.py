@@ -19,7 +19,7 @@ class Job:
         steps: measured steps, after one that warms up.
         rank: of the LoRA.
         layers: how many blocks the model has.
-        placement: the fields of `maskora.streaming.plan.Placement`.
+        placement: the fields of `maskora.streaming.placement.Placement`.
         scratch: a folder for what it leaves to the next job of the same case.
         one_block: let one resident block stand for all of them.
     """

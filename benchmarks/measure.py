@@ -19,7 +19,7 @@ import torch
 
 from maskora import devices
 from maskora.app.doctor.bandwidths import pinned_bandwidth, staged_bandwidth
-from maskora.app.machine import peak_bytes
+from maskora.memory.machine import peak_bytes
 
 SAMPLE_SECONDS = 0.005
 STATUS = Path("/proc/self/status")  # Linux's; elsewhere psutil answers

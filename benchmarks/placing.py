@@ -7,15 +7,14 @@ from typing import Any
 
 from benchmarks.jobs import Job
 from maskora import devices
-from maskora.app.footprint import Purpose
-from maskora.app.machine import Machine, processor_name
-from maskora.app.plan import Plan, plan_for
+from maskora.app.plan import plan_for
 from maskora.app.workspace import Workspace
 from maskora.config import Config, load_config
 from maskora.errors import UserError
+from maskora.memory.machine import GpuMemory, Machine, processor_name
+from maskora.memory.plan import Plan, Purpose
 from maskora.models.registry import open_source
-from maskora.streaming.budget import GpuMemory
-from maskora.streaming.plan import Placement
+from maskora.streaming.placement import Placement
 from maskora.system import ram
 
 STORAGES = ("same", "float8", "int8", "nf4")

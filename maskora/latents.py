@@ -23,7 +23,7 @@ from maskora.models.base import ContextEncoder
 from maskora.models.registry import Context, ModelInputs, PromptInput, VideoModel
 from maskora.progress import track
 from maskora.streaming.out_of_memory import with_room
-from maskora.streaming.plan import next_tile
+from maskora.streaming.placement import next_tile
 from maskora.streaming.transfer import upload
 
 FORMAT = "2"

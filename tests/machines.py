@@ -9,10 +9,9 @@ import torch
 
 from maskora import devices
 from maskora import devices as driver
-from maskora.app.machine import Machine
 from maskora.devices import Capability
-from maskora.streaming.budget import GpuMemory
-from maskora.streaming.demand import GIB
+from maskora.memory.machine import GpuMemory, Machine
+from maskora.streaming.placement import GIB
 from maskora.system import Ram
 
 PLENTY = Ram(128 * GIB, 120 * GIB)

@@ -9,20 +9,27 @@ import torch
 
 from maskora import devices
 from maskora.app import timings
-from maskora.app.footprint import Purpose
-from maskora.app.machine import Machine, own_bytes, peak_bytes, processor_name
-from maskora.app.plan import Plan, check_precision, lighter, plan_for
-from maskora.app.plan_text import lacking_ram
+from maskora.app.plan import check_precision, plan_for
 from maskora.app.preflight import choose_acceleration, memory_warnings
 from maskora.app.workspace import Source, Workspace
 from maskora.config import Config
 from maskora.devices import Device
 from maskora.errors import OutOfMemory, UserError
+from maskora.memory.machine import (
+    CONTEXT,
+    Budget,
+    GpuMemory,
+    Machine,
+    own_bytes,
+    peak_bytes,
+    processor_name,
+)
+from maskora.memory.plan import Plan, Purpose, lacking_ram, lighter
+from maskora.memory.report import render
 from maskora.models.files.source import resolve_base
 from maskora.models.registry import VideoModel, open_model
-from maskora.streaming.budget import CONTEXT, Budget, GpuMemory
-from maskora.streaming.demand import gb
 from maskora.streaming.out_of_memory import first_line, ran_out_of
+from maskora.streaming.placement import gb
 from maskora.system import Ram, ram
 from maskora.training.optimizer import available
 
@@ -47,7 +54,7 @@ class Base:
     def log_plan(self) -> None:
         """Log the plan, once, before the first thing that is heavy."""
         if not self._logged:
-            log.info("%s", self.plan.render())
+            log.info("%s", render([self.plan]))
             for warning in self.warnings:
                 log.warning("note: %s", warning)
             self._logged = True

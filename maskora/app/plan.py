@@ -1,109 +1,39 @@
 """plan: what a run will take of VRAM, RAM, disk and time, before anything heavy starts.
 
-Arithmetic on the configuration files alone. Imports no torch.
+Arithmetic on the base's memory profile. Imports no torch, unless the base is a new one that has to
+be measured first.
 """
 
 import importlib.util
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from maskora.app import timings
-from maskora.app.footprint import Host, Job, Purpose, demand, dials, host
-from maskora.app.machine import Machine, foreseen
-from maskora.app.shards import adapter_values
+from maskora.app.shards import NAMES, adapter_values, matrix_type
 from maskora.app.workspace import Source, Workspace
 from maskora.config import Config, parse_size
 from maskora.devices import BFLOAT16, DeviceKind, dotted
 from maskora.errors import UserError
+from maskora.files import cache_home
+from maskora.memory.machine import Machine, foreseen
+from maskora.memory.plan import Job, Plan, Purpose, Request, plan_run
+from maskora.memory.profile import Profile, read_profile
+from maskora.memory.report import render
 from maskora.models.files.source import resolve_base
-from maskora.models.registry import Sizes, read_sizes
 from maskora.models.registry import Source as BaseSource
-from maskora.streaming.budget import Budget, budget
-from maskora.streaming.demand import Demand, Need
-from maskora.streaming.plan import RINGS, Placement, Solution, check_swap, refuse, smallest, solve
+from maskora.streaming.placement import gb
 
 CONFIGS = ["model_index.json", "config.json", "*/config.json"]
 COLOURINGS = 6  # orders of three channels, with motion.augment
-LIGHTER = 0.9  # the share of the memory that clearly less is at most
 PURPOSES: tuple[Purpose, ...] = ("train", "infer")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One purpose's choice.
-
-    Attributes:
-        job: the run's numbers.
-        sizes: the base's arithmetic.
-        machine: where it runs.
-        placement: how the base lies in memory.
-        needs: device memory by phase; where there is no GPU, of the computation in RAM.
-        host: the machine's memory by phase.
-        reason: why this placement, in a sentence.
-        budget: what of the GPU's memory may be used; None where there is no GPU.
-    """
-
-    job: Job
-    sizes: Sizes
-    machine: Machine
-    placement: Placement
-    needs: dict[str, Need]
-    host: dict[str, Host]
-    reason: str
-    budget: Budget | None
-
-    @property
-    def device(self) -> DeviceKind:
-        """ "cuda" with a GPU, else "cpu"."""
-        return self.machine.kind
-
-    @property
-    def vram_bytes(self) -> int:
-        """The largest phase on the GPU, with what the allocator loses; 0 without a GPU."""
-        return max(need.total for need in self.needs.values()) if self.device == "cuda" else 0
-
-    @property
-    def allocated_bytes(self) -> int:
-        """The same without that loss: what torch's own counter should reach at most."""
-        return max(need.allocated for need in self.needs.values()) if self.device == "cuda" else 0
-
-    @property
-    def ram_bytes(self) -> int:
-        """The largest phase in the machine's memory."""
-        return max(part.total for part in self.host.values())
-
-    def step_key(self, frames: int) -> str:
-        """The name in `timings` of a step on samples of so many frames."""
-        job, sizes = self.job, self.sizes
-        facts: dict[str, Any] = {
-            "device": self.machine.name,
-            "purpose": job.purpose,
-            "base": f"{sizes.name}, {sizes.parameters['transformer']} parameters",
-            "tokens": job.tokens(sizes, frames),
-            "batch": job.batch,
-            "accumulation": job.accumulation,
-            "rank": job.rank,
-            "targets": job.targets,
-            "further LoRA values": job.further_loras,
-            "dtype": job.dtype,
-            "placement": asdict(self.placement),
-            "acceleration": job.acceleration.model_dump(),
-        }
-        return timings.key(facts)
-
-    def render(self) -> str:
-        """The plan as people read it."""
-        from maskora.app.plan_text import render
-
-        return render([self])
+UNKNOWN = "unknown until the first step"
 
 
 def plan_for(
     config: Config,
     workspace: Workspace,
     source: Source | None,
-    found: BaseSource,
+    found: BaseSource | Profile,
     machine: Machine,
     purpose: Purpose,
 ) -> Plan:
@@ -111,7 +41,7 @@ def plan_for(
 
     Args:
         source: the prepared clip; None plans with [video].
-        found: the base's parts; only their configuration files are read.
+        found: the base's parts, of which only the configuration files are read, or its profile.
         machine: where it runs; without a GPU no budget is enforced.
 
     Raises:
@@ -119,13 +49,13 @@ def plan_for(
             there are, or the GPU has no kernels for the precision.
     """
     check_precision(config, machine)
-    sizes = read_sizes(config.model.family, found)
-    job = job_of(config, workspace, source, purpose, machine.kind, sizes)
-    plan = _planned(config, sizes, job, machine, RINGS)
-    if plan.placement.ring > min(RINGS) and plan.ram_bytes > machine.ram.available:
-        shorter = _planned(config, sizes, job, machine, RINGS[:1])  # fewer blocks wait in RAM
-        return shorter if shorter.ram_bytes <= machine.ram.available else plan
-    return plan
+    base = found
+    if not isinstance(base, Profile):
+        base = read_profile(config.model.family, base, config.model.dtype, config.adapter.targets)
+    job = job_of(config, workspace, source, purpose, machine.kind, base)
+    memory = config.memory
+    cap = None if memory.vram_budget_gb == "auto" else memory.vram_budget_gb
+    return plan_run(base, job, machine, Request(cap, memory.blocks_to_swap, memory.weights))
 
 
 def check_precision(config: Config, machine: Machine) -> None:
@@ -141,85 +71,21 @@ def check_precision(config: Config, machine: Machine) -> None:
         )
 
 
-def _planned(
-    config: Config, sizes: Sizes, job: Job, machine: Machine, rings: tuple[int, ...]
-) -> Plan:
-    """The plan with one of these numbers of buffers. Raises UserError where nothing fits."""
-    within = _budget(config, machine)
-    solution = _solution(config, sizes, job, within, rings)
-    needs = {
-        name: need
-        for name, need in solution.needs.items()
-        if not (job.purpose == "train" and name == "decode")
-    }
-    return Plan(
-        job=job,
-        sizes=sizes,
-        machine=machine,
-        placement=solution.placement,
-        needs=needs,
-        host=host(sizes, job, solution.placement, needs, within is not None),
-        reason=solution.reason,
-        budget=within,
-    )
-
-
-def _budget(config: Config, machine: Machine) -> Budget | None:
-    """What of the GPU may be used; None without one."""
-    asked = config.memory.vram_budget_gb
-    cap = None if asked == "auto" else asked
-    return None if machine.gpu is None else budget(cap, machine.gpu)
-
-
-def _solution(
-    config: Config, sizes: Sizes, job: Job, within: Budget | None, rings: tuple[int, ...]
-) -> Solution:
-    """What was asked for, or what fits best. Raises UserError where nothing does."""
-    swap, asked = config.memory.blocks_to_swap, demand(sizes, job)
-    check_swap(swap, asked.blocks.blocks)
-    base = Placement(
-        blocks_to_swap=0,
-        weights=config.memory.weights,
-        storage=job.storage,
-        activation_offload=job.offload,
-    )
-    if within is None:
-        return _without_gpu(asked, swap, base)
-    found = solve(asked, within.nbytes, swap, base, rings, within.steady)
-    if found is None:
-        raise refuse(asked, within, swap, base, dials(sizes, job, swap))
-    return found
-
-
-def _without_gpu(asked: Demand, swap: int | str, base: Placement) -> Solution:
-    """Everything in RAM; mapped blocks are read from disk at every visit."""
-    blocks = asked.blocks
-    if isinstance(swap, int):
-        swapped, told = swap, f"{swap} of {blocks.blocks} blocks are swapped, as set"
-    elif base.weights == "mapped":
-        swapped, told = blocks.blocks, f"all {blocks.blocks} blocks are read from disk when needed"
-    else:
-        swapped, told = 0, f"all {blocks.blocks} blocks lie in RAM"
-    placement = Placement(swapped, base.weights, base.storage)
-    needs = asked.needs(swapped, placement.ring, blocks.ways[0], None)
-    return Solution(placement, needs, told)
-
-
 def job_of(
     config: Config,
     workspace: Workspace,
     source: Source | None,
     purpose: Purpose,
     device: DeviceKind,
-    sizes: Sizes,
+    base: Profile,
 ) -> Job:
     """The numbers of a run, from the prepared clip or, before that, from [video]."""
-    width, height = source.size if source else _planned_size(config, sizes.grid.multiple)
+    width, height = source.size if source else _planned_size(config, base.grid.multiple)
     frames = source.frames if source else config.video.frames
     window = frames if config.motion.window == "full" else min(config.motion.window, frames)
     windows = -(-(frames - window) // config.motion.stride) + 1
     is_8bit = config.optimizer.type == "adamw8bit" and device == "cuda" and _has_bitsandbytes()
-    guided = config.inference.guidance > 1 and not sizes.embeds_guidance
+    guided = config.inference.guidance > 1 and not base.embeds_guidance
     further = [workspace.root / Path(lora.path).expanduser() for lora in config.inference.loras]
     return Job(
         purpose=purpose,
@@ -239,17 +105,6 @@ def job_of(
         acceleration=config.acceleration,
         further_loras=sum(map(adapter_values, further)) if purpose == "infer" else 0,
     )
-
-
-def lighter(plan: Plan) -> list[str]:
-    """Single changes of the configuration with which a run needs clearly less VRAM at the least."""
-    now, ring = demand(plan.sizes, plan.job), min(RINGS)
-    _, least = smallest(now, "auto", ring)
-    firsts = [
-        next((c.told for c in dial if smallest(c.demand, c.swap, ring)[1] <= LIGHTER * least), None)
-        for dial in dials(plan.sizes, plan.job, "auto")
-    ]
-    return [told for told in firsts if told is not None]
 
 
 def _planned_size(config: Config, multiple: int) -> tuple[int, int]:
@@ -272,8 +127,6 @@ def show_plan(
     Args:
         device, vram: --device and --vram.
     """
-    from maskora.app.plan_text import render, tell_disk, tell_time
-
     machine = foreseen(device, vram)
     source = workspace.read_source() if workspace.source_record.is_file() else None
     found = resolve_base(config.model, workspace.root, CONFIGS)
@@ -290,3 +143,66 @@ def show_plan(
     print(render(plans))
     print(tell_disk(config, found, plans[0]))
     print(tell_time(config, workspace, *plans))
+
+
+def tell_disk(config: Config, found: BaseSource, plan: Plan) -> str:
+    """The base's files, and the copy that weights = "mapped" makes."""
+    files = {path for part in found.parts() for path in found.paths(part)}
+    held = sum(path.stat().st_size for path in files)
+    lines = [f"disk: {found.where} has {gb(held)} GB"]
+    kind, placement = matrix_type(found.paths("transformer")), plan.placement
+    as_used = placement.storage == "same" and kind == NAMES[config.model.dtype]
+    if kind is None:
+        lines.append("the weights are not here yet")
+    if placement.weights == "mapped" and placement.blocks_to_swap and not as_used:
+        base, job = plan.base, plan.job
+        copy = gb(base.experts * sum(base.block_bytes(job.dtype, job.storage)))
+        unless = "" if kind else f" (none if they come in {config.model.dtype})"
+        lines.append(f"a copy as it is used, {copy} GB, goes to {cache_home()}{unless}")
+    return "; ".join(lines)
+
+
+def tell_time(config: Config, workspace: Workspace, train: Plan, infer: Plan) -> str:
+    """Seconds per step and for the whole edit, where this machine has measured them before."""
+    motion, told_motion = _measured(train, train.job.window)
+    anchored = config.appearance.conditioning == "anchored"
+    keyframe, _ = _measured(train, 1 + train.base.grid.temporal if anchored else 1)
+    generate, told_generate = _measured(infer, infer.job.frames)
+    has_keyframes = workspace.edits_dir.is_dir() and bool(
+        workspace.find_edits(None, train.job.frames).keyframes
+    )
+    share, appearance = config.appearance.motion_share, config.appearance.steps
+    turns = train.base.experts
+    parts: list[tuple[float, float | None]] = [
+        (turns * config.motion.steps, motion),
+        (config.inference.steps, generate),
+    ]
+    if has_keyframes:
+        steps = turns * appearance
+        parts += [(steps * (1 - share), keyframe), (steps * share, motion)]
+    lines = [
+        f"time on {train.machine.name}:",
+        f"  training step of {train.job.window} frames: {told_motion}",
+        f"  denoising step of {infer.job.frames} frames: {told_generate}",
+        f"  whole edit: {_whole(parts)}",
+    ]
+    return "\n".join(lines)
+
+
+def _measured(plan: Plan, frames: int) -> tuple[float | None, str]:
+    """What a step on so many frames took here before, and in words."""
+    key = plan.step_key(frames)
+    if (seconds := timings.lookup(key)) is not None:
+        return seconds, f"{seconds:.1f} s, as measured before"
+    if (near := timings.neighbour(key)) is not None:
+        return near[0], f"{near[0]:.1f} s, as measured with {near[1]} blocks swapped"
+    return None, UNKNOWN
+
+
+def _whole(parts: Sequence[tuple[float, float | None]]) -> str:
+    total = 0.0
+    for steps, seconds in parts:
+        if seconds is None:
+            return UNKNOWN
+        total += steps * seconds
+    return f"about {total / 60:.0f} minutes, without loading and encoding"

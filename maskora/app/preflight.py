@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from maskora.app.captions import foresee_caption
-from maskora.app.footprint import Purpose
 from maskora.app.masking import load_masks
 from maskora.app.workspace import (
     EditFiles,
@@ -20,10 +19,11 @@ from maskora.config import Config
 from maskora.config.tables import Acceleration, Table
 from maskora.errors import UserError
 from maskora.hub import find_local, is_hub_id
+from maskora.memory.plan import Purpose
 from maskora.models.acceleration import NO_BACKWARD, NO_MASK, WARM_UP
 from maskora.models.files.source import resolve_base, resolve_files
-from maskora.models.registry import open_source, read_sizes
-from maskora.streaming.plan import Placement
+from maskora.models.registry import open_source, read_settings
+from maskora.streaming.placement import Placement
 from maskora.video.images import image_size
 
 
@@ -92,7 +92,7 @@ def _base_line(config: Config, workspace: Workspace) -> str:
         files = resolve_files(model, root)
         return f"base: {open_source(None, files).description if files else model.path}"
     found = resolve_base(model, root)
-    read_sizes(model.family, found)  # its configurations, one by one
+    read_settings(model.family, found)  # its configurations, one by one
     return f"base: {found.description}"
 
 

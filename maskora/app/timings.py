@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,6 @@ from maskora.files import cache_home, write_text
 # What of a placement follows from what happens to be free, and how much fewer blocks are near.
 FLUID, NEAR = ("blocks_to_swap", "ring", "vae_tile"), 8
 log = logging.getLogger("maskora")
-
-
-def key(facts: Mapping[str, Any]) -> str:
-    """A name for everything that decides a step's time: device, model, tokens, placement, …"""
-    return json.dumps(facts, sort_keys=True)
 
 
 def lookup(key: str) -> float | None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 from maskora.models.files.source import Source
 from maskora.models.names import Names
-from maskora.streaming.plan import Placement
+from maskora.streaming.placement import Placement
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from maskora.config.tables import Acceleration
+    from maskora.models.encoders import StreamedEncoder
+    from maskora.streaming.blocks import Precision
 
 # A diffusers transformer: an nn.Module with `add_adapter`, `set_adapters` and gradient
 # checkpointing. mypy does not read diffusers, so it has no better name here.
@@ -93,6 +95,7 @@ class ContextEncoder:
         parts: parts of the model that decide what comes out.
         precision: in which it computes.
         load: a context manager that loads it on entry and releases it on exit.
+        build: makes its module, without weights; None where there is none.
         reads_prompt, reads_picture: what of a `PromptInput` it looks at.
     """
 
@@ -100,6 +103,7 @@ class ContextEncoder:
     parts: tuple[str, ...]
     precision: str
     load: Callable[[], AbstractContextManager[EncodePrompts]]
+    build: Callable[[], StreamedEncoder] | None = None
     reads_prompt: bool = False
     reads_picture: bool = False
 
@@ -112,7 +116,7 @@ class ModelInputs:
         condition_BCTHW: mask and condition latents as this base packs them.
         context: what its encoders gave, each tensor with a batch dimension; masks (all that is no
             floating-point tensor) lie in host memory.
-        guidance: told to bases that were distilled to embed it; others ignore it.
+        guidance: for bases that were distilled to embed it; others ignore it.
     """
 
     condition_BCTHW: Tensor
@@ -121,7 +125,13 @@ class ModelInputs:
 
 
 class Vae(Protocol):
-    """Pixels to normalised latents and back; both in float32."""
+    """Pixels to normalised latents and back; both in float32.
+
+    Attributes:
+        module: what of it is loaded now.
+    """
+
+    module: Any
 
     def encode(self, video_CTHW: Tensor) -> Tensor:
         """Pixels in [-1, 1] -> latents of shape (z, T', h, w), normalised."""
@@ -141,6 +151,8 @@ class VideoModel(Protocol):
         experts: its transformers, the noisiest levels first.
         embeds_guidance: it takes guidance as a number; else two branches are computed.
         masks_attention: its attention is given a mask, which some kernels cannot take.
+        block_lists: the transformer's lists of modules that are streamed, in this order.
+        precision: in which each of the transformer's parameters is computed.
     """
 
     family: str
@@ -156,6 +168,10 @@ class VideoModel(Protocol):
     experts: tuple[Expert, ...]
     embeds_guidance: bool
     masks_attention: bool
+    block_lists: ClassVar[tuple[str, ...]]
+
+    @property
+    def precision(self) -> Precision: ...
 
     def identity(self, part: str) -> str:
         """A name of a part's weights that changes when they do."""
@@ -192,12 +208,16 @@ class VideoModel(Protocol):
         """The latents from which denoising starts."""
         ...
 
+    def build_transformer(self, part: str = "transformer") -> Transformer:
+        """A frozen transformer on the meta device, as its forward pass is computed here."""
+        ...
+
     def load_transformer(self, expert: Expert | None = None) -> Transformer:
-        """A frozen transformer (the first, if not told), supplied as `placement` says.
+        """A frozen transformer (the first expert's by default), loaded as `placement` says.
 
         It trains through `transformer.streamed.checkpoint`; `transformer.streamed.close()` frees
-        it.
-        Its module `rope` makes tables of rotary embeddings, a row per token, of (B, C, T', h, w).
+        it. Its module `rope` makes tables of rotary embeddings, a row per token of
+        (B, C, T', h, w).
         """
         ...
 

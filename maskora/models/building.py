@@ -64,6 +64,9 @@ class Renamed(Reader):
     def check(self, name: str, shape: tuple[int, ...]) -> None:
         self._reader.check(self._own.get(name, name), shape)
 
+    def read_into(self, name: str, out: Tensor) -> None:
+        self._reader.read_into(self._own[name], out)
+
     def read_span(self, name: str, start: int, out: Tensor) -> None:
         self._reader.read_span(self._own[name], start, out)
 

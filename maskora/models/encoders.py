@@ -24,11 +24,11 @@ from maskora.models.building import (
     released,
     without_prefix,
 )
-from maskora.models.checks import UNUSED_LAYERS
+from maskora.models.checks import UNUSED_LAYERS, reading_config
 from maskora.models.files.source import Source
-from maskora.streaming.blocks import precise
+from maskora.streaming.blocks import Precision, precise
 from maskora.streaming.checkpoint import Reader
-from maskora.streaming.plan import Placement
+from maskora.streaming.placement import Placement
 from maskora.streaming.weights import stream_weights
 
 # Every layer, one prompt after the other.
@@ -36,9 +36,13 @@ STREAMED = Placement(blocks_to_swap=1_000, weights="mapped", split_batch=True)
 T5_WORDS = ("shared.weight", "encoder.embed_tokens.weight")
 
 
-def on_meta(make: Callable[[], Any]) -> Any:
-    """A frozen module whose parameters are not there yet; its buffers are."""
-    with init_empty_weights():
+def on_meta(source: Source, part: str, make: Callable[[], Any]) -> Any:
+    """A part's module, frozen, whose parameters are not there yet; its buffers are.
+
+    Raises:
+        UserError: its class cannot use the part's configuration.
+    """
+    with reading_config(source, part), init_empty_weights():
         module = make()
     return module.requires_grad_(False).eval()
 
@@ -50,16 +54,57 @@ def padded(tokenizer: Any, texts: str | list[str], length: int) -> Any:
     )
 
 
+@dataclass(frozen=True)
+class StreamedEncoder:
+    """An encoder without weights, and how it is used.
+
+    Attributes:
+        title: for people.
+        module: built by `on_meta`.
+        layers: those of its modules that are streamed, in the order of computation.
+        dtype: in which it computes, but for `wide`.
+        longest: computes the longest prompt, or a picture, of any values on a device; its context.
+        wide: parts of it that compute in float32.
+        skip: parameters that are not loaded.
+    """
+
+    title: str
+    module: Any
+    layers: Sequence[nn.Module]
+    dtype: torch.dtype
+    longest: Callable[[torch.device], Context]
+    wide: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+
+    @property
+    def precision(self) -> Precision:
+        """In which each of its parameters is computed."""
+        return precise(self.dtype, self.wide)
+
+
+def longest_states(
+    module: Any, length: int, dtype: torch.dtype, device: torch.device, **options: Any
+) -> Tensor:
+    """The last states (L, D) that a language model makes of so many tokens, of any values."""
+    width = module.get_input_embeddings().weight.shape[1]
+    words_BLD = torch.empty(1, length, width, dtype=dtype, device=device)
+    mask_BL = torch.ones(1, length, dtype=torch.int64, device=device)
+    states = module(inputs_embeds=words_BLD, attention_mask=mask_BL, **options)
+    states_LD: Tensor = states.last_hidden_state[0]
+    return states_LD
+
+
+def empty_pixels(config: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A picture for a vision tower, (1, 3, H, W), of any values."""
+    return torch.empty(1, 3, config.image_size, config.image_size, dtype=dtype, device=device)
+
+
 @contextmanager
 def streamed(
     encode: EncodePrompts,
-    module: nn.Module,
-    layers: Sequence[nn.Module],
+    built: StreamedEncoder,
     weights: Reader,
-    dtype: torch.dtype,
     device: torch.device,
-    wide: tuple[str, ...] = (),
-    skip: tuple[str, ...] = (),
     ignore: tuple[str, ...] = (),
 ) -> Iterator[EncodePrompts]:
     """An encoder, while its module has its weights.
@@ -69,19 +114,16 @@ def streamed(
 
     Args:
         encode: computes with the module.
-        layers: those of its modules that are streamed.
-        wide: parts of it that compute in float32.
-        skip: parameters that are not loaded.
         ignore: regular expressions of tensors that the files may have besides.
 
     Raises:
         UserError: the weights do not fit the module.
     """
-    precision = precise(dtype, wide)
-    supplied = stream_weights(
-        module, layers, weights, precision, STREAMED, device, skip=skip, ignore=ignore
-    )
-    with closing(supplied):
+    loaded = stream_weights(
+        built.module, built.layers, weights, built.precision, STREAMED, device,
+        skip=built.skip, ignore=ignore,
+    )  # fmt: skip
+    with closing(loaded):
         yield torch.no_grad()(encode)
 
 
@@ -90,39 +132,33 @@ class TextModel:
     """A language model of transformers, of which states are used and nothing is generated.
 
     Attributes:
-        module: built by `on_meta`.
-        layers: those of its modules that are streamed.
-        words: the parameters that are its word embeddings; the first that the files have counts.
-        wide: parts of it that compute in float32.
+        built: what it skips are its word embeddings; the first that the files have counts.
         ignore: regular expressions of tensors that the files may have besides.
     """
 
-    module: Any
-    layers: Sequence[nn.Module]
+    built: StreamedEncoder
     weights: Reader
-    words: tuple[str, ...]
-    dtype: torch.dtype
     device: torch.device
-    wide: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
 
     @property
     def _words(self) -> str:
-        return next((name for name in self.words if name in self.weights.names()), self.words[0])
+        words = self.built.skip
+        return next((name for name in words if name in self.weights.names()), words[0])
 
     def check(self, tokenizer: Any, folder: Path) -> None:
         """It knows every token of the tokenizer that lies in a folder. Raises UserError."""
-        rows, width = self.module.get_input_embeddings().weight.shape
+        rows, width = self.built.module.get_input_embeddings().weight.shape
         check_words(self.weights, self._words, (rows, width), len(tokenizer), folder)
 
     def embed(self, tokens_BL: Tensor) -> Tensor:
         """The words' embeddings (B, L, D)."""
-        rows = self.weights.read_rows(self._words, tokens_BL.flatten().tolist(), self.dtype)
+        rows = self.weights.read_rows(self._words, tokens_BL.flatten().tolist(), self.built.dtype)
         return rows.view(*tokens_BL.shape, -1).to(self.device)
 
     def states(self, tokens: Any, **options: Any) -> Tensor:
         """The last states (B, L, D), in host memory, of what a tokenizer gives."""
-        states_BLD: Tensor = self.module(
+        states_BLD: Tensor = self.built.module(
             inputs_embeds=self.embed(tokens.input_ids),
             attention_mask=tokens.attention_mask.to(self.device),
             **options,
@@ -131,17 +167,17 @@ class TextModel:
 
     def loaded(self, encode: EncodePrompts) -> AbstractContextManager[EncodePrompts]:
         """An encoder that computes with it, while it has its weights."""
-        return streamed(
-            encode, self.module, self.layers, self.weights, self.dtype, self.device,
-            self.wide, self.words, self.ignore,
-        )  # fmt: skip
+        return streamed(encode, self.built, self.weights, self.device, self.ignore)
 
 
-def t5(module: Any, weights: Reader, dtype: torch.dtype, device: torch.device) -> TextModel:
+def t5(
+    title: str, module: Any, dtype: torch.dtype, longest: Callable[[torch.device], Context]
+) -> StreamedEncoder:
     """An encoder of the T5 family, built by `on_meta`."""
     # transformers computes this layer in float32 where the rest is float16.
     wide = ("wo",) if dtype == torch.float16 else ()
-    return TextModel(module.to(dtype), module.encoder.block, weights, T5_WORDS, dtype, device, wide)
+    module.to(dtype)
+    return StreamedEncoder(title, module, module.encoder.block, dtype, longest, wide, T5_WORDS)
 
 
 def unused_layers(prefix: str, layers: Sequence[nn.Module]) -> tuple[str, ...]:
@@ -162,7 +198,7 @@ def prepared(processor: Any, picture_CHW: Tensor, **options: Any) -> Tensor:
 
 
 def vision_tower(
-    module: Any,
+    built: StreamedEncoder,
     source: Source,
     processor: Any,
     device: torch.device,
@@ -173,7 +209,6 @@ def vision_tower(
     """The part `image_encoder`, in float32: a picture -> {"image": its tokens (N, D)}.
 
     Args:
-        module: built by `on_meta`.
         processor: of pictures; the PIL one, so that they do not depend on what is installed.
         look: pixels (1, 3, H, W) -> tokens (1, N, D), by the module.
         ignore: regular expressions of tensors that the file may have besides.
@@ -186,8 +221,7 @@ def vision_tower(
             pixels_BCHW = prepared(processor, item.picture_CHW, **options).to(device)
             yield {"image": look(pixels_BCHW)[0].cpu()}
 
-    layers = module.encoder.layers
-    return streamed(encode, module, layers, weights, torch.float32, device, ignore=ignore)
+    return streamed(encode, built, weights, device, ignore)
 
 
 @contextmanager
@@ -207,7 +241,12 @@ def autoencoder(
     """
     announce("VAE")
     config = source.config("vae")
-    vae = build(lambda: kind.from_config(config), source.weights("vae"))
+
+    def make() -> Any:
+        with reading_config(source, "vae"):
+            return kind.from_config(config)
+
+    vae = build(make, source.weights("vae"))
     if tile is not None:
         stride = tile * 3 // 4
         vae.enable_tiling(
@@ -226,17 +265,17 @@ class NormalisedVae:
     def __init__(
         self, vae: Any, normalise: Callable[[Tensor], Tensor], restore: Callable[[Tensor], Tensor]
     ) -> None:
-        self._vae, self._normalise, self._restore = vae, normalise, restore
+        self.module, self._normalise, self._restore = vae, normalise, restore
 
     @torch.no_grad()
     def encode(self, video_CTHW: Tensor) -> Tensor:
-        video = video_CTHW[None].to(self._vae.device, torch.float32)
-        return self._normalise(self._vae.encode(video).latent_dist.mode()[0])
+        video = video_CTHW[None].to(self.module.device, torch.float32)
+        return self._normalise(self.module.encode(video).latent_dist.mode()[0])
 
     @torch.no_grad()
     def decode(self, latents_CTHW: Tensor) -> Tensor:
-        latents = self._restore(latents_CTHW.to(self._vae.device, torch.float32))
-        return self._vae.decode(latents[None], return_dict=False)[0][0]
+        latents = self._restore(latents_CTHW.to(self.module.device, torch.float32))
+        return self.module.decode(latents[None], return_dict=False)[0][0]
 
 
 def scaled(vae: Any) -> NormalisedVae:

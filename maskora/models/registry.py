@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib import import_module
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from maskora.models.base import (
     Context,
@@ -17,13 +16,13 @@ from maskora.models.base import (
     Vae,
     VideoModel,
 )
+from maskora.models.checks import Settings
 from maskora.models.files.source import Source, open_source
 from maskora.models.hunyuan import checks as hunyuan
 from maskora.models.hunyuan15 import checks as hunyuan15
 from maskora.models.names import Names
-from maskora.models.sizes import Sizes
 from maskora.models.wan import checks as wan
-from maskora.streaming.plan import RESIDENT, Placement
+from maskora.streaming.placement import RESIDENT, Placement
 
 if TYPE_CHECKING:
     from maskora.models.diffusers_base import DiffusersBase
@@ -35,7 +34,6 @@ __all__ = [
     "Grid",
     "ModelInputs",
     "PromptInput",
-    "Sizes",
     "Source",
     "Transformer",
     "Vae",
@@ -44,7 +42,7 @@ __all__ = [
     "open_model",
     "open_source",
     "read_grid",
-    "read_sizes",
+    "read_settings",
 ]
 
 
@@ -55,13 +53,13 @@ class Family(NamedTuple):
         load: imports its class, and torch with it.
         read_grid: its grid, from the configuration files alone.
         grid: as published, for machines that do not have the model's files yet.
-        sizes: module and class of its arithmetic, which needs no torch.
+        settings: part -> the keys of its configuration that decide its kind and sizes.
     """
 
     load: Callable[[], type[DiffusersBase]]
     read_grid: Callable[[Source], Grid]
     grid: Grid
-    sizes: str
+    settings: Mapping[str, type[Settings]]
 
 
 def _wan21() -> type[DiffusersBase]:
@@ -102,13 +100,13 @@ def _hunyuan15() -> type[DiffusersBase]:
 
 WAN, HUNYUAN, HUNYUAN15 = Grid(8, 2, 4), Grid(8, 2, 4), Grid(16, 1, 4)
 FAMILIES: dict[str, Family] = {
-    "wan2.1-i2v": Family(_wan21, wan.read_grid, WAN, "wan21_sizes.WanSizes"),
-    "wan2.1-fun-inp": Family(_wan_fun, wan.read_grid, WAN, "wan21_sizes.WanSizes"),
-    "wan2.2-i2v": Family(_wan22, wan.read_grid, WAN, "wan21_sizes.WanSizes"),
-    "miniature": Family(_miniature, wan.read_grid, WAN, "miniature_sizes.MiniatureSizes"),
-    "hunyuan-video-i2v": Family(_hunyuan, hunyuan.read_grid, HUNYUAN, "hunyuan_sizes.HunyuanSizes"),
+    "wan2.1-i2v": Family(_wan21, wan.read_grid, WAN, wan.WAN21),
+    "wan2.1-fun-inp": Family(_wan_fun, wan.read_grid, WAN, wan.WAN21),
+    "wan2.2-i2v": Family(_wan22, wan.read_grid, WAN, wan.WAN22),
+    "miniature": Family(_miniature, wan.read_grid, WAN, wan.MINIATURE),
+    "hunyuan-video-i2v": Family(_hunyuan, hunyuan.read_grid, HUNYUAN, hunyuan.HUNYUAN),
     "hunyuan-video-1.5-i2v": Family(
-        _hunyuan15, hunyuan15.read_grid, HUNYUAN15, "hunyuan15_sizes.Hunyuan15Sizes"
+        _hunyuan15, hunyuan15.read_grid, HUNYUAN15, hunyuan15.HUNYUAN15
     ),
 }
 
@@ -133,10 +131,10 @@ def read_grid(family: str, where: Path | Source) -> Grid:
     return FAMILIES[family].read_grid(_found(where))
 
 
-def read_sizes(family: str, where: Path | Source) -> Sizes:
-    """What a base asks of memory, from its configuration files alone. Raises UserError."""
-    sizes: Sizes = _named(FAMILIES[family].sizes)(family, _found(where))
-    return sizes
+def read_settings(family: str, where: Path | Source) -> dict[str, Settings]:
+    """What the configurations of a base's parts say, but for the scheduler's. Raises UserError."""
+    source, kinds = _found(where), FAMILIES[family].settings
+    return {part: kind.of(source, part) for part, kind in kinds.items() if part != "scheduler"}
 
 
 def names_of(family: str) -> Names:
@@ -146,8 +144,3 @@ def names_of(family: str) -> Names:
 
 def _found(where: Path | Source) -> Source:
     return open_source(where) if isinstance(where, Path) else where
-
-
-def _named(name: str) -> Any:
-    module, _, kind = name.rpartition(".")
-    return getattr(import_module(f"maskora.models.{module}"), kind)

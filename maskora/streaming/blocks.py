@@ -109,16 +109,15 @@ class Block:
             device: where it computes.
         """
         self.module = module
-        self.weights: list[Weight] = []
-        self._bindings: list[Binding] = []
-        end = 0
-        for name in [name for name, _ in module.named_parameters()]:
-            weight = _weight(module, name, prefix, storage, precision, end)
-            self.weights.append(weight)
-            end = weight.slices[-1].end
-            bind = _bind_stored if weight.format else _bind_plain
-            self._bindings.append(bind(module, name, weight, device))
-        self.layout = Layout(tuple(one for weight in self.weights for one in weight.slices), end)
+        self.weights = stored_weights(module, prefix, storage, precision)
+        slices = tuple(one for weight in self.weights for one in weight.slices)
+        self.layout = Layout(slices, slices[-1].end)
+        self._bindings: list[Binding] = [
+            (_bind_stored if weight.format else _bind_plain)(
+                module, weight.name.removeprefix(prefix), weight, device
+            )
+            for weight in self.weights
+        ]
         self.buffer: Tensor | None = None
 
     def bind(self, buffer: Tensor | None) -> None:
@@ -126,6 +125,22 @@ class Block:
         for set_values in self._bindings:
             set_values(buffer)
         self.buffer = buffer
+
+
+def stored_weights(
+    module: nn.Module, prefix: str, storage: str, precision: Precision
+) -> list[Weight]:
+    """How a module's parameters are stored as a `Block`, one after another in its buffer."""
+    weights: list[Weight] = []
+    for name, _ in module.named_parameters():
+        end = weights[-1].slices[-1].end if weights else 0
+        weights.append(_weight(module, name, prefix, storage, precision, end))
+    return weights
+
+
+def block_bytes(module: nn.Module, prefix: str, storage: str, precision: Precision) -> int:
+    """Bytes of the buffer that a module would have as a `Block`; the module stays as it is."""
+    return stored_weights(module, prefix, storage, precision)[-1].slices[-1].end
 
 
 Binding = Callable[[Tensor | None], None]

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from maskora.errors import Fault
 from maskora.streaming.blocks import Block
-from maskora.streaming.demand import gb
 from maskora.streaming.host_memory import Pins, driver_of
+from maskora.streaming.placement import gb
 from maskora.streaming.sources import BlockSource
 from maskora.streaming.transfer import Arrival, Event, Staging, Transfer, sample
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from maskora.streaming.blocks import ALIGNMENT
-from maskora.streaming.demand import STAGING_PIECE, STAGING_PIECES
 from maskora.streaming.host_memory import Pins, host_buffer
 from maskora.streaming.out_of_memory import ran_out_of
+from maskora.streaming.placement import STAGING_PIECE, STAGING_PIECES
 from maskora.streaming.sources import BlockSource
 
 # A point in the device's work that other work can wait for; None where all is done at once.

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from maskora.progress import track
 from maskora.streaming.blocks import Block, Precision
 from maskora.streaming.checkpoint import Reader, check_all
-from maskora.streaming.demand import spread
 from maskora.streaming.engine import Streamer
 from maskora.streaming.host_memory import Pins, driver_of
-from maskora.streaming.plan import Placement
+from maskora.streaming.placement import Placement, spread
 from maskora.streaming.recompute import ActivationOffload, Recomputation, recompute_layers
 from maskora.streaming.sources import (
     BlockSource,

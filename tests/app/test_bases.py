@@ -11,7 +11,6 @@ import pytest
 from maskora import lora
 from maskora.app.workspace import Workspace
 from maskora.models.registry import FAMILIES, names_of
-from maskora.models.tiny import write_tiny_model
 from maskora.training.checkpoint import RunFolder
 from maskora.training.report import read_metrics
 from tests.app.conftest import (
@@ -23,24 +22,11 @@ from tests.app.conftest import (
     recolour,
     refused,
 )
-from tests.models import tiny_hunyuan, tiny_hunyuan15
-from tests.research.miniature import untrained
+from tests.models.bases import TINY
 
 Run = Callable[..., Answer]
 SIZES = {"hunyuan-video-1.5-i2v": "128x64"}
 TWO = "wan2.2-i2v"  # of two transformers
-
-
-def write(folder: Path, family: str) -> None:
-    """A tiny folder of a family's real classes."""
-    if family == "hunyuan-video-i2v":
-        tiny_hunyuan.write(folder)
-    elif family == "hunyuan-video-1.5-i2v":
-        tiny_hunyuan15.write(folder)
-    elif family == "miniature":
-        untrained.write(folder)
-    else:
-        write_tiny_model(folder, family=family)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +38,7 @@ def edited(
     def make(family: str) -> Path:
         folder = tmp_path_factory.mktemp(family.replace(".", "-"))
         root = folder / "ws"
-        write(folder / "model", family)
+        TINY[family](folder / "model")
         answer = run(
             "prepare", real_clips / "dog.mp4", root, "--box", "500,200,300,300",
             "--size", SIZES.get(family, "96x64"), "--frames", 9, "--caption", "a dog",

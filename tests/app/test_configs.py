@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from maskora.app.machine import Machine, foreseen
 from maskora.app.plan import PURPOSES, plan_for
 from maskora.app.workspace import Workspace
 from maskora.config import load_config
+from maskora.memory.machine import CONTEXT, RESERVE, Machine, foreseen
 from maskora.models.registry import FAMILIES, open_source
-from maskora.streaming.budget import CONTEXT, RESERVE
 from tests.machines import OWNED, with_gpu
 from tests.models import published, published_hunyuan, published_hunyuan15
 
@@ -57,7 +56,7 @@ def test_a_configuration_fits_every_gpu_that_people_own(name: str, tmp_path: Pat
         for plan in (train, infer):
             assert plan.vram_bytes + RESERVE + context <= machine.gpu.free
         assert train.placement.vae_tile == infer.placement.vae_tile
-        assert train.sizes.name.startswith(config.model.family)
+        assert train.base.name.startswith(config.model.family)
 
 
 @pytest.mark.parametrize("name", NAMES)

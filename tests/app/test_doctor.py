@@ -30,13 +30,12 @@ from maskora.app.doctor.page import (
     told_outcome,
     verdicts,
 )
-from maskora.app.machine import Ram
 from maskora.app.plan import plan_for
 from maskora.app.workspace import Workspace
 from maskora.config import build_config
-from maskora.models.published import PUBLISHED
-from maskora.models.registry import open_source
-from maskora.streaming.demand import GIB
+from maskora.memory.machine import Ram
+from maskora.memory.profile import published
+from maskora.streaming.placement import GIB
 from tests.app.conftest import Answer
 from tests.machines import PLENTY, WITHOUT_GPU, install_driver, with_gpu
 
@@ -87,7 +86,7 @@ def test_it_ends_well_here_within_a_minute_and_tells_nothing_of_the_person(tmp_p
     assert list(states) == [*DEVICES, *(check.name for check in checks)]
     # Time of the processor, since what others do here meanwhile does not count.
     assert sum(after[2:4]) - sum(before[2:4]) < 60
-    assert {base["base"] for base in told["bases"]} == set(PUBLISHED)
+    assert {base["base"] for base in told["bases"]} == set(published())
     for word in ("annabel", "telltale", "secret", str(tmp_path)):
         assert word not in (result.stdout + result.stderr).lower()
     left = [p.name for p in home.rglob("*") if p.is_file() and "maskora" in p.parts]
@@ -314,10 +313,10 @@ def test_what_a_machine_can_do_is_the_planners_answer() -> None:
     machine = with_gpu(7.1, 8.0)
     told = told_of(machine)
     assert all(verdict.fits for verdict in told.values())
-    base = PUBLISHED["wan2.1-i2v-480p"]
+    frames = published()["wan2.1-i2v-480p"].settings["video"]["frames"]
     assert "9 frames at 832x480 in 6." in told["wan2.1-i2v-480p"].told
     assert ": yes; seconds a step: unknown until the first\n" in told["wan2.1-i2v-480p"].told
-    assert f"then {base.frames} frames in " in told["wan2.1-i2v-480p"].told
+    assert f"then {frames} frames in " in told["wan2.1-i2v-480p"].told
 
 
 @pytest.mark.parametrize(
@@ -345,9 +344,9 @@ def test_seconds_are_measured_ones_or_what_the_weights_take_to_come(tmp_path: Pa
         for line in told_of(machine, speeds)["wan2.1-i2v-480p"].told.splitlines()[:1]
     )
     assert 5 < at_least < 7  # 58 GB at 10 GB/s
-    base = PUBLISHED["wan2.1-i2v-480p"]
-    config, source = build_config(base.settings()), open_source(base.write(tmp_path / "base"))
-    plan = plan_for(config, Workspace(tmp_path), None, source, machine, "train")
+    base = published()["wan2.1-i2v-480p"]
+    config = build_config(base.settings)
+    plan = plan_for(config, Workspace(tmp_path), None, base.profile, machine, "train")
     timings.record(plan.step_key(9), 12.34)
     told = told_of(machine, speeds)["wan2.1-i2v-480p"].told
     assert ": yes; about 12.3 s a step, as measured before\n" in told

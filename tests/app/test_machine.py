@@ -16,17 +16,19 @@ import torch
 from maskora import devices
 from maskora import devices as driver
 from maskora import system as ram_module
-from maskora.app import base, machine
+from maskora.app import base
 from maskora.app.base import Base, measured, open_base
-from maskora.app.machine import peak_bytes
-from maskora.app.plan import Plan, plan_for
+from maskora.app.plan import plan_for
 from maskora.app.workspace import Workspace
 from maskora.config import build_config, load_config
 from maskora.devices import Capability, TorchBuild
 from maskora.errors import UserError
+from maskora.memory import machine
+from maskora.memory.machine import GpuMemory, budget, peak_bytes
+from maskora.memory.plan import Plan
+from maskora.memory.report import render
 from maskora.models.registry import open_source
-from maskora.streaming.budget import GpuMemory, budget
-from maskora.streaming.demand import GIB
+from maskora.streaming.placement import GIB
 from maskora.system import Ram, ram
 from tests.app.conftest import Answer
 from tests.machines import OWNED, PLENTY, Card, install_driver, plug_in, with_gpu
@@ -79,7 +81,7 @@ def test_a_run_uses_what_is_free_of_the_chosen_gpu(
     assert base.plan.budget is not None
     assert base.plan.budget.nbytes == pytest.approx((free - 0.5) * GIB, abs=2)
     told = f"budget {free - 0.5:.1f} GB: {free:.1f} of {total:.1f} GB are free, less 0.5 GB reserve"
-    assert told in base.plan.render()
+    assert told in render([base.plan])
 
 
 def test_a_full_gpu_is_refused_with_what_would_fit(

@@ -15,16 +15,17 @@ import pytest
 from safetensors.torch import save_file
 
 from maskora.app import timings
-from maskora.app.footprint import smaller_sizes
-from maskora.app.machine import foreseen
-from maskora.app.plan import Plan, plan_for
+from maskora.app.plan import plan_for
 from maskora.app.shards import adapter_values, matrix_type
 from maskora.app.workspace import Source, Workspace
 from maskora.config import Config, build_config, load_config
 from maskora.errors import UserError
+from maskora.memory.machine import foreseen
+from maskora.memory.plan import Plan, smaller_sizes
+from maskora.memory.report import render
 from maskora.method.conditioning import COLOUR_ORDERS, window_starts
 from maskora.models.registry import open_source
-from maskora.streaming.demand import GIB
+from maskora.streaming.placement import GIB
 from tests.app.conftest import Answer
 from tests.machines import WITHOUT_GPU, with_gpu
 from tests.models.published import write_published
@@ -415,7 +416,7 @@ def test_what_torch_should_count_at_most_is_the_plan_without_its_reserve(big: Pa
 
 
 def test_a_plan_renders_its_own_phases(big: Path) -> None:
-    text = planned(big, "train").render()
+    text = render([planned(big, "train")])
     assert "generate" not in text
     assert "decode" not in text
     assert re.search(r"^VRAM, GB \(budget 7\.1\) +encode +train$", text, re.M)

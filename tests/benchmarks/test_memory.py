@@ -23,7 +23,7 @@ from benchmarks.report import markdown
 from benchmarks.runner import Base, Resident, ending
 from maskora.errors import OutOfMemory
 from maskora.models.registry import open_model
-from maskora.streaming.plan import RESIDENT, Placement
+from maskora.streaming.placement import RESIDENT, Placement
 
 CPU = torch.device("cpu")
 NO_CARD: dict[str, Any] = {"gpu_bytes": None, "ram_bytes": 2**34}

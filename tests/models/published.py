@@ -62,6 +62,8 @@ def write_published(folder: Path, name: str) -> Path:
         "vae": json.dumps(dict(vae)),
         "text_encoder": TEXT.to_json_string(use_diff=False),
     }
-    if name not in NO_PICTURE:
+    if name in NO_PICTURE:
+        configs["transformer_2"] = configs["transformer"]
+    else:
         configs["image_encoder"] = IMAGE.to_json_string(use_diff=False)
     return write_configs(folder, configs)

@@ -17,7 +17,7 @@ from maskora.errors import UserError
 from maskora.models.acceleration import use_attention, use_cache
 from maskora.models.registry import ModelInputs, Transformer, VideoModel
 from maskora.sampling import Denoising, draw_noise
-from maskora.streaming.plan import RESIDENT, Placement
+from maskora.streaming.placement import RESIDENT, Placement
 from tests.streaming.driving import answer, opened
 from tests.test_sampling import SHAPE, noisy_sample
 

@@ -20,7 +20,7 @@ from maskora.models.registry import (
     open_model,
 )
 from maskora.sampling import draw_noise
-from maskora.streaming.plan import RESIDENT, Placement
+from maskora.streaming.placement import RESIDENT, Placement
 from maskora.training.loop import sample_loss
 from tests.models.bases import HUNYUAN15, changed, copied, retensored
 from tests.models.conftest import Tiny
@@ -183,7 +183,7 @@ def test_of_the_vae_one_half_is_loaded(folder: Path, model: VideoModel) -> None:
     with model.vae() as vae:
         for half, use in (("decoder", vae.decode), ("encoder", vae.encode)):
             use(torch.zeros(32, 1, 3, 3) if half == "decoder" else torch.zeros(3, 1, 48, 48))
-            loaded = sum(p.numel() for p in vae._vae.parameters() if not p.is_meta)
+            loaded = sum(p.numel() for p in vae.module.parameters() if not p.is_meta)
             assert loaded == sum(p.numel() for p in getattr(halves, half).parameters())
 
 
@@ -199,7 +199,7 @@ def test_a_damaged_vae_is_told_before_it_is_used(folder: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "message"),
     [
         ("task_type", "t2v", "text-to-video"),
         ("use_meanflow", True, "use_meanflow is set"),
@@ -207,10 +207,10 @@ def test_a_damaged_vae_is_told_before_it_is_used(folder: Path, tmp_path: Path) -
     ],
 )
 def test_a_checkpoint_of_another_kind_is_refused_with_what_to_use(
-    folder: Path, tmp_path: Path, key: str, value: object, told: str
+    folder: Path, tmp_path: Path, key: str, value: object, message: str
 ) -> None:
     other = changed(folder, tmp_path, "transformer", **{key: value})
-    with pytest.raises(UserError, match=rf"{told}.*use HunyuanVideo-1\.5-Diffusers-480p_i2v"):
+    with pytest.raises(UserError, match=rf"{message}.*use HunyuanVideo-1\.5-Diffusers-480p_i2v"):
         opened(other)
 
 

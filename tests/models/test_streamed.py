@@ -20,7 +20,7 @@ from maskora.method.conditioning import motion_sample
 from maskora.models.hunyuan15.model import UnpaddedAttention
 from maskora.models.registry import Transformer, VideoModel, open_model
 from maskora.sampling import Denoising, draw_noise
-from maskora.streaming.plan import Placement
+from maskora.streaming.placement import Placement
 from maskora.training.loop import sample_loss
 from tests.models.bases import HUNYUAN, HUNYUAN15
 from tests.models.conftest import Tiny

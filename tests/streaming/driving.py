@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from maskora.models.registry import ModelInputs, Transformer, VideoModel, open_model
-from maskora.streaming.plan import Placement
+from maskora.streaming.placement import Placement
 
 
 def opened(folder: Path, placement: Placement, dtype: str = "float32") -> VideoModel:

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 from maskora.errors import Fault
 from maskora.streaming.blocks import Block, precise
-from maskora.streaming.demand import spread
 from maskora.streaming.engine import Streamer
+from maskora.streaming.placement import spread
 from maskora.streaming.recompute import ActivationOffload, Recomputation
 from maskora.streaming.sources import BlockSource
 from maskora.streaming.transfer import Transfer

@@ -18,7 +18,7 @@ from maskora.latents import EncodedSample, TensorCache, encode_samples
 from maskora.method.conditioning import motion_sample
 from maskora.models.registry import Transformer, VideoModel, open_model
 from maskora.sampling import Denoising, draw_noise
-from maskora.streaming.plan import RESIDENT, Placement
+from maskora.streaming.placement import RESIDENT, Placement
 from maskora.training.checkpoint import RunFolder
 from maskora.training.loop import StageRun, choose_uniformly, train
 from maskora.training.report import read_metrics

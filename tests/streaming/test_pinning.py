@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from maskora.streaming.blocks import precise
 from maskora.streaming.checkpoint import ModuleReader
-from maskora.streaming.plan import Placement
+from maskora.streaming.placement import Placement
 from maskora.streaming.sources import HostBlocks
 from maskora.streaming.weights import StreamedWeights, stream_weights
 from tests.streaming.drivers import Quota
@@ -168,7 +168,7 @@ def test_training_pins_staging_then_kept_inputs_then_blocks(
 def test_one_line_says_what_was_pinned_and_what_it_costs(
     original: Deep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("maskora.streaming.demand.GIB", GB)
+    monkeypatch.setattr("maskora.streaming.placement.GIB", GB)
     machine(original, 16, monkeypatch).train()
     machine(original, 1, monkeypatch).train()
     assert caplog.messages == [
@@ -181,26 +181,18 @@ def test_one_line_says_what_was_pinned_and_what_it_costs(
     ]
 
 
+@pytest.mark.parametrize("offload", [False, True])
 @pytest.mark.parametrize(("quota", "blocks"), [(0.5, 0), (2.0, 2), (16.0, 19), (40.0, BLOCKS)])
 def test_where_nothing_is_kept_blocks_are_pinned_at_the_first_visit(
-    original: Deep, quota: float, blocks: int, monkeypatch: pytest.MonkeyPatch
+    original: Deep, quota: float, blocks: int, offload: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours = machine(original, quota, monkeypatch, offload=False)
+    """Whether inputs could be kept or not: inference keeps none."""
+    ours = machine(original, quota, monkeypatch, offload=offload)
     assert ours.pinned["blocks"] == 0  # samples on their way come first
     assert torch.equal(ours.infer(), original(given()))
     assert ours.pinned == {"staging": 0 if quota == 40 else 4, "kept": 0, "blocks": blocks}
     assert torch.equal(ours.infer(), original(given()))
     assert torch.equal(ours.infer(), original(given()))
-
-
-@pytest.mark.parametrize("quota", [16.0, 40.0])
-def test_inference_that_could_keep_inputs_pins_blocks_at_its_first_visit(
-    original: Deep, quota: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ours = machine(original, quota, monkeypatch)
-    assert ours.pinned["blocks"] == 0
-    assert torch.equal(ours.infer(), original(given()))
-    assert ours.pinned["blocks"] == (BLOCKS if quota == 40 else 19)
 
 
 @pytest.mark.parametrize("weights", ["pageable", "mapped"])

@@ -4,14 +4,14 @@ import threading
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from maskora.errors import Fault
 from maskora.streaming import engine, transfer
-from maskora.streaming.demand import STAGING_PIECE, STAGING_PIECES
 from maskora.streaming.host_memory import Pins
+from maskora.streaming.placement import STAGING_PIECE, STAGING_PIECES
 from maskora.streaming.transfer import SAMPLES, Event, Staging, Transfer, sample, upload
 from tests.streaming.ring import CPU, WIDTH, Memory, Model
 
@@ -21,24 +21,6 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
     """Pieces of 64 bytes: a block of the ring's models has five."""
     monkeypatch.setattr(transfer, "STAGING_PIECE", 64)
     return 64
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    pieces=st.integers(1, 6), swapped=st.integers(1, 6), ring=st.integers(1, 3), again=st.booleans()
-)
-def test_blocks_in_pieces_of_any_size_give_the_same_numbers(
-    pieces: int, swapped: int, ring: int, again: bool
-) -> None:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(transfer, "STAGING_PIECE", 64 * pieces)
-        model = Model(6, swapped, ring, direct=False)
-    resident = Model(6, 0, ring, direct=True)
-    x = torch.ones(2, WIDTH)
-    for _ in range(1 + again):
-        assert torch.equal(model.train(x), resident.train(x))
-        assert torch.equal(model.infer(x), resident.infer(x))
-    model.streamer.close()
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from maskora.models.registry import VideoModel, open_model
 from maskora.sampling import Denoising, draw_noise
 from maskora.streaming.engine import Streamer
 from maskora.streaming.out_of_memory import ran_out_of, with_room
-from maskora.streaming.plan import RESIDENT, Placement
+from maskora.streaming.placement import RESIDENT, Placement
 from maskora.training.checkpoint import RunFolder
 from maskora.training.loop import choose_uniformly, give_way, train, train_step
 from maskora.training.optimizer import make_optimizer

@@ -14,7 +14,7 @@ from maskora.method.conditioning import Sample, motion_sample
 from maskora.models.registry import VideoModel, open_model
 from maskora.models.tiny import write_tiny_model
 from maskora.sampling import Denoising, draw_noise
-from maskora.streaming.plan import Placement
+from maskora.streaming.placement import Placement
 from maskora.training.loop import choose_uniformly, train_step
 from maskora.training.optimizer import make_optimizer
 from tests.models import tiny_hunyuan, tiny_hunyuan15

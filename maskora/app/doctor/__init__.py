@@ -24,9 +24,9 @@ from maskora.app.doctor.page import (
     told_verdicts,
     verdicts,
 )
-from maskora.app.machine import Machine
 from maskora.errors import Fault, UserError
 from maskora.files import cache_home
+from maskora.memory.machine import Machine
 from maskora.system import ram
 
 Show = Callable[[str], None]

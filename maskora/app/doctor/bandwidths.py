@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from maskora.streaming.checkpoint import ModuleReader, byte_view
 from maskora.streaming.engine import Streamer
 from maskora.streaming.host_memory import host_buffer, is_ready
-from maskora.streaming.plan import Placement
+from maskora.streaming.placement import Placement
 from maskora.streaming.weights import stream_weights
 
 COPY_BYTES, COPIES = 256_000_000, 10

@@ -16,11 +16,11 @@ from typing import Literal
 import psutil
 
 from maskora import __version__, devices
-from maskora.app.machine import processor_name
 from maskora.config import Config
 from maskora.devices import BFLOAT16, Capability
 from maskora.errors import Fault
 from maskora.files import cache_home
+from maskora.memory.machine import processor_name
 from maskora.system import Ram, on_wsl, ram
 
 # Without these nothing runs; their versions go into a bug report.

@@ -13,17 +13,15 @@ from typing import Any
 from maskora.app import timings
 from maskora.app.doctor.facts import Facts, Folder, Gpu, Tool
 from maskora.app.doctor.outcomes import Outcome
-from maskora.app.footprint import demand
-from maskora.app.machine import Machine
-from maskora.app.plan import Plan, plan_for
-from maskora.app.plan_text import lacking_ram
+from maskora.app.plan import plan_for
 from maskora.app.workspace import Workspace
 from maskora.config import build_config
 from maskora.devices import BFLOAT16
 from maskora.errors import UserError
-from maskora.models.published import PUBLISHED, Published
-from maskora.models.registry import Source, open_source
-from maskora.streaming.demand import gb
+from maskora.memory.machine import Machine
+from maskora.memory.plan import Plan, lacking_ram, memory_demand
+from maskora.memory.profile import Published, published
+from maskora.streaming.placement import gb
 
 # What helps where memory is short, what costs least first.
 FLOAT8, MAPPED = "model.transformer_dtype=float8", "memory.weights=mapped"
@@ -55,21 +53,15 @@ class Verdict:
 
 def verdicts(machine: Machine, speeds: Speeds) -> list[Verdict]:
     """Of every published base."""
-    with tempfile.TemporaryDirectory(prefix="maskora-doctor-") as scratch:
-        return [
-            verdict(name, base, open_source(base.write(Path(scratch) / name)), machine, speeds)
-            for name, base in PUBLISHED.items()
-        ]
+    return [verdict(name, base, machine, speeds) for name, base in published().items()]
 
 
-def verdict(
-    name: str, base: Published, source: Source, machine: Machine, speeds: Speeds
-) -> Verdict:
+def verdict(name: str, base: Published, machine: Machine, speeds: Speeds) -> Verdict:
     """The first way to set a base up that fits the GPU and the RAM, else what is in the way."""
     refused, lacking = "", []
     for changes in ways(machine):
         try:
-            train, infer = plans(base, source, machine, changes)
+            train, infer = plans(base, machine, changes)
         except UserError as error:
             refused = refused or re.split(r"\n|\. What would", str(error))[0]
             continue
@@ -91,14 +83,11 @@ def ways(machine: Machine) -> Iterator[list[str]]:
     yield from ([*precision, *room] for room in ROOM)
 
 
-def plans(
-    base: Published, source: Source, machine: Machine, changes: list[str]
-) -> tuple[Plan, Plan]:
+def plans(base: Published, machine: Machine, changes: list[str]) -> tuple[Plan, Plan]:
     """Of training and of inference. Raises UserError where one does not fit."""
-    config = build_config(base.settings(), changes)
-    nowhere = Workspace(source.where)
-    train = plan_for(config, nowhere, None, source, machine, "train")
-    return train, plan_for(config, nowhere, None, source, machine, "infer")
+    config, nowhere = build_config(base.settings, changes), Workspace(Path())
+    train = plan_for(config, nowhere, None, base.profile, machine, "train")
+    return train, plan_for(config, nowhere, None, base.profile, machine, "infer")
 
 
 def told(train: Plan, infer: Plan, changes: list[str], speeds: Speeds) -> str:
@@ -132,7 +121,7 @@ def seconds(plan: Plan, frames: int, speeds: Speeds) -> str:
     if measured is not None:
         return f"about {measured:.1f} s a step, as measured before"
     speed, placement = slowest(plan, speeds), plan.placement
-    blocks = demand(plan.sizes, plan.job).blocks
+    blocks = memory_demand(plan.base, plan.job).blocks
     moved = blocks.moved(placement.blocks_to_swap, placement.ring) * plan.job.accumulation
     if plan.machine.gpu is None or not moved or speed is None:
         return "seconds a step: unknown until the first"

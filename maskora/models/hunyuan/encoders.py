@@ -14,7 +14,16 @@ from maskora.errors import UserError
 from maskora.models.base import Context, EncodePrompts, PromptInput
 from maskora.models.building import Renamed, announce, read_folder, without_prefix
 from maskora.models.checks import UNUSED_LAYERS, transformers_config
-from maskora.models.encoders import TextModel, on_meta, padded, prepared, streamed, unused_layers
+from maskora.models.encoders import (
+    StreamedEncoder,
+    TextModel,
+    empty_pixels,
+    on_meta,
+    padded,
+    prepared,
+    streamed,
+    unused_layers,
+)
 from maskora.models.files.source import Source
 from maskora.streaming.checkpoint import Reader
 
@@ -36,6 +45,41 @@ LLAVA_EXTRAS = (
 CLIP_EXTRAS = (r".*\.position_ids", r"text_projection\.weight")
 
 
+def build_text_encoder(source: Source, dtype: torch.dtype) -> StreamedEncoder:
+    """LLaVA, without what comes after the layers that are looked at."""
+    from transformers import LlavaConfig, LlavaModel
+
+    config = transformers_config(LlavaConfig, source, "text_encoder")
+    config.text_config.num_hidden_layers -= UNUSED_LAYERS
+    llava = on_meta(source, "text_encoder", lambda: LlavaModel(config))
+    llava.language_model.norm = nn.Identity()
+
+    def longest(device: torch.device) -> Context:
+        pixels_BCHW = empty_pixels(config.vision_config, dtype, device)
+        pictures_BND = torch.stack(list(llava.get_image_features(pixels_BCHW).pooler_output))
+        width = config.text_config.hidden_size
+        words_BLD = torch.empty(1, TOKENS, width, dtype=dtype, device=device)
+        states_BLD = states(llava, words_BLD, pictures_BND, torch.ones(1, TOKENS).bool())
+        kept = PICTURE_TOKENS // INTERLEAVE + TOKENS - PROMPT_START - ENDING
+        return {"text": states_BLD[0, :kept], "text_mask": torch.ones(kept, dtype=torch.int64)}
+
+    layers = [*llava.vision_tower.encoder.layers, *llava.language_model.layers]
+    return StreamedEncoder("text encoder", llava, layers, dtype, longest, skip=(WORD_EMBEDDINGS,))
+
+
+def states(llava: Any, words_BLD: Tensor, pictures_BND: Tensor, is_word_BL: Tensor) -> Tensor:
+    """The language model's states of words with pictures put in, (B, N + L - 1, D)."""
+    is_picture_BN = is_word_BL.new_ones(pictures_BND.shape[:2])
+    attended_BL = insert_picture(is_word_BL, is_picture_BN).to(words_BLD.device)
+    states_BLD: Tensor = llava.language_model(
+        inputs_embeds=insert_picture(words_BLD, pictures_BND),
+        attention_mask=attended_BL,
+        position_ids=positions(attended_BL),
+        use_cache=False,
+    ).last_hidden_state
+    return states_BLD
+
+
 def text_encoder(
     source: Source, dtype: torch.dtype, device: torch.device
 ) -> AbstractContextManager[EncodePrompts]:
@@ -47,12 +91,10 @@ def text_encoder(
     # tokenizer.json as it is: a LlamaTokenizer would split words as Llama 2 does.
     tokenizer = read_folder(PreTrainedTokenizerFast, folder, padding_side="right")
     processor = read_folder(CLIPImageProcessorPil, source.folder("image_processor"))
-    llava, weights = _llava(source), _llava_weights(source)
-    words, vision = llava.language_model.layers, llava.vision_tower.encoder.layers
-    extras = (*LLAVA_EXTRAS, *unused_layers(r"language_model\.", words))
-    model = TextModel(
-        llava, [*vision, *words], weights, (WORD_EMBEDDINGS,), dtype, device, ignore=extras
-    )
+    built = build_text_encoder(source, dtype)
+    llava = built.module
+    extras = (*LLAVA_EXTRAS, *unused_layers(r"language_model\.", llava.language_model.layers))
+    model = TextModel(built, _llava_weights(source), device, extras)
     model.check(tokenizer, folder)
 
     def picture(item: PromptInput) -> Tensor:
@@ -64,14 +106,7 @@ def text_encoder(
         ids_BL, mask_BL = _tokens(tokenizer, prompts, llava.config.image_token_index, source)
         pictures_BND = torch.stack([picture(item) for item in prompts])
         is_word_BL = ids_BL != llava.config.pad_token_id
-        is_picture_BN = is_word_BL.new_ones(pictures_BND.shape[:2])
-        attended_BL = insert_picture(is_word_BL, is_picture_BN).to(device)
-        states_BLD = llava.language_model(
-            inputs_embeds=insert_picture(model.embed(ids_BL), pictures_BND),
-            attention_mask=attended_BL,
-            position_ids=positions(attended_BL),
-            use_cache=False,
-        ).last_hidden_state
+        states_BLD = states(llava, model.embed(ids_BL), pictures_BND, is_word_BL)
         end_header = tokenizer.convert_tokens_to_ids(END_HEADER)
         cut = map(cut_prompt, states_BLD.cpu(), ids_BL == end_header, mask_BL)
         return [{"text": text_LD, "text_mask": mask_L} for text_LD, mask_L in cut]
@@ -79,16 +114,30 @@ def text_encoder(
     return model.loaded(encode)
 
 
+def build_pooled_encoder(source: Source, dtype: torch.dtype) -> StreamedEncoder:
+    """CLIP's side of words."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = transformers_config(CLIPTextConfig, source, "text_encoder_2")
+    clip = on_meta(source, "text_encoder_2", lambda: CLIPTextModel(config))
+
+    def longest(device: torch.device) -> Context:
+        tokens_BL = torch.ones(1, POOLED_TOKENS, dtype=torch.int64, device=device)
+        return {"pooled": clip(tokens_BL).pooler_output[0]}
+
+    return StreamedEncoder("second text encoder", clip, clip.encoder.layers, dtype, longest)
+
+
 def pooled_encoder(
     source: Source, dtype: torch.dtype, device: torch.device
 ) -> AbstractContextManager[EncodePrompts]:
     """CLIP: prompts -> {"pooled": (D,)} each, the state of the token that ends the prompt."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTokenizer
 
     announce("second text encoder")
     tokenizer = read_folder(CLIPTokenizer, source.folder("tokenizer_2"))
-    config = transformers_config(CLIPTextConfig, source, "text_encoder_2")
-    clip = on_meta(lambda: CLIPTextModel(config))
+    built = build_pooled_encoder(source, dtype)
+    clip, config = built.module, built.module.config
     if config.eos_token_id not in (LAST_TOKEN, tokenizer.eos_token_id):
         raise UserError(
             f"{source.described('text_encoder_2')}: eos_token_id is {config.eos_token_id}, and the "
@@ -101,7 +150,7 @@ def pooled_encoder(
         pooled_BD = clip(tokens.input_ids.to(device)).pooler_output
         return [{"pooled": pooled_D} for pooled_D in pooled_BD.cpu()]
 
-    return streamed(encode, clip, clip.encoder.layers, weights, dtype, device, ignore=CLIP_EXTRAS)
+    return streamed(encode, built, weights, device, CLIP_EXTRAS)
 
 
 def in_template(prompt: str) -> str:
@@ -141,17 +190,6 @@ def cut_prompt(states_LD: Tensor, is_end_header_L: Tensor, mask_L: Tensor) -> tu
         torch.cat([picture_ND, *(words_LD[part] for part in kept)]),
         torch.cat([mask_L.new_ones(len(picture_ND)), *(mask_L[part] for part in kept)]),
     )
-
-
-def _llava(source: Source) -> Any:
-    """LLaVA on the meta device, without what comes after the layers that are looked at."""
-    from transformers import LlavaConfig, LlavaModel
-
-    config = transformers_config(LlavaConfig, source, "text_encoder")
-    config.text_config.num_hidden_layers -= UNUSED_LAYERS
-    llava = on_meta(lambda: LlavaModel(config))
-    llava.language_model.norm = nn.Identity()
-    return llava
 
 
 def _llava_weights(source: Source) -> Reader:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,17 @@ from maskora.errors import UserError
 from maskora.models.base import Context, EncodePrompts, PromptInput
 from maskora.models.building import announce, read_folder
 from maskora.models.checks import UNUSED_LAYERS, transformers_config
-from maskora.models.encoders import TextModel, on_meta, padded, t5, unused_layers, vision_tower
+from maskora.models.encoders import (
+    StreamedEncoder,
+    TextModel,
+    empty_pixels,
+    longest_states,
+    on_meta,
+    padded,
+    t5,
+    unused_layers,
+    vision_tower,
+)
 from maskora.models.files.source import Source
 
 INSTRUCTION_TOKENS, TEXT_TOKENS, GLYPH_TOKENS = 108, 1000, 256
@@ -33,6 +44,23 @@ WORDS = "embed_tokens.weight"
 IMAGE_EXTRAS = (r"head\..*", r"embeddings\.position_ids")
 
 
+def build_text_encoder(source: Source, dtype: torch.dtype) -> StreamedEncoder:
+    """Qwen2.5-VL's language model, without the layers that nobody looks at."""
+    from transformers import Qwen2_5_VLTextConfig, Qwen2_5_VLTextModel
+
+    config = transformers_config(Qwen2_5_VLTextConfig, source, "text_encoder")
+    config.num_hidden_layers -= UNUSED_LAYERS
+    module = on_meta(source, "text_encoder", lambda: Qwen2_5_VLTextModel(config))
+    module.norm = nn.Identity()
+
+    def longest(device: torch.device) -> Context:
+        length = INSTRUCTION_TOKENS + TEXT_TOKENS
+        states_LD = longest_states(module, length, dtype, device, use_cache=False)
+        return unmasked("text", states_LD[INSTRUCTION_TOKENS:])
+
+    return StreamedEncoder("text encoder", module, module.layers, dtype, longest, skip=(WORDS,))
+
+
 def text_encoder(
     source: Source, dtype: torch.dtype, device: torch.device
 ) -> AbstractContextManager[EncodePrompts]:
@@ -41,18 +69,14 @@ def text_encoder(
     The text is zero, and the mask False, after the last token. The last two layers are not loaded:
     nobody uses their states.
     """
-    from transformers import Qwen2_5_VLTextConfig, Qwen2_5_VLTextModel, Qwen2Tokenizer
+    from transformers import Qwen2Tokenizer
 
     announce("text encoder")
     folder = source.folder("tokenizer")
     tokenizer = read_folder(Qwen2Tokenizer, folder, padding_side="right")
-    config = transformers_config(Qwen2_5_VLTextConfig, source, "text_encoder")
-    config.num_hidden_layers -= UNUSED_LAYERS
-    module = on_meta(lambda: Qwen2_5_VLTextModel(config))
-    module.norm = nn.Identity()
-    extras = (*unused_layers("", module.layers), r"norm\.weight")
-    weights = source.weights("text_encoder")
-    qwen = TextModel(module, module.layers, weights, (WORDS,), dtype, device, ignore=extras)
+    built = build_text_encoder(source, dtype)
+    extras = (*unused_layers("", built.layers), r"norm\.weight")
+    qwen = TextModel(built, source.weights("text_encoder"), device, extras)
     qwen.check(tokenizer, folder)
 
     def encode(prompts: Sequence[PromptInput]) -> list[Context]:
@@ -65,6 +89,19 @@ def text_encoder(
     return qwen.loaded(encode)
 
 
+def build_glyph_encoder(source: Source, dtype: torch.dtype) -> StreamedEncoder:
+    """ByT5."""
+    from transformers import T5Config, T5EncoderModel
+
+    config = transformers_config(T5Config, source, "text_encoder_2")
+    module = on_meta(source, "text_encoder_2", lambda: T5EncoderModel(config))
+
+    def longest(device: torch.device) -> Context:
+        return unmasked("glyphs", longest_states(module, GLYPH_TOKENS, dtype, device))
+
+    return t5("glyph encoder", module, dtype, longest)
+
+
 def glyph_encoder(
     source: Source, dtype: torch.dtype, device: torch.device
 ) -> AbstractContextManager[EncodePrompts]:
@@ -73,20 +110,20 @@ def glyph_encoder(
     The glyphs are zero, and the mask False, after the last token; everywhere without quotes.
     """
     from diffusers.pipelines.hunyuan_video1_5.pipeline_hunyuan_video1_5 import extract_glyph_texts
-    from transformers import ByT5Tokenizer, T5Config, T5EncoderModel
+    from transformers import ByT5Tokenizer
 
     announce("glyph encoder")
     folder = source.folder("tokenizer_2")
     tokenizer = read_folder(ByT5Tokenizer, folder)
-    config = transformers_config(T5Config, source, "text_encoder_2")
-    module = on_meta(lambda: T5EncoderModel(config))
-    byt5 = t5(module, source.weights("text_encoder_2"), dtype, device)
+    built = build_glyph_encoder(source, dtype)
+    width = built.module.config.d_model
+    byt5 = TextModel(built, source.weights("text_encoder_2"), device)
     byt5.check(tokenizer, folder)
 
     def encode(prompts: Sequence[PromptInput]) -> Iterator[Context]:
         for quoted in (extract_glyph_texts(item.prompt) for item in prompts):
             if quoted is None:
-                nothing = torch.zeros(GLYPH_TOKENS, config.d_model, dtype=dtype)
+                nothing = torch.zeros(GLYPH_TOKENS, width, dtype=dtype)
                 yield masked("glyphs", nothing, torch.zeros(GLYPH_TOKENS))
                 continue
             tokens = padded(tokenizer, quoted, GLYPH_TOKENS)
@@ -95,20 +132,34 @@ def glyph_encoder(
     return byt5.loaded(encode)
 
 
+def build_image_encoder(source: Source) -> StreamedEncoder:
+    """SigLIP, without its head."""
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    config = transformers_config(SiglipVisionConfig, source, "image_encoder", vision_use_head=False)
+    siglip = on_meta(source, "image_encoder", lambda: SiglipVisionModel(config))
+
+    def longest(device: torch.device) -> Context:
+        return {"image": last_states(siglip, empty_pixels(config, torch.float32, device))[0]}
+
+    return StreamedEncoder("image encoder", siglip, siglip.encoder.layers, torch.float32, longest)
+
+
+def last_states(siglip: Any, pixels_BCHW: Tensor) -> Tensor:
+    """The patches' last states (B, N, D)."""
+    states_BND: Tensor = siglip(pixels_BCHW).last_hidden_state
+    return states_BND
+
+
 def image_encoder(source: Source, device: torch.device) -> AbstractContextManager[EncodePrompts]:
     """SigLIP: a picture -> {"image": its patches' last states (N, D)}."""
-    from transformers import SiglipImageProcessorPil, SiglipVisionConfig, SiglipVisionModel
+    from transformers import SiglipImageProcessorPil
 
     announce("image encoder")
     processor = read_folder(SiglipImageProcessorPil, source.folder("feature_extractor"))
-    config = transformers_config(SiglipVisionConfig, source, "image_encoder", vision_use_head=False)
-    siglip = on_meta(lambda: SiglipVisionModel(config))
-
-    def look(pixels_BCHW: Tensor) -> Tensor:
-        states_BND: Tensor = siglip(pixels_BCHW).last_hidden_state
-        return states_BND
-
-    return vision_tower(siglip, source, processor, device, look, IMAGE_EXTRAS, do_resize=True)
+    built = build_image_encoder(source)
+    look = partial(last_states, built.module)
+    return vision_tower(built, source, processor, device, look, IMAGE_EXTRAS, do_resize=True)
 
 
 def chat_tokens(tokenizer: Any, prompts: list[str]) -> Any:
@@ -139,3 +190,8 @@ def masked(name: str, states_LD: Tensor, mask_L: Tensor) -> Context:
     """States, zero where they are padding, beside their mask."""
     padding = mask_L == 0
     return {name: states_LD.masked_fill(padding[:, None], 0), f"{name}_mask": ~padding}
+
+
+def unmasked(name: str, states_LD: Tensor) -> Context:
+    """States of which none is padding, beside their mask."""
+    return {name: states_LD, f"{name}_mask": torch.ones(len(states_LD), dtype=torch.bool)}

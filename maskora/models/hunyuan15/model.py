@@ -7,7 +7,6 @@ picture through SigLIP, for both guidance branches.
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,18 +17,20 @@ from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 
 from maskora.errors import UserError
-from maskora.models.base import ContextEncoder, Expert, ModelInputs, Transformer, Vae
+from maskora.models.base import ContextEncoder, ModelInputs, Transformer, Vae
 from maskora.models.building import Renamed, announce, build, released
-from maskora.models.checks import T5Encoder
 from maskora.models.encoders import on_meta, scaled
 from maskora.models.files.source import Source
 from maskora.models.hunyuan.common import HunyuanBase
-from maskora.models.hunyuan15 import checks, encoders
-from maskora.models.hunyuan15.checks import (
-    Hunyuan15Transformer,
-    Hunyuan15Vae,
-    Qwen,
-    SiglipVision,
+from maskora.models.hunyuan15 import checks
+from maskora.models.hunyuan15.checks import Hunyuan15Transformer
+from maskora.models.hunyuan15.encoders import (
+    build_glyph_encoder,
+    build_image_encoder,
+    build_text_encoder,
+    glyph_encoder,
+    image_encoder,
+    text_encoder,
 )
 from maskora.models.hunyuan15.names import HUNYUAN15
 from maskora.streaming.checkpoint import Reader, check_all
@@ -58,6 +59,12 @@ class Hunyuan15(HunyuanBase):
         "scheduler": ("scheduler_config.json",),
     }
     settings = checks.HUNYUAN15
+    widths = {  # noqa: RUF012 - never changed
+        "vae": ("latent_channels", "out_channels"),
+        "text_encoder": ("hidden_size", "text_embed_dim"),
+        "text_encoder_2": ("d_model", "text_embed_2_dim"),
+        "image_encoder": ("hidden_size", "image_embed_dim"),
+    }
     read_grid = checks.read_grid
     attention, feed_forward = ATTENTION, FEED_FORWARD
     instead = "HunyuanVideo-1.5-Diffusers-480p_i2v or HunyuanVideo-1.5-Diffusers-720p_i2v"
@@ -73,50 +80,20 @@ class Hunyuan15(HunyuanBase):
             )
         super().check_kind(transformer)
 
-    def widths(self, transformer: Hunyuan15Transformer) -> dict[str, tuple[int, int]]:
-        source = self.source
-        latents = Hunyuan15Vae.of(source, "vae").latent_channels
-        text = Qwen.of(source, "text_encoder").hidden_size
-        glyphs = T5Encoder.of(source, "text_encoder_2").d_model
-        image = SiglipVision.of(source, "image_encoder").hidden_size
-        return {
-            "vae": (latents, transformer.out_channels),
-            "text_encoder": (text, transformer.text_embed_dim),
-            "text_encoder_2": (glyphs, transformer.text_embed_2_dim),
-            "image_encoder": (image, transformer.image_embed_dim),
-        }
-
     def encoders(self) -> tuple[ContextEncoder, ...]:
-        source, dtype, device = self.source, self.dtype, self.device
         return (
-            ContextEncoder(
-                name="text",
-                parts=("text_encoder", "tokenizer"),
-                precision=str(dtype),
-                load=partial(encoders.text_encoder, source, dtype, device),
-                reads_prompt=True,
+            self._text("text", text_encoder, build_text_encoder, "text_encoder", "tokenizer"),
+            self._text(
+                "glyphs", glyph_encoder, build_glyph_encoder, "text_encoder_2", "tokenizer_2"
             ),
-            ContextEncoder(
-                name="glyphs",
-                parts=("text_encoder_2", "tokenizer_2"),
-                precision=str(dtype),
-                load=partial(encoders.glyph_encoder, source, dtype, device),
-                reads_prompt=True,
-            ),
-            ContextEncoder(
-                name="image",
-                parts=("image_encoder", "feature_extractor"),
-                precision="float32",
-                load=partial(encoders.image_encoder, source, device),
-                reads_picture=True,
-            ),
+            self._image(image_encoder, build_image_encoder, "image_encoder", "feature_extractor"),
         )
 
     def vae(self) -> AbstractContextManager[Vae]:
         return autoencoder(self.source, self.placement.vae_tile, self.device)
 
-    def load_transformer(self, expert: Expert | None = None) -> Transformer:
-        transformer = super().load_transformer(expert)
+    def build_transformer(self, part: str = "transformer") -> Transformer:
+        transformer = super().build_transformer(part)
         for block in transformer.transformer_blocks:
             block.attn.set_processor(UnpaddedAttention())
         transformer.context_embedder.register_forward_pre_hook(mask_on_device)
@@ -223,7 +200,7 @@ def autoencoder(source: Source, tile: int | None, device: torch.device) -> Itera
     """The VAE, whole or in square tiles of `tile` pixels that overlap by a quarter."""
     announce("VAE")
     config, weights = source.config("vae"), source.weights("vae")
-    vae = on_meta(lambda: AutoencoderKLHunyuanVideo15.from_config(config))
+    vae = on_meta(source, "vae", lambda: AutoencoderKLHunyuanVideo15.from_config(config))
     check_all(weights, vae)  # what is missing is known before anything is loaded
     if tile is not None:
         cells = tile // vae.spatial_compression_ratio
@@ -237,7 +214,8 @@ class HalvedVae:
 
     def __init__(self, vae: Any, weights: Reader, device: torch.device) -> None:
         """`vae` is on the meta device."""
-        self._vae, self._weights, self._device = vae, weights, device
+        self.module, self._weights, self._device = vae, weights, device
+        self._names = [name for name, _ in vae.named_parameters()]
         self._loaded = ""
 
     def encode(self, video_CTHW: Tensor) -> Tensor:
@@ -249,15 +227,16 @@ class HalvedVae:
     def _with(self, half: str) -> Any:
         """The VAE with one half, and nothing in the other's place."""
         if self._loaded != half:
-            self._vae.encoder, self._vae.decoder = nn.Identity(), nn.Identity()
-            setattr(self._vae, half, self._build(half).to(self._device))
+            self.module.encoder, self.module.decoder = nn.Identity(), nn.Identity()
+            setattr(self.module, half, self._build(half).to(self._device))
             self._loaded = half
-        return self._vae
+        return self.module
 
     def _build(self, half: str) -> Any:
-        prefix, names = f"{half}.", self._weights.names()
-        own = {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
-        whole = type(self._vae)
+        prefix = f"{half}."
+        own = {n.removeprefix(prefix): n for n in self._names if n.startswith(prefix)}
+        whole = type(self.module)
         return build(
-            lambda: getattr(whole.from_config(self._vae.config), half), Renamed(self._weights, own)
+            lambda: getattr(whole.from_config(self.module.config), half),
+            Renamed(self._weights, own),
         )

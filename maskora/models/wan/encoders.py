@@ -4,6 +4,7 @@ import html
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,17 @@ from maskora.errors import UserError
 from maskora.models.base import Context, EncodePrompts, PromptInput
 from maskora.models.building import announce, read_folder
 from maskora.models.checks import transformers_config
-from maskora.models.encoders import NormalisedVae, on_meta, padded, t5, vision_tower
+from maskora.models.encoders import (
+    NormalisedVae,
+    StreamedEncoder,
+    TextModel,
+    empty_pixels,
+    longest_states,
+    on_meta,
+    padded,
+    t5,
+    vision_tower,
+)
 from maskora.models.files.source import Source
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
@@ -25,18 +36,28 @@ TEXT_TOKENS = 512
 IMAGE_EXTRAS = (r"visual_projection\.weight", r"embeddings\.position_ids")
 
 
+def build_text_encoder(source: Source, dtype: torch.dtype) -> StreamedEncoder:
+    """UMT5."""
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    config = transformers_config(UMT5Config, source, "text_encoder")
+    module = on_meta(source, "text_encoder", lambda: UMT5EncoderModel(config))
+
+    def longest(device: torch.device) -> Context:
+        return {"text": longest_states(module, TEXT_TOKENS, dtype, device)}
+
+    return t5("text encoder", module, dtype, longest)
+
+
 def text_encoder(
     source: Source, dtype: torch.dtype, device: torch.device
 ) -> AbstractContextManager[EncodePrompts]:
     """UMT5: prompts -> {"text": embeddings (512, D)} each, zero after the last token."""
-    from transformers import UMT5Config, UMT5EncoderModel
-
     announce("text encoder")
     folder = source.folder("tokenizer")
     tokenizer = open_tokenizer(folder)
-    config = transformers_config(UMT5Config, source, "text_encoder")
-    module = on_meta(lambda: UMT5EncoderModel(config))
-    umt5 = t5(module, source.weights("text_encoder"), dtype, device)
+    built = build_text_encoder(source, dtype)
+    umt5 = TextModel(built, source.weights("text_encoder"), device)
     umt5.check(tokenizer, folder)
 
     def encode(prompts: Sequence[PromptInput]) -> list[Context]:
@@ -47,20 +68,34 @@ def text_encoder(
     return umt5.loaded(encode)
 
 
+def build_image_encoder(source: Source) -> StreamedEncoder:
+    """CLIP's vision tower."""
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    config = transformers_config(CLIPVisionConfig, source, "image_encoder")
+    clip = on_meta(source, "image_encoder", lambda: CLIPVisionModel(config))
+
+    def longest(device: torch.device) -> Context:
+        return {"image": last_but_one(clip, empty_pixels(config, torch.float32, device))[0]}
+
+    return StreamedEncoder("image encoder", clip, clip.encoder.layers, torch.float32, longest)
+
+
+def last_but_one(clip: Any, pixels_BCHW: Tensor) -> Tensor:
+    """The tokens (B, N, D) of a vision tower's second-to-last layer."""
+    states: tuple[Tensor, ...] = clip(pixels_BCHW, output_hidden_states=True).hidden_states
+    return states[-2]
+
+
 def image_encoder(source: Source, device: torch.device) -> AbstractContextManager[EncodePrompts]:
     """CLIP: a picture -> {"image": its second-to-last layer's tokens (N, D)}."""
-    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
+    from transformers import CLIPImageProcessorPil
 
     announce("image encoder")
     processor = read_folder(CLIPImageProcessorPil, source.folder("image_processor"))
-    config = transformers_config(CLIPVisionConfig, source, "image_encoder")
-    clip = on_meta(lambda: CLIPVisionModel(config))
-
-    def look(pixels_BCHW: Tensor) -> Tensor:
-        states: tuple[Tensor, ...] = clip(pixels_BCHW, output_hidden_states=True).hidden_states
-        return states[-2]
-
-    return vision_tower(clip, source, processor, device, look, IMAGE_EXTRAS)
+    built = build_image_encoder(source)
+    look = partial(last_but_one, built.module)
+    return vision_tower(built, source, processor, device, look, IMAGE_EXTRAS)
 
 
 def normalised(vae: Any) -> NormalisedVae:

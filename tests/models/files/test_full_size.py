@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import CLIPVisionModel, UMT5EncoderModel
 
-from maskora.app.footprint import Purpose
 from maskora.app.plan import plan_for
 from maskora.app.workspace import Workspace
 from maskora.config import build_config
+from maskora.memory.plan import Purpose
+from maskora.memory.profile import fingerprint
+from maskora.memory.report import render
 from maskora.models.files.wan import CLIP, UMT5, vae_names
-from maskora.models.registry import Source, open_source, read_sizes
+from maskora.models.registry import Source, open_source
 from maskora.models.wan.names import WAN
 from maskora.streaming.header import SIZES
 from tests.machines import with_gpu
@@ -153,8 +155,8 @@ def write_scaled(folder: Path, name: str) -> dict[str, Path]:
 def assert_is(found: Source, name: str, told: Path) -> None:
     """The arithmetic and the plan are those of the published configuration files."""
     expected = open_source(published.write_published(told, name))
-    ours, theirs = (read_sizes(FAMILIES[name], source) for source in (found, expected))
-    assert (ours.name, ours.grid, ours.parameters) == (theirs.name, theirs.grid, theirs.parameters)
+    ours, theirs = (fingerprint(FAMILIES[name], source) for source in (found, expected))
+    assert ours == theirs
     config = build_config({"model": {"family": FAMILIES[name]}})
     purposes: tuple[Purpose, ...] = ("train", "infer")
     for purpose in purposes:
@@ -162,7 +164,7 @@ def assert_is(found: Source, name: str, told: Path) -> None:
             plan_for(config, Workspace(told), None, source, with_gpu(7.4, 7.8), purpose)
             for source in (found, expected)
         ]
-        assert plans[0].render() == plans[1].render()
+        assert render(plans[:1]) == render(plans[1:])
     config = found.config("transformer")
     assert config["num_attention_heads"] == published.SHAPES[name]["num_attention_heads"]
     built = on_meta(lambda: WanTransformer3DModel.from_config(config))

@@ -10,8 +10,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from maskora import lora
 from maskora.latents import TensorCache, encode_prompts
+from maskora.memory.profile import read_profile
 from maskora.models.base import Grid
-from maskora.models.registry import ModelInputs, PromptInput, open_model, read_grid, read_sizes
+from maskora.models.registry import ModelInputs, PromptInput, open_model, read_grid
 from tests.models.counting import make_fake, on_meta, peak_of
 
 CLOSE = 0.02
@@ -50,14 +51,14 @@ def test_it_answers_with_the_shape_of_the_latents(untrained: Path) -> None:
 
 
 def test_its_parameters_are_counted_from_its_configuration(untrained: Path) -> None:
-    sizes = read_sizes("miniature", untrained)
+    told = read_profile("miniature", untrained, "float32", "attention")
     model = open_model("miniature", untrained, "float32", "cpu")
     transformer = model.load_transformer()
     transformer.streamed.close()
     vae = AutoencoderKLWan.from_config(model.source.config("vae"))
-    assert sizes.parameters["vae"] == sum(p.numel() for p in vae.parameters())
-    assert sizes.parameters["transformer"] == sum(p.numel() for p in transformer.parameters())
-    assert sizes.encoders("float32") == {}
+    assert told.vae_bytes() == 4 * sum(p.numel() for p in vae.parameters())
+    assert told.parameters == sum(p.numel() for p in transformer.parameters())
+    assert told.encoders("float32") == {}
 
 
 @pytest.mark.parametrize("what", ["encode", "decode"])
@@ -77,8 +78,8 @@ def test_its_vaes_planned_peak_is_near_the_counted_one(
 
     with torch.no_grad():
         counted = peak_of(vae.parameters(), compute, mode)[1]
-    sizes = read_sizes("miniature", untrained)
-    arithmetic = sizes.vae_encode_bytes if what == "encode" else sizes.vae_decode_bytes
+    told = read_profile("miniature", untrained, "float32", "attention")
+    arithmetic = told.vae_encode_bytes if what == "encode" else told.vae_decode_bytes
     assert arithmetic(frames, side, side, None) == pytest.approx(counted, rel=CLOSE)
 
 
@@ -89,7 +90,8 @@ def test_its_lora_is_counted_and_all_of_it_learns(untrained: Path, targets: str)
     with closing(transformer.streamed):
         lora.inject(transformer, 4, 4, model.lora_targets(targets), seed=0)
         weights = lora.trainable(transformer)
-        planned = read_sizes("miniature", untrained).lora_parameters(4, targets)
+        told = read_profile("miniature", untrained, "float32", targets)
+        planned = told.lora_parameters(4, targets)
         assert sum(weight.numel() for weight in weights) == planned
         inputs = ModelInputs(torch.randn(1, 20, 3, 8, 8), {"text": torch.zeros(1, 1, 16)})
         noisy = torch.randn(1, 16, 3, 8, 8)

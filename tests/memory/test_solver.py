@@ -8,26 +8,23 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from maskora.errors import UserError
-from maskora.streaming.budget import CONTEXT, RESERVE, Budget, GpuMemory, budget
-from maskora.streaming.demand import (
-    GIB,
+from maskora.memory.machine import CONTEXT, RESERVE, Budget, GpuMemory, budget
+from maskora.memory.solver import (
+    RINGS,
     BlockPhase,
+    Change,
+    ComputeMode,
     Demand,
     Need,
+    Solution,
     Swap,
     TilePhase,
-    Way,
-)
-from maskora.streaming.plan import (
-    RESIDENT,
-    RINGS,
-    Change,
-    Solution,
     check_swap,
     refuse,
     smallest,
     solve,
 )
+from maskora.streaming.placement import GIB, RESIDENT
 
 MIB = 2**20
 LAYER, SPLIT = {"recompute": "layer"}, {"split_batch": True}
@@ -36,14 +33,17 @@ LAYER, SPLIT = {"recompute": "layer"}, {"split_batch": True}
 def training(
     blocks: int = 10, block: int = 100, whole: int = 2000, layer: int = 1000, free: bool = False
 ) -> BlockPhase:
-    """A phase over blocks, sizes in MiB; its second way takes less memory."""
+    """A phase over blocks, sizes in MiB; its second mode takes less memory."""
     return BlockPhase(
         name="train",
         block_bytes=(block * MIB,) * blocks,
         others=50 * MIB,
         adapter=20 * MIB,
         inputs=30 * MIB,
-        ways=(Way(whole * MIB), Way(layer * MIB, SPLIT if free else LAYER, "in turn")),
+        modes=(
+            ComputeMode(whole * MIB),
+            ComputeMode(layer * MIB, SPLIT if free else LAYER, "in turn"),
+        ),
         free=free,
         backward=not free,
     )
@@ -96,10 +96,10 @@ def test_as_few_blocks_are_swapped_as_fit(demand: Demand, budget: int) -> None:
     assume(solution is not None)
     assert isinstance(solution, Solution)
     phase, chosen = demand.blocks, solution.placement
-    (way,) = [w for w in phase.ways if all(getattr(chosen, k) == v for k, v in w.settings.items())
+    (mode,) = [w for w in phase.modes if all(getattr(chosen, k) == v for k, v in w.settings.items())
               and w.activations == solution.needs["train"].activations][:1]  # fmt: skip
     fewer = [k for k in phase.counts("auto", chosen.ring) if k < chosen.blocks_to_swap]
-    assert all(phase.need(k, chosen.ring, way).total > budget for k in fewer)
+    assert all(phase.need(k, chosen.ring, mode).total > budget for k in fewer)
     assert chosen.blocks_to_swap not in range(1, chosen.ring + 1)
 
 
@@ -111,22 +111,22 @@ def test_nothing_that_fits_moves_less_nor_as_much_through_a_longer_ring(
     assume(solution is not None)
     assert isinstance(solution, Solution)
     phase, chosen = demand.blocks, solution.placement
-    faster = [w for w in phase.ways if w.activations >= solution.needs["train"].activations]
+    faster = [w for w in phase.modes if w.activations >= solution.needs["train"].activations]
     costs = [
         (phase.moved(k, ring), -ring)
         for ring in RINGS
         for k in phase.counts("auto", ring)
-        for way in (phase.ways if phase.free else faster)
-        if phase.need(k, ring, way).total <= budget and (k > ring or ring == 2)
+        for mode in (phase.modes if phase.free else faster)
+        if phase.need(k, ring, mode).total <= budget and (k > ring or ring == 2)
     ]
     assert (phase.moved(chosen.blocks_to_swap, chosen.ring), -chosen.ring) == min(costs)
 
 
 def test_a_longer_ring_costs_no_loads_in_training_and_some_in_inference() -> None:
-    train, infer = (replace(training(blocks=40), backward=way) for way in (True, False))
+    train, infer = (replace(training(blocks=40), backward=mode) for mode in (True, False))
     assert train.moved(38, 2) == train.moved(39, 3) == train.moved(40, 4) == 72 * 100 * MIB
-    way = train.ways[0]
-    needs = {train.need(k, ring, way).total for k, ring in ((38, 2), (39, 3), (40, 4))}
+    mode = train.modes[0]
+    needs = {train.need(k, ring, mode).total for k, ring in ((38, 2), (39, 3), (40, 4))}
     assert len(needs) == 1
     assert (infer.moved(38, 2), infer.moved(40, 4)) == (3800 * MIB, 4000 * MIB)
     assert train.moved(2, 2) == infer.moved(4, 4) == 0
@@ -135,7 +135,7 @@ def test_a_longer_ring_costs_no_loads_in_training_and_some_in_inference() -> Non
         solution = solve(Demand(phase), least, "auto", RESIDENT)
         assert solution is not None
         assert (solution.placement.blocks_to_swap, solution.placement.ring) == expected
-    tight = solve(Demand(train), train.need(40, 2, way).total, "auto", RESIDENT)
+    tight = solve(Demand(train), train.need(40, 2, mode).total, "auto", RESIDENT)
     assert tight is not None
     assert (tight.placement.blocks_to_swap, tight.placement.ring) == (40, 2)
     short = solve(Demand(train), least, "auto", RESIDENT, rings=(2,))
@@ -146,7 +146,7 @@ def test_a_longer_ring_costs_no_loads_in_training_and_some_in_inference() -> Non
 def test_an_explicit_number_of_blocks_takes_the_longest_ring_that_fits() -> None:
     phase = training(blocks=10)
     for room, ring in ((0, 2), (100 * MIB, 3), (300 * MIB, 4)):
-        least = phase.need(7, 2, phase.ways[0]).total
+        least = phase.need(7, 2, phase.modes[0]).total
         solution = solve(Demand(phase), least + room, 7, RESIDENT)
         assert solution is not None
         assert (solution.placement.blocks_to_swap, solution.placement.ring) == (7, ring)
@@ -191,7 +191,7 @@ def test_a_slower_way_is_taken_only_where_the_faster_does_not_fit_at_all(
     assume(solution is not None and not demand.blocks.free)
     assert isinstance(solution, Solution)
     phase = demand.blocks
-    fits = [phase.need(k, 2, phase.ways[0]).total <= budget for k in phase.counts("auto", 2)]
+    fits = [phase.need(k, 2, phase.modes[0]).total <= budget for k in phase.counts("auto", 2)]
     assert (solution.placement.recompute == "layer") == (not any(fits))
 
 
@@ -205,8 +205,8 @@ def test_a_way_that_costs_no_time_is_taken_as_soon_as_it_swaps_fewer_blocks(
     assert isinstance(solution, Solution)
     least = [
         min((k for k in demand.blocks.counts("auto", 2)
-             if demand.blocks.need(k, 2, way).total <= budget), default=None)
-        for way in demand.blocks.ways
+             if demand.blocks.need(k, 2, mode).total <= budget), default=None)
+        for mode in demand.blocks.modes
     ]  # fmt: skip
     assert solution.placement.ring == 2
     assert solution.placement.blocks_to_swap == min(k for k in least if k is not None)
@@ -276,10 +276,10 @@ def test_what_the_allocator_loses_is_a_tenth_of_the_activations() -> None:
 
 def test_the_reason_tells_what_one_block_less_would_need() -> None:
     phase = training(whole=100, layer=50)
-    budget = phase.need(6, 2, phase.ways[0]).total
+    budget = phase.need(6, 2, phase.modes[0]).total
     solution = solve(Demand(phase), budget, "auto", RESIDENT)
     assert solution is not None
-    over = f"{phase.need(7, 4, phase.ways[0]).total / GIB:.2f}"
+    over = f"{phase.need(7, 4, phase.modes[0]).total / GIB:.2f}"
     assert solution.reason.startswith(
         f"8 of 10 blocks are swapped through 4 buffers, the fewest that fit (7 would need {over} of"
     )

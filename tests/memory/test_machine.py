@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskora.streaming.budget import CONTEXT, RESERVE, GpuMemory, budget, sold_as
-from maskora.streaming.demand import GIB
+from maskora.memory.machine import CONTEXT, RESERVE, GpuMemory, budget, sold_as
+from maskora.streaming.placement import GIB
 
 gigabytes = st.floats(1, 100)
 

@@ -1,0 +1,1 @@
+"""What a run takes of memory and how the base is placed in it; planning needs no torch."""
