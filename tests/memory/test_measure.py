@@ -179,7 +179,7 @@ def test_moments_are_lines_of_which_the_highest_are_kept() -> None:
     moments = [[7 + 3 * t, 2 + 4 * t, 1 + t] for _, t in sizes]
     kept = pruned(fitted(moments, sizes), [(1, tokens) for tokens in (1, 4, 6, 9)])
     assert kept == [[2, 4], [7, 3]]
-    assert pruned(fitted([[1, 9], [1, 5, 17]], sizes), sizes) == [[6.333, 1.333]]
+    assert pruned(fitted([[1, 9], [1, 5, 17]], sizes), sizes) == [[6.333333, 1.333333]]
 
 
 @pytest.mark.slow

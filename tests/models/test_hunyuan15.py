@@ -183,7 +183,7 @@ def test_of_the_vae_one_half_is_loaded(folder: Path, model: VideoModel) -> None:
     with model.vae() as vae:
         for half, use in (("decoder", vae.decode), ("encoder", vae.encode)):
             use(torch.zeros(32, 1, 3, 3) if half == "decoder" else torch.zeros(3, 1, 48, 48))
-            loaded = sum(p.numel() for p in vae._vae.parameters() if not p.is_meta)
+            loaded = sum(p.numel() for p in vae.module.parameters() if not p.is_meta)
             assert loaded == sum(p.numel() for p in getattr(halves, half).parameters())
 
 
