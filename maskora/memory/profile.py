@@ -130,7 +130,7 @@ class Profile:
 
     def encoders(self, dtype: str) -> dict[str, Encoder]:
         """The encoders of words and pictures, by what people call them."""
-        return {name: Encoder(**told) for name, told in self._weights(dtype)["encoders"].items()}
+        return {name: Encoder(**one) for name, one in self._weights(dtype)["encoders"].items()}
 
     def vae_bytes(self) -> int:
         """The VAE's parameters that are loaded at once, in float32."""
@@ -159,15 +159,15 @@ class Profile:
 
     def _vae(self, what: str, frames: int, area: int) -> int:
         """A tile's largest sum; between and beyond the measured frames it follows a line."""
-        told = {
+        peaks = {
             int(count): _largest(moments, (area, area**2))
             for count, moments in self._table["vae"][what].items()
         }
-        known = sorted(told)
+        known = sorted(peaks)
         after = next((i for i, count in enumerate(known) if count >= frames), len(known) - 1)
         first, second = known[max(0, after - 1)], known[max(1, after)]
-        slope = (told[second] - told[first]) / (second - first)
-        return round(told[first] + slope * (frames - first))
+        slope = (peaks[second] - peaks[first]) / (second - first)
+        return round(peaks[first] + slope * (frames - first))
 
     def _weights(self, dtype: str) -> Mapping[str, Any]:
         table: Mapping[str, Any] = self._table["weights"][dtype]
@@ -245,8 +245,8 @@ def read_profile(family: str, where: Path | Source, dtype: str, targets: str) ->
 def fingerprint(family: str, source: Source) -> str:
     """A name of a base's sizes, from its configurations alone. Raises UserError."""
     facts = {
-        part: told.model_dump(mode="json", exclude=SIZELESS)
-        for part, told in read_settings(family, source).items()
+        part: keys.model_dump(mode="json", exclude=SIZELESS)
+        for part, keys in read_settings(family, source).items()
     }
     return digest(family, str(FORMAT), json.dumps(facts, sort_keys=True))
 
