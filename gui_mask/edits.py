@@ -17,10 +17,10 @@ from maskora.app.workspace import (
     original_video,
 )
 from maskora.errors import Fault, UserError
-from maskora.evaluation.metrics import VISIBLE, measure_leakage
 from maskora.files import move, remove, replacing, write_text
 from maskora.masks import Labels
 from maskora.masks.files import read_labels
+from maskora.video.differences import VISIBLE, measure_leakage
 from maskora.video.fit import fit_image
 from maskora.video.images import image_size, picture_header, read_image, write_png
 from maskora.video.read import read_frames

@@ -90,13 +90,13 @@ class EditPage:
         if not token:
             return ""
         with caught() as problem:
-            workspace = self.state.session(token).workspace
-            caption = workspace.source_frame(0).with_suffix(".txt")
+            session = self.state.session(token)
+            workspace, captions = session.workspace, session.config.prompt
             folders = (workspace.edit_dir(edit or None), workspace.masks_dir)
             files = [path for folder in folders for path in folder.glob("[!.]*")]
-            files = [path for path in (workspace.config, caption, *files) if path.is_file()]
-            times = [(path.name, path.stat().st_mtime_ns) for path in files]
-            return repr((token, edit, sorted(times)))
+            files.append(workspace.source_frame(0).with_suffix(".txt"))
+            times = [(path.name, path.stat().st_mtime_ns) for path in files if path.is_file()]
+            return repr((token, edit, captions, sorted(times)))
         return repr((token, edit, problem.text))
 
     @show_errors

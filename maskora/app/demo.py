@@ -144,18 +144,18 @@ def run_demo(folder: Path, say: Callable[[str], None]) -> None:
     infer_clip(config, workspace, None, None, None, [])
     say("6/6  maskora evaluate: against the truth, which only a rendered clip has")
     say("\n".join(evaluate_result(workspace.root, None, None, clip.truth, None, None)))
-    picture, video = write_pictures(folder, clip, workspace)
-    output = workspace.output_dir(None, None)
-    say(
-        CLOSING.format(
-            picture=picture,
-            video=video,
-            edited=output / "edited.mp4",
-            report=output / "report.html",
-            keyframe=KEYFRAME,
-            box=quoted("X,Y,W,H"),
-            joined=" " if WINDOWS else " \\\n      ",
-        )
+    say(_closing(*write_pictures(folder, clip, workspace), workspace.output_dir(None, None)))
+
+
+def _closing(picture: Path, video: Path, output: Path) -> str:
+    return CLOSING.format(
+        picture=picture,
+        video=video,
+        edited=output / "edited.mp4",
+        report=output / "report.html",
+        keyframe=KEYFRAME,
+        box=quoted("X,Y,W,H"),
+        joined=" " if WINDOWS else " \\\n      ",
     )
 
 

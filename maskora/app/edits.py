@@ -14,9 +14,9 @@ from maskora.app.masking import load_masks
 from maskora.app.workspace import Source, Workspace, check_edit_size, check_video_settings
 from maskora.config import Config
 from maskora.errors import UserError
-from maskora.evaluation.metrics import VISIBLE, Leakage, measure_leakage
 from maskora.method.conditioning import to_unit
 from maskora.video.composite import composite, feather_alpha
+from maskora.video.differences import VISIBLE, Leakage, measure_leakage
 from maskora.video.fit import Placement, fit_image
 from maskora.video.images import read_image
 

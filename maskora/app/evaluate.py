@@ -22,11 +22,12 @@ from maskora.evaluation.clip import (
     open_pictures,
 )
 from maskora.evaluation.judge import FrameSet, Row, Scorers, Truth, gather, judge
-from maskora.evaluation.metrics import EditColours, differs, edit_colours
+from maskora.evaluation.metrics import EditColours, edit_colours
 from maskora.evaluation.report import Picture, as_json, as_page, pictures, report_on, summary
 from maskora.files import digest, digest_stream, sha256_file, write_text
 from maskora.masks.files import read_labels
 from maskora.progress import track
+from maskora.video.differences import differs
 from maskora.video.fit import fit_image, fit_labels
 from maskora.video.images import read_image
 from maskora.video.probe import VideoInfo, probe
@@ -44,7 +45,7 @@ class EditedRecord(BaseModel):
     sha256: str
 
 
-class RunRecord(BaseModel):
+class ResultRecord(BaseModel):
     """The part of run.json, which `infer` leaves beside a result, that is needed here."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -75,7 +76,7 @@ class Result:
 
     folder: Path
     video: VideoInfo
-    record: RunRecord
+    record: ResultRecord
     remedy: str
 
     @property
@@ -116,23 +117,24 @@ class TruthFiles:
             UserError: a picture is damaged or of another size.
         """
         name = f"{number:05d}.png"
-        edited_HWC = self._read(self.folder / name, read_image, fit_image)
+        edited_HWC = self._read(self.folder / name)
         if self.masks:
-            object_HW = self._read(self.folder / "masks" / name, read_labels, fit_labels) > 0
+            object_HW = self._read(self.folder / "masks" / name, labels=True) > 0
         else:
             object_HW = inside_HW & differs(edited_HWC, source_HWC)
         background_HWC = None
         if self.background:
-            background_HWC = self._read(self.folder / "background" / name, read_image, fit_image)
+            background_HWC = self._read(self.folder / "background" / name)
         return Truth(edited_HWC, object_HW, background_HWC)
 
-    def _read(self, path: Path, read: Callable[..., np.ndarray], fit: Callable[..., Any]) -> Any:
+    def _read(self, path: Path, *, labels: bool = False) -> np.ndarray:
         """A picture or labels, fitted where they have the original's size."""
         try:
-            read_image(path)  # what read_labels says of a damaged file is about masks of a clip
+            picture = read_image(path)
         except UserError as error:
             raise UserError(f"--truth: {error}: write this picture of the truth again") from None
-        picture = read(path)
+        if labels:
+            picture = read_labels(path)
         size, source = picture.shape[1::-1], self.source
         if size not in (source.size, source.original_size):
             own, original = (f"{w}x{h}" for w, h in (source.size, source.original_size))
@@ -140,7 +142,9 @@ class TruthFiles:
                 f"--truth: {path} is {size[0]}x{size[1]}: write it in the workspace's size {own} "
                 f"or the original's {original}"
             )
-        return picture if size == source.size else fit(picture, source.placement)
+        if size == source.size:
+            return picture
+        return (fit_labels if labels else fit_image)(picture, source.placement)
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,10 @@ class Judged:
     labels_THW: np.ndarray
     edited: dict[int, np.ndarray]
     truth: TruthFiles | None
+
+    def source_frame(self, frame: int) -> np.ndarray:
+        """A frame of the source, (H, W, 3) uint8. Raises UserError."""
+        return _of_the_clip(self.workspace.source_frame(frame), read_image, self.source)
 
 
 def evaluate_result(
@@ -187,7 +195,7 @@ def evaluate_result(
             raise UserError(f"{key} names nothing: give a folder or a hub id, or leave {key} out")
     judged = _open(Workspace(root), edit, seed, truth)
     colours = edit_colours(
-        (edited, _source_frame(judged, frame), judged.labels_THW[frame] > 0)
+        (edited, judged.source_frame(frame), judged.labels_THW[frame] > 0)
         for frame, edited in judged.edited.items()
     )
     rows, album = _judge(judged, colours, clip, quality)
@@ -226,7 +234,7 @@ def find_result(workspace: Workspace, source: Source, edit: str | None, seed: in
     """
     remedy = f"run python infer.py --config {workspace.config}{f' --edit {edit}' if edit else ''}"
     folder = _result_folder(workspace, edit, seed, remedy)
-    record = read_record(RunRecord, folder / "run.json", remedy)
+    record = read_record(ResultRecord, folder / "run.json", remedy)
     if record.source != source:
         raise UserError(f"{folder} was made before the workspace was prepared anew: {remedy}")
     lossless, mp4 = folder / "edited.mkv", folder / "edited.mp4"
@@ -250,7 +258,7 @@ def _result_folder(workspace: Workspace, edit: str | None, seed: int | None, rem
     first = workspace.output_dir(edit, None)
     if not (first / "run.json").is_file():
         raise UserError(f"{first} holds no finished result: {remedy}")
-    own = read_record(RunRecord, first / "run.json", remedy).seed
+    own = read_record(ResultRecord, first / "run.json", remedy).seed
     if seed in (None, own):
         return first
     folder = workspace.output_dir(edit, seed)
@@ -315,10 +323,6 @@ def find_truth(folder: Path, source: Source) -> TruthFiles:
     return TruthFiles(folder, source, **parts)
 
 
-def _source_frame(judged: Judged, frame: int) -> np.ndarray:
-    return _of_the_clip(judged.workspace.source_frame(frame), read_image, judged.source)
-
-
 def _of_the_clip(path: Path, read: Callable[[Path], np.ndarray], source: Source) -> np.ndarray:
     """A source frame or a mask. Raises UserError where it is not as prepare left it."""
     lost = UserError(
@@ -377,7 +381,7 @@ def _first_as_shown(judged: Judged) -> np.ndarray:
     if judged.result.record.spill == "keep":
         return first_HWC
     inside_HW1 = (judged.labels_THW[0] > 0)[..., None]
-    return np.where(inside_HW1, first_HWC, _source_frame(judged, 0))
+    return np.where(inside_HW1, first_HWC, judged.source_frame(0))
 
 
 def _frame_sets(judged: Judged) -> Iterator[FrameSet]:
@@ -385,7 +389,7 @@ def _frame_sets(judged: Judged) -> Iterator[FrameSet]:
     source, truth = judged.source, judged.truth
     frames = track(judged.result.frames(), "evaluate", source.frames, "frame")
     for number, frame_HWC in enumerate(frames):
-        source_HWC = _source_frame(judged, number)
+        source_HWC = judged.source_frame(number)
         inside_HW = judged.labels_THW[number] > 0
         if not judged.result.exact:
             frame_HWC = fit_image(frame_HWC, source.placement)

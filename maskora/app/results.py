@@ -17,10 +17,10 @@ from maskora.app.edits import Clip, Edit
 from maskora.app.loras import Stacked
 from maskora.app.workspace import Source
 from maskora.config import Config
-from maskora.evaluation.metrics import heat
 from maskora.files import check_free, digest, remove, sha256_file, write_text
 from maskora.models.registry import VideoModel
 from maskora.video.composite import composite, contact_sheet, feather_alpha, paste_over_original
+from maskora.video.differences import heat
 from maskora.video.fit import unfit_mask
 from maskora.video.images import write_png
 from maskora.video.probe import VideoInfo

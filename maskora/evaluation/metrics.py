@@ -13,9 +13,9 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import KDTree
 from skimage.metrics import structural_similarity
 
+from maskora.video.differences import VISIBLE, differs
+
 PEAK = 255.0
-VISIBLE = 20  # levels of 255 in some colour: pictures that differ by less look alike here
-HEAT = 4  # times brighter than it is a difference is shown
 SIGMA, RADIUS = 1.5, 5  # of SSIM's Gaussian window, 11 x 11 pixels (Wang et al. 2004)
 MOVES = 0.5  # pixels per frame: slower than that counts as standing still
 LEAST = 0.01  # share of a region that must be seen in both frames for a number to mean something
@@ -95,49 +95,6 @@ def ssim(one_HWC: np.ndarray, other_HWC: np.ndarray, where_HW: np.ndarray) -> fl
         full=True,
     )
     return float(map_HWC[centres[window] > 0].mean())
-
-
-def differs(one_HWC: np.ndarray, other_HWC: np.ndarray) -> np.ndarray:
-    """The pixels where two uint8 RGB pictures differ by more than 20 levels in some colour."""
-    difference = cv2.absdiff(one_HWC, other_HWC)
-    return np.asarray(difference.max(axis=-1) > VISIBLE)
-
-
-@dataclass(frozen=True)
-class Leakage:
-    """The difference of an edited frame from its source outside the mask, where it should be none.
-
-    Attributes:
-        mean: mean absolute difference in levels of 255.
-        share: share of the outside that differs visibly.
-        difference_HW: the largest difference over the colours, 0 inside the mask; uint8.
-    """
-
-    mean: float
-    share: float
-    difference_HW: np.ndarray
-
-
-def measure_leakage(
-    edited_HWC: np.ndarray, source_HWC: np.ndarray, labels_HW: np.ndarray
-) -> Leakage:
-    """Compare two uint8 frames where the labels are 0."""
-    outside = labels_HW == 0
-    difference = cv2.absdiff(edited_HWC, source_HWC)
-    largest = np.where(outside, difference.max(axis=-1), 0).astype(np.uint8)
-    if not outside.any():
-        return Leakage(0.0, 0.0, largest)
-    return Leakage(
-        mean=float(difference[outside].mean()),
-        share=float((largest[outside] > VISIBLE).mean()),
-        difference_HW=largest,
-    )
-
-
-def heat(difference_HW: np.ndarray) -> np.ndarray:
-    """Differences as colours, (H, W, 3) uint8: the brighter, the more; none is black."""
-    levels = cv2.convertScaleAbs(difference_HW, alpha=HEAT)
-    return np.asarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO))[..., ::-1]
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from maskora.evaluation.judge import GROUPS, MEASURES, FrameSet, Numbers, format_value
-from maskora.evaluation.metrics import HEAT, heat
 from maskora.evaluation.verdict import Sign, Worst, bad_signs, worst_frames
+from maskora.video.differences import HEAT, heat
 
 SHOWN = 6  # frames spread over the clip, beside the worst
 AGAINST_TRUTH = ("hit_rate", "centroid_error", "orientation_error")  # what the summary has of it

@@ -15,7 +15,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,7 +25,7 @@ from torch import Tensor
 
 from maskora.errors import UserError
 from maskora.files import write_bytes
-from maskora.lora.update import LoraWeights, Update, cut, exchange_halves, join, split
+from maskora.lora.update import LoraWeights, Update, cut, join, split
 from maskora.models.files.folder import read_json
 from maskora.models.names import Names
 from maskora.models.wan.names import WAN
@@ -41,6 +40,7 @@ UNSUPPORTED = ("use_dora", "use_qalora", "fan_in_fan_out")
 
 Slot = Literal["down", "up", "up_bias", "alpha", "diff", "diff_b"]
 Slots = dict[Slot, Tensor]
+AlphaOf = Callable[[str, int], float]  # of a module by its name and rank; scale: alpha / rank
 SUFFIXES: dict[str, Slot] = {
     **dict.fromkeys(("lora_down.weight", "lora.down.weight"), "down"),
     **dict.fromkeys(("lora_up.weight", "lora.up.weight"), "up"),
@@ -70,10 +70,12 @@ class FileModule(NamedTuple):
     members: tuple[str, ...]
     table: Names | None
 
-    @property
-    def swapped(self) -> bool:
-        """Whether its rows' halves are exchanged here."""
-        return self.table is not None and self.table.is_swapped(self.name)
+    def exchanged(self, rows_O: Tensor) -> Tensor:
+        """Its rows in the order of here from that of the file, or the other way round."""
+        if self.table is None or not self.table.is_swapped(self.name):
+            return rows_O
+        first, second = rows_O.chunk(2)
+        return torch.cat([second, first])
 
 
 def read(path: Path, names: Names = WAN) -> LoraWeights:
@@ -92,13 +94,13 @@ def read(path: Path, names: Names = WAN) -> LoraWeights:
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     if not tensors:
         raise UserError(f"{path} is no LoRA: it is empty")
-    scaling = _read_scaling(texts, path, any(key.startswith(PEFT) for key in tensors))
+    alpha_of = _read_alphas(texts, path, any(key.startswith(PEFT) for key in tensors))
     joined = _read_joined(texts, path)
     updates: dict[str, Update] = {}
     differences: dict[str, Tensor] = {}
     for held, module, slots in _known(_by_module(tensors, path), names, path):
         where = f"{path}: {module}"
-        update = _update(slots, scaling, held.name, where)
+        update = _update(slots, alpha_of, held.name, where)
         if update is not None:
             _add(updates, _divided_update(update, held, joined, where), path)
         for slot, tensor in _own_differences(slots, update):
@@ -210,7 +212,7 @@ def _locate(module: str, names: Names) -> FileModule | None:
     return FileModule(name, (name,), None) if names.published(name) and not flat else None
 
 
-def _update(slots: Slots, scaling: "Scaling", name: str, where: str) -> Update | None:
+def _update(slots: Slots, alpha_of: AlphaOf, name: str, where: str) -> Update | None:
     """The low-rank update of a module, if it has one."""
     down, up = slots.get("down"), slots.get("up")
     if down is None and up is None and slots.keys() & {"diff", "diff_b"}:
@@ -221,7 +223,7 @@ def _update(slots: Slots, scaling: "Scaling", name: str, where: str) -> Update |
     if not fits or any(size != 1 for size in up.shape[2:]):
         shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
         raise UserError(f"{where}: its matrices {shapes} do not belong together")
-    alpha = scaling.alpha_of(name, len(down))
+    alpha = alpha_of(name, len(down))
     if "alpha" in slots:
         alpha = float(slots["alpha"]) if slots["alpha"].numel() == 1 else 0.0
     if not 0 < alpha < math.inf:
@@ -243,7 +245,7 @@ def _divided_update(
     update: Update, held: FileModule, joined: Mapping[str, tuple[int, float]], where: str
 ) -> dict[str, Update]:
     """What each member gets of an update, if it gets any."""
-    up_OR = exchange_halves(update.up_OR) if held.swapped else update.up_OR
+    up_OR = held.exchanged(update.up_OR)
     dtype = torch.promote_types(update.down_RI.dtype, up_OR.dtype)
     alike = Update(update.down_RI.to(dtype), up_OR.to(dtype), update.alpha)
     if len(held.members) == 1:
@@ -259,8 +261,7 @@ def _divided_update(
 
 def _divided_rows(tensor: Tensor, held: FileModule, where: str) -> dict[str, Tensor]:
     """What each member gets of a difference; of several, those that get any."""
-    if held.swapped:
-        tensor = exchange_halves(tensor)
+    tensor = held.exchanged(tensor)
     if len(held.members) == 1:
         return dict.fromkeys(held.members, tensor)
     parts = tensor.split(_rows_of_members(tensor, held, where))
@@ -285,34 +286,14 @@ def _add(all_: dict[str, Any], some: Mapping[str, Any], path: Path) -> None:
 # ---- Reading: the header's texts
 
 
-@dataclass(frozen=True)
-class Scaling:
-    """How peft scales the updates, where a file says so.
-
-    Attributes:
-        alpha: of modules that no pattern names; None where the file says nothing.
-        ends: how modules' names end, with a dot before (and "^" where they begin) -> their alpha.
-        rank_stabilised: the scale is alpha / sqrt(rank), not alpha / rank.
-    """
-
-    alpha: float | None = None
-    ends: Mapping[str, float] = field(default_factory=dict)
-    rank_stabilised: bool = False
-
-    def alpha_of(self, module: str, rank: int) -> float:
-        """A module's alpha, for a scale of alpha / rank."""
-        if self.alpha is None:
-            return float(rank)
-        alphas = (alpha for end, alpha in self.ends.items() if f"^.{module}".endswith(end))
-        alpha = next(alphas, self.alpha)
-        return alpha * math.sqrt(rank) if self.rank_stabilised else alpha
-
-
-def _read_scaling(texts: Mapping[str, str], path: Path, is_peft: bool) -> Scaling:
-    """How peft scales a file's updates. Raises UserError where that is damaged or not supported.
+def _read_alphas(texts: Mapping[str, str], path: Path, is_peft: bool) -> AlphaOf:
+    """How peft scales a file's updates, where the file says so.
 
     Args:
         is_peft: the file is peft's own, which keeps its settings in a file beside it.
+
+    Raises:
+        UserError: that is damaged or not supported.
     """
     beside = path.with_name(PEFT_CONFIG)
     if is_peft and beside.is_file():
@@ -325,14 +306,21 @@ def _read_scaling(texts: Mapping[str, str], path: Path, is_peft: bool) -> Scalin
     if odd := [key for key in UNSUPPORTED if described.get(key)]:
         raise UserError(f"{path} uses {', '.join(odd)}, which is not supported")
     try:
-        alpha = described.get("lora_alpha")
-        return Scaling(
-            alpha=None if alpha is None else float(alpha),
-            ends={_end(key): float(one) for key, one in described.get("alpha_pattern", {}).items()},
-            rank_stabilised=bool(described.get("use_rslora")),
-        )
+        given, patterns = described.get("lora_alpha"), described.get("alpha_pattern", {})
+        usual = None if given is None else float(given)
+        # How modules' names end, with a dot before (and "^" where they begin).
+        ends = {_end(pattern): float(alpha) for pattern, alpha in patterns.items()}
     except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: its alphas are damaged or not supported: {error}") from None
+
+    def alpha_of(module: str, rank: int) -> float:
+        if usual is None:
+            return float(rank)
+        alphas = (alpha for end, alpha in ends.items() if f"^.{module}".endswith(end))
+        alpha = next(alphas, usual)
+        return alpha * math.sqrt(rank) if described.get("use_rslora") else alpha
+
+    return alpha_of
 
 
 def _end(pattern: str) -> str:
@@ -436,9 +424,7 @@ def _updates(weights: LoraWeights, tables: Sequence[Names]) -> Iterator[tuple[Fi
             ups = [None if one is None else one.up_OR for one in members]
             update = join(members, _rows_to_join(ups, held))
         assert update is not None
-        if held.swapped:
-            update = Update(update.down_RI, exchange_halves(update.up_OR), update.alpha)
-        yield held, update
+        yield held, Update(update.down_RI, held.exchanged(update.up_OR), update.alpha)
 
 
 def _differences(
@@ -455,7 +441,7 @@ def _differences(
                 for one, rows in zip(members, _rows_to_join(members, held), strict=True)
             ]
         )
-        yield held, slot, exchange_halves(whole) if held.swapped else whole
+        yield held, slot, held.exchanged(whole)
 
 
 def _publish(module: str, tables: Sequence[Names]) -> FileModule:

@@ -137,9 +137,3 @@ def split(update: Update, rows: Sequence[int]) -> list[Update | None]:
 def _times(matrix: Tensor, factor: float, alike: bool, dtype: torch.dtype) -> Tensor:
     """A product that float64 keeps so well that its inverse finds the same float32 values."""
     return matrix.to(dtype) if alike else (matrix.double() * factor).to(dtype)
-
-
-def exchange_halves(rows_O: Tensor) -> Tensor:
-    """The second half of the rows, then the first."""
-    first, second = rows_O.chunk(2)
-    return torch.cat([second, first])

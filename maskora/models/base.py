@@ -116,7 +116,7 @@ class ModelInputs:
         condition_BCTHW: mask and condition latents as this base packs them.
         context: what its encoders gave, each tensor with a batch dimension; masks (all that is no
             floating-point tensor) lie in host memory.
-        guidance: told to bases that were distilled to embed it; others ignore it.
+        guidance: for bases that were distilled to embed it; others ignore it.
     """
 
     condition_BCTHW: Tensor
@@ -213,11 +213,11 @@ class VideoModel(Protocol):
         ...
 
     def load_transformer(self, expert: Expert | None = None) -> Transformer:
-        """A frozen transformer (the first, if not told), supplied as `placement` says.
+        """A frozen transformer (the first expert's by default), loaded as `placement` says.
 
         It trains through `transformer.streamed.checkpoint`; `transformer.streamed.close()` frees
-        it.
-        Its module `rope` makes tables of rotary embeddings, a row per token, of (B, C, T', h, w).
+        it. Its module `rope` makes tables of rotary embeddings, a row per token of
+        (B, C, T', h, w).
         """
         ...
 

@@ -98,7 +98,7 @@ def transformers_config(kind: Any, source: Source, part: str, **settings: Any) -
 
 
 def _message(problem: Mapping[str, Any]) -> str:
-    """What one key is, and what it should be."""
+    """The value of one key, and what it should be."""
     key = ".".join(str(step) for step in problem["loc"])
     if problem["type"] == "missing":
         return f"{key} is missing"
@@ -134,7 +134,7 @@ class T5Encoder(TransformersSettings):
 
     @property
     def gated(self) -> bool:
-        """Whether the feed-forward has two ways in, one of which opens the other."""
+        """The feed-forward has two ways in, one of which opens the other."""
         return self.feed_forward_proj.startswith("gated")
 
 

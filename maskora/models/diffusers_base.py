@@ -2,13 +2,15 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from maskora.errors import UserError
@@ -16,6 +18,8 @@ from maskora.files import cache_home, digest
 from maskora.models.acceleration import Acceleration, use_attention
 from maskora.models.base import (
     ALONE,
+    ContextEncoder,
+    EncodePrompts,
     Expert,
     Grid,
     ModelInputs,
@@ -25,6 +29,7 @@ from maskora.models.base import (
 )
 from maskora.models.building import announce
 from maskora.models.checks import Settings, check_settings
+from maskora.models.encoders import StreamedEncoder, on_meta
 from maskora.models.files.source import Source, identity
 from maskora.streaming.blocks import Precision, precise
 from maskora.streaming.checkpoint import Reader
@@ -32,6 +37,12 @@ from maskora.streaming.out_of_memory import with_room
 from maskora.streaming.placement import RESIDENT, Placement
 from maskora.streaming.sources import FORMAT
 from maskora.streaming.weights import more_blocks, stream_weights
+
+Encoding: TypeAlias = AbstractContextManager[EncodePrompts]
+LoadText: TypeAlias = Callable[[Source, torch.dtype, torch.device], Encoding]
+LoadImage: TypeAlias = Callable[[Source, torch.device], Encoding]
+BuildText: TypeAlias = Callable[[Source, torch.dtype], StreamedEncoder]
+BuildImage: TypeAlias = Callable[[Source], StreamedEncoder]
 
 
 class DiffusersBase(VideoModel):
@@ -44,6 +55,7 @@ class DiffusersBase(VideoModel):
         block_lists: their module lists that are streamed, in the order of computation.
         files: part without weights -> file names, of which one must be in its folder.
         settings: part -> what its configuration must say.
+        widths: part -> the key of its width, and the transformer's key that must have as much.
         read_grid: the grid, from the configuration files.
         attention, feed_forward: regular expressions of the module names that carry LoRA.
         instead: what to use where a checkpoint is another one, in words.
@@ -56,6 +68,7 @@ class DiffusersBase(VideoModel):
     block_lists: ClassVar[tuple[str, ...]] = ("blocks",)
     files: ClassVar[dict[str, tuple[str, ...]]]
     settings: ClassVar[Mapping[str, type[Settings]]]
+    widths: ClassVar[dict[str, tuple[str, str]]]
     read_grid: ClassVar[Callable[[Source], Grid]]
     attention: ClassVar[str]
     feed_forward: ClassVar[str]
@@ -76,8 +89,8 @@ class DiffusersBase(VideoModel):
         self.grid = type(self).read_grid(source)
         transformer = self._transformer("transformer")
         self.latent_channels = transformer.out_channels
-        for part, (width, expected) in self.widths(transformer).items():
-            self._check_width(part, width, expected)
+        for part in (part for part in self.widths if part in self.settings):
+            self._check_width(part, transformer)
 
     def _transformer(self, part: str) -> Any:
         """What a transformer's configuration says. Raises UserError."""
@@ -94,7 +107,11 @@ class DiffusersBase(VideoModel):
             )
         self.check_kind(self._transformer(part))
 
-    def _check_width(self, part: str, width: int, expected: int) -> None:
+    def _check_width(self, part: str, transformer: Any) -> None:
+        """What a part gives is as wide as the transformer takes it. Raises UserError."""
+        key, transformers_key = self.widths[part]
+        width = attrgetter(key)(self.settings[part].of(self.source, part))
+        expected = getattr(transformer, transformers_key)
         if width != expected:
             raise UserError(
                 f"{self.source.where}: what its {part} gives is {width} wide, and its transformer "
@@ -106,12 +123,22 @@ class DiffusersBase(VideoModel):
         """The transformer takes what this family's do. Raises UserError."""
 
     @abstractmethod
-    def widths(self, transformer: Any) -> dict[str, tuple[int, int]]:
-        """Part -> how wide what it gives is, and how wide the transformer takes it."""
-
-    @abstractmethod
     def arguments(self, timestep_B: Tensor, inputs: ModelInputs) -> dict[str, Any]:
         """What the transformer is called with, beside the packed latents."""
+
+    def _text(
+        self, name: str, load: LoadText, build: BuildText, *parts: str, reads_picture: bool = False
+    ) -> ContextEncoder:
+        return ContextEncoder(
+            name, parts, str(self.dtype), partial(load, self.source, self.dtype, self.device),
+            partial(build, self.source, self.dtype), reads_prompt=True, reads_picture=reads_picture,
+        )  # fmt: skip
+
+    def _image(self, load: LoadImage, build: BuildImage, *parts: str) -> ContextEncoder:
+        return ContextEncoder(
+            "image", parts, "float32", partial(load, self.source, self.device),
+            partial(build, self.source), reads_picture=True,
+        )  # fmt: skip
 
     def identity(self, part: str) -> str:
         return identity(self.source, part)
@@ -162,9 +189,8 @@ class DiffusersBase(VideoModel):
         return precise(self.dtype, tuple(self.transformer_class._keep_in_fp32_modules or ()))
 
     def build_transformer(self, part: str = "transformer") -> Transformer:
-        with init_empty_weights():
-            transformer = self.transformer_class.from_config(self.source.config(part))
-        return transformer.requires_grad_(False).eval()
+        config = self.source.config(part)
+        return on_meta(self.source, part, lambda: self.transformer_class.from_config(config))
 
     def _load(self, expert: Expert) -> Transformer:
         announce(f"transformer{f' ({expert.name} noise)' if expert.name else ''}")

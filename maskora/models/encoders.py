@@ -24,7 +24,7 @@ from maskora.models.building import (
     released,
     without_prefix,
 )
-from maskora.models.checks import UNUSED_LAYERS
+from maskora.models.checks import UNUSED_LAYERS, reading_config
 from maskora.models.files.source import Source
 from maskora.streaming.blocks import Precision, precise
 from maskora.streaming.checkpoint import Reader
@@ -36,9 +36,13 @@ STREAMED = Placement(blocks_to_swap=1_000, weights="mapped", split_batch=True)
 T5_WORDS = ("shared.weight", "encoder.embed_tokens.weight")
 
 
-def on_meta(make: Callable[[], Any]) -> Any:
-    """A frozen module whose parameters are not there yet; its buffers are."""
-    with init_empty_weights():
+def on_meta(source: Source, part: str, make: Callable[[], Any]) -> Any:
+    """A part's module, frozen, whose parameters are not there yet; its buffers are.
+
+    Raises:
+        UserError: its class cannot use the part's configuration.
+    """
+    with reading_config(source, part), init_empty_weights():
         module = make()
     return module.requires_grad_(False).eval()
 
@@ -115,11 +119,11 @@ def streamed(
     Raises:
         UserError: the weights do not fit the module.
     """
-    supplied = stream_weights(
+    loaded = stream_weights(
         built.module, built.layers, weights, built.precision, STREAMED, device,
         skip=built.skip, ignore=ignore,
     )  # fmt: skip
-    with closing(supplied):
+    with closing(loaded):
         yield torch.no_grad()(encode)
 
 
@@ -237,7 +241,12 @@ def autoencoder(
     """
     announce("VAE")
     config = source.config("vae")
-    vae = build(lambda: kind.from_config(config), source.weights("vae"))
+
+    def make() -> Any:
+        with reading_config(source, "vae"):
+            return kind.from_config(config)
+
+    vae = build(make, source.weights("vae"))
     if tile is not None:
         stride = tile * 3 // 4
         vae.enable_tiling(

@@ -1,4 +1,4 @@
-"""How a model's parts are called in its publisher's files, and in the classes used here.
+"""The names of a model's modules in its publisher's files, and in the classes used here.
 
 Publishers' files (and ComfyUI's, which mostly keep their names) differ from the modules of
 diffusers and transformers in two ways: other names, and fused matrices, whose output rows are those
@@ -47,7 +47,7 @@ class Names:
         return found and tuple(member.format(*found[1]) for member in self.modules[found[0]])
 
     def is_swapped(self, published: str) -> bool:
-        """Whether its two halves are exchanged."""
+        """Its two halves are exchanged here."""
         found = _find(published, self._by_published)
         return found is not None and found[0] in self.swapped
 
@@ -58,7 +58,7 @@ class Names:
         return self.shares.get(found[0], (1,) * len(self.modules[found[0]]))
 
     def divide(self, published: str, rows: int) -> tuple[int, ...] | None:
-        """How many of a publisher's module's rows each member holds; None if they do not go up."""
+        """The rows of a publisher's module that each member holds; None if they do not go up."""
         shares = self.proportion(published)
         unit, rest = divmod(rows, sum(shares))
         return None if rest else tuple(share * unit for share in shares)

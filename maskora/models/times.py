@@ -1,4 +1,4 @@
-"""Latent frames that do not follow one another: a transformer is told by its rotary embedding."""
+"""Latent frames that do not follow one another: the rotary embedding gives them their times."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -38,13 +38,14 @@ NAMES = {
 DIGITS = {"hit": 2, "strict": 2, "grown": 2, "faded": 2, "evolved": 2}
 ALWAYS = ("hit", "strict", "centroid", "angle", "inside_db", "background_db")
 NOT_RUN = "not run"
-INTRODUCTION = f"""\
+INTRODUCTION = """\
 # Evidence
 
 The claims of the paper put to the test on the miniature, the small base that ships with maskora, in
 a rendered world where the truth of every edit is known. This page says how the method behaves
 there; what the published bases do with real videos has not been measured here.
-
+"""
+COMMANDS = f"""\
 ```sh
 python -m research.fidelity --choose     # learning rates and steps, on scenes of their own
 python -m research.fidelity              # every condition on every scene
@@ -186,7 +187,8 @@ def write_evidence(
     """
     measured = Measured(results, scenes)
     base = f"The base's content name is {results.base}; results of different bases do not mix."
-    lines = [INTRODUCTION, base, "", *summary(CLAIMS, measured), "", RULE]
+    lines = [INTRODUCTION, *short_summary(CLAIMS, measured), "", COMMANDS, base, ""]
+    lines += [*summary(CLAIMS, measured), "", RULE]
     for claim in CLAIMS:
         lines += section(claim, measured, _picture(claim, measured, pictures, page))
     tried = ", ".join(map(str, settings.scenes))
@@ -230,6 +232,17 @@ def with_truths(rows: Mapping[str, np.ndarray], own: Subject, scene: int) -> dic
         shown[truth] = as_row(draw_task(scene, subject).edited_THWC)
         shown |= {n: row for n, row in rows.items() if CONDITIONS[n].subject.frames == frames}
     return shown
+
+
+def short_summary(claims: Sequence[Claim], measured: Measured) -> list[str]:
+    """A line per claim: how many of its comparisons came out as claimed."""
+    lines = ["In short (the figures and the rule are below):", ""]
+    for claim in claims:
+        marks = [measured.outcome(comparison).mark for comparison in claim.comparisons]
+        counts = ", ".join(f"{marks.count(mark)} {mark}" for mark in dict.fromkeys(marks))
+        verdict = counts if len(marks) > 1 else marks[0]
+        lines.append(f"{claim.number}. {claim.title}: **{verdict}**")
+    return lines
 
 
 def summary(claims: Sequence[Claim], measured: Measured) -> list[str]:

@@ -7,7 +7,7 @@ import numpy as np
 from maskora.app.edits import Clip, Edit, EditedFrame
 from maskora.app.workspace import Source
 from maskora.config import Config
-from maskora.evaluation.metrics import Leakage
+from maskora.video.differences import Leakage
 
 FRAMES, HEIGHT, WIDTH = 9, 32, 48
 CAPTION = "a blue ball"

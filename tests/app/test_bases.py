@@ -11,15 +11,13 @@ from maskora import lora
 from maskora.app.workspace import Workspace
 from maskora.masks.files import read_labels
 from maskora.models.registry import FAMILIES, names_of
-from maskora.models.tiny import write_tiny_model
 from maskora.training.checkpoint import RunFolder
 from maskora.training.report import read_metrics
 from maskora.video.images import read_image
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
 from tests.app.conftest import FAST, Answer, recolour
-from tests.models import tiny_hunyuan, tiny_hunyuan15
-from tests.research.miniature import untrained
+from tests.models.bases import TINY
 
 Run = Callable[..., Answer]
 SIZES = {"hunyuan-video-1.5-i2v": "128x64"}
@@ -30,18 +28,6 @@ def frames_of(root: Path) -> np.ndarray:
     return np.stack(list(read_frames(probe(root / "output" / "edited.mkv"), 0, None)))
 
 
-def write(folder: Path, family: str) -> None:
-    """A tiny folder of a family's real classes."""
-    if family == "hunyuan-video-i2v":
-        tiny_hunyuan.write(folder)
-    elif family == "hunyuan-video-1.5-i2v":
-        tiny_hunyuan15.write(folder)
-    elif family == "miniature":
-        untrained.write(folder)
-    else:
-        write_tiny_model(folder, family=family)
-
-
 @pytest.fixture(scope="module")
 def edited(
     run: Run, real_clips: Path, tmp_path_factory: pytest.TempPathFactory
@@ -50,7 +36,7 @@ def edited(
 
     def make(family: str) -> Path:
         folder = tmp_path_factory.mktemp(family.replace(".", "-"))
-        write(folder / "model", family)
+        TINY[family](folder / "model")
         answer = run(
             "prepare", real_clips / "dog.mp4", folder / "ws", "--box", "500,200,300,300",
             "--size", SIZES.get(family, "96x64"), "--frames", 9, "--caption", "a dog",

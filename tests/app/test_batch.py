@@ -28,6 +28,7 @@ from tests.app.conftest import Answer
 from tests.conftest import REPOSITORY
 
 Run = Callable[..., Answer]
+LINE = ["clip.mp4", "1,2,3,4", "edited.PNG", "out.mp4"]
 CHILD = """
 import json, os, pathlib, sys
 home = pathlib.Path(__file__).parent
@@ -83,6 +84,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return made
 
 
+def make_job(folder: Path, **files: str | bytes) -> Path:
+    """A job's folder with a video, an edited frame, a box, and more texts: `NAME` is NAME.txt."""
+    folder.mkdir(parents=True)
+    (folder / "video.mp4").touch()
+    (folder / "edited.png").touch()
+    for name, content in {"box": "1, 2,\n3, 4\n", **files}.items():
+        data = content if isinstance(content, bytes) else content.encode()
+        (folder / f"{name}.txt").write_bytes(data)
+    return folder
+
+
 def test_a_first_run_prepares_trains_and_infers(run: Run, child: Child, folder: Path) -> None:
     line = ["clip.mp4", "1,2,3,4", "edited.PNG", "--frames=9", "out.mp4", "--set", "a.b=c"]
     answer = run("edit", *line, "--", "--caption", "- a man", "--keyframe", "4=later one.jpg")
@@ -130,22 +142,22 @@ def test_what_is_clicked_is_followed_once(run: Run, child: Child, folder: Path) 
     assert [words[0] for words in child.asked()] == ["train", "infer"]
 
 
-@pytest.mark.parametrize("status", [1, 2, 130])
+@pytest.mark.parametrize(
+    ("code", "status", "message"),
+    [
+        ("sys.exit(1)", 1, ""),
+        ("sys.exit(2)", 2, ""),
+        ("sys.exit(130)", 130, ""),
+        ("os.kill(os.getpid(), 9)", 1, "maskora: maskora train was killed or has crashed (s"),
+    ],
+)
 def test_a_failing_stage_has_told_why_and_ends_all(
-    run: Run, child: Child, folder: Path, status: int
+    run: Run, child: Child, folder: Path, code: str, status: int, message: str
 ) -> None:
-    child.does("train", f"sys.exit({status})")
-    answer = run("edit", "clip.mp4", "1,2,3,4", "edited.PNG", "out.mp4")
+    child.does("train", code)
+    answer = run("edit", *LINE)
     assert answer.status == status
-    assert answer.err == ""
-    assert [words[0] for words in child.asked()] == ["prepare", "train"]
-
-
-def test_a_stage_that_is_killed_is_told(run: Run, child: Child, folder: Path) -> None:
-    child.does("train", "os.kill(os.getpid(), 9)")
-    answer = run("edit", "clip.mp4", "1,2,3,4", "edited.PNG", "out.mp4")
-    assert answer.status == 1
-    assert answer.err.startswith("maskora: maskora train was killed or has crashed (s")
+    assert answer.err.startswith(message) if message else answer.err == ""
     assert [words[0] for words in child.asked()] == ["prepare", "train"]
 
 
@@ -156,29 +168,21 @@ def test_an_edit_takes_the_place_of_an_earlier_one(folder: Path, before: str) ->
     for name in (before, "00004.txt", "00005.png"):
         (workspace.edits_dir / name).write_text("earlier")
     place_edit(workspace, 4, folder / "later one.jpg")
-    names = sorted(path.name for path in workspace.edits_dir.iterdir())
-    assert names == ["00004.jpg", "00004.txt", "00005.png"]
-    assert (workspace.edits_dir / "00004.jpg").read_text() == "later one.jpg"
+    place_edit(workspace, 5, workspace.edits_dir / "00005.png")  # it is there already
+    found = {path.name: path.read_text() for path in workspace.edits_dir.iterdir()}
+    assert found == {"00004.jpg": "later one.jpg", "00004.txt": "earlier", "00005.png": "earlier"}
 
 
-@pytest.mark.parametrize("name", ["00000.png", "0.png"])
-def test_an_edit_that_lies_in_its_place_already_stays(folder: Path, name: str) -> None:
-    workspace = Workspace(folder / "work")
-    workspace.edits_dir.mkdir(parents=True)
-    (workspace.edits_dir / name).write_text("mine")
-    place_edit(workspace, 0, workspace.edits_dir / name)
-    assert [(p.name, p.read_text()) for p in workspace.edits_dir.iterdir()] == [(name, "mine")]
-
-
-def test_absolute_paths_with_spaces_and_equals_signs(folder: Path) -> None:
+def test_lines_as_people_write_them(folder: Path) -> None:
     odd = folder / "a=b 24.WEBP"
     odd.touch()
-    line = parse_edit_line(
-        [str(folder / "clip.mp4"), "1,2,3,4", str(folder / "edited.PNG"),
-         str(folder / "out.v2.MP4"), "--keyframe", f"0024={odd}"]
-    )  # fmt: skip
-    assert line.edits == {0: folder / "edited.PNG", 24: odd}
+    edited, out = folder / "edited.PNG", folder / "out.v2.MP4"
+    words = [str(folder / "clip.mp4"), "1,2,3,4", str(edited), str(out)]
+    line = parse_edit_line([*words, "--keyframe", f"0024={odd}"])
+    assert line.edits == {0: edited, 24: odd}
     assert line.workspace.root == folder / "out.v2.work"
+    with pytest.raises(UserError, match="--caption needs a value"):
+        parse_edit_line([*words, "--caption"])
 
 
 def test_the_help_names_every_option() -> None:
@@ -186,13 +190,8 @@ def test_the_help_names_every_option() -> None:
     assert sorted(told) == sorted([*OPTIONS, "--help"])
 
 
-def test_an_option_without_a_value_is_told(folder: Path) -> None:
-    with pytest.raises(UserError, match="--caption needs a value"):
-        parse_edit_line(["clip.mp4", "1,2,3,4", "edited.PNG", "out.mp4", "--caption"])
-
-
 def test_what_is_no_device_is_refused_before_any_work(run: Run, child: Child, folder: Path) -> None:
-    answer = run("edit", "clip.mp4", "1,2,3,4", "edited.PNG", "out.mp4", "--device", "gpu")
+    answer = run("edit", *LINE, "--device", "gpu")
     assert (answer.status, child.asked()) == (2, [])
     assert "--device gpu: write cpu, cuda or cuda:N" in answer.err
 
@@ -253,7 +252,7 @@ def test_an_interruption_is_passed_on_once_and_waited_for(
     child: Child, folder: Path, of_the_terminal: bool, status: int
 ) -> None:
     child.does("train", SAVES.replace("130", str(status)))
-    begun = begin(child, "edit", "clip.mp4", "1,2,3,4", "edited.PNG", "out.mp4")
+    begun = begin(child, "edit", *LINE)
     if of_the_terminal:
         os.killpg(begun.pid, signal.SIGINT)
     else:
@@ -267,10 +266,7 @@ def test_an_interruption_is_passed_on_once_and_waited_for(
 @pytest.mark.skipif(sys.platform == "win32", reason="signals to a group are POSIX's")
 def test_an_interrupted_batch_tells_how_far_it_is(child: Child, folder: Path) -> None:
     for name in ("a", "b"):
-        (folder / "jobs" / name).mkdir(parents=True)
-        (folder / "jobs" / name / "video.mp4").touch()
-        (folder / "jobs" / name / "edited.png").touch()
-        (folder / "jobs" / name / "box.txt").write_text("1,2,3,4")
+        make_job(folder / "jobs" / name)
     child.does("edit", f"print('half done')\nsys.stdout.flush()\n{SAVES}")
     begun = begin(child, "batch", "jobs", "out")
     os.killpg(begun.pid, signal.SIGINT)
@@ -279,17 +275,6 @@ def test_an_interrupted_batch_tells_how_far_it_is(child: Child, folder: Path) ->
     assert [line.split()[:2] for line in out.splitlines()[-1:]] == [["a", "failed"]]
     assert "half done" in out
     assert [words[0] for words in child.asked()] == ["edit"]
-
-
-def make_job(folder: Path, **files: str | bytes) -> Path:
-    """A job's folder with a video, an edited frame, a box, and more texts: `NAME` is NAME.txt."""
-    folder.mkdir(parents=True)
-    (folder / "video.mp4").touch()
-    (folder / "edited.png").touch()
-    for name, content in {"box": "1, 2,\n3, 4\n", **files}.items():
-        data = content if isinstance(content, bytes) else content.encode()
-        (folder / f"{name}.txt").write_bytes(data)
-    return folder
 
 
 def test_the_words_of_a_job(tmp_path: Path) -> None:
@@ -315,19 +300,16 @@ def test_the_words_of_a_job(tmp_path: Path) -> None:
     assert given["--frames"][-1] == "17"  # its own option wins
 
 
-@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
-def test_texts_as_windows_writes_them(tmp_path: Path, mark: bytes) -> None:
-    job = make_job(
-        tmp_path / "a",
-        box=mark + b"1,2,3,4\r\n",
-        options=mark + b"--caption caf\xc3\xa9 au lait\r\n# no\r\n--frames 9\r\n",
-    )
-    words = job_words(job, tmp_path / "a.mp4", [])
-    assert words[1] == "1,2,3,4"
-    assert words[6:] == ["--caption", "café au lait", "--frames", "9"]
-
-
-def test_a_text_in_another_encoding_is_told_not_guessed(tmp_path: Path) -> None:
+def test_texts_as_windows_writes_them(tmp_path: Path) -> None:
+    for mark in (b"", b"\xef\xbb\xbf"):
+        job = make_job(
+            tmp_path / str(len(mark)),
+            box=mark + b"1,2,3,4\r\n",
+            options=mark + b"--caption caf\xc3\xa9 au lait\r\n# no\r\n--frames 9\r\n",
+        )
+        words = job_words(job, tmp_path / "a.mp4", [])
+        assert words[1] == "1,2,3,4"
+        assert words[6:] == ["--caption", "café au lait", "--frames", "9"]
     job = make_job(tmp_path / "a", options="--frames 9\n".encode("utf-16"))
     with pytest.raises(UserError, match=r"options\.txt is no UTF-8 text .* save it as UTF-8"):
         job_words(job, tmp_path / "a.mp4", [])
@@ -352,13 +334,9 @@ def test_jobs_in_order_without_the_folder_of_results(tmp_path: Path) -> None:
     assert [job.name for job in jobs] == ["a", "b"]
     assert (out, common) == (tmp_path / "results", ["--frames", "9"])
     assert parse_batch_line([str(tmp_path)])[1] == tmp_path.with_name(f"{tmp_path.name}-out")
-
-
-def test_results_do_not_go_into_a_file(tmp_path: Path) -> None:
-    (tmp_path / "jobs" / "a").mkdir(parents=True)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"the results go into a folder, and .* is a file"):
-        parse_batch_line([str(tmp_path / "jobs"), str(tmp_path / "file")])
+        parse_batch_line([str(tmp_path), str(tmp_path / "file")])
 
 
 def test_a_crash_of_one_job_stops_no_other(run: Run, child: Child, tmp_path: Path) -> None:

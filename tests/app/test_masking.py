@@ -56,25 +56,22 @@ def bare(bare_masters: Make, tmp_path: Path) -> Make:
 
 
 def test_clicked_masks_cover_the_ball(run: Run, bare: Make) -> None:
-    root = bare()
-    answer = run("track", root, "--click", CENTRE)
-    assert answer.status == 0, answer.err
-    assert "simple" in answer.out
+    root = bare("--set", f'tracker.clicks=["{CENTRE}"]')
+    by_table = run("track", root)  # [tracker] takes the place of the options
+    masks = [(root / "masks" / f"{n:05d}.png").read_bytes() for n in range(9)]
+    answer = run("track", root, "--click", CENTRE, "--checkpoint", "owner/sam2")
+    assert (by_table.status, answer.status) == (0, 0), answer.err
+    assert "tracker: simple" in answer.out
     assert "overview.png" in answer.out
+    assert "tracker.checkpoint has no effect" in answer.out
+    assert "no effect" not in by_table.out
+    assert [(root / "masks" / f"{n:05d}.png").read_bytes() for n in range(9)] == masks
     for frame in range(9):
         mask = read_labels(root / "masks" / f"{frame:05d}.png") > 0
         ball = draw_mask(frame)[::2, ::2] > 0
         assert (mask & ball).sum() > 0.95 * ball.sum()
         assert mask.sum() < 8 * ball.sum()
     assert run("check", "--config", root / "edit.toml").status == 0
-
-
-def test_the_table_takes_the_place_of_the_options(run: Run, bare: Make) -> None:
-    root = bare("--set", f'tracker.clicks=["{CENTRE}"]')
-    assert run("track", root).status == 0
-    by_table = [(root / "masks" / f"{n:05d}.png").read_bytes() for n in range(9)]
-    assert run("track", root, "--click", CENTRE).status == 0
-    assert [(root / "masks" / f"{n:05d}.png").read_bytes() for n in range(9)] == by_table
 
 
 def test_several_objects_and_a_box(run: Run, bare: Make) -> None:
@@ -90,10 +87,12 @@ def test_several_objects_and_a_box(run: Run, bare: Make) -> None:
 
 def test_what_was_clicked_in_the_window_is_followed(run: Run, bare: Make) -> None:
     root = bare()
-    assert run("track", root, "--click", CENTRE).status == 0
+    assert run("track", root, "--click", CENTRE, "--click", "0,52,108,+").status == 0
     (root / "masks" / "masks.json").unlink()
     assert run("track", root, "--set", "mask.margin=0.4").status == 0
     assert (root / "masks" / "masks.json").is_file()
+    answer = run("track", root, "--click", CENTRE)
+    assert "2 earlier clicks and boxes are replaced by 1" in answer.out
 
 
 @pytest.mark.parametrize(
@@ -116,16 +115,6 @@ def test_wrong_clicks(run: Run, bare: Make, options: list[str], words: list[str]
     assert not (root / "tracking" / "clicks.json").exists()
 
 
-def test_an_unknown_tracker(run: Run, bare: Make) -> None:
-    answer = run("track", bare(), "--click", CENTRE, "--tracker", "sam9")
-    refused(answer, "[tracker] type", "'simple'", lines=2)
-
-
-def test_a_click_in_what_is_cropped_away(run: Run, bare: Make) -> None:
-    root = bare("--size", "96x96")
-    refused(run("track", root, "--click", "0,5,100,+"), "cropped away")
-
-
 def test_painted_masks_are_kept(run: Run, bare: Make) -> None:
     root = bare()
     assert run("track", root, "--click", CENTRE).status == 0
@@ -146,27 +135,12 @@ def test_without_masks_the_commands_say_where_to_click(run: Run, bare: Make) -> 
         assert "maskora gui" in answer.err
 
 
-def test_a_folder_that_is_no_workspace(run: Run, tmp_path: Path) -> None:
+def test_what_cannot_be_tracked_is_refused(run: Run, bare: Make, tmp_path: Path) -> None:
     refused(run("track", tmp_path, "--click", CENTRE), "not a prepared workspace")
-
-
-def test_replaced_clicks_are_told(run: Run, bare: Make) -> None:
-    root = bare()
-    assert run("track", root, "--click", CENTRE, "--click", "0,52,108,+").status == 0
-    answer = run("track", root, "--click", CENTRE)
-    assert "2 earlier clicks and boxes are replaced by 1" in answer.out
-
-
-def test_a_checkpoint_that_nobody_uses_is_told(run: Run, bare: Make) -> None:
-    root = bare()
-    answer = run("track", root, "--click", CENTRE, "--checkpoint", "owner/sam2")
-    assert answer.status == 0
-    assert "tracker.checkpoint has no effect" in answer.out
-    assert "no effect" not in run("track", root, "--click", CENTRE).out
-
-
-def test_damaged_clicks_are_told(run: Run, bare: Make) -> None:
-    root = bare()
+    root = bare("--size", "96x96")
+    answer = run("track", root, "--click", CENTRE, "--tracker", "sam9")
+    refused(answer, "[tracker] type", "'simple'", lines=2)
+    refused(run("track", root, "--click", "0,5,100,+"), "cropped away")
     Workspace(root).tracking_dir.mkdir()
     Workspace(root).tracking_record.write_text('{"prompts": [{"click": ')
     refused(run("track", root), "clicks.json is damaged")

@@ -12,6 +12,15 @@ from PIL import Image
 from maskora.app.workspace import Workspace, caption_beside, workspace_lock
 from maskora.errors import UserError
 
+HOLD = """
+import sys
+from pathlib import Path
+from maskora.app.workspace import Workspace, workspace_lock
+with workspace_lock(Workspace(Path(sys.argv[1]))):
+    print("held", flush=True)
+    input()
+"""
+
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
@@ -30,39 +39,36 @@ def test_edits_are_found_by_number_in_any_image_format(workspace: Workspace) -> 
     first = image(workspace.edits_dir / "00000.webp")
     later = image(workspace.edits_dir / "24.jpg")
     image(workspace.edits_dir / "hat" / "00000.png")
+    for left_by_file_manager in (".DS_Store", "._00000.png", "Thumbs.db", "desktop.ini"):
+        (workspace.edits_dir / left_by_file_manager).write_bytes(b"\0")
     files = workspace.find_edits(None, 49)
     assert files.first == first
     assert files.keyframes == {24: later}
     assert workspace.find_edits("hat", 49).keyframes == {}
-
-
-def test_a_missing_first_frame_says_what_to_do(workspace: Workspace) -> None:
-    with pytest.raises(UserError, match=r"00000\.png is missing: open source/00000\.png"):
-        _ = workspace.find_edits(None, 49).first
+    with pytest.raises(UserError, match="named edits here: hat"):
+        workspace.find_edits("cap", 49)
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("names", "message"),
     [
-        ("hat.png", "is not a frame"),
-        ("00000.psd", "is not a frame"),
-        ("notes.txt", "is not a frame"),
-        ("00049.png", "frames 0 to 48"),
+        (["hat.png"], "is not a frame"),
+        (["00000.psd"], "is not a frame"),
+        (["notes.txt"], "is not a frame"),
+        (["00000.png/"], "is not a frame"),
+        (["00049.png"], "frames 0 to 48"),
+        (["00000.png", "0.jpg"], "both frame 0"),
+        ([], r"00000\.png is missing: open source/00000\.png"),
     ],
 )
 def test_a_file_that_is_no_frame_is_never_ignored(
-    workspace: Workspace, name: str, message: str
+    workspace: Workspace, names: list[str], message: str
 ) -> None:
-    (workspace.edits_dir / name).write_bytes(b"")
+    for name in names:
+        path = workspace.edits_dir / name
+        path.mkdir() if name.endswith("/") else path.touch()
     with pytest.raises(UserError, match=message):
-        workspace.find_edits(None, 49)
-
-
-def test_two_files_of_one_frame_are_an_error(workspace: Workspace) -> None:
-    image(workspace.edits_dir / "00000.png")
-    image(workspace.edits_dir / "0.jpg")
-    with pytest.raises(UserError, match="both frame 0"):
-        workspace.find_edits(None, 49)
+        _ = workspace.find_edits(None, 49).first
 
 
 @pytest.mark.parametrize(
@@ -80,31 +86,15 @@ def test_a_name_cannot_leave_the_workspace_or_meet_its_own_files(
             place()
 
 
-def test_a_folder_named_like_a_frame_is_never_ignored(workspace: Workspace) -> None:
-    (workspace.edits_dir / "00000.png").mkdir()
-    with pytest.raises(UserError, match="is not a frame"):
-        workspace.find_edits(None, 49)
-
-
-def test_a_caption_that_is_no_utf8_is_named(workspace: Workspace) -> None:
-    path = image(workspace.edits_dir / "00000.png")
-    path.with_suffix(".txt").write_text("a man", encoding="utf-16")
-    with pytest.raises(UserError, match=r"00000\.txt is no UTF-8 text"):
-        caption_beside(path)
-
-
-def test_a_damaged_record_is_named(workspace: Workspace) -> None:
-    workspace.source_dir.mkdir(parents=True)
-    for content in (b"{}", b"\xff\xfe", b'{"fps": "1/0"}'):
-        workspace.source_record.write_bytes(content)
-        with pytest.raises(UserError, match=r"source\.json is damaged"):
-            workspace.read_source()
-
-
-def test_an_unknown_edit_lists_the_known_ones(workspace: Workspace) -> None:
-    image(workspace.edits_dir / "hat" / "00000.png")
-    with pytest.raises(UserError, match="named edits here: hat"):
-        workspace.find_edits("cap", 49)
+def test_windows_devices_are_no_edits_there(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert workspace.edit_dir("con") == workspace.edits_dir / "con"
+    monkeypatch.setattr("maskora.app.workspace.WINDOWS", True)
+    for name in ("con", "NUL", "Com1"):
+        with pytest.raises(UserError, match="Windows has a device of this name"):
+            workspace.edit_dir(name)
+    assert workspace.edit_dir("console") == workspace.edits_dir / "console"
 
 
 def test_the_motion_run_is_shared_between_edits(workspace: Workspace) -> None:
@@ -113,50 +103,26 @@ def test_the_motion_run_is_shared_between_edits(workspace: Workspace) -> None:
     assert workspace.output_dir("hat", 3) == workspace.root / "output" / "hat" / "seed-3"
 
 
-def test_a_caption_beside_an_image_is_one_line(workspace: Workspace) -> None:
-    path = image(workspace.edits_dir / "00000.png")
-    assert caption_beside(path) is None
-    path.with_suffix(".txt").write_text("  a man\n in red \n")
-    assert caption_beside(path) == "a man in red"
-
-
-def test_a_caption_of_notepad_has_no_mark_in_front(workspace: Workspace) -> None:
-    path = image(workspace.edits_dir / "00000.png")
-    path.with_suffix(".txt").write_text("a man", encoding="utf-8-sig")
-    assert caption_beside(path) == "a man"
-
-
-@pytest.mark.parametrize("name", [".DS_Store", "._00000.png", "Thumbs.db", "desktop.ini"])
-def test_what_a_file_manager_leaves_is_no_frame(workspace: Workspace, name: str) -> None:
-    path = image(workspace.edits_dir / "00000.png")
-    (workspace.edits_dir / name).write_bytes(b"\0")
-    assert workspace.find_edits(None, 49).images == {0: path}
-
-
-@pytest.mark.parametrize("name", ["con", "NUL", "Com1"])
-def test_windows_devices_are_no_edits_there(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    assert workspace.edit_dir(name) == workspace.edits_dir / name
-    monkeypatch.setattr("maskora.app.workspace.WINDOWS", True)
-    with pytest.raises(UserError, match="Windows has a device of this name"):
-        workspace.edit_dir(name)
-    assert workspace.edit_dir("console") == workspace.edits_dir / "console"
-
-
-def test_a_folder_that_is_no_workspace_says_so(tmp_path: Path) -> None:
+def test_a_record_that_is_missing_or_damaged_is_named(workspace: Workspace) -> None:
     with pytest.raises(UserError, match="not a prepared workspace"):
-        Workspace(tmp_path).read_source()
+        workspace.read_source()
+    workspace.source_dir.mkdir(parents=True)
+    for content in (b"{}", b"\xff\xfe", b'{"fps": "1/0"}'):
+        workspace.source_record.write_bytes(content)
+        with pytest.raises(UserError, match=r"source\.json is damaged"):
+            workspace.read_source()
 
 
-HOLD = """
-import sys
-from pathlib import Path
-from maskora.app.workspace import Workspace, workspace_lock
-with workspace_lock(Workspace(Path(sys.argv[1]))):
-    print("held", flush=True)
-    input()
-"""
+def test_a_caption_beside_an_image(tmp_path: Path) -> None:
+    path, text = tmp_path / "00000.png", tmp_path / "00000.txt"
+    assert caption_beside(path) is None
+    text.write_text("  a man\n in red \n")
+    assert caption_beside(path) == "a man in red"
+    text.write_text("a man", encoding="utf-8-sig")  # as Notepad writes it
+    assert caption_beside(path) == "a man"
+    text.write_text("a man", encoding="utf-16")
+    with pytest.raises(UserError, match=r"00000\.txt is no UTF-8 text"):
+        caption_beside(path)
 
 
 def holder(root: Path) -> subprocess.Popen[bytes]:
@@ -169,35 +135,29 @@ def holder(root: Path) -> subprocess.Popen[bytes]:
     return process
 
 
-def test_another_program_is_named_as_often_as_one_asks(tmp_path: Path) -> None:
+def test_another_program_is_kept_out_until_it_is_gone(tmp_path: Path) -> None:
     with holder(tmp_path) as other:
-        for _ in range(2):
+        for _ in range(2):  # as often as one asks
             with (
                 pytest.raises(UserError, match=rf"another maskora \(process {other.pid}\): close"),
                 workspace_lock(Workspace(tmp_path)),
             ):
                 pass
-        other.communicate(b"\n")
-    with workspace_lock(Workspace(tmp_path)):
-        assert Workspace(tmp_path).lock_holder.read_text() == str(os.getpid())
-
-
-def test_what_a_killed_program_held_is_free(tmp_path: Path) -> None:
-    with holder(tmp_path) as other:
         other.kill()
     with workspace_lock(Workspace(tmp_path)):
-        pass
+        assert Workspace(tmp_path).lock_holder.read_text() == str(os.getpid())
 
 
 def test_a_holder_that_has_not_written_its_number_yet(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     with workspace_lock(workspace):
         workspace.lock_holder.unlink()
-        with pytest.raises(UserError, match="in another maskora: close"), workspace_lock(workspace):
+        taken = pytest.raises(UserError, match="in another maskora: close")
+        with taken, workspace_lock(workspace):
             pass
 
 
-def test_what_one_thread_holds_another_gives_back(tmp_path: Path) -> None:
+def test_a_lock_taken_in_one_thread_is_given_back_in_another(tmp_path: Path) -> None:
     """The window opens a workspace in one thread and closes it in another."""
     held = workspace_lock(Workspace(tmp_path))
     held.__enter__()

@@ -68,37 +68,23 @@ class Links(HTMLParser):
         self.text += data
 
 
-def test_the_page_needs_nothing_beside_itself(report: Report, album: list[list[Picture]]) -> None:
+def test_the_page(report: Report, album: list[list[Picture]]) -> None:
     page = as_page(report, album)
-    links = Links(page)
-    assert links.links
-    assert all(link.startswith(("data:image/jpeg;base64,", "#")) for link in links.links)
-    assert {link[1:] for link in links.links if link.startswith("#")} <= links.anchors
-    assert not re.search(r"@import|url\(\s*['\"]?(?!#)|<script", page)
-
-
-def test_the_page_tells_what_was_found(report: Report, album: list[list[Picture]]) -> None:
-    text = Links(as_page(report, album)).text
-    assert "frame 4 stands out: Hit rate 0.200 (median 0.900)" in text
-    assert "Outside the mask all 9 frames are identical to the source" in text
-    assert "No known bad sign" in text
-    assert "a note" in text
-
-
-def test_what_people_name_is_not_taken_for_markup(
-    report: Report, album: list[list[Picture]]
-) -> None:
-    page = as_page(report, album)
-    assert "my &lt;edit&gt;" in page
+    parsed = Links(page)
+    assert parsed.links
+    assert all(link.startswith(("data:image/jpeg;base64,", "#")) for link in parsed.links)
+    assert {link[1:] for link in parsed.links if link.startswith("#")} <= parsed.anchors
+    assert not re.search(r"@import|url\(\s*['\"]?(?!#)|<script", page), "nothing beside itself"
+    assert "frame 4 stands out: Hit rate 0.200 (median 0.900)" in parsed.text
+    assert "Outside the mask all 9 frames are identical to the source" in parsed.text
+    assert "No known bad sign" in parsed.text
+    assert "a note" in parsed.text
+    assert "my &lt;edit&gt;" in page, "what people name is not taken for markup"
     assert "a &amp; b.mkv" in page
-
-
-def test_frames_are_spread_over_the_clip_and_the_worst_is_among_them(
-    report: Report, album: list[list[Picture]]
-) -> None:
-    anchors = Links(as_page(report, album)).anchors
-    shown = {int(name.removeprefix("frame-")) for name in anchors if name.startswith("frame-")}
-    assert {0, 4, FRAMES - 1} <= shown
+    shown = {int(name[6:]) for name in parsed.anchors if name.startswith("frame-")}
+    assert {0, 4, FRAMES - 1} <= shown, "spread over the clip, the worst among them"
+    short = as_page(report_on("short", {}, [], gather([{}])), album[:1])
+    assert "the mask covers the whole picture" in short.lower()
 
 
 def test_colours_are_left_to_the_style_sheet(report: Report) -> None:
@@ -117,12 +103,7 @@ def test_large_frames_are_made_small(album: list[list[Picture]]) -> None:
     assert max(len(picture.url) for picture in album[0]) < 60_000
 
 
-def test_a_page_of_one_frame_and_nothing_measured(album: list[list[Picture]]) -> None:
-    page = as_page(report_on("short", {}, [], gather([{}])), album[:1])
-    assert "the mask covers the whole picture" in page.lower()
-
-
-def test_json_has_the_same_numbers(report: Report) -> None:
+def test_json_and_the_summary_have_the_same_numbers(report: Report) -> None:
     content = json.loads(json.dumps(as_json(report), allow_nan=False))
     assert content["means"]["outside_psnr"] == "identical"
     assert content["curves"]["hit_rate"][4] == 0.2
@@ -131,6 +112,12 @@ def test_json_has_the_same_numbers(report: Report) -> None:
         {"frame": 4, "key": "hit_rate", "value": 0.2, "typical": 0.9}
     ]
     assert set(content["measures"]) == set(content["curves"])
+    assert summary(report) == [
+        "outside the mask all 9 frames are identical to the source",
+        "against the truth: hit rate 0.822",
+        "no known bad sign",
+        "frame 4 stands out: Hit rate 0.200 (median 0.900)",
+    ]
 
 
 def test_identical_frames_are_told_so_in_words_and_in_json() -> None:
@@ -143,12 +130,3 @@ def test_identical_frames_are_told_so_in_words_and_in_json() -> None:
     assert summary(report)[-1] == (
         "frame 3 stands out: PSNR outside the mask 41.1 dB (median identical)"
     )
-
-
-def test_the_summary_is_plain(report: Report) -> None:
-    assert summary(report) == [
-        "outside the mask all 9 frames are identical to the source",
-        "against the truth: hit rate 0.822",
-        "no known bad sign",
-        "frame 4 stands out: Hit rate 0.200 (median 0.900)",
-    ]

@@ -344,10 +344,7 @@ def test_sam2_and_the_captioner(window: Window, workspace: Workspace) -> None:
     """Real classes with random weights: what they answer is noise, that they answer is not."""
     write_tiny_sam2(workspace.root / "sam2")
     write_tiny_florence(workspace.root / "florence")
-    set_values(
-        workspace.config,
-        {"caption.model": str(workspace.root / "florence"), "prompt.caption": "auto"},
-    )
+    set_values(workspace.config, {"caption.model": str(workspace.root / "florence")})
     window.press("Tracker ▼")
     window.page.get_by_label("SAM2: needs a checkpoint").check()
     window.page.get_by_label("SAM2 checkpoint").fill("nowhere/at/all")

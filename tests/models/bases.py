@@ -45,8 +45,8 @@ def update(path: Path, **values: Any) -> None:
 def changed(folder: Path, where: Path, part: str, **values: Any) -> Path:
     """A copy with other values in the configuration of one part."""
     copy = copied(folder, where)
-    (path,) = (copy / part).glob("*config.json")
-    update(path, **values)
+    name = "scheduler_config.json" if part == "scheduler" else "config.json"
+    update(copy / part / name, **values)
     return copy
 
 

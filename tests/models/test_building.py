@@ -1,4 +1,4 @@
-"""What is told of a folder that transformers cannot read, and what is not about its files."""
+"""Folders that transformers cannot read are refused; other errors keep their class."""
 
 import errno
 from pathlib import Path

@@ -153,7 +153,7 @@ def test_clips_come_back_with_every_frame_also_in_tiles(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"image_condition_type": "token_replace", "in_channels": 16}, "of 16 channels"),
         ({"image_condition_type": None, "in_channels": 16}, "is a text-to-video"),
@@ -161,11 +161,11 @@ def test_clips_come_back_with_every_frame_also_in_tiles(folder: Path) -> None:
     ],
 )
 def test_other_checkpoints_are_refused_with_what_to_use(
-    folder: Path, tmp_path: Path, changes: dict[str, object], told: str
+    folder: Path, tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
     copy = changed(folder, tmp_path, "transformer", **changes)
     shutil.rmtree(copy / "image_processor")  # text-to-video checkpoints have none
-    with pytest.raises(UserError, match=rf"{told}.*HunyuanVideo-I2V-33ch \(latent-concat\)"):
+    with pytest.raises(UserError, match=rf"{message}.*HunyuanVideo-I2V-33ch \(latent-concat\)"):
         opened(copy)
 
 

@@ -199,7 +199,7 @@ def test_a_damaged_vae_is_told_before_it_is_used(folder: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "message"),
     [
         ("task_type", "t2v", "text-to-video"),
         ("use_meanflow", True, "use_meanflow is set"),
@@ -207,10 +207,10 @@ def test_a_damaged_vae_is_told_before_it_is_used(folder: Path, tmp_path: Path) -
     ],
 )
 def test_a_checkpoint_of_another_kind_is_refused_with_what_to_use(
-    folder: Path, tmp_path: Path, key: str, value: object, told: str
+    folder: Path, tmp_path: Path, key: str, value: object, message: str
 ) -> None:
     other = changed(folder, tmp_path, "transformer", **{key: value})
-    with pytest.raises(UserError, match=rf"{told}.*use HunyuanVideo-1\.5-Diffusers-480p_i2v"):
+    with pytest.raises(UserError, match=rf"{message}.*use HunyuanVideo-1\.5-Diffusers-480p_i2v"):
         opened(other)
 
 

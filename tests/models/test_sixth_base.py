@@ -11,32 +11,30 @@ import numpy as np
 import pytest
 import torch
 from diffusers import SkyReelsV2ImageToVideoPipeline, SkyReelsV2Transformer3DModel
-from PIL import Image
 from torch import Tensor
 
-import maskora.models.registry as models
-from maskora.latents import TensorCache, encode_samples
 from maskora.memory.profile import read_profile
-from maskora.method.conditioning import inference_sample, to_unit
-from maskora.sampling import Denoising, draw_noise
+from maskora.models import registry
 from maskora.streaming.placement import RESIDENT, Placement
+from tests.models.plain import generated, load_pipeline, pipelines_own
 
-FAMILY, FRAMES, HEIGHT, WIDTH = "skyreels-v2-i2v", 9, 64, 96
+FAMILY = "skyreels-v2-i2v"
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-BASE, LINE, CONFIG, WRITER, BRANCH, ENTRY = re.findall(
+BASE, IMPORT, LINE, CONFIG, WRITER, TINY, ENTRY = re.findall(
     r"```(?:python|toml)\n(.*?)```", GUIDE, re.DOTALL
 )
 
 
 @pytest.fixture
 def added(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The base as the guide adds it: a module, and a line in the dict."""
+    """The base as the guide adds it: a module, and its entry in the registry."""
     module = ModuleType("maskora.models.skyreels")
     exec(compile(BASE, "skyreels.py", "exec"), module.__dict__)
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    families = {**models.FAMILIES, **eval(f"{{{LINE}}}", vars(models))}
-    monkeypatch.setattr(models, "FAMILIES", families)
+    names = {**vars(registry)}
+    exec(compile(f"from __future__ import annotations\n{IMPORT}", "registry.py", "exec"), names)
+    monkeypatch.setattr(registry, "FAMILIES", {**registry.FAMILIES, **eval(f"{{{LINE}}}", names)})
 
 
 @pytest.fixture(scope="module")
@@ -49,41 +47,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def generated(folder: Path, placement: Placement, clip: np.ndarray, cache: Path) -> Tensor:
-    """Plain image-to-video of a clip's first frame, (3, T, H, W) in [0, 1]."""
-    model = models.open_model(FAMILY, folder, "float32", "cpu", placement)
-    video = to_unit(torch.from_numpy(clip))
-    keep = torch.zeros(FRAMES, HEIGHT, WIDTH)
-    plain = inference_sample(video, keep, video[:, 0], "first-frame", "a man")
-    (sample,) = encode_samples([plain], model, TensorCache(cache))
-    noise = draw_noise((16, *sample.condition_CTHW.shape[1:]), seed=7)
-    run = Denoising(model, sample, sample.context, noise, 4, 1.0, None)
-    run.advance(model.load_transformer())
-    with model.vae() as vae:
-        return (vae.decode(run.result()) / 2 + 0.5).clamp(0, 1)
-
-
 def test_the_guides_base_equals_its_own_pipeline_resident_and_streamed(
-    added: None, folder: Path, tmp_path: Path
+    added: None, folder: Path, clip: np.ndarray, tmp_path: Path
 ) -> None:
-    clip = np.random.default_rng(3).integers(0, 256, (FRAMES, HEIGHT, WIDTH, 3), dtype=np.uint8)
-    ours = generated(folder, RESIDENT, clip, tmp_path)
-    pipe = SkyReelsV2ImageToVideoPipeline.from_pretrained(folder)
-    pipe.set_progress_bar_config(disable=True)
-    theirs = pipe(
-        Image.fromarray(clip[0]), prompt="a man", height=HEIGHT, width=WIDTH, num_frames=FRAMES,
-        num_inference_steps=4, guidance_scale=1.0, generator=torch.Generator().manual_seed(7),
-        output_type="pt",
-    ).frames[0]  # fmt: skip
-    assert theirs.std() > 0.05, "the comparison must be about a picture"
-    assert (ours.transpose(0, 1) - theirs).abs().max() <= 1e-4
-    assert torch.equal(generated(folder, Placement(2, "mapped"), clip, tmp_path), ours)
+    def ours(placement: Placement) -> Tensor:
+        model = registry.open_model(FAMILY, folder, "float32", "cpu", placement)
+        return generated(model, clip, tmp_path, "a man")
+
+    pipe = load_pipeline(SkyReelsV2ImageToVideoPipeline, folder)
+    theirs = pipelines_own(pipe, clip, "a man", height=64, width=96, guidance_scale=1.0)
+    resident = ours(RESIDENT)
+    assert (resident - theirs).abs().max() <= 1e-4
+    assert torch.equal(ours(Placement(2, "mapped")), resident)
 
 
 def test_the_planner_counts_its_parameters(added: None, folder: Path) -> None:
-    told = read_profile(FAMILY, folder, "float32", "attention").parameters
+    counted = read_profile(FAMILY, folder, "float32", "attention").parameters
     model = SkyReelsV2Transformer3DModel.from_pretrained(folder / "transformer")
-    assert told == sum(parameter.numel() for parameter in model.parameters())
+    assert counted == sum(parameter.numel() for parameter in model.parameters())
 
 
 def put_before(file: Path, *pairs: tuple[str, str]) -> None:
@@ -97,21 +78,25 @@ def put_before(file: Path, *pairs: tuple[str, str]) -> None:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A copy of the repository with the six steps of the guide taken."""
+    """A copy of the repository with the steps of the guide taken."""
     copy = tmp_path / "repository"
     for name in ("maskora", "tests", "configs"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", copy)
     (tmp_path / "shared").symlink_to(ROOT.parent / "shared")
     (copy / "maskora/models/skyreels.py").write_text(BASE)
-    put_before(copy / "maskora/models/registry.py", ('    "miniature": Family(', LINE))
+    put_before(
+        copy / "maskora/models/registry.py",
+        ("WAN, HUNYUAN, HUNYUAN15 = ", f"{IMPORT}\n\n"),
+        ('    "miniature": Family(', LINE),
+    )
     (copy / "configs/skyreels-v2-i2v-540p.toml").write_text(CONFIG)
     (copy / "tests/models/tiny_skyreels.py").write_text(WRITER)
     imported = "from tests.models import tiny_skyreels\n"
     put_before(
-        copy / "tests/app/test_bases.py",
+        copy / "tests/models/bases.py",
         ("from tests.models import tiny_hunyuan", imported),
-        ("    else:\n        write_tiny_model(", BRANCH),
+        ("    MINIATURE: untrained.write", TINY),
     )
     entries = '    "hunyuan-video-i2v": published_hunyuan.'
     put_before(copy / "tests/app/test_configs.py", (entries, ENTRY))

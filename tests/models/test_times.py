@@ -33,8 +33,8 @@ def test_frames_have_the_places_that_they_have_in_the_whole_clip(tiny: Tiny, fam
     channels = transformer.config.in_channels
 
     def tables(frames: int) -> list[Tensor]:
-        told = transformer.rope(torch.randn(1, channels, frames, ROWS, COLUMNS))
-        return [rows_of(table, frames) for table in told]
+        made = transformer.rope(torch.randn(1, channels, frames, ROWS, COLUMNS))
+        return [rows_of(table, frames) for table in made]
 
     whole, three = tables(8), tables(3)
     with at_times(transformer, (0, 4, 7)):

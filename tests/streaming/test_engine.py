@@ -43,13 +43,19 @@ def test_resident_blocks_never_travel() -> None:
     assert still.streamer.traffic.bytes == 0
 
 
-@settings(max_examples=40, deadline=None)
-@given(count=st.integers(1, 9), share=st.floats(0, 1), ring=st.integers(2, 4), direct=st.booleans())
+@settings(max_examples=60, deadline=None)
+@given(
+    count=st.integers(1, 9), share=st.floats(0, 1), ring=st.integers(1, 4), pieces=st.integers(0, 6)
+)
 def test_a_step_moves_twice_the_streamed_blocks_less_the_ring_and_gives_the_same_numbers(
-    count: int, share: float, ring: int, direct: bool
+    count: int, share: float, ring: int, pieces: int
 ) -> None:
+    """Copied directly, or through staging in pieces of any size."""
     swapped = round(share * count)
-    model, resident = Model(count, swapped, ring, direct), Model(count, 0, ring, direct)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("maskora.streaming.transfer.STAGING_PIECE", 64 * pieces)
+        model = Model(count, swapped, ring, direct=pieces == 0)
+    resident = Model(count, 0, ring, direct=True)
     x = torch.ones(2, WIDTH)
     assert torch.equal(model.train(x), resident.train(x))  # fills the ring
     before = model.streamer.traffic.bytes
@@ -61,6 +67,7 @@ def test_a_step_moves_twice_the_streamed_blocks_less_the_ring_and_gives_the_same
     moved = model.streamer.traffic.bytes - before
     assert moved <= 2 * swapped * model.size
     assert (moved > 0) == (swapped > ring)
+    model.streamer.close()
 
 
 @pytest.mark.parametrize("direct", [True, False])

@@ -181,26 +181,18 @@ def test_one_line_says_what_was_pinned_and_what_it_costs(
     ]
 
 
+@pytest.mark.parametrize("offload", [False, True])
 @pytest.mark.parametrize(("quota", "blocks"), [(0.5, 0), (2.0, 2), (16.0, 19), (40.0, BLOCKS)])
 def test_where_nothing_is_kept_blocks_are_pinned_at_the_first_visit(
-    original: Deep, quota: float, blocks: int, monkeypatch: pytest.MonkeyPatch
+    original: Deep, quota: float, blocks: int, offload: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ours = machine(original, quota, monkeypatch, offload=False)
+    """Whether inputs could be kept or not: inference keeps none."""
+    ours = machine(original, quota, monkeypatch, offload=offload)
     assert ours.pinned["blocks"] == 0  # samples on their way come first
     assert torch.equal(ours.infer(), original(given()))
     assert ours.pinned == {"staging": 0 if quota == 40 else 4, "kept": 0, "blocks": blocks}
     assert torch.equal(ours.infer(), original(given()))
     assert torch.equal(ours.infer(), original(given()))
-
-
-@pytest.mark.parametrize("quota", [16.0, 40.0])
-def test_inference_that_could_keep_inputs_pins_blocks_at_its_first_visit(
-    original: Deep, quota: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ours = machine(original, quota, monkeypatch)
-    assert ours.pinned["blocks"] == 0
-    assert torch.equal(ours.infer(), original(given()))
-    assert ours.pinned["blocks"] == (BLOCKS if quota == 40 else 19)
 
 
 @pytest.mark.parametrize("weights", ["pageable", "mapped"])

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -21,24 +21,6 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
     """Pieces of 64 bytes: a block of the ring's models has five."""
     monkeypatch.setattr(transfer, "STAGING_PIECE", 64)
     return 64
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    pieces=st.integers(1, 6), swapped=st.integers(1, 6), ring=st.integers(1, 3), again=st.booleans()
-)
-def test_blocks_in_pieces_of_any_size_give_the_same_numbers(
-    pieces: int, swapped: int, ring: int, again: bool
-) -> None:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(transfer, "STAGING_PIECE", 64 * pieces)
-        model = Model(6, swapped, ring, direct=False)
-    resident = Model(6, 0, ring, direct=True)
-    x = torch.ones(2, WIDTH)
-    for _ in range(1 + again):
-        assert torch.equal(model.train(x), resident.train(x))
-        assert torch.equal(model.infer(x), resident.infer(x))
-    model.streamer.close()
 
 
 @pytest.mark.parametrize(

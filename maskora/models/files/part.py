@@ -77,7 +77,7 @@ class StoredPart:
 
     @cached_property
     def kind(self) -> Kind:
-        """What the tensors are. Raises UserError where they are not this part."""
+        """The recognised tensors. Raises UserError where they are not this part."""
         kind = recognise(self.weights, self._layouts(), WHAT[self.part])
         for theirs, ours in AGREE.items():
             given, found = self.given.get(theirs), kind.config.get(ours)

@@ -1,4 +1,4 @@
-"""Where the parts of a base come from: one folder, files of their own, or both."""
+"""The parts of a base, from one folder, from files of their own, or from both."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,7 +34,7 @@ STEM = "diffusion_pytorch_model"
 
 
 class Source(Protocol):
-    """Where a base's parts come from.
+    """The parts of a base, wherever they lie.
 
     Attributes:
         where: the folder that people gave.
@@ -44,7 +44,7 @@ class Source(Protocol):
 
     @property
     def description(self) -> str:
-        """What was found there; a further line for each part that is not as diffusers has it.
+        """The layout, and a further line for each part that is not as diffusers has it.
 
         Raises:
             UserError: such a part is damaged, or is another model's.
@@ -85,7 +85,7 @@ class Source(Protocol):
         ...
 
     def parts(self) -> list[str]:
-        """Which parts have files."""
+        """The parts that have files."""
         ...
 
     def paths(self, part: str) -> list[Path]:

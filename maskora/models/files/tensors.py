@@ -33,7 +33,7 @@ INSTEAD = "name a .safetensors file of the same model (bf16, fp16 or scaled fp8)
 
 @dataclass(frozen=True)
 class Weights:
-    """What some files hold.
+    """The tensors of some files.
 
     Attributes:
         stored: every tensor, by its name in the files.
@@ -84,7 +84,7 @@ def read_small(stored: Stored, count: int) -> bytes:
 
 
 def _read(path: Path) -> dict[str, Stored]:
-    """Where each tensor of a file lies, by name. Raises UserError."""
+    """The place of each tensor of a file, by name. Raises UserError."""
     if path.suffix == ".ckpt":
         raise UserError(f"{path} is a pickled checkpoint, which may run code: {INSTEAD}")
     start = _start(path)
@@ -98,7 +98,7 @@ def _read(path: Path) -> dict[str, Stored]:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Whether a file begins as the format does: the length of a JSON object, and the object."""
+    """A file begins as the format does: the length of a JSON object, and the object."""
     return _start(path)[LENGTH_BYTES:] == b"{"
 
 
@@ -184,7 +184,7 @@ class Translation:
         return self.prefix + (theirs or parameter)
 
     def has(self, beginning: str) -> bool:
-        """Whether there are parameters whose names begin so."""
+        """There are parameters whose names begin so."""
         return any(name.startswith(beginning) for name in self.shapes)
 
     def length(self, *places: tuple[str, int]) -> int:
@@ -207,7 +207,7 @@ class Translation:
         return found.most_common(1)[0][0]
 
     def count(self, beginning: str) -> int:
-        """How many blocks there are whose names begin so, by the highest number that follows."""
+        """The number of blocks whose names begin so, by the highest number that follows."""
         rest = (n.removeprefix(beginning) for n in self.shapes if n.startswith(beginning))
         numbers = (int(number) for name in rest if (number := name.partition(".")[0]).isdecimal())
         return max(numbers, default=-1) + 1

@@ -21,7 +21,7 @@ from maskora.models.files.source import Source
 
 
 class HunyuanCommon(Settings):
-    """What the transformers of HunyuanVideo and HunyuanVideo-1.5 have in common."""
+    """The keys that the transformers of HunyuanVideo and HunyuanVideo-1.5 share."""
 
     num_layers: Whole
     num_attention_heads: Whole

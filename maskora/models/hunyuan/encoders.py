@@ -51,7 +51,7 @@ def build_text_encoder(source: Source, dtype: torch.dtype) -> StreamedEncoder:
 
     config = transformers_config(LlavaConfig, source, "text_encoder")
     config.text_config.num_hidden_layers -= UNUSED_LAYERS
-    llava = on_meta(lambda: LlavaModel(config))
+    llava = on_meta(source, "text_encoder", lambda: LlavaModel(config))
     llava.language_model.norm = nn.Identity()
 
     def longest(device: torch.device) -> Context:
@@ -119,7 +119,7 @@ def build_pooled_encoder(source: Source, dtype: torch.dtype) -> StreamedEncoder:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = transformers_config(CLIPTextConfig, source, "text_encoder_2")
-    clip = on_meta(lambda: CLIPTextModel(config))
+    clip = on_meta(source, "text_encoder_2", lambda: CLIPTextModel(config))
 
     def longest(device: torch.device) -> Context:
         tokens_BL = torch.ones(1, POOLED_TOKENS, dtype=torch.int64, device=device)

@@ -9,7 +9,6 @@ frame 0 shows inside the mask is the edited frame itself.
 """
 
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from maskora.models.base import ContextEncoder, ModelInputs, PromptInput, Vae
 from maskora.models.encoders import autoencoder, scaled
 from maskora.models.files.source import Source
 from maskora.models.hunyuan import checks
-from maskora.models.hunyuan.checks import ClipText, HunyuanTransformer, HunyuanVae, Llava
+from maskora.models.hunyuan.checks import HunyuanTransformer
 from maskora.models.hunyuan.common import HunyuanBase
 from maskora.models.hunyuan.encoders import (
     build_pooled_encoder,
@@ -59,6 +58,11 @@ class Hunyuan(HunyuanBase):
         "scheduler": ("scheduler_config.json",),
     }
     settings = checks.HUNYUAN
+    widths = {  # noqa: RUF012 - never changed
+        "vae": ("latent_channels", "out_channels"),
+        "text_encoder": ("text_config.hidden_size", "text_embed_dim"),
+        "text_encoder_2": ("hidden_size", "pooled_projection_dim"),
+    }
     read_grid = checks.read_grid
     attention, feed_forward = ATTENTION, FEED_FORWARD
     instead = "HunyuanVideo-I2V-33ch (latent-concat)"
@@ -80,35 +84,12 @@ class Hunyuan(HunyuanBase):
             )
         super().check_kind(transformer)
 
-    def widths(self, transformer: HunyuanTransformer) -> dict[str, tuple[int, int]]:
-        latents = HunyuanVae.of(self.source, "vae").latent_channels
-        text = Llava.of(self.source, "text_encoder").text_config.hidden_size
-        pooled = ClipText.of(self.source, "text_encoder_2").hidden_size
-        return {
-            "vae": (latents, transformer.out_channels),
-            "text_encoder": (text, transformer.text_embed_dim),
-            "text_encoder_2": (pooled, transformer.pooled_projection_dim),
-        }
-
     def encoders(self) -> tuple[ContextEncoder, ...]:
+        read = ("text_encoder", "tokenizer", "image_processor")
+        pooled = ("text_encoder_2", "tokenizer_2")
         return (
-            ContextEncoder(
-                name="text",
-                parts=("text_encoder", "tokenizer", "image_processor"),
-                precision=str(self.dtype),
-                load=partial(text_encoder, self.source, self.dtype, self.device),
-                build=partial(build_text_encoder, self.source, self.dtype),
-                reads_prompt=True,
-                reads_picture=True,
-            ),
-            ContextEncoder(
-                name="pooled",
-                parts=("text_encoder_2", "tokenizer_2"),
-                precision=str(self.dtype),
-                load=partial(pooled_encoder, self.source, self.dtype, self.device),
-                build=partial(build_pooled_encoder, self.source, self.dtype),
-                reads_prompt=True,
-            ),
+            self._text("text", text_encoder, build_text_encoder, *read, reads_picture=True),
+            self._text("pooled", pooled_encoder, build_pooled_encoder, *pooled),
         )
 
     def negative(self, wanted: PromptInput, prompt: str) -> PromptInput:

@@ -50,7 +50,7 @@ def build_text_encoder(source: Source, dtype: torch.dtype) -> StreamedEncoder:
 
     config = transformers_config(Qwen2_5_VLTextConfig, source, "text_encoder")
     config.num_hidden_layers -= UNUSED_LAYERS
-    module = on_meta(lambda: Qwen2_5_VLTextModel(config))
+    module = on_meta(source, "text_encoder", lambda: Qwen2_5_VLTextModel(config))
     module.norm = nn.Identity()
 
     def longest(device: torch.device) -> Context:
@@ -94,7 +94,7 @@ def build_glyph_encoder(source: Source, dtype: torch.dtype) -> StreamedEncoder:
     from transformers import T5Config, T5EncoderModel
 
     config = transformers_config(T5Config, source, "text_encoder_2")
-    module = on_meta(lambda: T5EncoderModel(config))
+    module = on_meta(source, "text_encoder_2", lambda: T5EncoderModel(config))
 
     def longest(device: torch.device) -> Context:
         return unmasked("glyphs", longest_states(module, GLYPH_TOKENS, dtype, device))
@@ -137,7 +137,7 @@ def build_image_encoder(source: Source) -> StreamedEncoder:
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
     config = transformers_config(SiglipVisionConfig, source, "image_encoder", vision_use_head=False)
-    siglip = on_meta(lambda: SiglipVisionModel(config))
+    siglip = on_meta(source, "image_encoder", lambda: SiglipVisionModel(config))
 
     def longest(device: torch.device) -> Context:
         return {"image": last_states(siglip, empty_pixels(config, torch.float32, device))[0]}

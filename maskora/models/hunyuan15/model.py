@@ -7,7 +7,6 @@ picture through SigLIP, for both guidance branches.
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,16 +19,18 @@ from torch import Tensor, nn
 from maskora.errors import UserError
 from maskora.models.base import ContextEncoder, ModelInputs, Transformer, Vae
 from maskora.models.building import Renamed, announce, build, released
-from maskora.models.checks import T5Encoder
 from maskora.models.encoders import on_meta, scaled
 from maskora.models.files.source import Source
 from maskora.models.hunyuan.common import HunyuanBase
-from maskora.models.hunyuan15 import checks, encoders
-from maskora.models.hunyuan15.checks import (
-    Hunyuan15Transformer,
-    Hunyuan15Vae,
-    Qwen,
-    SiglipVision,
+from maskora.models.hunyuan15 import checks
+from maskora.models.hunyuan15.checks import Hunyuan15Transformer
+from maskora.models.hunyuan15.encoders import (
+    build_glyph_encoder,
+    build_image_encoder,
+    build_text_encoder,
+    glyph_encoder,
+    image_encoder,
+    text_encoder,
 )
 from maskora.models.hunyuan15.names import HUNYUAN15
 from maskora.streaming.checkpoint import Reader, check_all
@@ -58,6 +59,12 @@ class Hunyuan15(HunyuanBase):
         "scheduler": ("scheduler_config.json",),
     }
     settings = checks.HUNYUAN15
+    widths = {  # noqa: RUF012 - never changed
+        "vae": ("latent_channels", "out_channels"),
+        "text_encoder": ("hidden_size", "text_embed_dim"),
+        "text_encoder_2": ("d_model", "text_embed_2_dim"),
+        "image_encoder": ("hidden_size", "image_embed_dim"),
+    }
     read_grid = checks.read_grid
     attention, feed_forward = ATTENTION, FEED_FORWARD
     instead = "HunyuanVideo-1.5-Diffusers-480p_i2v or HunyuanVideo-1.5-Diffusers-720p_i2v"
@@ -73,46 +80,13 @@ class Hunyuan15(HunyuanBase):
             )
         super().check_kind(transformer)
 
-    def widths(self, transformer: Hunyuan15Transformer) -> dict[str, tuple[int, int]]:
-        source = self.source
-        latents = Hunyuan15Vae.of(source, "vae").latent_channels
-        text = Qwen.of(source, "text_encoder").hidden_size
-        glyphs = T5Encoder.of(source, "text_encoder_2").d_model
-        image = SiglipVision.of(source, "image_encoder").hidden_size
-        return {
-            "vae": (latents, transformer.out_channels),
-            "text_encoder": (text, transformer.text_embed_dim),
-            "text_encoder_2": (glyphs, transformer.text_embed_2_dim),
-            "image_encoder": (image, transformer.image_embed_dim),
-        }
-
     def encoders(self) -> tuple[ContextEncoder, ...]:
-        source, dtype, device = self.source, self.dtype, self.device
         return (
-            ContextEncoder(
-                name="text",
-                parts=("text_encoder", "tokenizer"),
-                precision=str(dtype),
-                load=partial(encoders.text_encoder, source, dtype, device),
-                build=partial(encoders.build_text_encoder, source, dtype),
-                reads_prompt=True,
+            self._text("text", text_encoder, build_text_encoder, "text_encoder", "tokenizer"),
+            self._text(
+                "glyphs", glyph_encoder, build_glyph_encoder, "text_encoder_2", "tokenizer_2"
             ),
-            ContextEncoder(
-                name="glyphs",
-                parts=("text_encoder_2", "tokenizer_2"),
-                precision=str(dtype),
-                load=partial(encoders.glyph_encoder, source, dtype, device),
-                build=partial(encoders.build_glyph_encoder, source, dtype),
-                reads_prompt=True,
-            ),
-            ContextEncoder(
-                name="image",
-                parts=("image_encoder", "feature_extractor"),
-                precision="float32",
-                load=partial(encoders.image_encoder, source, device),
-                build=partial(encoders.build_image_encoder, source),
-                reads_picture=True,
-            ),
+            self._image(image_encoder, build_image_encoder, "image_encoder", "feature_extractor"),
         )
 
     def vae(self) -> AbstractContextManager[Vae]:
@@ -226,7 +200,7 @@ def autoencoder(source: Source, tile: int | None, device: torch.device) -> Itera
     """The VAE, whole or in square tiles of `tile` pixels that overlap by a quarter."""
     announce("VAE")
     config, weights = source.config("vae"), source.weights("vae")
-    vae = on_meta(lambda: AutoencoderKLHunyuanVideo15.from_config(config))
+    vae = on_meta(source, "vae", lambda: AutoencoderKLHunyuanVideo15.from_config(config))
     check_all(weights, vae)  # what is missing is known before anything is loaded
     if tile is not None:
         cells = tile // vae.spatial_compression_ratio

@@ -41,7 +41,7 @@ def build_text_encoder(source: Source, dtype: torch.dtype) -> StreamedEncoder:
     from transformers import UMT5Config, UMT5EncoderModel
 
     config = transformers_config(UMT5Config, source, "text_encoder")
-    module = on_meta(lambda: UMT5EncoderModel(config))
+    module = on_meta(source, "text_encoder", lambda: UMT5EncoderModel(config))
 
     def longest(device: torch.device) -> Context:
         return {"text": longest_states(module, TEXT_TOKENS, dtype, device)}
@@ -73,7 +73,7 @@ def build_image_encoder(source: Source) -> StreamedEncoder:
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     config = transformers_config(CLIPVisionConfig, source, "image_encoder")
-    clip = on_meta(lambda: CLIPVisionModel(config))
+    clip = on_meta(source, "image_encoder", lambda: CLIPVisionModel(config))
 
     def longest(device: torch.device) -> Context:
         return {"image": last_but_one(clip, empty_pixels(config, torch.float32, device))[0]}

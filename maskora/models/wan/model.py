@@ -6,7 +6,6 @@ condition channels; the prompt through UMT5, the picture through CLIP (not in Wa
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -23,12 +22,11 @@ from maskora.models.base import (
     PromptInput,
     Vae,
 )
-from maskora.models.checks import VisionTower
 from maskora.models.diffusers_base import DiffusersBase, grouped_cells
 from maskora.models.encoders import autoencoder
 from maskora.models.files.source import Source
 from maskora.models.wan import checks
-from maskora.models.wan.checks import UMT5Encoder, WanTransformer, WanVae
+from maskora.models.wan.checks import WanTransformer
 from maskora.models.wan.encoders import (
     build_image_encoder,
     build_text_encoder,
@@ -64,6 +62,11 @@ class Wan21(DiffusersBase):
         "scheduler": SCHEDULER,
     }
     settings = checks.WAN21
+    widths = {  # noqa: RUF012 - never changed
+        "vae": ("z_dim", "out_channels"),
+        "text_encoder": ("d_model", "text_dim"),
+        "image_encoder": ("hidden_size", "image_dim"),
+    }
     read_grid = checks.read_grid
     attention, feed_forward = ATTENTION, FEED_FORWARD
     sees_picture = True
@@ -85,34 +88,10 @@ class Wan21(DiffusersBase):
                 f"set), which takes two pictures: use {self.instead}"
             )
 
-    def widths(self, transformer: WanTransformer) -> dict[str, tuple[int, int]]:
-        source = self.source
-        found = {"vae": (WanVae.of(source, "vae").z_dim, transformer.out_channels)}
-        if "text_encoder" in self.parts:
-            width = UMT5Encoder.of(source, "text_encoder").d_model
-            found["text_encoder"] = (width, transformer.text_dim)
-        if transformer.image_dim is not None:
-            width = VisionTower.of(source, "image_encoder").hidden_size
-            found["image_encoder"] = (width, transformer.image_dim)
-        return found
-
     def encoders(self) -> tuple[ContextEncoder, ...]:
-        words = ContextEncoder(
-            name="text",
-            parts=("text_encoder", "tokenizer"),
-            precision=str(self.dtype),
-            load=partial(text_encoder, self.source, self.dtype, self.device),
-            build=partial(build_text_encoder, self.source, self.dtype),
-            reads_prompt=True,
-        )
-        pictures = ContextEncoder(
-            name="image",
-            parts=("image_encoder", "image_processor"),
-            precision="float32",
-            load=partial(image_encoder, self.source, self.device),
-            build=partial(build_image_encoder, self.source),
-            reads_picture=True,
-        )
+        words = self._text("text", text_encoder, build_text_encoder, "text_encoder", "tokenizer")
+        seen = ("image_encoder", "image_processor")
+        pictures = self._image(image_encoder, build_image_encoder, *seen)
         return (words, pictures) if self.sees_picture else (words,)
 
     def vae(self) -> AbstractContextManager[Vae]:

@@ -157,7 +157,7 @@ def test_related_transformers_are_refused_with_what_to_use_instead(
         more = {HUNYUAN_PREFIX + name: torch.zeros(2)}
         return changed(file, tmp_path / f"{name}.safetensors", lambda tensors: tensors | more)
 
-    for path, told in (
+    for path, message in (
         (with_channels(16), "is a text-to-video or token-replace model, which has no mask channel"),
         (with_channels(32), "is a model of 32 input channels"),
         (with_tensor("clean_x_embedder.proj.weight"), "is FramePack"),
@@ -165,7 +165,7 @@ def test_related_transformers_are_refused_with_what_to_use_instead(
     ):
         refused(
             lambda path=path: open_source(base, {"transformer": path}),
-            f"{told}: use the latent-concat HunyuanVideo-I2V",
+            f"{message}: use the latent-concat HunyuanVideo-I2V",
             "hunyuan-video-i2v",
         )
 

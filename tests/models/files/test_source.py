@@ -26,11 +26,13 @@ from tests.models.files import layouts
 from tests.models.files.layouts import PREFIX, dequantised, scaled
 
 Found = dict[str, Tensor]
+Bases = Callable[[str], Path]
+Expected = Callable[[str], Found]
 PROMPT = "p3rs0n. a café, a man \N{SLIGHTLY SMILING FACE}"
 
 
 @pytest.fixture(scope="module")
-def expected(bases: Callable[[str], Path]) -> Callable[[str], Found]:
+def expected(bases: Bases) -> Expected:
     """What the base in diffusers' layout gives."""
     return functools.cache(lambda family: answers(opened(bases(family), family)))
 
@@ -75,10 +77,7 @@ def assert_same(ours: Found, expected: Found) -> None:
 
 @pytest.mark.parametrize("family", ["wan2.1-i2v", "wan2.2-i2v"])
 def test_the_original_layout_gives_the_same(
-    bases: Callable[[str], Path],
-    expected: Callable[[str], Found],
-    tmp_path: Path,
-    family: str,
+    bases: Bases, expected: Expected, tmp_path: Path, family: str
 ) -> None:
     source = open_source(layouts.write_original(tmp_path / "original", bases(family)))
     assert_same(answers(opened(source, family)), expected(family))
@@ -86,19 +85,13 @@ def test_the_original_layout_gives_the_same(
 
 @pytest.mark.parametrize(("family", "prefix"), [("wan2.1-i2v", ""), ("wan2.2-i2v", PREFIX)])
 def test_single_files_give_the_same_without_a_folder(
-    bases: Callable[[str], Path],
-    expected: Callable[[str], Found],
-    tmp_path: Path,
-    family: str,
-    prefix: str,
+    bases: Bases, expected: Expected, tmp_path: Path, family: str, prefix: str
 ) -> None:
     source = open_source(None, layouts.write_files(tmp_path, bases(family), prefix=prefix))
     assert_same(answers(opened(source, family)), expected(family))
 
 
-def test_files_lie_over_a_folder(
-    bases: Callable[[str], Path], expected: Callable[[str], Found], tmp_path: Path
-) -> None:
+def test_files_lie_over_a_folder(bases: Bases, expected: Expected, tmp_path: Path) -> None:
     """The folder's own transformer is another one, and its VAE is gone."""
     base = bases("wan2.1-i2v")
     files = layouts.write_files(tmp_path / "files", base)
@@ -111,7 +104,7 @@ def test_files_lie_over_a_folder(
 
 
 def test_matrices_in_8_bits_give_what_they_stand_for(
-    bases: Callable[[str], Path], expected: Callable[[str], Found], tmp_path: Path
+    bases: Bases, expected: Expected, tmp_path: Path
 ) -> None:
     base = bases("wan2.1-i2v")
     small = layouts.write_files(tmp_path / "small", base, layouts.scaled, PREFIX)
@@ -124,11 +117,7 @@ def test_matrices_in_8_bits_give_what_they_stand_for(
 
 @pytest.mark.parametrize(("storage", "dtype"), [("same", "bfloat16"), ("float8", "float32")])
 def test_streamed_files_give_what_resident_ones_give(
-    bases: Callable[[str], Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    storage: str,
-    dtype: str,
+    bases: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str, dtype: str
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     files = layouts.write_files(tmp_path, bases("wan2.1-i2v"), layouts.scaled)
@@ -146,7 +135,7 @@ def test_streamed_files_give_what_resident_ones_give(
 
 
 def test_files_in_the_right_precision_are_read_where_they_lie(
-    bases: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bases: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     files = layouts.write_files(tmp_path, bases("wan2.1-i2v"), prefix=PREFIX)
@@ -172,9 +161,7 @@ def velocity(model: VideoModel) -> Tensor:
     return answer
 
 
-def test_what_was_found_is_told_in_a_line_for_each_part(
-    bases: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_what_was_found_is_told_in_a_line_for_each_part(bases: Bases, tmp_path: Path) -> None:
     base = bases("wan2.1-i2v")
     files = layouts.write_files(tmp_path / "files", base, layouts.scaled)
     lines = open_source(None, files).description.splitlines()
@@ -194,9 +181,7 @@ def test_what_was_found_is_told_in_a_line_for_each_part(
 @pytest.mark.parametrize(
     "part", ["transformer", "vae", "text_encoder", "image_encoder", "tokenizer"]
 )
-def test_another_file_is_another_identity(
-    bases: Callable[[str], Path], tmp_path: Path, part: str
-) -> None:
+def test_another_file_is_another_identity(bases: Bases, tmp_path: Path, part: str) -> None:
     files = layouts.write_files(tmp_path, bases("wan2.1-i2v"))
 
     def identities() -> dict[str, str]:
@@ -216,9 +201,7 @@ def test_another_file_is_another_identity(
     assert changed <= {part, "text_encoder"}
 
 
-def test_every_file_of_the_original_layout_counts(
-    bases: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_every_file_of_the_original_layout_counts(bases: Bases, tmp_path: Path) -> None:
     original = layouts.write_original(tmp_path / "original", bases("wan2.1-i2v"))
     model = opened(open_source(original), "wan2.1-i2v")
     before = {part: model.identity(part) for part in model.parts}
@@ -237,7 +220,7 @@ def test_every_file_of_the_original_layout_counts(
 
 
 def test_the_configuration_of_the_original_layout_holds_what_shapes_do_not_tell(
-    bases: Callable[[str], Path], tmp_path: Path
+    bases: Bases, tmp_path: Path
 ) -> None:
     original = layouts.write_original(tmp_path / "original", bases("wan2.1-i2v"))
     path = original / "config.json"

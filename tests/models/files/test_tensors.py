@@ -1,4 +1,4 @@
-"""A tensor that is missing, too much, renamed or of another shape is told by its own name."""
+"""A tensor that is missing, too much, renamed or of another shape is named."""
 
 import functools
 import json
@@ -84,7 +84,7 @@ def test_every_tensor_that_is_missing_renamed_or_of_another_shape_is_named(
             damaged.__dict__["weights"] = replace(weights, stored=stored, names=names)
             with pytest.raises(UserError) as caught:
                 look(damaged)
-            told = str(caught.value)
+            message = str(caught.value)
             named = f"{name}.odd" if what == "extra" else name
-            assert f" {named}" in told, f"{what}: {told}"
-            assert str(path) in told
+            assert f" {named}" in message, f"{what}: {message}"
+            assert str(path) in message

@@ -54,18 +54,17 @@ def test_the_loss_falls_and_is_kept_and_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "matrix.png").stat().st_size > 5000
 
 
-def test_the_time_is_kept(tmp_path: Path) -> None:
-    fit(part(), 0.3, tmp_path)
-    last = json.loads((tmp_path / "matrix.jsonl").read_text().splitlines()[-1])
-    assert last["seconds"] == pytest.approx(0.3, abs=0.011)
-
-
-def test_the_average_is_what_counts(tmp_path: Path) -> None:
-    trained = part()
-    fit(trained, 0.2, tmp_path)
+def test_the_time_is_kept_and_the_average_is_what_counts(tmp_path: Path) -> None:
+    trained, again = part(), part()
+    fit(trained, 0.3, tmp_path)
+    lines = (tmp_path / "matrix.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["seconds"] == pytest.approx(0.3, abs=0.011)
     saved = torch.load(tmp_path / "matrix.pt", weights_only=True)
     assert torch.equal(trained.module.weight, saved["average"]["weight"])
     assert not torch.equal(trained.module.weight, saved["module"]["weight"])
+    fit(again, 0.3, tmp_path)  # what is finished is not trained again
+    assert (tmp_path / "matrix.jsonl").read_text().splitlines() == lines
+    assert torch.equal(trained.module.weight, again.module.weight)
 
 
 def test_interrupted_it_goes_on_from_where_it_was(tmp_path: Path) -> None:
@@ -80,15 +79,6 @@ def test_interrupted_it_goes_on_from_where_it_was(tmp_path: Path) -> None:
     stopped, straight = (read_losses(f / "matrix.jsonl") for f in (tmp_path, whole))
     assert len(straight) in (50, 51)
     assert stopped[:50] == pytest.approx(straight[:50])
-
-
-def test_a_finished_part_is_not_trained_again(tmp_path: Path) -> None:
-    first, again = part(), part()
-    fit(first, 0.1, tmp_path)
-    steps = len(read_losses(tmp_path / "matrix.jsonl"))
-    fit(again, 0.1, tmp_path)
-    assert len(read_losses(tmp_path / "matrix.jsonl")) == steps
-    assert torch.equal(first.module.weight, again.module.weight)
 
 
 def test_a_gradient_that_is_not_finite_is_a_fault(tmp_path: Path) -> None:
