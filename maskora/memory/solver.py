@@ -251,7 +251,8 @@ def _more_memory(phase: str, least: int, budget: Budget) -> list[str]:
             f"  memory.vram_budget_gb = {needed}{lacks}",
         ]
     lines = [
-        f"{phase} needs {needed} GB of free VRAM at the least, and {memory.description}. What would fit:",
+        f"{phase} needs {needed} GB of free VRAM at the least, and {memory.description}. "
+        f"What would fit:",
         f"  a GPU with {needed} GB free",
     ]
     if memory.sold_gb is None and least <= MOST_FREE * memory.total:

@@ -16,13 +16,14 @@ import torch
 from maskora import devices
 from maskora import devices as driver
 from maskora import system as ram_module
-from maskora.app import machine, setup
+from maskora.app import setup
 from maskora.app.plan import plan_for
 from maskora.app.setup import Base, measured, open_base
 from maskora.app.workspace import Workspace
 from maskora.config import build_config, load_config
 from maskora.devices import Capability, TorchBuild
 from maskora.errors import UserError
+from maskora.memory import machine
 from maskora.memory.machine import GpuMemory, budget, peak_bytes
 from maskora.memory.plan import Plan
 from maskora.memory.report import render
