@@ -32,7 +32,8 @@ SIZELESS = {
     "eps", "latents_mean", "latents_std", "scaling_factor", "rope_theta", "rope_parameters",
     "rope_scaling", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "dropout",
     "dropout_rate", "pad_token_id", "image_token_index", "eos_token_id", "initializer_factor",
-    "return_dict", "dtype", "torch_dtype", "class_name", "model_type", "task_type",
+    "return_dict", "dtype", "torch_dtype", "class_name", "model_type", "task_type", "hidden_act",
+    "dense_act_fn", "act_fn", "projector_hidden_act",
 }  # fmt: skip
 # Copies of the latents around the transformer, in float32: the noise, the condition, the answer,
 # and what a scheduler remembers.
@@ -244,11 +245,18 @@ def read_profile(family: str, where: Path | Source, dtype: str, targets: str) ->
 
 def fingerprint(family: str, source: Source) -> str:
     """A name of a base's sizes, from its configurations alone. Raises UserError."""
-    facts = {
-        part: keys.model_dump(mode="json", exclude=SIZELESS)
-        for part, keys in read_settings(family, source).items()
-    }
+    parts = read_settings(family, source)
+    facts = {part: _sizes(keys.model_dump(mode="json")) for part, keys in parts.items()}
     return digest(family, str(FORMAT), json.dumps(facts, sort_keys=True))
+
+
+def _sizes(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without what changes no size."""
+    return {
+        key: _sizes(value) if isinstance(value, dict) else value
+        for key, value in keys.items()
+        if key not in SIZELESS
+    }
 
 
 @cache
