@@ -10,6 +10,7 @@ time; kept ones belong to the versions that they were measured with. Only measur
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -216,7 +217,7 @@ class Published:
 def published() -> dict[str, Published]:
     """The published bases, by the names of their configurations."""
     return {
-        name: Published(settings, Profile(table))
+        name: Published(deepcopy(settings), Profile(table))
         for table in shipped().values()
         for name, settings in table["configurations"].items()
     }

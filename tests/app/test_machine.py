@@ -214,7 +214,7 @@ def test_a_plan_needs_under_a_second_and_no_torch(edit: Path, tmp_path: Path) ->
     (package / "version.py").write_text("__version__ = '2.13.0'\ncuda = '13.0'\nhip = None\n")
     (tmp_path / "smi.py").write_text(f"print({SMALL!r})")
     code = (
-        "import sys, time; from maskora.devices import driver\n"
+        "import sys, time; from maskora import devices as driver\n"
         f"driver.DRIVER_TOOL = (sys.executable, {str(tmp_path / 'smi.py')!r})\n"
         "from maskora.cli import app\n"
         f"app(['plan', '--config', {str(edit)!r}], standalone_mode=False)\n"

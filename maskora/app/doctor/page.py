@@ -6,6 +6,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ def ways(machine: Machine) -> Iterator[list[str]]:
 
 def plans(base: Published, machine: Machine, changes: list[str]) -> tuple[Plan, Plan]:
     """Of training and of inference. Raises UserError where one does not fit."""
-    config, nowhere = build_config(base.settings, changes), Workspace(Path())
+    config, nowhere = build_config(deepcopy(base.settings), changes), Workspace(Path())
     train = plan_for(config, nowhere, None, base.profile, machine, "train")
     return train, plan_for(config, nowhere, None, base.profile, machine, "infer")
 
