@@ -262,7 +262,7 @@ def gui(
 ) -> None:
     """The window: click the object, edit frames, train and infer, in a browser."""
     from maskora.app.gui import start_gui
-    from maskora.video.limits import Limits
+    from maskora.video.untrusted import Limits
 
     limits = Limits.of(max_upload_mb, max_seconds, max_megapixels)
     start_gui(workspace, host, port, allow or [], limits, browser)
@@ -554,9 +554,11 @@ def doctor(
     ] = False,
 ) -> None:
     """Examine this machine: what it has, whether it computes rightly, and what it can do."""
+    from functools import partial
+
     from maskora.app.doctor import examine
 
-    examine(as_json)
+    examine(as_json, partial(print, end="", flush=True))
 
 
 def main() -> None:
