@@ -227,7 +227,7 @@ def test_numbers_of_the_vae_that_are_not_finite_are_found(
     odd = torch.zeros(3, 5, 64, 64)
     odd[1, 2, 3, 4] = torch.nan
     vae = SimpleNamespace(encode=lambda _: torch.zeros(16, 2, 8, 8), decode=lambda _: odd)
-    monkeypatch.setattr(doctor_checks, "normalised", lambda _: vae)
+    monkeypatch.setattr(checks, "normalised", lambda _: vae)
     with pytest.raises(Wrong, match="1 not finite"):
         encode_and_decode(bench)
 
