@@ -47,7 +47,7 @@ class GpuMemory:
     sold_gb: float | None = None
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """ "7.1 of 8.0 GB are free"."""
         if self.sold_gb is None:
             return f"{gb(self.free)} of {gb(self.total)} GB are free"
@@ -64,7 +64,7 @@ class Budget:
         nbytes: for tensors, with what the allocator loses.
         overhead: what goes off the memory, or off the cap, beside that.
         steady: as `nbytes`, but of what may be counted on rather than of what happens to be free.
-        told: in words.
+        description: in words.
         memory: the GPU's.
         cap: memory.vram_budget_gb in bytes, where it is what decides.
     """
@@ -72,7 +72,7 @@ class Budget:
     nbytes: int
     overhead: int
     steady: int
-    told: str
+    description: str
     memory: GpuMemory
     cap: int | None = None
 
@@ -93,17 +93,17 @@ def budget(cap_gb: float | None, memory: GpuMemory) -> Budget:
     less = f", less {gb(RESERVE)} GB reserve"
     context = f" and {gb(CONTEXT)} GB for the CUDA context"
     free, steady = memory.free - overhead, round(STEADY * memory.total) - RESERVE - CONTEXT
-    told, cap = f"{memory.told}{less}{'' if memory.opened else context}", None
+    description, cap = f"{memory.description}{less}{'' if memory.opened else context}", None
     if cap_gb is not None:
         cap = round(cap_gb * GIB)
         most = cap - RESERVE - CONTEXT
         if most < free:
-            told = f"cap {cap_gb:g} GB, as set{less}{context}; {memory.told}"
+            description = f"cap {cap_gb:g} GB, as set{less}{context}; {memory.description}"
             free, overhead, steady = most, RESERVE + CONTEXT, min(most, steady)
         else:
-            told += f"; the cap, {cap_gb:g} GB, would allow more"
+            description += f"; the cap, {cap_gb:g} GB, would allow more"
             cap = None
-    return Budget(max(0, free), overhead, max(0, steady), told, memory, cap)
+    return Budget(max(0, free), overhead, max(0, steady), description, memory, cap)
 
 
 @dataclass(frozen=True)

@@ -537,8 +537,8 @@ def fitted(tracks: Sequence[Sequence[int]], terms: Sequence[Sequence[float]]) ->
 
 
 def pruned(moments: Moments, terms: Sequence[Sequence[float]]) -> Moments:
-    """Those moments that are the largest somewhere, sorted; coefficients to the thousandth."""
-    table = np.unique(np.round(np.array(moments, float), 3), axis=0)
+    """Those moments that are the largest somewhere, sorted; coefficients to the millionth."""
+    table = np.unique(np.round(np.array(moments, float), 6), axis=0)
     values = np.array(terms, float)[:, : table.shape[1]] @ table.T
     largest = np.unique(values.argmax(axis=1))
     return cast(Moments, (table[largest] + 0.0).tolist())

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
+from maskora.config.tables import Acceleration
 from maskora.devices import DeviceKind
 from maskora.memory.machine import Budget, Machine, budget
 from maskora.memory.profile import Profile
@@ -27,7 +28,6 @@ from maskora.memory.solver import (
     smallest,
     solve,
 )
-from maskora.models.acceleration import Acceleration
 from maskora.streaming.placement import (
     STAGING_PIECE,
     STAGING_PIECES,
@@ -232,8 +232,8 @@ def suggestions(base: Profile, job: Job, swap: Swap) -> Iterator[Iterator[Change
     """What could be changed so that a job fits, of each thing the smallest change first."""
     training = job.purpose == "train"
 
-    def change(told: str, swap: Swap = swap, **changes: object) -> Change:
-        return Change(told, memory_demand(base, replace(job, **changes)), swap)  # type: ignore[arg-type]
+    def change(text: str, swap: Swap = swap, **changes: object) -> Change:
+        return Change(text, memory_demand(base, replace(job, **changes)), swap)  # type: ignore[arg-type]
 
     if swap != "auto":
         yield iter([change('memory.blocks_to_swap = "auto"', swap="auto")])
@@ -344,7 +344,7 @@ class Plan:
             "further LoRA values": job.further_loras,
             "dtype": job.dtype,
             "placement": asdict(self.placement),
-            "acceleration": asdict(job.acceleration),
+            "acceleration": job.acceleration.model_dump(),
         }
         return json.dumps(facts, sort_keys=True)
 
@@ -410,14 +410,17 @@ def _without_gpu(asked: Demand, swap: Swap, start: Placement) -> Solution:
     """Everything in RAM; mapped blocks are read from disk at every visit."""
     blocks = asked.blocks
     if isinstance(swap, int):
-        swapped, told = swap, f"{swap} of {blocks.blocks} blocks are swapped, as set"
+        swapped, reason = swap, f"{swap} of {blocks.blocks} blocks are swapped, as set"
     elif start.weights == "mapped":
-        swapped, told = blocks.blocks, f"all {blocks.blocks} blocks are read from disk when needed"
+        swapped, reason = (
+            blocks.blocks,
+            f"all {blocks.blocks} blocks are read from disk when needed",
+        )
     else:
-        swapped, told = 0, f"all {blocks.blocks} blocks lie in RAM"
+        swapped, reason = 0, f"all {blocks.blocks} blocks lie in RAM"
     placement = Placement(swapped, start.weights, start.storage)
     needs = asked.needs(swapped, placement.ring, blocks.modes[0], None)
-    return Solution(placement, needs, told)
+    return Solution(placement, needs, reason)
 
 
 def lighter(plan: Plan) -> list[str]:
@@ -428,7 +431,7 @@ def lighter(plan: Plan) -> list[str]:
         next((c for c in changes if smallest(c.demand, c.swap, ring)[1] <= LIGHTER * least), None)
         for changes in suggestions(plan.base, plan.job, "auto")
     ]
-    return [change.told for change in firsts if change is not None]
+    return [change.text for change in firsts if change is not None]
 
 
 def lacking_ram(plan: Plan) -> str | None:

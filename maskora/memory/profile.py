@@ -10,6 +10,7 @@ time; kept ones belong to the versions that they were measured with. Only measur
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -32,7 +33,8 @@ SIZELESS = {
     "eps", "latents_mean", "latents_std", "scaling_factor", "rope_theta", "rope_parameters",
     "rope_scaling", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "dropout",
     "dropout_rate", "pad_token_id", "image_token_index", "eos_token_id", "initializer_factor",
-    "return_dict", "dtype", "torch_dtype", "class_name", "model_type", "task_type",
+    "return_dict", "dtype", "torch_dtype", "class_name", "model_type", "task_type", "hidden_act",
+    "dense_act_fn", "act_fn", "projector_hidden_act",
 }  # fmt: skip
 # Copies of the latents around the transformer, in float32: the noise, the condition, the answer,
 # and what a scheduler remembers.
@@ -130,7 +132,7 @@ class Profile:
 
     def encoders(self, dtype: str) -> dict[str, Encoder]:
         """The encoders of words and pictures, by what people call them."""
-        return {name: Encoder(**told) for name, told in self._weights(dtype)["encoders"].items()}
+        return {name: Encoder(**one) for name, one in self._weights(dtype)["encoders"].items()}
 
     def vae_bytes(self) -> int:
         """The VAE's parameters that are loaded at once, in float32."""
@@ -159,15 +161,15 @@ class Profile:
 
     def _vae(self, what: str, frames: int, area: int) -> int:
         """A tile's largest sum; between and beyond the measured frames it follows a line."""
-        told = {
+        peaks = {
             int(count): _largest(moments, (area, area**2))
             for count, moments in self._table["vae"][what].items()
         }
-        known = sorted(told)
+        known = sorted(peaks)
         after = next((i for i, count in enumerate(known) if count >= frames), len(known) - 1)
         first, second = known[max(0, after - 1)], known[max(1, after)]
-        slope = (told[second] - told[first]) / (second - first)
-        return round(told[first] + slope * (frames - first))
+        slope = (peaks[second] - peaks[first]) / (second - first)
+        return round(peaks[first] + slope * (frames - first))
 
     def _weights(self, dtype: str) -> Mapping[str, Any]:
         table: Mapping[str, Any] = self._table["weights"][dtype]
@@ -215,7 +217,7 @@ class Published:
 def published() -> dict[str, Published]:
     """The published bases, by the names of their configurations."""
     return {
-        name: Published(settings, Profile(table))
+        name: Published(deepcopy(settings), Profile(table))
         for table in shipped().values()
         for name, settings in table["configurations"].items()
     }
@@ -244,11 +246,18 @@ def read_profile(family: str, where: Path | Source, dtype: str, targets: str) ->
 
 def fingerprint(family: str, source: Source) -> str:
     """A name of a base's sizes, from its configurations alone. Raises UserError."""
-    facts = {
-        part: told.model_dump(mode="json", exclude=SIZELESS)
-        for part, told in read_settings(family, source).items()
-    }
+    parts = read_settings(family, source)
+    facts = {part: _sizes(keys.model_dump(mode="json")) for part, keys in parts.items()}
     return digest(family, str(FORMAT), json.dumps(facts, sort_keys=True))
+
+
+def _sizes(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without what changes no size."""
+    return {
+        key: _sizes(value) if isinstance(value, dict) else value
+        for key, value in keys.items()
+        if key not in SIZELESS
+    }
 
 
 @cache

@@ -52,7 +52,7 @@ def render(plans: Sequence[Plan]) -> str:
 def _told_budget(plan: Plan) -> str:
     if plan.budget is None:
         return "no GPU: memory.vram_budget_gb is not enforced"
-    return f"budget {gb(plan.budget.nbytes)} GB: {plan.budget.told}"
+    return f"budget {gb(plan.budget.nbytes)} GB: {plan.budget.description}"
 
 
 def _title(plan: Plan) -> str:

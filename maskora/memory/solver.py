@@ -67,7 +67,7 @@ class ComputeMode:
 
     activations: int
     settings: Mapping[str, Any] = field(default_factory=dict)
-    told: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class Solution:
 class Change:
     """One change to what was asked for, and what it would ask of the device."""
 
-    told: str
+    text: str
     demand: Demand
     swap: Swap
 
@@ -226,14 +226,14 @@ def refuse(
 
     Args:
         suggestions: for each thing that could be changed, its changes, the smallest one first. Of
-            each the first that fits is told.
+            each the first that fits is named.
     """
     phase, least = smallest(demand, swap, min(RINGS))
     changes = [
-        next((c.told for c in suggestion if solve(c.demand, budget.nbytes, c.swap, base)), None)
+        next((c.text for c in suggestion if solve(c.demand, budget.nbytes, c.swap, base)), None)
         for suggestion in suggestions
     ]
-    fitting = [f"  {told}" for told in changes if told is not None]
+    fitting = [f"  {text}" for text in changes if text is not None]
     lines = [*_more_memory(phase, least + budget.overhead, budget), *fitting]
     if not fitting:
         lines.append("  no single change fits this budget: combine them, or use a smaller base")
@@ -244,14 +244,15 @@ def _more_memory(phase: str, least: int, budget: Budget) -> list[str]:
     """How much a phase needs at the least, the overhead included, and where it could come from."""
     memory, needed = budget.memory, _rounded_up(least)
     if budget.cap is not None:
-        lacks = f", on a GPU that has it free ({memory.told})" if least > memory.free else ""
+        lacks = f", on a GPU that has it free ({memory.description})" if least > memory.free else ""
         return [
             f"{phase} needs {needed} GB of VRAM at the least, and memory.vram_budget_gb is "
             f"{budget.cap / GIB:g}. What would fit:",
             f"  memory.vram_budget_gb = {needed}{lacks}",
         ]
     lines = [
-        f"{phase} needs {needed} GB of free VRAM at the least, and {memory.told}. What would fit:",
+        f"{phase} needs {needed} GB of free VRAM at the least, and {memory.description}. "
+        f"What would fit:",
         f"  a GPU with {needed} GB free",
     ]
     if memory.sold_gb is None and least <= MOST_FREE * memory.total:
@@ -311,21 +312,21 @@ def _least_moved(
 def _reason(demand: Demand, budget: int, swap: Swap, chosen: Placement, mode: ComputeMode) -> str:
     phase, swapped = demand.blocks, chosen.blocks_to_swap
     if swap != "auto":
-        told = f"{swapped} of {phase.blocks} blocks are swapped, as set"
+        reason = f"{swapped} of {phase.blocks} blocks are swapped, as set"
     elif swapped == 0:
-        told = f"all {phase.blocks} blocks stay on the GPU"
+        reason = f"all {phase.blocks} blocks stay on the GPU"
     else:
         fewer = max(k for k in phase.counts(swap, chosen.ring) if k < swapped)
         over = phase.need(fewer, chosen.ring, mode).total
-        told = (
+        reason = (
             f"{swapped} of {phase.blocks} blocks are swapped through {chosen.ring} buffers, the "
             f"fewest that fit ({fewer} would need {over / GIB:.2f} of {budget / GIB:.2f} GB)"
         )
-    if mode.told:
-        told += f"; {mode.told}"
+    if mode.reason:
+        reason += f"; {mode.reason}"
     if chosen.vae_tile is not None:
-        told += f"; the VAE works in tiles of {chosen.vae_tile} pixels"
-    return told
+        reason += f"; the VAE works in tiles of {chosen.vae_tile} pixels"
+    return reason
 
 
 def _rounded_up(nbytes: int) -> str:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,6 @@ from maskora.app.doctor.checks import (
     write_and_read_clip,
 )
 from maskora.app.doctor.outcomes import Bench, Found, Outcome, Skipped, Wrong, perform
-from maskora.models.encoders import NormalisedVae
 from maskora.streaming.engine import Streamer
 from maskora.streaming.host_memory import host_buffer
 from maskora.streaming.transfer import Transfer
@@ -224,10 +224,10 @@ def test_bitsandbytes_is_tried(
 def test_numbers_of_the_vae_that_are_not_finite_are_found(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(NormalisedVae, "encode", lambda *_: torch.zeros(16, 2, 8, 8))
     odd = torch.zeros(3, 5, 64, 64)
     odd[1, 2, 3, 4] = torch.nan
-    monkeypatch.setattr(NormalisedVae, "decode", lambda *_: odd)
+    vae = SimpleNamespace(encode=lambda _: torch.zeros(16, 2, 8, 8), decode=lambda _: odd)
+    monkeypatch.setattr(checks, "normalised", lambda _: vae)
     with pytest.raises(Wrong, match="1 not finite"):
         encode_and_decode(bench)
 

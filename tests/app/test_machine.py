@@ -16,13 +16,14 @@ import torch
 from maskora import devices
 from maskora import devices as driver
 from maskora import system as ram_module
-from maskora.app import machine, setup
+from maskora.app import base
+from maskora.app.base import Base, measured, open_base
 from maskora.app.plan import plan_for
-from maskora.app.setup import Base, measured, open_base
 from maskora.app.workspace import Workspace
 from maskora.config import build_config, load_config
 from maskora.devices import Capability, TorchBuild
 from maskora.errors import UserError
+from maskora.memory import machine
 from maskora.memory.machine import GpuMemory, budget, peak_bytes
 from maskora.memory.plan import Plan
 from maskora.memory.report import render
@@ -213,7 +214,7 @@ def test_a_plan_needs_under_a_second_and_no_torch(edit: Path, tmp_path: Path) ->
     (package / "version.py").write_text("__version__ = '2.13.0'\ncuda = '13.0'\nhip = None\n")
     (tmp_path / "smi.py").write_text(f"print({SMALL!r})")
     code = (
-        "import sys, time; from maskora.devices import driver\n"
+        "import sys, time; from maskora import devices as driver\n"
         f"driver.DRIVER_TOOL = (sys.executable, {str(tmp_path / 'smi.py')!r})\n"
         "from maskora.cli import app\n"
         f"app(['plan', '--config', {str(edit)!r}], standalone_mode=False)\n"
@@ -348,7 +349,7 @@ def test_torch_runs_out_of_memory_before_the_driver_gives_ram(
     )
     monkeypatch.setattr(devices, "spills_to_ram", lambda: spills)
     memory = GpuMemory(round(7.1 * GIB), 8 * GIB, opened=True)
-    setup.hold_to(budget(cap, memory), devices.Device("cuda", 1))
+    base.hold_to(budget(cap, memory), devices.Device("cuda", 1))
     if expected is None:
         assert held == []
     else:

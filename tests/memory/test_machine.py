@@ -17,7 +17,7 @@ def memory(free: float, total: float, opened: bool = True) -> GpuMemory:
 def test_what_is_free_decides_and_is_told() -> None:
     found = budget(None, memory(7.1, 8.0))
     assert found.nbytes == pytest.approx(6.6 * GIB, abs=2)
-    assert found.told == "7.1 of 8.0 GB are free, less 0.5 GB reserve"
+    assert found.description == "7.1 of 8.0 GB are free, less 0.5 GB reserve"
     assert found.cap is None
 
 
@@ -26,14 +26,14 @@ def test_the_context_is_counted_once() -> None:
     before = budget(None, memory(7.5, 8.0, opened=False))
     after = budget(None, GpuMemory(round(7.5 * GIB) - CONTEXT, 8 * GIB, opened=True))
     assert before.nbytes == after.nbytes
-    assert "and 0.4 GB for the CUDA context" in before.told
-    assert "context" not in after.told
+    assert "and 0.4 GB for the CUDA context" in before.description
+    assert "context" not in after.description
 
 
 def test_a_cap_counts_all_of_a_run() -> None:
     found = budget(6, memory(7.1, 8.0))
     assert found.nbytes == 6 * GIB - RESERVE - CONTEXT
-    assert found.told == (
+    assert found.description == (
         "cap 6 GB, as set, less 0.5 GB reserve and 0.4 GB for the CUDA context; "
         "7.1 of 8.0 GB are free"
     )
@@ -42,7 +42,7 @@ def test_a_cap_counts_all_of_a_run() -> None:
 def test_a_cap_above_what_is_free_does_not_decide() -> None:
     free, capped = (budget(cap, memory(7.1, 8.0)) for cap in (None, 24))
     assert (capped.nbytes, capped.cap) == (free.nbytes, None)
-    assert capped.told == f"{free.told}; the cap, 24 GB, would allow more"
+    assert capped.description == f"{free.description}; the cap, 24 GB, would allow more"
 
 
 @given(gigabytes, gigabytes, st.booleans())
@@ -63,4 +63,6 @@ def test_what_is_free_of_a_gpu_as_sold_is_near_what_people_report(sold: float, f
     told = sold_as(sold)
     assert told.free / GIB == pytest.approx(free, rel=0.05)
     assert not told.opened
-    assert budget(None, told).told.startswith(f"about {sold * 0.92:.1f} GB are free on a GPU sold")
+    assert budget(None, told).description.startswith(
+        f"about {sold * 0.92:.1f} GB are free on a GPU sold"
+    )

@@ -74,7 +74,7 @@ def test_a_real_step_on_the_cpu_takes_what_was_measured(tiny_model: Path, way: s
     transformer = model.load_transformer()
     lora.inject(transformer, rank, rank, model.lora_targets("attention"), seed=0)
     transformer.train()
-    transformer.enable_gradient_checkpointing(transformer.supply.checkpoint)
+    transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
     condition = torch.zeros(batch, 20, *latents[1:])
     context = {"text": torch.zeros(batch, 512, 32), "image": torch.zeros(batch, 257, 32)}
     noisy, timestep = torch.zeros(batch, *latents), torch.zeros(batch)
@@ -86,7 +86,7 @@ def test_a_real_step_on_the_cpu_takes_what_was_measured(tiny_model: Path, way: s
         counter.mark([*held, *context.values()])
         answer = model.predict(transformer, noisy, timestep, ModelInputs(condition, context))
         torch.autograd.backward([answer], [torch.zeros_like(answer)])
-    transformer.supply.close()
+    transformer.streamed.close()
     told = Profile(measure("wan2.1-i2v", open_source(tiny_model), "float32", "attention"))
     tokens = 3 * 8 * 12
     planned = told.train_bytes("float32", tokens, way, rank, "attention")
@@ -179,7 +179,7 @@ def test_moments_are_lines_of_which_the_highest_are_kept() -> None:
     moments = [[7 + 3 * t, 2 + 4 * t, 1 + t] for _, t in sizes]
     kept = pruned(fitted(moments, sizes), [(1, tokens) for tokens in (1, 4, 6, 9)])
     assert kept == [[2, 4], [7, 3]]
-    assert pruned(fitted([[1, 9], [1, 5, 17]], sizes), sizes) == [[6.333, 1.333]]
+    assert pruned(fitted([[1, 9], [1, 5, 17]], sizes), sizes) == [[6.333333, 1.333333]]
 
 
 @pytest.mark.slow

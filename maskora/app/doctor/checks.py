@@ -24,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from maskora import lora
 from maskora.app.doctor.outcomes import Bench, Check, Found, Skipped, Wrong
+from maskora.config.tables import Optimizer
 from maskora.hub import locate
 from maskora.latents import EncodedSample
 from maskora.models.registry import open_model
@@ -35,7 +36,7 @@ from maskora.streaming.header import read_headers
 from maskora.streaming.host_memory import Driver, Pins, driver_of, host_buffer, is_ready
 from maskora.streaming.placement import RESIDENT, Placement, gb
 from maskora.streaming.weights import stream_weights
-from maskora.training.loop import TrainingPlan, choose_uniformly, train_step
+from maskora.training.loop import StageRun, choose_uniformly, train_step
 from maskora.training.optimizer import failed_trial, make_optimizer
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
@@ -393,11 +394,7 @@ def compare(index: int, block: nn.Module, expected: nn.Module) -> None:
 
 
 STEPS = 2
-PLAN = TrainingPlan(
-    title="doctor", steps=STEPS, seed=0, optimizer="adamw", lr=1e-3, weight_decay=0.01,
-    method="uniform", shift=1.0, inside_weight=1.0, clipping=1.0, accumulation=1,
-    checkpoint_every=STEPS,
-)  # fmt: skip
+RUN = StageRun("motion", STEPS, optimizer=Optimizer(type="adamw", lr=1e-3))
 
 
 def train_streamed_and_resident(bench: Bench) -> Found:
@@ -447,12 +444,12 @@ def _train(bench: Bench, placement: Placement) -> Trained:
     try:
         lora.inject(transformer, 4, 4.0, model.lora_targets("attention"), seed=0)
         trained = lora.trainable(transformer)
-        optimizer = make_optimizer(PLAN.optimizer, trained, PLAN.lr, PLAN.weight_decay)
+        optimizer = make_optimizer(RUN.optimizer, trained)
         transformer.train()
         transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
         choose = choose_uniformly([sample])
         entries = [
-            train_step(model, transformer, optimizer, choose, PLAN, step).read()
+            train_step(model, transformer, optimizer, choose, RUN, step).read()
             for step in range(1, STEPS + 1)
         ]
         return [entry.loss for entry in entries], [p.detach().cpu().clone() for p in trained]
