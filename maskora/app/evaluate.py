@@ -11,7 +11,8 @@ import numpy as np
 from pydantic import AliasPath, BaseModel, ConfigDict, Field
 
 from maskora import __version__
-from maskora.app.workspace import EditFiles, Source, Workspace, check_edit_size, read_record
+from maskora.app.edits import EditFiles, find_edits
+from maskora.app.workspace import Source, Workspace, check_edit_size, read_record
 from maskora.errors import UserError
 from maskora.evaluation.clip import (
     PROMPTS,
@@ -216,7 +217,7 @@ def _open(workspace: Workspace, edit: str | None, seed: int | None, truth: Path 
             raise UserError(f"{path} is a folder, but the report goes there: move it away")
     count = range(source.frames)
     labels_THW = np.stack([_of_the_clip(workspace.mask(n), read_labels, source) for n in count])
-    edits = workspace.find_edits(edit, source.frames)
+    edits = find_edits(workspace, edit, source.frames)
     frames = (_of_the_clip(workspace.source_frame(n), read_image, source) for n in count)
     _check_unchanged(result, frames, labels_THW, edits)
     edited = {

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maskora.app import timings
+from maskora.app.edits import find_edits
 from maskora.app.shards import NAMES, adapter_values, matrix_type
 from maskora.app.workspace import Source, Workspace
 from maskora.config import Config, parse_size
@@ -19,8 +20,8 @@ from maskora.memory.machine import Machine, foreseen
 from maskora.memory.plan import Job, Plan, Purpose, Request, plan_run
 from maskora.memory.profile import Profile, read_profile
 from maskora.memory.report import render
-from maskora.models.files.source import resolve_base
-from maskora.models.registry import Source as BaseSource
+from maskora.models.files.model_files import resolve_base
+from maskora.models.registry import ModelFiles
 from maskora.streaming.placement import gb
 
 CONFIGS = ["model_index.json", "config.json", "*/config.json"]
@@ -33,7 +34,7 @@ def plan_for(
     config: Config,
     workspace: Workspace,
     source: Source | None,
-    found: BaseSource | Profile,
+    found: ModelFiles | Profile,
     machine: Machine,
     purpose: Purpose,
 ) -> Plan:
@@ -145,7 +146,7 @@ def show_plan(
     print(tell_time(config, workspace, *plans))
 
 
-def tell_disk(config: Config, found: BaseSource, plan: Plan) -> str:
+def tell_disk(config: Config, found: ModelFiles, plan: Plan) -> str:
     """The base's files, and the copy that weights = "mapped" makes."""
     files = {path for part in found.parts() for path in found.paths(part)}
     held = sum(path.stat().st_size for path in files)
@@ -169,7 +170,7 @@ def tell_time(config: Config, workspace: Workspace, train: Plan, infer: Plan) ->
     keyframe, _ = _measured(train, 1 + train.base.grid.temporal if anchored else 1)
     generate, told_generate = _measured(infer, infer.job.frames)
     has_keyframes = workspace.edits_dir.is_dir() and bool(
-        workspace.find_edits(None, train.job.frames).keyframes
+        find_edits(workspace, None, train.job.frames).keyframes
     )
     share, appearance = config.appearance.motion_share, config.appearance.steps
     turns = train.base.experts

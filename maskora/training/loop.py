@@ -25,9 +25,9 @@ from maskora.progress import Progress
 from maskora.streaming.out_of_memory import with_room
 from maskora.streaming.transfer import upload
 from maskora.system import INTERRUPTIONS
-from maskora.training.checkpoint import RunFolder
 from maskora.training.optimizer import available, make_optimizer, restore, update
 from maskora.training.report import Report, StepMetrics, draw_loss
+from maskora.training.run_folder import RunFolder
 
 log = logging.getLogger("maskora")
 

@@ -16,8 +16,8 @@ import torch
 from maskora import devices
 from maskora import devices as driver
 from maskora import system as ram_module
-from maskora.app import base
-from maskora.app.base import Base, measured, open_base
+from maskora.app import open_base
+from maskora.app.open_base import Base, measured, open_base
 from maskora.app.plan import plan_for
 from maskora.app.workspace import Workspace
 from maskora.config import build_config, load_config

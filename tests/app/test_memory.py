@@ -16,7 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from maskora import lora
 from maskora import system as ram_module
-from maskora.app import base
+from maskora.app import open_base
 from maskora.streaming.placement import GIB
 from maskora.video.probe import probe
 from maskora.video.read import read_frames

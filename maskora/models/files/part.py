@@ -13,7 +13,7 @@ from maskora.models.files.folder import read_json
 from maskora.models.files.tensors import Kind, Layout, Weights, read_weights, recognise
 
 if TYPE_CHECKING:
-    from maskora.streaming.checkpoint import Reader
+    from maskora.streaming.tensor_files import Reader
 
 # The parts that may be single files ([model] files), and what such a file must hold.
 WHAT = {
@@ -90,7 +90,7 @@ class StoredPart:
 
     def reader(self) -> "Reader":
         """The tensors by the names of the module that is built from `kind.config`."""
-        from maskora.streaming.checkpoint import Checkpoint, Translated
+        from maskora.streaming.tensor_files import Checkpoint, Translated
 
         found = self.kind.translation
         checkpoint = Checkpoint(self.weights.stored, self.where)

@@ -91,7 +91,7 @@ def _read(path: Path) -> dict[str, Stored]:
     if start.startswith(GGUF):
         raise UserError(f"{path} is a GGUF file, whose compressed weights are not read: {INSTEAD}")
     if start.startswith((ZIP, PICKLE)) and not _is_safetensors(path):
-        from maskora.streaming.checkpoint import read_pickled
+        from maskora.streaming.tensor_files import read_pickled
 
         return read_pickled(path)
     return read_header(path)
