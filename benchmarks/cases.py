@@ -28,6 +28,7 @@ from benchmarks.measure import (
 )
 from benchmarks.one_block import one_block_folder, repeat_block
 from maskora import lora
+from maskora.config.tables import Inference, Optimizer
 from maskora.errors import Fault, OutOfMemory, UserError
 from maskora.files import write_text
 from maskora.latents import (
@@ -43,7 +44,7 @@ from maskora.models.registry import Context, PromptInput, Transformer, VideoMode
 from maskora.sampling import Denoising, draw_noise
 from maskora.streaming.out_of_memory import first_line, ran_out_of
 from maskora.streaming.placement import Placement
-from maskora.training.loop import TrainingPlan, choose_uniformly, train_step
+from maskora.training.loop import StageRun, choose_uniformly, train_step
 from maskora.training.optimizer import available, make_optimizer
 
 PROMPT, NEGATIVE = "p3rs0n, a walk through a forest", "blurred, still"
@@ -161,13 +162,9 @@ def _train(
     job: Job, record: Record, model: VideoModel, transformer: Transformer, encoded: EncodedSample
 ) -> None:
     """A warm-up step and `job.steps` more, as the training loop runs them."""
-    kind = available("adamw8bit", model.device)
-    optimizer = make_optimizer(kind, lora.trainable(transformer), 1e-4, 0.01)
-    plan = TrainingPlan(
-        title="benchmark", steps=job.steps, seed=0, optimizer=kind, lr=1e-4, weight_decay=0.01,
-        method="uniform", shift=1.0, inside_weight=1.0, clipping=1.0, accumulation=1,
-        checkpoint_every=job.steps,
-    )  # fmt: skip
+    settings = available(Optimizer(type="adamw8bit"), model.device)
+    optimizer = make_optimizer(settings, lora.trainable(transformer))
+    plan = StageRun("motion", job.steps, optimizer=settings)
     transformer.train()
     transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
     choose = choose_uniformly([encoded])
@@ -177,7 +174,7 @@ def _train(
         for step in range(1, job.steps + 2):
             train_step(model, transformer, optimizer, choose, plan, step)
             clock.tick()
-    record.put(optimizer=kind, **clock.facts())
+    record.put(optimizer=settings.type, **clock.facts())
 
 
 def _denoise(
@@ -195,7 +192,9 @@ def _denoise(
     hook = transformer.register_forward_pre_hook(lambda *_: clock.tick())
     with record.phase("denoise"):
         noise = draw_noise(shape, 0)
-        clip = Denoising(model, encoded, negative, noise, job.steps + 1, GUIDANCE, None)
+        clip = Denoising(
+            model, encoded, negative, noise, Inference(steps=job.steps + 1, guidance=GUIDANCE)
+        )
         clip.advance(transformer)
         latents = clip.result()
         clock.tick()

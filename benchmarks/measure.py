@@ -18,7 +18,7 @@ import psutil
 import torch
 
 from maskora import devices
-from maskora.app.doctor.bandwidths import pinned_bandwidth, staged_bandwidth
+from maskora.app.doctor.checks import pinned_bandwidth, staged_bandwidth
 from maskora.memory.machine import peak_bytes
 
 SAMPLE_SECONDS = 0.005

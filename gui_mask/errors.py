@@ -9,8 +9,8 @@ from typing import Any, ParamSpec
 
 import gradio as gr
 
-from maskora.app.failures import TOLD_ERRORS
 from maskora.errors import Fault, UserError
+from maskora.system import REPORTED_ERRNOS
 
 Given = ParamSpec("Given")
 MARKUP = frozenset("\\`*_{}[]()#+-.!|~$:")  # what Markdown lets a backslash take the sense of
@@ -43,7 +43,7 @@ def caught(kept: str = "") -> Iterator[Problem]:
     except (UserError, Fault) as error:
         problem.text = str(error)
     except OSError as error:
-        if error.errno not in TOLD_ERRORS:
+        if error.errno not in REPORTED_ERRNOS:
             raise
         problem.text = f"{error.strerror}: {error.filename or 'while writing'}. {kept}".rstrip(". ")
 

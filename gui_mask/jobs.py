@@ -21,7 +21,8 @@ import psutil
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from maskora.app.workspace import Stage, Workspace
+from maskora.app.workspace import Workspace
+from maskora.config.tables import Stage
 from maskora.errors import Fault, UserError
 from maskora.files import patiently, remove, write_text
 from maskora.progress import State, read_state

@@ -10,7 +10,7 @@ from gui_mask.session import Session
 from maskora.app.workspace import Workspace
 from maskora.errors import UserError
 from maskora.hub import is_hub_id
-from maskora.video.limits import Limits
+from maskora.video.untrusted import Limits
 
 MOST_OPEN = 4  # workspaces: each holds its clip's frames in memory
 LONGEST = 4096  # bytes of a path, as Linux has it

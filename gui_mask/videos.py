@@ -13,10 +13,9 @@ from gui_mask.errors import plain
 from maskora.app.workspace import Workspace
 from maskora.errors import UserError
 from maskora.files import remove
-from maskora.video.limits import Limits
 from maskora.video.probe import VideoInfo, probe
 from maskora.video.read import read_frames
-from maskora.video.untrusted import check_untrusted
+from maskora.video.untrusted import Limits, check_untrusted
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FEWEST, MOST = 5, 81  # frames; the bases were trained on no more

@@ -1,25 +1,153 @@
-"""The command line. Nothing heavy is imported before a command runs."""
+"""Every command of the shell: its options, and how failures become messages and exit statuses.
 
+Nothing heavy is imported before a command runs.
+"""
+
+import functools
 import json
+import logging
+import signal
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from types import FrameType
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 import typer
 from typer.core import TyperCommand
 
 from maskora import __version__, devices
-from maskora.app.failures import told_plainly
 from maskora.app.workspace import Workspace
 from maskora.config import load_config
-from maskora.errors import UserError
+from maskora.config.tables import Family
+from maskora.errors import Fault, UserError
+from maskora.streaming.out_of_memory import first_line, ran_out_of
+from maskora.system import (
+    INTERRUPTIONS,
+    REPORTED_ERRNOS,
+    quieten_libraries,
+    show_any_character,
+)
 
+Given = ParamSpec("Given")
+Answer = TypeVar("Answer")
+ConfigOption = Annotated[Path, typer.Option("--config", help="WORKSPACE/edit.toml")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="TABLE.KEY=VALUE", help="change a setting for this run"),
 ]
+EditOption = Annotated[
+    str | None, typer.Option("--edit", metavar="NAME", help="a further edit: edits/NAME/")
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(metavar="cpu|cuda|cuda:N", help="where to compute; if not said, on a GPU"),
+]
+TinyFamily = Literal["wan2.1-i2v", "wan2.1-fun-inp", "wan2.2-i2v"]  # of models/tiny.py
+app = typer.Typer(
+    name="maskora",
+    help="Carry an edit of a video's first frame through the whole clip.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 
 
+def handle_errors(command: Callable[Given, Answer]) -> Callable[Given, Answer]:
+    """Turn the failures that a person can act on into one message and an exit status."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Given.args, **kwargs: Given.kwargs) -> Answer:
+        show_any_character()
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+        logging.getLogger("maskora").setLevel(logging.INFO)
+        quieten_libraries()
+        interruptions = _catch_interruptions()
+        try:
+            return command(*args, **kwargs)
+        except (Exception, KeyboardInterrupt) as error:
+            failure = _failure(error, bool(interruptions))
+            if failure is None:
+                raise
+            status, message = failure
+        print(f"maskora: {message}", file=sys.stderr)
+        raise typer.Exit(status)
+
+    return wrapper
+
+
+def _failure(error: BaseException, interrupted: bool) -> tuple[int, str] | None:
+    """Exit status and message; None for a bug, whose traceback is shown."""
+    if interrupted or isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted"
+    if isinstance(error, UserError):
+        return 2, str(error)
+    if isinstance(error, Fault):
+        return 1, str(error)
+    if isinstance(error, OSError) and error.errno in REPORTED_ERRNOS:
+        return 1, f"{error.strerror}: {error.filename or 'while writing'}"
+    memory = ran_out_of(error)
+    return None if memory is None else (1, _out_of_memory(memory, error))
+
+
+def _catch_interruptions() -> list[int]:
+    """Let Ctrl-C, SIGTERM and Ctrl-Break end a command alike; the list collects what came.
+
+    Libraries that are just being imported turn an interruption into errors of their own.
+    """
+    caught: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        raise KeyboardInterrupt
+
+    for number in INTERRUPTIONS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
+    return caught
+
+
+def _out_of_memory(memory: Literal["VRAM", "RAM"], error: BaseException) -> str:
+    if memory == "VRAM":
+        return (
+            f"the GPU's memory is too small for this run ({first_line(error)}). End what else uses "
+            f"the GPU (nvidia-smi lists it), or use a smaller size, fewer frames, "
+            f'model.transformer_dtype = "float8", or a smaller base such as Wan2.1-Fun-1.3B-InP.'
+        )
+    return (
+        f"the machine's RAM is too small for this run ({first_line(error)}). Close other programs, "
+        f'or use memory.weights = "mapped", which leaves the weights on disk, '
+        f'model.transformer_dtype = "float8", a smaller size or fewer frames.'
+    )
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _say_all(lines: Iterable[str]) -> None:
+    for line in lines:
+        _say(line)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"maskora {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="print the version"),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+@handle_errors
 def prepare(
     video: Annotated[Path, typer.Argument(help="a video file, or a folder of images")],
     workspace: Annotated[Path, typer.Argument(help="the folder to make for this edit")],
@@ -56,7 +184,7 @@ def prepare(
         "prompt.caption": caption,
         "prompt.edited_caption": edited_caption,
     }
-    told = prepare_workspace(
+    notes = prepare_workspace(
         video=video,
         root=workspace,
         mask=mask,
@@ -66,9 +194,11 @@ def prepare(
         overrides=set_ or [],
         overwrite=overwrite,
     )
-    print("\n".join(told))
+    _say_all(notes)
 
 
+@app.command()
+@handle_errors
 def track(
     workspace: Annotated[Path, typer.Argument(help="a prepared workspace")],
     click: Annotated[
@@ -83,7 +213,7 @@ def track(
         typer.Option(metavar="FRAME,X,Y,W,H[,OBJECT]", help="a rectangle around the object"),
     ] = None,
     tracker: Annotated[
-        str | None, typer.Option(metavar="simple|sam2", help="who follows; see [tracker]")
+        Literal["simple", "sam2"] | None, typer.Option(help="who follows; see [tracker]")
     ] = None,
     checkpoint: Annotated[
         str | None, typer.Option(help="of sam2: a hub id, a folder, or an original .pt file")
@@ -106,15 +236,13 @@ def track(
     track_workspace(config, place, overwrite, _say)
 
 
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
 def _from_here(path: str | None) -> str | None:
     """A path typed at the prompt counts from here, not from the workspace."""
     return str(Path(path).resolve()) if path and Path(path).exists() else path
 
 
+@app.command()
+@handle_errors
 def gui(
     workspace: Annotated[
         Path | None, typer.Argument(help="a workspace to begin with; or make one in the window")
@@ -134,10 +262,37 @@ def gui(
 ) -> None:
     """The window: click the object, edit frames, train and infer, in a browser."""
     from maskora.app.gui import start_gui
-    from maskora.video.limits import Limits
+    from maskora.video.untrusted import Limits
 
     limits = Limits.of(max_upload_mb, max_seconds, max_megapixels)
     start_gui(workspace, host, port, allow or [], limits, browser)
+
+
+@app.command()
+@handle_errors
+def evaluate(
+    workspace: Annotated[Path, typer.Argument(help="a workspace that infer.py has run in")],
+    edit: EditOption = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="of several; if not given, the run's first")
+    ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="the true edited frames, where they are known"),
+    ] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER|HUB_ID", help="a CLIP: similarity to the edit and the source"),
+    ] = None,
+    quality: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER|HUB_ID", help="a CLIP: quality without a reference"),
+    ] = None,
+) -> None:
+    """Judge a result: report.html and report.json beside it, with numbers, curves and pictures."""
+    from maskora.app.evaluate import evaluate_result
+
+    _say_all(evaluate_result(workspace, edit, seed, truth, clip, quality))
 
 
 EDIT_HELP = """\
@@ -216,7 +371,7 @@ class OwnLine(TyperCommand):
         return ctx.args
 
     def wants_help(self, args: list[str]) -> bool:
-        """Whether --help is asked of this command."""
+        """True where --help is asked of this command."""
         return "--help" in args or "-h" in args
 
 
@@ -232,10 +387,12 @@ class BatchCommand(OwnLine):
     text = BATCH_HELP
 
     def wants_help(self, args: list[str]) -> bool:
-        """What stands after -- is for the jobs."""
+        """Ignore what stands after --: it is for the jobs."""
         return super().wants_help(args[: args.index("--")] if "--" in args else args)
 
 
+@app.command(cls=EditCommand)
+@handle_errors
 def edit(context: typer.Context) -> None:
     """Prepare, train and infer in one line: a video, a box and an edited frame in, a clip out."""
     from maskora.app.batch import edit_video
@@ -243,6 +400,8 @@ def edit(context: typer.Context) -> None:
     raise typer.Exit(edit_video(context.args, _say))
 
 
+@app.command(cls=BatchCommand)
+@handle_errors
 def batch(context: typer.Context) -> None:
     """Run edit on every folder of a folder of jobs; a failing one stops no other."""
     from maskora.app.batch import run_batch
@@ -250,83 +409,17 @@ def batch(context: typer.Context) -> None:
     raise typer.Exit(run_batch(context.args, _say))
 
 
-def evaluate(
-    workspace: Annotated[Path, typer.Argument(help="a workspace that infer.py has run in")],
-    edit: Annotated[
-        str | None, typer.Option("--edit", metavar="NAME", help="a further edit: edits/NAME/")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(metavar="N", help="of several; if not given, the run's first")
-    ] = None,
-    truth: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="the true edited frames, where they are known"),
-    ] = None,
-    clip: Annotated[
-        str | None,
-        typer.Option(metavar="FOLDER|HUB_ID", help="a CLIP: similarity to the edit and the source"),
-    ] = None,
-    quality: Annotated[
-        str | None,
-        typer.Option(metavar="FOLDER|HUB_ID", help="a CLIP: quality without a reference"),
-    ] = None,
-) -> None:
-    """Judge a result: report.html and report.json beside it, with numbers, curves and pictures."""
-    from maskora.app.evaluate import evaluate_result
-
-    print("\n".join(evaluate_result(workspace, edit, seed, truth, clip, quality)))
-
-
-app = typer.Typer(
-    name="maskora",
-    help="Carry an edit of a video's first frame through the whole clip.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-ConfigOption = Annotated[Path, typer.Option("--config", help="WORKSPACE/edit.toml")]
-DeviceOption = Annotated[
-    str | None,
-    typer.Option(metavar="cpu|cuda|cuda:N", help="where to compute; if not said, on a GPU"),
-]
-EditOption = Annotated[
-    str | None, typer.Option("--edit", metavar="NAME", help="a further edit: edits/NAME/")
-]
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"maskora {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
-    ] = False,
-) -> None:
-    pass
-
-
-for command in (prepare, track, gui, evaluate):
-    app.command()(told_plainly(command))
-app.command(cls=EditCommand)(told_plainly(edit))
-app.command(cls=BatchCommand)(told_plainly(batch))
-
-
 @app.command()
-@told_plainly
+@handle_errors
 def check(config: ConfigOption, edit: EditOption = None, set_: SetOption = None) -> None:
     """Check the configuration, the workspace and the edited frames; loads no model."""
     from maskora.app.preflight import check_workspace
 
-    check_workspace(load_config(config, set_ or []), Workspace(config.parent), edit)
+    _say_all(check_workspace(load_config(config, set_ or []), Workspace(config.parent), edit))
 
 
 @app.command()
-@told_plainly
+@handle_errors
 def plan(
     config: ConfigOption,
     device: Annotated[
@@ -346,10 +439,12 @@ def plan(
 
 
 @app.command()
-@told_plainly
+@handle_errors
 def train(
     config: ConfigOption,
-    stage: Annotated[str, typer.Option(help="motion, appearance or all")] = "all",
+    stage: Annotated[
+        Literal["motion", "appearance", "all"], typer.Option(help="what to train")
+    ] = "all",
     edit: EditOption = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="continue an interrupted run where it can be")
@@ -366,7 +461,7 @@ def train(
 
 
 @app.command()
-@told_plainly
+@handle_errors
 def infer(
     config: ConfigOption,
     edit: EditOption = None,
@@ -390,7 +485,7 @@ def infer(
 
 
 @app.command()
-@told_plainly
+@handle_errors
 def export(
     source: Annotated[
         Path, typer.Argument(metavar="WORKSPACE|LORA", help="a workspace, or any LoRA file")
@@ -399,12 +494,12 @@ def export(
         Path, typer.Argument(help="the file to write, NAME.safetensors; with --merge a folder")
     ],
     layout: Annotated[
-        str | None,
-        typer.Option(metavar="diffusers|comfyui|musubi", help="of the program that reads it"),
+        Literal["diffusers", "comfyui", "musubi"] | None,
+        typer.Option(help="of the program that reads it; diffusers, if not said"),
     ] = None,
     edit: EditOption = None,
     family: Annotated[
-        str | None, typer.Option(help="the kind of base, for files that do not say it")
+        Family | None, typer.Option(help="the kind of base, for files that do not say it")
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace a file that is there")
@@ -414,26 +509,24 @@ def export(
     ] = False,
 ) -> None:
     """Write a LoRA as a file for other programs: diffusers, ComfyUI, musubi-tuner."""
-    if not merge:
-        from maskora.app.export import export_lora
-
-        export_lora(source, output, layout or "diffusers", edit, family, overwrite)
-        return
-    if layout or family or overwrite:
+    if merge and (layout or family or overwrite):
         raise UserError(
             "--merge makes a new folder: --layout, --family and --overwrite have no use"
         )
-    from maskora.app.export import merge_lora
+    from maskora.app.export import export_lora, merge_lora
 
-    merge_lora(source, output, edit)
+    if merge:
+        _say_all(merge_lora(source, output, edit))
+    else:
+        _say_all(export_lora(source, output, layout or "diffusers", edit, family, overwrite))
 
 
 @app.command()
-@told_plainly
+@handle_errors
 def tiny_model(
     folder: Annotated[Path, typer.Argument(help="the folder to create")],
     seed: Annotated[int, typer.Option(help="of the random weights")] = 0,
-    family: Annotated[str, typer.Option(help="which kind of Wan base")] = "wan2.1-i2v",
+    family: Annotated[TinyFamily, typer.Option(help="which kind of Wan base")] = "wan2.1-i2v",
 ) -> None:
     """Write a complete Wan folder of a few megabytes with random weights, for trying."""
     from maskora.models.tiny import write_tiny_model
@@ -443,7 +536,7 @@ def tiny_model(
 
 
 @app.command()
-@told_plainly
+@handle_errors
 def demo(
     folder: Annotated[Path, typer.Argument(help="where to put it")] = Path("maskora-demo"),
 ) -> None:
@@ -454,16 +547,18 @@ def demo(
 
 
 @app.command()
-@told_plainly
+@handle_errors
 def doctor(
     as_json: Annotated[
         bool, typer.Option("--json", help="as JSON, for a bug report; no names and no paths")
     ] = False,
 ) -> None:
     """Examine this machine: what it has, whether it computes rightly, and what it can do."""
+    from functools import partial
+
     from maskora.app.doctor import examine
 
-    examine(as_json)
+    examine(as_json, partial(print, end="", flush=True))
 
 
 def main() -> None:

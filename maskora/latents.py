@@ -33,7 +33,7 @@ Encoder = TypeVar("Encoder")
 
 @dataclass(frozen=True)
 class EncodedSample:
-    """A sample as the transformer meets it, on the CPU, without a batch dimension.
+    """A sample ready for the transformer, on the CPU, without a batch dimension.
 
     Attributes:
         name: the sample's name.
@@ -52,7 +52,7 @@ class EncodedSample:
     times: tuple[int, ...] | None = None
 
     def inputs(self, device: torch.device | str) -> ModelInputs:
-        """What the transformer is told, as a batch of one on a device."""
+        """The transformer's inputs, as a batch of one on a device."""
         target = torch.device(device)
         return ModelInputs(
             condition_BCTHW=upload(self.condition_CTHW, target)[None],
@@ -76,7 +76,7 @@ class TensorCache:
         self.folder = folder
 
     def get(self, name: str) -> Context | None:
-        """What is stored under a name, or None."""
+        """The tensors that are stored under a name, or None."""
         try:
             with safe_open(self._path(name), "pt") as file:
                 # Copies: what is still mapped can be neither replaced nor removed on Windows.

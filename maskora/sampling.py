@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maskora.config.tables import Inference
 from maskora.errors import Fault
 from maskora.latents import EncodedSample, on_device
 from maskora.models.registry import Context, Expert, ModelInputs, Transformer, VideoModel
@@ -51,9 +52,8 @@ class Denoising:
         sample: the encoded inference sample.
         negative: the context that guidance steers away from.
         noise_BCTHW: starting noise, batch of one.
-        guidance: 1 turns guidance off; otherwise both branches run as a batch of two, or the base
-            is told the number, if it embeds it.
-        shift: of the schedule; None keeps the base's own.
+        settings: steps, guidance and shift count here. A guidance of 1 turns it off; otherwise both
+            branches run as a batch of two, or the base is given the number, if it embeds it.
         lock: blend the background at every step.
     """
 
@@ -63,22 +63,22 @@ class Denoising:
         sample: EncodedSample,
         negative: Context,
         noise_BCTHW: Tensor,
-        steps: int,
-        guidance: float,
-        shift: float | None,
+        settings: Inference,
         lock: LatentLock | None = None,
     ) -> None:
+        guidance = settings.guidance
+        shift = None if settings.shift == "model" else settings.shift
         self._model, self._lock, self._guidance = model, lock, guidance
         self._guided = guidance > 1 and not model.embeds_guidance
         self._inputs = _inputs(sample, negative if self._guided else None, model.device, guidance)
-        self._scheduler = model.scheduler(steps, shift)
+        self._scheduler = model.scheduler(settings.steps, shift)
         self._noise = noise_BCTHW.to(model.device)
         self._latents = model.initial_latents(self._noise, self._inputs.condition_BCTHW[:1])
         self._done = 0
 
     @torch.inference_mode()
     def advance(self, transformer: Transformer, expert: Expert | None = None) -> int:
-        """Take the steps that are an expert's (all, if not told); returns how many.
+        """Take the steps that are an expert's (all, if none is given); returns how many.
 
         Args:
             transformer: the expert, as the model loads it.

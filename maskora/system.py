@@ -1,6 +1,8 @@
 """What differs between operating systems: interruptions, quoting, the console, memory. No torch."""
 
+import errno
 import io
+import logging
 import os
 import platform
 import re
@@ -20,6 +22,12 @@ WINDOWS = os.name == "nt"
 INTERRUPTIONS: tuple[int, ...] = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)
 )
+# What the machine refuses for a reason that its own words explain.
+REPORTED_ERRNOS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS,
+    errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EFBIG,
+    *([errno.EINVAL] if WINDOWS else []),  # of a name that is none there
+)  # fmt: skip
 # What neither cmd nor PowerShell gives a meaning to.
 PLAIN = re.compile(r"[\w.:\\/+=-]+")
 
@@ -52,6 +60,13 @@ def show_any_character(streams: Iterable[object] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr) if streams is None else streams:
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")
+
+
+def quieten_libraries() -> None:
+    """Turn down the warnings of libraries that say nothing that helps a person here."""
+    for library in ("TRANSFORMERS", "DIFFUSERS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # of faster kernels that might be had
 
 
 # A container's limit, what it uses of it, and its statistics: of version 2 and 1 of control groups.

@@ -24,11 +24,11 @@ from huggingface_hub.utils import (
     filter_repo_objects,
 )
 
-from maskora.app.base import find_base, find_files
 from maskora.app.plan import CONFIGS
-from maskora.config import Model
+from maskora.config.tables import Model
 from maskora.errors import Fault, UserError
 from maskora.hub import WANTED, fetching, find_file, find_local, locate, locate_cached, variants
+from maskora.models.files.source import resolve_base, resolve_files
 from tests.conftest import REPOSITORY
 from tests.loopback_hub import Hub, serving, use
 
@@ -70,7 +70,7 @@ def test_weights_of_a_part_that_is_a_file_are_not_fetched(
     model = Model(path="somebody/base", files={"transformer": "a.safetensors"})
     with serving({name: name.encode() for name in DIFFUSERS}) as hub:
         use(hub, str(tmp_path / "cache"), monkeypatch)
-        find_base(model, tmp_path)
+        resolve_base(model, tmp_path)
         found = {path for path, _ in hub.contents()}
     assert "transformer/diffusion_pytorch_model-00001-of-00014.safetensors" not in found
     assert "transformer/config.json" in found
@@ -96,7 +96,7 @@ def test_paths_count_from_the_configuration_then_from_here(
 def test_all_files_that_are_not_there_are_told(tmp_path: Path) -> None:
     model = Model(path="", files={"vae": "a.pth", "transformer": "b.safetensors"})
     with pytest.raises(UserError) as caught:
-        find_files(model, tmp_path)
+        resolve_files(model, tmp_path)
     assert str(caught.value).splitlines() == [
         "[model] files: vae = 'a.pth' does not exist",
         "[model] files: transformer = 'b.safetensors' does not exist",
@@ -260,10 +260,10 @@ def test_what_was_damaged_on_the_disk_is_not_kept(hub: Hub, tmp_path: Path) -> N
 FETCH = """
 import sys
 from pathlib import Path
-from maskora.app.failures import told_plainly
+from maskora.cli import handle_errors
 from maskora.hub import locate
 try:
-    told_plainly(locate)("somebody/base", Path())
+    handle_errors(locate)("somebody/base", Path())
 except Exception as error:
     sys.exit(error.exit_code)
 """

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from maskora.config.tables import Inference
 from maskora.latents import EncodedSample
 from maskora.models.registry import VideoModel, open_model
 from maskora.sampling import Denoising, LatentLock, draw_noise
@@ -49,7 +50,8 @@ def run(
 ) -> torch.Tensor:
     text = torch.zeros(512, 32) if negative is None else negative
     negative = {**sample.context, "text": text}
-    clip = Denoising(model, sample, negative, draw_noise(SHAPE, seed), 4, guidance, None, lock)
+    settings = Inference(steps=4, guidance=guidance)
+    clip = Denoising(model, sample, negative, draw_noise(SHAPE, seed), settings, lock)
     assert clip.advance(model.load_transformer()) == 4
     return clip.result()
 

@@ -64,8 +64,8 @@ def test_who_has_chosen_another_way_keeps_it() -> None:
 def test_a_command_on_an_old_console(tmp_path: Path) -> None:
     """`maskora prepare` ends by naming the workspace, in whatever letters."""
     code = (
-        "import sys; from maskora.app.failures import told_plainly\n"
-        "@told_plainly\ndef command(): print(sys.argv[1])\ncommand()"
+        "import sys; from maskora.cli import handle_errors\n"
+        "@handle_errors\ndef command(): print(sys.argv[1])\ncommand()"
     )
     for encoding in ("ascii", "cp1252", "cp932"):
         done = subprocess.run(

@@ -20,7 +20,7 @@ log = logging.getLogger("maskora")
 def settle_captions(
     config: Config, workspace: Workspace, images: Iterable[Path]
 ) -> dict[Path, str]:
-    """What each image shows: its .txt, else the key of [prompt], else what the captioner says.
+    """The caption of each image: its .txt, else the key of [prompt], else the captioner's.
 
     The captioner is loaded once for all that is missing, and not at all where nothing is.
 
@@ -37,13 +37,13 @@ def settle_captions(
 
 
 def source_caption(workspace: Workspace, config: Config) -> str:
-    """What the source's first frame shows."""
+    """The caption of the source's first frame."""
     image = workspace.source_frame(0)
     return settle_captions(config, workspace, [image])[image]
 
 
 def write_captions(config: Config, workspace: Workspace, images: Iterable[Path]) -> dict[Path, str]:
-    """What the captioner says of some images, whatever else is written about them.
+    """The captioner's captions of some images, whatever a person has written about them.
 
     It is loaded once, for those which it has not seen yet. No .txt is written.
 
@@ -62,7 +62,7 @@ def write_captions(config: Config, workspace: Workspace, images: Iterable[Path])
 
 
 def foresee_caption(config: Config, workspace: Workspace, image: Path) -> str | None:
-    """What a person should know of the captioner's part in an image's caption; loads nothing.
+    """A line about the captioner's part in an image's caption, or None; loads nothing.
 
     Raises:
         UserError: the caption is missing, and there is no captioner to write it.
@@ -77,7 +77,7 @@ def foresee_caption(config: Config, workspace: Workspace, image: Path) -> str | 
 
 
 def _given(config: Config, workspace: Workspace, image: Path) -> str | None:
-    """What a person has written about an image; None where it is left to the captioner."""
+    """The caption that a person has written; None where it is left to the captioner."""
     key, what = _place(workspace, image)
     text: str = caption_beside(image) or getattr(config.prompt, key)
     if not text.strip():
@@ -92,7 +92,7 @@ def _place(workspace: Workspace, image: Path) -> tuple[str, str]:
 
 
 def _check_captioner(config: Config, workspace: Workspace, image: Path) -> None:
-    """What can be known of the captioner before it is looked for on the hub."""
+    """Check what can be known of the captioner without asking the hub. Raises UserError."""
     model, (key, _) = config.caption.model, _place(workspace, image)
     advice = _advice(workspace, image)
     if model == "none":
@@ -110,7 +110,7 @@ def _check_captioner(config: Config, workspace: Workspace, image: Path) -> None:
 
 
 def _advice(workspace: Workspace, image: Path) -> str:
-    """How to do without the captioner."""
+    """A sentence about doing without the captioner."""
     key, what = _place(workspace, image)
     return (
         f"or say yourself what {what} shows, either in {image.with_suffix('.txt')} or as "
@@ -123,12 +123,12 @@ def _open(config: Config, workspace: Workspace, image: Path, stack: ExitStack) -
     try:
         return stack.enter_context(open_captioner(config.caption.model, workspace.root))
     except UserError as error:
-        told = str(error).rstrip(".")
-        raise UserError(f"{told}, {_advice(workspace, image)}") from None
+        reason = str(error).rstrip(".")
+        raise UserError(f"{reason}, {_advice(workspace, image)}") from None
 
 
 def _write(caption: Captioner, config: Config, workspace: Workspace, image: Path) -> str:
-    """Have one caption written, keep it and tell it."""
+    """Have one caption written, keep it and log it."""
     text = caption(read_image(image))
     if not text:
         advice = _advice(workspace, image)
@@ -139,7 +139,7 @@ def _write(caption: Captioner, config: Config, workspace: Workspace, image: Path
 
 
 def _remembered(config: Config, workspace: Workspace, image: Path) -> str | None:
-    """What the captioner said of this very picture before; an unreadable file counts as absent."""
+    """The captioner's earlier caption of this very picture; an unreadable file counts as absent."""
     try:
         return _file(config, workspace, image).read_text(encoding="utf-8").strip() or None
     except (FileNotFoundError, UnicodeDecodeError):
@@ -147,7 +147,7 @@ def _remembered(config: Config, workspace: Workspace, image: Path) -> str | None
 
 
 def _file(config: Config, workspace: Workspace, image: Path) -> Path:
-    """Where a caption is kept: under the captioner's name, as it is configured, and the pixels."""
+    """The file of a caption, named by the captioner as it is configured and by the pixels."""
     picture_HWC = read_image(image)
     shape = str(picture_HWC.shape)
     name = digest(FORMAT, TASK, config.caption.model, shape, picture_HWC.tobytes())

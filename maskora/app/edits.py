@@ -42,7 +42,7 @@ class Clip:
 
     @property
     def placement(self) -> Placement:
-        """How the frames lie in the original."""
+        """The frames' place in the original."""
         return self.source.placement
 
     def video(self) -> Tensor:
@@ -126,20 +126,15 @@ def load_edit(
 
 
 def report_leakage(edit: Edit, rule: str) -> None:
-    """Say how much each edited frame differs from its source outside the mask."""
+    """Log how much each edited frame differs from its source outside the mask."""
     for frame, edited in edit.all.items():
         if edited.leakage.share > 0.01:
             fate = "taken from the source" if rule == "source" else "kept as edited"
             log.warning(
                 "%s differs from source frame %d outside the mask: by more than %d of 255 levels "
                 "on %.0f%% of it (mean %.1f); the outside is %s (appearance.spill)",
-                edited.path,
-                frame,
-                VISIBLE,
-                100 * edited.leakage.share,
-                edited.leakage.mean,
-                fate,
-            )
+                edited.path, frame, VISIBLE, 100 * edited.leakage.share, edited.leakage.mean, fate,
+            )  # fmt: skip
 
 
 def _read_edited(path: Path, source: Source) -> np.ndarray:

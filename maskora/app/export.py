@@ -1,58 +1,118 @@
-"""export --merge: a base with a LoRA in its weights, as a folder of its own."""
+"""export: a LoRA as a file for other programs, or in the weights of a copy of its base."""
 
 import logging
 import os
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from maskora import lora
-from maskora.app.fingerprints import base_digest
-from maskora.app.loras import Given, trained_loras
+from maskora.app.captions import source_caption
+from maskora.app.edits import load_clip, load_edit
+from maskora.app.fingerprints import (
+    LoraChoice,
+    base_digest,
+    run_folder,
+    stage_run,
+    trained_lora,
+    warn_unfinished,
+)
 from maskora.app.workspace import Workspace
+from maskora.config import Config, load_config
+from maskora.config.tables import Stage
 from maskora.errors import UserError
 from maskora.files import is_hidden, lies_in, move
-from maskora.hub import find_file, locate
+from maskora.hub import find_file, find_local, is_hub_id, locate, locate_cached
 from maskora.lora import LoraWeights
 from maskora.models.files.folder import DiffusersFolder
-from maskora.models.files.source import Source
+from maskora.models.files.source import Source, resolve_base
 from maskora.models.names import Names
-from maskora.models.registry import FAMILIES, VideoModel, names_of, open_model, open_source
+from maskora.models.registry import (
+    FAMILIES,
+    Expert,
+    VideoModel,
+    names_of,
+    open_model,
+    open_source,
+)
+from maskora.training.checkpoint import RunFolder
+from maskora.training.loop import StageRun
 
+log = logging.getLogger("maskora")
 SUFFIX = ".safetensors"
 
 
 def export_lora(
     source: Path, output: Path, layout: str, edit: str | None, family: str | None, overwrite: bool
-) -> None:
+) -> list[str]:
     """Write the LoRA of a workspace, or a LoRA file, in a layout.
 
     Args:
         source: a workspace, of which the edit's LoRA is taken, or a file.
+        layout: one of `lora.LAYOUTS`.
         edit: of a workspace: the name of the edit.
         family: the kind of base, for files that do not say it.
         overwrite: files that are there may be replaced.
 
+    Returns:
+        what was written, in lines for the person.
+
     Raises:
         UserError: there is no LoRA, or it cannot be written so.
     """
-    if layout not in lora.LAYOUTS:
-        raise UserError(f"--layout {layout}: choose {', '.join(lora.LAYOUTS)}")
-    given = find(source, edit)
+    given = _find_loras(source, edit)
     targets = [_target(output, one.expert) for one in given]
-    check_output(output)
+    _check_output(output)
     for target in targets:
         if target.exists() and not overwrite:
             raise UserError(f"{target} exists already: choose another name, or add --overwrite")
+    lines = []
     for one, target in zip(given, targets, strict=True):
-        names = names_for(one.path, family)
+        names = _names_for(one.path, family)
         weights = lora.read(one.path, names)
         lora.write(target, weights, layout, names)
-        print(_told(target, weights, layout))
+        lines += _describe(target, weights, layout)
+    return lines
 
 
-def find(source: Path, edit: str | None) -> list[Given]:
+def merge_lora(source: Path, output: Path, edit: str | None) -> list[str]:
+    """Write the base that a LoRA was trained on with the LoRA in it; whole or not at all.
+
+    Args:
+        source: a workspace, of which the edit's LoRA is taken, or a LoRA file of maskora's.
+        output: the folder to make, in diffusers' layout.
+
+    Returns:
+        what was done, in lines for the person.
+
+    Raises:
+        UserError: the base is not there or is laid out otherwise, or the LoRA does not fit it.
+    """
+    if output.exists() or output.is_symlink():
+        raise UserError(f"{output} exists already: name a folder that is to be made")
+    _check_output(output)
+    given = _find_loras(source, edit)
+    first, lines = given[0].path, []
+    metadata = lora.read_metadata(first)
+    found = _find_base(metadata, first, source if source.is_dir() else Path.cwd())
+    model = open_model(str(metadata["family"]), found, "float32", "cpu")
+    _warn_of_differences(metadata, model, first)
+    parts = {_part(model, one): one.path for one in given}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".merge-") as scratch:
+        built = Path(scratch) / output.name
+        _link_others(found.where, built, parts)
+        for part, path in parts.items():
+            weights = lora.read(path, _names_for(path, None))
+            count = lora.merge(weights, path, found.where / part, built / part)
+            lines.append(f"{path}: added to {count} tensors of {part}")
+        open_model(str(metadata["family"]), built, "float32", "cpu")  # refuses an incomplete one
+        move(built, output)
+    return [*lines, f"{output}: the merged base, in diffusers' layout"]
+
+
+def _find_loras(source: Path, edit: str | None) -> list[LoraChoice]:
     """The LoRA files of a workspace, one per transformer of its base; or the file itself.
 
     Raises:
@@ -61,12 +121,90 @@ def find(source: Path, edit: str | None) -> list[Given]:
     if not source.is_dir():
         if edit is not None:
             raise UserError(f"--edit {edit} belongs to a workspace, and {source} is none")
-        return [Given(source)]
-    return trained_loras(Workspace(source), edit)
+        return [LoraChoice(source)]
+    return _trained_loras(Workspace(source), edit)
 
 
-def check_output(output: Path) -> None:
-    """A path can be written and told. Raises UserError."""
+def _trained_loras(workspace: Workspace, edit: str | None) -> list[LoraChoice]:
+    """One LoRA per transformer of the configured base; warns where one is outdated.
+
+    Raises:
+        UserError: the workspace or the edit is not complete, or a transformer has no LoRA yet.
+    """
+    config = load_config(workspace.config, [])
+    files = workspace.find_edits(edit, workspace.read_source().frames)
+    stage: Stage = "appearance" if files.keyframes else "motion"
+    try:
+        model = _configured_base(config, workspace)
+    except UserError as reason:
+        _warn_uncompared(reason)
+        names = _recorded_experts(workspace, config, stage, edit)
+        return _recorded(workspace, [stage_run(config, stage, Expert(one)) for one in names], edit)
+    runs = [stage_run(config, stage, expert) for expert in model.experts]
+    _check_trained(workspace, runs, edit)
+    try:
+        clip = load_clip(workspace, config)
+        edited = load_edit(workspace, config, clip, edit) if files.keyframes else None
+        source_caption(workspace, config)
+    except UserError as reason:
+        _warn_uncompared(reason)
+        return _recorded(workspace, runs, edit)
+    return [trained_lora(workspace, config, clip, edited, edit, model, run) for run in runs]
+
+
+def _configured_base(config: Config, workspace: Workspace) -> VideoModel:
+    """The base, if it is on this machine: for a LoRA's sake nothing is fetched."""
+    table = config.model
+    if is_hub_id(table.path) and find_local(table.path, workspace.root) is None:
+        table = table.model_copy(update={"path": str(locate_cached(table.path))})
+    return open_model(table.family, resolve_base(table, workspace.root), table.dtype, "cpu")
+
+
+def _recorded_experts(
+    workspace: Workspace, config: Config, stage: Stage, edit: str | None
+) -> list[str]:
+    """The transformers of the configured kind of base for which a run's own LoRA says it is."""
+    found = []
+    for title, metrics in workspace.metrics(stage, edit).items():
+        if adapter := RunFolder(metrics.parent).newest_adapter():
+            metadata, expert = lora.read_metadata(adapter), title.removeprefix(stage)[1:]
+            if metadata.get("family") == config.model.family and metadata.get("expert") == expert:
+                found.append(expert)
+    return found or [""]
+
+
+def _recorded(workspace: Workspace, runs: Sequence[StageRun], edit: str | None) -> list[LoraChoice]:
+    """The runs' newest LoRAs as they are; says where a run has not come to its end."""
+    _check_trained(workspace, runs, edit)
+    given = []
+    for run in runs:
+        folder = run_folder(workspace, run, edit)
+        record = folder.read()
+        assert record is not None
+        warn_unfinished(run, record.step)
+        given.append(LoraChoice(folder.adapter(record.step), expert=run.expert.name))
+    return given
+
+
+def _check_trained(workspace: Workspace, runs: Sequence[StageRun], edit: str | None) -> None:
+    """Every run has left a LoRA. Raises UserError with all that have not."""
+    missing = [run.title for run in runs if run_folder(workspace, run, edit).read() is None]
+    if missing:
+        name = f" --edit {edit}" if edit else ""
+        raise UserError(
+            f"{workspace.root} holds no trained LoRA of {' and '.join(missing)}: "
+            f"python train.py --config {workspace.config}{name}"
+        )
+
+
+def _warn_uncompared(reason: UserError) -> None:
+    log.warning(
+        "note: whether the LoRA belongs to what is there now was not looked at, because %s", reason
+    )
+
+
+def _check_output(output: Path) -> None:
+    """Check that a path can be written and named in a message. Raises UserError."""
     try:
         str(output).encode()
     except UnicodeEncodeError:
@@ -78,88 +216,52 @@ def check_output(output: Path) -> None:
         raise UserError(f"{output}: {nearest} is a file, not a folder")
 
 
-def names_for(path: Path, family: str | None) -> Names:
-    """The table of the kind of base that a LoRA is for: what the file says, else the person.
+def _names_for(path: Path, family: str | None) -> Names:
+    """The module names of the kind of base that a LoRA is for: as the file says, else the person.
 
     Raises:
-        UserError: neither does, or they contradict each other.
+        UserError: neither says it, or they contradict each other.
     """
-    known = ", ".join(FAMILIES)
-    if family is not None and family not in FAMILIES:
-        raise UserError(f"--family {family}: choose one of {known}")
-    told = lora.read_metadata(path).get("family")
-    if told not in (None, *FAMILIES):
-        raise UserError(f"{path} is for {told!r}, a kind of base that is not known here")
-    if told and family and names_of(told) is not names_of(family):
-        raise UserError(f"--family {family}: {path} says that it is for {told}")
-    either: str | None = told or family
+    recorded = lora.read_metadata(path).get("family")
+    if recorded not in (None, *FAMILIES):
+        raise UserError(f"{path} is for {recorded!r}, a kind of base that is not known here")
+    if recorded and family and names_of(recorded) is not names_of(family):
+        raise UserError(f"--family {family}: {path} says that it is for {recorded}")
+    either: str | None = recorded or family
     if either is None:
+        known = ", ".join(FAMILIES)
         raise UserError(f"{path} does not say for which base it is: --family, one of {known}")
     return names_of(either)
 
 
 def _target(output: Path, expert: str) -> Path:
-    """Where one LoRA goes: that of an expert has its name."""
+    """The file of one LoRA: that of an expert has its name. Raises UserError."""
     if output.suffix != SUFFIX:
         raise UserError(f"{output}: other programs know LoRA files by their end, {SUFFIX}")
     return output.with_stem(f"{output.stem}-{expert}") if expert else output
 
 
-def _told(path: Path, weights: LoraWeights, layout: str) -> str:
-    """What was written."""
+def _describe(path: Path, weights: LoraWeights, layout: str) -> list[str]:
+    """Lines about a file that was written."""
     ranks = sorted({update.rank for update in weights.updates.values()})
     kinds = [f"{len(weights.updates)} modules of rank {ranks[0]}"] if ranks else []
     if len(ranks) > 1:
         kinds = [f"{kinds[0]} to {ranks[-1]}"]
     if weights.differences:
         kinds.append(f"{len(weights.differences)} differences of weights")
-    told = f"{path}: {layout} layout, {', '.join(kinds)}, {path.stat().st_size / 2**20:.1f} MB"
+    size = path.stat().st_size / 2**20
+    lines = [f"{path}: {layout} layout, {', '.join(kinds)}, {size:.1f} MB"]
     if layout == "musubi" and not any(".ff" in module for module in weights.updates):
-        told += (
-            "\nnote: diffusers cannot read this file: its converter of this layout expects "
+        lines.append(
+            "note: diffusers cannot read this file: its converter of this layout expects "
             "feed-forward layers, and the LoRA has none. For diffusers there is --layout diffusers"
         )
-    return told
-
-
-log = logging.getLogger("maskora")
-
-
-def merge_lora(source: Path, output: Path, edit: str | None) -> None:
-    """Write the base that a LoRA was trained on with the LoRA in it; whole or not at all.
-
-    Args:
-        source: a workspace, of which the edit's LoRA is taken, or a LoRA file of maskora's.
-        output: the folder to make, in diffusers' layout.
-
-    Raises:
-        UserError: the base is not there or is laid out otherwise, or the LoRA does not fit it.
-    """
-    if output.exists() or output.is_symlink():
-        raise UserError(f"{output} exists already: name a folder that is to be made")
-    check_output(output)
-    given = find(source, edit)
-    metadata = lora.read_metadata(given[0].path)
-    found = _find_base(metadata, given[0].path, source if source.is_dir() else Path.cwd())
-    model = open_model(str(metadata["family"]), found, "float32", "cpu")
-    _tell_differences(metadata, model, given[0].path)
-    parts = {_part(model, one): one for one in given}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".merge-") as scratch:
-        built = Path(scratch) / output.name
-        _link_others(found.where, built, parts)
-        for part, one in parts.items():
-            weights = lora.read(one.path, names_for(one.path, None))
-            count = lora.merge(weights, one.path, found.where / part, built / part)
-            print(f"{one.path}: added to {count} tensors of {part}")
-        open_model(str(metadata["family"]), built, "float32", "cpu")  # refuses an incomplete one
-        move(built, output)
-    print(f"{output}: the merged base, in diffusers' layout")
+    return lines
 
 
 def _find_base(metadata: dict[str, Any], path: Path, relative_to: Path) -> Source:
     """The base that a LoRA's record names."""
-    names_for(path, None)
+    _names_for(path, None)
     if "base" not in metadata:
         raise UserError(f"{path} does not say which base it was trained on: it cannot be merged")
     base = str(metadata["base"])
@@ -174,8 +276,8 @@ def _find_base(metadata: dict[str, Any], path: Path, relative_to: Path) -> Sourc
     return found
 
 
-def _tell_differences(metadata: dict[str, Any], model: VideoModel, path: Path) -> None:
-    """Say where the base is not quite what the LoRA has learned on."""
+def _warn_of_differences(metadata: dict[str, Any], model: VideoModel, path: Path) -> None:
+    """Log how the base differs from the one that the LoRA was trained on."""
     if metadata.get("base_hash") != base_digest(str(metadata.get("dtype")), model):
         log.warning(
             "note: %s was trained on other weights than those that are there now (%s)",
@@ -185,8 +287,8 @@ def _tell_differences(metadata: dict[str, Any], model: VideoModel, path: Path) -
         log.warning("note: %s was trained against %s weights; these are not", path, storage)
 
 
-def _part(model: VideoModel, given: Given) -> str:
-    """Which of the base's transformers a LoRA belongs to."""
+def _part(model: VideoModel, given: LoraChoice) -> str:
+    """The part of the base that a LoRA belongs to."""
     expert = given.expert or lora.read_metadata(given.path).get("expert", "")
     parts = {one.name: one.part for one in model.experts}
     if expert not in parts:

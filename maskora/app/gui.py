@@ -6,7 +6,7 @@ from pathlib import Path
 from maskora.app.workspace import Workspace
 from maskora.errors import UserError
 from maskora.video.images import IMAGE_SUFFIXES
-from maskora.video.limits import Limits
+from maskora.video.untrusted import Limits
 
 
 def start_gui(

@@ -5,21 +5,23 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from maskora import lora
-from maskora.app import fingerprints as stages
+from maskora.app.base import open_base
 from maskora.app.edits import Clip, Edit, load_clip, load_edit, report_leakage
-from maskora.app.effects import infer_warnings
-from maskora.app.loras import Stacked, choose_loras, of_expert
-from maskora.app.results import Generated, make_room, write_outputs
-from maskora.app.setup import open_base
+from maskora.app.fingerprints import LoraChoice, stage_run, trained_lora
+from maskora.app.preflight import infer_warnings
+from maskora.app.results import Result, make_room, write_outputs
 from maskora.app.workspace import Workspace, original_video
 from maskora.config import Config
+from maskora.config.tables import Stage
 from maskora.errors import UserError
 from maskora.files import replacing
 from maskora.latents import (
@@ -32,20 +34,11 @@ from maskora.latents import (
 )
 from maskora.method.conditioning import inference_sample, to_bytes, to_unit
 from maskora.models.acceleration import use_cache
-from maskora.models.registry import Context, PromptInput, VideoModel
+from maskora.models.registry import Context, Expert, PromptInput, VideoModel
 from maskora.sampling import Denoising, LatentLock, draw_noise
 from maskora.streaming.engine import Streamer
 
 log = logging.getLogger("maskora")
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """What sampling needs, encoded."""
-
-    sample: EncodedSample
-    negative: Context
-    lock: LatentLock | None
 
 
 def infer_clip(
@@ -56,53 +49,61 @@ def infer_clip(
     output: Path | None,
     lora_choice: list[str],
 ) -> None:
-    """Generate the edited clip for every seed."""
+    """Generate the edited clip for every seed.
+
+    Args:
+        seeds: numbers with commas; None: the configured one.
+        output: a copy of edited.mp4.
+        lora_choice: LoRA files in place of the clip's own, or "none".
+
+    Raises:
+        UserError: the workspace is not complete, or a LoRA is missing or does not fit.
+    """
     numbers = parse_seeds(seeds, config.inference.seed)
     if output is not None and len(numbers) > 1:
         raise UserError("--output names one file; leave it out for several seeds")
-    result_file = workspace.output_dir(edit, None) / "edited.mp4"
+    folders = [workspace.output_dir(edit, seed if n else None) for n, seed in enumerate(numbers)]
+    edited_mp4 = folders[0] / "edited.mp4"
     if output is not None:
-        check_output(output, result_file)
+        _check_output(output, edited_mp4)
     clip = load_clip(workspace, config)
     # The clip's own LoRA is compared with what it was trained on, which is captioned too.
     trained_on = [] if lora_choice else [workspace.source_frame(0)]
     edited = load_edit(workspace, config, clip, edit, captioned=trained_on)
-    origin = original_video(clip.source)
+    original = original_video(clip.source)
     report_leakage(edited, config.appearance.spill)
     for warning in infer_warnings(config):
         log.warning("note: %s", warning)
-    folders = [workspace.output_dir(edit, s if n else None) for n, s in enumerate(numbers)]
     make_room(folders, output)  # before the long work
     base = open_base(config, workspace, clip.source, "infer")
     model = base.model
     loras = choose_loras(workspace, config, clip, edited, edit, model, lora_choice)
-    base.tell_plan()
-    with base.telling_what_needs_less():
+    base.log_plan()
+    with base.explaining_out_of_memory():
         encoded = encode(workspace, config, clip, edited, model)
-        latents = generate(
-            config, model, encoded, loras, numbers, lambda s: base.remember(clip.source.frames, s)
-        )
-        for index, seed in enumerate(numbers):
-            frames = to_bytes(decode_video(latents[index], model)).numpy()
-            folder = workspace.output_dir(edit, seed if index else None)
-            told = stages.prompt(config, edited.first.caption)
-            result = Generated(frames, seed, loras, edit, told, workspace.root)
-            write_outputs(folder, config, model, clip, edited, origin, result)
+        remember = partial(base.remember, clip.source.frames)
+        latents = generate(config, model, encoded, loras, numbers, remember)
+        for seed, folder, one in zip(numbers, folders, latents, strict=True):
+            frames = to_bytes(decode_video(one, model)).numpy()
+            result = Result(
+                frames, seed, config, workspace, clip, edited, edit, original, model, loras
+            )
+            write_outputs(folder, result)
             log.info("%s", folder / "edited.mp4")
-    base.tell_usage()
+    base.log_usage()
     if output is not None:
         with replacing(output) as scratch:
-            shutil.copyfile(result_file, scratch)
+            shutil.copyfile(edited_mp4, scratch)
         log.info("%s", output)
 
 
-def check_output(output: Path, result_file: Path) -> None:
-    """--output can be written when the time comes. Raises UserError."""
+def _check_output(output: Path, edited_mp4: Path) -> None:
+    """Check that --output can be written when the time comes. Raises UserError."""
     if output.suffix.lower() != ".mp4":
         raise UserError(f"--output {output}: the result is an .mp4 file")
     if output.is_dir():
         raise UserError(f"--output {output} is a folder; name a file")
-    if output.resolve() == result_file.resolve():
+    if output.resolve() == edited_mp4.resolve():
         raise UserError(f"--output {output}: the result is written there anyway; leave it out")
     parents = [parent for parent in output.parents if parent.exists()]
     if not parents[0].is_dir():
@@ -123,19 +124,98 @@ def parse_seeds(text: str | None, default: int) -> list[int]:
     return numbers
 
 
+def choose_loras(
+    workspace: Workspace,
+    config: Config,
+    clip: Clip,
+    edited: Edit,
+    edit: str | None,
+    model: VideoModel,
+    choice: list[str],
+) -> list[LoraChoice]:
+    """The clip's own LoRA (or `--lora`), then those of inference.loras.
+
+    Raises:
+        UserError: the clip has no LoRA yet, or a file belongs to a transformer that is not there.
+    """
+    stage: Stage = "appearance" if edited.keyframes else "motion"
+    if choice:
+        own = [LoraChoice(Path(path)) for path in choice if path != "none"]
+    else:
+        runs = [stage_run(config, stage, expert) for expert in model.experts]
+        own = [trained_lora(workspace, config, clip, edited, edit, model, run) for run in runs]
+    extra = [
+        LoraChoice(workspace.root / Path(item.path).expanduser(), item.strength, item.expert)
+        for item in config.inference.loras
+    ]
+    loras = [_checked(one, config, model) for one in (*own, *extra)]
+    bare = [e.name for e in model.experts if not of_expert(loras, e)]
+    if loras and bare:
+        log.warning("note: no LoRA is for %s noise: that transformer runs bare", " and ".join(bare))
+    return loras
+
+
+def of_expert(loras: list[LoraChoice], expert: Expert) -> list[tuple[Path, float]]:
+    """The files that one of the transformers is given, with their strengths."""
+    return [(one.path, one.strength) for one in loras if one.expert in ("", expert.name)]
+
+
+def _checked(one: LoraChoice, config: Config, model: VideoModel) -> LoraChoice:
+    """A file whose transformer is known; a wrong one is known before anything is loaded."""
+    metadata = lora.read(one.path, model.names).metadata
+    for note in _contradictions(one, metadata, config, model):
+        log.warning("note: %s", note)
+    expert = one.expert or str(metadata.get("expert", ""))
+    names = [each.name for each in model.experts]
+    if expert and expert not in names:
+        has = f"has {' and '.join(names)}" if names[0] else "has one transformer alone"
+        raise UserError(f"{one.path} is for the {expert} noise expert, and this base {has}")
+    return replace(one, expert=expert)
+
+
+def _contradictions(
+    one: LoraChoice, metadata: dict[str, Any], config: Config, model: VideoModel
+) -> list[str]:
+    """Notes where a file is used for something else than it was trained for.
+
+    Args:
+        metadata: as maskora wrote it into the file; empty for files of other programs.
+    """
+    family, expert = metadata.get("family"), metadata.get("expert")
+    trained, now = metadata.get("storage", "same"), config.model.storage
+    notes = []
+    if metadata and trained != now:  # it has learned the rounding of its base
+        words = {"same": f"uncompressed ({metadata.get('dtype')})"}
+        notes.append(
+            f"{one.path} was trained against {words.get(trained, trained)} weights, and this run "
+            f'uses {words.get(now, now)} ones: model.transformer_dtype = "{trained}" would match'
+        )
+    if family and family != model.family:
+        notes.append(f"{one.path} was trained on {family}, and this base is {model.family}")
+    if expert and one.expert and expert != one.expert:
+        notes.append(
+            f"{one.path} was trained for {expert} noise, and is used for {one.expert} noise, as set"
+        )
+    return notes
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The inputs of sampling, encoded."""
+
+    sample: EncodedSample
+    negative: Context
+    lock: LatentLock | None
+
+
 def encode(
     workspace: Workspace, config: Config, clip: Clip, edited: Edit, model: VideoModel
 ) -> Encoded:
     """Encode the inference sample, the negative prompt, and the source where the lock needs it."""
     video, keep = clip.video(), clip.keep()
     first_CHW = to_unit(torch.from_numpy(edited.first.image_HWC)[None])[:, 0]
-    sample = inference_sample(
-        video,
-        keep,
-        first_CHW,
-        config.inference.conditioning,
-        stages.prompt(config, edited.first.caption),
-    )
+    prompt = config.prompt.with_token(edited.first.caption)
+    sample = inference_sample(video, keep, first_CHW, config.inference.conditioning, prompt)
     cache = TensorCache(workspace.cache_dir)
     item = PromptInput(sample.prompt, sample.reference_CHW)
     # Both at once, so that each encoder is loaded once; the sample's is cached then.
@@ -157,14 +237,14 @@ def generate(
     config: Config,
     model: VideoModel,
     encoded: Encoded,
-    loras: list[Stacked],
+    loras: list[LoraChoice],
     seeds: list[int],
     take_seconds: Callable[[float], object],
 ) -> list[Tensor]:
     """Latents (C, T', h, w) per seed; each transformer is loaded once for all, and released.
 
     Args:
-        take_seconds: is told how long a denoising step took.
+        take_seconds: called with how long a denoising step took.
     """
     runs = [_start(config, model, encoded, seed) for seed in seeds]
     for expert in model.experts:
@@ -179,12 +259,12 @@ def generate(
                     take_seconds((time.perf_counter() - started) / steps)
                 taken += steps
             if taken and model.acceleration.cache != "none":
-                log.info("%s", told_skipped(transformer.streamed.streamer, taken))
+                log.info("%s", skipped_blocks(transformer.streamed.streamer, taken))
     return [run.result() for run in runs]
 
 
-def told_skipped(streamer: Streamer, steps: int) -> str:
-    """What a cache over the steps was good for, by the blocks that have computed."""
+def skipped_blocks(streamer: Streamer, steps: int) -> str:
+    """A sentence about the share of blocks that a cache over the steps has skipped."""
     skipped = 1 - streamer.traffic.visits / (steps * len(streamer.blocks))
     if not skipped:
         return "acceleration.cache had no effect: every block computed in every step"
@@ -193,15 +273,12 @@ def told_skipped(streamer: Streamer, steps: int) -> str:
 
 def _start(config: Config, model: VideoModel, encoded: Encoded, seed: int) -> Denoising:
     """One seed's clip, all noise."""
-    inference = config.inference
     frames_Thw = model.latent_keep(encoded.sample.keep_THW).shape
     return Denoising(
         model,
         encoded.sample,
         encoded.negative,
         draw_noise((model.latent_channels, *frames_Thw), seed),
-        inference.steps,
-        inference.guidance,
-        None if inference.shift == "model" else inference.shift,
+        config.inference,
         encoded.lock,
     )

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maskora.app import timings
-from maskora.app.base import find_base
 from maskora.app.shards import NAMES, adapter_values, matrix_type
 from maskora.app.workspace import Source, Workspace
 from maskora.config import Config, parse_size
@@ -20,7 +19,7 @@ from maskora.memory.machine import Machine, foreseen
 from maskora.memory.plan import Job, Plan, Purpose, Request, plan_run
 from maskora.memory.profile import Profile, read_profile
 from maskora.memory.report import render
-from maskora.models.acceleration import Acceleration
+from maskora.models.files.source import resolve_base
 from maskora.models.registry import Source as BaseSource
 from maskora.streaming.placement import gb
 
@@ -103,7 +102,7 @@ def job_of(
         offload=purpose == "train" and device == "cuda" and config.memory.activation_offload,
         optimizer=2 if is_8bit else 8,
         accumulation=config.training.gradient_accumulation_steps if purpose == "train" else 1,
-        acceleration=Acceleration(**config.acceleration.model_dump()),
+        acceleration=config.acceleration,
         further_loras=sum(map(adapter_values, further)) if purpose == "infer" else 0,
     )
 
@@ -130,7 +129,7 @@ def show_plan(
     """
     machine = foreseen(device, vram)
     source = workspace.read_source() if workspace.source_record.is_file() else None
-    found = find_base(config.model, workspace.root, CONFIGS)
+    found = resolve_base(config.model, workspace.root, CONFIGS)
     plans, refusals = [], []
     for purpose in PURPOSES:
         try:

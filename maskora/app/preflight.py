@@ -1,9 +1,11 @@
-"""check: everything that can be known to be wrong before a model is loaded."""
+"""Checks before a model is loaded: everything that is wrong, and settings that have no effect.
+
+Imports no torch.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
 
-from maskora.app.base import find_base, find_files
 from maskora.app.captions import foresee_caption
 from maskora.app.masking import load_masks
 from maskora.app.workspace import (
@@ -14,14 +16,23 @@ from maskora.app.workspace import (
     check_video_settings,
 )
 from maskora.config import Config
+from maskora.config.tables import Acceleration, Table
 from maskora.errors import UserError
 from maskora.hub import find_local, is_hub_id
+from maskora.memory.plan import Purpose
+from maskora.models.acceleration import NO_BACKWARD, NO_MASK, WARM_UP
+from maskora.models.files.source import resolve_base, resolve_files
 from maskora.models.registry import open_source, read_settings
+from maskora.streaming.placement import Placement
 from maskora.video.images import image_size
 
 
-def check_workspace(config: Config, workspace: Workspace, edit: str | None) -> None:
-    """Print what train and infer would work on, or raise UserError with all that is wrong."""
+def check_workspace(config: Config, workspace: Workspace, edit: str | None) -> list[str]:
+    """Lines about what train and infer would work on; loads no model.
+
+    Raises:
+        UserError: with everything that is wrong.
+    """
     source = workspace.read_source()
     problems: list[str] = []
     notes: list[str | None] = []
@@ -33,39 +44,38 @@ def check_workspace(config: Config, workspace: Workspace, edit: str | None) -> N
             if str(error) not in problems:
                 problems.append(str(error))
 
-    def look_at_caption(image: Path) -> None:
+    def check_caption(image: Path) -> None:
         notes.append(foresee_caption(config, workspace, image))
 
     attempt(lambda: check_video_settings(workspace, config, source))
-    attempt(lambda: look_at_caption(workspace.source_frame(0)))
+    attempt(lambda: check_caption(workspace.source_frame(0)))
     attempt(lambda: _check_frames(workspace, source))
     attempt(lambda: load_masks(workspace, config.mask, source))
-    attempt(lambda: _check_paths(config, workspace))
-    attempt(lambda: notes.append(_look_at_base(config, workspace)))
+    attempt(lambda: _check_loras(config, workspace))
+    attempt(lambda: notes.append(_base_line(config, workspace)))
     files = EditFiles(workspace.edits_dir, {})
     try:
         files = workspace.find_edits(edit, source.frames)
     except UserError as error:
         problems.append(str(error))
     for path in files.images.values():
-        attempt(lambda path=path: look_at_caption(path))  # type: ignore[misc]
+        attempt(lambda path=path: check_caption(path))  # type: ignore[misc]
         attempt(lambda path=path: check_edit_size(path, image_size(path), source))  # type: ignore[misc]
     if problems:
-        count = f"{len(problems)} thing{'s' if len(problems) > 1 else ''} to mend"
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         lines = [f"  {problem}" for problem in problems]
         raise UserError("\n".join([f"{workspace.root}: {count}", *lines]))
-    _tell(config, workspace, source, files)
-    for note in filter(None, notes):
-        print(note)
+    return [*_summary(workspace, source, files), *filter(None, notes)]
 
 
-def _tell(config: Config, workspace: Workspace, source: Source, files: EditFiles) -> None:
+def _summary(workspace: Workspace, source: Source, files: EditFiles) -> list[str]:
     width, height = source.size
-    print(f"{workspace.root}: {source.frames} frames of {width}x{height}")
+    lines = [f"{workspace.root}: {source.frames} frames of {width}x{height}"]
     if 0 not in files.images:
-        print(f"edited first frame: not there yet ({files.folder / '00000.png'})")
+        lines.append(f"edited first frame: not there yet ({files.folder / '00000.png'})")
     stages = "motion, then appearance" if files.keyframes else "motion"
-    print(f"stages: {stages} (keyframes: {', '.join(map(str, files.keyframes)) or 'none'})")
+    keyframes = ", ".join(map(str, files.keyframes)) or "none"
+    return [*lines, f"stages: {stages} (keyframes: {keyframes})"]
 
 
 def _check_frames(workspace: Workspace, source: Source) -> None:
@@ -75,18 +85,118 @@ def _check_frames(workspace: Workspace, source: Source) -> None:
             raise UserError(f"{path}: its size is not {source.size[0]}x{source.size[1]}")
 
 
-def _look_at_base(config: Config, workspace: Workspace) -> str:
-    """What the base's files are; what would have to be fetched is not looked at."""
+def _base_line(config: Config, workspace: Workspace) -> str:
+    """The base's files in a line, checked; what would have to be fetched is not looked at."""
     model, root = config.model, workspace.root
     if is_hub_id(model.path) and find_local(model.path, root) is None:
-        files = find_files(model, root)
+        files = resolve_files(model, root)
         return f"base: {open_source(None, files).description if files else model.path}"
-    found = find_base(model, root)
+    found = resolve_base(model, root)
     read_settings(model.family, found)  # its configurations, one by one
     return f"base: {found.description}"
 
 
-def _check_paths(config: Config, workspace: Workspace) -> None:
+def _check_loras(config: Config, workspace: Workspace) -> None:
     for item in config.inference.loras:
         if not (workspace.root / Path(item.path).expanduser()).is_file():
             raise UserError(f"[inference] loras: {item.path} does not exist")
+
+
+def train_warnings(config: Config, has_keyframes: bool) -> list[str]:
+    """Settings that the person has changed and that have no effect in this training run."""
+    warnings = []
+    if config.motion.window == "full":
+        warnings += _unused(config, "motion", ["stride"], 'motion.window is "full"')
+    if config.mask.shape in ("tight", "noisy", "full"):
+        warnings += _unused(
+            config, "mask", ["margin", "smooth"], f'mask.shape is "{config.mask.shape}"'
+        )
+    if not has_keyframes:
+        keys = ["motion_share", "conditioning", "reference"]
+        warnings += _unused(config, "appearance", keys, "the appearance stage does not run")
+    whole_picture = config.motion.conditioning == "first-frame"
+    if whole_picture and not has_keyframes and config.training.inside_weight == 1:
+        warnings += _unused(
+            config, "mask", ["shape", "margin"], 'motion.conditioning is "first-frame"'
+        )
+    return warnings
+
+
+def infer_warnings(config: Config) -> list[str]:
+    """Settings that have no effect in this inference run, or contradict the training."""
+    inference, warnings = config.inference, []
+    if inference.conditioning != config.motion.conditioning:
+        warnings.append(
+            f'inference.conditioning is "{inference.conditioning}", but the LoRA is trained with '
+            f'motion.conditioning = "{config.motion.conditioning}"'
+        )
+    if inference.guidance == 1:
+        warnings += _unused(config, "prompt", ["negative"], "inference.guidance is 1")
+    if inference.lock != "pixel":
+        warnings += _unused(
+            config, "inference", ["feather"], f'inference.lock is "{inference.lock}"'
+        )
+    return warnings
+
+
+def memory_warnings(config: Config, device: str, placement: Placement) -> list[str]:
+    """Settings of [memory] that have no effect on a device ("cpu" or "cuda")."""
+    if device == "cpu":
+        keys = ["vram_budget_gb", "activation_offload"]
+        return _unused(config, "memory", keys, "no GPU computes here")
+    if placement.blocks_to_swap == 0:
+        return _unused(config, "memory", ["weights"], "every block stays on the GPU")
+    return []
+
+
+def choose_acceleration(
+    config: Config, purpose: Purpose, device: str, masked: bool, layered: bool = False
+) -> tuple[Acceleration, list[str]]:
+    """The speed-ups that a run can use, and what of the settings has no effect in it.
+
+    Args:
+        masked: the base's attention is given a mask.
+        layered: training recomputes layer by layer, where compiled blocks would share no code.
+
+    Raises:
+        UserError: these attention kernels cannot compute this base.
+    """
+    asked = config.acceleration
+    notes, caching, used = [], asked.cache, asked
+    if asked.attention != "native" and device == "cpu":
+        notes += _unused(config, "acceleration", ["attention"], "no GPU computes here")
+        used = used.model_copy(update={"attention": "native"})
+    elif asked.attention in NO_BACKWARD and purpose == "train":
+        notes += _unused(config, "acceleration", ["attention"], "it cannot compute gradients")
+        used = used.model_copy(update={"attention": "native"})
+    elif asked.attention in NO_MASK and masked:
+        raise UserError(
+            f'[acceleration] attention: "{asked.attention}" takes no mask, and this base needs '
+            f"one: use native, cudnn, xformers or flex"
+        )
+    if layered and asked.compile:
+        notes += _unused(
+            config, "acceleration", ["compile"], "training recomputes each layer alone"
+        )
+        used = used.model_copy(update={"compile": False})
+    if purpose == "train":
+        notes += _unused(config, "acceleration", ["cache"], "caches serve inference alone")
+    elif caching == "taylor" and config.inference.steps <= WARM_UP:
+        reason = f"inference.steps is {config.inference.steps}, and it computes the first {WARM_UP}"
+        notes += _unused(config, "acceleration", ["cache"], reason)
+    if caching != "first-block":
+        notes += _unused(config, "acceleration", ["cache_threshold"], f'cache is "{caching}"')
+    if caching != "taylor":
+        notes += _unused(config, "acceleration", ["cache_interval"], f'cache is "{caching}"')
+    return used, notes
+
+
+def _unused(config: Config, table: str, keys: list[str], reason: str) -> list[str]:
+    """One line per key whose value differs from the default."""
+    values: Table = getattr(config, table)
+    defaults: Table = type(values)()
+    return [
+        f"{table}.{key} has no effect here: {reason}"
+        for key in keys
+        if getattr(values, key) != getattr(defaults, key)
+    ]

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from maskora.app.base import find_base
 from maskora.app.masking import build_masks, draw_overview, given_silhouettes
 from maskora.app.workspace import Source, Workspace, workspace_lock
 from maskora.config import Config, build_config, load_config, parse_size, render_config
 from maskora.errors import UserError
 from maskora.files import lies_in, move, remove, write_text
 from maskora.hub import find_file, find_local, is_hub_id
+from maskora.models.files.source import resolve_base
 from maskora.models.registry import FAMILIES, Grid, read_grid
 from maskora.progress import track
 from maskora.system import quoted
@@ -242,7 +242,7 @@ def _find_grid(config: Config, root: Path) -> tuple[Grid, list[str]]:
     """The base's grid: from its own files, or as published where they cannot be had yet."""
     family = config.model.family
     try:
-        return read_grid(family, find_base(config.model, root, GRID_FILES)), []
+        return read_grid(family, resolve_base(config.model, root, GRID_FILES)), []
     except UserError as error:
         if not is_hub_id(config.model.path):
             raise

@@ -14,8 +14,8 @@ import torch
 
 from maskora import __version__
 from maskora.app.edits import Clip, Edit
-from maskora.app.loras import Stacked
-from maskora.app.workspace import Source
+from maskora.app.fingerprints import LoraChoice
+from maskora.app.workspace import Source, Workspace
 from maskora.config import Config
 from maskora.files import check_free, digest, remove, sha256_file, write_text
 from maskora.models.registry import VideoModel
@@ -32,41 +32,44 @@ LIBRARIES = (
     "opencv-python-headless", "imageio-ffmpeg",
 )  # fmt: skip
 STRIP_FRAMES = 6
-# Of an earlier run, perhaps not of this.
+# What an earlier run may have left, and this one perhaps does not write.
 EARLIER = ("run.json", "edited.mkv", "spill.png", "report.html", "report.json")
 REPLACED = ("edited.mp4", "comparison.mp4", "strip.png")
 
 
 @dataclass(frozen=True)
-class Generated:
-    """One seed's result.
+class Result:
+    """One seed's generated clip, and what it was made from.
 
     Attributes:
         frames_THWC: raw generated frames, uint8, at the workspace's size.
         seed: of the noise.
-        loras: LoRA files, their strengths and transformers.
         edit: the edit's name.
-        prompt: what the model was told, token included.
-        workspace: the edit's folder.
+        original: the video from which the clip was cut.
+        loras: the LoRA files that took part.
     """
 
     frames_THWC: np.ndarray
     seed: int
-    loras: list[Stacked]
+    config: Config
+    workspace: Workspace
+    clip: Clip
+    edited: Edit
     edit: str | None
-    prompt: str
-    workspace: Path
+    original: VideoInfo
+    model: VideoModel
+    loras: list[LoraChoice]
 
 
 def make_room(folders: list[Path], further: Path | None) -> None:
-    """What the long work will write can be written; a player may hold an earlier clip open.
+    """Check that what the long work will write can be written; a player may hold a clip open.
 
     Args:
         folders: of the outputs; the first is made.
         further: a file that is written too.
 
     Raises:
-        OSError: it cannot.
+        OSError: a file cannot be written.
     """
     folders[0].mkdir(parents=True, exist_ok=True)
     files = [folder / name for folder in folders for name in (*EARLIER, *REPLACED)]
@@ -74,103 +77,80 @@ def make_room(folders: list[Path], further: Path | None) -> None:
         check_free(file)
 
 
-def write_outputs(
-    folder: Path,
-    config: Config,
-    model: VideoModel,
-    clip: Clip,
-    edited: Edit,
-    origin: VideoInfo,
-    result: Generated,
-) -> None:
+def write_outputs(folder: Path, result: Result) -> None:
     """Write every output of one seed; run.json last, as the sign that all is there."""
     for name in EARLIER:
         remove(folder / name)
-    source, locked = clip.source, config.inference.lock == "pixel"
-    final = (
-        locked_frames(clip, edited, result.frames_THWC, config) if locked else result.frames_THWC
-    )
-    audio = _audio(origin, source)
-    write_mp4(
-        folder / "edited.mp4",
-        _original_frames(config, clip, edited, origin, result.frames_THWC),
-        source.rate,
-        origin.color,
-        audio,
-    )
-    if config.inference.lossless:
-        write_lossless(folder / "edited.mkv", iter(final), source.rate, audio)
-    write_mp4(folder / "comparison.mp4", _side_by_side(clip, final), source.rate, None, audio)
-    write_png(folder / "strip.png", strip(clip, final))
-    if edited.first.leakage.share > 0.01:
-        write_png(folder / "spill.png", spill_picture(clip, edited.first.leakage.difference_HW))
-    record = run_record(config, model, clip, edited, result)
-    write_text(folder / "run.json", json.dumps(record, indent=2) + "\n")
+    clip, inference, leakage = result.clip, result.config.inference, result.edited.first.leakage
+    final = locked_frames(result) if inference.lock == "pixel" else result.frames_THWC
+    rate, audio = clip.source.rate, _audio(result.original, clip.source)
+    color = result.original.color
+    write_mp4(folder / "edited.mp4", _original_frames(result), rate, color, audio)
+    if inference.lossless:
+        write_lossless(folder / "edited.mkv", iter(final), rate, audio)
+    write_mp4(folder / "comparison.mp4", _side_by_side(clip, final), rate, None, audio)
+    write_png(folder / "strip.png", _strip(clip, final))
+    if leakage.share > 0.01:
+        write_png(folder / "spill.png", _leakage_picture(clip, leakage.difference_HW))
+    write_text(folder / "run.json", json.dumps(_run_record(result), indent=2) + "\n")
 
 
-def locked_frames(clip: Clip, edited: Edit, frames_THWC: np.ndarray, config: Config) -> np.ndarray:
+def locked_frames(result: Result) -> np.ndarray:
     """The finished frames at the workspace's size: outside the mask the source, bit for bit.
 
     In frame 0 the inside is the edited frame itself, not what the autoencoder made of it.
     """
-    inside = [edited.first.fitted_HWC, *frames_THWC[1:]]
+    clip, feather = result.clip, result.config.inference.feather
+    inside = [result.edited.first.fitted_HWC, *result.frames_THWC[1:]]
     return np.stack(
         [
-            composite(source, frame, feather_alpha(labels > 0, config.inference.feather))
+            composite(source, frame, feather_alpha(labels > 0, feather))
             for source, frame, labels in zip(clip.frames_THWC, inside, clip.labels_THW, strict=True)
         ]
     )
 
 
-def _original_frames(
-    config: Config, clip: Clip, edited: Edit, origin: VideoInfo, frames_THWC: np.ndarray
-) -> Iterator[np.ndarray]:
+def _original_frames(result: Result) -> Iterator[np.ndarray]:
     """Frames of the original's size: only what was generated is resampled and pasted over."""
-    source, placement, feather = clip.source, clip.placement, config.inference.feather
-    originals = read_frames(origin, source.start, source.frames, source.every)
-    if config.inference.lock != "pixel":
+    clip, first, inference = result.clip, result.edited.first, result.config.inference
+    source, placement, feather = clip.source, clip.placement, inference.feather
+    originals = read_frames(result.original, source.start, source.frames, source.every)
+    if inference.lock != "pixel":
         whole = np.ones(clip.labels_THW.shape[1:], dtype=bool)
-        for original, generated in zip(originals, frames_THWC, strict=True):
+        for original, generated in zip(originals, result.frames_THWC, strict=True):
             yield paste_over_original(original, generated, whole, placement, 0.0)
         return
-    inside = [edited.first.fitted_HWC, *frames_THWC[1:]]
+    inside = [first.fitted_HWC, *result.frames_THWC[1:]]
     for number, original in enumerate(originals):
         region = clip.labels_THW[number] > 0
-        if number == 0 and edited.first.given_HWC.shape == original.shape:
-            yield _own_resolution(original, edited.first.given_HWC, region, clip, feather)
+        if number == 0 and first.given_HWC.shape == original.shape:
+            # An edited frame that has the original's size is pasted without resampling.
+            alpha = feather_alpha(unfit_mask(region, placement), feather * placement.scale)
+            yield composite(original, first.given_HWC, alpha)
         else:
             yield paste_over_original(original, inside[number], region, placement, feather)
-
-
-def _own_resolution(
-    original: np.ndarray, given: np.ndarray, region: np.ndarray, clip: Clip, feather: float
-) -> np.ndarray:
-    """An edited frame that has the original's size is pasted as it is, without resampling."""
-    placement = clip.placement
-    alpha = feather_alpha(unfit_mask(region, placement), feather * placement.scale)
-    return composite(original, given, alpha)
 
 
 def _side_by_side(clip: Clip, final_THWC: np.ndarray) -> Iterator[np.ndarray]:
     """source | mask | edited, one beside the other."""
     for source, labels, final in zip(clip.frames_THWC, clip.labels_THW, final_THWC, strict=True):
-        yield np.concatenate([source, tinted(source, labels), final], axis=1)
+        yield np.concatenate([source, _darkened_outside(source, labels), final], axis=1)
 
 
-def tinted(frame_HWC: np.ndarray, labels_HW: np.ndarray) -> np.ndarray:
+def _darkened_outside(frame_HWC: np.ndarray, labels_HW: np.ndarray) -> np.ndarray:
     """A frame whose kept part is darkened, so that the masked part stands out; uint8."""
     dark = (frame_HWC * 0.3).astype(np.uint8)
     return np.where((labels_HW > 0)[..., None], frame_HWC, dark)
 
 
-def spill_picture(clip: Clip, difference_HW: np.ndarray) -> np.ndarray:
-    """Where an edited first frame differs outside the mask: the brighter, the more; inside dark."""
+def _leakage_picture(clip: Clip, difference_HW: np.ndarray) -> np.ndarray:
+    """The edited first frame's difference outside the mask: the brighter, the more."""
     inside = (clip.labels_THW[0] > 0)[..., None]
     source = clip.frames_THWC[0] // 4
     return np.where(inside, source, np.maximum(heat(difference_HW), source)).astype(np.uint8)
 
 
-def strip(clip: Clip, final_THWC: np.ndarray) -> np.ndarray:
+def _strip(clip: Clip, final_THWC: np.ndarray) -> np.ndarray:
     """Some source frames with their boxes above the same frames edited."""
     count = min(STRIP_FRAMES, len(final_THWC))
     numbers = [int(n) for n in np.linspace(0, len(final_THWC) - 1, count).round()]
@@ -180,21 +160,21 @@ def strip(clip: Clip, final_THWC: np.ndarray) -> np.ndarray:
     return contact_sheet(frames, labels, captions=[*numbers, *numbers], columns=count, width=1800)
 
 
-def run_record(
-    config: Config, model: VideoModel, clip: Clip, edited: Edit, result: Generated
-) -> dict[str, Any]:
+def _run_record(result: Result) -> dict[str, Any]:
     """Everything needed to repeat the run, and what it was made from."""
+    config, clip, model = result.config, result.clip, result.model
     seeded = config.inference.model_copy(update={"seed": result.seed})
+    edited = result.edited.all.items()
     return {
         "program": f"maskora {__version__}",
         "command": sys.argv,
         "folder": str(Path.cwd()),
-        "workspace": str(result.workspace.resolve()),
+        "workspace": str(result.workspace.root.resolve()),
         "config": config.model_copy(update={"inference": seeded}).model_dump(mode="json"),
         "edit": result.edit,
         "seed": result.seed,
-        "prompt": result.prompt,
-        "device": device_name(model),
+        "prompt": config.prompt.with_token(result.edited.first.caption),
+        "device": _device_name(model),
         "model": {
             "folder": str(model.source.where),
             **{part: model.identity(part) for part in model.parts},
@@ -208,12 +188,12 @@ def run_record(
             "masks": digest(clip.labels_THW.tobytes()),
             "edited": {
                 str(frame): {"path": str(e.path.resolve()), "sha256": sha256_file(e.path)}
-                for frame, e in edited.all.items()
+                for frame, e in edited
             },
         },
         "outside_difference": {
             str(frame): {"mean_levels": e.leakage.mean, "share_over_20_levels": e.leakage.share}
-            for frame, e in edited.all.items()
+            for frame, e in edited
         },
         "versions": {
             "python": platform.python_version(),
@@ -222,27 +202,22 @@ def run_record(
     }
 
 
-def _lora_record(one: Stacked) -> dict[str, Any]:
-    return {
-        "path": str(one.path.resolve()),
-        "strength": one.strength,
-        "expert": one.expert,
-        "sha256": sha256_file(one.path),
-    }
+def _lora_record(one: LoraChoice) -> dict[str, Any]:
+    return {**asdict(one), "path": str(one.path.resolve()), "sha256": sha256_file(one.path)}
 
 
-def device_name(model: VideoModel) -> str:
-    """The card by its name, or "cpu"."""
+def _device_name(model: VideoModel) -> str:
+    """The GPU by its name, or "cpu"."""
     if model.device.type != "cuda":
         return str(model.device)
     return torch.cuda.get_device_name(model.device)
 
 
-def _audio(origin: VideoInfo, source: Source) -> AudioClip | None:
-    if not origin.has_audio:
+def _audio(original: VideoInfo, source: Source) -> AudioClip | None:
+    if not original.has_audio:
         return None
     return AudioClip(
-        origin.path,
-        origin.start_seconds + float(source.start / origin.fps),
+        original.path,
+        original.start_seconds + float(source.start / original.fps),
         float(source.frames / source.rate),
     )

@@ -1,84 +1,101 @@
 """train: run the stages that are needed, and skip what is done."""
 
 import logging
+from collections.abc import Iterable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from maskora import __version__, lora
-from maskora.app import fingerprints as stages
+from maskora.app.base import Base, open_base
 from maskora.app.captions import source_caption
 from maskora.app.edits import Clip, Edit, load_clip, load_edit, report_leakage
-from maskora.app.effects import train_warnings
-from maskora.app.fingerprints import Turn
-from maskora.app.setup import Base, open_base
+from maskora.app.fingerprints import (
+    Fingerprint,
+    adapter_digest,
+    appearance_fingerprint,
+    changed_inputs,
+    motion_fingerprint,
+    run_folder,
+    stage_run,
+)
+from maskora.app.preflight import train_warnings
 from maskora.app.workspace import Workspace
 from maskora.config import Config
+from maskora.config.tables import Stage
 from maskora.errors import UserError
-from maskora.latents import TensorCache, encode_samples
-from maskora.method.conditioning import Sample
-from maskora.models.registry import Expert, VideoModel
+from maskora.latents import EncodedSample, TensorCache, encode_samples
+from maskora.method.conditioning import (
+    COLOUR_ORDERS,
+    Sample,
+    anchored,
+    appearance_sample,
+    emptied,
+    motion_sample,
+    recoloured,
+    to_unit,
+    window_starts,
+)
+from maskora.models.registry import Expert
 from maskora.training.checkpoint import RunFolder
-from maskora.training.loop import Chooser, choose_mixed, choose_uniformly, train
+from maskora.training.loop import Chooser, StageRun, choose_mixed, choose_uniformly, train
 from maskora.training.report import read_metrics
 
 log = logging.getLogger("maskora")
-Standing = Literal["done", "continues", "new"]
-
-
-@dataclass(frozen=True)
-class Job:
-    """What both stages need, read and checked once."""
-
-    config: Config
-    workspace: Workspace
-    base: Base
-    clip: Clip
-    caption: str
-    resume: bool
-
-    @property
-    def model(self) -> VideoModel:
-        """The base's model."""
-        return self.base.model
+RunStatus = Literal["done", "continues", "new"]
 
 
 def train_stages(
-    config: Config, workspace: Workspace, stage: str, edit: str | None, resume: bool
+    config: Config,
+    workspace: Workspace,
+    stage: Stage | Literal["all"],
+    edit: str | None,
+    resume: bool,
 ) -> None:
-    """Train `motion`, `appearance` or `all`; a stage that is done already is skipped."""
-    if stage not in ("motion", "appearance", "all"):
-        raise UserError(f"--stage {stage}: choose motion, appearance or all")
+    """Train one stage, or all; a stage that is done already is skipped.
+
+    Args:
+        edit: the edit that the appearance stage is about, by name.
+        resume: continue an interrupted run where it can be.
+
+    Raises:
+        UserError: the workspace is not complete, or what the stage starts from is not trained.
+    """
     clip = load_clip(workspace, config)
-    edited = _find_edit(workspace, config, clip, edit, stage)
+    edited = None
+    if stage != "motion":
+        edited = _load_keyframes(workspace, config, clip, edit, required=stage == "appearance")
     caption = source_caption(workspace, config)
     base = open_base(config, workspace, clip.source, "train")
-    for warning in train_warnings(config, edited, base.model.device.type):
+    for warning in train_warnings(config, has_keyframes=edited is not None):
         log.warning("note: %s", warning)
-    job = Job(config, workspace, base, clip, caption, resume)
-    depends = stages.motion_depends(clip, caption, config, base.model)
-    with base.telling_what_needs_less():
+    motion = motion_fingerprint(clip, caption, config, base.model)
+    training = _Training(config, workspace, base, clip, caption, resume, motion)
+    with base.explaining_out_of_memory():
         for expert in base.model.experts:
             if stage == "appearance":
-                _trained_motion(job, expert, depends)  # of all, before anything is loaded
+                training.motion_lora(expert)  # of all, before anything is loaded
             else:
-                _train_motion(job, expert, depends)
+                training.train_motion(expert)
         for expert in base.model.experts:
-            if stage != "motion" and edited is not None:
-                _train_appearance(job, expert, edited, edit, depends)
+            if edited is not None:
+                training.train_appearance(expert, edited, edit)
 
 
-def _find_edit(
-    workspace: Workspace, config: Config, clip: Clip, edit: str | None, stage: str
+def _load_keyframes(
+    workspace: Workspace, config: Config, clip: Clip, edit: str | None, required: bool
 ) -> Edit | None:
-    """The edit that stage 2 is about; None where it has nothing to learn from."""
-    if stage == "motion":
-        return None
+    """The edit with its keyframes; None where it has none, so that there is nothing to learn."""
     files = workspace.find_edits(edit, clip.source.frames)
     if not files.keyframes:
-        if stage == "appearance":
+        if required:
             raise UserError(
                 f"{files.folder} holds no edited keyframe besides frame 0, so there is nothing "
                 f"for the appearance stage to learn: save one as {files.folder / '00024.png'}, say"
@@ -90,81 +107,152 @@ def _find_edit(
     return loaded
 
 
-def _train_motion(job: Job, expert: Expert, depends: dict[str, str]) -> None:
-    turn = Turn("motion", expert)
-    run = stages.run_folder(job.workspace, turn, None)
-    standing = _standing(run, turn, depends, job)
-    if standing == "done":
-        return
-    job.base.tell_plan()
-    samples = stages.motion_samples(job.clip, job.caption, job.config)
-    encoded = encode_samples(samples, job.model, TensorCache(job.workspace.cache_dir))
-    with run.renewed() if standing == "new" else nullcontext():
-        _run(job, turn, run, depends, choose_uniformly(encoded), samples, start_from=None)
+@dataclass(frozen=True)
+class _Training:
+    """The stages of one clip, with everything that they share read and checked.
 
+    Attributes:
+        motion: the motion stage's fingerprint.
+    """
 
-def _trained_motion(
-    job: Job, expert: Expert, motion_depends: dict[str, str]
-) -> tuple[RunFolder, Path]:
-    """The motion run that appearance starts from, and its LoRA. Raises UserError."""
-    motion = stages.run_folder(job.workspace, Turn("motion", expert), None)
-    record, start_from = motion.read(), motion.newest_adapter()
-    levels = f" for {expert.name} noise" if expert.name else ""
-    if record is None or start_from is None:
-        raise UserError(
-            f"the appearance stage starts from the motion LoRA{levels}: train --stage all"
+    config: Config
+    workspace: Workspace
+    base: Base
+    clip: Clip
+    caption: str
+    resume: bool
+    motion: Fingerprint
+
+    def train_motion(self, expert: Expert) -> None:
+        """Stage 1, on windows of the source."""
+        run = stage_run(self.config, "motion", expert)
+        folder = run_folder(self.workspace, run, None)
+        status = run_status(folder, run, self.motion, self.resume)
+        if status == "done":
+            return
+        self.base.log_plan()
+        samples = motion_samples(self.clip, self.caption, self.config)
+        choose = choose_uniformly(self._encode(samples))
+        with folder.renewed() if status == "new" else nullcontext():
+            self._train(run, folder, self.motion, choose, samples, start_from=None)
+
+    def motion_lora(self, expert: Expert) -> tuple[RunFolder, Path]:
+        """The motion run that appearance starts from, and its LoRA. Raises UserError."""
+        run = stage_run(self.config, "motion", expert)
+        folder = run_folder(self.workspace, run, None)
+        record, adapter = folder.read(), folder.newest_adapter()
+        levels = f" for {expert.name} noise" if expert.name else ""
+        if record is None or adapter is None:
+            raise UserError(
+                f"the appearance stage starts from the motion LoRA{levels}: train --stage all"
+            )
+        if changed := changed_inputs(record.depends_on, self.motion):
+            raise UserError(
+                f"the motion LoRA{levels} was trained with other {', '.join(changed)}: "
+                f"train --stage all"
+            )
+        if record.step < run.steps:
+            raise UserError(
+                f"the motion stage{levels} stands at step {record.step} of {run.steps}: "
+                f"train --stage all --resume"
+            )
+        return folder, adapter
+
+    def train_appearance(self, expert: Expert, edited: Edit, edit: str | None) -> None:
+        """Stage 2, on edited keyframes and a share of the motion windows."""
+        config, clip = self.config, self.clip
+        motion_folder, start_from = self.motion_lora(expert)
+        fingerprint = appearance_fingerprint(
+            clip, edited, config, self.motion, adapter_digest(motion_folder)
         )
-    if changed := stages.changes(record.depends_on, motion_depends):
-        raise UserError(
-            f"the motion LoRA{levels} was trained with other {', '.join(changed)}: "
-            f"train --stage all"
-        )
-    if record.step < job.config.motion.steps:
-        raise UserError(
-            f"the motion stage{levels} stands at step {record.step} of "
-            f"{job.config.motion.steps}: train --stage all --resume"
-        )
-    return motion, start_from
+        run = stage_run(config, "appearance", expert)
+        folder = run_folder(self.workspace, run, edit)
+        status = run_status(folder, run, fingerprint, self.resume)
+        if status == "done":
+            return
+        self.base.log_plan()
+        keyframes = appearance_samples(clip, edited, config, self.base.model.grid.temporal)
+        windows = motion_samples(clip, self.caption, config)
+        encoded, count = self._encode([*keyframes, *windows]), len(keyframes)
+        choose = choose_mixed(encoded[:count], encoded[count:], config.appearance.motion_share)
+        with folder.renewed() if status == "new" else nullcontext():
+            self._train(run, folder, fingerprint, choose, keyframes, start_from)
+
+    def _encode(self, samples: list[Sample]) -> list[EncodedSample]:
+        return encode_samples(samples, self.base.model, TensorCache(self.workspace.cache_dir))
+
+    def _train(
+        self,
+        run: StageRun,
+        folder: RunFolder,
+        fingerprint: Fingerprint,
+        choose: Chooser,
+        samples: list[Sample],
+        start_from: Path | None,
+    ) -> None:
+        """Inject the LoRA, fill it where the run continues or builds on another, and train.
+
+        Args:
+            samples: the stage's own, for the log and the LoRA's metadata.
+        """
+        adapter, model = self.config.adapter, self.base.model
+        log.info("%s: %d steps on %s", run.title, run.steps, _listed(samples))
+        transformer = model.load_transformer(run.expert)
+        with closing(transformer.streamed):
+            targets = model.lora_targets(adapter.targets)
+            lora.inject(transformer, adapter.rank, adapter.alpha, targets, run.seed)
+            source = folder.newest_adapter() or start_from
+            if source is not None:
+                lora.fill(transformer, lora.read(source, model.names), source)
+            metadata = self._metadata(run, samples, fingerprint["base"])
+            train(model, transformer, choose, run, folder, fingerprint, metadata)
+        log.info("%s: done, %s", run.title, folder.newest_adapter())
+        self.base.log_usage()
+        self._remember_seconds(folder, samples)
+
+    def _metadata(self, run: StageRun, samples: list[Sample], base_hash: str) -> dict[str, object]:
+        """The metadata of the LoRA file."""
+        model, adapter = self.config.model, self.config.adapter
+        return {
+            "program": f"maskora {__version__}",
+            "stage": run.stage,
+            "expert": run.expert.name,
+            "family": model.family,
+            "base": model.base,
+            "files": model.files,
+            "base_hash": base_hash,
+            "dtype": model.dtype,
+            "storage": model.storage,
+            "rank": adapter.rank,
+            "alpha": adapter.alpha,
+            "token": self.config.prompt.token,
+            "prompts": sorted({sample.prompt for sample in samples}),
+        }
+
+    def _remember_seconds(self, folder: RunFolder, samples: list[Sample]) -> None:
+        """Keep the usual time of a step on the stage's own samples; the first one only warms up."""
+        names = {sample.name for sample in samples}
+        entries = read_metrics(folder.metrics)[1:]
+        if seconds := [entry.seconds for entry in entries if names.issuperset(entry.samples)]:
+            self.base.remember(len(samples[0].keep_THW), median(seconds))
 
 
-def _train_appearance(
-    job: Job, expert: Expert, edited: Edit, name: str | None, motion_depends: dict[str, str]
-) -> None:
-    turn = Turn("appearance", expert)
-    motion, start_from = _trained_motion(job, expert, motion_depends)
-    depends = stages.appearance_depends(
-        job.clip, edited, job.config, job.model, motion_depends, stages.adapter_digest(motion)
-    )
-    run = stages.run_folder(job.workspace, turn, name)
-    standing = _standing(run, turn, depends, job)
-    if standing == "done":
-        return
-    job.base.tell_plan()
-    keyframes = stages.appearance_samples(job.clip, edited, job.config, job.model.grid.temporal)
-    windows = stages.motion_samples(job.clip, job.caption, job.config)
-    cache = TensorCache(job.workspace.cache_dir)
-    encoded = encode_samples([*keyframes, *windows], job.model, cache)
-    choose = choose_mixed(
-        encoded[: len(keyframes)], encoded[len(keyframes) :], job.config.appearance.motion_share
-    )
-    with run.renewed() if standing == "new" else nullcontext():
-        _run(job, turn, run, depends, choose, keyframes, start_from)
-
-
-def _standing(run: RunFolder, turn: Turn, depends: dict[str, str], job: Job) -> Standing:
-    """How a turn stands; where it cannot be skipped or continued, why."""
-    record, steps, title = run.read(), stages.steps(job.config, turn.stage), turn.title
+def run_status(
+    folder: RunFolder, run: StageRun, fingerprint: Fingerprint, resume: bool
+) -> RunStatus:
+    """Decide if a run is done, can continue or starts anew; logs why."""
+    record, steps, title = folder.read(), run.steps, run.title
     if record is None:
         return "new"
-    changed = stages.changes(record.depends_on, depends)
+    changed = changed_inputs(record.depends_on, fingerprint)
     if not changed and record.step == steps:
-        log.info("%s: done already (%s)", title, run.adapter(record.step))
+        log.info("%s: done already (%s)", title, folder.adapter(record.step))
         return "done"
     if changed:
-        log.warning("%s: trains again, because of changed %s", title, ", ".join(changed))
+        log.warning("%s: retraining: %s changed", title, ", ".join(changed))
     elif record.step > steps:
-        log.warning("%s: trains again, with %d steps instead of %d", title, steps, record.step)
-    elif job.resume:
+        log.warning("%s: retraining with %d steps instead of %d", title, steps, record.step)
+    elif resume:
         log.info("%s: continues after step %d of %d", title, record.step, steps)
         return "continues"
     else:
@@ -172,62 +260,62 @@ def _standing(run: RunFolder, turn: Turn, depends: dict[str, str], job: Job) -> 
     return "new"
 
 
-def _run(
-    job: Job,
-    turn: Turn,
-    run: RunFolder,
-    depends: dict[str, str],
-    choose: Chooser,
-    samples: list[Sample],
-    start_from: Path | None,
-) -> None:
-    """Inject the LoRA, fill it where the run continues or builds on another, and train."""
-    adapter = job.config.adapter
-    plan = stages.plan(job.config, turn, job.model)
-    log.info("%s: %d steps on %s", plan.title, plan.steps, _named(samples))
-    metadata = _metadata(job, turn, depends, samples)
-    transformer = job.model.load_transformer(turn.expert)
-    with closing(transformer.streamed):
-        targets = job.model.lora_targets(adapter.targets)
-        lora.inject(transformer, adapter.rank, adapter.alpha, targets, plan.seed)
-        source = run.newest_adapter() or start_from
-        if source is not None:
-            lora.fill(transformer, lora.read(source, job.model.names), source)
-        train(job.model, transformer, choose, plan, run, depends, metadata)
-    log.info("%s: done, %s", plan.title, run.newest_adapter())
-    job.base.tell_usage()
-    _remember_seconds(job, run, samples)
-
-
-def _remember_seconds(job: Job, run: RunFolder, samples: list[Sample]) -> None:
-    """Keep the usual time of a step on the stage's own samples; the first one only warms up."""
-    names = {sample.name for sample in samples}
-    entries = read_metrics(run.metrics)[1:]
-    if seconds := [entry.seconds for entry in entries if names.issuperset(entry.samples)]:
-        job.base.remember(len(samples[0].keep_THW), median(seconds))
-
-
-def _named(samples: list[Sample]) -> str:
+def _listed(samples: list[Sample]) -> str:
     names = [sample.name for sample in samples]
     return ", ".join(names if len(names) < 5 else [*names[:2], "…", names[-1]])
 
 
-def _metadata(
-    job: Job, turn: Turn, depends: dict[str, str], samples: list[Sample]
-) -> dict[str, Any]:
-    config = job.config
-    return {
-        "program": f"maskora {__version__}",
-        "stage": turn.stage,
-        "expert": turn.expert.name,
-        "family": config.model.family,
-        "base": config.model.base,
-        "files": config.model.files,
-        "base_hash": depends["base"],
-        "dtype": config.model.dtype,
-        "storage": config.model.storage,
-        "rank": config.adapter.rank,
-        "alpha": config.adapter.alpha,
-        "token": config.prompt.token,
-        "prompts": sorted({sample.prompt for sample in samples}),
-    }
+def motion_samples(clip: Clip, caption: str, config: Config) -> list[Sample]:
+    """Stage 1: sliding windows over the source, or the whole of it."""
+    video, keep, motion = clip.video(), clip.keep(), config.motion
+    frames, prompt = clip.source.frames, config.prompt.with_token(caption)
+    window = motion.window_length(frames)
+    samples = [
+        motion_sample(video, keep, start, window, motion.conditioning, prompt)
+        for start in window_starts(frames, window, motion.stride)
+    ]
+    if motion.augment == "none":
+        return samples
+    return [recoloured(sample, order) for sample in samples for order in COLOUR_ORDERS]
+
+
+def appearance_samples(clip: Clip, edit: Edit, config: Config, held: int) -> list[Sample]:
+    """Stage 2: every edited keyframe after the first as a sample of its own.
+
+    Args:
+        held: frames per latent frame of the base.
+    """
+    keep, how = clip.keep(), config.appearance.conditioning
+    first_CHW, samples = _unit(edit.first.image_HWC), []
+    for frame, edited in edit.keyframes.items():
+        edited_CHW, source_CHW = _unit(edited.image_HWC), _unit(clip.frames_THWC[frame])
+        reference = _reference(config.appearance.reference, first_CHW, source_CHW, keep[frame])
+        words = config.prompt.with_token(edited.caption)
+        sample = appearance_sample(
+            frame, edited_CHW, source_CHW, keep[frame], reference, how, words
+        )
+        samples.append(anchored(sample, first_CHW, frame, held) if how == "anchored" else sample)
+    _warn_of_contradictions(zip(edit.keyframes, samples, strict=True))
+    return samples
+
+
+def _warn_of_contradictions(samples: Iterable[tuple[int, Sample]]) -> None:
+    for (one, sample), (other, following) in pairwise(samples):
+        if sample.times is not None and sample.times == following.times:
+            log.warning(
+                "edited frames %d and %d are in one latent frame of this base, and contradict each "
+                "other as anchored keyframes: keep one of them", one, other,
+            )  # fmt: skip
+
+
+def _reference(kind: str, first_CHW: Tensor, source_CHW: Tensor, keep_HW: Tensor) -> Tensor:
+    """The image encoder's picture: never the keyframe itself, which would leak the answer."""
+    if kind == "edited-first-frame":
+        return first_CHW
+    if kind == "masked":
+        return emptied(source_CHW[:, None], keep_HW[None])[:, 0]
+    return source_CHW
+
+
+def _unit(image_HWC: np.ndarray) -> Tensor:
+    return to_unit(torch.from_numpy(image_HWC)[None])[:, 0]

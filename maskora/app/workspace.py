@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
 
 from maskora.config import Config
+from maskora.config.tables import Stage
 from maskora.errors import UserError
 from maskora.files import is_hidden, patiently, remove, write_text
 from maskora.system import WINDOWS
@@ -21,7 +22,6 @@ from maskora.video.fit import Placement
 from maskora.video.probe import VideoInfo, probe
 
 log = logging.getLogger("maskora")
-Stage = Literal["motion", "appearance"]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # of edited frames
 EDIT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 RESERVED = ("seed-", "step-", "tensorboard")  # names that runs and outputs use themselves

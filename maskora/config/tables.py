@@ -1,13 +1,27 @@
-"""The configuration's tables, typed and frozen. Their descriptions are edit.toml's comments."""
+"""The configuration's tables, typed and frozen. Their descriptions are edit.toml's comments.
+
+A component is given the table that configures it (training a `Training`, masks a `Mask`), never
+the whole configuration.
+"""
 
 import difflib
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from maskora.models.files.part import WHAT
-from maskora.models.registry import FAMILIES
-
+# The kinds of base and the parts of one, by name. The models room knows what they are; a test
+# holds the lists equal.
+Family: TypeAlias = Literal[
+    "wan2.1-i2v",
+    "wan2.1-fun-inp",
+    "wan2.2-i2v",
+    "miniature",
+    "hunyuan-video-i2v",
+    "hunyuan-video-1.5-i2v",
+]
+FAMILIES: tuple[str, ...] = get_args(Family)
+PARTS = ("transformer", "transformer_2", "vae", "text_encoder", "image_encoder")
+Stage: TypeAlias = Literal["motion", "appearance"]
 LARGEST = 8192
 
 
@@ -26,7 +40,18 @@ def parse_size(text: str) -> tuple[int, int]:
 PLAIN = ("bfloat16", "float16", "float32")
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
-Frames = Annotated[int, Field(ge=5)]
+
+
+def _is_4k_plus_1(frames: int) -> int:
+    if frames % 4 != 1:
+        low = (frames - 1) // 4 * 4 + 1
+        raise ValueError(
+            f"{frames} is not 4k+1 (the models compress time by 4): try {low} or {low + 4}"
+        )
+    return frames
+
+
+Frames = Annotated[int, Field(ge=5), AfterValidator(_is_4k_plus_1)]
 
 
 class Table(BaseModel):
@@ -35,18 +60,12 @@ class Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def _known(family: str) -> str:
-    if family not in FAMILIES:
-        raise ValueError(f"{family!r} is no kind of base; there are {', '.join(FAMILIES)}")
-    return family
-
-
 def _of_parts(files: dict[str, str]) -> dict[str, str]:
     for part, path in files.items():
-        if part not in WHAT:
-            near = difflib.get_close_matches(part, WHAT, n=1, cutoff=0.5)
+        if part not in PARTS:
+            near = difflib.get_close_matches(part, PARTS, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"unknown part {part!r}: {hint}valid: {', '.join(WHAT)}")
+            raise ValueError(f"unknown part {part!r}: {hint}valid: {', '.join(PARTS)}")
         if not path:
             raise ValueError(f"{part} names no file")
     return files
@@ -55,7 +74,7 @@ def _of_parts(files: dict[str, str]) -> dict[str, str]:
 class Model(Table):
     """The base that is fine-tuned: an image-to-video diffusion transformer."""
 
-    family: Annotated[str, AfterValidator(_known)] = Field(
+    family: Family = Field(
         "wan2.1-i2v",
         description=f"which kind of base ({', '.join(FAMILIES)}); it decides how a mask becomes "
         f"model input",
@@ -68,7 +87,7 @@ class Model(Table):
     files: Annotated[dict[str, str], AfterValidator(_of_parts)] = Field(
         {},
         description="parts in single files, as of ComfyUI, which go before what path has: "
-        f"{{{', '.join(WHAT)} = …}} (relative to this file)",
+        f"{{{', '.join(PARTS)} = …}} (relative to this file)",
     )
     dtype: Literal["bfloat16", "float16", "float32"] = Field(
         "bfloat16",
@@ -111,7 +130,7 @@ class Model(Table):
 
 
 class Memory(Table):
-    """Where the base lies while it works. `maskora plan` tells what comes of it."""
+    """Placement of the base while it works. `maskora plan` shows what comes of it."""
 
     vram_budget_gb: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
         "auto",
@@ -134,7 +153,7 @@ class Memory(Table):
 
 
 class Video(Table):
-    """How `prepare` cut and fitted the clip. Changing it means preparing again."""
+    """The clip as `prepare` cut and fitted it. Changing it means preparing again."""
 
     frames: Frames = Field(49, description="how many frames; 4k+1, at least 5")
     size: str = Field(
@@ -150,16 +169,6 @@ class Video(Table):
         "crop", description="how the picture meets the size: crop, pad or stretch"
     )
 
-    @field_validator("frames")
-    @classmethod
-    def _is_4k_plus_1(cls, frames: int) -> int:
-        if frames % 4 != 1:
-            low = (frames - 1) // 4 * 4 + 1
-            raise ValueError(
-                f"{frames} is not 4k+1 (the models compress time by 4): try {low} or {low + 4}"
-            )
-        return frames
-
     @field_validator("size")
     @classmethod
     def _is_a_size(cls, size: str) -> str:
@@ -169,18 +178,18 @@ class Video(Table):
 
     @property
     def is_auto(self) -> bool:
-        """Whether the size follows the clip's aspect."""
+        """True where the size follows the clip's aspect."""
         return self.size.startswith("auto")
 
     @property
     def area(self) -> int:
-        """How many pixels an automatic size should have, about."""
+        """Roughly the pixels that an automatic size should have."""
         width, height = parse_size(self.size.partition(":")[2] or "832x480")
         return width * height
 
 
 class Mask(Table):
-    """How silhouettes become the region that is generated."""
+    """The region that is generated, made from the objects' silhouettes."""
 
     shape: Literal["box", "tight", "hull", "noisy", "full"] = Field(
         "box", description="box | tight | hull | noisy | full; loose boxes give the best edits"
@@ -197,7 +206,7 @@ class Mask(Table):
 
 
 class Tracker(Table):
-    """Who follows what is pointed at: `maskora track`, and the clicks of `maskora gui`."""
+    """The tracker of `maskora track` and of the clicks in `maskora gui`."""
 
     type: Literal["simple", "sam2"] = Field(
         "simple",
@@ -241,9 +250,13 @@ class Prompt(Table):
     )
     negative: str = Field(NEGATIVE_PROMPT, description="what guidance steers away from")
 
+    def with_token(self, caption: str) -> str:
+        """The special token and a caption."""
+        return f"{self.token} {caption}".strip()
+
 
 class Caption(Table):
-    """Who writes a caption that is left at "auto"."""
+    """The captioner, for captions that are left at "auto"."""
 
     model: Annotated[str, Field(min_length=1)] = Field(
         "florence-community/Florence-2-large",
@@ -268,10 +281,10 @@ class Adapter(Table):
 
 
 class Optimizer(Table):
-    """How the LoRA is optimised."""
+    """The LoRA's optimizer."""
 
     type: Literal["adamw", "adamw8bit"] = Field(
-        "adamw8bit", description="adamw | adamw8bit (needs bitsandbytes and a CUDA card)"
+        "adamw8bit", description="adamw | adamw8bit (needs bitsandbytes and an NVIDIA GPU)"
     )
     lr: Annotated[float, Field(gt=0, le=1)] = Field(1e-4, description="learning rate")
     weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(0.01, description="AdamW's decay")
@@ -294,13 +307,9 @@ class Motion(Table):
         "orders, against learning the source's colour with its motion; encodes six times as much",
     )
 
-    @field_validator("window")
-    @classmethod
-    def _is_4k_plus_1(cls, window: int | str) -> int | str:
-        if isinstance(window, int) and window % 4 != 1:
-            low = (window - 1) // 4 * 4 + 1
-            raise ValueError(f'{window} is not 4k+1: try {low}, {low + 4} or "full"')
-        return window
+    def window_length(self, frames: int) -> int:
+        """Frames per sample of a clip: as set, or the whole clip where that is shorter or set."""
+        return frames if self.window == "full" else min(self.window, frames)
 
 
 class Appearance(Table):
@@ -326,7 +335,7 @@ class Appearance(Table):
 
 
 class Training(Table):
-    """What both stages share."""
+    """Settings of both training stages."""
 
     seed: Seed = Field(0, description="of the noise, the order and the LoRA's start")
     timestep_sample_method: Literal["uniform", "logit_normal"] = Field(
@@ -356,7 +365,7 @@ class LoraFile(Table):
 
 
 class Inference(Table):
-    """How the edited clip is generated."""
+    """Generation of the edited clip."""
 
     steps: Positive = Field(30, description="denoising steps")
     guidance: Annotated[float, Field(ge=1.0)] = Field(
@@ -392,7 +401,7 @@ class Acceleration(Table):
     attention: Literal["native", "cudnn", "flash", "flash-3", "sage", "xformers", "flex"] = Field(
         "native",
         description="attention kernels: native (torch's own) | cudnn | flash | flash-3 | sage | "
-        "xformers | flex; all but native need a card, some a package of their own",
+        "xformers | flex; all but native need a GPU, some a package of their own",
     )
     cache: Literal["none", "first-block", "taylor"] = Field(
         "none",
@@ -408,22 +417,3 @@ class Acceleration(Table):
     compile: bool = Field(
         False, description="torch.compile for each block: slow first step, faster ones after it"
     )
-
-
-class Config(Table):
-    """One edit's whole configuration, as in its edit.toml."""
-
-    model: Model = Model()
-    video: Video = Video()
-    mask: Mask = Mask()
-    tracker: Tracker = Tracker()
-    prompt: Prompt = Prompt()
-    caption: Caption = Caption()
-    adapter: Adapter = Adapter()
-    optimizer: Optimizer = Optimizer()
-    motion: Motion = Motion()
-    appearance: Appearance = Appearance()
-    training: Training = Training()
-    memory: Memory = Memory()
-    acceleration: Acceleration = Acceleration()
-    inference: Inference = Inference()

@@ -1,4 +1,4 @@
-"""Reading and writing the configuration; every mistake is told at once.
+"""Read and write the whole configuration; every mistake is reported at once.
 
 TOML is read by the standard library and written by tomlkit, which keeps comments (the `toml`
 package is unmaintained and drops them).
@@ -13,7 +13,24 @@ from typing import Any
 import tomlkit
 from pydantic import ValidationError
 
-from maskora.config.tables import Config, LoraFile, Table
+from maskora.config.tables import (
+    Acceleration,
+    Adapter,
+    Appearance,
+    Caption,
+    Inference,
+    LoraFile,
+    Mask,
+    Memory,
+    Model,
+    Motion,
+    Optimizer,
+    Prompt,
+    Table,
+    Tracker,
+    Training,
+    Video,
+)
 from maskora.errors import UserError
 from maskora.files import patiently, write_text
 
@@ -25,6 +42,25 @@ WORDS = {
     "motion.window": " or 'full'",
 }
 BACKSLASH = "In \"…\" a backslash begins an escape: write a path with / or between '…'"
+
+
+class Config(Table):
+    """One edit's whole configuration, as in its edit.toml."""
+
+    model: Model = Model()
+    video: Video = Video()
+    mask: Mask = Mask()
+    tracker: Tracker = Tracker()
+    prompt: Prompt = Prompt()
+    caption: Caption = Caption()
+    adapter: Adapter = Adapter()
+    optimizer: Optimizer = Optimizer()
+    motion: Motion = Motion()
+    appearance: Appearance = Appearance()
+    training: Training = Training()
+    memory: Memory = Memory()
+    acceleration: Acceleration = Acceleration()
+    inference: Inference = Inference()
 
 
 def load_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
@@ -74,7 +110,7 @@ def build_config(
 
 def set_values(path: Path, values: dict[str, Any]) -> None:
     """Change keys ("table.key") of a TOML file, whose comments and order stay. Raises UserError."""
-    load_config(path)  # a damaged file is told as such
+    load_config(path)  # a damaged file is reported as such
     document = tomlkit.parse(_read(path))
     for name, value in values.items():
         table, _, key = name.partition(".")
@@ -103,7 +139,7 @@ def _lay_over(tables: dict[str, Any], override: str) -> None:
 
 
 def _is_text(table: str, keys: list[str]) -> bool:
-    """Whether a key holds text, so that `--set prompt.caption=2024` means the word."""
+    """True for a key that holds text, so that `--set prompt.caption=2024` means the word."""
     tables = {name: type(value) for name, value in Config()}
     field = tables[table].model_fields.get(keys[0]) if table in tables else None
     expected = str if len(keys) == 1 else dict[str, str]

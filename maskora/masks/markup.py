@@ -1,4 +1,4 @@
-"""What a person has pointed at in a clip, and the silhouettes that came of it; all can be undone.
+"""The prompts of one clip and the silhouettes that came of them; every action can be undone.
 
 Two labels_THW are kept. ``before_THW`` is what a tracker carried into each frame; ``shown_THW`` is
 the same after the frame's own clicks and boxes, so these can be taken back one by one. Positions
@@ -13,9 +13,8 @@ from itertools import chain
 import numpy as np
 
 from maskora.errors import UserError
-from maskora.masks import Labels
+from maskora.masks import Labels, Silhouette
 from maskora.masks.prompts import Box, Prompt, check_inside
-from maskora.masks.shapes import Silhouette
 from maskora.masks.tracking import Direction, Silhouettes, Tracker, combine, follow, split
 
 MOST_UNDO = 100
@@ -23,7 +22,7 @@ MOST_UNDO = 100
 
 @dataclass(frozen=True)
 class _Step:
-    """What an action changed: the prompts, and the frames as they were."""
+    """The prompts and frames that an action changed, as they were before."""
 
     prompts: tuple[Prompt, ...]
     frames: dict[int, bytes]
@@ -115,14 +114,14 @@ class Markup:
             yield frame
 
     def steps(self, start: int | None = None, direction: Direction = "both") -> int:
-        """How many frames `follow` will yield. Raises UserError where it cannot start."""
+        """The number of frames that `follow` will yield. Raises UserError where it cannot start."""
         anchors, frames = self._anchors(start), len(self.shown_THW)
         ahead = frames - (min(anchors) if start is None else start)
         back = 1 + (max(anchors) if start is None else start)
         return {"both": ahead + back, "forward": ahead, "backward": back}[direction]
 
     def absences(self) -> dict[int, list[int]]:
-        """Frames in which an object is not seen, for each object with such frames."""
+        """The frames in which an object is not seen, for each object with such frames."""
         absences = {}
         for number in self.objects:
             seen_T = (self.shown_THW == number).any(axis=(1, 2))

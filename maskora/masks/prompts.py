@@ -1,4 +1,4 @@
-"""What a person points at: clicks and boxes on frames, each for one object.
+"""Prompts: clicks and boxes that a person makes on frames, each for one object.
 
 Frames are numbered from 0 within the clip. Coordinates are pixels with the origin at the picture's
 top left corner; which picture (the original's or the workspace's) is the caller's business.
@@ -104,8 +104,18 @@ def _object_id(parts: Sequence[str], text: str) -> int:
     return int(parts[0])
 
 
+def common_box(boxes: Sequence[Box]) -> tuple[float, float, float, float]:
+    """(left, top, right, bottom) of the smallest rectangle around at least one box."""
+    return (
+        min(box.x for box in boxes),
+        min(box.y for box in boxes),
+        max(box.x + box.width for box in boxes),
+        max(box.y + box.height for box in boxes),
+    )
+
+
 def check_inside(prompts: Iterable[Prompt], frames: int, width: int, height: int) -> None:
-    """Every prompt is on a frame of the clip and touches its picture. Raises UserError."""
+    """Raises UserError where a prompt is on no frame of the clip or beside its picture."""
     for prompt in prompts:
         if not 1 <= prompt.object_id <= MOST_OBJECTS:
             raise UserError(f"{prompt}: objects are numbered 1 to {MOST_OBJECTS}")

@@ -1,4 +1,4 @@
-"""Following objects through a clip: what a tracker must do, and how its passes become labels.
+"""Following objects through a clip: the Protocol of a tracker, and passes of it as labels.
 
 A *silhouette_HW* is a bool array. An *anchor* is an object's silhouette in a frame in which the
 person has pointed at it: it is taken as it is, and everything else follows from the nearest one.
@@ -9,9 +9,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from maskora.masks import Labels
+from maskora.masks import Labels, Silhouette
 from maskora.masks.prompts import Prompt
-from maskora.masks.shapes import Silhouette
 
 Silhouettes = Mapping[int, Silhouette]  # object number -> silhouette_HW
 Anchors = Mapping[int, Silhouettes]  # frame -> the objects that are anchored there
@@ -22,7 +21,7 @@ class Tracker(Protocol):
     """Follows objects through the one clip that it was opened with.
 
     Attributes:
-        label: what it is called towards the person.
+        label: its name on the page.
     """
 
     label: str
@@ -104,18 +103,14 @@ def _pass(
     tracker: Tracker, path: range, anchors: Anchors, direction: Direction
 ) -> Iterator[tuple[int, Silhouettes]]:
     for frame, silhouettes in zip(path, tracker.propagate(path, anchors), strict=True):
-        yield (
-            frame,
-            {
-                number: silhouette_HW
-                for number, silhouette_HW in silhouettes.items()
-                if direction != "both" or _is_nearest(frame, number, anchors, path.step)
-            },
-        )
+        if direction == "both":
+            nearest = [n for n in silhouettes if _is_nearest(frame, n, anchors, path.step)]
+            silhouettes = {number: silhouettes[number] for number in nearest}
+        yield frame, silhouettes
 
 
 def _is_nearest(frame: int, number: int, anchors: Anchors, step: int) -> bool:
-    """Whether an object's nearest anchor lies behind, seen along the pass (ties: forward)."""
+    """True if the object's nearest anchor lies behind on the pass (ties: only when forward)."""
     ahead_by = [step * (at - frame) for at, objects in anchors.items() if number in objects]
     behind = min((-distance for distance in ahead_by if distance <= 0), default=None)
     ahead = min((distance for distance in ahead_by if distance >= 0), default=None)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
+from maskora.config.tables import Acceleration
 from maskora.devices import DeviceKind
 from maskora.memory.machine import Budget, Machine, budget
 from maskora.memory.profile import Profile
@@ -27,7 +28,6 @@ from maskora.memory.solver import (
     smallest,
     solve,
 )
-from maskora.models.acceleration import Acceleration
 from maskora.streaming.placement import (
     STAGING_PIECE,
     STAGING_PIECES,
@@ -344,7 +344,7 @@ class Plan:
             "further LoRA values": job.further_loras,
             "dtype": job.dtype,
             "placement": asdict(self.placement),
-            "acceleration": asdict(job.acceleration),
+            "acceleration": job.acceleration.model_dump(),
         }
         return json.dumps(facts, sort_keys=True)
 

@@ -3,9 +3,9 @@
 Importing this needs no torch.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
+from maskora.config.tables import Acceleration
 from maskora.errors import UserError
 
 # Our names -> those of diffusers. Kernels that would be downloaded are left out: they are code.
@@ -22,17 +22,6 @@ NO_MASK = ("flash", "flash-3", "sage")
 NO_BACKWARD = ("sage",)
 # The Taylor cache computes so many steps before it foresees one.
 WARM_UP = 3
-
-
-@dataclass(frozen=True)
-class Acceleration:
-    """What is used; see the configuration's [acceleration] for the meaning of each."""
-
-    attention: str = "native"
-    cache: str = "none"
-    cache_threshold: float = 0.05
-    cache_interval: int = 3
-    compile: bool = False
 
 
 def use_attention(transformer: Any, name: str) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from maskora.models.acceleration import Acceleration
+    from maskora.config.tables import Acceleration
     from maskora.models.encoders import StreamedEncoder
     from maskora.streaming.blocks import Precision
 

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskora.config.tables import Acceleration
 from maskora.errors import UserError
 from maskora.files import cache_home, digest
-from maskora.models.acceleration import Acceleration, use_attention
+from maskora.models.acceleration import use_attention
 from maskora.models.base import (
     ALONE,
     ContextEncoder,

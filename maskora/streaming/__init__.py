@@ -1,4 +1,5 @@
-"""The frozen base in little memory: the plan, the stored weights, and the engine that moves them.
+"""The frozen base in little memory: the stored weights, and the engine that moves them.
 
-Knows bytes and blocks, and nothing of videos. `maskora.streaming.placement` needs no torch.
+Knows bytes and blocks, and nothing of videos. `placement`, `header` and `out_of_memory` start
+without torch.
 """

@@ -44,7 +44,7 @@ class RunFolder:
         self._record = root / "run.json"
 
     def read(self) -> RunRecord | None:
-        """What is saved here; None where there is no run, or none whose files are whole."""
+        """The record of the saved run; None where there is none, or its files are not whole."""
         try:
             record = RunRecord.model_validate_json(patiently(self._record.read_bytes, self._record))
             with safe_open(self.adapter(record.step), "pt"):

@@ -5,7 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import isfinite
 from types import FrameType, TracebackType
@@ -15,24 +15,25 @@ import torch
 from torch import Tensor
 
 from maskora import lora
+from maskora.config.tables import Optimizer, Stage, Training
 from maskora.errors import Fault, OutOfMemory
 from maskora.latents import EncodedSample
 from maskora.method.objective import TIMESTEPS, draw_noise_level, flow_loss, mix, region_weights
-from maskora.models.registry import Transformer, VideoModel
+from maskora.models.registry import Expert, Transformer, VideoModel
 from maskora.models.times import at_times
 from maskora.progress import Progress
 from maskora.streaming.out_of_memory import with_room
 from maskora.streaming.transfer import upload
 from maskora.system import INTERRUPTIONS
 from maskora.training.checkpoint import RunFolder
-from maskora.training.optimizer import make_optimizer, restore, update
+from maskora.training.optimizer import available, make_optimizer, restore, update
 from maskora.training.report import Report, StepMetrics, draw_loss
 
 log = logging.getLogger("maskora")
 
 
 class Interruption:
-    """While active, the first Ctrl-C (or SIGTERM, or Ctrl-Break) only asks; the second stops.
+    """While active, the first Ctrl-C (SIGTERM, Ctrl-Break) asks for a stop; the second stops.
 
     What was saved before stays whole either way.
     """
@@ -60,34 +61,31 @@ class Interruption:
         log.warning("interrupted: this step is finished and saved first (again: stop at once)")
 
 
-log = logging.getLogger("maskora")
-
-
 @dataclass(frozen=True)
-class TrainingPlan:
-    """How one stage trains; see the configuration's tables for the meaning of each number.
+class StageRun:
+    """One stage's training of one of the base's transformers.
 
     Attributes:
-        lowest, highest: noise levels are drawn from this range.
-        loss_scale: the loss is multiplied by it before the backward pass, and the gradients are
-            divided by it after it; a power of two.
+        steps: optimizer steps in all.
+        training, optimizer: the configuration's tables.
+        expert: the transformer; noise levels are drawn from its range.
     """
 
-    title: str
+    stage: Stage
     steps: int
-    seed: int
-    optimizer: str
-    lr: float
-    weight_decay: float
-    method: str
-    shift: float
-    inside_weight: float
-    clipping: float
-    accumulation: int
-    checkpoint_every: int
-    lowest: float = 0.0
-    highest: float = 1.0
-    loss_scale: float = 1.0
+    training: Training = field(default_factory=Training)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    expert: Expert = field(default_factory=Expert)
+
+    @property
+    def title(self) -> str:
+        """The stage, and which transformer where the base has several."""
+        return f"{self.stage} ({self.expert.name} noise)" if self.expert.name else self.stage
+
+    @property
+    def seed(self) -> int:
+        """Of the LoRA's start and of every step; the two stages have different ones."""
+        return self.training.seed + (self.stage == "appearance")
 
 
 # Chooses a step's sample from the step's own random numbers.
@@ -98,52 +96,54 @@ def train(
     model: VideoModel,
     transformer: Transformer,
     choose: Chooser,
-    plan: TrainingPlan,
-    run: RunFolder,
+    run: StageRun,
+    folder: RunFolder,
     depends_on: dict[str, str],
     metadata: dict[str, Any],
 ) -> None:
-    """Train the injected LoRA from the run's last saved step to `plan.steps`.
+    """Train the injected LoRA from its last saved step to `run.steps`.
 
     A fresh and a continued run share this path. On Ctrl-C the step in hand is finished and saved.
 
     Args:
         transformer: as the model loads it, with a trainable LoRA injected (and filled).
         choose: picks a sample for each micro step.
-        run: where checkpoints and metrics go; what it holds must belong to this run.
+        folder: where checkpoints and metrics go; what it holds must belong to this run.
         depends_on: recorded with every checkpoint.
         metadata: written into every LoRA file.
     """
     parameters = lora.trainable(transformer)
-    optimizer = make_optimizer(plan.optimizer, parameters, plan.lr, plan.weight_decay)
-    record = run.read()
+    settings = available(run.optimizer, model.device)
+    optimizer = make_optimizer(settings, parameters)
+    record = folder.read()
     done = record.step if record else 0
     if done:
-        restore(optimizer, run.load_optimizer(done, plan.optimizer))
+        restore(optimizer, folder.load_optimizer(done, settings.type))
     transformer.train()
     transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
     save = partial(
-        save_step, run, transformer, optimizer, plan, depends_on=depends_on, metadata=metadata
-    )
-    with closing(Report(run.metrics, run.tensorboard, done)) as report:
+        save_step, folder, transformer, optimizer, settings.type, depends_on=depends_on,
+        metadata=metadata,
+    )  # fmt: skip
+    with closing(Report(folder.metrics, folder.tensorboard, done)) as report:
         try:
             _train_steps(
-                partial(train_step, model, transformer, optimizer, choose, plan),
+                partial(train_step, model, transformer, optimizer, choose, run),
                 lambda: give_way(model, transformer),
-                range(done + 1, plan.steps + 1), plan, report, save,
+                range(done + 1, run.steps + 1), run, report, save,
             )  # fmt: skip
         except (KeyboardInterrupt, RuntimeError, OSError):  # a person, the GPU, a disk
-            if saved := run.read():
+            if saved := folder.read():
                 log.warning("step %d is saved; train with --resume continues there", saved.step)
             raise
-    draw_loss(run.metrics, run.loss_picture, plan.title)
+    draw_loss(folder.metrics, folder.loss_picture, run.title)
 
 
 def _train_steps(
     take: Callable[[int], "PendingStep"],
     give: Callable[[], str | None],
     steps: range,
-    plan: TrainingPlan,
+    run: StageRun,
     report: Report,
     save: Callable[[int], None],
 ) -> None:
@@ -154,7 +154,7 @@ def _train_steps(
         give: frees memory of the device, as `with_room` wants it.
         save: keeps a step, whose numbers have been read.
     """
-    progress = Progress(plan.title, plan.steps, "step", done=plan.steps - len(steps))
+    progress = Progress(run.title, run.steps, "step", done=run.steps - len(steps))
     pending: PendingStep | None = None
 
     def finish(step: PendingStep) -> None:
@@ -174,7 +174,7 @@ def _train_steps(
             if pending is not None:
                 finish(pending)
             pending = taken
-            if step % plan.checkpoint_every == 0 or step == plan.steps or interruption.asked:
+            if step % run.training.checkpoint_every == 0 or step == run.steps or interruption.asked:
                 finish(pending)
                 save(step)
                 pending = None
@@ -199,7 +199,7 @@ class PendingStep:
         gradient_norm: before clipping, a scalar on the device.
         noise_level: mean over the step's samples.
         samples: which samples the step saw.
-        started, ended: moments of the device.
+        started, ended: time stamps of the device.
     """
 
     step: int
@@ -228,8 +228,8 @@ class PendingStep:
         )
 
 
-def _moment(device: torch.device) -> Any:
-    """The moment at which the device has done what it was told so far."""
+def _time_stamp(device: torch.device) -> Any:
+    """A time stamp: when the device has done all that was asked of it so far."""
     if device.type != "cuda":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
@@ -238,7 +238,7 @@ def _moment(device: torch.device) -> Any:
 
 
 def _seconds(start: Any, end: Any) -> float:
-    """The time between two moments; waits for the second."""
+    """Seconds between two time stamps; waits for the second."""
     if isinstance(start, float):
         return float(end - start)
     end.synchronize()
@@ -250,33 +250,41 @@ def train_step(
     transformer: Transformer,
     optimizer: torch.optim.Optimizer,
     choose: Chooser,
-    plan: TrainingPlan,
+    run: StageRun,
     step: int,
 ) -> PendingStep:
-    """One optimizer step over `plan.accumulation` samples, drawn from (seed, step) alone.
+    """One optimizer step over its accumulated samples, drawn from (seed, step) alone.
 
     The host does not wait for the device. Where this raises, nothing has changed, so the step may
     be taken again.
     """
-    started = _moment(model.device)
-    generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
+    started, settings, expert = _time_stamp(model.device), run.training, run.expert
+    accumulation = settings.gradient_accumulation_steps
+    scale = loss_scale(model.dtype)
+    generator = torch.Generator().manual_seed(run.seed * 1_000_003 + step)
     parameters = lora.trainable(transformer)
     optimizer.zero_grad(set_to_none=True)
     losses, levels, names = [], [], []
-    for _ in range(plan.accumulation):
+    for _ in range(accumulation):
         sample = choose(generator)
-        level = draw_noise_level(plan.method, plan.shift, generator, plan.lowest, plan.highest)
+        level = draw_noise_level(
+            settings.timestep_sample_method,
+            settings.shift,
+            generator,
+            expert.lowest,
+            expert.highest,
+        )
         assert sample.target_CTHW is not None
         noise = torch.randn(sample.target_CTHW.shape, generator=generator)
-        loss = sample_loss(model, transformer, sample, noise, level, plan.inside_weight)
-        (plan.loss_scale * loss / plan.accumulation).backward()
+        loss = sample_loss(model, transformer, sample, noise, level, settings.inside_weight)
+        (scale * loss / accumulation).backward()
         losses.append(loss.detach())
         levels.append(level.item())  # it lies in host memory
         names.append(sample.name)
     assert all(p.grad is not None for p in parameters), "a LoRA weight got no gradient"
-    if plan.loss_scale != 1.0:
-        torch._foreach_div_([p.grad for p in parameters if p.grad is not None], plan.loss_scale)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, plan.clipping)
+    if scale != 1.0:
+        torch._foreach_div_([p.grad for p in parameters if p.grad is not None], scale)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, settings.gradient_clipping)
     mean_loss = torch.stack(losses).double().mean()
     update(optimizer, parameters)  # the last that may fail: nothing is allocated after it
     return PendingStep(
@@ -286,8 +294,16 @@ def train_step(
         noise_level=sum(levels) / len(levels),
         samples=tuple(names),
         started=started,
-        ended=_moment(model.device),
+        ended=_time_stamp(model.device),
     )
+
+
+def loss_scale(dtype: torch.dtype) -> float:
+    """A power of two by which the loss is multiplied, and the gradients are divided again.
+
+    In float16 gradients of a mean over a whole latent are too small to be held without it.
+    """
+    return 2.0**14 if dtype == torch.float16 else 1.0
 
 
 def sample_loss(
@@ -312,19 +328,19 @@ def sample_loss(
 
 
 def save_step(
-    run: RunFolder,
+    folder: RunFolder,
     transformer: Transformer,
     optimizer: torch.optim.Optimizer,
-    plan: TrainingPlan,
+    kind: str,
     step: int,
     *,
     depends_on: dict[str, str],
     metadata: dict[str, Any],
 ) -> None:
     """Write a step's adapter and optimizer, then record it."""
-    lora.save(run.adapter(step), transformer, {**metadata, "step": step})
-    run.save_optimizer(step, plan.optimizer, optimizer.state_dict())
-    run.finish_step(step, depends_on)
+    lora.save(folder.adapter(step), transformer, {**metadata, "step": step})
+    folder.save_optimizer(step, kind, optimizer.state_dict())
+    folder.finish_step(step, depends_on)
 
 
 def choose_uniformly(samples: Sequence[EncodedSample]) -> Chooser:

@@ -9,20 +9,21 @@ from typing import Any
 import torch
 from torch import nn
 
+from maskora.config.tables import Optimizer
 from maskora.errors import Fault
 from maskora.streaming.out_of_memory import ran_out_of
 
 log = logging.getLogger("maskora")
 
 
-def available(kind: str, device: torch.device) -> str:
+def available(settings: Optimizer, device: torch.device) -> Optimizer:
     """The optimizer that will really run: 8-bit AdamW needs bitsandbytes, which must work here.
 
     bitsandbytes tells that its CUDA library is missing, or is for another GPU, only when it is
     used, so one tensor is tried.
     """
-    if kind != "adamw8bit":
-        return kind
+    if settings.type != "adamw8bit":
+        return settings
     if device.type != "cuda":
         reason = "8-bit AdamW needs an NVIDIA GPU"
     elif importlib.util.find_spec("bitsandbytes") is None:
@@ -30,9 +31,9 @@ def available(kind: str, device: torch.device) -> str:
     elif failure := failed_trial(device):
         reason = f"bitsandbytes does not work here: {failure}"
     else:
-        return kind
+        return settings
     log.info("optimizer: adamw (%s)", reason)
-    return "adamw"
+    return settings.model_copy(update={"type": "adamw"})
 
 
 @functools.cache
@@ -41,7 +42,7 @@ def failed_trial(device: torch.device) -> str | None:
     parameter = nn.Parameter(torch.ones(4096, device=device))  # smaller ones keep 32-bit states
     parameter.grad = torch.ones_like(parameter)
     try:
-        make_optimizer("adamw8bit", [parameter], 1.0, 0.0).step()
+        make_optimizer(Optimizer(type="adamw8bit", lr=1.0, weight_decay=0.0), [parameter]).step()
         moved = bool((parameter < 1).all())
     except (RuntimeError, OSError, ImportError, AttributeError) as error:
         if ran_out_of(error) is not None:  # which says nothing about the library
@@ -50,19 +51,18 @@ def failed_trial(device: torch.device) -> str | None:
     return None if moved else "a step changed nothing"
 
 
-def make_optimizer(
-    kind: str, parameters: list[nn.Parameter], lr: float, weight_decay: float
-) -> torch.optim.Optimizer:
-    """AdamW over the LoRA's parameters; `kind` as `available` answered it.
+def make_optimizer(settings: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """AdamW over the LoRA's parameters; `settings` as `available` answered them.
 
     On a GPU one kernel updates many parameters and allocates nothing.
     """
-    if kind == "adamw8bit":
+    lr, decay = settings.lr, settings.weight_decay
+    if settings.type == "adamw8bit":
         from bitsandbytes.optim import AdamW8bit
 
-        return AdamW8bit(parameters, lr=lr, weight_decay=weight_decay)
+        return AdamW8bit(parameters, lr=lr, weight_decay=decay)
     fused = True if parameters[0].device.type == "cuda" else None
-    return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=fused)
+    return torch.optim.AdamW(parameters, lr=lr, weight_decay=decay, fused=fused)
 
 
 def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a run leaves to look at: metrics.jsonl, TensorBoard files, loss.png."""
+"""Metrics of a training run: metrics.jsonl, TensorBoard files, loss.png."""
 
 import json
 import logging

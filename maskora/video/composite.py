@@ -1,4 +1,4 @@
-"""A contact sheet: some frames at a glance, with the masks drawn."""
+"""Frames put together: the generated region over the source, and the contact sheet."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,13 @@ import numpy as np
 
 from maskora.video.fit import Placement, unfit_image, unfit_mask
 
+# Of the contact sheet: a colour per object, pixels between frames, and how much masks are tinted.
+COLOURS = ((255, 70, 70), (70, 200, 90), (80, 140, 255), (250, 190, 40), (210, 90, 230))
+GAP, TINT = 4, 0.12
+
 
 def feather_alpha(edit_HW: np.ndarray, feather: float) -> np.ndarray:
-    """How much of the generated picture shows, (H, W) float32 in [0, 1].
+    """The weight of the generated picture in a blend, (H, W) float32 in [0, 1].
 
     0 outside the edit region, rising from its inner edge to 1 at `feather` pixels deep. The blend
     lies wholly inside the region; there is none towards the picture's border.
@@ -63,10 +67,6 @@ def paste_over_original(
     result = original_HWC.copy()
     result[rows, columns] = composite(original_HWC[rows, columns], whole[rows, columns], alpha)
     return result
-
-
-COLOURS = ((255, 70, 70), (70, 200, 90), (80, 140, 255), (250, 190, 40), (210, 90, 230))
-GAP, TINT = 4, 0.12
 
 
 def contact_sheet(

@@ -1,4 +1,4 @@
-"""The ffmpeg program that comes with imageio-ffmpeg: where it is, what it can do, what it said."""
+"""The ffmpeg program that comes with imageio-ffmpeg: commands, filters, error messages."""
 
 import functools
 import re
@@ -22,7 +22,7 @@ def file_url(path: Path) -> str:
 
 @functools.cache
 def has_filter(name: str) -> bool:
-    """Whether this ffmpeg was built with the filter."""
+    """True if this ffmpeg was built with the filter."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-filters"]
     listing = subprocess.run(
         command, capture_output=True, encoding="utf-8", errors="replace", check=True
@@ -31,8 +31,7 @@ def has_filter(name: str) -> bool:
 
 
 def complaints(log: IO[bytes]) -> list[str]:
-    """What ffmpeg wrote to its error log (a file open for reading), a line each, without the
-    ``[part @ 0x1234]`` in front."""
+    """The lines of ffmpeg's error log (a file open for reading), without ``[part @ 0x1234]``."""
     log.seek(0)
     lines = log.read().decode("utf-8", "replace").splitlines()
     return [

@@ -16,7 +16,7 @@ Fit = Literal["crop", "pad", "stretch"]
 
 @dataclass(frozen=True)
 class Placement:
-    """How a workspace frame lies in the original.
+    """The place of a workspace frame in the original.
 
     Attributes:
         original_size: (width, height) of the original.

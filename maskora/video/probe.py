@@ -1,4 +1,4 @@
-"""What a clip is, before its frames are read."""
+"""Probing a clip: its size, length, rate, colours and sound, before its frames are read."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import av
 import numpy as np
@@ -22,8 +22,19 @@ from maskora.errors import UserError
 from maskora.files import is_hidden
 from maskora.video.ffmpeg import file_url, has_filter
 from maskora.video.images import IMAGE_SUFFIXES, image_size, natural_key
-from maskora.video.limits import TOLD_CONTAINERS, Limits
 
+if TYPE_CHECKING:
+    from maskora.video.untrusted import Limits
+
+IMAGES_FPS = Fraction(16)
+_ONE_PICTURE_PER_PACKET = {"h264", "hevc", "vp9", "av1", "prores", "ffv1", "mjpeg", "dnxhd", "png"}
+_TIMED_CONTAINERS = ("mov", "matroska")  # packets come one by one with their times
+CheckLength = Callable[[float, float], None]  # (frames, seconds)
+_FALLBACK_RATE = Fraction(25)  # for a file that names no rate and no times, as ffmpeg assumes
+_USUAL_RATES = tuple(
+    [Fraction(n * 1000, 1001) for n in (24, 30, 48, 60, 120)]
+    + [Fraction(n) for n in (8, 10, 12, 15, 16, 20, 24, 25, 30, 48, 50, 60, 100, 120, 240)]
+)
 _PRIMARIES = {
     1: "bt709", 4: "bt470m", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "film",
     9: "bt2020", 10: "smpte428", 11: "smpte431", 12: "smpte432", 22: "jedec-p22",
@@ -47,7 +58,7 @@ _SCALE_MATRIX = {  # tag -> the name that ffmpeg's scale filter has known in all
 
 @dataclass(frozen=True)
 class ColorTags:
-    """What a file says about its colours, in ffmpeg's names; None where it says nothing."""
+    """A file's colour tags, in ffmpeg's names; None where it has none."""
 
     primaries: str | None = None
     transfer: str | None = None
@@ -62,30 +73,6 @@ class ColorTags:
 
 UNTAGGED = ColorTags()
 BT709 = ColorTags("bt709", "bt709", "bt709", "tv")
-
-
-def tags_from_codes(primaries: int, transfer: int, matrix: int, range_: int) -> ColorTags:
-    """The tags for the numbers that a decoded frame carries; unknown numbers become None."""
-    return ColorTags(
-        _PRIMARIES.get(primaries), _TRANSFER.get(transfer), _MATRIX.get(matrix), _RANGE.get(range_)
-    )
-
-
-def scale_matrix(tags: ColorTags, height: int) -> str:
-    """The matrix for ffmpeg's scale filter. Untagged: BT.709 from 720 lines up, else BT.601,
-    as players guess (swscale itself would take BT.601 at every size)."""
-    guess = "bt709" if height >= 720 else "bt601"
-    return _SCALE_MATRIX.get(tags.matrix or "", guess)
-
-
-def sdr_tags(tags: ColorTags) -> ColorTags:
-    """The tags for writing 8-bit YCbCr: HDR pictures were mapped to BT.709 when they were read,
-    and a matrix that the conversion does not know (RGB, YCgCo) becomes BT.709."""
-    if tags.hdr:
-        return BT709
-    if tags.matrix is not None and tags.matrix not in _SCALE_MATRIX:
-        return replace(tags, matrix="bt709", range="tv")
-    return tags
 
 
 @dataclass(frozen=True)
@@ -132,72 +119,6 @@ class VideoInfo:
     images: tuple[Path, ...] = ()
 
 
-_USUAL_RATES = tuple(
-    [Fraction(n * 1000, 1001) for n in (24, 30, 48, 60, 120)]
-    + [Fraction(n) for n in (8, 10, 12, 15, 16, 20, 24, 25, 30, 48, 50, 60, 100, 120, 240)]
-)
-
-
-def nearest_usual_rate(rate: float, tolerance: float = 0.03) -> Fraction:
-    """The usual frame rate within ``tolerance`` (relative) of ``rate``; else ``rate`` itself."""
-    best = min(_USUAL_RATES, key=lambda usual: abs(float(usual) - rate))
-    if abs(float(best) - rate) <= tolerance * rate:
-        return best
-    return Fraction(rate).limit_denominator(1001)
-
-
-def is_constant(times: Sequence[float], rate: Fraction) -> bool:
-    """Whether every frame lies within half a frame of its place at a constant ``rate``."""
-    drift = np.asarray(times) * float(rate) - np.arange(len(times))
-    return bool(np.all(np.abs(drift - np.median(drift)) < 0.5))
-
-
-def choose_rate(times: Sequence[float], named: Sequence[Fraction]) -> tuple[Fraction, bool]:
-    """The constant rate for a clip.
-
-    Args:
-        times: presentation times in seconds, sorted, of every frame.
-        named: the rates the file's header names, best first.
-
-    Returns:
-        The rate, and whether the clip is variable. A variable clip gets the rate of its faster
-        stretches (the lower quartile of the frame spacing), so that motion is not dropped.
-    """
-    if len(times) < 2 or times[-1] <= times[0]:
-        return (named[0] if named else Fraction(25)), False
-    measured = (len(times) - 1) / (times[-1] - times[0])
-    for rate in (*named, nearest_usual_rate(measured, tolerance=0.002)):
-        if is_constant(times, rate):
-            return rate, False
-    spacing = np.diff(np.asarray(times))
-    fast = float(np.quantile(spacing[spacing > 0], 0.25))
-    return nearest_usual_rate(1 / fast), True
-
-
-def constant_rate_picks(times: Sequence[float], end: float, rate: Fraction) -> tuple[int, ...]:
-    """Which frame is shown at each tick of a constant rate.
-
-    Args:
-        times: presentation times in seconds, sorted, of every frame.
-        end: when the last frame stops being shown, in seconds.
-        rate: ticks per second; tick j is at ``times[0] + j / rate``.
-
-    Returns:
-        One index into ``times`` per tick: the last frame that begins before the middle of the
-        tick. Frames are repeated or left out as needed; the order never changes, and the whole
-        lasts as long as before, to half a tick.
-    """
-    ticks = np.floor((np.asarray(times) - times[0]) * float(rate) + 0.5).astype(np.int64)
-    count = max(1, int(np.floor((end - times[0]) * float(rate) + 0.5)))
-    return tuple(int(i) for i in np.searchsorted(ticks, np.arange(count), side="right") - 1)
-
-
-_ONE_PICTURE_PER_PACKET = {"h264", "hevc", "vp9", "av1", "prores", "ffv1", "mjpeg", "dnxhd", "png"}
-_TIMED_CONTAINERS = ("mov", "matroska")  # packets come one by one with their times
-CheckLength = Callable[[float, float], None]  # (frames, seconds)
-_FALLBACK_RATE = Fraction(25)  # for a file that names no rate and no times, as ffmpeg assumes
-
-
 @dataclass(frozen=True)
 class Clock:
     """The times of a clip's frames, in seconds on the file's clock.
@@ -213,85 +134,8 @@ class Clock:
     missing: int
 
 
-def read_clock(
-    container: InputContainer, stream: VideoStream, check_length: CheckLength | None = None
-) -> tuple[VideoFrame | None, Clock]:
-    """The first decoded frame (None: the stream has none) and the times of all frames.
-
-    A frame's time is its packet's where every packet is one frame; elsewhere all is decoded.
-
-    Args:
-        check_length: is told frames and seconds on the way, and stops what is too long.
-    """
-    decode_all = (
-        stream.codec_context.codec.canonical_name not in _ONE_PICTURE_PER_PACKET
-        or not container.format.name.startswith(_TIMED_CONTAINERS)
-        or stream.codec_context.field_order > 1  # interlaced: a packet may be half a frame
-    )
-    first: VideoFrame | None = None
-    shown: list[tuple[float | None, float]] = []
-    for packet in container.demux(stream):
-        if not decode_all and packet.size and not packet.is_discard:
-            shown.append(_span(packet))
-        if decode_all or first is None:
-            decoded = packet.decode()
-            if decoded and first is None:
-                first = decoded[0]
-            shown.extend(_span(frame) for frame in decoded if decode_all)
-        if check_length is not None and shown:
-            check_length(len(shown), (shown[-1][0] or 0) - (shown[0][0] or 0))
-    return first, _clock(container, stream, shown, check_length)
-
-
-def _span(item: "Packet[VideoStream] | VideoFrame") -> tuple[float | None, float]:
-    """(when it is shown, for how long) in seconds; None and 0 where the file does not say."""
-    base = float(item.time_base or 0)
-    return (None if item.pts is None else item.pts * base), (item.duration or 0) * base
-
-
-def _clock(
-    container: InputContainer,
-    stream: VideoStream,
-    shown: list[tuple[float | None, float]],
-    check_length: CheckLength | None,
-) -> Clock:
-    rate = float(stream.guessed_rate or stream.average_rate or _FALLBACK_RATE)
-    times = sorted(time for time, _ in shown if time is not None)
-    if container.format.name == "avi" or len(times) < len(shown):
-        # an AVI is constant by nature (and its times wrong with B-frames); raw streams have none
-        times = [i / rate for i in range(len(shown))]
-    spacing = median(b - a for a, b in pairwise(times)) if times[1:] else 0
-    spacing = spacing or 1 / rate
-    end = times[-1] + (shown[-1][1] or spacing) if times else 0.0
-    missing = _missing(container, stream, len(times), end, spacing)
-    if check_length is not None:
-        check_length(len(times) + missing, missing * spacing)
-    lost = [times[-1] + (i + 1) * spacing for i in range(missing)] if times else []
-    return Clock((*times, *lost), end + missing * spacing, missing)
-
-
-def _missing(
-    container: InputContainer, stream: VideoStream, found: int, end: float, spacing: float
-) -> int:
-    """Frames that the index (mp4, mov) or the track's length (Matroska) promises in vain."""
-    if container.format.name.startswith("mov"):
-        promised = sum(not entry.is_discard for entry in stream.index_entries)
-        return max(0, promised - found)
-    length = re.fullmatch(r"(\d{1,9}):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
-    if length is None:
-        return 0
-    seconds = float(length[1]) * 3600 + float(length[2]) * 60 + float(length[3])
-    short_by = round((seconds - end) / spacing)
-    return short_by if short_by > 1 else 0
-
-
-__all__ = ["ColorTags", "VideoInfo", "probe"]
-
-IMAGES_FPS = Fraction(16)
-
-
-def probe(path: Path, fps: Fraction | None = None, limits: Limits | None = None) -> VideoInfo:
-    """Find out what a video file, or a folder of images, holds.
+def probe(path: Path, fps: Fraction | None = None, limits: "Limits | None" = None) -> VideoInfo:
+    """Examine a video file, or a folder of images.
 
     Args:
         path: a video file, or a folder whose images are the frames, in natural order.
@@ -318,7 +162,8 @@ def probe(path: Path, fps: Fraction | None = None, limits: Limits | None = None)
         on_opening = error.filename == file_url(path)
         if limits is not None and on_opening and isinstance(error, av.ArgumentError):  # whitelist
             raise UserError(
-                f"{path}: not one of the video files that are taken ({TOLD_CONTAINERS}), or damaged"
+                f"{path}: not one of the video files that are taken ({limits.container_names}), "
+                "or damaged"
             ) from None
         raise UserError(
             f"{path}: cannot be read as a video: it is something else, or cut short, or damaged"
@@ -326,7 +171,7 @@ def probe(path: Path, fps: Fraction | None = None, limits: Limits | None = None)
         ) from None
 
 
-def _probe_images(folder: Path, fps: Fraction | None, limits: Limits | None) -> VideoInfo:
+def _probe_images(folder: Path, fps: Fraction | None, limits: "Limits | None") -> VideoInfo:
     shown = (p for p in folder.iterdir() if not is_hidden(p))
     entries = sorted(shown, key=natural_key)
     images = tuple(p for p in entries if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES)
@@ -364,7 +209,7 @@ def _probe_images(folder: Path, fps: Fraction | None, limits: Limits | None) -> 
 
 
 def _probe_file(
-    path: Path, container: InputContainer, fps: Fraction | None, limits: Limits | None
+    path: Path, container: InputContainer, fps: Fraction | None, limits: "Limits | None"
 ) -> VideoInfo:
     stream, passed_over = _first_video_stream(path, container)
     if limits is not None:
@@ -415,8 +260,12 @@ def _first_video_stream(path: Path, container: InputContainer) -> tuple[VideoStr
 
 
 def _color(frame: VideoFrame) -> ColorTags:
-    codes = frame.color_primaries, frame.color_trc, frame.colorspace, frame.color_range
-    return tags_from_codes(*map(int, codes))
+    return ColorTags(
+        _PRIMARIES.get(int(frame.color_primaries)),
+        _TRANSFER.get(int(frame.color_trc)),
+        _MATRIX.get(int(frame.colorspace)),
+        _RANGE.get(int(frame.color_range)),
+    )
 
 
 def _rotation(frame: VideoFrame) -> int:
@@ -480,3 +329,146 @@ def _conversion_notes(info: VideoInfo, own_rate: Fraction) -> tuple[str, ...]:
 
 def _rate_text(rate: Fraction) -> str:
     return str(rate) if rate.denominator == 1 else f"{float(rate):.3f}"
+
+
+def read_clock(
+    container: InputContainer, stream: VideoStream, check_length: CheckLength | None = None
+) -> tuple[VideoFrame | None, Clock]:
+    """The first decoded frame (None: the stream has none) and the times of all frames.
+
+    A frame's time is its packet's where every packet is one frame; elsewhere all is decoded.
+
+    Args:
+        check_length: called with frames and seconds on the way; raises where it is too much.
+    """
+    decode_all = (
+        stream.codec_context.codec.canonical_name not in _ONE_PICTURE_PER_PACKET
+        or not container.format.name.startswith(_TIMED_CONTAINERS)
+        or stream.codec_context.field_order > 1  # interlaced: a packet may be half a frame
+    )
+    first: VideoFrame | None = None
+    shown: list[tuple[float | None, float]] = []
+    for packet in container.demux(stream):
+        if not decode_all and packet.size and not packet.is_discard:
+            shown.append(_span(packet))
+        if decode_all or first is None:
+            decoded = packet.decode()
+            if decoded and first is None:
+                first = decoded[0]
+            shown.extend(_span(frame) for frame in decoded if decode_all)
+        if check_length is not None and shown:
+            check_length(len(shown), (shown[-1][0] or 0) - (shown[0][0] or 0))
+    return first, _clock(container, stream, shown, check_length)
+
+
+def _span(item: "Packet[VideoStream] | VideoFrame") -> tuple[float | None, float]:
+    """(when it is shown, for how long) in seconds; None and 0 where the file does not say."""
+    base = float(item.time_base or 0)
+    return (None if item.pts is None else item.pts * base), (item.duration or 0) * base
+
+
+def _clock(
+    container: InputContainer,
+    stream: VideoStream,
+    shown: list[tuple[float | None, float]],
+    check_length: CheckLength | None,
+) -> Clock:
+    rate = float(stream.guessed_rate or stream.average_rate or _FALLBACK_RATE)
+    times = sorted(time for time, _ in shown if time is not None)
+    if container.format.name == "avi" or len(times) < len(shown):
+        # an AVI is constant by nature (and its times wrong with B-frames); raw streams have none
+        times = [i / rate for i in range(len(shown))]
+    spacing = median(b - a for a, b in pairwise(times)) if times[1:] else 0
+    spacing = spacing or 1 / rate
+    end = times[-1] + (shown[-1][1] or spacing) if times else 0.0
+    missing = _missing(container, stream, len(times), end, spacing)
+    if check_length is not None:
+        check_length(len(times) + missing, missing * spacing)
+    lost = [times[-1] + (i + 1) * spacing for i in range(missing)] if times else []
+    return Clock((*times, *lost), end + missing * spacing, missing)
+
+
+def _missing(
+    container: InputContainer, stream: VideoStream, found: int, end: float, spacing: float
+) -> int:
+    """Frames that the index (mp4, mov) or the track's length (Matroska) promises in vain."""
+    if container.format.name.startswith("mov"):
+        promised = sum(not entry.is_discard for entry in stream.index_entries)
+        return max(0, promised - found)
+    length = re.fullmatch(r"(\d{1,9}):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    if length is None:
+        return 0
+    seconds = float(length[1]) * 3600 + float(length[2]) * 60 + float(length[3])
+    short_by = round((seconds - end) / spacing)
+    return short_by if short_by > 1 else 0
+
+
+def choose_rate(times: Sequence[float], named: Sequence[Fraction]) -> tuple[Fraction, bool]:
+    """The constant rate for a clip.
+
+    Args:
+        times: presentation times in seconds, sorted, of every frame.
+        named: the rates the file's header names, best first.
+
+    Returns:
+        The rate, and whether the clip is variable. A variable clip gets the rate of its faster
+        stretches (the lower quartile of the frame spacing), so that motion is not dropped.
+    """
+    if len(times) < 2 or times[-1] <= times[0]:
+        return (named[0] if named else Fraction(25)), False
+    measured = (len(times) - 1) / (times[-1] - times[0])
+    for rate in (*named, nearest_usual_rate(measured, tolerance=0.002)):
+        if is_constant(times, rate):
+            return rate, False
+    spacing = np.diff(np.asarray(times))
+    fast = float(np.quantile(spacing[spacing > 0], 0.25))
+    return nearest_usual_rate(1 / fast), True
+
+
+def constant_rate_picks(times: Sequence[float], end: float, rate: Fraction) -> tuple[int, ...]:
+    """Which frame is shown at each tick of a constant rate.
+
+    Args:
+        times: presentation times in seconds, sorted, of every frame.
+        end: when the last frame stops being shown, in seconds.
+        rate: ticks per second; tick j is at ``times[0] + j / rate``.
+
+    Returns:
+        One index into ``times`` per tick: the last frame that begins before the middle of the
+        tick. Frames are repeated or left out as needed; the order never changes, and the whole
+        lasts as long as before, to half a tick.
+    """
+    ticks = np.floor((np.asarray(times) - times[0]) * float(rate) + 0.5).astype(np.int64)
+    count = max(1, int(np.floor((end - times[0]) * float(rate) + 0.5)))
+    return tuple(int(i) for i in np.searchsorted(ticks, np.arange(count), side="right") - 1)
+
+
+def nearest_usual_rate(rate: float, tolerance: float = 0.03) -> Fraction:
+    """The usual frame rate within ``tolerance`` (relative) of ``rate``; else ``rate`` itself."""
+    best = min(_USUAL_RATES, key=lambda usual: abs(float(usual) - rate))
+    if abs(float(best) - rate) <= tolerance * rate:
+        return best
+    return Fraction(rate).limit_denominator(1001)
+
+
+def is_constant(times: Sequence[float], rate: Fraction) -> bool:
+    """True if every frame lies within half a frame of its place at a constant ``rate``."""
+    drift = np.asarray(times) * float(rate) - np.arange(len(times))
+    return bool(np.all(np.abs(drift - np.median(drift)) < 0.5))
+
+
+def scale_matrix(tags: ColorTags, height: int) -> str:
+    """The matrix for ffmpeg's scale filter. Untagged: BT.709 from 720 lines up, else BT.601,
+    as players guess (swscale itself would take BT.601 at every size)."""
+    guess = "bt709" if height >= 720 else "bt601"
+    return _SCALE_MATRIX.get(tags.matrix or "", guess)
+
+
+def sdr_tags(tags: ColorTags) -> ColorTags:
+    """The tags for writing 8-bit YCbCr: HDR pictures were mapped to BT.709 when they were read,
+    and a matrix that the conversion does not know (RGB, YCgCo) becomes BT.709."""
+    if tags.hdr:
+        return BT709
+    if tags.matrix is not None and tags.matrix not in _SCALE_MATRIX:
+        return replace(tags, matrix="bt709", range="tv")
+    return tags

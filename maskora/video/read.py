@@ -1,4 +1,4 @@
-"""Frames out of a clip: exactly the asked ones, upright, in RGB."""
+"""Reading frames of a clip: exactly those that are asked for, upright, in RGB."""
 
 import io
 import subprocess
@@ -120,8 +120,8 @@ def _tone_mapping(color: ColorTags) -> str:
     )
 
 
-def _damaged(info: VideoInfo, index: int, last: int, said: list[str]) -> UserError:
-    reason = f" ({said[0]})" if said else ""
+def _damaged(info: VideoInfo, index: int, last: int, errors: list[str]) -> UserError:
+    reason = f" ({errors[0]})" if errors else ""
     return UserError(
         f"{info.path}: damaged or cut short: decoding stops at frame {index} of the file, "
         f"frames up to {last} are needed{reason}. Use fewer frames, or another copy of the file"

@@ -1,33 +1,111 @@
-"""A look at a video that somebody else made, in a process that has little to lose.
+"""Videos that somebody else made: limits, and a first look in a process that has little to lose.
 
 Decoders are large and files can be made to break them: what goes wrong, or takes too much, ends a
-small process of its own and is told as a refusal. Where the system limits a process's memory, the
-small process asks for that itself; everywhere, the one that waits watches how much it has.
+small process of its own and becomes a refusal. Where the system can limit a process's memory, the
+small process asks for that itself; everywhere, the one that waits watches how much it takes.
 """
 
 import json
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
+from av.container import InputContainer
+from av.video.stream import VideoStream
 
 from maskora.errors import UserError
-from maskora.video.limits import Limits
 from maskora.video.probe import probe
 
+FRAMES_PER_SECOND = 120  # beyond this, a clip's length in frames counts instead of its seconds
 BASE_MEMORY = 4 * 1024**3  # bytes of address space, much of which is never used
 FRAMES_HELD = 200  # bytes per pixel: a decoder with 16 threads holds some 32 frames
 PATIENCE = 300.0  # seconds
 LOOK_EVERY = 0.1  # seconds
 
 
+@dataclass(frozen=True)
+class Limits:
+    """The largest file that is accepted from elsewhere.
+
+    Attributes:
+        max_bytes: of the file.
+        max_seconds: of the clip.
+        max_pixels: width times height.
+        max_frames: of the clip.
+        containers: accepted formats, in ffmpeg's names. Single files only: a playlist (HLS, DASH,
+            ffconcat, numbered images) would open others.
+        container_names: the same for people.
+    """
+
+    containers: ClassVar[str] = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,gif,apng"
+    container_names: ClassVar[str] = "mp4, mov, mkv, webm, avi, ts, gif or animated png"
+
+    max_bytes: int
+    max_seconds: float
+    max_pixels: int
+    max_frames: int
+
+    @classmethod
+    def of(cls, upload_mb: float = 2000, seconds: float = 600, megapixels: float = 9) -> "Limits":
+        """From the numbers of --max-upload-mb, --max-seconds and --max-megapixels."""
+        frames = round(seconds * FRAMES_PER_SECOND)
+        return cls(round(upload_mb * 1e6), seconds, round(megapixels * 1e6), frames)
+
+    def check_bytes(self, path: Path, found: int) -> None:
+        """Raises UserError where a file is larger."""
+        if found > self.max_bytes:
+            raise UserError(
+                f"{path} has {found / 1e6:.1f} MB, and at most {self.max_bytes / 1e6:g} are taken "
+                f"(--max-upload-mb)"
+            )
+
+    def check_pixels(self, path: Path, width: int, height: int) -> None:
+        """Raises UserError where a picture is larger."""
+        if width * height > self.max_pixels:
+            raise UserError(
+                f"{path} is {width}x{height}, {width * height / 1e6:.1f} megapixels, and at most "
+                f"{self.max_pixels / 1e6:g} are taken (--max-megapixels)"
+            )
+
+    def check_length(self, path: Path, frames: float, seconds: float) -> None:
+        """Raises UserError where a clip is longer, in frames or in seconds."""
+        if seconds > self.max_seconds:
+            raise UserError(
+                f"{path} lasts more than {self.max_seconds:g} seconds, the most that is taken "
+                f"(--max-seconds)"
+            )
+        if frames > self.max_frames:
+            raise UserError(
+                f"{path} has more than {self.max_frames} frames, the most that is taken "
+                f"({self.max_seconds:g} seconds, --max-seconds)"
+            )
+
+    def check_header(self, path: Path, container: InputContainer, stream: VideoStream) -> None:
+        """Raises UserError where a file's header, before decoding, goes beyond a limit."""
+        self.check_pixels(path, stream.codec_context.width, stream.codec_context.height)
+        own = float((stream.duration or 0) * (stream.time_base or 0))
+        whole = (container.duration or 0) / 1e6
+        self.check_length(path, max(stream.frames, len(stream.index_entries)), own or whole)
+
+    @property
+    def container_options(self) -> dict[str, str]:
+        """For av.open: one of the containers only, and no other file or address."""
+        return {"format_whitelist": self.containers, "protocol_whitelist": "file"}
+
+    @property
+    def decoder_options(self) -> dict[str, str]:
+        """For the decoder: stop at frames that are larger; twice, for a frame's padded size."""
+        return {"max_pixels": str(min(2 * self.max_pixels, 2**31 - 1))}
+
+
 def check_untrusted(
     path: Path, limits: Limits, patience: float = PATIENCE, memory: int = BASE_MEMORY
 ) -> None:
-    """Walk through a whole file once, within the limits; after that, `probe` may open it.
+    """Look through a whole file once, within the limits; after that, `probe` may open it.
 
     Args:
         patience: seconds after which the file is refused.
@@ -43,7 +121,7 @@ def check_untrusted(
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as looking:
         try:
-            said = _watched(looking, order.encode(), time.monotonic() + patience, memory)
+            message = _watched(looking, order.encode(), time.monotonic() + patience, memory)
         except subprocess.TimeoutExpired:
             raise UserError(
                 f"{path} could not be looked through in {patience:g} seconds, so it is refused; "
@@ -57,14 +135,14 @@ def check_untrusted(
         finally:
             _end(looking)
     if looking.returncode == 2:
-        raise UserError(said)
+        raise UserError(message)
     if looking.returncode:
-        reason = said.splitlines()[-1] if said else f"status {looking.returncode}"
+        reason = message.splitlines()[-1] if message else f"status {looking.returncode}"
         raise UserError(f"{path} broke the program that looked at it, so it is refused ({reason})")
 
 
 def _watched(looking: subprocess.Popen[bytes], order: bytes, last: float, memory: int) -> str:
-    """What the small process says on stderr.
+    """Wait for the small process, and return what it has written to stderr.
 
     Raises:
         TimeoutExpired: it has not ended by `last` (of time.monotonic).
@@ -74,12 +152,12 @@ def _watched(looking: subprocess.Popen[bytes], order: bytes, last: float, memory
     while True:
         left = last - time.monotonic()
         try:
-            _, said = looking.communicate(given, timeout=max(0.0, min(LOOK_EVERY, left)))
+            _, written = looking.communicate(given, timeout=max(0.0, min(LOOK_EVERY, left)))
         except subprocess.TimeoutExpired:
             if left <= LOOK_EVERY:
                 raise
         else:
-            return said.decode("utf-8", "replace").strip()
+            return written.decode("utf-8", "replace").strip()
         given = None  # it has that already
         if _memory_of(looking.pid) > memory:
             raise MemoryError
@@ -106,7 +184,7 @@ def _memory_of(pid: int) -> int:
 
 
 def _end(looking: subprocess.Popen[bytes]) -> None:
-    """Nothing of the small process is left."""
+    """End the small process and what it has started."""
     if looking.poll() is None:
         for process in _family(looking.pid):
             try:
@@ -116,7 +194,7 @@ def _end(looking: subprocess.Popen[bytes]) -> None:
 
 
 def main() -> None:
-    """The small process: it may hold some memory, write no file, and leave no core."""
+    """The small process. Exit status 2: refused, with the reason on stderr."""
     order = json.load(sys.stdin)
     _limit(order["memory"])
     try:
@@ -127,7 +205,7 @@ def main() -> None:
 
 
 def _limit(memory: int) -> None:
-    """Ask the system to limit this process; Windows has no such limits."""
+    """Let this process hold so much memory, write no file and leave no core; not on Windows."""
     try:
         import resource
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""Frames to files: H.264 with sound and colour tags, or lossless; whole, or not at all."""
+"""Writing frames to a file: H.264 or lossless, with sound and colour tags; whole or not at all."""
 
 import errno
 import subprocess
@@ -50,8 +50,7 @@ def write_mp4(
     Raises:
         Fault: ffmpeg failed (a full disk, say).
     """
-    first, frames = _peek(frames)
-    height, width = first.shape[:2]
+    (height, width), frames = _size(frames)
     tags = BT709 if color is None else sdr_tags(color)
     pixels = "yuv444p" if width % 2 or height % 2 else "yuv420p"
     convert = (
@@ -79,11 +78,12 @@ def write_lossless(
     _encode(path, frames, fps, audio, codec, "format=bgr0")
 
 
-def _peek(frames: Iterable[np.ndarray]) -> tuple[np.ndarray, Iterable[np.ndarray]]:
+def _size(frames: Iterable[np.ndarray]) -> tuple[tuple[int, int], Iterable[np.ndarray]]:
+    """(height, width) of the first frame, and all frames."""
     rest = iter(frames)
     first = next(rest, None)
     assert first is not None, "a video needs a frame"
-    return first, chain([first], rest)
+    return first.shape[:2], chain([first], rest)
 
 
 def _encode(
@@ -94,8 +94,7 @@ def _encode(
     codec: list[str],
     convert: str,
 ) -> None:
-    first, frames = _peek(frames)
-    height, width = first.shape[:2]
+    (height, width), frames = _size(frames)
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps)]
     inputs, sound = [*raw, "-i", "pipe:0"], ["-map", "0:v"]
     if audio is not None:
@@ -107,7 +106,7 @@ def _encode(
         assert process.stdin is not None
         try:
             for frame in frames:
-                assert frame.shape == first.shape, (frame.shape, first.shape)
+                assert frame.shape == (height, width, 3), (frame.shape, (height, width))
                 if not _passed(partial(process.stdin.write, np.ascontiguousarray(frame).data)):
                     break  # ffmpeg gave up; its own words follow
             _passed(process.stdin.close)
@@ -117,12 +116,12 @@ def _encode(
             process.wait()
             _passed(process.stdin.close)  # what was still on its way to ffmpeg
         if process.returncode != 0:
-            said = complaints(log) or [f"ffmpeg stopped with status {process.returncode}"]
-            raise Fault(f"{path} could not be written: {said[-1]}")
+            errors = complaints(log) or [f"ffmpeg stopped with status {process.returncode}"]
+            raise Fault(f"{path} could not be written: {errors[-1]}")
 
 
 def _passed(action: Callable[[], object]) -> bool:
-    """Whether the pipe to ffmpeg took it; False where ffmpeg has closed its end."""
+    """Write to, or close, the pipe to ffmpeg. False: ffmpeg has closed its end."""
     try:
         action()
     except OSError as error:

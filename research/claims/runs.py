@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from maskora.app.workspace import Stage
+from maskora.config.tables import Stage
 from maskora.errors import UserError
 from maskora.files import write_text
 from maskora.models.building import without_bars

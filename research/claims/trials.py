@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from maskora import lora
-from maskora.app.workspace import Stage
+from maskora.config.tables import Inference, Optimizer, Stage
+from maskora.config.tables import Training as TrainingTable
 from maskora.evaluation.metrics import colour_distance, nearer
 from maskora.files import digest
 from maskora.latents import EncodedSample, TensorCache, encode_samples, encode_videos
@@ -31,7 +32,7 @@ from maskora.models.registry import Transformer, VideoModel, open_model
 from maskora.sampling import Denoising, LatentLock, draw_noise
 from maskora.training.loop import (
     Chooser,
-    TrainingPlan,
+    StageRun,
     choose_mixed,
     choose_uniformly,
     train_step,
@@ -187,17 +188,15 @@ class Bench:
         stage: Stage,
     ) -> Iterator[int]:
         """Train the injected LoRA; pauses after each number of steps in `stops`."""
-        seed = self._seed + (stage == "appearance")  # as train.py has it
-        plan = TrainingPlan(
-            title="", steps=max(stops), seed=seed, optimizer="adamw", lr=lr,
-            weight_decay=0.01, method="uniform", shift=SHIFT, inside_weight=1.0, clipping=1.0,
-            accumulation=ACCUMULATION, checkpoint_every=max(stops),
-        )  # fmt: skip
-        optimizer = make_optimizer(
-            plan.optimizer, lora.trainable(transformer), plan.lr, plan.weight_decay
+        run = StageRun(
+            stage,
+            max(stops),
+            TrainingTable(seed=self._seed, shift=SHIFT, gradient_accumulation_steps=ACCUMULATION),
+            Optimizer(type="adamw", lr=lr),
         )
-        for step in range(1, plan.steps + 1):
-            train_step(self._model, transformer, optimizer, choose, plan, step)
+        optimizer = make_optimizer(run.optimizer, lora.trainable(transformer))
+        for step in range(1, run.steps + 1):
+            train_step(self._model, transformer, optimizer, choose, run, step)
             if step in stops:
                 yield step
 
@@ -212,8 +211,8 @@ class Bench:
         (encoded,) = self._encoded([shown])
         shape = (self._model.latent_channels, *encoded.condition_CTHW.shape[1:])
         run = Denoising(
-            self._model, encoded, encoded.context, draw_noise(shape, self._seed), STEPS,
-            guidance=1.0, shift=None, lock=self._lock() if condition.blended else None,
+            self._model, encoded, encoded.context, draw_noise(shape, self._seed),
+            Inference(steps=STEPS, guidance=1.0), self._lock() if condition.blended else None,
         )  # fmt: skip
         run.advance(transformer)
         return run.result()

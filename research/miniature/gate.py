@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from maskora.config.tables import Inference
 from maskora.evaluation import metrics
 from maskora.evaluation.metrics import centroid, mean_squared_error, nearer
 from maskora.latents import EncodedSample, TensorCache, encode_samples
@@ -235,7 +236,7 @@ def generate(
     """Latents (C, T', h, w) of one case; without guidance, for there are no words."""
     shape = sample.condition_CTHW.shape[1:]
     noise = draw_noise((model.latent_channels, *shape), seed)
-    run = Denoising(model, sample, sample.context, noise, STEPS, guidance=1.0, shift=None)
+    run = Denoising(model, sample, sample.context, noise, Inference(steps=STEPS, guidance=1.0))
     run.advance(transformer)
     return run.result()
 

@@ -17,7 +17,7 @@ import typer
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
 
 from maskora import devices
-from maskora.app.failures import told_plainly
+from maskora.cli import handle_errors
 from maskora.errors import UserError
 from maskora.files import move, sha256_file, write_text
 from maskora.models.building import without_bars
@@ -155,4 +155,4 @@ def finish_folder(output: Path) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(told_plainly(pretrain_miniature))
+    typer.run(handle_errors(pretrain_miniature))

@@ -12,7 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from maskora.cli import app
+from maskora.masks.files import read_labels
 from maskora.video.images import read_image, write_png
+from maskora.video.probe import probe
+from maskora.video.read import read_frames
 from maskora.video.write import write_mp4
 from tests.ball import draw_frame
 
@@ -31,6 +34,12 @@ class Answer:
     status: int
     out: str
     err: str
+
+
+def ok(answer: Answer) -> Answer:
+    """The answer of a command that must have succeeded."""
+    assert answer.status == 0, answer.err
+    return answer
 
 
 def refused(answer: Answer, *words: str, lines: int = 1) -> None:
@@ -94,13 +103,50 @@ def prepared(
 
     def prepare(*options: object) -> Path:
         root = tmp_path_factory.mktemp("master") / "ws"
-        answer = run(
+        ok(run(
             "prepare", ball, root, "--box", "16,64,120,96", "--size", "160x96", "--frames", 9,
             "--caption", "a blue ball", "--edited-caption", "an orange ball",
             "--set", f"model.path={tiny_model}", *FAST, *options,
-        )  # fmt: skip
-        assert answer.status == 0, answer.err
+        ))  # fmt: skip
         recolour(root / "source" / "00000.png", root / "edits" / "00000.png", (20, 40, 40, 30))
         return root
 
     return make
+
+
+@pytest.fixture(scope="session")
+def done(prepared: Callable[..., Path], run: Callable[..., Answer]) -> Path:
+    """A workspace with both stages trained and the clip generated; not to be changed."""
+    root = prepared()
+    recolour(root / "source" / "00008.png", root / "edits" / "00008.png", (40, 40, 40, 30))
+    for command in ("train", "infer"):
+        ok(run(command, "--config", root / "edit.toml"))
+    return root
+
+
+@pytest.fixture
+def copied(done: Path, tmp_path: Path) -> Path:
+    """The finished workspace, to change."""
+    shutil.copytree(done, tmp_path / "ws")
+    return tmp_path / "ws"
+
+
+def frames_of(path: Path, count: int | None = None) -> np.ndarray:
+    """The frames of a clip, (T, H, W, 3) uint8.
+
+    Args:
+        path: a video, or a workspace, whose lossless result is meant.
+    """
+    video = path / "output" / "edited.mkv" if path.is_dir() else path
+    return np.stack(list(read_frames(probe(video), 0, count)))
+
+
+def keeps_the_background(root: Path) -> np.ndarray:
+    """The lossless result's frames, which must be the source, bit for bit, outside the mask."""
+    frames = frames_of(root)
+    for number, frame in enumerate(frames):
+        source = read_image(root / "source" / f"{number:05d}.png")
+        keep = read_labels(root / "masks" / f"{number:05d}.png") == 0
+        assert 0 < keep.mean() < 1
+        assert np.array_equal(frame[keep], source[keep])
+    return frames

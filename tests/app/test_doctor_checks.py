@@ -1,9 +1,13 @@
-"""The doctor's checks: each can fail, and what is wrong is found."""
+"""The doctor's checks: what is wrong is found; bytes really move, and nothing is left behind."""
 
 import errno
+import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,19 +15,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskora.app.doctor import checks as doctor_checks
-from maskora.app.doctor import checks as doctor_streaming
+from maskora.app.doctor import checks
 from maskora.app.doctor.checks import (
     BLOCKS,
     NARROW,
-    PIECE,
+    PINNED_PIECE,
     WIDE,
     Shape,
     affordable,
+    disk_bandwidth,
     encode_and_decode,
     measure_disk,
     measure_pinning,
     pinnable,
+    pinned_bandwidth,
+    ram_bandwidth,
+    staged_bandwidth,
     step_in_8_bits,
     stream_from_disk,
     stream_from_ram,
@@ -31,10 +38,13 @@ from maskora.app.doctor.checks import (
     write_and_read_clip,
 )
 from maskora.app.doctor.outcomes import Bench, Found, Outcome, Skipped, Wrong, perform
+from maskora.streaming.engine import Streamer
+from maskora.streaming.host_memory import host_buffer
 from maskora.streaming.transfer import Transfer
 from tests.streaming.drivers import Quota
 
 GIB = 2**30
+CPU, BYTES = torch.device("cpu"), 4_000_000
 SMALL = Shape("nothing published", 256, 1024, 2)
 
 
@@ -47,19 +57,13 @@ def performed(work: Callable[[Bench], Found], bench: Bench) -> Outcome:
     return perform("a check", lambda: work(bench), "the usual advice")
 
 
-def from_ram(bench: Bench) -> Found:
-    return stream_from_ram(bench, "pinned", SMALL)
-
-
-def through_staging(bench: Bench) -> Found:
-    return stream_from_ram(bench, "pageable", SMALL)
-
-
-def from_disk(bench: Bench) -> Found:
-    return stream_from_disk(bench, SMALL)
-
-
-WAYS = pytest.mark.parametrize("work", [from_ram, through_staging, from_disk])
+FROM_DISK = partial(stream_from_disk, shape=SMALL)
+WAYS = pytest.mark.parametrize(
+    "work",
+    [*(partial(stream_from_ram, weights=one, shape=SMALL) for one in ("pinned", "pageable")),
+     FROM_DISK],
+    ids=["from RAM", "through staging", "from disk"],
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -84,8 +88,8 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
 def test_blocks_arrive_as_they_were_written(work: Callable[[Bench], Found], bench: Bench) -> None:
     outcome = performed(work, bench)
     assert (outcome.state, outcome.advice, outcome.notes) == ("ok", "", ())
-    assert "3 blocks of 2 MB" in outcome.told
-    assert "every byte compared at 9 visits" in outcome.told
+    assert "3 blocks of 2 MB" in outcome.message
+    assert "every byte compared at 9 visits" in outcome.message
     assert list(bench.scratch.iterdir()) == []
 
 
@@ -97,8 +101,8 @@ def test_one_wrong_bit_in_a_streamed_block_is_found(
     plant(number, 1_000_003)
     outcome = performed(work, bench)
     assert outcome.state == "broken"
-    assert "block" in outcome.told
-    assert "is not what was written: 1 of its" in outcome.told
+    assert "block" in outcome.message
+    assert "is not what was written: 1 of its" in outcome.message
     assert "test the RAM" in outcome.advice
     assert list(bench.scratch.iterdir()) == []
 
@@ -112,7 +116,7 @@ def test_copies_that_do_nothing_are_found(
 
 
 def test_a_wrong_bit_on_the_disk_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    really_save = doctor_streaming.save_file
+    really_save = checks.save_file
 
     def save(tensors: dict[str, Tensor], path: Path) -> None:
         really_save(tensors, path)
@@ -122,10 +126,10 @@ def test_a_wrong_bit_on_the_disk_is_found(bench: Bench, monkeypatch: pytest.Monk
             file.seek(-12_345, os.SEEK_END)
             file.write(bytes([byte ^ 64]))
 
-    monkeypatch.setattr(doctor_streaming, "save_file", save)
-    outcome = performed(from_disk, bench)
+    monkeypatch.setattr(checks, "save_file", save)
+    outcome = performed(FROM_DISK, bench)
     assert outcome.state == "broken"
-    assert f"block {BLOCKS - 1}: " in outcome.told
+    assert f"block {BLOCKS - 1}: " in outcome.message
 
 
 @pytest.mark.parametrize(
@@ -150,30 +154,30 @@ def test_blocks_are_as_wide_as_memory_allows(
         assert affordable(bench) is shape
 
 
-def test_narrower_blocks_are_told(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_streaming, "affordable", lambda _: SMALL)
+def test_narrower_blocks_are_mentioned(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "affordable", lambda _: SMALL)
     found = stream_from_ram(bench, "pinned")
-    assert "nothing published" in found.told
-    assert "too little memory is free for those of Wan2.1-I2V-14B" in found.told
+    assert "nothing published" in found.message
+    assert "too little memory is free for those of Wan2.1-I2V-14B" in found.message
 
 
 def test_wide_blocks_are_the_published_ones() -> None:
-    sizes = (doctor_streaming._nbytes(n, p) for n, p in WIDE.build()[0].named_parameters())
+    sizes = (checks._nbytes(n, p) for n, p in WIDE.build()[0].named_parameters())
     assert sum(sizes) == pytest.approx(807e6, rel=0.002)
 
 
 def test_training_is_the_same_wherever_the_blocks_lie(
     bench: Bench, plant: Callable[[int, int], None]
 ) -> None:
-    assert "equal bit for bit" in train_streamed_and_resident(bench).told
+    assert "equal bit for bit" in train_streamed_and_resident(bench).message
     plant(12, 3)  # the sign, or the exponent, of a weight
     outcome = performed(train_streamed_and_resident, bench)
     assert outcome.state == "broken"
-    assert "differ from those with resident ones" in outcome.told
+    assert "differ from those with resident ones" in outcome.message
 
 
 @pytest.mark.parametrize(
-    ("again", "streamed", "told"),
+    ("again", "streamed", "words"),
     [
         (1.0, 2.0, None),
         (1.0, 1.00001, None),
@@ -182,23 +186,24 @@ def test_training_is_the_same_wherever_the_blocks_lie(
     ],
 )
 def test_rounding_is_excused_only_where_the_device_rounds_differently_by_itself(
-    again: float, streamed: float, told: str | None, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    again: float, streamed: float, words: str | None, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([1.0, streamed, again])
-    monkeypatch.setattr(doctor_checks, "_train", lambda *_: ([next(losses)], [torch.zeros(2)]))
-    if told is None:
+    monkeypatch.setattr(checks, "_train", lambda *_: ([next(losses)], [torch.zeros(2)]))
+    if words is None:
         with pytest.raises(Wrong, match="differ"):
             train_streamed_and_resident(bench)
     else:
-        assert told in train_streamed_and_resident(bench).told
+        assert words in train_streamed_and_resident(bench).message
 
 
-def test_the_8_bit_optimizer_says_why_it_is_skipped(
+def test_without_a_gpu_nothing_is_pinned_and_the_8_bit_optimizer_says_why_it_is_skipped(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert performed(measure_pinning, bench).state == "skipped"
     with pytest.raises(Skipped, match="needs a GPU"):
         step_in_8_bits(bench)
-    monkeypatch.setattr(doctor_checks, "find_spec", lambda _: None)
+    monkeypatch.setattr(checks, "find_spec", lambda _: None)
     gpu = Bench(torch.device("cuda"), tmp_path, tmp_path, GIB, GIB)
     with pytest.raises(Skipped, match=r"bitsandbytes is not installed.*\[quant\]"):
         step_in_8_bits(gpu)
@@ -208,56 +213,52 @@ def test_the_8_bit_optimizer_says_why_it_is_skipped(
 def test_bitsandbytes_is_tried(
     failure: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor_checks, "find_spec", lambda _: object())
-    monkeypatch.setattr(doctor_checks, "failed_trial", lambda device: failure)
+    monkeypatch.setattr(checks, "find_spec", lambda _: object())
+    monkeypatch.setattr(checks, "failed_trial", lambda device: failure)
     gpu = Bench(torch.device("cuda"), tmp_path, tmp_path, GIB, GIB)
     outcome = performed(step_in_8_bits, gpu)
     assert outcome.state == ("broken" if failure else "ok")
-    assert (failure or "") in outcome.told
+    assert (failure or "") in outcome.message
 
 
 def test_numbers_of_the_vae_that_are_not_finite_are_found(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor_checks.WanVae, "encode", lambda *_: torch.zeros(16, 2, 8, 8))
     odd = torch.zeros(3, 5, 64, 64)
     odd[1, 2, 3, 4] = torch.nan
-    monkeypatch.setattr(doctor_checks.WanVae, "decode", lambda *_: odd)
+    vae = SimpleNamespace(encode=lambda _: torch.zeros(16, 2, 8, 8), decode=lambda _: odd)
+    monkeypatch.setattr(checks, "normalised", lambda _: vae)
     with pytest.raises(Wrong, match="1 not finite"):
         encode_and_decode(bench)
 
 
 def test_a_clip_comes_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "bit for bit" in write_and_read_clip(bench).told
+    assert "bit for bit" in write_and_read_clip(bench).message
     assert list(bench.scratch.iterdir()) == []
-    really_read = doctor_checks.read_frames
+    really_read = checks.read_frames
 
     def read(info: Any) -> Iterator[np.ndarray]:
         for frame in really_read(info):
             frame[5, 5, 0] ^= 1
             yield frame
 
-    monkeypatch.setattr(doctor_checks, "read_frames", read)
+    monkeypatch.setattr(checks, "read_frames", read)
     with pytest.raises(Wrong, match="come back changed"):
         write_and_read_clip(bench)
     assert list(bench.scratch.iterdir()) == []
 
 
-@pytest.mark.parametrize("quota", [0, PIECE - 1, 2 * PIECE, 5 * PIECE + 7])
+@pytest.mark.parametrize("quota", [0, PINNED_PIECE - 1, 2 * PINNED_PIECE, 5 * PINNED_PIECE + 7])
 def test_what_can_be_pinned_is_tried_and_given_back(quota: int) -> None:
     driver = Quota(quota)
-    pinned, refused = pinnable(driver, 4 * PIECE)
-    assert pinned == min(quota // PIECE, 4) * PIECE
-    assert refused == ("" if quota >= 4 * PIECE else "out of memory")
+    pinned, refused = pinnable(driver, 4 * PINNED_PIECE)
+    assert pinned == min(quota // PINNED_PIECE, 4) * PINNED_PIECE
+    assert refused == ("" if quota >= 4 * PINNED_PIECE else "out of memory")
     assert driver.pinned == {}
     assert driver.left == quota
 
 
-def test_without_a_gpu_nothing_is_pinned(bench: Bench) -> None:
-    assert performed(measure_pinning, bench).state == "skipped"
-
-
-def test_a_full_disk_is_told_without_its_path(
+def test_a_full_disk_is_reported_without_its_path_and_nothing_stays(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> int:
@@ -265,19 +266,68 @@ def test_a_full_disk_is_told_without_its_path(
 
     monkeypatch.setattr(os, "write", full)
     outcome = performed(measure_disk, bench)
-    assert (outcome.state, outcome.told) == ("broken", "No space left on device")
+    assert (outcome.state, outcome.message) == ("broken", "No space left on device")
+    assert list(bench.cache.iterdir()) == []
 
 
-def test_whatever_a_check_raises_is_told_and_what_it_warns_of_too() -> None:
+def test_whatever_a_check_raises_is_an_outcome_and_what_it_warns_of_a_note() -> None:
     def fail() -> Found:
-        import logging
-        import sys
-
         logging.getLogger("maskora").warning("note: %d blocks are slow", 3)
         print("a bar", file=sys.stderr)
         raise ZeroDivisionError("first line\nsecond line")
 
     outcome = perform("a check", fail, "the usual advice")
-    assert (outcome.state, outcome.told) == ("broken", "ZeroDivisionError: first line")
+    assert (outcome.state, outcome.message) == ("broken", "ZeroDivisionError: first line")
     assert (outcome.advice, outcome.notes) == ("the usual advice", ("3 blocks are slow",))
     assert outcome.seconds >= 0
+
+
+def test_copies_leave_memory_that_the_engine_pins(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, bool]] = []
+
+    def watched(nbytes: int, pin: bool) -> torch.Tensor:
+        asked.append((nbytes, pin))
+        return host_buffer(nbytes, pin)
+
+    monkeypatch.setattr(checks, "host_buffer", watched)
+    assert 1e8 < (pinned_bandwidth(CPU, BYTES) or 0) < 1e12
+    assert asked == [(BYTES, True)]
+    monkeypatch.setattr(checks, "is_ready", lambda buffer: False)
+    assert pinned_bandwidth(CPU, BYTES) is None, "memory that cannot be pinned has none"
+
+
+def test_staged_copies_are_the_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    visited: list[int] = []
+    enter = Streamer._enter
+
+    def watched(self: Streamer, index: int, direction: Any) -> None:
+        visited.append(index)
+        enter(self, index, direction)
+
+    monkeypatch.setattr(Streamer, "_enter", watched)
+    assert 1e7 < staged_bandwidth(CPU, BYTES) < 1e12
+    assert visited == [0, 1, 2] * (1 + checks.ROUNDS)
+
+
+def test_ram_is_copied_and_a_disk_left_as_it_was(tmp_path: Path) -> None:
+    assert 1e8 < ram_bandwidth(BYTES) < 1e13
+    speed = disk_bandwidth(tmp_path / "cache", 40_000_000)
+    assert speed.write > 1e5
+    assert speed.read > 1e5
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_reads_that_may_come_out_of_ram_are_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    direct, really_open = getattr(os, "O_DIRECT", 0), os.open
+
+    def without_direct_reads(path: Any, flags: int, *more: Any, **options: Any) -> int:
+        if flags & direct:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return really_open(path, flags, *more, **options)
+
+    monkeypatch.setattr(os, "open", without_direct_reads)
+    assert disk_bandwidth(tmp_path, 40_000_000).cached
+    monkeypatch.delattr(os, "O_DIRECT", raising=False)
+    assert disk_bandwidth(tmp_path, 40_000_000).cached

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from benchmarks import random_model
 from benchmarks.random_model import Size, write_random_model
 from benchmarks.random_weights import WeightFile, write_weights
+from maskora.config.tables import Inference
 from maskora.errors import UserError
 from maskora.latents import TensorCache, encode_samples
 from maskora.method.conditioning import motion_sample
@@ -79,7 +80,7 @@ def test_the_folder_encodes_predicts_and_decodes_finite_numbers(
     assert len(transformer.blocks) == 3
     shape = (model.latent_channels, *encoded.condition_CTHW.shape[1:])
     negative = {**encoded.context, "text": torch.zeros(512, 32)}
-    clip = Denoising(model, encoded, negative, draw_noise(shape, 0), 2, 5.0, None)
+    clip = Denoising(model, encoded, negative, draw_noise(shape, 0), Inference(steps=2))
     clip.advance(transformer)
     with model.vae() as vae:
         frames = vae.decode(clip.result())

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from maskora.config import Config, build_config, load_config, render_config
+from maskora.config.tables import FAMILIES, PARTS
 from maskora.errors import UserError
+from maskora.models import registry
+from maskora.models.files.part import WHAT
 
 
 def test_several_mistakes_are_told_at_once_each_with_its_place(tmp_path: Path) -> None:
@@ -91,7 +94,7 @@ def test_a_scalar_where_a_table_belongs_is_an_error(tmp_path: Path) -> None:
 
 def test_reading_a_configuration_imports_no_torch() -> None:
     code = (
-        "import sys; from maskora.app import cli; from maskora.app import check;"
+        "import sys, maskora.cli, maskora.app.preflight, maskora.app.prepare, maskora.app.plan;"
         "assert 'torch' not in sys.modules and 'diffusers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -138,3 +141,9 @@ def test_a_folder_is_no_file_whatever_the_system_says(
 def test_where_a_number_or_a_word_stands_both_are_told(key: str, word: str) -> None:
     with pytest.raises(UserError, match=f"should be .* or '{word}' \\(is 'some'\\)"):
         build_config({}, [f"{key}=some"])
+
+
+def test_the_names_of_families_and_parts_are_those_that_the_models_know() -> None:
+    """The tables stand below the models, so they cannot ask."""
+    assert tuple(registry.FAMILIES) == FAMILIES
+    assert tuple(WHAT) == PARTS

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from gui_mask.state import AppState, PathGuard
 from maskora.app.workspace import Workspace
-from maskora.video.limits import Limits
+from maskora.video.untrusted import Limits
 from maskora.video.write import write_mp4
 from tests.ball import draw_frame
 from tests.gui_mask.window import CHROMIUM, SWITCHES

@@ -271,8 +271,8 @@ def test_the_end_of_a_log_is_plain_text(tmp_path: Path) -> None:
 
 
 def test_the_reason_of_a_failure_is_the_last_message() -> None:
-    assert complaint(["x", "maskora: a: 2 things to mend", "  one", "  two"]) == (
-        "a: 2 things to mend\n  one\n  two"
+    assert complaint(["x", "maskora: a: 2 problems", "  one", "  two"]) == (
+        "a: 2 problems\n  one\n  two"
     )
     assert complaint(["Traceback", "KeyError: 1", ""]) == "KeyError: 1"
     assert complaint([]) == "it said nothing"

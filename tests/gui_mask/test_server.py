@@ -13,7 +13,7 @@ from gui_mask.session import Session
 from gui_mask.state import AppState, PathGuard
 from maskora.app.workspace import Workspace
 from maskora.video.images import read_image
-from maskora.video.limits import Limits
+from maskora.video.untrusted import Limits
 from tests.gui_mask.workspaces import copied
 
 PORT = 7860

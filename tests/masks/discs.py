@@ -4,9 +4,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from maskora.masks import Labels
+from maskora.masks import Labels, Silhouette
 from maskora.masks.prompts import Box, Prompt
-from maskora.masks.shapes import Silhouette
 from maskora.masks.tracking import Anchors, Silhouettes, split
 
 RADIUS = 4

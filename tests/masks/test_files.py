@@ -1,11 +1,14 @@
-"""Masks in files: every way they come in, and the round trip of labels."""
+"""Masks in files: every way they come in, and the round trip of labels, also through an editor."""
 
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from maskora.errors import UserError
@@ -13,12 +16,13 @@ from maskora.masks.files import (
     PALETTE,
     check_not_empty,
     match_length,
+    read_labels,
     read_mask_folder,
     read_mask_frames,
     write_labels,
 )
-from tests.masks.reading import mask_to_labels
 
+Read = Callable[[Image.Image], np.ndarray]
 SILHOUETTE = np.zeros((6, 8), bool)
 SILHOUETTE[2:5, 3:7] = True
 
@@ -27,6 +31,18 @@ def three_objects() -> np.ndarray:
     labels = np.zeros((6, 8), np.uint8)
     labels[0:2, 0:2], labels[3:5, 2:5], labels[5, 7] = 1, 2, 9
     return labels
+
+
+@pytest.fixture(scope="module")
+def mask_to_labels(tmp_path_factory: pytest.TempPathFactory) -> Read:
+    """The labels of one picture, saved as PNG and read back."""
+    path = tmp_path_factory.mktemp("masks") / "mask.png"
+
+    def read(image: Image.Image) -> np.ndarray:
+        image.save(path)
+        return read_mask_folder(path)[0]
+
+    return read
 
 
 def rgba(inside: tuple[int, ...], outside: tuple[int, ...]) -> Image.Image:
@@ -50,20 +66,22 @@ def rgba(inside: tuple[int, ...], outside: tuple[int, ...]) -> Image.Image:
     ],
     ids=["1", "L", "I;16", "RGB", "red", "opaque", "cut-out", "black", "black-cut-out", "part"],
 )
-def test_bright_and_opaque_is_the_one_object(image: Image.Image) -> None:
+def test_bright_and_opaque_is_the_one_object(mask_to_labels: Read, image: Image.Image) -> None:
     labels = mask_to_labels(image)
     assert labels.dtype == np.uint8
     np.testing.assert_array_equal(labels, SILHOUETTE)
 
 
-def test_a_transparent_picture_of_several_colours_is_read_by_brightness() -> None:
+def test_a_transparent_picture_of_several_colours_is_read_by_brightness(
+    mask_to_labels: Read,
+) -> None:
     pixels = np.zeros((2, 3, 4), np.uint8)
     pixels[0] = [[255, 255, 255, 255], [0, 0, 0, 255], [255, 255, 255, 0]]
     labels = mask_to_labels(Image.fromarray(pixels))
     np.testing.assert_array_equal(labels, [[1, 0, 0], [0, 0, 0]])
 
 
-def test_an_all_black_and_an_all_white_picture() -> None:
+def test_an_all_black_and_an_all_white_picture(mask_to_labels: Read) -> None:
     assert not mask_to_labels(Image.new("RGBA", (4, 4), (0, 0, 0, 255))).any()
     assert not mask_to_labels(Image.new("RGBA", (4, 4), (255, 255, 255, 0))).any()
     assert mask_to_labels(Image.new("L", (4, 4), 255)).all()
@@ -71,7 +89,9 @@ def test_an_all_black_and_an_all_white_picture() -> None:
 
 
 @pytest.mark.parametrize("palette", [[0, 0, 0, 9, 9, 9], [68, 1, 84, 33, 145, 140]])
-def test_a_palette_of_labels_is_read_by_its_indices(palette: list[int]) -> None:
+def test_a_palette_of_labels_is_read_by_its_indices(
+    mask_to_labels: Read, palette: list[int]
+) -> None:
     image = Image.fromarray(three_objects())
     image.putpalette(palette + [253, 231, 36] * 254)
     np.testing.assert_array_equal(mask_to_labels(image), three_objects())
@@ -88,12 +108,12 @@ def test_a_palette_of_labels_is_read_by_its_indices(palette: list[int]) -> None:
     ],
     ids=["reordered", "web", "red", "nearly-black", "cut-out"],
 )
-def test_an_indexed_mask_is_read_by_brightness(image: Image.Image) -> None:
+def test_an_indexed_mask_is_read_by_brightness(mask_to_labels: Read, image: Image.Image) -> None:
     assert image.mode == "P"
     np.testing.assert_array_equal(mask_to_labels(image), SILHOUETTE)
 
 
-def test_a_grey_palette_in_turn_from_black_holds_labels() -> None:
+def test_a_grey_palette_in_turn_from_black_holds_labels(mask_to_labels: Read) -> None:
     labels = np.array([[0, 1, 2, 3]], np.uint8)
     image = Image.fromarray(labels)
     image.putpalette([value for grey in (0, 85, 170, 255) for value in [grey] * 3])
@@ -101,7 +121,7 @@ def test_a_grey_palette_in_turn_from_black_holds_labels() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_davis_colours_keep_their_objects(mode: str) -> None:
+def test_davis_colours_keep_their_objects(mask_to_labels: Read, mode: str) -> None:
     labels = np.array([[0, 1, 2, 8]], np.uint8)
     image = Image.fromarray(PALETTE[labels]).convert(mode)
     np.testing.assert_array_equal(mask_to_labels(image), labels)
@@ -109,13 +129,13 @@ def test_davis_colours_keep_their_objects(mode: str) -> None:
     np.testing.assert_array_equal(mask_to_labels(alone), [[0, 8]])
 
 
-def test_grey_in_colour_is_brightness_even_in_davis_greys() -> None:
+def test_grey_in_colour_is_brightness_even_in_davis_greys(mask_to_labels: Read) -> None:
     image = rgba((192, 192, 192), (64, 64, 64))
     np.testing.assert_array_equal(mask_to_labels(image), SILHOUETTE)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_small_grey_values_are_object_numbers(dtype: type) -> None:
+def test_small_grey_values_are_object_numbers(mask_to_labels: Read, dtype: type) -> None:
     image = Image.fromarray(three_objects().astype(dtype))
     np.testing.assert_array_equal(mask_to_labels(image), three_objects())
     with pytest.raises(UserError, match=r"mask\.png: a grey picture with values up to 33"):
@@ -148,54 +168,61 @@ def test_a_single_image_is_one_mask(tmp_path: Path) -> None:
     assert mask.all()
 
 
-def test_subfolders_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_subfolders_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save(tmp_path / "0.png")
     (tmp_path / "raw").mkdir()
     assert len(read_mask_folder(tmp_path)) == 1
     assert "raw" in caplog.text
 
 
-def test_what_is_no_mask_is_named(tmp_path: Path) -> None:
-    save(tmp_path / "0.png")
-    (tmp_path / "1.txt").write_text("a caption")
-    with pytest.raises(UserError, match=r"1\.txt is no image"):
-        read_mask_folder(tmp_path)
-    with pytest.raises(UserError, match="no such mask"):
-        read_mask_folder(tmp_path / "elsewhere")
+def no_image(folder: Path) -> None:
+    (folder / "1.txt").write_text("a caption")
 
 
-def test_a_damaged_image_is_named(tmp_path: Path) -> None:
+def cut_short(folder: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
-    Image.fromarray(noise).save(tmp_path / "whole.png")
-    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:900])
-    with pytest.raises(UserError, match=r"cut\.png cannot be read"):
-        read_mask_folder(tmp_path)
+    Image.fromarray(noise).save(folder / "1.png")
+    (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:900])
 
 
-def test_an_image_too_large_is_named(tmp_path: Path) -> None:
-    save(tmp_path / "huge.png")
-    png = bytearray((tmp_path / "huge.png").read_bytes())
+def huge(folder: Path) -> None:
+    save(folder / "1.png")
+    png = bytearray((folder / "1.png").read_bytes())
     png[16:24] = struct.pack(">II", 20000, 20000)  # width and height, in the header
     png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
-    (tmp_path / "huge.png").write_bytes(png)
-    with pytest.raises(UserError, match=r"huge\.png cannot be read .*exceeds limit"):
-        read_mask_folder(tmp_path)
+    (folder / "1.png").write_bytes(png)
 
 
-def test_a_floating_point_image_is_refused(tmp_path: Path) -> None:
-    Image.new("F", (4, 4), 1.0).save(tmp_path / "mask.tif")
-    with pytest.raises(UserError, match="floating-point"):
-        read_mask_folder(tmp_path)
+def of_floats(folder: Path) -> None:
+    Image.new("F", (8, 6), 1.0).save(folder / "1.tif")
 
 
-def test_mixed_sizes_name_both(tmp_path: Path) -> None:
+def of_another_size(folder: Path) -> None:
+    save(folder / "1.png", size=(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("add", "words"),
+    [
+        (no_image, r"1\.txt is no image"),
+        (cut_short, r"1\.png cannot be read"),
+        (huge, r"1\.png cannot be read .*exceeds limit"),
+        (of_floats, "floating-point"),
+        (of_another_size, r"1\.png is 4x4, but 0\.png is 8x6"),
+    ],
+)
+def test_what_is_no_mask_beside_others_is_named(
+    tmp_path: Path, add: Callable[[Path], None], words: str
+) -> None:
     save(tmp_path / "0.png")
-    save(tmp_path / "1.png", size=(4, 4))
-    with pytest.raises(UserError, match=r"1\.png is 4x4, but 0\.png is 8x6"):
+    add(tmp_path)
+    with pytest.raises(UserError, match=words):
         read_mask_folder(tmp_path)
 
 
-def test_a_folder_without_images_names_its_subfolders(tmp_path: Path) -> None:
+def test_no_masks_at_all(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such mask"):
+        read_mask_folder(tmp_path / "elsewhere")
     (tmp_path / "bear").mkdir()
     with pytest.raises(UserError, match="bear"):
         read_mask_folder(tmp_path)
@@ -232,3 +259,96 @@ def test_empty_masks_are_an_error() -> None:
     for labels in ([], numbered(1)):
         with pytest.raises(UserError, match="masks in folder: nothing is marked"):
             check_not_empty(labels, "folder")
+
+
+def test_the_palette_is_that_of_davis() -> None:
+    expected = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128), (128, 0, 128)]
+    assert [tuple(colour) for colour in PALETTE[:6].tolist()] == expected
+    assert len({tuple(colour) for colour in PALETTE.tolist()}) == 256
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 9))
+def test_labels_survive_the_file(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, height: int, width: int
+) -> None:
+    labels = np.random.default_rng(seed).integers(0, 256, (height, width), np.uint8)
+    path = tmp_path_factory.mktemp("labels") / "00000.png"
+    write_labels(path, labels)
+    np.testing.assert_array_equal(read_labels(path), labels)
+    np.testing.assert_array_equal(read_mask_folder(path)[0], labels)
+
+
+def written(folder: Path) -> Path:
+    write_labels(folder / "00000.png", three_objects())
+    return folder / "00000.png"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_labels_survive_an_editor_that_turns_them_to_colours(tmp_path: Path, mode: str) -> None:
+    path = written(tmp_path)
+    with Image.open(path) as image:
+        image.convert(mode).save(path)
+    np.testing.assert_array_equal(read_labels(path), three_objects())
+
+
+def test_labels_survive_an_editor_that_reorders_the_palette(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    with Image.open(path) as image:
+        image.convert("RGB").quantize(4).save(path)
+    with Image.open(path) as image:
+        assert set(np.unique(np.asarray(image))) == {0, 1, 2, 3}
+    np.testing.assert_array_equal(read_labels(path), three_objects())
+
+
+def test_what_an_editor_made_transparent_is_kept(tmp_path: Path) -> None:
+    pixels = np.dstack([PALETTE[three_objects()], np.full((6, 8), 255, np.uint8)])
+    pixels[three_objects() == 2] = (0, 128, 0, 0)
+    Image.fromarray(pixels).save(tmp_path / "00000.png")
+    expected = np.where(three_objects() == 2, 0, three_objects())
+    np.testing.assert_array_equal(read_labels(tmp_path / "00000.png"), expected)
+
+
+def test_an_object_erased_to_transparency_leaves_nothing(tmp_path: Path) -> None:
+    pixels = np.zeros((6, 8, 4), np.uint8)
+    pixels[..., 3] = np.where(SILHOUETTE, 0, 255)
+    Image.fromarray(pixels).save(tmp_path / "00000.png")
+    assert not read_labels(tmp_path / "00000.png").any()
+
+
+def test_labels_with_another_palette_are_read_by_index(tmp_path: Path) -> None:
+    image = Image.fromarray(three_objects())
+    image.putpalette([value for grey in range(256) for value in (grey, grey, grey)])
+    image.save(tmp_path / "00000.png")
+    np.testing.assert_array_equal(read_labels(tmp_path / "00000.png"), three_objects())
+
+
+def test_a_palette_that_is_too_short_is_read_by_index(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + checksum
+
+    header = struct.pack(">IIBBBBB", 3, 1, 8, 3, 0, 0, 0)  # 3x1 pixels, 8 bits, indexed
+    chunks = [(b"IHDR", header), (b"PLTE", bytes(PALETTE[:2])), (b"IEND", b"")]
+    chunks.insert(2, (b"IDAT", zlib.compress(b"\0\0\1\2")))
+    path = tmp_path / "00000.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in chunks))
+    np.testing.assert_array_equal(read_labels(path), [[0, 1, 2]])
+
+
+def test_labels_as_grey_numbers_or_black_and_white(tmp_path: Path) -> None:
+    path = tmp_path / "00000.png"
+    Image.fromarray(three_objects()).save(path)
+    np.testing.assert_array_equal(read_labels(path), three_objects())
+    coloured = np.where(SILHOUETTE[..., None], [240, 255, 250], [0, 3, 0]).astype(np.uint8)
+    for image in (Image.fromarray(SILHOUETTE), Image.fromarray(coloured)):
+        image.save(path)
+        np.testing.assert_array_equal(read_labels(path), SILHOUETTE)
+    Image.fromarray(SILHOUETTE.astype(np.uint8) * 255).save(path)
+    np.testing.assert_array_equal(read_labels(path), SILHOUETTE)
+
+
+def test_grey_that_is_neither_is_refused(tmp_path: Path) -> None:
+    Image.new("L", (8, 6), 75).save(tmp_path / "00000.png")
+    with pytest.raises(UserError, match="values up to 75"):
+        read_labels(tmp_path / "00000.png")

@@ -18,9 +18,15 @@ def tracker() -> DiscTracker:
     return DiscTracker(HEIGHT, WIDTH)
 
 
-def empty() -> Markup:
+def pointed(tracker: DiscTracker, *prompts: Prompt, follow: bool = False) -> Markup:
+    """A clip in which there was nothing, after these prompts, and followed from them."""
     labels = np.zeros((FRAMES, HEIGHT, WIDTH), np.uint8)
-    return Markup(labels, labels.copy())
+    markup = Markup(labels, labels.copy())
+    if prompts:
+        markup.point(tracker, prompts)
+    if follow:
+        list(markup.follow(tracker))
+    return markup
 
 
 def state(markup: Markup) -> tuple[tuple[Prompt, ...], bytes, bytes]:
@@ -28,17 +34,14 @@ def state(markup: Markup) -> tuple[tuple[Prompt, ...], bytes, bytes]:
 
 
 def test_a_click_marks_its_frame_alone(tracker: DiscTracker) -> None:
-    markup = empty()
-    markup.point(tracker, [Click(2, 10, 12)])
+    markup = pointed(tracker, Click(2, 10, 12))
     assert markup.shown_THW[2, 12, 10] == 1
     assert not markup.shown_THW[[0, 1, 3]].any()
     assert markup.changed == {2}
 
 
 def test_following_fills_the_clip_both_ways(tracker: DiscTracker) -> None:
-    markup = empty()
-    markup.point(tracker, [Click(4, 20, 12)])
-    list(markup.follow(tracker))
+    markup = pointed(tracker, Click(4, 20, 12), follow=True)
     for frame in range(FRAMES):
         expected = markup.shown_THW[4] == 1
         for _ in range(abs(frame - 4)):
@@ -47,12 +50,9 @@ def test_following_fills_the_clip_both_ways(tracker: DiscTracker) -> None:
 
 
 def test_following_goes_one_way_from_a_frame(tracker: DiscTracker) -> None:
-    markup = empty()
-    markup.point(tracker, [Click(4, 20, 12)])
+    markup = pointed(tracker, Click(4, 20, 12))
     assert list(markup.follow(tracker, start=4, direction="forward")) == [4, 5, 6, 7, 8]
-    assert not markup.shown_THW[:4].any()
-    assert all(markup.shown_THW[frame].any() for frame in range(4, FRAMES))
-    assert markup.steps(4, "forward") == 5
+    assert markup.shown_THW.any(axis=(1, 2)).tolist() == [False] * 4 + [True] * 5
 
 
 @pytest.mark.parametrize(
@@ -61,16 +61,13 @@ def test_following_goes_one_way_from_a_frame(tracker: DiscTracker) -> None:
 def test_steps_foretells_how_many_frames_come(
     tracker: DiscTracker, start: int | None, direction: str
 ) -> None:
-    markup = empty()
-    markup.point(tracker, [Click(3, 20, 12), Click(6, 20, 12)])
+    markup = pointed(tracker, Click(3, 20, 12), Click(6, 20, 12))
     assert markup.steps(start, direction) == len(list(markup.follow(tracker, start, direction)))
 
 
 def test_a_correction_holds_near_itself(tracker: DiscTracker) -> None:
     """Frames nearer to the corrected one follow it, in both directions; the others stay."""
-    markup = empty()
-    markup.point(tracker, [Click(0, 8, 6)])
-    list(markup.follow(tracker))
+    markup = pointed(tracker, Click(0, 8, 6), follow=True)
     markup.point(tracker, [Click(8, 30, 18), Click(8, 16, 6, positive=False)])
     list(markup.follow(tracker))
     assert markup.shown_THW[2, 6, 10] == 1
@@ -80,9 +77,7 @@ def test_a_correction_holds_near_itself(tracker: DiscTracker) -> None:
 
 
 def test_a_correction_of_one_object_leaves_the_other(tracker: DiscTracker) -> None:
-    markup = empty()
-    markup.point(tracker, [Click(0, 8, 6), Click(0, 8, 18, object_id=2)])
-    list(markup.follow(tracker))
+    markup = pointed(tracker, Click(0, 8, 6), Click(0, 8, 18, object_id=2), follow=True)
     second = markup.shown_THW == 2
     markup.point(tracker, [Click(4, 24, 6)])
     list(markup.follow(tracker))
@@ -90,9 +85,7 @@ def test_a_correction_of_one_object_leaves_the_other(tracker: DiscTracker) -> No
 
 
 def test_clearing_a_frame_brings_back_what_was_tracked(tracker: DiscTracker) -> None:
-    markup = empty()
-    markup.point(tracker, [Click(0, 8, 6)])
-    list(markup.follow(tracker))
+    markup = pointed(tracker, Click(0, 8, 6), follow=True)
     tracked = markup.shown_THW[5].copy()
     markup.point(tracker, [Click(5, 30, 18)])
     assert (markup.shown_THW[5] != tracked).any()
@@ -102,17 +95,14 @@ def test_clearing_a_frame_brings_back_what_was_tracked(tracker: DiscTracker) -> 
 
 
 def test_a_removed_object_is_nowhere(tracker: DiscTracker) -> None:
-    markup = empty()
-    markup.point(tracker, [Click(0, 8, 6), Box(0, 20, 12, 6, 6, object_id=2)])
-    list(markup.follow(tracker))
+    markup = pointed(tracker, Click(0, 8, 6), Box(0, 20, 12, 6, 6, object_id=2), follow=True)
     markup.clear_object(2)
     assert markup.objects == [1]
     assert markup.shown_THW.max() == 1
 
 
 def test_what_cannot_be_changes_nothing(tracker: DiscTracker) -> None:
-    markup = empty()
-    markup.point(tracker, [Click(0, 8, 6)])
+    markup = pointed(tracker, Click(0, 8, 6))
     before = state(markup)
     with pytest.raises(UserError, match="object 2 is not in frame 0 yet"):
         markup.point(tracker, [Click(0, 9, 6, positive=False, object_id=2)])
@@ -125,16 +115,14 @@ def test_what_cannot_be_changes_nothing(tracker: DiscTracker) -> None:
 
 def test_following_needs_something_to_follow(tracker: DiscTracker) -> None:
     with pytest.raises(UserError, match="nothing is clicked yet"):
-        next(empty().follow(tracker))
-    markup = empty()
-    markup.point(tracker, [Click(0, 8, 6)])
+        next(pointed(tracker).follow(tracker))
+    markup = pointed(tracker, Click(0, 8, 6))
     with pytest.raises(UserError, match="nothing is marked in frame 3"):
         next(markup.follow(tracker, start=3, direction="forward"))
 
 
 def test_stopping_early_keeps_what_is_done(tracker: DiscTracker) -> None:
-    markup = empty()
-    markup.point(tracker, [Click(0, 8, 6)])
+    markup = pointed(tracker, Click(0, 8, 6))
     steps = markup.follow(tracker)
     assert [next(steps) for _ in range(4)] == [0, 1, 2, 3]
     steps.close()
@@ -145,10 +133,8 @@ def test_stopping_early_keeps_what_is_done(tracker: DiscTracker) -> None:
     assert markup.shown_THW[0].any()
 
 
-def test_an_object_that_leaves_is_told() -> None:
-    tracker, markup = DiscTracker(HEIGHT, WIDTH), empty()
-    markup.point(tracker, [Click(0, WIDTH - 1, 12)])
-    list(markup.follow(tracker))
+def test_an_object_that_leaves_is_absent(tracker: DiscTracker) -> None:
+    markup = pointed(tracker, Click(0, WIDTH - 1, 12), follow=True)
     assert markup.absences() == {1: [5, 6, 7, 8]}
 
 
@@ -177,7 +163,8 @@ ACTIONS = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(ACTIONS)
 def test_undo_takes_everything_back_in_turn(actions: list[object]) -> None:
-    tracker, markup = DiscTracker(HEIGHT, WIDTH), empty()
+    tracker = DiscTracker(HEIGHT, WIDTH)
+    markup = pointed(tracker)
     states = [state(markup)]
     for action in actions:
         try:

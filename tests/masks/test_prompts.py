@@ -10,6 +10,7 @@ from maskora.masks.prompts import (
     Box,
     Click,
     check_inside,
+    common_box,
     parse_box,
     parse_click,
 )
@@ -39,6 +40,7 @@ def test_clicks_are_read() -> None:
 def test_boxes_are_read() -> None:
     assert parse_box("3,10,20,30,40") == Box(3, 10, 20, 30, 40, object_id=1)
     assert parse_box("3,-1.5,20,30,40,7") == Box(3, -1.5, 20, 30, 40, object_id=7)
+    assert common_box([Box(0, 10, 20, 30, 40), Box(0, 5, 30, 10, 60)]) == (5, 20, 40, 90)
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskora.masks import Labels
+from maskora.masks import Labels, Silhouette
 from maskora.masks.prompts import Prompt
-from maskora.masks.shapes import Silhouette
-from maskora.masks.trackers.simple import SimpleTracker
 from maskora.masks.tracking import Anchors, Silhouettes, Tracker, combine, follow, split
-from tests.ball import draw_frame, draw_mask
 
 FRAMES, HEIGHT, WIDTH = 9, 4, 20
 
@@ -133,26 +130,11 @@ def test_the_smaller_object_is_in_front() -> None:
         assert labels_HW.tolist() == expected
 
 
-def test_nothing_combined_is_background() -> None:
-    assert combine({}, 2, 3).tolist() == [[0, 0, 0], [0, 0, 0]]
-    assert split(np.zeros((2, 3), np.uint8)) == {}
-
-
 @given(st.lists(st.integers(0, 3), min_size=12, max_size=12))
 def test_what_is_split_is_combined_to_the_same(values: list[int]) -> None:
     labels_HW = np.array(values, np.uint8).reshape(3, 4)
     parts = split(labels_HW)
     assert set(parts) == set(values) - {0}
     assert (combine(parts, 3, 4) == labels_HW).all()
-
-
-def test_a_real_tracker_is_followed_both_ways() -> None:
-    frames_THWC = np.stack([draw_frame(number, (205, 40, 40)) for number in range(8)])
-    anchors = {4: {1: draw_mask(4) > 0}}
-    overlaps = {}
-    for frame, silhouettes in follow(SimpleTracker(frames_THWC), anchors, len(frames_THWC)):
-        for found_HW in silhouettes.values():
-            true_HW = draw_mask(frame) > 0
-            overlaps[frame] = (true_HW & found_HW).sum() / (true_HW | found_HW).sum()
-    assert sorted(overlaps) == list(range(8))
-    assert min(overlaps.values()) > 0.9
+    assert split(np.zeros((2, 3), np.uint8)) == {}
+    assert not combine({}, 2, 3).any()

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from maskora.config.tables import Inference
 from maskora.latents import TensorCache, encode_prompts, encode_samples
 from maskora.method.conditioning import Sample, inference_sample, to_unit
 from maskora.models.registry import PromptInput, VideoModel
@@ -37,7 +38,7 @@ def generated(
     away = model.negative(PromptInput(prompt, plain.reference_CHW), negative)
     (context,) = encode_prompts([away], model, tensors)
     noise = draw_noise((model.latent_channels, *sample.condition_CTHW.shape[1:]), SEED)
-    run = Denoising(model, sample, context, noise, steps, guidance, None)
+    run = Denoising(model, sample, context, noise, Inference(steps=steps, guidance=guidance))
     taken = [run.advance(model.load_transformer(expert), expert) for expert in model.experts]
     assert all(taken), "every expert takes part"
     with model.vae() as vae:

@@ -9,11 +9,12 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from maskora import lora
-from maskora.app.effects import accelerate
-from maskora.app.infer import told_skipped
+from maskora.app.infer import skipped_blocks
+from maskora.app.preflight import choose_acceleration
 from maskora.config import Config
+from maskora.config.tables import Acceleration, Inference
 from maskora.errors import UserError
-from maskora.models.acceleration import Acceleration, use_attention, use_cache
+from maskora.models.acceleration import use_attention, use_cache
 from maskora.models.registry import ModelInputs, Transformer, VideoModel
 from maskora.sampling import Denoising, draw_noise
 from maskora.streaming.placement import RESIDENT, Placement
@@ -21,6 +22,7 @@ from tests.streaming.driving import answer, opened
 from tests.test_sampling import SHAPE, noisy_sample
 
 STEPS = 9
+SETTINGS = Inference(steps=STEPS, guidance=4.0)
 STREAMED = Placement(4, "mapped")
 TOLERANCE = 1e-4  # of gradients that are 100 times as large
 
@@ -28,7 +30,7 @@ TOLERANCE = 1e-4  # of gradients that are 100 times as large
 def denoised(model: VideoModel, transformer: Transformer, seed: int = 0) -> Tensor:
     sample = noisy_sample()
     negative = {**sample.context, "text": torch.zeros(512, 32)}
-    run = Denoising(model, sample, negative, draw_noise(SHAPE, seed), STEPS, 4.0, None)
+    run = Denoising(model, sample, negative, draw_noise(SHAPE, seed), SETTINGS)
     run.advance(transformer)
     return run.result()
 
@@ -45,7 +47,7 @@ def test_a_cache_skips_blocks_and_stays_near(
     first = denoised(model, transformer)
     streamer = transformer.streamed.streamer
     assert STEPS <= streamer.traffic.visits < STEPS * 5
-    assert "% of the blocks' computations were skipped" in told_skipped(streamer, STEPS)
+    assert "% of the blocks' computations were skipped" in skipped_blocks(streamer, STEPS)
     assert not torch.equal(first, exact)
     assert (first - exact).abs().mean() < 0.1 * exact.abs().mean()
     assert torch.equal(denoised(model, transformer), first), "a clip remembers nothing of another"
@@ -57,7 +59,7 @@ def test_a_cache_that_never_skips_changes_nothing_and_says_so(deep_model: Path) 
     transformer = model.load_transformer()
     use_cache(transformer, Acceleration(cache="first-block", cache_threshold=1e-9))
     assert torch.equal(denoised(model, transformer), exact)
-    assert "had no effect" in told_skipped(transformer.streamed.streamer, STEPS)
+    assert "had no effect" in skipped_blocks(transformer.streamed.streamer, STEPS)
 
 
 def gradients(model: VideoModel) -> dict[str, Tensor]:
@@ -125,20 +127,20 @@ def config(steps: int = 30, **values: object) -> Config:
 
 def test_what_has_no_effect_is_told() -> None:
     sage = config(attention="sage", cache="taylor")
-    told, notes = accelerate(sage, "train", "cuda", masked=False)
+    told, notes = choose_acceleration(sage, "train", "cuda", masked=False)
     assert told.attention == "native"
     assert notes == [
         "acceleration.attention has no effect here: it cannot compute gradients",
         "acceleration.cache has no effect here: caches serve inference alone",
     ]
-    told, notes = accelerate(sage, "infer", "cuda", masked=False)
+    told, notes = choose_acceleration(sage, "infer", "cuda", masked=False)
     assert (told.attention, told.cache, notes) == ("sage", "taylor", [])
-    told, notes = accelerate(sage, "infer", "cpu", masked=False)
+    told, notes = choose_acceleration(sage, "infer", "cpu", masked=False)
     assert told.attention == "native"
     assert notes == ["acceleration.attention has no effect here: no GPU computes here"]
-    _, notes = accelerate(config(steps=3, cache="taylor"), "infer", "cuda", masked=False)
+    _, notes = choose_acceleration(config(steps=3, cache="taylor"), "infer", "cuda", masked=False)
     assert "inference.steps is 3" in notes[0]
-    _, notes = accelerate(config(cache_threshold=0.2), "infer", "cuda", masked=False)
+    _, notes = choose_acceleration(config(cache_threshold=0.2), "infer", "cuda", masked=False)
     assert notes == ['acceleration.cache_threshold has no effect here: cache is "none"']
     with pytest.raises(UserError, match=r'"sage" takes no mask.*use native'):
-        accelerate(sage, "infer", "cuda", masked=True)
+        choose_acceleration(sage, "infer", "cuda", masked=True)

@@ -21,7 +21,7 @@ from tests.models.plain import generated, load_pipeline, pipelines_own
 FAMILY = "skyreels-v2-i2v"
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-BASE, IMPORT, LINE, CONFIG, WRITER, TINY, ENTRY = re.findall(
+BASE, IMPORT, LINE, NAME, CONFIG, WRITER, TINY, ENTRY = re.findall(
     r"```(?:python|toml)\n(.*?)```", GUIDE, re.DOTALL
 )
 
@@ -90,6 +90,7 @@ def copy(tmp_path: Path) -> Path:
         ("WAN, HUNYUAN, HUNYUAN15 = ", f"{IMPORT}\n\n"),
         ('    "miniature": Family(', LINE),
     )
+    put_before(copy / "maskora/config/tables.py", ('    "miniature",\n', NAME))
     (copy / "configs/skyreels-v2-i2v-540p.toml").write_text(CONFIG)
     (copy / "tests/models/tiny_skyreels.py").write_text(WRITER)
     imported = "from tests.models import tiny_skyreels\n"

@@ -14,6 +14,7 @@ from diffusers import HunyuanVideo15Transformer3DModel, HunyuanVideoTransformer3
 from torch import Tensor
 
 from maskora import lora
+from maskora.config.tables import Inference
 from maskora.latents import EncodedSample, TensorCache, encode_samples
 from maskora.method.conditioning import motion_sample
 from maskora.models.hunyuan15.model import UnpaddedAttention
@@ -105,7 +106,7 @@ def generated(model: VideoModel, transformer: Transformer, window: EncodedSample
     mask[40:] = False
     negative = {**window.context, "text": -window.context["text"], "text_mask": mask}
     noise = draw_noise((model.latent_channels, *window.condition_CTHW.shape[1:]), seed=1)
-    clip = Denoising(model, window, negative, noise, STEPS, 5.0, None)
+    clip = Denoising(model, window, negative, noise, Inference(steps=STEPS))
     clip.advance(with_lora(model, transformer))
     return clip.result()
 

@@ -11,6 +11,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
+from maskora.config.tables import Inference
 from maskora.errors import UserError
 from maskora.models.registry import VideoModel, open_model
 from maskora.sampling import Denoising, draw_noise
@@ -69,7 +70,9 @@ def test_experts_of_a_seed_may_be_loaded_one_after_the_other(tiny: Tiny) -> None
     """The second expert's steps are those that the first has left, and no step is taken twice."""
     model, noise = open_model(WAN22, tiny(WAN22), "float32", "cpu"), noisy_sample()
     watched, sample = Asked(model), replace(noise, context={"text": noise.context["text"]})
-    run = Denoising(watched, sample, sample.context, draw_noise(SHAPE, 0), 8, 1.0, None)
+    run = Denoising(
+        watched, sample, sample.context, draw_noise(SHAPE, 0), Inference(steps=8, guidance=1.0)
+    )
     high, low = (model.load_transformer(expert) for expert in model.experts)
     taken = [run.advance(high, model.experts[0]), run.advance(low, model.experts[1])]
     timesteps = model.scheduler(8, None).timesteps.tolist()

@@ -15,7 +15,7 @@ from maskora.errors import UserError
 from maskora.latents import TensorCache, encode_samples
 from maskora.method.conditioning import inference_sample
 from maskora.models.registry import VideoModel
-from maskora.training.loop import TrainingPlan, train_step
+from maskora.training.loop import StageRun, train_step
 from maskora.training.report import StepMetrics
 from research.claims import trials
 from research.claims.claims import CONDITIONS, EVOLVING, FIRST, Condition, Subject, Training
@@ -147,11 +147,11 @@ def test_seeds_of_a_scene_differ_and_recipes_are_those_of_the_stage(
     used: list[tuple[Recipe, int]] = []
 
     def note(
-        model: VideoModel, transformer: Any, optimizer: Any, choose: Any, plan: TrainingPlan,
+        model: VideoModel, transformer: Any, optimizer: Any, choose: Any, plan: StageRun,
         step: int,
     ) -> StepMetrics:  # fmt: skip
         if step == 1:
-            used.append((Recipe(plan.lr, plan.steps), plan.seed))
+            used.append((Recipe(plan.optimizer.lr, plan.steps), plan.seed))
         return train_step(model, transformer, optimizer, choose, plan, step)
 
     monkeypatch.setattr(trials, "train_step", note)

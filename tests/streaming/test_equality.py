@@ -13,30 +13,18 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from maskora import lora
+from maskora.config.tables import Inference, Optimizer, Training
 from maskora.latents import EncodedSample, TensorCache, encode_samples
 from maskora.method.conditioning import motion_sample
 from maskora.models.registry import Transformer, VideoModel, open_model
 from maskora.sampling import Denoising, draw_noise
 from maskora.streaming.placement import RESIDENT, Placement
 from maskora.training.checkpoint import RunFolder
-from maskora.training.loop import TrainingPlan, choose_uniformly, train
+from maskora.training.loop import StageRun, choose_uniformly, train
 from maskora.training.report import read_metrics
 
 BLOCKS = 5
-PLAN = TrainingPlan(
-    title="motion",
-    steps=6,
-    seed=3,
-    optimizer="adamw",
-    lr=1e-2,
-    weight_decay=0.01,
-    method="uniform",
-    shift=1.0,
-    inside_weight=1.0,
-    clipping=1.0,
-    accumulation=1,
-    checkpoint_every=6,
-)
+PLAN = StageRun("motion", 6, Training(seed=3, checkpoint_every=6), Optimizer(type="adamw", lr=1e-2))
 # Every value of every setting, and the pairs that meet in practice.
 CASES = [
     Placement(0),
@@ -96,7 +84,7 @@ def generated(
     noise = draw_noise((16, *window.condition_CTHW.shape[1:]), seed=1)
     negative = torch.randn(512, 32, generator=torch.Generator().manual_seed(2))
     negative = {**window.context, "text": negative}
-    clip = Denoising(model, window, negative, noise, 4, 5.0, None)
+    clip = Denoising(model, window, negative, noise, Inference(steps=4))
     clip.advance(transformer)
     return clip.result()
 

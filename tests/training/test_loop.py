@@ -10,6 +10,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from maskora import lora
+from maskora.config.tables import Optimizer, Training
 from maskora.errors import Fault, UserError
 from maskora.latents import EncodedSample
 from maskora.models.registry import VideoModel
@@ -17,7 +18,7 @@ from maskora.training import loop
 from maskora.training.checkpoint import RunFolder
 from maskora.training.loop import (
     Chooser,
-    TrainingPlan,
+    StageRun,
     choose_mixed,
     choose_uniformly,
     sample_loss,
@@ -25,24 +26,11 @@ from maskora.training.loop import (
 )
 from maskora.training.report import read_metrics
 
-PLAN = TrainingPlan(
-    title="motion",
-    steps=6,
-    seed=3,
-    optimizer="adamw",
-    lr=1e-2,
-    weight_decay=0.01,
-    method="uniform",
-    shift=1.0,
-    inside_weight=1.0,
-    clipping=1.0,
-    accumulation=1,
-    checkpoint_every=3,
-)
+PLAN = StageRun("motion", 6, Training(seed=3, checkpoint_every=3), Optimizer(type="adamw", lr=1e-2))
 
 
 def run(
-    model: VideoModel, choose: Chooser, plan: TrainingPlan, folder: Path
+    model: VideoModel, choose: Chooser, plan: StageRun, folder: Path
 ) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Train as the command does; answer the losses and the LoRA."""
     transformer = model.load_transformer()
@@ -61,7 +49,7 @@ def test_two_runs_of_one_seed_are_the_same_and_another_seed_is_not(
     choose = choose_uniformly(windows)
     losses_a, lora_a = run(model, choose, PLAN, tmp_path / "a")
     losses_b, lora_b = run(model, choose, PLAN, tmp_path / "b")
-    losses_c, _ = run(model, choose, replace(PLAN, seed=4), tmp_path / "c")
+    losses_c, _ = run(model, choose, replace(PLAN, training=Training(seed=4)), tmp_path / "c")
     assert losses_a == losses_b
     assert len(losses_a) == 6
     assert all(torch.equal(lora_a[name], lora_b[name]) for name in lora_a)
@@ -192,7 +180,12 @@ def test_a_renewed_run_replaces_the_earlier_one_once_it_has_saved(
     (folder.root / "named-edit").mkdir(parents=True)
     run(model, choose_uniformly(windows), PLAN, folder.root)
     with folder.renewed():
-        run(model, choose_uniformly(windows), replace(PLAN, steps=2, seed=8), folder.root)
+        run(
+            model,
+            choose_uniformly(windows),
+            replace(PLAN, steps=2, training=Training(seed=8)),
+            folder.root,
+        )
     assert sorted(p.name for p in folder.root.glob("step-*")) == ["step-00002"]
     assert (folder.root / "named-edit").is_dir()
     assert not (folder.root / ".earlier").exists()
@@ -248,7 +241,7 @@ def test_training_lowers_the_loss_on_its_windows(
     _, tensors = run(
         model,
         choose_uniformly(windows),
-        replace(PLAN, steps=40, checkpoint_every=40),
+        replace(PLAN, steps=40, training=Training(seed=3, checkpoint_every=40)),
         tmp_path / "runs",
     )
     assert loss_with(tensors) < 0.97 * loss_with(None)
@@ -258,7 +251,10 @@ def test_accumulated_gradients_are_the_mean_over_their_samples(
     model: VideoModel, windows: list[EncodedSample], tmp_path: Path
 ) -> None:
     losses, _ = run(
-        model, choose_uniformly(windows), replace(PLAN, steps=2, accumulation=3), tmp_path / "a"
+        model,
+        choose_uniformly(windows),
+        replace(PLAN, steps=2, training=Training(gradient_accumulation_steps=3)),
+        tmp_path / "a",
     )
     entries = read_metrics(RunFolder(tmp_path / "a").metrics)
     assert [len(entry.samples) for entry in entries] == [3, 3]

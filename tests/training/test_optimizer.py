@@ -1,6 +1,5 @@
 """Which optimizer really runs, and gradients that float16 can hold."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,10 +7,10 @@ import torch
 from torch import Tensor
 
 from maskora import lora
-from maskora.app.fingerprints import LOSS_SCALE
+from maskora.config.tables import Optimizer
 from maskora.latents import EncodedSample
 from maskora.models.registry import VideoModel, open_model
-from maskora.training import optimizer
+from maskora.training import loop, optimizer
 from maskora.training.loop import choose_uniformly, sample_loss, train_step
 from tests.training.test_loop import PLAN
 
@@ -46,7 +45,9 @@ def gradients(folder: Path, dtype: str, scale: float) -> Tensor:
 
 def test_float16_holds_small_gradients_of_a_scaled_loss(deep_model: Path) -> None:
     exact = gradients(deep_model, "float32", 1.0)
-    plain, scaled = (gradients(deep_model, "float16", scale) for scale in (1.0, LOSS_SCALE))
+    plain, scaled = (
+        gradients(deep_model, "float16", scale) for scale in (1.0, loop.loss_scale(torch.float16))
+    )
     assert (plain == 0).any()  # too small for float16
     assert (scaled != 0).all()
     errors = [float((one - exact).norm() / exact.norm()) for one in (plain, scaled)]
@@ -55,21 +56,21 @@ def test_float16_holds_small_gradients_of_a_scaled_loss(deep_model: Path) -> Non
 
 
 def test_a_scaled_loss_trains_the_same_lora(
-    model: VideoModel, windows: list[EncodedSample]
+    model: VideoModel, windows: list[EncodedSample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def trained(scale: float) -> list[Tensor]:
+        monkeypatch.setattr(loop, "loss_scale", lambda dtype: scale)
         transformer = model.load_transformer()
         lora.inject(transformer, 4, 4.0, model.lora_targets("attention"), 0)
         parameters = lora.trainable(transformer)
-        adamw = optimizer.make_optimizer("adamw", parameters, 1e-2, 0.01)
+        adamw = optimizer.make_optimizer(PLAN.optimizer, parameters)
         transformer.train()
         transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
-        plan = replace(PLAN, loss_scale=scale)
         for step in (1, 2):
-            train_step(model, transformer, adamw, choose_uniformly(windows), plan, step)
+            train_step(model, transformer, adamw, choose_uniformly(windows), PLAN, step)
         return parameters
 
-    pairs = zip(trained(1.0), trained(LOSS_SCALE), strict=True)
+    pairs = zip(trained(1.0), trained(2.0**14), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
@@ -77,14 +78,15 @@ def test_8_bit_adamw_is_tried_before_it_is_counted_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "maskora")
-    assert optimizer.available("adamw8bit", torch.device("cpu")) == "adamw"
+    wanted = Optimizer(type="adamw8bit")
+    assert optimizer.available(wanted, torch.device("cpu")).type == "adamw"
     assert "needs an NVIDIA GPU" in caplog.text
     monkeypatch.setattr(optimizer, "failed_trial", lambda device: None)
-    assert optimizer.available("adamw8bit", GPU) == "adamw8bit"
+    assert optimizer.available(wanted, GPU) is wanted
     monkeypatch.setattr(optimizer, "failed_trial", lambda device: "no library for CUDA 13")
-    assert optimizer.available("adamw8bit", GPU) == "adamw"
+    assert optimizer.available(wanted, GPU).type == "adamw"
     assert "bitsandbytes does not work here: no library for CUDA 13" in caplog.text
-    assert optimizer.available("adamw", GPU) == "adamw"
+    assert optimizer.available(PLAN.optimizer, GPU) is PLAN.optimizer
 
 
 def test_a_library_that_fails_at_its_first_step_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from maskora import lora
+from maskora.config.tables import Inference
 from maskora.latents import EncodedSample, TensorCache, encode_samples
 from maskora.method.conditioning import Sample, motion_sample
 from maskora.models.registry import VideoModel, open_model
@@ -60,7 +61,7 @@ def training_traffic(family: str, folder: Path, window: EncodedSample) -> Counte
     model = open_model(family, folder, "float32", "meta", placement)
     transformer = model.load_transformer()
     lora.inject(transformer, 4, 4.0, model.lora_targets("attention"), 0)
-    optimizer = make_optimizer("adamw", lora.trainable(transformer), 1e-3, 0.0)
+    optimizer = make_optimizer(PLAN.optimizer, lora.trainable(transformer))
     transformer.train()
     transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
     for step in (1, 2):
@@ -95,7 +96,7 @@ def test_a_denoising_step_waits_for_nothing(tmp_path: Path) -> None:
     model = open_model(family, folder, "float32", "meta", Placement(STREAMED, ring=RING))
     transformer = model.load_transformer()
     noise = draw_noise((16, *window.condition_CTHW.shape[1:]), seed=1)
-    clip = Denoising(model, window, window.context, noise, 4, 5.0, None)
+    clip = Denoising(model, window, window.context, noise, Inference(steps=4))
     timestep = clip._scheduler.timesteps[0]
     for _ in range(2):
         with Bus() as bus, torch.no_grad():

@@ -37,41 +37,30 @@ def test_exif_orientation_is_applied(tmp_path: Path, picture: np.ndarray) -> Non
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.rot90(picture, -1))
 
 
-def test_sixteen_bit_grey(tmp_path: Path) -> None:
-    levels = np.array([[0, 257 * 128, 65535]], np.uint16)
-    Image.fromarray(levels).save(tmp_path / "a.png")
-    assert read_image(tmp_path / "a.png").tolist() == [[[0] * 3, [128] * 3, [255] * 3]]
-
-
-def test_palette_and_grey(tmp_path: Path) -> None:
+def test_other_kinds_of_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(np.array([[0, 257 * 128, 65535]], np.uint16)).save(path)
+    assert read_image(path).tolist() == [[[0] * 3, [128] * 3, [255] * 3]]
     for mode in ("P", "L", "1"):
-        Image.new("RGB", (4, 3), (255, 255, 255)).convert(mode).save(tmp_path / "a.png")
-        read = read_image(tmp_path / "a.png")
-        assert read.shape == (3, 4, 3)
-        assert (read == 255).all()
-
-
-def test_transparency_is_flattened_over_black(tmp_path: Path) -> None:
+        Image.new("RGB", (4, 3), (255, 255, 255)).convert(mode).save(path)
+        assert read_image(path).shape == (3, 4, 3)
+        assert (read_image(path) == 255).all()
     image = Image.new("RGBA", (2, 1), (200, 100, 50, 255))
-    image.putpixel((1, 0), (200, 100, 50, 0))
-    image.save(tmp_path / "a.png")
-    assert read_image(tmp_path / "a.png").tolist() == [[[200, 100, 50], [0, 0, 0]]]
+    image.putpixel((1, 0), (200, 100, 50, 0))  # transparency is flattened over black
+    image.save(path)
+    assert read_image(path).tolist() == [[[200, 100, 50], [0, 0, 0]]]
 
 
-def test_a_damaged_image(tmp_path: Path) -> None:
+def test_what_is_no_whole_image(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     write_png(path, np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8))
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(UserError, match=r"a\.png: damaged"):
-        read_image(path)
-    with pytest.raises(UserError, match=r"a\.png: damaged"):
-        image_size(path)
-
-
-def test_no_image_at_all(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_text("words")
+    for read in (read_image, image_size):
+        with pytest.raises(UserError, match=r"a\.png: damaged"):
+            read(path)
+    path.write_text("words")
     with pytest.raises(UserError, match="not a readable image"):
-        read_image(tmp_path / "a.png")
+        read_image(path)
     with pytest.raises(UserError, match="no such file"):
         read_image(tmp_path / "b.png")
 

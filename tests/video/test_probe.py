@@ -1,4 +1,4 @@
-"""What probe says about ordinary, strange and broken clips; read_frames must agree with it."""
+"""Probing ordinary, strange and broken clips, with which read_frames must agree; frame times."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -7,12 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from maskora.errors import UserError
 from maskora.video.ffmpeg import has_filter
 from maskora.video.images import write_png
-from maskora.video.probe import ColorTags, VideoInfo, probe
+from maskora.video.probe import (
+    ColorTags,
+    VideoInfo,
+    choose_rate,
+    constant_rate_picks,
+    is_constant,
+    nearest_usual_rate,
+    probe,
+)
 from maskora.video.read import read_frames
 
 Pattern = Callable[..., Path]
@@ -161,13 +171,6 @@ def test_a_folder_of_images_in_natural_order(tmp_path: Path) -> None:
     assert probe(tmp_path, Fraction(24)).fps == 24
 
 
-def test_images_of_two_sizes_name_the_odd_one(tmp_path: Path) -> None:
-    for name, width in (("a.png", 8), ("b.png", 8), ("c.png", 9)):
-        Image.new("RGB", (width, 6)).save(tmp_path / name)
-    with pytest.raises(UserError, match=r"c\.png: 9x6, but a\.png is 8x6"):
-        probe(tmp_path)
-
-
 def test_hidden_files_are_no_frames(tmp_path: Path) -> None:
     Image.new("RGB", (8, 6)).save(tmp_path / "f0.jpg")
     (tmp_path / "._f0.jpg").write_bytes(b"a resource fork")
@@ -176,59 +179,52 @@ def test_hidden_files_are_no_frames(tmp_path: Path) -> None:
     assert not any("._f0" in note for note in info.notes)
 
 
-def test_one_frame_in_two_types_names_both(tmp_path: Path) -> None:
-    for name in ("f0.png", "f1.png", "f0.jpg"):
-        Image.new("RGB", (8, 6)).save(tmp_path / name)
-    with pytest.raises(UserError, match=r"f0\.jpg and f0\.png"):
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ({"a.png": 8, "b.png": 8, "c.png": 9}, r"c\.png: 9x6, but a\.png is 8x6"),
+        ({"f0.png": 8, "f1.png": 8, "f0.jpg": 8}, r"f0\.jpg and f0\.png"),
+    ],
+)
+def test_images_that_are_no_frames_of_one_clip_are_named(
+    tmp_path: Path, sizes: dict[str, int], words: str
+) -> None:
+    for name, width in sizes.items():
+        Image.new("RGB", (width, 6)).save(tmp_path / name)
+    with pytest.raises(UserError, match=words):
         probe(tmp_path)
 
 
-def test_a_folder_without_images(tmp_path: Path) -> None:
+def test_what_is_not_there_or_no_image(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no images"):
         probe(tmp_path)
-
-
-def test_an_image_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such video"):
+        probe(tmp_path / "none.mp4")
     (tmp_path / "a.png").write_text("not an image")
     with pytest.raises(UserError, match=r"a\.png: not a readable image"):
         probe(tmp_path)
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such video"):
-        probe(tmp_path / "none.mp4")
-
-
+@pytest.mark.parametrize("name", ["words.mp4", "words.txt"])
 @pytest.mark.parametrize("content", [b"", b"just some words\n" * 40])
-def test_a_file_that_is_no_video(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "words.mp4"
+def test_a_file_that_is_no_video(tmp_path: Path, name: str, content: bytes) -> None:
+    path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"words\.mp4: cannot be read as a video") as caught:
+    with pytest.raises(UserError, match=r"words\.") as caught:
         probe(path)
+    assert name == "words.txt" or "words.mp4: cannot be read as a video" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_text_file(tmp_path: Path) -> None:
-    path = tmp_path / "words.txt"
-    path.write_text("just some words\n" * 40)
-    with pytest.raises(UserError):
-        probe(path)
-
-
-def test_sound_alone(make: Pattern) -> None:
-    path = make("sound.m4a", "-f", "lavfi", "-i", "sine=d=0.5")
-    with pytest.raises(UserError, match="no video stream"):
-        probe(path)
-
-
-def test_a_cover_is_no_video(make: Pattern) -> None:
-    path = make(
-        "song.m4a", "-f", "lavfi", "-i", "sine=d=0.5", "-f", "lavfi", "-i", "color=s=64x48:d=0.1",
-        "-map", "0", "-map", "1", "-frames:v", "1", "-c:v", "mjpeg",
-        "-disposition:v:0", "attached_pic",
+def test_sound_alone_and_a_cover_are_no_video(make: Pattern) -> None:
+    sound = ("-f", "lavfi", "-i", "sine=d=0.5")
+    cover = (
+        "-f", "lavfi", "-i", "color=s=64x48:d=0.1", "-map", "0", "-map", "1", "-frames:v", "1",
+        "-c:v", "mjpeg", "-disposition:v:0", "attached_pic",
     )  # fmt: skip
-    with pytest.raises(UserError, match="no video stream"):
-        probe(path)
+    for path in (make("sound.m4a", *sound), make("song.m4a", *sound, *cover)):
+        with pytest.raises(UserError, match="no video stream"):
+            probe(path)
 
 
 def test_an_mp4_without_its_index(pattern: Pattern) -> None:
@@ -259,3 +255,54 @@ def test_the_real_clips(real_clips: Path) -> None:
     assert dog.color == ColorTags("bt709", "bt709", "bt709", "tv")
     assert (man.width, man.height, man.frames, man.fps) == (512, 512, 16, 8)
     assert len(list(read_frames(dog, 280))) == 9
+
+
+RATES = st.sampled_from([Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(60)])
+SPACINGS = st.lists(st.floats(0.005, 0.2), min_size=1, max_size=60)
+
+
+def test_usual_rates() -> None:
+    assert nearest_usual_rate(29.9701) == Fraction(30000, 1001)
+    assert nearest_usual_rate(29.99) == 30
+    assert nearest_usual_rate(7.3) == Fraction(73, 10)
+
+
+@given(RATES, st.integers(2, 300), st.floats(0, 0.4), st.randoms())
+def test_small_jitter_is_still_constant(rate, count, jitter, chance) -> None:  # type: ignore[no-untyped-def]
+    step = 1 / float(rate)
+    times = [(i + chance.uniform(-jitter, jitter) / 2) * step for i in range(count)]
+    assert is_constant(times, rate)
+    assert choose_rate(times, [rate]) == (rate, False)
+
+
+def test_milliseconds_do_not_make_a_rate_variable() -> None:
+    rate = Fraction(30000, 1001)
+    times = [round(i / float(rate), 3) for i in range(5000)]
+    assert choose_rate(times, [rate]) == (rate, False)
+    assert choose_rate(times, []) == (rate, False), "measured, where the header names none"
+
+
+def test_a_wrong_header_is_not_believed() -> None:
+    times = [i / 24 for i in range(100)]
+    assert choose_rate(times, [Fraction(600), Fraction(30)]) == (24, False)
+
+
+@given(SPACINGS, RATES)
+def test_picks_follow_the_clock(spacings: list[float], rate: Fraction) -> None:
+    times = np.concatenate([[0.5], 0.5 + np.cumsum(spacings)])
+    end = times[-1] + 1 / float(rate)
+    picks = np.asarray(constant_rate_picks(times.tolist(), float(end), rate))
+    assert picks[0] == 0 or times[picks[0]] - times[0] <= 0.5 / float(rate) + 1e-9
+    assert (np.diff(picks) >= 0).all(), "the order never changes"
+    late = times[0] + (np.arange(len(picks)) + 0.5) / float(rate)
+    following = np.append(times, np.inf)[picks + 1]
+    assert (following >= late - 1e-9).all(), "no frame after the next one's time"
+    ticks = times[0] + np.arange(len(picks)) / float(rate)
+    assert (times[picks] <= ticks + 0.5 / float(rate) + 1e-9).all(), "no frame before its time"
+    assert abs(len(picks) / float(rate) - (end - times[0])) <= 0.51 / float(rate)
+
+
+@given(RATES, st.integers(1, 200))
+def test_a_constant_clip_is_left_as_it_is(rate: Fraction, count: int) -> None:
+    times = [float(i / rate) for i in range(count)]
+    assert constant_rate_picks(times, float(count / rate), rate) == tuple(range(count))

@@ -1,7 +1,7 @@
-"""doctor: one page about this machine, a few real checks, and what it can do.
+"""`maskora doctor`: one page about this machine, a few real checks, and what it can do.
 
-Torch is imported where it is first needed, and only after the page about the machine: where it
-cannot be imported, the page is there all the same.
+Torch is imported only after the page about the machine, so that the page is there even where torch
+cannot be imported.
 """
 
 import json
@@ -12,16 +12,15 @@ from functools import partial
 from pathlib import Path
 
 from maskora import devices
-from maskora.app.doctor.facts import INSTALL, Facts, gather
-from maskora.app.doctor.outcomes import Bench, Check, Found, Outcome, Wrong, perform
+from maskora.app.doctor.facts import INSTALL, Facts, Tool, gather
+from maskora.app.doctor.outcomes import Bench, Found, Outcome, Wrong, perform
 from maskora.app.doctor.page import (
     Speeds,
-    Verdict,
+    render_facts,
+    render_outcome,
+    render_problems,
+    render_verdicts,
     report,
-    told_facts,
-    told_outcome,
-    told_problems,
-    told_verdicts,
     verdicts,
 )
 from maskora.errors import Fault, UserError
@@ -33,81 +32,80 @@ Show = Callable[[str], None]
 DRIVER = "https://www.nvidia.com/drivers"
 
 
-def examine(as_json: bool) -> None:
-    """Print the page as it comes, or the same as JSON at the end.
+def examine(as_json: bool, show: Show) -> None:
+    """Examine this machine.
+
+    Args:
+        as_json: one JSON document at the end, instead of the page as it comes.
+        show: prints a piece of text; line breaks are in the text.
 
     Raises:
         Fault: something is broken.
     """
-    show = _nothing if as_json else _at_once
+    page = (lambda text: None) if as_json else show
     facts = gather()
-    show(f"{told_facts(facts)}\n\nMeasured and tried\n")
-    examination = Examination(show)
-    outcomes = list(examination.outcomes())
-    able, problems = _able(examination.machine, outcomes), problems_of(facts, outcomes)
-    if able:
-        show(f"\n{told_verdicts(able)}\n")
-    show(f"\n{told_problems(problems)}\n")
+    page(f"{render_facts(facts)}\n\nMeasured and tried\n")
+    examination = Examination(page)
+    examination.run()
+    outcomes, machine = examination.outcomes, examination.machine
+    bases = verdicts(machine, _speeds(outcomes)) if machine is not None else []
+    if bases:
+        page(f"\n{render_verdicts(bases)}\n")
+    problems = broken(facts, outcomes)
+    page(f"\n{render_problems(problems)}\n")
     if as_json:
-        print(json.dumps(report(facts, outcomes, able), indent=2))
+        show(f"{json.dumps(report(facts, outcomes, bases), indent=2)}\n")
     if problems:
         raise Fault(f"something is broken: {', '.join(problems)}")
 
 
 class Examination:
-    """Everything that is measured and tried, one after another.
+    """Performs all checks, one after another.
 
     Attributes:
-        machine: as a plan sees it, once it is known; None where its device cannot be used.
+        outcomes: of the checks performed so far.
+        machine: as a plan sees it; None where its device cannot be used.
     """
 
-    machine: Machine | None = None
-
     def __init__(self, show: Show) -> None:
-        """`show` is given each check's name as it begins, and what came of it."""
+        """`show` gets each check's name as it begins, and then its outcome."""
+        self.outcomes: list[Outcome] = []
+        self.machine: Machine | None = None
         self._show = show
         self._device = devices.CPU
-        self._checks: tuple[Check, ...] = ()
 
-    def outcomes(self) -> Iterator[Outcome]:
-        """What comes of each check, as it comes."""
-        loaded = self._tell("libraries", self._load, INSTALL)
-        yield loaded
-        if loaded.state == "broken":
+    def run(self) -> None:
+        """Perform them; without the libraries, that is the only one."""
+        if self._perform("libraries", _import_libraries, INSTALL).state == "broken":
             return
-        yield self._tell("device", self._choose, f"update the GPU's driver ({DRIVER})")
-        with _scratch(cache_home()) as scratch:
-            bench = self._bench(scratch)
-            for check in self._checks:
-                yield self._tell(check.name, partial(check.run, bench), check.advice)
+        from maskora.app.doctor.checks import CHECKS
 
-    def _tell(self, name: str, work: Callable[[], Found], advice: str) -> Outcome:
+        self._perform("device", self._choose_device, f"update the GPU's driver ({DRIVER})")
+        with _scratch_folder(cache_home()) as scratch:
+            bench = self._bench(scratch)
+            for check in CHECKS:
+                self._perform(check.name, partial(check.run, bench), check.advice)
+
+    def _perform(self, name: str, work: Callable[[], Found], advice: str) -> Outcome:
         self._show(f"  {name} ... ")
         outcome = perform(name, work, advice)
-        self._show(f"{told_outcome(outcome)}\n")
+        self._show(f"{render_outcome(outcome)}\n")
+        self.outcomes.append(outcome)
         return outcome
 
-    def _load(self) -> Found:
-        """Import what computes."""
-        from maskora.app.doctor.checks import CHECKS, MEASURES, PINNING
-
-        self._checks = (*MEASURES, *CHECKS, PINNING)
-        return Found("torch, diffusers, transformers and peft can be imported")
-
-    def _choose(self) -> Found:
-        """Choose the device as `train` would; where it cannot, the checks use the CPU."""
-        from maskora.app.setup import measured
+    def _choose_device(self) -> Found:
+        """Choose the device as `train` would; where it cannot be used, the checks use the CPU."""
+        from maskora.app.base import measured
 
         try:
             device = devices.choose()
         except (UserError, Fault) as error:
-            raise Wrong(str(error), "") from error  # it says what to do
+            raise Wrong(str(error), "") from error  # the message says what to do
         self.machine = measured(device)
         self._device = device
         return Found(device.note or f"{device.name}, {self.machine.name}")
 
     def _bench(self, scratch: Path) -> Bench:
-        """The place of all checks."""
         import torch
 
         gpu = self.machine.gpu if self.machine is not None else None
@@ -120,36 +118,30 @@ class Examination:
         )
 
 
+def _import_libraries() -> Found:
+    import maskora.app.doctor.checks  # noqa: F401
+
+    return Found("torch, diffusers, transformers and peft can be imported")
+
+
 @contextmanager
-def _scratch(cache: Path) -> Iterator[Path]:
-    """An empty folder on the cache's disk; elsewhere where it takes none, as a check will tell."""
+def _scratch_folder(cache: Path) -> Iterator[Path]:
+    """An empty folder on the cache's disk, or elsewhere where that disk cannot be written to."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
         made = tempfile.TemporaryDirectory(dir=cache, prefix=".doctor-")
-    except OSError:
+    except OSError:  # a check of the disk reports it
         made = tempfile.TemporaryDirectory(prefix="maskora-doctor-")
     with made as folder:
         yield Path(folder)
 
 
-def _able(machine: Machine | None, outcomes: Sequence[Outcome]) -> list[Verdict]:
-    """What the machine can do; nothing where it is not known which device computes."""
-    if machine is None:
-        return []
+def _speeds(outcomes: Sequence[Outcome]) -> Speeds:
     numbers = {name: value for outcome in outcomes for name, value in outcome.numbers.items()}
-    speeds = Speeds(numbers.get("bus"), numbers.get("staged"), numbers.get("disk_read"))
-    return verdicts(machine, speeds)
+    return Speeds(numbers.get("bus"), numbers.get("staged"), numbers.get("disk_read"))
 
 
-def problems_of(facts: Facts, outcomes: Sequence[Outcome]) -> list[str]:
-    """The names of what is broken."""
-    tools = [tool.name for tool in facts.tools if tool.state == "broken"]
-    return [*tools, *(outcome.name for outcome in outcomes if outcome.state == "broken")]
-
-
-def _at_once(text: str) -> None:
-    print(text, end="", flush=True)
-
-
-def _nothing(text: str) -> None:
-    pass
+def broken(facts: Facts, outcomes: Sequence[Outcome]) -> list[str]:
+    """The names of the tools and checks that are broken."""
+    things: Sequence[Tool | Outcome] = (*facts.tools, *outcomes)
+    return [thing.name for thing in things if thing.state == "broken"]

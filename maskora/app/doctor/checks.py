@@ -1,8 +1,12 @@
-"""What `maskora doctor` tries: small pieces of the real work, each with a result that is known."""
+"""The doctor's checks: bandwidths, and small pieces of the real work with a known result."""
 
 import math
+import os
+import statistics
+import tempfile
+import time
 import wave
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,35 +23,242 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from maskora import lora
-from maskora.app.doctor.bandwidths import (
-    disk_bandwidth,
-    pinned_bandwidth,
-    ram_bandwidth,
-    staged_bandwidth,
-)
 from maskora.app.doctor.outcomes import Bench, Check, Found, Skipped, Wrong
+from maskora.config.tables import Optimizer
 from maskora.hub import locate
 from maskora.latents import EncodedSample
 from maskora.models.registry import open_model
 from maskora.models.wan.encoders import normalised
 from maskora.streaming.blocks import precise
-from maskora.streaming.checkpoint import Checkpoint, ModuleReader, Reader
-from maskora.streaming.engine import Direction
+from maskora.streaming.checkpoint import Checkpoint, ModuleReader, Reader, byte_view
+from maskora.streaming.engine import Direction, Streamer
 from maskora.streaming.header import read_headers
-from maskora.streaming.host_memory import Driver, Pins, driver_of, host_buffer
+from maskora.streaming.host_memory import Driver, Pins, driver_of, host_buffer, is_ready
 from maskora.streaming.placement import RESIDENT, Placement, gb
 from maskora.streaming.weights import stream_weights
-from maskora.training.loop import TrainingPlan, choose_uniformly, train_step
+from maskora.training.loop import StageRun, choose_uniformly, train_step
 from maskora.training.optimizer import failed_trial, make_optimizer
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
 from maskora.video.write import AudioClip, write_lossless, write_mp4
 
+GB = 1e9
 BLOCKS, RING = 3, 2  # more blocks than buffers, so that every block moves
+COPY_BYTES, REPEATS, ROUNDS = 256_000_000, 10, 3
+PIECE = 2**24  # bytes that are read or written at once
+PINNED_PIECE, MOST_PINNED = 2**28, 2**34  # bytes
+
+INSTALL = "install the versions that maskora is tested with: pip install -e . -c constraints.txt"
+DRIVER = "update the GPU's driver, and restart the computer (in WSL: wsl --shutdown)"
+QUANT = 'pip install -e ".[quant]" -c constraints.txt'
 CORRUPT = (
     "the GPU does not get what lies in RAM or on the disk, so results would be wrong: update its "
     "driver (in WSL: wsl --update, then wsl --shutdown); if it stays, test the RAM and the disk"
 )
+FFMPEG = (
+    "imageio-ffmpeg's own program is needed: pip install --force-reinstall imageio-ffmpeg, and "
+    "unset IMAGEIO_FFMPEG_EXE where it names another one"
+)
+
+
+def measure_ram(bench: Bench) -> Found:
+    """Copies from RAM to RAM."""
+    speed = ram_bandwidth()
+    return Found(f"{speed / GB:.1f} GB/s copied", {"ram": speed})
+
+
+def measure_disk(bench: Bench) -> Found:
+    """Writing and reading on the disk of the cache."""
+    speed = disk_bandwidth(bench.cache)
+    message = f"writes {speed.write / GB:.2f} GB/s, reads {speed.read / GB:.2f} GB/s"
+    if speed.cached:
+        message += " (perhaps out of RAM: this system does not read past its cache)"
+    return Found(message, {"disk_write": speed.write, "disk_read": speed.read})
+
+
+def measure_bus(bench: Bench) -> Found:
+    """Copies to the GPU, from memory that is pinned and from memory that is not."""
+    if bench.vram is None:
+        raise Skipped("no GPU")
+    pinned, staged = pinned_bandwidth(bench.device), staged_bandwidth(bench.device)
+    slow = f"{staged / GB:.1f} GB/s through staging"
+    if pinned is None:
+        return Found(f"{slow}; no memory can be pinned", {"staged": staged})
+    numbers = {"bus": pinned, "staged": staged}
+    return Found(f"{pinned / GB:.1f} GB/s from pinned memory, {slow}", numbers)
+
+
+def measure_pinning(bench: Bench) -> Found:
+    """Pin as much memory as the system allows, and give it back at once."""
+    driver = driver_of(bench.device)
+    if driver is None:
+        raise Skipped("nothing needs to be pinned without a GPU")
+    pinned, refused = pinnable(driver, min(bench.ram // 2, MOST_PINNED))
+    end = f"then the system pins no more: {refused}" if refused else "more was not tried"
+    return Found(f"{gb(pinned)} GB; {end}", {"pinned": pinned})
+
+
+def pinnable(driver: Driver, most: int) -> tuple[int, str]:
+    """The bytes that can be pinned, up to about `most`, and why no more (empty: not tried)."""
+    pins = Pins(driver)
+    held: list[Tensor] = []
+    while len(held) * PINNED_PIECE < most:
+        buffer = host_buffer(PINNED_PIECE, pin=False)
+        if not pins.spare(buffer):
+            break
+        held.append(buffer)
+    return len(held) * PINNED_PIECE, pins.refused
+
+
+@dataclass(frozen=True)
+class DiskSpeed:
+    """Bytes per second of one large file.
+
+    Attributes:
+        write: until all of it is on the disk.
+        read: from its start to its end.
+        cached: the system could not be kept from reading out of RAM, so `read` may be RAM's.
+    """
+
+    write: float
+    read: float
+    cached: bool
+
+
+def pinned_bandwidth(device: torch.device, nbytes: int = COPY_BYTES) -> float | None:
+    """Host to device in bytes per second, from one block of memory as the engine pins it.
+
+    The median of ten copies; None where the memory cannot be pinned.
+    """
+    source = host_buffer(nbytes, pin=True)
+    if not is_ready(source):
+        return None
+    target = torch.empty(nbytes, dtype=torch.uint8, device=device)
+    return nbytes / _median_seconds(lambda: target.copy_(source, non_blocking=True), device)
+
+
+def staged_bandwidth(device: torch.device, nbytes: int = COPY_BYTES) -> float:
+    """Host to device in bytes per second, of blocks that wait in memory that is not pinned.
+
+    The engine itself moves them, through its staging; nothing computes meanwhile.
+    """
+    values = torch.zeros(nbytes // 2, dtype=torch.bfloat16)
+    waiting = nn.ModuleList(_Values(values) for _ in range(BLOCKS))
+    moved = nn.ModuleList(_Values(values.to("meta")) for _ in range(BLOCKS))
+    placement = Placement(blocks_to_swap=BLOCKS, weights="pageable")
+    supplied = stream_weights(
+        moved, list(moved), ModuleReader(waiting), lambda _: torch.bfloat16, placement, device
+    )
+
+    streamer = supplied.streamer
+    try:
+        _visit_all(streamer)  # warms up
+        before, started = streamer.traffic.bytes, _now(device)
+        for _ in range(ROUNDS):
+            _visit_all(streamer)
+        return (streamer.traffic.bytes - before) / (_now(device) - started)
+    finally:
+        supplied.close()
+
+
+def _visit_all(streamer: Streamer) -> None:
+    for index in range(BLOCKS):
+        with streamer.visit(index, "generate"):
+            pass
+
+
+def ram_bandwidth(nbytes: int = COPY_BYTES) -> float:
+    """Bytes per second of copying from RAM to RAM: the median of ten copies."""
+    source, target = host_buffer(nbytes, pin=False), host_buffer(nbytes, pin=False)
+    source.fill_(1)
+    return nbytes / _median_seconds(lambda: target.copy_(source), torch.device("cpu"))
+
+
+def disk_bandwidth(folder: Path, nbytes: int = COPY_BYTES) -> DiskSpeed:
+    """Write and read a file of random bytes in a folder; it is removed again.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    data = torch.randint(256, (PIECE,), dtype=torch.uint8)  # a compressing disk gains nothing
+    pieces = -(-nbytes // PIECE)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".disk-speed-") as scratch:
+        path = Path(scratch) / "bytes"
+        started = time.perf_counter()
+        with path.open("wb", buffering=0) as file:
+            _stop_caching(file.fileno())
+            for _ in range(pieces):
+                _write_all(file.fileno(), byte_view(data))
+            os.fsync(file.fileno())
+        written = time.perf_counter()
+        cached = _read_all(path, host_buffer(PIECE, pin=False))
+        seconds = time.perf_counter() - written
+    return DiskSpeed(pieces * PIECE / (written - started), pieces * PIECE / seconds, cached)
+
+
+def _write_all(file: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(file, data) :]
+
+
+def _read_all(path: Path, buffer: Tensor) -> bool:
+    """Read a file to its end, and say whether the system may have done so out of RAM."""
+    view = byte_view(buffer)
+    file, cached = _open_uncached(path)
+    with open(file, "rb", buffering=0) as stream:
+        while stream.readinto(view):
+            pass
+    return cached
+
+
+def _open_uncached(path: Path) -> tuple[int, bool]:
+    """A descriptor whose reads bypass the system's cache, and whether that was impossible."""
+    plain = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+    if hasattr(os, "O_DIRECT"):  # Linux
+        try:
+            return os.open(path, plain | os.O_DIRECT), False
+        except OSError:  # a file system that has no such reads, as one in RAM
+            return os.open(path, plain), True
+    file = os.open(path, plain)
+    return file, not _stop_caching(file)
+
+
+def _stop_caching(file: int) -> bool:
+    """On macOS, keep a file out of the page cache; False elsewhere."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows
+        return False
+    if not hasattr(fcntl, "F_NOCACHE"):
+        return False
+    fcntl.fcntl(file, fcntl.F_NOCACHE, 1)
+    return True
+
+
+def _median_seconds(work: Callable[[], object], device: torch.device) -> float:
+    """The median of ten runs, after one to warm up; the device's work is waited for."""
+    seconds = []
+    for _ in range(REPEATS + 1):
+        started = _now(device)
+        work()
+        seconds.append(_now(device) - started)
+    return statistics.median(seconds[1:])
+
+
+def _now(device: torch.device) -> float:
+    """The time, once the device has finished its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+class _Values(nn.Module):
+    """A block that is one parameter."""
+
+    def __init__(self, values: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(values, requires_grad=False)
 
 
 @dataclass(frozen=True)
@@ -55,13 +266,12 @@ class Shape:
     """A published transformer's block.
 
     Attributes:
-        told: which one it is.
         width: of its tokens.
         inner: of its feed-forward.
         heads: of its attention.
     """
 
-    told: str
+    name: str
     width: int
     inner: int
     heads: int
@@ -92,12 +302,12 @@ def stream_from_ram(bench: Bench, weights: str, shape: Shape | None = None) -> F
     placement = Placement(BLOCKS, weights=weights, ring=RING)
     found = stream(bench, chosen, expected, ModuleReader(expected), placement)
     if shape is None and chosen is not WIDE:
-        return Found(f"{found.told}; too little memory is free for those of {WIDE.told}")
+        return Found(f"{found.message}; too little memory is free for those of {WIDE.name}")
     return found
 
 
 def stream_from_disk(bench: Bench, shape: Shape = NARROW) -> Found:
-    """The same with blocks that are read from a file when they are needed."""
+    """As `stream_from_ram`, with blocks that are read from a file when they are needed."""
     expected = random_values(shape)
     path = bench.scratch / "blocks.safetensors"
     save_file({name: p.detach().clone() for name, p in expected.named_parameters()}, path)
@@ -110,7 +320,7 @@ def stream_from_disk(bench: Bench, shape: Shape = NARROW) -> Found:
 
 
 def affordable(bench: Bench) -> Shape:
-    """The widest published block of which enough fit into half of what may be had."""
+    """The widest published block of which enough fit into half of the free memory."""
     for shape in (WIDE, NARROW):
         block = sum(_nbytes(name, p) for name, p in shape.build()[0].named_parameters())
         on_host = BLOCKS if bench.vram is not None else BLOCKS + RING
@@ -156,13 +366,13 @@ def stream(
     finally:
         supplied.close()
     return Found(
-        f"{BLOCKS} blocks of {block / 1e6:.0f} MB (as of {shape.told}), loaded "
+        f"{BLOCKS} blocks of {block / 1e6:.0f} MB (as of {shape.name}), loaded "
         f"{streamer.traffic.loads} times, every byte compared at {visits} visits"
     )
 
 
 def _visits(shape: Shape) -> Iterator[tuple[Direction, int]]:
-    """One training step; and one denoising step, but for the widest, to save time."""
+    """One training step, then one denoising step; not for the widest blocks, to save time."""
     yield from (("forward", index) for index in range(BLOCKS))
     yield from (("backward", index) for index in reversed(range(BLOCKS)))
     if shape is not WIDE:
@@ -170,7 +380,7 @@ def _visits(shape: Shape) -> Iterator[tuple[Direction, int]]:
 
 
 def compare(index: int, block: nn.Module, expected: nn.Module) -> None:
-    """Every byte of a block is as expected. Raises Wrong."""
+    """Raises Wrong where a byte of a block is not as expected."""
     for name, parameter in block.named_parameters():
         found = parameter.detach().view(-1).view(torch.int32)  # no number is unlike itself
         meant = expected.get_parameter(name).detach().view(-1).view(torch.int32).to(found.device)
@@ -183,80 +393,8 @@ def compare(index: int, block: nn.Module, expected: nn.Module) -> None:
             )
 
 
-GB = 1e9
-PIECE, MOST = 2**28, 2**34  # of pinned memory, in bytes
-DRIVER = "update the GPU's driver, and restart the computer (in WSL: wsl --shutdown)"
-
-
-def measure_ram(bench: Bench) -> Found:
-    """Copies from RAM to RAM."""
-    speed = ram_bandwidth()
-    return Found(f"{speed / GB:.1f} GB/s copied", {"ram": speed})
-
-
-def measure_disk(bench: Bench) -> Found:
-    """Writing and reading on the disk of the cache."""
-    speed = disk_bandwidth(bench.cache)
-    told = f"writes {speed.write / GB:.2f} GB/s, reads {speed.read / GB:.2f} GB/s"
-    if speed.cached:
-        told += " (perhaps out of RAM: this system does not read past its cache)"
-    return Found(told, {"disk_write": speed.write, "disk_read": speed.read})
-
-
-def measure_pinning(bench: Bench) -> Found:
-    """How much memory can be pinned; it is given back at once."""
-    driver = driver_of(bench.device)
-    if driver is None:
-        raise Skipped("nothing needs to be pinned without a GPU")
-    pinned, refused = pinnable(driver, min(bench.ram // 2, MOST))
-    told = f"then the system pins no more: {refused}" if refused else "more was not tried"
-    return Found(f"{gb(pinned)} GB; {told}", {"pinned": pinned})
-
-
-def pinnable(driver: Driver, most: int) -> tuple[int, str]:
-    """How many bytes can be pinned, up to about `most`, and why no more (empty: not tried)."""
-    pins = Pins(driver)
-    held: list[Tensor] = []
-    while len(held) * PIECE < most:
-        buffer = host_buffer(PIECE, pin=False)
-        if not pins.spare(buffer):
-            break
-        held.append(buffer)
-    return len(held) * PIECE, pins.refused
-
-
-def measure_bus(bench: Bench) -> Found:
-    """Copies to the GPU, from memory that is pinned and from memory that is not."""
-    if bench.vram is None:
-        raise Skipped("no GPU")
-    pinned, staged = pinned_bandwidth(bench.device), staged_bandwidth(bench.device)
-    told = f"{staged / GB:.1f} GB/s through staging"
-    if pinned is None:
-        return Found(f"{told}; no memory can be pinned", {"staged": staged})
-    numbers = {"bus": pinned, "staged": staged}
-    return Found(f"{pinned / GB:.1f} GB/s from pinned memory, {told}", numbers)
-
-
-MEASURES = (
-    Check("RAM", measure_ram, "end other programs"),
-    Check(
-        "disk of the cache",
-        measure_disk,
-        "make room, or name a folder on another disk with XDG_CACHE_HOME",
-    ),
-    Check("from RAM to the GPU", measure_bus, DRIVER),
-)
-# The last of all: under WSL2, copies are known to do nothing once much was pinned and given back.
-PINNING = Check("memory that can be pinned", measure_pinning, DRIVER)
-
-
-QUANT = 'pip install -e ".[quant]" -c constraints.txt'
 STEPS = 2
-PLAN = TrainingPlan(
-    title="doctor", steps=STEPS, seed=0, optimizer="adamw", lr=1e-3, weight_decay=0.01,
-    method="uniform", shift=1.0, inside_weight=1.0, clipping=1.0, accumulation=1,
-    checkpoint_every=STEPS,
-)  # fmt: skip
+RUN = StageRun("motion", STEPS, optimizer=Optimizer(type="adamw", lr=1e-3))
 
 
 def train_streamed_and_resident(bench: Bench) -> Found:
@@ -278,7 +416,7 @@ def train_streamed_and_resident(bench: Bench) -> Found:
             )
     raise Wrong(
         f"{STEPS} steps with streamed blocks differ from those with resident ones: losses "
-        f"{_told(streamed)} instead of {_told(resident)}",
+        f"{_losses(streamed)} instead of {_losses(resident)}",
         CORRUPT,
     )
 
@@ -306,12 +444,12 @@ def _train(bench: Bench, placement: Placement) -> Trained:
     try:
         lora.inject(transformer, 4, 4.0, model.lora_targets("attention"), seed=0)
         trained = lora.trainable(transformer)
-        optimizer = make_optimizer(PLAN.optimizer, trained, PLAN.lr, PLAN.weight_decay)
+        optimizer = make_optimizer(RUN.optimizer, trained)
         transformer.train()
         transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
         choose = choose_uniformly([sample])
         entries = [
-            train_step(model, transformer, optimizer, choose, PLAN, step).read()
+            train_step(model, transformer, optimizer, choose, RUN, step).read()
             for step in range(1, STEPS + 1)
         ]
         return [entry.loss for entry in entries], [p.detach().cpu().clone() for p in trained]
@@ -329,7 +467,7 @@ def _distance(one: Trained, other: Trained) -> float:
     return max(*(abs(a - b) for a, b in zip(one[0], other[0], strict=True)), *weights)
 
 
-def _told(trained: Trained) -> str:
+def _losses(trained: Trained) -> str:
     return ", ".join(f"{loss:.9g}" for loss in trained[0])
 
 
@@ -375,10 +513,6 @@ def _check_numbers(what: str, numbers: Tensor, shape: tuple[int, ...]) -> None:
         )
 
 
-FFMPEG = (
-    "imageio-ffmpeg's own program is needed: pip install --force-reinstall imageio-ffmpeg, and "
-    "unset IMAGEIO_FFMPEG_EXE where it names another one"
-)
 RATE = Fraction(25)
 
 
@@ -387,10 +521,9 @@ def write_and_read_clip(bench: Bench) -> Found:
     random = np.random.default_rng(0)
     smooth = np.linspace(0, 255, 160, dtype=np.uint8)[None, :, None] // np.uint8(2)
     noise = random.integers(0, 256, (9, 96, 160, 3), dtype=np.uint8)
-    lossless, lossy = bench.scratch / "clip.mkv", bench.scratch / "clip.mp4"
-    sound = bench.scratch / "sound.wav"
     frames = [np.broadcast_to(smooth, (96, 160, 3)) + np.uint8(9 * index) for index in range(9)]
-    try:
+    with tempfile.TemporaryDirectory(dir=bench.scratch) as name:
+        lossless, lossy, sound = (Path(name) / file for file in ("a.mkv", "a.mp4", "a.wav"))
         write_lossless(lossless, noise, RATE)
         if not np.array_equal(np.stack(list(read_frames(probe(lossless)))), noise):
             raise Wrong("frames written without loss (FFV1) come back changed", FFMPEG)
@@ -398,12 +531,9 @@ def write_and_read_clip(bench: Bench) -> Found:
         write_mp4(lossy, frames, RATE, audio=AudioClip(sound, 0.0, 9 / 25))
         info = probe(lossy)
         away = np.abs(np.stack(list(read_frames(info))).astype(int) - np.stack(frames)).mean()
-        if away > 3 or not info.has_audio:
-            told = f"{away:.1f} levels off" if info.has_audio else "without its sound"
-            raise Wrong(f"a clip in H.264 comes back {told}", FFMPEG)
-    finally:
-        for path in (lossless, lossy, sound):
-            path.unlink(missing_ok=True)
+    if away > 3 or not info.has_audio:
+        fault = f"{away:.1f} levels off" if info.has_audio else "without its sound"
+        raise Wrong(f"a clip in H.264 comes back {fault}", FFMPEG)
     return Found("9 frames in FFV1 are back bit for bit, and in H.264 with sound alike")
 
 
@@ -411,9 +541,7 @@ def _write_tone(path: Path) -> None:
     """Half a second of 440 Hz."""
     samples = [round(8000 * math.sin(2 * math.pi * 440 * at / 16000)) for at in range(8000)]
     with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16000)
+        file.setparams((1, 2, 16000, len(samples), "NONE", ""))
         file.writeframes(np.array(samples, "<i2").tobytes())
 
 
@@ -428,8 +556,14 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-INSTALL = "install the versions that maskora is tested with: pip install -e . -c constraints.txt"
 CHECKS = (
+    Check("RAM", measure_ram, "end other programs"),
+    Check(
+        "disk of the cache",
+        measure_disk,
+        "make room, or name a folder on another disk with XDG_CACHE_HOME",
+    ),
+    Check("from RAM to the GPU", measure_bus, DRIVER),
     Check("blocks from RAM", partial(stream_from_ram, weights="pinned"), CORRUPT),
     Check(
         "blocks through staging",
@@ -441,4 +575,6 @@ CHECKS = (
     Check("8-bit optimizer", step_in_8_bits, f'set optimizer.type = "adamw", or {QUANT}'),
     Check("VAE", encode_and_decode, INSTALL),
     Check("a clip written and read", write_and_read_clip, FFMPEG),
+    # The last: under WSL2, copies may do nothing once much was pinned and given back.
+    Check("memory that can be pinned", measure_pinning, DRIVER),
 )

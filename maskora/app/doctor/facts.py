@@ -1,4 +1,4 @@
-"""What `maskora doctor` finds out about a machine without computing anything. Imports no torch."""
+"""The facts about a machine: system, GPUs, memory, caches, tools. Imports no torch."""
 
 import importlib.metadata
 import os
@@ -17,21 +17,19 @@ import psutil
 
 from maskora import __version__, devices
 from maskora.config import Config
-from maskora.devices import BFLOAT16, Capability
+from maskora.devices import Gpu
 from maskora.errors import Fault
 from maskora.files import cache_home
 from maskora.memory.machine import processor_name
 from maskora.system import Ram, on_wsl, ram
 
-# Without these nothing runs; their versions go into a bug report.
+# Required packages; their versions go into a bug report.
 PACKAGES = (
     "torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "huggingface_hub",
     "numpy", "av", "imageio-ffmpeg", "opencv-python-headless",
 )  # fmt: skip
 ENCODERS = ("libx264", "ffv1", "aac", "flac")
-FLOAT8 = (8, 9)  # the compute capability from which on a GPU computes in it
 INSTALL = "pip install -e . -c constraints.txt"
-State = Literal["ok", "missing", "broken"]
 
 
 @dataclass(frozen=True)
@@ -39,36 +37,15 @@ class Tool:
     """Something that maskora uses.
 
     Attributes:
-        state: "missing" is said of what one can do without.
-        told: its version, or what is wrong.
+        state: "missing" is for optional tools.
+        message: its version, or what is wrong.
         advice: what to do about it; empty where nothing is to be done.
     """
 
     name: str
-    state: State
-    told: str
+    state: Literal["ok", "missing", "broken"]
+    message: str
     advice: str = ""
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU; bytes, and None for what the driver does not tell.
-
-    Attributes:
-        capability: its compute capability, as "8.6".
-        bfloat16: whether attention computes in it.
-        float8: whether the GPU computes in it; weights can be stored in it on every GPU.
-        obstacle: why torch cannot use it; empty where it can.
-    """
-
-    name: str
-    total: int | None
-    free: int | None
-    capability: str | None
-    bfloat16: bool | None
-    float8: bool | None
-    driver: str
-    obstacle: str
 
 
 @dataclass(frozen=True)
@@ -88,7 +65,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Facts:
-    """A machine, as far as it tells about itself.
+    """A machine as its system describes it.
 
     Attributes:
         packages: version by name; None for what is not installed.
@@ -109,7 +86,7 @@ class Facts:
 
 def gather() -> Facts:
     """The facts of this machine."""
-    shown, driver = graphics()
+    gpus, driver = graphics()
     return Facts(
         maskora=__version__,
         system=system_name(),
@@ -117,15 +94,12 @@ def gather() -> Facts:
         processor=processor_name(),
         torch_build=build_name(),
         ram=ram(),
-        gpus=shown,
+        gpus=gpus,
         cache=folder(cache_home()),
         hub=folder(hub_cache()),
         packages={name: version_of(name) for name in PACKAGES},
-        tools=(
-            *driver, packages_tool(), ffmpeg(), browser(), gradio(), bitsandbytes(), sam2(),
-            captioner(),
-        ),
-    )  # fmt: skip
+        tools=(*driver, *tools()),
+    )
 
 
 def system_name() -> str:
@@ -136,81 +110,49 @@ def system_name() -> str:
 
 
 def build_name() -> str:
-    """What the installed torch was built for."""
+    """The installed torch and what it was built for."""
     build = devices.torch_build()
     if build is None:
         return "torch is not installed"
     kinds = [("CUDA", build.cuda), ("ROCm", build.hip)]
-    told = next((f"{kind} {version}" for kind, version in kinds if version), "the CPU")
-    return f"torch {build.version}, built for {told}"
+    target = next((f"{kind} {version}" for kind, version in kinds if version), "the CPU")
+    return f"torch {build.version}, built for {target}"
 
 
 def graphics() -> tuple[tuple[Gpu, ...], list[Tool]]:
     """The GPUs that the driver shows; and the driver, where it does not answer."""
     try:
-        return tuple(map(described, devices.gpus())), []
+        return devices.gpus(), []
     except Fault as error:
-        told, _, advice = str(error).rpartition(": ")
-        return (), [Tool("driver", "broken", told, advice)]
-
-
-def described(gpu: devices.Gpu) -> Gpu:
-    """A GPU as the driver tells it, with what follows."""
-    return Gpu(
-        name=gpu.name,
-        total=gpu.total,
-        free=gpu.free,
-        capability=devices.dotted(gpu.capability) if gpu.capability else None,
-        bfloat16=_at_least(gpu.capability, BFLOAT16),
-        float8=_at_least(gpu.capability, FLOAT8),
-        driver=gpu.driver,
-        obstacle=devices.obstacle(gpu, devices.torch_build()) or "",
-    )
-
-
-def _at_least(capability: Capability | None, least: Capability) -> bool | None:
-    return None if capability is None else capability >= least
+        message, _, advice = str(error).rpartition(": ")
+        return (), [Tool("driver", "broken", message, advice)]
 
 
 def folder(path: Path) -> Folder:
-    """How much a folder holds, and what is free on its disk, whether it is there yet or not."""
+    """A folder's size and what is free on its disk, also of a folder that is not there yet."""
     existing = next((parent for parent in (path, *path.parents) if parent.exists()), None)
-    return Folder(str(path), held_bytes(path), 0 if existing is None else disk_free(existing))
+    free = 0 if existing is None else int(psutil.disk_usage(str(existing)).free)
+    return Folder(str(path), _held_bytes(path), free)
 
 
-def held_bytes(path: Path) -> int:
-    """Bytes of the files below a folder; links do not count, nor what is just being removed."""
+def _held_bytes(path: Path) -> int:
+    """Bytes of the files below a folder, links and what is just being removed left out."""
     total = 0
     for root, _, names in os.walk(path):
         for name in names:
             with suppress(FileNotFoundError):
-                told = Path(root, name).lstat()
-                total += told.st_size if stat.S_ISREG(told.st_mode) else 0
+                status = Path(root, name).lstat()
+                total += status.st_size if stat.S_ISREG(status.st_mode) else 0
     return total
 
 
-def disk_free(path: Path) -> int:
-    """Bytes that are free on a folder's disk."""
-    return int(psutil.disk_usage(str(path)).free)
-
-
 def hub_cache() -> Path:
-    """Where files of the hub are kept."""
+    """The folder where files of the hub are kept."""
     if version_of("huggingface_hub") is None:
         return Path.home() / ".cache" / "huggingface" / "hub"
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return Path(HF_HUB_CACHE)
-
-
-def in_hub_cache(repository: str) -> bool:
-    """Whether weights of a hub repository were fetched."""
-    if version_of("huggingface_hub") is None:
-        return False
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(repository, "config.json")
-    return isinstance(found, str) and any(Path(found).parent.glob("*.safetensors"))
 
 
 def version_of(package: str) -> str | None:
@@ -221,17 +163,55 @@ def version_of(package: str) -> str | None:
         return None
 
 
-def packages_tool() -> Tool:
-    """What nothing runs without."""
-    missing = [name for name in PACKAGES if version_of(name) is None]
+def tools() -> tuple[Tool, ...]:
+    """Everything that maskora uses besides a GPU."""
+    sam2, captioner = Config().tracker.checkpoint, Config().caption.model
+    package = f", the package sam2 {version_of('sam2') or ''}".rstrip() if find_spec("sam2") else ""
+    optional = (  # name, what is there, what is said where it is not, and what to do then
+        (
+            "browser", _browser(), "none that maskora gui could open",
+            "open the address that it prints by hand, from another machine perhaps",
+        ),
+        (
+            "gradio", version_of("gradio"), "not installed",
+            'for the window: pip install -e ".[gui]" -c constraints.txt',
+        ),
+        (
+            "bitsandbytes", version_of("bitsandbytes"), "not installed",
+            'for 8-bit AdamW and nf4: pip install -e ".[quant]" -c constraints.txt',
+        ),
+        (
+            "SAM2", f"{sam2}{package}" if _is_fetched(sam2) else None,
+            f"{sam2} is not fetched yet{package}",
+            'fetched when tracker.type = "sam2" first runs; "simple" needs nothing',
+        ),
+        (
+            "captioner", captioner if _is_fetched(captioner) else None,
+            f"{captioner} is not fetched yet",
+            'fetched when a caption is "auto"; captions can be your own',
+        ),
+    )  # fmt: skip
+    return (
+        _packages(),
+        _ffmpeg(),
+        *(
+            Tool(name, "missing", otherwise, advice) if there is None else Tool(name, "ok", there)
+            for name, there, otherwise, advice in optional
+        ),
+    )
+
+
+def _packages() -> Tool:
+    versions = {name: version_of(name) for name in PACKAGES}
+    missing = [name for name, version in versions.items() if version is None]
     if missing:
         return Tool("packages", "broken", f"{', '.join(missing)} not installed", INSTALL)
-    told = ", ".join(f"{name} {version_of(name)}" for name in PACKAGES[1:4])
-    return Tool("packages", "ok", told)
+    shown = ", ".join(f"{name} {versions[name]}" for name in PACKAGES[1:4])
+    return Tool("packages", "ok", shown)
 
 
-def ffmpeg() -> Tool:
-    """The ffmpeg that imageio-ffmpeg brings: it runs, and has what clips are written with."""
+def _ffmpeg() -> Tool:
+    """The ffmpeg of imageio-ffmpeg: it runs, and has the encoders that clips are written with."""
     advice = (
         "pip install --force-reinstall imageio-ffmpeg, and unset IMAGEIO_FFMPEG_EXE where it names "
         "another program"
@@ -241,82 +221,41 @@ def ffmpeg() -> Tool:
 
         program = imageio_ffmpeg.get_ffmpeg_exe()
         version, listing = (
-            _said([program, "-hide_banner", *a]) for a in (["-version"], ["-encoders"])
+            _output([program, "-hide_banner", option]) for option in ("-version", "-encoders")
         )
     except (ImportError, RuntimeError, OSError, subprocess.SubprocessError) as error:
-        return Tool("ffmpeg", "broken", f"it does not run ({_reason(error)})", advice)
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        if isinstance(error, subprocess.CalledProcessError):
+            reason = f"status {error.returncode}"
+        return Tool("ffmpeg", "broken", f"it does not run ({reason})", advice)
     known = {words[1] for line in listing.splitlines() if len(words := line.split()) > 1}
-    told = " ".join(version.split()[:3])
-    if lacking := [name for name in ENCODERS if name not in known]:
-        return Tool("ffmpeg", "broken", f"{told} cannot write {', '.join(lacking)}", advice)
-    return Tool("ffmpeg", "ok", f"{told}, with {', '.join(ENCODERS)}")
+    name = " ".join(version.split()[:3])
+    if lacking := [encoder for encoder in ENCODERS if encoder not in known]:
+        return Tool("ffmpeg", "broken", f"{name} cannot write {', '.join(lacking)}", advice)
+    return Tool("ffmpeg", "ok", f"{name}, with {', '.join(ENCODERS)}")
 
 
-def _said(command: list[str]) -> str:
+def _output(command: list[str]) -> str:
     result = subprocess.run(
         command, capture_output=True, encoding="utf-8", errors="replace", timeout=20, check=True
     )
     return result.stdout
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, subprocess.CalledProcessError):
-        return f"status {error.returncode}"
-    return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-def browser() -> Tool:
-    """What `maskora gui` would open."""
+def _browser() -> str | None:
+    """The browser that `maskora gui` would open."""
     try:
         found = webbrowser.get()
     except webbrowser.Error:
-        return Tool(
-            "browser", "missing", "none that maskora gui could open",
-            "open the address that it prints by hand, from another machine perhaps",
-        )  # fmt: skip
-    return Tool("browser", "ok", found.name or type(found).__name__)
+        return None
+    return found.name or type(found).__name__
 
 
-def gradio() -> Tool:
-    """The window's package."""
-    version, advice = (
-        version_of("gradio"),
-        'for the window: pip install -e ".[gui]" -c constraints.txt',
-    )
-    if version is None:
-        return Tool("gradio", "missing", "not installed", advice)
-    return Tool("gradio", "ok", version)
+def _is_fetched(repository: str) -> bool:
+    """True if the weights of a hub repository are in the hub's cache."""
+    if version_of("huggingface_hub") is None:
+        return False
+    from huggingface_hub import try_to_load_from_cache
 
-
-def bitsandbytes() -> Tool:
-    """8-bit AdamW, and weights in nf4."""
-    version = version_of("bitsandbytes")
-    if version is None:
-        return Tool(
-            "bitsandbytes", "missing", "not installed",
-            'for 8-bit AdamW and nf4: pip install -e ".[quant]" -c constraints.txt',
-        )  # fmt: skip
-    return Tool("bitsandbytes", "ok", version)
-
-
-def sam2() -> Tool:
-    """SAM2 by transformers, and by its own package."""
-    checkpoint = Config().tracker.checkpoint
-    own = f", the package sam2 {version_of('sam2') or ''}".rstrip() if find_spec("sam2") else ""
-    if in_hub_cache(checkpoint):
-        return Tool("SAM2", "ok", f"{checkpoint}{own}")
-    return Tool(
-        "SAM2", "missing", f"{checkpoint} is not fetched yet{own}",
-        'fetched when tracker.type = "sam2" first runs; "simple" needs nothing',
-    )  # fmt: skip
-
-
-def captioner() -> Tool:
-    """Florence-2."""
-    model = Config().caption.model
-    if in_hub_cache(model):
-        return Tool("captioner", "ok", model)
-    return Tool(
-        "captioner", "missing", f"{model} is not fetched yet",
-        'fetched when a caption is "auto"; captions can be your own',
-    )  # fmt: skip
+    found = try_to_load_from_cache(repository, "config.json")
+    return isinstance(found, str) and any(Path(found).parent.glob("*.safetensors"))

@@ -1,7 +1,10 @@
-"""The trackers, by name. None imports torch before it is opened."""
+"""The trackers, a file each, by name. None imports torch before it is opened.
+
+A new one is a file here with a class that fulfils `maskora.masks.tracking.Tracker`, a name in
+`TrackerKind`, and a case in `open_tracker`.
+"""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +17,7 @@ from maskora.masks.tracking import Tracker
 TrackerKind = Literal["simple", "sam2"]
 
 KEY = "[tracker] checkpoint"
-ORIGINAL = (".pt", ".pth")  # endings of the original checkpoints
+ORIGINAL = (".pt", ".pth")  # endings of SAM2's original checkpoints
 
 
 def open_tracker(
@@ -23,7 +26,7 @@ def open_tracker(
     """A tracker for one clip.
 
     Args:
-        kind: "simple" needs nothing; "sam2" a checkpoint.
+        kind: "simple" needs no checkpoint.
         checkpoint: a hub id, a local folder in transformers' layout, or an original .pt file.
         frames_THWC: uint8 RGB frames at the workspace's size.
         relative_to: where a relative checkpoint path counts from.
@@ -31,16 +34,10 @@ def open_tracker(
     Raises:
         UserError: there is no such checkpoint, or it is not one of SAM2.
     """
-    return _KINDS[kind](checkpoint, frames_THWC, relative_to)
+    if kind == "simple":
+        from maskora.masks.trackers.simple import SimpleTracker
 
-
-def _open_simple(checkpoint: str, frames_THWC: np.ndarray, relative_to: Path) -> Tracker:
-    from maskora.masks.trackers.simple import SimpleTracker
-
-    return SimpleTracker(frames_THWC)
-
-
-def _open_sam2(checkpoint: str, frames_THWC: np.ndarray, relative_to: Path) -> Tracker:
+        return SimpleTracker(frames_THWC)
     if checkpoint.endswith(ORIGINAL):
         file = _find_file(checkpoint, relative_to)
         from maskora.masks.trackers.sam2_package import Sam2PackageTracker
@@ -61,9 +58,3 @@ def _find_file(checkpoint: str, relative_to: Path) -> Path:
         f"{KEY}: there is no file {checkpoint!r} (relative paths count from {relative_to}). Fetch "
         f"it, or name a checkpoint on the hub such as facebook/sam2.1-hiera-large."
     )
-
-
-_KINDS: dict[TrackerKind, Callable[[str, np.ndarray, Path], Tracker]] = {
-    "simple": _open_simple,
-    "sam2": _open_sam2,
-}

@@ -1,17 +1,13 @@
 """SAM2 by transformers, from a checkpoint in its layout. Needs no torchvision.
 
-Transformers' own processor needs torchvision, so its documented steps are done in `sam2_files`.
+Transformers' own processor needs torchvision, so its documented steps are done by `Preparation`.
 Each object has its own session of `Sam2VideoModel`: objects do not influence each other in SAM2,
 and in a shared session a frame in which only some are anchored would also track the others there.
 The features of a frame, which are by far the most work, are shared by all sessions.
 """
 
 import json
-import pickle
-import re
-import struct
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,20 +24,21 @@ from transformers.utils import logging as transformers_logging
 from maskora import devices
 from maskora.errors import UserError
 from maskora.hub import refuse_quantised
-from maskora.masks import Labels
-from maskora.masks.prompts import Box, Click, Prompt
-from maskora.masks.shapes import Silhouette
+from maskora.masks import Labels, Silhouette
+from maskora.masks.prompts import Box, Click, Prompt, common_box
 from maskora.masks.trackers import KEY
 from maskora.masks.tracking import Anchors, Silhouettes
 
 # sam2 is the configuration for single pictures; it is good enough where the memory is there too.
 MODEL_TYPES = ("sam2_video", "sam2")
 RESAMPLING = {2: "bilinear", 3: "bicubic"}  # by PIL's numbers
+KEPT_FRAMES = 8  # whose features are kept; about 0.1 GB each at 1024 pixels
+BOX_CORNERS = (2, 3)  # SAM2's labels of a box's two corners, given as points
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a frame becomes the model's input; what a checkpoint does not say is as SAM2's own.
+    """Turns a frame into the model's input. The defaults are those of SAM2 itself.
 
     Attributes:
         size: the side of the model's square picture, in pixels; the frame's aspect is not kept.
@@ -80,192 +77,8 @@ class Preparation:
         return (resized_11SS >= 0.5).float()
 
 
-def load(folder: Path) -> tuple[Any, Preparation]:
-    """The Sam2VideoModel (float32, on the CPU, in eval mode) and its preparation.
-
-    Raises:
-        UserError: the folder holds no SAM2, not all of it, or something that cannot be read.
-    """
-    config = read_json(folder / "config.json")
-    refuse_quantised(config, folder, KEY)
-    model_type = config.get("model_type")
-    if model_type not in MODEL_TYPES:
-        raise UserError(
-            f"{KEY}: {folder} holds a model of type {model_type!r}, not SAM2 for videos "
-            f"(sam2_video). Name a checkpoint such as facebook/sam2.1-hiera-large."
-        )
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(
-            f"{KEY}: {folder} holds no .safetensors file with SAM2's weights. Fetch the whole "
-            f"checkpoint; an original .pt file is named itself, not its folder."
-        )
-    model = _load_weights(folder)
-    preparation = read_preparation(folder)
-    if preparation.size != model.config.image_size:
-        raise UserError(
-            f"{KEY}: {folder} prepares pictures of {preparation.size} pixels for a model of "
-            f"{model.config.image_size}. Fetch the checkpoint again."
-        )
-    return model.eval(), preparation
-
-
-def _load_weights(folder: Path) -> Any:
-    transformers_logging.disable_progress_bar()  # it counts tensors
-    try:
-        model, found = Sam2VideoModel.from_pretrained(
-            folder,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            dtype=torch.float32,
-            attn_implementation="sdpa",  # a folder may ask for code from elsewhere
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(
-            f"{KEY}: {folder} cannot be read as SAM2 ({reason}). Fetch the checkpoint again, or "
-            f"name another one such as facebook/sam2.1-hiera-large."
-        ) from None
-    if missing := sorted(found["missing_keys"]):
-        raise UserError(
-            f"{KEY}: {folder} lacks {len(missing)} of SAM2's tensors for videos, {missing[0]} the "
-            f"first. It may be SAM2 for single pictures, or cut short: name a whole checkpoint "
-            f"such as facebook/sam2.1-hiera-large."
-        )
-    return model
-
-
-def read_preparation(folder: Path) -> Preparation:
-    """From the files that transformers writes, in the order in which it reads them.
-
-    Raises:
-        UserError: none is there, or one asks for what SAM2's processor does not do.
-    """
-    nested = folder / "processor_config.json"
-    values = read_json(nested).get("video_processor") if nested.is_file() else None
-    for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
-        if values is None and (folder / name).is_file():
-            values = read_json(folder / name)
-    if values is None:
-        raise UserError(
-            f"{KEY}: {folder} does not say how pictures are prepared: it has neither "
-            f"processor_config.json nor video_preprocessor_config.json. Fetch them too."
-        )
-    size = values.get("size") or {"height": 1024, "width": 1024}
-    resample = values.get("resample", 2)
-    if size.get("height") is None or size["height"] != size.get("width"):
-        raise UserError(f"{KEY}: {folder} asks for pictures of size {size}; SAM2's are square")
-    if resample not in RESAMPLING:
-        raise UserError(f"{KEY}: {folder} asks for resampling {resample!r}, not one of PIL's 2, 3")
-    constants = {"mean": "image_mean", "std": "image_std", "rescale": "rescale_factor"}
-    given = {name: values[key] for name, key in constants.items() if values.get(key) is not None}
-    return Preparation(size["height"], resample=RESAMPLING[resample], **given)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises UserError where it is no readable JSON object."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{KEY}: {path} cannot be read ({error}). Name a folder in transformers' layout, as "
-            f"fetched from facebook/sam2.1-hiera-large."
-        ) from None
-    if not isinstance(values, dict):
-        raise UserError(f"{KEY}: {path} holds no JSON object. Fetch the checkpoint again.")
-    return values
-
-
-# (width of the first block, number of blocks) of SAM2's image encoder -> the letter in its name
-SIZES = {(96, 12): "t", (96, 16): "s", (112, 24): "b+", (144, 48): "l"}
-PATCHES = "image_encoder.trunk.patch_embed.proj.weight"
-BLOCK = re.compile(r"image_encoder\.trunk\.blocks\.(\d+)\.")
-SINCE_2_1 = "no_obj_embed_spatial"  # a tensor that 2.0 does not have
-
-# What torch.load and zipfile raise on damaged files, beside pickle's own error.
-UNREADABLE = (
-    OSError,
-    RuntimeError,
-    ValueError,
-    EOFError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    struct.error,
-    zipfile.BadZipFile,
-)
-
-
-def config_name(shapes: Mapping[str, Sequence[int]]) -> str | None:
-    """Which of the sam2 package's configurations a checkpoint is of; None if of none.
-
-    Args:
-        shapes: of its tensors, by name.
-    """
-    blocks = {int(found[1]) for name in shapes if (found := BLOCK.match(name))}
-    width = next(iter(shapes.get(PATCHES, ())), 0)
-    size = SIZES.get((width, len(blocks)))
-    if size is None:
-        return None
-    version = "sam2.1" if SINCE_2_1 in shapes else "sam2"
-    return f"configs/{version}/{version}_hiera_{size}.yaml"
-
-
-def read(path: Path) -> tuple[dict[str, torch.Tensor], str]:
-    """The tensors of a checkpoint and the name of their configuration.
-
-    Only tensors are read: a file that asks for anything else to be done is refused.
-
-    Raises:
-        UserError: it cannot be read like that, or is no SAM2.
-    """
-    what = "Name an original SAM2 checkpoint such as sam2.1_hiera_large.pt."
-    try:
-        is_archive = zipfile.is_zipfile(path)
-        content = torch.load(path, map_location="cpu", weights_only=True) if is_archive else None
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{KEY}: {path} was refused: it is damaged, or holds more than tensors, and reading "
-            f"that could run a program. {what}"
-        ) from None
-    except UNREADABLE as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"{KEY}: {path} cannot be read ({reason}). {what}") from None
-    if not is_archive:
-        raise UserError(f"{KEY}: {path} is no checkpoint of PyTorch, or a part of one. {what}")
-    weights = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(weights, dict):
-        raise UserError(f"{KEY}: {path} has no 'model' in it, as SAM2's have. {what}")
-    tensors = {name: value for name, value in weights.items() if isinstance(value, torch.Tensor)}
-    name = config_name({name: tuple(value.shape) for name, value in tensors.items()})
-    if name is None:
-        raise UserError(f"{KEY}: {path} holds tensors of another model than SAM2. {what}")
-    return tensors, name
-
-
-KEPT_FRAMES = 8  # whose features are kept; about 0.1 GB each at 1024 pixels
-BOX_CORNERS = (2, 3)  # SAM2's labels of a box's two corners, given as points
-
-
-class _Frames:
-    """The frames as the model's input, prepared when asked for."""
-
-    def __init__(self, frames_THWC: np.ndarray, preparation: Preparation) -> None:
-        self._frames_THWC, self._preparation = frames_THWC, preparation
-
-    def __len__(self) -> int:
-        return len(self._frames_THWC)
-
-    def __getitem__(self, frame: int) -> torch.Tensor:
-        return self._preparation.frame(self._frames_THWC[frame])
-
-
 class Sam2Tracker:
-    """`Sam2VideoModel` on the frames of one clip, on the GPU if there is one.
-
-    Attributes:
-        label: what it is called towards the person.
-    """
+    """A `Tracker` by `Sam2VideoModel`, on the GPU if there is one."""
 
     def __init__(self, folder: Path, name: str, frames_THWC: np.ndarray) -> None:
         """Open a checkpoint.
@@ -365,17 +178,13 @@ class Sam2Tracker:
     def _points(self, prompts: Sequence[Prompt]) -> tuple[torch.Tensor, torch.Tensor]:
         """coords_11N2 in the model's pixels, labels_11N: the box's corners, then the clicks."""
         boxes = [prompt for prompt in prompts if isinstance(prompt, Box)]
-        points: list[tuple[float, float]] = []
-        labels: list[int] = []
-        if boxes:
-            left, top = min(box.x for box in boxes), min(box.y for box in boxes)
-            right = max(box.x + box.width for box in boxes)
-            bottom = max(box.y + box.height for box in boxes)
-            points += [(left, top), (right, bottom)]
-            labels += BOX_CORNERS
         clicks = [prompt for prompt in prompts if isinstance(prompt, Click)]
-        points += [(click.x, click.y) for click in clicks]
-        labels += [int(click.positive) for click in clicks]
+        points = [(click.x, click.y) for click in clicks]
+        labels = [int(click.positive) for click in clicks]
+        if boxes:
+            left, top, right, bottom = common_box(boxes)
+            points = [(left, top), (right, bottom), *points]
+            labels = [*BOX_CORNERS, *labels]
         scaled = [self._preparation.point(x, y, self._width, self._height) for x, y in points]
         return (
             torch.tensor(scaled, dtype=torch.float32, device=self._device)[None, None],
@@ -405,3 +214,112 @@ class Sam2Tracker:
             ),
         ):
             yield
+
+
+class _Frames:
+    """The frames as the model's input, prepared when asked for."""
+
+    def __init__(self, frames_THWC: np.ndarray, preparation: Preparation) -> None:
+        self._frames_THWC, self._preparation = frames_THWC, preparation
+
+    def __len__(self) -> int:
+        return len(self._frames_THWC)
+
+    def __getitem__(self, frame: int) -> torch.Tensor:
+        return self._preparation.frame(self._frames_THWC[frame])
+
+
+def load(folder: Path) -> tuple[Any, Preparation]:
+    """The Sam2VideoModel (float32, on the CPU, in eval mode) and its preparation.
+
+    Raises:
+        UserError: the folder holds no SAM2, not all of it, or something that cannot be read.
+    """
+    config = read_json(folder / "config.json")
+    refuse_quantised(config, folder, KEY)
+    model_type = config.get("model_type")
+    if model_type not in MODEL_TYPES:
+        raise UserError(
+            f"{KEY}: {folder} holds a model of type {model_type!r}, not SAM2 for videos "
+            f"(sam2_video). Name a checkpoint such as facebook/sam2.1-hiera-large."
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"{KEY}: {folder} holds no .safetensors file with SAM2's weights. Fetch the whole "
+            f"checkpoint; an original .pt file is named itself, not its folder."
+        )
+    model = _load_weights(folder)
+    preparation = read_preparation(folder)
+    if preparation.size != model.config.image_size:
+        raise UserError(
+            f"{KEY}: {folder} prepares pictures of {preparation.size} pixels for a model of "
+            f"{model.config.image_size}. Fetch the checkpoint again."
+        )
+    return model.eval(), preparation
+
+
+def _load_weights(folder: Path) -> Any:
+    transformers_logging.disable_progress_bar()  # it counts tensors
+    try:
+        model, found = Sam2VideoModel.from_pretrained(
+            folder,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            dtype=torch.float32,
+            attn_implementation="sdpa",  # a folder may ask for code from elsewhere
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(
+            f"{KEY}: {folder} cannot be read as SAM2 ({reason}). Fetch the checkpoint again, or "
+            f"name another one such as facebook/sam2.1-hiera-large."
+        ) from None
+    if missing := sorted(found["missing_keys"]):
+        raise UserError(
+            f"{KEY}: {folder} lacks {len(missing)} of SAM2's tensors for videos, {missing[0]} the "
+            f"first. It may be SAM2 for single pictures, or cut short: name a whole checkpoint "
+            f"such as facebook/sam2.1-hiera-large."
+        )
+    return model
+
+
+def read_preparation(folder: Path) -> Preparation:
+    """From the files that transformers writes, in the order in which it reads them.
+
+    Raises:
+        UserError: none is there, or one asks for what SAM2's processor does not do.
+    """
+    nested = folder / "processor_config.json"
+    values = read_json(nested).get("video_processor") if nested.is_file() else None
+    for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
+        if values is None and (folder / name).is_file():
+            values = read_json(folder / name)
+    if values is None:
+        raise UserError(
+            f"{KEY}: {folder} does not say how pictures are prepared: it has neither "
+            f"processor_config.json nor video_preprocessor_config.json. Fetch them too."
+        )
+    size = values.get("size") or {"height": 1024, "width": 1024}
+    resample = values.get("resample", 2)
+    if size.get("height") is None or size["height"] != size.get("width"):
+        raise UserError(f"{KEY}: {folder} asks for pictures of size {size}; SAM2's are square")
+    if resample not in RESAMPLING:
+        raise UserError(f"{KEY}: {folder} asks for resampling {resample!r}, not one of PIL's 2, 3")
+    constants = {"mean": "image_mean", "std": "image_std", "rescale": "rescale_factor"}
+    given = {name: values[key] for name, key in constants.items() if values.get(key) is not None}
+    return Preparation(size["height"], resample=RESAMPLING[resample], **given)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises UserError where it is no readable JSON object."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{KEY}: {path} cannot be read ({error}). Name a folder in transformers' layout, as "
+            f"fetched from facebook/sam2.1-hiera-large."
+        ) from None
+    if not isinstance(values, dict):
+        raise UserError(f"{KEY}: {path} holds no JSON object. Fetch the checkpoint again.")
+    return values

@@ -8,8 +8,12 @@ PNGs: the package opens them with Pillow, which goes by content, so that the mod
 workspace's frames and not a lossy copy of them.
 """
 
+import pickle
+import re
+import struct
 import tempfile
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,26 +24,31 @@ from PIL import Image
 
 from maskora import devices
 from maskora.errors import UserError
-from maskora.masks import Labels
-from maskora.masks.prompts import Box, Click, Prompt
-from maskora.masks.shapes import Silhouette
+from maskora.masks import Labels, Silhouette
+from maskora.masks.prompts import Box, Click, Prompt, common_box
 from maskora.masks.trackers import KEY
-from maskora.masks.trackers.sam2 import read
 from maskora.masks.tracking import Anchors, Silhouettes
 
 INSTALL = "git clone https://github.com/facebookresearch/sam2.git; there: pip install -e ."
+# (width of the first block, number of blocks) of SAM2's image encoder -> the letter in its name
+SIZES = {(96, 12): "t", (96, 16): "s", (112, 24): "b+", (144, 48): "l"}
+PATCHES = "image_encoder.trunk.patch_embed.proj.weight"
+BLOCK = re.compile(r"image_encoder\.trunk\.blocks\.(\d+)\.")
+SINCE_2_1 = "no_obj_embed_spatial"  # a tensor that 2.0 does not have
+
+# What torch.load and zipfile raise on damaged files, beside pickle's own error.
+UNREADABLE = (
+    OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError,
+    struct.error, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 class Sam2PackageTracker:
-    """`SAM2VideoPredictor` on the frames of one clip, on the GPU if there is one.
-
-    Attributes:
-        label: what it is called towards the person.
-    """
+    """A `Tracker` by the package's `SAM2VideoPredictor`, on the GPU if there is one."""
 
     def __init__(self, path: Path, frames_THWC: np.ndarray) -> None:
         """frames_THWC: uint8 RGB. Raises UserError: no SAM2, or the package is not installed."""
-        weights, config = read(path)
+        weights, config = read_checkpoint(path)
         self.label = f"SAM2 ({path.stem})"
         self._device = torch.device(devices.for_small_models())
         self._predictor = build(config, weights, self._device, path)
@@ -103,6 +112,53 @@ class Sam2PackageTracker:
             yield
 
 
+def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], str]:
+    """The tensors of a checkpoint and the name of their configuration.
+
+    Only tensors are read: a file that asks for anything else to be done is refused.
+
+    Raises:
+        UserError: it cannot be read like that, or is no SAM2.
+    """
+    what = "Name an original SAM2 checkpoint such as sam2.1_hiera_large.pt."
+    try:
+        is_archive = zipfile.is_zipfile(path)
+        content = torch.load(path, map_location="cpu", weights_only=True) if is_archive else None
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{KEY}: {path} was refused: it is damaged, or holds more than tensors, and reading "
+            f"that could run a program. {what}"
+        ) from None
+    except UNREADABLE as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(f"{KEY}: {path} cannot be read ({reason}). {what}") from None
+    if not is_archive:
+        raise UserError(f"{KEY}: {path} is no checkpoint of PyTorch, or a part of one. {what}")
+    weights = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(weights, dict):
+        raise UserError(f"{KEY}: {path} has no 'model' in it, as SAM2's have. {what}")
+    tensors = {name: value for name, value in weights.items() if isinstance(value, torch.Tensor)}
+    name = config_name({name: tuple(value.shape) for name, value in tensors.items()})
+    if name is None:
+        raise UserError(f"{KEY}: {path} holds tensors of another model than SAM2. {what}")
+    return tensors, name
+
+
+def config_name(shapes: Mapping[str, Sequence[int]]) -> str | None:
+    """Which of the sam2 package's configurations a checkpoint is of; None if of none.
+
+    Args:
+        shapes: of its tensors, by name.
+    """
+    blocks = {int(found[1]) for name in shapes if (found := BLOCK.match(name))}
+    width = next(iter(shapes.get(PATCHES, ())), 0)
+    size = SIZES.get((width, len(blocks)))
+    if size is None:
+        return None
+    version = "sam2.1" if SINCE_2_1 in shapes else "sam2"
+    return f"configs/{version}/{version}_hiera_{size}.yaml"
+
+
 def build(config: str, weights: dict[str, torch.Tensor], device: torch.device, path: Path) -> Any:
     """The package's SAM2VideoPredictor with these weights.
 
@@ -138,9 +194,7 @@ def _as_arguments(prompts: Sequence[Prompt]) -> dict[str, np.ndarray]:
     """Points, labels and box as `add_new_points_or_box` wants them, in the frame's pixels."""
     given: dict[str, np.ndarray] = {}
     if boxes := [prompt for prompt in prompts if isinstance(prompt, Box)]:
-        far = [max(box.x + box.width for box in boxes), max(box.y + box.height for box in boxes)]
-        near = [min(box.x for box in boxes), min(box.y for box in boxes)]
-        given["box"] = np.array(near + far, np.float32)
+        given["box"] = np.array(common_box(boxes), np.float32)
     if clicks := [prompt for prompt in prompts if isinstance(prompt, Click)]:
         given["points"] = np.array([(click.x, click.y) for click in clicks], np.float32)
         given["labels"] = np.array([click.positive for click in clicks], np.int32)

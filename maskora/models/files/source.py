@@ -6,8 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from maskora.config.tables import Model
 from maskora.errors import UserError
 from maskora.files import digest
+from maskora.hub import find_file, locate
 from maskora.models.files import wan
 from maskora.models.files.folder import (
     DiffusersFolder,
@@ -108,6 +110,39 @@ def open_source(where: Path | None, files: Mapping[str, Path] | None = None) -> 
         return from_single_files(files, alone=True)
     found = _find_wan(where) or DiffusersFolder(where)
     return WithOverrides(from_single_files(files, alone=False), found) if files else found
+
+
+def resolve_base(model: Model, root: Path, patterns: list[str] | None = None) -> Source:
+    """The parts of the base that [model] names.
+
+    Args:
+        root: the folder from which relative paths count.
+        patterns: which of a hub repository's files are needed; None for all of a model's.
+
+    Raises:
+        UserError: a file or folder is not there, or a hub repository cannot be reached.
+    """
+    files = resolve_files(model, root)
+    if find_file(model.path, root):
+        raise UserError(
+            f"[model] path: {model.path!r} is a file: name it in [model] files by its part, as in "
+            f'files = {{transformer = "{model.path}"}}'
+        )
+    folder = locate(model.path, root, patterns, without=model.files) if model.path else None
+    return open_source(folder, files)
+
+
+def resolve_files(model: Model, root: Path) -> dict[str, Path]:
+    """Part -> its single file, of [model] files. Raises UserError with all that are not there."""
+    found = {part: find_file(path, root) for part, path in model.files.items()}
+    missing = [
+        f"[model] files: {part} = {model.files[part]!r} does not exist"
+        for part, file in found.items()
+        if file is None
+    ]
+    if missing:
+        raise UserError("\n".join(missing))
+    return {part: file for part, file in found.items() if file is not None}
 
 
 def identity(source: Source, part: str) -> str:

@@ -2,13 +2,15 @@
 
 import importlib.util
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
@@ -111,11 +113,17 @@ def test_constants_come_from_whichever_file_has_them(
     assert list(found.std) == PREPARATION["image_std"]
 
 
-def test_prompts_reach_the_prompt_encoder_in_its_own_pixels(tracker: Sam2Tracker) -> None:
+def watched(tracker: Sam2Tracker) -> list[dict[str, torch.Tensor]]:
+    """What the prompt encoder is given, a call each."""
     seen: list[dict[str, torch.Tensor]] = []
     tracker._model.prompt_encoder.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs), with_kwargs=True
     )
+    return seen
+
+
+def test_prompts_reach_the_prompt_encoder_in_its_own_pixels(tracker: Sam2Tracker) -> None:
+    seen = watched(tracker)
     prompts = [
         Click(1, 40, 12, object_id=7),
         Click(1, 80, 48, positive=False, object_id=7),
@@ -164,10 +172,7 @@ def test_a_click_and_a_box_give_what_the_model_gives_by_itself(
 
 
 def test_what_is_there_already_goes_in_as_logits(tracker: Sam2Tracker) -> None:
-    seen: list[dict[str, torch.Tensor]] = []
-    tracker._model.prompt_encoder.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs), with_kwargs=True
-    )
+    seen = watched(tracker)
     before_HW = NOTHING.copy()
     before_HW[ONE] = 1
     clicks = [Click(0, 30, 20), Click(0, 60, 30, object_id=2)]
@@ -230,12 +235,13 @@ def test_objects_come_from_their_first_anchor_on_the_path_on(tracker: Sam2Tracke
     assert forward == [[], [1], [1], [1, 2], [1, 2]]
     backward = [sorted(one) for one in tracker.propagate(range(2, -1, -1), anchors)]
     assert backward == [[], [1], [1]]
-
-
-def test_a_path_of_the_first_frame_alone_gives_its_anchor(tracker: Sam2Tracker) -> None:
     for path in (range(1), range(0, -1, -1)):
         (silhouettes,) = tracker.propagate(path, {0: {1: ONE}})
         assert (silhouettes[1] == ONE).all()
+    empty_HW = np.zeros((HEIGHT, WIDTH), bool)
+    found = list(tracker.propagate(range(3), {0: {1: empty_HW}}))
+    assert not found[0][1].any()
+    assert [sorted(silhouettes) for silhouettes in found] == [[1]] * 3, "an empty one, too"
 
 
 def test_an_anchor_ahead_is_remembered(tracker: Sam2Tracker) -> None:
@@ -252,13 +258,6 @@ def test_passes_do_not_influence_each_other(tracker: Sam2Tracker) -> None:
     tracker.segment(2, [Click(2, 5, 5)], NOTHING)
     again = list(tracker.propagate(range(FRAMES), {0: {1: ONE}}))
     assert all((one[1] == two[1]).all() for one, two in zip(first, again, strict=True))
-
-
-def test_an_empty_anchor_is_carried_too(tracker: Sam2Tracker) -> None:
-    empty_HW = np.zeros((HEIGHT, WIDTH), bool)
-    found = list(tracker.propagate(range(3), {0: {1: empty_HW}}))
-    assert not found[0][1].any()
-    assert [sorted(silhouettes) for silhouettes in found] == [[1]] * 3
 
 
 def test_features_are_computed_once_per_frame_and_kept_within_bounds(folder: Path) -> None:
@@ -282,80 +281,62 @@ def test_it_is_opened_by_its_name(folder: Path, clip: np.ndarray) -> None:
     tracker.close()
 
 
-def changed(folder: Path, tmp_path: Path, **config: object) -> Path:
-    """The tiny checkpoint with other values in its config.json."""
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for file in folder.iterdir():
-        (copy / file.name).write_bytes(file.read_bytes())
-    values = json.loads((copy / "config.json").read_text()) | config
-    (copy / "config.json").write_text(json.dumps(values))
-    return copy
+def values(name: str, **changes: object) -> Callable[[Path], None]:
+    """Other values in a JSON file."""
+
+    def change(folder: Path) -> None:
+        (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | changes))
+
+    return change
 
 
-def refusal(folder: Path, clip: np.ndarray) -> str:
-    with pytest.raises(UserError, match=r"\[tracker\] checkpoint") as error:
-        Sam2Tracker(folder, "copy", clip)
-    assert str(folder) in str(error.value)
-    return str(error.value)
+def lacking(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
 
 
-def test_another_model_is_refused(folder: Path, tmp_path: Path, clip: np.ndarray) -> None:
-    assert "'vit'" in refusal(changed(folder, tmp_path, model_type="vit"), clip)
+def pickled(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+
+
+def cut_short(folder: Path) -> None:
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
+
+
+def without_memory(folder: Path) -> None:
+    """As SAM2 for single pictures is saved."""
+    values("config.json", model_type="sam2")(folder)
+    kept = {n: t for n, t in load_file(folder / WEIGHTS).items() if not n.startswith("memory_")}
+    save_file(kept, folder / WEIGHTS, {"format": "pt"})
+
+
+WEIGHTS, PICTURES = "model.safetensors", "video_preprocessor_config.json"
 
 
 @pytest.mark.parametrize(
-    "name", ["config.json", "model.safetensors", "video_preprocessor_config.json"]
+    ("change", "words"),
+    [
+        (values("config.json", model_type="vit"), "'vit'"),
+        (lacking("config.json"), ".json"),
+        (lacking(WEIGHTS), ".safetensors"),
+        (lacking(PICTURES), ".json"),
+        (pickled, ".safetensors"),
+        (cut_short, "cannot be read"),
+        (without_memory, "of SAM2's tensors for videos, memory_"),
+        (values("config.json", memory_fuser_intermediate_dim=24), "cannot be read"),
+        (values(PICTURES, size={"height": 32, "width": 32}), "32 pixels"),
+    ],
 )
-def test_a_missing_file_is_named(folder: Path, tmp_path: Path, clip: np.ndarray, name: str) -> None:
-    copy = changed(folder, tmp_path)
-    (copy / name).unlink()
-    assert Path(name).suffix in refusal(copy, clip)
-
-
-def test_pickled_weights_are_not_read(folder: Path, tmp_path: Path, clip: np.ndarray) -> None:
-    copy = changed(folder, tmp_path)
-    (copy / "model.safetensors").unlink()
-    torch.save({}, copy / "pytorch_model.bin")
-    assert ".safetensors" in refusal(copy, clip)
-
-
-def test_weights_that_are_cut_short_are_refused(
-    folder: Path, tmp_path: Path, clip: np.ndarray
+def test_what_is_no_whole_sam2_is_refused(
+    folder: Path, tmp_path: Path, clip: np.ndarray, change: Callable[[Path], None], words: str
 ) -> None:
-    copy = changed(folder, tmp_path)
-    weights = (copy / "model.safetensors").read_bytes()
-    (copy / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    assert "cannot be read" in refusal(copy, clip)
-
-
-def test_weights_without_a_memory_are_refused(
-    folder: Path, tmp_path: Path, clip: np.ndarray
-) -> None:
-    """As SAM2 for single pictures is saved."""
-    from safetensors.torch import load_file, save_file
-
-    copy = changed(folder, tmp_path, model_type="sam2")
-    tensors = load_file(copy / "model.safetensors")
-    kept = {name: value for name, value in tensors.items() if not name.startswith("memory_")}
-    save_file(kept, copy / "model.safetensors", {"format": "pt"})
-    assert f"lacks {len(tensors) - len(kept)} of" in refusal(copy, clip)
-
-
-def test_weights_of_another_size_are_refused(
-    folder: Path, tmp_path: Path, clip: np.ndarray
-) -> None:
-    copy = changed(folder, tmp_path, memory_fuser_intermediate_dim=24)
-    assert "cannot be read" in refusal(copy, clip)
-
-
-def test_pictures_of_another_size_than_the_models_are_refused(
-    folder: Path, tmp_path: Path, clip: np.ndarray
-) -> None:
-    copy = changed(folder, tmp_path)
-    other = PREPARATION | {"size": {"height": 32, "width": 32}}
-    (copy / "video_preprocessor_config.json").write_text(json.dumps(other))
-    assert "32 pixels" in refusal(copy, clip)
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    change(copy)
+    with pytest.raises(UserError, match=r"\[tracker\] checkpoint") as error:
+        Sam2Tracker(copy, "copy", clip)
+    assert str(copy) in str(error.value)
+    assert words in str(error.value)
 
 
 def test_a_checkpoint_that_is_nowhere_is_refused(tmp_path: Path, clip: np.ndarray) -> None:

@@ -13,8 +13,12 @@ from PIL import Image
 from maskora.errors import UserError
 from maskora.masks.prompts import Box, Click
 from maskora.masks.trackers import open_tracker
-from maskora.masks.trackers.sam2 import config_name, read
-from maskora.masks.trackers.sam2_package import _as_arguments, _write_frames
+from maskora.masks.trackers.sam2_package import (
+    _as_arguments,
+    _write_frames,
+    config_name,
+    read_checkpoint,
+)
 
 CLIP = np.random.default_rng(0).integers(0, 256, (3, 48, 80, 3), np.uint8)
 
@@ -71,7 +75,7 @@ def real(size: str, version: str) -> dict[str, torch.Tensor]:
 
 def test_a_checkpoint_is_read(tmp_path: Path) -> None:
     torch.save({"model": real("t", "sam2.1")}, tmp_path / "mine.pt")
-    found, config = read(tmp_path / "mine.pt")
+    found, config = read_checkpoint(tmp_path / "mine.pt")
     assert config == "configs/sam2.1/sam2.1_hiera_t.yaml"
     assert {name: value.shape for name, value in found.items()} == {
         name: value.shape for name, value in tensors("t", "sam2.1").items()
@@ -135,7 +139,7 @@ def test_damage_anywhere_is_a_refusal(tmp_path: Path) -> None:
             damaged[at] = random.integers(0, 256)
         path.write_bytes(damaged)
         with pytest.raises(UserError):
-            read(path)
+            read_checkpoint(path)
 
 
 @needs_no_package

@@ -1,8 +1,8 @@
-"""What the stages learn from, and that the settings reach the step."""
+"""train: what the stages learn from, what trains again, and what happens without memory."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,19 +10,27 @@ import torch
 from torch import Tensor
 
 from maskora import lora
-from maskora.app import fingerprints as stages
 from maskora.app.captions import source_caption
 from maskora.app.edits import load_clip, load_edit
-from maskora.app.fingerprints import Turn
-from maskora.app.train import train_stages
+from maskora.app.fingerprints import stage_run
+from maskora.app.train import appearance_samples, motion_samples, train_stages
 from maskora.app.workspace import Workspace
 from maskora.config import load_config
 from maskora.latents import EncodedSample, TensorCache, encode_samples
+from maskora.masks.files import read_labels, write_labels
 from maskora.method.conditioning import to_unit
 from maskora.models.registry import Expert, Transformer, VideoModel, open_model
+from maskora.models.wan.model import Wan21
+from maskora.training import loop
 from maskora.training.checkpoint import RunFolder
-from maskora.training.loop import TrainingPlan, choose_uniformly, train, train_step
+from maskora.training.loop import choose_uniformly, train, train_step
+from tests.app.conftest import Answer, recolour
 from tests.app.small import CAPTION, configured, small_clip, small_edit
+from tests.simulated import OUT_OF_MEMORY
+
+Run = Callable[..., Answer]
+ADAPTER = Path("runs/motion/step-00003/adapter.safetensors")
+STEPS = ["--set", "motion.steps=3", "--set", "training.checkpoint_every=3"]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +41,7 @@ def model(tiny_model: Path) -> VideoModel:
 @pytest.fixture(scope="module")
 def windows(model: VideoModel, tmp_path_factory: pytest.TempPathFactory) -> list[EncodedSample]:
     """Two motion windows of the small clip, encoded."""
-    samples = stages.motion_samples(small_clip(), CAPTION, configured(motion={"window": 5}))
+    samples = motion_samples(small_clip(), CAPTION, configured(motion={"window": 5}))
     return encode_samples(samples, model, TensorCache(tmp_path_factory.mktemp("cache")))
 
 
@@ -44,17 +52,17 @@ def unit(image_HWC: np.ndarray) -> Tensor:
 
 def test_a_motion_window_says_token_and_caption() -> None:
     config = configured(prompt={"token": "s0me0ne"}, motion={"window": 5})
-    samples = stages.motion_samples(small_clip(), CAPTION, config)
+    samples = motion_samples(small_clip(), CAPTION, config)
     assert [sample.name for sample in samples] == ["motion 0-4", "motion 4-8"]
     assert {sample.prompt for sample in samples} == {"s0me0ne a blue ball"}
-    assert stages.prompt(configured(prompt={"token": ""}), CAPTION) == CAPTION
+    assert configured(prompt={"token": ""}).prompt.with_token(CAPTION) == CAPTION
 
 
 def test_a_window_hides_the_box_or_everything_after_its_first_frame() -> None:
     clip = small_clip()
-    masked = stages.motion_samples(clip, CAPTION, configured(motion={"window": 5}))[1]
+    masked = motion_samples(clip, CAPTION, configured(motion={"window": 5}))[1]
     assert torch.equal(masked.keep_THW[1:], clip.keep()[5:])
-    bare = stages.motion_samples(
+    bare = motion_samples(
         clip, CAPTION, configured(motion={"window": 5, "conditioning": "first-frame"})
     )[1]
     assert bare.keep_THW[0].all()
@@ -64,8 +72,8 @@ def test_a_window_hides_the_box_or_everything_after_its_first_frame() -> None:
 
 def test_colour_augmentation_trains_on_every_order_of_the_channels() -> None:
     config = configured(motion={"window": 5, "augment": "colour"})
-    plain = stages.motion_samples(small_clip(), CAPTION, configured(motion={"window": 5}))
-    samples = stages.motion_samples(small_clip(), CAPTION, config)
+    plain = motion_samples(small_clip(), CAPTION, configured(motion={"window": 5}))
+    samples = motion_samples(small_clip(), CAPTION, config)
     assert len(samples) == 6 * len(plain)
     assert [sample.name for sample in samples[:2]] == ["motion 0-4 rgb", "motion 0-4 rbg"]
     assert samples[0].target_CTHW is not None
@@ -76,7 +84,7 @@ def test_colour_augmentation_trains_on_every_order_of_the_channels() -> None:
 def test_a_keyframe_has_its_own_mask_source_and_caption() -> None:
     clip, edit = small_clip(), small_edit()
     keep = clip.keep()
-    samples = stages.appearance_samples(clip, edit, configured(prompt={"token": "s0me0ne"}), 4)
+    samples = appearance_samples(clip, edit, configured(prompt={"token": "s0me0ne"}), 4)
     assert [sample.name for sample in samples] == ["keyframe 4", "keyframe 8"]
     for frame, sample in zip(edit.keyframes, samples, strict=True):
         assert not torch.equal(keep[frame], keep[0])
@@ -90,7 +98,7 @@ def test_a_keyframe_has_its_own_mask_source_and_caption() -> None:
 
 def test_a_keyframe_without_its_mask_shows_the_answer() -> None:
     config = configured(appearance={"conditioning": "first-frame"})
-    for sample in stages.appearance_samples(small_clip(), small_edit(), config, 4):
+    for sample in appearance_samples(small_clip(), small_edit(), config, 4):
         assert sample.keep_THW.all()
         assert sample.target_CTHW is not None
         assert torch.equal(sample.condition_CTHW, sample.target_CTHW)
@@ -99,7 +107,7 @@ def test_a_keyframe_without_its_mask_shows_the_answer() -> None:
 def test_an_anchored_keyframe_follows_the_edited_first_frame() -> None:
     clip, edit = small_clip(), small_edit()
     config = configured(appearance={"conditioning": "anchored"})
-    samples = stages.appearance_samples(clip, edit, config, 4)
+    samples = appearance_samples(clip, edit, config, 4)
     assert [sample.name for sample in samples] == ["keyframe 4, anchored", "keyframe 8, anchored"]
     for frame, sample in zip(edit.keyframes, samples, strict=True):
         assert sample.target_CTHW is not None
@@ -119,9 +127,9 @@ def test_anchored_keyframes_of_one_latent_frame_are_told(
 ) -> None:
     clip, edit = small_clip(), small_edit()
     config = configured(appearance={"conditioning": how})
-    stages.appearance_samples(clip, edit, config, 4)
+    appearance_samples(clip, edit, config, 4)
     assert not caplog.messages
-    stages.appearance_samples(clip, edit, config, 8)
+    appearance_samples(clip, edit, config, 8)
     told = "edited frames 4 and 8 are in one latent frame"
     assert [told in message for message in caplog.messages] == [True] * warned
 
@@ -129,7 +137,7 @@ def test_anchored_keyframes_of_one_latent_frame_are_told(
 @pytest.mark.parametrize("kind", ["edited-first-frame", "source", "masked"])
 def test_the_image_encoder_sees_the_chosen_reference(kind: str) -> None:
     clip, edit = small_clip(), small_edit()
-    samples = stages.appearance_samples(clip, edit, configured(appearance={"reference": kind}), 4)
+    samples = appearance_samples(clip, edit, configured(appearance={"reference": kind}), 4)
     for frame, sample in zip(edit.keyframes, samples, strict=True):
         source = unit(clip.frames_THWC[frame])
         expected = {
@@ -140,7 +148,7 @@ def test_the_image_encoder_sees_the_chosen_reference(kind: str) -> None:
         assert torch.equal(sample.reference_CHW, expected[kind])
 
 
-def test_every_number_reaches_the_plan(model: VideoModel) -> None:
+def test_every_number_reaches_the_stages_run() -> None:
     config = configured(
         motion={"steps": 3},
         appearance={"steps": 4},
@@ -151,15 +159,11 @@ def test_every_number_reaches_the_plan(model: VideoModel) -> None:
             "checkpoint_every": 10,
         },
     )  # fmt: skip
-    motion = TrainingPlan(
-        title="motion", steps=3, seed=5, optimizer="adamw", lr=0.125, weight_decay=0.25,
-        method="logit_normal", shift=6.0, inside_weight=7.0, clipping=8.0, accumulation=9,
-        checkpoint_every=10,
-    )  # fmt: skip
-    assert stages.plan(config, Turn("motion", Expert()), model) == motion
-    appearance = stages.plan(config, Turn("appearance", Expert()), model)
-    assert appearance == replace(motion, title="appearance", steps=4, seed=appearance.seed)
-    assert appearance.seed != motion.seed
+    motion, appearance = (stage_run(config, stage, Expert()) for stage in ("motion", "appearance"))
+    assert (motion.title, motion.steps, motion.seed) == ("motion", 3, 5)
+    assert (appearance.title, appearance.steps, appearance.seed) == ("appearance", 4, 6)
+    for run in (motion, appearance):
+        assert (run.optimizer, run.training) == (config.optimizer, config.training)
 
 
 def injected(model: VideoModel) -> Transformer:
@@ -177,7 +181,7 @@ def test_weight_decay_shrinks_what_has_no_gradient(
     )
     transformer, run = injected(model), RunFolder(tmp_path)
     start = {n: p.detach().clone() for n, p in transformer.named_parameters() if "lora_A" in n}
-    plan = stages.plan(config, Turn("motion", Expert()), model)
+    plan = stage_run(config, "motion", Expert())
     train(model, transformer, choose_uniformly(windows), plan, run, {}, {})
     trained = dict(transformer.named_parameters())
     assert start
@@ -196,7 +200,7 @@ def test_a_step_is_no_longer_than_the_largest_gradient(
     start = [parameter.detach().clone() for parameter in parameters]
     optimizer = torch.optim.SGD(parameters, lr=1.0)
     config = configured(training={"gradient_clipping": clipping})
-    plan = stages.plan(config, Turn("motion", Expert()), model)
+    plan = stage_run(config, "motion", Expert())
     entry = train_step(model, transformer, optimizer, choose_uniformly(windows), plan, 1).read()
     moves = [(now - old).flatten() for now, old in zip(parameters, start, strict=True)]
     assert entry.gradient_norm > 2e-3, "the metrics tell the norm before clipping"
@@ -228,3 +232,119 @@ def test_source_and_edit_have_captions_of_their_own(prepared: Callable[..., Path
     edit = load_edit(workspace, config, load_clip(workspace, config), None)
     assert source_caption(workspace, config) == "a blue ball"
     assert edit.first.caption == "an orange ball"
+
+
+def test_what_is_done_is_not_done_again(done: Path, run: Run) -> None:
+    answer = run("train", "--config", done / "edit.toml")
+    assert "motion: done already" in answer.err
+    assert "appearance: done already" in answer.err
+
+
+def test_a_changed_keyframe_trains_appearance_alone(copied: Path, run: Run) -> None:
+    recolour(copied / "source" / "00008.png", copied / "edits" / "00008.png", (44, 44, 20, 20))
+    answer = run("infer", "--config", copied / "edit.toml")
+    assert "the LoRA was trained before keyframes changed" in answer.err
+    answer = run("train", "--config", copied / "edit.toml")
+    assert "motion: done already" in answer.err
+    assert "appearance: retraining: keyframes changed" in answer.err
+
+
+def test_more_steps_continue_what_is_there(copied: Path, run: Run) -> None:
+    more = ["--stage", "motion", "--set", "motion.steps=3", "--resume"]
+    answer = run("train", "--config", copied / "edit.toml", *more)
+    assert answer.status == 0, answer.err
+    assert "motion: continues after step 2 of 3" in answer.err
+    assert (copied / "runs" / "motion" / "step-00003" / "adapter.safetensors").is_file()
+
+
+def test_a_changed_caption_and_new_masks_train_motion_again(copied: Path, run: Run) -> None:
+    before = read_labels(copied / "masks" / "00004.png") > 0
+    answer = run(
+        "train", "--config", copied / "edit.toml", "--stage", "motion", "--set", "mask.margin=0.4",
+        "--set", "prompt.caption=a green ball",
+    )  # fmt: skip
+    after = read_labels(copied / "masks" / "00004.png") > 0
+    assert "masks: made anew" in answer.err
+    assert "motion: retraining: caption, masks changed" in answer.err
+    assert after.sum() > before.sum()
+    assert (after | ~before).all()
+
+
+def test_masks_changed_by_hand_are_kept(copied: Path, run: Run) -> None:
+    labels = read_labels(copied / "masks" / "00004.png")
+    labels[:8, :8] = 1
+    write_labels(copied / "masks" / "00004.png", labels)
+    answer = run(
+        "train", "--config", copied / "edit.toml", "--stage", "motion", "--set", "mask.margin=0.4"
+    )
+    assert "changed by hand" in answer.err
+    assert np.array_equal(read_labels(copied / "masks" / "00004.png"), labels)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home-cache"))
+
+
+def failing(works: Callable[..., Any], fails: Callable[[int], bool]) -> Callable[..., Any]:
+    """A function whose n-th call finds no memory where `fails(n)`."""
+    calls = 0
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if fails(calls):
+            raise torch.OutOfMemoryError(OUT_OF_MEMORY)
+        return works(*arguments, **options)
+
+    return call
+
+
+def test_training_stops_with_its_state_and_what_would_need_less(
+    run: Run, prepared: Callable[..., Path], deep_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut, whole = (prepared("--set", f"model.path={deep_model}", *STEPS) for _ in range(2))
+    config = cut / "edit.toml"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", failing(loop.train_step, lambda call: call > 1))
+        answer = run("train", "--config", config)
+    assert answer.status == 1
+    assert "5 of 5 blocks are streamed from now on" in answer.err
+    assert "step 1 is saved; train with --resume continues there" in answer.err
+    *_, message = answer.err.partition("What would need less:\n")
+    assert '  video.size = "' in message
+    assert "  to end what else uses the GPU" in message
+    assert run("train", "--config", config, "--resume").status == 0
+    assert run("train", "--config", whole / "edit.toml").status == 0
+    ours, others = (lora.read(root / ADAPTER).tensors for root in (cut, whole))
+    assert all(torch.equal(ours[name], others[name]) for name in others)
+
+
+def test_what_was_given_back_stays_so_for_the_run_and_is_no_measure_for_plans(
+    run: Run, prepared: Callable[..., Path], deep_model: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    root = prepared("--set", f"model.path={deep_model}", *STEPS)
+    monkeypatch.setattr(loop, "train_step", failing(loop.train_step, lambda call: call in (2, 3)))
+    assert run("train", "--config", root / "edit.toml").status == 0
+    assert not (tmp_path / "home-cache" / "maskora" / "timings.json").exists()
+    monkeypatch.setattr(Wan21, "predict", failing(Wan21.predict, lambda call: call == 2))
+    answer = run("infer", "--config", root / "edit.toml")
+    assert answer.status == 0, answer.err
+    assert "the guidance branches run one after the other" in answer.err
+
+
+def test_what_needs_less_is_told_of_an_encoder_too(
+    run: Run, prepared: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of an encoder can be given back: all its layers are streamed anyway."""
+    root = prepared(*STEPS)
+
+    def full(*_: Any) -> None:
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")
+
+    monkeypatch.setattr("maskora.app.train.encode_samples", full)
+    answer = run("train", "--config", root / "edit.toml")
+    assert answer.status == 1
+    assert "CUBLAS_STATUS_ALLOC_FAILED" in answer.err
+    assert "What would need less:\n" in answer.err

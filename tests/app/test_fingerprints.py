@@ -6,8 +6,13 @@ from typing import Any, Literal
 
 import pytest
 
-from maskora.app import fingerprints as stages
 from maskora.app.edits import Clip, Edit, EditedFrame
+from maskora.app.fingerprints import (
+    Fingerprint,
+    appearance_fingerprint,
+    changed_inputs,
+    motion_fingerprint,
+)
 from maskora.config import Config
 from maskora.models.registry import VideoModel, open_model
 from tests.app.small import CAPTION, configured, edited_frame, picture, small_clip, small_edit
@@ -67,18 +72,18 @@ def model(tiny_model: Path) -> VideoModel:
     return open_model("wan2.1-i2v", tiny_model, "float32", "cpu")
 
 
-def depends(
+def fingerprints(
     model: VideoModel,
     config: Config,
     clip: Clip | None = None,
     caption: str = CAPTION,
     edit: Edit | None = None,
     motion_lora: str = "one",
-) -> tuple[dict[str, str], dict[str, str]]:
+) -> tuple[Fingerprint, Fingerprint]:
     """What both stages depend on."""
     clip, edit = clip or small_clip(), edit or small_edit()
-    motion = stages.motion_depends(clip, caption, config, model)
-    return motion, stages.appearance_depends(clip, edit, config, model, motion, motion_lora)
+    motion = motion_fingerprint(clip, caption, config, model)
+    return motion, appearance_fingerprint(clip, edit, config, motion, motion_lora)
 
 
 def test_the_table_of_settings_leaves_none_out() -> None:
@@ -93,14 +98,17 @@ def test_a_setting_trains_again_exactly_what_it_changes(
 ) -> None:
     old, new = configured(), configured(**{table: {key: value}})
     assert old != new
-    (motion, appearance), (new_motion, new_appearance) = depends(model, old), depends(model, new)
-    assert bool(stages.changes(motion, new_motion)) == (changed == "both")
-    assert bool(stages.changes(appearance, new_appearance)) == (changed != "neither")
+    (motion, appearance), (new_motion, new_appearance) = (
+        fingerprints(model, old),
+        fingerprints(model, new),
+    )
+    assert bool(changed_inputs(motion, new_motion)) == (changed == "both")
+    assert bool(changed_inputs(appearance, new_appearance)) == (changed != "neither")
 
 
 def test_the_whole_clip_is_the_same_window_by_number_and_by_name(model: VideoModel) -> None:
     by_number, by_name = (configured(motion={"window": window}) for window in (9, "full"))
-    assert depends(model, by_number) == depends(model, by_name)
+    assert fingerprints(model, by_number) == fingerprints(model, by_name)
 
 
 def changed_clip(frame: int, labels: bool) -> Clip:
@@ -126,11 +134,11 @@ def test_changed_content_is_named(
     appearance_names: list[str],
 ) -> None:
     (motion, appearance), (new_motion, new_appearance) = (
-        depends(model, configured()),
-        depends(model, configured(), **other),
+        fingerprints(model, configured()),
+        fingerprints(model, configured(), **other),
     )
-    assert stages.changes(motion, new_motion) == motion_names
-    assert stages.changes(appearance, new_appearance) == appearance_names
+    assert changed_inputs(motion, new_motion) == motion_names
+    assert changed_inputs(appearance, new_appearance) == appearance_names
 
 
 @pytest.mark.parametrize(
@@ -147,7 +155,10 @@ def test_the_edited_first_frame_counts_only_where_it_is_seen(
 ) -> None:
     config = configured(appearance=appearance)
     other = replace(small_edit(), first=edited_frame(picture(7), "another"))
-    assert stages.changes(depends(model, config)[1], depends(model, config, edit=other)[1]) == names
+    assert (
+        changed_inputs(fingerprints(model, config)[1], fingerprints(model, config, edit=other)[1])
+        == names
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,4 +175,7 @@ def test_keyframes_count_by_place_picture_and_caption(
     edit = small_edit()
     other = replace(edit, keyframes={**edit.keyframes, **keyframe})
     config = configured()
-    assert stages.changes(depends(model, config)[1], depends(model, config, edit=other)[1]) == names
+    assert (
+        changed_inputs(fingerprints(model, config)[1], fingerprints(model, config, edit=other)[1])
+        == names
+    )

@@ -1,16 +1,22 @@
-"""How a command ends that is interrupted, or fails."""
+"""The command line: choices are checked; how a command ends that fails or is interrupted."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import get_args
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
-from maskora.app.failures import told_plainly
+from maskora import lora
+from maskora.cli import app, handle_errors
+from maskora.config.tables import FAMILIES, Tracker
 from maskora.errors import Fault, UserError
+from maskora.models import tiny
 from maskora.system import INTERRUPTIONS
 
 SIGNALS = INTERRUPTIONS
@@ -32,7 +38,7 @@ def test_an_interruption_ends_a_command_plainly_whatever_it_becomes(
 ) -> None:
     """A library that is just being imported may catch it, and say that it is not there."""
 
-    @told_plainly
+    @handle_errors
     def command() -> None:
         try:
             signal.raise_signal(number)
@@ -49,7 +55,7 @@ def test_an_interruption_ends_a_command_plainly_whatever_it_becomes(
 
 @pytest.mark.parametrize("error", [ImportError, RuntimeError, OSError])
 def test_what_was_not_foreseen_keeps_its_traceback(error: type[Exception]) -> None:
-    @told_plainly
+    @handle_errors
     def command() -> None:
         raise error("broken")
 
@@ -61,7 +67,7 @@ def test_who_ignores_interruptions_goes_on_ignoring_them() -> None:
     """A shell starts what runs in its background so."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    @told_plainly
+    @handle_errors
     def command() -> str:
         signal.raise_signal(signal.SIGINT)
         return "done"
@@ -72,10 +78,10 @@ def test_who_ignores_interruptions_goes_on_ignoring_them() -> None:
 BREAK = """
 import signal, time
 signal.SIGBREAK = 1  # as Windows has it, where other numbers are free
-from maskora.app.failures import told_plainly
-from maskora.training.loop import Interruption
-@told_plainly
+from maskora.cli import handle_errors
+@handle_errors
 def command():
+    from maskora.training.loop import Interruption
     if {stepwise}:
         with Interruption() as interruption:
             print("ready", flush=True)
@@ -105,3 +111,22 @@ def test_ctrl_break_is_an_interruption(stepwise: bool) -> None:
         told = process.stderr.read().decode().splitlines()
     steps = ["interrupted: this step is finished and saved first (again: stop at once)"]
     assert told == [*(steps if stepwise else []), "maskora: interrupted"]
+
+
+@pytest.mark.parametrize(
+    ("words", "choices"),
+    [
+        (["train", "--config", "edit.toml", "--stage", "both"], ("motion", "appearance", "all")),
+        (["track", "ws", "--tracker", "sam3"], get_args(Tracker.model_fields["type"].annotation)),
+        (["export", "ws", "out", "--layout", "kohya"], lora.LAYOUTS),
+        (["export", "ws", "out", "--family", "sdxl"], FAMILIES),
+        (["tiny-model", "folder", "--family", "sdxl"], tuple(tiny.FAMILIES)),
+    ],
+)
+def test_a_choice_that_is_none_lists_those_that_are(
+    words: list[str], choices: tuple[str, ...]
+) -> None:
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2
+    message = re.sub(r"[\s│]+", " ", result.stderr)
+    assert f"'{words[-1]}' is not one of {', '.join(map(repr, choices))}" in message

@@ -1,0 +1,385 @@
+"""infer: what is encoded, and the results of a small edit, of real clips and of one with sound."""
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from maskora.app import infer
+from maskora.app.infer import Encoded
+from maskora.app.workspace import Workspace
+from maskora.config import Config, load_config
+from maskora.latents import TensorCache, encode_videos
+from maskora.masks.files import read_labels
+from maskora.method.conditioning import to_unit
+from maskora.models.registry import PromptInput, VideoModel, open_model
+from maskora.video.images import read_image, write_png
+from maskora.video.probe import probe
+from maskora.video.read import read_frames
+from tests.app.conftest import FAST, Answer, frames_of, keeps_the_background, ok, recolour
+from tests.app.small import configured, small_clip, small_edit
+from tests.streaming.driving import encoder
+
+Run = Callable[..., Answer]
+
+
+def test_outside_the_mask_every_pixel_is_the_source_and_inside_frame_0_the_edit(done: Path) -> None:
+    frames = keeps_the_background(done)
+    assert len(frames) == 9
+    changed = 0
+    for number, frame in enumerate(frames):
+        source = read_image(done / "source" / f"{number:05d}.png")
+        changed += int((frame != source).any(axis=-1).sum())
+    assert changed > 1000, "inside the mask something must have been generated"
+    edited = read_image(done / "edits" / "00000.png")
+    inside = (read_labels(done / "masks" / "00000.png") > 0).astype(np.uint8)
+    beyond_feather = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) > 4
+    assert beyond_feather.sum() > 500
+    assert np.array_equal(frames[0][beyond_feather], edited[beyond_feather])
+
+
+def test_the_result_has_the_originals_size_and_rate(done: Path, ball: Path) -> None:
+    result, original = probe(done / "output" / "edited.mp4"), probe(ball)
+    assert (result.width, result.height) == (original.width, original.height)
+    assert result.fps == original.fps
+    assert result.frames == 9
+    outside = np.ones((192, 320), bool)
+    outside[48:176, 0:160] = False  # the box with its margin, snapped to cells of 16
+    difference = np.abs(frames_of(result.path).astype(int) - frames_of(ball))[:, outside]
+    assert (difference.mean(axis=(1, 2)) < 2).all(), "the background, up to the codec"
+    comparison = probe(done / "output" / "comparison.mp4")
+    assert (comparison.width, comparison.height) == (3 * 160, 96)
+    assert (done / "output" / "strip.png").is_file()
+
+
+def test_the_run_record_can_be_repeated(copied: Path, run: Run, tmp_path: Path) -> None:
+    record = json.loads((copied / "output" / "run.json").read_text())
+    assert record["seed"] == 0
+    assert record["loras"][0]["path"].endswith("appearance/step-00002/adapter.safetensors")
+    assert set(record["outside_difference"]) == {"0", "8"}
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["config"] == load_config(copied / "edit.toml").model_dump(mode="json")
+    before, output = frames_of(copied), tmp_path / "again.mp4"
+    ok(run("infer", "--config", copied / "edit.toml", "--output", output))
+    assert output.is_file()
+    assert np.array_equal(frames_of(copied), before)
+
+
+def test_a_second_edit_reuses_the_motion_lora(copied: Path, run: Run) -> None:
+    named = copied / "edits" / "cap" / "00000.png"
+    recolour(copied / "source" / "00000.png", named, (24, 44, 30, 20))
+    config = copied / "edit.toml"
+    assert "motion: done already" in ok(run("train", "--config", config, "--edit", "cap")).err
+    ok(run("infer", "--config", config, "--edit", "cap", "--seed", "4,5"))
+    folders = (copied / "output" / "cap", copied / "output" / "cap" / "seed-5")
+    records = [json.loads((folder / "run.json").read_text()) for folder in folders]
+    assert [record["seed"] for record in records] == [4, 5]
+    assert "motion/" in records[0]["loras"][0]["path"]
+    one, two = (frames_of(folder / "edited.mkv") for folder in folders)
+    assert not np.array_equal(one[5], two[5])
+
+
+@pytest.mark.parametrize("lock", ["model", "latent"])
+def test_the_other_locks_give_the_raw_frames(copied: Path, run: Run, lock: str) -> None:
+    ok(run("infer", "--config", copied / "edit.toml", "--set", f"inference.lock={lock}"))
+    keep = read_labels(copied / "masks" / "00004.png") == 0
+    source = read_image(copied / "source" / "00004.png")
+    assert not np.array_equal(frames_of(copied)[4][keep], source[keep])
+
+
+def test_the_bare_base_further_loras_and_caches(copied: Path, run: Run) -> None:
+    def generated(*sets: str) -> tuple[np.ndarray, str]:
+        """The bare base's frames after nine steps, and what the command has logged."""
+        options = [item for one in ["inference.steps=9", *sets] for item in ("--set", one)]
+        answer = ok(run("infer", "--config", copied / "edit.toml", "--lora", "none", *options))
+        return frames_of(copied), answer.err
+
+    bare, log = generated()
+    assert "acceleration.cache" not in log
+    adapter = "runs/motion/step-00002/adapter.safetensors"
+    stacked, _ = generated(f"inference.loras=[{{path='{adapter}', strength=40.0}}]")
+    assert not np.array_equal(stacked[5], bare[5])
+    cached, log = generated("acceleration.cache=taylor")
+    share = re.search(r"(\d+) % of the blocks' computations were skipped", log)
+    assert share is not None, log
+    assert 20 <= int(share[1]) <= 60, "after the first three, two of three steps"
+    assert not np.array_equal(cached, bare)
+    assert np.array_equal(generated()[0], bare), "nothing of it stays"
+
+
+def test_an_edit_of_the_originals_size_is_fitted(copied: Path, run: Run, ball: Path) -> None:
+    original = frames_of(ball)[0].copy()
+    original[90:130, 60:100] = (250, 10, 10)
+    write_png(copied / "edits" / "00000.png", original)
+    ok(run("infer", "--config", copied / "edit.toml"))
+    first = frames_of(copied / "output" / "edited.mp4")[0]
+    assert np.abs(first[100:120, 70:90].astype(int) - (250, 10, 10)).mean() < 12
+
+
+def test_an_edit_that_repaints_everything_is_reported(copied: Path, run: Run) -> None:
+    source = read_image(copied / "source" / "00000.png")
+    write_png(copied / "edits" / "00000.png", 255 - source)
+    answer = ok(run("infer", "--config", copied / "edit.toml"))
+    assert "differs from source frame 0 outside the mask" in answer.err
+    assert (copied / "output" / "spill.png").is_file()
+    record = json.loads((copied / "output" / "run.json").read_text())
+    assert record["outside_difference"]["0"]["share_over_20_levels"] > 0.5
+    keeps_the_background(copied)
+
+
+RATE, FLASH, HERTZ = 25, 20, 16000
+
+
+@pytest.fixture(scope="module")
+def flash_and_beep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 frames, frame 20 white; a beep of 0.2 s starts with it."""
+    path = tmp_path_factory.mktemp("sound") / "flash.mp4"
+    at = FLASH / RATE
+    subprocess.run(
+        [
+            imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y",
+            "-f", "lavfi", "-i", f"color=gray:s=160x96:r={RATE}:d={40 / RATE}",
+            "-f", "lavfi", "-i", f"sine=1000:r=48000:d={40 / RATE}",
+            "-vf", f"drawbox=c=white:t=fill:enable='eq(n,{FLASH})'",
+            "-af", f"volume=0:enable='not(between(t,{at},{at + 0.2}))'",
+            "-c:v", "libx264", "-c:a", "aac", str(path),
+        ],
+        check=True,
+    )  # fmt: skip
+    return path
+
+
+def beep_onset(path: Path) -> float:
+    """Seconds from the start of the file to the beep."""
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path),
+        "-map", "0:a:0", "-ac", "1", "-ar", str(HERTZ), "-f", "s16le", "pipe:1",
+    ]  # fmt: skip
+    sound = np.frombuffer(subprocess.run(command, capture_output=True, check=True).stdout, "<i2")
+    assert np.abs(sound.astype(int)).max() > 1000, "there is a beep"
+    return float(np.argmax(np.abs(sound.astype(int)) > 500)) / HERTZ
+
+
+def flash_onset(path: Path) -> float:
+    """Seconds from the start of the file to the white frame, by its corner outside the mask."""
+    info = probe(path)
+    corner = [frame[:8, :8].mean() for frame in read_frames(info)]
+    assert max(corner) > 200, "there is a flash"
+    return float(int(np.argmax(corner)) / info.fps)
+
+
+@pytest.mark.parametrize(("options", "flash_frame"), [(["--start", 8], 12), (["--every", 2], 10)])
+def test_flash_and_beep_stay_together(
+    run: Run, flash_and_beep: Path, tiny_model: Path, tmp_path: Path,
+    options: list[object], flash_frame: int,
+) -> None:  # fmt: skip
+    """Sound and picture stay in step, also for a part of the clip."""
+    root = tmp_path / "ws"
+    ok(run(
+        "prepare", flash_and_beep, root, "--box", "60,30,40,40", "--size", "160x96",
+        "--frames", 17, *options, "--caption", "grey", "--edited-caption", "grey",
+        "--set", f"model.path={tiny_model}", *FAST,
+    ))  # fmt: skip
+    write_png(root / "edits" / "00000.png", read_image(root / "source" / "00000.png"))
+    ok(run("infer", "--config", root / "edit.toml", "--lora", "none"))
+    result, lossless = root / "output" / "edited.mp4", root / "output" / "edited.mkv"
+    info = probe(result)
+    assert info.frames == 17
+    assert flash_onset(result) == pytest.approx(float(flash_frame / info.fps), abs=1e-3)
+    for video in (result, lossless):
+        assert abs(beep_onset(video) - flash_onset(video)) <= float(1 / info.fps)
+
+
+def on_a_real_clip(run: Run, video: Path, root: Path, model: Path, *options: str) -> Answer:
+    """Prepare a workspace of a real clip for the tiny model."""
+    base = ["--set", f"model.path={model}", *FAST]
+    return ok(run("prepare", video, root, *options, *base))
+
+
+@pytest.mark.slow
+def test_the_man_walks_on_in_red(
+    run: Run, real_clips: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """A real edited first frame, a box around the man, a recoloured later frame, a second edit."""
+    clips, root = real_clips / "man_walking", tmp_path / "ws"
+    words = ["--caption", "a man walks", "--edited-caption", "a man in a red shirt walks"]
+    place = ["--box", "50,60,360,452", "--size", "256x256"]
+    answer = on_a_real_clip(run, clips / "source.mp4", root, tiny_model, *place, *words)
+    assert "13 frames are used" in answer.out
+    red = read_image(clips / "red_clothes.png")  # of the original's size, 512x512
+    write_png(root / "edits" / "00000.png", red)
+    recolour(root / "source" / "00012.png", root / "edits" / "00012.png", (80, 110, 90, 100))
+    config = root / "edit.toml"
+    ok(run("train", "--config", config))
+    answer = ok(run("infer", "--config", config))
+    assert "00000.png differs from source frame 0 outside the mask" in answer.err
+
+    assert len(keeps_the_background(root)) == 13
+    first = frames_of(root / "output" / "edited.mp4", 1)[0]
+    shirt = (slice(260, 440), slice(170, 330))
+    assert first.shape == (512, 512, 3)
+    assert np.abs(first[shirt].astype(int) - red[shirt]).mean() < 4, "frame 0 is the edit itself"
+    record = json.loads((root / "output" / "run.json").read_text())
+    small = cv2.resize(red, (256, 256), interpolation=cv2.INTER_AREA).astype(int)
+    keep = read_labels(root / "masks" / "00000.png") == 0
+    mean = np.abs(small - read_image(root / "source" / "00000.png"))[keep].mean()
+    assert record["outside_difference"]["0"]["mean_levels"] == pytest.approx(mean, rel=0.02)
+    assert "appearance/" in record["loras"][0]["path"]
+
+    write_png(root / "edits" / "hat" / "00000.png", read_image(clips / "cowboy_hat.png"))
+    assert "motion: done already" in run("train", "--config", config, "--edit", "hat").err
+    ok(run("infer", "--config", config, "--edit", "hat"))
+    assert (root / "output" / "hat" / "edited.mp4").is_file()
+
+
+@pytest.mark.slow
+def test_the_dog_keeps_its_size_rate_sound_and_background(
+    run: Run, real_clips: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """49 frames of 1280x720 at 29.97 fps; only the box may change."""
+    video, root = real_clips / "dog.mp4", tmp_path / "ws"
+    words = ["--caption", "a dog", "--edited-caption", "a red dog"]
+    place = ["--box", "500,200,300,300", "--size", "208x112"]
+    on_a_real_clip(run, video, root, tiny_model, *place, *words)
+    recolour(root / "source" / "00000.png", root / "edits" / "00000.png", (90, 40, 30, 30))
+    for command in ("train", "infer"):
+        ok(run(command, "--config", root / "edit.toml"))
+    result, original = probe(root / "output" / "edited.mp4"), probe(video)
+    assert (result.width, result.height, result.frames) == (1280, 720, 49)
+    assert result.fps == original.fps
+    assert result.has_audio == original.has_audio
+    # The box in the original, grown by the margin and snapped to cells of 8 workspace pixels.
+    outside = np.ones((720, 1280), bool)
+    outside[100:600, 380:920] = False
+    inside_change = []
+    pairs = zip(read_frames(result), read_frames(original, 0, 49), strict=True)
+    for mine, theirs in pairs:
+        difference = np.abs(mine.astype(int) - theirs.astype(int))
+        assert difference[outside].mean() < 2, "the codec's own loss, at full resolution"
+        inside_change.append(difference[250:450, 550:750].mean())
+    assert np.mean(inside_change) > 5
+
+
+TOKEN, NEGATIVE = "s0me0ne", "blurred and overexposed"
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> VideoModel:
+    return open_model("wan2.1-i2v", tiny_model, "float32", "cpu")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return Workspace(tmp_path_factory.mktemp("ws"))
+
+
+def settings(**inference: object) -> Config:
+    return configured(
+        prompt={"token": TOKEN, "caption": "a blue ball", "negative": NEGATIVE},
+        inference={"steps": 3, "guidance": 1.0, **inference},
+    )
+
+
+def encoded(workspace: Workspace, model: VideoModel, **inference: object) -> Encoded:
+    return infer.encode(workspace, settings(**inference), small_clip(), small_edit(), model)
+
+
+def generated(model: VideoModel, told: Encoded, *seeds: int, **inference: object) -> list[Tensor]:
+    return infer.generate(settings(**inference), model, told, [], list(seeds or [0]), float)
+
+
+def test_the_words_are_the_token_with_the_edited_caption_and_the_negative_prompt(
+    workspace: Workspace, model: VideoModel
+) -> None:
+    told = encoded(workspace, model)
+    prompts = [f"{TOKEN} an orange ball", NEGATIVE, ""]
+    with encoder(model, "text") as text:
+        wanted, negative, empty = text(
+            [PromptInput(prompt, torch.zeros(3, 8, 8)) for prompt in prompts]
+        )
+    assert torch.equal(told.sample.context["text"], wanted["text"])
+    assert torch.equal(told.negative["text"], negative["text"])
+    assert not torch.equal(told.negative["text"], empty["text"])
+
+
+def test_the_picture_is_the_edited_first_frame(workspace: Workspace, model: VideoModel) -> None:
+    first = to_unit(torch.from_numpy(small_edit().first.image_HWC)[None])[:, 0]
+    with encoder(model, "image") as image:
+        (expected,) = image([PromptInput("", first)])
+    found = encoded(workspace, model).sample.context["image"]
+    assert torch.equal(found, expected["image"])
+
+
+def test_the_condition_is_the_mask_or_the_first_frame_alone(
+    workspace: Workspace, model: VideoModel
+) -> None:
+    masked = encoded(workspace, model).sample.keep_THW
+    assert masked[0].all()
+    assert torch.equal(masked[1:], small_clip().keep()[1:])
+    bare = encoded(workspace, model, conditioning="first-frame").sample.keep_THW
+    assert bare[0].all()
+    assert not bare[1:].any()
+
+
+def test_the_latent_lock_keeps_the_source_and_leaves_latent_frame_0_free(
+    workspace: Workspace, model: VideoModel
+) -> None:
+    clip = small_clip()
+    told = encoded(workspace, model, lock="latent")
+    (result,) = generated(model, told, lock="latent")
+    (source,) = encode_videos([clip.video()], model, TensorCache(workspace.cache_dir))
+    keep_THW = model.latent_keep(clip.keep())
+    outside_first = keep_THW[0].bool().expand(result[:, 0].shape)
+    later = keep_THW[1:].bool().expand(result[:, 1:].shape)
+    assert told.lock is not None
+    assert not told.lock.keep_THW[0].any()
+    assert later.any()
+    assert not later.all()
+    assert torch.allclose(result[:, 1:][later], source[:, 1:][later], atol=1e-5)
+    assert not torch.isclose(result[:, 1:][~later], source[:, 1:][~later], atol=1e-3).all()
+    free = (result[:, 0] - source[:, 0])[outside_first].abs()
+    assert free.median() > 1e-2, "latent frame 0 holds the edit, also outside the box"
+
+
+@pytest.mark.parametrize("lock", ["pixel", "model"])
+def test_the_other_locks_blend_nothing(workspace: Workspace, model: VideoModel, lock: str) -> None:
+    assert encoded(workspace, model, lock=lock).lock is None
+
+
+def test_the_shift_is_the_models_own_or_the_one_that_is_set(
+    workspace: Workspace, model: VideoModel
+) -> None:
+    told = encoded(workspace, model)
+    own, same, other = (generated(model, told, shift=shift)[0] for shift in ("model", 3.0, 1.0))
+    assert torch.equal(own, same), "the tiny model's scheduler has a shift of 3"
+    assert not torch.allclose(own, other, atol=1e-3)
+
+
+def test_the_negative_prompt_works_through_guidance(
+    workspace: Workspace, model: VideoModel
+) -> None:
+    told = encoded(workspace, model)
+    silent = torch.zeros_like(told.negative["text"])
+    other = replace(told, negative={**told.negative, "text": silent})
+    assert torch.equal(generated(model, told)[0], generated(model, other)[0])
+    with_words, without = (generated(model, e, guidance=5.0)[0] for e in (told, other))
+    assert not torch.allclose(with_words, without, atol=1e-3)
+
+
+def test_every_seed_has_latents_of_its_own_in_order(
+    workspace: Workspace, model: VideoModel
+) -> None:
+    told = encoded(workspace, model)
+    both = generated(model, told, 4, 9)
+    assert len(both) == 2
+    assert torch.equal(both[1], generated(model, told, 9)[0])
+    assert not torch.allclose(both[0], both[1], atol=1e-3)
