@@ -327,7 +327,9 @@ class Configurations:
         """Nothing is missing."""
 
     def config(self, part: str) -> dict[str, Any]:
-        """The part's own; of a scheduler, which takes no memory, any."""
+        """The part's own; of a scheduler, which takes no memory, any; of a twin, the first's."""
+        if part == "transformer_2" and part not in self._source.parts():
+            part = "transformer"
         return SCHEDULER if part == "scheduler" else self._source.config(part)
 
     def described(self, part: str) -> str:

@@ -247,7 +247,11 @@ def read_profile(family: str, where: Path | ModelFiles, dtype: str, targets: str
 def fingerprint(family: str, source: ModelFiles) -> str:
     """A name of a base's sizes, from its configurations alone. Raises UserError."""
     parts = read_settings(family, source)
-    facts = {part: _sizes(keys.model_dump(mode="json")) for part, keys in parts.items()}
+    facts = {
+        part: _sizes(keys.model_dump(mode="json"))
+        for part, keys in parts.items()
+        if part != "transformer_2"  # as large as the first
+    }
     return digest(family, str(FORMAT), json.dumps(facts, sort_keys=True))
 
 

@@ -132,9 +132,16 @@ def read_grid(family: str, where: Path | ModelFiles) -> Grid:
 
 
 def read_settings(family: str, where: Path | ModelFiles) -> dict[str, Settings]:
-    """What the configurations of a base's parts say, but for the scheduler's. Raises UserError."""
+    """What the configurations of a base's parts say, but for the scheduler's.
+
+    A second transformer is as large as the first, so its configuration need not be there.
+
+    Raises:
+        UserError: a configuration is missing, damaged, or another model's.
+    """
     source, kinds = _found(where), FAMILIES[family].settings
-    return {part: kind.of(source, part) for part, kind in kinds.items() if part != "scheduler"}
+    left_out = {"scheduler"} | ({"transformer_2"} - set(source.parts()))
+    return {part: kind.of(source, part) for part, kind in kinds.items() if part not in left_out}
 
 
 def names_of(family: str) -> Names:
