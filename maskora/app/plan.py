@@ -142,11 +142,11 @@ def show_plan(
     if source is None:
         print(f"{workspace.root} is not prepared yet: planned with [video] of the configuration")
     print(render(plans))
-    print(tell_disk(config, found, plans[0]))
-    print(tell_time(config, workspace, *plans))
+    print(disk_line(config, found, plans[0]))
+    print(time_lines(config, workspace, *plans))
 
 
-def tell_disk(config: Config, found: ModelFiles, plan: Plan) -> str:
+def disk_line(config: Config, found: ModelFiles, plan: Plan) -> str:
     """The base's files, and the copy that weights = "mapped" makes."""
     files = {path for part in found.parts() for path in found.paths(part)}
     held = sum(path.stat().st_size for path in files)
@@ -163,7 +163,7 @@ def tell_disk(config: Config, found: ModelFiles, plan: Plan) -> str:
     return "; ".join(lines)
 
 
-def tell_time(config: Config, workspace: Workspace, train: Plan, infer: Plan) -> str:
+def time_lines(config: Config, workspace: Workspace, train: Plan, infer: Plan) -> str:
     """Seconds per step and for the whole edit, where this machine has measured them before."""
     motion, told_motion = _measured(train, train.job.window)
     anchored = config.appearance.conditioning == "anchored"

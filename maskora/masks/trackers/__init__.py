@@ -1,20 +1,18 @@
 """The trackers, a file each, by name. None imports torch before it is opened.
 
 A new one is a file here with a class that fulfils `maskora.masks.tracking.Tracker`, a name in
-`TrackerKind`, and a case in `open_tracker`.
+`TrackerKind` of `maskora.config.tables` (which `--tracker` lists, too), and a case in `open_tracker`.
 """
 
 import os
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
+from maskora.config.tables import TrackerKind
 from maskora.errors import UserError
 from maskora.hub import locate
 from maskora.masks.tracking import Tracker
-
-TrackerKind = Literal["simple", "sam2"]
 
 KEY = "[tracker] checkpoint"
 ORIGINAL = (".pt", ".pth")  # endings of SAM2's original checkpoints
