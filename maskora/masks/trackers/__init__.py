@@ -1,7 +1,7 @@
 """The trackers, a file each, by name. None imports torch before it is opened.
 
 A new one is a file here with a class that fulfils `maskora.masks.tracking.Tracker`, a name in
-`TrackerKind` of `maskora.config.tables` (which `--tracker` lists, too), and a case in `open_tracker`.
+`TrackerKind` of `maskora.config.tables` (`--tracker` lists it), and a case in `open_tracker`.
 """
 
 import os
