@@ -33,7 +33,7 @@ from maskora.masks.markup import Markup
 from maskora.masks.prompts import Box, Click, Prompt, check_inside, parse_box, parse_click
 from maskora.masks.shapes import final_masks, frame_ranges, static_box_labels
 from maskora.masks.trackers import open_tracker
-from maskora.masks.tracking import Tracker
+from maskora.masks.tracking import ObjectTracker
 from maskora.progress import track
 from maskora.system import quoted
 from maskora.video.composite import contact_sheet
@@ -213,7 +213,7 @@ def track_workspace(
 
 def open_configured_tracker(
     config: Config, workspace: Workspace, frames_THWC: np.ndarray
-) -> Tracker:
+) -> ObjectTracker:
     """The tracker of [tracker], for the workspace's clip. Raises UserError."""
     settings = config.tracker
     return open_tracker(settings.type, settings.checkpoint, frames_THWC, workspace.root)

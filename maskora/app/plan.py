@@ -17,7 +17,7 @@ from maskora.devices import BFLOAT16, DeviceKind, dotted
 from maskora.errors import UserError
 from maskora.files import cache_home
 from maskora.memory.machine import Machine, foreseen
-from maskora.memory.plan import Job, Plan, Purpose, Request, plan_run
+from maskora.memory.plan import Plan, Purpose, Request, Workload, plan_run
 from maskora.memory.profile import Profile, read_profile
 from maskora.memory.report import render
 from maskora.models.files.model_files import resolve_base
@@ -53,7 +53,7 @@ def plan_for(
     base = found
     if not isinstance(base, Profile):
         base = read_profile(config.model.family, base, config.model.dtype, config.adapter.targets)
-    job = job_of(config, workspace, source, purpose, machine.kind, base)
+    job = workload_of(config, workspace, source, purpose, machine.kind, base)
     memory = config.memory
     cap = None if memory.vram_budget_gb == "auto" else memory.vram_budget_gb
     return plan_run(base, job, machine, Request(cap, memory.blocks_to_swap, memory.weights))
@@ -72,14 +72,14 @@ def check_precision(config: Config, machine: Machine) -> None:
         )
 
 
-def job_of(
+def workload_of(
     config: Config,
     workspace: Workspace,
     source: Source | None,
     purpose: Purpose,
     device: DeviceKind,
     base: Profile,
-) -> Job:
+) -> Workload:
     """The numbers of a run, from the prepared clip or, before that, from [video]."""
     width, height = source.size if source else _planned_size(config, base.grid.multiple)
     frames = source.frames if source else config.video.frames
@@ -88,7 +88,7 @@ def job_of(
     is_8bit = config.optimizer.type == "adamw8bit" and device == "cuda" and _has_bitsandbytes()
     guided = config.inference.guidance > 1 and not base.embeds_guidance
     further = [workspace.root / Path(lora.path).expanduser() for lora in config.inference.loras]
-    return Job(
+    return Workload(
         purpose=purpose,
         frames=frames,
         width=width,

@@ -10,7 +10,7 @@ from maskora.errors import UserError
 from maskora.hub import refuse_quantised
 from maskora.models.files import hunyuan, wan
 from maskora.models.files.folder import read_json
-from maskora.models.files.tensors import Kind, Layout, Weights, read_weights, recognise
+from maskora.models.files.tensors import CheckpointLayout, Kind, Weights, read_weights, recognise
 
 if TYPE_CHECKING:
     from maskora.streaming.tensor_files import Reader
@@ -96,7 +96,7 @@ class StoredPart:
         checkpoint = Checkpoint(self.weights.stored, self.where)
         return Translated(checkpoint, found.places, found.unknown, found.name_in_file)
 
-    def _layouts(self) -> Collection[Layout]:
+    def _layouts(self) -> Collection[CheckpointLayout]:
         if self.part in wan.LAYOUTS:
             return wan.LAYOUTS[self.part]
         return (wan.transformer(self.given), *hunyuan.TRANSFORMERS)
