@@ -127,7 +127,7 @@ class Sam2Tracker:
         return found
 
     def propagate(self, path: Sequence[int], anchors: Anchors) -> Iterator[Silhouettes]:
-        """As `ObjectTracker.propagate`; all anchors of an object, those off the path too, are memory."""
+        """All anchors of an object, those off the path too, are memory."""
         sessions: dict[int, Any] = {}
         reverse = path[-1] < path[0]
         for frame in path:

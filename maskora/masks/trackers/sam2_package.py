@@ -77,7 +77,7 @@ class Sam2PackageTracker:
         return found
 
     def propagate(self, path: Sequence[int], anchors: Anchors) -> Iterator[Silhouettes]:
-        """As `ObjectTracker.propagate`; all anchors of an object, those off the path too, are memory."""
+        """All anchors of an object, those off the path too, are memory."""
         self._predictor.reset_state(self._state)
         with self._inference():
             for frame in sorted(anchors):

@@ -37,7 +37,7 @@ VANISHED = 0.02  # of the area at the last anchor: what is smaller has left the 
 
 
 @dataclass(frozen=True)
-class Appearance:
+class ObjectColours:
     """The colours of an object and its surroundings in the frame where it was anchored.
 
     Attributes:
@@ -78,7 +78,7 @@ class _Followed:
     """One object at one frame of the path; all arrays are at the reduced size."""
 
     silhouette_HW: Silhouette
-    look: Appearance
+    look: ObjectColours
     least_area: float
 
 
@@ -112,7 +112,7 @@ class SimpleTracker:
         return found
 
     def propagate(self, path: Sequence[int], anchors: Anchors) -> Iterator[Silhouettes]:
-        """As `ObjectTracker.propagate`: each object is carried on from its last anchor on the path."""
+        """Each object is carried on from its last anchor on the path."""
         followed: dict[int, _Followed | None] = {}  # None: it is out of sight
         previous = path[0]
         for frame in path:
@@ -391,13 +391,13 @@ LEFT_BEHIND = 0.7  # belief that keeps what moves with the surroundings
 SPECK = 0.2  # of the largest part: smaller parts are dropped
 
 
-def remember(image_HWC: Image, silhouette_HW: Silhouette) -> Appearance:
+def remember(image_HWC: Image, silhouette_HW: Silhouette) -> ObjectColours:
     """Remember how an object and its surroundings look; the silhouette is not empty."""
     window = window_around(silhouette_HW)
     inside_HW = silhouette_HW[window]
     colours_HWC = colours(image_HWC[window])
     marks_HW = np.where(inside_HW, cv2.GC_FGD, cv2.GC_BGD).astype(np.uint8)
-    return Appearance(colours_HWC, marks_HW, learn_colours(colours_HWC, inside_HW))
+    return ObjectColours(colours_HWC, marks_HW, learn_colours(colours_HWC, inside_HW))
 
 
 def motion_between(flow: cv2.DISOpticalFlow, grey_HW: Image, before_HW: Image) -> PixelMotion:
@@ -420,7 +420,7 @@ def carry(
     image_HWC: Image,
     before_HW: Silhouette,
     moved: PixelMotion,
-    memory: Appearance,
+    memory: ObjectColours,
     permanence_HW: Field,
 ) -> Silhouette:
     """The silhouette_HW in a frame, from the one in the frame before.
@@ -483,7 +483,7 @@ def _left_behind(
     return np.asarray(warped_HW & stays_HW & (belief_HW < LEFT_BEHIND))
 
 
-def _cut_beside(colours_HWC: Image, marks_HW: Marks, memory: Appearance) -> Silhouette:
+def _cut_beside(colours_HWC: Image, marks_HW: Marks, memory: ObjectColours) -> Silhouette:
     """GrabCut whose colours are learnt from the anchor's picture too, laid below this one."""
     height, width = marks_HW.shape
     size = (width, height)
