@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from maskora.errors import Fault, UserError
 from maskora.models.files.model_files import ModelFiles, problems_of, raise_all
+from maskora.streaming.out_of_memory import ran_out_of
 
 SHOWN = 60  # characters of a value in a message
 UNUSED_LAYERS = 2  # of a language model: the states of its last layers are not used
@@ -75,6 +76,8 @@ def reading_config(source: ModelFiles, part: str) -> Iterator[None]:
     except (UserError, Fault):
         raise
     except UNUSABLE as error:
+        if ran_out_of(error) is not None:  # memory, which is no matter of the configuration
+            raise
         lines = str(error).strip().splitlines() or [""]
         if isinstance(error, StrictDataclassError):  # its second line names the key
             reason = lines[-1 if len(lines) < 2 else 1].strip().removesuffix("Errors:")
