@@ -1,4 +1,7 @@
-"""The workspace: the folder of one edit, the records in it, and the original video behind it."""
+"""The workspace: the folder of one edit, the records in it, and the original video behind it.
+
+Importing this needs no library of pictures or videos: the doctor tells which of them are broken.
+"""
 
 import logging
 import os
@@ -8,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
@@ -18,8 +21,10 @@ from maskora.config.tables import Stage
 from maskora.errors import UserError
 from maskora.files import is_hidden, patiently, remove, write_text
 from maskora.system import WINDOWS
-from maskora.video.fit import Placement
-from maskora.video.probe import VideoInfo, probe
+
+if TYPE_CHECKING:
+    from maskora.video.fit import Placement
+    from maskora.video.probe import VideoInfo
 
 log = logging.getLogger("maskora")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # of edited frames
@@ -57,8 +62,10 @@ class Source(BaseModel):
         return Fraction(self.fps)
 
     @property
-    def placement(self) -> Placement:
+    def placement(self) -> "Placement":
         """The placement of the workspace's frames in the original."""
+        from maskora.video.fit import Placement
+
         return Placement(self.original_size, self.size, self.region)
 
 
@@ -322,12 +329,14 @@ def workspace_lock(workspace: Workspace) -> Iterator[None]:
         yield
 
 
-def original_video(source: Source) -> VideoInfo:
+def original_video(source: Source) -> "VideoInfo":
     """The original video, over whose frames edited.mp4 is made.
 
     Raises:
         UserError: it is gone, damaged, or has another size than when it was prepared.
     """
+    from maskora.video.probe import probe
+
     origin = Path(source.origin)
     if not origin.exists():
         raise UserError(
