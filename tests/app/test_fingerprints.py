@@ -67,7 +67,7 @@ SETTINGS: list[tuple[str, str, object, Changed]] = [
 ]
 
 
-# What runs of earlier versions have written down of the defaults and the small clip. Whoever changes
+# What runs of earlier versions have recorded of the defaults and the small clip. Whoever changes
 # one of these has people train again what they have trained.
 RECORDED = {
     "[adapter]": "1991b09bddbf9e6927a0",
