@@ -82,7 +82,7 @@ def job_of(
     """The numbers of a run, from the prepared clip or, before that, from [video]."""
     width, height = source.size if source else _planned_size(config, base.grid.multiple)
     frames = source.frames if source else config.video.frames
-    window = frames if config.motion.window == "full" else min(config.motion.window, frames)
+    window = config.motion.window_length(frames)
     windows = -(-(frames - window) // config.motion.stride) + 1
     is_8bit = config.optimizer.type == "adamw8bit" and device == "cuda" and _has_bitsandbytes()
     guided = config.inference.guidance > 1 and not base.embeds_guidance
