@@ -15,7 +15,7 @@ from huggingface_hub.errors import StrictDataclassError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from maskora.errors import Fault, UserError
-from maskora.models.files.source import Source, problems_of, raise_all
+from maskora.models.files.model_files import ModelFiles, problems_of, raise_all
 
 SHOWN = 60  # characters of a value in a message
 UNUSED_LAYERS = 2  # of a language model: the states of its last layers are not used
@@ -42,7 +42,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
     @classmethod
-    def of(cls, source: Source, part: str) -> Self:
+    def of(cls, source: ModelFiles, part: str) -> Self:
         """A part's configuration. Raises UserError with everything in it that cannot be."""
         try:
             return cls.model_validate(source.config(part))
@@ -51,7 +51,7 @@ class Settings(BaseModel):
             raise UserError(f"{source.described(part)}: {problems}. {PUBLISHED}") from None
 
 
-def check_settings(source: Source, kinds: Mapping[str, type[Settings]]) -> None:
+def check_settings(source: ModelFiles, kinds: Mapping[str, type[Settings]]) -> None:
     """Check every part's configuration.
 
     Args:
@@ -64,7 +64,7 @@ def check_settings(source: Source, kinds: Mapping[str, type[Settings]]) -> None:
 
 
 @contextmanager
-def reading_config(source: Source, part: str) -> Iterator[None]:
+def reading_config(source: ModelFiles, part: str) -> Iterator[None]:
     """Building a part, or computing with it: its errors become one that names the file.
 
     Raises:
@@ -83,7 +83,7 @@ def reading_config(source: Source, part: str) -> Iterator[None]:
         raise UserError(f"{source.described(part)}: {reason.rstrip(' .:')}. {PUBLISHED}") from error
 
 
-def transformers_config(kind: Any, source: Source, part: str, **settings: Any) -> Any:
+def transformers_config(kind: Any, source: ModelFiles, part: str, **settings: Any) -> Any:
     """A configuration of transformers, which checks the type of every key itself.
 
     Args:

@@ -16,7 +16,6 @@ from maskora.latents import EncodedSample
 from maskora.method.objective import draw_noise_level
 from maskora.models.registry import Expert, VideoModel
 from maskora.training import loop
-from maskora.training.checkpoint import RunFolder
 from maskora.training.loop import (
     Chooser,
     StageRun,
@@ -27,6 +26,7 @@ from maskora.training.loop import (
     train_step,
 )
 from maskora.training.report import read_metrics
+from maskora.training.run_folder import RunFolder
 
 PLAN = StageRun("motion", 6, Training(seed=3, checkpoint_every=3), Optimizer(type="adamw", lr=1e-2))
 
