@@ -130,3 +130,17 @@ def test_a_choice_that_is_none_lists_those_that_are(
     assert result.exit_code == 2
     message = re.sub(r"[\s│]+", " ", result.stderr)
     assert f"'{words[-1]}' is not one of {', '.join(map(repr, choices))}" in message
+
+
+def test_the_doctor_tells_which_library_is_broken() -> None:
+    """So the command line itself needs none of those that a system may fail to load."""
+    code = (
+        "import sys\n"
+        "for library in ('cv2', 'av', 'PIL'): sys.modules[library] = None\n"
+        "sys.argv = ['maskora', 'doctor']\n"
+        "from maskora.cli import main; main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "libraries ... BROKEN" in ended.stdout, ended.stderr
+    assert ended.returncode == 1
+    assert ended.stderr.endswith("maskora: something is broken: libraries\n")

@@ -45,7 +45,7 @@ SUFFIX = ".safetensors"
 
 def export_lora(
     source: Path, output: Path, layout: str, edit: str | None, family: str | None, overwrite: bool
-) -> list[str]:
+) -> Iterator[str]:
     """Write the LoRA of a workspace, or a LoRA file, in a layout.
 
     Args:
@@ -55,7 +55,7 @@ def export_lora(
         family: the kind of base, for files that do not say it.
         overwrite: files that are there may be replaced.
 
-    Returns:
+    Yields:
         what was written, in lines for the person.
 
     Raises:
@@ -67,23 +67,21 @@ def export_lora(
     for target in targets:
         if target.exists() and not overwrite:
             raise UserError(f"{target} exists already: choose another name, or add --overwrite")
-    lines = []
     for one, target in zip(given, targets, strict=True):
         names = _names_for(one.path, family)
         weights = lora.read(one.path, names)
         lora.write(target, weights, layout, names)
-        lines += _describe(target, weights, layout)
-    return lines
+        yield from _describe(target, weights, layout)
 
 
-def merge_lora(source: Path, output: Path, edit: str | None) -> list[str]:
+def merge_lora(source: Path, output: Path, edit: str | None) -> Iterator[str]:
     """Write the base that a LoRA was trained on with the LoRA in it; whole or not at all.
 
     Args:
         source: a workspace, of which the edit's LoRA is taken, or a LoRA file of maskora's.
         output: the folder to make, in diffusers' layout.
 
-    Returns:
+    Yields:
         what was done, in lines for the person.
 
     Raises:
@@ -93,7 +91,7 @@ def merge_lora(source: Path, output: Path, edit: str | None) -> list[str]:
         raise UserError(f"{output} exists already: name a folder that is to be made")
     _check_output(output)
     given = _find_loras(source, edit)
-    first, lines = given[0].path, []
+    first = given[0].path
     metadata = lora.read_metadata(first)
     found = _find_base(metadata, first, source if source.is_dir() else Path.cwd())
     model = open_model(str(metadata["family"]), found, "float32", "cpu")
@@ -106,10 +104,10 @@ def merge_lora(source: Path, output: Path, edit: str | None) -> list[str]:
         for part, path in parts.items():
             weights = lora.read(path, _names_for(path, None))
             count = lora.merge(weights, path, found.where / part, built / part)
-            lines.append(f"{path}: added to {count} tensors of {part}")
+            yield f"{path}: added to {count} tensors of {part}"
         open_model(str(metadata["family"]), built, "float32", "cpu")  # refuses an incomplete one
         move(built, output)
-    return [*lines, f"{output}: the merged base, in diffusers' layout"]
+    yield f"{output}: the merged base, in diffusers' layout"
 
 
 def _find_loras(source: Path, edit: str | None) -> list[LoraChoice]:

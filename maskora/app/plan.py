@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maskora.app import timings
-from maskora.app.edits import find_edits
 from maskora.app.shards import NAMES, adapter_values, matrix_type
 from maskora.app.workspace import Source, Workspace
 from maskora.config import Config, parse_size
@@ -83,7 +82,7 @@ def workload_of(
     """The numbers of a run, from the prepared clip or, before that, from [video]."""
     width, height = source.size if source else _planned_size(config, base.grid.multiple)
     frames = source.frames if source else config.video.frames
-    window = frames if config.motion.window == "full" else min(config.motion.window, frames)
+    window = config.motion.window_length(frames)
     windows = -(-(frames - window) // config.motion.stride) + 1
     is_8bit = config.optimizer.type == "adamw8bit" and device == "cuda" and _has_bitsandbytes()
     guided = config.inference.guidance > 1 and not base.embeds_guidance
@@ -165,6 +164,8 @@ def disk_line(config: Config, found: ModelFiles, plan: Plan) -> str:
 
 def time_lines(config: Config, workspace: Workspace, train: Plan, infer: Plan) -> str:
     """Seconds per step and for the whole edit, where this machine has measured them before."""
+    from maskora.app.edits import find_edits  # which needs libraries that the doctor looks at
+
     motion, told_motion = _measured(train, train.job.window)
     anchored = config.appearance.conditioning == "anchored"
     keyframe, _ = _measured(train, 1 + train.base.grid.temporal if anchored else 1)

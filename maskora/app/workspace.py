@@ -1,4 +1,7 @@
-"""The workspace: the folder of one edit, the records in it, and the original video behind it."""
+"""The workspace: the folder of one edit, the records in it, and the original video behind it.
+
+Importing this needs no library of pictures or videos: the doctor tells which of them are broken.
+"""
 
 import logging
 import os
@@ -7,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
@@ -17,8 +20,10 @@ from maskora.config.tables import Stage
 from maskora.errors import UserError
 from maskora.files import patiently, remove, write_text
 from maskora.system import WINDOWS
-from maskora.video.fit import FramePlacement
-from maskora.video.probe import VideoInfo, probe
+
+if TYPE_CHECKING:
+    from maskora.video.fit import FramePlacement
+    from maskora.video.probe import VideoInfo
 
 log = logging.getLogger("maskora")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # of edited frames
@@ -56,8 +61,10 @@ class Source(BaseModel):
         return Fraction(self.fps)
 
     @property
-    def placement(self) -> FramePlacement:
+    def placement(self) -> "FramePlacement":
         """The placement of the workspace's frames in the original."""
+        from maskora.video.fit import FramePlacement
+
         return FramePlacement(self.original_size, self.size, self.region)
 
 
@@ -257,12 +264,14 @@ def workspace_lock(workspace: Workspace) -> Iterator[None]:
         yield
 
 
-def original_video(source: Source) -> VideoInfo:
+def original_video(source: Source) -> "VideoInfo":
     """The original video, over whose frames edited.mp4 is made.
 
     Raises:
         UserError: it is gone, damaged, or has another size than when it was prepared.
     """
+    from maskora.video.probe import probe
+
     origin = Path(source.origin)
     if not origin.exists():
         raise UserError(

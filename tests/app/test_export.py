@@ -163,6 +163,18 @@ def test_each_expert_of_the_base_has_a_file(run: Run, tmp_path: Path, of_two: Pa
     assert not (tmp_path / "out-high.safetensors").exists(), "all or nothing"
 
 
+def test_what_is_written_before_one_fails_is_said(run: Run, tmp_path: Path, of_two: Path) -> None:
+    trained(of_two, "motion", "high")
+    low = trained(of_two, "motion", "low")
+    weights = lora.read(low, WAN.names)
+    (rows, *_), module = weights.updates[ATTENTION[0]].up_OR.shape, ATTENTION[0]
+    odd = LoraWeights(weights.updates, {f"{module}.diff_b": torch.ones(rows)}, weights.metadata)
+    lora.write(low, odd, "comfyui", WAN.names)
+    answer = run("export", of_two, tmp_path / "out.safetensors")
+    refused(answer, "diffusers' layout has no place for differences of weights")
+    assert answer.out.startswith(f"{tmp_path / 'out-high.safetensors'}: diffusers layout, ")
+
+
 @pytest.mark.parametrize("path", ["gone", "nobody/nothing-of-this-name"])
 def test_without_the_base_the_runs_own_records_count(
     run: Run, tmp_path: Path, of_two: Path, path: str

@@ -158,6 +158,9 @@ def test_nothing_of_a_step_stays_after_backward_or_once_its_output_is_gone(
     if backward:
         x.sum().backward()
         assert model.offload._last is None
+        gc.collect()
+        held = sum(not isinstance(one(), Kept | None) for one in remembered)
+        assert held <= 1, "the graph is still there, and holds nothing but its leaf"
     del x
     assert alive(remembered) == 0
     assert model.offload._leaving == []

@@ -13,7 +13,8 @@ from maskora import lora
 from maskora.config.tables import Optimizer, Training
 from maskora.errors import Fault, UserError
 from maskora.latents import EncodedSample
-from maskora.models.registry import VideoModel
+from maskora.method.objective import draw_noise_level
+from maskora.models.registry import Expert, VideoModel
 from maskora.training import loop
 from maskora.training.loop import (
     Chooser,
@@ -22,6 +23,7 @@ from maskora.training.loop import (
     choose_uniformly,
     sample_loss,
     train,
+    train_step,
 )
 from maskora.training.report import read_metrics
 from maskora.training.run_folder import RunFolder
@@ -259,6 +261,25 @@ def test_accumulated_gradients_are_the_mean_over_their_samples(
     entries = read_metrics(RunFolder(tmp_path / "a").metrics)
     assert [len(entry.samples) for entry in entries] == [3, 3]
     assert all(loss > 0 for loss in losses)
+
+
+def test_a_step_draws_its_level_and_weighs_its_loss_as_set(
+    model: VideoModel, windows: list[EncodedSample]
+) -> None:
+    settings = Training(seed=5, timestep_sample_method="logit_normal", shift=6.0, inside_weight=7.0)
+    plan = replace(PLAN, stage="appearance", training=settings, expert=Expert("high", lowest=0.9))
+    transformer, sample = model.load_transformer(), windows[0]
+    lora.inject(transformer, 4, 4.0, model.lora_targets("attention"), 0)
+    generator = torch.Generator().manual_seed(6 * 1_000_003 + 2)
+    level = draw_noise_level("logit_normal", 6.0, generator, 0.9, 1.0)
+    assert sample.target_CTHW is not None
+    noise = torch.randn(sample.target_CTHW.shape, generator=generator)
+    with torch.no_grad():
+        loss = sample_loss(model, transformer, sample, noise, level, 7.0).item()
+    optimizer = torch.optim.SGD(lora.trainable(transformer), lr=1.0)
+    entry = train_step(model, transformer, optimizer, lambda _: sample, plan, 2).read()
+    assert entry.noise_level == level.item()
+    assert entry.loss == pytest.approx(loss, rel=1e-5)
 
 
 def test_mixing_draws_the_motion_share(windows: list[EncodedSample]) -> None:
