@@ -1,5 +1,5 @@
 # Everything runs in a virtual environment in .venv; needs Python >= 3.11, git and make.
-#   make demo     a first edit on a small model: no card, no model to download
+#   make demo     a first edit on a small model: no GPU, no model to download
 #   make test     the quick tests        make test-all   all of them, and test-elsewhere
 #   make test-elsewhere   the quick tests without what only POSIX has; TESTS=tests/video for some
 #   make lint     style, types, imports  make format     put the style right
