@@ -2,7 +2,6 @@
 
 import weakref
 from collections.abc import Callable, Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,30 +70,6 @@ def make_fake(module: nn.Module, dtype: Callable[[str, nn.Parameter], torch.dtyp
                 kind = dtype(f"{name}.{leaf}" if name else leaf, parameter)
                 fake = torch.empty(parameter.shape, dtype=kind)
                 owned._parameters[leaf] = nn.Parameter(fake, parameter.requires_grad)
-
-
-class _OnePieceNorm(torch.autograd.Function):
-    """What a card's RMS norm keeps and makes: its input, one number per row, and the result."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight, x.new_empty(x.shape[:-1], dtype=torch.float32))
-        return torch.empty_like(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return torch.empty_like(ctx.saved_tensors[0]), None
-
-
-def norms_in_one_piece(module: nn.Module) -> None:
-    """Let fake RMS norms take the memory of a card's kernel, not of the CPU's many steps."""
-    for norm in module.modules():
-        if isinstance(norm, nn.RMSNorm):
-            norm.forward = partial(_in_one_piece, norm)
-
-
-def _in_one_piece(norm: nn.RMSNorm, x: Tensor) -> Tensor:
-    return _OnePieceNorm.apply(x, norm.weight)
 
 
 def peak_of(
