@@ -1,4 +1,4 @@
-"""What a case is told; needs no torch."""
+"""The settings of a case; needs no torch."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -15,7 +15,7 @@ class Job:
         model: the model's folder.
         frames, width, height: of the clip, in pixels.
         dtype: that the base computes in.
-        cap_gb: the card's size to keep to, in GiB; None for all of it.
+        cap_gb: the GPU size to keep to, in GiB; None for all of it.
         steps: measured steps, after one that warms up.
         rank: of the LoRA.
         layers: how many blocks the model has.

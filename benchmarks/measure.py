@@ -32,8 +32,8 @@ class Phase:
     Attributes:
         name: for people.
         seconds: from start to end, the device's work included.
-        peak_allocated: most bytes in tensors on the card at once.
-        peak_reserved: most bytes that the allocator held of the card for them.
+        peak_allocated: most bytes in tensors on the GPU at once.
+        peak_reserved: most bytes that the allocator held of the GPU for them.
         host_before: bytes of this process's own memory at the start (see `host_memory`).
         peak_host: most of them at once.
     """
@@ -51,7 +51,7 @@ class Machine:
     """Where the numbers come from; no name of a host and no path.
 
     Attributes:
-        gpu: the card's name, or "no GPU".
+        gpu: the GPU's name, or "no GPU".
         gpu_bytes: its memory.
         cores: that this process may use.
         ram_bytes: of the machine.
@@ -163,15 +163,15 @@ def measured(name: str, device: torch.device, done: Callable[[Phase], None]) -> 
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was told."""
+    """Wait until the device has done its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def limit_card(gigabytes: float, device: torch.device) -> None:
-    """Let this process have no more of the card than one of `gigabytes` (GiB) would give it.
+    """Let this process have no more of the GPU than one of `gigabytes` (GiB) would give it.
 
-    What is taken of the card before the first tensor (the context) counts as taken.
+    What is taken of the GPU before the first tensor (the context) counts as taken.
     """
     torch.cuda.synchronize(device)
     free, total = torch.cuda.mem_get_info(device)
@@ -182,7 +182,7 @@ def limit_card(gigabytes: float, device: torch.device) -> None:
 
 
 def describe_machine(device: torch.device) -> Machine:
-    """This machine and the bandwidths to its card."""
+    """This machine and the bandwidths to its GPU."""
     on_card = device.type == "cuda"
     properties = torch.cuda.get_device_properties(device) if on_card else None
     return Machine(
@@ -209,5 +209,5 @@ def default_device() -> torch.device:
 
 
 if __name__ == "__main__":
-    told = json.dumps(asdict(describe_machine(default_device())))
-    Path(sys.argv[1]).write_text(told, encoding="utf-8")
+    text = json.dumps(asdict(describe_machine(default_device())))
+    Path(sys.argv[1]).write_text(text, encoding="utf-8")

@@ -7,7 +7,7 @@
     python benchmarks/memory.py --model model-14b --case train-9 --case train-49 --case infer-49 \\
         --cap-gb 8 --storage same,float8 --output benchmarks/results/NAME.json
 
-It runs on a card and without one. benchmarks/README.md says what each column means.
+It runs on a GPU and without one. benchmarks/README.md says what each column means.
 """
 
 import sys
@@ -73,7 +73,7 @@ def main(
     ] = "auto",
     cap_gb: Annotated[
         float | None,
-        typer.Option("--cap-gb", min=0.1, help="use no more than a card of so many GiB has"),
+        typer.Option("--cap-gb", min=0.1, help="use no more than a GPU of so many GiB has"),
     ] = None,
     weights: Annotated[
         Weights, typer.Option("--weights", help="where streamed blocks wait")

@@ -41,7 +41,7 @@ class Request:
 
 def configure(job: Job, swap: str, weights: str, storage: str) -> Config:
     """The configuration of a job. Raises UserError where it is none."""
-    told = {
+    settings = {
         "model.dtype": job.dtype,
         "model.transformer_dtype": storage,
         "video.size": f"{job.width}x{job.height}",
@@ -52,11 +52,11 @@ def configure(job: Job, swap: str, weights: str, storage: str) -> Config:
         "memory.weights": weights,
     }
     if job.cap_gb is not None:
-        told["memory.vram_budget_gb"] = job.cap_gb
+        settings["memory.vram_budget_gb"] = job.cap_gb
     with tempfile.TemporaryDirectory() as folder:
         empty = Path(folder) / "options.toml"
         empty.touch()
-        return load_config(empty, [f"{name}={value}" for name, value in told.items()])
+        return load_config(empty, [f"{name}={value}" for name, value in settings.items()])
 
 
 def plan_request(request: Request, gpu_bytes: int | None) -> Plan:

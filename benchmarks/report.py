@@ -23,7 +23,7 @@ def markdown(results: dict[str, Any]) -> str:
         f"{results['model']['stored_bytes'] / GB:.2f} GB on disk",
         f"- {settings['size'][0]}x{settings['size'][1]} pixels, {settings['dtype']}, LoRA rank "
         f"{settings['rank']}, median of {settings['steps']} steps after a warm-up, "
-        + (f"held to a card of {settings['cap_gb']} GB" if settings["cap_gb"] else "no cap"),
+        + (f"held to a GPU of {settings['cap_gb']} GB" if settings["cap_gb"] else "no cap"),
         "",
         *_table(COLUMNS, [_row(case, bandwidth) for case in results["cases"]]),
         "",
@@ -90,32 +90,32 @@ def _placement(case: dict[str, Any]) -> str:
     placement = case["placement"]
     if placement is None:
         return str(case["storage"])
-    told = [f"{placement['blocks_to_swap']} swapped"]
+    parts = [f"{placement['blocks_to_swap']} swapped"]
     if placement["blocks_to_swap"]:
-        told.append(placement["weights"])
-    told.append(placement["storage"])
-    told += [name.replace("_", " ") for name, value in placement.items() if value is True]
-    told += ["recompute layer"] if placement["recompute"] == "layer" else []
-    told += [f"VAE tile {placement['vae_tile']}"] if placement["vae_tile"] else []
-    return ", ".join(told)
+        parts.append(placement["weights"])
+    parts.append(placement["storage"])
+    parts += [name.replace("_", " ") for name, value in placement.items() if value is True]
+    parts += ["recompute layer"] if placement["recompute"] == "layer" else []
+    parts += [f"VAE tile {placement['vae_tile']}"] if placement["vae_tile"] else []
+    return ", ".join(parts)
 
 
 def _machine(machine: dict[str, Any]) -> str:
-    card = machine["gpu"]
+    gpu = machine["gpu"]
     if machine["gpu_bytes"]:
-        card += f" ({machine['gpu_bytes'] / GIB:.0f} GB)"
+        gpu += f" ({machine['gpu_bytes'] / GIB:.0f} GB)"
     versions = f"torch {machine['torch']}" + (
         f", CUDA {machine['cuda']}" if machine["cuda"] else ""
     )
-    return f"{card}, {machine['cores']} cores, {machine['ram_bytes'] / GIB:.0f} GB RAM, {versions}"
+    return f"{gpu}, {machine['cores']} cores, {machine['ram_bytes'] / GIB:.0f} GB RAM, {versions}"
 
 
 def _bandwidths(machine: dict[str, Any]) -> str:
     pinned, staged = machine["bandwidth"], machine["staged_bandwidth"]
     if not staged:
         return "no device"
-    told = f"{pinned / GB:.1f} GB/s from pinned memory" if pinned else "no memory can be pinned"
-    return f"{told}, {staged / GB:.1f} GB/s through staging"
+    speed = f"{pinned / GB:.1f} GB/s from pinned memory" if pinned else "no memory can be pinned"
+    return f"{speed}, {staged / GB:.1f} GB/s through staging"
 
 
 def _gib(nbytes: int | None) -> str:

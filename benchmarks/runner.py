@@ -53,13 +53,13 @@ def measure_all(
     requests: list[Request], base: Base, resident: Resident, output: Path | None
 ) -> dict[str, Any]:
     """The machine, and one row per request; written to `output` after every row."""
-    machine, told = describe(), requests[0].job
+    machine, job = describe(), requests[0].job
     results: dict[str, Any] = {
         "machine": machine,
         "model": {"layers": base.layers, "stored_bytes": base.stored_bytes},
         "settings": {
-            "cap_gb": told.cap_gb, "dtype": told.dtype, "steps": told.steps, "rank": told.rank,
-            "size": [told.width, told.height],
+            "cap_gb": job.cap_gb, "dtype": job.dtype, "steps": job.steps, "rank": job.rank,
+            "size": [job.width, job.height],
         },
         "cases": [],
     }  # fmt: skip
@@ -129,7 +129,7 @@ def _fits(row: dict[str, Any], base: Base, machine: dict[str, Any]) -> bool:
 
 
 def describe() -> dict[str, Any]:
-    """The machine, looked at in a process of its own, so that this one takes nothing of a card."""
+    """The machine, looked at in a process of its own, so that this one takes nothing of a GPU."""
     status, machine = _process("benchmarks.measure")
     if status:
         raise Fault(f"the machine could not be described (status {status})")

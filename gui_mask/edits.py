@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from maskora.app.edits import find_edits
 from maskora.app.workspace import (
     IMAGE_SUFFIXES,
     Source,
@@ -136,7 +137,7 @@ def listing(workspace: Workspace, edit: str | None) -> list[EditedEntry]:
     source = workspace.read_source()
     if not workspace.edit_dir(edit).is_dir():
         return []
-    images = workspace.find_edits(edit, source.frames).images
+    images = find_edits(workspace, edit, source.frames).images
     return [_entry(workspace, source, frame, images[frame]) for frame in sorted(images)]
 
 

@@ -21,6 +21,7 @@ import psutil
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from maskora.app.edits import find_edits
 from maskora.app.workspace import Workspace
 from maskora.config.tables import Stage
 from maskora.errors import Fault, UserError
@@ -177,7 +178,7 @@ def start(workspace: Workspace, what: Work, edit: str | None) -> JobState:
         Fault: the process could not be started.
     """
     if what != "train":
-        _ = workspace.find_edits(edit, workspace.read_source().frames).first
+        _ = find_edits(workspace, edit, workspace.read_source().frames).first
     check_text(workspace, edit)
     further = [] if edit is None else [edit]
     program = [sys.executable, "-P", "-m", "gui_mask.supervisor"]  # -P: nothing from this folder

@@ -32,7 +32,7 @@ from maskora.masks import Labels
 from maskora.masks.markup import Markup
 from maskora.masks.prompts import Prompt
 from maskora.masks.shapes import Boxes, MaskShape, object_boxes
-from maskora.masks.tracking import Direction, Tracker
+from maskora.masks.tracking import Direction, ObjectTracker
 
 JPEG_QUALITY = 90
 STORE_EVERY = 10  # frames that are tracked
@@ -138,7 +138,7 @@ class Session:
         self._lock = threading.RLock()
         self._jpegs: dict[int, bytes] = {}
         self._shown = (0, "")  # a version, and the content of its labels
-        self._tracker: Tracker | None = None
+        self._tracker: ObjectTracker | None = None
         self._tracking: TrackingJob | None = None
         self._boxes: tuple[object, Boxes, tuple[int, ...], tuple[str, ...]] | None = None
         with ExitStack() as holding:
@@ -316,7 +316,7 @@ class Session:
         except OSError as error:
             self.message = f"{error.strerror}: what was followed is in this page only"
 
-    def _open_tracker(self) -> Tracker:
+    def _open_tracker(self) -> ObjectTracker:
         if self._tracker is None:
             self._tracker = open_configured_tracker(self.config, self.workspace, self._frames_THWC)
         return self._tracker

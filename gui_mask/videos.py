@@ -32,7 +32,7 @@ BASES = bases()
 
 
 @dataclass(frozen=True)
-class Clip:
+class OpenedVideo:
     """A video that was looked at.
 
     Attributes:
@@ -75,18 +75,18 @@ class Clip:
         return str(next(folder for folder in folders if not folder.exists()))
 
 
-def look(path: Path, uploaded: bool, limits: Limits) -> Clip:
+def look(path: Path, uploaded: bool, limits: Limits) -> OpenedVideo:
     """Find out what a video, or a folder of images, is, within limits. Raises UserError.
 
     A file is walked through once in a process of its own before this one opens it.
     """
     if not path.is_dir():
         check_untrusted(path, limits)
-    return Clip(probe(path, limits=limits), uploaded)
+    return OpenedVideo(probe(path, limits=limits), uploaded)
 
 
 @contextmanager
-def keep_upload(clip: Clip, root: Path) -> Iterator[Path]:
+def keep_upload(clip: OpenedVideo, root: Path) -> Iterator[Path]:
     """The video to prepare from: an upload is copied into the workspace, unless that fails."""
     if not clip.uploaded:
         yield clip.info.path

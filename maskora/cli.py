@@ -19,7 +19,7 @@ from typer.core import TyperCommand
 from maskora import __version__, devices
 from maskora.app.workspace import Workspace
 from maskora.config import load_config
-from maskora.config.tables import Family
+from maskora.config.tables import Family, TrackerKind
 from maskora.errors import Fault, UserError
 from maskora.streaming.out_of_memory import first_line, ran_out_of
 from maskora.system import (
@@ -212,9 +212,7 @@ def track(
         list[str] | None,
         typer.Option(metavar="FRAME,X,Y,W,H[,OBJECT]", help="a rectangle around the object"),
     ] = None,
-    tracker: Annotated[
-        Literal["simple", "sam2"] | None, typer.Option(help="who follows; see [tracker]")
-    ] = None,
+    tracker: Annotated[TrackerKind | None, typer.Option(help="who follows; see [tracker]")] = None,
     checkpoint: Annotated[
         str | None, typer.Option(help="of sam2: a hub id, a folder, or an original .pt file")
     ] = None,

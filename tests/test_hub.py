@@ -28,7 +28,7 @@ from maskora.app.plan import CONFIGS
 from maskora.config.tables import Model
 from maskora.errors import Fault, UserError
 from maskora.hub import WANTED, fetching, find_file, find_local, locate, locate_cached, variants
-from maskora.models.files.source import resolve_base, resolve_files
+from maskora.models.files.model_files import resolve_base, resolve_files
 from tests.conftest import REPOSITORY
 from tests.loopback_hub import Hub, serving, use
 

@@ -11,7 +11,7 @@ from gui_mask.errors import show_errors
 from gui_mask.pages import PRIVATE, SILENT
 from gui_mask.session import Session
 from gui_mask.state import AppState
-from gui_mask.videos import BASES, Clip, keep_upload, look
+from gui_mask.videos import BASES, OpenedVideo, keep_upload, look
 from maskora.app.prepare import prepare_workspace
 
 PROGRESS = gr.Progress()  # gradio looks for one among the defaults
@@ -107,14 +107,16 @@ class OpeningPage:
         """Look at a video by its path."""
         return self._found(look(self.state.guard.resolve(typed), False, self.state.limits))
 
-    def _found(self, clip: Clip) -> list[Any]:
+    def _found(self, clip: OpenedVideo) -> list[Any]:
         longest, first = clip.longest(0, 1), clip.frame(0)
         frames = gr.Slider(5, longest, min(49, longest), step=4)
         target = clip.suggested_root(self.state.guard.allowed[0])
         return [clip, clip.description(), first, frames, target, gr.Column(visible=True)]
 
     @show_errors
-    def change_span(self, clip: Clip | None, start: int, every: int, frames: int) -> list[Any]:
+    def change_span(
+        self, clip: OpenedVideo | None, start: int, every: int, frames: int
+    ) -> list[Any]:
         """As many frames as there are from another start; its picture."""
         if clip is None:
             return [gr.skip(), gr.skip()]
@@ -123,8 +125,8 @@ class OpeningPage:
 
     @show_errors
     def make_workspace(
-        self, clip: Clip, start: int, every: int, frames: int, size: str, base: str, model: str,
-        target: str, progress: gr.Progress = PROGRESS,
+        self, clip: OpenedVideo, start: int, every: int, frames: int, size: str, base: str,
+        model: str, target: str, progress: gr.Progress = PROGRESS,
     ) -> list[Any]:  # fmt: skip
         """Prepare, and enter what was made."""
         place = self.state.guard.resolve(target)

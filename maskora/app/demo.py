@@ -13,7 +13,7 @@ from maskora.app.workspace import Workspace
 from maskora.config import load_config
 from maskora.errors import UserError
 from maskora.masks.files import read_labels, write_labels
-from maskora.miniature.world import Backdrop, Look, Motion, Scene, Sprite, Wave, render
+from maskora.miniature.world import Backdrop, Look, Scene, Sprite, SpriteMotion, Wave, render
 from maskora.system import WINDOWS, quoted
 from maskora.video.composite import contact_sheet
 from maskora.video.fit import unfit_mask
@@ -40,12 +40,12 @@ SCENE = Scene(
     (
         Sprite(
             Look("square", "halves", None),
-            Motion((0.72, 0.78), (0.06, 0.0), angle=0.4, spin=-0.8, pulse=0.0),
+            SpriteMotion((0.72, 0.78), (0.06, 0.0), angle=0.4, spin=-0.8, pulse=0.0),
             radius=0.08,
         ),
         Sprite(
             Look("square", "halves", BLUE),
-            Motion((0.27, 0.50), (0.42, -0.20), angle=0.3, spin=2.0, pulse=0.0),
+            SpriteMotion((0.27, 0.50), (0.42, -0.20), angle=0.3, spin=2.0, pulse=0.0),
             radius=0.19,
         ),
     ),

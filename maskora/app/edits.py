@@ -1,29 +1,62 @@
-"""A workspace's pictures and words, read and checked: the clip, and one edit of it."""
+"""The edits of a workspace: found by their name (--edit), read, checked and fitted to the clip."""
 
 import logging
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from maskora.app.captions import settle_captions
 from maskora.app.masking import load_masks
-from maskora.app.workspace import Source, Workspace, check_edit_size, check_video_settings
+from maskora.app.workspace import (
+    EDIT_NAME,
+    IMAGE_SUFFIXES,
+    Source,
+    Workspace,
+    check_edit_size,
+    check_video_settings,
+)
 from maskora.config import Config
 from maskora.errors import UserError
-from maskora.method.conditioning import to_unit
+from maskora.files import is_hidden
 from maskora.video.composite import composite, feather_alpha
 from maskora.video.differences import VISIBLE, Leakage, measure_leakage
-from maskora.video.fit import Placement, fit_image
+from maskora.video.fit import FramePlacement, fit_image
 from maskora.video.images import read_image
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger("maskora")
 # Pixels over which the source outside meets the edit inside, in what the model sees. Not
 # inference.feather: that one is about the finished frames, and changing it must not retrain.
 SPILL_FEATHER = 8.0
+
+
+@dataclass(frozen=True)
+class EditFiles:
+    """The edited images of one edit: frame number -> file. Frame 0 may still be missing."""
+
+    folder: Path
+    images: dict[int, Path]
+
+    @property
+    def first(self) -> Path:
+        """The edited first frame. Raises UserError where it is missing."""
+        if 0 not in self.images:
+            raise UserError(
+                f"{self.folder / '00000.png'} is missing: open source/00000.png in an image "
+                f"editor, change what lies inside the mask, and save the result there"
+            )
+        return self.images[0]
+
+    @property
+    def keyframes(self) -> dict[int, Path]:
+        """Edited frames after the first, in order."""
+        return {frame: path for frame, path in sorted(self.images.items()) if frame > 0}
 
 
 @dataclass(frozen=True)
@@ -41,16 +74,22 @@ class Clip:
     labels_THW: np.ndarray
 
     @property
-    def placement(self) -> Placement:
+    def placement(self) -> FramePlacement:
         """The frames' place in the original."""
         return self.source.placement
 
-    def video(self) -> Tensor:
+    def video(self) -> "Tensor":
         """Pixels in [-1, 1], shape (3, T, H, W)."""
+        import torch
+
+        from maskora.method.conditioning import to_unit
+
         return to_unit(torch.from_numpy(self.frames_THWC))
 
-    def keep(self) -> Tensor:
+    def keep(self) -> "Tensor":
         """The keep mask, shape (T, H, W): 1 = keep, 0 = generate."""
+        import torch
+
         return torch.from_numpy(self.labels_THW == 0).float()
 
 
@@ -89,6 +128,48 @@ class Edit:
         return {0: self.first, **self.keyframes}
 
 
+def find_edits(workspace: Workspace, edit: str | None, frames: int) -> EditFiles:
+    """The edited images of an edit; a file that is no frame is an error, never ignored.
+
+    Args:
+        edit: the name that --edit gives, or None for the unnamed one.
+        frames: how many frames the clip has.
+    """
+    folder = workspace.edit_dir(edit)
+    if not folder.is_dir():
+        names = ", ".join(workspace.named_edits()) or "none"
+        raise UserError(f"{folder}: no such folder (named edits here: {names})")
+    images: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):
+        is_named_edit = path.is_dir() and edit is None and EDIT_NAME.fullmatch(path.name)
+        if is_named_edit or is_hidden(path):
+            continue
+        frame = _frame_number(path, frames)
+        if path.suffix.lower() == ".txt":
+            continue
+        if frame in images:
+            raise UserError(f"{path} and {images[frame].name} are both frame {frame}: keep one")
+        images[frame] = path
+    known = {path.stem for path in images.values()}
+    for caption in sorted(folder.glob("*.txt")):
+        if caption.stem not in known:
+            log.warning("note: %s has no edited frame beside it", caption)
+    return EditFiles(folder, images)
+
+
+def _frame_number(path: Path, frames: int) -> int:
+    suffix = path.suffix.lower()
+    is_frame = re.fullmatch(r"[0-9]+", path.stem) and not path.is_dir()
+    if suffix not in (*IMAGE_SUFFIXES, ".txt") or not is_frame:
+        raise UserError(
+            f"{path} is not a frame: edited frames are named by their number, as 00000.png "
+            f"(or .jpg, .webp), with a caption in a .txt beside"
+        )
+    if int(path.stem) >= frames:
+        raise UserError(f"{path}: the clip has frames 0 to {frames - 1} only")
+    return int(path.stem)
+
+
 def load_clip(workspace: Workspace, config: Config) -> Clip:
     """Read the source frames and masks. Raises UserError where they and edit.toml disagree."""
     source = workspace.read_source()
@@ -114,7 +195,7 @@ def load_edit(
         captioned: other images whose captions will be asked for: those that are missing are
             written along with the edit's, so that the captioner is loaded once.
     """
-    files = workspace.find_edits(edit, clip.source.frames)
+    files = find_edits(workspace, edit, clip.source.frames)
     paths = {0: files.first, **files.keyframes}
     pictures = {frame: _read_edited(path, clip.source) for frame, path in paths.items()}
     captions = settle_captions(config, workspace, [*paths.values(), *captioned])
@@ -123,6 +204,24 @@ def load_edit(
         for frame, path in paths.items()
     }
     return Edit(frames.pop(0), frames)
+
+
+def load_keyframes(
+    workspace: Workspace, config: Config, clip: Clip, edit: str | None, required: bool
+) -> Edit | None:
+    """The edit with its keyframes; None where it has none, so that there is nothing to learn."""
+    files = find_edits(workspace, edit, clip.source.frames)
+    if not files.keyframes:
+        if required:
+            raise UserError(
+                f"{files.folder} holds no edited keyframe besides frame 0, so there is nothing "
+                f"for the appearance stage to learn: save one as {files.folder / '00024.png'}, say"
+            )
+        log.info("appearance: skipped, there is no edited keyframe besides frame 0")
+        return None
+    loaded = load_edit(workspace, config, clip, edit, captioned=[workspace.source_frame(0)])
+    report_leakage(loaded, config.appearance.spill)
+    return loaded
 
 
 def report_leakage(edit: Edit, rule: str) -> None:

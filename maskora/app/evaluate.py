@@ -11,7 +11,8 @@ import numpy as np
 from pydantic import AliasPath, BaseModel, ConfigDict, Field
 
 from maskora import __version__
-from maskora.app.workspace import EditFiles, Source, Workspace, check_edit_size, read_record
+from maskora.app.edits import EditFiles, find_edits
+from maskora.app.workspace import Source, Workspace, check_edit_size, read_record
 from maskora.errors import UserError
 from maskora.evaluation.clip import (
     PROMPTS,
@@ -64,7 +65,7 @@ class ResultRecord(BaseModel):
 
 
 @dataclass(frozen=True)
-class Result:
+class FinishedResult:
     """A result of `infer`.
 
     Attributes:
@@ -159,7 +160,7 @@ class Judged:
 
     workspace: Workspace
     source: Source
-    result: Result
+    result: FinishedResult
     labels_THW: np.ndarray
     edited: dict[int, np.ndarray]
     truth: TruthFiles | None
@@ -216,7 +217,7 @@ def _open(workspace: Workspace, edit: str | None, seed: int | None, truth: Path 
             raise UserError(f"{path} is a folder, but the report goes there: move it away")
     count = range(source.frames)
     labels_THW = np.stack([_of_the_clip(workspace.mask(n), read_labels, source) for n in count])
-    edits = workspace.find_edits(edit, source.frames)
+    edits = find_edits(workspace, edit, source.frames)
     frames = (_of_the_clip(workspace.source_frame(n), read_image, source) for n in count)
     _check_unchanged(result, frames, labels_THW, edits)
     edited = {
@@ -226,7 +227,9 @@ def _open(workspace: Workspace, edit: str | None, seed: int | None, truth: Path 
     return Judged(workspace, source, result, labels_THW, edited, found)
 
 
-def find_result(workspace: Workspace, source: Source, edit: str | None, seed: int | None) -> Result:
+def find_result(
+    workspace: Workspace, source: Source, edit: str | None, seed: int | None
+) -> FinishedResult:
     """The result of an edit and a seed (by default that of the run's first seed).
 
     Raises:
@@ -251,7 +254,7 @@ def find_result(workspace: Workspace, source: Source, edit: str | None, seed: in
             f"{path} has {found[0]} frames of {found[1]}x{found[2]}, but this clip's result "
             f"has {wanted[0]} of {wanted[1]}x{wanted[2]}: {remedy}"
         )
-    return Result(folder, video, record, remedy)
+    return FinishedResult(folder, video, record, remedy)
 
 
 def _result_folder(workspace: Workspace, edit: str | None, seed: int | None, remedy: str) -> Path:
@@ -277,7 +280,7 @@ def _damaged(path: Path, remedy: str) -> UserError:
 
 
 def _check_unchanged(
-    result: Result, frames: Iterable[np.ndarray], labels_THW: np.ndarray, edits: EditFiles
+    result: FinishedResult, frames: Iterable[np.ndarray], labels_THW: np.ndarray, edits: EditFiles
 ) -> None:
     """Clip, masks and edited frames are those that the result was made from. Raises UserError.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from maskora import lora
 from maskora.app.captions import source_caption
-from maskora.app.edits import load_clip, load_edit
+from maskora.app.edits import find_edits, load_clip, load_edit
 from maskora.app.fingerprints import (
     LoraChoice,
     base_digest,
@@ -26,7 +26,7 @@ from maskora.files import is_hidden, lies_in, move
 from maskora.hub import find_file, find_local, is_hub_id, locate, locate_cached
 from maskora.lora import LoraWeights
 from maskora.models.files.folder import DiffusersFolder
-from maskora.models.files.source import Source, resolve_base
+from maskora.models.files.model_files import ModelFiles, resolve_base
 from maskora.models.names import Names
 from maskora.models.registry import (
     FAMILIES,
@@ -36,8 +36,8 @@ from maskora.models.registry import (
     open_model,
     open_source,
 )
-from maskora.training.checkpoint import RunFolder
 from maskora.training.loop import StageRun
+from maskora.training.run_folder import RunFolder
 
 log = logging.getLogger("maskora")
 SUFFIX = ".safetensors"
@@ -132,7 +132,7 @@ def _trained_loras(workspace: Workspace, edit: str | None) -> list[LoraChoice]:
         UserError: the workspace or the edit is not complete, or a transformer has no LoRA yet.
     """
     config = load_config(workspace.config, [])
-    files = workspace.find_edits(edit, workspace.read_source().frames)
+    files = find_edits(workspace, edit, workspace.read_source().frames)
     stage: Stage = "appearance" if files.keyframes else "motion"
     try:
         model = _configured_base(config, workspace)
@@ -259,7 +259,7 @@ def _describe(path: Path, weights: LoraWeights, layout: str) -> list[str]:
     return lines
 
 
-def _find_base(metadata: dict[str, Any], path: Path, relative_to: Path) -> Source:
+def _find_base(metadata: dict[str, Any], path: Path, relative_to: Path) -> ModelFiles:
     """The base that a LoRA's record names."""
     _names_for(path, None)
     if "base" not in metadata:

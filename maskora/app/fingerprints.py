@@ -20,8 +20,8 @@ from maskora.config.tables import Stage, Table
 from maskora.errors import UserError
 from maskora.files import digest, digest_file
 from maskora.models.registry import Expert, VideoModel
-from maskora.training.checkpoint import RunFolder
 from maskora.training.loop import StageRun
+from maskora.training.run_folder import RunFolder
 
 log = logging.getLogger("maskora")
 STORAGE = "model.transformer_dtype"

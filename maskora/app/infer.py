@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from maskora import lora
-from maskora.app.base import open_base
 from maskora.app.edits import Clip, Edit, load_clip, load_edit, report_leakage
 from maskora.app.fingerprints import LoraChoice, stage_run, trained_lora
+from maskora.app.open_base import open_base
+from maskora.app.outputs import Result, make_room, write_outputs
 from maskora.app.preflight import infer_warnings
-from maskora.app.results import Result, make_room, write_outputs
 from maskora.app.workspace import Workspace, original_video
 from maskora.config import Config
 from maskora.config.tables import Stage

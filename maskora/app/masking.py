@@ -33,11 +33,11 @@ from maskora.masks.markup import Markup
 from maskora.masks.prompts import Box, Click, Prompt, check_inside, parse_box, parse_click
 from maskora.masks.shapes import final_masks, frame_ranges, static_box_labels
 from maskora.masks.trackers import open_tracker
-from maskora.masks.tracking import Tracker
+from maskora.masks.tracking import ObjectTracker
 from maskora.progress import track
 from maskora.system import quoted
 from maskora.video.composite import contact_sheet
-from maskora.video.fit import Placement, fit_labels
+from maskora.video.fit import FramePlacement, fit_labels
 from maskora.video.images import IMAGE_SUFFIXES, read_image, write_png
 from maskora.video.probe import VideoInfo, probe
 from maskora.video.read import read_frames
@@ -48,7 +48,7 @@ SAME_SHAPE = 0.02  # by which a mask's aspect may differ from the video's
 
 
 def given_silhouettes(
-    mask: Path | None, box: str | None, info: VideoInfo, config: Config, placement: Placement
+    mask: Path | None, box: str | None, info: VideoInfo, config: Config, placement: FramePlacement
 ) -> np.ndarray | None:
     """The masks that the person gave: labels (T, H, W) uint8 on the workspace's frames, or None.
 
@@ -213,7 +213,7 @@ def track_workspace(
 
 def open_configured_tracker(
     config: Config, workspace: Workspace, frames_THWC: np.ndarray
-) -> Tracker:
+) -> ObjectTracker:
     """The tracker of [tracker], for the workspace's clip. Raises UserError."""
     settings = config.tracker
     return open_tracker(settings.type, settings.checkpoint, frames_THWC, workspace.root)
@@ -299,14 +299,14 @@ def absence_notes(markup: Markup) -> list[str]:
     ]
 
 
-def to_workspace(prompt: Prompt, placement: Placement) -> Prompt:
+def to_workspace(prompt: Prompt, placement: FramePlacement) -> Prompt:
     """A prompt in pixels of the original as one in pixels of the workspace's frames."""
     left, top, width, height = placement.region
     across, down = placement.size[0] / width, placement.size[1] / height
     return _moved(prompt, across, down, -left * across, -top * down)
 
 
-def to_original(prompt: Prompt, placement: Placement) -> Prompt:
+def to_original(prompt: Prompt, placement: FramePlacement) -> Prompt:
     """The way back, to a tenth of a pixel."""
     left, top, width, height = placement.region
     moved = _moved(prompt, width / placement.size[0], height / placement.size[1], left, top)
@@ -416,7 +416,7 @@ def _read_mask(mask: Path, info: VideoInfo, config: Config) -> list[np.ndarray]:
     return read_mask_frames(read_frames(masks, numbers[0], len(numbers), every))
 
 
-def _fit_mask(labels_HW: np.ndarray, placement: Placement, where: Path) -> np.ndarray:
+def _fit_mask(labels_HW: np.ndarray, placement: FramePlacement, where: Path) -> np.ndarray:
     """A mask on the workspace's frame, given at its size, or at the original's in any scale."""
     size, original = labels_HW.shape[::-1], placement.original_size
     if size == placement.size != original:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maskora.app import timings
+from maskora.app.edits import find_edits
 from maskora.app.shards import NAMES, adapter_values, matrix_type
 from maskora.app.workspace import Source, Workspace
 from maskora.config import Config, parse_size
@@ -16,11 +17,11 @@ from maskora.devices import BFLOAT16, DeviceKind, dotted
 from maskora.errors import UserError
 from maskora.files import cache_home
 from maskora.memory.machine import Machine, foreseen
-from maskora.memory.plan import Job, Plan, Purpose, Request, plan_run
+from maskora.memory.plan import Plan, Purpose, Request, Workload, plan_run
 from maskora.memory.profile import Profile, read_profile
 from maskora.memory.report import render
-from maskora.models.files.source import resolve_base
-from maskora.models.registry import Source as BaseSource
+from maskora.models.files.model_files import resolve_base
+from maskora.models.registry import ModelFiles
 from maskora.streaming.placement import gb
 
 CONFIGS = ["model_index.json", "config.json", "*/config.json"]
@@ -33,7 +34,7 @@ def plan_for(
     config: Config,
     workspace: Workspace,
     source: Source | None,
-    found: BaseSource | Profile,
+    found: ModelFiles | Profile,
     machine: Machine,
     purpose: Purpose,
 ) -> Plan:
@@ -52,7 +53,7 @@ def plan_for(
     base = found
     if not isinstance(base, Profile):
         base = read_profile(config.model.family, base, config.model.dtype, config.adapter.targets)
-    job = job_of(config, workspace, source, purpose, machine.kind, base)
+    job = workload_of(config, workspace, source, purpose, machine.kind, base)
     memory = config.memory
     cap = None if memory.vram_budget_gb == "auto" else memory.vram_budget_gb
     return plan_run(base, job, machine, Request(cap, memory.blocks_to_swap, memory.weights))
@@ -71,14 +72,14 @@ def check_precision(config: Config, machine: Machine) -> None:
         )
 
 
-def job_of(
+def workload_of(
     config: Config,
     workspace: Workspace,
     source: Source | None,
     purpose: Purpose,
     device: DeviceKind,
     base: Profile,
-) -> Job:
+) -> Workload:
     """The numbers of a run, from the prepared clip or, before that, from [video]."""
     width, height = source.size if source else _planned_size(config, base.grid.multiple)
     frames = source.frames if source else config.video.frames
@@ -87,7 +88,7 @@ def job_of(
     is_8bit = config.optimizer.type == "adamw8bit" and device == "cuda" and _has_bitsandbytes()
     guided = config.inference.guidance > 1 and not base.embeds_guidance
     further = [workspace.root / Path(lora.path).expanduser() for lora in config.inference.loras]
-    return Job(
+    return Workload(
         purpose=purpose,
         frames=frames,
         width=width,
@@ -141,11 +142,11 @@ def show_plan(
     if source is None:
         print(f"{workspace.root} is not prepared yet: planned with [video] of the configuration")
     print(render(plans))
-    print(tell_disk(config, found, plans[0]))
-    print(tell_time(config, workspace, *plans))
+    print(disk_line(config, found, plans[0]))
+    print(time_lines(config, workspace, *plans))
 
 
-def tell_disk(config: Config, found: BaseSource, plan: Plan) -> str:
+def disk_line(config: Config, found: ModelFiles, plan: Plan) -> str:
     """The base's files, and the copy that weights = "mapped" makes."""
     files = {path for part in found.parts() for path in found.paths(part)}
     held = sum(path.stat().st_size for path in files)
@@ -162,14 +163,14 @@ def tell_disk(config: Config, found: BaseSource, plan: Plan) -> str:
     return "; ".join(lines)
 
 
-def tell_time(config: Config, workspace: Workspace, train: Plan, infer: Plan) -> str:
+def time_lines(config: Config, workspace: Workspace, train: Plan, infer: Plan) -> str:
     """Seconds per step and for the whole edit, where this machine has measured them before."""
     motion, told_motion = _measured(train, train.job.window)
     anchored = config.appearance.conditioning == "anchored"
     keyframe, _ = _measured(train, 1 + train.base.grid.temporal if anchored else 1)
     generate, told_generate = _measured(infer, infer.job.frames)
     has_keyframes = workspace.edits_dir.is_dir() and bool(
-        workspace.find_edits(None, train.job.frames).keyframes
+        find_edits(workspace, None, train.job.frames).keyframes
     )
     share, appearance = config.appearance.motion_share, config.appearance.steps
     turns = train.base.experts

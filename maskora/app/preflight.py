@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from maskora.app.captions import foresee_caption
+from maskora.app.edits import EditFiles, find_edits
 from maskora.app.masking import load_masks
 from maskora.app.workspace import (
-    EditFiles,
     Source,
     Workspace,
     check_edit_size,
@@ -21,7 +21,7 @@ from maskora.errors import UserError
 from maskora.hub import find_local, is_hub_id
 from maskora.memory.plan import Purpose
 from maskora.models.acceleration import NO_BACKWARD, NO_MASK, WARM_UP
-from maskora.models.files.source import resolve_base, resolve_files
+from maskora.models.files.model_files import resolve_base, resolve_files
 from maskora.models.registry import open_source, read_settings
 from maskora.streaming.placement import Placement
 from maskora.video.images import image_size
@@ -55,7 +55,7 @@ def check_workspace(config: Config, workspace: Workspace, edit: str | None) -> l
     attempt(lambda: notes.append(_base_line(config, workspace)))
     files = EditFiles(workspace.edits_dir, {})
     try:
-        files = workspace.find_edits(edit, source.frames)
+        files = find_edits(workspace, edit, source.frames)
     except UserError as error:
         problems.append(str(error))
     for path in files.images.values():

@@ -15,11 +15,11 @@ from maskora.config import Config, build_config, load_config, parse_size, render
 from maskora.errors import UserError
 from maskora.files import lies_in, move, remove, write_text
 from maskora.hub import find_file, find_local, is_hub_id
-from maskora.models.files.source import resolve_base
+from maskora.models.files.model_files import resolve_base
 from maskora.models.registry import FAMILIES, Grid, read_grid
 from maskora.progress import track
 from maskora.system import quoted
-from maskora.video.fit import Placement, auto_size, fit_image, place
+from maskora.video.fit import FramePlacement, auto_size, fit_image, place
 from maskora.video.images import write_png
 from maskora.video.probe import VideoInfo, probe
 from maskora.video.read import read_frames
@@ -265,7 +265,7 @@ def _choose_size(config: Config, info: VideoInfo, grid: Grid) -> tuple[int, int]
     return width, height
 
 
-def _source(info: VideoInfo, config: Config, placement: Placement, grid: Grid) -> Source:
+def _source(info: VideoInfo, config: Config, placement: FramePlacement, grid: Grid) -> Source:
     return Source(
         origin=str(info.path.resolve()),
         start=config.video.start,

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from maskora import __version__, lora
-from maskora.app.base import Base, open_base
 from maskora.app.captions import source_caption
-from maskora.app.edits import Clip, Edit, load_clip, load_edit, report_leakage
+from maskora.app.edits import Clip, Edit, load_clip, load_keyframes
 from maskora.app.fingerprints import (
     Fingerprint,
     adapter_digest,
@@ -26,6 +25,7 @@ from maskora.app.fingerprints import (
     run_folder,
     stage_run,
 )
+from maskora.app.open_base import Base, open_base
 from maskora.app.preflight import train_warnings
 from maskora.app.workspace import Workspace
 from maskora.config import Config
@@ -44,9 +44,9 @@ from maskora.method.conditioning import (
     window_starts,
 )
 from maskora.models.registry import Expert
-from maskora.training.checkpoint import RunFolder
 from maskora.training.loop import Chooser, StageRun, choose_mixed, choose_uniformly, train
 from maskora.training.report import read_metrics
+from maskora.training.run_folder import RunFolder
 
 log = logging.getLogger("maskora")
 RunStatus = Literal["done", "continues", "new"]
@@ -71,7 +71,7 @@ def train_stages(
     clip = load_clip(workspace, config)
     edited = None
     if stage != "motion":
-        edited = _load_keyframes(workspace, config, clip, edit, required=stage == "appearance")
+        edited = load_keyframes(workspace, config, clip, edit, required=stage == "appearance")
     caption = source_caption(workspace, config)
     base = open_base(config, workspace, clip.source, "train")
     for warning in train_warnings(config, has_keyframes=edited is not None):
@@ -87,24 +87,6 @@ def train_stages(
         for expert in base.model.experts:
             if edited is not None:
                 training.train_appearance(expert, edited, edit)
-
-
-def _load_keyframes(
-    workspace: Workspace, config: Config, clip: Clip, edit: str | None, required: bool
-) -> Edit | None:
-    """The edit with its keyframes; None where it has none, so that there is nothing to learn."""
-    files = workspace.find_edits(edit, clip.source.frames)
-    if not files.keyframes:
-        if required:
-            raise UserError(
-                f"{files.folder} holds no edited keyframe besides frame 0, so there is nothing "
-                f"for the appearance stage to learn: save one as {files.folder / '00024.png'}, say"
-            )
-        log.info("appearance: skipped, there is no edited keyframe besides frame 0")
-        return None
-    loaded = load_edit(workspace, config, clip, edit, captioned=[workspace.source_frame(0)])
-    report_leakage(loaded, config.appearance.spill)
-    return loaded
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -16,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from maskora.config import Config
 from maskora.config.tables import Stage
 from maskora.errors import UserError
-from maskora.files import is_hidden, patiently, remove, write_text
+from maskora.files import patiently, remove, write_text
 from maskora.system import WINDOWS
-from maskora.video.fit import Placement
+from maskora.video.fit import FramePlacement
 from maskora.video.probe import VideoInfo, probe
 
 log = logging.getLogger("maskora")
@@ -57,9 +56,9 @@ class Source(BaseModel):
         return Fraction(self.fps)
 
     @property
-    def placement(self) -> Placement:
+    def placement(self) -> FramePlacement:
         """The placement of the workspace's frames in the original."""
-        return Placement(self.original_size, self.size, self.region)
+        return FramePlacement(self.original_size, self.size, self.region)
 
 
 class TrackingRecord(BaseModel):
@@ -94,29 +93,6 @@ def read_record(
     except (FileNotFoundError, ValidationError) as error:
         what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
         raise UserError(f"{path} {what}: {remedy}") from None
-
-
-@dataclass(frozen=True)
-class EditFiles:
-    """The edited images of one edit: frame number -> file. Frame 0 may still be missing."""
-
-    folder: Path
-    images: dict[int, Path]
-
-    @property
-    def first(self) -> Path:
-        """The edited first frame. Raises UserError where it is missing."""
-        if 0 not in self.images:
-            raise UserError(
-                f"{self.folder / '00000.png'} is missing: open source/00000.png in an image "
-                f"editor, change what lies inside the mask, and save the result there"
-            )
-        return self.images[0]
-
-    @property
-    def keyframes(self) -> dict[int, Path]:
-        """Edited frames after the first, in order."""
-        return {frame: path for frame, path in sorted(self.images.items()) if frame > 0}
 
 
 class Workspace:
@@ -222,47 +198,6 @@ class Workspace:
         if not self.tracking_record.is_file():
             return None
         return read_record(TrackingRecord, self.tracking_record, "remove the folder, click again")
-
-    def find_edits(self, edit: str | None, frames: int) -> EditFiles:
-        """The edited images of an edit; a file that is no frame is an error, never ignored.
-
-        Args:
-            edit: the edit's name, or None for the unnamed one.
-            frames: how many frames the clip has.
-        """
-        folder = self.edit_dir(edit)
-        if not folder.is_dir():
-            names = ", ".join(self.named_edits()) or "none"
-            raise UserError(f"{folder}: no such folder (named edits here: {names})")
-        images: dict[int, Path] = {}
-        for path in sorted(folder.iterdir()):
-            is_named_edit = path.is_dir() and edit is None and EDIT_NAME.fullmatch(path.name)
-            if is_named_edit or is_hidden(path):
-                continue
-            frame = _frame_number(path, frames)
-            if path.suffix.lower() == ".txt":
-                continue
-            if frame in images:
-                raise UserError(f"{path} and {images[frame].name} are both frame {frame}: keep one")
-            images[frame] = path
-        known = {path.stem for path in images.values()}
-        for caption in sorted(folder.glob("*.txt")):
-            if caption.stem not in known:
-                log.warning("note: %s has no edited frame beside it", caption)
-        return EditFiles(folder, images)
-
-
-def _frame_number(path: Path, frames: int) -> int:
-    suffix = path.suffix.lower()
-    is_frame = re.fullmatch(r"[0-9]+", path.stem) and not path.is_dir()
-    if suffix not in (*IMAGE_SUFFIXES, ".txt") or not is_frame:
-        raise UserError(
-            f"{path} is not a frame: edited frames are named by their number, as 00000.png "
-            f"(or .jpg, .webp), with a caption in a .txt beside"
-        )
-    if int(path.stem) >= frames:
-        raise UserError(f"{path}: the clip has frames 0 to {frames - 1} only")
-    return int(path.stem)
 
 
 def _checked_name(edit: str) -> str:

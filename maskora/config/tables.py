@@ -21,6 +21,7 @@ Family: TypeAlias = Literal[
 ]
 FAMILIES: tuple[str, ...] = get_args(Family)
 PARTS = ("transformer", "transformer_2", "vae", "text_encoder", "image_encoder")
+TrackerKind = Literal["simple", "sam2"]
 Stage: TypeAlias = Literal["motion", "appearance"]
 LARGEST = 8192
 
@@ -208,7 +209,7 @@ class Mask(Table):
 class Tracker(Table):
     """The tracker of `maskora track` and of the clicks in `maskora gui`."""
 
-    type: Literal["simple", "sam2"] = Field(
+    type: TrackerKind = Field(
         "simple",
         description="simple (GrabCut and optical flow: needs no download, loses its way in hard "
         "clips) | sam2",

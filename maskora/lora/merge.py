@@ -17,8 +17,8 @@ from torch import Tensor
 from maskora.errors import UserError
 from maskora.lora.stack import LEAVES, check_shape, report_missing
 from maskora.lora.update import LoraWeights, Update
-from maskora.streaming.checkpoint import DTYPES, byte_view
 from maskora.streaming.header import SIZES, Stored, read_header, shards
+from maskora.streaming.tensor_files import DTYPES, byte_view
 
 FLOATS = ("F16", "BF16", "F32", "F64")
 # Why a file system does not link: another one, one without links (EINVAL: Windows' word for it),

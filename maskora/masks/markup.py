@@ -15,7 +15,7 @@ import numpy as np
 from maskora.errors import UserError
 from maskora.masks import Labels, Silhouette
 from maskora.masks.prompts import Box, Prompt, check_inside
-from maskora.masks.tracking import Direction, Silhouettes, Tracker, combine, follow, split
+from maskora.masks.tracking import Direction, ObjectTracker, Silhouettes, combine, follow, split
 
 MOST_UNDO = 100
 
@@ -52,7 +52,7 @@ class Markup:
         shown = {int(n) for n in np.unique(self.shown_THW) if n}
         return sorted(shown | {prompt.object_id for prompt in self.prompts})
 
-    def point(self, tracker: Tracker, prompts: Iterable[Prompt]) -> None:
+    def point(self, tracker: ObjectTracker, prompts: Iterable[Prompt]) -> None:
         """Add clicks and boxes, and find what they mean. Raises UserError; then nothing changed."""
         added = tuple(prompts)
         frames, height, width = self.shown_THW.shape
@@ -92,7 +92,7 @@ class Markup:
         self.before_THW[self.before_THW == number] = 0
 
     def follow(
-        self, tracker: Tracker, start: int | None = None, direction: Direction = "both"
+        self, tracker: ObjectTracker, start: int | None = None, direction: Direction = "both"
     ) -> Iterator[int]:
         """Propagate; yields each frame when it is done. Stopping early keeps what is done.
 
@@ -129,7 +129,7 @@ class Markup:
                 absences[number] = np.flatnonzero(~seen_T).tolist()
         return absences
 
-    def _segment(self, tracker: Tracker, frame: int, prompts: Iterable[Prompt]) -> Labels:
+    def _segment(self, tracker: ObjectTracker, frame: int, prompts: Iterable[Prompt]) -> Labels:
         own = [prompt for prompt in prompts if prompt.frame == frame]
         before_HW = self.before_THW[frame]
         there = split(before_HW)

@@ -17,7 +17,7 @@ Anchors = Mapping[int, Silhouettes]  # frame -> the objects that are anchored th
 Direction = Literal["both", "forward", "backward"]
 
 
-class Tracker(Protocol):
+class ObjectTracker(Protocol):
     """Follows objects through the one clip that it was opened with.
 
     Attributes:
@@ -73,7 +73,7 @@ def split(labels_HW: Labels) -> dict[int, Silhouette]:
 
 
 def follow(
-    tracker: Tracker,
+    tracker: ObjectTracker,
     anchors: Anchors,
     frames: int,
     start: int | None = None,
@@ -100,7 +100,7 @@ def follow(
 
 
 def _pass(
-    tracker: Tracker, path: range, anchors: Anchors, direction: Direction
+    tracker: ObjectTracker, path: range, anchors: Anchors, direction: Direction
 ) -> Iterator[tuple[int, Silhouettes]]:
     for frame, silhouettes in zip(path, tracker.propagate(path, anchors), strict=True):
         if direction == "both":

@@ -38,15 +38,15 @@ from maskora.models.base import (
     VideoModel,
 )
 from maskora.models.encoders import StreamedEncoder
-from maskora.models.files.source import Source
+from maskora.models.files.model_files import ModelFiles
 from maskora.models.registry import open_model
 from maskora.streaming.blocks import Block, Precision, block_bytes
-from maskora.streaming.checkpoint import Reader
 from maskora.streaming.engine import Streamer
 from maskora.streaming.formats import FORMATS
 from maskora.streaming.placement import RESIDENT, Placement
 from maskora.streaming.recompute import ActivationOffload, recompute_layers
 from maskora.streaming.sources import BlockSource
+from maskora.streaming.tensor_files import Reader
 from maskora.streaming.transfer import Transfer
 from maskora.streaming.weights import StreamedWeights
 
@@ -79,7 +79,7 @@ SCHEDULER = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
 class Probe:
     """A base that is measured: its model on the meta device, in one precision."""
 
-    def __init__(self, family: str, source: Source, dtype: str) -> None:
+    def __init__(self, family: str, source: ModelFiles, dtype: str) -> None:
         """Of `source` only the configurations are read."""
         with _quiet():
             self.model: VideoModel = open_model(family, Configurations(source), dtype, "meta")
@@ -313,13 +313,13 @@ class Probe:
 
 
 class Configurations:
-    """A base of which only the configurations are there: a `Source` whose weights have no values.
+    """A base with its configurations alone: `ModelFiles` whose weights have no values.
 
     Nothing is looked for on disk but what a configuration says, so that a base can be measured
     before its weights and tokenizers are fetched.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ModelFiles) -> None:
         self._source = source
         self.where, self.description = source.where, source.description
 
@@ -327,7 +327,9 @@ class Configurations:
         """Nothing is missing."""
 
     def config(self, part: str) -> dict[str, Any]:
-        """The part's own; of a scheduler, which takes no memory, any."""
+        """The part's own; of a scheduler, which takes no memory, any; of a twin, the first's."""
+        if part == "transformer_2" and part not in self._source.parts():
+            part = "transformer"
         return SCHEDULER if part == "scheduler" else self._source.config(part)
 
     def described(self, part: str) -> str:

@@ -48,7 +48,7 @@ PLAIN = Acceleration()
 
 
 @dataclass(frozen=True)
-class Job:
+class Workload:
     """Everything about a run that its memory and its time depend on, but the placement.
 
     Attributes:
@@ -84,7 +84,7 @@ class Job:
         return base.tokens(frames, self.width, self.height)
 
 
-def memory_demand(base: Profile, job: Job) -> Demand:
+def memory_demand(base: Profile, job: Workload) -> Demand:
     """What a job asks of the device."""
     tiles = [None, *(tile for tile in TILES if tile < max(job.width, job.height))]
     shape = job.frames, job.width, job.height
@@ -104,7 +104,7 @@ def memory_demand(base: Profile, job: Job) -> Demand:
     )
 
 
-def _training(base: Profile, job: Job) -> BlockPhase:
+def _training(base: Profile, job: Workload) -> BlockPhase:
     tokens = job.tokens(base, job.window)
     blocks = base.block_bytes(job.dtype, job.storage)
     kept = min(2, len(blocks)) if job.offload else len(blocks)
@@ -128,7 +128,7 @@ def _training(base: Profile, job: Job) -> BlockPhase:
     )
 
 
-def _generating(base: Profile, job: Job) -> BlockPhase:
+def _generating(base: Profile, job: Workload) -> BlockPhase:
     tokens = job.tokens(base, job.frames)
     blocks = base.block_bytes(job.dtype, job.storage)
     scratch = base.scratch_bytes(job.dtype, job.storage)
@@ -180,7 +180,7 @@ class Host:
 
 
 def host_memory(
-    base: Profile, job: Job, placement: Placement, needs: dict[str, Need], on_gpu: bool
+    base: Profile, job: Workload, placement: Placement, needs: dict[str, Need], on_gpu: bool
 ) -> dict[str, Host]:
     """What each phase takes of the machine's memory. Files that are mapped do not count."""
     blocks = base.block_bytes(job.dtype, job.storage)
@@ -218,7 +218,7 @@ def _staging(buffers: int, streamed: list[int]) -> int:
     return min(STAGING_PIECE * STAGING_PIECES, buffers * max(streamed, default=0))
 
 
-def _clip_bytes(job: Job, decoded: bool) -> int:
+def _clip_bytes(job: Workload, decoded: bool) -> int:
     """Frames and labels as bytes, the video and the keep mask in float32, and the samples."""
     pixels = job.width * job.height
     colours, mask = 3 * FLOAT * pixels, FLOAT * pixels
@@ -228,7 +228,7 @@ def _clip_bytes(job: Job, decoded: bool) -> int:
     return clip + job.frames * (3 if decoded else 2) * colours
 
 
-def suggestions(base: Profile, job: Job, swap: Swap) -> Iterator[Iterator[Change]]:
+def suggestions(base: Profile, job: Workload, swap: Swap) -> Iterator[Iterator[Change]]:
     """What could be changed so that a job fits, of each thing the smallest change first."""
     training = job.purpose == "train"
 
@@ -300,7 +300,7 @@ class Plan:
         budget: what of the GPU's memory may be used; None where there is no GPU.
     """
 
-    job: Job
+    job: Workload
     base: Profile
     machine: Machine
     placement: Placement
@@ -349,7 +349,7 @@ class Plan:
         return json.dumps(facts, sort_keys=True)
 
 
-def plan_run(base: Profile, job: Job, machine: Machine, request: Request) -> Plan:
+def plan_run(base: Profile, job: Workload, machine: Machine, request: Request) -> Plan:
     """How a run will lie in memory; without a GPU no budget is enforced.
 
     Raises:
@@ -364,7 +364,7 @@ def plan_run(base: Profile, job: Job, machine: Machine, request: Request) -> Pla
 
 
 def _planned(
-    base: Profile, job: Job, machine: Machine, request: Request, rings: tuple[int, ...]
+    base: Profile, job: Workload, machine: Machine, request: Request, rings: tuple[int, ...]
 ) -> Plan:
     """The plan with one of these numbers of buffers. Raises UserError where nothing fits."""
     within = None if machine.gpu is None else budget(request.cap_gb, machine.gpu)
@@ -387,7 +387,7 @@ def _planned(
 
 
 def _solution(
-    base: Profile, job: Job, request: Request, within: Budget | None, rings: tuple[int, ...]
+    base: Profile, job: Workload, request: Request, within: Budget | None, rings: tuple[int, ...]
 ) -> Solution:
     """What was asked for, or what fits best. Raises UserError where nothing does."""
     swap, asked = request.swap, memory_demand(base, job)

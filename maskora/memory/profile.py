@@ -20,7 +20,7 @@ from typing import Any
 
 from maskora.files import cache_home, digest, write_text
 from maskora.models.base import Grid
-from maskora.models.files.source import Source
+from maskora.models.files.model_files import ModelFiles
 from maskora.models.registry import FAMILIES, open_source, read_settings
 
 log = logging.getLogger("maskora")
@@ -225,7 +225,7 @@ def published() -> dict[str, Published]:
     }
 
 
-def read_profile(family: str, where: Path | Source, dtype: str, targets: str) -> Profile:
+def read_profile(family: str, where: Path | ModelFiles, dtype: str, targets: str) -> Profile:
     """A base's profile: as it ships, as it is kept in the cache, or measured now.
 
     Args:
@@ -246,10 +246,14 @@ def read_profile(family: str, where: Path | Source, dtype: str, targets: str) ->
     return Profile(table)
 
 
-def fingerprint(family: str, source: Source) -> str:
+def fingerprint(family: str, source: ModelFiles) -> str:
     """A name of a base's sizes, from its configurations alone. Raises UserError."""
     parts = read_settings(family, source)
-    facts = {part: _sizes(keys.model_dump(mode="json")) for part, keys in parts.items()}
+    facts = {
+        part: _sizes(keys.model_dump(mode="json"))
+        for part, keys in parts.items()
+        if part != "transformer_2"  # as large as the first
+    }
     return digest(family, str(FORMAT), json.dumps(facts, sort_keys=True))
 
 
@@ -270,7 +274,11 @@ def shipped() -> dict[str, dict[str, Any]]:
 
 
 def measure(
-    family: str, source: Source, dtype: str, targets: str, known: Mapping[str, Any] | None = None
+    family: str,
+    source: ModelFiles,
+    dtype: str,
+    targets: str,
+    known: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A table that answers for a precision and a kind of LoRA, and for what was known before."""
     log.info("measuring what this base takes of memory, once for all plans")

@@ -28,7 +28,7 @@ SQUARE_HALF, TRIANGLE_INNER, CROSS_LENGTH, CROSS_WIDTH = 0.886, 0.65, 1.1, 0.45
 
 
 @dataclass(frozen=True)
-class Part:
+class SpritePart:
     """A disc fixed to a sprite, in units of the sprite's radius.
 
     Attributes:
@@ -57,11 +57,11 @@ class Look:
     texture: Texture
     hue: float | None
     drift: float = 0.0
-    part: Part | None = None
+    part: SpritePart | None = None
 
 
 @dataclass(frozen=True)
-class Motion:
+class SpriteMotion:
     """A sprite's motion: straight on, thrown back near the picture's edge.
 
     Attributes:
@@ -82,7 +82,7 @@ class Sprite:
     """A thing that moves."""
 
     look: Look
-    motion: Motion
+    motion: SpriteMotion
     radius: float
 
 
@@ -122,7 +122,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Clip:
+class RenderedClip:
     """A rendered scene.
 
     Attributes:
@@ -152,7 +152,7 @@ class Pose:
         return cos * x_THW + sin * y_THW, cos * y_THW - sin * x_THW
 
 
-def render(scene: Scene, frames: int = FRAMES, size: int = SIZE) -> Clip:
+def render(scene: Scene, frames: int = FRAMES, size: int = SIZE) -> RenderedClip:
     """A scene's first frames, in `size` x `size` pixels, and whose each pixel is."""
     beats_T, pixels = raster(frames, size)
     video_CTHW = _paint_backdrop(scene.backdrop, beats_T, pixels)
@@ -162,7 +162,7 @@ def render(scene: Scene, frames: int = FRAMES, size: int = SIZE) -> Clip:
         cover_THW = _paint_sprite(video_CTHW, sprite, beats_T, pose, *pose.own(pixels))
         labels_THW[cover_THW > 0.5] = number
     bytes_CTHW = np.rint(video_CTHW.clip(0, 1) * np.float32(255)).astype(np.uint8)
-    return Clip(np.ascontiguousarray(bytes_CTHW.transpose(1, 2, 3, 0)), labels_THW)
+    return RenderedClip(np.ascontiguousarray(bytes_CTHW.transpose(1, 2, 3, 0)), labels_THW)
 
 
 def raster(frames: int, size: int) -> tuple[Array, Array]:
@@ -171,7 +171,7 @@ def raster(frames: int, size: int) -> tuple[Array, Array]:
     return beats_T, np.arange(size, dtype=np.float32) + np.float32(0.5)
 
 
-def pose_of(motion: Motion, radius: float, beats_T: Array, size: int) -> Pose:
+def pose_of(motion: SpriteMotion, radius: float, beats_T: Array, size: int) -> Pose:
     """The pose of a sprite at some times."""
     way_T2 = np.array(motion.start) + beats_T[:, None] * np.array(motion.velocity)
     # Thrown back at both ends of the stretch: a triangle wave of twice its length.

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
-from maskora.models.files.source import Source
+from maskora.models.files.model_files import ModelFiles
 from maskora.models.names import Names
 from maskora.streaming.placement import Placement
 
@@ -156,7 +156,7 @@ class VideoModel(Protocol):
     """
 
     family: str
-    source: Source
+    source: ModelFiles
     dtype: torch.dtype
     device: torch.device
     placement: Placement

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from maskora import progress
 from maskora.errors import UserError
-from maskora.streaming.checkpoint import Reader, check_all
+from maskora.streaming.tensor_files import Reader, check_all
 
 # What transformers raises of files that hold something else.
 UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)

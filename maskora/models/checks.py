@@ -15,7 +15,8 @@ from huggingface_hub.errors import StrictDataclassError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from maskora.errors import Fault, UserError
-from maskora.models.files.source import Source, problems_of, raise_all
+from maskora.models.files.model_files import ModelFiles, problems_of, raise_all
+from maskora.streaming.out_of_memory import ran_out_of
 
 SHOWN = 60  # characters of a value in a message
 UNUSED_LAYERS = 2  # of a language model: the states of its last layers are not used
@@ -42,7 +43,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
     @classmethod
-    def of(cls, source: Source, part: str) -> Self:
+    def of(cls, source: ModelFiles, part: str) -> Self:
         """A part's configuration. Raises UserError with everything in it that cannot be."""
         try:
             return cls.model_validate(source.config(part))
@@ -51,7 +52,7 @@ class Settings(BaseModel):
             raise UserError(f"{source.described(part)}: {problems}. {PUBLISHED}") from None
 
 
-def check_settings(source: Source, kinds: Mapping[str, type[Settings]]) -> None:
+def check_settings(source: ModelFiles, kinds: Mapping[str, type[Settings]]) -> None:
     """Check every part's configuration.
 
     Args:
@@ -64,7 +65,7 @@ def check_settings(source: Source, kinds: Mapping[str, type[Settings]]) -> None:
 
 
 @contextmanager
-def reading_config(source: Source, part: str) -> Iterator[None]:
+def reading_config(source: ModelFiles, part: str) -> Iterator[None]:
     """Building a part, or computing with it: its errors become one that names the file.
 
     Raises:
@@ -75,6 +76,8 @@ def reading_config(source: Source, part: str) -> Iterator[None]:
     except (UserError, Fault):
         raise
     except UNUSABLE as error:
+        if ran_out_of(error) is not None:  # memory, which is no matter of the configuration
+            raise
         lines = str(error).strip().splitlines() or [""]
         if isinstance(error, StrictDataclassError):  # its second line names the key
             reason = lines[-1 if len(lines) < 2 else 1].strip().removesuffix("Errors:")
@@ -83,7 +86,7 @@ def reading_config(source: Source, part: str) -> Iterator[None]:
         raise UserError(f"{source.described(part)}: {reason.rstrip(' .:')}. {PUBLISHED}") from error
 
 
-def transformers_config(kind: Any, source: Source, part: str, **settings: Any) -> Any:
+def transformers_config(kind: Any, source: ModelFiles, part: str, **settings: Any) -> Any:
     """A configuration of transformers, which checks the type of every key itself.
 
     Args:

@@ -31,19 +31,19 @@ from maskora.models.base import (
 from maskora.models.building import announce
 from maskora.models.checks import Settings, check_settings
 from maskora.models.encoders import StreamedEncoder, on_meta
-from maskora.models.files.source import Source, identity
+from maskora.models.files.model_files import ModelFiles, identity
 from maskora.streaming.blocks import Precision, precise
-from maskora.streaming.checkpoint import Reader
 from maskora.streaming.out_of_memory import with_room
 from maskora.streaming.placement import RESIDENT, Placement
 from maskora.streaming.sources import FORMAT
+from maskora.streaming.tensor_files import Reader
 from maskora.streaming.weights import more_blocks, stream_weights
 
 Encoding: TypeAlias = AbstractContextManager[EncodePrompts]
-LoadText: TypeAlias = Callable[[Source, torch.dtype, torch.device], Encoding]
-LoadImage: TypeAlias = Callable[[Source, torch.device], Encoding]
-BuildText: TypeAlias = Callable[[Source, torch.dtype], StreamedEncoder]
-BuildImage: TypeAlias = Callable[[Source], StreamedEncoder]
+LoadText: TypeAlias = Callable[[ModelFiles, torch.dtype, torch.device], Encoding]
+LoadImage: TypeAlias = Callable[[ModelFiles, torch.device], Encoding]
+BuildText: TypeAlias = Callable[[ModelFiles, torch.dtype], StreamedEncoder]
+BuildImage: TypeAlias = Callable[[ModelFiles], StreamedEncoder]
 
 
 class DiffusersBase(VideoModel):
@@ -70,13 +70,13 @@ class DiffusersBase(VideoModel):
     files: ClassVar[dict[str, tuple[str, ...]]]
     settings: ClassVar[Mapping[str, type[Settings]]]
     widths: ClassVar[dict[str, tuple[str, str]]]
-    read_grid: ClassVar[Callable[[Source], Grid]]
+    read_grid: ClassVar[Callable[[ModelFiles], Grid]]
     attention: ClassVar[str]
     feed_forward: ClassVar[str]
     instead: ClassVar[str]
 
     def __init__(
-        self, source: Source, dtype: str, device: str, placement: Placement = RESIDENT
+        self, source: ModelFiles, dtype: str, device: str, placement: Placement = RESIDENT
     ) -> None:
         self.source = source
         self.dtype = getattr(torch, dtype)

@@ -25,10 +25,10 @@ from maskora.models.building import (
     without_prefix,
 )
 from maskora.models.checks import UNUSED_LAYERS, reading_config
-from maskora.models.files.source import Source
+from maskora.models.files.model_files import ModelFiles
 from maskora.streaming.blocks import Precision, precise
-from maskora.streaming.checkpoint import Reader
 from maskora.streaming.placement import Placement
+from maskora.streaming.tensor_files import Reader
 from maskora.streaming.weights import stream_weights
 
 # Every layer, one prompt after the other.
@@ -36,7 +36,7 @@ STREAMED = Placement(blocks_to_swap=1_000, weights="mapped", split_batch=True)
 T5_WORDS = ("shared.weight", "encoder.embed_tokens.weight")
 
 
-def on_meta(source: Source, part: str, make: Callable[[], Any]) -> Any:
+def on_meta(source: ModelFiles, part: str, make: Callable[[], Any]) -> Any:
     """A part's module, frozen, whose parameters are not there yet; its buffers are.
 
     Raises:
@@ -199,7 +199,7 @@ def prepared(processor: Any, picture_CHW: Tensor, **options: Any) -> Tensor:
 
 def vision_tower(
     built: StreamedEncoder,
-    source: Source,
+    source: ModelFiles,
     processor: Any,
     device: torch.device,
     look: Callable[[Tensor], Tensor],
@@ -228,7 +228,7 @@ def vision_tower(
 def autoencoder(
     kind: Any,
     normalised: Callable[[Any], Vae],
-    source: Source,
+    source: ModelFiles,
     tile: int | None,
     device: torch.device,
 ) -> Iterator[Vae]:

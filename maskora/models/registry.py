@@ -17,7 +17,7 @@ from maskora.models.base import (
     VideoModel,
 )
 from maskora.models.checks import Settings
-from maskora.models.files.source import Source, open_source
+from maskora.models.files.model_files import ModelFiles, open_source
 from maskora.models.hunyuan import checks as hunyuan
 from maskora.models.hunyuan15 import checks as hunyuan15
 from maskora.models.names import Names
@@ -32,9 +32,9 @@ __all__ = [
     "Context",
     "Expert",
     "Grid",
+    "ModelFiles",
     "ModelInputs",
     "PromptInput",
-    "Source",
     "Transformer",
     "Vae",
     "VideoModel",
@@ -57,7 +57,7 @@ class Family(NamedTuple):
     """
 
     load: Callable[[], type[DiffusersBase]]
-    read_grid: Callable[[Source], Grid]
+    read_grid: Callable[[ModelFiles], Grid]
     grid: Grid
     settings: Mapping[str, type[Settings]]
 
@@ -112,7 +112,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def open_model(
-    family: str, where: Path | Source, dtype: str, device: str, placement: Placement = RESIDENT
+    family: str, where: Path | ModelFiles, dtype: str, device: str, placement: Placement = RESIDENT
 ) -> VideoModel:
     """Check a model's files and make it ready; no weights are loaded yet.
 
@@ -126,15 +126,22 @@ def open_model(
     return FAMILIES[family].load()(_found(where), dtype, device, placement)
 
 
-def read_grid(family: str, where: Path | Source) -> Grid:
+def read_grid(family: str, where: Path | ModelFiles) -> Grid:
     """A base's grid, from its configuration files alone. Raises UserError."""
     return FAMILIES[family].read_grid(_found(where))
 
 
-def read_settings(family: str, where: Path | Source) -> dict[str, Settings]:
-    """What the configurations of a base's parts say, but for the scheduler's. Raises UserError."""
+def read_settings(family: str, where: Path | ModelFiles) -> dict[str, Settings]:
+    """What the configurations of a base's parts say, but for the scheduler's.
+
+    A second transformer is as large as the first, so its configuration need not be there.
+
+    Raises:
+        UserError: a configuration is missing, damaged, or another model's.
+    """
     source, kinds = _found(where), FAMILIES[family].settings
-    return {part: kind.of(source, part) for part, kind in kinds.items() if part != "scheduler"}
+    left_out = {"scheduler"} | ({"transformer_2"} - set(source.parts()))
+    return {part: kind.of(source, part) for part, kind in kinds.items() if part not in left_out}
 
 
 def names_of(family: str) -> Names:
@@ -142,5 +149,5 @@ def names_of(family: str) -> Names:
     return FAMILIES[family].load().names
 
 
-def _found(where: Path | Source) -> Source:
+def _found(where: Path | ModelFiles) -> ModelFiles:
     return open_source(where) if isinstance(where, Path) else where

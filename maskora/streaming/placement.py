@@ -1,4 +1,4 @@
-"""How a frozen model lies in memory, as the streaming engine is told; imports no torch."""
+"""How a frozen model lies in memory, the streaming engine's settings; imports no torch."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ STAGING_PIECE, STAGING_PIECES = 64 * 2**20, 4
 
 @dataclass(frozen=True)
 class Placement:
-    """How the base lies in memory: what the streaming engine is told.
+    """How the base lies in memory: the settings of the streaming engine.
 
     Attributes:
         blocks_to_swap: how many blocks are streamed from the host; the others stay on the device.

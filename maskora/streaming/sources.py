@@ -16,8 +16,8 @@ from torch import Tensor
 from maskora.errors import Fault
 from maskora.files import digest, replacing
 from maskora.streaming.blocks import ALIGNMENT, Block, Slice, Weight
-from maskora.streaming.checkpoint import Reader, byte_view, read_bytes
 from maskora.streaming.host_memory import Pins, host_buffer
+from maskora.streaming.tensor_files import Reader, byte_view, read_bytes
 
 log = logging.getLogger("maskora")
 # Part of a converted file's name: files of another form have another name.

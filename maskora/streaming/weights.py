@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from maskora.progress import track
 from maskora.streaming.blocks import Block, Precision
-from maskora.streaming.checkpoint import Reader, check_all
 from maskora.streaming.engine import Streamer
 from maskora.streaming.host_memory import Pins, driver_of
 from maskora.streaming.placement import Placement, spread
@@ -24,6 +23,7 @@ from maskora.streaming.sources import (
     convert,
     read_block,
 )
+from maskora.streaming.tensor_files import Reader, check_all
 from maskora.streaming.transfer import Transfer
 from maskora.system import ram
 

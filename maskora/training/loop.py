@@ -25,9 +25,9 @@ from maskora.progress import Progress
 from maskora.streaming.out_of_memory import with_room
 from maskora.streaming.transfer import upload
 from maskora.system import INTERRUPTIONS
-from maskora.training.checkpoint import RunFolder
 from maskora.training.optimizer import available, make_optimizer, restore, update
-from maskora.training.report import Report, StepMetrics, draw_loss
+from maskora.training.report import MetricsWriter, StepMetrics, draw_loss
+from maskora.training.run_folder import RunFolder
 
 log = logging.getLogger("maskora")
 
@@ -125,7 +125,7 @@ def train(
         save_step, folder, transformer, optimizer, settings.type, depends_on=depends_on,
         metadata=metadata,
     )  # fmt: skip
-    with closing(Report(folder.metrics, folder.tensorboard, done)) as report:
+    with closing(MetricsWriter(folder.metrics, folder.tensorboard, done)) as report:
         try:
             _train_steps(
                 partial(train_step, model, transformer, optimizer, choose, run),
@@ -144,7 +144,7 @@ def _train_steps(
     give: Callable[[], str | None],
     steps: range,
     run: StageRun,
-    report: Report,
+    report: MetricsWriter,
     save: Callable[[int], None],
 ) -> None:
     """Take steps; each one's numbers are read while the next one computes.

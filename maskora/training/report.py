@@ -31,7 +31,7 @@ class StepMetrics:
     seconds: float
 
 
-class Report:
+class MetricsWriter:
     """Appends metrics as they come; a resumed run continues the same files."""
 
     def __init__(self, metrics: Path, tensorboard: Path, after_step: int) -> None:

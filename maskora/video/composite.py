@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from maskora.video.fit import Placement, unfit_image, unfit_mask
+from maskora.video.fit import FramePlacement, unfit_image, unfit_mask
 
 # Of the contact sheet: a colour per object, pixels between frames, and how much masks are tinted.
 COLOURS = ((255, 70, 70), (70, 200, 90), (80, 140, 255), (250, 190, 40), (210, 90, 230))
@@ -44,7 +44,7 @@ def paste_over_original(
     original_HWC: np.ndarray,
     generated_HWC: np.ndarray,
     edit_HW: np.ndarray,
-    placement: Placement,
+    placement: FramePlacement,
     feather: float,
 ) -> np.ndarray:
     """Paste a workspace frame's edit region over a frame of the original's size.

@@ -15,7 +15,7 @@ Fit = Literal["crop", "pad", "stretch"]
 
 
 @dataclass(frozen=True)
-class Placement:
+class FramePlacement:
     """The place of a workspace frame in the original.
 
     Attributes:
@@ -50,11 +50,11 @@ def auto_size(width: int, height: int, multiple: int, area: int = 832 * 480) -> 
     return min(sizes, key=error)
 
 
-def place(original_size: tuple[int, int], size: tuple[int, int], fit: Fit) -> Placement:
+def place(original_size: tuple[int, int], size: tuple[int, int], fit: Fit) -> FramePlacement:
     """Choose the region: centred, for "crop" inside the original, for "pad" around it."""
     (full_width, full_height), (width, height) = original_size, size
     if fit == "stretch":
-        return Placement(original_size, size, (0, 0, full_width, full_height))
+        return FramePlacement(original_size, size, (0, 0, full_width, full_height))
     ratios = width / full_width, height / full_height
     if fit == "crop":
         scale = max(ratios)
@@ -64,15 +64,15 @@ def place(original_size: tuple[int, int], size: tuple[int, int], fit: Fit) -> Pl
         scale = min(ratios)
         cut = max(full_width, round(width / scale)), max(full_height, round(height / scale))
     corner = (full_width - cut[0]) // 2, (full_height - cut[1]) // 2
-    return Placement(original_size, size, (*corner, *cut))
+    return FramePlacement(original_size, size, (*corner, *cut))
 
 
-def fit_image(image_HWC: np.ndarray, placement: Placement) -> np.ndarray:
+def fit_image(image_HWC: np.ndarray, placement: FramePlacement) -> np.ndarray:
     """An original frame (H0, W0, 3) at the workspace's size; black beyond the original."""
     return _resize(_cut(image_HWC, placement), placement.size)
 
 
-def fit_labels(labels_HW: np.ndarray, placement: Placement) -> np.ndarray:
+def fit_labels(labels_HW: np.ndarray, placement: FramePlacement) -> np.ndarray:
     """Labels (H0, W0) at the workspace's size; 0 beyond the original.
 
     When shrinking, a pixel takes the label that covers most of it, and 0 only where none does, so
@@ -84,12 +84,12 @@ def fit_labels(labels_HW: np.ndarray, placement: Placement) -> np.ndarray:
     return np.asarray(cv2.resize(covered, size, interpolation=cv2.INTER_NEAREST_EXACT))
 
 
-def unfit_image(image_HWC: np.ndarray, placement: Placement) -> np.ndarray:
+def unfit_image(image_HWC: np.ndarray, placement: FramePlacement) -> np.ndarray:
     """A workspace frame at the original's size; black where it shows nothing of the original."""
     return _lay(_resize(image_HWC, placement.region[2:]), placement)
 
 
-def unfit_mask(mask_HW: np.ndarray, placement: Placement) -> np.ndarray:
+def unfit_mask(mask_HW: np.ndarray, placement: FramePlacement) -> np.ndarray:
     """A workspace mask at the original's size by the nearest pixel, bool; False outside."""
     size = placement.region[2:]
     whole = cv2.resize(mask_HW.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
@@ -119,7 +119,7 @@ def _cover(labels_HW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return covering
 
 
-def _overlap(placement: Placement) -> tuple[slice, slice, slice, slice]:
+def _overlap(placement: FramePlacement) -> tuple[slice, slice, slice, slice]:
     """Rows and columns of the original that the region shows, and where they lie in it."""
     x, y, width, height = placement.region
     full_width, full_height = placement.original_size
@@ -133,7 +133,7 @@ def _overlap(placement: Placement) -> tuple[slice, slice, slice, slice]:
     )
 
 
-def _cut(image: np.ndarray, placement: Placement) -> np.ndarray:
+def _cut(image: np.ndarray, placement: FramePlacement) -> np.ndarray:
     rows, columns, own_rows, own_columns = _overlap(placement)
     _, _, width, height = placement.region
     cut = np.zeros((height, width, *image.shape[2:]), image.dtype)
@@ -141,7 +141,7 @@ def _cut(image: np.ndarray, placement: Placement) -> np.ndarray:
     return cut
 
 
-def _lay(region: np.ndarray, placement: Placement) -> np.ndarray:
+def _lay(region: np.ndarray, placement: FramePlacement) -> np.ndarray:
     rows, columns, own_rows, own_columns = _overlap(placement)
     width, height = placement.original_size
     laid = np.zeros((height, width, *region.shape[2:]), region.dtype)

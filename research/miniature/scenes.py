@@ -12,13 +12,13 @@ from maskora.miniature.world import (
     MARGIN,
     SHAPES,
     Backdrop,
-    Clip,
     Look,
-    Motion,
-    Part,
+    RenderedClip,
     Scene,
     Shape,
     Sprite,
+    SpriteMotion,
+    SpritePart,
     Texture,
     Wave,
 )
@@ -62,7 +62,7 @@ def _draw_shape(rng: np.random.Generator) -> Shape:
     return tuple(SHAPES)[int(rng.integers(len(SHAPES)))]
 
 
-def _draw_motion(rng: np.random.Generator) -> Motion:
+def _draw_motion(rng: np.random.Generator) -> SpriteMotion:
     """Within a beat it crosses a part of the picture; three of five turn, some swing in size."""
     start, end = np.zeros(2), np.zeros(2)
     while np.hypot(*(end - start)) < SHORTEST_WAY:
@@ -70,7 +70,7 @@ def _draw_motion(rng: np.random.Generator) -> Motion:
     turns, swings = rng.random() < 0.6, rng.random() < 0.3
     spin = rng.uniform(1.0, 3.2) * (1 if rng.random() < 0.5 else -1)
     pulse = rng.uniform(-0.15, 0.15)
-    return Motion(
+    return SpriteMotion(
         start=(float(start[0]), float(start[1])),
         velocity=(float(end[0] - start[0]), float(end[1] - start[1])),
         angle=rng.uniform(0, 2 * np.pi),
@@ -147,15 +147,15 @@ EDITS: dict[Edit, Callable[[Look, np.random.Generator], Look]] = {
 }
 
 
-def rim_part(rng: np.random.Generator, hue: float) -> Part:
+def rim_part(rng: np.random.Generator, hue: float) -> SpritePart:
     """A disc of another hue than its sprite's, at the rim."""
-    return Part(_other_hue(rng, hue), _angle(rng), distance=0.9, size=rng.uniform(0.4, 0.55))
+    return SpritePart(_other_hue(rng, hue), _angle(rng), distance=0.9, size=rng.uniform(0.4, 0.55))
 
 
-def blooming_part(rng: np.random.Generator, hue: float) -> Part:
+def blooming_part(rng: np.random.Generator, hue: float) -> SpritePart:
     """A disc of another hue, near the middle, that grows from nothing."""
     growth, size = rng.uniform(0.6, 1.2), rng.uniform(0.6, 0.8)
-    return Part(_other_hue(rng, hue), _angle(rng), distance=0.2, size=size, growth=growth)
+    return SpritePart(_other_hue(rng, hue), _angle(rng), distance=0.2, size=size, growth=growth)
 
 
 def drawn_drift(rng: np.random.Generator) -> float:
@@ -176,7 +176,7 @@ def _hue_of(look: Look) -> float:
     return 0.0 if look.hue is None else look.hue
 
 
-def sprite_boxes(clip: Clip, label: int) -> npt.NDArray[np.float64]:
+def sprite_boxes(clip: RenderedClip, label: int) -> npt.NDArray[np.float64]:
     """A sprite's box in every frame, (T, 4): x0, y0, x1, y1, half-open; NaN where unseen."""
     boxes_T4 = np.full((len(clip.labels_THW), 4), np.nan)
     for box_4, labels_HW in zip(boxes_T4, clip.labels_THW, strict=True):

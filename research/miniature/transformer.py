@@ -23,7 +23,7 @@ from maskora.files import write_bytes
 from maskora.masks.shapes import final_boxes, render_boxes
 from maskora.method.conditioning import Sample, appearance_sample, motion_sample, to_unit
 from maskora.method.objective import TIMESTEPS, draw_noise_level, mix, velocity
-from maskora.miniature.world import Clip, render
+from maskora.miniature.world import RenderedClip, render
 from maskora.models.base import Grid
 from maskora.models.diffusers_base import grouped_cells
 from research.miniature.autoencoder import LATENT_CHANNELS, encode
@@ -72,7 +72,7 @@ def draw_samples(frames: int, seeds: range) -> Iterator[Sample]:
             yield motion_sample(video_CTHW, keep_THW, 0, frames, how, "")
 
 
-def draw_keep(clip: Clip, rng: np.random.Generator) -> Tensor:
+def draw_keep(clip: RenderedClip, rng: np.random.Generator) -> Tensor:
     """The keep mask (T, H, W) of a box around the sprite in front: wide or narrow, calm or not."""
     size = clip.labels_THW.shape[1]
     boxes_NT4 = sprite_boxes(clip, int(clip.labels_THW.max()))[None]

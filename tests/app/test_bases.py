@@ -11,8 +11,8 @@ import pytest
 from maskora import lora
 from maskora.app.workspace import Workspace
 from maskora.models.registry import FAMILIES, names_of
-from maskora.training.checkpoint import RunFolder
 from maskora.training.report import read_metrics
+from maskora.training.run_folder import RunFolder
 from tests.app.conftest import (
     FAST,
     Answer,

@@ -14,7 +14,7 @@ from maskora.app.workspace import Workspace
 from maskora.config import Config, load_config
 from maskora.config.tables import Stage
 from maskora.errors import UserError
-from maskora.training.checkpoint import RunFolder
+from maskora.training.run_folder import RunFolder
 from maskora.video.images import write_png
 from tests.app.conftest import Answer, ok, recolour
 from tests.tiny_florence import write_tiny_florence

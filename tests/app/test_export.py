@@ -24,7 +24,7 @@ from maskora.config.tables import Stage
 from maskora.lora import LoraWeights
 from maskora.models.registry import open_model
 from maskora.models.tiny import write_tiny_model
-from maskora.training.checkpoint import RunFolder
+from maskora.training.run_folder import RunFolder
 from tests.app.conftest import Answer, ok, recolour, refused
 from tests.lora.tiny import KINDS, noise, random_lora
 

@@ -16,8 +16,8 @@ import torch
 from maskora import devices
 from maskora import devices as driver
 from maskora import system as ram_module
-from maskora.app import base
-from maskora.app.base import Base, measured, open_base
+from maskora.app import open_base as opening
+from maskora.app.open_base import Base, measured, open_base
 from maskora.app.plan import plan_for
 from maskora.app.workspace import Workspace
 from maskora.config import build_config, load_config
@@ -349,7 +349,7 @@ def test_torch_runs_out_of_memory_before_the_driver_gives_ram(
     )
     monkeypatch.setattr(devices, "spills_to_ram", lambda: spills)
     memory = GpuMemory(round(7.1 * GIB), 8 * GIB, opened=True)
-    base.hold_to(budget(cap, memory), devices.Device("cuda", 1))
+    opening.hold_to(budget(cap, memory), devices.Device("cuda", 1))
     if expected is None:
         assert held == []
     else:

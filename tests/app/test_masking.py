@@ -17,7 +17,7 @@ from maskora.config import load_config
 from maskora.masks import files as mask_files
 from maskora.masks.files import read_labels, write_labels
 from maskora.masks.prompts import Box, Click
-from maskora.video.fit import Placement, place
+from maskora.video.fit import FramePlacement, place
 from tests.app.conftest import Answer, refused
 from tests.ball import ball_centre, draw_mask
 
@@ -158,7 +158,7 @@ def test_there_and_back(
     original: tuple[int, int], size: tuple[int, int], fit: str, across: float, down: float
 ) -> None:
     """Clicks and boxes come back from the workspace's pixels to a tenth of an original one."""
-    placement: Placement = place(original, size, fit)  # type: ignore[arg-type]
+    placement: FramePlacement = place(original, size, fit)  # type: ignore[arg-type]
     x, y = across * (original[0] - 1), down * (original[1] - 1)
     back = to_original(to_workspace(Click(3, x, y, False, 2), placement), placement)
     assert abs(back.x - x) <= 0.051

@@ -16,7 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from maskora import lora
 from maskora import system as ram_module
-from maskora.app import base
+from maskora.app import open_base as opening
 from maskora.streaming.placement import GIB
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
@@ -137,7 +137,7 @@ def test_ram_that_others_hold_is_told_before_anything_loads(
     held = SimpleNamespace(total=64 * GIB, available=GIB // 4)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: held)
     monkeypatch.setattr(ram_module, "GROUPS", Path("nowhere"))
-    monkeypatch.setattr(base, "own_bytes", lambda: GIB // 8)
+    monkeypatch.setattr(opening, "own_bytes", lambda: GIB // 8)
     answer = run("train", "--config", root / "edit.toml")
     assert answer.status == 2
     assert "GB of RAM, and 0.4 of 64.0 GB of RAM are available: end other programs" in answer.err

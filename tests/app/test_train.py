@@ -22,8 +22,8 @@ from maskora.method.conditioning import to_unit
 from maskora.models.registry import Expert, Transformer, VideoModel, open_model
 from maskora.models.wan.model import Wan21
 from maskora.training import loop
-from maskora.training.checkpoint import RunFolder
 from maskora.training.loop import choose_uniformly, train, train_step
+from maskora.training.run_folder import RunFolder
 from tests.app.conftest import Answer, recolour
 from tests.app.small import CAPTION, configured, small_clip, small_edit
 from tests.simulated import OUT_OF_MEMORY

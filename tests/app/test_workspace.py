@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from maskora.app.edits import find_edits
 from maskora.app.workspace import Workspace, caption_beside, workspace_lock
 from maskora.errors import UserError
 
@@ -41,12 +42,12 @@ def test_edits_are_found_by_number_in_any_image_format(workspace: Workspace) -> 
     image(workspace.edits_dir / "hat" / "00000.png")
     for left_by_file_manager in (".DS_Store", "._00000.png", "Thumbs.db", "desktop.ini"):
         (workspace.edits_dir / left_by_file_manager).write_bytes(b"\0")
-    files = workspace.find_edits(None, 49)
+    files = find_edits(workspace, None, 49)
     assert files.first == first
     assert files.keyframes == {24: later}
-    assert workspace.find_edits("hat", 49).keyframes == {}
+    assert find_edits(workspace, "hat", 49).keyframes == {}
     with pytest.raises(UserError, match="named edits here: hat"):
-        workspace.find_edits("cap", 49)
+        find_edits(workspace, "cap", 49)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_a_file_that_is_no_frame_is_never_ignored(
         path = workspace.edits_dir / name
         path.mkdir() if name.endswith("/") else path.touch()
     with pytest.raises(UserError, match=message):
-        _ = workspace.find_edits(None, 49).first
+        _ = find_edits(workspace, None, 49).first
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from gui_mask import edits
+from maskora.app.edits import find_edits
 from maskora.app.workspace import Workspace, caption_beside
 from maskora.errors import Fault, UserError
 from maskora.masks.files import write_labels
-from maskora.video.fit import Placement, fit_image
+from maskora.video.fit import FramePlacement, fit_image
 from maskora.video.images import image_size, read_image, write_png
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
@@ -74,7 +75,7 @@ def test_an_upload_is_named_by_its_content(
     taken = edits.take_upload(workspace, None, 4, file)
     assert taken == workspace.edits_dir / f"00004{SUFFIX[kind]}"
     assert taken.read_bytes() == file.read_bytes()
-    assert workspace.find_edits(None, 9).images == {4: taken}
+    assert find_edits(workspace, None, 9).images == {4: taken}
 
 
 def test_a_new_upload_takes_the_place_and_the_caption_of_the_earlier_one(
@@ -273,7 +274,7 @@ def test_an_edit_at_the_originals_size_is_shown_fitted(
     (entry,) = edits.listing(workspace, None)
     source = workspace.read_source()
     fitted = fit_image(
-        read_image(file), Placement(source.original_size, source.size, source.region)
+        read_image(file), FramePlacement(source.original_size, source.size, source.region)
     )
     keep = read_labels_of(workspace, 0) == 0
     keep[:, :90] = False  # away from the outline

@@ -16,7 +16,7 @@ from gui_mask.jobs import JobState, Process, complaint, identify, start_detached
 from maskora.app.workspace import Workspace
 from maskora.config import set_values
 from maskora.errors import Fault, UserError
-from maskora.training.checkpoint import RunFolder
+from maskora.training.run_folder import RunFolder
 from maskora.video.probe import probe
 from tests.app.conftest import recolour
 from tests.gui_mask.workspaces import copied, job_of

@@ -13,9 +13,9 @@ from maskora import lora
 from maskora.errors import UserError
 from maskora.lora import LoraWeights, Update
 from maskora.streaming.blocks import precise
-from maskora.streaming.checkpoint import ModuleReader
 from maskora.streaming.formats import FORMATS
 from maskora.streaming.placement import Placement
+from maskora.streaming.tensor_files import ModuleReader
 from maskora.streaming.weights import stream_weights
 from tests.lora.tiny import KINDS, linears, noise, random_lora
 

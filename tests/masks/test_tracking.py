@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from maskora.masks import Labels, Silhouette
 from maskora.masks.prompts import Prompt
-from maskora.masks.tracking import Anchors, Silhouettes, Tracker, combine, follow, split
+from maskora.masks.tracking import Anchors, ObjectTracker, Silhouettes, combine, follow, split
 
 FRAMES, HEIGHT, WIDTH = 9, 4, 20
 
@@ -52,7 +52,7 @@ def place(silhouette_HW: Silhouette) -> int:
 
 def followed(anchors: Anchors, **settings: object) -> dict[int, dict[int, int]]:
     """Frame -> object -> where it is, after all passes; nothing may come twice."""
-    tracker: Tracker = Stepper()
+    tracker: ObjectTracker = Stepper()
     found: dict[int, dict[int, int]] = {}
     for frame, silhouettes in follow(tracker, anchors, FRAMES, **settings):  # type: ignore[arg-type]
         for number, silhouette_HW in silhouettes.items():

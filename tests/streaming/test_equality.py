@@ -19,9 +19,9 @@ from maskora.method.conditioning import motion_sample
 from maskora.models.registry import Transformer, VideoModel, open_model
 from maskora.sampling import Denoising, draw_noise
 from maskora.streaming.placement import RESIDENT, Placement
-from maskora.training.checkpoint import RunFolder
 from maskora.training.loop import StageRun, choose_uniformly, train
 from maskora.training.report import read_metrics
+from maskora.training.run_folder import RunFolder
 
 BLOCKS = 5
 PLAN = StageRun("motion", 6, Training(seed=3, checkpoint_every=6), Optimizer(type="adamw", lr=1e-2))

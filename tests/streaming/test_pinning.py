@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from maskora.streaming.blocks import precise
-from maskora.streaming.checkpoint import ModuleReader
 from maskora.streaming.placement import Placement
 from maskora.streaming.sources import HostBlocks
+from maskora.streaming.tensor_files import ModuleReader
 from maskora.streaming.weights import StreamedWeights, stream_weights
 from tests.streaming.drivers import Quota
 

@@ -16,9 +16,9 @@ from maskora.errors import Fault
 from maskora.models.building import Renamed
 from maskora.streaming import sources
 from maskora.streaming.blocks import ALIGNMENT, Block, precise
-from maskora.streaming.checkpoint import Checkpoint, ModuleReader, Reader, Translated
 from maskora.streaming.header import Place, read_header
 from maskora.streaming.sources import BlockSource, CheckpointBlocks, HostBlocks, convert
+from maskora.streaming.tensor_files import Checkpoint, ModuleReader, Reader, Translated
 
 CPU = torch.device("cpu")
 

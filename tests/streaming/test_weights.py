@@ -20,9 +20,9 @@ from maskora.models.registry import PromptInput, Transformer, VideoModel
 from maskora.models.tiny import write_tiny_model
 from maskora.streaming import recompute, sources, transfer
 from maskora.streaming.blocks import precise
-from maskora.streaming.checkpoint import ModuleReader
 from maskora.streaming.formats import FORMATS, StoredLinear
 from maskora.streaming.placement import Placement
+from maskora.streaming.tensor_files import ModuleReader
 from maskora.streaming.weights import stream_weights
 from tests.streaming.driving import answer, empty_inputs, encoder, opened
 

@@ -15,7 +15,6 @@ from maskora.errors import Fault, UserError
 from maskora.latents import EncodedSample
 from maskora.models.registry import VideoModel
 from maskora.training import loop
-from maskora.training.checkpoint import RunFolder
 from maskora.training.loop import (
     Chooser,
     StageRun,
@@ -25,6 +24,7 @@ from maskora.training.loop import (
     train,
 )
 from maskora.training.report import read_metrics
+from maskora.training.run_folder import RunFolder
 
 PLAN = StageRun("motion", 6, Training(seed=3, checkpoint_every=3), Optimizer(type="adamw", lr=1e-2))
 

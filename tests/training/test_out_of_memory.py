@@ -23,9 +23,9 @@ from maskora.sampling import Denoising, draw_noise
 from maskora.streaming.engine import Streamer
 from maskora.streaming.out_of_memory import ran_out_of, with_room
 from maskora.streaming.placement import RESIDENT, Placement
-from maskora.training.checkpoint import RunFolder
 from maskora.training.loop import choose_uniformly, give_way, train, train_step
 from maskora.training.optimizer import make_optimizer
+from maskora.training.run_folder import RunFolder
 from tests.simulated import OUT_OF_MEMORY, Allocator
 from tests.training.test_loop import PLAN
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from maskora import files
-from maskora.training.checkpoint import RunFolder
+from maskora.training.run_folder import RunFolder
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from maskora.video.fit import (
     Fit,
-    Placement,
+    FramePlacement,
     auto_size,
     fit_image,
     fit_labels,
@@ -29,7 +29,7 @@ def ramp(width: int, height: int) -> np.ndarray:
     return np.stack([x * 2, y * 2, 0 * x], axis=-1).round().astype(np.uint8)
 
 
-def shown(placement: Placement, margin: int) -> tuple[slice, slice]:
+def shown(placement: FramePlacement, margin: int) -> tuple[slice, slice]:
     """Rows and columns of the original that the workspace shows, less a margin."""
     (full_width, full_height), (x, y, w, h) = placement.original_size, placement.region
     return (
@@ -59,7 +59,7 @@ def test_auto_size_keeps_aspect_and_area(width: int, height: int, multiple: int)
 
 
 @given(PLACEMENTS, st.sampled_from(FITS))
-def test_regions_are_centred_and_of_the_right_shape(placement: Placement, fit: Fit) -> None:
+def test_regions_are_centred_and_of_the_right_shape(placement: FramePlacement, fit: Fit) -> None:
     placement = place(placement.original_size, placement.size, fit)
     (full_width, full_height), (x, y, w, h) = placement.original_size, placement.region
     assert abs((x + w / 2) - full_width / 2) <= 0.5
@@ -79,7 +79,7 @@ def test_regions_are_centred_and_of_the_right_shape(placement: Placement, fit: F
 
 @settings(deadline=None)
 @given(PLACEMENTS)
-def test_there_and_back_moves_nothing(placement: Placement) -> None:
+def test_there_and_back_moves_nothing(placement: FramePlacement) -> None:
     """A ramp comes back as the same ramp: half a pixel's shift would be a whole level."""
     original = ramp(*placement.original_size)
     back = unfit_image(fit_image(original, placement), placement)
@@ -95,7 +95,7 @@ def test_there_and_back_moves_nothing(placement: Placement) -> None:
 
 @settings(deadline=None)
 @given(PLACEMENTS)
-def test_pixel_centres_are_exact(placement: Placement) -> None:
+def test_pixel_centres_are_exact(placement: FramePlacement) -> None:
     """Each workspace pixel shows the place in the original that its centre maps to."""
     fitted = fit_image(ramp(*placement.original_size), placement).astype(float)
     (width, height), (x, _, w, _) = placement.size, placement.region
@@ -112,7 +112,7 @@ def test_pixel_centres_are_exact(placement: Placement) -> None:
 
 @settings(deadline=None)
 @given(PLACEMENTS, st.randoms(use_true_random=False))
-def test_masks_come_back_where_they_were(placement: Placement, chance) -> None:  # type: ignore[no-untyped-def]
+def test_masks_come_back_where_they_were(placement: FramePlacement, chance) -> None:  # type: ignore[no-untyped-def]
     """A rectangle in the workspace lies in the original where its corners map to."""
     width, height = placement.size
     x0, y0 = chance.randrange(width // 2), chance.randrange(height // 2)
@@ -133,7 +133,7 @@ def test_masks_come_back_where_they_were(placement: Placement, chance) -> None: 
 
 @settings(deadline=None)
 @given(PLACEMENTS)
-def test_labels_are_those_under_each_pixel(placement: Placement) -> None:
+def test_labels_are_those_under_each_pixel(placement: FramePlacement) -> None:
     """Growing: the one under the centre. Shrinking: one of those the pixel covers most of."""
     (full_width, full_height), (width, height) = placement.original_size, placement.size
     x, _, w, _ = placement.region
@@ -159,7 +159,7 @@ def test_labels_are_those_under_each_pixel(placement: Placement) -> None:
 
 @settings(deadline=None)
 @given(PLACEMENTS, st.data())
-def test_nothing_small_is_lost(placement: Placement, data: st.DataObject) -> None:
+def test_nothing_small_is_lost(placement: FramePlacement, data: st.DataObject) -> None:
     """A single pixel of the original that the workspace shows is there, at its place."""
     rows, columns = shown(placement, margin=0)
     row = data.draw(st.integers(rows.start, rows.stop - 1))

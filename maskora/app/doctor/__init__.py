@@ -95,7 +95,7 @@ class Examination:
 
     def _choose_device(self) -> Found:
         """Choose the device as `train` would; where it cannot be used, the checks use the CPU."""
-        from maskora.app.base import measured
+        from maskora.app.open_base import measured
 
         try:
             device = devices.choose()

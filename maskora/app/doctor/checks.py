@@ -30,11 +30,11 @@ from maskora.latents import EncodedSample
 from maskora.models.registry import open_model
 from maskora.models.wan.encoders import normalised
 from maskora.streaming.blocks import precise
-from maskora.streaming.checkpoint import Checkpoint, ModuleReader, Reader, byte_view
 from maskora.streaming.engine import Direction, Streamer
 from maskora.streaming.header import read_headers
 from maskora.streaming.host_memory import Driver, Pins, driver_of, host_buffer, is_ready
 from maskora.streaming.placement import RESIDENT, Placement, gb
+from maskora.streaming.tensor_files import Checkpoint, ModuleReader, Reader, byte_view
 from maskora.streaming.weights import stream_weights
 from maskora.training.loop import StageRun, choose_uniformly, train_step
 from maskora.training.optimizer import failed_trial, make_optimizer

@@ -78,7 +78,7 @@ class Preparation:
 
 
 class Sam2Tracker:
-    """A `Tracker` by `Sam2VideoModel`, on the GPU if there is one."""
+    """A `ObjectTracker` by `Sam2VideoModel`, on the GPU if there is one."""
 
     def __init__(self, folder: Path, name: str, frames_THWC: np.ndarray) -> None:
         """Open a checkpoint.
@@ -100,7 +100,7 @@ class Sam2Tracker:
         self._features = self._new_session(None).cache
 
     def segment(self, frame: int, prompts: Sequence[Prompt], before_HW: Labels) -> Silhouettes:
-        """As `Tracker.segment`. Of several boxes of an object, their common box is used.
+        """As `ObjectTracker.segment`. Of several boxes of an object, their common box is used.
 
         An object that is there already is refined as in SAM2's own predictor: its mask goes into
         the prompt encoder as the logits predicted before. `Sam2VideoModel.forward` has no way to
@@ -127,7 +127,7 @@ class Sam2Tracker:
         return found
 
     def propagate(self, path: Sequence[int], anchors: Anchors) -> Iterator[Silhouettes]:
-        """As `Tracker.propagate`; all anchors of an object, those off the path too, are memory."""
+        """All anchors of an object, those off the path too, are memory."""
         sessions: dict[int, Any] = {}
         reverse = path[-1] < path[0]
         for frame in path:

@@ -44,7 +44,7 @@ UNREADABLE = (
 
 
 class Sam2PackageTracker:
-    """A `Tracker` by the package's `SAM2VideoPredictor`, on the GPU if there is one."""
+    """A `ObjectTracker` by the package's `SAM2VideoPredictor`, on the GPU if there is one."""
 
     def __init__(self, path: Path, frames_THWC: np.ndarray) -> None:
         """frames_THWC: uint8 RGB. Raises UserError: no SAM2, or the package is not installed."""
@@ -57,7 +57,7 @@ class Sam2PackageTracker:
             self._state = self._predictor.init_state(folder, offload_video_to_cpu=True)
 
     def segment(self, frame: int, prompts: Sequence[Prompt], before_HW: Labels) -> Silhouettes:
-        """As `Tracker.segment`. Of several boxes of an object, their common box is used.
+        """As `ObjectTracker.segment`. Of several boxes of an object, their common box is used.
 
         An object that is there already is given as a mask first: the predictor then feeds the
         prompts together with that mask's logits.
@@ -77,7 +77,7 @@ class Sam2PackageTracker:
         return found
 
     def propagate(self, path: Sequence[int], anchors: Anchors) -> Iterator[Silhouettes]:
-        """As `Tracker.propagate`; all anchors of an object, those off the path too, are memory."""
+        """All anchors of an object, those off the path too, are memory."""
         self._predictor.reset_state(self._state)
         with self._inference():
             for frame in sorted(anchors):

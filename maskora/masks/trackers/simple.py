@@ -7,9 +7,10 @@ is hidden for a while.
 
 From top to bottom: the tracker, an object in one frame from prompts (`find_object`), an object from
 one frame to the next (`carry`), the cut that both end with (`refine`), the beliefs that guide the
-cut (colours, and how much a pixel moves), and the scene without what moves (`Backdrop`). In all of
-it, images_HWC are uint8 RGB of one size, a belief_HW is a probability per pixel, and permanence_HW
-is how much of a pixel's surroundings in time looks the same once the camera's motion is undone.
+cut (colours, and how much a pixel moves), and the scene without what moves (`BackdropModel`). In
+all of it, images_HWC are uint8 RGB of one size, a belief_HW is a probability per pixel, and
+permanence_HW is how much of a pixel's surroundings in time looks the same once the camera's motion
+is undone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,7 +37,7 @@ VANISHED = 0.02  # of the area at the last anchor: what is smaller has left the 
 
 
 @dataclass(frozen=True)
-class Look:
+class ObjectColours:
     """The colours of an object and its surroundings in the frame where it was anchored.
 
     Attributes:
@@ -51,7 +52,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Motion:
+class PixelMotion:
     """From one frame back to another.
 
     Attributes:
@@ -77,12 +78,12 @@ class _Followed:
     """One object at one frame of the path; all arrays are at the reduced size."""
 
     silhouette_HW: Silhouette
-    look: Look
+    look: ObjectColours
     least_area: float
 
 
 class SimpleTracker:
-    """A `Tracker` by GrabCut and DIS optical flow."""
+    """A `ObjectTracker` by GrabCut and DIS optical flow."""
 
     label = "simple (GrabCut and optical flow)"
 
@@ -94,11 +95,11 @@ class SimpleTracker:
         self._frames_THWC = np.stack(
             [cv2.resize(frame_HWC, size, interpolation=cv2.INTER_AREA) for frame_HWC in frames_THWC]
         )
-        self._backdrop = Backdrop(self._frames_THWC)
+        self._backdrop = BackdropModel(self._frames_THWC)
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
     def segment(self, frame: int, prompts: Sequence[Prompt], before_HW: Labels) -> Silhouettes:
-        """As `Tracker.segment`: clicks are kept to exactly, boxes nearly (`SLACK`)."""
+        """As `ObjectTracker.segment`: clicks are kept to exactly, boxes nearly (`SLACK`)."""
         found: dict[int, Silhouette] = {}
         permanence_HW = self._backdrop.permanence(frame)
         for number in sorted({prompt.object_id for prompt in prompts}):
@@ -111,7 +112,7 @@ class SimpleTracker:
         return found
 
     def propagate(self, path: Sequence[int], anchors: Anchors) -> Iterator[Silhouettes]:
-        """As `Tracker.propagate`: each object is carried on from its last anchor on the path."""
+        """Each object is carried on from its last anchor on the path."""
         followed: dict[int, _Followed | None] = {}  # None: it is out of sight
         previous = path[0]
         for frame in path:
@@ -140,7 +141,7 @@ class SimpleTracker:
         look = remember(self._frames_THWC[frame], small_HW)
         return _Followed(small_HW, look, max(2.0, VANISHED * float(small_HW.sum())))
 
-    def _step(self, frame: int, before: _Followed, moved: Motion) -> _Followed | None:
+    def _step(self, frame: int, before: _Followed, moved: PixelMotion) -> _Followed | None:
         image_HWC = self._frames_THWC[frame]
         carried_HW = carry(
             image_HWC, before.silhouette_HW, moved, before.look, self._backdrop.permanence(frame)
@@ -149,7 +150,7 @@ class SimpleTracker:
             return None
         return replace(before, silhouette_HW=carried_HW)
 
-    def _motion(self, frame: int, previous: int) -> Motion:
+    def _motion(self, frame: int, previous: int) -> PixelMotion:
         here_HW, there_HW = (
             cv2.cvtColor(self._frames_THWC[number], cv2.COLOR_RGB2GRAY)
             for number in (frame, previous)
@@ -237,7 +238,7 @@ def find_object(
     """The silhouette_HW of the object that prompts point at.
 
     Args:
-        permanence_HW: from `Backdrop`.
+        permanence_HW: from `BackdropModel`.
         before_HW: where it was thought to be; empty if nowhere.
         others_HW: where other objects are; they are background.
     """
@@ -390,16 +391,16 @@ LEFT_BEHIND = 0.7  # belief that keeps what moves with the surroundings
 SPECK = 0.2  # of the largest part: smaller parts are dropped
 
 
-def remember(image_HWC: Image, silhouette_HW: Silhouette) -> Look:
+def remember(image_HWC: Image, silhouette_HW: Silhouette) -> ObjectColours:
     """Remember how an object and its surroundings look; the silhouette is not empty."""
     window = window_around(silhouette_HW)
     inside_HW = silhouette_HW[window]
     colours_HWC = colours(image_HWC[window])
     marks_HW = np.where(inside_HW, cv2.GC_FGD, cv2.GC_BGD).astype(np.uint8)
-    return Look(colours_HWC, marks_HW, learn_colours(colours_HWC, inside_HW))
+    return ObjectColours(colours_HWC, marks_HW, learn_colours(colours_HWC, inside_HW))
 
 
-def motion_between(flow: cv2.DISOpticalFlow, grey_HW: Image, before_HW: Image) -> Motion:
+def motion_between(flow: cv2.DISOpticalFlow, grey_HW: Image, before_HW: Image) -> PixelMotion:
     """The motion from one grey frame back to another, and where it can be trusted."""
     still_HW2 = np.zeros((*grey_HW.shape, 2), np.float32)  # what it starts from
     back_HW2 = np.asarray(flow.calc(grey_HW, before_HW, still_HW2.copy()), np.float32)
@@ -407,7 +408,7 @@ def motion_between(flow: cv2.DISOpticalFlow, grey_HW: Image, before_HW: Image) -
     returned_HW2 = _fetch(forth_HW2, back_HW2)
     error_HW = np.linalg.norm(back_HW2 + returned_HW2, axis=-1)
     length_HW = np.linalg.norm(back_HW2, axis=-1) + np.linalg.norm(returned_HW2, axis=-1)
-    return Motion(back_HW2, np.asarray(error_HW <= 1 + 0.1 * length_HW))
+    return PixelMotion(back_HW2, np.asarray(error_HW <= 1 + 0.1 * length_HW))
 
 
 def warp(silhouette_HW: Silhouette, back_HW2: Field) -> Silhouette:
@@ -418,8 +419,8 @@ def warp(silhouette_HW: Silhouette, back_HW2: Field) -> Silhouette:
 def carry(
     image_HWC: Image,
     before_HW: Silhouette,
-    moved: Motion,
-    memory: Look,
+    moved: PixelMotion,
+    memory: ObjectColours,
     permanence_HW: Field,
 ) -> Silhouette:
     """The silhouette_HW in a frame, from the one in the frame before.
@@ -427,7 +428,7 @@ def carry(
     Args:
         moved: from this frame back to the one before.
         memory: how the object looked at its anchor.
-        permanence_HW: of this frame, from `Backdrop`.
+        permanence_HW: of this frame, from `BackdropModel`.
     """
     warped_HW = warp(before_HW, moved.back_HW2)
     if not _opened(warped_HW & moved.sure_HW).any():
@@ -438,14 +439,14 @@ def carry(
         colour_belief(colours_HWC, memory.learnt),
         moving_belief(permanence_HW[window], warped_HW[window]),
     )
-    moved_there = Motion(moved.back_HW2[window], moved.sure_HW[window])
+    moved_there = PixelMotion(moved.back_HW2[window], moved.sure_HW[window])
     marks_HW = _mark_moved(warped_HW[window], moved_there, belief_HW)
     carried_HW = np.zeros_like(before_HW)
     carried_HW[window] = _cut_beside(colours_HWC, marks_HW, memory)
     return keep_parts(carried_HW, warped_HW, SPECK)
 
 
-def _mark_moved(warped_HW: Silhouette, moved: Motion, belief_HW: Field) -> Marks:
+def _mark_moved(warped_HW: Silhouette, moved: PixelMotion, belief_HW: Field) -> Marks:
     """GrabCut's marks: certain where motion and belief agree, left to it elsewhere."""
     inside_HW = _opened(warped_HW & moved.sure_HW)
     outside_HW = _opened(~warped_HW & moved.sure_HW)
@@ -468,7 +469,7 @@ def _left_behind(
     inside_HW: Silhouette,
     around_HW: Silhouette,
     warped_HW: Silhouette,
-    moved: Motion,
+    moved: PixelMotion,
     belief_HW: Field,
 ) -> Silhouette:
     """Parts that move as the surroundings do while the object moves otherwise."""
@@ -482,7 +483,7 @@ def _left_behind(
     return np.asarray(warped_HW & stays_HW & (belief_HW < LEFT_BEHIND))
 
 
-def _cut_beside(colours_HWC: Image, marks_HW: Marks, memory: Look) -> Silhouette:
+def _cut_beside(colours_HWC: Image, marks_HW: Marks, memory: ObjectColours) -> Silhouette:
     """GrabCut whose colours are learnt from the anchor's picture too, laid below this one."""
     height, width = marks_HW.shape
     size = (width, height)
@@ -535,7 +536,7 @@ def refine(image_HWC: Image, permanence_HW: Field, marks_HW: Marks) -> Silhouett
     where they are sure. Marks that are certain stay.
 
     Args:
-        permanence_HW: from `Backdrop`.
+        permanence_HW: from `BackdropModel`.
     """
     silhouette_HW = np.zeros(marks_HW.shape, np.bool_)
     if not (marks_HW & 1).any():
@@ -713,7 +714,7 @@ CORNERS, LEAST = 500, 12  # points that are followed to see the camera move; wit
 AGREEING = 0.5  # of these points must move alike, or they are chosen anew
 
 
-class Backdrop:
+class BackdropModel:
     """The scene of one clip as a camera that stands still would see it."""
 
     def __init__(self, frames_THWC: Image) -> None:

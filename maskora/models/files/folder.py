@@ -9,7 +9,7 @@ from maskora.hub import refuse_quantised, without_code
 from maskora.streaming.header import read_headers, shards
 
 if TYPE_CHECKING:
-    from maskora.streaming.checkpoint import Reader
+    from maskora.streaming.tensor_files import Reader
 
 CONFIGS = ("config.json", "scheduler_config.json")
 WEIGHT_STEMS = ("diffusion_pytorch_model", "model")
@@ -51,7 +51,7 @@ class DiffusersFolder:
         return read_json(path) if path.is_file() else {}
 
     def weights(self, part: str) -> "Reader":
-        from maskora.streaming.checkpoint import Checkpoint
+        from maskora.streaming.tensor_files import Checkpoint
 
         folder = self.where / part
         return Checkpoint(read_headers(shards(folder)), str(folder))

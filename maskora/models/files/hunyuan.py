@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from maskora.errors import UserError
-from maskora.models.files.tensors import Layout, Translation
+from maskora.models.files.tensors import CheckpointLayout, Translation
 from maskora.models.hunyuan.names import HUNYUAN
 from maskora.models.hunyuan15.names import HUNYUAN15
 from maskora.models.names import Names
@@ -139,8 +139,10 @@ def _describe(config: dict[str, Any]) -> str:
     )
 
 
-def _layout(names: Names, *marks: str, config: Callable[[Translation], dict[str, Any]]) -> Layout:
-    return Layout(marks, names, config, _describe, INSTEAD, others=OTHERS, other=_other)
+def _layout(
+    names: Names, *marks: str, config: Callable[[Translation], dict[str, Any]]
+) -> CheckpointLayout:
+    return CheckpointLayout(marks, names, config, _describe, INSTEAD, others=OTHERS, other=_other)
 
 
 REFINER, SINGLE = r"txt_in\.individual_token_refiner\..*", r"single_blocks\.\d+\.linear1\..*"

@@ -10,10 +10,10 @@ from maskora.errors import UserError
 from maskora.hub import refuse_quantised
 from maskora.models.files import hunyuan, wan
 from maskora.models.files.folder import read_json
-from maskora.models.files.tensors import Kind, Layout, Weights, read_weights, recognise
+from maskora.models.files.tensors import CheckpointLayout, Kind, Weights, read_weights, recognise
 
 if TYPE_CHECKING:
-    from maskora.streaming.checkpoint import Reader
+    from maskora.streaming.tensor_files import Reader
 
 # The parts that may be single files ([model] files), and what such a file must hold.
 WHAT = {
@@ -90,13 +90,13 @@ class StoredPart:
 
     def reader(self) -> "Reader":
         """The tensors by the names of the module that is built from `kind.config`."""
-        from maskora.streaming.checkpoint import Checkpoint, Translated
+        from maskora.streaming.tensor_files import Checkpoint, Translated
 
         found = self.kind.translation
         checkpoint = Checkpoint(self.weights.stored, self.where)
         return Translated(checkpoint, found.places, found.unknown, found.name_in_file)
 
-    def _layouts(self) -> Collection[Layout]:
+    def _layouts(self) -> Collection[CheckpointLayout]:
         if self.part in wan.LAYOUTS:
             return wan.LAYOUTS[self.part]
         return (wan.transformer(self.given), *hunyuan.TRANSFORMERS)

@@ -91,7 +91,7 @@ def _read(path: Path) -> dict[str, Stored]:
     if start.startswith(GGUF):
         raise UserError(f"{path} is a GGUF file, whose compressed weights are not read: {INSTEAD}")
     if start.startswith((ZIP, PICKLE)) and not _is_safetensors(path):
-        from maskora.streaming.checkpoint import read_pickled
+        from maskora.streaming.tensor_files import read_pickled
 
         return read_pickled(path)
     return read_header(path)
@@ -214,7 +214,7 @@ class Translation:
 
 
 @dataclass(frozen=True)
-class Layout:
+class CheckpointLayout:
     """One way in which the weights of a part are laid out.
 
     Attributes:
@@ -247,7 +247,7 @@ class Kind:
     description: str
 
 
-def recognise(weights: Weights, layouts: Collection[Layout], what: str) -> Kind:
+def recognise(weights: Weights, layouts: Collection[CheckpointLayout], what: str) -> Kind:
     """Find the layout of some weights.
 
     Args:
@@ -275,7 +275,7 @@ def recognise(weights: Weights, layouts: Collection[Layout], what: str) -> Kind:
     )
 
 
-def _kind(weights: Weights, layout: Layout, prefix: str, bare: list[str]) -> Kind:
+def _kind(weights: Weights, layout: CheckpointLayout, prefix: str, bare: list[str]) -> Kind:
     for pattern, related in layout.others.items():
         if _any(pattern, bare):
             raise UserError(f"{weights.description} is {related}: {layout.instead}")

@@ -14,7 +14,7 @@ from typing import Any
 
 from maskora.errors import UserError
 from maskora.files import cache_home, digest, write_bytes, write_text
-from maskora.models.files.tensors import Layout, Translation, Weights, read_small
+from maskora.models.files.tensors import CheckpointLayout, Translation, Weights, read_small
 from maskora.models.names import Names
 from maskora.models.wan.names import WAN
 
@@ -33,9 +33,9 @@ EMBEDDER = "condition_embedder."
 IMAGE = f"{EMBEDDER}image_embedder."
 
 
-def transformer(given: Mapping[str, Any]) -> Layout:
+def transformer(given: Mapping[str, Any]) -> CheckpointLayout:
     """The layout of a transformer, beside which its publisher's config.json may lie (`given`)."""
-    return Layout(
+    return CheckpointLayout(
         marks=(r"blocks\.\d+\.self_attn\.q\.weight",),
         names=WAN,
         config=partial(_config, given),
@@ -262,9 +262,9 @@ _describe_clip = _layers("CLIP", "num_hidden_layers", "hidden_size")
 
 
 # How a part is laid out, whose layout nothing beside it decides.
-LAYOUTS: dict[str, tuple[Layout, ...]] = {
+LAYOUTS: dict[str, tuple[CheckpointLayout, ...]] = {
     "vae": (
-        Layout(
+        CheckpointLayout(
             marks=(r"encoder\.downsamples\.\d+\..*", r"decoder\.upsamples\.\d+\..*"),
             names=vae_names,
             config=_vae_config,
@@ -275,8 +275,10 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
         ),
     ),
     "text_encoder": (
-        Layout((r"blocks\.\d+\.pos_embedding\..*",), UMT5, _umt5, _describe_umt5, UMT5_INSTEAD),
-        Layout(
+        CheckpointLayout(
+            (r"blocks\.\d+\.pos_embedding\..*",), UMT5, _umt5, _describe_umt5, UMT5_INSTEAD
+        ),
+        CheckpointLayout(
             (r"encoder\.block\.[1-9]\d*\.layer\.0\.SelfAttention\.relative_attention_bias\..*",),
             None, _umt5, _describe_umt5, UMT5_INSTEAD,
             ignore=(TOKENIZER,),
@@ -284,12 +286,12 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
         ),
     ),
     "image_encoder": (
-        Layout(
+        CheckpointLayout(
             (r"visual\.transformer\.\d+\.attn\.to_qkv\..*",),
             CLIP, _clip, _describe_clip, CLIP_INSTEAD,
             ignore=(r"textual\..*", r"log_scale", r"visual\.head"),
         ),
-        Layout(
+        CheckpointLayout(
             (r"encoder\.layers\.\d+\.self_attn\..*", r"pre_layrnorm\..*"),
             None, _clip, _describe_clip, CLIP_INSTEAD,
             ignore=(r"embeddings\.position_ids", r"visual_projection\.weight"),

@@ -17,7 +17,7 @@ from maskora.models.checks import (
     VisionTower,
     Whole,
 )
-from maskora.models.files.source import Source
+from maskora.models.files.model_files import ModelFiles
 
 
 class HunyuanCommon(Settings):
@@ -142,7 +142,7 @@ HUNYUAN: dict[str, type[Settings]] = {
 }
 
 
-def read_grid(source: Source) -> Grid:
+def read_grid(source: ModelFiles) -> Grid:
     """The grid, from the configurations of the VAE and the transformer. Raises UserError."""
     vae = HunyuanVae.of(source, "vae")
     patch = HunyuanTransformer.of(source, "transformer").patch_size

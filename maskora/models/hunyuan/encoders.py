@@ -24,8 +24,8 @@ from maskora.models.encoders import (
     streamed,
     unused_layers,
 )
-from maskora.models.files.source import Source
-from maskora.streaming.checkpoint import Reader
+from maskora.models.files.model_files import ModelFiles
+from maskora.streaming.tensor_files import Reader
 
 PROMPT_START: int = TEMPLATE["crop_start"]
 PICTURE_START: int = TEMPLATE["image_emb_start"]
@@ -45,7 +45,7 @@ LLAVA_EXTRAS = (
 CLIP_EXTRAS = (r".*\.position_ids", r"text_projection\.weight")
 
 
-def build_text_encoder(source: Source, dtype: torch.dtype) -> StreamedEncoder:
+def build_text_encoder(source: ModelFiles, dtype: torch.dtype) -> StreamedEncoder:
     """LLaVA, without what comes after the layers that are looked at."""
     from transformers import LlavaConfig, LlavaModel
 
@@ -81,7 +81,7 @@ def states(llava: Any, words_BLD: Tensor, pictures_BND: Tensor, is_word_BL: Tens
 
 
 def text_encoder(
-    source: Source, dtype: torch.dtype, device: torch.device
+    source: ModelFiles, dtype: torch.dtype, device: torch.device
 ) -> AbstractContextManager[EncodePrompts]:
     """LLaVA: prompts -> {"text": (L, D), "text_mask": (L,)} each, the picture's tokens first."""
     from transformers import CLIPImageProcessorPil, PreTrainedTokenizerFast
@@ -114,7 +114,7 @@ def text_encoder(
     return model.loaded(encode)
 
 
-def build_pooled_encoder(source: Source, dtype: torch.dtype) -> StreamedEncoder:
+def build_pooled_encoder(source: ModelFiles, dtype: torch.dtype) -> StreamedEncoder:
     """CLIP's side of words."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -129,7 +129,7 @@ def build_pooled_encoder(source: Source, dtype: torch.dtype) -> StreamedEncoder:
 
 
 def pooled_encoder(
-    source: Source, dtype: torch.dtype, device: torch.device
+    source: ModelFiles, dtype: torch.dtype, device: torch.device
 ) -> AbstractContextManager[EncodePrompts]:
     """CLIP: prompts -> {"pooled": (D,)} each, the state of the token that ends the prompt."""
     from transformers import CLIPTokenizer
@@ -192,7 +192,7 @@ def cut_prompt(states_LD: Tensor, is_end_header_L: Tensor, mask_L: Tensor) -> tu
     )
 
 
-def _llava_weights(source: Source) -> Reader:
+def _llava_weights(source: ModelFiles) -> Reader:
     """By the names of `LlavaModel`, whichever version of transformers has written the file."""
     weights = source.weights("text_encoder")
 
@@ -207,7 +207,7 @@ def _llava_weights(source: Source) -> Reader:
 
 
 def _tokens(
-    tokenizer: Any, prompts: Sequence[PromptInput], picture_token: int, source: Source
+    tokenizer: Any, prompts: Sequence[PromptInput], picture_token: int, source: ModelFiles
 ) -> tuple[Tensor, Tensor]:
     """Token numbers and mask, both (B, L), the picture as one token. Raises UserError."""
     tokens = padded(tokenizer, [in_template(item.prompt) for item in prompts], TOKENS)

@@ -18,7 +18,7 @@ from torch import Tensor
 from maskora.errors import UserError
 from maskora.models.base import ContextEncoder, ModelInputs, PromptInput, Vae
 from maskora.models.encoders import autoencoder, scaled
-from maskora.models.files.source import Source
+from maskora.models.files.model_files import ModelFiles
 from maskora.models.hunyuan import checks
 from maskora.models.hunyuan.checks import HunyuanTransformer
 from maskora.models.hunyuan.common import HunyuanBase
@@ -68,7 +68,7 @@ class Hunyuan(HunyuanBase):
     instead = "HunyuanVideo-I2V-33ch (latent-concat)"
 
     def __init__(
-        self, source: Source, dtype: str, device: str, placement: Placement = RESIDENT
+        self, source: ModelFiles, dtype: str, device: str, placement: Placement = RESIDENT
     ) -> None:
         super().__init__(source, dtype, device, placement)
         self.embeds_guidance = HunyuanTransformer.of(source, "transformer").guidance_embeds

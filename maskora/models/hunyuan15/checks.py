@@ -14,7 +14,7 @@ from maskora.models.checks import (
     VisionTower,
     Whole,
 )
-from maskora.models.files.source import Source
+from maskora.models.files.model_files import ModelFiles
 from maskora.models.hunyuan.checks import HunyuanCommon, HunyuanScheduler
 
 
@@ -74,7 +74,7 @@ HUNYUAN15: dict[str, type[Settings]] = {
 }
 
 
-def read_grid(source: Source) -> Grid:
+def read_grid(source: ModelFiles) -> Grid:
     """The grid, from the configurations of the VAE and the transformer. Raises UserError."""
     vae = Hunyuan15Vae.of(source, "vae")
     patch = Hunyuan15Transformer.of(source, "transformer").patch_size

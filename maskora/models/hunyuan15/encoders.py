@@ -23,7 +23,7 @@ from maskora.models.encoders import (
     unused_layers,
     vision_tower,
 )
-from maskora.models.files.source import Source
+from maskora.models.files.model_files import ModelFiles
 
 INSTRUCTION_TOKENS, TEXT_TOKENS, GLYPH_TOKENS = 108, 1000, 256
 # What the language model reads before the prompt, as in training.
@@ -44,7 +44,7 @@ WORDS = "embed_tokens.weight"
 IMAGE_EXTRAS = (r"head\..*", r"embeddings\.position_ids")
 
 
-def build_text_encoder(source: Source, dtype: torch.dtype) -> StreamedEncoder:
+def build_text_encoder(source: ModelFiles, dtype: torch.dtype) -> StreamedEncoder:
     """Qwen2.5-VL's language model, without the layers that nobody looks at."""
     from transformers import Qwen2_5_VLTextConfig, Qwen2_5_VLTextModel
 
@@ -62,7 +62,7 @@ def build_text_encoder(source: Source, dtype: torch.dtype) -> StreamedEncoder:
 
 
 def text_encoder(
-    source: Source, dtype: torch.dtype, device: torch.device
+    source: ModelFiles, dtype: torch.dtype, device: torch.device
 ) -> AbstractContextManager[EncodePrompts]:
     """Qwen2.5-VL's language model: prompts -> {"text": (1000, D), "text_mask": (1000,)} each.
 
@@ -89,7 +89,7 @@ def text_encoder(
     return qwen.loaded(encode)
 
 
-def build_glyph_encoder(source: Source, dtype: torch.dtype) -> StreamedEncoder:
+def build_glyph_encoder(source: ModelFiles, dtype: torch.dtype) -> StreamedEncoder:
     """ByT5."""
     from transformers import T5Config, T5EncoderModel
 
@@ -103,7 +103,7 @@ def build_glyph_encoder(source: Source, dtype: torch.dtype) -> StreamedEncoder:
 
 
 def glyph_encoder(
-    source: Source, dtype: torch.dtype, device: torch.device
+    source: ModelFiles, dtype: torch.dtype, device: torch.device
 ) -> AbstractContextManager[EncodePrompts]:
     """ByT5: what a prompt has in quotes -> {"glyphs": (256, D), "glyphs_mask": (256,)}.
 
@@ -132,7 +132,7 @@ def glyph_encoder(
     return byt5.loaded(encode)
 
 
-def build_image_encoder(source: Source) -> StreamedEncoder:
+def build_image_encoder(source: ModelFiles) -> StreamedEncoder:
     """SigLIP, without its head."""
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
@@ -151,7 +151,9 @@ def last_states(siglip: Any, pixels_BCHW: Tensor) -> Tensor:
     return states_BND
 
 
-def image_encoder(source: Source, device: torch.device) -> AbstractContextManager[EncodePrompts]:
+def image_encoder(
+    source: ModelFiles, device: torch.device
+) -> AbstractContextManager[EncodePrompts]:
     """SigLIP: a picture -> {"image": its patches' last states (N, D)}."""
     from transformers import SiglipImageProcessorPil
 

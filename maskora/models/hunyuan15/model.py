@@ -20,7 +20,7 @@ from maskora.errors import UserError
 from maskora.models.base import ContextEncoder, ModelInputs, Transformer, Vae
 from maskora.models.building import Renamed, announce, build, released
 from maskora.models.encoders import on_meta, scaled
-from maskora.models.files.source import Source
+from maskora.models.files.model_files import ModelFiles
 from maskora.models.hunyuan.common import HunyuanBase
 from maskora.models.hunyuan15 import checks
 from maskora.models.hunyuan15.checks import Hunyuan15Transformer
@@ -33,7 +33,7 @@ from maskora.models.hunyuan15.encoders import (
     text_encoder,
 )
 from maskora.models.hunyuan15.names import HUNYUAN15
-from maskora.streaming.checkpoint import Reader, check_all
+from maskora.streaming.tensor_files import Reader, check_all
 from maskora.streaming.transfer import upload
 
 ATTENTION = r"transformer_blocks\.\d+\.attn\.(to_q|to_k|to_v|to_out\.0)"
@@ -196,7 +196,7 @@ def joint_attention(
 
 
 @contextmanager
-def autoencoder(source: Source, tile: int | None, device: torch.device) -> Iterator[Vae]:
+def autoencoder(source: ModelFiles, tile: int | None, device: torch.device) -> Iterator[Vae]:
     """The VAE, whole or in square tiles of `tile` pixels that overlap by a quarter."""
     announce("VAE")
     config, weights = source.config("vae"), source.weights("vae")

@@ -15,7 +15,7 @@ from maskora.models.checks import (
     VisionTower,
     Whole,
 )
-from maskora.models.files.source import Source
+from maskora.models.files.model_files import ModelFiles
 
 PUBLISHED_LATENTS = 16  # channels whose mean and deviation are defaults of the class
 
@@ -119,7 +119,7 @@ WAN21: dict[str, type[Settings]] = {
 }
 
 
-def read_grid(source: Source) -> Grid:
+def read_grid(source: ModelFiles) -> Grid:
     """The grid, from the configurations of the VAE and the transformer. Raises UserError."""
     vae = WanVae.of(source, "vae")
     patch = WanTransformer.of(source, "transformer").patch_size[-1]

@@ -27,7 +27,7 @@ from maskora.models.encoders import (
     t5,
     vision_tower,
 )
-from maskora.models.files.source import Source
+from maskora.models.files.model_files import ModelFiles
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 JSON, SENTENCEPIECE = "tokenizer.json", "spiece.model"
@@ -36,7 +36,7 @@ TEXT_TOKENS = 512
 IMAGE_EXTRAS = (r"visual_projection\.weight", r"embeddings\.position_ids")
 
 
-def build_text_encoder(source: Source, dtype: torch.dtype) -> StreamedEncoder:
+def build_text_encoder(source: ModelFiles, dtype: torch.dtype) -> StreamedEncoder:
     """UMT5."""
     from transformers import UMT5Config, UMT5EncoderModel
 
@@ -50,7 +50,7 @@ def build_text_encoder(source: Source, dtype: torch.dtype) -> StreamedEncoder:
 
 
 def text_encoder(
-    source: Source, dtype: torch.dtype, device: torch.device
+    source: ModelFiles, dtype: torch.dtype, device: torch.device
 ) -> AbstractContextManager[EncodePrompts]:
     """UMT5: prompts -> {"text": embeddings (512, D)} each, zero after the last token."""
     announce("text encoder")
@@ -68,7 +68,7 @@ def text_encoder(
     return umt5.loaded(encode)
 
 
-def build_image_encoder(source: Source) -> StreamedEncoder:
+def build_image_encoder(source: ModelFiles) -> StreamedEncoder:
     """CLIP's vision tower."""
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
@@ -87,7 +87,9 @@ def last_but_one(clip: Any, pixels_BCHW: Tensor) -> Tensor:
     return states[-2]
 
 
-def image_encoder(source: Source, device: torch.device) -> AbstractContextManager[EncodePrompts]:
+def image_encoder(
+    source: ModelFiles, device: torch.device
+) -> AbstractContextManager[EncodePrompts]:
     """CLIP: a picture -> {"image": its second-to-last layer's tokens (N, D)}."""
     from transformers import CLIPImageProcessorPil
 

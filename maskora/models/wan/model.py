@@ -24,7 +24,7 @@ from maskora.models.base import (
 )
 from maskora.models.diffusers_base import DiffusersBase, grouped_cells
 from maskora.models.encoders import autoencoder
-from maskora.models.files.source import Source
+from maskora.models.files.model_files import ModelFiles
 from maskora.models.wan import checks
 from maskora.models.wan.checks import WanTransformer
 from maskora.models.wan.encoders import (
@@ -139,7 +139,7 @@ class Wan22(Wan21):
     instead = "Wan2.2-I2V-A14B"
 
     def __init__(
-        self, source: Source, dtype: str, device: str, placement: Placement = RESIDENT
+        self, source: ModelFiles, dtype: str, device: str, placement: Placement = RESIDENT
     ) -> None:
         super().__init__(source, dtype, device, placement)
         self._check_transformer("transformer_2")

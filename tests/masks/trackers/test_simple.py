@@ -13,7 +13,7 @@ from maskora.masks import Silhouette
 from maskora.masks.prompts import Box, Click, Prompt
 from maskora.masks.shapes import silhouette_box
 from maskora.masks.trackers import simple
-from maskora.masks.trackers.simple import Backdrop, SimpleTracker, camera_path
+from maskora.masks.trackers.simple import BackdropModel, SimpleTracker, camera_path
 from maskora.video.fit import auto_size, fit_image, place
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
@@ -251,7 +251,7 @@ def test_the_camera_is_told_from_what_moves_in_front_of_it(lorry: Lorry) -> None
     last = camera_path(greys)[-1]
     assert np.allclose(last[:2, 2], [PAN * (PANNED - 1), 0], atol=0.5)
     assert np.allclose(last[:2, :2], np.eye(2), atol=0.01)
-    permanence_HW = Backdrop(frames_THWC).permanence(8)
+    permanence_HW = BackdropModel(frames_THWC).permanence(8)
     assert permanence_HW[truth_THW[8]].mean() < 0.4
     assert permanence_HW[~truth_THW.any(axis=0)].mean() > 0.9
 

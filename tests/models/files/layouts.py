@@ -33,7 +33,7 @@ from transformers import (
 from maskora.errors import UserError
 from maskora.models.files.wan import CLIP, UMT5, vae_names
 from maskora.models.names import Names
-from maskora.models.registry import Source, open_model
+from maskora.models.registry import ModelFiles, open_model
 from maskora.models.wan.encoders import open_tokenizer
 from maskora.models.wan.names import WAN
 from tests.models.test_names import as_published
@@ -231,7 +231,7 @@ def changed(path: Path, target: Path, change: Change) -> Path:
     return target
 
 
-def refused(source: Callable[[], Source], message: str, family: str = "wan2.1-i2v") -> None:
+def refused(source: Callable[[], ModelFiles], message: str, family: str = "wan2.1-i2v") -> None:
     """A base is not opened, and why is said."""
     with pytest.raises(UserError, match=message):
         open_model(family, source(), "float32", "cpu")

@@ -20,7 +20,7 @@ from maskora.memory.plan import Purpose
 from maskora.memory.profile import fingerprint
 from maskora.memory.report import render
 from maskora.models.files.wan import CLIP, UMT5, vae_names
-from maskora.models.registry import Source, open_source
+from maskora.models.registry import ModelFiles, open_source
 from maskora.models.wan.names import WAN
 from maskora.streaming.header import SIZES
 from tests.machines import with_gpu
@@ -152,7 +152,7 @@ def write_scaled(folder: Path, name: str) -> dict[str, Path]:
     return files
 
 
-def assert_is(found: Source, name: str, told: Path) -> None:
+def assert_is(found: ModelFiles, name: str, told: Path) -> None:
     """The arithmetic and the plan are those of the published configuration files."""
     expected = open_source(published.write_published(told, name))
     ours, theirs = (fingerprint(FAMILIES[name], source) for source in (found, expected))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModel, UMT5EncoderModel
 
 from maskora.models.files import hunyuan, wan
-from maskora.models.files.tensors import Kind, Layout, Weights, recognise
+from maskora.models.files.tensors import CheckpointLayout, Kind, Weights, recognise
 from maskora.models.files.wan import CLIP, LAYOUTS, UMT5, vae_names
 from maskora.models.names import Names
 from maskora.streaming.header import Stored
@@ -26,7 +26,7 @@ def on_meta(make: Callable[[], nn.Module]) -> nn.Module:
         return make()
 
 
-def found(tensors: Mapping[str, Tensor], *layouts: Layout) -> Kind:
+def found(tensors: Mapping[str, Tensor], *layouts: CheckpointLayout) -> Kind:
     """What files of such tensors are taken for."""
     stored = {
         name: Stored(Path("a.safetensors"), 0, "BF16", tuple(tensor.shape))

@@ -18,7 +18,7 @@ from maskora.models.encoders import T5_WORDS
 from maskora.models.files.part import StoredPart
 from maskora.models.files.tensors import read_weights
 from maskora.models.wan.encoders import IMAGE_EXTRAS
-from maskora.streaming.checkpoint import check_all
+from maskora.streaming.tensor_files import check_all
 from tests.models.files.layouts import PREFIX
 
 MODULES: dict[str, Callable[[dict[str, Any]], nn.Module]] = {

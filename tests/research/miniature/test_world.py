@@ -12,11 +12,11 @@ from maskora.miniature.world import (
     SHAPES,
     Array,
     Look,
-    Motion,
-    Part,
     Pose,
     Scene,
     Sprite,
+    SpriteMotion,
+    SpritePart,
     distance,
     pose_of,
     raster,
@@ -152,7 +152,7 @@ def test_an_edit_changes_its_sprite_and_nothing_else(edit: Edit, seed: int) -> N
 
 
 def test_a_bloom_grows() -> None:
-    part = Part(hue=0.5, angle=0.0, distance=0.2, size=0.7, growth=1.0)
+    part = SpritePart(hue=0.5, angle=0.0, distance=0.2, size=0.7, growth=1.0)
     scene = alone(draw_scene(1), pulse=0.0)
     plain = scene.with_look(0, Look("disc", "plain", hue=0.0))
     bloom = scene.with_look(0, Look("disc", "plain", hue=0.0, part=part))
@@ -174,7 +174,7 @@ def test_a_drifting_hue_leaves_the_silhouette() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_edges_are_softened_over_a_pixel_about_the_area(shape: str) -> None:
-    motion = Motion(start=(0.5, 0.5), velocity=(0, 0), angle=0.4, spin=0, pulse=0)
+    motion = SpriteMotion(start=(0.5, 0.5), velocity=(0, 0), angle=0.4, spin=0, pulse=0)
     sprite = Sprite(Look(shape, "plain", hue=0.0), motion, radius=0.2)
     clip = render(Scene(draw_scene(0).backdrop, (sprite,)), frames=1)
     grid = (np.mgrid[:2000, :2000].astype(np.float32) + 0.5) / 500 - 2
@@ -192,7 +192,7 @@ def test_sprites_stay_in_the_picture() -> None:
 
 def test_turning_is_clockwise_by_the_angle() -> None:
     """The light half points up at angle 0, right after a quarter turn."""
-    motion = Motion((0.5, 0.5), (0, 0), angle=0.0, spin=math.pi / 2, pulse=0)
+    motion = SpriteMotion((0.5, 0.5), (0, 0), angle=0.0, spin=math.pi / 2, pulse=0)
     sprite = Sprite(Look("disc", "halves", hue=0.6), motion, radius=0.2)
     frames = render(Scene(draw_scene(0).backdrop, (sprite,))).frames_THWC.astype(int).sum(axis=-1)
     assert frames[0, 26, 32] > frames[0, 38, 32] + 100

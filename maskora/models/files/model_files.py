@@ -22,7 +22,7 @@ from maskora.models.files.part import StoredPart
 from maskora.streaming.header import shards
 
 if TYPE_CHECKING:
-    from maskora.streaming.checkpoint import Reader
+    from maskora.streaming.tensor_files import Reader
 
 # A folder as Wan-AI publishes it: Wan2.2 has two transformers, each in a folder of its own.
 EXPERTS = {"transformer": "high_noise_model", "transformer_2": "low_noise_model"}
@@ -35,7 +35,7 @@ WAN_TOKENIZER = "google/umt5-xxl"
 STEM = "diffusion_pytorch_model"
 
 
-class Source(Protocol):
+class ModelFiles(Protocol):
     """The parts of a base, wherever they lie.
 
     Attributes:
@@ -95,7 +95,7 @@ class Source(Protocol):
         ...
 
 
-def open_source(where: Path | None, files: Mapping[str, Path] | None = None) -> Source:
+def open_source(where: Path | None, files: Mapping[str, Path] | None = None) -> ModelFiles:
     """Recognise how a folder is laid out, and let single files go before its own.
 
     Args:
@@ -112,7 +112,7 @@ def open_source(where: Path | None, files: Mapping[str, Path] | None = None) -> 
     return WithOverrides(from_single_files(files, alone=False), found) if files else found
 
 
-def resolve_base(model: Model, root: Path, patterns: list[str] | None = None) -> Source:
+def resolve_base(model: Model, root: Path, patterns: list[str] | None = None) -> ModelFiles:
     """The parts of the base that [model] names.
 
     Args:
@@ -145,7 +145,7 @@ def resolve_files(model: Model, root: Path) -> dict[str, Path]:
     return {part: file for part, file in found.items() if file is not None}
 
 
-def identity(source: Source, part: str) -> str:
+def identity(source: ModelFiles, part: str) -> str:
     """A name of a part by the content of its files, wherever they lie."""
     facts: list[bytes | str] = []
     for path in source.paths(part):
@@ -154,7 +154,7 @@ def identity(source: Source, part: str) -> str:
 
 
 class SplitFiles:
-    """Parts in files of their own; `Source` says what each method promises."""
+    """Parts in files of their own; `ModelFiles` says what each method promises."""
 
     def __init__(
         self,
@@ -236,9 +236,9 @@ class SplitFiles:
 
 
 class WithOverrides:
-    """Some parts in files of their own, all others where a whole base lies; a `Source`."""
+    """Some parts in files of their own, all others where a whole base lies; a `ModelFiles`."""
 
-    def __init__(self, top: SplitFiles, under: Source) -> None:
+    def __init__(self, top: SplitFiles, under: ModelFiles) -> None:
         self.where = under.where
         self._top, self._under = top, under
 
@@ -274,7 +274,7 @@ class WithOverrides:
     def paths(self, part: str) -> list[Path]:
         return self._home(part).paths(part)
 
-    def _home(self, part: str) -> Source:
+    def _home(self, part: str) -> ModelFiles:
         return self._top if part in self._top.stored else self._under
 
 

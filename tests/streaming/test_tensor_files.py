@@ -15,16 +15,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from maskora.errors import Fault, UserError
-from maskora.streaming import checkpoint
+from maskora.streaming import tensor_files as checkpoint
 from maskora.streaming.blocks import precise
-from maskora.streaming.checkpoint import (
+from maskora.streaming.header import Place, read_header, shards
+from maskora.streaming.tensor_files import (
     READERS,
     Checkpoint,
     Translated,
     read_bytes,
     read_pickled,
 )
-from maskora.streaming.header import Place, read_header, shards
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 WIDTH = 10

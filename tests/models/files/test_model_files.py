@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from maskora.models.files.source import from_single_files
+from maskora.models.files.model_files import from_single_files
 from maskora.models.registry import (
+    ModelFiles,
     ModelInputs,
     PromptInput,
-    Source,
     VideoModel,
     open_model,
     open_source,
@@ -37,7 +37,7 @@ def expected(bases: Bases) -> Expected:
     return functools.cache(lambda family: answers(opened(bases(family), family)))
 
 
-def opened(source: Source | Path, family: str, dtype: str = "float32") -> VideoModel:
+def opened(source: ModelFiles | Path, family: str, dtype: str = "float32") -> VideoModel:
     return open_model(family, source, dtype, "cpu")
 
 

@@ -26,7 +26,7 @@ from maskora.memory.machine import (
 )
 from maskora.memory.plan import Plan, Purpose, lacking_ram, lighter
 from maskora.memory.report import render
-from maskora.models.files.source import resolve_base
+from maskora.models.files.model_files import resolve_base
 from maskora.models.registry import VideoModel, open_model
 from maskora.streaming.out_of_memory import first_line, ran_out_of
 from maskora.streaming.placement import gb
