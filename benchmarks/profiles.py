@@ -95,16 +95,21 @@ def main(
     ] = None,
 ) -> None:
     """Measure what bases take of memory, and write their profiles."""
-    if family is not None and base is not None and names:
+    if family is not None or base is not None or configs:
+        if family is None or base is None or names is None or len(names) != 1:
+            raise typer.BadParameter("a new base needs one name, --family and --base")
         source = open_source(base)
         parts = {part: source.config(part) for part in read_settings(family, source)}
-        write_profile(names[0], family, parts, configs or [])
+        ready = [Path(one).name.removesuffix(".toml") for one in configs or []]
+        write_profile(names[0], family, parts, ready)
         return
-    for path in sorted(PROFILES.glob("*.json")):
-        if not names or path.stem in names:
-            known = json.loads(path.read_text("utf-8"))
-            write_profile(path.stem, known["family"], known["parts"], list(known["configurations"]))
-            print(f"{path}: written")
+    known = {path.stem: path for path in sorted(PROFILES.glob("*.json"))}
+    if unknown := [name for name in names or () if name not in known]:
+        raise typer.BadParameter(f"no such profile: {unknown[0]} (there are {', '.join(known)})")
+    for name in names or known:
+        table = json.loads(known[name].read_text("utf-8"))
+        write_profile(name, table["family"], table["parts"], list(table["configurations"]))
+        print(f"{known[name]}: written")
 
 
 if __name__ == "__main__":

@@ -231,7 +231,8 @@ def read(workspace: Workspace) -> JobState | None:
         return None
     status = _status(workspace, job)
     lines = tail(workspace.job_log, job.log_from)
-    progress = read_state(workspace.job_progress)
+    path = workspace.job_progress
+    progress = patiently(lambda: read_state(path), path)  # it may just be removed
     return JobState(
         job=job,
         status=status,

@@ -3,6 +3,7 @@
 import os
 import secrets
 import threading
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,7 +120,8 @@ class AppState:
         self.guard, self.limits, self.scratch, self.first = guard, limits, scratch, first
         self.run = secrets.token_urlsafe(8)
         self._lock = threading.Lock()
-        self._sessions: dict[str, Session] = {}  # by token, the one opened last at the end
+        # By token, the one opened last at the end. It is read without the lock, at any moment.
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
 
     def open(self, text: str) -> Session:
         """The session of a workspace that a person has named. Raises UserError."""
@@ -127,7 +129,7 @@ class AppState:
         with self._lock:
             for token, session in self._sessions.items():
                 if _is_same(session.workspace.root, root):
-                    self._sessions[token] = self._sessions.pop(token)
+                    self._sessions.move_to_end(token)
                     return session
             self.guard.check_links(root)
             session = Session(Workspace(root))
@@ -137,9 +139,10 @@ class AppState:
 
     def session(self, token: str) -> Session:
         """The page's open workspace. Raises UserError where it is no longer open."""
-        if token not in self._sessions:
+        session = self._sessions.get(token)
+        if session is None:
             raise UserError("this workspace is no longer open here: load the page again")
-        return self._sessions[token]
+        return session
 
     def close(self) -> None:
         """Close all workspaces."""

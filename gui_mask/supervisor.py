@@ -76,6 +76,7 @@ class Supervisor:
         remove(self._workspace.job_progress)
         settings = {
             progress.VARIABLE: str(self._workspace.job_progress.absolute()),
+            "TQDM_MININTERVAL": "1",  # seconds between two states of a library's own bar
             "PYTHONIOENCODING": "utf-8",
         }
         process = start_child(

@@ -75,7 +75,7 @@ class Progress:
         self._task, self._total, self._unit, self._first, self._done = task, total, unit, done, done
         self._loss: float | None = None
         self._lock, self._started, self._written = threading.Lock(), time.monotonic(), 0.0
-        in_terminal_only = brief or VARIABLE in os.environ
+        in_terminal_only = brief or bool(os.environ.get(VARIABLE))
         self._bar = tqdm(
             total=total, initial=done, desc=task, unit=unit, unit_scale=unit == "B",
             disable=not total or (None if in_terminal_only else False),
@@ -135,7 +135,7 @@ def _append(state: State) -> None:
                 file.truncate(0)
             file.write(json.dumps(asdict(state)).encode() + b"\n")
     except OSError as error:
-        del os.environ[VARIABLE]
+        os.environ.pop(VARIABLE, None)  # another thread may have been faster
         log.warning("%s could not be written (%s): nobody sees the progress", name, error.strerror)
 
 

@@ -38,9 +38,6 @@ class Allocator(TorchDispatchMode):
         """From now on, allocation n fails where `fails(n)`; they are counted from 1."""
         self._fails, self.count = fails, 0
 
-    def disarm(self) -> None:
-        self._fails = None
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if self._fails is None:

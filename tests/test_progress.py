@@ -23,7 +23,12 @@ def states(path: Path) -> list[State]:
     return [State(**json.loads(line)) for line in path.read_text().splitlines()]
 
 
-def test_a_bar_is_drawn_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("named", [None, ""])
+def test_a_bar_is_drawn_where_nobody_watches(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, named: str | None
+) -> None:
+    if named is not None:
+        monkeypatch.setenv(VARIABLE, named)
     assert list(track("abc", "frames", 3, "frame")) == ["a", "b", "c"]
     with Progress("motion", 30, "step", done=10) as training:
         training.advance(loss=0.25)

@@ -1,4 +1,8 @@
-"""Bringing a hub repository's files into the hub's cache: said first, continued where cut off."""
+"""Bringing a hub repository's files into the hub's cache: said first, continued where cut off.
+
+huggingface_hub's own client begins a file anew in each process, and weights come in files of 5 to
+50 GB. So large ones are fetched here by ranges, to where that client looks for them.
+"""
 
 import errno
 import json

@@ -21,7 +21,7 @@ from typing import Any
 from maskora.files import cache_home, digest, write_text
 from maskora.models.base import Grid
 from maskora.models.files.model_files import ModelFiles
-from maskora.models.registry import open_source, read_settings
+from maskora.models.registry import FAMILIES, open_source, read_settings
 
 log = logging.getLogger("maskora")
 PROFILES = Path(__file__).parent / "profiles"
@@ -215,10 +215,12 @@ class Published:
 
 
 def published() -> dict[str, Published]:
-    """The published bases, by the names of their configurations."""
+    """The published bases, by the names of their configurations; one family after another."""
+    families = [*FAMILIES]
+    tables = sorted(shipped().values(), key=lambda table: families.index(table["family"]))
     return {
         name: Published(deepcopy(settings), Profile(table))
-        for table in shipped().values()
+        for table in tables
         for name, settings in table["configurations"].items()
     }
 

@@ -47,7 +47,8 @@ INDEX = {
 }
 
 
-def pretrain_miniature(
+@handle_errors
+def main(
     output: Annotated[Path, typer.Argument(help="the folder to create")],
     minutes: Annotated[float, typer.Option(help="of training; more are better")] = 60.0,
     seed: Annotated[int, typer.Option(help="of the weights and the batches")] = 0,
@@ -55,6 +56,11 @@ def pretrain_miniature(
         bool, typer.Option("--resume", help="continue what the folder holds")
     ] = False,
 ) -> None:
+    """Train the small base that ships with maskora from nothing, and judge it."""
+    pretrain_miniature(output, minutes, seed, resume)
+
+
+def pretrain_miniature(output: Path, minutes: float, seed: int, resume: bool) -> None:
     """Train a miniature for some minutes and write it to `output`, a folder in diffusers' layout.
 
     What is needed to go on lies in `output`/training, with the losses and their curves. Encoding
@@ -155,4 +161,4 @@ def finish_folder(output: Path) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(handle_errors(pretrain_miniature))
+    typer.run(main)

@@ -302,9 +302,17 @@ def judged(machine: Machine, speeds: Speeds = Speeds()) -> Verdict:  # noqa: B00
     return verdict(NAME, published()[NAME], machine, speeds)
 
 
+# As in docs/doctor.md and docs/bases.md: by family, not by the alphabet.
+ORDER = [
+    "wan2.1-i2v-480p", "wan2.1-i2v-720p", "wan2.1-fun-1.3b-inp", "wan2.2-i2v-a14b",
+    "hunyuan-video-i2v", "hunyuan-video-1.5-i2v-480p",
+]  # fmt: skip
+
+
 def test_what_a_machine_can_do_is_the_planners_answer() -> None:
     found = {one.base: one for one in verdicts(with_gpu(7.1, 8.0), Speeds())}
     assert list(found) == list(published())
+    assert [name for name in found if name in ORDER] == ORDER
     assert all(one.fits for one in found.values())
     assert "9 frames at 832x480 in 6." in found[NAME].message
     assert ": yes; seconds a step: unknown until the first\n" in found[NAME].message

@@ -1,6 +1,8 @@
 """No path leads out of the allowed folders; each workspace is open once, and the oldest goes."""
 
 import os
+import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -140,3 +142,29 @@ def test_the_oldest_makes_room_and_a_failed_opening_closes_nothing(
     for session in (*opened[:2], *opened[3:]):
         assert state.session(session.token) is session
     Session(opened[2].workspace).close()  # it was let go
+
+
+def test_an_open_workspace_is_found_while_others_are_entered(
+    state: AppState, workspace: Workspace
+) -> None:
+    """Pages ask from threads of their own, which may look at any moment."""
+    session, failures = state.open(str(workspace.root)), []
+
+    def ask() -> None:
+        for _ in range(300_000):
+            try:
+                assert state.session(session.token) is session
+            except (UserError, KeyError) as error:
+                failures.append(error)
+
+    asking = threading.Thread(target=ask)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        asking.start()
+        while asking.is_alive():
+            assert state.open(str(workspace.root)) is session
+    finally:
+        sys.setswitchinterval(interval)
+        asking.join()
+    assert failures == []

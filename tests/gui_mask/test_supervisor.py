@@ -1,5 +1,6 @@
 """The process that runs a workspace's commands: who lives, who was interrupted, who failed."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from gui_mask import jobs
 from gui_mask.jobs import INTERRUPT, Job, Process, identify, store
 from gui_mask.supervisor import Supervisor, start_child
 from maskora.app.workspace import Workspace
+from maskora.progress import State
 from tests.gui_mask.workspaces import job_of
 from tests.system import posix_only
 
@@ -180,6 +182,39 @@ except KeyboardInterrupt:
 
     supervised(workspace, interrupt, lambda supervisor, _: supervisor.run())
     assert (job_of(workspace).status, job_of(workspace).exit_code) == (status, code)
+
+
+def test_a_command_is_told_where_to_report(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bars that libraries draw of their own say so once a second: the log stays short."""
+    code = "import os; print(os.environ['MASKORA_PROGRESS'], os.environ['TQDM_MININTERVAL'])"
+    (workspace.root / "command.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(workspace.root), prepend=os.pathsep)
+    monkeypatch.setattr("gui_mask.supervisor.argv", lambda *_: ["command"])
+    workspace.job_progress.write_text("of an earlier command")
+    supervised(workspace, lambda _: None, lambda supervisor, _: supervisor.run())
+    assert f"{workspace.job_progress} 1\n" in workspace.job_log.read_text()
+    assert not workspace.job_progress.exists()
+
+
+def test_a_report_that_is_just_being_removed_is_waited_for(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows refuses to read it for a moment."""
+    error = PermissionError(errno.EACCES, "access is denied")
+    error.winerror = 5  # type: ignore[attr-defined]
+    refused = [error, error]
+
+    def read_state(path: Path) -> State | None:
+        if refused:
+            raise refused.pop()
+        return None
+
+    monkeypatch.setattr(jobs, "read_state", read_state)
+    state = jobs.read(workspace)
+    assert state is not None
+    assert (state.status, state.progress, refused) == ("running", None, [])
 
 
 @pytest.mark.parametrize("listens", [True, False])

@@ -1,7 +1,6 @@
 """Our parts, put together as plain image-to-video, give what diffusers' own pipelines give."""
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +90,6 @@ def test_a_base_that_embeds_guidance_is_told_the_number(
     theirs = pipelines_own(pipeline(HUNYUAN, folder), clip, PROMPT, guidance_scale=6.0, **SIZE)
     assert (six[4:] - theirs).abs().max() <= TOLERANCE
     assert (six - one).abs().max() > TOLERANCE
-
-
-Reference = Callable[[Any, np.ndarray, Tensor, Tensor], Tensor]
 
 
 @pytest.mark.parametrize(

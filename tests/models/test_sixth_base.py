@@ -22,7 +22,7 @@ FAMILY = "skyreels-v2-i2v"
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 BASE, IMPORT, LINE, NAME, CONFIG, WRITER, TINY, ENTRY = re.findall(
-    r"```(?:python|toml)\n(.*?)```", GUIDE, re.DOTALL
+    r"```(?:python|toml|text)\n(.*?)```", GUIDE, re.DOTALL
 )
 
 
