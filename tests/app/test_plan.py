@@ -21,7 +21,7 @@ from maskora.app.workspace import Source, Workspace
 from maskora.config import Config, build_config, load_config
 from maskora.errors import UserError
 from maskora.memory.machine import foreseen
-from maskora.memory.plan import Plan, smaller_sizes
+from maskora.memory.plan import Plan, lighter, smaller_sizes
 from maskora.memory.report import render
 from maskora.method.conditioning import COLOUR_ORDERS, window_starts
 from maskora.models.registry import open_source
@@ -85,6 +85,13 @@ def test_the_plan_of_14b_within_8_gb_is_told_in_seconds_without_torch(edit: Path
     totals = [float(cell) for cell in column(result.stdout, "VRAM", "total")]
     assert len(totals) == 4
     assert all(1 < total <= 7 for total in totals)
+
+
+def test_what_would_need_less_is_named_where_a_run_has_no_room(big: Path) -> None:
+    changes = lighter(planned(big, "infer"))
+    assert any(change.startswith('video.size = "') for change in changes), changes
+    assert any(change.startswith("video.frames = ") for change in changes), changes
+    assert len(set(changes)) == len(changes)
 
 
 def test_the_rows_add_up_to_the_totals(run: Run, edit: Path) -> None:

@@ -312,8 +312,7 @@ def test_training_stops_with_its_state_and_what_would_need_less(
     assert "5 of 5 blocks are streamed from now on" in answer.err
     assert "step 1 is saved; train with --resume continues there" in answer.err
     *_, message = answer.err.partition("What would need less:\n")
-    assert '  video.size = "' in message
-    assert "  to end what else uses the GPU" in message
+    assert "  to end what else uses the GPU" in message  # of so small a base nothing else helps
     assert run("train", "--config", config, "--resume").status == 0
     assert run("train", "--config", whole / "edit.toml").status == 0
     ours, others = (lora.read(root / ADAPTER).tensors for root in (cut, whole))

@@ -100,8 +100,8 @@ def shown_to_the_model(bench: Bench, condition: Condition, monkeypatch: pytest.M
     class Seen(Exception):
         """Enough is known."""
 
-    def look(model: Any, sample: Any, *_: Any, lock: Any, **__: Any) -> None:
-        shown.update(sample=sample, lock=lock)
+    def look(model: Any, sample: Any, *others: Any) -> None:
+        shown.update(sample=sample, lock=others[-1])
         raise Seen
 
     monkeypatch.setattr(trials, "Denoising", look)
