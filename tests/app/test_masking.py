@@ -138,7 +138,10 @@ def test_without_masks_the_commands_say_where_to_click(run: Run, bare: Make) -> 
 def test_what_cannot_be_tracked_is_refused(run: Run, bare: Make, tmp_path: Path) -> None:
     refused(run("track", tmp_path, "--click", CENTRE), "not a prepared workspace")
     root = bare("--size", "96x96")
-    answer = run("track", root, "--click", CENTRE, "--tracker", "sam9")
+    mistyped = run("track", root, "--click", CENTRE, "--tracker", "sam9")
+    assert mistyped.status == 2
+    assert all(word in mistyped.err for word in ("--tracker", "sam9", "simple", "sam2"))
+    answer = run("track", root, "--click", CENTRE, "--set", "tracker.type=sam9")
     refused(answer, "[tracker] type", "'simple'", lines=2)
     refused(run("track", root, "--click", "0,5,100,+"), "cropped away")
     Workspace(root).tracking_dir.mkdir()

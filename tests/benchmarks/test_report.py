@@ -68,7 +68,7 @@ def test_without_a_resident_step_there_is_no_ratio() -> None:
 def test_a_row_has_the_highest_peak_and_the_median_step() -> None:
     text = markdown(results(case()))
     assert "A card (24 GB), 8 cores, 64 GB RAM, torch 2.13.0, CUDA 13.0" in text
-    assert "held to a card of 8.0 GB" in text
+    assert "held to a GPU of 8.0 GB" in text
     placement = "40 swapped, pinned, float8, activation offload, recompute layer, VAE tile 256"
     row = f"| train-9 (9 frames) | {placement} | ok | 6.00 | 5.00 | 7.00 | 20.00 | 18.00 |"
     assert f"{row} 4.00 | 30.00 | 2.00 | 2.00 |" in text
