@@ -1,5 +1,6 @@
 """What all tests share: a tiny model of the real classes, and the real clips where they are."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,3 +53,12 @@ def real_clips() -> Path:
     if not folder.is_dir():
         pytest.skip("the real clips are not here (../shared/data)")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def leave_no_log_handler() -> Iterator[None]:
+    """A command that ran in this process logs to the stderr of its own test alone."""
+    yield
+    for handler in logging.root.handlers[:]:
+        if type(handler) is logging.StreamHandler:
+            logging.root.removeHandler(handler)
