@@ -366,10 +366,10 @@ class Weightless(Reader):
         return ()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        raise NotImplementedError
+        raise AssertionError(f"{name}: any shape fits, so none is asked for")
 
     def dtype(self, name: str) -> torch.dtype | None:
-        raise NotImplementedError
+        raise AssertionError(f"{name}: nothing is converted, so no precision is asked for")
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
         """It is there."""
