@@ -2,6 +2,7 @@
 #   make demo     a first edit on a small model: no GPU, no model to download
 #   make test     the quick tests        make test-all   all of them, and test-elsewhere
 #   make test-elsewhere   the quick tests without what only POSIX has; TESTS=tests/video for some
+#   make torture  kills, full disks, damage, broken files, in numbers (an hour and more)
 #   make lint     style, types, imports  make format     put the style right
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,7 +14,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(PROCESSES) --dist lo
 SHELL_SCRIPTS := $(wildcard scripts/*.sh) .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-elsewhere lint format clean
+.PHONY: help setup demo test test-all test-elsewhere torture lint format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -50,6 +51,9 @@ test-elsewhere: setup
 	@echo "test-elsewhere: the quick tests once more, without what only POSIX has"
 	@MASKORA_ELSEWHERE=1 PYTHONPATH="$(CURDIR)/tests/elsewhere$${PYTHONPATH:+:$$PYTHONPATH}" \
 		$(PYTEST) -m "not slow" $(TESTS)
+
+torture: setup
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture $(PARTS)
 
 lint: setup
 	@echo "lint: ruff"

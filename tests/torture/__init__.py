@@ -1,0 +1,1 @@
+"""Faults, damage and hostile files, in numbers: `make torture`. See docs/reliability.md."""
