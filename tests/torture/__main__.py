@@ -1,4 +1,4 @@
-"""`python -m tests.torture [PART ...]`: run the parts, print their counts, keep what was not right."""
+"""`python -m tests.torture [PART ...]`: run parts, print counts, keep what was not right."""
 
 import argparse
 import os
@@ -11,14 +11,14 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # forks of a process with threads would stand still
 
-import peft  # noqa: E402, F401
-import torch  # noqa: E402, F401
-from diffusers import AutoencoderKLWan, WanTransformer3DModel  # noqa: E402, F401
-from transformers import CLIPVisionModel, UMT5EncoderModel  # noqa: E402, F401
+import peft  # noqa: F401
+import torch  # noqa: F401
+from diffusers import AutoencoderKLWan, WanTransformer3DModel  # noqa: F401
+from transformers import CLIPVisionModel, UMT5EncoderModel  # noqa: F401
 
-from tests.torture import damage, fuzz, kills, limits  # noqa: E402
-from tests.torture.counts import Part, keep, table  # noqa: E402
-from tests.torture.edits import SmallEdit  # noqa: E402
+from tests.torture import damage, fuzz, kills, limits
+from tests.torture.counts import Part, keep, table
+from tests.torture.edits import SmallEdit
 
 Run = Callable[[SmallEdit, Path, float, int], Part]
 PARTS: dict[str, Run] = {

@@ -12,6 +12,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -98,16 +99,13 @@ class Commands:
                 (self.folder / place).mkdir(parents=True, exist_ok=True)
                 os.environ[name] = str(self.folder / place)
             tempfile.tempdir = None
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(
-                    number,
-                    signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler,
-                )
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             _watch_writes(self.folder, os.open(wrote, os.O_WRONLY | os.O_APPEND))
             if prepare is not None:
                 prepare()
             status = _maskora(words)
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - a fork must not go on as its parent
             traceback.print_exc()
         finally:
             for stream in (sys.stdout, sys.stderr):
@@ -123,7 +121,7 @@ def _maskora(words: list[str]) -> int:
         app(words, prog_name="maskora")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - the end of a program
         traceback.print_exc()
         return 1
     return 0
@@ -157,10 +155,8 @@ class Started:
                 break
             time.sleep(0.005)
         _, code, used = os.wait4(self.process, 0)
-        try:
+        with suppress(ProcessLookupError):
             self.kill()  # what it has left behind
-        except ProcessLookupError:
-            pass
         took = time.monotonic() - self._began
         grown = max(0, used.ru_maxrss * 1024 - self._resident)
         out, err, wrote = (path.read_text(errors="replace") for path in self._files)

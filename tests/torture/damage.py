@@ -101,7 +101,7 @@ def judge(
         return answer.verdict
     try:
         made = products(words, folder, answer)
-    except Exception as error:  # whatever is wrong with a product is the finding
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with a product is the finding
         return f"left damage ({type(error).__name__})"
     if made == expected:
         return "the same"

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 import shutil
 import subprocess
 import wave
@@ -33,6 +34,7 @@ PREPARE = (
 EXPORT = ("export", "ws", "lora.safetensors", "--overwrite")
 TRACK = ("track", "ws", "--click", "0,76,112,+", "--overwrite")
 EVALUATE = ("evaluate", "ws")
+COMPARED = {"groups", "metrics", "curves", "verdicts"}  # of report.json
 
 
 class SmallEdit:
@@ -76,13 +78,14 @@ def repaint(workspace: Path, frame: int) -> None:
 def loras(folder: Path) -> dict[str, str]:
     """Every LoRA of a workspace's runs, by content."""
     files = sorted((folder / "ws" / "runs").rglob("adapter.safetensors"))
-    return {str(file.relative_to(folder)): _tensors(file) for file in files}
+    return {str(file.relative_to(folder)): _tensors(file) for file in files if file.is_file()}
 
 
-def losses(folder: Path) -> list[list[float]]:
+def losses(folder: Path) -> list[list[str]]:
     """Every loss of a workspace's runs, in order."""
     files = sorted((folder / "ws" / "runs").rglob("metrics.jsonl"))
-    return [[json.loads(line)["loss"] for line in file.open()] for file in files]
+    lines = [file.read_text(errors="replace").splitlines() for file in files if file.is_file()]
+    return [re.findall(r'"loss": [^,]+', line) for run in lines for line in run]
 
 
 def clip(folder: Path) -> str:
@@ -102,13 +105,7 @@ def products(words: tuple[object, ...], folder: Path, answer: Answer) -> str:
         return _tensors(folder / "lora.safetensors")
     if words[0] == "evaluate":
         report = json.loads((folder / "ws/output/report.json").read_text())
-        return json.dumps(
-            {
-                key: value
-                for key, value in report.items()
-                if key in ("groups", "metrics", "curves", "verdicts")
-            }
-        )
+        return json.dumps({key: report[key] for key in report.keys() & COMPARED}, sort_keys=True)
     if words[0] == "track":
         masks = sorted((folder / "ws/masks").glob("*.png"))
         return " ".join(hashlib.sha256(mask.read_bytes()).hexdigest() for mask in masks)

@@ -135,6 +135,8 @@ def _broken_bytes(data: bytes, generator: random.Random) -> bytes:
         return generator.randrange(end)
 
     for _ in range(generator.choice((1, 1, 2, 5, 20))):
+        if not broken:
+            break
         kind, at = generator.randrange(6), place()
         if kind == 0:
             del broken[max(8, at) :]
@@ -191,7 +193,7 @@ def _read_config(path: Path) -> tuple[str, str]:
         return "told", str(error)
     except TimeoutError:
         return "hangs", ""
-    except Exception:  # any other is the finding
+    except Exception:  # noqa: BLE001 - any other is the finding
         return "traceback", traceback.format_exc()
     finally:
         signal.alarm(0)

@@ -1,1 +1,0 @@
-"""Faults, damage and hostile files, in numbers: `make torture`. See docs/reliability.md."""
