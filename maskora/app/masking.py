@@ -20,7 +20,7 @@ from maskora.config import Config
 from maskora.config.tables import Mask
 from maskora.config.tables import Tracker as TrackerSettings
 from maskora.errors import UserError
-from maskora.files import digest, digest_files, move, write_text
+from maskora.files import digest, digest_files, move
 from maskora.masks.files import (
     check_not_empty,
     match_length,
@@ -104,7 +104,7 @@ def build_masks(
             silhouettes=digest_files([built.silhouette(n) for n in count]),
             masks=digest_files([built.mask(n) for n in count]),
         )
-        write_text(built.mask_record, record.model_dump_json(indent=2) + "\n")
+        record.write(built.mask_record)
         with ExitStack() as undo:
             if workspace.masks_dir.exists():
                 move(workspace.masks_dir, earlier := built.root / "earlier")
@@ -261,8 +261,7 @@ def store_markup(workspace: Workspace, source: Source, markup: Markup) -> None:
         {"box" if isinstance(prompt, Box) else "click": str(to_original(prompt, source.placement))}
         for prompt in markup.prompts
     ]
-    record = TrackingRecord.model_validate({"prompts": named})
-    write_text(workspace.tracking_record, record.model_dump_json(indent=2) + "\n")
+    TrackingRecord.model_validate({"prompts": named}).write(workspace.tracking_record)
     markup.changed.clear()
 
 
