@@ -76,33 +76,35 @@ class Settings:
     scenes: Sequence[int]
     tried: Sequence[Mapping[str, Any]]
 
-    def record(self) -> dict[str, Any]:
-        """The content of the JSON file."""
-        return asdict(self)
-
 
 def write_settings(path: Path, settings: Settings) -> None:
     """Write settings for `read_settings`."""
-    write_text(path, json.dumps(settings.record(), indent=1) + "\n")
+    write_text(path, json.dumps(asdict(settings), indent=1) + "\n")
 
 
 def read_settings(path: Path, base: str) -> Settings:
     """The settings in a file. Raises UserError: there are none, or damaged, or another base's."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing: run python -m research.fidelity --choose first")
-    try:
+    again = "run python -m research.fidelity --choose"
+    with _reading(path, f"{again} first", again):
         content = json.loads(path.read_text(encoding="utf-8"))
         recipes = {what: Recipe(**recipe) for what, recipe in content["recipes"].items()}
         settings = Settings(content["base"], recipes, content["scenes"], content["tried"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is damaged ({error!r}): run python -m research.fidelity --choose"
-        ) from None
     if settings.base != base:
-        raise UserError(
-            f"{path} was chosen on another base: run python -m research.fidelity --choose"
-        )
+        raise UserError(f"{path} was chosen on another base: {again}")
     return settings
+
+
+@contextmanager
+def _reading(path: Path, missing: str, damaged: str) -> Iterator[None]:
+    """Turn what a missing or damaged file raises into a UserError that says what to do."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: {missing}") from None
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error!r}): {damaged}") from None
 
 
 @dataclass(frozen=True)
@@ -177,16 +179,12 @@ def results_of(path: Path, settings: Settings) -> Results:
 
 def read_results(path: Path) -> Results:
     """The results in a file. Raises UserError where there are none, or they are damaged."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing: run python -m research.fidelity first")
-    try:
+    with _reading(path, "run python -m research.fidelity first", "delete it, and run again"):
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if content.get("protocol") != PROTOCOL:
             raise UserError(f"{path} holds results of other trials: delete it, and run again")
         recipes = {what: Recipe(**recipe) for what, recipe in content["recipes"].items()}
         return Results(content["base"], recipes, [Record.read(each) for each in content["records"]])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error!r}): delete it, and run again") from None
 
 
 def measure(
@@ -197,7 +195,9 @@ def measure(
     Raises:
         UserError: `output` holds results of another base or other recipes.
     """
-    results = _begun(output, settings)
+    results = Results(settings.base, settings.recipes, [])
+    if output.exists():
+        results = results_of(output, settings)
     done = {(r.condition, r.scene, r.seed) for r in results.records}
     missing = [key for key in keys if key not in done]
     with tempfile.TemporaryDirectory() as cache, pool(workers) as executor:
@@ -209,12 +209,6 @@ def measure(
             results.records.extend(records)
             results.write(output)
     return results
-
-
-def _begun(output: Path, settings: Settings) -> Results:
-    if not output.exists():
-        return Results(settings.base, settings.recipes, [])
-    return results_of(output, settings)
 
 
 def pictures_of(output: Path) -> Path:

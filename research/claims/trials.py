@@ -60,7 +60,6 @@ EVOLUTIONS: tuple[Edit, ...] = ("bloom", "drift")
 EARLY, LATE = slice(1, -4), slice(-4, None)  # frames before the last latent frame; its own
 CLEAR = 40.0  # levels from which two looks are distinguished
 RANK, STRIDE, MOTION_SHARE = 8, 4, 0.1
-ACCUMULATION = 1
 
 
 @dataclass(frozen=True)
@@ -191,7 +190,7 @@ class Bench:
         run = StageRun(
             stage,
             max(stops),
-            TrainingTable(seed=self._seed, shift=SHIFT, gradient_accumulation_steps=ACCUMULATION),
+            TrainingTable(seed=self._seed, shift=SHIFT),
             Optimizer(type="adamw", lr=lr),
         )
         optimizer = make_optimizer(run.optimizer, lora.trainable(transformer))

@@ -1,8 +1,8 @@
 """Random scenes of the miniature's world, and random edits of them. A seed gives the same scene."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from maskora.miniature.world import (
 )
 
 Edit = Literal["hue", "shape", "texture", "part", "bloom", "drift"]
+Name = TypeVar("Name", bound=str)
 HUES = 8
 SPRITE_RADIUS, DISTRACTOR_RADIUS = (0.16, 0.20), (0.07, 0.12)  # sides
 SHORTEST_WAY = 0.1  # sides per beat
@@ -108,43 +109,25 @@ def edited(look: Look, edit: Edit, rng: np.random.Generator) -> Look:
         edit: "hue" (another colour), "shape", "texture", "part" (a disc at the rim), "bloom" (a
             disc that grows over the sprite) or "drift" (a hue that changes with time).
     """
-    return EDITS[edit](look, rng)
+    hue = 0.0 if look.hue is None else look.hue
+    match edit:
+        case "hue":
+            return replace(look, hue=_other_hue(rng, hue))
+        case "shape":
+            return replace(look, shape=_another(rng, tuple(SHAPES), look.shape))
+        case "texture":
+            return replace(look, texture=_another(rng, get_args(Texture), look.texture))
+        case "part":
+            return replace(look, part=rim_part(rng, hue))
+        case "bloom":
+            return replace(look, part=blooming_part(rng, hue))
+        case "drift":
+            return replace(look, drift=drawn_drift(rng))
 
 
-def _hue(look: Look, rng: np.random.Generator) -> Look:
-    return replace(look, hue=_hue_of(look) + rng.uniform(0.25, 0.75))
-
-
-def _shape(look: Look, rng: np.random.Generator) -> Look:
-    others = [shape for shape in SHAPES if shape != look.shape]
-    return replace(look, shape=others[int(rng.integers(len(others)))])
-
-
-def _texture(look: Look, rng: np.random.Generator) -> Look:
-    others = [texture for texture in get_args(Texture) if texture != look.texture]
-    return replace(look, texture=others[int(rng.integers(len(others)))])
-
-
-def _part(look: Look, rng: np.random.Generator) -> Look:
-    return replace(look, part=rim_part(rng, _hue_of(look)))
-
-
-def _bloom(look: Look, rng: np.random.Generator) -> Look:
-    return replace(look, part=blooming_part(rng, _hue_of(look)))
-
-
-def _drift(look: Look, rng: np.random.Generator) -> Look:
-    return replace(look, drift=drawn_drift(rng))
-
-
-EDITS: dict[Edit, Callable[[Look, np.random.Generator], Look]] = {
-    "hue": _hue,
-    "shape": _shape,
-    "texture": _texture,
-    "part": _part,
-    "bloom": _bloom,
-    "drift": _drift,
-}
+def _another(rng: np.random.Generator, names: Sequence[Name], but: Name) -> Name:
+    others = [name for name in names if name != but]
+    return others[int(rng.integers(len(others)))]
 
 
 def rim_part(rng: np.random.Generator, hue: float) -> SpritePart:
@@ -170,10 +153,6 @@ def _other_hue(rng: np.random.Generator, hue: float) -> float:
 
 def _angle(rng: np.random.Generator) -> float:
     return rng.uniform(0, 2 * np.pi)
-
-
-def _hue_of(look: Look) -> float:
-    return 0.0 if look.hue is None else look.hue
 
 
 def sprite_boxes(clip: RenderedClip, label: int) -> npt.NDArray[np.float64]:

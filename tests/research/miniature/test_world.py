@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -22,7 +23,7 @@ from maskora.miniature.world import (
     raster,
     render,
 )
-from research.miniature.scenes import EDITS, Edit, draw_scene, edited, sprite_boxes
+from research.miniature.scenes import Edit, draw_scene, edited, sprite_boxes
 
 SEEDS = range(12)
 
@@ -138,7 +139,7 @@ def test_flow_leads_to_the_same_thing_in_the_next_frame(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("edit", get_args(Edit))
 def test_an_edit_changes_its_sprite_and_nothing_else(edit: Edit, seed: int) -> None:
     scene = draw_scene(seed)
     last = len(scene.sprites) - 1
