@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,10 +23,9 @@ from maskora.app.batch import (
 from maskora.app.workspace import Workspace
 from maskora.cli import BATCH_HELP, EDIT_HELP
 from maskora.errors import UserError
-from tests.app.conftest import Answer
+from tests.app.conftest import Run, ok
 from tests.conftest import REPOSITORY
 
-Run = Callable[..., Answer]
 LINE = ["clip.mp4", "1,2,3,4", "edited.PNG", "out.mp4"]
 CHILD = """
 import json, os, pathlib, sys
@@ -97,9 +95,7 @@ def make_job(folder: Path, **files: str | bytes) -> Path:
 
 def test_a_first_run_prepares_trains_and_infers(run: Run, child: Child, folder: Path) -> None:
     line = ["clip.mp4", "1,2,3,4", "edited.PNG", "--frames=9", "out.mp4", "--set", "a.b=c"]
-    answer = run("edit", *line, "--", "--caption", "- a man", "--keyframe", "4=later one.jpg")
-
-    assert answer.status == 0, answer.err
+    answer = ok(run("edit", *line, "--", "--caption", "- a man", "--keyframe", "4=later one.jpg"))
     config = ["--config", str(Path("out.work", "edit.toml"))]
     given = ["--box", "1,2,3,4", "--frames", "9", "--caption", "- a man", "--set", "a.b=c"]
     assert child.asked() == [
@@ -117,7 +113,7 @@ def test_run_again_it_continues_and_settings_count_for_that_run(
 ) -> None:
     place = folder / "kept here"
     line = ["edit", "clip.mp4", "--mask", "mask.png", "edited.PNG", "o.mp4", "--workspace", place]
-    assert run(*line).status == 0
+    ok(run(*line))
     first = child.asked()
     assert first[0] == ["prepare", "clip.mp4", str(place), "--mask", "mask.png"]
 
@@ -134,11 +130,11 @@ def test_what_is_clicked_is_followed_once(run: Run, child: Child, folder: Path) 
     clicks = ["--click", "0,1,1,+", "--click", "0,9,9,-"]
     line = ["edit", "clip.mp4", "edited.PNG", "out.mp4", *clicks]
     child.does("track", "d = pathlib.Path(words[1], 'masks'); d.mkdir(); (d/'masks.json').touch()")
-    assert run(*line).status == 0
+    ok(run(*line))
     asked = child.asked()
     assert asked[0] == ["prepare", "clip.mp4", "out.work"]
     assert asked[1] == ["track", "out.work", *clicks]
-    assert run(*line).status == 0
+    ok(run(*line))
     assert [words[0] for words in child.asked()] == ["train", "infer"]
 
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,9 @@ from maskora.config.tables import Stage
 from maskora.errors import UserError
 from maskora.training.run_folder import RunFolder
 from maskora.video.images import write_png
-from tests.app.conftest import Answer, ok, recolour
+from tests.app.conftest import Prepared, Run, at, ok, repaint
 from tests.tiny_florence import write_tiny_florence
 
-Run = Callable[..., Answer]
 LOADING, PLAN = "loading the captioner", "RAM, GB"
 
 
@@ -31,14 +29,14 @@ def tiny_florence(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def auto(prepared: Callable[..., Path], tiny_florence: Path) -> Path:
+def auto(prepared: Prepared, tiny_florence: Path) -> Path:
     """A workspace whose captions are all left open, with a keyframe and a captioner in it."""
     root = prepared(
         "--set", "prompt.caption=auto", "--set", "prompt.edited_caption=auto",
         "--set", "caption.model=florence",
     )  # fmt: skip
     shutil.copytree(tiny_florence, root / "florence")
-    recolour(root / "source" / "00004.png", root / "edits" / "00004.png", (30, 40, 40, 30))
+    repaint(root, 4, (30, 40, 40, 30))
     return root
 
 
@@ -70,7 +68,7 @@ def lora_prompts(workspace: Workspace, stage: Stage) -> object:
 def test_a_run_writes_what_is_missing_once_and_remembers_it(
     run: Run, auto: Path, florence: Path
 ) -> None:
-    err = ok(run("train", "--config", auto / "edit.toml")).err
+    err = ok(run("train", *at(auto))).err
     assert err.count(LOADING) == 1
     config, workspace = opened(auto)
     texts = write_captions(config, workspace, images(auto))
@@ -84,10 +82,10 @@ def test_a_run_writes_what_is_missing_once_and_remembers_it(
     assert appearance == [f"p3rs0n {keyframe}"]
 
     aside = florence.rename(florence.with_name("aside"))
-    again = ok(run("train", "--config", auto / "edit.toml")).err
+    again = ok(run("train", *at(auto))).err
     assert "motion: done already" in again
     assert "appearance: done already" in again
-    infer = ok(run("infer", "--config", auto / "edit.toml")).err
+    infer = ok(run("infer", *at(auto))).err
     for err in (again, infer):
         assert LOADING not in err
         assert "caption of" not in err
@@ -97,7 +95,7 @@ def test_a_run_writes_what_is_missing_once_and_remembers_it(
 
     aside.rename(florence)
     shutil.rmtree(auto / "cache")
-    err = ok(run("infer", "--config", auto / "edit.toml")).err
+    err = ok(run("infer", *at(auto))).err
     assert err.count(LOADING) == 1
     assert err.count("caption of") == 3
     assert err.rindex("caption of") < err.index(PLAN)
@@ -105,7 +103,7 @@ def test_a_run_writes_what_is_missing_once_and_remembers_it(
 
 
 def test_the_bare_base_needs_no_caption_of_the_source(run: Run, auto: Path) -> None:
-    err = ok(run("infer", "--config", auto / "edit.toml", "--lora", "none")).err
+    err = ok(run("infer", *at(auto), "--lora", "none")).err
     assert "caption of" in err
     assert f"caption of {images(auto)[0]}" not in err
 
@@ -195,7 +193,7 @@ def test_without_a_captioner_both_ways_are_named(
     (auto / "old").mkdir()
     (auto / "old" / "config.json").write_text(json.dumps(config | {"auto_map": {}}))
     shutil.rmtree(florence)
-    chosen = ["--config", auto / "edit.toml", "--set", f"caption.model={model}"]
+    chosen = at(auto, f"caption.model={model}")
     for command in ("train", "infer", "check"):
         answer = run(command, *chosen)
         assert answer.status == 2
