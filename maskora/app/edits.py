@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from maskora.app.captions import settle_captions
-from maskora.app.masking import load_masks
+from maskora.app.masking import load_frames, load_masks
 from maskora.app.workspace import (
     EDIT_NAME,
     IMAGE_SUFFIXES,
@@ -177,12 +177,8 @@ def load_clip(workspace: Workspace, config: Config) -> Clip:
     """Read the source frames and masks. Raises UserError where they and edit.toml disagree."""
     source = workspace.read_source()
     check_video_settings(workspace, config, source)
-    frames = [_read_frame(workspace.source_frame(n), source.size) for n in range(source.frames)]
-    return Clip(
-        source=source,
-        frames_THWC=np.stack(frames),
-        labels_THW=load_masks(workspace, config.mask, source),
-    )
+    frames_THWC = load_frames(workspace, source)
+    return Clip(source, frames_THWC, load_masks(workspace, config.mask, source))
 
 
 def load_edit(
@@ -260,12 +256,3 @@ def _fit_frame(
         log.warning("note: %s is the same as the source inside the mask", path)
     leakage = measure_leakage(fitted, source, labels)
     return EditedFrame(path, given, fitted, image, leakage, caption)
-
-
-def _read_frame(path: Path, size: tuple[int, int]) -> np.ndarray:
-    if not path.is_file():
-        raise UserError(f"{path} is missing: run maskora prepare again, with --overwrite")
-    image = read_image(path)
-    if image.shape[:2] != (size[1], size[0]):
-        raise UserError(f"{path} is {image.shape[1]}x{image.shape[0]}, not {size[0]}x{size[1]}")
-    return image

@@ -134,13 +134,9 @@ def _original_frames(run: Run, frames_THWC: np.ndarray) -> Iterator[np.ndarray]:
 def _side_by_side(clip: Clip, final_THWC: np.ndarray) -> Iterator[np.ndarray]:
     """source | mask | edited, one beside the other."""
     for source, labels, final in zip(clip.frames_THWC, clip.labels_THW, final_THWC, strict=True):
-        yield np.concatenate([source, _darkened_outside(source, labels), final], axis=1)
-
-
-def _darkened_outside(frame_HWC: np.ndarray, labels_HW: np.ndarray) -> np.ndarray:
-    """A frame whose kept part is darkened, so that the masked part stands out; uint8."""
-    dark = (frame_HWC * 0.3).astype(np.uint8)
-    return np.where((labels_HW > 0)[..., None], frame_HWC, dark)
+        dark = (source * 0.3).astype(np.uint8)  # what is kept, so that the masked part stands out
+        mask = np.where((labels > 0)[..., None], source, dark)
+        yield np.concatenate([source, mask, final], axis=1)
 
 
 def _leakage_picture(clip: Clip, difference_HW: np.ndarray) -> np.ndarray:

@@ -63,7 +63,7 @@ def test_a_demo_that_was_stopped_at_its_clip_goes_on(
 @pytest.mark.slow
 def test_the_edit_is_carried_along_and_evolves(tmp_path: Path, run: Run) -> None:
     folder = tmp_path / "demo"
-    answer = ok(run("demo", folder))
+    ok(run("demo", folder))
     output = folder / "workspace" / "output"
     means = json.loads((output / "report.json").read_text())["means"]
     assert means["outside_psnr"] == "identical"

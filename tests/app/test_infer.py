@@ -17,8 +17,9 @@ from maskora.app import infer
 from maskora.app.infer import Encoded
 from maskora.app.workspace import Workspace
 from maskora.config import Config, load_config
-from maskora.latents import TensorCache, encode_videos
+from maskora.latents import TensorCache, encode_samples, encode_videos
 from maskora.masks.files import read_labels
+from maskora.method.conditioning import inference_sample
 from maskora.models.registry import PromptInput, VideoModel
 from maskora.video.images import read_image, write_png
 from maskora.video.probe import probe
@@ -34,7 +35,7 @@ from tests.app.conftest import (
     repaint,
     sets,
 )
-from tests.app.small import configured, small_clip, small_edit, unit
+from tests.app.small import EDITED_CAPTION, configured, small_clip, small_edit, unit
 from tests.streaming.driving import encoder
 
 
@@ -307,21 +308,18 @@ def test_the_words_are_the_token_with_the_edited_caption_and_the_negative_prompt
     assert not torch.equal(told.negative["text"], empty["text"])
 
 
-def test_the_picture_is_the_edited_first_frame(workspace: Workspace, model: VideoModel) -> None:
-    with encoder(model, "image") as image:
-        (expected,) = image([PromptInput("", unit(small_edit().first.image_HWC))])
-    assert torch.equal(encoded(workspace, model).sample.context["image"], expected["image"])
-
-
-def test_the_condition_is_the_mask_or_the_first_frame_alone(
-    workspace: Workspace, model: VideoModel
+@pytest.mark.parametrize("how", ["masked", "first-frame"])
+def test_the_sample_is_of_the_clip_and_the_edited_first_frame(
+    workspace: Workspace, model: VideoModel, how: str
 ) -> None:
-    masked = encoded(workspace, model).sample.keep_THW
-    assert masked[0].all()
-    assert torch.equal(masked[1:], small_clip().keep()[1:])
-    bare = encoded(workspace, model, conditioning="first-frame").sample.keep_THW
-    assert bare[0].all()
-    assert not bare[1:].any()
+    clip, first = small_clip(), unit(small_edit().first.image_HWC)
+    sample = inference_sample(clip.video(), clip.keep(), first, how, f"{TOKEN} {EDITED_CAPTION}")
+    (expected,) = encode_samples([sample], model, TensorCache(workspace.cache_dir))
+    found = encoded(workspace, model, conditioning=how).sample
+    assert torch.equal(found.keep_THW, expected.keep_THW)
+    assert torch.equal(found.condition_CTHW, expected.condition_CTHW)
+    assert found.context.keys() == expected.context.keys()
+    assert all(torch.equal(found.context[name], one) for name, one in expected.context.items())
 
 
 def test_the_latent_lock_keeps_the_source_and_leaves_latent_frame_0_free(

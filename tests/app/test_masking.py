@@ -76,9 +76,8 @@ def test_several_objects_and_a_box(run: Run, bare: Make) -> None:
     root = bare()
     x, y = ball_centre(8)
     box = f"8,{x - 30:g},{y - 30:g},60,60"
-    answer = ok(
-        run("track", root, "--box", box, "--click", "0,250,40,+,2", "--click", "0,240,60,-,2")
-    )
+    clicks = ["--click", "0,250,40,+,2", "--click", "0,240,60,-,2"]
+    ok(run("track", root, "--box", box, *clicks))
     assert set(np.unique(read_labels(root / "masks" / "00000.png"))) == {0, 1, 2}
     record = json.loads((root / "tracking" / "clicks.json").read_text())
     assert [list(item) for item in record["prompts"]] == [["box"], ["click"], ["click"]]

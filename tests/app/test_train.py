@@ -1,12 +1,14 @@
 """train: what the stages learn from, what trains again, and what happens without memory."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from maskora import lora
 from maskora.app.captions import source_caption
@@ -17,7 +19,16 @@ from maskora.app.workspace import Workspace
 from maskora.config import load_config
 from maskora.latents import EncodedSample, TensorCache, encode_samples
 from maskora.masks.files import read_labels, write_labels
-from maskora.models.registry import Expert, Transformer, VideoModel
+from maskora.method.conditioning import (
+    COLOUR_ORDERS,
+    Sample,
+    anchored,
+    appearance_sample,
+    motion_sample,
+    recoloured,
+    to_unit,
+)
+from maskora.models.registry import Expert, VideoModel
 from maskora.models.wan.model import Wan21
 from maskora.training import loop
 from maskora.training.loop import choose_uniformly, train, train_step
@@ -25,6 +36,7 @@ from maskora.training.run_folder import RunFolder
 from tests.app.conftest import Prepared, Run, at, ok, repaint, sets
 from tests.app.small import CAPTION, configured, small_clip, small_edit, unit
 from tests.simulated import OUT_OF_MEMORY
+from tests.training.conftest import injected
 
 ADAPTER = Path("runs/motion/step-00003/adapter.safetensors")
 STEPS = sets("motion.steps=3", "training.checkpoint_every=3")
@@ -37,70 +49,46 @@ def windows(model: VideoModel, tmp_path_factory: pytest.TempPathFactory) -> list
     return encode_samples(samples, model, TensorCache(tmp_path_factory.mktemp("cache")))
 
 
-def test_a_motion_window_says_token_and_caption() -> None:
-    config = configured(prompt={"token": "s0me0ne"}, motion={"window": 5})
-    samples = motion_samples(small_clip(), CAPTION, config)
-    assert [sample.name for sample in samples] == ["motion 0-4", "motion 4-8"]
-    assert {sample.prompt for sample in samples} == {"s0me0ne a blue ball"}
+def alike(samples: list[Sample], expected: list[Sample]) -> None:
+    for ours, other in zip(samples, expected, strict=True):
+        for field in fields(Sample):
+            one, two = getattr(ours, field.name), getattr(other, field.name)
+            assert torch.equal(one, two) if isinstance(two, Tensor) else one == two, field.name
+
+
+@pytest.mark.parametrize("how", ["masked", "first-frame"])
+def test_motion_samples_are_windows_with_token_and_caption(how: str) -> None:
+    clip, prompt = small_clip(), {"token": "s0me0ne"}
+    video, motion = to_unit(torch.from_numpy(clip.frames_THWC)), {"window": 5, "conditioning": how}
+    windows = [
+        motion_sample(video, clip.keep(), start, 5, how, f"s0me0ne {CAPTION}") for start in (0, 4)
+    ]
+    alike(motion_samples(clip, CAPTION, configured(prompt=prompt, motion=motion)), windows)
+    colours = configured(prompt=prompt, motion=motion | {"augment": "colour"})
+    orders = [recoloured(window, order) for window in windows for order in COLOUR_ORDERS]
+    alike(motion_samples(clip, CAPTION, colours), orders)
     assert configured(prompt={"token": ""}).prompt.with_token(CAPTION) == CAPTION
 
 
-def test_a_window_hides_the_box_or_everything_after_its_first_frame() -> None:
-    clip = small_clip()
-    masked, bare = (
-        motion_samples(clip, CAPTION, configured(motion={"window": 5, "conditioning": how}))[1]
-        for how in ("masked", "first-frame")
-    )
-    assert torch.equal(masked.keep_THW[1:], clip.keep()[5:])
-    assert bare.keep_THW[0].all()
-    assert not bare.keep_THW[1:].any()
-    assert not bare.condition_CTHW[:, 1:].any()
-
-
-def test_colour_augmentation_trains_on_every_order_of_the_channels() -> None:
-    config = configured(motion={"window": 5, "augment": "colour"})
-    plain = motion_samples(small_clip(), CAPTION, configured(motion={"window": 5}))
-    samples = motion_samples(small_clip(), CAPTION, config)
-    assert len(samples) == 6 * len(plain)
-    assert [sample.name for sample in samples[:2]] == ["motion 0-4 rgb", "motion 0-4 rbg"]
-    assert torch.equal(samples[0].target_CTHW, plain[0].target_CTHW)
-
-
-def test_a_keyframe_has_its_own_mask_source_and_caption() -> None:
+@pytest.mark.parametrize("reference", ["edited-first-frame", "source", "masked"])
+@pytest.mark.parametrize("how", ["masked", "anchored", "first-frame"])
+def test_a_keyframe_has_its_own_mask_source_and_caption(how: str, reference: str) -> None:
     clip, edit = small_clip(), small_edit()
-    keep = clip.keep()
-    samples = appearance_samples(clip, edit, configured(prompt={"token": "s0me0ne"}), 4)
-    assert [sample.name for sample in samples] == ["keyframe 4", "keyframe 8"]
-    for frame, sample in zip(edit.keyframes, samples, strict=True):
-        assert not torch.equal(keep[frame], keep[0])
-        assert torch.equal(sample.keep_THW[0], keep[frame])
-        assert torch.equal(sample.target_CTHW[:, 0], unit(edit.keyframes[frame].image_HWC))
-        shown = torch.where(keep[frame] > 0, unit(clip.frames_THWC[frame]), 0.0)
-        assert torch.equal(sample.condition_CTHW[:, 0], shown)
-        assert sample.prompt == f"s0me0ne {edit.keyframes[frame].caption}"
-
-
-def test_a_keyframe_without_its_mask_shows_the_answer() -> None:
-    config = configured(appearance={"conditioning": "first-frame"})
-    for sample in appearance_samples(small_clip(), small_edit(), config, 4):
-        assert sample.keep_THW.all()
-        assert torch.equal(sample.condition_CTHW, sample.target_CTHW)
-
-
-def test_an_anchored_keyframe_follows_the_edited_first_frame() -> None:
-    clip, edit = small_clip(), small_edit()
-    config = configured(appearance={"conditioning": "anchored"})
-    samples = appearance_samples(clip, edit, config, 4)
-    assert [sample.name for sample in samples] == ["keyframe 4, anchored", "keyframe 8, anchored"]
-    for frame, sample in zip(edit.keyframes, samples, strict=True):
-        assert torch.equal(sample.target_CTHW[:, 0], unit(edit.first.image_HWC))
-        assert torch.equal(sample.condition_CTHW[:, 0], unit(edit.first.image_HWC))
-        assert sample.times == (0, frame // 4)
-        for later in range(1, 5):
-            answer = unit(edit.keyframes[frame].image_HWC)
-            assert torch.equal(sample.target_CTHW[:, later], answer)
-            shown = torch.where(clip.keep()[frame] > 0, unit(clip.frames_THWC[frame]), 0.0)
-            assert torch.equal(sample.condition_CTHW[:, later], shown)
+    first, expected = unit(edit.first.image_HWC), []
+    for frame, edited in edit.keyframes.items():
+        source, keep = unit(clip.frames_THWC[frame]), clip.keep()[frame]
+        assert not torch.equal(keep, clip.keep()[0])
+        shown = {
+            "edited-first-frame": first,
+            "source": source,
+            "masked": torch.where(keep > 0, source, 0.0),
+        }[reference]
+        answer, prompt = unit(edited.image_HWC), f"s0me0ne {edited.caption}"
+        sample = appearance_sample(frame, answer, source, keep, shown, how, prompt)
+        expected.append(anchored(sample, first, frame, 4) if how == "anchored" else sample)
+    appearance = {"conditioning": how, "reference": reference}
+    config = configured(prompt={"token": "s0me0ne"}, appearance=appearance)
+    alike(appearance_samples(clip, edit, config, 4), expected)
 
 
 @pytest.mark.parametrize(("how", "warned"), [("anchored", True), ("masked", False)])
@@ -114,20 +102,6 @@ def test_anchored_keyframes_of_one_latent_frame_are_told(
     appearance_samples(clip, edit, config, 8)
     told = "edited frames 4 and 8 are in one latent frame"
     assert [told in message for message in caplog.messages] == [True] * warned
-
-
-@pytest.mark.parametrize("kind", ["edited-first-frame", "source", "masked"])
-def test_the_image_encoder_sees_the_chosen_reference(kind: str) -> None:
-    clip, edit = small_clip(), small_edit()
-    samples = appearance_samples(clip, edit, configured(appearance={"reference": kind}), 4)
-    for frame, sample in zip(edit.keyframes, samples, strict=True):
-        source = unit(clip.frames_THWC[frame])
-        expected = {
-            "edited-first-frame": unit(edit.first.image_HWC),
-            "source": source,
-            "masked": torch.where(clip.keep()[frame] > 0, source, 0.0),
-        }
-        assert torch.equal(sample.reference_CHW, expected[kind])
 
 
 def test_every_number_reaches_the_stages_run() -> None:
@@ -145,12 +119,6 @@ def test_every_number_reaches_the_stages_run() -> None:
         run = stage_run(config, stage, Expert())
         assert (run.title, run.steps, run.seed) == (stage, steps, seed)
         assert (run.optimizer, run.training) == (config.optimizer, config.training)
-
-
-def injected(model: VideoModel) -> Transformer:
-    transformer = model.load_transformer()
-    lora.inject(transformer, 4, 4.0, model.lora_targets("attention"), 0)
-    return transformer
 
 
 def test_weight_decay_shrinks_what_has_no_gradient(

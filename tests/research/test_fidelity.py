@@ -49,11 +49,6 @@ RECIPES = {
 
 
 @pytest.fixture(scope="module")
-def model(untrained: Path) -> VideoModel:
-    return open_base(untrained)
-
-
-@pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Encoded clips, which tests share."""
     return tmp_path_factory.mktemp("cache")

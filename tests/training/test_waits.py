@@ -19,6 +19,7 @@ from maskora.training.loop import choose_uniformly, train_step
 from maskora.training.optimizer import make_optimizer
 from tests.models import tiny_hunyuan, tiny_hunyuan15
 from tests.simulated import Bus
+from tests.training.conftest import injected
 from tests.training.test_loop import PLAN
 
 STREAMED, RING = 5, 2
@@ -59,11 +60,8 @@ def training_traffic(family: str, folder: Path, window: EncodedSample) -> Counte
     """What the second step of training moves; the first makes the optimizer's states."""
     placement = Placement(STREAMED, ring=RING, activation_offload=True)
     model = open_model(family, folder, "float32", "meta", placement)
-    transformer = model.load_transformer()
-    lora.inject(transformer, 4, 4.0, model.lora_targets("attention"), 0)
+    transformer = injected(model)
     optimizer = make_optimizer(PLAN.optimizer, lora.trainable(transformer))
-    transformer.train()
-    transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
     for step in (1, 2):
         with Bus() as bus:
             train_step(model, transformer, optimizer, choose_uniformly([window]), PLAN, step)
