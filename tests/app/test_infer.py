@@ -274,11 +274,6 @@ def test_the_dog_keeps_its_size_rate_sound_and_background(
 TOKEN, NEGATIVE = "s0me0ne", "blurred and overexposed"
 
 
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    return Workspace(tmp_path_factory.mktemp("ws"))
-
-
 def settings(**inference: object) -> Config:
     return configured(
         prompt={"token": TOKEN, "caption": "a blue ball", "negative": NEGATIVE},
@@ -286,20 +281,33 @@ def settings(**inference: object) -> Config:
     )
 
 
-def encoded(workspace: Workspace, model: VideoModel, **inference: object) -> Encoded:
-    return infer.encode(workspace, settings(**inference), small_clip(), small_edit(), model)
+class Base:
+    """A model that encodes the small edit and generates clips of it."""
+
+    def __init__(self, model: VideoModel, folder: Path) -> None:
+        self.model, self.workspace = model, Workspace(folder)
+        self.cache = TensorCache(self.workspace.cache_dir)
+
+    def encoded(self, **inference: object) -> Encoded:
+        config = settings(**inference)
+        return infer.encode(self.workspace, config, small_clip(), small_edit(), self.model)
+
+    def generated(self, told: Encoded, *seeds: int, **inference: object) -> list[Tensor]:
+        config = settings(**inference)
+        return infer.generate(config, self.model, told, [], list(seeds or [0]), float)
 
 
-def generated(model: VideoModel, told: Encoded, *seeds: int, **inference: object) -> list[Tensor]:
-    return infer.generate(settings(**inference), model, told, [], list(seeds or [0]), float)
+@pytest.fixture(scope="module")
+def base(model: VideoModel, tmp_path_factory: pytest.TempPathFactory) -> Base:
+    return Base(model, tmp_path_factory.mktemp("ws"))
 
 
-def test_the_words_are_the_token_with_the_edited_caption_and_the_negative_prompt(
-    workspace: Workspace, model: VideoModel
+def test_the_words_are_the_token_with_the_caption_and_the_negative_prompt(
+    base: Base,
 ) -> None:
-    told = encoded(workspace, model)
+    told = base.encoded()
     prompts = [f"{TOKEN} an orange ball", NEGATIVE, ""]
-    with encoder(model, "text") as text:
+    with encoder(base.model, "text") as text:
         wanted, negative, empty = text(
             [PromptInput(prompt, torch.zeros(3, 8, 8)) for prompt in prompts]
         )
@@ -309,28 +317,24 @@ def test_the_words_are_the_token_with_the_edited_caption_and_the_negative_prompt
 
 
 @pytest.mark.parametrize("how", ["masked", "first-frame"])
-def test_the_sample_is_of_the_clip_and_the_edited_first_frame(
-    workspace: Workspace, model: VideoModel, how: str
-) -> None:
+def test_the_sample_is_of_the_clip_and_the_edited_first_frame(base: Base, how: str) -> None:
     clip, first = small_clip(), unit(small_edit().first.image_HWC)
     sample = inference_sample(clip.video(), clip.keep(), first, how, f"{TOKEN} {EDITED_CAPTION}")
-    (expected,) = encode_samples([sample], model, TensorCache(workspace.cache_dir))
-    found = encoded(workspace, model, conditioning=how).sample
+    (expected,) = encode_samples([sample], base.model, base.cache)
+    found = base.encoded(conditioning=how).sample
     assert torch.equal(found.keep_THW, expected.keep_THW)
     assert torch.equal(found.condition_CTHW, expected.condition_CTHW)
     assert found.context.keys() == expected.context.keys()
     assert all(torch.equal(found.context[name], one) for name, one in expected.context.items())
 
 
-def test_the_latent_lock_keeps_the_source_and_leaves_latent_frame_0_free(
-    workspace: Workspace, model: VideoModel
-) -> None:
+def test_the_latent_lock_keeps_the_source_and_leaves_latent_frame_0_free(base: Base) -> None:
     clip = small_clip()
-    assert [encoded(workspace, model, lock=lock).lock for lock in ("pixel", "model")] == [None] * 2
-    told = encoded(workspace, model, lock="latent")
-    (result,) = generated(model, told, lock="latent")
-    (source,) = encode_videos([clip.video()], model, TensorCache(workspace.cache_dir))
-    keep_THW = model.latent_keep(clip.keep())
+    assert [base.encoded(lock=lock).lock for lock in ("pixel", "model")] == [None] * 2
+    told = base.encoded(lock="latent")
+    (result,) = base.generated(told, lock="latent")
+    (source,) = encode_videos([clip.video()], base.model, base.cache)
+    keep_THW = base.model.latent_keep(clip.keep())
     outside_first = keep_THW[0].bool().expand(result[:, 0].shape)
     later = keep_THW[1:].bool().expand(result[:, 1:].shape)
     assert not told.lock.keep_THW[0].any()
@@ -342,31 +346,25 @@ def test_the_latent_lock_keeps_the_source_and_leaves_latent_frame_0_free(
     assert free.median() > 1e-2, "latent frame 0 holds the edit, also outside the box"
 
 
-def test_the_shift_is_the_models_own_or_the_one_that_is_set(
-    workspace: Workspace, model: VideoModel
-) -> None:
-    told = encoded(workspace, model)
-    own, same, other = (generated(model, told, shift=shift)[0] for shift in ("model", 3.0, 1.0))
+def test_the_shift_is_the_models_own_or_the_one_that_is_set(base: Base) -> None:
+    told = base.encoded()
+    own, same, other = (base.generated(told, shift=shift)[0] for shift in ("model", 3.0, 1.0))
     assert torch.equal(own, same), "the tiny model's scheduler has a shift of 3"
     assert not torch.allclose(own, other, atol=1e-3)
 
 
-def test_the_negative_prompt_works_through_guidance(
-    workspace: Workspace, model: VideoModel
-) -> None:
-    told = encoded(workspace, model)
+def test_the_negative_prompt_works_through_guidance(base: Base) -> None:
+    told = base.encoded()
     silent = torch.zeros_like(told.negative["text"])
     other = replace(told, negative={**told.negative, "text": silent})
-    assert torch.equal(generated(model, told)[0], generated(model, other)[0])
-    with_words, without = (generated(model, e, guidance=5.0)[0] for e in (told, other))
+    assert torch.equal(base.generated(told)[0], base.generated(other)[0])
+    with_words, without = (base.generated(e, guidance=5.0)[0] for e in (told, other))
     assert not torch.allclose(with_words, without, atol=1e-3)
 
 
-def test_every_seed_has_latents_of_its_own_in_order(
-    workspace: Workspace, model: VideoModel
-) -> None:
-    told = encoded(workspace, model)
-    both = generated(model, told, 4, 9)
+def test_every_seed_has_latents_of_its_own_in_order(base: Base) -> None:
+    told = base.encoded()
+    both = base.generated(told, 4, 9)
     assert len(both) == 2
-    assert torch.equal(both[1], generated(model, told, 9)[0])
+    assert torch.equal(both[1], base.generated(told, 9)[0])
     assert not torch.allclose(both[0], both[1], atol=1e-3)
