@@ -22,12 +22,7 @@ from maskora.config import load_config
 from maskora.config.tables import Family, TrackerKind
 from maskora.errors import Fault, UserError
 from maskora.streaming.out_of_memory import first_line, ran_out_of
-from maskora.system import (
-    INTERRUPTIONS,
-    REPORTED_ERRNOS,
-    quieten_libraries,
-    show_any_character,
-)
+from maskora.system import INTERRUPTIONS, REPORTED_ERRNOS, quieten_libraries, show_any_character
 
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")

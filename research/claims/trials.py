@@ -30,13 +30,7 @@ from maskora.method.conditioning import (
 from maskora.miniature.world import SIZE, render
 from maskora.models.registry import Transformer, VideoModel, open_model
 from maskora.sampling import Denoising, LatentLock, draw_noise
-from maskora.training.loop import (
-    Chooser,
-    StageRun,
-    choose_mixed,
-    choose_uniformly,
-    train_step,
-)
+from maskora.training.loop import Chooser, StageRun, choose_mixed, choose_uniformly, train_step
 from maskora.training.optimizer import make_optimizer
 from research.claims.claims import Condition, Keyframing, Subject, Training
 from research.miniature.gate import (

@@ -302,9 +302,7 @@ def base(model: VideoModel, tmp_path_factory: pytest.TempPathFactory) -> Base:
     return Base(model, tmp_path_factory.mktemp("ws"))
 
 
-def test_the_words_are_the_token_with_the_caption_and_the_negative_prompt(
-    base: Base,
-) -> None:
+def test_the_words_are_the_token_with_the_caption_and_the_negative_prompt(base: Base) -> None:
     told = base.encoded()
     prompts = [f"{TOKEN} an orange ball", NEGATIVE, ""]
     with encoder(base.model, "text") as text:
