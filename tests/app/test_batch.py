@@ -23,7 +23,7 @@ from maskora.app.batch import (
 from maskora.app.workspace import Workspace
 from maskora.cli import BATCH_HELP, EDIT_HELP
 from maskora.errors import UserError
-from tests.app.conftest import Run, ok
+from tests.app.conftest import Run, ok, refused
 from tests.conftest import REPOSITORY
 
 LINE = ["clip.mp4", "1,2,3,4", "edited.PNG", "out.mp4"]
@@ -177,8 +177,6 @@ def test_lines_as_people_write_them(folder: Path) -> None:
     line = parse_edit_line([*words, "--keyframe", f"0024={odd}"])
     assert line.edits == {0: edited, 24: odd}
     assert line.workspace.root == folder / "out.v2.work"
-    with pytest.raises(UserError, match="--caption needs a value"):
-        parse_edit_line([*words, "--caption"])
 
 
 def test_the_help_names_every_option() -> None:
@@ -186,10 +184,41 @@ def test_the_help_names_every_option() -> None:
     assert sorted(told) == sorted([*OPTIONS, "--help"])
 
 
-def test_what_is_no_device_is_refused_before_any_work(run: Run, child: Child, folder: Path) -> None:
-    answer = run("edit", *LINE, "--device", "gpu")
-    assert (answer.status, child.asked()) == (2, [])
-    assert "--device gpu: write cpu, cuda or cuda:N" in answer.err
+ALL = " ".join(LINE)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("edit", "got 0"),
+        ("edit clip.mp4 1,2,3,4 edited.PNG", "got 3"),
+        ("edit clip.mp4 1,2,3 edited.PNG out.mp4", "X,Y,W,H in pixels, not 1,2,3"),
+        ("edit none.mp4 1,2,3,4 edited.PNG out.mp4", "no such video: none.mp4"),
+        ("edit clip.mp4 1,2,3,4 none.png out.mp4", "no such image: none.png"),
+        ("edit clip.mp4 1,2,3,4 clip.mp4 out.mp4", "not a png, jpg or webp image: clip.mp4"),
+        ("edit clip.mp4 1,2,3,4 edited.PNG out.avi", "not out.avi"),
+        (f"edit {ALL} --frame 17", "unknown option --frame"),
+        (f"edit {ALL} --frames", "--frames needs a value"),
+        (f"edit {ALL} --mask clip.mp4", "beside --mask, got 4"),
+        (f"edit {ALL} --click 0,1,1,+", "beside --click, got 4"),
+        ("edit clip.mp4 edited.PNG out.mp4 --click 0,1,1,+ --mask m", "--mask and --click"),
+        ("edit clip.mp4 edited.PNG out.mp4 --mask none", "no such mask: none"),
+        (f"edit {ALL} -- --keyframe edited.PNG", "written N=IMAGE"),
+        (f"edit {ALL} --keyframe=9=no.png", "no such image: no.png"),
+        (f"edit {ALL} --device gpu", "--device gpu: write cpu, cuda or cuda:N"),
+        ("batch", "expected JOBS_DIR"),
+        ("batch a b c", "expected JOBS_DIR"),
+        ("batch none", "no such folder: none"),
+        ("batch .", "no job (no sub-folder) in"),
+        ("batch . --frames 17", "options for every job come after --"),
+    ],
+)
+def test_a_wrong_line_is_refused_before_any_work(
+    run: Run, child: Child, folder: Path, line: str, told: str
+) -> None:
+    refused(run(*line.split()), told)
+    assert child.asked() == []
+    assert not (folder / "out.work").exists()
 
 
 def test_nothing_is_imported_from_the_folder_where_a_person_is(

@@ -15,7 +15,7 @@ from maskora.config.tables import Stage
 from maskora.errors import UserError
 from maskora.training.run_folder import RunFolder
 from maskora.video.images import write_png
-from tests.app.conftest import Prepared, Run, at, ok, repaint
+from tests.app.conftest import Prepared, Run, at, ok, repaint, sets
 from tests.tiny_florence import write_tiny_florence
 
 LOADING, PLAN = "loading the captioner", "RAM, GB"
@@ -31,10 +31,8 @@ def tiny_florence(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def auto(prepared: Prepared, tiny_florence: Path) -> Path:
     """A workspace whose captions are all left open, with a keyframe and a captioner in it."""
-    root = prepared(
-        "--set", "prompt.caption=auto", "--set", "prompt.edited_caption=auto",
-        "--set", "caption.model=florence",
-    )  # fmt: skip
+    open_captions = ("prompt.caption=auto", "prompt.edited_caption=auto", "caption.model=florence")
+    root = prepared(*sets(*open_captions))
     shutil.copytree(tiny_florence, root / "florence")
     repaint(root, 4, (30, 40, 40, 30))
     return root
@@ -46,8 +44,8 @@ def florence(auto: Path) -> Path:
     return auto / "florence"
 
 
-def opened(root: Path) -> tuple[Config, Workspace]:
-    return load_config(root / "edit.toml"), Workspace(root)
+def opened(root: Path, *overrides: str) -> tuple[Config, Workspace]:
+    return load_config(root / "edit.toml", overrides), Workspace(root)
 
 
 def images(root: Path) -> list[Path]:
@@ -113,8 +111,7 @@ def test_a_text_beside_wins_over_the_key_and_the_key_over_the_captioner(
 ) -> None:
     config, workspace = opened(auto)
     shutil.rmtree(florence)
-    prompt = config.prompt.model_copy(update={"caption": "a ball", "edited_caption": "a pear"})
-    said = config.model_copy(update={"prompt": prompt})
+    said, _ = opened(auto, "prompt.caption=a ball", "prompt.edited_caption=a pear")
     images(auto)[2].with_suffix(".txt").write_text("an apple\n")
     assert list(settle_captions(said, workspace, images(auto)).values()) == [
         "a ball", "a pear", "an apple",
@@ -125,8 +122,7 @@ def test_a_text_beside_wins_over_the_key_and_the_key_over_the_captioner(
 
 
 def test_an_empty_caption_is_no_caption(auto: Path) -> None:
-    config, workspace = opened(auto)
-    empty = config.model_copy(update={"prompt": config.prompt.model_copy(update={"caption": " "})})
+    empty, workspace = opened(auto, "prompt.caption=' '")
     with pytest.raises(UserError, match=r"\[prompt\] caption is empty.*\"auto\""):
         source_caption(workspace, empty)
 
@@ -134,7 +130,7 @@ def test_an_empty_caption_is_no_caption(auto: Path) -> None:
 def test_a_caption_belongs_to_the_pixels_and_the_captioner(
     auto: Path, florence: Path, tmp_path: Path
 ) -> None:
-    config, workspace = opened(auto)
+    _, workspace = opened(auto)
     first = write(auto, images(auto)[1])
     kept = sorted(workspace.captions_dir.iterdir())
     shutil.move(images(auto)[1], images(auto)[1].with_suffix(".webp"))  # another name
@@ -144,9 +140,7 @@ def test_a_caption_belongs_to_the_pixels_and_the_captioner(
     assert write(auto, images(auto)[1]) != first
     other = tmp_path / "other"
     write_tiny_florence(other, seed=13)
-    named = config.model_copy(
-        update={"caption": config.caption.model_copy(update={"model": str(other)})}
-    )
+    named, _ = opened(auto, f"caption.model={other}")
     picture = images(auto)[1].with_suffix(".webp")
     assert write_captions(named, workspace, [picture])[picture] != first
     for damaged in (b"\xff", b""):  # no text: as if it were not there
@@ -174,8 +168,8 @@ def test_check_says_who_will_write_and_then_what_was_written(run: Run, auto: Pat
     answer = ok(run("check", "--config", config))
     assert f'caption of {images(auto)[1]}: "{text}"' in answer.out
     assert answer.out.count("will write it") == 2
-    given = ["--set", "prompt.caption=a ball", "--set", "prompt.edited_caption=a pear"]
-    assert "caption of" not in ok(run("check", "--config", config, *given)).out
+    given = at(auto, "prompt.caption=a ball", "prompt.edited_caption=a pear")
+    assert "caption of" not in ok(run("check", *given)).out
 
 
 @pytest.mark.parametrize(
@@ -210,12 +204,9 @@ def test_a_captioner_that_the_hub_does_not_give(
     auto: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    config, workspace = opened(auto)
-    nobody = config.caption.model_copy(update={"model": "maskora-tests/nobody"})
-    with pytest.raises(
-        UserError, match=r"\[caption\] model: 'maskora-tests/nobody'.*hub.*00000.txt"
-    ):
-        write_captions(config.model_copy(update={"caption": nobody}), workspace, images(auto)[:1])
+    said = r"\[caption\] model: 'maskora-tests/nobody'.*hub.*00000.txt"
+    with pytest.raises(UserError, match=said):
+        write_captions(*opened(auto, "caption.model=maskora-tests/nobody"), images(auto)[:1])
 
 
 def test_a_captioner_without_words_is_told(auto: Path, florence: Path) -> None:

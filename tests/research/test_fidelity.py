@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from maskora.errors import UserError
 from maskora.latents import TensorCache, encode_samples
 from maskora.method.conditioning import inference_sample
 from maskora.models.registry import VideoModel
-from maskora.training.loop import StageRun, train_step
-from maskora.training.report import StepMetrics
+from maskora.training.loop import PendingStep, train_step
 from research.claims import trials
 from research.claims.claims import CONDITIONS, EVOLVING, FIRST, Condition, Subject, Training
 from research.claims.report import with_truths
@@ -52,6 +51,16 @@ RECIPES = {
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Encoded clips, which tests share."""
     return tmp_path_factory.mktemp("cache")
+
+
+def fidelity(*words: object) -> Result:
+    """Run `python -m research.fidelity`."""
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def refused(answer: Result, message: str) -> None:
+    assert answer.exit_code == 2
+    assert message in answer.output
 
 
 def test_conditions_share_a_lora_and_the_first_seed_comes_first_claim_by_claim() -> None:
@@ -141,13 +150,11 @@ def test_seeds_of_a_scene_differ_and_recipes_are_those_of_the_stage(
 ) -> None:
     used: list[tuple[Recipe, int]] = []
 
-    def note(
-        model: VideoModel, transformer: Any, optimizer: Any, choose: Any, plan: StageRun,
-        step: int,
-    ) -> StepMetrics:  # fmt: skip
+    def note(*given: Any) -> PendingStep:
+        *_, plan, step = given
         if step == 1:
             used.append((Recipe(plan.optimizer.lr, plan.steps), plan.seed))
-        return train_step(model, transformer, optimizer, choose, plan, step)
+        return train_step(*given)
 
     monkeypatch.setattr(trials, "train_step", note)
     recipes = {what: Recipe(1e-2, 1 + number) for number, what in enumerate(RECIPES)}
@@ -175,29 +182,27 @@ def test_a_run_is_reported_and_not_repeated(untrained: Path, tmp_path: Path) -> 
     page = tmp_path / "docs" / "evidence.md"
     write_settings(settings, Settings(base_name(open_base(untrained)), RECIPES, [1], []))
     options = [
-        "--model", str(untrained), "--settings", str(settings), "--output", str(output),
-        "--page", str(page), "--scenes", "2", "--seeds", "1",
+        "--model", untrained, "--settings", settings, "--output", output, "--page", page,
+        "--scenes", 2, "--seeds", 1,
     ]  # fmt: skip
-    first = CliRunner().invoke(app, [*options, "--claim", "7", "--workers", "1"])
+    first = fidelity(*options, "--claim", 7, "--workers", 1)
     assert first.exit_code == 0, first.output
     content = json.loads(output.read_text())
     assert len(content["records"]) == 6  # two conditions and the ceiling, on two scenes
     content["records"][0]["figures"]["hit"] = 0.75
     output.write_text(json.dumps(content))
 
-    assert CliRunner().invoke(app, [*options, "--claim", "7"]).exit_code == 0
+    assert fidelity(*options, "--claim", 7).exit_code == 0
     assert json.loads(output.read_text()) == content
 
-    assert CliRunner().invoke(app, [*options, "--report"]).exit_code == 0
+    assert fidelity(*options, "--report").exit_code == 0
     assert "2 × 1" in page.read_text()
     assert "Not run: keyframe, masked minus keyframe, first-frame" in page.read_text()
     assert [path.name for path in sorted(page.with_suffix("").iterdir())] == ["claim-7.png"]
 
     content["recipes"]["motion, masked"]["steps"] += 1
     output.write_text(json.dumps(content))
-    refused = CliRunner().invoke(app, [*options, "--report"])
-    assert refused.exit_code == 2
-    assert "other settings" in refused.output
+    refused(fidelity(*options, "--report"), "other settings")
 
 
 def test_clips_of_another_length_stand_under_their_own_truth() -> None:
@@ -217,9 +222,7 @@ def test_other_settings_do_not_go_into_the_same_results(untrained: Path, tmp_pat
     Results(base, {}, []).write(output)
     write_settings(settings, Settings(base, RECIPES, [1], []))
     options = ["--model", untrained, "--settings", settings, "--output", output]
-    answer = CliRunner().invoke(app, list(map(str, options)))
-    assert answer.exit_code == 2
-    assert "other settings" in answer.output
+    refused(fidelity(*options), "other settings")
 
 
 def test_the_highest_mean_over_scenes_counts() -> None:
@@ -285,9 +288,8 @@ def test_settings_belong_to_a_base(tmp_path: Path) -> None:
 def test_damaged_files_are_told(untrained: Path, tmp_path: Path, content: str) -> None:
     damaged = tmp_path / "damaged.json"
     damaged.write_text(content)
-    answer = CliRunner().invoke(app, ["--model", str(untrained), "--settings", str(damaged)])
-    assert answer.exit_code == 2
-    assert f"{damaged} is damaged" in answer.output
+    answer = fidelity("--model", untrained, "--settings", damaged)
+    refused(answer, f"{damaged} is damaged")
     with pytest.raises(UserError, match="is damaged"):
         read_results(damaged)
 
@@ -301,6 +303,4 @@ def test_damaged_files_are_told(untrained: Path, tmp_path: Path, content: str) -
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options: list[str], message: str) -> None:
-    answer = CliRunner().invoke(app, options)
-    assert answer.exit_code == 2
-    assert message in answer.output
+    refused(fidelity(*options), message)

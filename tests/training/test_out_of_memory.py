@@ -220,22 +220,23 @@ def test_an_update_that_fails_later_is_not_repeated(
     assert calls == 2
 
 
+def denoised(
+    model: VideoModel, window: EncodedSample, steps: int, fails: Fails, cache: str = "none"
+) -> tuple[Tensor, int]:
+    """A clip, and how many blocks were computed for it."""
+    memory, transformer = Allocator(), model.load_transformer()
+    use_cache(transformer, Acceleration(cache=cache))
+    noise = draw_noise((16, *window.condition_CTHW.shape[1:]), seed=1)
+    clip = Denoising(model, window, window.context, noise, Inference(steps=steps))
+    with memory:
+        memory.arm(fails)
+        clip.advance(transformer)
+    return clip.result(), transformer.streamed.streamer.traffic.visits
+
+
 @pytest.mark.parametrize(("n", "weights"), [(1, "pinned"), (25, "pageable"), (80, "mapped")])
 def test_denoising_goes_on(n: int, weights: str, deep_model: Path, window: EncodedSample) -> None:
-    resident = replace(RESIDENT, weights=weights)
-
-    def generated(fails: Fails) -> tuple[Tensor, Placement]:
-        model, memory = opened(deep_model, resident), Allocator()
-        transformer = model.load_transformer()
-        noise = draw_noise((16, *window.condition_CTHW.shape[1:]), seed=1)
-        clip = Denoising(model, window, window.context, noise, Inference(steps=3))
-        with memory:
-            memory.arm(fails)
-            clip.advance(transformer)
-        return clip.result(), model.placement
-
-    failing = once(n)
-    twice = 0
+    resident, failing, twice = replace(RESIDENT, weights=weights), once(n), 0
 
     def fails(count: int) -> bool:
         nonlocal twice
@@ -243,32 +244,22 @@ def test_denoising_goes_on(n: int, weights: str, deep_model: Path, window: Encod
         twice += due
         return due
 
-    whole, before = generated(never)
-    result, after = generated(fails)
+    undisturbed, disturbed = opened(deep_model, resident), opened(deep_model, resident)
+    whole, _ = denoised(undisturbed, window, 3, never)
+    result, _ = denoised(disturbed, window, 3, fails)
     assert torch.allclose(result, whole, atol=1e-5)
-    assert before == resident
-    assert (after.split_batch, after.blocks_to_swap) == (True, 3)
+    assert undisturbed.placement == resident
+    assert (disturbed.placement.split_batch, disturbed.placement.blocks_to_swap) == (True, 3)
 
 
 def test_a_cache_over_the_steps_forgets_the_step_that_failed(
     deep_model: Path, window: EncodedSample
 ) -> None:
     """What it holds is of two attempts then, or of another number of samples."""
-
-    def visits(fails: Fails) -> int:
-        model, memory = opened(deep_model), Allocator()
-        transformer = model.load_transformer()
-        use_cache(transformer, Acceleration(cache="taylor"))
-        noise = draw_noise((16, *window.condition_CTHW.shape[1:]), seed=1)
-        clip = Denoising(model, window, window.context, noise, Inference(steps=8))
-        with memory:
-            memory.arm(fails)
-            clip.advance(transformer)
-        return transformer.streamed.streamer.traffic.visits
-
-    undisturbed = visits(never)
+    _, undisturbed = denoised(opened(deep_model), window, 8, never, "taylor")
     assert undisturbed == BLOCKS * 5  # three to begin with, and every third of the other five
-    assert visits(once(1000)) > undisturbed + BLOCKS  # it begins anew
+    _, disturbed = denoised(opened(deep_model), window, 8, once(1000), "taylor")
+    assert disturbed > undisturbed + BLOCKS  # it begins anew
 
 
 @pytest.mark.parametrize(("weights", "streamed"), [("pageable", 0), ("mapped", 3)])
