@@ -59,7 +59,6 @@ def write(root: Path, image: Path) -> str:
 
 def lora_prompts(workspace: Workspace, stage: Stage) -> object:
     adapter = RunFolder(workspace.run_dir(stage)).newest_adapter()
-    assert adapter is not None
     return lora.read(adapter).metadata["prompts"]
 
 
