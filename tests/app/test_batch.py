@@ -10,16 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from maskora.app.batch import (
-    OPTIONS,
-    job_words,
-    last_line,
-    parse_batch_line,
-    parse_edit_line,
-    place_edit,
-    program,
-    split_words,
-)
+from maskora.app import batch
 from maskora.app.workspace import Workspace
 from maskora.cli import BATCH_HELP, EDIT_HELP
 from maskora.errors import UserError
@@ -163,8 +154,8 @@ def test_an_edit_takes_the_place_of_an_earlier_one(folder: Path, before: str) ->
     workspace.edits_dir.mkdir(parents=True)
     for name in (before, "00004.txt", "00005.png"):
         (workspace.edits_dir / name).write_text("earlier")
-    place_edit(workspace, 4, folder / "later one.jpg")
-    place_edit(workspace, 5, workspace.edits_dir / "00005.png")  # it is there already
+    batch.place_edit(workspace, 4, folder / "later one.jpg")
+    batch.place_edit(workspace, 5, workspace.edits_dir / "00005.png")  # it is there already
     found = {path.name: path.read_text() for path in workspace.edits_dir.iterdir()}
     assert found == {"00004.jpg": "later one.jpg", "00004.txt": "earlier", "00005.png": "earlier"}
 
@@ -174,14 +165,14 @@ def test_lines_as_people_write_them(folder: Path) -> None:
     odd.touch()
     edited, out = folder / "edited.PNG", folder / "out.v2.MP4"
     words = [str(folder / "clip.mp4"), "1,2,3,4", str(edited), str(out)]
-    line = parse_edit_line([*words, "--keyframe", f"0024={odd}"])
+    line = batch.parse_edit_line([*words, "--keyframe", f"0024={odd}"])
     assert line.edits == {0: edited, 24: odd}
     assert line.workspace.root == folder / "out.v2.work"
 
 
 def test_the_help_names_every_option() -> None:
     told = [line.split()[0] for line in EDIT_HELP.splitlines() if line.startswith("  --")]
-    assert sorted(told) == sorted([*OPTIONS, "--help"])
+    assert sorted(told) == sorted([*batch.OPTIONS, "--help"])
 
 
 ALL = " ".join(LINE)
@@ -228,7 +219,7 @@ def test_nothing_is_imported_from_the_folder_where_a_person_is(
     (tmp_path / "maskora" / "__init__.py").write_text("raise SystemExit('the wrong one')")
     monkeypatch.chdir(tmp_path)
     told = subprocess.run(
-        [*program(), "--version"], env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        [*batch.program(), "--version"], env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (told.returncode, told.stdout.split()[:1]) == (0, ["maskora"]), told.stderr
@@ -314,14 +305,14 @@ def test_the_words_of_a_job(tmp_path: Path) -> None:
     (job / "keyframes" / "Thumbs.db").touch()
     (job / "keyframes" / ".DS_Store").touch()
     out = tmp_path / "out" / "a.b.mp4"
-    assert job_words(job, out, ["--frames", "9"]) == [
+    assert batch.job_words(job, out, ["--frames", "9"]) == [
         str(job / "video.mp4"), "1,2,3,4", str(job / "edited.png"), str(out),
         "--workspace", str(tmp_path / "out" / "a.b.work"), "--frames", "9",
         "--caption", "a man", "--edited-caption", "eine Frau, größer",
         "--keyframe", f"24={job / 'keyframes' / '24.png'}",
         "--frames", "17", "--base", "C:\\my configs\\wan.toml", "--set=a.b=c",
     ]  # fmt: skip
-    given = split_words(job_words(job, out, ["--frames", "9"]))[1]
+    given = batch.split_words(batch.job_words(job, out, ["--frames", "9"]))[1]
     assert given["--frames"][-1] == "17"  # its own option wins
 
 
@@ -332,12 +323,12 @@ def test_texts_as_windows_writes_them(tmp_path: Path) -> None:
             box=mark + b"1,2,3,4\r\n",
             options=mark + b"--caption caf\xc3\xa9 au lait\r\n# no\r\n--frames 9\r\n",
         )
-        words = job_words(job, tmp_path / "a.mp4", [])
+        words = batch.job_words(job, tmp_path / "a.mp4", [])
         assert words[1] == "1,2,3,4"
         assert words[6:] == ["--caption", "café au lait", "--frames", "9"]
     job = make_job(tmp_path / "a", options="--frames 9\n".encode("utf-16"))
     with pytest.raises(UserError, match=r"options\.txt is no UTF-8 text .* save it as UTF-8"):
-        job_words(job, tmp_path / "a.mp4", [])
+        batch.job_words(job, tmp_path / "a.mp4", [])
 
 
 def test_names_count_in_any_case(tmp_path: Path) -> None:
@@ -346,7 +337,7 @@ def test_names_count_in_any_case(tmp_path: Path) -> None:
     (job / "edited.png").rename(job / "EDITED.JPG")
     (job / "box.txt").unlink()
     (job / "Clicks.TXT").write_text("0,1,1,+\n# not this\n\n0,2,2,-")
-    words = job_words(job, tmp_path / "a.mp4", [])
+    words = batch.job_words(job, tmp_path / "a.mp4", [])
     assert words[:2] == [str(job / "Video.MOV"), str(job / "EDITED.JPG")]
     assert words[3:7] == ["--click", "0,1,1,+", "--click", "0,2,2,-"]
 
@@ -355,13 +346,13 @@ def test_jobs_in_order_without_the_folder_of_results(tmp_path: Path) -> None:
     for name in ("b", "a", ".git", "results"):
         (tmp_path / name).mkdir()
     line = [str(tmp_path), str(tmp_path / "results"), "--", "--frames", "9"]
-    jobs, out, common = parse_batch_line(line)
+    jobs, out, common = batch.parse_batch_line(line)
     assert [job.name for job in jobs] == ["a", "b"]
     assert (out, common) == (tmp_path / "results", ["--frames", "9"])
-    assert parse_batch_line([str(tmp_path)])[1] == tmp_path.with_name(f"{tmp_path.name}-out")
+    assert batch.parse_batch_line([str(tmp_path)])[1] == tmp_path.with_name(f"{tmp_path.name}-out")
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"the results go into a folder, and .* is a file"):
-        parse_batch_line([str(tmp_path), str(tmp_path / "file")])
+        batch.parse_batch_line([str(tmp_path), str(tmp_path / "file")])
 
 
 def test_a_crash_of_one_job_stops_no_other(run: Run, child: Child, tmp_path: Path) -> None:
@@ -381,7 +372,7 @@ def test_a_crash_of_one_job_stops_no_other(run: Run, child: Child, tmp_path: Pat
     assert "maskora edit was killed or has crashed" in rows[0][3]
     assert rows[1][3] == "maskora: this will not do"
     assert rows[2][3] == str(tmp_path / "out" / "c.mp4")
-    assert last_line(tmp_path / "out" / "c.log") == "step 2"
+    assert batch.last_line(tmp_path / "out" / "c.log") == "step 2"
 
 
 def test_a_log_is_utf8_whatever_the_system_says(

@@ -16,23 +16,10 @@ from maskora.latents import TensorCache, encode_samples
 from maskora.method.conditioning import inference_sample
 from maskora.models.registry import VideoModel
 from maskora.training.loop import PendingStep, train_step
-from research.claims import trials
+from research.claims import runs, trials
 from research.claims.claims import CONDITIONS, EVOLVING, FIRST, Condition, Subject, Training
 from research.claims.report import with_truths
-from research.claims.runs import (
-    PROTOCOL,
-    Job,
-    Record,
-    Results,
-    Settings,
-    choose,
-    grouped,
-    ranked,
-    read_results,
-    read_settings,
-    run_job,
-    write_settings,
-)
+from research.claims.runs import Record, Results, Settings
 from research.claims.trials import Bench, Recipe, base_name, draw_task, make_clips, open_base
 from research.fidelity import app
 from research.miniature.gate import unit
@@ -70,7 +57,7 @@ def test_conditions_share_a_lora_and_the_first_seed_comes_first_claim_by_claim()
         for scene in (5, 6)
         for seed in (1, 0)
     ]
-    groups = grouped(wanted)
+    groups = runs.grouped(wanted)
     naive, aware = ("naive LoRA", "naive LoRA, blended"), ("mask-aware LoRA",)
     assert groups == [
         (names, scene, seed) for seed in (0, 1) for names in (naive, aware) for scene in (5, 6)
@@ -159,10 +146,12 @@ def test_seeds_of_a_scene_differ_and_recipes_are_those_of_the_stage(
     monkeypatch.setattr(trials, "train_step", note)
     recipes = {what: Recipe(1e-2, 1 + number) for number, what in enumerate(RECIPES)}
     jobs = [
-        Job(untrained, tmp_path, tmp_path / "rows", recipes, ("keyframe, anchored",), FIRST, seed)
+        runs.Job(
+            untrained, tmp_path, tmp_path / "rows", recipes, ("keyframe, anchored",), FIRST, seed
+        )
         for seed in (0, 1)
     ]
-    (one,), (other,) = run_job(jobs[0]), run_job(jobs[1])
+    (one,), (other,) = runs.run_job(jobs[0]), runs.run_job(jobs[1])
     assert one.figures != other.figures
     stages = [recipes["motion, masked"], recipes["appearance, anchored"]]
     assert [recipe for recipe, _ in used] == [*stages, *stages]
@@ -180,7 +169,7 @@ def test_an_anchored_keyframe_of_the_last_frame_is_the_last_latent_frame(
 def test_a_run_is_reported_and_not_repeated(untrained: Path, tmp_path: Path) -> None:
     settings, output = tmp_path / "chosen.json", tmp_path / "results" / "fidelity.json"
     page = tmp_path / "docs" / "evidence.md"
-    write_settings(settings, Settings(base_name(open_base(untrained)), RECIPES, [1], []))
+    runs.write_settings(settings, Settings(base_name(open_base(untrained)), RECIPES, [1], []))
     options = [
         "--model", untrained, "--settings", settings, "--output", output, "--page", page,
         "--scenes", 2, "--seeds", 1,
@@ -220,7 +209,7 @@ def test_other_settings_do_not_go_into_the_same_results(untrained: Path, tmp_pat
     base, settings = base_name(open_base(untrained)), tmp_path / "chosen.json"
     output = tmp_path / "fidelity.json"
     Results(base, {}, []).write(output)
-    write_settings(settings, Settings(base, RECIPES, [1], []))
+    runs.write_settings(settings, Settings(base, RECIPES, [1], []))
     options = ["--model", untrained, "--settings", settings, "--output", output]
     refused(fidelity(*options), "other settings")
 
@@ -231,7 +220,7 @@ def test_the_highest_mean_over_scenes_counts() -> None:
         for lr, steps, figures in ((1e-3, 30, (0.2, 0.4)), (2e-3, 30, (0.9, 0.1)))
         for figure in figures
     ]
-    found = ranked([*outcomes, outcomes[0] | {"recipe": "another"}], "motion, masked")
+    found = runs.ranked([*outcomes, outcomes[0] | {"recipe": "another"}], "motion, masked")
     assert [each["figure"] for each in found] == pytest.approx([0.3, 0.5])
 
 
@@ -239,7 +228,7 @@ def test_the_highest_mean_over_scenes_counts() -> None:
 def test_each_stage_gets_the_best_of_what_was_tried(untrained: Path) -> None:
     with ThreadPoolExecutor(1) as executor:
         steps = {"motion": (1, 2), "appearance": (2, 3)}
-        settings = choose(untrained, executor, scenes=1, rates=(1e-3, 1e-2), steps=steps)
+        settings = runs.choose(untrained, executor, scenes=1, rates=(1e-3, 1e-2), steps=steps)
     assert settings.base == base_name(open_base(untrained))
     assert settings.recipes.keys() == RECIPES.keys()
     for name, recipe in settings.recipes.items():
@@ -257,7 +246,7 @@ def test_results_come_back_and_are_plain_json(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     Results("a base", RECIPES, records).write(path)
     json.loads(path.read_text(), parse_constant=pytest.fail)  # no NaN, which JSON has not
-    found = read_results(path)
+    found = runs.read_results(path)
     assert (found.base, found.recipes) == ("a base", RECIPES)
     assert found.records[1] == records[1]
     assert found.records[0].figures["hit"] == 0.5
@@ -267,19 +256,19 @@ def test_results_come_back_and_are_plain_json(tmp_path: Path) -> None:
 def test_results_of_other_trials_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     Results("a base", RECIPES, []).write(path)
-    path.write_text(path.read_text().replace(f'"protocol": {PROTOCOL}', '"protocol": 1'))
+    path.write_text(path.read_text().replace(f'"protocol": {runs.PROTOCOL}', '"protocol": 1'))
     with pytest.raises(UserError, match="results of other trials: delete it"):
-        read_results(path)
+        runs.read_results(path)
 
 
 def test_settings_belong_to_a_base(tmp_path: Path) -> None:
     path = tmp_path / "chosen.json"
     with pytest.raises(UserError, match="--choose first"):
-        read_settings(path, "one")
-    write_settings(path, Settings("one", RECIPES, [1], []))
-    assert read_settings(path, "one").recipes == RECIPES
+        runs.read_settings(path, "one")
+    runs.write_settings(path, Settings("one", RECIPES, [1], []))
+    assert runs.read_settings(path, "one").recipes == RECIPES
     with pytest.raises(UserError, match="another base"):
-        read_settings(path, "two")
+        runs.read_settings(path, "two")
 
 
 @pytest.mark.parametrize(
@@ -291,7 +280,7 @@ def test_damaged_files_are_told(untrained: Path, tmp_path: Path, content: str) -
     answer = fidelity("--model", untrained, "--settings", damaged)
     refused(answer, f"{damaged} is damaged")
     with pytest.raises(UserError, match="is damaged"):
-        read_results(damaged)
+        runs.read_results(damaged)
 
 
 @pytest.mark.parametrize(
