@@ -18,15 +18,7 @@ from maskora.latents import EncodedSample
 from maskora.method.objective import draw_noise_level
 from maskora.models.registry import Expert, VideoModel
 from maskora.training import loop
-from maskora.training.loop import (
-    Chooser,
-    StageRun,
-    choose_mixed,
-    choose_uniformly,
-    sample_loss,
-    train,
-    train_step,
-)
+from maskora.training.loop import Chooser, StageRun, choose_uniformly, train, train_step
 from maskora.training.report import read_metrics
 from maskora.training.run_folder import RunFolder
 from tests.training.conftest import injected
@@ -224,7 +216,7 @@ def test_training_lowers_the_loss_on_its_windows(
                 generator = torch.Generator().manual_seed(90 + index)
                 noise = torch.randn(sample.target_CTHW.shape, generator=generator)
                 level = torch.tensor([0.5])
-                total += sample_loss(model, transformer, sample, noise, level, 1.0).item()
+                total += loop.sample_loss(model, transformer, sample, noise, level, 1.0).item()
         return total
 
     run(tmp_path, steps=40, training=Training(seed=3, checkpoint_every=40))
@@ -249,7 +241,7 @@ def test_a_step_draws_its_level_and_weighs_its_loss_as_set(
     level = draw_noise_level("logit_normal", 6.0, generator, 0.9, 1.0)
     noise = torch.randn(sample.target_CTHW.shape, generator=generator)
     with torch.no_grad():
-        loss = sample_loss(model, transformer, sample, noise, level, 7.0).item()
+        loss = loop.sample_loss(model, transformer, sample, noise, level, 7.0).item()
     optimizer = torch.optim.SGD(lora.trainable(transformer), lr=1.0)
     entry = train_step(model, transformer, optimizer, lambda _: sample, plan, 2).read()
     assert entry.noise_level == level.item()
@@ -258,7 +250,7 @@ def test_a_step_draws_its_level_and_weighs_its_loss_as_set(
 
 def test_mixing_draws_the_motion_share(windows: list[EncodedSample]) -> None:
     keyframe, motion = windows[:1], windows[1:]
-    choose = choose_mixed(keyframe, motion, 0.25)
+    choose = loop.choose_mixed(keyframe, motion, 0.25)
     generator = torch.Generator().manual_seed(0)
     names = [choose(generator).name for _ in range(2000)]
     assert names.count(motion[0].name) / 2000 == pytest.approx(0.25, abs=0.03)
