@@ -73,15 +73,15 @@ def infer_clip(
     make_room(folders, output)  # before the long work
     base = open_base(config, workspace, clip.source, "infer")
     model = base.model
-    loras = choose_loras(workspace, config, clip, edited, edit, model, lora_choice)
-    run = Run(config, workspace, clip, edited, edit, original, model, loras)
+    run = Run(config, workspace, clip, edited, edit, original, model)
+    loras = choose_loras(run, lora_choice)
     base.log_plan()
     with base.explaining_out_of_memory():
         encoded = encode(workspace, config, clip, edited, model)
         remember = partial(base.remember, clip.source.frames)
         latents = generate(config, model, encoded, loras, numbers, remember)
         for seed, folder, one in zip(numbers, folders, latents, strict=True):
-            write_outputs(folder, run, seed, to_bytes(decode_video(one, model)).numpy())
+            write_outputs(folder, run, loras, seed, to_bytes(decode_video(one, model)).numpy())
             log.info("%s", folder / "edited.mp4")
     base.log_usage()
     if output is not None:
@@ -119,32 +119,26 @@ def parse_seeds(text: str | None, default: int) -> list[int]:
     return numbers
 
 
-def choose_loras(
-    workspace: Workspace,
-    config: Config,
-    clip: Clip,
-    edited: Edit,
-    edit: str | None,
-    model: VideoModel,
-    choice: list[str],
-) -> list[LoraChoice]:
+def choose_loras(run: Run, choice: list[str]) -> list[LoraChoice]:
     """The clip's own LoRA (or `--lora`), then those of inference.loras.
 
     Raises:
         UserError: the clip has no LoRA yet, or a file belongs to a transformer that is not there.
     """
-    stage: Stage = "appearance" if edited.keyframes else "motion"
+    workspace, config, experts = run.workspace, run.config, run.model.experts
+    stage: Stage = "appearance" if run.edited.keyframes else "motion"
     if choice:
         own = [LoraChoice(Path(path)) for path in choice if path != "none"]
     else:
-        runs = [stage_run(config, stage, expert) for expert in model.experts]
-        own = [trained_lora(workspace, config, clip, edited, edit, model, run) for run in runs]
+        stages = [stage_run(config, stage, expert) for expert in experts]
+        inputs = (workspace, config, run.clip, run.edited, run.edit, run.model)
+        own = [trained_lora(*inputs, each) for each in stages]
     extra = [
         LoraChoice(workspace.root / Path(item.path).expanduser(), item.strength, item.expert)
         for item in config.inference.loras
     ]
-    loras = [_checked(one, config, model) for one in (*own, *extra)]
-    bare = [e.name for e in model.experts if not of_expert(loras, e)]
+    loras = [_checked(one, config, run.model) for one in (*own, *extra)]
+    bare = [e.name for e in experts if not of_expert(loras, e)]
     if loras and bare:
         log.warning("note: no LoRA is for %s noise: that transformer runs bare", " and ".join(bare))
     return loras

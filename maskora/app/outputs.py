@@ -44,7 +44,6 @@ class Run:
     Attributes:
         edit: the edit's name.
         original: the video from which the clip was cut.
-        loras: the LoRA files that took part.
     """
 
     config: Config
@@ -54,7 +53,6 @@ class Run:
     edit: str | None
     original: VideoInfo
     model: VideoModel
-    loras: list[LoraChoice]
 
 
 def make_room(folders: list[Path], further: Path | None) -> None:
@@ -73,10 +71,13 @@ def make_room(folders: list[Path], further: Path | None) -> None:
         check_free(file)
 
 
-def write_outputs(folder: Path, run: Run, seed: int, frames_THWC: np.ndarray) -> None:
+def write_outputs(
+    folder: Path, run: Run, loras: list[LoraChoice], seed: int, frames_THWC: np.ndarray
+) -> None:
     """Write every output of one seed; run.json last, as the sign that all is there.
 
     Args:
+        loras: the LoRA files that took part.
         frames_THWC: raw generated frames, uint8, at the workspace's size.
     """
     for name in EARLIER:
@@ -96,7 +97,7 @@ def write_outputs(folder: Path, run: Run, seed: int, frames_THWC: np.ndarray) ->
     write_png(folder / "strip.png", _strip(clip, final))
     if leakage.share > 0.01:
         write_png(folder / "spill.png", _leakage_picture(clip, leakage.difference_HW))
-    write_text(folder / "run.json", json.dumps(_run_record(run, seed), indent=2) + "\n")
+    write_text(folder / "run.json", json.dumps(_run_record(run, loras, seed), indent=2) + "\n")
 
 
 def locked_frames(run: Run, inside_THWC: np.ndarray) -> np.ndarray:
@@ -156,7 +157,7 @@ def _strip(clip: Clip, final_THWC: np.ndarray) -> np.ndarray:
     return contact_sheet(frames, labels, captions=[*numbers, *numbers], columns=count, width=1800)
 
 
-def _run_record(run: Run, seed: int) -> dict[str, Any]:
+def _run_record(run: Run, loras: list[LoraChoice], seed: int) -> dict[str, Any]:
     """Everything needed to repeat the run, and what it was made from."""
     config, clip, model = run.config, run.clip, run.model
     seeded = config.inference.model_copy(update={"seed": seed})
@@ -177,7 +178,7 @@ def _run_record(run: Run, seed: int) -> dict[str, Any]:
             "experts": [asdict(expert) for expert in model.experts],
             "scheduler": model.source.config("scheduler"),
         },
-        "loras": [{**asdict(one), **_named_file(one.path)} for one in run.loras],
+        "loras": [{**asdict(one), **_named_file(one.path)} for one in loras],
         "inputs": {
             "source": clip.source.model_dump(mode="json"),
             "frames": digest(clip.frames_THWC.tobytes()),
