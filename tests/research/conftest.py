@@ -4,18 +4,14 @@ import pytest
 
 from maskora.models.registry import VideoModel
 from research.claims.trials import open_base
-from research.miniature.autoencoder import build_autoencoder
-from research.miniature.pretrain import finish_folder, save_part
-from research.miniature.transformer import build_transformer
+from tests.research.miniature.untrained import write
 
 
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A miniature's folder with random weights."""
     folder = tmp_path_factory.mktemp("miniature")
-    save_part(build_autoencoder(0), folder / "vae")
-    save_part(build_transformer(0), folder / "transformer")
-    finish_folder(folder)
+    write(folder)
     return folder
 
 
