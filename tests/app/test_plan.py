@@ -15,8 +15,7 @@ import pytest
 from safetensors.torch import save_file
 
 from maskora.app import timings
-from maskora.app.plan import plan_for
-from maskora.app.shards import adapter_values, matrix_type
+from maskora.app.plan import adapter_values, matrix_type, plan_for
 from maskora.app.workspace import Source, Workspace
 from maskora.config import Config, build_config, load_config
 from maskora.errors import UserError
@@ -233,7 +232,8 @@ def test_without_a_gpu_all_lies_in_ram_and_the_budget_is_not_enforced(
 
 def test_more_blocks_than_there_are_is_an_error_everywhere(big: Path) -> None:
     for device in ("cuda", "cpu"):
-        with pytest.raises(UserError, match="this base has 40 blocks"):
+        assert planned(big, "train", device, "memory.blocks_to_swap=40").placement.blocks_to_swap
+        with pytest.raises(UserError, match="blocks_to_swap is 41, but this base has 40 blocks"):
             planned(big, "train", device, "memory.blocks_to_swap=41")
 
 

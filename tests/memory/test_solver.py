@@ -3,11 +3,9 @@
 import re
 from dataclasses import replace
 
-import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from maskora.errors import UserError
 from maskora.memory.machine import CONTEXT, RESERVE, Budget, GpuMemory, budget
 from maskora.memory.solver import (
     RINGS,
@@ -19,7 +17,6 @@ from maskora.memory.solver import (
     Solution,
     Swap,
     TilePhase,
-    check_swap,
     refuse,
     smallest,
     solve,
@@ -251,13 +248,6 @@ def test_an_explicit_number_is_obeyed_or_refused() -> None:
     least = smallest(demand, 7, 2)[1]
     assert least > smallest(demand, "auto", 2)[1]
     assert solve(demand, least - 1, 7, RESIDENT) is None
-
-
-def test_more_blocks_than_there_are_cannot_be_swapped() -> None:
-    check_swap(10, 10)
-    check_swap("auto", 10)
-    with pytest.raises(UserError, match="blocks_to_swap is 11, but this base has 10 blocks"):
-        check_swap(11, 10)
 
 
 def test_what_is_not_the_solvers_to_choose_is_kept() -> None:
