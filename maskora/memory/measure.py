@@ -44,7 +44,7 @@ from maskora.streaming.blocks import Block, Precision, block_bytes
 from maskora.streaming.engine import Streamer
 from maskora.streaming.formats import FORMATS
 from maskora.streaming.placement import RESIDENT, Placement
-from maskora.streaming.recompute import ActivationOffload, recompute_layers
+from maskora.streaming.recompute import ActivationOffload
 from maskora.streaming.sources import BlockSource
 from maskora.streaming.tensor_files import Reader
 from maskora.streaming.transfer import Transfer
@@ -196,21 +196,15 @@ class Probe:
     ) -> StreamedWeights:
         """What visits the blocks, all of them resident."""
         settle(transformer, self._precision)
-        modules = getattr(transformer, kind)
         blocks = [
             Block(module, f"{kind}.{index}.", "same", self._precision, META)
-            for index, module in enumerate(modules)
+            for index, module in enumerate(getattr(transformer, kind))
         ]
         for block in blocks:
             block.bind(torch.empty(block.layout.nbytes, dtype=torch.uint8, device=META))
         streamer = Streamer(blocks, BlockSource(), [], placement.ring, META)
         offload = ActivationOffload(Transfer(META), Transfer(META), enabled=False)
-        weights = StreamedWeights(transformer, streamer, offload, placement, compiled=False)
-        for index, module in enumerate(modules):
-            if placement.recompute == "layer":
-                recompute_layers(module)
-            module.forward = partial(weights.visit, index, module.forward)
-        return weights
+        return StreamedWeights(transformer, streamer, offload, placement, compiled=False)
 
     def traced(
         self,

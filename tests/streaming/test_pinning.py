@@ -118,7 +118,7 @@ def machine(
 ) -> Machine:
     driver = Quota(int(quota * GB))
     monkeypatch.setattr("maskora.streaming.transfer.STAGING_PIECE", PIECE)
-    monkeypatch.setattr("maskora.streaming.weights.driver_of", lambda device: driver)
+    monkeypatch.setattr("maskora.streaming.engine.driver_of", lambda device: driver)
     with torch.device("meta"):
         model = Deep().requires_grad_(False)
     placement = Placement(streamed, weights, activation_offload=offload)
