@@ -163,7 +163,6 @@ def measured(name: str, device: torch.device, done: Callable[[Phase], None]) -> 
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

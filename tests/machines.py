@@ -117,6 +117,6 @@ class Here:
 
     def torch(self, build: TorchBuild | None, *cards: Card) -> list[int]:
         """Have this build of torch, which sees these GPUs; collects which one is made current."""
-        self._patch.setattr(devices, "read_build", lambda: build)
+        self._patch.setattr(devices, "torch_build", lambda: build)
         devices.forget()
         return plug_in(self._patch, *cards) if cards else []

@@ -80,7 +80,6 @@ class Workload:
     acceleration: Acceleration = PLAIN
 
     def tokens(self, base: Profile, frames: int) -> int:
-        """Tokens of so many of its frames."""
         return base.tokens(frames, self.width, self.height)
 
 
@@ -175,7 +174,6 @@ class Host:
 
     @property
     def total(self) -> int:
-        """All of it."""
         return sum(getattr(self, row.name) for row in fields(self))
 
 

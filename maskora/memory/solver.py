@@ -94,7 +94,6 @@ class BlockPhase:
 
     @property
     def blocks(self) -> int:
-        """How many there are."""
         return len(self.block_bytes)
 
     def streamed(self, swapped: int) -> list[int]:
@@ -160,7 +159,6 @@ class Demand:
     def needs(
         self, swapped: int, ring: int, mode: ComputeMode, tile: int | None
     ) -> dict[str, Need]:
-        """What each phase takes with these choices."""
         tiled = {phase.name: phase.need(tile) for phase in self.tiles}
         return {**self.fixed, **tiled, self.blocks.name: self.blocks.need(swapped, ring, mode)}
 

@@ -100,7 +100,6 @@ class Streamer:
 
     @property
     def ring(self) -> int:
-        """How many device buffers streamed blocks pass through."""
         return len(self._slots)
 
     @property
@@ -109,7 +108,6 @@ class Streamer:
         return [index for index in range(len(self.blocks)) if index not in self.streamed]
 
     def is_visited(self, index: int) -> bool:
-        """Whether a block is being visited."""
         return self._visits.get(index, 0) > 0
 
     @contextmanager
