@@ -23,7 +23,7 @@ from benchmarks.measure import (
     Phase,
     default_device,
     high_water_mark,
-    limit_card,
+    limit_gpu,
     measured,
     synchronize,
 )
@@ -103,7 +103,7 @@ def run(job: Job, record: Record, device: torch.device) -> None:
     """Run a job; an end that the machine or the arguments force is an outcome, not an error."""
     try:
         if job.cap_gb is not None and device.type == "cuda":
-            limit_card(job.cap_gb, device)
+            limit_gpu(job.cap_gb, device)
         _run_case(job, record, device)
         record.put(outcome="ok")
     except OutOfMemory as error:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -215,18 +214,12 @@ def test_more_blocks_than_there_are_is_an_error_everywhere(big: Path) -> None:
             planned(big, "train", "memory.blocks_to_swap=41", machine=machine)
 
 
-def prepared_source(**changes: object) -> Source:
-    """A source record of 13 frames of 160x96."""
-    values = {
-        "origin": "clip.mp4", "start": 0, "every": 1, "frames": 13, "fps": str(Fraction(16)),
-        "original_size": (320, 192), "size": (160, 96), "cell": 8, "fit": "crop",
-        "region": (0, 0, 320, 192),
-    }  # fmt: skip
-    return Source.model_validate({**values, **changes})
-
-
 def test_a_prepared_clip_decides_frames_and_size(plan_text: Text, edit: Path) -> None:
-    Workspace(edit.parent).write_source(prepared_source())
+    source = {
+        "origin": "clip.mp4", "start": 0, "every": 1, "frames": 13, "fps": "16", "cell": 8,
+        "original_size": (320, 192), "size": (160, 96), "region": (0, 0, 320, 192), "fit": "crop",
+    }  # fmt: skip
+    Workspace(edit.parent).write_source(Source.model_validate(source))
     text = plan_text()
     assert "13 frames of 160x96 (240 tokens), trained in windows of 9 (180 tokens)" in text
     assert "not prepared" not in text

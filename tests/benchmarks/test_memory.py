@@ -26,7 +26,7 @@ from maskora.models.registry import open_model
 from maskora.streaming.placement import RESIDENT, Placement
 
 CPU = torch.device("cpu")
-NO_CARD: dict[str, Any] = {"gpu_bytes": None, "ram_bytes": 2**34}
+NO_GPU: dict[str, Any] = {"gpu_bytes": None, "ram_bytes": 2**34}
 LAYERS, RING, ALIGNMENT = 4, 2, 64
 ROW = {
     "case", "frames", "storage", "placement", "plan", "outcome", "phases", "step_seconds",
@@ -187,7 +187,7 @@ def test_the_streamed_step_is_compared_with_a_resident_one(
         return result(task, tmp_path)
 
     monkeypatch.setattr(runner, "_start", start)
-    row = runner.measure_case(request(folder, "train"), Base.read(folder), NO_CARD, resident)
+    row = runner.measure_case(request(folder, "train"), Base.read(folder), NO_GPU, resident)
     assert row["outcome"] == row["resident"]["outcome"] == "ok"
     assert row["resident"]["blocks"] == blocks
     assert len(row["resident"]["step_seconds"]) == 2
@@ -205,12 +205,12 @@ def test_the_placement_is_the_planners_and_a_change_has_no_plan(
 ) -> None:
     monkeypatch.setattr(runner, "_start", lambda task: {"phases": [], "outcome": "ok"})
     base = Base.read(folder)
-    card = NO_CARD | {"gpu_bytes": 2**34}
-    as_planned = runner.measure_case(request(folder, "infer", "auto"), base, card, "none")
+    gpu = NO_GPU | {"gpu_bytes": 2**34}
+    as_planned = runner.measure_case(request(folder, "infer", "auto"), base, gpu, "none")
     assert as_planned["placement"]["blocks_to_swap"] == 0
     assert as_planned["plan"]["allocated_bytes"] > 2**20
     changed = request(folder, "train", recompute="layer")
-    row = runner.measure_case(changed, base, card, "none")
+    row = runner.measure_case(changed, base, gpu, "none")
     assert (row["placement"]["recompute"], row["plan"]) == ("layer", None)
 
 
@@ -219,7 +219,7 @@ def test_what_the_planner_refuses_is_a_row_that_says_so(folder: Path) -> None:
     small = replace(
         asked, config=configure(replace(asked.job, cap_gb=0.1), "auto", "pinned", "same")
     )
-    row = runner.measure_case(small, Base.read(folder), NO_CARD | {"gpu_bytes": 2**34}, "auto")
+    row = runner.measure_case(small, Base.read(folder), NO_GPU | {"gpu_bytes": 2**34}, "auto")
     assert set(row) == ROW
     assert row["outcome"].startswith("refused by the plan: ")
     assert "memory.vram_budget_gb is 0.1" in row["outcome"]
@@ -229,9 +229,9 @@ def test_what_the_planner_refuses_is_a_row_that_says_so(folder: Path) -> None:
 def test_a_model_larger_than_the_machine_is_compared_by_one_block(folder: Path) -> None:
     phases = [{"peak_allocated": 6 * 2**30, "peak_host": 2**40}]
     base = replace(Base.read(folder), stored_bytes=33 * 10**9)
-    card = {"gpu_bytes": 24 * 2**30, "ram_bytes": 2**40}
-    assert not runner._fits({"phases": phases}, base, card)
-    assert runner._fits({"phases": phases}, base, {**card, "gpu_bytes": 80 * 2**30})
+    gpu = {"gpu_bytes": 24 * 2**30, "ram_bytes": 2**40}
+    assert not runner._fits({"phases": phases}, base, gpu)
+    assert runner._fits({"phases": phases}, base, {**gpu, "gpu_bytes": 80 * 2**30})
 
 
 def test_how_a_process_ended_is_told() -> None:
