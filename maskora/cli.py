@@ -406,9 +406,9 @@ def plan(
     set_: SetOption = None,
 ) -> None:
     """Tell what training and inference will take of VRAM, RAM, disk and time; loads no model."""
-    from maskora.app.plan import show_plan
+    from maskora.app.plan import describe_plan
 
-    show_plan(load_config(config, set_ or []), Workspace(config.parent), device, vram)
+    _say_all(describe_plan(load_config(config, set_ or []), Workspace(config.parent), device, vram))
 
 
 @app.command()

@@ -20,6 +20,7 @@ from maskora.video.probe import probe
 from maskora.video.read import read_frames
 from maskora.video.write import write_mp4
 from tests.ball import draw_frame
+from tests.models.published import write_published
 
 
 def sets(*settings: str) -> list[object]:
@@ -171,3 +172,18 @@ def keeps_the_background(root: Path) -> np.ndarray:
         assert 0 < keep.mean() < 1
         assert np.array_equal(frame[keep], source[keep])
     return frames
+
+
+@pytest.fixture(scope="session")
+def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configuration files of Wan2.1-I2V-14B, without weights."""
+    return write_published(tmp_path_factory.mktemp("14B"), "Wan2.1-I2V-14B")
+
+
+@pytest.fixture
+def edit(tmp_path: Path, big: Path) -> Path:
+    """An edit.toml of defaults on the 14B base, in a folder that is not prepared."""
+    path = tmp_path / "ws" / "edit.toml"
+    path.parent.mkdir()
+    path.write_text(f'[model]\npath = "{big}"\n')
+    return path

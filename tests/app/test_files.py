@@ -62,10 +62,10 @@ def test_check_and_plan_tell_what_was_found(workspace: Path, base: Path, run: Ru
 
 def test_planning_with_files_imports_no_torch(workspace: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from maskora.app.plan import show_plan; "
+        "import sys; from pathlib import Path; from maskora.app.plan import describe_plan; "
         "from maskora.config import load_config; from maskora.app.workspace import Workspace; "
         "root = Path(sys.argv[1]); "
-        "show_plan(load_config(root / 'edit.toml'), Workspace(root), 'cpu'); "
+        "list(describe_plan(load_config(root / 'edit.toml'), Workspace(root), 'cpu')); "
         "assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code, workspace], capture_output=True, text=True)
