@@ -415,7 +415,7 @@ def choose_rate(times: Sequence[float], named: Sequence[Fraction]) -> tuple[Frac
         stretches (the lower quartile of the frame spacing), so that motion is not dropped.
     """
     if len(times) < 2 or times[-1] <= times[0]:
-        return (named[0] if named else Fraction(25)), False
+        return (named[0] if named else _FALLBACK_RATE), False
     measured = (len(times) - 1) / (times[-1] - times[0])
     for rate in (*named, nearest_usual_rate(measured, tolerance=0.002)):
         if is_constant(times, rate):

@@ -19,7 +19,6 @@ from maskora.app.doctor import checks, facts, page
 from maskora.app.doctor.facts import Facts, Folder, Tool
 from maskora.app.doctor.outcomes import Bench, Check, Found, Outcome
 from maskora.app.doctor.page import (
-    Speeds,
     Verdict,
     render_facts,
     render_gpu,
@@ -58,7 +57,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only checks that take no time, and one base."""
 
     def measure_disk(bench: Bench) -> Found:
-        return Found(f"writes {checks.disk_bandwidth(bench.cache, 20_000_000).write} B/s")
+        return Found(f"writes {checks.disk_bandwidth(bench.cache, 20_000_000)[0]} B/s")
 
     known = {check.name: check for check in checks.CHECKS}
     fine = Check("fine", lambda bench: Found("it is"), "no advice")
@@ -298,7 +297,7 @@ def test_what_was_fetched_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert facts.folder(tmp_path).held == 1003
 
 
-def judged(machine: Machine, speeds: Speeds = Speeds()) -> Verdict:  # noqa: B008
+def judged(machine: Machine, **speeds: float) -> Verdict:
     return verdict(NAME, published()[NAME], machine, speeds)
 
 
@@ -310,7 +309,7 @@ ORDER = [
 
 
 def test_what_a_machine_can_do_is_the_planners_answer() -> None:
-    found = {one.base: one for one in verdicts(with_gpu(7.1, 8.0), Speeds())}
+    found = {one.base: one for one in verdicts(with_gpu(7.1, 8.0), {})}
     assert list(found) == list(published())
     assert [name for name in found if name in ORDER] == ORDER
     assert all(one.fits for one in found.values())
@@ -318,7 +317,7 @@ def test_what_a_machine_can_do_is_the_planners_answer() -> None:
     assert ": yes; seconds a step: unknown until the first\n" in found[NAME].message
     frames = published()[NAME].settings["video"]["frames"]
     assert f"then {frames} frames in " in found[NAME].message
-    roomy = {one.base: one for one in verdicts(with_gpu(23.1, 23.5, ram=PLENTY), Speeds())}
+    roomy = {one.base: one for one in verdicts(with_gpu(23.1, 23.5, ram=PLENTY), {})}
     assert "with" not in roomy["wan2.1-fun-1.3b-inp"].message
 
 
@@ -343,14 +342,14 @@ def test_a_verdict_names_what_helps_and_what_does_not_fit(
 
 
 def test_seconds_are_measured_ones_or_what_the_weights_take_to_arrive(tmp_path: Path) -> None:
-    machine, speeds = with_gpu(7.1, 8.0), Speeds(pinned=10e9, staged=5e9, disk=1e9)
-    line = judged(machine, speeds).message.splitlines()[0]
+    machine, speeds = with_gpu(7.1, 8.0), {"bus": 10e9, "staged": 5e9, "disk_read": 1e9}
+    line = judged(machine, **speeds).message.splitlines()[0]
     assert 5 < float(line.split("at least ")[1].split()[0]) < 7  # 58 GB at 10 GB/s
     base = published()[NAME]
     config = build_config(base.settings)
     plan = plan_for(config, Workspace(tmp_path), None, base.profile, machine, "train")
     timings.record(plan.step_key(9), 12.34)
-    message = judged(machine, speeds).message
+    message = judged(machine, **speeds).message
     assert ": yes; about 12.3 s a step, as measured before\n" in message
 
 

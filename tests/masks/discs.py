@@ -12,17 +12,15 @@ RADIUS = 4
 
 
 class DiscTracker:
-    """Fulfils the Protocol with arithmetic alone; counts how often it was asked."""
+    """Fulfils the Protocol with arithmetic alone."""
 
     label = "discs"
 
     def __init__(self, height: int, width: int) -> None:
         self.y_HW, self.x_HW = np.mgrid[0:height, 0:width]
-        self.asked = 0
         self.closed = False
 
     def segment(self, frame: int, prompts: Sequence[Prompt], before_HW: Labels) -> Silhouettes:
-        self.asked += 1
         found: dict[int, Silhouette] = {}
         known = split(before_HW)
         for prompt in prompts:

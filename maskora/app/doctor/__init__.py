@@ -12,10 +12,9 @@ from functools import partial
 from pathlib import Path
 
 from maskora import devices
-from maskora.app.doctor.facts import INSTALL, Facts, Tool, gather
+from maskora.app.doctor.facts import INSTALL, Tool, gather
 from maskora.app.doctor.outcomes import Bench, Found, Outcome, Wrong, perform
 from maskora.app.doctor.page import (
-    Speeds,
     render_facts,
     render_outcome,
     render_problems,
@@ -48,10 +47,12 @@ def examine(as_json: bool, show: Show) -> None:
     examination = Examination(page)
     examination.run()
     outcomes, machine = examination.outcomes, examination.machine
-    bases = verdicts(machine, _speeds(outcomes)) if machine is not None else []
+    speeds = {name: value for outcome in outcomes for name, value in outcome.numbers.items()}
+    bases = verdicts(machine, speeds) if machine is not None else []
     if bases:
         page(f"\n{render_verdicts(bases)}\n")
-    problems = broken(facts, outcomes)
+    things: Sequence[Tool | Outcome] = (*facts.tools, *outcomes)
+    problems = [thing.name for thing in things if thing.state == "broken"]
     page(f"\n{render_problems(problems)}\n")
     if as_json:
         show(f"{json.dumps(report(facts, outcomes, bases), indent=2)}\n")
@@ -134,14 +135,3 @@ def _scratch_folder(cache: Path) -> Iterator[Path]:
         made = tempfile.TemporaryDirectory(prefix="maskora-doctor-")
     with made as folder:
         yield Path(folder)
-
-
-def _speeds(outcomes: Sequence[Outcome]) -> Speeds:
-    numbers = {name: value for outcome in outcomes for name, value in outcome.numbers.items()}
-    return Speeds(numbers.get("bus"), numbers.get("staged"), numbers.get("disk_read"))
-
-
-def broken(facts: Facts, outcomes: Sequence[Outcome]) -> list[str]:
-    """The names of the tools and checks that are broken."""
-    things: Sequence[Tool | Outcome] = (*facts.tools, *outcomes)
-    return [thing.name for thing in things if thing.state == "broken"]

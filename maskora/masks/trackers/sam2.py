@@ -18,7 +18,10 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import Sam2VideoModel
-from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
+from transformers.models.sam2_video.modeling_sam2_video import (
+    Sam2VideoInferenceCache,
+    Sam2VideoInferenceSession,
+)
 from transformers.utils import logging as transformers_logging
 
 from maskora import devices
@@ -53,9 +56,7 @@ class Preparation:
     resample: str = "bilinear"
 
     def frame(self, frame_HWC: np.ndarray) -> torch.Tensor:
-        """pixels_CSS, float32, of a uint8 RGB frame: resized with antialias to 8 bits again, then
-        rescaled and normalised.
-        """
+        """pixels_CSS, float32: resized with antialias to 8 bits again, rescaled, normalised."""
         frame_1CHW = torch.from_numpy(np.ascontiguousarray(frame_HWC)).permute(2, 0, 1)[None]
         resized_CSS = torch.nn.functional.interpolate(
             frame_1CHW.float(), (self.size, self.size), mode=self.resample, antialias=True
@@ -63,10 +64,6 @@ class Preparation:
         eight_bit_CSS = resized_CSS.round().clamp(0, 255)
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
         return (eight_bit_CSS * self.rescale - mean) / std
-
-    def point(self, x: float, y: float, width: int, height: int) -> tuple[float, float]:
-        """A point of a frame of this width and height, in pixels of the model's picture."""
-        return x * (self.size / width), y * (self.size / height)
 
     def mask(self, silhouette_HW: np.ndarray) -> torch.Tensor:
         """mask_11SS, float32 zeros and ones."""
@@ -97,7 +94,7 @@ class Sam2Tracker:
         self._model.to(self._device)
         self._height, self._width = frames_THWC.shape[1:3]
         self._frames = _Frames(frames_THWC, self._preparation)
-        self._features = self._new_session(None).cache
+        self._features = Sam2VideoInferenceCache(self._device, self._device, KEPT_FRAMES)
 
     def segment(self, frame: int, prompts: Sequence[Prompt], before_HW: Labels) -> Silhouettes:
         """As `ObjectTracker.segment`. Of several boxes of an object, their common box is used.
@@ -113,7 +110,7 @@ class Sam2Tracker:
             was_HW = before_HW == number
             with self._inference():
                 result = self._model._run_single_frame_inference(
-                    inference_session=self._new_session(self._features),
+                    inference_session=self._new_session(),
                     frame_idx=frame,
                     obj_idx=0,
                     batch_size=1,
@@ -149,22 +146,20 @@ class Sam2Tracker:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _new_session(self, features: Any) -> Any:
+    def _new_session(self) -> Any:
         session = Sam2VideoInferenceSession(
             video_height=self._height,
             video_width=self._width,
             inference_device=self._device,
             inference_state_device=self._device,
             dtype=torch.float32,
-            max_vision_features_cache_size=KEPT_FRAMES,
         )
-        session.processed_frames = self._frames
-        session.cache = session.cache if features is None else features
+        session.processed_frames, session.cache = self._frames, self._features
         return session
 
     def _anchored(self, number: int, anchors: Anchors) -> Any:
         """A session of one object, to which each of its anchors was given as a mask."""
-        session = self._new_session(self._features)
+        session = self._new_session()
         index = session.obj_id_to_idx(number)
         for frame in sorted(anchors):
             if number in anchors[frame]:
@@ -185,7 +180,8 @@ class Sam2Tracker:
             left, top, right, bottom = common_box(boxes)
             points = [(left, top), (right, bottom), *points]
             labels = [*BOX_CORNERS, *labels]
-        scaled = [self._preparation.point(x, y, self._width, self._height) for x, y in points]
+        across, down = (self._preparation.size / side for side in (self._width, self._height))
+        scaled = [(x * across, y * down) for x, y in points]
         return (
             torch.tensor(scaled, dtype=torch.float32, device=self._device)[None, None],
             torch.tensor(labels, dtype=torch.int64, device=self._device)[None, None],
@@ -207,12 +203,8 @@ class Sam2Tracker:
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
-        with (
-            torch.inference_mode(),
-            torch.autocast(
-                "cuda", torch.bfloat16, enabled=devices.computes_bfloat16(str(self._device))
-            ),
-        ):
+        bfloat16 = devices.computes_bfloat16(str(self._device))
+        with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=bfloat16):
             yield
 
 
