@@ -96,8 +96,8 @@ def open_pictures(folder: Path, key: str) -> Iterator[PictureEncoder]:
         yield encode
 
 
-def encode_texts(folder: Path, texts: Sequence[str], key: str) -> np.ndarray:
-    """Features of texts, (N, D) float32, each of length one; the model is released at once.
+def encode_prompts(folder: Path, key: str) -> np.ndarray:
+    """Features of a `Rater`'s prompts; the model is released at once.
 
     Raises:
         UserError: the folder holds no CLIP with a text side.
@@ -106,7 +106,7 @@ def encode_texts(folder: Path, texts: Sequence[str], key: str) -> np.ndarray:
     from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
     tokenizer = _part(CLIPTokenizer.from_pretrained, folder, key)
-    tokens = tokenizer(list(texts), padding=True, return_tensors="pt")
+    tokens = tokenizer(list(PROMPTS), padding=True, return_tensors="pt")
     with (
         _loaded(CLIPTextModelWithProjection, "text_config", folder, key) as model,
         torch.inference_mode(),

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from maskora.errors import UserError
-from maskora.evaluation.clip import PROMPTS, encode_texts, find_clip, open_pictures, quality_of
+from maskora.evaluation.clip import PROMPTS, encode_prompts, find_clip, open_pictures, quality_of
 from tests.evaluation.tiny_clip import write_tiny_clip, write_tiny_clip_vision
 
 KEY = "--clip"
@@ -56,13 +56,13 @@ def test_features_are_those_of_the_whole_model(folder: Path) -> None:
     with torch.inference_mode():
         whole = CLIPModel.from_pretrained(folder)(**pictures, **texts)
     assert features(folder) == pytest.approx(whole.image_embeds.numpy(), abs=1e-5)
-    prompts = encode_texts(folder, PROMPTS, KEY)
+    prompts = encode_prompts(folder, KEY)
     assert prompts == pytest.approx(whole.text_embeds.numpy(), abs=1e-5)
     assert not np.allclose(prompts[0], prompts[1], atol=1e-2)
 
 
 def test_quality_is_that_of_torchmetrics(folder: Path) -> None:
-    pictures, prompts = features(folder), encode_texts(folder, PROMPTS, KEY)
+    pictures, prompts = features(folder), encode_prompts(folder, KEY)
     theirs = _clip_iqa_compute(
         torch.from_numpy(pictures), torch.from_numpy(prompts), ["quality"], format_as_dict=False
     )
@@ -75,7 +75,7 @@ def test_the_picture_side_alone_will_do_for_similarities(tmp_path: Path) -> None
     write_tiny_clip_vision(tmp_path / "vision")
     assert np.linalg.norm(features(tmp_path / "vision"), axis=-1) == pytest.approx(1.0)
     with pytest.raises(UserError, match=r"--quality: the weights in .*vision lack"):
-        encode_texts(tmp_path / "vision", PROMPTS, "--quality")
+        encode_prompts(tmp_path / "vision", "--quality")
 
 
 def test_the_model_is_released(folder: Path) -> None:
@@ -108,7 +108,7 @@ def test_settings_that_name_code_are_without_effect(copy: Path, folder: Path) ->
         (copy / name).write_text(json.dumps(settings))
     (copy / "own.py").write_text("raise SystemExit('run')\n")
     assert np.array_equal(features(copy), features(folder))
-    assert np.array_equal(encode_texts(copy, PROMPTS, KEY), encode_texts(folder, PROMPTS, KEY))
+    assert np.array_equal(encode_prompts(copy, KEY), encode_prompts(folder, KEY))
 
 
 FOREIGN = {"quantization_config": {"quant_method": "bitsandbytes"}}
@@ -147,7 +147,7 @@ def test_parts_that_do_not_fit_the_weights_are_refused(copy: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"):
         (copy / name).unlink(missing_ok=True)  # transformers would make one up
     with pytest.raises(UserError, match=r"copy: its tokenizer does not fit its weights"):
-        encode_texts(copy, PROMPTS, KEY)
+        encode_prompts(copy, KEY)
 
 
 def test_weights_that_lack_a_tensor_are_refused(copy: Path) -> None:

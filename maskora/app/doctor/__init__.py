@@ -12,16 +12,9 @@ from functools import partial
 from pathlib import Path
 
 from maskora import devices
+from maskora.app.doctor import page
 from maskora.app.doctor.facts import INSTALL, Tool, gather
 from maskora.app.doctor.outcomes import Bench, Found, Outcome, Wrong, perform
-from maskora.app.doctor.page import (
-    render_facts,
-    render_outcome,
-    render_problems,
-    render_verdicts,
-    report,
-    verdicts,
-)
 from maskora.errors import Fault, UserError
 from maskora.files import cache_home
 from maskora.memory.machine import Machine
@@ -41,21 +34,21 @@ def examine(as_json: bool, show: Show) -> None:
     Raises:
         Fault: something is broken.
     """
-    page = (lambda text: None) if as_json else show
+    tell = (lambda text: None) if as_json else show
     facts = gather()
-    page(f"{render_facts(facts)}\n\nMeasured and tried\n")
-    examination = Examination(page)
+    tell(f"{page.render_facts(facts)}\n\nMeasured and tried\n")
+    examination = Examination(tell)
     examination.run()
     outcomes, machine = examination.outcomes, examination.machine
     speeds = {name: value for outcome in outcomes for name, value in outcome.numbers.items()}
-    bases = verdicts(machine, speeds) if machine is not None else []
+    bases = page.verdicts(machine, speeds) if machine is not None else []
     if bases:
-        page(f"\n{render_verdicts(bases)}\n")
+        tell(f"\n{page.render_verdicts(bases)}\n")
     things: Sequence[Tool | Outcome] = (*facts.tools, *outcomes)
     problems = [thing.name for thing in things if thing.state == "broken"]
-    page(f"\n{render_problems(problems)}\n")
+    tell(f"\n{page.render_problems(problems)}\n")
     if as_json:
-        show(f"{json.dumps(report(facts, outcomes, bases), indent=2)}\n")
+        show(f"{json.dumps(page.report(facts, outcomes, bases), indent=2)}\n")
     if problems:
         raise Fault(f"something is broken: {', '.join(problems)}")
 
@@ -90,7 +83,7 @@ class Examination:
     def _perform(self, name: str, work: Callable[[], Found], advice: str) -> Outcome:
         self._show(f"  {name} ... ")
         outcome = perform(name, work, advice)
-        self._show(f"{render_outcome(outcome)}\n")
+        self._show(f"{page.render_outcome(outcome)}\n")
         self.outcomes.append(outcome)
         return outcome
 
