@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torchmetrics.functional.multimodal.clip_iqa import _clip_iqa_compute
 from transformers import (
     CLIPImageProcessorPil,
@@ -35,8 +36,7 @@ def copy(folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder, tmp_path / "copy"))
 
 
-def change(folder: Path, **values: object) -> None:
-    path = folder / "config.json"
+def change(path: Path, **values: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
@@ -101,11 +101,9 @@ def test_settings_that_name_code_are_without_effect(copy: Path, folder: Path) ->
     own = {"auto_map": {"AutoTokenizer": "own.Own", "AutoImageProcessor": "own.Own"}}
     inner = json.loads((copy / "config.json").read_text())
     parts = {key: {**inner[key], **chosen, **own} for key in ("text_config", "vision_config")}
-    change(copy, **chosen, **parts)
+    change(copy / "config.json", **chosen, **parts)
     for name in ("tokenizer_config.json", "preprocessor_config.json"):
-        settings = json.loads((copy / name).read_text())
-        settings |= {**chosen, **own, "tokenizer_class": "BertTokenizer"}
-        (copy / name).write_text(json.dumps(settings))
+        change(copy / name, **chosen, **own, tokenizer_class="BertTokenizer")
     (copy / "own.py").write_text("raise SystemExit('run')\n")
     assert np.array_equal(features(copy), features(folder))
     assert np.array_equal(encode_prompts(copy, KEY), encode_prompts(folder, KEY))
@@ -126,7 +124,7 @@ FOREIGN = {"quantization_config": {"quant_method": "bitsandbytes"}}
 def test_what_is_no_plain_clip_is_refused(
     copy: Path, values: dict[str, object], message: str
 ) -> None:
-    change(copy, **values)
+    change(copy / "config.json", **values)
     with pytest.raises(UserError, match=message):
         find_clip(str(copy), KEY)
 
@@ -139,9 +137,8 @@ def test_a_missing_part_is_named(copy: Path, name: str) -> None:
 
 
 def test_parts_that_do_not_fit_the_weights_are_refused(copy: Path) -> None:
-    path = copy / "preprocessor_config.json"
     size = {"size": {"shortest_edge": 64}, "crop_size": {"height": 64, "width": 64}}
-    path.write_text(json.dumps({**json.loads(path.read_text()), **size}))
+    change(copy / "preprocessor_config.json", **size)
     with pytest.raises(UserError, match=r"copy: its image processor does not fit its weights"):
         features(copy)
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"):
@@ -151,8 +148,6 @@ def test_parts_that_do_not_fit_the_weights_are_refused(copy: Path) -> None:
 
 
 def test_weights_that_lack_a_tensor_are_refused(copy: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     tensors = load_file(copy / "model.safetensors")
     del tensors["visual_projection.weight"]
     save_file(tensors, copy / "model.safetensors", {"format": "pt"})

@@ -142,9 +142,10 @@ def test_a_negative_click_takes_away_what_is_there_already(ball: SimpleTracker) 
     assert overlap(found_HW, true_HW) > 0.85
 
 
-def test_a_box_is_where_the_object_ends(ball: SimpleTracker) -> None:
+@pytest.mark.parametrize("before_HW", [NOTHING, draw_mask(0)], ids=["anew", "already there"])
+def test_a_box_is_where_the_object_ends(ball: SimpleTracker, before_HW: np.ndarray) -> None:
     box = Box(0, X - 30, Y - 30, 30, 60)  # the ball's left half
-    left, top, right, bottom = silhouette_box(ball.segment(0, [box], NOTHING)[1])
+    left, top, right, bottom = silhouette_box(ball.segment(0, [box], before_HW)[1])
     assert left >= X - 31
     assert top >= Y - 31
     assert right <= X + 1
@@ -157,13 +158,6 @@ def test_what_belongs_to_another_object_is_not_taken(ball: SimpleTracker) -> Non
     found_HW = ball.segment(0, [Click(0, X + 12, Y)], before_HW)[1]
     assert found_HW.any()
     assert not (found_HW & (before_HW == 2)).any()
-
-
-def test_a_box_ends_what_is_there_already_too(ball: SimpleTracker) -> None:
-    before_HW = draw_mask(0)
-    found_HW = ball.segment(0, [Box(0, X - 30, Y - 30, 30, 60)], before_HW)[1]
-    assert found_HW.any()
-    assert silhouette_box(found_HW)[2] <= X + 1
 
 
 places = st.tuples(st.integers(0, 299), st.integers(0, 199))
