@@ -62,7 +62,6 @@ class FinishedResult:
     """A result of `infer`.
 
     Attributes:
-        folder: where it lies.
         video: edited.mkv, of the workspace's size, or else edited.mp4, of the original's.
         record: how it was made.
         remedy: what makes it anew.

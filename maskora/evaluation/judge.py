@@ -22,7 +22,6 @@ class Measure:
     """One number per frame.
 
     Attributes:
-        title: what it is called.
         unit: empty for shares and similarities.
         better: which way is better; None where the number only says something beside another.
         grain: a difference that a person would hardly notice.
@@ -174,10 +173,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Truth:
-    """The true edited frame.
+    """The true edited frame, uint8 RGB.
 
     Attributes:
-        edited_HWC: the true edited frame, uint8 RGB.
         object_HW: where the edited object is in it, bool.
         background_HWC: the scene without the object, where it is known.
     """
@@ -189,11 +187,9 @@ class Truth:
 
 @dataclass(frozen=True)
 class FrameSet:
-    """One frame of everything that is compared, all of one size.
+    """One frame of everything that is compared, all of one size, uint8 RGB.
 
     Attributes:
-        result_HWC: of the result, uint8 RGB.
-        source_HWC: of the source.
         inside_HW: where the mask is, bool.
         keyframe_HWC: the edited keyframe, where the person gave one (beside the first).
         truth: where it is known.

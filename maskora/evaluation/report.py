@@ -72,9 +72,6 @@ class Report:
         title: whose result it is.
         facts: what was judged, and by what: names and values, None where there is no such.
         notes: what the reader should know about how the numbers came about.
-        numbers: what was measured.
-        signs: known bad signs.
-        worst: frames that stand out.
     """
 
     title: str

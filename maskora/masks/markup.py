@@ -32,7 +32,7 @@ class Markup:
     """The prompts and silhouettes of one clip.
 
     Attributes:
-        prompts: clicks and boxes, in the order in which they were made.
+        prompts: in the order in which they were made.
         before_THW, shown_THW: labels, uint8.
         changed: frames whose labels have changed since they were last stored.
     """

@@ -33,10 +33,7 @@ class Limits:
     """The largest file that is accepted from elsewhere.
 
     Attributes:
-        max_bytes: of the file.
-        max_seconds: of the clip.
         max_pixels: width times height.
-        max_frames: of the clip.
         containers: accepted formats, in ffmpeg's names. Single files only: a playlist (HLS, DASH,
             ffconcat, numbered images) would open others.
         container_names: the same for people.

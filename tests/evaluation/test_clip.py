@@ -151,5 +151,5 @@ def test_weights_that_lack_a_tensor_are_refused(copy: Path) -> None:
     tensors = load_file(copy / "model.safetensors")
     del tensors["visual_projection.weight"]
     save_file(tensors, copy / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match=r"lack 1 of the tensors needed \(visual_projection"):
+    with pytest.raises(UserError, match=r"lack 1 of CLIP's tensors \(visual_projection"):
         features(copy)

@@ -6,7 +6,6 @@ and in a shared session a frame in which only some are anchored would also track
 The features of a frame, which are by far the most work, are shared by all sessions.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 from maskora import devices
 from maskora.errors import UserError
 from maskora.hub import refuse_quantised
+from maskora.hub.small_models import read_settings
 from maskora.masks import Labels, Silhouette
 from maskora.masks.prompts import Box, Click, Prompt, common_box
 from maskora.masks.trackers import KEY
@@ -35,6 +35,7 @@ from maskora.masks.tracking import Anchors, Silhouettes
 # sam2 is the configuration for single pictures; it is good enough where the memory is there too.
 MODEL_TYPES = ("sam2_video", "sam2")
 RESAMPLING = {2: "bilinear", 3: "bicubic"}  # by PIL's numbers
+ADVICE = "name a whole checkpoint in transformers' layout, such as facebook/sam2.1-hiera-large"
 KEPT_FRAMES = 8  # whose features are kept; about 0.1 GB each at 1024 pixels
 BOX_CORNERS = (2, 3)  # SAM2's labels of a box's two corners, given as points
 
@@ -227,7 +228,7 @@ def load(folder: Path) -> tuple[Any, Preparation]:
     Raises:
         UserError: the folder holds no SAM2, not all of it, or something that cannot be read.
     """
-    config = read_json(folder / "config.json")
+    config = read_settings(folder / "config.json", KEY, ADVICE)
     refuse_quantised(config, folder, KEY)
     model_type = config.get("model_type")
     if model_type not in MODEL_TYPES:
@@ -283,10 +284,12 @@ def read_preparation(folder: Path) -> Preparation:
         UserError: none is there, or one asks for what SAM2's processor does not do.
     """
     nested = folder / "processor_config.json"
-    values = read_json(nested).get("video_processor") if nested.is_file() else None
+    values = None
+    if nested.is_file():
+        values = read_settings(nested, KEY, ADVICE).get("video_processor")
     for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
         if values is None and (folder / name).is_file():
-            values = read_json(folder / name)
+            values = read_settings(folder / name, KEY, ADVICE)
     if values is None:
         raise UserError(
             f"{KEY}: {folder} does not say how pictures are prepared: it has neither "
@@ -301,17 +304,3 @@ def read_preparation(folder: Path) -> Preparation:
     constants = {"mean": "image_mean", "std": "image_std", "rescale": "rescale_factor"}
     given = {name: values[key] for name, key in constants.items() if values.get(key) is not None}
     return Preparation(size["height"], resample=RESAMPLING[resample], **given)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises UserError where it is no readable JSON object."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{KEY}: {path} cannot be read ({error}). Name a folder in transformers' layout, as "
-            f"fetched from facebook/sam2.1-hiera-large."
-        ) from None
-    if not isinstance(values, dict):
-        raise UserError(f"{KEY}: {path} holds no JSON object. Fetch the checkpoint again.")
-    return values
