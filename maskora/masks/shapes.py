@@ -166,13 +166,9 @@ def noisy(silhouette_HW: Silhouette) -> Silhouette:
 
 def redraw(labels_THW: Labels, draw: Callable[[Silhouette], Silhouette]) -> Labels:
     """Replace each object's silhouette by ``draw(silhouette_HW)``; the smaller one is in front."""
-    height, width = labels_THW.shape[1:]
-    return np.stack(
-        [
-            combine({n: draw(one_HW) for n, one_HW in split(labels_HW).items()}, height, width)
-            for labels_HW in labels_THW
-        ]
-    )
+    shape = labels_THW.shape[1:]
+    drawn = ({n: draw(one_HW) for n, one_HW in split(each_HW).items()} for each_HW in labels_THW)
+    return np.stack([combine(silhouettes, shape) for silhouettes in drawn])
 
 
 def object_boxes(

@@ -59,9 +59,9 @@ class ObjectTracker(Protocol):
         ...
 
 
-def combine(silhouettes: Silhouettes, height: int, width: int) -> Labels:
-    """Labels_HW from silhouettes; where two overlap the smaller one is in front."""
-    labels_HW = np.zeros((height, width), np.uint8)
+def combine(silhouettes: Silhouettes, shape: tuple[int, ...]) -> Labels:
+    """Labels_HW of this shape from silhouettes; where two overlap the smaller one is in front."""
+    labels_HW = np.zeros(shape, np.uint8)
     for number in sorted(silhouettes, key=lambda n: -int(silhouettes[n].sum())):
         labels_HW[silhouettes[number]] = number
     return labels_HW
@@ -91,12 +91,15 @@ def follow(
         (frame, the objects that are now known there), the start frame's own among them. A frame may
         come twice, with other objects.
     """
-    if direction != "backward":
-        first = min(anchors) if start is None else start
-        yield from _pass(tracker, range(first, frames), anchors, direction)
-    if direction != "forward":
-        last = max(anchors) if start is None else start
-        yield from _pass(tracker, range(last, -1, -1), anchors, direction)
+    for path in paths(anchors, frames, start, direction):
+        yield from _pass(tracker, path, anchors, direction)
+
+
+def paths(anchors: Anchors, frames: int, start: int | None, direction: Direction) -> list[range]:
+    """The frames of each pass that `follow` makes."""
+    first, last = (min(anchors), max(anchors)) if start is None else (start, start)
+    ahead, back = range(first, frames), range(last, -1, -1)
+    return {"both": [ahead, back], "forward": [ahead], "backward": [back]}[direction]
 
 
 def _pass(

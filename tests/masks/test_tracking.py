@@ -87,7 +87,7 @@ def test_the_smaller_object_is_in_front() -> None:
     small_HW[1:3, 3:5] = True
     expected = [[2, 2, 2, 2, 0, 0], [2, 2, 2, 1, 1, 0], [2, 2, 2, 1, 1, 0], [2, 2, 2, 2, 0, 0]]
     for silhouettes in ({1: small_HW, 2: large_HW}, {2: large_HW, 1: small_HW}):
-        labels_HW = combine(silhouettes, 4, 6)
+        labels_HW = combine(silhouettes, (4, 6))
         assert labels_HW.dtype == np.uint8
         assert labels_HW.tolist() == expected
 
@@ -97,6 +97,6 @@ def test_what_is_split_is_combined_to_the_same(values: list[int]) -> None:
     labels_HW = np.array(values, np.uint8).reshape(3, 4)
     parts = split(labels_HW)
     assert set(parts) == set(values) - {0}
-    assert (combine(parts, 3, 4) == labels_HW).all()
+    assert (combine(parts, (3, 4)) == labels_HW).all()
     assert split(np.zeros((2, 3), np.uint8)) == {}
-    assert not combine({}, 2, 3).any()
+    assert not combine({}, (2, 3)).any()

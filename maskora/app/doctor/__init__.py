@@ -72,11 +72,16 @@ class Examination:
         """Perform them; without the libraries, that is the only one."""
         if self._perform("libraries", _import_libraries, INSTALL).state == "broken":
             return
+        import torch
+
         from maskora.app.doctor.checks import CHECKS
 
         self._perform("device", self._choose_device, f"update the GPU's driver ({DRIVER})")
+        gpu = self.machine.gpu if self.machine is not None else None
+        vram = gpu.free if gpu is not None else None
         with _scratch_folder(cache_home()) as scratch:
-            bench = self._bench(scratch)
+            device = torch.device(self._device.name)
+            bench = Bench(device, scratch, cache_home(), ram().available, vram)
             for check in CHECKS:
                 self._perform(check.name, partial(check.run, bench), check.advice)
 
@@ -98,18 +103,6 @@ class Examination:
         self.machine = measured(device)
         self._device = device
         return Found(device.note or f"{device.name}, {self.machine.name}")
-
-    def _bench(self, scratch: Path) -> Bench:
-        import torch
-
-        gpu = self.machine.gpu if self.machine is not None else None
-        return Bench(
-            device=torch.device(self._device.name),
-            scratch=scratch,
-            cache=cache_home(),
-            ram=ram().available,
-            vram=gpu.free if gpu is not None else None,
-        )
 
 
 def _import_libraries() -> Found:

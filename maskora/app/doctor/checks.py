@@ -177,7 +177,11 @@ def disk_bandwidth(folder: Path, nbytes: int = COPY_BYTES) -> tuple[float, float
                 _write_all(file.fileno(), byte_view(data))
             os.fsync(file.fileno())
         written = time.perf_counter()
-        cached = _read_all(path, host_buffer(PIECE, pin=False))
+        view = byte_view(host_buffer(PIECE, pin=False))
+        descriptor, cached = _open_uncached(path)
+        with open(descriptor, "rb", buffering=0) as stream:
+            while stream.readinto(view):
+                pass
         seconds = time.perf_counter() - written
     return pieces * PIECE / (written - started), pieces * PIECE / seconds, cached
 
@@ -185,16 +189,6 @@ def disk_bandwidth(folder: Path, nbytes: int = COPY_BYTES) -> tuple[float, float
 def _write_all(file: int, data: memoryview) -> None:
     while data:
         data = data[os.write(file, data) :]
-
-
-def _read_all(path: Path, buffer: Tensor) -> bool:
-    """Read a file to its end, and say whether the system may have done so out of RAM."""
-    view = byte_view(buffer)
-    file, cached = _open_uncached(path)
-    with open(file, "rb", buffering=0) as stream:
-        while stream.readinto(view):
-            pass
-    return cached
 
 
 def _open_uncached(path: Path) -> tuple[int, bool]:
@@ -263,16 +257,15 @@ class Shape:
 
     def build(self) -> nn.ModuleList:
         """The real blocks, without memory."""
+        sizes = self.width, self.inner, self.heads
         with torch.device("meta"):
-            blocks = nn.ModuleList(self._block() for _ in range(BLOCKS))
+            blocks = nn.ModuleList(
+                WanTransformerBlock(
+                    *sizes, "rms_norm_across_heads", True, added_kv_proj_dim=self.width
+                )
+                for _ in range(BLOCKS)
+            )
         return blocks.requires_grad_(False)
-
-    def _block(self) -> nn.Module:
-        block: nn.Module = WanTransformerBlock(
-            self.width, self.inner, self.heads, "rms_norm_across_heads", True,
-            added_kv_proj_dim=self.width,
-        )  # fmt: skip
-        return block
 
 
 WIDE = Shape("Wan2.1-I2V-14B", 5120, 13824, 40)

@@ -257,15 +257,10 @@ def find_object(
         return cut_out(_mark_boxes(pointed, before_HW.shape))
     if not pointed.inside:
         return np.zeros_like(before_HW)
-    marks = _mark_discs(pointed, before_HW.shape)
+    away_HW, long_side = _distance(pointed.inside, before_HW.shape), max(before_HW.shape)
+    marks = [_mark_disc(away_HW, share * long_side, pointed) for share in RADII]
     sizes = [float(np.sqrt((marks_HW & 1).sum())) for marks_HW in marks]
     return _best([cut_out(one_HW) for one_HW in marks], sizes, _edges(image_HWC, permanence_HW))
-
-
-def _mark_discs(pointed: Pointed, shape: tuple[int, ...]) -> list[Marks]:
-    """One guess of where a clicked object is for each of `RADII`."""
-    away_HW = _distance(pointed.inside, shape)
-    return [_mark_disc(away_HW, share * max(shape), pointed) for share in RADII]
 
 
 def _mark_disc(away_HW: Field, radius: float, pointed: Pointed) -> Marks:
