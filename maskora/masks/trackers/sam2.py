@@ -144,8 +144,7 @@ class Sam2Tracker:
         """Free the model and the features; the tracker cannot be used any more."""
         self._features.clear_all()
         self._model = None
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
 
     def _new_session(self) -> Any:
         session = Sam2VideoInferenceSession(

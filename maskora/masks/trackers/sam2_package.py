@@ -102,8 +102,7 @@ class Sam2PackageTracker:
     def close(self) -> None:
         """Free the model and the frames; the tracker cannot be used any more."""
         self._predictor, self._state = None, None
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
