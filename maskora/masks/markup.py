@@ -140,7 +140,10 @@ class Markup:
                     f"object {prompt.object_id} is not in frame {frame} yet: first click a point "
                     f"that belongs to it, then what does not"
                 )
-        return combine({**there, **tracker.segment(frame, own, before_HW)}, before_HW.shape)
+        for number in sorted({prompt.object_id for prompt in own}):
+            of_object = [prompt for prompt in own if prompt.object_id == number]
+            there[number] = tracker.segment(frame, of_object, before_HW)
+        return combine(there, before_HW.shape)
 
     def _anchors(self, start: int | None) -> dict[int, dict[int, Silhouette]]:
         anchors: dict[int, dict[int, Silhouette]] = {}

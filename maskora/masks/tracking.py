@@ -26,17 +26,14 @@ class ObjectTracker(Protocol):
 
     label: str
 
-    def segment(self, frame: int, prompts: Sequence[Prompt], before_HW: Labels) -> Silhouettes:
-        """The silhouettes, in one frame, of the objects that are pointed at.
+    def segment(self, frame: int, prompts: Sequence[Prompt], before_HW: Labels) -> Silhouette:
+        """The silhouette_HW, in one frame, of the object that is pointed at; it may be empty.
 
         Args:
             frame: the frame's number.
-            prompts: all of this frame's, in workspace pixels, of at least one object.
+            prompts: all of this frame's for one object, in workspace pixels; at least one.
             before_HW: labels of this frame as tracked so far (0 where nothing is): an object that
                 is there already is refined, not found anew.
-
-        Returns:
-            one silhouette_HW per object named by a prompt; it may be empty.
         """
         ...
 

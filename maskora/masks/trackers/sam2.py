@@ -97,32 +97,29 @@ class Sam2Tracker:
         self._frames = _Frames(frames_THWC, self._preparation)
         self._features = Sam2VideoInferenceCache(self._device, self._device, KEPT_FRAMES)
 
-    def segment(self, frame: int, prompts: Sequence[Prompt], before_HW: Labels) -> Silhouettes:
-        """As `ObjectTracker.segment`. Of several boxes of an object, their common box is used.
+    def segment(self, frame: int, prompts: Sequence[Prompt], before_HW: Labels) -> Silhouette:
+        """As `ObjectTracker.segment`. Of several boxes, their common box is used.
 
         An object that is there already is refined as in SAM2's own predictor: its mask goes into
         the prompt encoder as the logits predicted before. `Sam2VideoModel.forward` has no way to
         give them (clicks on a frame replace the mask given there), hence the inner method, with
         everything else as `forward` gives it.
         """
-        found: dict[int, Silhouette] = {}
-        for number in sorted({prompt.object_id for prompt in prompts}):
-            coords, labels = self._points([p for p in prompts if p.object_id == number])
-            was_HW = before_HW == number
-            with self._inference():
-                result = self._model._run_single_frame_inference(
-                    inference_session=self._new_session(),
-                    frame_idx=frame,
-                    obj_idx=0,
-                    batch_size=1,
-                    is_init_cond_frame=True,
-                    point_inputs={"point_coords": coords, "point_labels": labels},
-                    mask_inputs=None,
-                    reverse=False,
-                    prev_sam_mask_logits=self._logits(was_HW) if was_HW.any() else None,
-                )
-            found[number] = self._silhouette(result["pred_masks"])
-        return found
+        coords, labels = self._points(prompts)
+        was_HW = before_HW == prompts[0].object_id
+        with self._inference():
+            result = self._model._run_single_frame_inference(
+                inference_session=self._new_session(),
+                frame_idx=frame,
+                obj_idx=0,
+                batch_size=1,
+                is_init_cond_frame=True,
+                point_inputs={"point_coords": coords, "point_labels": labels},
+                mask_inputs=None,
+                reverse=False,
+                prev_sam_mask_logits=self._logits(was_HW) if was_HW.any() else None,
+            )
+        return self._silhouette(result["pred_masks"])
 
     def propagate(self, path: Sequence[int], anchors: Anchors) -> Iterator[Silhouettes]:
         """All anchors of an object, those off the path too, are memory."""

@@ -94,18 +94,13 @@ class SimpleTracker:
         self._backdrop = BackdropModel(self._frames_THWC)
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
-    def segment(self, frame: int, prompts: Sequence[Prompt], before_HW: Labels) -> Silhouettes:
+    def segment(self, frame: int, prompts: Sequence[Prompt], before_HW: Labels) -> Silhouette:
         """As `ObjectTracker.segment`: clicks are kept to exactly, boxes nearly (`SLACK`)."""
-        found: dict[int, Silhouette] = {}
-        permanence_HW = self._backdrop.permanence(frame)
-        for number in sorted({prompt.object_id for prompt in prompts}):
-            own = [prompt for prompt in prompts if prompt.object_id == number]
-            pointed = self._pointed(own)
-            before = self._reduce(before_HW == number)
-            others = self._reduce((before_HW != number) & (before_HW > 0))
-            small_HW = find_object(self._frames_THWC[frame], permanence_HW, pointed, before, others)
-            found[number] = self._with_clicks(self._enlarge(small_HW), own)
-        return found
+        image_HWC, permanence_HW = self._frames_THWC[frame], self._backdrop.permanence(frame)
+        own_HW = before_HW == prompts[0].object_id
+        before, others = self._reduce(own_HW), self._reduce(~own_HW & (before_HW > 0))
+        small_HW = find_object(image_HWC, permanence_HW, self._pointed(prompts), before, others)
+        return self._with_clicks(self._enlarge(small_HW), prompts)
 
     def propagate(self, path: Sequence[int], anchors: Anchors) -> Iterator[Silhouettes]:
         """Each object is carried on from its last anchor on the path."""

@@ -183,12 +183,8 @@ def test_the_package_itself_segments_and_carries(tmp_path: Path) -> None:
     assert tracker.label == "SAM2 (random)"
     one_HW = np.zeros(CLIP.shape[1:3], bool)
     one_HW[10:30, 20:50] = True
-    prompts = [Click(1, 30, 20), Box(1, 10, 10, 30, 20), Click(1, 60, 20, object_id=2)]
-    found = tracker.segment(1, prompts, one_HW.astype(np.uint8))
-    assert {number: silhouette_HW.shape for number, silhouette_HW in found.items()} == {
-        1: (48, 80),
-        2: (48, 80),
-    }
+    for prompts in ([Click(1, 30, 20), Box(1, 10, 10, 30, 20)], [Click(1, 60, 20, object_id=2)]):
+        assert tracker.segment(1, prompts, one_HW.astype(np.uint8)).shape == (48, 80)
     anchors = {0: {3: one_HW}, 1: {1: one_HW}}
     for path, expected in ((range(3), [[3], [1, 3], [1, 3]]), (range(1, -1, -1), [[1], [1, 3]])):
         carried = list(tracker.propagate(path, anchors))
