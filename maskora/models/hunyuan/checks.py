@@ -1,10 +1,9 @@
-"""The checks of HunyuanVideo's configurations, and the grid of latents. No torch."""
+"""The checks of HunyuanVideo's configurations. No torch."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from maskora.models.base import Grid
 from maskora.models.checks import (
     UNUSED_LAYERS,
     Activation,
@@ -17,7 +16,6 @@ from maskora.models.checks import (
     VisionTower,
     Whole,
 )
-from maskora.models.files.model_files import ModelFiles
 
 
 class HunyuanCommon(Settings):
@@ -42,7 +40,7 @@ class HunyuanTransformer(HunyuanCommon):
     class_name: str = Field("HunyuanVideoTransformer3DModel", alias="_class_name")
     num_single_layers: Whole
     out_channels: Whole = 16
-    patch_size: Whole = 2
+    patch: Whole = Field(2, alias="patch_size")
     guidance_embeds: bool = True
     text_embed_dim: Whole = 4096
     pooled_projection_dim: Whole = 768
@@ -65,8 +63,8 @@ class HunyuanVae(Settings):
     in_channels: Literal[3] = 3
     out_channels: Literal[3] = 3
     act_fn: Activation = "silu"
-    spatial_compression_ratio: Literal[8] = 8
-    temporal_compression_ratio: Literal[4] = 4
+    cell: Literal[8] = Field(8, alias="spatial_compression_ratio")
+    temporal: Literal[4] = Field(4, alias="temporal_compression_ratio")
     mid_block_add_attention: bool = True
 
 
@@ -140,10 +138,3 @@ HUNYUAN: dict[str, type[Settings]] = {
     "text_encoder_2": ClipText,
     "scheduler": HunyuanScheduler,
 }
-
-
-def read_grid(source: ModelFiles) -> Grid:
-    """The grid, from the configurations of the VAE and the transformer. Raises UserError."""
-    vae = HunyuanVae.of(source, "vae")
-    patch = HunyuanTransformer.of(source, "transformer").patch_size
-    return Grid(vae.spatial_compression_ratio, patch, vae.temporal_compression_ratio)

@@ -63,7 +63,6 @@ class Hunyuan(HunyuanBase):
         "text_encoder": ("text_config.hidden_size", "text_embed_dim"),
         "text_encoder_2": ("hidden_size", "pooled_projection_dim"),
     }
-    read_grid = checks.read_grid
     attention, feed_forward = ATTENTION, FEED_FORWARD
     instead = "HunyuanVideo-I2V-33ch (latent-concat)"
 

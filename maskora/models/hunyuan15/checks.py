@@ -1,10 +1,9 @@
-"""The checks of HunyuanVideo-1.5's configurations, and the grid of latents. No torch."""
+"""The checks of HunyuanVideo-1.5's configurations. No torch."""
 
 from typing import Literal
 
 from pydantic import Field
 
-from maskora.models.base import Grid
 from maskora.models.checks import (
     Activation,
     LanguageModel,
@@ -14,7 +13,6 @@ from maskora.models.checks import (
     VisionTower,
     Whole,
 )
-from maskora.models.files.model_files import ModelFiles
 from maskora.models.hunyuan.checks import HunyuanCommon, HunyuanScheduler
 
 
@@ -23,7 +21,7 @@ class Hunyuan15Transformer(HunyuanCommon):
 
     class_name: str = Field("HunyuanVideo15Transformer3DModel", alias="_class_name")
     out_channels: Whole = 32
-    patch_size: Whole = 1
+    patch: Whole = Field(1, alias="patch_size")
     text_embed_dim: Whole = 3584
     text_embed_2_dim: Whole = 1472
     image_embed_dim: Whole = 1152
@@ -43,8 +41,8 @@ class Hunyuan15Vae(Settings):
     scaling_factor: Number
     in_channels: Literal[3] = 3
     out_channels: Literal[3] = 3
-    spatial_compression_ratio: Literal[16] = 16
-    temporal_compression_ratio: Literal[4] = 4
+    cell: Literal[16] = Field(16, alias="spatial_compression_ratio")
+    temporal: Literal[4] = Field(4, alias="temporal_compression_ratio")
     downsample_match_channel: bool = True
     upsample_match_channel: bool = True
 
@@ -72,10 +70,3 @@ HUNYUAN15: dict[str, type[Settings]] = {
     "image_encoder": SiglipVision,
     "scheduler": HunyuanScheduler,
 }
-
-
-def read_grid(source: ModelFiles) -> Grid:
-    """The grid, from the configurations of the VAE and the transformer. Raises UserError."""
-    vae = Hunyuan15Vae.of(source, "vae")
-    patch = Hunyuan15Transformer.of(source, "transformer").patch_size
-    return Grid(vae.spatial_compression_ratio, patch, vae.temporal_compression_ratio)

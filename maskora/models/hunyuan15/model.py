@@ -65,7 +65,6 @@ class Hunyuan15(HunyuanBase):
         "text_encoder_2": ("d_model", "text_embed_2_dim"),
         "image_encoder": ("hidden_size", "image_embed_dim"),
     }
-    read_grid = checks.read_grid
     attention, feed_forward = ATTENTION, FEED_FORWARD
     instead = "HunyuanVideo-1.5-Diffusers-480p_i2v or HunyuanVideo-1.5-Diffusers-720p_i2v"
 

@@ -1,10 +1,9 @@
-"""The checks of Wan's configurations, and the grid of latents that they describe. No torch."""
+"""The checks of Wan's configurations. No torch."""
 
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from maskora.models.base import Grid
 from maskora.models.checks import (
     Activation,
     Count,
@@ -15,7 +14,6 @@ from maskora.models.checks import (
     VisionTower,
     Whole,
 )
-from maskora.models.files.model_files import ModelFiles
 
 PUBLISHED_LATENTS = 16  # channels whose mean and deviation are defaults of the class
 
@@ -39,6 +37,11 @@ class WanTransformer(Settings):
     rope_max_seq_len: Whole = 1024
     cross_attn_norm: bool = True
     eps: Number = 1e-6
+
+    @property
+    def patch(self) -> int:
+        """Latent cells per token, in both directions."""
+        return self.patch_size[-1]
 
     @model_validator(mode="after")
     def _takes_square_patches_of_one_frame(self) -> Self:
@@ -117,10 +120,3 @@ WAN21: dict[str, type[Settings]] = {
     "text_encoder": UMT5Encoder,
     "image_encoder": VisionTower,
 }
-
-
-def read_grid(source: ModelFiles) -> Grid:
-    """The grid, from the configurations of the VAE and the transformer. Raises UserError."""
-    vae = WanVae.of(source, "vae")
-    patch = WanTransformer.of(source, "transformer").patch_size[-1]
-    return Grid(vae.cell, patch, vae.temporal)

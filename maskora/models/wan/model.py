@@ -67,7 +67,6 @@ class Wan21(DiffusersBase):
         "text_encoder": ("d_model", "text_dim"),
         "image_encoder": ("hidden_size", "image_dim"),
     }
-    read_grid = checks.read_grid
     attention, feed_forward = ATTENTION, FEED_FORWARD
     sees_picture = True
     instead = "Wan2.1-I2V-14B-480P"
