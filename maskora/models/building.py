@@ -76,27 +76,6 @@ def without_prefix(reader: Reader, prefix: str) -> Reader:
     return Renamed(reader, {name.removeprefix(prefix): name for name in reader.names()})
 
 
-def check_words(
-    weights: Reader, name: str, shape: tuple[int, int], tokens: int, folder: Path
-) -> None:
-    """Word embeddings have the shape that is expected, and a row for each token.
-
-    Args:
-        name: of the embeddings, of whose rows only some are read later on.
-        shape: as the configuration tells it.
-        tokens: how many the tokenizer has that lies in `folder`.
-
-    Raises:
-        UserError: they have not.
-    """
-    weights.check(name, shape)
-    if tokens > shape[0]:
-        raise UserError(
-            f"{folder} has {tokens} tokens, and {weights.description} knows {shape[0]}: they do "
-            f"not belong together"
-        )
-
-
 def read_folder(kind: Any, folder: Path, **settings: Any) -> Any:
     """A tokenizer or a processor of transformers from its folder.
 

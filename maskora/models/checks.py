@@ -56,7 +56,9 @@ def read_grid(source: ModelFiles, kinds: Mapping[str, type[Settings]]) -> Grid:
     """The grid, from the configurations of the VAE and the transformer. Raises UserError."""
     vae: Any = kinds["vae"].of(source, "vae")
     transformer: Any = kinds["transformer"].of(source, "transformer")
-    return Grid(vae.cell, transformer.patch, vae.temporal)
+    patch = transformer.patch_size  # Wan's has one for frames, height and width each
+    patch = patch if isinstance(patch, int) else patch[-1]
+    return Grid(vae.spatial_compression_ratio, patch, vae.temporal_compression_ratio)
 
 
 @contextmanager

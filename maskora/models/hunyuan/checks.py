@@ -40,7 +40,7 @@ class HunyuanTransformer(HunyuanCommon):
     class_name: str = Field("HunyuanVideoTransformer3DModel", alias="_class_name")
     num_single_layers: Whole
     out_channels: Whole = 16
-    patch: Whole = Field(2, alias="patch_size")
+    patch_size: Whole = 2
     guidance_embeds: bool = True
     text_embed_dim: Whole = 4096
     pooled_projection_dim: Whole = 768
@@ -63,8 +63,8 @@ class HunyuanVae(Settings):
     in_channels: Literal[3] = 3
     out_channels: Literal[3] = 3
     act_fn: Activation = "silu"
-    cell: Literal[8] = Field(8, alias="spatial_compression_ratio")
-    temporal: Literal[4] = Field(4, alias="temporal_compression_ratio")
+    spatial_compression_ratio: Literal[8] = 8
+    temporal_compression_ratio: Literal[4] = 4
     mid_block_add_attention: bool = True
 
 

@@ -21,7 +21,7 @@ class Hunyuan15Transformer(HunyuanCommon):
 
     class_name: str = Field("HunyuanVideo15Transformer3DModel", alias="_class_name")
     out_channels: Whole = 32
-    patch: Whole = Field(1, alias="patch_size")
+    patch_size: Whole = 1
     text_embed_dim: Whole = 3584
     text_embed_2_dim: Whole = 1472
     image_embed_dim: Whole = 1152
@@ -41,8 +41,8 @@ class Hunyuan15Vae(Settings):
     scaling_factor: Number
     in_channels: Literal[3] = 3
     out_channels: Literal[3] = 3
-    cell: Literal[16] = Field(16, alias="spatial_compression_ratio")
-    temporal: Literal[4] = Field(4, alias="temporal_compression_ratio")
+    spatial_compression_ratio: Literal[16] = 16
+    temporal_compression_ratio: Literal[4] = 4
     downsample_match_channel: bool = True
     upsample_match_channel: bool = True
 

@@ -1,7 +1,7 @@
 """What the parts of HunyuanVideo-1.5's transformer are called in Tencent's files."""
 
 from maskora.models.hunyuan.names import (
-    COMFYUI_DOUBLE_BLOCK,
+    COMFYUI_DOUBLE_BLOCKS,
     DOUBLE_BLOCK,
     TOKEN_REFINER,
     in_blocks,
@@ -38,5 +38,5 @@ HUNYUAN15 = Names(
     swapped=frozenset({"final_layer.adaLN_modulation.1"}),
     architecture="hunyuan-video-1.5",
     # Tencent keeps q, k and v apart; ComfyUI fuses them when it loads the model.
-    comfyui=Names(in_blocks("double_blocks", "transformer_blocks", COMFYUI_DOUBLE_BLOCK)),
+    comfyui=Names(COMFYUI_DOUBLE_BLOCKS),
 )

@@ -38,11 +38,6 @@ class WanTransformer(Settings):
     cross_attn_norm: bool = True
     eps: Number = 1e-6
 
-    @property
-    def patch(self) -> int:
-        """Latent cells per token, in both directions."""
-        return self.patch_size[-1]
-
     @model_validator(mode="after")
     def _takes_square_patches_of_one_frame(self) -> Self:
         frames, height, width = self.patch_size
@@ -79,12 +74,12 @@ class WanVae(Settings):
     latents_std: list[Number] = Field([])
 
     @property
-    def cell(self) -> int:
+    def spatial_compression_ratio(self) -> int:
         """Pixels per latent cell."""
         return 2 ** len(self.temperal_downsample) * (self.patch_size or 1)
 
     @property
-    def temporal(self) -> int:
+    def temporal_compression_ratio(self) -> int:
         """Frames per latent frame after the first."""
         return 2 ** sum(self.temperal_downsample)
 
@@ -95,7 +90,10 @@ class WanVae(Settings):
             values = len(getattr(self, key)) if is_set else PUBLISHED_LATENTS
             if values != self.z_dim:
                 raise ValueError(f"{key} has {values} values, and should have {self.z_dim} (z_dim)")
-        scales = {"scale_factor_spatial": self.cell, "scale_factor_temporal": self.temporal}
+        scales = {
+            "scale_factor_spatial": self.spatial_compression_ratio,
+            "scale_factor_temporal": self.temporal_compression_ratio,
+        }
         for key, expected in scales.items():
             if getattr(self, key) != expected:
                 raise ValueError(
