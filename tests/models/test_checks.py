@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from maskora.models.registry import open_model
 from maskora.models.wan import checks as wan
 from tests.models.bases import HUNYUAN as FULL
 from tests.models.bases import HUNYUAN15 as NEWER
-from tests.models.bases import MINIATURE, WAN, WAN22, copied
+from tests.models.bases import MINIATURE, WAN, WAN22, copied, update
 from tests.models.conftest import Tiny
 
 MISSING = object()
@@ -285,10 +286,33 @@ def test_parts_that_do_not_fit_the_transformer_are_told(
         open_model(family, copy, "float32", "cpu")
 
 
-def test_the_second_transformer_is_of_the_same_kind(tiny: Tiny, tmp_path: Path) -> None:
-    copy, _ = damaged(tiny(WAN22), tmp_path, "transformer_2", "in_channels", 16)
-    with pytest.raises(UserError, match="takes 16 input channels"):
-        open_model(WAN22, copy, "float32", "cpu")
+@pytest.mark.parametrize(
+    ("family", "part", "changes", "message"),
+    [
+        (FULL, "transformer", {"image_condition_type": "token_replace", "in_channels": 16},
+         r"of 16 channels.*HunyuanVideo-I2V-33ch \(latent-concat\)"),
+        (FULL, "transformer", {"image_condition_type": None, "in_channels": 16},
+         r"is a text-to-video.*HunyuanVideo-I2V-33ch \(latent-concat\)"),
+        (FULL, "transformer", {"in_channels": 32},
+         r"takes 32 input channels, hunyuan-video-i2v takes 33.*-I2V-33ch \(latent-concat\)"),
+        (NEWER, "transformer", {"task_type": "t2v"},
+         r"text-to-video.*use HunyuanVideo-1\.5-Diffusers-480p_i2v"),
+        (NEWER, "transformer", {"use_meanflow": True},
+         r"use_meanflow is set.*use HunyuanVideo-1\.5-Diffusers-480p_i2v"),
+        (NEWER, "transformer", {"in_channels": 32},
+         r"takes 32 input channels, .* takes 65.*use HunyuanVideo-1\.5-Diffusers-480p_i2v"),
+        (WAN22, "transformer_2", {"in_channels": 16}, "takes 16 input channels"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_of_another_kind_is_refused_with_what_to_use(
+    tiny: Tiny, tmp_path: Path, family: str, part: str, changes: dict[str, object], message: str
+) -> None:
+    copy = copied(tiny(family), tmp_path)
+    update(config_of(copy, part), **changes)
+    if family == FULL:
+        shutil.rmtree(copy / "image_processor")  # text-to-video checkpoints have none
+    with pytest.raises(UserError, match=message):
+        open_model(family, copy, "float32", "cpu")
 
 
 @pytest.mark.parametrize(

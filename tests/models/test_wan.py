@@ -1,7 +1,6 @@
 """Wan2.1, Wan2.1-Fun and Wan2.2 as bases: schedulers, experts, what they refuse, their LoRA."""
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from maskora.sampling import Denoising, draw_noise
 from tests.models import published
 from tests.models.bases import FUN, WAN, WAN22, copied, update
 from tests.models.conftest import Tiny
+from tests.models.plain import lora_carriers
 from tests.test_sampling import SHAPE, noisy_sample
 
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
@@ -115,14 +115,7 @@ def test_the_published_size_takes_our_packed_input_and_lora_on_every_attention(
         billions, rel=0.02
     )
     model = open_model(WAN, tiny(WAN), "float32", "cpu")
-    linears = [n for n, m in transformer.named_modules() if isinstance(m, torch.nn.Linear)]
-    attention, more = (
-        [one for one in linears if re.fullmatch(model.lora_targets(kind), one)]
-        for kind in ("attention", "attention+ffn")
-    )
-    assert len(attention) == layers * 2 * 4
-    assert len(more) == layers * (2 * 4 + 2)
-    assert not any("add_" in one for one in more)
+    assert lora_carriers(model, transformer) == (layers * 2 * 4, layers * (2 * 4 + 2))
     frames, height, width = 3, 60, 104  # latents of 9 frames at 832x480
     with torch.device("meta"):
         answer = transformer(

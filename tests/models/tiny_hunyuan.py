@@ -55,19 +55,11 @@ def write(
 
 def _transformer(double: int, single: int, guidance_embeds: bool) -> HunyuanVideoTransformer3DModel:
     return HunyuanVideoTransformer3DModel(
-        in_channels=33,
-        out_channels=16,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        num_layers=double,
-        num_single_layers=single,
-        num_refiner_layers=1,
-        text_embed_dim=TEXT_DIM,
-        pooled_projection_dim=POOLED_DIM,
-        rope_axes_dim=(4, 6, 6),
-        guidance_embeds=guidance_embeds,
+        in_channels=33, out_channels=16, num_attention_heads=2, attention_head_dim=16,
+        num_layers=double, num_single_layers=single, num_refiner_layers=1, text_embed_dim=TEXT_DIM,
+        pooled_projection_dim=POOLED_DIM, rope_axes_dim=(4, 6, 6), guidance_embeds=guidance_embeds,
         image_condition_type="latent_concat",
-    )
+    )  # fmt: skip
 
 
 def _vae() -> AutoencoderKLHunyuanVideo:
@@ -79,21 +71,13 @@ def _vae() -> AutoencoderKLHunyuanVideo:
 def _llava(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
     # 336 pixels in patches of 14 give the 576 tokens of the real model.
     vision = CLIPVisionConfig(
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        image_size=336,
-        patch_size=14,
-    )
+        hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2,
+        image_size=336, patch_size=14,
+    )  # fmt: skip
     text = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=TEXT_DIM,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
+        vocab_size=len(tokenizer), hidden_size=TEXT_DIM, intermediate_size=64, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2,
+    )  # fmt: skip
     picture = tokenizer.convert_tokens_to_ids(PICTURE)
     config = LlavaConfig(
         vision_config=vision,
@@ -128,13 +112,9 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 
 def _clip() -> CLIPTextModel:
     config = CLIPTextConfig(
-        vocab_size=len(_clip_tokenizer()),
-        hidden_size=POOLED_DIM,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        eos_token_id=2,
-    )
+        vocab_size=len(_clip_tokenizer()), hidden_size=POOLED_DIM, intermediate_size=32,
+        num_hidden_layers=2, num_attention_heads=2, eos_token_id=2,
+    )  # fmt: skip
     return CLIPTextModel(config)
 
 

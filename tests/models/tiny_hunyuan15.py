@@ -62,18 +62,11 @@ def write(folder: Path, seed: int = 0, layers: int = 2, target_size: int = 62) -
 def transformer(layers: int, target_size: int = 62) -> HunyuanVideo15Transformer3DModel:
     """A tiny transformer."""
     return HunyuanVideo15Transformer3DModel(
-        in_channels=65,
-        out_channels=32,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        num_layers=layers,
-        num_refiner_layers=1,
-        text_embed_dim=TEXT_DIM,
-        text_embed_2_dim=GLYPH_DIM,
-        image_embed_dim=IMAGE_DIM,
-        rope_axes_dim=(4, 6, 6),
+        in_channels=65, out_channels=32, num_attention_heads=2, attention_head_dim=16,
+        num_layers=layers, num_refiner_layers=1, text_embed_dim=TEXT_DIM,
+        text_embed_2_dim=GLYPH_DIM, image_embed_dim=IMAGE_DIM, rope_axes_dim=(4, 6, 6),
         target_size=target_size,
-    )
+    )  # fmt: skip
 
 
 def _vae() -> AutoencoderKLHunyuanVideo15:
@@ -83,17 +76,12 @@ def _vae() -> AutoencoderKLHunyuanVideo15:
 def _qwen(vocabulary: int) -> Qwen2_5_VLTextModel:
     return Qwen2_5_VLTextModel(
         Qwen2_5_VLTextConfig(
-            vocab_size=vocabulary,
-            hidden_size=TEXT_DIM,
-            intermediate_size=48,
-            num_hidden_layers=4,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            rope_parameters={"rope_type": "default", "mrope_section": [2, 3, 3]},
-            bos_token_id=0,
+            vocab_size=vocabulary, hidden_size=TEXT_DIM, intermediate_size=48, num_hidden_layers=4,
+            num_attention_heads=2, num_key_value_heads=1,
+            rope_parameters={"rope_type": "default", "mrope_section": [2, 3, 3]}, bos_token_id=0,
             eos_token_id=0,
         )
-    )
+    )  # fmt: skip
 
 
 def _tokenizer() -> Qwen2Tokenizer:
@@ -109,26 +97,17 @@ def _tokenizer() -> Qwen2Tokenizer:
 def _byt5(vocabulary: int) -> T5EncoderModel:
     return T5EncoderModel(
         T5Config(
-            vocab_size=vocabulary,
-            d_model=GLYPH_DIM,
-            d_kv=8,
-            d_ff=48,
-            num_layers=2,
-            num_heads=2,
+            vocab_size=vocabulary, d_model=GLYPH_DIM, d_kv=8, d_ff=48, num_layers=2, num_heads=2,
             feed_forward_proj="gated-gelu",
         )
-    )
+    )  # fmt: skip
 
 
 def _siglip() -> SiglipVisionModel:
     # 378 pixels in patches of 14 give the 729 image tokens of the real model.
     return SiglipVisionModel(
         SiglipVisionConfig(
-            hidden_size=IMAGE_DIM,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=378,
-            patch_size=14,
+            hidden_size=IMAGE_DIM, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+            image_size=378, patch_size=14,
         )
-    )
+    )  # fmt: skip

@@ -16,7 +16,7 @@ from maskora.models.files.hunyuan import as_comfyui, fused
 from maskora.models.hunyuan.names import HUNYUAN
 from maskora.models.hunyuan15.names import HUNYUAN15
 from maskora.models.names import Names
-from maskora.models.registry import ModelInputs, open_model, open_source
+from maskora.models.registry import open_model, open_source
 from maskora.streaming.placement import Placement
 from tests.models import tiny_hunyuan
 from tests.models.files import layouts
@@ -127,13 +127,7 @@ def velocity(base: Path, files: dict[str, Path], placement: Placement) -> Tensor
         "text_mask": torch.ones(1, 8),
         "pooled": torch.randn(1, tiny_hunyuan.POOLED_DIM, generator=numbers),
     }
-    inputs = ModelInputs(torch.randn(1, 17, 2, 4, 6, generator=numbers), context)
-    noisy = torch.randn(1, 16, 2, 4, 6, generator=numbers)
-    transformer = model.load_transformer()
-    with torch.no_grad():
-        answer = model.predict(transformer, noisy, torch.tensor([500.0]), inputs)
-    transformer.streamed.close()
-    return answer
+    return layouts.velocity(model, context, numbers)
 
 
 @pytest.mark.parametrize("kind", ["pinned", "mapped"])

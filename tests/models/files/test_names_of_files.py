@@ -1,6 +1,6 @@
 """The tables of names by which files are read, at the published sizes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,18 +12,15 @@ from transformers import CLIPVisionModel, UMT5EncoderModel
 
 from maskora.models.files import hunyuan, wan
 from maskora.models.files.tensors import CheckpointLayout, Kind, Weights, recognise
-from maskora.models.files.wan import CLIP, LAYOUTS, UMT5, vae_names
+from maskora.models.files.wan import CLIP, LAYOUTS, UMT5
 from maskora.models.names import Names
 from maskora.streaming.header import Stored
 from tests.models import published
+from tests.models.counting import on_meta
+from tests.models.files.layouts import names_of_vae
 from tests.models.test_names import BASES, as_published, parameters
 
 TRANSFORMERS = (wan.transformer({}), *hunyuan.TRANSFORMERS)
-
-
-def on_meta(make: Callable[[], nn.Module]) -> nn.Module:
-    with torch.device("meta"):
-        return make()
 
 
 def found(tensors: Mapping[str, Tensor], *layouts: CheckpointLayout) -> Kind:
@@ -104,8 +101,7 @@ def tagged(module: nn.Module) -> dict[str, Tensor]:
 
 def test_diffusers_takes_the_vae_from_where_the_table_says() -> None:
     module = on_meta(AutoencoderKLWan)
-    encoder = (name for name in tagged(module) if name.startswith("encoder.down_blocks."))
-    names = vae_names([name.replace("down_blocks", "downsamples") for name in encoder])
+    names = names_of_vae(tagged(module))
     theirs = dict(as_published(names, tagged(module)))
     converted = convert_wan_vae_to_diffusers(dict(theirs))
     assert converted.keys() == tagged(module).keys()
