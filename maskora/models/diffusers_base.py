@@ -91,6 +91,10 @@ class DiffusersBase(VideoModel):
         self.latent_channels = transformer.out_channels
         for part in (part for part in self.widths if part in self.settings):
             self._check_width(part, transformer)
+        self.complete(transformer)
+
+    def complete(self, transformer: Any) -> None:
+        """Take what this family alone has from its configurations. Raises UserError."""
 
     def _transformer(self, part: str) -> Any:
         """What a transformer's configuration says. Raises UserError."""

@@ -20,7 +20,7 @@ from maskora.models.base import Context, EncodePrompts, PromptInput, Vae
 from maskora.models.building import (
     announce,
     as_bytes,
-    build,
+    fill,
     released,
     without_prefix,
 )
@@ -277,13 +277,8 @@ def autoencoder(
         tile: edge of the tiles in pixels.
     """
     announce("VAE")
-    config = source.config("vae")
-
-    def make() -> Any:
-        with reading_config(source, "vae"):
-            return kind.from_config(config)
-
-    vae = build(make, source.weights("vae"))
+    config, weights = source.config("vae"), source.weights("vae")
+    vae = fill(on_meta(source, "vae", lambda: kind.from_config(config)), weights)
     if tile is not None:
         stride = tile * 3 // 4
         vae.enable_tiling(
@@ -293,7 +288,7 @@ def autoencoder(
             tile_sample_stride_width=stride,
         )
     with released(vae):
-        yield normalised(vae.to(device).eval())
+        yield normalised(vae.to(device))
 
 
 class NormalisedVae:

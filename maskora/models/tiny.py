@@ -89,7 +89,6 @@ FAMILIES: dict[str, Callable[[int], WanImageToVideoPipeline]] = {
 
 
 def _shared() -> dict[str, Any]:
-    """What all of them have."""
     tokenizer = _tokenizer()
     return {
         "tokenizer": tokenizer,

@@ -11,7 +11,9 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from maskora.models.registry import VideoModel, open_model
 from maskora.models.tiny import write_tiny_model
+from maskora.streaming.placement import RESIDENT, Placement
 from tests.models import tiny_hunyuan, tiny_hunyuan15
 from tests.research.miniature import untrained
 
@@ -25,6 +27,11 @@ TINY: dict[str, Callable[..., object]] = {
     HUNYUAN: tiny_hunyuan.write,
     HUNYUAN15: tiny_hunyuan15.write,
 }
+
+
+def opened(folder: Path, dtype: str = "float32", placement: Placement = RESIDENT) -> VideoModel:
+    """The base in a folder that is called as its family, on the CPU."""
+    return open_model(folder.name, folder, dtype, "cpu", placement)
 
 
 def copied(folder: Path, where: Path) -> Path:

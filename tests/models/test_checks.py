@@ -18,11 +18,10 @@ from maskora.models import checks as shared
 from maskora.models.checks import Settings
 from maskora.models.hunyuan import checks as hunyuan
 from maskora.models.hunyuan15 import checks as hunyuan15
-from maskora.models.registry import open_model
 from maskora.models.wan import checks as wan
 from tests.models.bases import HUNYUAN as FULL
 from tests.models.bases import HUNYUAN15 as NEWER
-from tests.models.bases import MINIATURE, WAN, WAN22, copied, update
+from tests.models.bases import MINIATURE, WAN, WAN22, copied, opened, update
 from tests.models.conftest import Tiny
 
 MISSING = object()
@@ -56,9 +55,9 @@ def damaged(folder: Path, where: Path, part: str, key: str, value: object) -> tu
     return copy, path
 
 
-def load(folder: Path, family: str, part: str) -> None:
+def load(folder: Path, part: str) -> None:
     """Open a base, which must go well, and load its transformer, its VAE or an encoder."""
-    model = open_model(family, folder, "float32", "cpu")
+    model = opened(folder)
     if part == "transformer":
         model.load_transformer()
         return
@@ -133,7 +132,7 @@ def test_a_damaged_configuration_is_refused_when_a_base_is_opened(
     family, part, key, value, message = case
     copy, path = damaged(tiny(family), tmp_path, part, key, value)
     with pytest.raises(UserError, match=f"^{path}: .*{message}.*{PUBLISHED}$"):
-        open_model(family, copy, "float32", "cpu")
+        opened(copy)
 
 
 def test_all_that_is_wrong_is_told_at_once(tiny: Tiny, tmp_path: Path) -> None:
@@ -141,7 +140,7 @@ def test_all_that_is_wrong_is_told_at_once(tiny: Tiny, tmp_path: Path) -> None:
     path = config_of(copy, "vae")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"z_dim": None, "patch_size": 0}))
     with pytest.raises(UserError) as caught:
-        open_model(WAN, copy, "float32", "cpu")
+        opened(copy)
     vae, scheduler = str(caught.value).split("\n")
     assert "patch_size is 0" in vae
     assert "z_dim is null" in vae
@@ -172,7 +171,7 @@ def test_no_change_of_a_key_that_is_read_is_more_than_refused(
                     continue
                 path.write_text(json.dumps(changed(config, keys, value)))
                 try:
-                    open_model(family, copy, "float32", "cpu")
+                    opened(copy)
                 except UserError as error:
                     refused.append(str(error))
         path.write_text(text)
@@ -255,7 +254,7 @@ def test_what_only_a_part_itself_knows_is_told_when_it_is_loaded(
     family, encoder, part, key, value, message = case
     copy, path = damaged(tiny(family), tmp_path, part, key, value)
     with pytest.raises(UserError, match=f"{path.parent}.*{message}") as caught:
-        load(copy, family, encoder)
+        load(copy, encoder)
     if " is " not in message:  # it is about the configuration
         assert re.fullmatch(f"{path}: .*{PUBLISHED}", str(caught.value))
 
@@ -283,7 +282,7 @@ def test_parts_that_do_not_fit_the_transformer_are_told(
         more = {"latents_mean": value * [0.0], "latents_std": value * [1.0]}
         path.write_text(json.dumps(json.loads(path.read_text()) | more))
     with pytest.raises(UserError, match=f"{copy}: what its {part} gives is {value} wide"):
-        open_model(family, copy, "float32", "cpu")
+        opened(copy)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +311,7 @@ def test_a_checkpoint_of_another_kind_is_refused_with_what_to_use(
     if family == FULL:
         shutil.rmtree(copy / "image_processor")  # text-to-video checkpoints have none
     with pytest.raises(UserError, match=message):
-        open_model(family, copy, "float32", "cpu")
+        opened(copy)
 
 
 @pytest.mark.parametrize(
@@ -333,7 +332,7 @@ def test_a_cut_file_of_a_tokenizer_or_a_processor_is_told(
     for content in ('{"a": ', "", "[]"):
         (copy / name).write_text(content)
         with pytest.raises(UserError, match=f"^{copy / name} is damaged: "):
-            open_model(family, copy, "float32", "cpu")
+            opened(copy)
 
 
 OTHER_KINDS = [
@@ -355,7 +354,7 @@ def test_files_of_another_kind_are_told(
     (copy / name).unlink(missing_ok=True)
     (copy / name).write_text(json.dumps(content))
     with pytest.raises(UserError, match=f"^{(copy / name).parent} cannot be read as a .*published"):
-        load(copy, family, encoder)
+        load(copy, encoder)
 
 
 SOLVERS = [
@@ -374,7 +373,7 @@ def test_a_scheduler_that_a_base_opens_with_makes_steps_by_the_seed_alone(
     for name in SOLVERS:
         path.write_text(json.dumps({"_class_name": name, **flow}))
         try:
-            model = open_model(family, copy, "float32", "cpu")
+            model = opened(copy)
         except UserError:
             continue
         opened.append(name)

@@ -17,12 +17,11 @@ from maskora.models.registry import (
     PromptInput,
     Transformer,
     VideoModel,
-    open_model,
 )
 from maskora.sampling import draw_noise
-from maskora.streaming.placement import RESIDENT, Placement
+from maskora.streaming.placement import Placement
 from maskora.training.loop import sample_loss
-from tests.models.bases import HUNYUAN15, copied, retensored
+from tests.models.bases import HUNYUAN15, copied, opened, retensored
 from tests.models.conftest import Tiny
 from tests.models.tiny_hunyuan15 import GLYPH_DIM, IMAGE_DIM, TEXT_DIM
 
@@ -34,10 +33,6 @@ PROMPT = 'a sign "Open"'
 @pytest.fixture(scope="module")
 def folder(tiny: Tiny) -> Path:
     return tiny(HUNYUAN15)
-
-
-def opened(folder: Path, dtype: str = "float32", placement: Placement = RESIDENT) -> VideoModel:
-    return open_model(HUNYUAN15, folder, dtype, "cpu", placement)
 
 
 @pytest.fixture(scope="module")

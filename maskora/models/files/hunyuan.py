@@ -71,7 +71,6 @@ def _common(found: Translation, patch: int) -> dict[str, Any]:
 
 
 def _config(found: Translation) -> dict[str, Any]:
-    """The configuration of `HunyuanVideoTransformer3DModel`."""
     common = _common(found, patch=2)
     concatenates = common["in_channels"] == 2 * common["out_channels"] + 1
     return {
@@ -85,7 +84,6 @@ def _config(found: Translation) -> dict[str, Any]:
 
 
 def _config15(found: Translation) -> dict[str, Any]:
-    """The configuration of `HunyuanVideo15Transformer3DModel`."""
     return {
         "_class_name": "HunyuanVideo15Transformer3DModel",
         **_common(found, patch=1),

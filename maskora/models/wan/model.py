@@ -24,7 +24,6 @@ from maskora.models.base import (
 )
 from maskora.models.diffusers_base import DiffusersBase, grouped_cells
 from maskora.models.encoders import autoencoder
-from maskora.models.files.model_files import ModelFiles
 from maskora.models.wan import checks
 from maskora.models.wan.checks import WanTransformer
 from maskora.models.wan.encoders import (
@@ -35,7 +34,6 @@ from maskora.models.wan.encoders import (
     text_encoder,
 )
 from maskora.models.wan.names import WAN
-from maskora.streaming.placement import RESIDENT, Placement
 
 TOKENIZER = ("tokenizer.json", "spiece.model")
 IMAGE_PROCESSOR = ("preprocessor_config.json", "processor_config.json")
@@ -137,12 +135,9 @@ class Wan22(Wan21):
     sees_picture = False
     instead = "Wan2.2-I2V-A14B"
 
-    def __init__(
-        self, source: ModelFiles, dtype: str, device: str, placement: Placement = RESIDENT
-    ) -> None:
-        super().__init__(source, dtype, device, placement)
+    def complete(self, transformer: WanTransformer) -> None:
         self._check_transformer("transformer_2")
-        boundary = source.index().get("boundary_ratio", BOUNDARY)
+        boundary = self.source.index().get("boundary_ratio", BOUNDARY)
         if not (isinstance(boundary, int | float) and 0 < boundary < 1):
             raise UserError(
                 f"{source.where / 'model_index.json'}: boundary_ratio is {boundary!r}; it divides "
