@@ -140,8 +140,8 @@ class Wan22(Wan21):
         boundary = self.source.index().get("boundary_ratio", BOUNDARY)
         if not (isinstance(boundary, int | float) and 0 < boundary < 1):
             raise UserError(
-                f"{source.where / 'model_index.json'}: boundary_ratio is {boundary!r}; it divides "
-                f"the noise levels between the two transformers, so it lies between 0 and 1"
+                f"{self.source.where / 'model_index.json'}: boundary_ratio is {boundary!r}; it "
+                f"divides the noise levels between the two transformers, so it lies between 0 and 1"
             )
         self.experts = (
             Expert("high", "transformer", lowest=boundary, highest=1.0),
