@@ -64,10 +64,15 @@ def write_tiny_model(
 
 
 def _wan21(layers: int) -> WanImageToVideoPipeline:
+    # 224 pixels in patches of 14 give the 257 image tokens of the real model.
+    image = CLIPVisionConfig(
+        hidden_size=IMAGE_DIM, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2,
+        image_size=224, patch_size=14,
+    )  # fmt: skip
     return WanImageToVideoPipeline(
         **_shared(),
         image_processor=CLIPImageProcessorPil(),
-        image_encoder=CLIPVisionModel(_image_config()),
+        image_encoder=CLIPVisionModel(image),
         transformer=_transformer(layers),
     )
 
@@ -90,9 +95,12 @@ FAMILIES: dict[str, Callable[[int], WanImageToVideoPipeline]] = {
 
 def _shared() -> dict[str, Any]:
     tokenizer = _tokenizer()
+    text = UMT5Config(
+        vocab_size=len(tokenizer), d_model=TEXT_DIM, d_kv=16, d_ff=64, num_layers=2, num_heads=2
+    )
     return {
         "tokenizer": tokenizer,
-        "text_encoder": UMT5EncoderModel(_text_config(len(tokenizer))),
+        "text_encoder": UMT5EncoderModel(text),
         "vae": _vae(),
         "scheduler": UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
@@ -116,20 +124,6 @@ def _vae() -> AutoencoderKLWan:
         temperal_downsample=[False, True, True],
         latents_mean=[0.02 * channel for channel in range(LATENT_CHANNELS)],
         latents_std=[0.5 + 0.1 * channel for channel in range(LATENT_CHANNELS)],
-    )  # fmt: skip
-
-
-def _text_config(vocabulary: int) -> UMT5Config:
-    return UMT5Config(
-        vocab_size=vocabulary, d_model=TEXT_DIM, d_kv=16, d_ff=64, num_layers=2, num_heads=2
-    )
-
-
-def _image_config() -> CLIPVisionConfig:
-    # 224 pixels in patches of 14 give the 257 image tokens of the real model.
-    return CLIPVisionConfig(
-        hidden_size=IMAGE_DIM, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2,
-        image_size=224, patch_size=14,
     )  # fmt: skip
 
 

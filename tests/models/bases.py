@@ -49,17 +49,14 @@ def update(path: Path, **values: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-def changed(folder: Path, where: Path, part: str, **values: Any) -> Path:
-    """A copy with other values in the configuration of one part."""
-    copy = copied(folder, where)
-    name = "scheduler_config.json" if part == "scheduler" else "config.json"
-    update(copy / part / name, **values)
-    return copy
-
-
 def retensored(part: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
     """Write the weights of a copy's part anew."""
     (file,) = part.glob("*.safetensors")
     tensors = change(load_file(file))
     file.unlink()  # it may be a link to the original
     save_file(tensors, file, {"format": "pt"})
+
+
+def renamed(part: Path, name: Callable[[str], str]) -> None:
+    """Give the tensors of a copy's part other names."""
+    retensored(part, lambda tensors: {name(own): tensor for own, tensor in tensors.items()})

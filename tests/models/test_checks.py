@@ -101,6 +101,7 @@ CASES = [
     (FULL, "text_encoder", "text_config.num_hidden_layers", 2, "is 2, and it should be greater"),
     (FULL, "text_encoder", "vision_config.patch_size", "14", 'patch_size is "14", and it'),
     (FULL, "text_encoder", "text_config", None, "text_config is null, and it should be a valid"),
+    (FULL, "text_encoder", "text_config.model_type", "mistral", 'is "mistral", and it should'),
     (FULL, "text_encoder", "pad_token_id", None, "pad_token_id is null, and it should be a valid"),
     (FULL, "text_encoder_2", "max_position_embeddings", 64, "is 64, and it should be greater"),
     (NEWER, "transformer", "mlp_ratio", "4", 'mlp_ratio is "4", and it should be a valid number'),
@@ -369,14 +370,14 @@ def test_a_scheduler_that_a_base_opens_with_makes_steps_by_the_seed_alone(
     copy = copied(tiny(family), tmp_path)
     path = config_of(copy, "scheduler")
     flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
-    opened = []
+    usable = []
     for name in SOLVERS:
         path.write_text(json.dumps({"_class_name": name, **flow}))
         try:
             model = opened(copy)
         except UserError:
             continue
-        opened.append(name)
+        usable.append(name)
         results = []
         for _ in range(2):
             scheduler, sample = model.scheduler(3, 5.0), torch.ones(1, 2, 3)
@@ -385,5 +386,5 @@ def test_a_scheduler_that_a_base_opens_with_makes_steps_by_the_seed_alone(
             results.append(sample)
         assert torch.equal(*results), name
         assert results[0].isfinite().all(), name
-    assert {"FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler"} <= set(opened)
-    assert len(opened) == (6 if family == WAN else 2)
+    assert {"FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler"} <= set(usable)
+    assert len(usable) == (6 if family == WAN else 2)

@@ -1,7 +1,6 @@
 """HunyuanVideo-1.5 as a base: attention without padding, a VAE by halves, what it refuses."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from maskora.models.registry import (
 from maskora.sampling import draw_noise
 from maskora.streaming.placement import Placement
 from maskora.training.loop import sample_loss
-from tests.models.bases import HUNYUAN15, copied, opened, retensored
+from tests.models.bases import HUNYUAN15, copied, opened, renamed, retensored
 from tests.models.conftest import Tiny
 from tests.models.tiny_hunyuan15 import GLYPH_DIM, IMAGE_DIM, TEXT_DIM
 
@@ -133,10 +132,6 @@ def test_names_and_settings_of_older_files_are_understood(folder: Path, tmp_path
     (new,) = encode_prompts([item], opened(folder), TensorCache(tmp_path / "new"))
     (old,) = encode_prompts([item], opened(older), TensorCache(tmp_path / "old"))
     assert all(torch.equal(tensor, old[name]) for name, tensor in new.items())
-
-
-def renamed(part: Path, name: Callable[[str], str]) -> None:
-    retensored(part, lambda tensors: {name(own): tensor for own, tensor in tensors.items()})
 
 
 def test_a_whole_condition_is_packed_with_one_mask_channel(model: VideoModel) -> None:

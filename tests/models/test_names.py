@@ -1,6 +1,6 @@
 """Tables of publishers' names, and the real ones against diffusers' own converters."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import pytest
@@ -45,6 +45,12 @@ def parameters(make: Make) -> dict[str, int]:
     return {name: len(parameter) for name, parameter in on_meta(make).named_parameters()}
 
 
+def tagged(rows: Mapping[str, int]) -> dict[str, Tensor]:
+    """Parameters of so many rows each, of which every one is a number of its own."""
+    numbers = torch.arange(sum(rows.values())).split(list(rows.values()))
+    return dict(zip(rows, numbers, strict=True))
+
+
 def at_home(names: Names, parameter: str) -> tuple[str, str, str]:
     """A parameter's module, its publisher's module, and what follows both."""
     if published := names.published(parameter):  # it belongs to no module of its own
@@ -71,9 +77,7 @@ def as_published(names: Names, ours: dict[str, Tensor]) -> Iterator[tuple[str, T
 @pytest.mark.parametrize("base", CONVERTED)
 def test_diffusers_takes_every_row_from_where_the_table_says(base: str) -> None:
     names, make = BASES[base]
-    rows = parameters(make)
-    tags = torch.arange(sum(rows.values())).split(list(rows.values()))  # each row has its own
-    ours = dict(zip(rows, tags, strict=True))
+    ours = tagged(parameters(make))
     converted = CONVERTED[base](dict(as_published(names, ours)))
     assert converted.keys() == ours.keys()
     wrong = [name for name in ours if not torch.equal(converted[name], ours[name])]

@@ -141,13 +141,19 @@ def wan_loss(pipe: Any, clip: np.ndarray, noise: Tensor, level: Tensor) -> Tenso
         mean = torch.tensor(config.latents_mean).view(-1, 1, 1, 1)
         std = torch.tensor(config.latents_std).view(-1, 1, 1, 1)
         data = (pipe.vae.encode(frames).latent_dist.mode() - mean) / std
+    words = {"encoder_hidden_states": text, "encoder_hidden_states_image": image}
+    return flow_loss(pipe, data, condition, noise, level, **words)
+
+
+def flow_loss(
+    pipe: Any, data: Tensor, condition: Tensor, noise: Tensor, level: Tensor, **words: Tensor
+) -> Tensor:
+    """Of the pipeline's transformer, between data and noise."""
+    noisy = (1 - level) * data + level * noise[None]
     answer = pipe.transformer(
-        hidden_states=torch.cat([(1 - level) * data + level * noise[None], condition], dim=1),
-        timestep=1000 * level,
-        encoder_hidden_states=text,
-        encoder_hidden_states_image=image,
-        return_dict=False,
-    )[0]
+        hidden_states=torch.cat([noisy, condition], dim=1), timestep=1000 * level,
+        return_dict=False, **words,
+    )[0]  # fmt: skip
     return F.mse_loss(answer, noise[None] - data)
 
 
@@ -160,16 +166,10 @@ def hunyuan_loss(pipe: Any, clip: np.ndarray, noise: Tensor, level: Tensor) -> T
         data = pipe.vae.encode(frames).latent_dist.mode() * scale
         alone = pipe.vae.encode(frames[:, :, :1]).latent_dist.mode() * scale
     condition = F.pad(torch.cat([alone, torch.ones_like(alone[:, :1])], 1), (0, 0, 0, 0, 0, 2))
-    answer = pipe.transformer(
-        hidden_states=torch.cat([(1 - level) * data + level * noise[None], condition], dim=1),
-        timestep=1000 * level,
-        encoder_hidden_states=text,
-        encoder_attention_mask=mask,
-        pooled_projections=pooled,
-        guidance=torch.tensor([1000.0]),
-        return_dict=False,
-    )[0]
-    return F.mse_loss(answer, noise[None] - data)
+    return flow_loss(
+        pipe, data, condition, noise, level, encoder_hidden_states=text,
+        encoder_attention_mask=mask, pooled_projections=pooled, guidance=torch.tensor([1000.0]),
+    )  # fmt: skip
 
 
 def encoded(

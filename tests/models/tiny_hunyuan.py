@@ -44,11 +44,15 @@ def write(
             text_encoder=_llava(tokenizer),
             tokenizer=tokenizer,
             transformer=_transformer(double, single, guidance_embeds),
-            vae=_vae(),
+            vae=AutoencoderKLHunyuanVideo(
+                block_out_channels=(4, 4, 8, 8), layers_per_block=1, norm_num_groups=2
+            ),
             scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
             text_encoder_2=_clip(),
             tokenizer_2=_clip_tokenizer(),
-            image_processor=_image_processor(),
+            image_processor=CLIPImageProcessorPil(
+                size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}
+            ),
         ).save_pretrained(folder)
     return folder
 
@@ -60,12 +64,6 @@ def _transformer(double: int, single: int, guidance_embeds: bool) -> HunyuanVide
         pooled_projection_dim=POOLED_DIM, rope_axes_dim=(4, 6, 6), guidance_embeds=guidance_embeds,
         image_condition_type="latent_concat",
     )  # fmt: skip
-
-
-def _vae() -> AutoencoderKLHunyuanVideo:
-    return AutoencoderKLHunyuanVideo(
-        block_out_channels=(4, 4, 8, 8), layers_per_block=1, norm_num_groups=2
-    )
 
 
 def _llava(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
@@ -124,9 +122,3 @@ def _clip_tokenizer() -> CLIPTokenizer:
     pieces = [*sorted(letters), *(f"{letter}</w>" for letter in sorted(letters))]
     pieces += ["<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[])
-
-
-def _image_processor() -> CLIPImageProcessorPil:
-    return CLIPImageProcessorPil(
-        size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}
-    )

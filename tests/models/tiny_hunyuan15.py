@@ -48,7 +48,9 @@ def write(folder: Path, seed: int = 0, layers: int = 2, target_size: int = 62) -
             text_encoder=_qwen(len(tokenizer)),
             tokenizer=tokenizer,
             transformer=transformer(layers, target_size),
-            vae=_vae(),
+            vae=AutoencoderKLHunyuanVideo15(
+                block_out_channels=(8, 16, 32, 64, 64), layers_per_block=1
+            ),
             scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
             text_encoder_2=_byt5(len(letters)),
             tokenizer_2=letters,
@@ -67,10 +69,6 @@ def transformer(layers: int, target_size: int = 62) -> HunyuanVideo15Transformer
         text_embed_2_dim=GLYPH_DIM, image_embed_dim=IMAGE_DIM, rope_axes_dim=(4, 6, 6),
         target_size=target_size,
     )  # fmt: skip
-
-
-def _vae() -> AutoencoderKLHunyuanVideo15:
-    return AutoencoderKLHunyuanVideo15(block_out_channels=(8, 16, 32, 64, 64), layers_per_block=1)
 
 
 def _qwen(vocabulary: int) -> Qwen2_5_VLTextModel:

@@ -4,8 +4,9 @@ The tensors follow diffusers' `WanImageToVideoPipeline`: 16 noisy channels, 4 ma
 condition channels; the prompt through UMT5, the picture through CLIP (not in Wan2.2).
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,6 @@ from maskora.errors import UserError
 from maskora.models.base import (
     Context,
     ContextEncoder,
-    EncodePrompts,
     Expert,
     ModelInputs,
     PromptInput,
@@ -167,13 +167,9 @@ class Miniature(Wan21):
     def encoders(self) -> tuple[ContextEncoder, ...]:
         width = WanTransformer.of(self.source, "transformer").text_dim
 
-        @contextmanager
-        def no_words() -> Iterator[EncodePrompts]:
+        def no_words(prompts: Sequence[PromptInput]) -> list[Context]:
             """Any prompt -> {"text": one word of zeros, (1, width)}."""
+            return [{"text": torch.zeros(1, width)} for _ in prompts]
 
-            def encode(prompts: Sequence[PromptInput]) -> list[Context]:
-                return [{"text": torch.zeros(1, width)} for _ in prompts]
-
-            yield encode
-
-        return (ContextEncoder("text", parts=(), precision=f"zero {width}", load=no_words),)
+        load = partial(nullcontext, no_words)
+        return (ContextEncoder("text", parts=(), precision=f"zero {width}", load=load),)

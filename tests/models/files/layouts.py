@@ -36,7 +36,7 @@ from maskora.models.names import Names
 from maskora.models.registry import Context, Expert, ModelFiles, ModelInputs, VideoModel, open_model
 from maskora.models.wan.encoders import open_tokenizer
 from maskora.models.wan.names import WAN
-from tests.models.test_names import as_published
+from tests.models.test_names import as_published, tagged
 
 Tensors = dict[str, Tensor]
 WIDTH, TEXT, IMAGE = 128, 32, 32
@@ -319,8 +319,7 @@ def is_matrix(name: str, tensor: Tensor) -> bool:
 
 def in_our_names(names: Names, theirs: Tensors, ours: Tensors) -> Tensors:
     """The way back of `published`, by the rows of what it was made of."""
-    lengths = [len(tensor) for tensor in ours.values()]
-    tags = dict(zip(ours, torch.arange(sum(lengths)).split(lengths), strict=True))
+    tags = tagged({name: len(tensor) for name, tensor in ours.items()})
     found: dict[int, Tensor] = {}
     for name, tag in as_published(names, tags):
         found |= dict(zip(tag.tolist(), theirs[name], strict=True))

@@ -18,7 +18,7 @@ from maskora.streaming.header import Stored
 from tests.models import published
 from tests.models.counting import on_meta
 from tests.models.files.layouts import names_of_vae
-from tests.models.test_names import BASES, as_published, parameters
+from tests.models.test_names import BASES, as_published, parameters, tagged
 
 TRANSFORMERS = (wan.transformer({}), *hunyuan.TRANSFORMERS)
 
@@ -92,20 +92,13 @@ def test_comfyuis_names_of_hunyuan_are_its_own() -> None:
     assert not any("_norm.weight" in name or "mlp.fc" in name for name in theirs)
 
 
-def tagged(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters whose every row is a number of its own."""
-    rows = {name: len(parameter) for name, parameter in module.named_parameters()}
-    numbers = torch.arange(sum(rows.values())).split(list(rows.values()))
-    return dict(zip(rows, numbers, strict=True))
-
-
 def test_diffusers_takes_the_vae_from_where_the_table_says() -> None:
     module = on_meta(AutoencoderKLWan)
-    names = names_of_vae(tagged(module))
-    theirs = dict(as_published(names, tagged(module)))
-    converted = convert_wan_vae_to_diffusers(dict(theirs))
-    assert converted.keys() == tagged(module).keys()
-    assert all(torch.equal(converted[name], row) for name, row in tagged(module).items())
+    ours = tagged(parameters(AutoencoderKLWan))
+    names = names_of_vae(ours)
+    converted = convert_wan_vae_to_diffusers(dict(as_published(names, ours)))
+    assert converted.keys() == ours.keys()
+    assert all(torch.equal(converted[name], row) for name, row in ours.items())
     shapes = dict(as_published(names, dict(module.named_parameters())))
     assert_is(found(shapes, *LAYOUTS["vae"]), module, module.config)
 
@@ -148,6 +141,7 @@ def test_clip_has_the_names_that_wan_gave() -> None:
         module,
         {**module.config.to_dict(), "hidden_act": "gelu"},
     )
-    order = dict(as_published(CLIP, tagged(module)))["visual.transformer.7.attn.to_qkv.weight"]
-    expected = [tagged(module)[f"encoder.layers.7.self_attn.{x}_proj.weight"] for x in "qkv"]
+    rows = tagged(parameters(lambda: module))
+    order = dict(as_published(CLIP, rows))["visual.transformer.7.attn.to_qkv.weight"]
+    expected = [rows[f"encoder.layers.7.self_attn.{x}_proj.weight"] for x in "qkv"]
     assert torch.equal(order, torch.cat(expected))
