@@ -28,18 +28,18 @@ TOKEN_REFINER = {
 }
 # What HunyuanVideo-1.5 has as well.
 DOUBLE_BLOCK = {
-    "img_mod.linear": "norm1.linear",
-    "img_attn_q_norm": "attn.norm_q",
-    "img_attn_k_norm": "attn.norm_k",
-    "img_attn_proj": "attn.to_out.0",
-    "img_mlp.fc1": "ff.net.0.proj",
-    "img_mlp.fc2": "ff.net.2",
-    "txt_mod.linear": "norm1_context.linear",
-    "txt_attn_q_norm": "attn.norm_added_q",
-    "txt_attn_k_norm": "attn.norm_added_k",
-    "txt_attn_proj": "attn.to_add_out",
-    "txt_mlp.fc1": "ff_context.net.0.proj",
-    "txt_mlp.fc2": "ff_context.net.2",
+    "img_mod.linear": ("norm1.linear",),
+    "img_attn_q_norm": ("attn.norm_q",),
+    "img_attn_k_norm": ("attn.norm_k",),
+    "img_attn_proj": ("attn.to_out.0",),
+    "img_mlp.fc1": ("ff.net.0.proj",),
+    "img_mlp.fc2": ("ff.net.2",),
+    "txt_mod.linear": ("norm1_context.linear",),
+    "txt_attn_q_norm": ("attn.norm_added_q",),
+    "txt_attn_k_norm": ("attn.norm_added_k",),
+    "txt_attn_proj": ("attn.to_add_out",),
+    "txt_mlp.fc1": ("ff_context.net.0.proj",),
+    "txt_mlp.fc2": ("ff_context.net.2",),
 }
 # What ComfyUI calls modules that it has made its own, in the order in which it renames them.
 COMFYUI = {
@@ -59,7 +59,7 @@ COMFYUI = {
 
 
 def renamed(name: str, endings: Mapping[str, str] = COMFYUI) -> str:
-    """A name with another ending; the same name where no ending is its own."""
+    """A name whose ending is replaced; the same name where no ending fits."""
     ending = next((one for one in endings if name.endswith(one)), None)
     return name if ending is None else name.removesuffix(ending) + endings[ending]
 
@@ -77,7 +77,7 @@ def in_blocks(
 _DOUBLE_BLOCK: dict[str, tuple[str, ...]] = {
     "img_attn_qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
     "txt_attn_qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
-    **{theirs: (ours,) for theirs, ours in DOUBLE_BLOCK.items()},
+    **DOUBLE_BLOCK,
 }
 # The matrices of a double block as ComfyUI has them, for all that it has of this kind.
 COMFYUI_DOUBLE_BLOCKS = in_blocks(

@@ -29,7 +29,7 @@ HUNYUAN15 = Names(
             {
                 **{f"img_attn_{x}": (f"attn.to_{x}",) for x in "qkv"},
                 **{f"txt_attn_{x}": (f"attn.add_{x}_proj",) for x in "qkv"},
-                **{theirs: (ours,) for theirs, ours in DOUBLE_BLOCK.items()},
+                **DOUBLE_BLOCK,
             },
         ),
         "final_layer.adaLN_modulation.1": ("norm_out.linear",),
