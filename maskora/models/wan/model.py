@@ -6,7 +6,6 @@ condition channels; the prompt through UMT5, the picture through CLIP (not in Wa
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -171,5 +170,8 @@ class Miniature(Wan21):
             """Any prompt -> {"text": one word of zeros, (1, width)}."""
             return [{"text": torch.zeros(1, width)} for _ in prompts]
 
-        load = partial(nullcontext, no_words)
-        return (ContextEncoder("text", parts=(), precision=f"zero {width}", load=load),)
+        return (
+            ContextEncoder(
+                "text", parts=(), precision=f"zero {width}", load=lambda: nullcontext(no_words)
+            ),
+        )
