@@ -8,6 +8,7 @@ takes nothing else with it. The result is written after every phase.
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,14 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.clock import StepClock
-from benchmarks.jobs import Job, read_job
+from benchmarks.jobs import Job
 from benchmarks.measure import (
     Phase,
     default_device,
     high_water_mark,
-    limit_card,
+    limit_gpu,
     measured,
+    synchronize,
 )
 from benchmarks.one_block import one_block_folder, repeat_block
 from maskora import lora
@@ -74,11 +75,35 @@ class Record:
         self.put(phases=[*self.facts["phases"], asdict(phase)])
 
 
+class StepClock:
+    """Seconds and moved bytes from one step to the next; the first step warms up."""
+
+    def __init__(self, device: torch.device, transformer: Transformer) -> None:
+        self._device, self._transformer = device, transformer
+        self._seconds: list[float] = []
+        self._bytes: list[int] = []
+
+    def tick(self) -> None:
+        """A step ends here, and the next begins."""
+        synchronize(self._device)
+        self._seconds.append(time.perf_counter())
+        self._bytes.append(self._transformer.streamed.streamer.traffic.bytes)
+
+    def facts(self) -> dict[str, Any]:
+        """Seconds and bytes of every step after the first."""
+        pairs = zip(self._seconds[1:], self._seconds[2:], strict=False)
+        moved = zip(self._bytes[1:], self._bytes[2:], strict=False)
+        return {
+            "step_seconds": [end - start for start, end in pairs],
+            "step_bytes": [end - start for start, end in moved],
+        }
+
+
 def run(job: Job, record: Record, device: torch.device) -> None:
     """Run a job; an end that the machine or the arguments force is an outcome, not an error."""
     try:
         if job.cap_gb is not None and device.type == "cuda":
-            limit_card(job.cap_gb, device)
+            limit_gpu(job.cap_gb, device)
         _run_case(job, record, device)
         record.put(outcome="ok")
     except OutOfMemory as error:
@@ -206,7 +231,8 @@ def _denoise(
 def main() -> None:
     """Run the job of the first argument, write what came of it to the second."""
     device = default_device()
-    run(read_job(Path(sys.argv[1])), Record(Path(sys.argv[2]), device), device)
+    job = Job(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    run(job, Record(Path(sys.argv[2]), device), device)
 
 
 if __name__ == "__main__":

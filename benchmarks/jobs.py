@@ -1,9 +1,9 @@
 """The settings of a case; needs no torch."""
 
-import json
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Precision = Literal["bfloat16", "float16", "float32"]
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,3 @@ class Job:
     placement: dict[str, Any] = field(default_factory=dict)
     scratch: str = ""
     one_block: bool = False
-
-
-def write_job(path: Path, job: Job) -> None:
-    """Write a job for `read_job`."""
-    path.write_text(json.dumps(asdict(job)), encoding="utf-8")
-
-
-def read_job(path: Path) -> Job:
-    """The job in a file."""
-    return Job(**json.loads(path.read_text(encoding="utf-8")))

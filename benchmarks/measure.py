@@ -138,9 +138,9 @@ def _status() -> dict[str, int]:
 @contextmanager
 def measured(name: str, device: torch.device, done: Callable[[Phase], None]) -> Iterator[None]:
     """Measure the block; `done` gets the phase however the block ends."""
-    on_card = device.type == "cuda"
+    on_gpu = device.type == "cuda"
     synchronize(device)
-    if on_card:
+    if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
     before = host_memory()
     started = time.perf_counter()
@@ -154,8 +154,8 @@ def measured(name: str, device: torch.device, done: Callable[[Phase], None]) -> 
             Phase(
                 name,
                 time.perf_counter() - started,
-                torch.cuda.max_memory_allocated(device) if on_card else None,
-                torch.cuda.max_memory_reserved(device) if on_card else None,
+                torch.cuda.max_memory_allocated(device) if on_gpu else None,
+                torch.cuda.max_memory_reserved(device) if on_gpu else None,
                 before,
                 host.bytes,
             )
@@ -163,12 +163,11 @@ def measured(name: str, device: torch.device, done: Callable[[Phase], None]) -> 
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def limit_card(gigabytes: float, device: torch.device) -> None:
+def limit_gpu(gigabytes: float, device: torch.device) -> None:
     """Let this process have no more of the GPU than one of `gigabytes` (GiB) would give it.
 
     What is taken of the GPU before the first tensor (the context) counts as taken.
@@ -183,8 +182,8 @@ def limit_card(gigabytes: float, device: torch.device) -> None:
 
 def describe_machine(device: torch.device) -> Machine:
     """This machine and the bandwidths to its GPU."""
-    on_card = device.type == "cuda"
-    properties = torch.cuda.get_device_properties(device) if on_card else None
+    on_gpu = device.type == "cuda"
+    properties = torch.cuda.get_device_properties(device) if on_gpu else None
     return Machine(
         gpu=properties.name if properties else "no GPU",
         gpu_bytes=properties.total_memory if properties else None,
@@ -192,8 +191,8 @@ def describe_machine(device: torch.device) -> Machine:
         ram_bytes=psutil.virtual_memory().total,
         torch=torch.__version__,
         cuda=torch.version.cuda if properties else None,
-        bandwidth=pinned_bandwidth(device) if on_card else None,
-        staged_bandwidth=staged_bandwidth(device) if on_card else None,
+        bandwidth=pinned_bandwidth(device) if on_gpu else None,
+        staged_bandwidth=staged_bandwidth(device) if on_gpu else None,
     )
 
 

@@ -13,17 +13,14 @@ It runs on a GPU and without one. benchmarks/README.md says what each column mea
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-if __package__ in (
-    None,
-    "",
-):  # started as a file: the repository's root is where imports count from
+if not __package__:  # started as a file: the repository's root is where imports count from
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.jobs import Job
+from benchmarks.jobs import Job, Precision
 from benchmarks.placing import (
     Request,
     configure,
@@ -36,10 +33,11 @@ from benchmarks.runner import Base, Resident, measure_all
 from maskora.errors import Fault, UserError
 
 LOADED_FRAMES = 9  # the plan of a case that only loads is that of training on so many
+Weights = Literal["pinned", "pageable", "mapped"]
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-class Case(StrEnum):
+class Case(StrEnum):  # a list of Literals is none of typer's
     """What is run."""
 
     LOAD = "load"
@@ -48,76 +46,59 @@ class Case(StrEnum):
     INFER_49 = "infer-49"
 
 
-class Weights(StrEnum):
-    """Where streamed blocks wait."""
-
-    PINNED = "pinned"
-    PAGEABLE = "pageable"
-    MAPPED = "mapped"
-
-
-class Precision(StrEnum):
-    """What the base computes in."""
-
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-    FLOAT32 = "float32"
+Model = Annotated[Path, typer.Option(help="a folder in diffusers' layout")]
+Cases = Annotated[list[Case], typer.Option("--case", help="repeat it for several")]
+Swap = Annotated[str, typer.Option(help="how many blocks are streamed; auto: as the plan says")]
+Cap = Annotated[
+    float | None, typer.Option(min=0.1, help="use no more than a GPU of so many GiB has")
+]
+WeightsOption = Annotated[Weights, typer.Option(help="where streamed blocks wait")]
+Storages = Annotated[str, typer.Option(help="same, float8, int8, nf4: each is a row per case")]
+Place = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="activation_offload, ring, recompute, …"),
+]
+Dtype = Annotated[Precision, typer.Option(help="that the base computes in")]
+Steps = Annotated[int, typer.Option(min=1, help="measured, after a warm-up")]
+Rank = Annotated[int, typer.Option(min=1, help="of the LoRA")]
+Frames = Annotated[int | None, typer.Option(min=1, help="4k+1, instead of the case's own")]
+Size = Annotated[str, typer.Option(help="WIDTHxHEIGHT in pixels")]
+Compared = Annotated[Resident, typer.Option(help="what a streamed step is compared with")]
+Output = Annotated[Path | None, typer.Option(help="a .json; a .md is written beside it")]
 
 
 @app.command()
 def main(
-    model: Annotated[Path, typer.Option("--model", help="a folder in diffusers' layout")],
-    case: Annotated[list[Case], typer.Option("--case", help="repeat it for several")],
-    swap: Annotated[
-        str, typer.Option("--swap", help="how many blocks are streamed; auto: as the plan says")
-    ] = "auto",
-    cap_gb: Annotated[
-        float | None,
-        typer.Option("--cap-gb", min=0.1, help="use no more than a GPU of so many GiB has"),
-    ] = None,
-    weights: Annotated[
-        Weights, typer.Option("--weights", help="where streamed blocks wait")
-    ] = Weights.PINNED,
-    storage: Annotated[
-        str, typer.Option("--storage", help="same, float8, int8, nf4: each is a row per case")
-    ] = "same",
-    place_as: Annotated[
-        list[str] | None,
-        typer.Option("--place", metavar="KEY=VALUE", help="activation_offload, ring, recompute, …"),
-    ] = None,
-    dtype: Annotated[
-        Precision, typer.Option("--dtype", help="that the base computes in")
-    ] = Precision.BFLOAT16,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="measured, after a warm-up")] = 3,
-    rank: Annotated[int, typer.Option("--rank", min=1, help="of the LoRA")] = 16,
-    frames: Annotated[
-        int | None, typer.Option("--frames", min=1, help="4k+1, instead of the case's own")
-    ] = None,
-    size: Annotated[str, typer.Option("--size", help="WIDTHxHEIGHT in pixels")] = "832x480",
-    resident: Annotated[
-        Resident, typer.Option("--resident", help="what a streamed step is compared with")
-    ] = Resident.AUTO,
-    output: Annotated[
-        Path | None, typer.Option("--output", help="a .json; a .md is written beside it")
-    ] = None,
+    model: Model,
+    case: Cases,
+    swap: Swap = "auto",
+    cap_gb: Cap = None,
+    weights: WeightsOption = "pinned",
+    storage: Storages = "same",
+    place: Place = None,
+    dtype: Dtype = "bfloat16",
+    steps: Steps = 3,
+    rank: Rank = 16,
+    frames: Frames = None,
+    size: Size = "832x480",
+    resident: Compared = "auto",
+    output: Output = None,
 ) -> None:
     """Measure cases and print a table."""
     try:
         base = Base.read(model)
         width, height = _parse_size(size)
-        storages, changes = parse_storages(storage), parse_changes(place_as or [])
-        swapped = parse_swap(swap, base.layers)
-        requests = []
-        for one in case:
-            kind, _, length = one.value.partition("-")
+        storages, changes = parse_storages(storage), parse_changes(place or [])
+        swapped, requests = parse_swap(swap, base.layers), []
+        for name in case:
+            kind, _, length = name.partition("-")
             job = Job(
                 kind, model=str(base.folder), frames=frames or int(length or LOADED_FRAMES),
-                width=width, height=height, dtype=dtype.value, cap_gb=cap_gb, steps=steps,
+                width=width, height=height, dtype=dtype, cap_gb=cap_gb, steps=steps,
                 rank=rank, layers=base.layers,
             )  # fmt: skip
-            for stored in storages:
-                config = configure(job, swapped, weights.value, stored)
-                requests.append(Request(one.value, job, config, changes))
+            configs = [configure(job, swapped, weights, stored) for stored in storages]
+            requests += [Request(name, job, config, changes) for config in configs]
         results = measure_all(requests, base, resident, output)
     except (UserError, Fault) as error:
         typer.echo(str(error), err=True)

@@ -13,21 +13,18 @@ to the disk one after another, so the program itself stays under a gigabyte.
 import json
 import shutil
 import tempfile
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
 
-if __package__ in (
-    None,
-    "",
-):  # started as a file: the repository's root is where imports count from
+if not __package__:  # started as a file: the repository's root is where imports count from
     import sys
 
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.jobs import Precision
 from benchmarks.random_weights import WeightFile, stored_entries, write_weights
 from maskora.errors import UserError
 from maskora.files import write_text
@@ -36,26 +33,11 @@ from maskora.models.tiny import write_tiny_model
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+Size = Literal["14b", "1.3b", "tiny"]  # of which base the shapes are
 RECORD = "random-model.json"
 WEIGHT_PARTS = ("transformer", "text_encoder", "image_encoder", "vae")
 # Left on the disk beside the folder itself.
 MARGIN = 2**30
-
-
-class Size(StrEnum):
-    """Which base the shapes are those of."""
-
-    B14 = "14b"
-    B1_3 = "1.3b"
-    TINY = "tiny"
-
-
-class Precision(StrEnum):
-    """How the transformer and the text encoder are stored."""
-
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-    FLOAT32 = "float32"
 
 
 # What differs from the tiny model's configuration files, from the published ones.
@@ -69,15 +51,15 @@ CLIP_VIT_H = {
 }  # fmt: skip
 WAN = {"attention_head_dim": 128, "text_dim": 4096, "freq_dim": 256, "image_dim": 1280}
 TRANSFORMERS: dict[Size, dict[str, int]] = {
-    Size.B14: {
+    "14b": {
         **WAN, "num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40,
         "added_kv_proj_dim": 5120,
     },
-    Size.B1_3: {
+    "1.3b": {
         **WAN, "num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30,
         "added_kv_proj_dim": 1536,
     },
-    Size.TINY: {},
+    "tiny": {},
 }  # fmt: skip
 
 
@@ -100,7 +82,7 @@ def write_random_model(
     Raises:
         UserError: the folder holds something else, or the disk has too little room.
     """
-    record = {"size": size.value, "layers": layers, "dtype": dtype, "seed": seed}
+    record = {"size": size, "layers": layers, "dtype": dtype, "seed": seed}
     if (folder / RECORD).is_file() and read_json(folder / RECORD) == record:
         return False
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -145,11 +127,11 @@ def _changes(part: str, size: Size, layers: int | None) -> dict[str, Any]:
         changes = dict(TRANSFORMERS[size])
         if layers is not None:
             changes["num_layers"] = layers
-    elif size != Size.TINY and part == "text_encoder":
+    elif size != "tiny" and part == "text_encoder":
         changes = dict(UMT5_XXL)
-    elif size != Size.TINY and part == "image_encoder":
+    elif size != "tiny" and part == "image_encoder":
         changes = dict(CLIP_VIT_H)
-    elif size != Size.TINY and part == "vae":
+    elif size != "tiny" and part == "vae":
         from diffusers import AutoencoderKLWan
 
         with torch.device("meta"):
@@ -169,19 +151,17 @@ def _check_room(folder: Path, needed: int) -> None:
 
 @app.command()
 def main(
-    output: Annotated[Path, typer.Option("--output", help="the folder to write")],
-    size: Annotated[Size, typer.Option("--size", help="the shapes")] = Size.B14,
-    layers: Annotated[
-        int | None, typer.Option("--layers", min=1, help="depth of the transformer")
-    ] = None,
+    output: Annotated[Path, typer.Option(help="the folder to write")],
+    size: Annotated[Size, typer.Option(help="the shapes")] = "14b",
+    layers: Annotated[int | None, typer.Option(min=1, help="depth of the transformer")] = None,
     dtype: Annotated[
-        Precision, typer.Option("--dtype", help="of the transformer and the text encoder")
-    ] = Precision.BFLOAT16,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+        Precision, typer.Option(help="of the transformer and the text encoder")
+    ] = "bfloat16",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Write a Wan2.1-I2V folder of the published shapes with random weights."""
     try:
-        written = write_random_model(output, size, layers, dtype.value, seed)
+        written = write_random_model(output, size, layers, dtype, seed)
     except UserError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None

@@ -42,7 +42,6 @@ class WeightFile:
 
     @property
     def bytes(self) -> int:
-        """Size of the tensors in bytes."""
         return sum(_bytes(shape, dtype) for shape, dtype in self.entries.values())
 
     @staticmethod

@@ -4,12 +4,11 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from benchmarks.jobs import Job, write_job
+from benchmarks.jobs import Job
 from benchmarks.placing import Request, placed, plan_request
 from benchmarks.report import markdown
 from maskora.errors import Fault, UserError
@@ -19,17 +18,10 @@ from maskora.models.files.folder import read_json
 ROOT = Path(__file__).resolve().parents[1]
 # A whole resident model must leave this share of the memory for everything else.
 ROOMY = 0.8
+# What a streamed step is compared with.
+Resident = Literal["auto", "whole", "block", "none"]
 # Windows tells a crash as a status: one of its errors, of which two are about memory.
 CRASHED, NO_MEMORY = 0xC0000000, (0xC0000017, 0xC000012D)
-
-
-class Resident(StrEnum):
-    """What the streamed step is compared with."""
-
-    AUTO = "auto"
-    WHOLE = "whole"
-    BLOCK = "block"
-    NONE = "none"
 
 
 @dataclass(frozen=True)
@@ -95,11 +87,9 @@ def measure_case(
     with tempfile.TemporaryDirectory(prefix="maskora-benchmark-") as scratch:
         job = replace(job, scratch=scratch)
         row |= {"placement": job.placement, **_start(job)}
-        compared = row["outcome"] == "ok" and row["step_seconds"] and resident != Resident.NONE
+        compared = row["outcome"] == "ok" and row["step_seconds"] and resident != "none"
         if compared and job.placement["blocks_to_swap"]:
-            whole = resident == Resident.WHOLE or (
-                resident == Resident.AUTO and _fits(row, base, machine)
-            )
+            whole = resident == "whole" or (resident == "auto" and _fits(row, base, machine))
             row["resident"] = _resident(job, whole)
     return row
 
@@ -140,7 +130,7 @@ def _start(job: Job) -> dict[str, Any]:
     """What a job's own process wrote; whatever ended it, the answer has an outcome."""
     with tempfile.TemporaryDirectory(prefix="maskora-job-") as folder:
         task = Path(folder) / "job.json"
-        write_job(task, job)
+        task.write_text(json.dumps(asdict(job)), encoding="utf-8")
         status, answer = _process("benchmarks.cases", str(task))
     return {"phases": [], **answer, **({"outcome": ending(status)} if status else {})}
 

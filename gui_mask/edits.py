@@ -10,13 +10,7 @@ import cv2
 import numpy as np
 
 from maskora.app.edits import find_edits
-from maskora.app.workspace import (
-    IMAGE_SUFFIXES,
-    Source,
-    Workspace,
-    check_edit_size,
-    original_video,
-)
+from maskora.app.workspace import Source, Workspace, check_edit_size, original_video
 from maskora.errors import Fault, UserError
 from maskora.files import move, remove, replacing, write_text
 from maskora.masks import Labels
@@ -99,7 +93,7 @@ def take_upload(workspace: Workspace, edit: str | None, frame: int, file: Path) 
     try:
         with replacing(target) as part:
             shutil.copyfile(file, part)
-        for old in _files_of(workspace, edit, frame):
+        for old in workspace.edited_files(edit, frame):
             if not old.samefile(target):  # 00000.PNG may be 00000.png
                 _hand_over(old, target)
     except OSError as error:
@@ -109,7 +103,7 @@ def take_upload(workspace: Workspace, edit: str | None, frame: int, file: Path) 
 
 def remove_edit(workspace: Workspace, edit: str | None, frame: int) -> None:
     """Remove an edited frame and its caption. Raises UserError where there is none."""
-    if not (files := _files_of(workspace, edit, frame)):
+    if not (files := workspace.edited_files(edit, frame)):
         raise UserError(f"{workspace.edit_dir(edit)} holds no edited frame {frame}")
     for file in files:
         remove(file.with_suffix(".txt"))
@@ -212,17 +206,6 @@ def _labels(workspace: Workspace, source: Source, frame: int) -> Labels | None:
 def _check_frame(source: Source, frame: int) -> None:
     if not 0 <= frame < source.frames:
         raise UserError(f"frame {frame}: the clip has frames 0 to {source.frames - 1} only")
-
-
-def _files_of(workspace: Workspace, edit: str | None, frame: int) -> list[Path]:
-    """The images of a frame, however a person has numbered them (0.jpg, 00000.png)."""
-
-    numbered = (
-        path
-        for path in workspace.edit_dir(edit).glob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.stem.isascii() and path.stem.isdecimal()
-    )
-    return sorted(path for path in numbered if int(path.stem) == frame and path.is_file())
 
 
 def _hand_over(old: Path, target: Path) -> None:

@@ -67,7 +67,6 @@ class Process(BaseModel):
 
     @property
     def lives(self) -> bool:
-        """Whether it is still there."""
         return identify(self.pid) == self
 
     def interrupt(self) -> None:
@@ -143,15 +142,13 @@ class JobState:
 
     @property
     def is_active(self) -> bool:
-        """Whether something still runs."""
         return self.status in ("running", "stopping")
 
 
 def argv(workspace: Workspace, name: Command, edit: str | None) -> list[str]:
     """A command as a person would type it."""
-    further = [] if edit is None else ["--edit", edit]
     staged = ["--stage", "all", "--resume"] if name == "train" else []
-    return ["maskora", name, "--config", str(workspace.config), *staged, *further]
+    return ["maskora", name, "--config", str(workspace.config), *staged, *_options(edit)]
 
 
 def commands(workspace: Workspace, edit: str | None, what: Work = "both") -> list[str]:
@@ -159,15 +156,13 @@ def commands(workspace: Workspace, edit: str | None, what: Work = "both") -> lis
     return [quoted(*argv(workspace, name, edit)) for name in COMMANDS[what]]
 
 
-def check_text(workspace: Workspace, edit: str | None) -> str:
-    """What `maskora check` prints. Raises UserError with what is wrong."""
-    further = [] if edit is None else ["--edit", edit]
-    return _output(["check", "--config", str(workspace.config), *further])
+def _options(edit: str | None) -> list[str]:
+    return [] if edit is None else ["--edit", edit]
 
 
 def plan_text(workspace: Workspace) -> str:
     """What `maskora plan` prints for this machine. Raises UserError where it cannot fit."""
-    return _output(["plan", "--config", str(workspace.config)])
+    return _output("plan", "--config", str(workspace.config))
 
 
 def start(workspace: Workspace, what: Work, edit: str | None) -> JobState:
@@ -179,7 +174,7 @@ def start(workspace: Workspace, what: Work, edit: str | None) -> JobState:
     """
     if what != "train":
         _ = find_edits(workspace, edit, workspace.read_source().frames).first
-    check_text(workspace, edit)
+    _output("check", "--config", str(workspace.config), *_options(edit))
     further = [] if edit is None else [edit]
     program = [sys.executable, "-P", "-m", "gui_mask.supervisor"]  # -P: nothing from this folder
     with _alone(workspace):
@@ -386,7 +381,7 @@ def _alone(workspace: Workspace) -> Iterator[None]:
         yield
 
 
-def _output(arguments: list[str]) -> str:
+def _output(*arguments: str) -> str:
     """What a command prints. Raises UserError or Fault with its message."""
     command = [sys.executable, "-P", "-m", "maskora", *arguments]
     try:

@@ -83,7 +83,6 @@ class TrackingJob:
 
     @property
     def runs(self) -> bool:
-        """Whether it is still at it."""
         return self._thread.is_alive()
 
     def stop(self) -> None:
@@ -155,7 +154,6 @@ class Session:
 
     @property
     def origin(self) -> Path:
-        """The original video."""
         return Path(self.source.origin)
 
     @property
@@ -176,7 +174,6 @@ class Session:
         return masks_are_by_hand(self.workspace, self.source)
 
     def frame_jpeg(self, frame: int) -> bytes:
-        """A frame for the viewer."""
         if frame not in self._jpegs:
             bgr_HWC = self._frames_THWC[frame][..., ::-1]
             quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
@@ -207,7 +204,6 @@ class Session:
             self.markup.clear_frame(frame)
 
     def clear_object(self, number: int) -> None:
-        """Remove an object from all frames."""
         with self._changing():
             self.markup.clear_object(number)
 

@@ -145,7 +145,6 @@ class AppState:
         return session
 
     def close(self) -> None:
-        """Close all workspaces."""
         with self._lock:
             for session in self._sessions.values():
                 session.close()

@@ -119,7 +119,6 @@ class Supervisor:
             return True
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
-        """The handler of signals."""
         self._signals += 1
 
     def _note(self, **changes: object) -> None:

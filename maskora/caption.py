@@ -4,7 +4,6 @@ No code that lies in a model's folder is run, and only safetensors are read.
 """
 
 import gc
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from safetensors import SafetensorError
 
 from maskora import devices
 from maskora.errors import UserError
 from maskora.hub import locate, refuse_quantised
+from maskora.hub.small_models import check_whole, load_part, read_settings
 from maskora.progress import announce
 
 KEY = "[caption] model"
@@ -24,8 +23,6 @@ FILES = ["*.json", "*.safetensors", "*.txt"]
 TASK = "<DETAILED_CAPTION>"
 BEAMS, LONGEST = 3, 256
 ADVICE = "use florence-community/Florence-2-large (or -base), from the hub or as a local folder"
-# What transformers raises where a folder's files are missing, damaged or of another model.
-BROKEN = (OSError, ValueError, LookupError, AttributeError, RuntimeError, SafetensorError)
 # Of a picture (H, W, 3) uint8 RGB: a caption of one line; empty where it has none.
 Captioner = Callable[[np.ndarray], str]
 
@@ -75,7 +72,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         UserError: it is another model, or Florence-2 as Microsoft published it.
     """
-    config = _read_config(folder / "config.json")
+    config = read_settings(folder / "config.json", KEY, ADVICE)
     kind = config.get("model_type")
     if kind != "florence2":
         raise UserError(f"{KEY}: {folder} holds no Florence-2 (but {kind or 'nothing'}): {ADVICE}")
@@ -90,16 +87,6 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{KEY}: {path} is missing: {ADVICE}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{KEY}: {path} is damaged: {error}") from None
-    return content if isinstance(content, dict) else {}
-
-
 def _load(folder: Path, dtype: Any) -> tuple[Any, Any]:
     """The model, on the CPU, and its processor. Raises UserError where the folder lacks a part."""
     import transformers.utils.logging
@@ -111,23 +98,20 @@ def _load(folder: Path, dtype: Any) -> tuple[Any, Any]:
     )
 
     transformers.utils.logging.disable_progress_bar()  # they count tensors
-    try:
+
+    def load(where: Path) -> tuple[Any, Any, dict[str, Any]]:
         # The PIL processor on every machine, so that captions do not depend on what is installed.
         processor = Florence2Processor(
-            CLIPImageProcessorPil.from_pretrained(folder), BartTokenizerFast.from_pretrained(folder)
+            CLIPImageProcessorPil.from_pretrained(where), BartTokenizerFast.from_pretrained(where)
         )
         florence, loaded = Florence2ForConditionalGeneration.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, output_loading_info=True,
+            where, dtype=dtype, use_safetensors=True, output_loading_info=True,
             attn_implementation="sdpa",  # a folder may ask for code from elsewhere
         )  # fmt: skip
-    except BROKEN as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{KEY}: {folder} cannot be loaded ({reason}): {ADVICE}") from None
-    if missing := sorted(loaded["missing_keys"]):
-        raise UserError(
-            f"{KEY}: the weights in {folder} lack {len(missing)} of Florence-2's tensors "
-            f"({missing[0]} is one): {ADVICE}"
-        )
+        return florence, processor, loaded
+
+    florence, processor, loaded = load_part(load, folder, KEY, ADVICE)
+    check_whole(loaded, "Florence-2", folder, KEY, ADVICE)
     _check_fit(folder, florence, processor)
     return florence, processor
 

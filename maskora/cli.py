@@ -22,12 +22,7 @@ from maskora.config import load_config
 from maskora.config.tables import Family, TrackerKind
 from maskora.errors import Fault, UserError
 from maskora.streaming.out_of_memory import first_line, ran_out_of
-from maskora.system import (
-    INTERRUPTIONS,
-    REPORTED_ERRNOS,
-    quieten_libraries,
-    show_any_character,
-)
+from maskora.system import INTERRUPTIONS, REPORTED_ERRNOS, quieten_libraries, show_any_character
 
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
@@ -356,40 +351,20 @@ Example
 
 
 class OwnLine(TyperCommand):
-    """A command that gets its line as it was typed; --help prints `text`."""
-
-    text: str
+    """edit or batch: it gets its line as it was typed; --help prints the text above."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Keep every word, but for --help."""
-        if self.wants_help(args):
-            typer.echo(self.text, nl=False)
+        """Keep every word, but for --help; of batch, what stands after -- is for the jobs."""
+        is_batch = self.name == "batch"
+        own = args[: args.index("--")] if is_batch and "--" in args else args
+        if "--help" in own or "-h" in own:
+            typer.echo(BATCH_HELP if is_batch else EDIT_HELP, nl=False)
             ctx.exit()
         ctx.args = list(args)
         return ctx.args
 
-    def wants_help(self, args: list[str]) -> bool:
-        """True where --help is asked of this command."""
-        return "--help" in args or "-h" in args
 
-
-class EditCommand(OwnLine):
-    """maskora edit"""
-
-    text = EDIT_HELP
-
-
-class BatchCommand(OwnLine):
-    """maskora batch"""
-
-    text = BATCH_HELP
-
-    def wants_help(self, args: list[str]) -> bool:
-        """Ignore what stands after --: it is for the jobs."""
-        return super().wants_help(args[: args.index("--")] if "--" in args else args)
-
-
-@app.command(cls=EditCommand)
+@app.command(cls=OwnLine)
 @handle_errors
 def edit(context: typer.Context) -> None:
     """Prepare, train and infer in one line: a video, a box and an edited frame in, a clip out."""
@@ -398,7 +373,7 @@ def edit(context: typer.Context) -> None:
     raise typer.Exit(edit_video(context.args, _say))
 
 
-@app.command(cls=BatchCommand)
+@app.command(cls=OwnLine)
 @handle_errors
 def batch(context: typer.Context) -> None:
     """Run edit on every folder of a folder of jobs; a failing one stops no other."""
@@ -431,9 +406,9 @@ def plan(
     set_: SetOption = None,
 ) -> None:
     """Tell what training and inference will take of VRAM, RAM, disk and time; loads no model."""
-    from maskora.app.plan import show_plan
+    from maskora.app.plan import describe_plan
 
-    show_plan(load_config(config, set_ or []), Workspace(config.parent), device, vram)
+    _say_all(describe_plan(load_config(config, set_ or []), Workspace(config.parent), device, vram))
 
 
 @app.command()

@@ -3,12 +3,12 @@
 Imports torch only where a device is opened, so that a plan can ask here without it.
 """
 
-import ast
 import functools
 import importlib.util
 import logging
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -109,7 +109,6 @@ def forget() -> None:
     global _chosen
     _chosen = None
     gpus.cache_clear()
-    torch_build.cache_clear()
 
 
 def for_small_models() -> str:
@@ -346,23 +345,12 @@ def _mebibytes(text: str) -> int | None:
     return int(text) * 2**20 if text.isdecimal() else None
 
 
-@functools.cache
 def torch_build() -> TorchBuild | None:
-    """The installed torch, read once; None where there is none."""
-    return read_build()
-
-
-def read_build() -> TorchBuild | None:
     """The installed torch by its version file, without importing it; None where there is none."""
     found = importlib.util.find_spec("torch")
     if found is None or found.origin is None:
         return None
-    text = (Path(found.origin).parent / "version.py").read_text(encoding="utf-8")
-    values: dict[str, str | None] = {}
-    for line in ast.parse(text).body:
-        if isinstance(line, ast.AnnAssign | ast.Assign) and isinstance(line.value, ast.Constant):
-            (target,) = line.targets if isinstance(line, ast.Assign) else (line.target,)
-            values[ast.unparse(target)] = line.value.value  # type: ignore[assignment]
+    values = runpy.run_path(str(Path(found.origin).with_name("version.py")))
     return TorchBuild(values.get("__version__") or "", values.get("cuda"), values.get("hip"))
 
 

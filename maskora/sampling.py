@@ -3,7 +3,6 @@
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,11 +10,10 @@ from torch import Tensor
 from maskora.config.tables import Inference
 from maskora.errors import Fault
 from maskora.latents import EncodedSample, on_device
+from maskora.method.objective import TIMESTEPS, mix
 from maskora.models.registry import Context, Expert, ModelInputs, Transformer, VideoModel
 from maskora.progress import track
 from maskora.streaming.out_of_memory import with_room
-
-TIMESTEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -34,8 +32,7 @@ class LatentLock:
         """Blend (1, C, T', h, w) latents that stand at a noise level with the source at it."""
         source = self.source_CTHW.to(latents)[None]
         keep = self.keep_THW.to(latents)[None, None]
-        noised = (1 - level) * source + level * noise
-        return latents * (1 - keep) + noised * keep
+        return latents * (1 - keep) + mix(source, noise, level) * keep
 
 
 def draw_noise(latent_shape: tuple[int, ...], seed: int) -> Tensor:
@@ -111,9 +108,9 @@ class Denoising:
         )
         latents = self._scheduler.step(answer, timestep, self._latents, return_dict=False)[0]
         if self._lock is not None:
-            latents = self._lock.apply(
-                latents, self._noise, next_level(self._scheduler, self._done)
-            )
+            # The noise level that the latents stand at after this step.
+            level = self._scheduler.sigmas[self._done + 1]
+            latents = self._lock.apply(latents, self._noise, level)
         self._latents = latents
 
     def _velocity(self, transformer: Transformer, timestep: Tensor) -> Tensor:
@@ -135,11 +132,6 @@ class Denoising:
         changed: str | None = transformer.streamed.give_way(training=False)
         self._model.placement = transformer.streamed.placement
         return changed
-
-
-def next_level(scheduler: Any, index: int) -> Tensor:
-    """The noise level that the latents stand at after step `index`."""
-    return scheduler.sigmas[index + 1]
 
 
 def _inputs(

@@ -15,18 +15,9 @@ import typer
 
 import maskora.miniature
 from maskora.errors import Fault, UserError
+from research.claims import runs
 from research.claims.claims import CLAIMS, keys
 from research.claims.report import write_evidence
-from research.claims.runs import (
-    Settings,
-    choose,
-    measure,
-    pictures_of,
-    pool,
-    read_settings,
-    results_of,
-    write_settings,
-)
 from research.claims.trials import base_name, open_base
 
 HERE = Path(__file__).parent
@@ -62,13 +53,13 @@ def main(
     try:
         check_options(choosing, reporting, claim or [])
         if choosing:
-            with pool(workers) as executor:
-                write_settings(settings, choose(model, executor))
+            with runs.pool(workers) as executor:
+                runs.write_settings(settings, runs.choose(model, executor))
         elif reporting:
             _report(model, settings, output, page, scenes)
         else:
             wanted = keys([c for c in CLAIMS if claim is None or c.number in claim], scenes, seeds)
-            measure(wanted, model, _chosen(settings, model), output, workers)
+            runs.measure(wanted, model, _chosen(settings, model), output, workers)
     except (UserError, Fault) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2 if isinstance(error, UserError) else 1) from None
@@ -85,13 +76,13 @@ def check_options(choosing: bool, reporting: bool, claims: list[int]) -> None:
         raise UserError("--claim is for the run alone; --choose and --report take no part of it")
 
 
-def _chosen(path: Path, model: Path) -> Settings:
-    return read_settings(path, base_name(open_base(model)))
+def _chosen(path: Path, model: Path) -> runs.Settings:
+    return runs.read_settings(path, base_name(open_base(model)))
 
 
 def _report(model: Path, settings: Path, output: Path, page: Path, scenes: int) -> None:
     chosen = _chosen(settings, model)
-    write_evidence(page, results_of(output, chosen), chosen, pictures_of(output), scenes)
+    write_evidence(page, runs.results_of(output, chosen), chosen, runs.pictures_of(output), scenes)
     print(page)
 
 

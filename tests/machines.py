@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from maskora import devices
-from maskora import devices as driver
-from maskora.devices import Capability
+from maskora.devices import Capability, TorchBuild
 from maskora.memory.machine import GpuMemory, Machine
 from maskora.streaming.placement import GIB
 from maskora.system import Ram
@@ -62,7 +61,7 @@ def install_driver(
         "    print(', '.join(cells[name] for name in asked))\n",
         encoding="utf-8",
     )
-    monkeypatch.setattr(driver, "DRIVER_TOOL", (sys.executable, str(program)))
+    monkeypatch.setattr(devices, "DRIVER_TOOL", (sys.executable, str(program)))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     devices.forget()
 
@@ -100,3 +99,24 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, *cards: Card) -> list[int]:
         monkeypatch.setattr(torch.cuda, name, answer)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, index: None)
     return current
+
+
+class Here:
+    """This machine, as a test wants it to be."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._folder, self._patch = folder, monkeypatch
+
+    def driver(self, *rows: str, says: str = "") -> None:
+        """Have nvidia-smi answer."""
+        install_driver(self._folder, self._patch, *rows, says=says)
+
+    def no_driver(self) -> None:
+        self._patch.setattr(devices, "DRIVER_TOOL", ("/no/such/program",))
+        devices.forget()
+
+    def torch(self, build: TorchBuild | None, *cards: Card) -> list[int]:
+        """Have this build of torch, which sees these GPUs; collects which one is made current."""
+        self._patch.setattr(devices, "torch_build", lambda: build)
+        devices.forget()
+        return plug_in(self._patch, *cards) if cards else []

@@ -103,8 +103,6 @@ def test_ctrl_break_is_an_interruption(stepwise: bool) -> None:
     """Another process can send nothing else on Windows, where it would end a program at once."""
     command = [sys.executable, "-c", BREAK.format(stepwise=stepwise)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
         process.stdout.readline()
         process.send_signal(1)
         assert process.wait(20) == 130

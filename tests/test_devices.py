@@ -11,7 +11,7 @@ import torch
 from maskora import devices
 from maskora.devices import Gpu, TorchBuild, choose, foresee, gpus
 from maskora.errors import Fault, UserError
-from tests.machines import Card, install_driver, plug_in
+from tests.machines import Card, Here
 
 SMALL = "0, GPU-aaaa-1, 8188, 7270, 580.65.06, NVIDIA GeForce RTX 3050, 8.6"
 LARGE = "1, GPU-bbbb-2, 24564, 23654, 580.65.06, NVIDIA GeForce RTX 4090, 8.9"
@@ -22,8 +22,9 @@ ROCM = TorchBuild("2.13.0+rocm7.1", None, "7.1.25424")
 MIB = 2**20
 
 
-def built(monkeypatch: pytest.MonkeyPatch, build: TorchBuild | None) -> None:
-    monkeypatch.setattr(devices, "read_build", lambda: build)
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+    return Here(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -42,10 +43,8 @@ def test_what_is_no_device_is_refused_by_name(asked: str, told: str) -> None:
             answer(asked)
 
 
-def test_gpus_are_read_as_the_driver_tells_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install_driver(tmp_path, monkeypatch, SMALL, LARGE)
+def test_gpus_are_read_as_the_driver_tells_them(here: Here) -> None:
+    here.driver(SMALL, LARGE)
     assert gpus() == (
         Gpu(0, "NVIDIA GeForce RTX 3050", 8188 * MIB, 7270 * MIB, (8, 6), "580.65.06"),
         Gpu(1, "NVIDIA GeForce RTX 4090", 24564 * MIB, 23654 * MIB, (8, 9), "580.65.06"),
@@ -65,35 +64,30 @@ def test_gpus_are_read_as_the_driver_tells_them(
     ],
 )
 def test_only_visible_gpus_count_in_torchs_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str, names: list[str]
+    here: Here, monkeypatch: pytest.MonkeyPatch, visible: str, names: list[str]
 ) -> None:
-    install_driver(tmp_path, monkeypatch, SMALL, LARGE)
+    here.driver(SMALL, LARGE)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert [gpu.name[-4:] for gpu in gpus()] == names
     assert [gpu.index for gpu in gpus()] == list(range(len(names)))
 
 
-def test_an_older_driver_tells_no_capability_and_mig_no_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install_driver(tmp_path, monkeypatch, "0, GPU-1, 8188, 7270, 470.82.01, Quadro P1000")
+def test_an_older_driver_tells_no_capability_and_mig_no_memory(here: Here) -> None:
+    here.driver("0, GPU-1, 8188, 7270, 470.82.01, Quadro P1000")
     assert gpus()[0].capability is None
-    install_driver(tmp_path, monkeypatch, "0, GPU-1, [N/A], [N/A], 580.65.06, NVIDIA H100, 9.0")
+    here.driver("0, GPU-1, [N/A], [N/A], 580.65.06, NVIDIA H100, 9.0")
     assert (gpus()[0].total, gpus()[0].free) == (None, None)
 
 
-def test_a_driver_that_does_not_answer_is_no_absent_gpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install_driver(tmp_path, monkeypatch, says="NVIDIA-SMI has failed: version mismatch")
+def test_a_driver_that_does_not_answer_is_no_absent_gpu(here: Here) -> None:
+    here.driver(says="NVIDIA-SMI has failed: version mismatch")
     for answer in (foresee, choose):
         with pytest.raises(Fault, match=r"does not answer .*version mismatch.*--device cpu"):
             answer(None)
         assert answer("cpu").name == "cpu"
-    install_driver(tmp_path, monkeypatch, says="No devices were found")
+    here.driver(says="No devices were found")
     assert gpus() == ()
-    monkeypatch.setattr(devices, "DRIVER_TOOL", (str(tmp_path / "no-such-program"),))
-    devices.forget()
+    here.no_driver()
     assert gpus() == ()
 
 
@@ -132,15 +126,11 @@ def test_what_the_driver_complains_of_is_told(
     ],
 )
 def test_a_gpu_that_torch_cannot_use_is_an_error_with_the_way_out(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    row: str,
-    build: TorchBuild | None,
-    told: str,
+    here: Here, row: str, build: TorchBuild | None, told: str
 ) -> None:
     """Here torch has no CUDA in truth, so `choose` sees what these machines would show it."""
-    install_driver(tmp_path, monkeypatch, row)
-    built(monkeypatch, build)
+    here.driver(row)
+    here.torch(build)
     for asked in (None, "cuda", "cuda:0"):
         for answer in (foresee, choose):
             with pytest.raises(UserError, match=told) as caught:
@@ -150,10 +140,10 @@ def test_a_gpu_that_torch_cannot_use_is_an_error_with_the_way_out(
 
 
 def test_a_gpu_that_torch_cannot_open_for_a_reason_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install_driver(tmp_path, monkeypatch, SMALL)
-    built(monkeypatch, CUDA13)
+    here.driver(SMALL)
+    here.torch(CUDA13)
     assert foresee(None).name == "cuda:0"
 
     def unavailable() -> bool:
@@ -167,8 +157,10 @@ def test_a_gpu_that_torch_cannot_open_for_a_reason_of_its_own(
         choose(None)
 
 
-def test_without_a_gpu_the_cpu_is_taken_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "DRIVER_TOOL", ("/no/such/program",))
+def test_without_a_gpu_the_cpu_is_taken_and_said(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here.no_driver()
     for answer in (foresee, choose):
         assert answer(None).name == "cpu"
         assert answer(None).note == "no NVIDIA GPU is found: computing on the CPU"
@@ -179,21 +171,15 @@ def test_without_a_gpu_the_cpu_is_taken_and_said(monkeypatch: pytest.MonkeyPatch
     assert foresee(None).note == "Apple's GPU (MPS) cannot be used: computing on the CPU"
 
 
-def test_a_rocm_build_is_refused_by_name_where_it_shows_a_gpu(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    built(monkeypatch, ROCM)
-    plug_in(monkeypatch, Card("AMD Radeon", 15.0, 16.0))
+def test_a_rocm_build_is_refused_by_name_where_it_shows_a_gpu(here: Here) -> None:
+    here.torch(ROCM, Card("AMD Radeon", 15.0, 16.0))
     with pytest.raises(UserError, match="ROCm, on which maskora has never run: use --device cpu"):
         choose(None)
 
 
-def test_the_gpu_with_most_free_memory_is_taken_or_the_one_that_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install_driver(tmp_path, monkeypatch, SMALL, LARGE)
-    built(monkeypatch, CUDA13)
-    opened = plug_in(monkeypatch, Card("a 3050", 7.1, 8.0), Card("a 4090", 23.1, 24.0))
+def test_the_gpu_with_most_free_memory_is_taken_or_the_one_that_is_named(here: Here) -> None:
+    here.driver(SMALL, LARGE)
+    opened = here.torch(CUDA13, Card("a 3050", 7.1, 8.0), Card("a 4090", 23.1, 24.0))
     for asked, index in ((None, 1), ("cuda", 1), ("cuda:0", 0), ("cuda:1", 1)):
         assert foresee(asked).index == index
         assert choose(asked).name == f"cuda:{index}"
@@ -204,20 +190,16 @@ def test_the_gpu_with_most_free_memory_is_taken_or_the_one_that_is_named(
             answer("cuda:2")
 
 
-def test_a_gpu_that_torch_cannot_use_is_passed_over_for_one_that_it_can(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gpu_that_torch_cannot_use_is_passed_over_for_one_that_it_can(here: Here) -> None:
     old = "1, GPU-cccc-3, 24576, 24000, 580.65.06, Tesla P40, 6.1"
-    install_driver(tmp_path, monkeypatch, SMALL, old)
-    built(monkeypatch, CUDA13)
-    plug_in(monkeypatch, Card("a 3050", 7.1, 8.0), Card("a P40", 23.4, 24.0, (6, 1)))
+    here.driver(SMALL, old)
+    here.torch(CUDA13, Card("a 3050", 7.1, 8.0), Card("a P40", 23.4, 24.0, (6, 1)))
     for asked in (None, "cuda"):
         assert foresee(asked).index == choose(asked).index == 0
     for answer in (foresee, choose):
         with pytest.raises(UserError, match=r"no code for .*P40"):
             answer("cuda:1")
-    devices.forget()
-    built(monkeypatch, CUDA12)
+    here.torch(CUDA12)
     assert foresee(None).index == 1
 
 
@@ -233,61 +215,51 @@ def test_a_gpu_that_torch_cannot_use_is_passed_over_for_one_that_it_can(
     ],
 )
 def test_code_for_another_generation_does_not_serve_a_gpu(
+    here: Here,
     capability: devices.Capability,
     code: list[str],
     older: str | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(devices, "DRIVER_TOOL", ("/no/such/program",))
-    built(monkeypatch, CUDA13)
-    plug_in(monkeypatch, Card("a GPU", 7.1, 8.0, capability))
+    here.no_driver()
+    here.torch(CUDA13, Card("a GPU", 7.1, 8.0, capability))
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: code)
     if older is None:
         assert choose(None).name == "cuda:0"
         return
-    with pytest.raises(UserError, match=f"no code for a GPU .* install a build for {older} CUDA"):
+    name = f"a GPU \\(compute capability {capability[0]}\\.{capability[1]}\\)"
+    with pytest.raises(UserError, match=f"no code for {name}: install a build for {older} CUDA"):
         choose(None)
 
 
 @pytest.mark.parametrize("says", ["", "Failed to initialize NVML"])
-def test_torch_is_believed_where_nvidia_smi_is_absent_or_fails(
-    says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(devices, "DRIVER_TOOL", ("/no/such/program",))
+def test_torch_is_believed_where_nvidia_smi_is_absent_or_fails(here: Here, says: str) -> None:
+    here.no_driver()
     if says:
-        install_driver(tmp_path, monkeypatch, says=says)
-    built(monkeypatch, CUDA13)
-    plug_in(monkeypatch, Card("one", 7.1, 8.0), Card("other", 23.1, 24.0))
+        here.driver(says=says)
+    here.torch(CUDA13, Card("one", 7.1, 8.0), Card("other", 23.1, 24.0))
     assert choose(None).name == "cuda:0"
     assert choose("cuda:1").name == "cuda:1"
     with pytest.raises(UserError, match="--device cuda:2: torch sees 2 GPUs"):
         choose("cuda:2")
 
 
-def test_a_gpu_without_code_in_this_torch_or_that_cannot_be_opened_is_told(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(devices, "DRIVER_TOOL", ("/no/such/program",))
-    built(monkeypatch, CUDA13)
-    plug_in(monkeypatch, Card("a GTX 1080", 7.1, 8.0, (6, 1)))
-    with pytest.raises(UserError, match=r"no code for a GTX 1080 \(compute capability 6\.1\)"):
-        choose(None)
-    plug_in(monkeypatch, Card("full", 0.0, 8.0, fails="CUDA error: out of memory\nCompile with"))
+def test_a_gpu_that_cannot_be_opened_is_told(here: Here) -> None:
+    here.no_driver()
+    here.torch(CUDA13, Card("full", 0.0, 8.0, fails="CUDA error: out of memory\nCompile with"))
     with pytest.raises(Fault, match=r"full cannot be opened \(CUDA error: out of memory\): end"):
         choose(None)
 
 
 def test_small_models_compute_on_the_chosen_device_and_never_fail_for_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    here: Here, caplog: pytest.LogCaptureFixture
 ) -> None:
-    install_driver(tmp_path, monkeypatch, SMALL, LARGE)
-    built(monkeypatch, WINDOWS_CPU)
+    here.driver(SMALL, LARGE)
+    here.torch(WINDOWS_CPU)
     assert devices.for_small_models() == "cpu"
     assert "computing on the CPU: this machine has a GPU (NVIDIA GeForce RTX 4090)" in caplog.text
     assert "--device" not in caplog.text
-    devices.forget()
-    built(monkeypatch, CUDA13)
-    plug_in(monkeypatch, Card("a 3050", 7.1, 8.0), Card("a 4090", 23.1, 24.0))
+    here.torch(CUDA13, Card("a 3050", 7.1, 8.0), Card("a 4090", 23.1, 24.0))
     choose("cuda:0")
     assert devices.for_small_models() == "cuda:0"
 

@@ -164,7 +164,6 @@ def test_a_file_open_in_another_program(tmp_path: Path) -> None:
     path.write_text("old")
     code = "import sys, time; f = open(sys.argv[1]); print(flush=True); time.sleep(1)"
     reader = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
-    assert reader.stdout is not None
     reader.stdout.readline()
     write_text(path, "new")
     assert path.read_text() == "new"

@@ -30,7 +30,7 @@ from maskora.errors import Fault, UserError
 from maskora.hub import WANTED, fetching, find_file, find_local, locate, locate_cached, variants
 from maskora.models.files.model_files import resolve_base, resolve_files
 from tests.conftest import REPOSITORY
-from tests.loopback_hub import Hub, serving, use
+from tests.loopback_hub import COMMIT, Hub, serving, use
 
 DIFFUSERS = [
     "model_index.json", "transformer/config.json", "vae/config.json",
@@ -109,12 +109,11 @@ def test_what_was_fetched_before_is_found_without_the_hub(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="somebody/base has not been fetched from the hub yet"):
         locate_cached("somebody/base")
-    revision = "0123456789" * 4
     cached = tmp_path / "models--somebody--base"
-    (cached / "snapshots" / revision).mkdir(parents=True)
+    (cached / "snapshots" / COMMIT).mkdir(parents=True)
     (cached / "refs").mkdir()
-    (cached / "refs" / "main").write_text(revision)
-    assert locate_cached("somebody/base") == cached / "snapshots" / revision
+    (cached / "refs" / "main").write_text(COMMIT)
+    assert locate_cached("somebody/base") == cached / "snapshots" / COMMIT
 
 
 MIB = 2**20

@@ -29,7 +29,6 @@ def test_its_commands_mean_the_same_in_every_shell() -> None:
     for command in commands:
         assert re.fullmatch(r'python -m [\w ./:,"\[\]-]+', command)
     extra = re.search(r"\.\[(\w+)\]", commands[0])
-    assert extra is not None
     assert extra[1] in PROJECT["project"]["optional-dependencies"]
     installing = (REPOSITORY / "docs" / "installing.md").read_text(encoding="utf-8")
     assert commands[1].removeprefix("python ") in installing

@@ -77,7 +77,6 @@ class EditPage:
 
     @show_errors
     def open(self, token: str) -> list[Any]:
-        """Show a workspace that was entered."""
         if not token:
             return [gr.skip(), gr.skip(), ""]
         session = self.state.session(token)

@@ -80,7 +80,6 @@ class MaskPage:
 
     @show_errors
     def open(self, token: str) -> list[Any]:
-        """Show a workspace that was entered."""
         if not token:
             return [shows("", 0), "box", 0.1, 5, "simple", "", "", _not_asked()]
         session = self.state.session(token)

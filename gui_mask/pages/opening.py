@@ -99,12 +99,10 @@ class OpeningPage:
 
     @show_errors
     def find_upload(self, upload: str) -> list[Any]:
-        """Look at an uploaded video."""
         return self._found(look(self.state.upload(upload), True, self.state.limits))
 
     @show_errors
     def find_typed(self, typed: str) -> list[Any]:
-        """Look at a video by its path."""
         return self._found(look(self.state.guard.resolve(typed), False, self.state.limits))
 
     def _found(self, clip: OpenedVideo) -> list[Any]:

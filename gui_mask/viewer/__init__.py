@@ -163,7 +163,6 @@ def box_outlines(boxes_NT4: Boxes, object_ids: Sequence[int], frame: int) -> lis
 
 
 def marks(prompts: Sequence[Prompt], frame: int) -> list[dict[str, Any]]:
-    """The clicks and boxes of one frame."""
     return [
         {"x": one.x, "y": one.y, "object": one.object_id}
         | (

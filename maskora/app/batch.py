@@ -41,15 +41,14 @@ class EditLine:
     """The command line of `maskora edit`, checked as far as it can be before any work.
 
     Attributes:
-        region, clicks, options, settings, device: words for the commands: `--box`, `--mask` or
-            nothing; `--click …`; the options of `prepare`; `--set …`; `--device` or nothing.
+        options, clicks, settings, device: words for the commands: those of `prepare`; `--click …`;
+            `--set …`; `--device` or nothing.
         edits: frame of the workspace -> edited image. Frame 0 is there.
     """
 
     video: str
-    region: list[str]
-    clicks: list[str]
     options: list[str]
+    clicks: list[str]
     settings: list[str]
     device: list[str]
     edits: dict[int, Path]
@@ -76,8 +75,9 @@ def edit_video(words: Sequence[str], say: Say) -> int:
         say(f"edit: {workspace.root} is prepared already: continuing with it")
     else:
         say(f"edit: preparing {workspace.root}")
-        inputs = [line.video, str(workspace.root), *line.region, *line.options, *settings]
-        if status := _run_stage("prepare", *inputs):
+        if status := _run_stage(
+            "prepare", line.video, str(workspace.root), *line.options, *settings
+        ):
             return status
         settings = []  # they are in the workspace's configuration now
     if line.clicks and not workspace.mask_record.is_file():
@@ -117,13 +117,13 @@ def parse_edit_line(words: Sequence[str]) -> EditLine:
     for device in given["--device"]:
         devices.parse(device)
     root = Path([str(Path(output).with_suffix(".work")), *given["--workspace"]][-1])
+    last = {name: values[-1:] for name, values in given.items()}
     return EditLine(
         video=video,
-        region=_region(box, masks),
-        clicks=[word for click in clicks for word in ("--click", click)],
-        options=[word for name in FOR_PREPARE for one in given[name][-1:] for word in (name, one)],
-        settings=[word for setting in given["--set"] for word in ("--set", setting)],
-        device=[word for one in given["--device"][-1:] for word in ("--device", one)],
+        options=[*_region(box, masks), *_words(last, *FOR_PREPARE)],
+        clicks=_words(given, "--click"),
+        settings=_words(given, "--set"),
+        device=_words(last, "--device"),
         edits={0: _image(edited), **dict(_keyframe(text) for text in given["--keyframe"])},
         output=Path(output),
         workspace=Workspace(root),
@@ -156,6 +156,11 @@ def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
     return positional, given
 
 
+def _words(given: dict[str, list[str]], *names: str) -> list[str]:
+    """Options as words of a command line."""
+    return [word for name in names for value in given[name] for word in (name, value)]
+
+
 def _region(box: list[str], masks: list[str]) -> list[str]:
     for text in box:
         if not re.fullmatch(r"[0-9]+(,[0-9]+){3}", text):
@@ -186,13 +191,7 @@ def _image(path: str) -> Path:
 def place_edit(workspace: Workspace, frame: int, image: Path) -> None:
     """Copy an edited image to a frame's edit, in place of an earlier one."""
     target = workspace.edited_frame(None, frame, image.suffix.lower())
-    earlier = [
-        path
-        for path in workspace.edits_dir.glob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and re.fullmatch(r"[0-9]+", path.stem)  # however a person wrote the frame's number
-        and int(path.stem) == frame
-    ]
+    earlier = workspace.edited_files(None, frame)
     if not any(path.samefile(image) for path in earlier):
         with replacing(target) as scratch:
             shutil.copyfile(image, scratch)

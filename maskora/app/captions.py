@@ -54,8 +54,13 @@ def write_captions(config: Config, workspace: Workspace, images: Iterable[Path])
     missing = [image for image, text in texts.items() if text is None]
     written = {image: text for image, text in texts.items() if text is not None}
     if missing:
+        _check_captioner(config, workspace, missing[0])
         with ExitStack() as stack:
-            caption = _open(config, workspace, missing[0], stack)
+            try:
+                caption = stack.enter_context(open_captioner(config.caption.model, workspace.root))
+            except UserError as error:
+                advice = _advice(workspace, missing[0])
+                raise UserError(f"{str(error).rstrip('.')}, {advice}") from None
             for image in missing:
                 written[image] = _write(caption, config, workspace, image)
     return written
@@ -93,9 +98,9 @@ def _place(workspace: Workspace, image: Path) -> tuple[str, str]:
 
 def _check_captioner(config: Config, workspace: Workspace, image: Path) -> None:
     """Check what can be known of the captioner without asking the hub. Raises UserError."""
-    model, (key, _) = config.caption.model, _place(workspace, image)
-    advice = _advice(workspace, image)
+    model, advice = config.caption.model, _advice(workspace, image)
     if model == "none":
+        key, _ = _place(workspace, image)
         raise UserError(
             f'[prompt] {key} is "auto", and {KEY} is "none": name a captioner there (a local '
             f"folder or a hub id), {advice}"
@@ -116,15 +121,6 @@ def _advice(workspace: Workspace, image: Path) -> str:
         f"or say yourself what {what} shows, either in {image.with_suffix('.txt')} or as "
         f'{key} = "…" in edit.toml'
     )
-
-
-def _open(config: Config, workspace: Workspace, image: Path, stack: ExitStack) -> Captioner:
-    _check_captioner(config, workspace, image)
-    try:
-        return stack.enter_context(open_captioner(config.caption.model, workspace.root))
-    except UserError as error:
-        reason = str(error).rstrip(".")
-        raise UserError(f"{reason}, {_advice(workspace, image)}") from None
 
 
 def _write(caption: Captioner, config: Config, workspace: Workspace, image: Path) -> str:

@@ -51,8 +51,7 @@ SCENE = Scene(
     ),
 )
 EDITED = SCENE.with_look(
-    SPRITE - 1,
-    replace(SCENE.sprites[SPRITE - 1].look, shape="disc", hue=ORANGE, drift=DRIFT),
+    SPRITE - 1, replace(SCENE.sprites[SPRITE - 1].look, shape="disc", hue=ORANGE, drift=DRIFT)
 )
 SETTINGS = {
     "model.family": "miniature",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from maskora.app.captions import settle_captions
-from maskora.app.masking import load_masks
+from maskora.app.masking import load_frames, load_masks
 from maskora.app.workspace import (
     EDIT_NAME,
     IMAGE_SUFFIXES,
@@ -24,7 +24,7 @@ from maskora.errors import UserError
 from maskora.files import is_hidden
 from maskora.video.composite import composite, feather_alpha
 from maskora.video.differences import VISIBLE, Leakage, measure_leakage
-from maskora.video.fit import FramePlacement, fit_image
+from maskora.video.fit import fit_image
 from maskora.video.images import read_image
 
 if TYPE_CHECKING:
@@ -73,11 +73,6 @@ class Clip:
     frames_THWC: np.ndarray
     labels_THW: np.ndarray
 
-    @property
-    def placement(self) -> FramePlacement:
-        """The frames' place in the original."""
-        return self.source.placement
-
     def video(self) -> "Tensor":
         """Pixels in [-1, 1], shape (3, T, H, W)."""
         import torch
@@ -113,6 +108,14 @@ class EditedFrame:
     image_HWC: np.ndarray
     leakage: Leakage
     caption: str
+
+    def picture(self) -> "Tensor":
+        """`image_HWC` as pixels in [-1, 1], shape (3, H, W)."""
+        import torch
+
+        from maskora.method.conditioning import to_unit
+
+        return to_unit(torch.from_numpy(self.image_HWC)[None])[:, 0]
 
 
 @dataclass(frozen=True)
@@ -174,12 +177,8 @@ def load_clip(workspace: Workspace, config: Config) -> Clip:
     """Read the source frames and masks. Raises UserError where they and edit.toml disagree."""
     source = workspace.read_source()
     check_video_settings(workspace, config, source)
-    frames = [_read_frame(workspace.source_frame(n), source.size) for n in range(source.frames)]
-    return Clip(
-        source=source,
-        frames_THWC=np.stack(frames),
-        labels_THW=load_masks(workspace, config.mask, source),
-    )
+    frames_THWC = load_frames(workspace, source)
+    return Clip(source, frames_THWC, load_masks(workspace, config.mask, source))
 
 
 def load_edit(
@@ -246,31 +245,14 @@ def _fit_frame(
     path: Path, frame: int, given: np.ndarray, clip: Clip, config: Config, caption: str
 ) -> EditedFrame:
     size = (given.shape[1], given.shape[0])
-    fitted = given if size == clip.source.size else fit_image(given, clip.placement)
+    fitted = given if size == clip.source.size else fit_image(given, clip.source.placement)
     source, labels = clip.frames_THWC[frame], clip.labels_THW[frame]
-    image = fitted
+    inside, image = labels > 0, fitted
     if config.appearance.spill == "source":
-        image = composite(source, fitted, feather_alpha(labels > 0, SPILL_FEATHER))
-    _check_effect(path, frame, fitted, source, labels)
-    leakage = measure_leakage(fitted, source, labels)
-    return EditedFrame(path, given, fitted, image, leakage, caption)
-
-
-def _check_effect(
-    path: Path, frame: int, fitted: np.ndarray, source: np.ndarray, labels: np.ndarray
-) -> None:
-    """An edit that cannot come to anything is refused, or said where it may be meant."""
-    inside = labels > 0
+        image = composite(source, fitted, feather_alpha(inside, SPILL_FEATHER))
     if frame and not inside.any():
         raise UserError(f"{path}: frame {frame} has no mask, so nothing of this edit would be used")
     if np.array_equal(fitted[inside], source[inside]):
         log.warning("note: %s is the same as the source inside the mask", path)
-
-
-def _read_frame(path: Path, size: tuple[int, int]) -> np.ndarray:
-    if not path.is_file():
-        raise UserError(f"{path} is missing: run maskora prepare again, with --overwrite")
-    image = read_image(path)
-    if image.shape[:2] != (size[1], size[0]):
-        raise UserError(f"{path} is {image.shape[1]}x{image.shape[0]}, not {size[0]}x{size[1]}")
-    return image
+    leakage = measure_leakage(fitted, source, labels)
+    return EditedFrame(path, given, fitted, image, leakage, caption)

@@ -14,14 +14,7 @@ from maskora import __version__
 from maskora.app.edits import EditFiles, find_edits
 from maskora.app.workspace import Source, Workspace, check_edit_size, read_record
 from maskora.errors import UserError
-from maskora.evaluation.clip import (
-    PROMPTS,
-    PictureEncoder,
-    Rater,
-    encode_texts,
-    find_clip,
-    open_pictures,
-)
+from maskora.evaluation.clip import PictureEncoder, Rater, encode_prompts, find_clip, open_pictures
 from maskora.evaluation.judge import FrameSet, Row, Scorers, Truth, gather, judge
 from maskora.evaluation.metrics import EditColours, edit_colours
 from maskora.evaluation.report import Picture, as_json, as_page, pictures, report_on, summary
@@ -69,7 +62,6 @@ class FinishedResult:
     """A result of `infer`.
 
     Attributes:
-        folder: where it lies.
         video: edited.mkv, of the workspace's size, or else edited.mp4, of the original's.
         record: how it was made.
         remedy: what makes it anew.
@@ -358,12 +350,6 @@ def _judge(
         if name is not None
     }
     album: list[list[Picture]] = []
-
-    def photographed() -> Iterator[FrameSet]:
-        for frame in _frame_sets(judged):
-            album.append(pictures(frame))
-            yield frame
-
     with ExitStack() as models:
         encoders: dict[Path, PictureEncoder] = {}
         for key, folder in folders.items():
@@ -371,11 +357,11 @@ def _judge(
                 encoders[folder] = models.enter_context(open_pictures(folder, key))
         rater = None
         if QUALITY in folders:
-            prompts_2D = encode_texts(folders[QUALITY], PROMPTS, QUALITY)
-            rater = Rater(encoders[folders[QUALITY]], prompts_2D)
+            folder = folders[QUALITY]
+            rater = Rater(encoders[folder], encode_prompts(folder, QUALITY))
         encoder = encoders[folders[CLIP]] if CLIP in folders else None
         scorers = Scorers(_first_as_shown(judged), encoder, rater)
-        return list(judge(photographed(), colours, scorers)), album
+        return list(judge(_frame_sets(judged, album), colours, scorers)), album
 
 
 def _first_as_shown(judged: Judged) -> np.ndarray:
@@ -387,8 +373,8 @@ def _first_as_shown(judged: Judged) -> np.ndarray:
     return np.where(inside_HW1, first_HWC, judged.source_frame(0))
 
 
-def _frame_sets(judged: Judged) -> Iterator[FrameSet]:
-    """Frame by frame everything that is compared, at the workspace's size."""
+def _frame_sets(judged: Judged, album: list[list[Picture]]) -> Iterator[FrameSet]:
+    """Frame by frame everything that is compared, at the workspace's size, and into the album."""
     source, truth = judged.source, judged.truth
     frames = track(judged.result.frames(), "evaluate", source.frames, "frame")
     for number, frame_HWC in enumerate(frames):
@@ -396,13 +382,15 @@ def _frame_sets(judged: Judged) -> Iterator[FrameSet]:
         inside_HW = judged.labels_THW[number] > 0
         if not judged.result.exact:
             frame_HWC = fit_image(frame_HWC, source.placement)
-        yield FrameSet(
+        frame = FrameSet(
             result_HWC=frame_HWC,
             source_HWC=source_HWC,
             inside_HW=inside_HW,
             keyframe_HWC=judged.edited.get(number) if number else None,
             truth=None if truth is None else truth.frame(number, source_HWC, inside_HW),
         )
+        album.append(pictures(frame))
+        yield frame
 
 
 def _facts(

@@ -240,7 +240,6 @@ def _target(output: Path, expert: str) -> Path:
 
 
 def _describe(path: Path, weights: LoraWeights, layout: str) -> list[str]:
-    """Lines about a file that was written."""
     ranks = sorted({update.rank for update in weights.updates.values()})
     kinds = [f"{len(weights.updates)} modules of rank {ranks[0]}"] if ranks else []
     if len(ranks) > 1:

@@ -10,12 +10,7 @@ from maskora.video.untrusted import Limits
 
 
 def start_gui(
-    workspace: Path | None,
-    host: str,
-    port: int,
-    allow: list[Path],
-    limits: Limits,
-    browser: bool,
+    workspace: Path | None, host: str, port: int, allow: list[Path], limits: Limits, browser: bool
 ) -> None:
     """Serve the window until Ctrl-C.
 

@@ -10,14 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from maskora import lora
 from maskora.app.edits import Clip, Edit, load_clip, load_edit, report_leakage
 from maskora.app.fingerprints import LoraChoice, stage_run, trained_lora
 from maskora.app.open_base import open_base
-from maskora.app.outputs import Result, make_room, write_outputs
+from maskora.app.outputs import Run, make_room, write_outputs
 from maskora.app.preflight import infer_warnings
 from maskora.app.workspace import Workspace, original_video
 from maskora.config import Config
@@ -32,7 +31,7 @@ from maskora.latents import (
     encode_samples,
     encode_videos,
 )
-from maskora.method.conditioning import inference_sample, to_bytes, to_unit
+from maskora.method.conditioning import inference_sample, to_bytes
 from maskora.models.acceleration import use_cache
 from maskora.models.registry import Context, Expert, PromptInput, VideoModel
 from maskora.sampling import Denoising, LatentLock, draw_noise
@@ -60,12 +59,9 @@ def infer_clip(
         UserError: the workspace is not complete, or a LoRA is missing or does not fit.
     """
     numbers = parse_seeds(seeds, config.inference.seed)
-    if output is not None and len(numbers) > 1:
-        raise UserError("--output names one file; leave it out for several seeds")
     folders = [workspace.output_dir(edit, seed if n else None) for n, seed in enumerate(numbers)]
-    edited_mp4 = folders[0] / "edited.mp4"
     if output is not None:
-        _check_output(output, edited_mp4)
+        _check_output(output, folders)
     clip = load_clip(workspace, config)
     # The clip's own LoRA is compared with what it was trained on, which is captioned too.
     trained_on = [] if lora_choice else [workspace.source_frame(0)]
@@ -77,33 +73,32 @@ def infer_clip(
     make_room(folders, output)  # before the long work
     base = open_base(config, workspace, clip.source, "infer")
     model = base.model
-    loras = choose_loras(workspace, config, clip, edited, edit, model, lora_choice)
+    run = Run(config, workspace, clip, edited, edit, original, model)
+    loras = choose_loras(run, lora_choice)
     base.log_plan()
     with base.explaining_out_of_memory():
         encoded = encode(workspace, config, clip, edited, model)
         remember = partial(base.remember, clip.source.frames)
         latents = generate(config, model, encoded, loras, numbers, remember)
         for seed, folder, one in zip(numbers, folders, latents, strict=True):
-            frames = to_bytes(decode_video(one, model)).numpy()
-            result = Result(
-                frames, seed, config, workspace, clip, edited, edit, original, model, loras
-            )
-            write_outputs(folder, result)
+            write_outputs(folder, run, loras, seed, to_bytes(decode_video(one, model)).numpy())
             log.info("%s", folder / "edited.mp4")
     base.log_usage()
     if output is not None:
         with replacing(output) as scratch:
-            shutil.copyfile(edited_mp4, scratch)
+            shutil.copyfile(folders[0] / "edited.mp4", scratch)
         log.info("%s", output)
 
 
-def _check_output(output: Path, edited_mp4: Path) -> None:
+def _check_output(output: Path, folders: list[Path]) -> None:
     """Check that --output can be written when the time comes. Raises UserError."""
+    if len(folders) > 1:
+        raise UserError("--output names one file; leave it out for several seeds")
     if output.suffix.lower() != ".mp4":
         raise UserError(f"--output {output}: the result is an .mp4 file")
     if output.is_dir():
         raise UserError(f"--output {output} is a folder; name a file")
-    if output.resolve() == edited_mp4.resolve():
+    if output.resolve() == (folders[0] / "edited.mp4").resolve():
         raise UserError(f"--output {output}: the result is written there anyway; leave it out")
     parents = [parent for parent in output.parents if parent.exists()]
     if not parents[0].is_dir():
@@ -124,32 +119,26 @@ def parse_seeds(text: str | None, default: int) -> list[int]:
     return numbers
 
 
-def choose_loras(
-    workspace: Workspace,
-    config: Config,
-    clip: Clip,
-    edited: Edit,
-    edit: str | None,
-    model: VideoModel,
-    choice: list[str],
-) -> list[LoraChoice]:
+def choose_loras(run: Run, choice: list[str]) -> list[LoraChoice]:
     """The clip's own LoRA (or `--lora`), then those of inference.loras.
 
     Raises:
         UserError: the clip has no LoRA yet, or a file belongs to a transformer that is not there.
     """
-    stage: Stage = "appearance" if edited.keyframes else "motion"
+    workspace, config, experts = run.workspace, run.config, run.model.experts
+    stage: Stage = "appearance" if run.edited.keyframes else "motion"
     if choice:
         own = [LoraChoice(Path(path)) for path in choice if path != "none"]
     else:
-        runs = [stage_run(config, stage, expert) for expert in model.experts]
-        own = [trained_lora(workspace, config, clip, edited, edit, model, run) for run in runs]
+        stages = [stage_run(config, stage, expert) for expert in experts]
+        inputs = (workspace, config, run.clip, run.edited, run.edit, run.model)
+        own = [trained_lora(*inputs, each) for each in stages]
     extra = [
         LoraChoice(workspace.root / Path(item.path).expanduser(), item.strength, item.expert)
         for item in config.inference.loras
     ]
-    loras = [_checked(one, config, model) for one in (*own, *extra)]
-    bare = [e.name for e in model.experts if not of_expert(loras, e)]
+    loras = [_checked(one, config, run.model) for one in (*own, *extra)]
+    bare = [e.name for e in experts if not of_expert(loras, e)]
     if loras and bare:
         log.warning("note: no LoRA is for %s noise: that transformer runs bare", " and ".join(bare))
     return loras
@@ -213,9 +202,10 @@ def encode(
 ) -> Encoded:
     """Encode the inference sample, the negative prompt, and the source where the lock needs it."""
     video, keep = clip.video(), clip.keep()
-    first_CHW = to_unit(torch.from_numpy(edited.first.image_HWC)[None])[:, 0]
     prompt = config.prompt.with_token(edited.first.caption)
-    sample = inference_sample(video, keep, first_CHW, config.inference.conditioning, prompt)
+    sample = inference_sample(
+        video, keep, edited.first.picture(), config.inference.conditioning, prompt
+    )
     cache = TensorCache(workspace.cache_dir)
     item = PromptInput(sample.prompt, sample.reference_CHW)
     # Both at once, so that each encoder is loaded once; the sample's is cached then.
@@ -246,7 +236,14 @@ def generate(
     Args:
         take_seconds: called with how long a denoising step took.
     """
-    runs = [_start(config, model, encoded, seed) for seed in seeds]
+    shape = (model.latent_channels, *model.latent_keep(encoded.sample.keep_THW).shape)
+    runs = [
+        Denoising(
+            model, encoded.sample, encoded.negative, draw_noise(shape, seed), config.inference,
+            encoded.lock,
+        )
+        for seed in seeds
+    ]  # fmt: skip
     for expert in model.experts:
         transformer = model.load_transformer(expert)
         with closing(transformer.streamed):
@@ -269,16 +266,3 @@ def skipped_blocks(streamer: Streamer, steps: int) -> str:
     if not skipped:
         return "acceleration.cache had no effect: every block computed in every step"
     return f"acceleration.cache: {100 * skipped:.0f} % of the blocks' computations were skipped"
-
-
-def _start(config: Config, model: VideoModel, encoded: Encoded, seed: int) -> Denoising:
-    """One seed's clip, all noise."""
-    frames_Thw = model.latent_keep(encoded.sample.keep_THW).shape
-    return Denoising(
-        model,
-        encoded.sample,
-        encoded.negative,
-        draw_noise((model.latent_channels, *frames_Thw), seed),
-        config.inference,
-        encoded.lock,
-    )

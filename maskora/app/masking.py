@@ -20,7 +20,7 @@ from maskora.config import Config
 from maskora.config.tables import Mask
 from maskora.config.tables import Tracker as TrackerSettings
 from maskora.errors import UserError
-from maskora.files import digest, digest_files, move, write_text
+from maskora.files import digest, digest_files, move
 from maskora.masks.files import (
     check_not_empty,
     match_length,
@@ -104,7 +104,7 @@ def build_masks(
             silhouettes=digest_files([built.silhouette(n) for n in count]),
             masks=digest_files([built.mask(n) for n in count]),
         )
-        write_text(built.mask_record, record.model_dump_json(indent=2) + "\n")
+        record.write(built.mask_record)
         with ExitStack() as undo:
             if workspace.masks_dir.exists():
                 move(workspace.masks_dir, earlier := built.root / "earlier")
@@ -129,8 +129,7 @@ def load_masks(workspace: Workspace, settings: Mask, source: Source) -> np.ndarr
             f"{workspace.masks_dir} is not there yet: where is the edit? Click it in maskora gui "
             f"{root}, or say so: maskora track {root} --click {quoted('FRAME,X,Y,+')}"
         )
-    if missing := [path for path in finals if not path.is_file()]:
-        raise UserError(f"{missing[0]} is missing: run maskora prepare again, with --overwrite")
+    _refuse_missing(finals)
     record = workspace.read_mask_record()
     changed = ["[mask]"] if _settings_digest(settings, source) != record.settings else []
     if all(path.is_file() for path in raws) and digest_files(raws) != record.silhouettes:
@@ -142,11 +141,13 @@ def load_masks(workspace: Workspace, settings: Mask, source: Source) -> np.ndarr
             " and ".join(changed),
         )
     if not changed or by_hand:
-        labels_THW = _read_all(finals, source)
+        labels_THW = _read_all(read_labels, finals, source)
         check_not_empty(labels_THW, str(workspace.masks_dir))
         return labels_THW
     log.info("masks: made anew from masks/raw, because %s changed", " and ".join(changed))
-    labels_THW, notes = build_masks(workspace, _read_all(raws, source), settings, source)
+    labels_THW, notes = build_masks(
+        workspace, _read_all(read_labels, raws, source), settings, source
+    )
     for note in notes:
         log.info("note: %s", note)
     return labels_THW
@@ -220,8 +221,10 @@ def open_configured_tracker(
 
 
 def load_frames(workspace: Workspace, source: Source) -> np.ndarray:
-    """The clip, (T, H, W, 3) uint8. Raises UserError."""
-    return np.stack([read_image(workspace.source_frame(n)) for n in range(source.frames)])
+    """The clip, (T, H, W, 3) uint8. Raises UserError: a frame is missing or of another size."""
+    paths = [workspace.source_frame(n) for n in range(source.frames)]
+    _refuse_missing(paths)
+    return _read_all(read_image, paths, source)
 
 
 def load_markup(workspace: Workspace, source: Source) -> Markup:
@@ -261,8 +264,7 @@ def store_markup(workspace: Workspace, source: Source, markup: Markup) -> None:
         {"box" if isinstance(prompt, Box) else "click": str(to_original(prompt, source.placement))}
         for prompt in markup.prompts
     ]
-    record = TrackingRecord.model_validate({"prompts": named})
-    write_text(workspace.tracking_record, record.model_dump_json(indent=2) + "\n")
+    TrackingRecord.model_validate({"prompts": named}).write(workspace.tracking_record)
     markup.changed.clear()
 
 
@@ -391,15 +393,22 @@ def _settings_digest(settings: Mask, source: Source) -> str:
     return digest(json.dumps(settings.model_dump(), sort_keys=True), str(source.cell))
 
 
-def _read_all(paths: Iterable[Path], source: Source) -> np.ndarray:
-    """Labels (T, H, W). Raises UserError where one has not the frames' size."""
+def _refuse_missing(paths: Iterable[Path]) -> None:
+    if missing := [path for path in paths if not path.is_file()]:
+        raise UserError(f"{missing[0]} is missing: run maskora prepare again, with --overwrite")
+
+
+def _read_all(
+    read: Callable[[Path], np.ndarray], paths: Iterable[Path], source: Source
+) -> np.ndarray:
+    """Pictures as one array. Raises UserError where one has not the frames' size."""
     width, height = source.size
-    labels = []
+    pictures = []
     for path in paths:
-        labels.append(read_labels(path))
-        if (shape := labels[-1].shape) != (height, width):
+        pictures.append(read(path))
+        if (shape := pictures[-1].shape[:2]) != (height, width):
             raise UserError(f"{path} is {shape[1]}x{shape[0]}; the frames are {width}x{height}")
-    return np.stack(labels)
+    return np.stack(pictures)
 
 
 def _read_mask(mask: Path, info: VideoInfo, config: Config) -> list[np.ndarray]:

@@ -38,19 +38,14 @@ REPLACED = ("edited.mp4", "comparison.mp4", "strip.png")
 
 
 @dataclass(frozen=True)
-class Result:
-    """One seed's generated clip, and what it was made from.
+class Run:
+    """The inputs of generated clips, which all seeds share.
 
     Attributes:
-        frames_THWC: raw generated frames, uint8, at the workspace's size.
-        seed: of the noise.
         edit: the edit's name.
         original: the video from which the clip was cut.
-        loras: the LoRA files that took part.
     """
 
-    frames_THWC: np.ndarray
-    seed: int
     config: Config
     workspace: Workspace
     clip: Clip
@@ -58,7 +53,6 @@ class Result:
     edit: str | None
     original: VideoInfo
     model: VideoModel
-    loras: list[LoraChoice]
 
 
 def make_room(folders: list[Path], further: Path | None) -> None:
@@ -77,50 +71,57 @@ def make_room(folders: list[Path], further: Path | None) -> None:
         check_free(file)
 
 
-def write_outputs(folder: Path, result: Result) -> None:
-    """Write every output of one seed; run.json last, as the sign that all is there."""
+def write_outputs(
+    folder: Path, run: Run, loras: list[LoraChoice], seed: int, frames_THWC: np.ndarray
+) -> None:
+    """Write every output of one seed; run.json last, as the sign that all is there.
+
+    Args:
+        loras: the LoRA files that took part.
+        frames_THWC: raw generated frames, uint8, at the workspace's size.
+    """
     for name in EARLIER:
         remove(folder / name)
-    clip, inference, leakage = result.clip, result.config.inference, result.edited.first.leakage
-    final = locked_frames(result) if inference.lock == "pixel" else result.frames_THWC
-    rate, audio = clip.source.rate, _audio(result.original, clip.source)
-    color = result.original.color
-    write_mp4(folder / "edited.mp4", _original_frames(result), rate, color, audio)
+    clip, inference, leakage = run.clip, run.config.inference, run.edited.first.leakage
+    final = frames_THWC
+    if inference.lock == "pixel":
+        # In frame 0 the inside is the edited frame itself, not what the autoencoder made of it.
+        frames_THWC = np.stack([run.edited.first.fitted_HWC, *frames_THWC[1:]])
+        final = locked_frames(run, frames_THWC)
+    rate, audio = clip.source.rate, _audio(run.original, clip.source)
+    pasted = _original_frames(run, frames_THWC)
+    write_mp4(folder / "edited.mp4", pasted, rate, run.original.color, audio)
     if inference.lossless:
         write_lossless(folder / "edited.mkv", iter(final), rate, audio)
     write_mp4(folder / "comparison.mp4", _side_by_side(clip, final), rate, None, audio)
     write_png(folder / "strip.png", _strip(clip, final))
     if leakage.share > 0.01:
         write_png(folder / "spill.png", _leakage_picture(clip, leakage.difference_HW))
-    write_text(folder / "run.json", json.dumps(_run_record(result), indent=2) + "\n")
+    write_text(folder / "run.json", json.dumps(_run_record(run, loras, seed), indent=2) + "\n")
 
 
-def locked_frames(result: Result) -> np.ndarray:
-    """The finished frames at the workspace's size: outside the mask the source, bit for bit.
-
-    In frame 0 the inside is the edited frame itself, not what the autoencoder made of it.
-    """
-    clip, feather = result.clip, result.config.inference.feather
-    inside = [result.edited.first.fitted_HWC, *result.frames_THWC[1:]]
+def locked_frames(run: Run, inside_THWC: np.ndarray) -> np.ndarray:
+    """The finished frames at the workspace's size: outside the mask the source, bit for bit."""
+    clip, feather = run.clip, run.config.inference.feather
+    frames = zip(clip.frames_THWC, inside_THWC, clip.labels_THW, strict=True)
     return np.stack(
         [
             composite(source, frame, feather_alpha(labels > 0, feather))
-            for source, frame, labels in zip(clip.frames_THWC, inside, clip.labels_THW, strict=True)
+            for source, frame, labels in frames
         ]
     )
 
 
-def _original_frames(result: Result) -> Iterator[np.ndarray]:
+def _original_frames(run: Run, frames_THWC: np.ndarray) -> Iterator[np.ndarray]:
     """Frames of the original's size: only what was generated is resampled and pasted over."""
-    clip, first, inference = result.clip, result.edited.first, result.config.inference
-    source, placement, feather = clip.source, clip.placement, inference.feather
-    originals = read_frames(result.original, source.start, source.frames, source.every)
+    clip, first, inference = run.clip, run.edited.first, run.config.inference
+    source, placement, feather = clip.source, clip.source.placement, inference.feather
+    originals = read_frames(run.original, source.start, source.frames, source.every)
     if inference.lock != "pixel":
         whole = np.ones(clip.labels_THW.shape[1:], dtype=bool)
-        for original, generated in zip(originals, result.frames_THWC, strict=True):
+        for original, generated in zip(originals, frames_THWC, strict=True):
             yield paste_over_original(original, generated, whole, placement, 0.0)
         return
-    inside = [first.fitted_HWC, *result.frames_THWC[1:]]
     for number, original in enumerate(originals):
         region = clip.labels_THW[number] > 0
         if number == 0 and first.given_HWC.shape == original.shape:
@@ -128,19 +129,15 @@ def _original_frames(result: Result) -> Iterator[np.ndarray]:
             alpha = feather_alpha(unfit_mask(region, placement), feather * placement.scale)
             yield composite(original, first.given_HWC, alpha)
         else:
-            yield paste_over_original(original, inside[number], region, placement, feather)
+            yield paste_over_original(original, frames_THWC[number], region, placement, feather)
 
 
 def _side_by_side(clip: Clip, final_THWC: np.ndarray) -> Iterator[np.ndarray]:
     """source | mask | edited, one beside the other."""
     for source, labels, final in zip(clip.frames_THWC, clip.labels_THW, final_THWC, strict=True):
-        yield np.concatenate([source, _darkened_outside(source, labels), final], axis=1)
-
-
-def _darkened_outside(frame_HWC: np.ndarray, labels_HW: np.ndarray) -> np.ndarray:
-    """A frame whose kept part is darkened, so that the masked part stands out; uint8."""
-    dark = (frame_HWC * 0.3).astype(np.uint8)
-    return np.where((labels_HW > 0)[..., None], frame_HWC, dark)
+        dark = (source * 0.3).astype(np.uint8)  # what is kept, so that the masked part stands out
+        mask = np.where((labels > 0)[..., None], source, dark)
+        yield np.concatenate([source, mask, final], axis=1)
 
 
 def _leakage_picture(clip: Clip, difference_HW: np.ndarray) -> np.ndarray:
@@ -160,36 +157,33 @@ def _strip(clip: Clip, final_THWC: np.ndarray) -> np.ndarray:
     return contact_sheet(frames, labels, captions=[*numbers, *numbers], columns=count, width=1800)
 
 
-def _run_record(result: Result) -> dict[str, Any]:
+def _run_record(run: Run, loras: list[LoraChoice], seed: int) -> dict[str, Any]:
     """Everything needed to repeat the run, and what it was made from."""
-    config, clip, model = result.config, result.clip, result.model
-    seeded = config.inference.model_copy(update={"seed": result.seed})
-    edited = result.edited.all.items()
+    config, clip, model = run.config, run.clip, run.model
+    seeded = config.inference.model_copy(update={"seed": seed})
+    edited, device = run.edited.all.items(), model.device
     return {
         "program": f"maskora {__version__}",
         "command": sys.argv,
         "folder": str(Path.cwd()),
-        "workspace": str(result.workspace.root.resolve()),
+        "workspace": str(run.workspace.root.resolve()),
         "config": config.model_copy(update={"inference": seeded}).model_dump(mode="json"),
-        "edit": result.edit,
-        "seed": result.seed,
-        "prompt": config.prompt.with_token(result.edited.first.caption),
-        "device": _device_name(model),
+        "edit": run.edit,
+        "seed": seed,
+        "prompt": config.prompt.with_token(run.edited.first.caption),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "model": {
             "folder": str(model.source.where),
             **{part: model.identity(part) for part in model.parts},
             "experts": [asdict(expert) for expert in model.experts],
             "scheduler": model.source.config("scheduler"),
         },
-        "loras": [_lora_record(one) for one in result.loras],
+        "loras": [{**asdict(one), **_named_file(one.path)} for one in loras],
         "inputs": {
             "source": clip.source.model_dump(mode="json"),
             "frames": digest(clip.frames_THWC.tobytes()),
             "masks": digest(clip.labels_THW.tobytes()),
-            "edited": {
-                str(frame): {"path": str(e.path.resolve()), "sha256": sha256_file(e.path)}
-                for frame, e in edited
-            },
+            "edited": {str(frame): _named_file(e.path) for frame, e in edited},
         },
         "outside_difference": {
             str(frame): {"mean_levels": e.leakage.mean, "share_over_20_levels": e.leakage.share}
@@ -202,15 +196,8 @@ def _run_record(result: Result) -> dict[str, Any]:
     }
 
 
-def _lora_record(one: LoraChoice) -> dict[str, Any]:
-    return {**asdict(one), "path": str(one.path.resolve()), "sha256": sha256_file(one.path)}
-
-
-def _device_name(model: VideoModel) -> str:
-    """The GPU by its name, or "cpu"."""
-    if model.device.type != "cuda":
-        return str(model.device)
-    return torch.cuda.get_device_name(model.device)
+def _named_file(path: Path) -> dict[str, str]:
+    return {"path": str(path.resolve()), "sha256": sha256_file(path)}
 
 
 def _audio(original: VideoInfo, source: Source) -> AudioClip | None:

@@ -5,27 +5,29 @@ be measured first.
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from math import prod
 from pathlib import Path
 
 from maskora.app import timings
-from maskora.app.shards import NAMES, adapter_values, matrix_type
 from maskora.app.workspace import Source, Workspace
 from maskora.config import Config, parse_size
 from maskora.devices import BFLOAT16, DeviceKind, dotted
 from maskora.errors import UserError
 from maskora.files import cache_home
 from maskora.memory.machine import Machine, foreseen
-from maskora.memory.plan import Plan, Purpose, Request, Workload, plan_run
+from maskora.memory.plan import Plan, Purpose, Workload, plan_run
 from maskora.memory.profile import Profile, read_profile
 from maskora.memory.report import render
 from maskora.models.files.model_files import resolve_base
 from maskora.models.registry import ModelFiles
+from maskora.streaming.header import raw_header
 from maskora.streaming.placement import gb
 
 CONFIGS = ["model_index.json", "config.json", "*/config.json"]
 COLOURINGS = 6  # orders of three channels, with motion.augment
 PURPOSES: tuple[Purpose, ...] = ("train", "infer")
+TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # as safetensors call them
 UNKNOWN = "unknown until the first step"
 
 
@@ -53,9 +55,7 @@ def plan_for(
     if not isinstance(base, Profile):
         base = read_profile(config.model.family, base, config.model.dtype, config.adapter.targets)
     job = workload_of(config, workspace, source, purpose, machine.kind, base)
-    memory = config.memory
-    cap = None if memory.vram_budget_gb == "auto" else memory.vram_budget_gb
-    return plan_run(base, job, machine, Request(cap, memory.blocks_to_swap, memory.weights))
+    return plan_run(base, job, machine, config.memory)
 
 
 def check_precision(config: Config, machine: Machine) -> None:
@@ -84,7 +84,8 @@ def workload_of(
     frames = source.frames if source else config.video.frames
     window = config.motion.window_length(frames)
     windows = -(-(frames - window) // config.motion.stride) + 1
-    is_8bit = config.optimizer.type == "adamw8bit" and device == "cuda" and _has_bitsandbytes()
+    is_8bit = config.optimizer.type == "adamw8bit" and device == "cuda"
+    is_8bit = is_8bit and importlib.util.find_spec("bitsandbytes") is not None
     guided = config.inference.guidance > 1 and not base.embeds_guidance
     further = [workspace.root / Path(lora.path).expanduser() for lora in config.inference.loras]
     return Workload(
@@ -115,17 +116,31 @@ def _planned_size(config: Config, multiple: int) -> tuple[int, int]:
     return width, height
 
 
-def _has_bitsandbytes() -> bool:
-    return importlib.util.find_spec("bitsandbytes") is not None
+def adapter_values(path: Path) -> int:
+    """How many values a LoRA file holds."""
+    return sum(prod(tensor["shape"]) for tensor in raw_header(path)[0].values())
 
 
-def show_plan(
+def matrix_type(paths: list[Path]) -> str | None:
+    """In which type a model part's matrices are stored, as "BF16"; None without safetensors."""
+    shard = next((path for path in paths if path.suffix == ".safetensors"), None)
+    if shard is None:
+        return None
+    matrices = [tensor for tensor in raw_header(shard)[0].values() if len(tensor["shape"]) == 2]
+    largest = max(matrices, key=lambda tensor: prod(tensor["shape"]), default=None)
+    return None if largest is None else str(largest["dtype"])
+
+
+def describe_plan(
     config: Config, workspace: Workspace, device: str | None, vram: float | None = None
-) -> None:
-    """Print the plan of training and of inference, or raise UserError where either cannot fit.
+) -> Iterator[str]:
+    """The plan of training and of inference, for people, line by line.
 
     Args:
         device, vram: --device and --vram.
+
+    Raises:
+        UserError: either cannot fit.
     """
     machine = foreseen(device, vram)
     source = workspace.read_source() if workspace.source_record.is_file() else None
@@ -139,19 +154,19 @@ def show_plan(
     if refusals:
         raise UserError("\n".join(dict.fromkeys(refusals)))
     if source is None:
-        print(f"{workspace.root} is not prepared yet: planned with [video] of the configuration")
-    print(render(plans))
-    print(disk_line(config, found, plans[0]))
-    print(time_lines(config, workspace, *plans))
+        yield f"{workspace.root} is not prepared yet: planned with [video] of the configuration"
+    yield render(plans)
+    yield _disk_line(config, found, plans[0])
+    yield from _time_lines(config, workspace, *plans)
 
 
-def disk_line(config: Config, found: ModelFiles, plan: Plan) -> str:
+def _disk_line(config: Config, found: ModelFiles, plan: Plan) -> str:
     """The base's files, and the copy that weights = "mapped" makes."""
     files = {path for part in found.parts() for path in found.paths(part)}
     held = sum(path.stat().st_size for path in files)
     lines = [f"disk: {found.where} has {gb(held)} GB"]
     kind, placement = matrix_type(found.paths("transformer")), plan.placement
-    as_used = placement.storage == "same" and kind == NAMES[config.model.dtype]
+    as_used = placement.storage == "same" and kind == TYPES[config.model.dtype]
     if kind is None:
         lines.append("the weights are not here yet")
     if placement.weights == "mapped" and placement.blocks_to_swap and not as_used:
@@ -162,7 +177,7 @@ def disk_line(config: Config, found: ModelFiles, plan: Plan) -> str:
     return "; ".join(lines)
 
 
-def time_lines(config: Config, workspace: Workspace, train: Plan, infer: Plan) -> str:
+def _time_lines(config: Config, workspace: Workspace, train: Plan, infer: Plan) -> list[str]:
     """Seconds per step and for the whole edit, where this machine has measured them before."""
     from maskora.app.edits import find_edits  # which needs libraries that the doctor looks at
 
@@ -173,22 +188,20 @@ def time_lines(config: Config, workspace: Workspace, train: Plan, infer: Plan) -
     has_keyframes = workspace.edits_dir.is_dir() and bool(
         find_edits(workspace, None, train.job.frames).keyframes
     )
-    share, appearance = config.appearance.motion_share, config.appearance.steps
-    turns = train.base.experts
+    share, turns = config.appearance.motion_share, train.base.experts
     parts: list[tuple[float, float | None]] = [
         (turns * config.motion.steps, motion),
         (config.inference.steps, generate),
     ]
     if has_keyframes:
-        steps = turns * appearance
+        steps = turns * config.appearance.steps
         parts += [(steps * (1 - share), keyframe), (steps * share, motion)]
-    lines = [
+    return [
         f"time on {train.machine.name}:",
         f"  training step of {train.job.window} frames: {told_motion}",
         f"  denoising step of {infer.job.frames} frames: {told_generate}",
         f"  whole edit: {_whole(parts)}",
     ]
-    return "\n".join(lines)
 
 
 def _measured(plan: Plan, frames: int) -> tuple[float | None, str]:

@@ -9,12 +9,7 @@ from pathlib import Path
 from maskora.app.captions import foresee_caption
 from maskora.app.edits import EditFiles, find_edits
 from maskora.app.masking import load_masks
-from maskora.app.workspace import (
-    Source,
-    Workspace,
-    check_edit_size,
-    check_video_settings,
-)
+from maskora.app.workspace import Source, Workspace, check_edit_size, check_video_settings
 from maskora.config import Config
 from maskora.config.tables import Acceleration, Table
 from maskora.errors import UserError
@@ -45,10 +40,10 @@ def check_workspace(config: Config, workspace: Workspace, edit: str | None) -> l
                 problems.append(str(error))
 
     def check_caption(image: Path) -> None:
-        notes.append(foresee_caption(config, workspace, image))
+        attempt(lambda: notes.append(foresee_caption(config, workspace, image)))
 
     attempt(lambda: check_video_settings(workspace, config, source))
-    attempt(lambda: check_caption(workspace.source_frame(0)))
+    check_caption(workspace.source_frame(0))
     attempt(lambda: _check_frames(workspace, source))
     attempt(lambda: load_masks(workspace, config.mask, source))
     attempt(lambda: _check_loras(config, workspace))
@@ -59,7 +54,7 @@ def check_workspace(config: Config, workspace: Workspace, edit: str | None) -> l
     except UserError as error:
         problems.append(str(error))
     for path in files.images.values():
-        attempt(lambda path=path: check_caption(path))  # type: ignore[misc]
+        check_caption(path)
         attempt(lambda path=path: check_edit_size(path, image_size(path), source))  # type: ignore[misc]
     if problems:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
@@ -161,34 +156,35 @@ def choose_acceleration(
     Raises:
         UserError: these attention kernels cannot compute this base.
     """
-    asked = config.acceleration
-    notes, caching, used = [], asked.cache, asked
+    asked, notes, used = config.acceleration, list[str](), dict[str, object]()
+
+    def ignored(key: str, reason: str) -> None:
+        notes.extend(_unused(config, "acceleration", [key], reason))
+
     if asked.attention != "native" and device == "cpu":
-        notes += _unused(config, "acceleration", ["attention"], "no GPU computes here")
-        used = used.model_copy(update={"attention": "native"})
+        ignored("attention", "no GPU computes here")
+        used["attention"] = "native"
     elif asked.attention in NO_BACKWARD and purpose == "train":
-        notes += _unused(config, "acceleration", ["attention"], "it cannot compute gradients")
-        used = used.model_copy(update={"attention": "native"})
+        ignored("attention", "it cannot compute gradients")
+        used["attention"] = "native"
     elif asked.attention in NO_MASK and masked:
         raise UserError(
             f'[acceleration] attention: "{asked.attention}" takes no mask, and this base needs '
             f"one: use native, cudnn, xformers or flex"
         )
     if layered and asked.compile:
-        notes += _unused(
-            config, "acceleration", ["compile"], "training recomputes each layer alone"
-        )
-        used = used.model_copy(update={"compile": False})
+        ignored("compile", "training recomputes each layer alone")
+        used["compile"] = False
+    steps = config.inference.steps
     if purpose == "train":
-        notes += _unused(config, "acceleration", ["cache"], "caches serve inference alone")
-    elif caching == "taylor" and config.inference.steps <= WARM_UP:
-        reason = f"inference.steps is {config.inference.steps}, and it computes the first {WARM_UP}"
-        notes += _unused(config, "acceleration", ["cache"], reason)
-    if caching != "first-block":
-        notes += _unused(config, "acceleration", ["cache_threshold"], f'cache is "{caching}"')
-    if caching != "taylor":
-        notes += _unused(config, "acceleration", ["cache_interval"], f'cache is "{caching}"')
-    return used, notes
+        ignored("cache", "caches serve inference alone")
+    elif asked.cache == "taylor" and steps <= WARM_UP:
+        ignored("cache", f"inference.steps is {steps}, and it computes the first {WARM_UP}")
+    if asked.cache != "first-block":
+        ignored("cache_threshold", f'cache is "{asked.cache}"')
+    if asked.cache != "taylor":
+        ignored("cache_interval", f'cache is "{asked.cache}"')
+    return asked.model_copy(update=used), notes
 
 
 def _unused(config: Config, table: str, keys: list[str], reason: str) -> list[str]:

@@ -1,7 +1,6 @@
 """train: run the stages that are needed, and skip what is done."""
 
 import logging
-from collections.abc import Iterable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,8 +8,6 @@ from pathlib import Path
 from statistics import median
 from typing import Literal
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from maskora import __version__, lora
@@ -40,7 +37,6 @@ from maskora.method.conditioning import (
     emptied,
     motion_sample,
     recoloured,
-    to_unit,
     window_starts,
 )
 from maskora.models.registry import Expert
@@ -116,7 +112,7 @@ class _Training:
         samples = motion_samples(self.clip, self.caption, self.config)
         choose = choose_uniformly(self._encode(samples))
         with folder.renewed() if status == "new" else nullcontext():
-            self._train(run, folder, self.motion, choose, samples, start_from=None)
+            self._train(run, folder, self.motion, choose, samples)
 
     def motion_lora(self, expert: Expert) -> tuple[RunFolder, Path]:
         """The motion run that appearance starts from, and its LoRA. Raises UserError."""
@@ -170,7 +166,7 @@ class _Training:
         fingerprint: Fingerprint,
         choose: Chooser,
         samples: list[Sample],
-        start_from: Path | None,
+        start_from: Path | None = None,
     ) -> None:
         """Inject the LoRA, fill it where the run continues or builds on another, and train.
 
@@ -267,27 +263,23 @@ def appearance_samples(clip: Clip, edit: Edit, config: Config, held: int) -> lis
     Args:
         held: frames per latent frame of the base.
     """
-    keep, how = clip.keep(), config.appearance.conditioning
-    first_CHW, samples = _unit(edit.first.image_HWC), []
+    video, keep, how = clip.video(), clip.keep(), config.appearance.conditioning
+    first_CHW, samples = edit.first.picture(), []
     for frame, edited in edit.keyframes.items():
-        edited_CHW, source_CHW = _unit(edited.image_HWC), _unit(clip.frames_THWC[frame])
-        reference = _reference(config.appearance.reference, first_CHW, source_CHW, keep[frame])
+        source_CHW, keep_HW = video[:, frame], keep[frame]
+        reference = _reference(config.appearance.reference, first_CHW, source_CHW, keep_HW)
         words = config.prompt.with_token(edited.caption)
         sample = appearance_sample(
-            frame, edited_CHW, source_CHW, keep[frame], reference, how, words
+            frame, edited.picture(), source_CHW, keep_HW, reference, how, words
         )
         samples.append(anchored(sample, first_CHW, frame, held) if how == "anchored" else sample)
-    _warn_of_contradictions(zip(edit.keyframes, samples, strict=True))
-    return samples
-
-
-def _warn_of_contradictions(samples: Iterable[tuple[int, Sample]]) -> None:
-    for (one, sample), (other, following) in pairwise(samples):
+    for (one, sample), (other, following) in pairwise(zip(edit.keyframes, samples, strict=True)):
         if sample.times is not None and sample.times == following.times:
             log.warning(
                 "edited frames %d and %d are in one latent frame of this base, and contradict each "
                 "other as anchored keyframes: keep one of them", one, other,
             )  # fmt: skip
+    return samples
 
 
 def _reference(kind: str, first_CHW: Tensor, source_CHW: Tensor, keep_HW: Tensor) -> Tensor:
@@ -297,7 +289,3 @@ def _reference(kind: str, first_CHW: Tensor, source_CHW: Tensor, keep_HW: Tensor
     if kind == "masked":
         return emptied(source_CHW[:, None], keep_HW[None])[:, 0]
     return source_CHW
-
-
-def _unit(image_HWC: np.ndarray) -> Tensor:
-    return to_unit(torch.from_numpy(image_HWC)[None])[:, 0]

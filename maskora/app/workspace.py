@@ -32,10 +32,18 @@ RESERVED = ("seed-", "step-", "tensorboard")  # names that runs and outputs use 
 DEVICE = re.compile(r"con|prn|aux|nul|com\d|lpt\d", re.IGNORECASE)  # to Windows, in every folder
 
 
-class Source(BaseModel):
-    """source.json: where the frames come from and how they lie in the original."""
+class Record(BaseModel):
+    """A JSON file of the workspace."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def write(self, path: Path) -> None:
+        """Write it as a whole or not at all."""
+        write_text(path, self.model_dump_json(indent=2) + "\n")
+
+
+class Source(Record):
+    """source.json: where the frames come from and how they lie in the original."""
 
     origin: str
     start: int = Field(ge=0)
@@ -68,32 +76,28 @@ class Source(BaseModel):
         return FramePlacement(self.original_size, self.size, self.region)
 
 
-class TrackingRecord(BaseModel):
+class TrackingRecord(Record):
     """tracking/clicks.json: clicks and boxes in the order they were given, in original pixels."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompts: tuple[dict[Literal["click", "box"], str], ...]
 
 
-class MaskRecord(BaseModel):
+class MaskRecord(Record):
     """masks/masks.json: digests of what the final masks were made from, and of themselves."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     settings: str
     silhouettes: str
     masks: str
 
 
-Record = TypeVar("Record", bound=BaseModel)
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 def read_record(
-    kind: type[Record],
+    kind: type[Kind],
     path: Path,
     remedy: str = "run maskora prepare again, with --overwrite (edits/ stay)",
-) -> Record:
+) -> Kind:
     """Read a JSON record. Raises UserError, with the remedy, where it is missing or damaged."""
     try:
         return kind.model_validate_json(patiently(path.read_bytes, path))
@@ -121,11 +125,12 @@ class Workspace:
         self.original_dir = root / "original"  # an uploaded video, which has no other home
         self.cache_dir = root / "cache"
         self.captions_dir = self.cache_dir / "captions"
-        self.job_record = root / "runs" / "job.json"
-        self.job_log = root / "runs" / "job.log"
-        self.job_progress = root / "runs" / "progress.jsonl"
-        self.job_lock = root / "runs" / ".lock"
-        self.stops_dir = root / "runs" / ".stops"  # a file for each time that a stop was asked for
+        self.runs_dir = root / "runs"
+        self.job_record = self.runs_dir / "job.json"
+        self.job_log = self.runs_dir / "job.log"
+        self.job_progress = self.runs_dir / "progress.jsonl"
+        self.job_lock = self.runs_dir / ".lock"
+        self.stops_dir = self.runs_dir / ".stops"  # a file for each time that a stop was asked for
 
     def source_frame(self, frame: int) -> Path:
         """A frame as the model sees it."""
@@ -155,6 +160,12 @@ class Workspace:
         """An edited image as it is named here; a person may have named it otherwise."""
         return self.edit_dir(edit) / f"{frame:05d}{suffix}"
 
+    def edited_files(self, edit: str | None, frame: int) -> list[Path]:
+        """The images of a frame's edit, however a person has numbered them (0.jpg, 00000.png)."""
+        images = (p for p in self.edit_dir(edit).glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        numbered = (path for path in images if re.fullmatch(r"[0-9]+", path.stem))
+        return sorted(path for path in numbered if int(path.stem) == frame and path.is_file())
+
     def named_edits(self) -> list[str]:
         """The names of further edits, in order."""
         folders = (path for path in self.edits_dir.glob("*/") if EDIT_NAME.fullmatch(path.name))
@@ -166,16 +177,16 @@ class Workspace:
         Args:
             expert: which of a base's transformers, where it has several.
         """
-        base = self.root / "runs" / (f"{stage}-{expert}" if expert else stage)
+        base = self.runs_dir / (f"{stage}-{expert}" if expert else stage)
         return base if edit is None or stage == "motion" else base / _checked_name(edit)
 
     def metrics(self, stage: Stage, edit: str | None = None) -> dict[str, Path]:
         """A stage's loss, step by step, by the title of its run: one per transformer."""
-        folders = [self.run_dir(stage, edit)]
-        for base in sorted((self.root / "runs").glob(f"{stage}-*")):
-            folders.append(self.run_dir(stage, edit, base.name.removeprefix(f"{stage}-")))
-        root = self.root / "runs"
-        return {f.relative_to(root).parts[0]: f / "metrics.jsonl" for f in folders}
+        experts = {p.name: p.name[len(stage) + 1 :] for p in self.runs_dir.glob(f"{stage}-*")}
+        return {
+            title: self.run_dir(stage, edit, expert) / "metrics.jsonl"
+            for title, expert in sorted({str(stage): "", **experts}.items())
+        }
 
     def output_dir(self, edit: str | None, seed: int | None) -> Path:
         """The folder of a result; `seed` only for the second and further seeds of a run."""
@@ -194,7 +205,7 @@ class Workspace:
 
     def write_source(self, source: Source) -> None:
         """Write source.json."""
-        write_text(self.source_record, source.model_dump_json(indent=2) + "\n")
+        source.write(self.source_record)
 
     def read_mask_record(self) -> MaskRecord:
         """Read masks.json. Raises UserError where it is missing or damaged."""

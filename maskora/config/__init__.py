@@ -3,11 +3,4 @@
 from maskora.config.tables import parse_size
 from maskora.config.toml import Config, build_config, load_config, render_config, set_values
 
-__all__ = [
-    "Config",
-    "build_config",
-    "load_config",
-    "parse_size",
-    "render_config",
-    "set_values",
-]
+__all__ = ["Config", "build_config", "load_config", "parse_size", "render_config", "set_values"]

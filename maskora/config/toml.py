@@ -14,24 +14,7 @@ from typing import Any
 import tomlkit
 from pydantic import ValidationError
 
-from maskora.config.tables import (
-    Acceleration,
-    Adapter,
-    Appearance,
-    Caption,
-    Inference,
-    LoraFile,
-    Mask,
-    Memory,
-    Model,
-    Motion,
-    Optimizer,
-    Prompt,
-    Table,
-    Tracker,
-    Training,
-    Video,
-)
+from maskora.config import tables
 from maskora.errors import UserError
 from maskora.files import patiently, write_text
 
@@ -45,23 +28,23 @@ WORDS = {
 BACKSLASH = "In \"…\" a backslash begins an escape: write a path with / or between '…'"
 
 
-class Config(Table):
+class Config(tables.Table):
     """One edit's whole configuration, as in its edit.toml."""
 
-    model: Model = Model()
-    video: Video = Video()
-    mask: Mask = Mask()
-    tracker: Tracker = Tracker()
-    prompt: Prompt = Prompt()
-    caption: Caption = Caption()
-    adapter: Adapter = Adapter()
-    optimizer: Optimizer = Optimizer()
-    motion: Motion = Motion()
-    appearance: Appearance = Appearance()
-    training: Training = Training()
-    memory: Memory = Memory()
-    acceleration: Acceleration = Acceleration()
-    inference: Inference = Inference()
+    model: tables.Model = tables.Model()
+    video: tables.Video = tables.Video()
+    mask: tables.Mask = tables.Mask()
+    tracker: tables.Tracker = tables.Tracker()
+    prompt: tables.Prompt = tables.Prompt()
+    caption: tables.Caption = tables.Caption()
+    adapter: tables.Adapter = tables.Adapter()
+    optimizer: tables.Optimizer = tables.Optimizer()
+    motion: tables.Motion = tables.Motion()
+    appearance: tables.Appearance = tables.Appearance()
+    training: tables.Training = tables.Training()
+    memory: tables.Memory = tables.Memory()
+    acceleration: tables.Acceleration = tables.Acceleration()
+    inference: tables.Inference = tables.Inference()
 
 
 def load_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
@@ -77,7 +60,7 @@ def load_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Conf
     if path.is_dir():
         raise UserError(f"{path} is a folder; name the TOML file in it")
     try:
-        tables = tomllib.loads(_read(path))
+        content = tomllib.loads(_read(path))
     except FileNotFoundError:
         raise UserError(
             f"{path}: no such file (maskora prepare writes a workspace with its edit.toml)"
@@ -86,7 +69,7 @@ def load_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Conf
         is_escape = any(word in str(error) for word in ("Unescaped", "hex value"))
         hint = f". {BACKSLASH}" if is_escape else ""
         raise UserError(f"{path} is not valid TOML: {error}{hint}") from None
-    return build_config(tables, overrides, str(path))
+    return build_config(content, overrides, str(path))
 
 
 def _read(path: Path) -> str:
@@ -94,14 +77,14 @@ def _read(path: Path) -> str:
 
 
 def build_config(
-    tables: dict[str, Any], overrides: list[str] | tuple[str, ...] = (), where: str = "--set"
+    content: dict[str, Any], overrides: list[str] | tuple[str, ...] = (), where: str = "--set"
 ) -> Config:
-    """Check tables as read from TOML, with overrides laid over a copy. Raises UserError."""
-    tables = deepcopy(tables)
+    """Check what was read from TOML, with overrides laid over a copy. Raises UserError."""
+    content = deepcopy(content)
     for override in overrides:
-        _lay_over(tables, override)
+        _lay_over(content, override)
     try:
-        return Config.model_validate(tables)
+        return Config.model_validate(content)
     except ValidationError as error:
         # A union tells each of its branches' mistakes; _explain names the literal one itself.
         items = [item for item in error.errors() if not str(item["loc"][-1]).startswith("literal[")]
@@ -121,7 +104,7 @@ def set_values(path: Path, values: dict[str, Any]) -> None:
     write_text(path, tomlkit.dumps(document))
 
 
-def _lay_over(tables: dict[str, Any], override: str) -> None:
+def _lay_over(content: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     table, *keys = (part.strip() for part in name.split("."))
     if not (equals and table and keys and all(keys)):
@@ -132,7 +115,7 @@ def _lay_over(tables: dict[str, Any], override: str) -> None:
         value = text
     if _is_text(table, keys):
         value = value if isinstance(value, str) else text
-    target = tables
+    target = content
     for inside in (table, *keys[:-1]):
         target = target.setdefault(inside, {})
         if not isinstance(target, dict):
@@ -142,8 +125,8 @@ def _lay_over(tables: dict[str, Any], override: str) -> None:
 
 def _is_text(table: str, keys: list[str]) -> bool:
     """True for a key that holds text, so that `--set prompt.caption=2024` means the word."""
-    tables = {name: type(value) for name, value in Config()}
-    field = tables[table].model_fields.get(keys[0]) if table in tables else None
+    kinds = {name: type(value) for name, value in Config()}
+    field = kinds[table].model_fields.get(keys[0]) if table in kinds else None
     expected = str if len(keys) == 1 else dict[str, str]
     return field is not None and field.annotation == expected
 
@@ -184,7 +167,7 @@ def _fields(keys: list[str]) -> Iterable[str]:
     if not keys:
         return Config.model_fields
     if keys[:2] == ["inference", "loras"]:
-        return LoraFile.model_fields
+        return tables.LoraFile.model_fields
     table = Config.model_fields[keys[0]].annotation
     return table.model_fields if len(keys) == 1 and table is not None else ()
 
@@ -195,7 +178,7 @@ def render_config(config: Config, header: str) -> str:
     for line in header.splitlines():
         document.add(tomlkit.comment(line))
     for table_name in Config.model_fields:
-        table: Table = getattr(config, table_name)
+        table: tables.Table = getattr(config, table_name)
         rendered = tomlkit.table()
         rendered.comment(" ".join((type(table).__doc__ or "").split()))
         for key, field in type(table).model_fields.items():

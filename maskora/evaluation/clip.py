@@ -4,7 +4,6 @@ No code that lies in a model's folder is run, and only safetensors are read.
 """
 
 import gc
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,19 +12,17 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from safetensors import SafetensorError
 from scipy.special import softmax
 
 from maskora import devices
 from maskora.errors import UserError
 from maskora.hub import locate, refuse_quantised, without_code
+from maskora.hub.small_models import check_whole, load_part, read_settings
 from maskora.progress import announce
 
 FILES = ["*.json", "*.txt", "model*.safetensors"]
 KINDS = ("clip", "clip_vision_model")
 ADVICE = "use openai/clip-vit-large-patch14, from the hub or as a local folder"
-# What transformers raises where a folder's files are missing, damaged or of another model.
-BROKEN = (OSError, ValueError, LookupError, AttributeError, RuntimeError, SafetensorError)
 PROMPTS = ("Good photo.", "Bad photo.")  # CLIP-IQA's (Wang et al. 2023)
 SCALE = 100.0  # of cosines: what CLIP's own temperature ended at in training
 
@@ -80,7 +77,7 @@ def open_pictures(folder: Path, key: str) -> Iterator[PictureEncoder]:
 
     announce(f"loading CLIP from {folder}")
     # The PIL processor on every machine, so that numbers do not depend on what is installed.
-    processor = _part(CLIPImageProcessorPil.from_pretrained, folder, key)
+    processor = load_part(CLIPImageProcessorPil.from_pretrained, folder, key, ADVICE)
 
     def encode(pictures: Sequence[np.ndarray]) -> np.ndarray:
         images = [Image.fromarray(picture) for picture in pictures]
@@ -96,8 +93,8 @@ def open_pictures(folder: Path, key: str) -> Iterator[PictureEncoder]:
         yield encode
 
 
-def encode_texts(folder: Path, texts: Sequence[str], key: str) -> np.ndarray:
-    """Features of texts, (N, D) float32, each of length one; the model is released at once.
+def encode_prompts(folder: Path, key: str) -> np.ndarray:
+    """Features of a `Rater`'s prompts; the model is released at once.
 
     Raises:
         UserError: the folder holds no CLIP with a text side.
@@ -105,8 +102,8 @@ def encode_texts(folder: Path, texts: Sequence[str], key: str) -> np.ndarray:
     import torch
     from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
-    tokenizer = _part(CLIPTokenizer.from_pretrained, folder, key)
-    tokens = tokenizer(list(texts), padding=True, return_tensors="pt")
+    tokenizer = load_part(CLIPTokenizer.from_pretrained, folder, key, ADVICE)
+    tokens = tokenizer(list(PROMPTS), padding=True, return_tensors="pt")
     with (
         _loaded(CLIPTextModelWithProjection, "text_config", folder, key) as model,
         torch.inference_mode(),
@@ -124,21 +121,16 @@ def _loaded(kind: Any, side: str, folder: Path, key: str) -> Iterator[Any]:
     import transformers.utils.logging
 
     transformers.utils.logging.disable_progress_bar()  # they count tensors
-    settings = _settings(folder, key)
+    settings = read_settings(folder / "config.json", key, ADVICE)
     config = kind.config_class.from_dict(without_code(settings.get(side, settings)))
-    model, loading = _part(
+    model, loading = load_part(
         lambda where: kind.from_pretrained(
             where, config=config, dtype=torch.float32, use_safetensors=True,
             output_loading_info=True, attn_implementation="sdpa",
         ),
-        folder,
-        key,
+        folder, key, ADVICE,
     )  # fmt: skip
-    if missing := sorted(loading["missing_keys"]):
-        raise UserError(
-            f"{key}: the weights in {folder} lack {len(missing)} of the tensors needed "
-            f"({missing[0]} is one): {ADVICE}"
-        )
+    check_whole(loading, "CLIP", folder, key, ADVICE)
     try:
         yield model.to(devices.for_small_models()).eval()
     finally:
@@ -147,22 +139,13 @@ def _loaded(kind: Any, side: str, folder: Path, key: str) -> Iterator[Any]:
         torch.cuda.empty_cache()
 
 
-def _part(load: Callable[[Path], Any], folder: Path, key: str) -> Any:
-    """Load a part of a folder. Raises UserError where it is missing or damaged."""
-    try:
-        return load(folder)
-    except BROKEN as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{key}: {folder} cannot be loaded ({reason}): {ADVICE}") from None
-
-
 def _unfit(part: str, folder: Path, key: str) -> UserError:
     return UserError(f"{key}: {folder}: its {part} does not fit its weights: {ADVICE}")
 
 
 def _check(folder: Path, key: str) -> None:
     """Raises UserError unless config.json is that of a CLIP which transformers knows itself."""
-    settings = _settings(folder, key)
+    settings = read_settings(folder / "config.json", key, ADVICE)
     kind = settings.get("model_type")
     if kind not in KINDS:
         raise UserError(f"{key}: {folder} holds no CLIP (but {kind or 'nothing'}): {ADVICE}")
@@ -171,18 +154,6 @@ def _check(folder: Path, key: str) -> None:
         raise UserError(
             f"{key}: {folder} comes with code of its own, which maskora does not run: {ADVICE}"
         )
-
-
-def _settings(folder: Path, key: str) -> dict[str, Any]:
-    """A folder's config.json. Raises UserError where it is missing or damaged."""
-    path = folder / "config.json"
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{key}: {path} is missing: {ADVICE}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{key}: {path} is damaged: {error}") from None
-    return settings if isinstance(settings, dict) else {}
 
 
 def _unit(features: Any) -> np.ndarray:

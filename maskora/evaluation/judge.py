@@ -7,24 +7,9 @@ from typing import Literal
 
 import numpy as np
 
+from maskora.evaluation import metrics
 from maskora.evaluation.clip import PictureEncoder, Rater, quality_of
-from maskora.evaluation.metrics import (
-    EditColours,
-    centroid_error,
-    change_kept,
-    colours_kept,
-    compare,
-    find_object,
-    hit_rate,
-    is_found,
-    mean_difference,
-    measure_flow,
-    motion_sums,
-    orientation_error,
-    palette,
-    psnr,
-    warp_error,
-)
+from maskora.evaluation.metrics import EditColours
 
 Row = Mapping[str, float | None]  # of one frame: by a measure's key, or by its raw parts'
 Columns = dict[str, float | None]
@@ -37,7 +22,6 @@ class Measure:
     """One number per frame.
 
     Attributes:
-        title: what it is called.
         unit: empty for shares and similarities.
         better: which way is better; None where the number only says something beside another.
         grain: a difference that a person would hardly notice.
@@ -189,10 +173,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Truth:
-    """The true edited frame.
+    """The true edited frame, uint8 RGB.
 
     Attributes:
-        edited_HWC: the true edited frame, uint8 RGB.
         object_HW: where the edited object is in it, bool.
         background_HWC: the scene without the object, where it is known.
     """
@@ -204,11 +187,9 @@ class Truth:
 
 @dataclass(frozen=True)
 class FrameSet:
-    """One frame of everything that is compared, all of one size.
+    """One frame of everything that is compared, all of one size, uint8 RGB.
 
     Attributes:
-        result_HWC: of the result, uint8 RGB.
-        source_HWC: of the source.
         inside_HW: where the mask is, bool.
         keyframe_HWC: the edited keyframe, where the person gave one (beside the first).
         truth: where it is known.
@@ -276,7 +257,7 @@ def judge(frames: Iterable[FrameSet], edit: EditColours, scorers: Scorers) -> It
 
 
 def _outside(frame: FrameSet) -> Columns:
-    found = compare(frame.result_HWC, frame.source_HWC, ~frame.inside_HW)
+    found = metrics.compare(frame.result_HWC, frame.source_HWC, ~frame.inside_HW)
     if found is None:
         return {}
     return {"outside_mse": found.mse, "outside_ssim": found.ssim, "outside_l1": found.l1}
@@ -284,9 +265,12 @@ def _outside(frame: FrameSet) -> Columns:
 
 def _edit(frame: FrameSet, edit: EditColours) -> Columns:
     given = frame.result_HWC, frame.source_HWC, frame.inside_HW
-    columns = {"edit_colours": colours_kept(*given, edit), "edit_change": change_kept(*given, edit)}
+    columns = {
+        "edit_colours": metrics.colours_kept(*given, edit),
+        "edit_change": metrics.change_kept(*given, edit),
+    }
     if frame.keyframe_HWC is not None:
-        found = compare(frame.result_HWC, frame.keyframe_HWC, frame.inside_HW)
+        found = metrics.compare(frame.result_HWC, frame.keyframe_HWC, frame.inside_HW)
         columns["keyframe_mse"] = None if found is None else found.mse
     return columns
 
@@ -296,18 +280,22 @@ def _against_truth(frame: FrameSet, truth: Truth) -> Columns:
     rivals = [frame.source_HWC]
     if truth.background_HWC is not None:
         rivals.append(truth.background_HWC)
-    columns: Columns = {"hit_rate": hit_rate(result_HWC, edited_HWC, rivals, truth.object_HW)}
-    if difference := compare(result_HWC, edited_HWC, inside_HW):
+    columns: Columns = {
+        "hit_rate": metrics.hit_rate(result_HWC, edited_HWC, rivals, truth.object_HW)
+    }
+    if difference := metrics.compare(result_HWC, edited_HWC, inside_HW):
         columns |= {"inside_mse": difference.mse, "inside_ssim": difference.ssim}
     # The true object by the same means, so that the truth itself has no error.
-    colours_N3 = palette(edited_HWC, truth.object_HW)
-    true_HW = find_object(edited_HWC, colours_N3, rivals, inside_HW)
+    colours_N3 = metrics.palette(edited_HWC, truth.object_HW)
+    true_HW = metrics.find_object(edited_HWC, colours_N3, rivals, inside_HW)
     if true_HW.any():
-        found_HW = find_object(result_HWC, colours_N3, rivals, inside_HW)
+        found_HW = metrics.find_object(result_HWC, colours_N3, rivals, inside_HW)
         columns |= {
-            "object_found": float(is_found(found_HW, true_HW)),
-            "centroid_error": centroid_error(found_HW, true_HW),
-            "orientation_error": orientation_error(result_HWC, found_HW, edited_HWC, true_HW),
+            "object_found": float(metrics.is_found(found_HW, true_HW)),
+            "centroid_error": metrics.centroid_error(found_HW, true_HW),
+            "orientation_error": metrics.orientation_error(
+                result_HWC, found_HW, edited_HWC, true_HW
+            ),
         }
     return columns
 
@@ -318,15 +306,15 @@ def _motion(first: FrameSet, second: FrameSet) -> Columns:
     if not inside_HW.any():
         return {}
     ours, theirs = (first.result_HWC, second.result_HWC), (first.source_HWC, second.source_HWC)
-    flow, source_flow = measure_flow(*ours), measure_flow(*theirs)
+    flow, source_flow = metrics.measure_flow(*ours), metrics.measure_flow(*theirs)
     columns: Columns = {
-        "warp_error": warp_error(*ours, flow, inside_HW),
-        "follow_error": warp_error(*ours, source_flow, inside_HW),
-        "source_warp_error": warp_error(*theirs, source_flow, inside_HW),
-        "step": mean_difference(*ours, inside_HW),
-        "source_step": mean_difference(*theirs, inside_HW),
+        "warp_error": metrics.warp_error(*ours, flow, inside_HW),
+        "follow_error": metrics.warp_error(*ours, source_flow, inside_HW),
+        "source_warp_error": metrics.warp_error(*theirs, source_flow, inside_HW),
+        "step": metrics.mean_difference(*ours, inside_HW),
+        "source_step": metrics.mean_difference(*theirs, inside_HW),
     }
-    return columns | (motion_sums(flow, source_flow, inside_HW) or {})
+    return columns | (metrics.motion_sums(flow, source_flow, inside_HW) or {})
 
 
 @dataclass(frozen=True)
@@ -370,7 +358,7 @@ def _combined(parts: Sequence[float], measure: Measure) -> float:
     """A measure from its sums."""
     if len(measure.raw) == 2:
         return parts[0] / parts[1]
-    return psnr(parts[0]) if measure.raw else parts[0]
+    return metrics.psnr(parts[0]) if measure.raw else parts[0]
 
 
 def format_value(key: str, value: float | None) -> str:

@@ -262,9 +262,7 @@ def _density(colours_N3: np.ndarray) -> np.ndarray:
 
 
 def _change(one_HWC: np.ndarray, other_HWC: np.ndarray, inside_HW: np.ndarray) -> float | None:
-    if not inside_HW.any():
-        return None
-    return float(cv2.absdiff(one_HWC, other_HWC)[inside_HW].mean())
+    return mean_difference(one_HWC, other_HWC, inside_HW) if inside_HW.any() else None
 
 
 def hit_rate(

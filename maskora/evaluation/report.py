@@ -23,16 +23,9 @@ WIDEST = 400  # pixels, of the pictures in the page
 # Colours that are put into a chart and then handed to the page's style sheet.
 INK, REFERENCE, LINES = "#010101", "#010102", ("#010103", "#010104", "#010105")
 LEAST_GRAINS = 6  # an axis spans at least so many of what a person would notice
-STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "maskora",
-    "text.color": INK,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "font.size": 9,
-}
+STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "maskora", "font.size": 9} | dict.fromkeys(
+    ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
+)
 
 
 class Chart(NamedTuple):
@@ -48,39 +41,27 @@ class Chart(NamedTuple):
 
 CHARTS = (
     Chart("Outside the mask: PSNR to the source, dB (gap: identical)", {"outside_psnr": "result"}),
-    Chart(
-        "What is kept of the edit",
-        {"edit_colours": "its colours", "edit_change": "difference to the source"},
-        1.0,
-    ),
-    Chart(
-        "How the inside moves, the source being 1",
-        {"motion_followed": "source's motion followed", "motion_speed": "speed"},
-        1.0,
-    ),
-    Chart(
-        "Warp error inside, levels",
-        {
-            "follow_error": "by the source's motion",
-            "warp_error": "by its own",
-            "source_warp_error": "source by its own",
-        },
-    ),
+    Chart("What is kept of the edit", {
+        "edit_colours": "its colours", "edit_change": "difference to the source",
+    }, 1.0),
+    Chart("How the inside moves, the source being 1", {
+        "motion_followed": "source's motion followed", "motion_speed": "speed",
+    }, 1.0),
+    Chart("Warp error inside, levels", {
+        "follow_error": "by the source's motion", "warp_error": "by its own",
+        "source_warp_error": "source by its own",
+    }),
     Chart("Change from frame to frame inside, levels", {"step": "result", "source_step": "source"}),
-    Chart(
-        "Similarity by CLIP",
-        {
-            "clip_score": "to the edited first frame",
-            "input_similarity": "to the source",
-            "clip_steadiness": "to the frame before",
-        },
-    ),
+    Chart("Similarity by CLIP", {
+        "clip_score": "to the edited first frame", "input_similarity": "to the source",
+        "clip_steadiness": "to the frame before",
+    }),
     Chart("Quality by CLIP-IQA", {"quality": "result", "source_quality": "source"}),
     Chart("Hit rate against the truth", {"hit_rate": "result"}, 1.0),
     Chart("Error of place, pixels", {"centroid_error": "result"}),
     Chart("Error of orientation, degrees", {"orientation_error": "result"}),
     Chart("Inside the mask: PSNR to the truth, dB", {"inside_psnr": "result"}),
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,9 +72,6 @@ class Report:
         title: whose result it is.
         facts: what was judged, and by what: names and values, None where there is no such.
         notes: what the reader should know about how the numbers came about.
-        numbers: what was measured.
-        signs: known bad signs.
-        worst: frames that stand out.
     """
 
     title: str

@@ -46,7 +46,6 @@ class Worst:
     """A frame that stands out.
 
     Attributes:
-        frame: its number.
         key: the measure by which it stands out most.
         value: of that frame.
         typical: the median over the clip; infinite where most pictures are identical.

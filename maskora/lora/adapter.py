@@ -70,10 +70,9 @@ def save(path: Path, transformer: Transformer, metadata: dict[str, Any]) -> None
     """Write the trained LoRA with its metadata, as a whole or not at all."""
     state = get_peft_model_state_dict(transformer, adapter_name=TRAINED)
     alpha = transformer.peft_config[TRAINED].lora_alpha
-    downs = (name for name in state if name.endswith(".lora_A.weight"))
     updates = {
         module: Update(state[f"{module}.lora_A.weight"], state[f"{module}.lora_B.weight"], alpha)
-        for module in (name.removesuffix(".lora_A.weight") for name in downs)
+        for module in dict.fromkeys(name.rpartition(".lora_")[0] for name in state)
     }
     write(path, LoraWeights(updates, {}, metadata), "diffusers")
 

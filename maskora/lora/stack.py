@@ -114,7 +114,6 @@ def _find(modules: Mapping[str, nn.Module], name: str) -> tuple[nn.Module, str] 
 
 
 def _difference_shape(owner: nn.Module, leaf: str) -> tuple[int, ...]:
-    """The shape that a difference must have."""
     if isinstance(owner, nn.Linear) and leaf == "bias":
         return (owner.out_features,)
     return tuple(getattr(owner, leaf).shape)

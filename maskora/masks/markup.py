@@ -13,9 +13,9 @@ from itertools import chain
 import numpy as np
 
 from maskora.errors import UserError
-from maskora.masks import Labels, Silhouette
+from maskora.masks import Labels, Silhouette, tracking
 from maskora.masks.prompts import Box, Prompt, check_inside
-from maskora.masks.tracking import Direction, ObjectTracker, Silhouettes, combine, follow, split
+from maskora.masks.tracking import Direction, ObjectTracker, combine, split
 
 MOST_UNDO = 100
 
@@ -32,7 +32,7 @@ class Markup:
     """The prompts and silhouettes of one clip.
 
     Attributes:
-        prompts: clicks and boxes, in the order in which they were made.
+        prompts: in the order in which they were made.
         before_THW, shown_THW: labels, uint8.
         changed: frames whose labels have changed since they were last stored.
     """
@@ -103,22 +103,22 @@ class Markup:
             UserError: there is nothing to start from.
         """
         anchors = self._anchors(start)
-        steps = follow(tracker, anchors, len(self.shown_THW), start, direction)
+        steps = tracking.follow(tracker, anchors, len(self.shown_THW), start, direction)
         first = next(steps)  # a tracker that cannot begin changes nothing
         self._remember(range(len(self.shown_THW)))
         for frame, silhouettes in chain([first], steps):
             anchored = anchors.get(frame, {})
             carried = {n: one for n, one in silhouettes.items() if n not in anchored}
             if carried:
-                self._lay(frame, carried)
+                for labels_HW in (self.before_THW[frame], self.shown_THW[frame]):
+                    labels_HW[:] = combine({**split(labels_HW), **carried}, labels_HW.shape)
+                self.changed.add(frame)
             yield frame
 
     def steps(self, start: int | None = None, direction: Direction = "both") -> int:
         """The number of frames that `follow` will yield. Raises UserError where it cannot start."""
         anchors, frames = self._anchors(start), len(self.shown_THW)
-        ahead = frames - (min(anchors) if start is None else start)
-        back = 1 + (max(anchors) if start is None else start)
-        return {"both": ahead + back, "forward": ahead, "backward": back}[direction]
+        return sum(len(path) for path in tracking.paths(anchors, frames, start, direction))
 
     def absences(self) -> dict[int, list[int]]:
         """The frames in which an object is not seen, for each object with such frames."""
@@ -140,8 +140,10 @@ class Markup:
                     f"object {prompt.object_id} is not in frame {frame} yet: first click a point "
                     f"that belongs to it, then what does not"
                 )
-        height, width = before_HW.shape
-        return combine({**there, **tracker.segment(frame, own, before_HW)}, height, width)
+        for number in sorted({prompt.object_id for prompt in own}):
+            of_object = [prompt for prompt in own if prompt.object_id == number]
+            there[number] = tracker.segment(frame, of_object, before_HW)
+        return combine(there, before_HW.shape)
 
     def _anchors(self, start: int | None) -> dict[int, dict[int, Silhouette]]:
         anchors: dict[int, dict[int, Silhouette]] = {}
@@ -155,13 +157,6 @@ class Markup:
         if start is not None and not anchors[start]:
             raise UserError(f"nothing is marked in frame {start}: click the object there first")
         return anchors
-
-    def _lay(self, frame: int, silhouettes: Silhouettes) -> None:
-        height, width = self.shown_THW.shape[1:]
-        for labels_THW in (self.before_THW, self.shown_THW):
-            known = {**split(labels_THW[frame]), **silhouettes}
-            labels_THW[frame] = combine(known, height, width)
-        self.changed.add(frame)
 
     def _remember(self, frames: Iterable[int]) -> None:
         packed = {

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from maskora.errors import UserError
 from maskora.masks import Labels, Silhouette
+from maskora.masks.tracking import combine, split
 
 Boxes = npt.NDArray[np.float64]
 MaskShape = Literal["box", "tight", "hull", "noisy", "full"]
@@ -106,15 +107,11 @@ def clean_silhouettes(labels_THW: Labels, min_area: float) -> tuple[Labels, tupl
         small = len(dropped) == len(frames)
         for frame, (large_HW, biggest_HW) in zip(frames, parts, strict=True):
             cleaned_THW[frame][biggest_HW if small else large_HW] = number
-        if small:
+        if dropped:
+            which = f"frames {frame_ranges(dropped)}: ignored there as noise."
             notes.append(
                 f"object {number} is smaller than mask.min_area ({min_area:g} of the picture) in"
-                " every frame: its biggest part is kept."
-            )
-        elif dropped:
-            notes.append(
-                f"object {number} is smaller than mask.min_area ({min_area:g} of the picture) in"
-                f" frames {frame_ranges(dropped)}: ignored there as noise."
+                f" {'every frame: its biggest part is kept.' if small else which}"
             )
     return cleaned_THW, tuple(notes)
 
@@ -169,13 +166,9 @@ def noisy(silhouette_HW: Silhouette) -> Silhouette:
 
 def redraw(labels_THW: Labels, draw: Callable[[Silhouette], Silhouette]) -> Labels:
     """Replace each object's silhouette by ``draw(silhouette_HW)``; the smaller one is in front."""
-    drawn_THW = np.zeros_like(labels_THW)
-    for labels_HW, drawn_HW in zip(labels_THW, drawn_THW, strict=True):
-        numbers = np.unique(labels_HW[labels_HW > 0]).tolist()
-        shapes = {number: draw(labels_HW == number) for number in numbers}
-        for number in sorted(numbers, key=lambda n: -int(shapes[n].sum())):
-            drawn_HW[shapes[number]] = number
-    return drawn_THW
+    shape = labels_THW.shape[1:]
+    drawn = ({n: draw(one_HW) for n, one_HW in split(each_HW).items()} for each_HW in labels_THW)
+    return np.stack([combine(silhouettes, shape) for silhouettes in drawn])
 
 
 def object_boxes(

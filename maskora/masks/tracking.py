@@ -26,17 +26,14 @@ class ObjectTracker(Protocol):
 
     label: str
 
-    def segment(self, frame: int, prompts: Sequence[Prompt], before_HW: Labels) -> Silhouettes:
-        """The silhouettes, in one frame, of the objects that are pointed at.
+    def segment(self, frame: int, prompts: Sequence[Prompt], before_HW: Labels) -> Silhouette:
+        """The silhouette_HW, in one frame, of the object that is pointed at; it may be empty.
 
         Args:
             frame: the frame's number.
-            prompts: all of this frame's, in workspace pixels, of at least one object.
+            prompts: all of this frame's for one object, in workspace pixels; at least one.
             before_HW: labels of this frame as tracked so far (0 where nothing is): an object that
                 is there already is refined, not found anew.
-
-        Returns:
-            one silhouette_HW per object named by a prompt; it may be empty.
         """
         ...
 
@@ -59,9 +56,9 @@ class ObjectTracker(Protocol):
         ...
 
 
-def combine(silhouettes: Silhouettes, height: int, width: int) -> Labels:
-    """Labels_HW from silhouettes; where two overlap the smaller one is in front."""
-    labels_HW = np.zeros((height, width), np.uint8)
+def combine(silhouettes: Silhouettes, shape: tuple[int, ...]) -> Labels:
+    """Labels_HW of this shape from silhouettes; where two overlap the smaller one is in front."""
+    labels_HW = np.zeros(shape, np.uint8)
     for number in sorted(silhouettes, key=lambda n: -int(silhouettes[n].sum())):
         labels_HW[silhouettes[number]] = number
     return labels_HW
@@ -91,12 +88,15 @@ def follow(
         (frame, the objects that are now known there), the start frame's own among them. A frame may
         come twice, with other objects.
     """
-    if direction != "backward":
-        first = min(anchors) if start is None else start
-        yield from _pass(tracker, range(first, frames), anchors, direction)
-    if direction != "forward":
-        last = max(anchors) if start is None else start
-        yield from _pass(tracker, range(last, -1, -1), anchors, direction)
+    for path in paths(anchors, frames, start, direction):
+        yield from _pass(tracker, path, anchors, direction)
+
+
+def paths(anchors: Anchors, frames: int, start: int | None, direction: Direction) -> list[range]:
+    """The frames of each pass that `follow` makes."""
+    first, last = (min(anchors), max(anchors)) if start is None else (start, start)
+    ahead, back = range(first, frames), range(last, -1, -1)
+    return {"both": [ahead, back], "forward": [ahead], "backward": [back]}[direction]
 
 
 def _pass(

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
-from maskora.config.tables import Acceleration
+from maskora.config.tables import Acceleration, Memory
 from maskora.devices import DeviceKind
+from maskora.errors import UserError
 from maskora.memory.machine import Budget, Machine, budget
 from maskora.memory.profile import Profile
 from maskora.memory.solver import (
@@ -23,7 +24,6 @@ from maskora.memory.solver import (
     Solution,
     Swap,
     TilePhase,
-    check_swap,
     refuse,
     smallest,
     solve,
@@ -80,7 +80,6 @@ class Workload:
     acceleration: Acceleration = PLAIN
 
     def tokens(self, base: Profile, frames: int) -> int:
-        """Tokens of so many of its frames."""
         return base.tokens(frames, self.width, self.height)
 
 
@@ -175,7 +174,6 @@ class Host:
 
     @property
     def total(self) -> int:
-        """All of it."""
         return sum(getattr(self, row.name) for row in fields(self))
 
 
@@ -271,21 +269,6 @@ def smaller_sizes(width: int, height: int, multiple: int) -> Iterator[tuple[int,
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the person asked of the placement: [memory] of the configuration.
-
-    Attributes:
-        cap_gb: what all of a run may take of the GPU; None for what is free.
-        swap: how many blocks to stream, or "auto" for the fewest that fit.
-        weights: where streamed blocks wait.
-    """
-
-    cap_gb: float | None = None
-    swap: Swap = "auto"
-    weights: str = "pinned"
-
-
-@dataclass(frozen=True)
 class Plan:
     """One purpose's choice.
 
@@ -349,26 +332,30 @@ class Plan:
         return json.dumps(facts, sort_keys=True)
 
 
-def plan_run(base: Profile, job: Workload, machine: Machine, request: Request) -> Plan:
+def plan_run(base: Profile, job: Workload, machine: Machine, memory: Memory) -> Plan:
     """How a run will lie in memory; without a GPU no budget is enforced.
+
+    Args:
+        memory: [memory] of the configuration.
 
     Raises:
         UserError: it does not fit the budget (and what would), or more blocks are to be swapped
             than there are.
     """
-    plan = _planned(base, job, machine, request, RINGS)
+    plan = _planned(base, job, machine, memory, RINGS)
     if plan.placement.ring > min(RINGS) and plan.ram_bytes > machine.ram.available:
-        shorter = _planned(base, job, machine, request, RINGS[:1])  # fewer blocks wait in RAM
+        shorter = _planned(base, job, machine, memory, RINGS[:1])  # fewer blocks wait in RAM
         return shorter if shorter.ram_bytes <= machine.ram.available else plan
     return plan
 
 
 def _planned(
-    base: Profile, job: Workload, machine: Machine, request: Request, rings: tuple[int, ...]
+    base: Profile, job: Workload, machine: Machine, memory: Memory, rings: tuple[int, ...]
 ) -> Plan:
     """The plan with one of these numbers of buffers. Raises UserError where nothing fits."""
-    within = None if machine.gpu is None else budget(request.cap_gb, machine.gpu)
-    solution = _solution(base, job, request, within, rings)
+    cap = None if memory.vram_budget_gb == "auto" else memory.vram_budget_gb
+    within = None if machine.gpu is None else budget(cap, machine.gpu)
+    solution = _solution(base, job, memory, within, rings)
     needs = {
         name: need
         for name, need in solution.needs.items()
@@ -387,14 +374,15 @@ def _planned(
 
 
 def _solution(
-    base: Profile, job: Workload, request: Request, within: Budget | None, rings: tuple[int, ...]
+    base: Profile, job: Workload, memory: Memory, within: Budget | None, rings: tuple[int, ...]
 ) -> Solution:
     """What was asked for, or what fits best. Raises UserError where nothing does."""
-    swap, asked = request.swap, memory_demand(base, job)
-    check_swap(swap, asked.blocks.blocks)
+    swap, asked = memory.blocks_to_swap, memory_demand(base, job)
+    if swap != "auto" and swap > (count := asked.blocks.blocks):
+        raise UserError(f"[memory] blocks_to_swap is {swap}, but this base has {count} blocks")
     start = Placement(
         blocks_to_swap=0,
-        weights=request.weights,
+        weights=memory.weights,
         storage=job.storage,
         activation_offload=job.offload,
     )
@@ -412,10 +400,8 @@ def _without_gpu(asked: Demand, swap: Swap, start: Placement) -> Solution:
     if isinstance(swap, int):
         swapped, reason = swap, f"{swap} of {blocks.blocks} blocks are swapped, as set"
     elif start.weights == "mapped":
-        swapped, reason = (
-            blocks.blocks,
-            f"all {blocks.blocks} blocks are read from disk when needed",
-        )
+        swapped = blocks.blocks
+        reason = f"all {swapped} blocks are read from disk when needed"
     else:
         swapped, reason = 0, f"all {blocks.blocks} blocks lie in RAM"
     placement = Placement(swapped, start.weights, start.storage)

@@ -81,7 +81,6 @@ class Profile:
         self.parameters: int = table["parameters"]
 
     def tokens(self, frames: int, width: int, height: int) -> int:
-        """How many tokens the video has."""
         edge = self.grid.multiple
         return self.grid.latent_frames(frames) * (width // edge) * (height // edge)
 
@@ -103,7 +102,6 @@ class Profile:
         return int(self._table["largest_matrix"]) * ITEM["float32"]
 
     def lora_parameters(self, rank: int, targets: str) -> int:
-        """How many values the LoRA has."""
         return rank * int(self._table["lora"][targets])
 
     def input_bytes(self, dtype: str, tokens: int) -> int:

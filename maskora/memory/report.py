@@ -42,14 +42,14 @@ def render(plans: Sequence[Plan]) -> str:
         lines.append("")
     parts = _columns([plan.host for plan in plans], lambda part: part.total)
     lines += _table("RAM, GB", parts, HOST_ROWS)
-    lines += ["", *first.machine.notes, _told_budget(first)]
+    lines += ["", *first.machine.notes, _budget(first)]
     lines += [*(f"{plan.job.purpose}: {plan.reason}" for plan in plans), _encoders(first)]
     if too_much := lacking_ram(max(plans, key=lambda plan: plan.ram_bytes)):
         lines.append(f"note: {too_much}")
     return "\n".join(lines)
 
 
-def _told_budget(plan: Plan) -> str:
+def _budget(plan: Plan) -> str:
     if plan.budget is None:
         return "no GPU: memory.vram_budget_gb is not enforced"
     return f"budget {gb(plan.budget.nbytes)} GB: {plan.budget.description}"

@@ -94,7 +94,6 @@ class BlockPhase:
 
     @property
     def blocks(self) -> int:
-        """How many there are."""
         return len(self.block_bytes)
 
     def streamed(self, swapped: int) -> list[int]:
@@ -160,7 +159,6 @@ class Demand:
     def needs(
         self, swapped: int, ring: int, mode: ComputeMode, tile: int | None
     ) -> dict[str, Need]:
-        """What each phase takes with these choices."""
         tiled = {phase.name: phase.need(tile) for phase in self.tiles}
         return {**self.fixed, **tiled, self.blocks.name: self.blocks.need(swapped, ring, mode)}
 
@@ -242,7 +240,7 @@ def refuse(
 
 def _more_memory(phase: str, least: int, budget: Budget) -> list[str]:
     """How much a phase needs at the least, the overhead included, and where it could come from."""
-    memory, needed = budget.memory, _rounded_up(least)
+    memory, needed = budget.memory, f"{math.ceil(10 * least / GIB) / 10:.1f}"
     if budget.cap is not None:
         lacks = f", on a GPU that has it free ({memory.description})" if least > memory.free else ""
         return [
@@ -277,12 +275,6 @@ def smallest(demand: Demand, swap: Swap, ring: int) -> tuple[str, int]:
     )
     name = max(totals, key=lambda name: totals[name])
     return name, totals[name]
-
-
-def check_swap(swap: Swap, blocks: int) -> None:
-    """Raises UserError where more blocks are asked for than there are."""
-    if swap != "auto" and swap > blocks:
-        raise UserError(f"[memory] blocks_to_swap is {swap}, but this base has {blocks} blocks")
 
 
 def _fits_tiled(demand: Demand, tile: int | None, budget: int) -> bool:
@@ -327,7 +319,3 @@ def _reason(demand: Demand, budget: int, swap: Swap, chosen: Placement, mode: Co
     if chosen.vae_tile is not None:
         reason += f"; the VAE works in tiles of {chosen.vae_tile} pixels"
     return reason
-
-
-def _rounded_up(nbytes: int) -> str:
-    return f"{math.ceil(10 * nbytes / GIB) / 10:.1f}"

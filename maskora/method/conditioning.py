@@ -151,11 +151,7 @@ def anchored(sample: Sample, first_CHW: Tensor, frame: int, held: int) -> Sample
 
 
 def inference_sample(
-    video_CTHW: Tensor,
-    keep_THW: Tensor,
-    edited_first_CHW: Tensor,
-    conditioning: str,
-    prompt: str,
+    video_CTHW: Tensor, keep_THW: Tensor, edited_first_CHW: Tensor, conditioning: str, prompt: str
 ) -> Sample:
     """The whole clip, its first frame replaced by the edited one, the rest as in training."""
     keep = condition_mask(keep_THW, conditioning)

@@ -12,11 +12,7 @@ TIMESTEPS = 1000.0
 
 
 def draw_noise_level(
-    method: str,
-    shift: float,
-    generator: torch.Generator,
-    lowest: float = 0.0,
-    highest: float = 1.0,
+    method: str, shift: float, generator: torch.Generator, lowest: float = 0.0, highest: float = 1.0
 ) -> Tensor:
     """A noise level, shape (1,): uniform, or the sigmoid of a normal; then shifted.
 

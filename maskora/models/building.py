@@ -1,13 +1,12 @@
 """Modules built on the host from a reader, tokenizers from their folder, and memory given back."""
 
 import gc
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from maskora import progress
@@ -18,27 +17,23 @@ from maskora.streaming.tensor_files import Reader, check_all
 UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
 
 
-def build(make: Callable[[], Any], weights: Reader, ignore: Collection[str] = ()) -> Any:
-    """A frozen module in float32 in host memory.
+def fill(module: Any, weights: Reader) -> Any:
+    """A module whose parameters are not there yet gets them, frozen, in float32 in host memory.
 
     Args:
-        make: builds it; its parameters' own values are not used.
         weights: has every parameter, under the module's own names.
-        ignore: regular expressions of tensors that it may have besides.
 
     Raises:
         UserError: a tensor is missing, of another shape, or too much.
     """
-    with init_empty_weights():
-        module: nn.Module = make()
-    check_all(weights, module, ignore=ignore)
+    check_all(weights, module)
     for name, parameter in list(module.named_parameters()):
         value = torch.empty(tuple(parameter.shape))
         weights.read_into(name, value)
         owner, _, leaf = name.rpartition(".")
         filled = nn.Parameter(value, requires_grad=False)
         module.get_submodule(owner).register_parameter(leaf, filled)
-    return module.requires_grad_(False).eval()
+    return module.eval()
 
 
 class Renamed(Reader):
@@ -74,27 +69,6 @@ class Renamed(Reader):
 def without_prefix(reader: Reader, prefix: str) -> Reader:
     """A reader by names without a prefix, where its own have it."""
     return Renamed(reader, {name.removeprefix(prefix): name for name in reader.names()})
-
-
-def check_words(
-    weights: Reader, name: str, shape: tuple[int, int], tokens: int, folder: Path
-) -> None:
-    """Word embeddings have the shape that is expected, and a row for each token.
-
-    Args:
-        name: of the embeddings, of whose rows only some are read later on.
-        shape: as the configuration tells it.
-        tokens: how many the tokenizer has that lies in `folder`.
-
-    Raises:
-        UserError: they have not.
-    """
-    weights.check(name, shape)
-    if tokens > shape[0]:
-        raise UserError(
-            f"{folder} has {tokens} tokens, and {weights.description} knows {shape[0]}: they do "
-            f"not belong together"
-        )
 
 
 def read_folder(kind: Any, folder: Path, **settings: Any) -> Any:

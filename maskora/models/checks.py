@@ -8,14 +8,14 @@ to the classes of diffusers and transformers; `reading_config` makes their error
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 from huggingface_hub.errors import StrictDataclassError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from maskora.errors import Fault, UserError
-from maskora.models.files.model_files import ModelFiles, problems_of, raise_all
+from maskora.models.base import Grid
+from maskora.models.files.model_files import ModelFiles
 from maskora.streaming.out_of_memory import ran_out_of
 
 SHOWN = 60  # characters of a value in a message
@@ -52,16 +52,13 @@ class Settings(BaseModel):
             raise UserError(f"{source.described(part)}: {problems}. {PUBLISHED}") from None
 
 
-def check_settings(source: ModelFiles, kinds: Mapping[str, type[Settings]]) -> None:
-    """Check every part's configuration.
-
-    Args:
-        kinds: part -> its keys.
-
-    Raises:
-        UserError: with all that is wrong, in one message.
-    """
-    raise_all(problems_of(partial(kind.of, source, part) for part, kind in kinds.items()))
+def read_grid(source: ModelFiles, kinds: Mapping[str, type[Settings]]) -> Grid:
+    """The grid, from the configurations of the VAE and the transformer. Raises UserError."""
+    vae: Any = kinds["vae"].of(source, "vae")
+    transformer: Any = kinds["transformer"].of(source, "transformer")
+    patch = transformer.patch_size  # Wan's has one for frames, height and width each
+    patch = patch if isinstance(patch, int) else patch[-1]
+    return Grid(vae.spatial_compression_ratio, patch, vae.temporal_compression_ratio)
 
 
 @contextmanager
@@ -134,11 +131,6 @@ class T5Encoder(TransformersSettings):
     feed_forward_proj: Literal["relu", "gelu", "gated-gelu", "gated-silu"] = "relu"
     dense_act_fn: Activation = "relu"
     is_decoder: Literal[False] = False
-
-    @property
-    def gated(self) -> bool:
-        """The feed-forward has two ways in, one of which opens the other."""
-        return self.feed_forward_proj.startswith("gated")
 
 
 class VisionTower(TransformersSettings):

@@ -29,9 +29,9 @@ from maskora.models.base import (
     VideoModel,
 )
 from maskora.models.building import announce
-from maskora.models.checks import Settings, check_settings
+from maskora.models.checks import Settings, read_grid
 from maskora.models.encoders import StreamedEncoder, on_meta
-from maskora.models.files.model_files import ModelFiles, identity
+from maskora.models.files.model_files import ModelFiles, identity, problems_of, raise_all
 from maskora.streaming.blocks import Precision, precise
 from maskora.streaming.out_of_memory import with_room
 from maskora.streaming.placement import RESIDENT, Placement
@@ -57,7 +57,6 @@ class DiffusersBase(VideoModel):
         files: part without weights -> file names, of which one must be in its folder.
         settings: part -> what its configuration must say.
         widths: part -> the key of its width, and the transformer's key that must have as much.
-        read_grid: the grid, from the configuration files.
         attention, feed_forward: regular expressions of the module names that carry LoRA.
         instead: what to use where a checkpoint is another one, in words.
     """
@@ -70,7 +69,6 @@ class DiffusersBase(VideoModel):
     files: ClassVar[dict[str, tuple[str, ...]]]
     settings: ClassVar[Mapping[str, type[Settings]]]
     widths: ClassVar[dict[str, tuple[str, str]]]
-    read_grid: ClassVar[Callable[[ModelFiles], Grid]]
     attention: ClassVar[str]
     feed_forward: ClassVar[str]
     instead: ClassVar[str]
@@ -86,12 +84,17 @@ class DiffusersBase(VideoModel):
         if "transformer" in source.parts():  # another kind of base lacks other parts, too
             self._check_transformer("transformer")
         source.check(tuple(part for part in self.parts if part not in self.files), self.files)
-        check_settings(source, self.settings)
-        self.grid = type(self).read_grid(source)
+        kinds = self.settings.items()
+        raise_all(problems_of(partial(kind.of, source, part) for part, kind in kinds))
+        self.grid = read_grid(source, self.settings)
         transformer = self._transformer("transformer")
         self.latent_channels = transformer.out_channels
         for part in (part for part in self.widths if part in self.settings):
             self._check_width(part, transformer)
+        self.complete(transformer)
+
+    def complete(self, transformer: Any) -> None:
+        """Take what this family alone has from its configurations. Raises UserError."""
 
     def _transformer(self, part: str) -> Any:
         """What a transformer's configuration says. Raises UserError."""

@@ -15,16 +15,16 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
+from maskora.errors import UserError
 from maskora.models.base import Context, EncodePrompts, PromptInput, Vae
 from maskora.models.building import (
     announce,
     as_bytes,
-    build,
-    check_words,
+    fill,
     released,
     without_prefix,
 )
-from maskora.models.checks import UNUSED_LAYERS, reading_config
+from maskora.models.checks import UNUSED_LAYERS, reading_config, transformers_config
 from maskora.models.files.model_files import ModelFiles
 from maskora.streaming.blocks import Precision, precise
 from maskora.streaming.placement import Placement
@@ -45,6 +45,12 @@ def on_meta(source: ModelFiles, part: str, make: Callable[[], Any]) -> Any:
     with reading_config(source, part), init_empty_weights():
         module = make()
     return module.requires_grad_(False).eval()
+
+
+def empty_model(source: ModelFiles, part: str, kind: Any, **settings: Any) -> Any:
+    """A part of a class of transformers, as by `on_meta`; `settings` go before the file's."""
+    config = transformers_config(kind.config_class, source, part, **settings)
+    return on_meta(source, part, lambda: kind(config))
 
 
 def padded(tokenizer: Any, texts: str | list[str], length: int) -> Any:
@@ -149,7 +155,12 @@ class TextModel:
     def check(self, tokenizer: Any, folder: Path) -> None:
         """It knows every token of the tokenizer that lies in a folder. Raises UserError."""
         rows, width = self.built.module.get_input_embeddings().weight.shape
-        check_words(self.weights, self._words, (rows, width), len(tokenizer), folder)
+        self.weights.check(self._words, (rows, width))
+        if len(tokenizer) > rows:
+            raise UserError(
+                f"{folder} has {len(tokenizer)} tokens, and {self.weights.description} knows "
+                f"{rows}: they do not belong together"
+            )
 
     def embed(self, tokens_BL: Tensor) -> Tensor:
         """The words' embeddings (B, L, D)."""
@@ -171,12 +182,21 @@ class TextModel:
 
 
 def t5(
-    title: str, module: Any, dtype: torch.dtype, longest: Callable[[torch.device], Context]
+    title: str, module: Any, dtype: torch.dtype, length: int, context: Callable[[Tensor], Context]
 ) -> StreamedEncoder:
-    """An encoder of the T5 family, built by `on_meta`."""
+    """An encoder of the T5 family, built by `on_meta`.
+
+    Args:
+        length: of the longest prompt, in tokens.
+        context: of a prompt's states (L, D).
+    """
     # transformers computes this layer in float32 where the rest is float16.
     wide = ("wo",) if dtype == torch.float16 else ()
     module.to(dtype)
+
+    def longest(device: torch.device) -> Context:
+        return context(longest_states(module, length, dtype, device))
+
     return StreamedEncoder(title, module, module.encoder.block, dtype, longest, wide, T5_WORDS)
 
 
@@ -197,20 +217,37 @@ def prepared(processor: Any, picture_CHW: Tensor, **options: Any) -> Tensor:
     return pixels_BCHW
 
 
+def build_vision_tower(
+    source: ModelFiles, kind: Any, look: Callable[[Any, Tensor], Tensor], **settings: Any
+) -> StreamedEncoder:
+    """The part `image_encoder`, in float32.
+
+    Args:
+        kind: its class in transformers.
+        look: the module and pixels (1, 3, H, W) -> tokens (1, N, D).
+        settings: go before the file's.
+    """
+    tower = empty_model(source, "image_encoder", kind, **settings)
+
+    def longest(device: torch.device) -> Context:
+        return {"image": look(tower, empty_pixels(tower.config, torch.float32, device))[0]}
+
+    return StreamedEncoder("image encoder", tower, tower.encoder.layers, torch.float32, longest)
+
+
 def vision_tower(
     built: StreamedEncoder,
     source: ModelFiles,
     processor: Any,
     device: torch.device,
-    look: Callable[[Tensor], Tensor],
+    look: Callable[[Any, Tensor], Tensor],
     ignore: tuple[str, ...],
     **options: Any,
 ) -> AbstractContextManager[EncodePrompts]:
-    """The part `image_encoder`, in float32: a picture -> {"image": its tokens (N, D)}.
+    """What `build_vision_tower` has built: a picture -> {"image": its tokens (N, D)}.
 
     Args:
         processor: of pictures; the PIL one, so that they do not depend on what is installed.
-        look: pixels (1, 3, H, W) -> tokens (1, N, D), by the module.
         ignore: regular expressions of tensors that the file may have besides.
         options: for the processor.
     """
@@ -219,7 +256,7 @@ def vision_tower(
     def encode(prompts: Sequence[PromptInput]) -> Iterator[Context]:
         for item in prompts:
             pixels_BCHW = prepared(processor, item.picture_CHW, **options).to(device)
-            yield {"image": look(pixels_BCHW)[0].cpu()}
+            yield {"image": look(built.module, pixels_BCHW)[0].cpu()}
 
     return streamed(encode, built, weights, device, ignore)
 
@@ -240,13 +277,8 @@ def autoencoder(
         tile: edge of the tiles in pixels.
     """
     announce("VAE")
-    config = source.config("vae")
-
-    def make() -> Any:
-        with reading_config(source, "vae"):
-            return kind.from_config(config)
-
-    vae = build(make, source.weights("vae"))
+    config, weights = source.config("vae"), source.weights("vae")
+    vae = fill(on_meta(source, "vae", lambda: kind.from_config(config)), weights)
     if tile is not None:
         stride = tile * 3 // 4
         vae.enable_tiling(
@@ -256,7 +288,7 @@ def autoencoder(
             tile_sample_stride_width=stride,
         )
     with released(vae):
-        yield normalised(vae.to(device).eval())
+        yield normalised(vae.to(device))
 
 
 class NormalisedVae:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from maskora.models import checks
 from maskora.models.base import (
     Context,
     Expert,
@@ -51,13 +52,11 @@ class Family(NamedTuple):
 
     Attributes:
         load: imports its class, and torch with it.
-        read_grid: its grid, from the configuration files alone.
         grid: as published, for machines that do not have the model's files yet.
         settings: part -> the keys of its configuration that decide its kind and sizes.
     """
 
     load: Callable[[], type[DiffusersBase]]
-    read_grid: Callable[[ModelFiles], Grid]
     grid: Grid
     settings: Mapping[str, type[Settings]]
 
@@ -100,14 +99,12 @@ def _hunyuan15() -> type[DiffusersBase]:
 
 WAN, HUNYUAN, HUNYUAN15 = Grid(8, 2, 4), Grid(8, 2, 4), Grid(16, 1, 4)
 FAMILIES: dict[str, Family] = {
-    "wan2.1-i2v": Family(_wan21, wan.read_grid, WAN, wan.WAN21),
-    "wan2.1-fun-inp": Family(_wan_fun, wan.read_grid, WAN, wan.WAN21),
-    "wan2.2-i2v": Family(_wan22, wan.read_grid, WAN, wan.WAN22),
-    "miniature": Family(_miniature, wan.read_grid, WAN, wan.MINIATURE),
-    "hunyuan-video-i2v": Family(_hunyuan, hunyuan.read_grid, HUNYUAN, hunyuan.HUNYUAN),
-    "hunyuan-video-1.5-i2v": Family(
-        _hunyuan15, hunyuan15.read_grid, HUNYUAN15, hunyuan15.HUNYUAN15
-    ),
+    "wan2.1-i2v": Family(_wan21, WAN, wan.WAN21),
+    "wan2.1-fun-inp": Family(_wan_fun, WAN, wan.WAN21),
+    "wan2.2-i2v": Family(_wan22, WAN, wan.WAN22),
+    "miniature": Family(_miniature, WAN, wan.MINIATURE),
+    "hunyuan-video-i2v": Family(_hunyuan, HUNYUAN, hunyuan.HUNYUAN),
+    "hunyuan-video-1.5-i2v": Family(_hunyuan15, HUNYUAN15, hunyuan15.HUNYUAN15),
 }
 
 
@@ -128,7 +125,7 @@ def open_model(
 
 def read_grid(family: str, where: Path | ModelFiles) -> Grid:
     """A base's grid, from its configuration files alone. Raises UserError."""
-    return FAMILIES[family].read_grid(_found(where))
+    return checks.read_grid(_found(where), FAMILIES[family].settings)
 
 
 def read_settings(family: str, where: Path | ModelFiles) -> dict[str, Settings]:

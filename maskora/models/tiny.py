@@ -64,10 +64,15 @@ def write_tiny_model(
 
 
 def _wan21(layers: int) -> WanImageToVideoPipeline:
+    # 224 pixels in patches of 14 give the 257 image tokens of the real model.
+    image = CLIPVisionConfig(
+        hidden_size=IMAGE_DIM, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2,
+        image_size=224, patch_size=14,
+    )  # fmt: skip
     return WanImageToVideoPipeline(
         **_shared(),
         image_processor=CLIPImageProcessorPil(),
-        image_encoder=CLIPVisionModel(_image_config()),
+        image_encoder=CLIPVisionModel(image),
         transformer=_transformer(layers),
     )
 
@@ -89,11 +94,13 @@ FAMILIES: dict[str, Callable[[int], WanImageToVideoPipeline]] = {
 
 
 def _shared() -> dict[str, Any]:
-    """What all of them have."""
     tokenizer = _tokenizer()
+    text = UMT5Config(
+        vocab_size=len(tokenizer), d_model=TEXT_DIM, d_kv=16, d_ff=64, num_layers=2, num_heads=2
+    )
     return {
         "tokenizer": tokenizer,
-        "text_encoder": UMT5EncoderModel(_text_config(len(tokenizer))),
+        "text_encoder": UMT5EncoderModel(text),
         "vae": _vae(),
         "scheduler": UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
@@ -103,47 +110,21 @@ def _shared() -> dict[str, Any]:
 
 def _transformer(layers: int, sees_picture: bool = True) -> WanTransformer3DModel:
     return WanTransformer3DModel(
-        num_attention_heads=HEADS,
-        attention_head_dim=HEAD_DIM,
-        in_channels=LATENT_CHANNELS * 2 + MASK_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        text_dim=TEXT_DIM,
-        freq_dim=32,
-        ffn_dim=96,
-        num_layers=layers,
+        num_attention_heads=HEADS, attention_head_dim=HEAD_DIM,
+        in_channels=LATENT_CHANNELS * 2 + MASK_CHANNELS, out_channels=LATENT_CHANNELS,
+        text_dim=TEXT_DIM, freq_dim=32, ffn_dim=96, num_layers=layers,
         image_dim=IMAGE_DIM if sees_picture else None,
         added_kv_proj_dim=HEADS * HEAD_DIM if sees_picture else None,
-    )
+    )  # fmt: skip
 
 
 def _vae() -> AutoencoderKLWan:
     return AutoencoderKLWan(
-        base_dim=4,
-        z_dim=LATENT_CHANNELS,
-        dim_mult=[1, 1, 2, 2],
-        num_res_blocks=1,
+        base_dim=4, z_dim=LATENT_CHANNELS, dim_mult=[1, 1, 2, 2], num_res_blocks=1,
         temperal_downsample=[False, True, True],
         latents_mean=[0.02 * channel for channel in range(LATENT_CHANNELS)],
         latents_std=[0.5 + 0.1 * channel for channel in range(LATENT_CHANNELS)],
-    )
-
-
-def _text_config(vocabulary: int) -> UMT5Config:
-    return UMT5Config(
-        vocab_size=vocabulary, d_model=TEXT_DIM, d_kv=16, d_ff=64, num_layers=2, num_heads=2
-    )
-
-
-def _image_config() -> CLIPVisionConfig:
-    # 224 pixels in patches of 14 give the 257 image tokens of the real model.
-    return CLIPVisionConfig(
-        hidden_size=IMAGE_DIM,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        image_size=224,
-        patch_size=14,
-    )
+    )  # fmt: skip
 
 
 def _tokenizer() -> T5TokenizerFast:

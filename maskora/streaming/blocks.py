@@ -39,7 +39,6 @@ class Slice:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensor itself."""
         return prod(self.shape) * self.dtype.itemsize
 
     @property

@@ -12,11 +12,10 @@ inference step k.
 """
 
 import logging
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -31,7 +30,6 @@ from maskora.streaming.transfer import Arrival, Event, Staging, Transfer, sample
 
 log = logging.getLogger("maskora")
 Direction = Literal["generate", "forward", "backward"]
-REMEMBERED_LOADS = 1000
 
 
 @dataclass
@@ -41,13 +39,11 @@ class Traffic:
     Attributes:
         visits: blocks that have computed, moved or not.
         loads, bytes: blocks that were moved, and their size.
-        order: which ones lately, in order.
     """
 
     visits: int = 0
     loads: int = 0
     bytes: int = 0
-    order: deque[int] = field(default_factory=lambda: deque(maxlen=REMEMBERED_LOADS))
 
 
 @dataclass
@@ -69,7 +65,10 @@ class Streamer:
         streamed: which of them pass through the ring; the others are bound already and stay.
         ring: how many buffers it has.
         device: where the blocks compute.
-        pins: what of the host's memory is pinned for it; None where nothing else is.
+
+    Attributes:
+        streamed: as given, in order.
+        pins: what of the host's memory is pinned for the device.
     """
 
     def __init__(
@@ -79,19 +78,18 @@ class Streamer:
         streamed: Sequence[int],
         ring: int,
         device: torch.device,
-        pins: Pins | None = None,
     ) -> None:
         assert ring >= 1
         self.blocks = list(blocks)
         self.traffic = Traffic()
         self._source = source
-        self._streamed = frozenset(streamed)
+        self.streamed = sorted(streamed)
         self._transfer = Transfer(device)
-        self._pins = pins or Pins(driver_of(device))
-        self._pins.make_room = lambda: self._source.unpin(self._pins)
+        self.pins = Pins(driver_of(device))
+        self.pins.make_room = lambda: self._source.unpin(self.pins)
         self._pinning_done = False
         largest = max((block.layout.nbytes for block in blocks), default=0)
-        self._staging = Staging(self._transfer, self._pins, room=ring * largest)
+        self._staging = Staging(self._transfer, self.pins, room=ring * largest)
         self._compared: set[int] = set()  # blocks that have arrived once as they were sent
         self._visits: dict[int, int] = {}
         self._closed = False
@@ -102,26 +100,15 @@ class Streamer:
 
     @property
     def ring(self) -> int:
-        """How many device buffers streamed blocks pass through."""
         return len(self._slots)
 
     @property
     def resident(self) -> list[int]:
         """The blocks that stay on the device, in order."""
-        return [index for index in range(len(self.blocks)) if index not in self._streamed]
-
-    @property
-    def streamed(self) -> list[int]:
-        """The blocks that pass through the ring, in order."""
-        return sorted(self._streamed)
+        return [index for index in range(len(self.blocks)) if index not in self.streamed]
 
     def is_visited(self, index: int) -> bool:
-        """Whether a block is being visited."""
         return self._visits.get(index, 0) > 0
-
-    def is_streamed(self, index: int) -> bool:
-        """Whether a block passes through the ring."""
-        return index in self._streamed
 
     @contextmanager
     def visit(self, index: int, direction: Direction) -> Iterator[None]:
@@ -153,13 +140,13 @@ class Streamer:
         if self._pinning_done:
             return
         self._pinning_done = True
-        self._source.pin(self._pins)
-        waiting = [index for index in self._streamed if self._source.pinned(index) is None]
+        self._source.pin(self.pins)
+        waiting = [index for index in self.streamed if self._source.pinned(index) is None]
         if not waiting:
             self._staging.drop()
-        elif self._pins.refused:
+        elif self.pins.refused:
             log.warning("note: %s", self._pinning_message(waiting))
-        self._pins.reported = True
+        self.pins.reported = True
 
     def shrink(self, more: Sequence[int], ring: int) -> None:
         """Free device memory for good: some blocks that stayed are streamed from now on.
@@ -171,11 +158,15 @@ class Streamer:
             ring: how many buffers the streamed blocks pass through from now on.
         """
         assert not self._closed and not any(self._visits.values())
-        self._hand_over(more)  # first, since the host's memory may run out, too
+        for index in more:  # first, since the host's memory may run out, too
+            held = self.blocks[index].buffer
+            assert index not in self.streamed and held is not None
+            self._source.take(index, held)
+            del held
         self._free_ring()
         for index in more:
             self.blocks[index].bind(None)
-        self._streamed |= frozenset(more)
+        self.streamed = sorted([*self.streamed, *more])
         self._pinning_done = False
         torch.cuda.empty_cache()
         self._slots = self._make_ring(ring)
@@ -191,11 +182,11 @@ class Streamer:
 
     def _make_ring(self, ring: int) -> list[_Slot]:
         """Fresh buffers, as many as asked for and as large as the largest streamed block."""
-        size = max((self.blocks[index].layout.nbytes for index in self._streamed), default=0)
+        size = max((self.blocks[index].layout.nbytes for index in self.streamed), default=0)
         return [
             _Slot(torch.empty(size, dtype=torch.uint8, device=self._device),
                   idle=self._transfer.now())
-            for _ in range(min(ring, len(self._streamed)))
+            for _ in range(min(ring, len(self.streamed)))
         ]  # fmt: skip
 
     def _free_ring(self) -> None:
@@ -207,18 +198,11 @@ class Streamer:
         self._transfer.drain()
         self._slots = []
 
-    def _hand_over(self, more: Sequence[int]) -> None:
-        """Have the source keep blocks that lie on the device."""
-        for index in more:
-            held = self.blocks[index].buffer
-            assert index not in self._streamed and held is not None
-            self._source.take(index, held)
-
     def _enter(self, index: int, direction: Direction) -> None:
         if direction != "forward":
             self.pin()
         wanted = self._next_streamed(index, direction)
-        if index in self._streamed and self._slot_of(index) is None:
+        if index in self.streamed and self._slot_of(index) is None:
             self._load(index, wanted)
         for block in wanted:
             if self._slot_of(block) is None:
@@ -234,7 +218,7 @@ class Streamer:
         for block in order_from(index, len(self.blocks), direction):
             if len(wanted) == len(self._slots):
                 break
-            if block in self._streamed and block not in wanted:
+            if block in self.streamed and block not in wanted:
                 wanted.append(block)
         return wanted
 
@@ -251,7 +235,6 @@ class Streamer:
         size = self.blocks[index].layout.nbytes
         self.traffic.loads += 1
         self.traffic.bytes += size
-        self.traffic.order.append(index)
         pinned, target = self._source.pinned(index), slot.buffer[:size]
         if pinned is not None:
             slot.arrival = Future()
@@ -285,7 +268,7 @@ class Streamer:
 
     def _pinning_message(self, waiting: Sequence[int]) -> str:
         """What could be pinned, and what that costs. `waiting`: streamed blocks that are not."""
-        pins, count = self._pins, len(self._streamed)
+        pins, count = self.pins, len(self.streamed)
         of = f" of {gb(pins.urgent_bytes + pins.lacking_bytes)}" if pins.lacking_bytes else ""
         message = f"pinned: staging and kept inputs {gb(pins.urgent_bytes)}{of} GB"
         if pins.left_out:

@@ -126,5 +126,4 @@ class Place:
 
     @property
     def height(self) -> int:
-        """How many rows the parameter has."""
         return sum(end - first for first, end in self.rows)

@@ -112,7 +112,6 @@ class Kept:
 
     @property
     def away(self) -> list[_Away]:
-        """Those in host memory."""
         return [value for value in self.values if isinstance(value, _Away)]
 
 
@@ -140,7 +139,6 @@ class _Away:
 
     @property
     def inside(self) -> Tensor:
-        """The tensor in host memory."""
         return self.room.buffer.view(self.dtype).view(self.shape)
 
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from maskora.progress import track
 from maskora.streaming.blocks import Block, Precision
 from maskora.streaming.engine import Streamer
-from maskora.streaming.host_memory import Pins, driver_of
 from maskora.streaming.placement import Placement, spread
 from maskora.streaming.recompute import ActivationOffload, Recomputation, recompute_layers
 from maskora.streaming.sources import (
@@ -50,10 +49,6 @@ def stream_weights(
     Args:
         root: the whole module; its buffers are real.
         blocks: those of its modules that are streamed, in the order of computation.
-        reader: the weights.
-        precision: in which each parameter is computed, by its name.
-        placement: how the blocks lie in memory.
-        device: where it runs.
         converted: with weights = "mapped": the file that keeps the blocks in their stored form,
             written if it is not there; None reads the original files at every visit.
         skip: parameters that stay on the meta device.
@@ -65,30 +60,20 @@ def stream_weights(
         Fault: the disk fails or is full.
     """
     check_all(reader, root, skip, ignore)  # all is known before anything is loaded
+    _load_others(root, blocks, reader, precision, device, skip)
     names = {id(module): name for name, module in root.named_modules()}
-    inside = {id(parameter) for block in blocks for parameter in block.parameters()}
-    _load_others(root, inside, reader, precision, device, skip)
     managed = [
         Block(module, f"{names[id(module)]}.", placement.storage, precision, device)
         for module in blocks
     ]
-    pins = Pins(driver_of(device))
-    streamer = _load_blocks(managed, reader, placement, device, converted, pins)
-    offload = ActivationOffload(
-        Transfer(device), Transfer(device), placement.activation_offload, pins
-    )
-    weights = StreamedWeights(root, streamer, offload, placement, compiled)
-    for index, module in enumerate(blocks):
-        if placement.recompute == "layer":
-            recompute_layers(module)
-        if compiled:
-            module.forward = torch.compile(module.forward)
-        module.forward = partial(weights.visit, index, module.forward)
-    return weights
+    streamer = _load_blocks(managed, reader, placement, device, converted)
+    out, back = Transfer(device), Transfer(device)
+    offload = ActivationOffload(out, back, placement.activation_offload, streamer.pins)
+    return StreamedWeights(root, streamer, offload, placement, compiled)
 
 
 class StreamedWeights:
-    """A model's streamed weights; lies on it as `model.streamed`.
+    """A model's streamed weights; lies on it as `model.streamed`, and its blocks pass through it.
 
     Attributes:
         streamer: the engine.
@@ -108,13 +93,20 @@ class StreamedWeights:
         self.checkpoint = Recomputation(streamer, offload)
         self.placement = placement
         self._root, self._offload, self._compiled = root, offload, compiled
+        for index, block in enumerate(streamer.blocks):
+            module = block.module
+            if placement.recompute == "layer":
+                recompute_layers(module)
+            if compiled:
+                module.forward = torch.compile(module.forward)
+            module.forward = partial(self.visit, index, module.forward)
 
     def visit(
         self, index: int, forward: Callable[..., Any], /, *inputs: Any, **options: Any
     ) -> Any:
         """Run a block's forward with its weights in place."""
         visited = self.streamer.is_visited(index)
-        assert visited or not (torch.is_grad_enabled() and self.streamer.is_streamed(index)), (
+        assert visited or not (torch.is_grad_enabled() and index in self.streamer.streamed), (
             "gradients through a streamed block go through model.streamed.checkpoint"
         )
         with self.streamer.visit(index, "generate"):
@@ -215,13 +207,14 @@ def more_blocks(total: int, streamed: int, ring: int) -> int:
 
 def _load_others(
     root: nn.Module,
-    inside: Collection[int],
+    blocks: Sequence[nn.Module],
     reader: Reader,
     precision: Precision,
     device: torch.device,
     skip: Collection[str],
 ) -> None:
-    """Put on the device what belongs to no block. `inside`: ids of the blocks' parameters."""
+    """Put on the device what belongs to no block."""
+    inside = {id(parameter) for block in blocks for parameter in block.parameters()}
     for name, parameter in list(root.named_parameters()):
         if id(parameter) not in inside and name not in skip:
             value = torch.empty(tuple(parameter.shape), dtype=precision(name))
@@ -240,7 +233,6 @@ def _load_blocks(
     placement: Placement,
     device: torch.device,
     converted: Path | None,
-    pins: Pins,
 ) -> Streamer:
     """Blocks that stay go to the device, the others to where they wait."""
     streamed = spread(len(blocks), min(placement.blocks_to_swap, len(blocks)))
@@ -253,7 +245,7 @@ def _load_blocks(
         source = HostBlocks(original, blocks, _progress(streamed, "to memory"), pin)
     elif converted is not None and streamed:
         source = convert(converted, original, blocks)
-    return Streamer(blocks, source, streamed, placement.ring, device, pins)
+    return Streamer(blocks, source, streamed, placement.ring, device)
 
 
 def _progress(indices: list[int], where: str) -> Iterable[int]:

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from math import isfinite
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import torch
@@ -45,12 +45,7 @@ class Interruption:
         self._before = {number: signal.signal(number, self._ask) for number in INTERRUPTIONS}
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -258,22 +253,16 @@ def train_step(
     The host does not wait for the device. Where this raises, nothing has changed, so the step may
     be taken again.
     """
-    started, settings, expert = _time_stamp(model.device), run.training, run.expert
-    accumulation = settings.gradient_accumulation_steps
-    scale = loss_scale(model.dtype)
+    started, settings = _time_stamp(model.device), run.training
+    accumulation, scale = settings.gradient_accumulation_steps, loss_scale(model.dtype)
+    method, bounds = settings.timestep_sample_method, (run.expert.lowest, run.expert.highest)
     generator = torch.Generator().manual_seed(run.seed * 1_000_003 + step)
     parameters = lora.trainable(transformer)
     optimizer.zero_grad(set_to_none=True)
     losses, levels, names = [], [], []
     for _ in range(accumulation):
         sample = choose(generator)
-        level = draw_noise_level(
-            settings.timestep_sample_method,
-            settings.shift,
-            generator,
-            expert.lowest,
-            expert.highest,
-        )
+        level = draw_noise_level(method, settings.shift, generator, *bounds)
         assert sample.target_CTHW is not None
         noise = torch.randn(sample.target_CTHW.shape, generator=generator)
         loss = sample_loss(model, transformer, sample, noise, level, settings.inside_weight)
@@ -320,9 +309,8 @@ def sample_loss(
     data, noise = upload(sample.target_CTHW, device)[None], upload(noise_CTHW, device)[None]
     level = upload(level, device)
     with at_times(transformer, sample.times):
-        answer = model.predict(
-            transformer, mix(data, noise, level), TIMESTEPS * level, sample.inputs(model.device)
-        )
+        noisy = mix(data, noise, level)
+        answer = model.predict(transformer, noisy, TIMESTEPS * level, sample.inputs(device))
     weights = region_weights(sample.keep_THW, sample.target_CTHW.shape, inside_weight)
     return flow_loss(answer, data, noise, upload(weights, device))
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from maskora.errors import UserError
 from maskora.files import move, patiently, remove, write_bytes, write_text
 
-ADAPTER, OPTIMIZER = "adapter.safetensors", "optimizer.pt"
+OPTIMIZER = "optimizer.pt"
 
 
 class RunRecord(BaseModel):
@@ -42,6 +42,7 @@ class RunFolder:
         self.loss_picture = root / "loss.png"
         self.tensorboard = root / "tensorboard"
         self._record = root / "run.json"
+        self._aside = root / ".earlier"
 
     def read(self) -> RunRecord | None:
         """The record of the saved run; None where there is none, or its files are not whole."""
@@ -54,7 +55,7 @@ class RunFolder:
 
     def adapter(self, step: int) -> Path:
         """The LoRA file of a step."""
-        return self._step(step) / ADAPTER
+        return self._step(step) / "adapter.safetensors"
 
     def newest_adapter(self) -> Path | None:
         """The LoRA file of the last saved step, if any."""
@@ -114,10 +115,6 @@ class RunFolder:
         for path in self.root.glob(f"step-*/{OPTIMIZER}"):
             if path.parent != self._step(step):
                 remove(path)
-
-    @property
-    def _aside(self) -> Path:
-        return self.root / ".earlier"
 
     def _move(self, here: Path, there: Path) -> None:
         """Move a run's own files (a named edit's run may lie beside them) over what is there.

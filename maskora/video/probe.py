@@ -81,26 +81,23 @@ class VideoInfo:
 
     Attributes:
         path: the file, or the folder of images.
-        kind: "video" or "images".
         width, height: displayed size in pixels: rotated, and made of square pixels.
         frames: how many frames there are, at the constant rate ``fps``.
         fps: frames per second.
         variable_rate: the file's own rate varies (frames are repeated or left out for ``fps``).
         rotation: degrees counter-clockwise that are applied: 0, 90, 180 or 270.
         bit_depth: bits per channel in the file; frames are always read with 8.
-        hdr: "pq" or "hlg" when frames are mapped to SDR, else None.
-        color: the file's own tags.
+        color: the file's own tags; frames of an HDR file are mapped to SDR.
         has_audio: there is a sound track.
         notes: sentences for the person: what was found, what is converted.
         start_seconds: when the first frame is shown, from the start of the file.
         stream: index of the video stream in the file.
         container: ffmpeg's name of the file's format.
         picks: the decoded frame shown at each of ``frames``, or None when it is each in turn.
-        images: the files of an image folder, in order.
+        images: the files of an image folder, in order; empty for a video file.
     """
 
     path: Path
-    kind: Literal["video", "images"]
     width: int
     height: int
     frames: int
@@ -108,7 +105,6 @@ class VideoInfo:
     variable_rate: bool = False
     rotation: int = 0
     bit_depth: int = 8
-    hdr: Literal["pq", "hlg"] | None = None
     color: ColorTags = UNTAGGED
     has_audio: bool = False
     notes: tuple[str, ...] = ()
@@ -203,9 +199,7 @@ def _probe_images(folder: Path, fps: Fraction | None, limits: "Limits | None") -
     if others:
         notes.append(f"not images, left out: {', '.join(others)}")
     rate = fps or IMAGES_FPS
-    return VideoInfo(
-        folder, "images", width, height, len(images), rate, notes=tuple(notes), images=images
-    )
+    return VideoInfo(folder, width, height, len(images), rate, notes=tuple(notes), images=images)
 
 
 def _probe_file(
@@ -221,7 +215,7 @@ def _probe_file(
         raise UserError(f"{path}: the video stream has no frames")
     named = [rate for rate in (stream.guessed_rate, stream.average_rate) if rate]
     rate, variable = choose_rate(clock.times, named)
-    color, (width, height) = _color(first), _displayed_size(stream, first)
+    width, height = _displayed_size(stream, first)
     if limits is not None:
         seconds = clock.end - clock.times[0]
         limits.check_pixels(path, width, height)
@@ -230,7 +224,6 @@ def _probe_file(
     picks = constant_rate_picks(clock.times, clock.end, fps or rate) if repicked else None
     info = VideoInfo(
         path=path,
-        kind="video",
         width=width,
         height=height,
         frames=len(clock.times) if picks is None else len(picks),
@@ -238,8 +231,7 @@ def _probe_file(
         variable_rate=variable,
         rotation=_rotation(first),
         bit_depth=first.format.components[0].bits,
-        hdr=color.hdr,
-        color=color,
+        color=_color(first),
         has_audio=bool(container.streams.audio),
         start_seconds=clock.times[0] - (container.start_time or 0) / av.time_base,
         stream=stream.index,
@@ -317,11 +309,11 @@ def _conversion_notes(info: VideoInfo, own_rate: Fraction) -> tuple[str, ...]:
         )
     if info.bit_depth > 8:
         notes.append(f"{info.bit_depth} bits per channel reduced to 8")
-    if info.hdr and has_filter("zscale"):
-        notes.append(f"HDR ({info.hdr.upper()}) tone-mapped to SDR, BT.709")
-    elif info.hdr:
+    if hdr := info.color.hdr:
         notes.append(
-            f"HDR ({info.hdr.upper()}) read without tone mapping: this ffmpeg has no zscale "
+            f"HDR ({hdr.upper()}) tone-mapped to SDR, BT.709"
+            if has_filter("zscale")
+            else f"HDR ({hdr.upper()}) read without tone mapping: this ffmpeg has no zscale "
             "filter, colours will look flat"
         )
     return tuple(notes)
@@ -415,7 +407,7 @@ def choose_rate(times: Sequence[float], named: Sequence[Fraction]) -> tuple[Frac
         stretches (the lower quartile of the frame spacing), so that motion is not dropped.
     """
     if len(times) < 2 or times[-1] <= times[0]:
-        return (named[0] if named else Fraction(25)), False
+        return (named[0] if named else _FALLBACK_RATE), False
     measured = (len(times) - 1) / (times[-1] - times[0])
     for rate in (*named, nearest_usual_rate(measured, tolerance=0.002)):
         if is_constant(times, rate):

@@ -44,7 +44,7 @@ def read_frames(
             f"but the clip has {info.frames} frames, 0 to {info.frames - 1}"
         )
     wanted = range(start, start + count * every, every)
-    return _image_frames(info, wanted) if info.kind == "images" else _file_frames(info, wanted)
+    return _image_frames(info, wanted) if info.images else _file_frames(info, wanted)
 
 
 def _image_frames(info: VideoInfo, wanted: Sequence[int]) -> Iterator[np.ndarray]:
@@ -99,7 +99,7 @@ def _decoder(
 def rgb_filter(info: VideoInfo) -> str:
     """The ffmpeg filters from decoded (and rotated) frames to RGB at the displayed size."""
     size = f"{info.width}:{info.height}"
-    if info.hdr and has_filter("zscale"):
+    if info.color.hdr and has_filter("zscale"):
         return f"{_tone_mapping(info.color)},scale={size}:flags={_SCALE_FLAGS},format=rgb24"
     source_range = "pc" if info.color.range == "pc" else "tv"
     matrix = scale_matrix(info.color, info.height)

@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -32,10 +33,7 @@ class Limits:
     """The largest file that is accepted from elsewhere.
 
     Attributes:
-        max_bytes: of the file.
-        max_seconds: of the clip.
         max_pixels: width times height.
-        max_frames: of the clip.
         containers: accepted formats, in ffmpeg's names. Single files only: a playlist (HLS, DASH,
             ffconcat, numbered images) would open others.
         container_names: the same for people.
@@ -176,10 +174,8 @@ def _memory_of(pid: int) -> int:
     """Bytes of memory that a process uses, and those it has started."""
     used = 0
     for process in _family(pid):
-        try:
+        with suppress(psutil.NoSuchProcess):  # it has just ended
             used += process.memory_info().rss
-        except psutil.NoSuchProcess:  # it has just ended
-            continue
     return used
 
 
@@ -187,10 +183,8 @@ def _end(looking: subprocess.Popen[bytes]) -> None:
     """End the small process and what it has started."""
     if looking.poll() is None:
         for process in _family(looking.pid):
-            try:
+            with suppress(psutil.NoSuchProcess):
                 process.kill()
-            except psutil.NoSuchProcess:
-                continue
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from maskora.files import replacing
 from maskora.video.ffmpeg import complaints, ffmpeg_command, file_url
 from maskora.video.probe import BT709, ColorTags, scale_matrix, sdr_tags
 
+CRF = "14"  # of x264: visually lossless
 CLOSED = (errno.EPIPE, errno.EINVAL)  # of a pipe whose reader has gone; the second is Windows'
 
 
@@ -35,7 +36,6 @@ def write_mp4(
     fps: Fraction,
     color: ColorTags | None = None,
     audio: AudioClip | None = None,
-    crf: int = 14,
 ) -> None:
     """Write H.264 in an .mp4: 4:2:0, or 4:4:4 where the size is odd, which 4:2:0 cannot hold.
 
@@ -45,7 +45,6 @@ def write_mp4(
         color: tags of the source, written as they are, unknown ones left out; HDR ones become
             BT.709, as its frames were mapped when read. None: BT.709.
         audio: the sound to lay under it, encoded as AAC.
-        crf: x264's quality; 14 is visually lossless.
 
     Raises:
         Fault: ffmpeg failed (a full disk, say).
@@ -61,7 +60,7 @@ def write_mp4(
         f":color_trc={tags.transfer or 'unknown'}"
         f":colorspace={tags.matrix or 'unknown'}:range={tags.range or 'unknown'}"
     )
-    codec = ["-c:v", "libx264", "-preset", "medium", "-crf", str(crf)]
+    codec = ["-c:v", "libx264", "-preset", "medium", "-crf", CRF]
     sound = ["-c:a", "aac", "-b:a", "192k"]
     _encode(path, frames, fps, audio, [*codec, *sound, "-movflags", "+faststart"], convert)
 

@@ -28,21 +28,9 @@ from maskora.files import write_text
 from maskora.models.building import without_bars
 from maskora.training.loop import choose_mixed, choose_uniformly
 from maskora.video.images import read_image, write_png
+from research.claims import trials
 from research.claims.claims import CONDITIONS, FIRST_TO_CHOOSE, Condition
-from research.claims.trials import (
-    MOTION_SHARE,
-    Bench,
-    Recipe,
-    base_name,
-    decode,
-    draw_task,
-    figures,
-    inject,
-    make_clips,
-    open_base,
-    recipe_name,
-    run,
-)
+from research.claims.trials import Bench, Recipe, figures
 
 Key = tuple[str, int, int]  # condition, scene, seed
 PROTOCOL = 2  # raised when what is done or measured changes: old results are not mixed with new
@@ -76,33 +64,35 @@ class Settings:
     scenes: Sequence[int]
     tried: Sequence[Mapping[str, Any]]
 
-    def record(self) -> dict[str, Any]:
-        """The content of the JSON file."""
-        return asdict(self)
-
 
 def write_settings(path: Path, settings: Settings) -> None:
     """Write settings for `read_settings`."""
-    write_text(path, json.dumps(settings.record(), indent=1) + "\n")
+    write_text(path, json.dumps(asdict(settings), indent=1) + "\n")
 
 
 def read_settings(path: Path, base: str) -> Settings:
     """The settings in a file. Raises UserError: there are none, or damaged, or another base's."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing: run python -m research.fidelity --choose first")
-    try:
+    again = "run python -m research.fidelity --choose"
+    with _reading(path, f"{again} first", again):
         content = json.loads(path.read_text(encoding="utf-8"))
         recipes = {what: Recipe(**recipe) for what, recipe in content["recipes"].items()}
         settings = Settings(content["base"], recipes, content["scenes"], content["tried"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is damaged ({error!r}): run python -m research.fidelity --choose"
-        ) from None
     if settings.base != base:
-        raise UserError(
-            f"{path} was chosen on another base: run python -m research.fidelity --choose"
-        )
+        raise UserError(f"{path} was chosen on another base: {again}")
     return settings
+
+
+@contextmanager
+def _reading(path: Path, missing: str, damaged: str) -> Iterator[None]:
+    """Turn what a missing or damaged file raises into a UserError that says what to do."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: {missing}") from None
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error!r}): {damaged}") from None
 
 
 @dataclass(frozen=True)
@@ -177,16 +167,12 @@ def results_of(path: Path, settings: Settings) -> Results:
 
 def read_results(path: Path) -> Results:
     """The results in a file. Raises UserError where there are none, or they are damaged."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing: run python -m research.fidelity first")
-    try:
+    with _reading(path, "run python -m research.fidelity first", "delete it, and run again"):
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if content.get("protocol") != PROTOCOL:
             raise UserError(f"{path} holds results of other trials: delete it, and run again")
         recipes = {what: Recipe(**recipe) for what, recipe in content["recipes"].items()}
         return Results(content["base"], recipes, [Record.read(each) for each in content["records"]])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error!r}): delete it, and run again") from None
 
 
 def measure(
@@ -197,7 +183,9 @@ def measure(
     Raises:
         UserError: `output` holds results of another base or other recipes.
     """
-    results = _begun(output, settings)
+    results = Results(settings.base, settings.recipes, [])
+    if output.exists():
+        results = results_of(output, settings)
     done = {(r.condition, r.scene, r.seed) for r in results.records}
     missing = [key for key in keys if key not in done]
     with tempfile.TemporaryDirectory() as cache, pool(workers) as executor:
@@ -209,12 +197,6 @@ def measure(
             results.records.extend(records)
             results.write(output)
     return results
-
-
-def _begun(output: Path, settings: Settings) -> Results:
-    if not output.exists():
-        return Results(settings.base, settings.recipes, [])
-    return results_of(output, settings)
 
 
 def pictures_of(output: Path) -> Path:
@@ -238,12 +220,12 @@ def grouped(keys: Iterable[Key]) -> list[tuple[tuple[str, ...], int, int]]:
 
 def run_job(job: Job) -> list[Record]:
     """Train, sample and score."""
-    model = open_base(job.model)
+    model = trials.open_base(job.model)
     conditions = {name: CONDITIONS[name] for name in job.conditions}
-    case = draw_task(job.scene, next(iter(conditions.values())).subject)
+    case = trials.draw_task(job.scene, next(iter(conditions.values())).subject)
     seed = 100 * job.scene + job.seed
     bench = Bench(model, case, job.cache, seed)
-    clips = make_clips(model, bench, conditions, job.recipes, seed)
+    clips = trials.make_clips(model, bench, conditions, job.recipes, seed)
     if job.seed == 0:
         for name, frames_THWC in clips.items():
             write_row(job.pictures, name, job.scene, frames_THWC)
@@ -328,16 +310,16 @@ def choose(
     steps: Mapping[Stage, Sequence[int]] = STEPS,
 ) -> Settings:
     """Try all candidates of both stages, the motion stage first."""
-    base = base_name(open_base(folder))
+    base = trials.base_name(trials.open_base(folder))
     recipes: dict[str, Recipe] = {}
     tried: list[Mapping[str, Any]] = []
     numbers = range(FIRST_TO_CHOOSE, FIRST_TO_CHOOSE + scenes)
     with tempfile.TemporaryDirectory() as cache:
         for stage, conditions in TRIED.items():
-            start = recipes.get(recipe_name("motion", "masked"))
+            start = recipes.get(trials.recipe_name("motion", "masked"))
             attempts = [
                 Attempt(
-                    model=folder, cache=Path(cache), recipe=recipe_name(stage, how),
+                    model=folder, cache=Path(cache), recipe=trials.recipe_name(stage, how),
                     condition=condition, lr=lr, steps=steps[stage], scene=number, start=start,
                 )
                 for how, condition in conditions.items()
@@ -347,10 +329,10 @@ def choose(
             answers = list(finished(executor, try_recipe, attempts, "trials"))
             outcomes = [outcome for answer in answers for outcome in answer]
             for how in conditions:
-                candidates = ranked(outcomes, recipe_name(stage, how))
+                candidates = ranked(outcomes, trials.recipe_name(stage, how))
                 tried += candidates
                 best = max(candidates, key=lambda each: each["figure"])
-                recipes[recipe_name(stage, how)] = Recipe(best["lr"], best["steps"])
+                recipes[trials.recipe_name(stage, how)] = Recipe(best["lr"], best["steps"])
     return Settings(base, recipes, list(numbers), tried)
 
 
@@ -371,17 +353,17 @@ def ranked(outcomes: list[dict[str, Any]], recipe: str) -> list[dict[str, Any]]:
 
 def try_recipe(attempt: Attempt) -> list[dict[str, Any]]:
     """The deciding figure after each number of steps."""
-    model, condition = open_base(attempt.model), CONDITIONS[attempt.condition]
-    case = draw_task(attempt.scene, condition.subject)
+    model, condition = trials.open_base(attempt.model), CONDITIONS[attempt.condition]
+    case = trials.draw_task(attempt.scene, condition.subject)
     bench = Bench(model, case, attempt.cache, attempt.scene)
     chooser, stage = choose_uniformly(_windows(bench, condition)), stage_of(attempt)
     transformer = model.load_transformer()
     with closing(transformer.streamed):
-        inject(model, transformer, attempt.scene)
+        trials.inject(model, transformer, attempt.scene)
         if attempt.start is not None and condition.appearance is not None:
-            run(bench, transformer, chooser, attempt.start, "motion")
+            trials.run(bench, transformer, chooser, attempt.start, "motion")
             keyframes = bench.keyframe(condition.appearance)
-            chooser = choose_mixed(keyframes, _windows(bench, condition), MOTION_SHARE)
+            chooser = choose_mixed(keyframes, _windows(bench, condition), trials.MOTION_SHARE)
         latents = {
             str(step): bench.sample(transformer, condition)
             for step in bench.train(transformer, chooser, attempt.lr, attempt.steps, stage)
@@ -391,7 +373,7 @@ def try_recipe(attempt: Attempt) -> list[dict[str, Any]]:
             "recipe": attempt.recipe, "lr": attempt.lr, "steps": int(step),
             "figure": figures(frames_THWC, case)[DECIDING[stage]],
         }
-        for step, frames_THWC in decode(model, latents).items()
+        for step, frames_THWC in trials.decode(model, latents).items()
     ]  # fmt: skip
 
 

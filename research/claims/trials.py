@@ -30,28 +30,11 @@ from maskora.method.conditioning import (
 from maskora.miniature.world import SIZE, render
 from maskora.models.registry import Transformer, VideoModel, open_model
 from maskora.sampling import Denoising, LatentLock, draw_noise
-from maskora.training.loop import (
-    Chooser,
-    StageRun,
-    choose_mixed,
-    choose_uniformly,
-    train_step,
-)
+from maskora.training.loop import Chooser, StageRun, choose_mixed, choose_uniformly, train_step
 from maskora.training.optimizer import make_optimizer
 from research.claims.claims import Condition, Keyframing, Subject, Training
-from research.miniature.gate import (
-    STEPS,
-    UNSEEN,
-    Case,
-    Frames,
-    draw_edit,
-    hits,
-    psnr,
-    render_case,
-    score,
-    share_of,
-    unit,
-)
+from research.miniature import gate
+from research.miniature.gate import Case, Frames
 from research.miniature.scenes import Edit, edited
 from research.miniature.transformer import SHIFT
 
@@ -60,7 +43,6 @@ EVOLUTIONS: tuple[Edit, ...] = ("bloom", "drift")
 EARLY, LATE = slice(1, -4), slice(-4, None)  # frames before the last latent frame; its own
 CLEAR = 40.0  # levels from which two looks are distinguished
 RANK, STRIDE, MOTION_SHARE = 8, 4, 0.1
-ACCUMULATION = 1
 
 
 @dataclass(frozen=True)
@@ -81,15 +63,15 @@ def draw_task(number: int, subject: Subject) -> Case:
 
     The mask comes from where the source's sprite is: a person does not know the edited one either.
     """
-    scene, changed = draw_edit(number)
+    scene, changed = gate.draw_edit(number)
     still_THWC = None
     if subject.evolving:
         still_THWC = render(changed, subject.frames).frames_THWC
         last = len(changed.sprites) - 1
-        rng = np.random.default_rng((UNSEEN + number, 3))
+        rng = np.random.default_rng((gate.UNSEEN + number, 3))
         evolution = EVOLUTIONS[number % len(EVOLUTIONS)]
         changed = changed.with_look(last, edited(changed.sprites[last].look, evolution, rng))
-    case = render_case(scene, changed, subject.frames, SIZE, CELL)
+    case = gate.render_case(scene, changed, subject.frames, SIZE, CELL)
     box_THW, masked_THW = (_region(case, shape) for shape in ("box", subject.mask))
     keep_THW = torch.from_numpy(~masked_THW).float()
     return replace(case, region_THW=box_THW, keep_THW=keep_THW, still_THWC=still_THWC)
@@ -103,14 +85,14 @@ def _region(case: Case, shape: MaskShape) -> np.ndarray:
 
 def figures(result_THWC: Frames, case: Case) -> Mapping[str, float]:
     """The gate's figures, those beyond the source's outline, and how the look has evolved."""
-    hits_THW, _ = hits(result_THWC, case)
+    hits_THW, _ = gate.hits(result_THWC, case)
     beyond_THW = case.sprite_THW & ~case.source_sprite_THW
     within_THW = case.sprite_THW & case.source_sprite_THW
     faded_THW = nearer(result_THWC, case.sources_THWC, [*case.edits_THWC, case.background_THWC])
     found = {
-        **asdict(score(result_THWC, case)),
-        "grown": share_of(hits_THW, beyond_THW) if beyond_THW[1:].any() else np.nan,
-        "faded": share_of(faded_THW, within_THW),
+        **asdict(gate.score(result_THWC, case)),
+        "grown": gate.share_of(hits_THW, beyond_THW) if beyond_THW[1:].any() else np.nan,
+        "faded": gate.share_of(faded_THW, within_THW),
     }
     if case.still_THWC is None:
         return found
@@ -122,8 +104,8 @@ def figures(result_THWC: Frames, case: Case) -> Mapping[str, float]:
         **found,
         "evolved": evolved(result_THWC[LATE], case.edited_THWC[LATE], *rivals,
                            case.sprite_THW[LATE]),
-        "early_db": psnr(*early),
-        "late_db": psnr(*late),
+        "early_db": gate.psnr(*early),
+        "late_db": gate.psnr(*late),
     }  # fmt: skip
 
 
@@ -153,8 +135,8 @@ class Bench:
     def __init__(self, model: VideoModel, case: Case, cache: Path, seed: int) -> None:
         self._model, self._case, self._seed = model, case, seed
         self._cache = TensorCache(cache)
-        self._video_CTHW = unit(case.source_THWC)
-        self._wanted_CTHW = unit(case.edited_THWC)
+        self._video_CTHW = gate.unit(case.source_THWC)
+        self._wanted_CTHW = gate.unit(case.edited_THWC)
 
     def motion(self, training: Training) -> list[EncodedSample]:
         """The samples of the motion LoRA."""
@@ -191,7 +173,7 @@ class Bench:
         run = StageRun(
             stage,
             max(stops),
-            TrainingTable(seed=self._seed, shift=SHIFT, gradient_accumulation_steps=ACCUMULATION),
+            TrainingTable(seed=self._seed, shift=SHIFT),
             Optimizer(type="adamw", lr=lr),
         )
         optimizer = make_optimizer(run.optimizer, lora.trainable(transformer))
@@ -212,7 +194,7 @@ class Bench:
         shape = (self._model.latent_channels, *encoded.condition_CTHW.shape[1:])
         run = Denoising(
             self._model, encoded, encoded.context, draw_noise(shape, self._seed),
-            Inference(steps=STEPS, guidance=1.0), self._lock() if condition.blended else None,
+            Inference(steps=gate.STEPS, guidance=1.0), self._lock() if condition.blended else None,
         )  # fmt: skip
         run.advance(transformer)
         return run.result()

@@ -1,29 +1,18 @@
 """Random scenes of the miniature's world, and random edits of them. A seed gives the same scene."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from maskora.masks.shapes import silhouette_box
-from maskora.miniature.world import (
-    MARGIN,
-    SHAPES,
-    Backdrop,
-    Look,
-    RenderedClip,
-    Scene,
-    Shape,
-    Sprite,
-    SpriteMotion,
-    SpritePart,
-    Texture,
-    Wave,
-)
+from maskora.miniature import world
+from maskora.miniature.world import Backdrop, Look, Scene, Sprite, SpritePart
 
 Edit = Literal["hue", "shape", "texture", "part", "bloom", "drift"]
+Name = TypeVar("Name", bound=str)
 HUES = 8
 SPRITE_RADIUS, DISTRACTOR_RADIUS = (0.16, 0.20), (0.07, 0.12)  # sides
 SHORTEST_WAY = 0.1  # sides per beat
@@ -47,7 +36,7 @@ def _draw_look(rng: np.random.Generator) -> Look:
     look = Look(_draw_shape(rng), "halves", hue)
     kind = rng.random()
     if kind < 0.15:
-        other: tuple[Texture, ...] = ("bands", "core", "plain")
+        other: tuple[world.Texture, ...] = ("bands", "core", "plain")
         look = replace(look, texture=other[int(rng.integers(3))])
     elif kind < 0.29:
         bloom = rng.random() < 0.3
@@ -58,19 +47,19 @@ def _draw_look(rng: np.random.Generator) -> Look:
     return look
 
 
-def _draw_shape(rng: np.random.Generator) -> Shape:
-    return tuple(SHAPES)[int(rng.integers(len(SHAPES)))]
+def _draw_shape(rng: np.random.Generator) -> world.Shape:
+    return tuple(world.SHAPES)[int(rng.integers(len(world.SHAPES)))]
 
 
-def _draw_motion(rng: np.random.Generator) -> SpriteMotion:
+def _draw_motion(rng: np.random.Generator) -> world.SpriteMotion:
     """Within a beat it crosses a part of the picture; three of five turn, some swing in size."""
     start, end = np.zeros(2), np.zeros(2)
     while np.hypot(*(end - start)) < SHORTEST_WAY:
-        start, end = rng.uniform(MARGIN, 1 - MARGIN, (2, 2))
+        start, end = rng.uniform(world.MARGIN, 1 - world.MARGIN, (2, 2))
     turns, swings = rng.random() < 0.6, rng.random() < 0.3
     spin = rng.uniform(1.0, 3.2) * (1 if rng.random() < 0.5 else -1)
     pulse = rng.uniform(-0.15, 0.15)
-    return SpriteMotion(
+    return world.SpriteMotion(
         start=(float(start[0]), float(start[1])),
         velocity=(float(end[0] - start[0]), float(end[1] - start[1])),
         angle=rng.uniform(0, 2 * np.pi),
@@ -87,7 +76,7 @@ def _draw_backdrop(rng: np.random.Generator) -> Backdrop:
         direction, cycles = rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 2.8)
         tint = rng.uniform(0.03, 0.07) * np.array([1, 1, 1]) + rng.uniform(-0.02, 0.02, 3)
         waves.append(
-            Wave(
+            world.Wave(
                 (float(cycles * np.cos(direction)), float(cycles * np.sin(direction))),
                 rng.uniform(0, 1),
                 (float(tint[0]), float(tint[1]), float(tint[2])),
@@ -108,43 +97,25 @@ def edited(look: Look, edit: Edit, rng: np.random.Generator) -> Look:
         edit: "hue" (another colour), "shape", "texture", "part" (a disc at the rim), "bloom" (a
             disc that grows over the sprite) or "drift" (a hue that changes with time).
     """
-    return EDITS[edit](look, rng)
+    hue = 0.0 if look.hue is None else look.hue
+    match edit:
+        case "hue":
+            return replace(look, hue=_other_hue(rng, hue))
+        case "shape":
+            return replace(look, shape=_another(rng, tuple(world.SHAPES), look.shape))
+        case "texture":
+            return replace(look, texture=_another(rng, get_args(world.Texture), look.texture))
+        case "part":
+            return replace(look, part=rim_part(rng, hue))
+        case "bloom":
+            return replace(look, part=blooming_part(rng, hue))
+        case "drift":
+            return replace(look, drift=drawn_drift(rng))
 
 
-def _hue(look: Look, rng: np.random.Generator) -> Look:
-    return replace(look, hue=_hue_of(look) + rng.uniform(0.25, 0.75))
-
-
-def _shape(look: Look, rng: np.random.Generator) -> Look:
-    others = [shape for shape in SHAPES if shape != look.shape]
-    return replace(look, shape=others[int(rng.integers(len(others)))])
-
-
-def _texture(look: Look, rng: np.random.Generator) -> Look:
-    others = [texture for texture in get_args(Texture) if texture != look.texture]
-    return replace(look, texture=others[int(rng.integers(len(others)))])
-
-
-def _part(look: Look, rng: np.random.Generator) -> Look:
-    return replace(look, part=rim_part(rng, _hue_of(look)))
-
-
-def _bloom(look: Look, rng: np.random.Generator) -> Look:
-    return replace(look, part=blooming_part(rng, _hue_of(look)))
-
-
-def _drift(look: Look, rng: np.random.Generator) -> Look:
-    return replace(look, drift=drawn_drift(rng))
-
-
-EDITS: dict[Edit, Callable[[Look, np.random.Generator], Look]] = {
-    "hue": _hue,
-    "shape": _shape,
-    "texture": _texture,
-    "part": _part,
-    "bloom": _bloom,
-    "drift": _drift,
-}
+def _another(rng: np.random.Generator, names: Sequence[Name], but: Name) -> Name:
+    others = [name for name in names if name != but]
+    return others[int(rng.integers(len(others)))]
 
 
 def rim_part(rng: np.random.Generator, hue: float) -> SpritePart:
@@ -172,11 +143,7 @@ def _angle(rng: np.random.Generator) -> float:
     return rng.uniform(0, 2 * np.pi)
 
 
-def _hue_of(look: Look) -> float:
-    return 0.0 if look.hue is None else look.hue
-
-
-def sprite_boxes(clip: RenderedClip, label: int) -> npt.NDArray[np.float64]:
+def sprite_boxes(clip: world.RenderedClip, label: int) -> npt.NDArray[np.float64]:
     """A sprite's box in every frame, (T, 4): x0, y0, x1, y1, half-open; NaN where unseen."""
     boxes_T4 = np.full((len(clip.labels_THW), 4), np.nan)
     for box_4, labels_HW in zip(boxes_T4, clip.labels_THW, strict=True):

@@ -1,5 +1,6 @@
 """Running the real commands in this process, on real small clips."""
 
+import functools
 import logging
 import shutil
 from collections.abc import Callable
@@ -13,18 +14,30 @@ from typer.testing import CliRunner
 
 from maskora.cli import app
 from maskora.masks.files import read_labels
+from maskora.models.registry import VideoModel, open_model
 from maskora.video.images import read_image, write_png
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
 from maskora.video.write import write_mp4
 from tests.ball import draw_frame
+from tests.models.published import write_published
 
-FAST = [
-    "--set", "model.dtype=float32", "--set", "optimizer.type=adamw", "--set", "optimizer.lr=1e-3",
-    "--set", "motion.steps=2", "--set", "appearance.steps=2", "--set", "motion.window=5",
-    "--set", "training.checkpoint_every=1", "--set", "inference.steps=2",
-    "--set", "inference.lossless=true", "--set", "inference.feather=3.0",
-]  # fmt: skip
+
+def sets(*settings: str) -> list[object]:
+    """`--set` for each of these."""
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+def at(root: Path, *settings: str) -> list[object]:
+    """`--config` of a workspace, with settings for this run."""
+    return ["--config", root / "edit.toml", *sets(*settings)]
+
+
+FAST = sets(
+    "model.dtype=float32", "optimizer.type=adamw", "optimizer.lr=1e-3", "motion.steps=2",
+    "appearance.steps=2", "motion.window=5", "training.checkpoint_every=1", "inference.steps=2",
+    "inference.lossless=true", "inference.feather=3.0",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,6 +47,10 @@ class Answer:
     status: int
     out: str
     err: str
+
+
+Run = Callable[..., Answer]
+Prepared = Callable[..., Path]
 
 
 def ok(answer: Answer) -> Answer:
@@ -53,7 +70,7 @@ def refused(answer: Answer, *words: str, lines: int = 1) -> None:
 
 
 @pytest.fixture(scope="session")
-def run() -> Callable[..., Answer]:
+def run() -> Run:
     """Run `maskora …`; a bug's traceback fails the test."""
 
     def call(*arguments: object) -> Answer:
@@ -83,24 +100,25 @@ def recolour(source: Path, target: Path, box: tuple[int, int, int, int]) -> np.n
     return image
 
 
+def repaint(root: Path, frame: int, box: tuple[int, int, int, int] = (20, 40, 40, 30)) -> None:
+    """Edit a frame of a workspace so."""
+    name = f"{frame:05d}.png"
+    recolour(root / "source" / name, root / "edits" / name, box)
+
+
 @pytest.fixture(scope="session")
 def prepared(
-    tmp_path_factory: pytest.TempPathFactory,
-    run: Callable[..., Answer],
-    ball: Path,
-    tiny_model: Path,
-) -> Callable[..., Path]:
+    tmp_path_factory: pytest.TempPathFactory, run: Run, ball: Path, tiny_model: Path
+) -> Prepared:
     """Prepare the ball clip at 160x96 with a box around the ball and an edited first frame.
 
     Each call gives a copy of its own; what has the same options is prepared once.
     """
-    masters: dict[tuple[object, ...], Path] = {}
 
     def make(*options: object) -> Path:
-        if options not in masters:
-            masters[options] = prepare(*options)
-        return Path(shutil.copytree(masters[options], tmp_path_factory.mktemp("edit") / "ws"))
+        return Path(shutil.copytree(prepare(*options), tmp_path_factory.mktemp("edit") / "ws"))
 
+    @functools.cache
     def prepare(*options: object) -> Path:
         root = tmp_path_factory.mktemp("master") / "ws"
         ok(run(
@@ -108,27 +126,31 @@ def prepared(
             "--caption", "a blue ball", "--edited-caption", "an orange ball",
             "--set", f"model.path={tiny_model}", *FAST, *options,
         ))  # fmt: skip
-        recolour(root / "source" / "00000.png", root / "edits" / "00000.png", (20, 40, 40, 30))
+        repaint(root, 0)
         return root
 
     return make
 
 
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> VideoModel:
+    return open_model("wan2.1-i2v", tiny_model, "float32", "cpu")
+
+
 @pytest.fixture(scope="session")
-def done(prepared: Callable[..., Path], run: Callable[..., Answer]) -> Path:
+def done(prepared: Prepared, run: Run) -> Path:
     """A workspace with both stages trained and the clip generated; not to be changed."""
     root = prepared()
-    recolour(root / "source" / "00008.png", root / "edits" / "00008.png", (40, 40, 40, 30))
+    repaint(root, 8, (40, 40, 40, 30))
     for command in ("train", "infer"):
-        ok(run(command, "--config", root / "edit.toml"))
+        ok(run(command, *at(root)))
     return root
 
 
 @pytest.fixture
 def copied(done: Path, tmp_path: Path) -> Path:
     """The finished workspace, to change."""
-    shutil.copytree(done, tmp_path / "ws")
-    return tmp_path / "ws"
+    return Path(shutil.copytree(done, tmp_path / "ws"))
 
 
 def frames_of(path: Path, count: int | None = None) -> np.ndarray:
@@ -150,3 +172,18 @@ def keeps_the_background(root: Path) -> np.ndarray:
         assert 0 < keep.mean() < 1
         assert np.array_equal(frame[keep], source[keep])
     return frames
+
+
+@pytest.fixture(scope="session")
+def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configuration files of Wan2.1-I2V-14B, without weights."""
+    return write_published(tmp_path_factory.mktemp("14B"), "Wan2.1-I2V-14B")
+
+
+@pytest.fixture
+def edit(tmp_path: Path, big: Path) -> Path:
+    """An edit.toml of defaults on the 14B base, in a folder that is not prepared."""
+    path = tmp_path / "ws" / "edit.toml"
+    path.parent.mkdir()
+    path.write_text(f'[model]\npath = "{big}"\n')
+    return path

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from maskora.app.edits import Clip, Edit, EditedFrame
 from maskora.app.workspace import Source
 from maskora.config import Config
+from maskora.method.conditioning import to_unit
 from maskora.video.differences import Leakage
 
 FRAMES, HEIGHT, WIDTH = 9, 32, 48
@@ -22,6 +25,11 @@ def configured(**tables: dict[str, object]) -> Config:
 def picture(seed: int) -> np.ndarray:
     """Random pixels of the clip's size."""
     return np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+
+def unit(image_HWC: np.ndarray) -> Tensor:
+    """A picture as (3, H, W) in [-1, 1]."""
+    return to_unit(torch.from_numpy(image_HWC)[None])[:, 0]
 
 
 def small_clip() -> Clip:

@@ -6,28 +6,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from maskora.app.batch import (
-    OPTIONS,
-    job_words,
-    last_line,
-    parse_batch_line,
-    parse_edit_line,
-    place_edit,
-    program,
-    split_words,
-)
+from maskora.app import batch
 from maskora.app.workspace import Workspace
 from maskora.cli import BATCH_HELP, EDIT_HELP
 from maskora.errors import UserError
-from tests.app.conftest import Answer
+from tests.app.conftest import Run, ok, refused
 from tests.conftest import REPOSITORY
 
-Run = Callable[..., Answer]
 LINE = ["clip.mp4", "1,2,3,4", "edited.PNG", "out.mp4"]
 CHILD = """
 import json, os, pathlib, sys
@@ -97,9 +86,7 @@ def make_job(folder: Path, **files: str | bytes) -> Path:
 
 def test_a_first_run_prepares_trains_and_infers(run: Run, child: Child, folder: Path) -> None:
     line = ["clip.mp4", "1,2,3,4", "edited.PNG", "--frames=9", "out.mp4", "--set", "a.b=c"]
-    answer = run("edit", *line, "--", "--caption", "- a man", "--keyframe", "4=later one.jpg")
-
-    assert answer.status == 0, answer.err
+    answer = ok(run("edit", *line, "--", "--caption", "- a man", "--keyframe", "4=later one.jpg"))
     config = ["--config", str(Path("out.work", "edit.toml"))]
     given = ["--box", "1,2,3,4", "--frames", "9", "--caption", "- a man", "--set", "a.b=c"]
     assert child.asked() == [
@@ -117,7 +104,7 @@ def test_run_again_it_continues_and_settings_count_for_that_run(
 ) -> None:
     place = folder / "kept here"
     line = ["edit", "clip.mp4", "--mask", "mask.png", "edited.PNG", "o.mp4", "--workspace", place]
-    assert run(*line).status == 0
+    ok(run(*line))
     first = child.asked()
     assert first[0] == ["prepare", "clip.mp4", str(place), "--mask", "mask.png"]
 
@@ -134,11 +121,11 @@ def test_what_is_clicked_is_followed_once(run: Run, child: Child, folder: Path) 
     clicks = ["--click", "0,1,1,+", "--click", "0,9,9,-"]
     line = ["edit", "clip.mp4", "edited.PNG", "out.mp4", *clicks]
     child.does("track", "d = pathlib.Path(words[1], 'masks'); d.mkdir(); (d/'masks.json').touch()")
-    assert run(*line).status == 0
+    ok(run(*line))
     asked = child.asked()
     assert asked[0] == ["prepare", "clip.mp4", "out.work"]
     assert asked[1] == ["track", "out.work", *clicks]
-    assert run(*line).status == 0
+    ok(run(*line))
     assert [words[0] for words in child.asked()] == ["train", "infer"]
 
 
@@ -167,8 +154,8 @@ def test_an_edit_takes_the_place_of_an_earlier_one(folder: Path, before: str) ->
     workspace.edits_dir.mkdir(parents=True)
     for name in (before, "00004.txt", "00005.png"):
         (workspace.edits_dir / name).write_text("earlier")
-    place_edit(workspace, 4, folder / "later one.jpg")
-    place_edit(workspace, 5, workspace.edits_dir / "00005.png")  # it is there already
+    batch.place_edit(workspace, 4, folder / "later one.jpg")
+    batch.place_edit(workspace, 5, workspace.edits_dir / "00005.png")  # it is there already
     found = {path.name: path.read_text() for path in workspace.edits_dir.iterdir()}
     assert found == {"00004.jpg": "later one.jpg", "00004.txt": "earlier", "00005.png": "earlier"}
 
@@ -178,22 +165,51 @@ def test_lines_as_people_write_them(folder: Path) -> None:
     odd.touch()
     edited, out = folder / "edited.PNG", folder / "out.v2.MP4"
     words = [str(folder / "clip.mp4"), "1,2,3,4", str(edited), str(out)]
-    line = parse_edit_line([*words, "--keyframe", f"0024={odd}"])
+    line = batch.parse_edit_line([*words, "--keyframe", f"0024={odd}"])
     assert line.edits == {0: edited, 24: odd}
     assert line.workspace.root == folder / "out.v2.work"
-    with pytest.raises(UserError, match="--caption needs a value"):
-        parse_edit_line([*words, "--caption"])
 
 
 def test_the_help_names_every_option() -> None:
     told = [line.split()[0] for line in EDIT_HELP.splitlines() if line.startswith("  --")]
-    assert sorted(told) == sorted([*OPTIONS, "--help"])
+    assert sorted(told) == sorted([*batch.OPTIONS, "--help"])
 
 
-def test_what_is_no_device_is_refused_before_any_work(run: Run, child: Child, folder: Path) -> None:
-    answer = run("edit", *LINE, "--device", "gpu")
-    assert (answer.status, child.asked()) == (2, [])
-    assert "--device gpu: write cpu, cuda or cuda:N" in answer.err
+ALL = " ".join(LINE)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("edit", "got 0"),
+        ("edit clip.mp4 1,2,3,4 edited.PNG", "got 3"),
+        ("edit clip.mp4 1,2,3 edited.PNG out.mp4", "X,Y,W,H in pixels, not 1,2,3"),
+        ("edit none.mp4 1,2,3,4 edited.PNG out.mp4", "no such video: none.mp4"),
+        ("edit clip.mp4 1,2,3,4 none.png out.mp4", "no such image: none.png"),
+        ("edit clip.mp4 1,2,3,4 clip.mp4 out.mp4", "not a png, jpg or webp image: clip.mp4"),
+        ("edit clip.mp4 1,2,3,4 edited.PNG out.avi", "not out.avi"),
+        (f"edit {ALL} --frame 17", "unknown option --frame"),
+        (f"edit {ALL} --frames", "--frames needs a value"),
+        (f"edit {ALL} --mask clip.mp4", "beside --mask, got 4"),
+        (f"edit {ALL} --click 0,1,1,+", "beside --click, got 4"),
+        ("edit clip.mp4 edited.PNG out.mp4 --click 0,1,1,+ --mask m", "--mask and --click"),
+        ("edit clip.mp4 edited.PNG out.mp4 --mask none", "no such mask: none"),
+        (f"edit {ALL} -- --keyframe edited.PNG", "written N=IMAGE"),
+        (f"edit {ALL} --keyframe=9=no.png", "no such image: no.png"),
+        (f"edit {ALL} --device gpu", "--device gpu: write cpu, cuda or cuda:N"),
+        ("batch", "expected JOBS_DIR"),
+        ("batch a b c", "expected JOBS_DIR"),
+        ("batch none", "no such folder: none"),
+        ("batch .", "no job (no sub-folder) in"),
+        ("batch . --frames 17", "options for every job come after --"),
+    ],
+)
+def test_a_wrong_line_is_refused_before_any_work(
+    run: Run, child: Child, folder: Path, line: str, told: str
+) -> None:
+    refused(run(*line.split()), told)
+    assert child.asked() == []
+    assert not (folder / "out.work").exists()
 
 
 def test_nothing_is_imported_from_the_folder_where_a_person_is(
@@ -203,7 +219,7 @@ def test_nothing_is_imported_from_the_folder_where_a_person_is(
     (tmp_path / "maskora" / "__init__.py").write_text("raise SystemExit('the wrong one')")
     monkeypatch.chdir(tmp_path)
     told = subprocess.run(
-        [*program(), "--version"], env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        [*batch.program(), "--version"], env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (told.returncode, told.stdout.split()[:1]) == (0, ["maskora"]), told.stderr
@@ -289,14 +305,14 @@ def test_the_words_of_a_job(tmp_path: Path) -> None:
     (job / "keyframes" / "Thumbs.db").touch()
     (job / "keyframes" / ".DS_Store").touch()
     out = tmp_path / "out" / "a.b.mp4"
-    assert job_words(job, out, ["--frames", "9"]) == [
+    assert batch.job_words(job, out, ["--frames", "9"]) == [
         str(job / "video.mp4"), "1,2,3,4", str(job / "edited.png"), str(out),
         "--workspace", str(tmp_path / "out" / "a.b.work"), "--frames", "9",
         "--caption", "a man", "--edited-caption", "eine Frau, größer",
         "--keyframe", f"24={job / 'keyframes' / '24.png'}",
         "--frames", "17", "--base", "C:\\my configs\\wan.toml", "--set=a.b=c",
     ]  # fmt: skip
-    given = split_words(job_words(job, out, ["--frames", "9"]))[1]
+    given = batch.split_words(batch.job_words(job, out, ["--frames", "9"]))[1]
     assert given["--frames"][-1] == "17"  # its own option wins
 
 
@@ -307,12 +323,12 @@ def test_texts_as_windows_writes_them(tmp_path: Path) -> None:
             box=mark + b"1,2,3,4\r\n",
             options=mark + b"--caption caf\xc3\xa9 au lait\r\n# no\r\n--frames 9\r\n",
         )
-        words = job_words(job, tmp_path / "a.mp4", [])
+        words = batch.job_words(job, tmp_path / "a.mp4", [])
         assert words[1] == "1,2,3,4"
         assert words[6:] == ["--caption", "café au lait", "--frames", "9"]
     job = make_job(tmp_path / "a", options="--frames 9\n".encode("utf-16"))
     with pytest.raises(UserError, match=r"options\.txt is no UTF-8 text .* save it as UTF-8"):
-        job_words(job, tmp_path / "a.mp4", [])
+        batch.job_words(job, tmp_path / "a.mp4", [])
 
 
 def test_names_count_in_any_case(tmp_path: Path) -> None:
@@ -321,7 +337,7 @@ def test_names_count_in_any_case(tmp_path: Path) -> None:
     (job / "edited.png").rename(job / "EDITED.JPG")
     (job / "box.txt").unlink()
     (job / "Clicks.TXT").write_text("0,1,1,+\n# not this\n\n0,2,2,-")
-    words = job_words(job, tmp_path / "a.mp4", [])
+    words = batch.job_words(job, tmp_path / "a.mp4", [])
     assert words[:2] == [str(job / "Video.MOV"), str(job / "EDITED.JPG")]
     assert words[3:7] == ["--click", "0,1,1,+", "--click", "0,2,2,-"]
 
@@ -330,13 +346,13 @@ def test_jobs_in_order_without_the_folder_of_results(tmp_path: Path) -> None:
     for name in ("b", "a", ".git", "results"):
         (tmp_path / name).mkdir()
     line = [str(tmp_path), str(tmp_path / "results"), "--", "--frames", "9"]
-    jobs, out, common = parse_batch_line(line)
+    jobs, out, common = batch.parse_batch_line(line)
     assert [job.name for job in jobs] == ["a", "b"]
     assert (out, common) == (tmp_path / "results", ["--frames", "9"])
-    assert parse_batch_line([str(tmp_path)])[1] == tmp_path.with_name(f"{tmp_path.name}-out")
+    assert batch.parse_batch_line([str(tmp_path)])[1] == tmp_path.with_name(f"{tmp_path.name}-out")
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"the results go into a folder, and .* is a file"):
-        parse_batch_line([str(tmp_path), str(tmp_path / "file")])
+        batch.parse_batch_line([str(tmp_path), str(tmp_path / "file")])
 
 
 def test_a_crash_of_one_job_stops_no_other(run: Run, child: Child, tmp_path: Path) -> None:
@@ -356,7 +372,7 @@ def test_a_crash_of_one_job_stops_no_other(run: Run, child: Child, tmp_path: Pat
     assert "maskora edit was killed or has crashed" in rows[0][3]
     assert rows[1][3] == "maskora: this will not do"
     assert rows[2][3] == str(tmp_path / "out" / "c.mp4")
-    assert last_line(tmp_path / "out" / "c.log") == "step 2"
+    assert batch.last_line(tmp_path / "out" / "c.log") == "step 2"
 
 
 def test_a_log_is_utf8_whatever_the_system_says(

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,9 @@ from maskora.config.tables import Stage
 from maskora.errors import UserError
 from maskora.training.run_folder import RunFolder
 from maskora.video.images import write_png
-from tests.app.conftest import Answer, ok, recolour
+from tests.app.conftest import Prepared, Run, at, ok, repaint, sets
 from tests.tiny_florence import write_tiny_florence
 
-Run = Callable[..., Answer]
 LOADING, PLAN = "loading the captioner", "RAM, GB"
 
 
@@ -31,14 +29,12 @@ def tiny_florence(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def auto(prepared: Callable[..., Path], tiny_florence: Path) -> Path:
+def auto(prepared: Prepared, tiny_florence: Path) -> Path:
     """A workspace whose captions are all left open, with a keyframe and a captioner in it."""
-    root = prepared(
-        "--set", "prompt.caption=auto", "--set", "prompt.edited_caption=auto",
-        "--set", "caption.model=florence",
-    )  # fmt: skip
+    open_captions = ("prompt.caption=auto", "prompt.edited_caption=auto", "caption.model=florence")
+    root = prepared(*sets(*open_captions))
     shutil.copytree(tiny_florence, root / "florence")
-    recolour(root / "source" / "00004.png", root / "edits" / "00004.png", (30, 40, 40, 30))
+    repaint(root, 4, (30, 40, 40, 30))
     return root
 
 
@@ -48,8 +44,8 @@ def florence(auto: Path) -> Path:
     return auto / "florence"
 
 
-def opened(root: Path) -> tuple[Config, Workspace]:
-    return load_config(root / "edit.toml"), Workspace(root)
+def opened(root: Path, *overrides: str) -> tuple[Config, Workspace]:
+    return load_config(root / "edit.toml", overrides), Workspace(root)
 
 
 def images(root: Path) -> list[Path]:
@@ -63,14 +59,13 @@ def write(root: Path, image: Path) -> str:
 
 def lora_prompts(workspace: Workspace, stage: Stage) -> object:
     adapter = RunFolder(workspace.run_dir(stage)).newest_adapter()
-    assert adapter is not None
     return lora.read(adapter).metadata["prompts"]
 
 
 def test_a_run_writes_what_is_missing_once_and_remembers_it(
     run: Run, auto: Path, florence: Path
 ) -> None:
-    err = ok(run("train", "--config", auto / "edit.toml")).err
+    err = ok(run("train", *at(auto))).err
     assert err.count(LOADING) == 1
     config, workspace = opened(auto)
     texts = write_captions(config, workspace, images(auto))
@@ -84,10 +79,10 @@ def test_a_run_writes_what_is_missing_once_and_remembers_it(
     assert appearance == [f"p3rs0n {keyframe}"]
 
     aside = florence.rename(florence.with_name("aside"))
-    again = ok(run("train", "--config", auto / "edit.toml")).err
+    again = ok(run("train", *at(auto))).err
     assert "motion: done already" in again
     assert "appearance: done already" in again
-    infer = ok(run("infer", "--config", auto / "edit.toml")).err
+    infer = ok(run("infer", *at(auto))).err
     for err in (again, infer):
         assert LOADING not in err
         assert "caption of" not in err
@@ -97,7 +92,7 @@ def test_a_run_writes_what_is_missing_once_and_remembers_it(
 
     aside.rename(florence)
     shutil.rmtree(auto / "cache")
-    err = ok(run("infer", "--config", auto / "edit.toml")).err
+    err = ok(run("infer", *at(auto))).err
     assert err.count(LOADING) == 1
     assert err.count("caption of") == 3
     assert err.rindex("caption of") < err.index(PLAN)
@@ -105,7 +100,7 @@ def test_a_run_writes_what_is_missing_once_and_remembers_it(
 
 
 def test_the_bare_base_needs_no_caption_of_the_source(run: Run, auto: Path) -> None:
-    err = ok(run("infer", "--config", auto / "edit.toml", "--lora", "none")).err
+    err = ok(run("infer", *at(auto), "--lora", "none")).err
     assert "caption of" in err
     assert f"caption of {images(auto)[0]}" not in err
 
@@ -115,8 +110,7 @@ def test_a_text_beside_wins_over_the_key_and_the_key_over_the_captioner(
 ) -> None:
     config, workspace = opened(auto)
     shutil.rmtree(florence)
-    prompt = config.prompt.model_copy(update={"caption": "a ball", "edited_caption": "a pear"})
-    said = config.model_copy(update={"prompt": prompt})
+    said, _ = opened(auto, "prompt.caption=a ball", "prompt.edited_caption=a pear")
     images(auto)[2].with_suffix(".txt").write_text("an apple\n")
     assert list(settle_captions(said, workspace, images(auto)).values()) == [
         "a ball", "a pear", "an apple",
@@ -127,8 +121,7 @@ def test_a_text_beside_wins_over_the_key_and_the_key_over_the_captioner(
 
 
 def test_an_empty_caption_is_no_caption(auto: Path) -> None:
-    config, workspace = opened(auto)
-    empty = config.model_copy(update={"prompt": config.prompt.model_copy(update={"caption": " "})})
+    empty, workspace = opened(auto, "prompt.caption=' '")
     with pytest.raises(UserError, match=r"\[prompt\] caption is empty.*\"auto\""):
         source_caption(workspace, empty)
 
@@ -136,7 +129,7 @@ def test_an_empty_caption_is_no_caption(auto: Path) -> None:
 def test_a_caption_belongs_to_the_pixels_and_the_captioner(
     auto: Path, florence: Path, tmp_path: Path
 ) -> None:
-    config, workspace = opened(auto)
+    _, workspace = opened(auto)
     first = write(auto, images(auto)[1])
     kept = sorted(workspace.captions_dir.iterdir())
     shutil.move(images(auto)[1], images(auto)[1].with_suffix(".webp"))  # another name
@@ -146,9 +139,7 @@ def test_a_caption_belongs_to_the_pixels_and_the_captioner(
     assert write(auto, images(auto)[1]) != first
     other = tmp_path / "other"
     write_tiny_florence(other, seed=13)
-    named = config.model_copy(
-        update={"caption": config.caption.model_copy(update={"model": str(other)})}
-    )
+    named, _ = opened(auto, f"caption.model={other}")
     picture = images(auto)[1].with_suffix(".webp")
     assert write_captions(named, workspace, [picture])[picture] != first
     for damaged in (b"\xff", b""):  # no text: as if it were not there
@@ -176,8 +167,8 @@ def test_check_says_who_will_write_and_then_what_was_written(run: Run, auto: Pat
     answer = ok(run("check", "--config", config))
     assert f'caption of {images(auto)[1]}: "{text}"' in answer.out
     assert answer.out.count("will write it") == 2
-    given = ["--set", "prompt.caption=a ball", "--set", "prompt.edited_caption=a pear"]
-    assert "caption of" not in ok(run("check", "--config", config, *given)).out
+    given = at(auto, "prompt.caption=a ball", "prompt.edited_caption=a pear")
+    assert "caption of" not in ok(run("check", *given)).out
 
 
 @pytest.mark.parametrize(
@@ -195,7 +186,7 @@ def test_without_a_captioner_both_ways_are_named(
     (auto / "old").mkdir()
     (auto / "old" / "config.json").write_text(json.dumps(config | {"auto_map": {}}))
     shutil.rmtree(florence)
-    chosen = ["--config", auto / "edit.toml", "--set", f"caption.model={model}"]
+    chosen = at(auto, f"caption.model={model}")
     for command in ("train", "infer", "check"):
         answer = run(command, *chosen)
         assert answer.status == 2
@@ -212,12 +203,9 @@ def test_a_captioner_that_the_hub_does_not_give(
     auto: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    config, workspace = opened(auto)
-    nobody = config.caption.model_copy(update={"model": "maskora-tests/nobody"})
-    with pytest.raises(
-        UserError, match=r"\[caption\] model: 'maskora-tests/nobody'.*hub.*00000.txt"
-    ):
-        write_captions(config.model_copy(update={"caption": nobody}), workspace, images(auto)[:1])
+    said = r"\[caption\] model: 'maskora-tests/nobody'.*hub.*00000.txt"
+    with pytest.raises(UserError, match=said):
+        write_captions(*opened(auto, "caption.model=maskora-tests/nobody"), images(auto)[:1])
 
 
 def test_a_captioner_without_words_is_told(auto: Path, florence: Path) -> None:

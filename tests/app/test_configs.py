@@ -51,7 +51,6 @@ def test_a_configuration_fits_every_gpu_that_people_own(name: str, tmp_path: Pat
     # Of a base that a developer has just added no profile ships: it is measured first, once.
     read_profile(config.model.family, source, config.model.dtype, config.adapter.targets)
     for machine in gpus():
-        assert machine.gpu is not None
         started = time.perf_counter()
         train, infer = (plan_for(config, workspace, None, source, machine, p) for p in PURPOSES)
         assert time.perf_counter() - started < 1

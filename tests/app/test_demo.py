@@ -1,7 +1,6 @@
 """The demo: quickly, hardly trained; and as a person runs it, whose edit must be there."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +12,17 @@ from maskora.masks.files import read_labels
 from maskora.video.images import image_size, read_image
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
-from tests.app.conftest import Answer
+from tests.app.conftest import Run, ok
 
 HARDLY = {"motion.steps": 2, "appearance.steps": 2, "inference.steps": 2}
 
 
 def test_the_demo_ends_with_a_picture_and_goes_on_where_it_stands(
-    tmp_path: Path, run: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo, "SETTINGS", {**demo.SETTINGS, **HARDLY})
     folder = tmp_path / "demo"
-    first = run("demo", folder)
-    assert first.status == 0, first.err
+    first = ok(run("demo", folder))
     assert image_size(folder / "demo.png")[0] > 1000
     assert probe(folder / "demo.mp4").frames == FRAMES * ROUNDS
     output = folder / "workspace" / "output"
@@ -34,13 +32,11 @@ def test_the_demo_ends_with_a_picture_and_goes_on_where_it_stands(
     assert probe(output / "edited.mp4").width == SIDE
     adapters = sorted((folder / "workspace" / "runs").rglob("adapter.safetensors"))
     stamps = [path.stat().st_mtime_ns for path in adapters]
-    assert run("demo", folder).status == 0
+    ok(run("demo", folder))
     assert [path.stat().st_mtime_ns for path in adapters] == stamps
 
 
-def test_the_demo_does_not_move_into_a_full_folder(
-    tmp_path: Path, run: Callable[..., Answer]
-) -> None:
+def test_the_demo_does_not_move_into_a_full_folder(tmp_path: Path, run: Run) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     answer = run("demo", tmp_path)
     assert answer.status == 2
@@ -50,7 +46,7 @@ def test_the_demo_does_not_move_into_a_full_folder(
 
 
 def test_a_demo_that_was_stopped_at_its_clip_goes_on(
-    tmp_path: Path, run: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -65,10 +61,9 @@ def test_a_demo_that_was_stopped_at_its_clip_goes_on(
 
 
 @pytest.mark.slow
-def test_the_edit_is_carried_along_and_evolves(tmp_path: Path, run: Callable[..., Answer]) -> None:
+def test_the_edit_is_carried_along_and_evolves(tmp_path: Path, run: Run) -> None:
     folder = tmp_path / "demo"
-    answer = run("demo", folder)
-    assert answer.status == 0, answer.err
+    ok(run("demo", folder))
     output = folder / "workspace" / "output"
     means = json.loads((output / "report.json").read_text())["means"]
     assert means["outside_psnr"] == "identical"

@@ -18,17 +18,7 @@ from maskora.app import timings
 from maskora.app.doctor import checks, facts, page
 from maskora.app.doctor.facts import Facts, Folder, Tool
 from maskora.app.doctor.outcomes import Bench, Check, Found, Outcome
-from maskora.app.doctor.page import (
-    Speeds,
-    Verdict,
-    render_facts,
-    render_gpu,
-    render_outcome,
-    report,
-    scrubbed,
-    verdict,
-    verdicts,
-)
+from maskora.app.doctor.page import Verdict
 from maskora.app.plan import plan_for
 from maskora.app.workspace import Workspace
 from maskora.config import build_config
@@ -58,7 +48,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only checks that take no time, and one base."""
 
     def measure_disk(bench: Bench) -> Found:
-        return Found(f"writes {checks.disk_bandwidth(bench.cache, 20_000_000).write} B/s")
+        return Found(f"writes {checks.disk_bandwidth(bench.cache, 20_000_000)[0]} B/s")
 
     known = {check.name: check for check in checks.CHECKS}
     fine = Check("fine", lambda bench: Found("it is"), "no advice")
@@ -234,8 +224,8 @@ def test_a_gpu_on_the_page_and_in_the_report(
     changes: dict[str, Any], text: str, kinds: tuple[Any, ...]
 ) -> None:
     gpu = replace(GPU, **changes)
-    assert text in render_gpu(gpu)
-    (entry,) = report(replace(FACTS, gpus=(gpu,)), [], [])["machine"]["gpus"]
+    assert text in page.render_gpu(gpu)
+    (entry,) = page.report(replace(FACTS, gpus=(gpu,)), [], [])["machine"]["gpus"]
     assert (entry["capability"], entry["bfloat16"], entry["float8"]) == kinds
     assert bool(entry["obstacle"]) == ("BROKEN" in text)
     names = ["name", "total", "free", "capability", "bfloat16", "float8", "driver", "obstacle"]
@@ -244,20 +234,22 @@ def test_a_gpu_on_the_page_and_in_the_report(
 
 def test_facts_are_a_page() -> None:
     two = replace(FACTS, gpus=(GPU, replace(GPU, name="Another")))
-    lines = render_facts(two).splitlines()
+    lines = page.render_facts(two).splitlines()
     assert "  RAM           20.0 of 32.0 GB are available" in lines
     assert any(line.startswith("  GPU 1         Another: ") for line in lines)
     assert "  ffmpeg        ffmpeg 9" in lines
     broken = replace(FACTS, tools=(Tool("ffmpeg", "broken", "no", "repair it"),))
-    assert "BROKEN: no\n                what to do: repair it" in render_facts(broken)
+    assert "BROKEN: no\n                what to do: repair it" in page.render_facts(broken)
     missing = replace(FACTS, tools=(Tool("gradio", "missing", "not installed", "get it"),))
-    assert "gradio        not installed (get it)" in render_facts(missing)
+    assert "gradio        not installed (get it)" in page.render_facts(missing)
 
 
 def test_an_outcome_is_one_line_with_notes_and_advice_below() -> None:
-    assert render_outcome(Outcome("x", "skipped", 0.0, "no GPU")) == "skipped: no GPU"
+    assert page.render_outcome(Outcome("x", "skipped", 0.0, "no GPU")) == "skipped: no GPU"
     wrong = Outcome("x", "broken", 1.25, "odd", "mend it", notes=("slow",))
-    assert render_outcome(wrong) == "BROKEN (1.2 s): odd\n    note: slow\n    what to do: mend it"
+    assert (
+        page.render_outcome(wrong) == "BROKEN (1.2 s): odd\n    note: slow\n    what to do: mend it"
+    )
 
 
 def tool(name: str) -> Tool:
@@ -298,8 +290,8 @@ def test_what_was_fetched_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert facts.folder(tmp_path).held == 1003
 
 
-def judged(machine: Machine, speeds: Speeds = Speeds()) -> Verdict:  # noqa: B008
-    return verdict(NAME, published()[NAME], machine, speeds)
+def judged(machine: Machine, **speeds: float) -> Verdict:
+    return page.verdict(NAME, published()[NAME], machine, speeds)
 
 
 # As in docs/doctor.md and docs/bases.md: by family, not by the alphabet.
@@ -310,7 +302,7 @@ ORDER = [
 
 
 def test_what_a_machine_can_do_is_the_planners_answer() -> None:
-    found = {one.base: one for one in verdicts(with_gpu(7.1, 8.0), Speeds())}
+    found = {one.base: one for one in page.verdicts(with_gpu(7.1, 8.0), {})}
     assert list(found) == list(published())
     assert [name for name in found if name in ORDER] == ORDER
     assert all(one.fits for one in found.values())
@@ -318,7 +310,7 @@ def test_what_a_machine_can_do_is_the_planners_answer() -> None:
     assert ": yes; seconds a step: unknown until the first\n" in found[NAME].message
     frames = published()[NAME].settings["video"]["frames"]
     assert f"then {frames} frames in " in found[NAME].message
-    roomy = {one.base: one for one in verdicts(with_gpu(23.1, 23.5, ram=PLENTY), Speeds())}
+    roomy = {one.base: one for one in page.verdicts(with_gpu(23.1, 23.5, ram=PLENTY), {})}
     assert "with" not in roomy["wan2.1-fun-1.3b-inp"].message
 
 
@@ -343,20 +335,20 @@ def test_a_verdict_names_what_helps_and_what_does_not_fit(
 
 
 def test_seconds_are_measured_ones_or_what_the_weights_take_to_arrive(tmp_path: Path) -> None:
-    machine, speeds = with_gpu(7.1, 8.0), Speeds(pinned=10e9, staged=5e9, disk=1e9)
-    line = judged(machine, speeds).message.splitlines()[0]
+    machine, speeds = with_gpu(7.1, 8.0), {"bus": 10e9, "staged": 5e9, "disk_read": 1e9}
+    line = judged(machine, **speeds).message.splitlines()[0]
     assert 5 < float(line.split("at least ")[1].split()[0]) < 7  # 58 GB at 10 GB/s
     base = published()[NAME]
     config = build_config(base.settings)
     plan = plan_for(config, Workspace(tmp_path), None, base.profile, machine, "train")
     timings.record(plan.step_key(9), 12.34)
-    message = judged(machine, speeds).message
+    message = judged(machine, **speeds).message
     assert ": yes; about 12.3 s a step, as measured before\n" in message
 
 
 def test_a_report_has_no_paths() -> None:
     wrong = Outcome("x", "broken", 1.0, "cannot read /srv/annabel/w.bin (C:\\Users\\annabel\\x)")
-    text = json.dumps(report(FACTS, [wrong], [Verdict("b", True, "yes")]))
+    text = json.dumps(page.report(FACTS, [wrong], [Verdict("b", True, "yes")]))
     assert "annabel" not in text
     assert "cannot read <path> (<path>)" in text
     assert '"free": 96636764160' in text
@@ -384,10 +376,10 @@ def test_a_report_has_no_paths() -> None:
 )
 def test_texts_are_scrubbed(text: str, kept: str) -> None:
     folders = ["/home/anna/x y", r"C:\Users\Anna Bel"]
-    (found,) = scrubbed([text], folders, ["anna", "box"])
+    (found,) = page.scrubbed([text], folders, ["anna", "box"])
     assert found == kept
 
 
 def test_numbers_and_keys_stay() -> None:
     content = {"home": [1, 2.5, None, True], "x": ("/home/anna",)}
-    assert scrubbed(content, [], ["home"]) == {"home": [1, 2.5, None, True], "x": ["<path>"]}
+    assert page.scrubbed(content, [], ["home"]) == {"home": [1, 2.5, None, True], "x": ["<path>"]}

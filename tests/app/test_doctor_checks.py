@@ -16,27 +16,6 @@ import torch
 from torch import Tensor
 
 from maskora.app.doctor import checks
-from maskora.app.doctor.checks import (
-    BLOCKS,
-    NARROW,
-    PINNED_PIECE,
-    WIDE,
-    Shape,
-    affordable,
-    disk_bandwidth,
-    encode_and_decode,
-    measure_disk,
-    measure_pinning,
-    pinnable,
-    pinned_bandwidth,
-    ram_bandwidth,
-    staged_bandwidth,
-    step_in_8_bits,
-    stream_from_disk,
-    stream_from_ram,
-    train_streamed_and_resident,
-    write_and_read_clip,
-)
 from maskora.app.doctor.outcomes import Bench, Found, Outcome, Skipped, Wrong, perform
 from maskora.streaming.engine import Streamer
 from maskora.streaming.host_memory import host_buffer
@@ -45,7 +24,7 @@ from tests.streaming.drivers import Quota
 
 GIB = 2**30
 CPU, BYTES = torch.device("cpu"), 4_000_000
-SMALL = Shape("nothing published", 256, 1024, 2)
+SMALL = checks.Shape("nothing published", 256, 1024, 2)
 
 
 @pytest.fixture
@@ -57,10 +36,10 @@ def performed(work: Callable[[Bench], Found], bench: Bench) -> Outcome:
     return perform("a check", lambda: work(bench), "the usual advice")
 
 
-FROM_DISK = partial(stream_from_disk, shape=SMALL)
+FROM_DISK = partial(checks.stream_from_disk, shape=SMALL)
 WAYS = pytest.mark.parametrize(
     "work",
-    [*(partial(stream_from_ram, weights=one, shape=SMALL) for one in ("pinned", "pageable")),
+    [*(partial(checks.stream_from_ram, weights=one, shape=SMALL) for one in ("pinned", "pageable")),
      FROM_DISK],
     ids=["from RAM", "through staging", "from disk"],
 )  # fmt: skip
@@ -129,16 +108,16 @@ def test_a_wrong_bit_on_the_disk_is_found(bench: Bench, monkeypatch: pytest.Monk
     monkeypatch.setattr(checks, "save_file", save)
     outcome = performed(FROM_DISK, bench)
     assert outcome.state == "broken"
-    assert f"block {BLOCKS - 1}: " in outcome.message
+    assert f"block {checks.BLOCKS - 1}: " in outcome.message
 
 
 @pytest.mark.parametrize(
     ("ram", "vram", "shape"),
     [
-        (12 * GIB, None, WIDE),
-        (7 * GIB, None, NARROW),
-        (6 * GIB, 7 * GIB, WIDE),  # there the ring lies on the GPU
-        (12 * GIB, 3 * GIB, NARROW),
+        (12 * GIB, None, checks.WIDE),
+        (7 * GIB, None, checks.NARROW),
+        (6 * GIB, 7 * GIB, checks.WIDE),  # there the ring lies on the GPU
+        (12 * GIB, 3 * GIB, checks.NARROW),
         (GIB // 2, None, None),
         (12 * GIB, GIB // 3, None),
     ],
@@ -149,29 +128,29 @@ def test_blocks_are_as_wide_as_memory_allows(
     bench = Bench(torch.device("cpu"), tmp_path, tmp_path, ram, vram)
     if shape is None:
         with pytest.raises(Skipped, match="too little memory"):
-            affordable(bench)
+            checks.affordable(bench)
     else:
-        assert affordable(bench) is shape
+        assert checks.affordable(bench) is shape
 
 
 def test_narrower_blocks_are_mentioned(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "affordable", lambda _: SMALL)
-    found = stream_from_ram(bench, "pinned")
+    found = checks.stream_from_ram(bench, "pinned")
     assert "nothing published" in found.message
     assert "too little memory is free for those of Wan2.1-I2V-14B" in found.message
 
 
 def test_wide_blocks_are_the_published_ones() -> None:
-    sizes = (checks._nbytes(n, p) for n, p in WIDE.build()[0].named_parameters())
+    sizes = (checks._nbytes(n, p) for n, p in checks.WIDE.build()[0].named_parameters())
     assert sum(sizes) == pytest.approx(807e6, rel=0.002)
 
 
 def test_training_is_the_same_wherever_the_blocks_lie(
     bench: Bench, plant: Callable[[int, int], None]
 ) -> None:
-    assert "equal bit for bit" in train_streamed_and_resident(bench).message
+    assert "equal bit for bit" in checks.train_streamed_and_resident(bench).message
     plant(12, 3)  # the sign, or the exponent, of a weight
-    outcome = performed(train_streamed_and_resident, bench)
+    outcome = performed(checks.train_streamed_and_resident, bench)
     assert outcome.state == "broken"
     assert "differ from those with resident ones" in outcome.message
 
@@ -192,21 +171,21 @@ def test_rounding_is_excused_only_where_the_device_rounds_differently_by_itself(
     monkeypatch.setattr(checks, "_train", lambda *_: ([next(losses)], [torch.zeros(2)]))
     if words is None:
         with pytest.raises(Wrong, match="differ"):
-            train_streamed_and_resident(bench)
+            checks.train_streamed_and_resident(bench)
     else:
-        assert words in train_streamed_and_resident(bench).message
+        assert words in checks.train_streamed_and_resident(bench).message
 
 
 def test_without_a_gpu_nothing_is_pinned_and_the_8_bit_optimizer_says_why_it_is_skipped(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert performed(measure_pinning, bench).state == "skipped"
+    assert performed(checks.measure_pinning, bench).state == "skipped"
     with pytest.raises(Skipped, match="needs a GPU"):
-        step_in_8_bits(bench)
+        checks.step_in_8_bits(bench)
     monkeypatch.setattr(checks, "find_spec", lambda _: None)
     gpu = Bench(torch.device("cuda"), tmp_path, tmp_path, GIB, GIB)
     with pytest.raises(Skipped, match=r"bitsandbytes is not installed.*\[quant\]"):
-        step_in_8_bits(gpu)
+        checks.step_in_8_bits(gpu)
 
 
 @pytest.mark.parametrize("failure", [None, "libcudart.so.13 is missing"])
@@ -216,7 +195,7 @@ def test_bitsandbytes_is_tried(
     monkeypatch.setattr(checks, "find_spec", lambda _: object())
     monkeypatch.setattr(checks, "failed_trial", lambda device: failure)
     gpu = Bench(torch.device("cuda"), tmp_path, tmp_path, GIB, GIB)
-    outcome = performed(step_in_8_bits, gpu)
+    outcome = performed(checks.step_in_8_bits, gpu)
     assert outcome.state == ("broken" if failure else "ok")
     assert (failure or "") in outcome.message
 
@@ -229,11 +208,11 @@ def test_numbers_of_the_vae_that_are_not_finite_are_found(
     vae = SimpleNamespace(encode=lambda _: torch.zeros(16, 2, 8, 8), decode=lambda _: odd)
     monkeypatch.setattr(checks, "normalised", lambda _: vae)
     with pytest.raises(Wrong, match="1 not finite"):
-        encode_and_decode(bench)
+        checks.encode_and_decode(bench)
 
 
 def test_a_clip_comes_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "bit for bit" in write_and_read_clip(bench).message
+    assert "bit for bit" in checks.write_and_read_clip(bench).message
     assert list(bench.scratch.iterdir()) == []
     really_read = checks.read_frames
 
@@ -244,16 +223,18 @@ def test_a_clip_comes_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(checks, "read_frames", read)
     with pytest.raises(Wrong, match="come back changed"):
-        write_and_read_clip(bench)
+        checks.write_and_read_clip(bench)
     assert list(bench.scratch.iterdir()) == []
 
 
-@pytest.mark.parametrize("quota", [0, PINNED_PIECE - 1, 2 * PINNED_PIECE, 5 * PINNED_PIECE + 7])
+@pytest.mark.parametrize(
+    "quota", [0, checks.PINNED_PIECE - 1, 2 * checks.PINNED_PIECE, 5 * checks.PINNED_PIECE + 7]
+)
 def test_what_can_be_pinned_is_tried_and_given_back(quota: int) -> None:
     driver = Quota(quota)
-    pinned, refused = pinnable(driver, 4 * PINNED_PIECE)
-    assert pinned == min(quota // PINNED_PIECE, 4) * PINNED_PIECE
-    assert refused == ("" if quota >= 4 * PINNED_PIECE else "out of memory")
+    pinned, refused = checks.pinnable(driver, 4 * checks.PINNED_PIECE)
+    assert pinned == min(quota // checks.PINNED_PIECE, 4) * checks.PINNED_PIECE
+    assert refused == ("" if quota >= 4 * checks.PINNED_PIECE else "out of memory")
     assert driver.pinned == {}
     assert driver.left == quota
 
@@ -265,7 +246,7 @@ def test_a_full_disk_is_reported_without_its_path_and_nothing_stays(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(bench.cache))
 
     monkeypatch.setattr(os, "write", full)
-    outcome = performed(measure_disk, bench)
+    outcome = performed(checks.measure_disk, bench)
     assert (outcome.state, outcome.message) == ("broken", "No space left on device")
     assert list(bench.cache.iterdir()) == []
 
@@ -290,10 +271,10 @@ def test_copies_leave_memory_that_the_engine_pins(monkeypatch: pytest.MonkeyPatc
         return host_buffer(nbytes, pin)
 
     monkeypatch.setattr(checks, "host_buffer", watched)
-    assert 1e8 < (pinned_bandwidth(CPU, BYTES) or 0) < 1e12
+    assert 1e8 < (checks.pinned_bandwidth(CPU, BYTES) or 0) < 1e12
     assert asked == [(BYTES, True)]
     monkeypatch.setattr(checks, "is_ready", lambda buffer: False)
-    assert pinned_bandwidth(CPU, BYTES) is None, "memory that cannot be pinned has none"
+    assert checks.pinned_bandwidth(CPU, BYTES) is None, "memory that cannot be pinned has none"
 
 
 def test_staged_copies_are_the_engines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,15 +286,15 @@ def test_staged_copies_are_the_engines(monkeypatch: pytest.MonkeyPatch) -> None:
         enter(self, index, direction)
 
     monkeypatch.setattr(Streamer, "_enter", watched)
-    assert 1e7 < staged_bandwidth(CPU, BYTES) < 1e12
+    assert 1e7 < checks.staged_bandwidth(CPU, BYTES) < 1e12
     assert visited == [0, 1, 2] * (1 + checks.ROUNDS)
 
 
 def test_ram_is_copied_and_a_disk_left_as_it_was(tmp_path: Path) -> None:
-    assert 1e8 < ram_bandwidth(BYTES) < 1e13
-    speed = disk_bandwidth(tmp_path / "cache", 40_000_000)
-    assert speed.write > 1e5
-    assert speed.read > 1e5
+    assert 1e8 < checks.ram_bandwidth(BYTES) < 1e13
+    write, read, _ = checks.disk_bandwidth(tmp_path / "cache", 40_000_000)
+    assert write > 1e5
+    assert read > 1e5
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -328,6 +309,6 @@ def test_reads_that_may_come_out_of_ram_are_marked(
         return really_open(path, flags, *more, **options)
 
     monkeypatch.setattr(os, "open", without_direct_reads)
-    assert disk_bandwidth(tmp_path, 40_000_000).cached
+    assert checks.disk_bandwidth(tmp_path, 40_000_000)[2]
     monkeypatch.delattr(os, "O_DIRECT", raising=False)
-    assert disk_bandwidth(tmp_path, 40_000_000).cached
+    assert checks.disk_bandwidth(tmp_path, 40_000_000)[2]

@@ -4,7 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from maskora.files import digest, sha256_file
 from maskora.masks.files import read_labels, write_labels
 from maskora.video.images import read_image, write_png
 from maskora.video.write import write_lossless, write_mp4
-from tests.app.conftest import Answer, refused
+from tests.app.conftest import Answer, ok, refused
 from tests.evaluation.scenes import BAD, FRAMES, HEIGHT, SCENE, WIDTH, good
 from tests.evaluation.tiny_clip import write_tiny_clip
 
@@ -25,19 +26,8 @@ Run = Callable[..., Answer]
 LATER = 8
 
 
-def write_workspace(
-    root: Path,
-    result: np.ndarray,
-    *,
-    lossless: bool = True,
-    seed: int = 0,
-    edits: dict[int, np.ndarray] | None = None,
-) -> Workspace:
-    """The scene as prepare, a person and infer would have left it.
-
-    Args:
-        edits: edited frames; by default the true first frame.
-    """
+def write_workspace(root: Path, result: np.ndarray, edits: dict[int, np.ndarray]) -> Workspace:
+    """The scene and its edited frames as prepare, a person and infer would have left it."""
     workspace = Workspace(root)
     source = Source(
         origin="rendered", start=0, every=1, frames=FRAMES, fps="16",
@@ -50,16 +40,15 @@ def write_workspace(
         write_png(workspace.source_frame(number), SCENE.source[number])
         write_labels(workspace.mask(number), labels[number])
     edited: dict[str, dict[str, str]] = {}
-    for number, picture in (edits or {0: SCENE.truth[0]}).items():
+    for number, picture in edits.items():
         path = workspace.edited_frame(None, number, ".png")
         write_png(path, picture)
         edited[str(number)] = {"path": str(path), "sha256": sha256_file(path)}
     output = workspace.output_dir(None, None)
-    if lossless:
-        write_lossless(output / "edited.mkv", iter(result), Fraction(16))
+    write_lossless(output / "edited.mkv", iter(result), Fraction(16))
     write_mp4(output / "edited.mp4", iter(result), Fraction(16))
     record = {
-        "seed": seed,
+        "seed": 0,
         "config": {"appearance": {"spill": "source"}, "inference": {"lock": "pixel"}},
         "inputs": {
             "source": source.model_dump(mode="json"),
@@ -74,11 +63,9 @@ def write_workspace(
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """good/ and two/ (with a later edited frame): workspaces with a good result; truth/."""
+    """ws/: a workspace with a good result and two edited frames; truth/."""
     root = tmp_path_factory.mktemp("made")
-    write_workspace(root / "good", good())
-    edits = {0: SCENE.truth[0], LATER: SCENE.truth[LATER]}
-    write_workspace(root / "two", good(), edits=edits)
+    write_workspace(root / "ws", good(), {n: SCENE.truth[n] for n in (0, LATER)})
     for number in range(FRAMES):
         name = f"{number:05d}.png"
         write_png(root / "truth" / name, SCENE.truth[number])
@@ -89,12 +76,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def workspace(made: Path, tmp_path: Path) -> Workspace:
-    return Workspace(shutil.copytree(made / "good", tmp_path / "ws"))
-
-
-@pytest.fixture
-def two(made: Path, tmp_path: Path) -> Workspace:
-    return Workspace(shutil.copytree(made / "two", tmp_path / "two"))
+    return Workspace(shutil.copytree(made / "ws", tmp_path / "ws"))
 
 
 @pytest.fixture
@@ -113,9 +95,17 @@ def report(workspace: Workspace) -> dict[str, Any]:
     return json.loads((workspace.output_dir(None, None) / "report.json").read_text())
 
 
+@contextmanager
+def changed_record(workspace: Workspace) -> Iterator[dict[str, Any]]:
+    """The result's run.json, written again as it is left."""
+    file = workspace.output_dir(None, None) / "run.json"
+    record = json.loads(file.read_text())
+    yield record
+    file.write_text(json.dumps(record))
+
+
 def test_a_good_result(workspace: Workspace, truth: Path, run: Run) -> None:
-    answer = run("evaluate", workspace.root, "--truth", truth)
-    assert answer.status == 0, answer.err
+    answer = ok(run("evaluate", workspace.root, "--truth", truth))
     assert "outside the mask all 13 frames are identical to the source" in answer.out
     assert "no known bad sign" in answer.out
     output = workspace.output_dir(None, None)
@@ -127,20 +117,22 @@ def test_a_good_result(workspace: Workspace, truth: Path, run: Run) -> None:
     assert content["judged"]["frames"] == FRAMES
     assert len(content["curves"]["centroid_error"]) == FRAMES
     assert [n for n, hit in enumerate(content["curves"]["hit_rate"]) if hit is None] == [0]
+    keyframes = content["curves"]["keyframe_psnr"]
+    assert [n for n, value in enumerate(keyframes) if value is not None] == [LATER]
+    assert 25 < keyframes[LATER] < 30
 
     # Without masks the object is where the truth differs from the source.
     for part in ("masks", "background"):
         shutil.rmtree(truth / part)
-    assert run("evaluate", workspace.root, "--truth", truth).status == 0
+    ok(run("evaluate", workspace.root, "--truth", truth))
     means = report(workspace)["means"]
     assert means["hit_rate"] > 0.95
     assert means["object_found"] == 1.0
 
 
 def test_a_bad_result_is_told(run: Run, tmp_path: Path) -> None:
-    workspace = write_workspace(tmp_path / "ws", BAD["faded"]())
-    answer = run("evaluate", workspace.root)
-    assert answer.status == 0, answer.err
+    workspace = write_workspace(tmp_path / "ws", BAD["faded"](), {0: SCENE.truth[0]})
+    answer = ok(run("evaluate", workspace.root))
     assert "bad sign: The edit turns back into the source" in answer.out
     signs = report(workspace)["verdict"]["signs"]
     assert [sign["name"] for sign in signs] == ["vanished"]
@@ -156,8 +148,7 @@ def test_without_a_clip_no_torch_is_loaded(workspace: Workspace) -> None:
 
 
 def test_clip_and_quality(workspace: Workspace, clip: Path, run: Run) -> None:
-    answer = run("evaluate", workspace.root, "--clip", clip, "--quality", clip)
-    assert answer.status == 0, answer.err
+    answer = ok(run("evaluate", workspace.root, "--clip", clip, "--quality", clip))
     assert answer.err.count("loading CLIP") == 1, "one for both"
     curves = report(workspace)["curves"]
     expected = {
@@ -175,25 +166,18 @@ def test_what_an_edit_leaks_beyond_the_mask_is_not_asked_for(
 ) -> None:
     """As in infer: the outside is the source's, whatever the edited frame shows there."""
     leaking = np.where(SCENE.box[0][..., None], SCENE.truth[0], 255 - SCENE.source[0])
-    workspace = write_workspace(tmp_path / "ws", SCENE.truth, edits={0: leaking})
-    record = workspace.output_dir(None, None) / "run.json"
-    assert run("evaluate", workspace.root, "--clip", clip).status == 0
+    workspace = write_workspace(tmp_path / "ws", SCENE.truth, {0: leaking})
+    ok(run("evaluate", workspace.root, "--clip", clip))
     assert report(workspace)["curves"]["clip_score"][0] == pytest.approx(1.0, abs=1e-5)
-    record.write_text(record.read_text().replace('"spill": "source"', '"spill": "keep"'))
-    assert run("evaluate", workspace.root, "--clip", clip).status == 0
+    with changed_record(workspace) as record:
+        record["config"]["appearance"]["spill"] = "keep"
+    ok(run("evaluate", workspace.root, "--clip", clip))
     assert report(workspace)["curves"]["clip_score"][0] < 0.99
-
-
-def test_edited_keyframes_are_compared_with_the_result(two: Workspace, run: Run) -> None:
-    assert run("evaluate", two.root).status == 0
-    curve = report(two)["curves"]["keyframe_psnr"]
-    assert [n for n, value in enumerate(curve) if value is not None] == [LATER]
-    assert 25 < curve[LATER] < 30
 
 
 def test_without_an_exact_file_the_compressed_one_is_judged(workspace: Workspace, run: Run) -> None:
     (workspace.output_dir(None, None) / "edited.mkv").unlink()
-    assert run("evaluate", workspace.root).status == 0
+    ok(run("evaluate", workspace.root))
     content = report(workspace)
     assert 30 < content["means"]["outside_psnr"] < 60
     assert any("H.264" in note for note in content["notes"])
@@ -202,14 +186,14 @@ def test_without_an_exact_file_the_compressed_one_is_judged(workspace: Workspace
 
 def test_seeds(workspace: Workspace, run: Run) -> None:
     first, other = workspace.output_dir(None, None), workspace.output_dir(None, 7)
-    record = json.loads((first / "run.json").read_text())
-    (first / "run.json").write_text(json.dumps({**record, "seed": 5}))
+    with changed_record(workspace) as record:
+        record["seed"] = 5
     other.mkdir()
     for name in ("edited.mkv", "run.json"):
         shutil.copy(first / name, other)
-    assert run("evaluate", workspace.root, "--seed", 5).status == 0
+    ok(run("evaluate", workspace.root, "--seed", 5))
     assert not (other / "report.json").exists()
-    assert run("evaluate", workspace.root, "--seed", 7).status == 0
+    ok(run("evaluate", workspace.root, "--seed", 7))
     assert (other / "report.json").exists()
     refused(run("evaluate", workspace.root, "--seed", 6), "no result of seed 6 (but of 5, 7)")
 
@@ -221,16 +205,14 @@ def test_a_real_run(prepared: Callable[..., Path], run: Run) -> None:
     output.mkdir()
     for name in ("report.html", "report.json"):
         (output / name).write_text("of an earlier result")
-    answer = run("infer", "--config", workspace.config, "--lora", "none")
-    assert answer.status == 0, answer.err
+    ok(run("infer", "--config", workspace.config, "--lora", "none"))
     assert not (output / "report.html").exists()
     assert not (output / "report.json").exists()
-    answer = run("evaluate", workspace.root)
-    assert answer.status == 0, answer.err
+    ok(run("evaluate", workspace.root))
     assert report(workspace)["means"]["outside_psnr"] == "identical"
     # edited.mp4 has the original's size, four times as many pixels.
     (output / "edited.mkv").unlink()
-    assert run("evaluate", workspace.root).status == 0
+    ok(run("evaluate", workspace.root))
     assert report(workspace)["means"]["outside_psnr"] > 35
 
 
@@ -300,10 +282,8 @@ def prepare_anew(workspace: Workspace) -> None:
 
 
 def forget_inputs(workspace: Workspace) -> None:
-    file = workspace.output_dir(None, None) / "run.json"
-    record = json.loads(file.read_text())
-    del record["inputs"]["frames"]
-    file.write_text(json.dumps(record))
+    with changed_record(workspace) as record:
+        del record["inputs"]["frames"]
 
 
 def shorten(workspace: Workspace) -> None:
@@ -326,36 +306,34 @@ def shorten(workspace: Workspace) -> None:
     ],
 )
 def test_what_has_changed_since_is_refused(
-    two: Workspace, run: Run, change: Callable[[Workspace], None], words: list[str]
+    workspace: Workspace, run: Run, change: Callable[[Workspace], None], words: list[str]
 ) -> None:
-    change(two)
-    refused(run("evaluate", two.root), *words)
+    change(workspace)
+    refused(run("evaluate", workspace.root), *words)
 
 
 def test_edited_frames_may_be_links_and_the_workspace_may_move(
-    two: Workspace, run: Run, tmp_path: Path
+    workspace: Workspace, run: Run, tmp_path: Path
 ) -> None:
     """A record names what links lead to."""
-    path = two.edited_frame(None, LATER, ".png")
+    path = workspace.edited_frame(None, LATER, ".png")
     target = path.rename(tmp_path / "orange.png")
     path.symlink_to(target)
-    moved = Workspace(two.root.rename(tmp_path / "moved"))
-    assert run("evaluate", moved.root).status == 0
+    moved = Workspace(workspace.root.rename(tmp_path / "moved"))
+    ok(run("evaluate", moved.root))
     target.write_bytes(moved.edited_frame(None, 0, ".png").read_bytes())
     refused(run("evaluate", moved.root), "00008.png has changed since")
 
 
-def test_two_edited_frames_may_be_one_file(two: Workspace, run: Run) -> None:
-    first, later = (two.edited_frame(None, n, ".png") for n in (0, LATER))
+def test_two_edited_frames_may_be_one_file(workspace: Workspace, run: Run) -> None:
+    first, later = (workspace.edited_frame(None, n, ".png") for n in (0, LATER))
     later.unlink()
     later.symlink_to(first)
-    file = two.output_dir(None, None) / "run.json"
-    record = json.loads(file.read_text())
-    record["inputs"]["edited"][str(LATER)] = record["inputs"]["edited"]["0"]
-    file.write_text(json.dumps(record))
-    assert run("evaluate", two.root).status == 0
-    change_edit(two)
-    refused(run("evaluate", two.root), f"{first} has changed since")
+    with changed_record(workspace) as record:
+        record["inputs"]["edited"][str(LATER)] = record["inputs"]["edited"]["0"]
+    ok(run("evaluate", workspace.root))
+    change_edit(workspace)
+    refused(run("evaluate", workspace.root), f"{first} has changed since")
 
 
 def test_a_damaged_file_of_the_clip_is_refused(workspace: Workspace, run: Run) -> None:

@@ -1,7 +1,6 @@
 """What a trained LoRA depends on: what has to train again for which change, and what has not."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -14,7 +13,7 @@ from maskora.app.fingerprints import (
     motion_fingerprint,
 )
 from maskora.config import Config
-from maskora.models.registry import VideoModel, open_model
+from maskora.models.registry import VideoModel
 from tests.app.small import CAPTION, configured, edited_frame, picture, small_clip, small_edit
 
 Changed = Literal["both", "appearance", "neither"]
@@ -85,11 +84,6 @@ RECORDED = {
 }
 
 
-@pytest.fixture(scope="module")
-def model(tiny_model: Path) -> VideoModel:
-    return open_model("wan2.1-i2v", tiny_model, "float32", "cpu")
-
-
 def fingerprints(
     model: VideoModel,
     config: Config,
@@ -102,6 +96,15 @@ def fingerprints(
     clip, edit = clip or small_clip(), edit or small_edit()
     motion = motion_fingerprint(clip, caption, config, model)
     return motion, appearance_fingerprint(clip, edit, config, motion, motion_lora)
+
+
+def changes(
+    model: VideoModel, old: Config, new: Config | None = None, **other: Any
+) -> tuple[list[str], list[str]]:
+    """What both stages find changed with another configuration, or with other content."""
+    motion, appearance = fingerprints(model, old)
+    new_motion, new_appearance = fingerprints(model, new or old, **other)
+    return changed_inputs(motion, new_motion), changed_inputs(appearance, new_appearance)
 
 
 def test_runs_of_earlier_versions_are_known(model: VideoModel) -> None:
@@ -122,12 +125,9 @@ def test_a_setting_trains_again_exactly_what_it_changes(
 ) -> None:
     old, new = configured(), configured(**{table: {key: value}})
     assert old != new
-    (motion, appearance), (new_motion, new_appearance) = (
-        fingerprints(model, old),
-        fingerprints(model, new),
-    )
-    assert bool(changed_inputs(motion, new_motion)) == (changed == "both")
-    assert bool(changed_inputs(appearance, new_appearance)) == (changed != "neither")
+    motion, appearance = changes(model, old, new)
+    assert bool(motion) == (changed == "both")
+    assert bool(appearance) == (changed != "neither")
 
 
 def test_the_whole_clip_is_the_same_window_by_number_and_by_name(model: VideoModel) -> None:
@@ -152,17 +152,9 @@ def changed_clip(frame: int, labels: bool) -> Clip:
     ],
 )
 def test_changed_content_is_named(
-    model: VideoModel,
-    other: dict[str, Any],
-    motion_names: list[str],
-    appearance_names: list[str],
+    model: VideoModel, other: dict[str, Any], motion_names: list[str], appearance_names: list[str]
 ) -> None:
-    (motion, appearance), (new_motion, new_appearance) = (
-        fingerprints(model, configured()),
-        fingerprints(model, configured(), **other),
-    )
-    assert changed_inputs(motion, new_motion) == motion_names
-    assert changed_inputs(appearance, new_appearance) == appearance_names
+    assert changes(model, configured(), **other) == (motion_names, appearance_names)
 
 
 @pytest.mark.parametrize(
@@ -177,12 +169,8 @@ def test_changed_content_is_named(
 def test_the_edited_first_frame_counts_only_where_it_is_seen(
     model: VideoModel, appearance: dict[str, str], names: list[str]
 ) -> None:
-    config = configured(appearance=appearance)
     other = replace(small_edit(), first=edited_frame(picture(7), "another"))
-    assert (
-        changed_inputs(fingerprints(model, config)[1], fingerprints(model, config, edit=other)[1])
-        == names
-    )
+    assert changes(model, configured(appearance=appearance), edit=other) == ([], names)
 
 
 @pytest.mark.parametrize(
@@ -198,8 +186,4 @@ def test_keyframes_count_by_place_picture_and_caption(
 ) -> None:
     edit = small_edit()
     other = replace(edit, keyframes={**edit.keyframes, **keyframe})
-    config = configured()
-    assert (
-        changed_inputs(fingerprints(model, config)[1], fingerprints(model, config, edit=other)[1])
-        == names
-    )
+    assert changes(model, configured(), edit=other) == ([], names)

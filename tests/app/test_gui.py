@@ -4,14 +4,11 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.app.conftest import Answer, refused
-
-Run = Callable[..., Answer]
+from tests.app.conftest import Run, refused
 
 
 def test_a_port_that_is_taken(run: Run) -> None:

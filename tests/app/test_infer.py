@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,18 +17,26 @@ from maskora.app import infer
 from maskora.app.infer import Encoded
 from maskora.app.workspace import Workspace
 from maskora.config import Config, load_config
-from maskora.latents import TensorCache, encode_videos
+from maskora.latents import TensorCache, encode_samples, encode_videos
 from maskora.masks.files import read_labels
-from maskora.method.conditioning import to_unit
-from maskora.models.registry import PromptInput, VideoModel, open_model
+from maskora.method.conditioning import inference_sample
+from maskora.models.registry import PromptInput, VideoModel
 from maskora.video.images import read_image, write_png
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
-from tests.app.conftest import FAST, Answer, frames_of, keeps_the_background, ok, recolour
-from tests.app.small import configured, small_clip, small_edit
+from tests.app.conftest import (
+    FAST,
+    Run,
+    at,
+    frames_of,
+    keeps_the_background,
+    ok,
+    recolour,
+    repaint,
+    sets,
+)
+from tests.app.small import EDITED_CAPTION, configured, small_clip, small_edit, unit
 from tests.streaming.driving import encoder
-
-Run = Callable[..., Answer]
 
 
 def test_outside_the_mask_every_pixel_is_the_source_and_inside_frame_0_the_edit(done: Path) -> None:
@@ -69,7 +76,7 @@ def test_the_run_record_can_be_repeated(copied: Path, run: Run, tmp_path: Path) 
     assert record["versions"]["torch"] == torch.__version__
     assert record["config"] == load_config(copied / "edit.toml").model_dump(mode="json")
     before, output = frames_of(copied), tmp_path / "again.mp4"
-    ok(run("infer", "--config", copied / "edit.toml", "--output", output))
+    ok(run("infer", *at(copied), "--output", output))
     assert output.is_file()
     assert np.array_equal(frames_of(copied), before)
 
@@ -90,17 +97,17 @@ def test_a_second_edit_reuses_the_motion_lora(copied: Path, run: Run) -> None:
 
 @pytest.mark.parametrize("lock", ["model", "latent"])
 def test_the_other_locks_give_the_raw_frames(copied: Path, run: Run, lock: str) -> None:
-    ok(run("infer", "--config", copied / "edit.toml", "--set", f"inference.lock={lock}"))
+    ok(run("infer", *at(copied, f"inference.lock={lock}")))
     keep = read_labels(copied / "masks" / "00004.png") == 0
     source = read_image(copied / "source" / "00004.png")
     assert not np.array_equal(frames_of(copied)[4][keep], source[keep])
 
 
 def test_the_bare_base_further_loras_and_caches(copied: Path, run: Run) -> None:
-    def generated(*sets: str) -> tuple[np.ndarray, str]:
+    def generated(*settings: str) -> tuple[np.ndarray, str]:
         """The bare base's frames after nine steps, and what the command has logged."""
-        options = [item for one in ["inference.steps=9", *sets] for item in ("--set", one)]
-        answer = ok(run("infer", "--config", copied / "edit.toml", "--lora", "none", *options))
+        options = at(copied, "inference.steps=9", *settings)
+        answer = ok(run("infer", *options, "--lora", "none"))
         return frames_of(copied), answer.err
 
     bare, log = generated()
@@ -120,7 +127,7 @@ def test_an_edit_of_the_originals_size_is_fitted(copied: Path, run: Run, ball: P
     original = frames_of(ball)[0].copy()
     original[90:130, 60:100] = (250, 10, 10)
     write_png(copied / "edits" / "00000.png", original)
-    ok(run("infer", "--config", copied / "edit.toml"))
+    ok(run("infer", *at(copied)))
     first = frames_of(copied / "output" / "edited.mp4")[0]
     assert np.abs(first[100:120, 70:90].astype(int) - (250, 10, 10)).mean() < 12
 
@@ -128,7 +135,7 @@ def test_an_edit_of_the_originals_size_is_fitted(copied: Path, run: Run, ball: P
 def test_an_edit_that_repaints_everything_is_reported(copied: Path, run: Run) -> None:
     source = read_image(copied / "source" / "00000.png")
     write_png(copied / "edits" / "00000.png", 255 - source)
-    answer = ok(run("infer", "--config", copied / "edit.toml"))
+    answer = ok(run("infer", *at(copied)))
     assert "differs from source frame 0 outside the mask" in answer.err
     assert (copied / "output" / "spill.png").is_file()
     record = json.loads((copied / "output" / "run.json").read_text())
@@ -190,19 +197,13 @@ def test_flash_and_beep_stay_together(
         "--set", f"model.path={tiny_model}", *FAST,
     ))  # fmt: skip
     write_png(root / "edits" / "00000.png", read_image(root / "source" / "00000.png"))
-    ok(run("infer", "--config", root / "edit.toml", "--lora", "none"))
+    ok(run("infer", *at(root), "--lora", "none"))
     result, lossless = root / "output" / "edited.mp4", root / "output" / "edited.mkv"
     info = probe(result)
     assert info.frames == 17
     assert flash_onset(result) == pytest.approx(float(flash_frame / info.fps), abs=1e-3)
     for video in (result, lossless):
         assert abs(beep_onset(video) - flash_onset(video)) <= float(1 / info.fps)
-
-
-def on_a_real_clip(run: Run, video: Path, root: Path, model: Path, *options: str) -> Answer:
-    """Prepare a workspace of a real clip for the tiny model."""
-    base = ["--set", f"model.path={model}", *FAST]
-    return ok(run("prepare", video, root, *options, *base))
 
 
 @pytest.mark.slow
@@ -213,11 +214,12 @@ def test_the_man_walks_on_in_red(
     clips, root = real_clips / "man_walking", tmp_path / "ws"
     words = ["--caption", "a man walks", "--edited-caption", "a man in a red shirt walks"]
     place = ["--box", "50,60,360,452", "--size", "256x256"]
-    answer = on_a_real_clip(run, clips / "source.mp4", root, tiny_model, *place, *words)
+    base = [*sets(f"model.path={tiny_model}"), *FAST]
+    answer = ok(run("prepare", clips / "source.mp4", root, *place, *words, *base))
     assert "13 frames are used" in answer.out
     red = read_image(clips / "red_clothes.png")  # of the original's size, 512x512
     write_png(root / "edits" / "00000.png", red)
-    recolour(root / "source" / "00012.png", root / "edits" / "00012.png", (80, 110, 90, 100))
+    repaint(root, 12, (80, 110, 90, 100))
     config = root / "edit.toml"
     ok(run("train", "--config", config))
     answer = ok(run("infer", "--config", config))
@@ -249,10 +251,10 @@ def test_the_dog_keeps_its_size_rate_sound_and_background(
     video, root = real_clips / "dog.mp4", tmp_path / "ws"
     words = ["--caption", "a dog", "--edited-caption", "a red dog"]
     place = ["--box", "500,200,300,300", "--size", "208x112"]
-    on_a_real_clip(run, video, root, tiny_model, *place, *words)
-    recolour(root / "source" / "00000.png", root / "edits" / "00000.png", (90, 40, 30, 30))
+    ok(run("prepare", video, root, *place, *words, *sets(f"model.path={tiny_model}"), *FAST))
+    repaint(root, 0, (90, 40, 30, 30))
     for command in ("train", "infer"):
-        ok(run(command, "--config", root / "edit.toml"))
+        ok(run(command, *at(root)))
     result, original = probe(root / "output" / "edited.mp4"), probe(video)
     assert (result.width, result.height, result.frames) == (1280, 720, 49)
     assert result.fps == original.fps
@@ -272,16 +274,6 @@ def test_the_dog_keeps_its_size_rate_sound_and_background(
 TOKEN, NEGATIVE = "s0me0ne", "blurred and overexposed"
 
 
-@pytest.fixture(scope="module")
-def model(tiny_model: Path) -> VideoModel:
-    return open_model("wan2.1-i2v", tiny_model, "float32", "cpu")
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    return Workspace(tmp_path_factory.mktemp("ws"))
-
-
 def settings(**inference: object) -> Config:
     return configured(
         prompt={"token": TOKEN, "caption": "a blue ball", "negative": NEGATIVE},
@@ -289,20 +281,31 @@ def settings(**inference: object) -> Config:
     )
 
 
-def encoded(workspace: Workspace, model: VideoModel, **inference: object) -> Encoded:
-    return infer.encode(workspace, settings(**inference), small_clip(), small_edit(), model)
+class Base:
+    """A model that encodes the small edit and generates clips of it."""
+
+    def __init__(self, model: VideoModel, folder: Path) -> None:
+        self.model, self.workspace = model, Workspace(folder)
+        self.cache = TensorCache(self.workspace.cache_dir)
+
+    def encoded(self, **inference: object) -> Encoded:
+        config = settings(**inference)
+        return infer.encode(self.workspace, config, small_clip(), small_edit(), self.model)
+
+    def generated(self, told: Encoded, *seeds: int, **inference: object) -> list[Tensor]:
+        config = settings(**inference)
+        return infer.generate(config, self.model, told, [], list(seeds or [0]), float)
 
 
-def generated(model: VideoModel, told: Encoded, *seeds: int, **inference: object) -> list[Tensor]:
-    return infer.generate(settings(**inference), model, told, [], list(seeds or [0]), float)
+@pytest.fixture(scope="module")
+def base(model: VideoModel, tmp_path_factory: pytest.TempPathFactory) -> Base:
+    return Base(model, tmp_path_factory.mktemp("ws"))
 
 
-def test_the_words_are_the_token_with_the_edited_caption_and_the_negative_prompt(
-    workspace: Workspace, model: VideoModel
-) -> None:
-    told = encoded(workspace, model)
+def test_the_words_are_the_token_with_the_caption_and_the_negative_prompt(base: Base) -> None:
+    told = base.encoded()
     prompts = [f"{TOKEN} an orange ball", NEGATIVE, ""]
-    with encoder(model, "text") as text:
+    with encoder(base.model, "text") as text:
         wanted, negative, empty = text(
             [PromptInput(prompt, torch.zeros(3, 8, 8)) for prompt in prompts]
         )
@@ -311,36 +314,27 @@ def test_the_words_are_the_token_with_the_edited_caption_and_the_negative_prompt
     assert not torch.equal(told.negative["text"], empty["text"])
 
 
-def test_the_picture_is_the_edited_first_frame(workspace: Workspace, model: VideoModel) -> None:
-    first = to_unit(torch.from_numpy(small_edit().first.image_HWC)[None])[:, 0]
-    with encoder(model, "image") as image:
-        (expected,) = image([PromptInput("", first)])
-    found = encoded(workspace, model).sample.context["image"]
-    assert torch.equal(found, expected["image"])
+@pytest.mark.parametrize("how", ["masked", "first-frame"])
+def test_the_sample_is_of_the_clip_and_the_edited_first_frame(base: Base, how: str) -> None:
+    clip, first = small_clip(), unit(small_edit().first.image_HWC)
+    sample = inference_sample(clip.video(), clip.keep(), first, how, f"{TOKEN} {EDITED_CAPTION}")
+    (expected,) = encode_samples([sample], base.model, base.cache)
+    found = base.encoded(conditioning=how).sample
+    assert torch.equal(found.keep_THW, expected.keep_THW)
+    assert torch.equal(found.condition_CTHW, expected.condition_CTHW)
+    assert found.context.keys() == expected.context.keys()
+    assert all(torch.equal(found.context[name], one) for name, one in expected.context.items())
 
 
-def test_the_condition_is_the_mask_or_the_first_frame_alone(
-    workspace: Workspace, model: VideoModel
-) -> None:
-    masked = encoded(workspace, model).sample.keep_THW
-    assert masked[0].all()
-    assert torch.equal(masked[1:], small_clip().keep()[1:])
-    bare = encoded(workspace, model, conditioning="first-frame").sample.keep_THW
-    assert bare[0].all()
-    assert not bare[1:].any()
-
-
-def test_the_latent_lock_keeps_the_source_and_leaves_latent_frame_0_free(
-    workspace: Workspace, model: VideoModel
-) -> None:
+def test_the_latent_lock_keeps_the_source_and_leaves_latent_frame_0_free(base: Base) -> None:
     clip = small_clip()
-    told = encoded(workspace, model, lock="latent")
-    (result,) = generated(model, told, lock="latent")
-    (source,) = encode_videos([clip.video()], model, TensorCache(workspace.cache_dir))
-    keep_THW = model.latent_keep(clip.keep())
+    assert [base.encoded(lock=lock).lock for lock in ("pixel", "model")] == [None] * 2
+    told = base.encoded(lock="latent")
+    (result,) = base.generated(told, lock="latent")
+    (source,) = encode_videos([clip.video()], base.model, base.cache)
+    keep_THW = base.model.latent_keep(clip.keep())
     outside_first = keep_THW[0].bool().expand(result[:, 0].shape)
     later = keep_THW[1:].bool().expand(result[:, 1:].shape)
-    assert told.lock is not None
     assert not told.lock.keep_THW[0].any()
     assert later.any()
     assert not later.all()
@@ -350,36 +344,25 @@ def test_the_latent_lock_keeps_the_source_and_leaves_latent_frame_0_free(
     assert free.median() > 1e-2, "latent frame 0 holds the edit, also outside the box"
 
 
-@pytest.mark.parametrize("lock", ["pixel", "model"])
-def test_the_other_locks_blend_nothing(workspace: Workspace, model: VideoModel, lock: str) -> None:
-    assert encoded(workspace, model, lock=lock).lock is None
-
-
-def test_the_shift_is_the_models_own_or_the_one_that_is_set(
-    workspace: Workspace, model: VideoModel
-) -> None:
-    told = encoded(workspace, model)
-    own, same, other = (generated(model, told, shift=shift)[0] for shift in ("model", 3.0, 1.0))
+def test_the_shift_is_the_models_own_or_the_one_that_is_set(base: Base) -> None:
+    told = base.encoded()
+    own, same, other = (base.generated(told, shift=shift)[0] for shift in ("model", 3.0, 1.0))
     assert torch.equal(own, same), "the tiny model's scheduler has a shift of 3"
     assert not torch.allclose(own, other, atol=1e-3)
 
 
-def test_the_negative_prompt_works_through_guidance(
-    workspace: Workspace, model: VideoModel
-) -> None:
-    told = encoded(workspace, model)
+def test_the_negative_prompt_works_through_guidance(base: Base) -> None:
+    told = base.encoded()
     silent = torch.zeros_like(told.negative["text"])
     other = replace(told, negative={**told.negative, "text": silent})
-    assert torch.equal(generated(model, told)[0], generated(model, other)[0])
-    with_words, without = (generated(model, e, guidance=5.0)[0] for e in (told, other))
+    assert torch.equal(base.generated(told)[0], base.generated(other)[0])
+    with_words, without = (base.generated(e, guidance=5.0)[0] for e in (told, other))
     assert not torch.allclose(with_words, without, atol=1e-3)
 
 
-def test_every_seed_has_latents_of_its_own_in_order(
-    workspace: Workspace, model: VideoModel
-) -> None:
-    told = encoded(workspace, model)
-    both = generated(model, told, 4, 9)
+def test_every_seed_has_latents_of_its_own_in_order(base: Base) -> None:
+    told = base.encoded()
+    both = base.generated(told, 4, 9)
     assert len(both) == 2
-    assert torch.equal(both[1], generated(model, told, 9)[0])
+    assert torch.equal(both[1], base.generated(told, 9)[0])
     assert not torch.allclose(both[0], both[1], atol=1e-3)

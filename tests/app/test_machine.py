@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from maskora import devices
-from maskora import devices as driver
 from maskora import system as ram_module
 from maskora.app import open_base as opening
 from maskora.app.open_base import Base, measured, open_base
@@ -31,8 +30,7 @@ from maskora.models.registry import open_source
 from maskora.streaming.placement import GIB
 from maskora.system import Ram, ram
 from tests.app.conftest import Answer
-from tests.machines import OWNED, PLENTY, Card, install_driver, plug_in, with_gpu
-from tests.models.published import write_published
+from tests.machines import OWNED, PLENTY, Card, Here, with_gpu
 
 Run = Callable[..., Answer]
 CUDA13 = TorchBuild("2.13.0+cu130", "13.0", None)
@@ -40,24 +38,12 @@ SMALL = "0, GPU-aaaa-1, 8188, 7270, 580.65.06, NVIDIA GeForce RTX 3050, 8.6"
 
 
 @pytest.fixture
-def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "DRIVER_TOOL", ("/no/such/program",))
-    monkeypatch.setattr(driver, "read_build", lambda: CUDA13)
-
-
-@pytest.fixture(scope="module")
-def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The configuration files of Wan2.1-I2V-14B, without weights."""
-    return write_published(tmp_path_factory.mktemp("14B"), "Wan2.1-I2V-14B")
-
-
-@pytest.fixture
-def edit(tmp_path: Path, big: Path) -> Path:
-    """An edit.toml of defaults on the 14B base, in a folder that is not prepared."""
-    path = tmp_path / "ws" / "edit.toml"
-    path.parent.mkdir()
-    path.write_text(f'[model]\npath = "{big}"\n')
-    return path
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+    """At first, no driver; a build of torch for CUDA."""
+    here = Here(tmp_path, monkeypatch)
+    here.no_driver()
+    here.torch(CUDA13)
+    return here
 
 
 def opened(root: Path, *sets: str) -> Base:
@@ -67,13 +53,9 @@ def opened(root: Path, *sets: str) -> Base:
 
 @pytest.mark.parametrize(("free", "total"), OWNED)
 def test_a_run_uses_what_is_free_of_the_chosen_gpu(
-    free: float,
-    total: float,
-    monkeypatch: pytest.MonkeyPatch,
-    no_driver: None,
-    prepared: Callable[..., Path],
+    here: Here, free: float, total: float, prepared: Callable[..., Path]
 ) -> None:
-    plug_in(monkeypatch, Card("other", 0.3, 80.0), Card("this", free, total))
+    here.torch(CUDA13, Card("other", 0.3, 80.0), Card("this", free, total))
     devices.choose("cuda:1")
     base = opened(prepared())
     assert str(base.model.device) == "cuda:1"
@@ -85,9 +67,9 @@ def test_a_run_uses_what_is_free_of_the_chosen_gpu(
 
 
 def test_a_full_gpu_is_refused_with_what_would_fit(
-    monkeypatch: pytest.MonkeyPatch, no_driver: None, prepared: Callable[..., Path]
+    here: Here, prepared: Callable[..., Path]
 ) -> None:
-    plug_in(monkeypatch, Card("full", 0.4, 8.0))
+    here.torch(CUDA13, Card("full", 0.4, 8.0))
     devices.choose(None)
     with pytest.raises(UserError) as caught:
         opened(prepared())
@@ -122,13 +104,9 @@ def test_a_refusal_tells_who_decides(big: Path) -> None:
 
 @pytest.mark.parametrize("command", ["train", "infer"])
 def test_bfloat16_is_refused_on_a_gpu_that_has_no_kernels_for_it(
-    command: str,
-    run: Run,
-    monkeypatch: pytest.MonkeyPatch,
-    no_driver: None,
-    prepared: Callable[..., Path],
+    here: Here, command: str, run: Run, prepared: Callable[..., Path]
 ) -> None:
-    plug_in(monkeypatch, Card("Quadro RTX 4000", 7.1, 8.0, (7, 5)))
+    here.torch(CUDA13, Card("Quadro RTX 4000", 7.1, 8.0, (7, 5)))
     root = prepared()
     answer = run(command, "--config", root / "edit.toml", "--set", "model.dtype=bfloat16")
     assert answer.status == 2
@@ -141,10 +119,9 @@ def test_bfloat16_is_refused_on_a_gpu_that_has_no_kernels_for_it(
 
 @pytest.mark.parametrize(("capability", "status"), [("7.5", 2), ("8.0", 0), ("12.0", 0)])
 def test_the_plan_says_it_too(
-    capability: str, status: int, run: Run, edit: Path, monkeypatch: pytest.MonkeyPatch
+    here: Here, capability: str, status: int, run: Run, edit: Path
 ) -> None:
-    monkeypatch.setattr(driver, "read_build", lambda: CUDA13)
-    install_driver(edit.parent, monkeypatch, SMALL.replace("8.6", capability))
+    here.driver(SMALL.replace("8.6", capability))
     answer = run("plan", "--config", edit)
     assert answer.status == status
     assert ("compute capability 7.5" in answer.err) == bool(status)
@@ -152,19 +129,18 @@ def test_the_plan_says_it_too(
 
 
 def test_the_plan_of_this_machines_gpu_counts_the_context_that_is_not_there_yet(
-    run: Run, edit: Path, monkeypatch: pytest.MonkeyPatch
+    here: Here, run: Run, edit: Path
 ) -> None:
-    monkeypatch.setattr(driver, "read_build", lambda: CUDA13)
-    install_driver(edit.parent, monkeypatch, SMALL)
+    here.driver(SMALL)
     told = "budget 6.2 GB: 7.1 of 8.0 GB are free, less 0.5 GB reserve and 0.4 GB for the CUDA cont"
     for device in ([], ["--device", "cuda"], ["--device", "cuda:0"]):
         assert told in run("plan", "--config", edit, *device).out
 
 
 def test_a_plan_for_another_machine_takes_a_gpu_as_it_is_sold(
-    run: Run, edit: Path, monkeypatch: pytest.MonkeyPatch
+    here: Here, run: Run, edit: Path
 ) -> None:
-    monkeypatch.setattr(driver, "DRIVER_TOOL", ("/no/such/program",))
+    here.no_driver()
     told = run("plan", "--config", edit, "--device", "cuda").out
     assert "no GPU is found here: planned for one that is sold as 8 GB (--vram)" in told
     assert "budget 6.5 GB: about 7.4 GB are free on a GPU sold as 8 GB with a desktop, less" in told
@@ -189,12 +165,12 @@ def test_the_plan_in_the_documentation_is_what_the_command_prints(
 
 
 def test_a_gpu_that_torch_cannot_use_stops_a_run_and_its_plan(
-    run: Run, prepared: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    here: Here, run: Run, prepared: Callable[..., Path]
 ) -> None:
     """Here torch is a build for the CPU in truth."""
     root = prepared()
-    install_driver(tmp_path, monkeypatch, SMALL)
-    monkeypatch.setattr(driver, "read_build", lambda: TorchBuild("2.13.0", None, None))
+    here.driver(SMALL)
+    here.torch(TorchBuild("2.13.0", None, None))
     for command in ("train", "infer", "plan"):
         answer = run(command, "--config", root / "edit.toml")
         assert answer.status == 2
@@ -204,6 +180,12 @@ def test_a_gpu_that_torch_cannot_use_stops_a_run_and_its_plan(
     assert "note: train would refuse this GPU: this machine has a GPU" in answer.out
     answer = run("train", "--config", root / "edit.toml", "--device", "cpu", "--stage", "motion")
     assert answer.status == 0, answer.err
+
+
+def column(text: str, table: str, row: str) -> list[str]:
+    """The cells of a row of a table."""
+    lines = text[text.index(table) :].splitlines()
+    return next(line for line in lines if line.strip().startswith(row)).split()[-4:]
 
 
 def test_a_plan_needs_under_a_second_and_no_torch(edit: Path, tmp_path: Path) -> None:
@@ -218,6 +200,8 @@ def test_a_plan_needs_under_a_second_and_no_torch(edit: Path, tmp_path: Path) ->
         f"driver.DRIVER_TOOL = (sys.executable, {str(tmp_path / 'smi.py')!r})\n"
         "from maskora.cli import app\n"
         f"app(['plan', '--config', {str(edit)!r}], standalone_mode=False)\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'peft', 'accelerate'}\n"
+        "assert not heavy & sys.modules.keys()"
     )
     path = [str(package.parent), str(Path(__file__).parents[2])]
     started = time.perf_counter()
@@ -227,6 +211,9 @@ def test_a_plan_needs_under_a_second_and_no_torch(edit: Path, tmp_path: Path) ->
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "time on NVIDIA GeForce RTX 3050:" in result.stdout
+    totals = column(result.stdout, "VRAM", "total")
+    assert len(totals) == 4
+    assert all(1 < float(total) <= 7 for total in totals)
     assert time.perf_counter() - started < 3, "a second, and two for a machine that is busy"
 
 
@@ -320,17 +307,15 @@ def test_the_peak_is_in_bytes_on_every_system(monkeypatch: pytest.MonkeyPatch) -
     assert peak_bytes() == 5 * GIB
 
 
-def test_what_a_process_has_already_counts_as_available_to_it(
-    monkeypatch: pytest.MonkeyPatch, no_driver: None
-) -> None:
+def test_what_a_process_has_already_counts_as_available_to_it(here: Here) -> None:
     capability: Capability = (12, 0)
-    plug_in(monkeypatch, Card("new", 30.0, 32.0, capability))
-    here = measured(devices.choose(None))
-    assert here.capability == capability
-    assert here.gpu is not None
-    assert here.gpu.opened
+    here.torch(CUDA13, Card("new", 30.0, 32.0, capability))
+    found = measured(devices.choose(None))
+    assert found.capability == capability
+    assert found.gpu is not None
+    assert found.gpu.opened
     own = psutil.Process().memory_full_info().uss
-    assert here.ram.available - ram().available == pytest.approx(own, abs=2**30)
+    assert found.ram.available - ram().available == pytest.approx(own, abs=2**30)
     assert own > 2**26
 
 

@@ -1,6 +1,8 @@
 """Masks: from clicks by maskora track, made anew when settings change, and never half-written."""
 
 import errno
+import functools
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -14,14 +16,12 @@ from hypothesis import strategies as st
 from maskora.app.masking import load_masks, to_original, to_workspace
 from maskora.app.workspace import Workspace
 from maskora.config import load_config
-from maskora.masks import files as mask_files
 from maskora.masks.files import read_labels, write_labels
 from maskora.masks.prompts import Box, Click
 from maskora.video.fit import FramePlacement, place
-from tests.app.conftest import Answer, refused
+from tests.app.conftest import Prepared, Run, at, ok, refused, sets
 from tests.ball import ball_centre, draw_mask
 
-Run = Callable[..., Answer]
 Make = Callable[..., Path]
 CENTRE = "0,50,110,+"  # of the ball in frame 0, in pixels of the original 320x192
 
@@ -31,17 +31,12 @@ def bare_masters(
     run: Run, ball: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Make:
     """Prepare the ball without saying where the edit is, once for the same options."""
-    made: dict[tuple[object, ...], Path] = {}
 
+    @functools.cache
     def make(*options: object) -> Path:
-        if options in made:
-            return made[options]
-        made[options] = root = tmp_path_factory.mktemp("bare") / "ws"
-        answer = run(
-            "prepare", ball, root, "--size", "160x96", "--frames", 9,
-            "--set", f"model.path={tiny_model}", "--caption", "a ball", *options,
-        )  # fmt: skip
-        assert answer.status == 0, answer.err
+        root = tmp_path_factory.mktemp("bare") / "ws"
+        words = ["--size", "160x96", "--frames", 9, "--caption", "a ball"]
+        answer = ok(run("prepare", ball, root, *words, *sets(f"model.path={tiny_model}"), *options))
         assert "maskora gui" in answer.out
         assert "maskora track" in answer.out
         return root
@@ -55,31 +50,34 @@ def bare(bare_masters: Make, tmp_path: Path) -> Make:
     return lambda *options: Path(shutil.copytree(bare_masters(*options), tmp_path / "ws"))
 
 
+def masks_of(root: Path) -> list[bytes]:
+    return [(root / "masks" / f"{n:05d}.png").read_bytes() for n in range(9)]
+
+
 def test_clicked_masks_cover_the_ball(run: Run, bare: Make) -> None:
     root = bare("--set", f'tracker.clicks=["{CENTRE}"]')
-    by_table = run("track", root)  # [tracker] takes the place of the options
-    masks = [(root / "masks" / f"{n:05d}.png").read_bytes() for n in range(9)]
-    answer = run("track", root, "--click", CENTRE, "--checkpoint", "owner/sam2")
-    assert (by_table.status, answer.status) == (0, 0), answer.err
+    by_table = ok(run("track", root))  # [tracker] takes the place of the options
+    masks = masks_of(root)
+    answer = ok(run("track", root, "--click", CENTRE, "--checkpoint", "owner/sam2"))
     assert "tracker: simple" in answer.out
     assert "overview.png" in answer.out
     assert "tracker.checkpoint has no effect" in answer.out
     assert "no effect" not in by_table.out
-    assert [(root / "masks" / f"{n:05d}.png").read_bytes() for n in range(9)] == masks
+    assert masks_of(root) == masks
     for frame in range(9):
         mask = read_labels(root / "masks" / f"{frame:05d}.png") > 0
         ball = draw_mask(frame)[::2, ::2] > 0
         assert (mask & ball).sum() > 0.95 * ball.sum()
         assert mask.sum() < 8 * ball.sum()
-    assert run("check", "--config", root / "edit.toml").status == 0
+    ok(run("check", *at(root)))
 
 
 def test_several_objects_and_a_box(run: Run, bare: Make) -> None:
     root = bare()
     x, y = ball_centre(8)
     box = f"8,{x - 30:g},{y - 30:g},60,60"
-    answer = run("track", root, "--box", box, "--click", "0,250,40,+,2", "--click", "0,240,60,-,2")
-    assert answer.status == 0, answer.err
+    clicks = ["--click", "0,250,40,+,2", "--click", "0,240,60,-,2"]
+    ok(run("track", root, "--box", box, *clicks))
     assert set(np.unique(read_labels(root / "masks" / "00000.png"))) == {0, 1, 2}
     record = json.loads((root / "tracking" / "clicks.json").read_text())
     assert [list(item) for item in record["prompts"]] == [["box"], ["click"], ["click"]]
@@ -87,9 +85,9 @@ def test_several_objects_and_a_box(run: Run, bare: Make) -> None:
 
 def test_what_was_clicked_in_the_window_is_followed(run: Run, bare: Make) -> None:
     root = bare()
-    assert run("track", root, "--click", CENTRE, "--click", "0,52,108,+").status == 0
+    ok(run("track", root, "--click", CENTRE, "--click", "0,52,108,+"))
     (root / "masks" / "masks.json").unlink()
-    assert run("track", root, "--set", "mask.margin=0.4").status == 0
+    ok(run("track", root, "--set", "mask.margin=0.4"))
     assert (root / "masks" / "masks.json").is_file()
     answer = run("track", root, "--click", CENTRE)
     assert "2 earlier clicks and boxes are replaced by 1" in answer.out
@@ -117,19 +115,19 @@ def test_wrong_clicks(run: Run, bare: Make, options: list[str], words: list[str]
 
 def test_painted_masks_are_kept(run: Run, bare: Make) -> None:
     root = bare()
-    assert run("track", root, "--click", CENTRE).status == 0
+    ok(run("track", root, "--click", CENTRE))
     painted = np.ones((96, 160), np.uint8)
     write_labels(root / "masks" / "00003.png", painted)
     refused(run("track", root, "--click", CENTRE), "changed by hand")
     assert read_labels(root / "masks" / "00003.png").all()
-    assert run("track", root, "--click", CENTRE, "--overwrite").status == 0
+    ok(run("track", root, "--click", CENTRE, "--overwrite"))
     assert not read_labels(root / "masks" / "00003.png").all()
 
 
 def test_without_masks_the_commands_say_where_to_click(run: Run, bare: Make) -> None:
     root = bare()
-    for command in (["train"], ["check"]):
-        answer = run(*command, "--config", root / "edit.toml")
+    for command in ("train", "check"):
+        answer = run(command, *at(root))
         assert answer.status == 2
         assert "maskora track" in answer.err
         assert "maskora gui" in answer.err
@@ -180,13 +178,17 @@ def test_pixels_lie_where_they_are_seen() -> None:
     assert to_original(Box(0, 10, 20, 5, 6), placement) == Box(0, 20, 40, 10, 12)
 
 
+def files_of(root: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+
+
 def test_new_masks_that_cannot_be_put_in_place_leave_the_earlier_ones(
-    prepared: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On Windows a virus scanner may have one of the new files open."""
     root, real = prepared(), Path.replace
     workspace, config = Workspace(root), load_config(root / "edit.toml", ["mask.margin=0.4"])
-    before = {p: p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+    before = files_of(root)
 
     def replace(self: Path, target: Path) -> Path:
         if target == workspace.masks_dir and self.name == "masks":
@@ -196,30 +198,26 @@ def test_new_masks_that_cannot_be_put_in_place_leave_the_earlier_ones(
     monkeypatch.setattr(Path, "replace", replace)
     with pytest.raises(OSError, match="refused"):
         load_masks(workspace, config.mask, workspace.read_source())
-    assert {p: p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()} == before
+    assert files_of(root) == before
 
 
 def test_an_interrupted_remake_leaves_the_masks_as_they_were(
-    prepared: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = prepared()
-    workspace = Workspace(root)
+    workspace, numbers = Workspace(prepared()), itertools.count(1)
     config = load_config(workspace.config, ["mask.margin=0.4"])
-    before = {p: p.read_bytes() for p in sorted(workspace.masks_dir.rglob("*.png"))}
-    written = 0
+    before = files_of(workspace.masks_dir)
 
-    def interrupted(path: Path, labels: object) -> None:
-        nonlocal written
-        written += 1
-        if written == 5:
+    def interrupted(path: Path, labels: np.ndarray) -> None:
+        if next(numbers) == 5:
             raise KeyboardInterrupt
-        mask_files.write_labels(path, labels)  # type: ignore[arg-type]
+        write_labels(path, labels)
 
     with monkeypatch.context() as patch:
         patch.setattr("maskora.app.masking.write_labels", interrupted)
         with pytest.raises(KeyboardInterrupt):
             load_masks(workspace, config.mask, workspace.read_source())
-    assert {p: p.read_bytes() for p in sorted(workspace.masks_dir.rglob("*.png"))} == before
+    assert files_of(workspace.masks_dir) == before
     labels = load_masks(workspace, config.mask, workspace.read_source())
     assert (labels > 0).mean() > 0.3
-    assert not list(root.glob(".masks-*"))
+    assert not list(workspace.root.glob(".masks-*"))

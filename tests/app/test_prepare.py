@@ -1,7 +1,6 @@
 """prepare: wrong inputs leave nothing, no file of the person is lost, and a workspace is whole."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +9,8 @@ import pytest
 from maskora.app.prepare import scaffold
 from maskora.app.workspace import Workspace
 from maskora.masks.files import write_labels
-from tests.app.conftest import FAST, Answer, refused
+from tests.app.conftest import FAST, Answer, Prepared, Run, at, ok, refused, sets
 
-Run = Callable[..., Answer]
-Prepare = Callable[..., Answer]
 BOX = ["--box", "16,64,120,96"]
 
 
@@ -23,11 +20,11 @@ def target(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def prepare(run: Run, ball: Path, tiny_model: Path) -> Prepare:
+def prepare(run: Run, ball: Path, tiny_model: Path) -> Run:
     """Prepare the ball, or another video, at 160x96 on the tiny model."""
 
     def call(root: Path, *options: object, video: Path = ball) -> Answer:
-        base = ["--size", "160x96", "--set", f"model.path={tiny_model}", *FAST]
+        base = ["--size", "160x96", *sets(f"model.path={tiny_model}"), *FAST]
         return run("prepare", video, root, *base, *options)
 
     return call
@@ -38,7 +35,7 @@ def untouched(target: Path) -> None:
     assert list(target.parent.iterdir() if target.parent.exists() else []) == []
 
 
-def test_a_video_that_is_none(prepare: Prepare, target: Path, ball: Path, tmp_path: Path) -> None:
+def test_a_video_that_is_none(prepare: Run, target: Path, ball: Path, tmp_path: Path) -> None:
     missing = prepare(target, *BOX, video=tmp_path / "no.mp4")
     refused(missing, "no.mp4", "no such video file or folder")
     (tmp_path / "notes.mp4").write_text("buy milk\n" * 50)
@@ -53,7 +50,7 @@ def test_a_video_that_is_none(prepare: Prepare, target: Path, ball: Path, tmp_pa
     ("count", "inside", "words"), [(5, 1, ["masks", "5", "9"]), (9, 0, ["nothing is marked"])]
 )
 def test_masks_that_do_not_fit(
-    prepare: Prepare, target: Path, tmp_path: Path, count: int, inside: int, words: list[str]
+    prepare: Run, target: Path, tmp_path: Path, count: int, inside: int, words: list[str]
 ) -> None:
     labels = np.zeros((192, 320), np.uint8)
     labels[60:120, 40:100] = inside
@@ -78,28 +75,25 @@ def test_masks_that_do_not_fit(
     ],
 )
 def test_options_that_cannot_be(
-    prepare: Prepare, target: Path, options: list[str], words: list[str], lines: int
+    prepare: Run, target: Path, options: list[str], words: list[str], lines: int
 ) -> None:
     refused(prepare(target, *options), *words, lines=lines)
     untouched(target)
 
 
-def test_a_workspace_is_not_overwritten_unasked(
-    prepare: Prepare, prepared: Callable[..., Path]
-) -> None:
+def test_a_workspace_is_not_overwritten_unasked(prepare: Run, prepared: Prepared) -> None:
     root = prepared()
     before = (root / "edit.toml").read_text()
     refused(prepare(root, *BOX), "--overwrite")
     assert (root / "edit.toml").read_text() == before
-    answer = prepare(root, *BOX, "--overwrite", "--frames", 5)
-    assert answer.status == 0, answer.err
+    ok(prepare(root, *BOX, "--overwrite", "--frames", 5))
     assert (root / "edits" / "00000.png").is_file()
     assert len(list((root / "source").glob("0*.png"))) == 5
 
 
 @pytest.mark.parametrize("options", [[], ["--overwrite"]])
 def test_a_folder_with_a_persons_own_source_is_refused(
-    prepare: Prepare, ball: Path, tmp_path: Path, options: list[str]
+    prepare: Run, ball: Path, tmp_path: Path, options: list[str]
 ) -> None:
     video = tmp_path / "project" / "source" / "holiday.mp4"
     video.parent.mkdir(parents=True)
@@ -111,7 +105,7 @@ def test_a_folder_with_a_persons_own_source_is_refused(
 
 
 def test_a_video_inside_what_is_replaced_is_refused(
-    prepare: Prepare, prepared: Callable[..., Path], ball: Path
+    prepare: Run, prepared: Prepared, ball: Path
 ) -> None:
     root = prepared()
     video = root / "source" / "clip.mp4"
@@ -120,43 +114,30 @@ def test_a_video_inside_what_is_replaced_is_refused(
     assert video.is_file()
 
 
+@pytest.mark.parametrize("waiting_for_masks", [False, True])
 def test_what_fails_halfway_leaves_the_workspace_as_it_was(
-    prepared: Callable[..., Path],
+    prepared: Prepared, waiting_for_masks: bool
 ) -> None:
-    root = prepared()
-    before = {p: p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
-    with pytest.raises(FileNotFoundError), scaffold(Workspace(root)) as built:
-        built.source_dir.mkdir()  # no edit.toml: the exchange stops there
-    after = {p: p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
-    after.pop(Workspace(root).lock, None)  # Windows removes that too
-    assert after == before
-
-
-def test_masks_that_come_too_early_go_again(prepared: Callable[..., Path]) -> None:
-    """A workspace that waited for its masks waits on where preparing it anew fails."""
     workspace = Workspace(prepared())
-    shutil.rmtree(workspace.masks_dir)
-
-    def fill(built: Workspace) -> None:
+    if waiting_for_masks:
+        shutil.rmtree(workspace.masks_dir)
+    before = {p: p.read_bytes() for p in sorted(workspace.root.rglob("*")) if p.is_file()}
+    with pytest.raises(FileNotFoundError), scaffold(workspace) as built:  # noqa: PT012
         built.source_dir.mkdir()
-        built.masks_dir.mkdir()  # no edit.toml: the exchange stops there
-
-    with pytest.raises(FileNotFoundError), scaffold(workspace) as built:
-        fill(built)
-    assert not workspace.masks_dir.exists()
-    assert workspace.source_record.is_file()
+        if waiting_for_masks:
+            built.masks_dir.mkdir()
+        # No edit.toml: the exchange stops there.
+    after = {p: p.read_bytes() for p in sorted(workspace.root.rglob("*")) if p.is_file()}
+    after.pop(workspace.lock, None)  # Windows removes that too
+    assert after == before
+    assert workspace.masks_dir.exists() != waiting_for_masks
 
 
 def test_a_relative_model_path_works_from_everywhere(
     run: Run, ball: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tiny_model.parent)
-    model = ["--set", f"model.path={tiny_model.name}"]
-    answer = run(
-        "prepare", ball, tmp_path / "ws", *BOX, "--size", "160x96", *model, *FAST,
-        "--caption", "a ball",
-    )  # fmt: skip
-    assert answer.status == 0, answer.err
+    words = [*BOX, "--size", "160x96", "--caption", "a ball"]
+    ok(run("prepare", ball, tmp_path / "ws", *words, *FAST, *sets(f"model.path={tiny_model.name}")))
     monkeypatch.chdir(tmp_path)
-    answer = run("train", "--config", "ws/edit.toml", "--stage", "motion")
-    assert answer.status == 0, answer.err
+    ok(run("train", *at(Path("ws")), "--stage", "motion"))

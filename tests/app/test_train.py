@@ -1,6 +1,7 @@
 """train: what the stages learn from, what trains again, and what happens without memory."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +19,27 @@ from maskora.app.workspace import Workspace
 from maskora.config import load_config
 from maskora.latents import EncodedSample, TensorCache, encode_samples
 from maskora.masks.files import read_labels, write_labels
-from maskora.method.conditioning import to_unit
-from maskora.models.registry import Expert, Transformer, VideoModel, open_model
+from maskora.method.conditioning import (
+    COLOUR_ORDERS,
+    Sample,
+    anchored,
+    appearance_sample,
+    motion_sample,
+    recoloured,
+    to_unit,
+)
+from maskora.models.registry import Expert, VideoModel
 from maskora.models.wan.model import Wan21
 from maskora.training import loop
 from maskora.training.loop import choose_uniformly, train, train_step
 from maskora.training.run_folder import RunFolder
-from tests.app.conftest import Answer, recolour
-from tests.app.small import CAPTION, configured, small_clip, small_edit
+from tests.app.conftest import Prepared, Run, at, ok, repaint, sets
+from tests.app.small import CAPTION, configured, small_clip, small_edit, unit
 from tests.simulated import OUT_OF_MEMORY
+from tests.training.conftest import injected
 
-Run = Callable[..., Answer]
 ADAPTER = Path("runs/motion/step-00003/adapter.safetensors")
-STEPS = ["--set", "motion.steps=3", "--set", "training.checkpoint_every=3"]
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model: Path) -> VideoModel:
-    return open_model("wan2.1-i2v", tiny_model, "float32", "cpu")
+STEPS = sets("motion.steps=3", "training.checkpoint_every=3")
 
 
 @pytest.fixture(scope="module")
@@ -45,80 +49,46 @@ def windows(model: VideoModel, tmp_path_factory: pytest.TempPathFactory) -> list
     return encode_samples(samples, model, TensorCache(tmp_path_factory.mktemp("cache")))
 
 
-def unit(image_HWC: np.ndarray) -> Tensor:
-    """A picture as (3, H, W) in [-1, 1]."""
-    return to_unit(torch.from_numpy(image_HWC)[None])[:, 0]
+def alike(samples: list[Sample], expected: list[Sample]) -> None:
+    for ours, other in zip(samples, expected, strict=True):
+        for field in fields(Sample):
+            one, two = getattr(ours, field.name), getattr(other, field.name)
+            assert torch.equal(one, two) if isinstance(two, Tensor) else one == two, field.name
 
 
-def test_a_motion_window_says_token_and_caption() -> None:
-    config = configured(prompt={"token": "s0me0ne"}, motion={"window": 5})
-    samples = motion_samples(small_clip(), CAPTION, config)
-    assert [sample.name for sample in samples] == ["motion 0-4", "motion 4-8"]
-    assert {sample.prompt for sample in samples} == {"s0me0ne a blue ball"}
+@pytest.mark.parametrize("how", ["masked", "first-frame"])
+def test_motion_samples_are_windows_with_token_and_caption(how: str) -> None:
+    clip, prompt = small_clip(), {"token": "s0me0ne"}
+    video, motion = to_unit(torch.from_numpy(clip.frames_THWC)), {"window": 5, "conditioning": how}
+    windows = [
+        motion_sample(video, clip.keep(), start, 5, how, f"s0me0ne {CAPTION}") for start in (0, 4)
+    ]
+    alike(motion_samples(clip, CAPTION, configured(prompt=prompt, motion=motion)), windows)
+    colours = configured(prompt=prompt, motion=motion | {"augment": "colour"})
+    orders = [recoloured(window, order) for window in windows for order in COLOUR_ORDERS]
+    alike(motion_samples(clip, CAPTION, colours), orders)
     assert configured(prompt={"token": ""}).prompt.with_token(CAPTION) == CAPTION
 
 
-def test_a_window_hides_the_box_or_everything_after_its_first_frame() -> None:
-    clip = small_clip()
-    masked = motion_samples(clip, CAPTION, configured(motion={"window": 5}))[1]
-    assert torch.equal(masked.keep_THW[1:], clip.keep()[5:])
-    bare = motion_samples(
-        clip, CAPTION, configured(motion={"window": 5, "conditioning": "first-frame"})
-    )[1]
-    assert bare.keep_THW[0].all()
-    assert not bare.keep_THW[1:].any()
-    assert not bare.condition_CTHW[:, 1:].any()
-
-
-def test_colour_augmentation_trains_on_every_order_of_the_channels() -> None:
-    config = configured(motion={"window": 5, "augment": "colour"})
-    plain = motion_samples(small_clip(), CAPTION, configured(motion={"window": 5}))
-    samples = motion_samples(small_clip(), CAPTION, config)
-    assert len(samples) == 6 * len(plain)
-    assert [sample.name for sample in samples[:2]] == ["motion 0-4 rgb", "motion 0-4 rbg"]
-    assert samples[0].target_CTHW is not None
-    assert plain[0].target_CTHW is not None
-    assert torch.equal(samples[0].target_CTHW, plain[0].target_CTHW)
-
-
-def test_a_keyframe_has_its_own_mask_source_and_caption() -> None:
+@pytest.mark.parametrize("reference", ["edited-first-frame", "source", "masked"])
+@pytest.mark.parametrize("how", ["masked", "anchored", "first-frame"])
+def test_a_keyframe_has_its_own_mask_source_and_caption(how: str, reference: str) -> None:
     clip, edit = small_clip(), small_edit()
-    keep = clip.keep()
-    samples = appearance_samples(clip, edit, configured(prompt={"token": "s0me0ne"}), 4)
-    assert [sample.name for sample in samples] == ["keyframe 4", "keyframe 8"]
-    for frame, sample in zip(edit.keyframes, samples, strict=True):
-        assert not torch.equal(keep[frame], keep[0])
-        assert torch.equal(sample.keep_THW[0], keep[frame])
-        assert sample.target_CTHW is not None
-        assert torch.equal(sample.target_CTHW[:, 0], unit(edit.keyframes[frame].image_HWC))
-        shown = torch.where(keep[frame] > 0, unit(clip.frames_THWC[frame]), 0.0)
-        assert torch.equal(sample.condition_CTHW[:, 0], shown)
-        assert sample.prompt == f"s0me0ne {edit.keyframes[frame].caption}"
-
-
-def test_a_keyframe_without_its_mask_shows_the_answer() -> None:
-    config = configured(appearance={"conditioning": "first-frame"})
-    for sample in appearance_samples(small_clip(), small_edit(), config, 4):
-        assert sample.keep_THW.all()
-        assert sample.target_CTHW is not None
-        assert torch.equal(sample.condition_CTHW, sample.target_CTHW)
-
-
-def test_an_anchored_keyframe_follows_the_edited_first_frame() -> None:
-    clip, edit = small_clip(), small_edit()
-    config = configured(appearance={"conditioning": "anchored"})
-    samples = appearance_samples(clip, edit, config, 4)
-    assert [sample.name for sample in samples] == ["keyframe 4, anchored", "keyframe 8, anchored"]
-    for frame, sample in zip(edit.keyframes, samples, strict=True):
-        assert sample.target_CTHW is not None
-        assert torch.equal(sample.target_CTHW[:, 0], unit(edit.first.image_HWC))
-        assert torch.equal(sample.condition_CTHW[:, 0], unit(edit.first.image_HWC))
-        assert sample.times == (0, frame // 4)
-        for later in range(1, 5):
-            answer = unit(edit.keyframes[frame].image_HWC)
-            assert torch.equal(sample.target_CTHW[:, later], answer)
-            shown = torch.where(clip.keep()[frame] > 0, unit(clip.frames_THWC[frame]), 0.0)
-            assert torch.equal(sample.condition_CTHW[:, later], shown)
+    first, expected = unit(edit.first.image_HWC), []
+    for frame, edited in edit.keyframes.items():
+        source, keep = unit(clip.frames_THWC[frame]), clip.keep()[frame]
+        assert not torch.equal(keep, clip.keep()[0])
+        shown = {
+            "edited-first-frame": first,
+            "source": source,
+            "masked": torch.where(keep > 0, source, 0.0),
+        }[reference]
+        answer, prompt = unit(edited.image_HWC), f"s0me0ne {edited.caption}"
+        sample = appearance_sample(frame, answer, source, keep, shown, how, prompt)
+        expected.append(anchored(sample, first, frame, 4) if how == "anchored" else sample)
+    appearance = {"conditioning": how, "reference": reference}
+    config = configured(prompt={"token": "s0me0ne"}, appearance=appearance)
+    alike(appearance_samples(clip, edit, config, 4), expected)
 
 
 @pytest.mark.parametrize(("how", "warned"), [("anchored", True), ("masked", False)])
@@ -134,20 +104,6 @@ def test_anchored_keyframes_of_one_latent_frame_are_told(
     assert [told in message for message in caplog.messages] == [True] * warned
 
 
-@pytest.mark.parametrize("kind", ["edited-first-frame", "source", "masked"])
-def test_the_image_encoder_sees_the_chosen_reference(kind: str) -> None:
-    clip, edit = small_clip(), small_edit()
-    samples = appearance_samples(clip, edit, configured(appearance={"reference": kind}), 4)
-    for frame, sample in zip(edit.keyframes, samples, strict=True):
-        source = unit(clip.frames_THWC[frame])
-        expected = {
-            "edited-first-frame": unit(edit.first.image_HWC),
-            "source": source,
-            "masked": torch.where(clip.keep()[frame] > 0, source, 0.0),
-        }
-        assert torch.equal(sample.reference_CHW, expected[kind])
-
-
 def test_every_number_reaches_the_stages_run() -> None:
     config = configured(
         motion={"steps": 3},
@@ -159,17 +115,10 @@ def test_every_number_reaches_the_stages_run() -> None:
             "checkpoint_every": 10,
         },
     )  # fmt: skip
-    motion, appearance = (stage_run(config, stage, Expert()) for stage in ("motion", "appearance"))
-    assert (motion.title, motion.steps, motion.seed) == ("motion", 3, 5)
-    assert (appearance.title, appearance.steps, appearance.seed) == ("appearance", 4, 6)
-    for run in (motion, appearance):
+    for stage, steps, seed in (("motion", 3, 5), ("appearance", 4, 6)):
+        run = stage_run(config, stage, Expert())
+        assert (run.title, run.steps, run.seed) == (stage, steps, seed)
         assert (run.optimizer, run.training) == (config.optimizer, config.training)
-
-
-def injected(model: VideoModel) -> Transformer:
-    transformer = model.load_transformer()
-    lora.inject(transformer, 4, 4.0, model.lora_targets("attention"), 0)
-    return transformer
 
 
 def test_weight_decay_shrinks_what_has_no_gradient(
@@ -208,12 +157,10 @@ def test_a_step_is_no_longer_than_the_largest_gradient(
     assert torch.cat(moves).norm().item() == pytest.approx(expected, rel=1e-3)
 
 
-def test_appearance_goes_on_from_the_motion_lora(prepared: Callable[..., Path]) -> None:
+def test_appearance_goes_on_from_the_motion_lora(prepared: Prepared) -> None:
     """One step at rate r moves no weight much further than r; fresh weights lie further apart."""
     rate = 1e-3
-    root = prepared(
-        "--set", "motion.steps=6", "--set", "appearance.steps=1", "--set", f"optimizer.lr={rate}"
-    )
+    root = prepared(*sets("motion.steps=6", "appearance.steps=1", f"optimizer.lr={rate}"))
     (root / "edits" / "00008.png").write_bytes((root / "edits" / "00000.png").read_bytes())
     workspace, config = Workspace(root), load_config(root / "edit.toml")
     train_stages(config, workspace, "all", None, resume=False)
@@ -226,7 +173,7 @@ def test_appearance_goes_on_from_the_motion_lora(prepared: Callable[..., Path]) 
     assert any(not torch.equal(appearance[name], motion[name]) for name in motion)
 
 
-def test_source_and_edit_have_captions_of_their_own(prepared: Callable[..., Path]) -> None:
+def test_source_and_edit_have_captions_of_their_own(prepared: Prepared) -> None:
     root = prepared()
     workspace, config = Workspace(root), load_config(root / "edit.toml")
     edit = load_edit(workspace, config, load_clip(workspace, config), None)
@@ -235,35 +182,32 @@ def test_source_and_edit_have_captions_of_their_own(prepared: Callable[..., Path
 
 
 def test_what_is_done_is_not_done_again(done: Path, run: Run) -> None:
-    answer = run("train", "--config", done / "edit.toml")
+    answer = run("train", *at(done))
     assert "motion: done already" in answer.err
     assert "appearance: done already" in answer.err
 
 
 def test_a_changed_keyframe_trains_appearance_alone(copied: Path, run: Run) -> None:
-    recolour(copied / "source" / "00008.png", copied / "edits" / "00008.png", (44, 44, 20, 20))
-    answer = run("infer", "--config", copied / "edit.toml")
+    repaint(copied, 8, (44, 44, 20, 20))
+    answer = run("infer", *at(copied))
     assert "the LoRA was trained before keyframes changed" in answer.err
-    answer = run("train", "--config", copied / "edit.toml")
+    answer = run("train", *at(copied))
     assert "motion: done already" in answer.err
     assert "appearance: retraining: keyframes changed" in answer.err
 
 
 def test_more_steps_continue_what_is_there(copied: Path, run: Run) -> None:
-    more = ["--stage", "motion", "--set", "motion.steps=3", "--resume"]
-    answer = run("train", "--config", copied / "edit.toml", *more)
-    assert answer.status == 0, answer.err
+    answer = ok(run("train", *at(copied, "motion.steps=3"), "--stage", "motion", "--resume"))
     assert "motion: continues after step 2 of 3" in answer.err
-    assert (copied / "runs" / "motion" / "step-00003" / "adapter.safetensors").is_file()
+    assert (copied / ADAPTER).is_file()
 
 
 def test_a_changed_caption_and_new_masks_train_motion_again(copied: Path, run: Run) -> None:
-    before = read_labels(copied / "masks" / "00004.png") > 0
-    answer = run(
-        "train", "--config", copied / "edit.toml", "--stage", "motion", "--set", "mask.margin=0.4",
-        "--set", "prompt.caption=a green ball",
-    )  # fmt: skip
-    after = read_labels(copied / "masks" / "00004.png") > 0
+    mask = copied / "masks" / "00004.png"
+    before = read_labels(mask) > 0
+    changed = at(copied, "mask.margin=0.4", "prompt.caption=a green ball")
+    answer = run("train", *changed, "--stage", "motion")
+    after = read_labels(mask) > 0
     assert "masks: made anew" in answer.err
     assert "motion: retraining: caption, masks changed" in answer.err
     assert after.sum() > before.sum()
@@ -271,14 +215,13 @@ def test_a_changed_caption_and_new_masks_train_motion_again(copied: Path, run: R
 
 
 def test_masks_changed_by_hand_are_kept(copied: Path, run: Run) -> None:
-    labels = read_labels(copied / "masks" / "00004.png")
+    mask = copied / "masks" / "00004.png"
+    labels = read_labels(mask)
     labels[:8, :8] = 1
-    write_labels(copied / "masks" / "00004.png", labels)
-    answer = run(
-        "train", "--config", copied / "edit.toml", "--stage", "motion", "--set", "mask.margin=0.4"
-    )
+    write_labels(mask, labels)
+    answer = run("train", *at(copied, "mask.margin=0.4"), "--stage", "motion")
     assert "changed by hand" in answer.err
-    assert np.array_equal(read_labels(copied / "masks" / "00004.png"), labels)
+    assert np.array_equal(read_labels(mask), labels)
 
 
 @pytest.fixture(autouse=True)
@@ -301,40 +244,38 @@ def failing(works: Callable[..., Any], fails: Callable[[int], bool]) -> Callable
 
 
 def test_training_stops_with_its_state_and_what_would_need_less(
-    run: Run, prepared: Callable[..., Path], deep_model: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, prepared: Prepared, deep_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cut, whole = (prepared("--set", f"model.path={deep_model}", *STEPS) for _ in range(2))
-    config = cut / "edit.toml"
+    cut, whole = (prepared(*sets(f"model.path={deep_model}"), *STEPS) for _ in range(2))
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", failing(loop.train_step, lambda call: call > 1))
-        answer = run("train", "--config", config)
+        answer = run("train", *at(cut))
     assert answer.status == 1
     assert "5 of 5 blocks are streamed from now on" in answer.err
     assert "step 1 is saved; train with --resume continues there" in answer.err
     *_, message = answer.err.partition("What would need less:\n")
     assert "  to end what else uses the GPU" in message  # of so small a base nothing else helps
-    assert run("train", "--config", config, "--resume").status == 0
-    assert run("train", "--config", whole / "edit.toml").status == 0
+    ok(run("train", *at(cut), "--resume"))
+    ok(run("train", *at(whole)))
     ours, others = (lora.read(root / ADAPTER).tensors for root in (cut, whole))
     assert all(torch.equal(ours[name], others[name]) for name in others)
 
 
 def test_what_was_given_back_stays_so_for_the_run_and_is_no_measure_for_plans(
-    run: Run, prepared: Callable[..., Path], deep_model: Path, tmp_path: Path,
+    run: Run, prepared: Prepared, deep_model: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     root = prepared("--set", f"model.path={deep_model}", *STEPS)
     monkeypatch.setattr(loop, "train_step", failing(loop.train_step, lambda call: call in (2, 3)))
-    assert run("train", "--config", root / "edit.toml").status == 0
+    ok(run("train", *at(root)))
     assert not (tmp_path / "home-cache" / "maskora" / "timings.json").exists()
     monkeypatch.setattr(Wan21, "predict", failing(Wan21.predict, lambda call: call == 2))
-    answer = run("infer", "--config", root / "edit.toml")
-    assert answer.status == 0, answer.err
+    answer = ok(run("infer", *at(root)))
     assert "the guidance branches run one after the other" in answer.err
 
 
 def test_what_needs_less_is_told_of_an_encoder_too(
-    run: Run, prepared: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    run: Run, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing of an encoder can be given back: all its layers are streamed anyway."""
     root = prepared(*STEPS)
@@ -343,7 +284,7 @@ def test_what_needs_less_is_told_of_an_encoder_too(
         raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")
 
     monkeypatch.setattr("maskora.app.train.encode_samples", full)
-    answer = run("train", "--config", root / "edit.toml")
+    answer = run("train", *at(root))
     assert answer.status == 1
     assert "CUBLAS_STATUS_ALLOC_FAILED" in answer.err
     assert "What would need less:\n" in answer.err

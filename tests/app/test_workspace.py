@@ -131,7 +131,6 @@ def holder(root: Path) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    assert process.stdout is not None
     assert process.stdout.readline().strip() == b"held"
     return process
 

@@ -15,7 +15,7 @@ from benchmarks.measure import (
     describe_machine,
     high_water_mark,
     host_memory,
-    limit_card,
+    limit_gpu,
     measured,
     usable_cores,
 )
@@ -75,7 +75,7 @@ def test_a_phase_is_reported_even_when_it_fails() -> None:
     assert phase.peak_host > 50 * MIB
 
 
-def test_a_machine_without_a_card_says_so() -> None:
+def test_a_machine_without_a_gpu_says_so() -> None:
     machine = describe_machine(CPU)
     assert machine.gpu == "no GPU"
     assert (machine.gpu_bytes, machine.cuda) == (None, None)
@@ -102,5 +102,5 @@ def test_a_cap_reaches_the_allocator_of_the_gpu_that_is_meant(
     monkeypatch.setattr(
         torch._C, "_cuda_setMemoryFraction", lambda *given: told.append(given), raising=False
     )
-    limit_card(8.0, device)
+    limit_gpu(8.0, device)
     assert told == [(pytest.approx(7 / 24), index)]  # 1 GB is the context's

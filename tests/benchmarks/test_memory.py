@@ -12,13 +12,13 @@ import torch
 from safetensors import safe_open
 from typer.testing import CliRunner
 
-from benchmarks import cases, clock, memory, runner
+from benchmarks import cases, memory, runner
 from benchmarks.cases import Record, run
-from benchmarks.jobs import Job, read_job, write_job
+from benchmarks.jobs import Job
 from benchmarks.measure import Machine, Phase
 from benchmarks.one_block import one_block_folder, repeat_block
 from benchmarks.placing import Request, configure
-from benchmarks.random_model import Size, write_random_model
+from benchmarks.random_model import write_random_model
 from benchmarks.report import markdown
 from benchmarks.runner import Base, Resident, ending
 from maskora.errors import OutOfMemory
@@ -26,7 +26,7 @@ from maskora.models.registry import open_model
 from maskora.streaming.placement import RESIDENT, Placement
 
 CPU = torch.device("cpu")
-NO_CARD: dict[str, Any] = {"gpu_bytes": None, "ram_bytes": 2**34}
+NO_GPU: dict[str, Any] = {"gpu_bytes": None, "ram_bytes": 2**34}
 LAYERS, RING, ALIGNMENT = 4, 2, 64
 ROW = {
     "case", "frames", "storage", "placement", "plan", "outcome", "phases", "step_seconds",
@@ -38,7 +38,7 @@ ENCODERS = ["text encoder", "image encoder", "VAE encode", "load transformer"]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("random") / "model"
-    write_random_model(folder, Size.TINY, layers=LAYERS, dtype="float32")
+    write_random_model(folder, "tiny", layers=LAYERS, dtype="float32")
     return folder
 
 
@@ -162,7 +162,7 @@ def test_a_bug_is_no_outcome(folder: Path, tmp_path: Path, monkeypatch: pytest.M
     def broken(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(clock, "bytes_moved", broken)
+    monkeypatch.setattr(cases.StepClock, "tick", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         result(job(folder, tmp_path, "train"), tmp_path)
     written = json.loads((tmp_path / "result.json").read_text())
@@ -172,8 +172,8 @@ def test_a_bug_is_no_outcome(folder: Path, tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("resident", "blocks"),
     [
-        (Resident.AUTO, "all"),  # a tiny model fits any machine
-        (Resident.BLOCK, "one block, visited for all"),
+        ("auto", "all"),  # a tiny model fits any machine
+        ("block", "one block, visited for all"),
     ],
 )
 def test_the_streamed_step_is_compared_with_a_resident_one(
@@ -187,7 +187,7 @@ def test_the_streamed_step_is_compared_with_a_resident_one(
         return result(task, tmp_path)
 
     monkeypatch.setattr(runner, "_start", start)
-    row = runner.measure_case(request(folder, "train"), Base.read(folder), NO_CARD, resident)
+    row = runner.measure_case(request(folder, "train"), Base.read(folder), NO_GPU, resident)
     assert row["outcome"] == row["resident"]["outcome"] == "ok"
     assert row["resident"]["blocks"] == blocks
     assert len(row["resident"]["step_seconds"]) == 2
@@ -205,12 +205,12 @@ def test_the_placement_is_the_planners_and_a_change_has_no_plan(
 ) -> None:
     monkeypatch.setattr(runner, "_start", lambda task: {"phases": [], "outcome": "ok"})
     base = Base.read(folder)
-    card = NO_CARD | {"gpu_bytes": 2**34}
-    as_planned = runner.measure_case(request(folder, "infer", "auto"), base, card, Resident.NONE)
+    gpu = NO_GPU | {"gpu_bytes": 2**34}
+    as_planned = runner.measure_case(request(folder, "infer", "auto"), base, gpu, "none")
     assert as_planned["placement"]["blocks_to_swap"] == 0
     assert as_planned["plan"]["allocated_bytes"] > 2**20
     changed = request(folder, "train", recompute="layer")
-    row = runner.measure_case(changed, base, card, Resident.NONE)
+    row = runner.measure_case(changed, base, gpu, "none")
     assert (row["placement"]["recompute"], row["plan"]) == ("layer", None)
 
 
@@ -219,9 +219,7 @@ def test_what_the_planner_refuses_is_a_row_that_says_so(folder: Path) -> None:
     small = replace(
         asked, config=configure(replace(asked.job, cap_gb=0.1), "auto", "pinned", "same")
     )
-    row = runner.measure_case(
-        small, Base.read(folder), NO_CARD | {"gpu_bytes": 2**34}, Resident.AUTO
-    )
+    row = runner.measure_case(small, Base.read(folder), NO_GPU | {"gpu_bytes": 2**34}, "auto")
     assert set(row) == ROW
     assert row["outcome"].startswith("refused by the plan: ")
     assert "memory.vram_budget_gb is 0.1" in row["outcome"]
@@ -231,9 +229,9 @@ def test_what_the_planner_refuses_is_a_row_that_says_so(folder: Path) -> None:
 def test_a_model_larger_than_the_machine_is_compared_by_one_block(folder: Path) -> None:
     phases = [{"peak_allocated": 6 * 2**30, "peak_host": 2**40}]
     base = replace(Base.read(folder), stored_bytes=33 * 10**9)
-    card = {"gpu_bytes": 24 * 2**30, "ram_bytes": 2**40}
-    assert not runner._fits({"phases": phases}, base, card)
-    assert runner._fits({"phases": phases}, base, {**card, "gpu_bytes": 80 * 2**30})
+    gpu = {"gpu_bytes": 24 * 2**30, "ram_bytes": 2**40}
+    assert not runner._fits({"phases": phases}, base, gpu)
+    assert runner._fits({"phases": phases}, base, {**gpu, "gpu_bytes": 80 * 2**30})
 
 
 def test_how_a_process_ended_is_told() -> None:
@@ -268,9 +266,6 @@ def test_where_links_are_refused_other_parts_are_copied(
     [
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
-        torch.AcceleratorError("CUDA error: out of memory"),
-        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
-        RuntimeError("[enforce fail] not enough memory: you tried to allocate 9 bytes"),
         OutOfMemory("nothing is left to give"),
     ],
     ids=lambda error: str(error)[-20:],
@@ -305,12 +300,6 @@ def test_one_block_stands_for_all(folder: Path, tmp_path: Path) -> None:
         )
     assert visits == LAYERS
     assert part_files(small / "vae") == part_files(folder / "vae")
-
-
-def test_a_job_survives_its_file(folder: Path, tmp_path: Path) -> None:
-    task = job(folder, tmp_path, "infer")
-    write_job(tmp_path / "job.json", task)
-    assert read_job(tmp_path / "job.json") == task
 
 
 @pytest.mark.parametrize(

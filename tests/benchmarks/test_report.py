@@ -33,7 +33,7 @@ def case(**changes: Any) -> dict[str, Any]:
 def results(*cases: dict[str, Any]) -> dict[str, Any]:
     return {
         "machine": {
-            "gpu": "A card", "gpu_bytes": 24 * GIB, "cores": 8, "ram_bytes": 64 * GIB,
+            "gpu": "A GPU", "gpu_bytes": 24 * GIB, "cores": 8, "ram_bytes": 64 * GIB,
             "torch": "2.13.0", "cuda": "13.0", "bandwidth": 25e9,
             "staged_bandwidth": 9e9,
         },
@@ -67,7 +67,7 @@ def test_without_a_resident_step_there_is_no_ratio() -> None:
 
 def test_a_row_has_the_highest_peak_and_the_median_step() -> None:
     text = markdown(results(case()))
-    assert "A card (24 GB), 8 cores, 64 GB RAM, torch 2.13.0, CUDA 13.0" in text
+    assert "A GPU (24 GB), 8 cores, 64 GB RAM, torch 2.13.0, CUDA 13.0" in text
     assert "held to a GPU of 8.0 GB" in text
     placement = "40 swapped, pinned, float8, activation offload, recompute layer, VAE tile 256"
     row = f"| train-9 (9 frames) | {placement} | ok | 6.00 | 5.00 | 7.00 | 20.00 | 18.00 |"

@@ -73,7 +73,8 @@ def test_a_set_that_is_none_says_how_to_write_one(override: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "no such file"), ("motion = [", "not valid TOML")]
+    ("content", "message"),
+    [(None, "no such file"), ("motion = [", "not valid TOML"), ("motion = 3", r"\[motion\]")],
 )
 def test_a_file_that_cannot_be_read_is_named(
     tmp_path: Path, content: str | None, message: str
@@ -82,13 +83,6 @@ def test_a_file_that_cannot_be_read_is_named(
     if content is not None:
         path.write_text(content)
     with pytest.raises(UserError, match=message):
-        load_config(path)
-
-
-def test_a_scalar_where_a_table_belongs_is_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "edit.toml"
-    path.write_text("motion = 3\n")
-    with pytest.raises(UserError, match=r"\[motion\]"):
         load_config(path)
 
 

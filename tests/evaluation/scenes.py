@@ -134,12 +134,7 @@ def flickering() -> np.ndarray:
 
 
 BAD: dict[str, Callable[[], np.ndarray]] = {
-    "frozen": frozen,
-    "stiff": stiff,
-    "faded": faded,
-    "vanished": vanished,
-    "drifting": drifting,
-    "flickering": flickering,
+    made.__name__: made for made in (frozen, stiff, faded, vanished, drifting, flickering)
 }
 
 

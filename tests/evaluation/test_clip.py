@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torchmetrics.functional.multimodal.clip_iqa import _clip_iqa_compute
 from transformers import (
     CLIPImageProcessorPil,
@@ -17,7 +18,7 @@ from transformers import (
 )
 
 from maskora.errors import UserError
-from maskora.evaluation.clip import PROMPTS, encode_texts, find_clip, open_pictures, quality_of
+from maskora.evaluation.clip import PROMPTS, encode_prompts, find_clip, open_pictures, quality_of
 from tests.evaluation.tiny_clip import write_tiny_clip, write_tiny_clip_vision
 
 KEY = "--clip"
@@ -35,8 +36,7 @@ def copy(folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder, tmp_path / "copy"))
 
 
-def change(folder: Path, **values: object) -> None:
-    path = folder / "config.json"
+def change(path: Path, **values: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
@@ -56,13 +56,13 @@ def test_features_are_those_of_the_whole_model(folder: Path) -> None:
     with torch.inference_mode():
         whole = CLIPModel.from_pretrained(folder)(**pictures, **texts)
     assert features(folder) == pytest.approx(whole.image_embeds.numpy(), abs=1e-5)
-    prompts = encode_texts(folder, PROMPTS, KEY)
+    prompts = encode_prompts(folder, KEY)
     assert prompts == pytest.approx(whole.text_embeds.numpy(), abs=1e-5)
     assert not np.allclose(prompts[0], prompts[1], atol=1e-2)
 
 
 def test_quality_is_that_of_torchmetrics(folder: Path) -> None:
-    pictures, prompts = features(folder), encode_texts(folder, PROMPTS, KEY)
+    pictures, prompts = features(folder), encode_prompts(folder, KEY)
     theirs = _clip_iqa_compute(
         torch.from_numpy(pictures), torch.from_numpy(prompts), ["quality"], format_as_dict=False
     )
@@ -75,7 +75,7 @@ def test_the_picture_side_alone_will_do_for_similarities(tmp_path: Path) -> None
     write_tiny_clip_vision(tmp_path / "vision")
     assert np.linalg.norm(features(tmp_path / "vision"), axis=-1) == pytest.approx(1.0)
     with pytest.raises(UserError, match=r"--quality: the weights in .*vision lack"):
-        encode_texts(tmp_path / "vision", PROMPTS, "--quality")
+        encode_prompts(tmp_path / "vision", "--quality")
 
 
 def test_the_model_is_released(folder: Path) -> None:
@@ -101,14 +101,12 @@ def test_settings_that_name_code_are_without_effect(copy: Path, folder: Path) ->
     own = {"auto_map": {"AutoTokenizer": "own.Own", "AutoImageProcessor": "own.Own"}}
     inner = json.loads((copy / "config.json").read_text())
     parts = {key: {**inner[key], **chosen, **own} for key in ("text_config", "vision_config")}
-    change(copy, **chosen, **parts)
+    change(copy / "config.json", **chosen, **parts)
     for name in ("tokenizer_config.json", "preprocessor_config.json"):
-        settings = json.loads((copy / name).read_text())
-        settings |= {**chosen, **own, "tokenizer_class": "BertTokenizer"}
-        (copy / name).write_text(json.dumps(settings))
+        change(copy / name, **chosen, **own, tokenizer_class="BertTokenizer")
     (copy / "own.py").write_text("raise SystemExit('run')\n")
     assert np.array_equal(features(copy), features(folder))
-    assert np.array_equal(encode_texts(copy, PROMPTS, KEY), encode_texts(folder, PROMPTS, KEY))
+    assert np.array_equal(encode_prompts(copy, KEY), encode_prompts(folder, KEY))
 
 
 FOREIGN = {"quantization_config": {"quant_method": "bitsandbytes"}}
@@ -126,7 +124,7 @@ FOREIGN = {"quantization_config": {"quant_method": "bitsandbytes"}}
 def test_what_is_no_plain_clip_is_refused(
     copy: Path, values: dict[str, object], message: str
 ) -> None:
-    change(copy, **values)
+    change(copy / "config.json", **values)
     with pytest.raises(UserError, match=message):
         find_clip(str(copy), KEY)
 
@@ -139,22 +137,19 @@ def test_a_missing_part_is_named(copy: Path, name: str) -> None:
 
 
 def test_parts_that_do_not_fit_the_weights_are_refused(copy: Path) -> None:
-    path = copy / "preprocessor_config.json"
     size = {"size": {"shortest_edge": 64}, "crop_size": {"height": 64, "width": 64}}
-    path.write_text(json.dumps({**json.loads(path.read_text()), **size}))
+    change(copy / "preprocessor_config.json", **size)
     with pytest.raises(UserError, match=r"copy: its image processor does not fit its weights"):
         features(copy)
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"):
         (copy / name).unlink(missing_ok=True)  # transformers would make one up
     with pytest.raises(UserError, match=r"copy: its tokenizer does not fit its weights"):
-        encode_texts(copy, PROMPTS, KEY)
+        encode_prompts(copy, KEY)
 
 
 def test_weights_that_lack_a_tensor_are_refused(copy: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     tensors = load_file(copy / "model.safetensors")
     del tensors["visual_projection.weight"]
     save_file(tensors, copy / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match=r"lack 1 of the tensors needed \(visual_projection"):
+    with pytest.raises(UserError, match=r"lack 1 of CLIP's tensors \(visual_projection"):
         features(copy)

@@ -80,10 +80,8 @@ def test_the_worst_frames_are_named_with_their_worst_measure() -> None:
         )
     )
     assert found == [Worst(3, "warp_error", 30.0, 2.0), Worst(5, "warp_error", 9.0, 2.0)]
-
-
-def test_better_frames_do_not_stand_out() -> None:
-    assert worst_frames(numbers(outside_psnr=[math.inf, 40.0, 40.0, 40.0, 40.0])) == []
+    large = worst_frames(numbers(centroid_error=[120.0, 121.0, 119.0, 300.0]))
+    assert large == [Worst(3, "centroid_error", 300.0, 120.5)]
 
 
 def test_among_identical_frames_one_that_differs_stands_out() -> None:
@@ -92,12 +90,8 @@ def test_among_identical_frames_one_that_differs_stands_out() -> None:
     assert worst_reason(found[0]) == "PSNR outside the mask 41.0 dB (median identical)"
 
 
-def test_large_errors_are_compared_as_they_are() -> None:
-    found = worst_frames(numbers(centroid_error=[120.0, 121.0, 119.0, 300.0]))
-    assert found == [Worst(3, "centroid_error", 300.0, 120.5)]
-
-
-def test_what_nobody_would_notice_does_not_stand_out() -> None:
+def test_better_frames_and_what_nobody_would_notice_do_not_stand_out() -> None:
+    assert worst_frames(numbers(outside_psnr=[math.inf, 40.0, 40.0, 40.0, 40.0])) == []
     assert worst_frames(numbers(hit_rate=[0.9, 0.9, 0.9, 0.9, 0.8])) == []
 
 
@@ -138,11 +132,8 @@ def test_the_bad_sign_is_named_without_a_truth(name: str) -> None:
     assert {sign.name for sign in signs} == SIGNS[name]
 
 
-def test_a_good_result_has_no_bad_sign() -> None:
-    assert bad_signs(judged_as("good")) == []
-
-
 def test_an_object_that_does_not_turn_is_told_where_there_is_a_truth() -> None:
+    assert bad_signs(judged_as("good")) == []
     (sign,) = bad_signs(judged_as("stiff"))
     assert sign.name == "untrue"
     assert "turned by" in sign.message
@@ -206,30 +197,29 @@ def recoloured(frame_HWC: np.ndarray) -> np.ndarray:
     return np.where(INSIDE[..., None], shown, frame_HWC)
 
 
-def signs(source: np.ndarray, result: np.ndarray) -> list[str]:
-    first = recoloured(source[0])
-    frames = (FrameSet(result[n], source[n], INSIDE) for n in range(REAL_FRAMES))
-    rows = judge(frames, edit_colours([(first, source[0], INSIDE)]), Scorers(first))
-    return [sign.name for sign in bad_signs(gather(list(rows)))]
-
-
-def test_a_good_result_of_a_real_clip_has_none(source: np.ndarray) -> None:
-    blurred = [cv2.GaussianBlur(recoloured(frame), (0, 0), 1) for frame in source]
-    assert signs(source, np.where(INSIDE[..., None], np.stack(blurred), source)) == []
-
-
-def test_a_frozen_inside_is_told(source: np.ndarray) -> None:
-    assert signs(source, np.where(INSIDE[..., None], recoloured(source[0]), source)) == ["frozen"]
-
-
-def test_an_edit_that_fades_is_told(source: np.ndarray) -> None:
+@pytest.fixture(scope="module")
+def real(source: np.ndarray) -> dict[str, np.ndarray]:
+    """Results of the real clip: a good one, and some that fail in a known way."""
     edited = np.stack([recoloured(frame) for frame in source])
+    blurred = np.stack([cv2.GaussianBlur(frame, (0, 0), 1) for frame in edited])
+    drifting = np.stack([np.roll(frame, n // 4, axis=1) for n, frame in enumerate(source)])
     share = np.clip(np.arange(REAL_FRAMES) / 8, 0, 1)[:, None, None, None]
-    faded = np.rint(edited * (1 - share) + source * share).astype(np.uint8)
-    assert signs(source, faded) == ["vanished"]
+    return {
+        "good": np.where(INSIDE[..., None], blurred, source),
+        "frozen": np.where(INSIDE[..., None], edited[0], source),
+        "faded": np.rint(edited * (1 - share) + source * share).astype(np.uint8),
+        "drifting": np.where(INSIDE[..., None], edited, drifting),
+    }
 
 
-def test_a_background_that_drifts_is_told(source: np.ndarray) -> None:
-    frames = [np.roll(frame, n // 4, axis=1) for n, frame in enumerate(source)]
-    edited = np.stack([recoloured(frame) for frame in source])
-    assert signs(source, np.where(INSIDE[..., None], edited, np.stack(frames))) == ["background"]
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("good", []), ("frozen", ["frozen"]), ("faded", ["vanished"]), ("drifting", ["background"])],
+)
+def test_the_signs_of_results_of_a_real_clip(
+    source: np.ndarray, real: dict[str, np.ndarray], name: str, expected: list[str]
+) -> None:
+    first = recoloured(source[0])
+    frames = (FrameSet(real[name][n], source[n], INSIDE) for n in range(REAL_FRAMES))
+    rows = judge(frames, edit_colours([(first, source[0], INSIDE)]), Scorers(first))
+    assert [sign.name for sign in bad_signs(gather(list(rows)))] == expected

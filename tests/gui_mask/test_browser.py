@@ -31,8 +31,6 @@ pytestmark = [
 ]
 BALL = (50 / 320, 110 / 192)  # the ball's centre in frame 0, as shares of the picture
 SLOWEST = 0.150  # seconds from moving the scrubber to the frame on the screen
-
-
 ASKED = "**/component_server*"
 SLOW_CLICKS = """() => {
     const send = window.fetch;
@@ -80,8 +78,7 @@ def other(home: Path, unmarked: Workspace) -> Workspace:
 @pytest.fixture
 def window(page: Window, workspace: Workspace) -> Window:
     """A tab with the workspace open."""
-    page.enter(workspace.root.name)
-    page.ready(9)
+    page.enter_ball(workspace)
     return page
 
 
@@ -326,8 +323,7 @@ def test_two_tabs_on_one_workspace(
     browser: Browser, window: Window, server: Server, workspace: Workspace
 ) -> None:
     other = Window.open(browser, server.address)
-    other.enter(workspace.root.name)
-    other.ready(9)
+    other.enter_ball(workspace)
     window.click(*BALL)
     expect(other.page.locator("#viewer .ticks i")).to_have_count(1, timeout=15_000)
     other.show(2)
@@ -371,8 +367,7 @@ def test_closing_the_page_loses_nothing(
     browser: Browser, server: Server, workspace: Workspace
 ) -> None:
     first = Window.open(browser, server.address)
-    first.enter(workspace.root.name)
-    first.ready(9)
+    first.enter_ball(workspace)
     first.click(*BALL)
     first.press("Follow through the clip")
     first.answered()
@@ -380,8 +375,7 @@ def test_closing_the_page_loses_nothing(
     first.ready(9)
     first.page.close()
     second = Window.open(browser, server.address)
-    second.enter(workspace.root.name)
-    second.ready(9)
+    second.enter_ball(workspace)
     expect(second.page.get_by_role("button", name="Stop", exact=True).first).to_be_hidden(
         timeout=60_000
     )
@@ -403,12 +397,9 @@ def test_a_click_goes_to_the_clip_that_was_clicked(
     window: Window, workspace: Workspace, other: Workspace
 ) -> None:
     """Clicks that wait while another workspace is opened are not made there."""
-
     window.page.evaluate(SLOW_CLICKS)
-    box = window.canvas.bounding_box()
-    assert box is not None
     for share in (0.15, 0.2):
-        window.page.mouse.click(box["x"] + share * box["width"], box["y"] + 0.57 * box["height"])
+        window.page.mouse.click(*window.place(share, 0.57))
     window.enter(other.root.name)
     window.message(other.root.name)
     window.answered()
@@ -445,12 +436,10 @@ def test_playing_ends_with_the_clip_that_played(window: Window, other: Workspace
 def test_a_box_belongs_to_the_frame_that_it_was_drawn_on(
     window: Window, workspace: Workspace
 ) -> None:
-    box = window.canvas.bounding_box()
-    assert box is not None
     window.press("Box")
-    window.page.mouse.move(box["x"] + 0.1 * box["width"], box["y"] + 0.4 * box["height"])
+    window.page.mouse.move(*window.place(0.1, 0.4))
     window.page.mouse.down()
-    window.page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.7 * box["height"])
+    window.page.mouse.move(*window.place(0.3, 0.7))
     window.page.keyboard.press("ArrowRight")
     window.page.keyboard.press("ArrowRight")
     window.page.mouse.up()

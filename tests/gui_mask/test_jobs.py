@@ -237,7 +237,7 @@ def test_what_cannot_be_started_is_a_fault(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Here the record cannot be written."""
-    monkeypatch.setattr(jobs, "check_text", lambda *_: "")
+    monkeypatch.setattr(jobs, "_output", lambda *_: "")
     monkeypatch.setattr(jobs, "_read_job", lambda *_: None)
     (workspace.job_record / "x").mkdir(parents=True)
     with pytest.raises(Fault, match="the work could not be started"):

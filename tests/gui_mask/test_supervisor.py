@@ -20,6 +20,7 @@ from maskora.progress import State
 from tests.gui_mask.workspaces import job_of
 from tests.system import posix_only
 
+Command = Callable[[str], int]
 LISTENS = """
 import os, signal, sys, time
 from maskora.system import INTERRUPTIONS
@@ -70,6 +71,24 @@ def supervised(
         result = work(supervisor, out.fileno())
         thread.join()
     return result
+
+
+def interrupt(workspace: Workspace) -> Callable[[Supervisor], None]:
+    """Interrupts a supervisor as soon as its command is ready."""
+
+    def interrupt(supervisor: Supervisor) -> None:
+        wait_for("ready", workspace.job_log)
+        supervisor.interrupt(signal.SIGINT, None)
+
+    return interrupt
+
+
+@pytest.fixture
+def command(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Has a script take the place of the job's command."""
+    monkeypatch.setenv("PYTHONPATH", str(workspace.root), prepend=os.pathsep)
+    monkeypatch.setattr("gui_mask.supervisor.argv", lambda *_: ["command"])
+    return (workspace.root / "command.py").write_text
 
 
 def exit_code_of(code: str) -> Callable[[Supervisor, int], int]:
@@ -134,13 +153,8 @@ def test_an_interruption_that_got_lost_is_repeated_and_no_other(
 ) -> None:
     """In a destructor, Python prints KeyboardInterrupt and goes on."""
     monkeypatch.setattr("gui_mask.supervisor.HEARD_WITHIN", 0.5)
-
-    def interrupt(supervisor: Supervisor) -> None:
-        wait_for("ready", workspace.job_log)
-        supervisor.interrupt(signal.SIGINT, None)
-
     code = LISTENS.format(hears="pass", wanted=times, ends=ends)
-    assert supervised(workspace, interrupt, exit_code_of(code)) == 100 + times
+    assert supervised(workspace, interrupt(workspace), exit_code_of(code)) == 100 + times
     assert job_of(workspace).asked_to_stop
 
 
@@ -159,10 +173,10 @@ def test_an_interruption_that_got_lost_is_repeated_and_no_other(
     ],
 )
 def test_a_command_that_an_interruption_broke_was_stopped(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, ends: str, code: int, status: str
+    workspace: Workspace, command: Command, ends: str, code: int, status: str
 ) -> None:
     """Imports turn Ctrl-C into errors of their own; who has heard it ends as it means to."""
-    (workspace.root / "command.py").write_text(f"""
+    command(f"""
 import os, signal, sys, time
 from maskora.system import INTERRUPTIONS
 for number in INTERRUPTIONS:
@@ -173,25 +187,13 @@ try:
 except KeyboardInterrupt:
     {ends}
 """)
-    monkeypatch.setenv("PYTHONPATH", str(workspace.root), prepend=os.pathsep)
-    monkeypatch.setattr("gui_mask.supervisor.argv", lambda *_: ["command"])
-
-    def interrupt(supervisor: Supervisor) -> None:
-        wait_for("ready", workspace.job_log)
-        supervisor.interrupt(signal.SIGINT, None)
-
-    supervised(workspace, interrupt, lambda supervisor, _: supervisor.run())
+    supervised(workspace, interrupt(workspace), lambda supervisor, _: supervisor.run())
     assert (job_of(workspace).status, job_of(workspace).exit_code) == (status, code)
 
 
-def test_a_command_is_told_where_to_report(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_command_is_told_where_to_report(workspace: Workspace, command: Command) -> None:
     """The bars that libraries draw of their own say so once a second: the log stays short."""
-    code = "import os; print(os.environ['MASKORA_PROGRESS'], os.environ['TQDM_MININTERVAL'])"
-    (workspace.root / "command.py").write_text(code)
-    monkeypatch.setenv("PYTHONPATH", str(workspace.root), prepend=os.pathsep)
-    monkeypatch.setattr("gui_mask.supervisor.argv", lambda *_: ["command"])
+    command("import os; print(os.environ['MASKORA_PROGRESS'], os.environ['TQDM_MININTERVAL'])")
     workspace.job_progress.write_text("of an earlier command")
     supervised(workspace, lambda _: None, lambda supervisor, _: supervisor.run())
     assert f"{workspace.job_progress} 1\n" in workspace.job_log.read_text()

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from maskora.app.workspace import Workspace
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
 SWITCHES = [
     "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
@@ -117,6 +119,11 @@ class Window:
         """Give a file to one of the page's drop areas."""
         self.page.locator(f"#{where} input[type=file]").set_input_files(file)
 
+    def enter_ball(self, workspace: Workspace) -> None:
+        """Open a workspace of the rolling ball, and wait until it is shown."""
+        self.enter(workspace.root.name)
+        self.ready(9)
+
     def ready(self, frames: int) -> None:
         """Wait until the viewer has all frames."""
         expect(self.canvas).to_have_attribute("data-loaded", str(frames), timeout=60_000)
@@ -126,22 +133,23 @@ class Window:
         self.page.locator("#viewer input[type=range]").fill(str(frame))
         expect(self.canvas).to_have_attribute("data-frame", str(frame))
 
-    def click(self, x: float, y: float, button: str = "left") -> None:
-        """Click the picture at a share of its width and height, and wait for the answer."""
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """Where a share of the picture's width and height lies in the page."""
         box = self.canvas.bounding_box()
         assert box is not None
-        place = box["x"] + x * box["width"], box["y"] + y * box["height"]
-        self.page.mouse.click(*place, button=button)  # type: ignore[arg-type]
+        return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+    def click(self, x: float, y: float, button: str = "left") -> None:
+        """Click the picture at a share of its width and height, and wait for the answer."""
+        self.page.mouse.click(*self.place(x, y), button=button)  # type: ignore[arg-type]
         self.answered()
 
     def drag(self, x0: float, y0: float, x1: float, y1: float) -> None:
         """Draw a box, in shares of the picture."""
-        box = self.canvas.bounding_box()
-        assert box is not None
         self.press("Box")
-        self.page.mouse.move(box["x"] + x0 * box["width"], box["y"] + y0 * box["height"])
+        self.page.mouse.move(*self.place(x0, y0))
         self.page.mouse.down()
-        self.page.mouse.move(box["x"] + x1 * box["width"], box["y"] + y1 * box["height"], steps=4)
+        self.page.mouse.move(*self.place(x1, y1), steps=4)
         self.page.mouse.up()
         self.answered()
 

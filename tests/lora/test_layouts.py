@@ -103,14 +103,6 @@ def test_from_layout_to_layout_nothing_is_lost(
         assert_same(weights, converted)
 
 
-def test_diffusers_has_no_place_for_differences(tmp_path: Path) -> None:
-    weights = random_lora(TRANSFORMERS["wan2.1"], ["proj_out"])
-    weights.differences["proj_out.diff_b"] = torch.ones(64)
-    with pytest.raises(UserError, match=r"a\.safetensors: diffusers' .* has 1 \(proj_out\.diff_b"):
-        lora.write(tmp_path / "a.safetensors", weights, "diffusers", KINDS["wan2.1"].names)
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_equal_loras_are_equal_files(tmp_path: Path, layout: str) -> None:
     weights = random_lora(TRANSFORMERS["wan2.1"], ["blocks.0.attn1.to_q"])
@@ -218,18 +210,31 @@ def test_the_record_travels_and_other_tools_find_theirs(path: Path, layout: str)
         assert texts["ss_steps"] == "3"
 
 
-def test_what_the_publisher_does_not_have_is_refused(path: Path) -> None:
-    weights = LoraWeights({"blocks.0.new": Update(torch.ones(1, 2), torch.ones(2, 1), 1)}, {}, {})
-    with pytest.raises(UserError, match=r"no module for blocks\.0\.new"):
-        lora.write(path, weights, "comfyui", KINDS["wan2.1"].names)
+def ones(module: str, height: int = 2, width: int = 2) -> dict[str, Update]:
+    return {module: Update(torch.ones(1, width), torch.ones(height, 1), 1)}
 
 
-def test_sizes_that_make_no_fused_matrix_are_refused(path: Path) -> None:
-    block = "single_transformer_blocks.0"
-    sizes = {f"{block}.attn.to_q": 24, f"{block}.proj_mlp": 95}
-    updates = {n: Update(torch.ones(1, 24), torch.ones(size, 1), 1) for n, size in sizes.items()}
-    with pytest.raises(UserError, match=r"do not make a single_blocks\.0\.linear1"):
-        lora.write(path, LoraWeights(updates, {}, {}), "musubi", KINDS["hunyuan"].names)
+SINGLE = "single_transformer_blocks.0"
+
+
+@pytest.mark.parametrize(
+    ("names", "layout", "updates", "differences", "message"),
+    [
+        (WAN, "diffusers", ones("proj_out"), {"proj_out.diff_b": UP},
+         r"name at all\.safetensors: diffusers' .* has 1 \(proj_out\.diff_b"),
+        (WAN, "comfyui", ones("blocks.0.new"), {}, r"no module for blocks\.0\.new"),
+        (HUNYUAN, "musubi",
+         ones(f"{SINGLE}.attn.to_q", 24, 24) | ones(f"{SINGLE}.proj_mlp", 95, 24), {},
+         r"do not make a single_blocks\.0\.linear1"),
+    ],
+)  # fmt: skip
+def test_what_a_layout_has_no_place_for_is_refused(
+    path: Path, names: Names, layout: str, updates: dict[str, Update],
+    differences: dict[str, Tensor], message: str,
+) -> None:  # fmt: skip
+    with pytest.raises(UserError, match=message):
+        lora.write(path, LoraWeights(updates, differences, {}), layout, names)
+    assert not list(path.parent.iterdir())
 
 
 def delta(update: Update) -> Tensor:
@@ -433,6 +438,13 @@ def key(name: str, tensor: Tensor | None = None) -> dict[str, Tensor]:
     return pair("blocks.0.attn1.to_q") | {name: torch.ones(2) if tensor is None else tensor}
 
 
+def fused(module: str, up: Tensor) -> dict[str, Tensor]:
+    return {f"{module}.lora_A.weight": DOWN, f"{module}.lora_B.weight": up}
+
+
+UNDIVIDED = ": its rows cannot be divided among"
+
+
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
@@ -472,13 +484,17 @@ def key(name: str, tensor: Tensor | None = None) -> dict[str, Tensor]:
             "do not belong together",
         ),
         (pair("up_blocks.0.attn1.to_q"), "another kind of base: nothing here is called 'up_blocks"),
+        (fused("double_blocks.0.img_attn_qkv", torch.ones(25, 2)), f"qkv{UNDIVIDED}"),
+        (fused("single_blocks.0.linear1", torch.ones(50, 2)), f"linear1{UNDIVIDED}"),
+        (fused("double_blocks.0.img_attn_qkv", torch.zeros(24, 2)), "it would add is zero"),
     ],
 )  # fmt: skip
 def test_what_is_no_lora_is_refused_by_name(
     path: Path, tensors: dict[str, Tensor], message: str
 ) -> None:
+    names = HUNYUAN if next(iter(tensors)).startswith(("double_", "single_")) else WAN
     with pytest.raises(UserError, match=rf"any name at all\.safetensors.*{message}"):
-        written(path, tensors)
+        written(path, tensors, names)
 
 
 @pytest.mark.parametrize(
@@ -505,32 +521,16 @@ def test_damaged_settings_are_refused_by_name(
         written(path, pair("proj_out"), **texts)
 
 
-def test_rows_that_cannot_be_divided_are_refused(path: Path) -> None:
-    for rows, name in ((25, "double_blocks.0.img_attn_qkv"), (50, "single_blocks.0.linear1")):
-        tensors = {f"{name}.lora_A.weight": DOWN, f"{name}.lora_B.weight": torch.ones(rows, 2)}
-        with pytest.raises(UserError, match=rf"{name}: its rows cannot be divided among"):
-            written(path, tensors, HUNYUAN)
-
-
-def test_a_file_that_adds_nothing_is_refused(path: Path) -> None:
-    tensors = {"img_attn_qkv.lora_A.weight": DOWN, "img_attn_qkv.lora_B.weight": torch.zeros(24, 2)}
-    with pytest.raises(UserError, match="all that it would add is zero"):
-        written(path, {f"double_blocks.0.{name}": one for name, one in tensors.items()}, HUNYUAN)
-
-
 def test_damaged_files_are_refused_by_name(path: Path) -> None:
     with pytest.raises(UserError, match=r"any name at all\.safetensors does not exist"):
         lora.read(path)
-    path.write_text("hello")
-    with pytest.raises(UserError, match=r"any name at all\.safetensors is no readable"):
-        lora.read(path)
-    path.write_bytes((2).to_bytes(8, "little") + b"{}")
-    with pytest.raises(UserError, match=r"any name at all\.safetensors is no LoRA: it is empty"):
-        lora.read(path)
     written(path, pair("proj_out"))
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-5])
-    with pytest.raises(UserError, match=r"any name at all\.safetensors is no readable"):
-        lora.read(path)
+    for content, message in (
+        (b"hello", "readable"), ((2).to_bytes(8, "little") + b"{}", "LoRA: it is empty"),
+        (path.read_bytes()[:-5], "readable"),
+    ):  # fmt: skip
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=rf"any name at all\.safetensors is no {message}"):
+            lora.read(path)
     with pytest.raises(UserError, match="is no readable safetensors file"):
         lora.read(path.parent)

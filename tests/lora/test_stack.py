@@ -147,9 +147,8 @@ def test_what_a_base_lacks_is_told_and_left_out(
 def test_a_lora_of_another_base_is_refused_and_nothing_is_added(tmp_path: Path) -> None:
     bad = LoraWeights({ATTENTION[0]: Update(torch.ones(4, 99), torch.ones(99, 4), 4.0)}, {}, {})
     wrong = LoraWeights({}, {"blocks.0.norm2.diff": torch.ones(99)}, {})
-    deep = LoraWeights(
-        {"blocks.9.ffn.net.2": Update(torch.ones(1, 9), torch.ones(9, 1), 1)}, {}, {}
-    )
+    update = Update(torch.ones(1, 9), torch.ones(9, 1), 1)
+    deep = LoraWeights({"blocks.9.ffn.net.2": update}, {}, {})
     good = file(tmp_path / "good.safetensors", differing())
     transformer = WAN.transformer()
     for weights, message in (

@@ -51,13 +51,6 @@ def _hunyuan15() -> nn.Module:
     )  # fmt: skip
 
 
-def _words() -> dict[str, Tensor]:
-    return {
-        "encoder_hidden_states": noise(2, 1, WORDS, 32),
-        "encoder_attention_mask": torch.ones(1, WORDS),
-    }
-
-
 @functools.cache
 def _frozen(make: Callable[[], nn.Module]) -> nn.Module:
     with torch.random.fork_rng():
@@ -76,7 +69,7 @@ class Kind:
     names: Names
     make: Callable[[], nn.Module]
     channels: int
-    inputs: Callable[[], dict[str, Tensor]]
+    inputs: dict[str, Tensor]
 
     def transformer(self) -> Any:
         """Frozen, always with the same random weights, none of them zero."""
@@ -86,7 +79,7 @@ class Kind:
         """What it says to the same noise every time."""
         latents = noise(1, 1, self.channels, FRAMES, HEIGHT, WIDTH)
         dtype = next(transformer.parameters()).dtype
-        inputs = {name: value.to(dtype) for name, value in self.inputs().items()}
+        inputs = {name: value.to(dtype) for name, value in self.inputs.items()}
         with torch.inference_mode():
             answer: Tensor = transformer(
                 hidden_states=latents.to(dtype),
@@ -97,40 +90,19 @@ class Kind:
         return answer.float()
 
 
+TEXT = {"encoder_hidden_states": noise(2, 1, WORDS, 32)}
+MASKED = {**TEXT, "encoder_attention_mask": torch.ones(1, WORDS)}
+PICTURE = {"encoder_hidden_states_image": noise(3, 1, 257, 32)}
+POOLED = {"pooled_projections": noise(4, 1, 8), "guidance": torch.tensor([6000.0])}
+GLYPHS = {
+    "encoder_hidden_states_2": noise(5, 1, 3, 16), "encoder_attention_mask_2": torch.ones(1, 3),
+    "image_embeds": noise(6, 1, 4, 8),
+}  # fmt: skip
 KINDS = {
-    "wan2.1": Kind(
-        WAN,
-        lambda: _wan(32),
-        36,
-        lambda: {
-            "encoder_hidden_states": noise(2, 1, WORDS, 32),
-            "encoder_hidden_states_image": noise(3, 1, 257, 32),
-        },
-    ),
-    "wan2.2": Kind(
-        WAN, lambda: _wan(None), 36, lambda: {"encoder_hidden_states": noise(2, 1, WORDS, 32)}
-    ),
-    "hunyuan": Kind(
-        HUNYUAN,
-        _hunyuan,
-        33,
-        lambda: (
-            _words() | {"pooled_projections": noise(4, 1, 8), "guidance": torch.tensor([6000.0])}
-        ),
-    ),
-    "hunyuan15": Kind(
-        HUNYUAN15,
-        _hunyuan15,
-        65,
-        lambda: (
-            _words()
-            | {
-                "encoder_hidden_states_2": noise(5, 1, 3, 16),
-                "encoder_attention_mask_2": torch.ones(1, 3),
-                "image_embeds": noise(6, 1, 4, 8),
-            }
-        ),
-    ),
+    "wan2.1": Kind(WAN, lambda: _wan(32), 36, TEXT | PICTURE),
+    "wan2.2": Kind(WAN, lambda: _wan(None), 36, TEXT),
+    "hunyuan": Kind(HUNYUAN, _hunyuan, 33, MASKED | POOLED),
+    "hunyuan15": Kind(HUNYUAN15, _hunyuan15, 65, MASKED | GLYPHS),
 }
 
 

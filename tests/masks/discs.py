@@ -6,35 +6,29 @@ import numpy as np
 
 from maskora.masks import Labels, Silhouette
 from maskora.masks.prompts import Box, Prompt
-from maskora.masks.tracking import Anchors, Silhouettes, split
+from maskora.masks.tracking import Anchors, Silhouettes
 
 RADIUS = 4
 
 
 class DiscTracker:
-    """Fulfils the Protocol with arithmetic alone; counts how often it was asked."""
+    """Fulfils the Protocol with arithmetic alone."""
 
     label = "discs"
 
     def __init__(self, height: int, width: int) -> None:
         self.y_HW, self.x_HW = np.mgrid[0:height, 0:width]
-        self.asked = 0
         self.closed = False
 
-    def segment(self, frame: int, prompts: Sequence[Prompt], before_HW: Labels) -> Silhouettes:
-        self.asked += 1
-        found: dict[int, Silhouette] = {}
-        known = split(before_HW)
+    def segment(self, frame: int, prompts: Sequence[Prompt], before_HW: Labels) -> Silhouette:
+        own_HW = before_HW == prompts[0].object_id
         for prompt in prompts:
-            empty_HW = np.zeros(before_HW.shape, np.bool_)
-            own_HW = found.get(prompt.object_id, known.get(prompt.object_id, empty_HW))
             if isinstance(prompt, Box):
                 own_HW = own_HW | self._rectangle(prompt)
             else:
                 disc_HW = np.hypot(self.x_HW - prompt.x, self.y_HW - prompt.y) <= RADIUS
                 own_HW = own_HW | disc_HW if prompt.positive else own_HW & ~disc_HW
-            found[prompt.object_id] = own_HW
-        return found
+        return own_HW
 
     def _rectangle(self, box: Box) -> Silhouette:
         across_HW = (self.x_HW >= box.x) & (self.x_HW < box.x + box.width)

@@ -50,24 +50,32 @@ def rgba(inside: tuple[int, ...], outside: tuple[int, ...]) -> Image.Image:
     return Image.fromarray(pixels.astype(np.uint8))
 
 
-@pytest.mark.parametrize(
-    "image",
-    [
-        Image.fromarray(SILHOUETTE),
-        Image.fromarray(np.where(SILHOUETTE, 128, 127).astype(np.uint8)),
-        Image.fromarray(np.where(SILHOUETTE, 40000, 30000).astype(np.uint16)),
-        rgba((255, 255, 255), (0, 0, 0)),
-        rgba((255, 0, 0), (20, 20, 20)),
-        rgba((255, 255, 255, 255), (0, 0, 0, 255)),
-        rgba((255, 255, 255, 255), (255, 255, 255, 0)),
-        rgba((0, 0, 0, 255), (0, 0, 0, 0)),
-        rgba((0, 0, 0, 255), (255, 255, 255, 0)),
-        rgba((255, 255, 255, 200), (0, 0, 0, 255)),
-    ],
-    ids=["1", "L", "I;16", "RGB", "red", "opaque", "cut-out", "black", "black-cut-out", "part"],
-)
-def test_bright_and_opaque_is_the_one_object(mask_to_labels: Read, image: Image.Image) -> None:
-    labels = mask_to_labels(image)
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
+# By mode, and what there is to it.
+ONE_OBJECT = {
+    "1": Image.fromarray(SILHOUETTE),
+    "L": Image.fromarray(np.where(SILHOUETTE, 128, 127).astype(np.uint8)),
+    "I;16": Image.fromarray(np.where(SILHOUETTE, 40000, 30000).astype(np.uint16)),
+    "RGB": rgba(WHITE, BLACK),
+    "RGB red": rgba((255, 0, 0), (20, 20, 20)),
+    "RGB greys of DAVIS": rgba((192, 192, 192), (64, 64, 64)),
+    "RGBA opaque": rgba((*WHITE, 255), (*BLACK, 255)),
+    "RGBA cut-out": rgba((*WHITE, 255), (*WHITE, 0)),
+    "RGBA black": rgba((*BLACK, 255), (*BLACK, 0)),
+    "RGBA black cut-out": rgba((*BLACK, 255), (*WHITE, 0)),
+    "RGBA in part": rgba((*WHITE, 200), (*BLACK, 255)),
+    "P reordered": Image.fromarray(SILHOUETTE.astype(np.uint8) * 255).quantize(2),
+    "P web": rgba(WHITE, BLACK).convert("P"),
+    "P red": rgba((255, 0, 0), BLACK).quantize(2),
+    "P nearly black": rgba((250, 2, 1), (1, 0, 0)).quantize(2),
+    "P cut-out": rgba((*WHITE, 255), (*WHITE, 0)).quantize(2),
+}
+
+
+@pytest.mark.parametrize("kind", ONE_OBJECT)
+def test_bright_and_opaque_is_the_one_object(mask_to_labels: Read, kind: str) -> None:
+    assert ONE_OBJECT[kind].mode == kind.split()[0]
+    labels = mask_to_labels(ONE_OBJECT[kind])
     assert labels.dtype == np.uint8
     np.testing.assert_array_equal(labels, SILHOUETTE)
 
@@ -97,22 +105,6 @@ def test_a_palette_of_labels_is_read_by_its_indices(
     np.testing.assert_array_equal(mask_to_labels(image), three_objects())
 
 
-@pytest.mark.parametrize(
-    "image",
-    [
-        Image.fromarray(SILHOUETTE.astype(np.uint8) * 255).quantize(2),
-        rgba((255, 255, 255), (0, 0, 0)).convert("P"),
-        rgba((255, 0, 0), (0, 0, 0)).quantize(2),
-        rgba((250, 2, 1), (1, 0, 0)).quantize(2),
-        rgba((255, 255, 255, 255), (255, 255, 255, 0)).quantize(2),
-    ],
-    ids=["reordered", "web", "red", "nearly-black", "cut-out"],
-)
-def test_an_indexed_mask_is_read_by_brightness(mask_to_labels: Read, image: Image.Image) -> None:
-    assert image.mode == "P"
-    np.testing.assert_array_equal(mask_to_labels(image), SILHOUETTE)
-
-
 def test_a_grey_palette_in_turn_from_black_holds_labels(mask_to_labels: Read) -> None:
     labels = np.array([[0, 1, 2, 3]], np.uint8)
     image = Image.fromarray(labels)
@@ -127,11 +119,6 @@ def test_davis_colours_keep_their_objects(mask_to_labels: Read, mode: str) -> No
     np.testing.assert_array_equal(mask_to_labels(image), labels)
     alone = Image.fromarray(PALETTE[labels[:, [0, 3]]]).convert(mode)
     np.testing.assert_array_equal(mask_to_labels(alone), [[0, 8]])
-
-
-def test_grey_in_colour_is_brightness_even_in_davis_greys(mask_to_labels: Read) -> None:
-    image = rgba((192, 192, 192), (64, 64, 64))
-    np.testing.assert_array_equal(mask_to_labels(image), SILHOUETTE)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -279,25 +266,36 @@ def test_labels_survive_the_file(
     np.testing.assert_array_equal(read_mask_folder(path)[0], labels)
 
 
-def written(folder: Path) -> Path:
-    write_labels(folder / "00000.png", three_objects())
-    return folder / "00000.png"
+def reordered(image: Image.Image) -> Image.Image:
+    other = image.convert("RGB").quantize(4)
+    assert set(np.unique(np.asarray(other))) == {0, 1, 2, 3}
+    return other
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_labels_survive_an_editor_that_turns_them_to_colours(tmp_path: Path, mode: str) -> None:
-    path = written(tmp_path)
+def with_grey_palette(image: Image.Image) -> Image.Image:
+    image.putpalette([value for grey in range(256) for value in (grey, grey, grey)])
+    return image
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda image: image.convert("RGB"),
+        lambda image: image.convert("RGBA"),
+        reordered,
+        with_grey_palette,
+        lambda image: Image.fromarray(np.asarray(image)),
+    ],
+    ids=["RGB", "RGBA", "reordered", "grey palette", "grey numbers"],
+)
+def test_labels_survive_an_editor(
+    tmp_path: Path, edit: Callable[[Image.Image], Image.Image]
+) -> None:
+    path = tmp_path / "00000.png"
+    write_labels(path, three_objects())
     with Image.open(path) as image:
-        image.convert(mode).save(path)
-    np.testing.assert_array_equal(read_labels(path), three_objects())
-
-
-def test_labels_survive_an_editor_that_reorders_the_palette(tmp_path: Path) -> None:
-    path = written(tmp_path)
-    with Image.open(path) as image:
-        image.convert("RGB").quantize(4).save(path)
-    with Image.open(path) as image:
-        assert set(np.unique(np.asarray(image))) == {0, 1, 2, 3}
+        image.load()
+    edit(image).save(path)
     np.testing.assert_array_equal(read_labels(path), three_objects())
 
 
@@ -316,13 +314,6 @@ def test_an_object_erased_to_transparency_leaves_nothing(tmp_path: Path) -> None
     assert not read_labels(tmp_path / "00000.png").any()
 
 
-def test_labels_with_another_palette_are_read_by_index(tmp_path: Path) -> None:
-    image = Image.fromarray(three_objects())
-    image.putpalette([value for grey in range(256) for value in (grey, grey, grey)])
-    image.save(tmp_path / "00000.png")
-    np.testing.assert_array_equal(read_labels(tmp_path / "00000.png"), three_objects())
-
-
 def test_a_palette_that_is_too_short_is_read_by_index(tmp_path: Path) -> None:
     def chunk(kind: bytes, data: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(kind + data))
@@ -336,16 +327,12 @@ def test_a_palette_that_is_too_short_is_read_by_index(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_labels(path), [[0, 1, 2]])
 
 
-def test_labels_as_grey_numbers_or_black_and_white(tmp_path: Path) -> None:
+def test_labels_in_black_and_white(tmp_path: Path) -> None:
     path = tmp_path / "00000.png"
-    Image.fromarray(three_objects()).save(path)
-    np.testing.assert_array_equal(read_labels(path), three_objects())
-    coloured = np.where(SILHOUETTE[..., None], [240, 255, 250], [0, 3, 0]).astype(np.uint8)
-    for image in (Image.fromarray(SILHOUETTE), Image.fromarray(coloured)):
-        image.save(path)
+    coloured = np.where(SILHOUETTE[..., None], [240, 255, 250], [0, 3, 0])
+    for pixels in (SILHOUETTE, coloured.astype(np.uint8), SILHOUETTE.astype(np.uint8) * 255):
+        Image.fromarray(pixels).save(path)
         np.testing.assert_array_equal(read_labels(path), SILHOUETTE)
-    Image.fromarray(SILHOUETTE.astype(np.uint8) * 255).save(path)
-    np.testing.assert_array_equal(read_labels(path), SILHOUETTE)
 
 
 def test_grey_that_is_neither_is_refused(tmp_path: Path) -> None:

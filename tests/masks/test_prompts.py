@@ -1,5 +1,7 @@
 """Clicks and boxes: read, written, checked."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from maskora.masks.prompts import (
     MOST_OBJECTS,
     Box,
     Click,
+    Prompt,
     check_inside,
     common_box,
     parse_box,
@@ -43,31 +46,27 @@ def test_boxes_are_read() -> None:
     assert common_box([Box(0, 10, 20, 30, 40), Box(0, 5, 30, 10, 60)]) == (5, 20, 40, 90)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("", "0", "0,1,2", "0,1,2,x", "0,1,2,+,2,3", "0,a,2,+", "0,nan,2,+", "0,1,inf,+"),
-        *("-1,1,2,+", "1.5,1,2,+", "1e2,1,2,+", "²,1,2,+"),
-        *("0,1,2,+,0", "0,1,2,+,255", "0,1,2,+,x", "0,1,2,+,", "0,1,2,+,-1", "0,1,2,+,1.0"),
-    ],
-)
-def test_what_is_no_click_is_refused_by_name(text: str) -> None:
-    with pytest.raises(UserError) as error:
-        parse_click(text)
-    assert repr(text) in str(error.value)
+NO_CLICKS = [
+    *("", "0", "0,1,2", "0,1,2,x", "0,1,2,+,2,3", "0,a,2,+", "0,nan,2,+", "0,1,inf,+"),
+    *("-1,1,2,+", "1.5,1,2,+", "1e2,1,2,+", "²,1,2,+"),
+    *("0,1,2,+,0", "0,1,2,+,255", "0,1,2,+,x", "0,1,2,+,", "0,1,2,+,-1", "0,1,2,+,1.0"),
+]
+NO_BOXES = [
+    *("", "0,1,2,3", "0,1,2,3,4,5,6", "0,1,2,3,x", "0,1,2,nan,4"),
+    *("0,1,2,0,4", "0,1,2,3,-4", "-1,1,2,3,4", "0.0,1,2,3,4"),
+    *("0,1,2,3,4,0", "0,1,2,3,4,255", "0,1,2,3,4,x"),
+]
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        *("", "0,1,2,3", "0,1,2,3,4,5,6", "0,1,2,3,x", "0,1,2,nan,4"),
-        *("0,1,2,0,4", "0,1,2,3,-4", "-1,1,2,3,4", "0.0,1,2,3,4"),
-        *("0,1,2,3,4,0", "0,1,2,3,4,255", "0,1,2,3,4,x"),
-    ],
+    ("parse", "text"),
+    [*((parse_click, text) for text in NO_CLICKS), *((parse_box, text) for text in NO_BOXES)],
 )
-def test_what_is_no_box_is_refused_by_name(text: str) -> None:
+def test_what_is_no_click_or_box_is_refused_by_name(
+    parse: Callable[[str], Prompt], text: str
+) -> None:
     with pytest.raises(UserError) as error:
-        parse_box(text)
+        parse(text)
     assert repr(text) in str(error.value)
 
 

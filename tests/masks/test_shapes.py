@@ -8,22 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskora.errors import UserError
-from maskora.masks.shapes import (
-    MaskShape,
-    clean_silhouettes,
-    final_masks,
-    frame_ranges,
-    grow_boxes,
-    hull,
-    noisy,
-    object_boxes,
-    redraw,
-    render_boxes,
-    silhouette_box,
-    smooth_boxes,
-    snap_boxes,
-    static_box_labels,
-)
+from maskora.masks import shapes
+from maskora.masks.shapes import MaskShape
 
 HEIGHT, WIDTH = 64, 96
 NAN_BOX = [np.nan] * 4
@@ -52,11 +38,11 @@ def scene() -> np.ndarray:
     ("frames", "words"), [([], ""), ([4], "4"), ([0, 1, 2, 7], "0-2, 7"), ([1, 3, 4], "1, 3-4")]
 )
 def test_frame_ranges(frames: list[int], words: str) -> None:
-    assert frame_ranges(frames) == words
+    assert shapes.frame_ranges(frames) == words
 
 
 def test_specks_are_dropped_and_noted() -> None:
-    cleaned, (note,) = clean_silhouettes(scene(), min_area=0.01)
+    cleaned, (note,) = shapes.clean_silhouettes(scene(), min_area=0.01)
     expected = scene()
     expected[:, 50:52, 90:92] = 0
     np.testing.assert_array_equal(cleaned, expected)
@@ -69,7 +55,7 @@ def test_parts_of_the_least_area_and_those_that_touch_at_a_corner_stay() -> None
     touching[0, 10:20, 10:20] = touching[0, 20:22, 20:22] = 1
     nothing = np.zeros((3, HEIGHT, WIDTH), np.uint8)
     for labels, least in ((scene(), 4 / (HEIGHT * WIDTH)), (touching, 0.01), (nothing, 0.01)):
-        cleaned, notes = clean_silhouettes(labels, least)
+        cleaned, notes = shapes.clean_silhouettes(labels, least)
         np.testing.assert_array_equal(cleaned, labels)
         assert notes == ()
 
@@ -77,20 +63,20 @@ def test_parts_of_the_least_area_and_those_that_touch_at_a_corner_stay() -> None
 def test_an_object_that_is_always_small_keeps_its_biggest_part() -> None:
     labels = scene()
     labels[:, 2:4, 60:62] = labels[:, 40, 40] = 7
-    cleaned, notes = clean_silhouettes(labels, min_area=0.01)
+    cleaned, notes = shapes.clean_silhouettes(labels, min_area=0.01)
     labels[:, 40, 40] = 0
     np.testing.assert_array_equal(cleaned == 7, labels == 7)
     assert any("object 7" in note and "biggest part" in note for note in notes)
 
 
 def test_silhouette_box_is_half_open() -> None:
-    assert silhouette_box(scene()[0] > 0) == (10, 10, 92, 52)
+    assert shapes.silhouette_box(scene()[0] > 0) == (10, 10, 92, 52)
 
 
 @quick
 @given(silhouettes(), st.floats(0, 0.5))
 def test_the_hull_covers_and_has_no_holes(silhouette: np.ndarray, margin: float) -> None:
-    region = hull(silhouette, margin)
+    region = shapes.hull(silhouette, margin)
     assert region[silhouette].all()
     for lines in (region, region.T):
         for line in lines:
@@ -101,13 +87,13 @@ def test_the_hull_covers_and_has_no_holes(silhouette: np.ndarray, margin: float)
 def test_the_hull_grows_by_the_margin_of_the_box_and_fills_corners() -> None:
     silhouette = np.zeros((HEIGHT, WIDTH), bool)
     silhouette[20:40, 30:70] = True
-    assert silhouette_box(hull(silhouette, 0.0)) == (30, 20, 70, 40)
-    region = hull(silhouette, 0.25)
-    assert silhouette_box(region) == (20, 15, 80, 45)
+    assert shapes.silhouette_box(shapes.hull(silhouette, 0.0)) == (30, 20, 70, 40)
+    region = shapes.hull(silhouette, 0.25)
+    assert shapes.silhouette_box(region) == (20, 15, 80, 45)
     assert not region[15, 20]  # the corner is rounded
     corner = np.zeros((HEIGHT, WIDTH), bool)
     corner[10:50, 10] = corner[49, 10:50] = True
-    region = hull(corner, 0.0)
+    region = shapes.hull(corner, 0.0)
     assert region[40, 20]
     assert not region[20, 40]
 
@@ -115,8 +101,8 @@ def test_the_hull_grows_by_the_margin_of_the_box_and_fills_corners() -> None:
 @quick
 @given(silhouettes())
 def test_noisy_stays_in_the_box_and_never_vanishes(silhouette: np.ndarray) -> None:
-    region = noisy(silhouette)
-    x0, y0, x1, y1 = silhouette_box(silhouette)
+    region = shapes.noisy(silhouette)
+    x0, y0, x1, y1 = shapes.silhouette_box(silhouette)
     assert region[y0:y1, x0:x1].any()
     region[y0:y1, x0:x1] = False
     assert not region.any()
@@ -125,12 +111,12 @@ def test_noisy_stays_in_the_box_and_never_vanishes(silhouette: np.ndarray) -> No
 def test_noisy_has_the_blocks_of_a_seven_by_seven_grid() -> None:
     rows, columns = np.mgrid[:70, :70]
     disc = (rows - 34.5) ** 2 + (columns - 34.5) ** 2 <= 35**2
-    region = noisy(disc)
+    region = shapes.noisy(disc)
     blocks = region.reshape(7, 10, 7, 10).transpose(0, 2, 1, 3).reshape(49, 100)
     assert ((blocks == blocks[:, :1]).all(axis=1)).all()
     assert (region != disc).any()
     assert abs(int(region.sum()) - int(disc.sum())) < 0.1 * disc.sum()
-    line = noisy(np.eye(HEIGHT, WIDTH, dtype=bool))
+    line = shapes.noisy(np.eye(HEIGHT, WIDTH, dtype=bool))
     assert line.any(), "a thin line does not vanish"
     assert not line.all()
 
@@ -141,7 +127,9 @@ def test_the_smaller_silhouette_is_in_front(numbers: tuple[int, int]) -> None:
     labels = np.zeros((1, HEIGHT, WIDTH), np.uint8)
     labels[0, 10:50, 10:90] = frame
     labels[0, 20:30, 20:30] = inner
-    np.testing.assert_array_equal(redraw(labels, lambda silhouette: hull(silhouette, 0)), labels)
+    np.testing.assert_array_equal(
+        shapes.redraw(labels, lambda silhouette: shapes.hull(silhouette, 0)), labels
+    )
 
 
 @st.composite
@@ -168,7 +156,7 @@ def contains(outer: np.ndarray, inner: np.ndarray, slack: float = 0.0) -> bool:
 @quick
 @given(box_tracks(), st.floats(0, 1))
 def test_growing_contains_and_keeps_the_middle(boxes: np.ndarray, margin: float) -> None:
-    grown = grow_boxes(boxes, margin)
+    grown = shapes.grow_boxes(boxes, margin)
     assert contains(grown, boxes)
     middle = boxes[..., :2] + boxes[..., 2:]
     np.testing.assert_allclose(grown[..., :2] + grown[..., 2:], middle)
@@ -176,7 +164,7 @@ def test_growing_contains_and_keeps_the_middle(boxes: np.ndarray, margin: float)
 
 def test_growing_is_by_the_boxs_own_size() -> None:
     np.testing.assert_allclose(
-        grow_boxes(np.array([[[10.0, 20.0, 30.0, 60.0], NAN_BOX]]), 0.1),
+        shapes.grow_boxes(np.array([[[10.0, 20.0, 30.0, 60.0], NAN_BOX]]), 0.1),
         [[[8.0, 16.0, 32.0, 64.0], NAN_BOX]],
     )
 
@@ -184,7 +172,7 @@ def test_growing_is_by_the_boxs_own_size() -> None:
 @quick
 @given(box_tracks(), st.integers(0, 8))
 def test_smoothing_only_grows(boxes: np.ndarray, window: int) -> None:
-    smoothed = smooth_boxes(boxes, window)
+    smoothed = shapes.smooth_boxes(boxes, window)
     assert contains(smoothed, boxes)
     assert np.nanmin(smoothed, initial=0) >= 0
     assert np.nanmax(smoothed, initial=0) <= WIDTH
@@ -194,14 +182,16 @@ def test_smoothing_only_grows(boxes: np.ndarray, window: int) -> None:
 @given(box_tracks(gaps=False), st.integers(2, 8))
 def test_smoothing_never_adds_jitter(boxes: np.ndarray, window: int) -> None:
     before = np.abs(np.diff(boxes, axis=1)).sum(axis=1)
-    after = np.abs(np.diff(smooth_boxes(boxes, window), axis=1)).sum(axis=1)
+    after = np.abs(np.diff(shapes.smooth_boxes(boxes, window), axis=1)).sum(axis=1)
     assert (after <= before + 1e-9).all()
 
 
 def test_smoothing_calms_a_trembling_box() -> None:
     rng = np.random.default_rng(0)
     boxes = np.array([30.0, 20, 60, 50]) + rng.uniform(-3, 3, (1, 40, 4))
-    jitter, calm = (np.abs(np.diff(b, axis=1)).mean() for b in (boxes, smooth_boxes(boxes, 5)))
+    jitter, calm = (
+        np.abs(np.diff(b, axis=1)).mean() for b in (boxes, shapes.smooth_boxes(boxes, 5))
+    )
     assert calm < 0.4 * jitter
 
 
@@ -209,7 +199,7 @@ def test_smoothing_calms_a_trembling_box() -> None:
 def test_one_larger_box_swells_and_shrinks_alike(window: int) -> None:
     boxes = np.tile([20.0, 20, 40, 40], (1, 21, 1))
     boxes[0, 10] = [10, 15, 50, 60]
-    smoothed = smooth_boxes(boxes, window)
+    smoothed = shapes.smooth_boxes(boxes, window)
     np.testing.assert_allclose(smoothed, smoothed[:, ::-1])
     assert (smoothed[0, 9] != boxes[0, 9]).all()
 
@@ -217,15 +207,15 @@ def test_one_larger_box_swells_and_shrinks_alike(window: int) -> None:
 @quick
 @given(box_tracks())
 def test_a_window_of_one_frame_and_a_still_box_change_nothing(boxes: np.ndarray) -> None:
-    np.testing.assert_array_equal(smooth_boxes(boxes, 1), boxes)
+    np.testing.assert_array_equal(shapes.smooth_boxes(boxes, 1), boxes)
     still = np.tile([3.25, 4.5, 10.125, 20.0], (1, 9, 1))
-    np.testing.assert_array_equal(smooth_boxes(still, 5), still)
+    np.testing.assert_array_equal(shapes.smooth_boxes(still, 5), still)
 
 
 def test_short_absences_are_bridged_and_long_ones_stay() -> None:
     boxes = np.full((1, 12, 4), np.nan)
     boxes[0, [1, 4, 8, 9]] = [[0, 0, 8, 8], [12, 6, 20, 14], [40, 40, 48, 48], [40, 40, 48, 48]]
-    smoothed = smooth_boxes(boxes, 3)
+    smoothed = shapes.smooth_boxes(boxes, 3)
     present = ~np.isnan(smoothed[0, :, 0])
     assert np.flatnonzero(present).tolist() == [1, 2, 3, 4, 8, 9]  # 2 absent < 3, 3 are not
     straight = np.array([[4, 2, 12, 10], [8, 4, 16, 12]], float)
@@ -236,24 +226,24 @@ def test_short_absences_are_bridged_and_long_ones_stay() -> None:
 @quick
 @given(box_tracks(), st.sampled_from([1, 8, 16]))
 def test_snapping_is_outward_to_the_grid_and_idempotent(boxes: np.ndarray, cell: int) -> None:
-    snapped = snap_boxes(boxes, cell, WIDTH, HEIGHT)
+    snapped = shapes.snap_boxes(boxes, cell, WIDTH, HEIGHT)
     assert contains(snapped, boxes, slack=1e-4)
     present = ~np.isnan(boxes[..., 0])
     assert (snapped[present] % cell == 0).all()
     assert (np.abs(snapped - boxes)[present] < cell).all()
-    np.testing.assert_array_equal(snap_boxes(snapped, cell, WIDTH, HEIGHT), snapped)
+    np.testing.assert_array_equal(shapes.snap_boxes(snapped, cell, WIDTH, HEIGHT), snapped)
 
 
 def test_snapping_clips_to_the_picture_and_forgives_float_arithmetic() -> None:
     boxes = np.array([[[-5.0, -9.0, 101.0, 59.0], [16 - 1e-9, 7.9, 24 + 1e-9, 8.1], NAN_BOX]])
-    snapped = snap_boxes(boxes, 8, width=100, height=60)
+    snapped = shapes.snap_boxes(boxes, 8, width=100, height=60)
     np.testing.assert_array_equal(snapped, [[[0, 0, 100, 60], [16, 0, 24, 16], NAN_BOX]])
-    np.testing.assert_array_equal(snap_boxes(snapped, 8, 100, 60), snapped)
+    np.testing.assert_array_equal(shapes.snap_boxes(snapped, 8, 100, 60), snapped)
 
 
 def test_the_smaller_box_is_in_front() -> None:
     boxes = np.array([[[2.0, 2, 6, 6], NAN_BOX], [[0.0, 0, 10, 10], [1.5, 1.5, 2.5, 2.5]]])
-    labels = render_boxes(boxes, (4, 9), height=12, width=12)
+    labels = shapes.render_boxes(boxes, (4, 9), height=12, width=12)
     expected = np.zeros((2, 12, 12), np.uint8)
     expected[0, :10, :10], expected[0, 2:6, 2:6], expected[1, 1:3, 1:3] = 9, 4, 9
     np.testing.assert_array_equal(labels, expected)
@@ -273,7 +263,7 @@ def walking_objects() -> np.ndarray:
 def test_boxes_of_objects_without_specks() -> None:
     labels = walking_objects()
     labels[2, 0, 95] = 1
-    boxes, object_ids, notes = object_boxes(labels, min_area=0.001)
+    boxes, object_ids, notes = shapes.object_boxes(labels, min_area=0.001)
     assert object_ids == (1, 3)
     assert notes == ()
     assert boxes.shape == (2, 9, 4)
@@ -287,7 +277,9 @@ def test_boxes_of_objects_without_specks() -> None:
 def test_every_shape_gives_labels_and_box_and_hull_cover_the_silhouettes(
     shape: MaskShape, margin: float
 ) -> None:
-    final, notes = final_masks(walking_objects(), shape, margin, smooth=5, min_area=0.0, cell=8)
+    final, notes = shapes.final_masks(
+        walking_objects(), shape, margin, smooth=5, min_area=0.0, cell=8
+    )
     assert final.shape == walking_objects().shape
     assert final.dtype == np.uint8
     assert final.any()
@@ -303,7 +295,7 @@ def test_every_shape_gives_labels_and_box_and_hull_cover_the_silhouettes(
 
 
 def test_the_box_is_made_of_whole_latent_cells() -> None:
-    final, _ = final_masks(walking_objects(), "box", 0.1, smooth=5, min_area=0.0005, cell=8)
+    final, _ = shapes.final_masks(walking_objects(), "box", 0.1, smooth=5, min_area=0.0005, cell=8)
     cells = (final > 0).reshape(9, HEIGHT // 8, 8, WIDTH // 8, 8)
     np.testing.assert_array_equal(cells.all(axis=(2, 4)), cells.any(axis=(2, 4)))
     assert cells.any()
@@ -313,7 +305,7 @@ def test_the_box_is_made_of_whole_latent_cells() -> None:
 
 def test_the_box_uses_margin_and_smoothing() -> None:
     def area(margin: float, smooth: int) -> int:
-        final, _ = final_masks(walking_objects(), "box", margin, smooth, min_area=0, cell=1)
+        final, _ = shapes.final_masks(walking_objects(), "box", margin, smooth, min_area=0, cell=1)
         return int((final > 0).sum())
 
     assert area(0, 1) < area(0.2, 1) < area(0.2, 5)
@@ -322,7 +314,7 @@ def test_the_box_uses_margin_and_smoothing() -> None:
 def test_tight_is_the_cleaned_silhouette() -> None:
     labels = walking_objects()
     labels[2, 0, 95] = 1
-    final, _ = final_masks(labels, "tight", 0.1, smooth=5, min_area=0.001, cell=8)
+    final, _ = shapes.final_masks(labels, "tight", 0.1, smooth=5, min_area=0.001, cell=8)
     np.testing.assert_array_equal(final, walking_objects())
 
 
@@ -330,7 +322,7 @@ def test_a_box_over_the_whole_frame_is_noted() -> None:
     labels = np.zeros((3, HEIGHT, WIDTH), np.uint8)
     labels[:, 30:34, 40:44] = 1
     labels[1, 4:60, 4:92] = 1
-    final, notes = final_masks(labels, "box", 0.0, smooth=1, min_area=0.0, cell=8)
+    final, notes = shapes.final_masks(labels, "box", 0.0, smooth=1, min_area=0.0, cell=8)
     assert (final[1] == 1).all()
     (note,) = notes
     assert "the box covers the whole frame: nothing is left to keep (frames 1)" in note
@@ -338,7 +330,7 @@ def test_a_box_over_the_whole_frame_is_noted() -> None:
 
 @pytest.mark.parametrize("shape", ["box", "tight"])
 def test_the_notes_about_small_objects_come_through(shape: MaskShape) -> None:
-    _, notes = final_masks(walking_objects(), shape, 0.1, smooth=5, min_area=0.5, cell=8)
+    _, notes = shapes.final_masks(walking_objects(), shape, 0.1, smooth=5, min_area=0.5, cell=8)
     assert len(notes) == 2
 
 
@@ -352,7 +344,7 @@ def test_the_notes_about_small_objects_come_through(shape: MaskShape) -> None:
 def test_a_static_box(box: tuple[float, float, float, float], rows: slice, columns: slice) -> None:
     expected = np.zeros((3, HEIGHT, WIDTH), np.uint8)
     expected[:, rows, columns] = 1
-    np.testing.assert_array_equal(static_box_labels(box, 3, HEIGHT, WIDTH), expected)
+    np.testing.assert_array_equal(shapes.static_box_labels(box, 3, HEIGHT, WIDTH), expected)
 
 
 @pytest.mark.parametrize(
@@ -366,5 +358,5 @@ def test_a_static_box(box: tuple[float, float, float, float], rows: slice, colum
 )
 def test_an_impossible_static_box(box: tuple[float, float, float, float], words: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
-        static_box_labels(box, frames=3, height=HEIGHT, width=WIDTH)
+        shapes.static_box_labels(box, frames=3, height=HEIGHT, width=WIDTH)
     assert "96x64" in str(caught.value)

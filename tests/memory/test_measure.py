@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from maskora import lora
-from maskora.memory.measure import STEPS, LiveBytes, Probe, fitted, pruned
+from maskora.memory.live_bytes import LiveBytes
+from maskora.memory.measure import STEPS, Probe, fitted, pruned
 from maskora.memory.profile import Profile, measure, published
 from maskora.models.base import ModelInputs
 from maskora.models.registry import open_model, open_source

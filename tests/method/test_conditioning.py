@@ -7,17 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskora.method.conditioning import (
-    COLOUR_ORDERS,
-    anchored,
-    appearance_sample,
-    inference_sample,
-    motion_sample,
-    recoloured,
-    to_bytes,
-    to_unit,
-    window_starts,
-)
+from maskora.method import conditioning
+from maskora.method.conditioning import appearance_sample, motion_sample
 
 T, H, W = 13, 6, 8
 
@@ -38,11 +29,9 @@ def moving_keep() -> torch.Tensor:
         lambda t: st.tuples(st.just(t), st.integers(1, t), st.integers(1, 20))
     )
 )
-def test_windows_begin_at_the_start_and_end_on_the_last_frame(
-    case: tuple[int, int, int],
-) -> None:
+def test_windows_begin_at_the_start_and_end_on_the_last_frame(case: tuple[int, int, int]) -> None:
     frames, window, stride = case
-    starts = window_starts(frames, window, stride)
+    starts = conditioning.window_starts(frames, window, stride)
     assert starts[0] == 0
     assert starts[-1] + window == frames
     gaps = [b - a for a, b in pairwise(starts)]
@@ -70,37 +59,25 @@ def test_the_naive_baseline_sees_nothing_but_the_first_frame() -> None:
     assert not sample.condition_CTHW[:, 1:].any()
 
 
-def test_a_keyframe_is_one_frame_whose_box_is_hidden_from_the_model() -> None:
-    video, keep = clip(), moving_keep()
-    edited, reference = torch.rand(3, H, W), torch.rand(3, H, W)
-    sample = appearance_sample(7, edited, video[:, 7], keep[7], reference, "masked", "p")
-    assert sample.target_CTHW.shape == (3, 1, H, W)
-    assert torch.equal(sample.target_CTHW[:, 0], edited)
-    assert torch.equal(sample.reference_CHW, reference)
-    inside = keep[7] == 0
-    assert (sample.condition_CTHW[:, 0][:, inside] == 0).all()
-    assert torch.equal(sample.condition_CTHW[:, 0][:, ~inside], video[:, 7][:, ~inside])
-    assert torch.equal(sample.keep_THW[0], keep[7])
-
-
-def test_an_anchored_keyframe_hides_its_box_behind_a_whole_first_frame() -> None:
+def test_a_keyframe_hides_its_box_alone_and_behind_a_whole_first_frame() -> None:
     video, keep = clip(), moving_keep()
     edited, first, reference = (torch.rand(3, H, W) for _ in range(3))
     alone = appearance_sample(7, edited, video[:, 7], keep[7], reference, "masked", "p")
-    sample = anchored(alone, first, 7, 4)
-    assert sample.times == (0, 2), "frames 5 to 8 are the second latent frame after the first"
-    assert sample.target_CTHW.shape == (3, 5, H, W)
-    assert torch.equal(sample.target_CTHW[:, 0], first)
-    assert torch.equal(sample.condition_CTHW[:, 0], first)
-    assert sample.keep_THW[0].all()
-    assert torch.equal(sample.reference_CHW, reference)
+    after = conditioning.anchored(alone, first, 7, 4)
+    assert alone.target_CTHW.shape == (3, 1, H, W)
+    assert after.target_CTHW.shape == (3, 5, H, W)
+    assert after.times == (0, 2), "frames 5 to 8 are the second latent frame after the first"
+    assert torch.equal(after.target_CTHW[:, 0], first)
+    assert torch.equal(after.condition_CTHW[:, 0], first)
+    assert after.keep_THW[0].all()
     inside = keep[7] == 0
-    for later in range(1, 5):
-        assert torch.equal(sample.target_CTHW[:, later], edited)
-        assert torch.equal(sample.keep_THW[later], keep[7])
-        assert (sample.condition_CTHW[:, later][:, inside] == 0).all()
-        outside = sample.condition_CTHW[:, later][:, ~inside]
-        assert torch.equal(outside, video[:, 7][:, ~inside])
+    for sample, frame in ((alone, 0), *((after, later) for later in range(1, 5))):
+        assert torch.equal(sample.reference_CHW, reference)
+        assert torch.equal(sample.target_CTHW[:, frame], edited)
+        assert torch.equal(sample.keep_THW[frame], keep[7])
+        shown = sample.condition_CTHW[:, frame]
+        assert (shown[:, inside] == 0).all()
+        assert torch.equal(shown[:, ~inside], video[:, 7][:, ~inside])
 
 
 def test_without_its_mask_a_keyframe_shows_the_answer() -> None:
@@ -113,7 +90,7 @@ def test_without_its_mask_a_keyframe_shows_the_answer() -> None:
 
 def test_inference_shows_the_edited_first_frame_and_then_what_training_showed() -> None:
     video, keep, first = clip(), moving_keep(), torch.rand(3, H, W)
-    sample = inference_sample(video, keep, first, "masked", "p")
+    sample = conditioning.inference_sample(video, keep, first, "masked", "p")
     trained = motion_sample(video, keep, 0, T, "masked", "p")
     assert sample.target_CTHW is None
     assert torch.equal(sample.condition_CTHW[:, 0], first)
@@ -132,7 +109,7 @@ def test_building_a_sample_changes_neither_clip_nor_mask() -> None:
 @pytest.mark.parametrize("level", [0, 1, 127, 128, 254, 255])
 def test_bytes_survive_the_round_trip(level: int) -> None:
     frames = torch.full((2, 4, 4, 3), level, dtype=torch.uint8)
-    assert torch.equal(to_bytes(to_unit(frames)), frames)
+    assert torch.equal(conditioning.to_bytes(conditioning.to_unit(frames)), frames)
 
 
 def test_a_recoloured_window_moves_alike_in_other_colours() -> None:
@@ -140,12 +117,11 @@ def test_a_recoloured_window_moves_alike_in_other_colours() -> None:
     keep = torch.ones(5, 8, 8)
     keep[:, 2:6, 2:6] = 0
     sample = motion_sample(video, keep, 0, 5, "masked", "a ball")
-    other = recoloured(sample, (2, 0, 1))
-    assert other.target_CTHW is not None
+    other = conditioning.recoloured(sample, (2, 0, 1))
     assert torch.equal(other.target_CTHW, video[[2, 0, 1]])
     again = motion_sample(video[[2, 0, 1]], keep, 0, 5, "masked", "a ball")
     assert torch.equal(other.condition_CTHW, again.condition_CTHW), "empty stays empty"
     assert torch.equal(other.reference_CHW, again.reference_CHW)
     assert torch.equal(other.keep_THW, sample.keep_THW)
     assert (other.name, other.prompt) == ("motion 0-4 brg", "a ball")
-    assert len({*COLOUR_ORDERS}) == 6
+    assert len({*conditioning.COLOUR_ORDERS}) == 6

@@ -11,7 +11,9 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from maskora.models.registry import VideoModel, open_model
 from maskora.models.tiny import write_tiny_model
+from maskora.streaming.placement import RESIDENT, Placement
 from tests.models import tiny_hunyuan, tiny_hunyuan15
 from tests.research.miniature import untrained
 
@@ -25,6 +27,11 @@ TINY: dict[str, Callable[..., object]] = {
     HUNYUAN: tiny_hunyuan.write,
     HUNYUAN15: tiny_hunyuan15.write,
 }
+
+
+def opened(folder: Path, dtype: str = "float32", placement: Placement = RESIDENT) -> VideoModel:
+    """The base in a folder that is called as its family, on the CPU."""
+    return open_model(folder.name, folder, dtype, "cpu", placement)
 
 
 def copied(folder: Path, where: Path) -> Path:
@@ -42,17 +49,14 @@ def update(path: Path, **values: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-def changed(folder: Path, where: Path, part: str, **values: Any) -> Path:
-    """A copy with other values in the configuration of one part."""
-    copy = copied(folder, where)
-    name = "scheduler_config.json" if part == "scheduler" else "config.json"
-    update(copy / part / name, **values)
-    return copy
-
-
 def retensored(part: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
     """Write the weights of a copy's part anew."""
     (file,) = part.glob("*.safetensors")
     tensors = change(load_file(file))
     file.unlink()  # it may be a link to the original
     save_file(tensors, file, {"format": "pt"})
+
+
+def renamed(part: Path, name: Callable[[str], str]) -> None:
+    """Give the tensors of a copy's part other names."""
+    retensored(part, lambda tensors: {name(own): tensor for own, tensor in tensors.items()})

@@ -1,5 +1,6 @@
 """Real classes at their published sizes without memory: tensors are fake, bytes are counted."""
 
+import json
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+from transformers import PreTrainedConfig
 
 from maskora.files import write_text
 
@@ -81,8 +83,10 @@ def peak_of(
         return compute(), counter.grown
 
 
-def write_configs(folder: Path, configs: dict[str, str]) -> Path:
-    """A model folder of config.json files alone."""
-    for part, text in configs.items():
+def write_configs(folder: Path, **configs: Any) -> Path:
+    """A model folder of config.json files alone, from configurations of the classes, or dicts."""
+    for part, config in configs.items():
+        of_transformers = isinstance(config, PreTrainedConfig)
+        text = config.to_json_string(use_diff=False) if of_transformers else json.dumps(config)
         write_text(folder / part / "config.json", text)
     return folder

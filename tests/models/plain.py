@@ -1,12 +1,13 @@
 """Plain image-to-video of a clip's first frame, by our parts and by diffusers' pipelines."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskora.config.tables import Inference
 from maskora.latents import TensorCache, encode_prompts, encode_samples
@@ -43,6 +44,17 @@ def generated(
     assert all(taken), "every expert takes part"
     with model.vae() as vae:
         return (vae.decode(run.result()) / 2 + 0.5).clamp(0, 1).transpose(0, 1)
+
+
+def lora_carriers(model: VideoModel, transformer: nn.Module) -> tuple[int, int]:
+    """How many layers carry LoRA: in attention, and with the feed-forward layers; no other do."""
+    linears = [n for n, m in transformer.named_modules() if isinstance(m, nn.Linear)]
+    attention, more = (
+        [name for name in linears if re.fullmatch(model.lora_targets(kind), name)]
+        for kind in ("attention", "attention+ffn")
+    )
+    assert not any("add_" in name or "context" in name or "norm" in name for name in more)
+    return len(attention), len(more)
 
 
 def load_pipeline(kind: Any, folder: Path, dtype: torch.dtype = torch.float32) -> Any:

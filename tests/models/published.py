@@ -1,6 +1,5 @@
 """The published bases as configurations, and as modules on the meta device."""
 
-import json
 from pathlib import Path
 
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
@@ -17,13 +16,9 @@ SHAPES = {
 NO_PICTURE = ("Wan2.2-I2V-A14B",)
 TEXT = UMT5Config(vocab_size=256384, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64)
 IMAGE = CLIPVisionConfig(
-    hidden_size=1280,
-    intermediate_size=5120,
-    num_hidden_layers=32,
-    num_attention_heads=16,
-    image_size=224,
-    patch_size=14,
-)
+    hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=16,
+    image_size=224, patch_size=14,
+)  # fmt: skip
 
 
 def transformer(name: str, layers: int | None = None) -> nn.Module:
@@ -31,14 +26,11 @@ def transformer(name: str, layers: int | None = None) -> nn.Module:
     shape, sees = SHAPES[name], name not in NO_PICTURE
     return on_meta(
         lambda: WanTransformer3DModel(
-            in_channels=36,
-            out_channels=16,
-            text_dim=4096,
-            image_dim=1280 if sees else None,
+            in_channels=36, out_channels=16, text_dim=4096, image_dim=1280 if sees else None,
             added_kv_proj_dim=128 * shape["num_attention_heads"] if sees else None,
             **{**shape, "num_layers": layers or shape["num_layers"]},
         )
-    )
+    )  # fmt: skip
 
 
 def parts(name: str) -> dict[str, nn.Module]:
@@ -56,14 +48,6 @@ def parts(name: str) -> dict[str, nn.Module]:
 def write_published(folder: Path, name: str) -> Path:
     """The configuration files of a published base, as its classes write them."""
     one_layer = dict(transformer(name, layers=1).config, num_layers=SHAPES[name]["num_layers"])
-    vae = on_meta(AutoencoderKLWan).config
-    configs = {
-        "transformer": json.dumps(one_layer),
-        "vae": json.dumps(dict(vae)),
-        "text_encoder": TEXT.to_json_string(use_diff=False),
-    }
-    if name in NO_PICTURE:
-        configs["transformer_2"] = configs["transformer"]
-    else:
-        configs["image_encoder"] = IMAGE.to_json_string(use_diff=False)
-    return write_configs(folder, configs)
+    other = {"transformer_2": one_layer} if name in NO_PICTURE else {"image_encoder": IMAGE}
+    vae = dict(on_meta(AutoencoderKLWan).config)
+    return write_configs(folder, transformer=one_layer, vae=vae, text_encoder=TEXT, **other)

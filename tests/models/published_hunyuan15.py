@@ -1,6 +1,5 @@
 """The published HunyuanVideo-1.5 I2V as configurations, and as modules on the meta device."""
 
-import json
 from pathlib import Path
 
 from diffusers import AutoencoderKLHunyuanVideo15, HunyuanVideo15Transformer3DModel
@@ -17,30 +16,18 @@ from transformers import (
 from tests.models.counting import on_meta, write_configs
 
 TEXT = Qwen2_5_VLTextConfig(
-    vocab_size=152064,
-    hidden_size=3584,
-    intermediate_size=18944,
-    num_hidden_layers=28,
-    num_attention_heads=28,
-    num_key_value_heads=4,
+    vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28,
+    num_attention_heads=28, num_key_value_heads=4,
     rope_parameters={"rope_type": "default", "mrope_section": [16, 24, 24]},
-)
+)  # fmt: skip
 GLYPHS = T5Config(
-    vocab_size=1510,
-    d_model=1472,
-    d_ff=3584,
-    num_layers=12,
-    num_heads=6,
+    vocab_size=1510, d_model=1472, d_ff=3584, num_layers=12, num_heads=6,
     feed_forward_proj="gated-gelu",
-)
+)  # fmt: skip
 IMAGE = SiglipVisionConfig(
-    hidden_size=1152,
-    intermediate_size=4304,
-    num_hidden_layers=27,
-    num_attention_heads=16,
-    image_size=384,
-    patch_size=14,
-)
+    hidden_size=1152, intermediate_size=4304, num_hidden_layers=27, num_attention_heads=16,
+    image_size=384, patch_size=14,
+)  # fmt: skip
 
 
 def transformer(layers: int = 54) -> nn.Module:
@@ -62,13 +49,8 @@ def parts() -> dict[str, nn.Module]:
 def write_published(folder: Path, **changes: int) -> Path:
     """The configuration files, as the classes write them, but for changes to the transformer's."""
     config = {**transformer(1).config, "num_layers": 54, **changes}
+    vae = dict(on_meta(AutoencoderKLHunyuanVideo15).config)
     return write_configs(
-        folder,
-        {
-            "transformer": json.dumps(config),
-            "vae": json.dumps(dict(on_meta(AutoencoderKLHunyuanVideo15).config)),
-            "text_encoder": TEXT.to_json_string(use_diff=False),
-            "text_encoder_2": GLYPHS.to_json_string(use_diff=False),
-            "image_encoder": IMAGE.to_json_string(use_diff=False),
-        },
-    )
+        folder, transformer=config, vae=vae, text_encoder=TEXT, text_encoder_2=GLYPHS,
+        image_encoder=IMAGE,
+    )  # fmt: skip

@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,10 @@ from maskora.models import checks as shared
 from maskora.models.checks import Settings
 from maskora.models.hunyuan import checks as hunyuan
 from maskora.models.hunyuan15 import checks as hunyuan15
-from maskora.models.registry import open_model
 from maskora.models.wan import checks as wan
 from tests.models.bases import HUNYUAN as FULL
 from tests.models.bases import HUNYUAN15 as NEWER
-from tests.models.bases import MINIATURE, WAN, WAN22, copied
+from tests.models.bases import MINIATURE, WAN, WAN22, copied, opened, update
 from tests.models.conftest import Tiny
 
 MISSING = object()
@@ -55,9 +55,9 @@ def damaged(folder: Path, where: Path, part: str, key: str, value: object) -> tu
     return copy, path
 
 
-def load(folder: Path, family: str, part: str) -> None:
+def load(folder: Path, part: str) -> None:
     """Open a base, which must go well, and load its transformer, its VAE or an encoder."""
-    model = open_model(family, folder, "float32", "cpu")
+    model = opened(folder)
     if part == "transformer":
         model.load_transformer()
         return
@@ -101,6 +101,7 @@ CASES = [
     (FULL, "text_encoder", "text_config.num_hidden_layers", 2, "is 2, and it should be greater"),
     (FULL, "text_encoder", "vision_config.patch_size", "14", 'patch_size is "14", and it'),
     (FULL, "text_encoder", "text_config", None, "text_config is null, and it should be a valid"),
+    (FULL, "text_encoder", "text_config.model_type", "mistral", 'is "mistral", and it should'),
     (FULL, "text_encoder", "pad_token_id", None, "pad_token_id is null, and it should be a valid"),
     (FULL, "text_encoder_2", "max_position_embeddings", 64, "is 64, and it should be greater"),
     (NEWER, "transformer", "mlp_ratio", "4", 'mlp_ratio is "4", and it should be a valid number'),
@@ -132,7 +133,7 @@ def test_a_damaged_configuration_is_refused_when_a_base_is_opened(
     family, part, key, value, message = case
     copy, path = damaged(tiny(family), tmp_path, part, key, value)
     with pytest.raises(UserError, match=f"^{path}: .*{message}.*{PUBLISHED}$"):
-        open_model(family, copy, "float32", "cpu")
+        opened(copy)
 
 
 def test_all_that_is_wrong_is_told_at_once(tiny: Tiny, tmp_path: Path) -> None:
@@ -140,7 +141,7 @@ def test_all_that_is_wrong_is_told_at_once(tiny: Tiny, tmp_path: Path) -> None:
     path = config_of(copy, "vae")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"z_dim": None, "patch_size": 0}))
     with pytest.raises(UserError) as caught:
-        open_model(WAN, copy, "float32", "cpu")
+        opened(copy)
     vae, scheduler = str(caught.value).split("\n")
     assert "patch_size is 0" in vae
     assert "z_dim is null" in vae
@@ -171,7 +172,7 @@ def test_no_change_of_a_key_that_is_read_is_more_than_refused(
                     continue
                 path.write_text(json.dumps(changed(config, keys, value)))
                 try:
-                    open_model(family, copy, "float32", "cpu")
+                    opened(copy)
                 except UserError as error:
                     refused.append(str(error))
         path.write_text(text)
@@ -254,7 +255,7 @@ def test_what_only_a_part_itself_knows_is_told_when_it_is_loaded(
     family, encoder, part, key, value, message = case
     copy, path = damaged(tiny(family), tmp_path, part, key, value)
     with pytest.raises(UserError, match=f"{path.parent}.*{message}") as caught:
-        load(copy, family, encoder)
+        load(copy, encoder)
     if " is " not in message:  # it is about the configuration
         assert re.fullmatch(f"{path}: .*{PUBLISHED}", str(caught.value))
 
@@ -282,13 +283,36 @@ def test_parts_that_do_not_fit_the_transformer_are_told(
         more = {"latents_mean": value * [0.0], "latents_std": value * [1.0]}
         path.write_text(json.dumps(json.loads(path.read_text()) | more))
     with pytest.raises(UserError, match=f"{copy}: what its {part} gives is {value} wide"):
-        open_model(family, copy, "float32", "cpu")
+        opened(copy)
 
 
-def test_the_second_transformer_is_of_the_same_kind(tiny: Tiny, tmp_path: Path) -> None:
-    copy, _ = damaged(tiny(WAN22), tmp_path, "transformer_2", "in_channels", 16)
-    with pytest.raises(UserError, match="takes 16 input channels"):
-        open_model(WAN22, copy, "float32", "cpu")
+@pytest.mark.parametrize(
+    ("family", "part", "changes", "message"),
+    [
+        (FULL, "transformer", {"image_condition_type": "token_replace", "in_channels": 16},
+         r"of 16 channels.*HunyuanVideo-I2V-33ch \(latent-concat\)"),
+        (FULL, "transformer", {"image_condition_type": None, "in_channels": 16},
+         r"is a text-to-video.*HunyuanVideo-I2V-33ch \(latent-concat\)"),
+        (FULL, "transformer", {"in_channels": 32},
+         r"takes 32 input channels, hunyuan-video-i2v takes 33.*-I2V-33ch \(latent-concat\)"),
+        (NEWER, "transformer", {"task_type": "t2v"},
+         r"text-to-video.*use HunyuanVideo-1\.5-Diffusers-480p_i2v"),
+        (NEWER, "transformer", {"use_meanflow": True},
+         r"use_meanflow is set.*use HunyuanVideo-1\.5-Diffusers-480p_i2v"),
+        (NEWER, "transformer", {"in_channels": 32},
+         r"takes 32 input channels, .* takes 65.*use HunyuanVideo-1\.5-Diffusers-480p_i2v"),
+        (WAN22, "transformer_2", {"in_channels": 16}, "takes 16 input channels"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_of_another_kind_is_refused_with_what_to_use(
+    tiny: Tiny, tmp_path: Path, family: str, part: str, changes: dict[str, object], message: str
+) -> None:
+    copy = copied(tiny(family), tmp_path)
+    update(config_of(copy, part), **changes)
+    if family == FULL:
+        shutil.rmtree(copy / "image_processor")  # text-to-video checkpoints have none
+    with pytest.raises(UserError, match=message):
+        opened(copy)
 
 
 @pytest.mark.parametrize(
@@ -309,7 +333,7 @@ def test_a_cut_file_of_a_tokenizer_or_a_processor_is_told(
     for content in ('{"a": ', "", "[]"):
         (copy / name).write_text(content)
         with pytest.raises(UserError, match=f"^{copy / name} is damaged: "):
-            open_model(family, copy, "float32", "cpu")
+            opened(copy)
 
 
 OTHER_KINDS = [
@@ -331,7 +355,7 @@ def test_files_of_another_kind_are_told(
     (copy / name).unlink(missing_ok=True)
     (copy / name).write_text(json.dumps(content))
     with pytest.raises(UserError, match=f"^{(copy / name).parent} cannot be read as a .*published"):
-        load(copy, family, encoder)
+        load(copy, encoder)
 
 
 SOLVERS = [
@@ -346,14 +370,14 @@ def test_a_scheduler_that_a_base_opens_with_makes_steps_by_the_seed_alone(
     copy = copied(tiny(family), tmp_path)
     path = config_of(copy, "scheduler")
     flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
-    opened = []
+    usable = []
     for name in SOLVERS:
         path.write_text(json.dumps({"_class_name": name, **flow}))
         try:
-            model = open_model(family, copy, "float32", "cpu")
+            model = opened(copy)
         except UserError:
             continue
-        opened.append(name)
+        usable.append(name)
         results = []
         for _ in range(2):
             scheduler, sample = model.scheduler(3, 5.0), torch.ones(1, 2, 3)
@@ -362,5 +386,5 @@ def test_a_scheduler_that_a_base_opens_with_makes_steps_by_the_seed_alone(
             results.append(sample)
         assert torch.equal(*results), name
         assert results[0].isfinite().all(), name
-    assert {"FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler"} <= set(opened)
-    assert len(opened) == (6 if family == WAN else 2)
+    assert {"FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler"} <= set(usable)
+    assert len(usable) == (6 if family == WAN else 2)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from maskora.errors import UserError
-from maskora.models.registry import PromptInput, VideoModel, open_model
-from tests.models.bases import HUNYUAN, HUNYUAN15, WAN, copied, update
+from maskora.models.registry import PromptInput, VideoModel
+from tests.models.bases import HUNYUAN, HUNYUAN15, WAN, copied, opened, update
 from tests.models.conftest import Tiny
 
 CODE = "from pathlib import Path\n\nPath({trace!r}).write_text('run')\n\nclass Own:\n    pass\n"
@@ -22,10 +22,6 @@ CODE = "from pathlib import Path\n\nPath({trace!r}).write_text('run')\n\nclass O
 def folder(request: pytest.FixtureRequest, tiny: Tiny) -> Path:
     """A tiny base; the folder is called as its family."""
     return tiny(request.param)
-
-
-def opened(folder: Path) -> VideoModel:
-    return open_model(folder.name, folder, "float32", "cpu")
 
 
 def encoded(model: VideoModel) -> dict[str, Tensor]:

@@ -1,7 +1,6 @@
 """HunyuanVideo-1.5 as a base: attention without padding, a VAE by halves, what it refuses."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,12 +16,11 @@ from maskora.models.registry import (
     PromptInput,
     Transformer,
     VideoModel,
-    open_model,
 )
 from maskora.sampling import draw_noise
-from maskora.streaming.placement import RESIDENT, Placement
+from maskora.streaming.placement import Placement
 from maskora.training.loop import sample_loss
-from tests.models.bases import HUNYUAN15, changed, copied, retensored
+from tests.models.bases import HUNYUAN15, copied, opened, renamed, retensored
 from tests.models.conftest import Tiny
 from tests.models.tiny_hunyuan15 import GLYPH_DIM, IMAGE_DIM, TEXT_DIM
 
@@ -34,10 +32,6 @@ PROMPT = 'a sign "Open"'
 @pytest.fixture(scope="module")
 def folder(tiny: Tiny) -> Path:
     return tiny(HUNYUAN15)
-
-
-def opened(folder: Path, dtype: str = "float32", placement: Placement = RESIDENT) -> VideoModel:
-    return open_model(HUNYUAN15, folder, dtype, "cpu", placement)
 
 
 @pytest.fixture(scope="module")
@@ -140,10 +134,6 @@ def test_names_and_settings_of_older_files_are_understood(folder: Path, tmp_path
     assert all(torch.equal(tensor, old[name]) for name, tensor in new.items())
 
 
-def renamed(part: Path, name: Callable[[str], str]) -> None:
-    retensored(part, lambda tensors: {name(own): tensor for own, tensor in tensors.items()})
-
-
 def test_a_whole_condition_is_packed_with_one_mask_channel(model: VideoModel) -> None:
     keep, latents = torch.ones(9, 48, 80), torch.randn(32, 3, 3, 5)
     keep[6, 20, 33] = 0  # one pixel of one of the four frames that latent frame 2 covers
@@ -152,16 +142,6 @@ def test_a_whole_condition_is_packed_with_one_mask_channel(model: VideoModel) ->
     assert packed.shape == (33, 3, 3, 5)
     assert torch.equal(packed[:32], latents)
     assert (packed[32] == 0).nonzero().tolist() == [[2, 1, 2]]
-
-
-def test_of_a_first_frame_nothing_else_is_encoded_and_zeros_follow(model: VideoModel) -> None:
-    keep, latents = torch.zeros(9, 48, 80), torch.randn(32, 1, 3, 5)
-    keep[0] = 1
-    assert model.condition_frames(torch.zeros(3, 9, 48, 80), keep).shape[1] == 1
-    packed = model.pack_condition(keep, latents)
-    assert torch.equal(packed[:32, :1], latents)
-    assert not packed[:, 1:].any()
-    assert packed[32, 0].all()
 
 
 @pytest.mark.parametrize("tile", [None, 64])
@@ -196,22 +176,6 @@ def test_a_damaged_vae_is_told_before_it_is_used(folder: Path, tmp_path: Path) -
     retensored(other / "vae", lambda tensors: {n: t for n, t in tensors.items() if n != missing})
     with pytest.raises(UserError, match=r"decoder\.conv_in\.conv\.weight"), opened(other).vae():
         pass
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("task_type", "t2v", "text-to-video"),
-        ("use_meanflow", True, "use_meanflow is set"),
-        ("in_channels", 32, "takes 32 input channels, .* takes 65"),
-    ],
-)
-def test_a_checkpoint_of_another_kind_is_refused_with_what_to_use(
-    folder: Path, tmp_path: Path, key: str, value: object, message: str
-) -> None:
-    other = changed(folder, tmp_path, "transformer", **{key: value})
-    with pytest.raises(UserError, match=rf"{message}.*use HunyuanVideo-1\.5-Diffusers-480p_i2v"):
-        opened(other)
 
 
 def test_a_tokenizer_without_its_chat_template_is_told(folder: Path, tmp_path: Path) -> None:

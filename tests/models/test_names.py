@@ -1,14 +1,11 @@
 """Tables of publishers' names, and the real ones against diffusers' own converters."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import pytest
 import torch
-from diffusers import (
-    HunyuanVideo15Transformer3DModel,
-    HunyuanVideoTransformer3DModel,
-    WanTransformer3DModel,
-)
+from diffusers import HunyuanVideo15Transformer3DModel, HunyuanVideoTransformer3DModel
 from diffusers.loaders.single_file_utils import (
     convert_hunyuan_video_transformer_to_diffusers,
     convert_wan_transformer_to_diffusers,
@@ -19,20 +16,10 @@ from maskora.models.hunyuan.names import HUNYUAN
 from maskora.models.hunyuan15.names import HUNYUAN15
 from maskora.models.names import Names
 from maskora.models.wan.names import WAN
+from tests.models.counting import on_meta
+from tests.models.published import SHAPES, transformer
 
 Make = Callable[[], nn.Module]
-
-
-def wan(heads: int, ffn: int, layers: int, picture: int | None) -> Make:
-    return lambda: WanTransformer3DModel(
-        in_channels=36,
-        out_channels=16,
-        num_attention_heads=heads,
-        ffn_dim=ffn,
-        num_layers=layers,
-        image_dim=picture,
-        added_kv_proj_dim=picture and 128 * heads,
-    )
 
 
 def hunyuan() -> nn.Module:
@@ -40,9 +27,7 @@ def hunyuan() -> nn.Module:
 
 
 BASES: dict[str, tuple[Names, Make]] = {
-    "Wan2.1-I2V-14B": (WAN, wan(40, 13824, 40, 1280)),
-    "Wan2.1-Fun-1.3B-InP": (WAN, wan(12, 8960, 30, 1280)),
-    "Wan2.2-I2V-A14B": (WAN, wan(40, 13824, 40, None)),
+    **{name: (WAN, partial(transformer, name)) for name in SHAPES},
     "HunyuanVideo-I2V": (HUNYUAN, hunyuan),
     "HunyuanVideo-1.5-I2V": (HUNYUAN15, HunyuanVideo15Transformer3DModel),
 }
@@ -57,8 +42,13 @@ CONVERTED = {
 
 def parameters(make: Make) -> dict[str, int]:
     """Every parameter's rows, by its name."""
-    with torch.device("meta"):
-        return {name: len(parameter) for name, parameter in make().named_parameters()}
+    return {name: len(parameter) for name, parameter in on_meta(make).named_parameters()}
+
+
+def tagged(rows: Mapping[str, int]) -> dict[str, Tensor]:
+    """Parameters of so many rows each, of which every one is a number of its own."""
+    numbers = torch.arange(sum(rows.values())).split(list(rows.values()))
+    return dict(zip(rows, numbers, strict=True))
 
 
 def at_home(names: Names, parameter: str) -> tuple[str, str, str]:
@@ -87,9 +77,7 @@ def as_published(names: Names, ours: dict[str, Tensor]) -> Iterator[tuple[str, T
 @pytest.mark.parametrize("base", CONVERTED)
 def test_diffusers_takes_every_row_from_where_the_table_says(base: str) -> None:
     names, make = BASES[base]
-    rows = parameters(make)
-    tags = torch.arange(sum(rows.values())).split(list(rows.values()))  # each row has its own
-    ours = dict(zip(rows, tags, strict=True))
+    ours = tagged(parameters(make))
     converted = CONVERTED[base](dict(as_published(names, ours)))
     assert converted.keys() == ours.keys()
     wrong = [name for name in ours if not torch.equal(converted[name], ours[name])]
@@ -105,14 +93,10 @@ def test_every_parameter_has_one_name_and_finds_back(base: str) -> None:
         flat = published.replace(".", "_")
         assert names.underscored.members(flat) == names.members(published), flat
     fused = sum(len(names.members(one) or ()) for one in {home[1] for home in homes.values()})
-    assert fused == len({home[0] for home in homes.values()}), "no module may be held twice"
-
-
-@pytest.mark.parametrize("base", BASES)
-def test_a_name_that_both_sides_know_means_the_same(base: str) -> None:
-    names, make = BASES[base]
-    modules = {at_home(names, parameter)[0] for parameter in parameters(make)}
-    assert all(names.members(module) in (None, (module,)) for module in modules)
+    modules = {module for module, _, _ in homes.values()}
+    assert fused == len(modules), "no module may be held twice"
+    for module in modules:
+        assert names.members(module) in (None, (module,)), "what both sides know is the same"
 
 
 def test_hunyuan15_has_the_names_that_tencent_gave() -> None:
@@ -182,20 +166,14 @@ def test_a_name_is_found_from_both_sides_with_its_number() -> None:
     )  # fmt: skip
     assert NAMES.published("blocks.12.attn.to_k") == "double_blocks.12.img_attn_qkv"
     assert NAMES.published("scale_shift_table") == "head.modulation"
-
-
-def test_what_the_table_does_not_know_is_none() -> None:
     assert NAMES.published("blocks.x.ff.net.0.proj") is None
-    assert NAMES.members("img_attn_qkv") is None
+    assert NAMES.members("img_attn_qkv") is None, "the table does not know it"
 
 
-def test_swapped_halves_are_told() -> None:
+def test_swapped_halves_are_told_and_rows_divided_alike_or_as_the_table_says() -> None:
     assert NAMES.is_swapped("final.1")
     assert not NAMES.is_swapped("head.modulation")
     assert NAMES.underscored.is_swapped("final_1")
-
-
-def test_members_divide_the_rows_alike_or_as_the_table_says() -> None:
     assert NAMES.divide("double_blocks.3.img_attn_qkv", 12) == (4, 4, 4)
     assert NAMES.divide("single_blocks.0.linear1", 10) == (2, 8)
     assert NAMES.underscored.divide("single_blocks_0_linear1", 10) == (2, 8)

@@ -21,10 +21,10 @@ from maskora import lora
 from maskora.latents import TensorCache, encode_prompts, encode_samples
 from maskora.method.conditioning import motion_sample, to_unit
 from maskora.models.hunyuan15.encoders import INSTRUCTION
-from maskora.models.registry import Context, PromptInput, open_model
+from maskora.models.registry import Context, PromptInput
 from maskora.training.loop import sample_loss
 from tests.models import tiny_hunyuan15
-from tests.models.bases import FUN, HUNYUAN, HUNYUAN15, WAN, WAN22
+from tests.models.bases import FUN, HUNYUAN, HUNYUAN15, WAN, WAN22, opened
 from tests.models.conftest import Tiny
 from tests.models.plain import generated, load_pipeline, pipelines_own
 
@@ -42,8 +42,8 @@ TOLERANCE, EXACT = 1e-4, 1e-5
 
 
 @functools.cache
-def pipeline(family: str, folder: Path) -> Any:
-    return load_pipeline(PIPELINES[family], folder)
+def pipeline(folder: Path) -> Any:
+    return load_pipeline(PIPELINES[folder.name], folder)
 
 
 @pytest.mark.parametrize(
@@ -54,11 +54,11 @@ def test_plain_image_to_video_equals_the_pipeline(
     tiny: Tiny, tmp_path: Path, clip: np.ndarray, family: str, guidance: float, steps: int
 ) -> None:
     folder = tiny(family)
-    model = open_model(family, folder, "float32", "cpu")
+    model = opened(folder)
     ours = generated(model, clip, tmp_path, PROMPT, NEGATIVE, steps, guidance)
     name = "true_cfg_scale" if family == HUNYUAN else "guidance_scale"
     theirs = pipelines_own(
-        pipeline(family, folder), clip, PROMPT, steps, negative_prompt=NEGATIVE, **SIZE,
+        pipeline(folder), clip, PROMPT, steps, negative_prompt=NEGATIVE, **SIZE,
         **{name: guidance},
     )  # fmt: skip
     assert ours.shape == (9, 3, 64, 96), "no frame is cut off"
@@ -73,7 +73,7 @@ def test_so_does_hunyuan15s_whose_guider_and_size_are_its_own(
     tiny: Tiny, tmp_path: Path, clip: np.ndarray, guidance: float, prompt: str, negative: str
 ) -> None:
     clip, folder = clip[:, :48, :80], tiny(HUNYUAN15)
-    model, pipe = open_model(HUNYUAN15, folder, "float32", "cpu"), pipeline(HUNYUAN15, folder)
+    model, pipe = opened(folder), pipeline(folder)
     ours = generated(model, clip, tmp_path, prompt, negative, 3, guidance)
     pipe.guider = ClassifierFreeGuidance(guidance_scale=guidance)
     theirs = pipelines_own(pipe, clip, prompt, 3, negative_prompt=negative)
@@ -85,9 +85,9 @@ def test_a_base_that_embeds_guidance_is_told_the_number(
     tiny: Tiny, tmp_path: Path, clip: np.ndarray
 ) -> None:
     folder = tiny(HUNYUAN, guidance_embeds=True)
-    model = open_model(HUNYUAN, folder, "float32", "cpu")
+    model = opened(folder)
     six, one = (generated(model, clip, tmp_path, PROMPT, guidance=scale) for scale in (6.0, 1.0))
-    theirs = pipelines_own(pipeline(HUNYUAN, folder), clip, PROMPT, guidance_scale=6.0, **SIZE)
+    theirs = pipelines_own(pipeline(folder), clip, PROMPT, guidance_scale=6.0, **SIZE)
     assert (six[4:] - theirs).abs().max() <= TOLERANCE
     assert (six - one).abs().max() > TOLERANCE
 
@@ -106,7 +106,7 @@ def test_one_training_step_equals_a_reference_from_the_pipelines_pieces(
 ) -> None:  # fmt: skip
     """The whole clip as one window, conditioned as plain image-to-video, through peft."""
     folder = tiny(family, **options)
-    model, pipe = open_model(family, folder, "float32", "cpu"), pipeline(family, folder)
+    model, pipe = opened(folder), pipeline(folder)
     video, keep = to_unit(torch.from_numpy(clip)), torch.zeros(9, 64, 96)
     sample = motion_sample(video, keep, 0, 9, "first-frame", PROMPT)
     (window,) = encode_samples([sample], model, TensorCache(tmp_path))
@@ -141,13 +141,19 @@ def wan_loss(pipe: Any, clip: np.ndarray, noise: Tensor, level: Tensor) -> Tenso
         mean = torch.tensor(config.latents_mean).view(-1, 1, 1, 1)
         std = torch.tensor(config.latents_std).view(-1, 1, 1, 1)
         data = (pipe.vae.encode(frames).latent_dist.mode() - mean) / std
+    words = {"encoder_hidden_states": text, "encoder_hidden_states_image": image}
+    return flow_loss(pipe, data, condition, noise, level, **words)
+
+
+def flow_loss(
+    pipe: Any, data: Tensor, condition: Tensor, noise: Tensor, level: Tensor, **words: Tensor
+) -> Tensor:
+    """Of the pipeline's transformer, between data and noise."""
+    noisy = (1 - level) * data + level * noise[None]
     answer = pipe.transformer(
-        hidden_states=torch.cat([(1 - level) * data + level * noise[None], condition], dim=1),
-        timestep=1000 * level,
-        encoder_hidden_states=text,
-        encoder_hidden_states_image=image,
-        return_dict=False,
-    )[0]
+        hidden_states=torch.cat([noisy, condition], dim=1), timestep=1000 * level,
+        return_dict=False, **words,
+    )[0]  # fmt: skip
     return F.mse_loss(answer, noise[None] - data)
 
 
@@ -160,26 +166,19 @@ def hunyuan_loss(pipe: Any, clip: np.ndarray, noise: Tensor, level: Tensor) -> T
         data = pipe.vae.encode(frames).latent_dist.mode() * scale
         alone = pipe.vae.encode(frames[:, :, :1]).latent_dist.mode() * scale
     condition = F.pad(torch.cat([alone, torch.ones_like(alone[:, :1])], 1), (0, 0, 0, 0, 0, 2))
-    answer = pipe.transformer(
-        hidden_states=torch.cat([(1 - level) * data + level * noise[None], condition], dim=1),
-        timestep=1000 * level,
-        encoder_hidden_states=text,
-        encoder_attention_mask=mask,
-        pooled_projections=pooled,
-        guidance=torch.tensor([1000.0]),
-        return_dict=False,
-    )[0]
-    return F.mse_loss(answer, noise[None] - data)
+    return flow_loss(
+        pipe, data, condition, noise, level, encoder_hidden_states=text,
+        encoder_attention_mask=mask, pooled_projections=pooled, guidance=torch.tensor([1000.0]),
+    )  # fmt: skip
 
 
 def encoded(
-    family: str, folder: Path, cache: Path, clip: np.ndarray, prompts: list[str],
-    dtype: str = "float32",
-) -> list[Context]:  # fmt: skip
+    folder: Path, cache: Path, clip: np.ndarray, prompts: list[str], dtype: str = "float32"
+) -> list[Context]:
     """What our encoders make of prompts, each with another frame of the clip."""
     video = to_unit(torch.from_numpy(clip))
     items = [PromptInput(prompt, video[:, number]) for number, prompt in enumerate(prompts)]
-    return encode_prompts(items, open_model(family, folder, dtype, "cpu"), TensorCache(cache))
+    return encode_prompts(items, opened(folder, dtype), TensorCache(cache))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -190,7 +189,7 @@ def test_hunyuans_words_and_pictures_are_encoded_as_in_the_pipeline(
     prompts = [PROMPT, "", "b" * 60, "a long tale " * 80]
     pipe = load_pipeline(PIPELINES[HUNYUAN], tiny(HUNYUAN), getattr(torch, dtype))
     lengths = []
-    contexts = encoded(HUNYUAN, tiny(HUNYUAN), tmp_path, clip, prompts, dtype)
+    contexts = encoded(tiny(HUNYUAN), tmp_path, clip, prompts, dtype)
     for number, ours in enumerate(contexts):
         with torch.no_grad():
             text, pooled, mask = pipe.encode_prompt(Image.fromarray(clip[number]), prompts[number])
@@ -205,8 +204,8 @@ def test_hunyuans_words_and_pictures_are_encoded_as_in_the_pipeline(
 def test_hunyuan15s_encoders_give_what_the_pipeline_attends_to(
     tiny: Tiny, tmp_path: Path, clip: np.ndarray
 ) -> None:
-    pipe, prompts = pipeline(HUNYUAN15, tiny(HUNYUAN15)), [QUOTED, PLAIN, ""]
-    contexts = encoded(HUNYUAN15, tiny(HUNYUAN15), tmp_path, clip, prompts)
+    pipe, prompts = pipeline(tiny(HUNYUAN15)), [QUOTED, PLAIN, ""]
+    contexts = encoded(tiny(HUNYUAN15), tmp_path, clip, prompts)
     for number, (prompt, context) in enumerate(zip(prompts, contexts, strict=True)):
         picture = Image.fromarray(clip[number])
         image = pipe.encode_image(picture, 1, torch.device("cpu"), torch.float32)
@@ -230,7 +229,7 @@ def test_what_a_prompt_becomes_does_not_depend_on_its_company(
 ) -> None:
     """Nor on the prompt before it."""
     folder, prompts = tiny(family), [QUOTED, PLAIN, NEGATIVE]
-    alone = encoded(family, folder, tmp_path / "alone", clip, prompts[:1])[0]
-    first = encoded(family, folder, tmp_path / "many", clip, prompts)[0]
+    alone = encoded(folder, tmp_path / "alone", clip, prompts[:1])[0]
+    first = encoded(folder, tmp_path / "many", clip, prompts)[0]
     assert alone.keys() == first.keys()
     assert all(torch.equal(alone[name], first[name]) for name in alone)

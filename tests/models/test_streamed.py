@@ -18,11 +18,11 @@ from maskora.config.tables import Inference
 from maskora.latents import EncodedSample, TensorCache, encode_samples
 from maskora.method.conditioning import motion_sample
 from maskora.models.hunyuan15.model import UnpaddedAttention
-from maskora.models.registry import Transformer, VideoModel, open_model
+from maskora.models.registry import Transformer, VideoModel
 from maskora.sampling import Denoising, draw_noise
 from maskora.streaming.placement import Placement
 from maskora.training.loop import sample_loss
-from tests.models.bases import HUNYUAN, HUNYUAN15
+from tests.models.bases import HUNYUAN, HUNYUAN15, opened
 from tests.models.conftest import Tiny
 
 BLOCKS, STEPS = 5, 3
@@ -56,11 +56,7 @@ def window(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> EncodedSam
     keep[:, 16:32, 16:48] = 0
     sample = motion_sample(video, keep, 0, 5, "masked", 'a sign "Open"')
     cache = TensorCache(tmp_path_factory.mktemp("cache"))
-    return encode_samples([sample], opened(folder, Placement(0)), cache)[0]
-
-
-def opened(folder: Path, placement: Placement) -> VideoModel:
-    return open_model(folder.name, folder, "float32", "cpu", placement)
+    return encode_samples([sample], opened(folder), cache)[0]
 
 
 def diffusers_own(folder: Path) -> Transformer:
@@ -113,7 +109,7 @@ def generated(model: VideoModel, transformer: Transformer, window: EncodedSample
 
 @pytest.fixture(scope="module")
 def reference(folder: Path, window: EncodedSample) -> SimpleNamespace:
-    model = opened(folder, Placement(0))
+    model = opened(folder)
     loss, trained = gradients(model, diffusers_own(folder), window)
     latents = generated(model, diffusers_own(folder), window)
     return SimpleNamespace(loss=loss, gradients=trained, latents=latents)
@@ -123,7 +119,7 @@ def reference(folder: Path, window: EncodedSample) -> SimpleNamespace:
 def test_gradients_and_a_clip_are_the_resident_ones_bit_for_bit(
     placement: Placement, folder: Path, window: EncodedSample, reference: SimpleNamespace
 ) -> None:
-    model = opened(folder, placement)
+    model = opened(folder, placement=placement)
     loss, trained = gradients(model, model.load_transformer(), window)
     assert torch.equal(loss, reference.loss)
     assert len(trained) == 2 * ADAPTERS[folder.name]
@@ -138,7 +134,7 @@ def test_gradients_and_a_clip_are_the_resident_ones_bit_for_bit(
 def test_the_guidance_branches_one_after_the_other_give_the_same_clip(
     folder: Path, window: EncodedSample, reference: SimpleNamespace
 ) -> None:
-    model = opened(folder, Placement(BLOCKS, split_batch=True))
+    model = opened(folder, placement=Placement(BLOCKS, split_batch=True))
     transformer = model.load_transformer()
     latents = generated(model, transformer, window)
     # A matrix product of another height may round otherwise.
@@ -150,6 +146,8 @@ def test_the_guidance_branches_one_after_the_other_give_the_same_clip(
 def test_compressed_blocks_stream_as_they_lie(
     storage: str, folder: Path, window: EncodedSample
 ) -> None:
-    models = [opened(folder, Placement(swap, storage=storage)) for swap in (0, BLOCKS)]
-    latents = [generated(model, model.load_transformer(), window) for model in models]
+    latents = []
+    for swap in (0, BLOCKS):
+        model = opened(folder, placement=Placement(swap, storage=storage))
+        latents.append(generated(model, model.load_transformer(), window))
     assert torch.equal(*latents)

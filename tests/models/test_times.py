@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from maskora import lora
-from maskora.models.registry import open_model
 from maskora.models.times import at_times
 from maskora.streaming.placement import RESIDENT, Placement
 from maskora.training.loop import sample_loss
+from tests.models import bases
 from tests.models.bases import HUNYUAN as FULL
 from tests.models.bases import HUNYUAN15 as NEWER
 from tests.models.bases import WAN, WAN22
@@ -29,7 +29,7 @@ def rows_of(table: Tensor, frames: int) -> Tensor:
 
 @pytest.mark.parametrize("family", [WAN, WAN22, FULL, NEWER])
 def test_frames_have_the_places_that_they_have_in_the_whole_clip(tiny: Tiny, family: str) -> None:
-    transformer = open_model(family, tiny(family), "float32", "cpu").load_transformer()
+    transformer = bases.opened(tiny(family)).load_transformer()
     channels = transformer.config.in_channels
 
     def tables(frames: int) -> list[Tensor]:

@@ -1,7 +1,6 @@
 """Wan2.1, Wan2.1-Fun and Wan2.2 as bases: schedulers, experts, what they refuse, their LoRA."""
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ from maskora.errors import UserError
 from maskora.models.registry import VideoModel, open_model
 from maskora.sampling import Denoising, draw_noise
 from tests.models import published
-from tests.models.bases import FUN, WAN, WAN22, copied, update
+from tests.models.bases import FUN, WAN, WAN22, copied, opened, update
 from tests.models.conftest import Tiny
+from tests.models.plain import lora_carriers
 from tests.test_sampling import SHAPE, noisy_sample
 
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
@@ -32,7 +32,7 @@ def test_the_shift_reaches_either_scheduler(
     folder = copied(tiny(WAN), tmp_path)
     config = {"_class_name": kind.__name__, **FLOW, **more}
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
-    model = open_model(WAN, folder, "float32", "cpu")
+    model = opened(folder)
     levels = {}
     for shift in (1.0, 5.0):
         scheduler = model.scheduler(4, shift)
@@ -43,12 +43,12 @@ def test_the_shift_reaches_either_scheduler(
 
 
 def test_the_border_between_the_experts_is_the_checkpoints(tiny: Tiny, tmp_path: Path) -> None:
-    high, low = open_model(WAN22, tiny(WAN22), "float32", "cpu").experts
+    high, low = opened(tiny(WAN22)).experts
     assert (low.lowest, low.highest, high.lowest, high.highest) == (0.0, 0.9, 0.9, 1.0)
     copy = copied(tiny(WAN22), tmp_path)
     update(copy / "model_index.json", boundary_ratio=1.5)
     with pytest.raises(UserError, match=r"boundary_ratio is 1\.5"):
-        open_model(WAN22, copy, "float32", "cpu")
+        opened(copy)
 
 
 class Asked:
@@ -68,7 +68,7 @@ class Asked:
 
 def test_experts_of_a_seed_may_be_loaded_one_after_the_other(tiny: Tiny) -> None:
     """The second expert's steps are those that the first has left, and no step is taken twice."""
-    model, noise = open_model(WAN22, tiny(WAN22), "float32", "cpu"), noisy_sample()
+    model, noise = opened(tiny(WAN22)), noisy_sample()
     watched, sample = Asked(model), replace(noise, context={"text": noise.context["text"]})
     run = Denoising(
         watched, sample, sample.context, draw_noise(SHAPE, 0), Inference(steps=8, guidance=1.0)
@@ -114,15 +114,8 @@ def test_the_published_size_takes_our_packed_input_and_lora_on_every_attention(
     assert sum(p.numel() for p in transformer.parameters()) / 1e9 == pytest.approx(
         billions, rel=0.02
     )
-    model = open_model(WAN, tiny(WAN), "float32", "cpu")
-    linears = [n for n, m in transformer.named_modules() if isinstance(m, torch.nn.Linear)]
-    attention, more = (
-        [one for one in linears if re.fullmatch(model.lora_targets(kind), one)]
-        for kind in ("attention", "attention+ffn")
-    )
-    assert len(attention) == layers * 2 * 4
-    assert len(more) == layers * (2 * 4 + 2)
-    assert not any("add_" in one for one in more)
+    model = opened(tiny(WAN))
+    assert lora_carriers(model, transformer) == (layers * 2 * 4, layers * (2 * 4 + 2))
     frames, height, width = 3, 60, 104  # latents of 9 frames at 832x480
     with torch.device("meta"):
         answer = transformer(

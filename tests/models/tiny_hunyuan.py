@@ -44,56 +44,38 @@ def write(
             text_encoder=_llava(tokenizer),
             tokenizer=tokenizer,
             transformer=_transformer(double, single, guidance_embeds),
-            vae=_vae(),
+            vae=AutoencoderKLHunyuanVideo(
+                block_out_channels=(4, 4, 8, 8), layers_per_block=1, norm_num_groups=2
+            ),
             scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
             text_encoder_2=_clip(),
             tokenizer_2=_clip_tokenizer(),
-            image_processor=_image_processor(),
+            image_processor=CLIPImageProcessorPil(
+                size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}
+            ),
         ).save_pretrained(folder)
     return folder
 
 
 def _transformer(double: int, single: int, guidance_embeds: bool) -> HunyuanVideoTransformer3DModel:
     return HunyuanVideoTransformer3DModel(
-        in_channels=33,
-        out_channels=16,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        num_layers=double,
-        num_single_layers=single,
-        num_refiner_layers=1,
-        text_embed_dim=TEXT_DIM,
-        pooled_projection_dim=POOLED_DIM,
-        rope_axes_dim=(4, 6, 6),
-        guidance_embeds=guidance_embeds,
+        in_channels=33, out_channels=16, num_attention_heads=2, attention_head_dim=16,
+        num_layers=double, num_single_layers=single, num_refiner_layers=1, text_embed_dim=TEXT_DIM,
+        pooled_projection_dim=POOLED_DIM, rope_axes_dim=(4, 6, 6), guidance_embeds=guidance_embeds,
         image_condition_type="latent_concat",
-    )
-
-
-def _vae() -> AutoencoderKLHunyuanVideo:
-    return AutoencoderKLHunyuanVideo(
-        block_out_channels=(4, 4, 8, 8), layers_per_block=1, norm_num_groups=2
-    )
+    )  # fmt: skip
 
 
 def _llava(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
     # 336 pixels in patches of 14 give the 576 tokens of the real model.
     vision = CLIPVisionConfig(
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        image_size=336,
-        patch_size=14,
-    )
+        hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2,
+        image_size=336, patch_size=14,
+    )  # fmt: skip
     text = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=TEXT_DIM,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
+        vocab_size=len(tokenizer), hidden_size=TEXT_DIM, intermediate_size=64, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2,
+    )  # fmt: skip
     picture = tokenizer.convert_tokens_to_ids(PICTURE)
     config = LlavaConfig(
         vision_config=vision,
@@ -128,13 +110,9 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 
 def _clip() -> CLIPTextModel:
     config = CLIPTextConfig(
-        vocab_size=len(_clip_tokenizer()),
-        hidden_size=POOLED_DIM,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        eos_token_id=2,
-    )
+        vocab_size=len(_clip_tokenizer()), hidden_size=POOLED_DIM, intermediate_size=32,
+        num_hidden_layers=2, num_attention_heads=2, eos_token_id=2,
+    )  # fmt: skip
     return CLIPTextModel(config)
 
 
@@ -144,9 +122,3 @@ def _clip_tokenizer() -> CLIPTokenizer:
     pieces = [*sorted(letters), *(f"{letter}</w>" for letter in sorted(letters))]
     pieces += ["<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[])
-
-
-def _image_processor() -> CLIPImageProcessorPil:
-    return CLIPImageProcessorPil(
-        size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}
-    )

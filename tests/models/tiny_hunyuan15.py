@@ -48,7 +48,9 @@ def write(folder: Path, seed: int = 0, layers: int = 2, target_size: int = 62) -
             text_encoder=_qwen(len(tokenizer)),
             tokenizer=tokenizer,
             transformer=transformer(layers, target_size),
-            vae=_vae(),
+            vae=AutoencoderKLHunyuanVideo15(
+                block_out_channels=(8, 16, 32, 64, 64), layers_per_block=1
+            ),
             scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
             text_encoder_2=_byt5(len(letters)),
             tokenizer_2=letters,
@@ -62,38 +64,22 @@ def write(folder: Path, seed: int = 0, layers: int = 2, target_size: int = 62) -
 def transformer(layers: int, target_size: int = 62) -> HunyuanVideo15Transformer3DModel:
     """A tiny transformer."""
     return HunyuanVideo15Transformer3DModel(
-        in_channels=65,
-        out_channels=32,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        num_layers=layers,
-        num_refiner_layers=1,
-        text_embed_dim=TEXT_DIM,
-        text_embed_2_dim=GLYPH_DIM,
-        image_embed_dim=IMAGE_DIM,
-        rope_axes_dim=(4, 6, 6),
+        in_channels=65, out_channels=32, num_attention_heads=2, attention_head_dim=16,
+        num_layers=layers, num_refiner_layers=1, text_embed_dim=TEXT_DIM,
+        text_embed_2_dim=GLYPH_DIM, image_embed_dim=IMAGE_DIM, rope_axes_dim=(4, 6, 6),
         target_size=target_size,
-    )
-
-
-def _vae() -> AutoencoderKLHunyuanVideo15:
-    return AutoencoderKLHunyuanVideo15(block_out_channels=(8, 16, 32, 64, 64), layers_per_block=1)
+    )  # fmt: skip
 
 
 def _qwen(vocabulary: int) -> Qwen2_5_VLTextModel:
     return Qwen2_5_VLTextModel(
         Qwen2_5_VLTextConfig(
-            vocab_size=vocabulary,
-            hidden_size=TEXT_DIM,
-            intermediate_size=48,
-            num_hidden_layers=4,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            rope_parameters={"rope_type": "default", "mrope_section": [2, 3, 3]},
-            bos_token_id=0,
+            vocab_size=vocabulary, hidden_size=TEXT_DIM, intermediate_size=48, num_hidden_layers=4,
+            num_attention_heads=2, num_key_value_heads=1,
+            rope_parameters={"rope_type": "default", "mrope_section": [2, 3, 3]}, bos_token_id=0,
             eos_token_id=0,
         )
-    )
+    )  # fmt: skip
 
 
 def _tokenizer() -> Qwen2Tokenizer:
@@ -109,26 +95,17 @@ def _tokenizer() -> Qwen2Tokenizer:
 def _byt5(vocabulary: int) -> T5EncoderModel:
     return T5EncoderModel(
         T5Config(
-            vocab_size=vocabulary,
-            d_model=GLYPH_DIM,
-            d_kv=8,
-            d_ff=48,
-            num_layers=2,
-            num_heads=2,
+            vocab_size=vocabulary, d_model=GLYPH_DIM, d_kv=8, d_ff=48, num_layers=2, num_heads=2,
             feed_forward_proj="gated-gelu",
         )
-    )
+    )  # fmt: skip
 
 
 def _siglip() -> SiglipVisionModel:
     # 378 pixels in patches of 14 give the 729 image tokens of the real model.
     return SiglipVisionModel(
         SiglipVisionConfig(
-            hidden_size=IMAGE_DIM,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=378,
-            patch_size=14,
+            hidden_size=IMAGE_DIM, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+            image_size=378, patch_size=14,
         )
-    )
+    )  # fmt: skip

@@ -2,6 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from maskora.models.registry import VideoModel
+from research.claims.trials import open_base
 from tests.research.miniature.untrained import write
 
 
@@ -11,3 +13,8 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("miniature")
     write(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def model(untrained: Path) -> VideoModel:
+    return open_base(untrained)

@@ -5,23 +5,8 @@ import math
 import pytest
 from scipy import stats
 
-from research.claims.claims import (
-    ALL,
-    BETTER,
-    CLAIMS,
-    CONDITIONS,
-    HUES,
-    SHAPES,
-    Comparison,
-    Interval,
-    by_scene,
-    interval,
-    keys,
-    kind,
-    mark,
-    paired,
-    scenes_of,
-)
+from research.claims import claims
+from research.claims.claims import CLAIMS, CONDITIONS, Comparison, Interval, interval, mark
 
 ABOVE, BELOW, ACROSS = Interval(2, 1, 3), Interval(-2, -3, -1), Interval(0, -1, 1)
 
@@ -46,13 +31,13 @@ def test_of_less_than_two_scenes_nothing_is_known() -> None:
 
 
 def test_a_scene_counts_once_however_many_seeds_it_has() -> None:
-    assert by_scene({(7, 0): 1.0, (7, 1): 3.0, (8, 0): 5.0}) == {7: 2.0, 8: 5.0}
+    assert claims.by_scene({(7, 0): 1.0, (7, 1): 3.0, (8, 0): 5.0}) == {7: 2.0, 8: 5.0}
 
 
 def test_pairs_are_of_one_scene_and_seed() -> None:
     ours = {(1, 0): 5.0, (1, 1): 7.0, (2, 0): 1.0, (2, 1): 1.0}
     other = {(2, 1): 2.0, (1, 0): 1.0, (2, 0): 0.0, (1, 1): 1.0}
-    assert paired(ours, other) == {1: 5.0, 2: 0.0}
+    assert claims.paired(ours, other) == {1: 5.0, 2: 0.0}
 
 
 @pytest.mark.parametrize(
@@ -87,18 +72,18 @@ def test_no_worse_allows_its_margin(hit: Interval, angle: Interval, expected: st
     assert mark(comparison, {"hit": hit, "angle": angle}) == expected
 
 
-@pytest.mark.parametrize("kinds", [ALL, SHAPES, HUES])
+@pytest.mark.parametrize("kinds", [claims.ALL, claims.SHAPES, claims.HUES])
 def test_every_comparison_has_its_scenes(kinds: tuple[str, ...]) -> None:
-    numbers = scenes_of(kinds, 16)
+    numbers = claims.scenes_of(kinds, 16)
     assert len(set(numbers)) == 16
-    assert {kind(number) for number in numbers} == set(kinds)
+    assert {claims.kind(number) for number in numbers} == set(kinds)
 
 
 def test_more_is_better_but_of_errors() -> None:
-    assert {figure for figure, sign in BETTER.items() if sign < 0} == {
+    assert {figure for figure, sign in claims.BETTER.items() if sign < 0} == {
         "centroid", "angle", "faded",
     }  # fmt: skip
-    assert set(BETTER.values()) == {1, -1}
+    assert set(claims.BETTER.values()) == {1, -1}
 
 
 def test_figures_that_a_clip_turned_back_would_win_are_asked_of_the_hue() -> None:
@@ -106,19 +91,19 @@ def test_figures_that_a_clip_turned_back_would_win_are_asked_of_the_hue() -> Non
     for claim in CLAIMS:
         for each in claim.comparisons:
             if {"angle", "centroid", "strict", "hit"} & set(each.headline):
-                assert each.kinds == HUES
+                assert each.kinds == claims.HUES
 
 
 def test_claims_name_conditions_and_figures_that_exist() -> None:
     for claim in CLAIMS:
         for each in claim.comparisons:
             assert {each.ours, each.other, *each.beside} <= CONDITIONS.keys()
-            assert set(each.headline) <= BETTER.keys()
+            assert set(each.headline) <= claims.BETTER.keys()
             assert set(each.margins) <= set(each.headline)
 
 
 def test_all_conditions_are_run_and_none_twice() -> None:
-    wanted = keys(CLAIMS, 3, 2)
+    wanted = claims.keys(CLAIMS, 3, 2)
     assert len(set(wanted)) == len(wanted)
     assert {name for name, _, _ in wanted} == CONDITIONS.keys()
     assert {seed for _, _, seed in wanted} == {0, 1}

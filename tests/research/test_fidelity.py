@@ -9,31 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from maskora.errors import UserError
 from maskora.latents import TensorCache, encode_samples
 from maskora.method.conditioning import inference_sample
 from maskora.models.registry import VideoModel
-from maskora.training.loop import StageRun, train_step
-from maskora.training.report import StepMetrics
-from research.claims import trials
+from maskora.training.loop import PendingStep, train_step
+from research.claims import runs, trials
 from research.claims.claims import CONDITIONS, EVOLVING, FIRST, Condition, Subject, Training
 from research.claims.report import with_truths
-from research.claims.runs import (
-    PROTOCOL,
-    Job,
-    Record,
-    Results,
-    Settings,
-    choose,
-    grouped,
-    ranked,
-    read_results,
-    read_settings,
-    run_job,
-    write_settings,
-)
+from research.claims.runs import Record, Results, Settings
 from research.claims.trials import Bench, Recipe, base_name, draw_task, make_clips, open_base
 from research.fidelity import app
 from research.miniature.gate import unit
@@ -49,14 +35,19 @@ RECIPES = {
 
 
 @pytest.fixture(scope="module")
-def model(untrained: Path) -> VideoModel:
-    return open_base(untrained)
-
-
-@pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Encoded clips, which tests share."""
     return tmp_path_factory.mktemp("cache")
+
+
+def fidelity(*words: object) -> Result:
+    """Run `python -m research.fidelity`."""
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def refused(answer: Result, message: str) -> None:
+    assert answer.exit_code == 2
+    assert message in answer.output
 
 
 def test_conditions_share_a_lora_and_the_first_seed_comes_first_claim_by_claim() -> None:
@@ -66,7 +57,7 @@ def test_conditions_share_a_lora_and_the_first_seed_comes_first_claim_by_claim()
         for scene in (5, 6)
         for seed in (1, 0)
     ]
-    groups = grouped(wanted)
+    groups = runs.grouped(wanted)
     naive, aware = ("naive LoRA", "naive LoRA, blended"), ("mask-aware LoRA",)
     assert groups == [
         (names, scene, seed) for seed in (0, 1) for names in (naive, aware) for scene in (5, 6)
@@ -146,21 +137,21 @@ def test_seeds_of_a_scene_differ_and_recipes_are_those_of_the_stage(
 ) -> None:
     used: list[tuple[Recipe, int]] = []
 
-    def note(
-        model: VideoModel, transformer: Any, optimizer: Any, choose: Any, plan: StageRun,
-        step: int,
-    ) -> StepMetrics:  # fmt: skip
+    def note(*given: Any) -> PendingStep:
+        *_, plan, step = given
         if step == 1:
             used.append((Recipe(plan.optimizer.lr, plan.steps), plan.seed))
-        return train_step(model, transformer, optimizer, choose, plan, step)
+        return train_step(*given)
 
     monkeypatch.setattr(trials, "train_step", note)
     recipes = {what: Recipe(1e-2, 1 + number) for number, what in enumerate(RECIPES)}
     jobs = [
-        Job(untrained, tmp_path, tmp_path / "rows", recipes, ("keyframe, anchored",), FIRST, seed)
+        runs.Job(
+            untrained, tmp_path, tmp_path / "rows", recipes, ("keyframe, anchored",), FIRST, seed
+        )
         for seed in (0, 1)
     ]
-    (one,), (other,) = run_job(jobs[0]), run_job(jobs[1])
+    (one,), (other,) = runs.run_job(jobs[0]), runs.run_job(jobs[1])
     assert one.figures != other.figures
     stages = [recipes["motion, masked"], recipes["appearance, anchored"]]
     assert [recipe for recipe, _ in used] == [*stages, *stages]
@@ -178,31 +169,29 @@ def test_an_anchored_keyframe_of_the_last_frame_is_the_last_latent_frame(
 def test_a_run_is_reported_and_not_repeated(untrained: Path, tmp_path: Path) -> None:
     settings, output = tmp_path / "chosen.json", tmp_path / "results" / "fidelity.json"
     page = tmp_path / "docs" / "evidence.md"
-    write_settings(settings, Settings(base_name(open_base(untrained)), RECIPES, [1], []))
+    runs.write_settings(settings, Settings(base_name(open_base(untrained)), RECIPES, [1], []))
     options = [
-        "--model", str(untrained), "--settings", str(settings), "--output", str(output),
-        "--page", str(page), "--scenes", "2", "--seeds", "1",
+        "--model", untrained, "--settings", settings, "--output", output, "--page", page,
+        "--scenes", 2, "--seeds", 1,
     ]  # fmt: skip
-    first = CliRunner().invoke(app, [*options, "--claim", "7", "--workers", "1"])
+    first = fidelity(*options, "--claim", 7, "--workers", 1)
     assert first.exit_code == 0, first.output
     content = json.loads(output.read_text())
     assert len(content["records"]) == 6  # two conditions and the ceiling, on two scenes
     content["records"][0]["figures"]["hit"] = 0.75
     output.write_text(json.dumps(content))
 
-    assert CliRunner().invoke(app, [*options, "--claim", "7"]).exit_code == 0
+    assert fidelity(*options, "--claim", 7).exit_code == 0
     assert json.loads(output.read_text()) == content
 
-    assert CliRunner().invoke(app, [*options, "--report"]).exit_code == 0
+    assert fidelity(*options, "--report").exit_code == 0
     assert "2 × 1" in page.read_text()
     assert "Not run: keyframe, masked minus keyframe, first-frame" in page.read_text()
     assert [path.name for path in sorted(page.with_suffix("").iterdir())] == ["claim-7.png"]
 
     content["recipes"]["motion, masked"]["steps"] += 1
     output.write_text(json.dumps(content))
-    refused = CliRunner().invoke(app, [*options, "--report"])
-    assert refused.exit_code == 2
-    assert "other settings" in refused.output
+    refused(fidelity(*options, "--report"), "other settings")
 
 
 def test_clips_of_another_length_stand_under_their_own_truth() -> None:
@@ -220,11 +209,9 @@ def test_other_settings_do_not_go_into_the_same_results(untrained: Path, tmp_pat
     base, settings = base_name(open_base(untrained)), tmp_path / "chosen.json"
     output = tmp_path / "fidelity.json"
     Results(base, {}, []).write(output)
-    write_settings(settings, Settings(base, RECIPES, [1], []))
+    runs.write_settings(settings, Settings(base, RECIPES, [1], []))
     options = ["--model", untrained, "--settings", settings, "--output", output]
-    answer = CliRunner().invoke(app, list(map(str, options)))
-    assert answer.exit_code == 2
-    assert "other settings" in answer.output
+    refused(fidelity(*options), "other settings")
 
 
 def test_the_highest_mean_over_scenes_counts() -> None:
@@ -233,7 +220,7 @@ def test_the_highest_mean_over_scenes_counts() -> None:
         for lr, steps, figures in ((1e-3, 30, (0.2, 0.4)), (2e-3, 30, (0.9, 0.1)))
         for figure in figures
     ]
-    found = ranked([*outcomes, outcomes[0] | {"recipe": "another"}], "motion, masked")
+    found = runs.ranked([*outcomes, outcomes[0] | {"recipe": "another"}], "motion, masked")
     assert [each["figure"] for each in found] == pytest.approx([0.3, 0.5])
 
 
@@ -241,7 +228,7 @@ def test_the_highest_mean_over_scenes_counts() -> None:
 def test_each_stage_gets_the_best_of_what_was_tried(untrained: Path) -> None:
     with ThreadPoolExecutor(1) as executor:
         steps = {"motion": (1, 2), "appearance": (2, 3)}
-        settings = choose(untrained, executor, scenes=1, rates=(1e-3, 1e-2), steps=steps)
+        settings = runs.choose(untrained, executor, scenes=1, rates=(1e-3, 1e-2), steps=steps)
     assert settings.base == base_name(open_base(untrained))
     assert settings.recipes.keys() == RECIPES.keys()
     for name, recipe in settings.recipes.items():
@@ -259,7 +246,7 @@ def test_results_come_back_and_are_plain_json(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     Results("a base", RECIPES, records).write(path)
     json.loads(path.read_text(), parse_constant=pytest.fail)  # no NaN, which JSON has not
-    found = read_results(path)
+    found = runs.read_results(path)
     assert (found.base, found.recipes) == ("a base", RECIPES)
     assert found.records[1] == records[1]
     assert found.records[0].figures["hit"] == 0.5
@@ -269,19 +256,19 @@ def test_results_come_back_and_are_plain_json(tmp_path: Path) -> None:
 def test_results_of_other_trials_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     Results("a base", RECIPES, []).write(path)
-    path.write_text(path.read_text().replace(f'"protocol": {PROTOCOL}', '"protocol": 1'))
+    path.write_text(path.read_text().replace(f'"protocol": {runs.PROTOCOL}', '"protocol": 1'))
     with pytest.raises(UserError, match="results of other trials: delete it"):
-        read_results(path)
+        runs.read_results(path)
 
 
 def test_settings_belong_to_a_base(tmp_path: Path) -> None:
     path = tmp_path / "chosen.json"
     with pytest.raises(UserError, match="--choose first"):
-        read_settings(path, "one")
-    write_settings(path, Settings("one", RECIPES, [1], []))
-    assert read_settings(path, "one").recipes == RECIPES
+        runs.read_settings(path, "one")
+    runs.write_settings(path, Settings("one", RECIPES, [1], []))
+    assert runs.read_settings(path, "one").recipes == RECIPES
     with pytest.raises(UserError, match="another base"):
-        read_settings(path, "two")
+        runs.read_settings(path, "two")
 
 
 @pytest.mark.parametrize(
@@ -290,11 +277,10 @@ def test_settings_belong_to_a_base(tmp_path: Path) -> None:
 def test_damaged_files_are_told(untrained: Path, tmp_path: Path, content: str) -> None:
     damaged = tmp_path / "damaged.json"
     damaged.write_text(content)
-    answer = CliRunner().invoke(app, ["--model", str(untrained), "--settings", str(damaged)])
-    assert answer.exit_code == 2
-    assert f"{damaged} is damaged" in answer.output
+    answer = fidelity("--model", untrained, "--settings", damaged)
+    refused(answer, f"{damaged} is damaged")
     with pytest.raises(UserError, match="is damaged"):
-        read_results(damaged)
+        runs.read_results(damaged)
 
 
 @pytest.mark.parametrize(
@@ -306,6 +292,4 @@ def test_damaged_files_are_told(untrained: Path, tmp_path: Path, content: str) -
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options: list[str], message: str) -> None:
-    answer = CliRunner().invoke(app, options)
-    assert answer.exit_code == 2
-    assert message in answer.output
+    refused(fidelity(*options), message)

@@ -32,7 +32,6 @@ def test_whatever_the_mask_results_are_judged_in_the_box(mask: str) -> None:
 @pytest.mark.parametrize("number", [FIRST, FIRST + 1])  # a growing disc, a drifting hue
 def test_the_truth_has_evolved_and_the_still_look_has_not(number: int) -> None:
     case = draw_task(number, EVOLVING)
-    assert case.still_THWC is not None
     assert np.array_equal(case.still_THWC[0], case.edited_THWC[0])
     right = figures(case.edited_THWC, case)
     wrong = figures(case.still_THWC, case)

@@ -62,6 +62,14 @@ class Model:
         self.offload = ActivationOffload(transfer(CPU), transfer(CPU), enabled=True)
         self.checkpoint = Recomputation(self.streamer, self.offload)
         self.modules = modules
+        self._loads: list[int] = []
+        load = self.streamer._load
+
+        def noted(index: int, wanted: list[int]) -> None:
+            self._loads.append(index)
+            load(index, wanted)
+
+        self.streamer._load = noted  # type: ignore[method-assign]
 
     def infer(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -81,6 +89,5 @@ class Model:
 
     def loads(self) -> list[int]:
         """What was loaded since the last look."""
-        order = list(self.streamer.traffic.order)
-        self.streamer.traffic.order.clear()
-        return order
+        loads, self._loads = self._loads, []
+        return loads

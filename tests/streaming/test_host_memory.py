@@ -48,43 +48,30 @@ def test_what_is_spare_is_pinned_until_the_first_refusal() -> None:
     assert pins.left_out
 
 
-def test_what_is_urgent_takes_the_place_of_what_is_spare() -> None:
-    driver = Quota(2 * MB)
-    pins = Pins(driver)
-    spare = buffers(2)
+@pytest.mark.parametrize(
+    ("spares", "urgent", "left"), [(2, [MB // 2] * 3, 0), (4, [2 * MB + MB // 2], 1)]
+)
+def test_what_is_urgent_takes_the_place_of_what_is_spare(
+    spares: int, urgent: list[int], left: int
+) -> None:
+    """Of several, where it needs them; without more than it needs."""
+    pins = Pins(driver := Quota(spares * MB))
+    spare = buffers(spares)
     assert all(pins.spare(one) for one in spare)
-    released: list[Tensor] = []
 
     def make_room() -> bool:
-        if len(released) == 2:
+        if not spare:
             return False
-        released.append(spare[len(released)])
-        pins.release(released[-1])
+        pins.release(spare.pop())
         return True
 
     pins.make_room = make_room
-    small = buffers(3, MB // 2)
-    assert [pins.urgent(one) for one in small] == [True, True, True]
-    assert [one is other for one, other in zip(released, spare, strict=True)] == [True, True]
-    assert all(driver.holds(one) for one in small)
-    assert driver.left == MB // 2
-    assert pins.urgent_bytes == 3 * MB // 2
-
-
-def test_what_is_urgent_takes_the_place_of_several_smaller_ones() -> None:
-    pins = Pins(driver := Quota(4 * MB))
-    spare = buffers(4)
-    assert all(pins.spare(one) for one in spare)
-
-    def make_room() -> bool:
-        if spare:
-            pins.release(spare.pop())
-        return bool(spare)
-
-    pins.make_room = make_room
-    assert pins.urgent(large := buffers(1, 2 * MB + MB // 2)[0])
-    assert driver.holds(large)
-    assert len(spare) == 1
+    wanted = [host_buffer(size) for size in urgent]
+    assert [pins.urgent(one) for one in wanted] == [True] * len(urgent)
+    assert all(driver.holds(one) for one in wanted)
+    assert len(spare) == left
+    assert pins.urgent_bytes == sum(urgent)
+    assert driver.left == (spares - left) * MB - sum(urgent)
 
 
 def test_without_anything_spare_a_refusal_is_final() -> None:

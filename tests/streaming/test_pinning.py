@@ -5,7 +5,7 @@ A GB is a quarter of a MB here: 36 blocks of 0.8, staging in four pieces of 1/16
 
 import gc
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,35 +97,40 @@ class Machine:
         }
 
 
+Machines = Callable[..., Machine]
+
+
 def given() -> Tensor:
     return torch.randn(ROWS, WIDTH, generator=torch.Generator().manual_seed(1))
 
 
-def expected_gradient(model: Deep) -> Tensor:
+@pytest.fixture
+def machine(original: Deep, monkeypatch: pytest.MonkeyPatch) -> Machines:
+    """Streams the model on a machine that pins so many GB."""
+    monkeypatch.setattr("maskora.streaming.transfer.STAGING_PIECE", PIECE)
+
+    def make(
+        quota: float, weights: str = "pinned", offload: bool = True, streamed: int = BLOCKS
+    ) -> Machine:
+        driver = Quota(int(quota * GB))
+        monkeypatch.setattr("maskora.streaming.engine.driver_of", lambda device: driver)
+        with torch.device("meta"):
+            model = Deep().requires_grad_(False)
+        placement = Placement(streamed, weights, activation_offload=offload)
+        reader, precision = ModuleReader(original), precise(torch.float32)
+        supplied = stream_weights(model, model.blocks, reader, precision, placement, CPU)
+        return Machine(model, supplied, driver)
+
+    return make
+
+
+@pytest.fixture
+def gradient(original: Deep) -> Tensor:
+    """What training must find."""
     x = given().requires_grad_()
-    model(x).square().sum().backward()
+    original(x).square().sum().backward()
     assert x.grad is not None
     return x.grad
-
-
-def machine(
-    original: Deep,
-    quota: float,
-    monkeypatch: pytest.MonkeyPatch,
-    weights: str = "pinned",
-    offload: bool = True,
-    streamed: int = BLOCKS,
-) -> Machine:
-    driver = Quota(int(quota * GB))
-    monkeypatch.setattr("maskora.streaming.transfer.STAGING_PIECE", PIECE)
-    monkeypatch.setattr("maskora.streaming.weights.driver_of", lambda device: driver)
-    with torch.device("meta"):
-        model = Deep().requires_grad_(False)
-    placement = Placement(streamed, weights, activation_offload=offload)
-    reader, precision = ModuleReader(original), precise(torch.float32)
-    return Machine(
-        model, stream_weights(model, model.blocks, reader, precision, placement, CPU), driver
-    )
 
 
 TRAINED = {
@@ -140,21 +145,21 @@ TRAINED = {
 
 @pytest.mark.parametrize("quota", TRAINED)
 def test_training_pins_staging_then_kept_inputs_then_blocks(
+    machine: Machines,
+    gradient: Tensor,
     original: Deep,
     quota: float,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    ours = machine(original, quota, monkeypatch)
+    ours = machine(quota)
     assert ours.count(ours.supplied.streamer.blocks[0].layout.nbytes) == 0
-    expected = expected_gradient(original)
-    assert torch.equal(ours.train(), expected)
+    assert torch.equal(ours.train(), gradient)
     assert ours.pinned == TRAINED[quota]
     assert ours.pieces == (0 if quota == 40 else TRAINED[quota]["staging"] or 4)
     granted = sum(TRAINED[quota].values())
     asked = len(ours.driver.asked)
     assert asked <= max(granted, 4 + KEPT + BLOCKS if quota == 40 else 0) + 2
-    assert torch.equal(ours.train(), expected)
+    assert torch.equal(ours.train(), gradient)
     assert torch.equal(ours.infer(), original(given()))
     assert len(ours.driver.asked) == asked  # what was refused is not tried again
     notes = [entry.getMessage() for entry in caplog.records if entry.levelno >= logging.WARNING]
@@ -166,11 +171,11 @@ def test_training_pins_staging_then_kept_inputs_then_blocks(
 
 
 def test_one_line_says_what_was_pinned_and_what_it_costs(
-    original: Deep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    machine: Machines, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("maskora.streaming.placement.GIB", GB)
-    machine(original, 16, monkeypatch).train()
-    machine(original, 1, monkeypatch).train()
+    machine(16).train()
+    machine(1).train()
     assert caplog.messages == [
         "note: pinned: staging and kept inputs 2.0 GB, 17 of 36 streamed blocks; the other 19 "
         "(15.3 GB) are copied through staging by the CPU at each visit, which takes longer than "
@@ -184,10 +189,10 @@ def test_one_line_says_what_was_pinned_and_what_it_costs(
 @pytest.mark.parametrize("offload", [False, True])
 @pytest.mark.parametrize(("quota", "blocks"), [(0.5, 0), (2.0, 2), (16.0, 19), (40.0, BLOCKS)])
 def test_where_nothing_is_kept_blocks_are_pinned_at_the_first_visit(
-    original: Deep, quota: float, blocks: int, offload: bool, monkeypatch: pytest.MonkeyPatch
+    machine: Machines, original: Deep, quota: float, blocks: int, offload: bool
 ) -> None:
     """Whether inputs could be kept or not: inference keeps none."""
-    ours = machine(original, quota, monkeypatch, offload=offload)
+    ours = machine(quota, offload=offload)
     assert ours.pinned["blocks"] == 0  # samples on their way come first
     assert torch.equal(ours.infer(), original(given()))
     assert ours.pinned == {"staging": 0 if quota == 40 else 4, "kept": 0, "blocks": blocks}
@@ -197,34 +202,30 @@ def test_where_nothing_is_kept_blocks_are_pinned_at_the_first_visit(
 
 @pytest.mark.parametrize("weights", ["pageable", "mapped"])
 def test_what_shall_not_be_pinned_is_not(
-    original: Deep,
-    weights: str,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    machine: Machines, gradient: Tensor, weights: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ours = machine(original, 16, monkeypatch, weights)
-    assert torch.equal(ours.train(), expected_gradient(original))
+    ours = machine(16, weights)
+    assert torch.equal(ours.train(), gradient)
     assert ours.pinned == {"staging": 4, "kept": KEPT, "blocks": 0}
     assert caplog.messages == []
-    with_little = machine(original, 0.5, monkeypatch, weights)
-    assert torch.equal(with_little.train(), expected_gradient(original))
+    with_little = machine(0.5, weights)
+    assert torch.equal(with_little.train(), gradient)
     assert len(caplog.messages) == 1
     assert "blocks" not in caplog.messages[0]
 
 
 @pytest.mark.parametrize("quota", [16.0, 29.2])
 def test_inputs_that_are_kept_later_take_the_place_of_blocks(
-    original: Deep, quota: float, monkeypatch: pytest.MonkeyPatch
+    machine: Machines, gradient: Tensor, original: Deep, quota: float
 ) -> None:
     """As when memory has run out in mid-run, and inputs wait in RAM from then on."""
-    ours = machine(original, quota, monkeypatch, offload=False)
+    ours = machine(quota, offload=False)
     assert torch.equal(ours.infer(), original(given()))
     before = ours.pinned
     assert before["blocks"] == (19 if quota == 16 else BLOCKS)
     ours.supplied.checkpoint.offload.enabled = True
-    expected = expected_gradient(original)
     for _ in range(2):
-        assert torch.equal(ours.train(), expected)
+        assert torch.equal(ours.train(), gradient)
     after = ours.pinned
     assert after["kept"] == KEPT
     # 1.7 GB of inputs, and of staging where all was pinned, in place of so few blocks of 0.8.
@@ -234,28 +235,29 @@ def test_inputs_that_are_kept_later_take_the_place_of_blocks(
 
 
 def test_what_a_failed_step_has_kept_is_forgotten_where_memory_is_given_back(
-    original: Deep, monkeypatch: pytest.MonkeyPatch
+    machine: Machines, gradient: Tensor
 ) -> None:
-    ours = machine(original, 0.5, monkeypatch)
-    expected, before = ours.train(), ours.pinned
+    ours = machine(0.5)
+    assert torch.equal(ours.train(), gradient)
+    before = ours.pinned
     y = given().requires_grad_()
     for block in ours.model.blocks[:9]:
         y = ours.supplied.checkpoint(block, y)
     del y
     assert ours.supplied.give_way(training=True) is not None
     assert ours.supplied.checkpoint.offload._leaving == []
-    assert torch.equal(ours.train(), expected)
+    assert torch.equal(ours.train(), gradient)
     assert ours.pinned == before
 
 
 def test_inputs_that_are_kept_later_and_cannot_be_pinned_are_told(
-    original: Deep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    machine: Machines, gradient: Tensor, original: Deep, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ours = machine(original, 0.5, monkeypatch, weights="pageable", offload=False)
+    ours = machine(0.5, weights="pageable", offload=False)
     assert torch.equal(ours.infer(), original(given()))
     ours.supplied.checkpoint.offload.enabled = True
     for _ in range(2):
-        assert torch.equal(ours.train(), expected_gradient(original))
+        assert torch.equal(ours.train(), gradient)
     assert ours.pinned == {"staging": 4, "kept": 5, "blocks": 0}
     (note,) = caplog.messages
     assert "no more memory can be pinned (out of memory)" in note
@@ -263,25 +265,22 @@ def test_inputs_that_are_kept_later_and_cannot_be_pinned_are_told(
 
 @pytest.mark.parametrize(("quota", "blocks"), [(0.5, 0), (10, 9), (40, 24)])
 def test_blocks_that_are_streamed_later_are_pinned_where_there_is_room(
-    original: Deep, quota: float, blocks: int, monkeypatch: pytest.MonkeyPatch
+    machine: Machines, gradient: Tensor, original: Deep, quota: float, blocks: int
 ) -> None:
     """As when memory has run out in mid-run, and fewer blocks stay from then on."""
-    ours = machine(original, quota, monkeypatch, streamed=12)
-    expected = expected_gradient(original)
-    assert torch.equal(ours.train(), expected)
+    ours = machine(quota, streamed=12)
+    assert torch.equal(ours.train(), gradient)
     streamer = ours.supplied.streamer
     streamer.shrink(streamer.resident[:12], ring=1)
-    assert torch.equal(ours.train(), expected)
-    assert torch.equal(ours.train(), expected)
+    assert torch.equal(ours.train(), gradient)
+    assert torch.equal(ours.train(), gradient)
     assert ours.pinned["blocks"] == blocks
     assert ours.pinned["staging"] == (0 if quota == 40 else 4)
     assert torch.equal(ours.infer(), original(given()))
 
 
-def test_the_blocks_that_training_loads_twice_are_pinned_first(
-    original: Deep, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ours = machine(original, 5, monkeypatch)
+def test_the_blocks_that_training_loads_twice_are_pinned_first(machine: Machines) -> None:
+    ours = machine(5)
     ours.train()
     source: Any = ours.supplied.streamer._source
     assert isinstance(source, HostBlocks)

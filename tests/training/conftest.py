@@ -5,9 +5,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from maskora import lora
 from maskora.latents import EncodedSample, TensorCache, encode_samples
 from maskora.method.conditioning import motion_sample
-from maskora.models.registry import VideoModel, open_model
+from maskora.models.registry import Transformer, VideoModel, open_model
+
+
+def injected(model: VideoModel, seed: int = 0, rank: int = 4) -> Transformer:
+    """The model's transformer with a LoRA, as training has it."""
+    transformer = model.load_transformer()
+    lora.inject(transformer, rank, float(rank), model.lora_targets("attention"), seed)
+    transformer.train()
+    transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
+    return transformer
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,13 @@
 
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from maskora import lora
@@ -16,67 +18,69 @@ from maskora.latents import EncodedSample
 from maskora.method.objective import draw_noise_level
 from maskora.models.registry import Expert, VideoModel
 from maskora.training import loop
-from maskora.training.loop import (
-    Chooser,
-    StageRun,
-    choose_mixed,
-    choose_uniformly,
-    sample_loss,
-    train,
-    train_step,
-)
+from maskora.training.loop import Chooser, StageRun, choose_uniformly, train, train_step
 from maskora.training.report import read_metrics
 from maskora.training.run_folder import RunFolder
+from tests.training.conftest import injected
 
 PLAN = StageRun("motion", 6, Training(seed=3, checkpoint_every=3), Optimizer(type="adamw", lr=1e-2))
+Losses = list[float]
+Run = Callable[..., tuple[Losses, dict[str, Tensor]]]
 
 
-def run(
-    model: VideoModel, choose: Chooser, plan: StageRun, folder: Path
-) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Train as the command does; answer the losses and the LoRA."""
-    transformer = model.load_transformer()
-    lora.inject(transformer, 4, 4.0, model.lora_targets("attention"), plan.seed)
-    runs = RunFolder(folder)
-    if adapter := runs.newest_adapter():
-        lora.fill(transformer, lora.read(adapter), adapter)
-    train(model, transformer, choose, plan, runs, {"all": "the same"}, {"stage": "motion"})
-    losses = [entry.loss for entry in read_metrics(runs.metrics)]
-    return losses, lora.read(runs.adapter(plan.steps)).tensors
+@pytest.fixture
+def run(model: VideoModel, windows: list[EncodedSample]) -> Run:
+    """Train in a folder as the command does, with changes of the plan; the losses and the LoRA."""
+
+    def call(
+        folder: Path, choose: Chooser | None = None, **changes: object
+    ) -> tuple[Losses, dict[str, Tensor]]:
+        plan, runs = replace(PLAN, **changes), RunFolder(folder)
+        transformer = injected(model, plan.seed)
+        if adapter := runs.newest_adapter():
+            lora.fill(transformer, lora.read(adapter), adapter)
+        choose = choose or choose_uniformly(windows)
+        train(model, transformer, choose, plan, runs, {"all": "the same"}, {"stage": "motion"})
+        losses = [entry.loss for entry in read_metrics(runs.metrics)]
+        return losses, lora.read(runs.adapter(plan.steps)).tensors
+
+    return call
+
+
+def same(ours: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
+    return all(torch.equal(ours[name], others[name]) for name in ours)
 
 
 def test_two_runs_of_one_seed_are_the_same_and_another_seed_is_not(
-    model: VideoModel, windows: list[EncodedSample], tmp_path: Path
+    run: Run, tmp_path: Path
 ) -> None:
-    choose = choose_uniformly(windows)
-    losses_a, lora_a = run(model, choose, PLAN, tmp_path / "a")
-    losses_b, lora_b = run(model, choose, PLAN, tmp_path / "b")
-    losses_c, _ = run(model, choose, replace(PLAN, training=Training(seed=4)), tmp_path / "c")
+    losses_a, lora_a = run(tmp_path / "a")
+    losses_b, lora_b = run(tmp_path / "b")
+    losses_c, _ = run(tmp_path / "c", training=Training(seed=4))
     assert losses_a == losses_b
     assert len(losses_a) == 6
-    assert all(torch.equal(lora_a[name], lora_b[name]) for name in lora_a)
+    assert same(lora_a, lora_b)
     assert losses_a != losses_c
     files = [RunFolder(tmp_path / name).adapter(PLAN.steps).read_bytes() for name in "abc"]
     assert files[0] == files[1]
     assert files[0] != files[2]
+    assert RunFolder(tmp_path / "a").loss_picture.stat().st_size > 5000
+    assert list(RunFolder(tmp_path / "a").tensorboard.glob("events.*"))
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(
-    model: VideoModel, windows: list[EncodedSample], tmp_path: Path
-) -> None:
-    choose = choose_uniformly(windows)
-    losses, whole = run(model, choose, PLAN, tmp_path / "whole")
-    run(model, choose, replace(PLAN, steps=4), tmp_path / "parts")
-    resumed_losses, resumed = run(model, choose, PLAN, tmp_path / "parts")
+def test_a_resumed_run_equals_an_uninterrupted_one(run: Run, tmp_path: Path) -> None:
+    losses, whole = run(tmp_path / "whole")
+    run(tmp_path / "parts", steps=4)
+    resumed_losses, resumed = run(tmp_path / "parts")
     assert resumed_losses == losses
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert same(whole, resumed)
     kept = sorted(path.parent.name for path in (tmp_path / "parts").glob("step-*/optimizer.pt"))
     assert kept == ["step-00006"]
 
 
 @pytest.mark.parametrize("moment", ["before the update", "after the update"])
 def test_ctrl_c_finishes_and_saves_the_step_in_hand(
-    model: VideoModel, windows: list[EncodedSample], tmp_path: Path, moment: str
+    run: Run, windows: list[EncodedSample], tmp_path: Path, moment: str
 ) -> None:
     seen = 0
 
@@ -97,21 +101,19 @@ def test_ctrl_c_finishes_and_saves_the_step_in_hand(
     )
     try:
         with pytest.raises(KeyboardInterrupt):
-            run(model, choose, PLAN, tmp_path / "cut")
+            run(tmp_path / "cut", choose)
     finally:
         hook.remove()
     assert signal.getsignal(signal.SIGINT) is before
-    record = RunFolder(tmp_path / "cut").read()
-    assert record is not None
-    assert record.step == 4
-    resumed_losses, resumed = run(model, choose_uniformly(windows), PLAN, tmp_path / "cut")
-    losses, whole = run(model, choose_uniformly(windows), PLAN, tmp_path / "whole")
+    assert RunFolder(tmp_path / "cut").read().step == 4
+    resumed_losses, resumed = run(tmp_path / "cut")
+    losses, whole = run(tmp_path / "whole")
     assert resumed_losses == losses
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert same(whole, resumed)
 
 
 def test_ctrl_c_just_after_a_step_was_not_saved_saves_the_next_one(
-    model: VideoModel, windows: list[EncodedSample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Late(loop.Interruption):
         looks = 0
@@ -127,14 +129,12 @@ def test_ctrl_c_just_after_a_step_was_not_saved_saves_the_next_one(
 
     monkeypatch.setattr(loop, "Interruption", Late)
     with pytest.raises(KeyboardInterrupt):
-        run(model, choose_uniformly(windows), PLAN, tmp_path / "cut")
-    record = RunFolder(tmp_path / "cut").read()
-    assert record is not None
-    assert record.step == 2
+        run(tmp_path / "cut")
+    assert RunFolder(tmp_path / "cut").read().step == 2
 
 
 def test_a_second_ctrl_c_stops_at_once_and_what_was_saved_stays_whole(
-    model: VideoModel, windows: list[EncodedSample], tmp_path: Path
+    run: Run, windows: list[EncodedSample], tmp_path: Path
 ) -> None:
     seen = 0
 
@@ -147,58 +147,40 @@ def test_a_second_ctrl_c_stops_at_once_and_what_was_saved_stays_whole(
         return choose_uniformly(windows)(generator)
 
     with pytest.raises(KeyboardInterrupt):
-        run(model, choose, PLAN, tmp_path / "cut")
-    record = RunFolder(tmp_path / "cut").read()
-    assert record is not None
-    assert record.step == 3
-    resumed_losses, _ = run(model, choose_uniformly(windows), PLAN, tmp_path / "cut")
-    losses, _ = run(model, choose_uniformly(windows), PLAN, tmp_path / "whole")
-    assert resumed_losses == losses
+        run(tmp_path / "cut", choose)
+    assert RunFolder(tmp_path / "cut").read().step == 3
+    assert run(tmp_path / "cut")[0] == run(tmp_path / "whole")[0]
 
 
-def test_a_renewed_run_that_fails_leaves_the_earlier_one(
-    model: VideoModel, windows: list[EncodedSample], tmp_path: Path
-) -> None:
+def test_a_renewed_run_that_fails_leaves_the_earlier_one(run: Run, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    _, before = run(model, choose_uniformly(windows), PLAN, folder.root)
+    _, before = run(folder.root)
 
     def failing(generator: torch.Generator) -> EncodedSample:
         raise RuntimeError("out of memory, say")
 
     with pytest.raises(RuntimeError, match="out of memory"), folder.renewed():
-        run(model, failing, PLAN, folder.root)
-    record = folder.read()
-    assert record is not None
-    assert record.step == 6
-    after = lora.read(folder.adapter(6)).tensors
-    assert all(torch.equal(before[name], after[name]) for name in before)
+        run(folder.root, failing)
+    assert folder.read().step == 6
+    assert same(before, lora.read(folder.adapter(6)).tensors)
     assert len(read_metrics(folder.metrics)) == 6
 
 
-def test_a_renewed_run_replaces_the_earlier_one_once_it_has_saved(
-    model: VideoModel, windows: list[EncodedSample], tmp_path: Path
-) -> None:
+def test_a_renewed_run_replaces_the_earlier_one_once_it_has_saved(run: Run, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     (folder.root / "named-edit").mkdir(parents=True)
-    run(model, choose_uniformly(windows), PLAN, folder.root)
+    run(folder.root)
     with folder.renewed():
-        run(
-            model,
-            choose_uniformly(windows),
-            replace(PLAN, steps=2, training=Training(seed=8)),
-            folder.root,
-        )
+        run(folder.root, steps=2, training=Training(seed=8))
     assert sorted(p.name for p in folder.root.glob("step-*")) == ["step-00002"]
     assert (folder.root / "named-edit").is_dir()
     assert not (folder.root / ".earlier").exists()
     assert len(read_metrics(folder.metrics)) == 2
 
 
-def test_a_run_cannot_go_on_with_another_or_a_damaged_optimizer(
-    model: VideoModel, windows: list[EncodedSample], tmp_path: Path
-) -> None:
+def test_a_run_cannot_go_on_with_another_or_a_damaged_optimizer(run: Run, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
-    run(model, choose_uniformly(windows), replace(PLAN, steps=3), folder.root)
+    run(folder.root, steps=3)
     with pytest.raises(UserError, match="written by adamw, and adamw8bit would run"):
         folder.load_optimizer(3, "adamw8bit")
     state = folder.root / "step-00003" / "optimizer.pt"
@@ -213,52 +195,37 @@ def test_a_run_cannot_go_on_with_another_or_a_damaged_optimizer(
 
 
 def test_a_gradient_that_is_not_finite_stops_before_it_does_harm(
-    model: VideoModel, windows: list[EncodedSample], tmp_path: Path
+    run: Run, windows: list[EncodedSample], tmp_path: Path
 ) -> None:
     context = {name: tensor * float("nan") for name, tensor in windows[0].context.items()}
     broken = replace(windows[0], context=context)
     with pytest.raises(Fault, match="step 1: the gradient is not finite"):
-        run(model, lambda _: broken, PLAN, tmp_path / "run")
+        run(tmp_path / "run", lambda _: broken)
 
 
 def test_training_lowers_the_loss_on_its_windows(
-    model: VideoModel, windows: list[EncodedSample], tmp_path: Path
+    run: Run, model: VideoModel, windows: list[EncodedSample], tmp_path: Path
 ) -> None:
-    def loss_with(tensors: dict[str, torch.Tensor] | None) -> float:
-        transformer = model.load_transformer()
-        lora.inject(transformer, 4, 4.0, model.lora_targets("attention"), 3)
-        if tensors:
-            path = tmp_path / "runs" / "step-00040" / "adapter.safetensors"
-            lora.fill(transformer, lora.read(path), path)
+    def loss_with(adapter: Path | None) -> float:
+        transformer = injected(model, 3)
+        if adapter:
+            lora.fill(transformer, lora.read(adapter), adapter)
         total = 0.0
         with torch.no_grad():
             for index, sample in enumerate(windows):
-                noise = torch.randn(
-                    sample.target_CTHW.shape, generator=torch.Generator().manual_seed(90 + index)
-                )
+                generator = torch.Generator().manual_seed(90 + index)
+                noise = torch.randn(sample.target_CTHW.shape, generator=generator)
                 level = torch.tensor([0.5])
-                total += sample_loss(model, transformer, sample, noise, level, 1.0).item()
+                total += loop.sample_loss(model, transformer, sample, noise, level, 1.0).item()
         return total
 
-    _, tensors = run(
-        model,
-        choose_uniformly(windows),
-        replace(PLAN, steps=40, training=Training(seed=3, checkpoint_every=40)),
-        tmp_path / "runs",
-    )
-    assert loss_with(tensors) < 0.97 * loss_with(None)
+    run(tmp_path, steps=40, training=Training(seed=3, checkpoint_every=40))
+    assert loss_with(RunFolder(tmp_path).adapter(40)) < 0.97 * loss_with(None)
 
 
-def test_accumulated_gradients_are_the_mean_over_their_samples(
-    model: VideoModel, windows: list[EncodedSample], tmp_path: Path
-) -> None:
-    losses, _ = run(
-        model,
-        choose_uniformly(windows),
-        replace(PLAN, steps=2, training=Training(gradient_accumulation_steps=3)),
-        tmp_path / "a",
-    )
-    entries = read_metrics(RunFolder(tmp_path / "a").metrics)
+def test_accumulated_gradients_are_the_mean_over_their_samples(run: Run, tmp_path: Path) -> None:
+    losses, _ = run(tmp_path, steps=2, training=Training(gradient_accumulation_steps=3))
+    entries = read_metrics(RunFolder(tmp_path).metrics)
     assert [len(entry.samples) for entry in entries] == [3, 3]
     assert all(loss > 0 for loss in losses)
 
@@ -272,10 +239,9 @@ def test_a_step_draws_its_level_and_weighs_its_loss_as_set(
     lora.inject(transformer, 4, 4.0, model.lora_targets("attention"), 0)
     generator = torch.Generator().manual_seed(6 * 1_000_003 + 2)
     level = draw_noise_level("logit_normal", 6.0, generator, 0.9, 1.0)
-    assert sample.target_CTHW is not None
     noise = torch.randn(sample.target_CTHW.shape, generator=generator)
     with torch.no_grad():
-        loss = sample_loss(model, transformer, sample, noise, level, 7.0).item()
+        loss = loop.sample_loss(model, transformer, sample, noise, level, 7.0).item()
     optimizer = torch.optim.SGD(lora.trainable(transformer), lr=1.0)
     entry = train_step(model, transformer, optimizer, lambda _: sample, plan, 2).read()
     assert entry.noise_level == level.item()
@@ -284,27 +250,15 @@ def test_a_step_draws_its_level_and_weighs_its_loss_as_set(
 
 def test_mixing_draws_the_motion_share(windows: list[EncodedSample]) -> None:
     keyframe, motion = windows[:1], windows[1:]
-    choose = choose_mixed(keyframe, motion, 0.25)
+    choose = loop.choose_mixed(keyframe, motion, 0.25)
     generator = torch.Generator().manual_seed(0)
     names = [choose(generator).name for _ in range(2000)]
     assert names.count(motion[0].name) / 2000 == pytest.approx(0.25, abs=0.03)
 
 
-def test_a_lora_of_another_rank_does_not_fill(
-    model: VideoModel, windows: list[EncodedSample], tmp_path: Path
-) -> None:
-    run(model, choose_uniformly(windows), replace(PLAN, steps=1), tmp_path / "a")
-    path = RunFolder(tmp_path / "a").adapter(1)
-    transformer = model.load_transformer()
-    lora.inject(transformer, 8, 8.0, model.lora_targets("attention"), 0)
+def test_a_lora_of_another_rank_does_not_fill(run: Run, model: VideoModel, tmp_path: Path) -> None:
+    run(tmp_path, steps=1)
+    path = RunFolder(tmp_path).adapter(1)
+    transformer = injected(model, rank=8)
     with pytest.raises(UserError, match="does not fit"):
         lora.fill(transformer, lora.read(path), path)
-
-
-def test_the_loss_picture_and_the_tensorboard_files_are_there(
-    model: VideoModel, windows: list[EncodedSample], tmp_path: Path
-) -> None:
-    run(model, choose_uniformly(windows), PLAN, tmp_path / "a")
-    folder = RunFolder(tmp_path / "a")
-    assert folder.loss_picture.stat().st_size > 5000
-    assert list(folder.tensorboard.glob("events.*"))

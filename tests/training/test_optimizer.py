@@ -12,6 +12,7 @@ from maskora.latents import EncodedSample
 from maskora.models.registry import VideoModel, open_model
 from maskora.training import loop, optimizer
 from maskora.training.loop import choose_uniformly, sample_loss, train_step
+from tests.training.conftest import injected
 from tests.training.test_loop import PLAN
 
 GPU = torch.device("cuda")
@@ -32,12 +33,9 @@ def gradients(folder: Path, dtype: str, scale: float) -> Tensor:
         },
     )
     model = open_model("wan2.1-i2v", folder, dtype, "cpu")
-    transformer = model.load_transformer()
-    lora.inject(transformer, 4, 4.0, model.lora_targets("attention"), 0)
+    transformer = injected(model)
     for parameter in lora.trainable(transformer):
         torch.nn.init.normal_(parameter, std=0.02, generator=numbers)
-    transformer.train()
-    transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
     noise = torch.randn(16, 2, HEIGHT, WIDTH, generator=numbers)
     (scale * sample_loss(model, transformer, sample, noise, torch.tensor([0.6]), 1.0)).backward()
     return torch.cat([(p.grad / scale).flatten() for p in lora.trainable(transformer)])
@@ -60,12 +58,9 @@ def test_a_scaled_loss_trains_the_same_lora(
 ) -> None:
     def trained(scale: float) -> list[Tensor]:
         monkeypatch.setattr(loop, "loss_scale", lambda dtype: scale)
-        transformer = model.load_transformer()
-        lora.inject(transformer, 4, 4.0, model.lora_targets("attention"), 0)
+        transformer = injected(model)
         parameters = lora.trainable(transformer)
         adamw = optimizer.make_optimizer(PLAN.optimizer, parameters)
-        transformer.train()
-        transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
         for step in (1, 2):
             train_step(model, transformer, adamw, choose_uniformly(windows), PLAN, step)
         return parameters

@@ -27,6 +27,7 @@ from maskora.training.loop import choose_uniformly, give_way, train, train_step
 from maskora.training.optimizer import make_optimizer
 from maskora.training.run_folder import RunFolder
 from tests.simulated import OUT_OF_MEMORY, Allocator
+from tests.training.conftest import injected
 from tests.training.test_loop import PLAN
 
 FAMILY, BLOCKS = "wan2.1-i2v", 5
@@ -49,25 +50,17 @@ class Steps:
     def __init__(self, model: VideoModel, window: EncodedSample) -> None:
         self.memory = Allocator()
         self._model, self._choose = model, choose_uniformly([window])
-        self._transformer = model.load_transformer()
-        lora.inject(self._transformer, 4, 4.0, model.lora_targets("attention"), PLAN.seed)
+        self._transformer = injected(model, PLAN.seed)
         self._parameters = lora.trainable(self._transformer)
         self._optimizer = make_optimizer(PLAN.optimizer, self._parameters)
-        self._transformer.train()
-        self._transformer.enable_gradient_checkpointing(self._transformer.streamed.checkpoint)
 
     def take(self, fails: Fails, at_step: int, steps: int = 2) -> list[Tensor]:
         """The LoRA's matrices after the steps."""
         for step in range(1, steps + 1):
             take = partial(
-                train_step,
-                self._model,
-                self._transformer,
-                self._optimizer,
-                self._choose,
-                PLAN,
+                train_step, self._model, self._transformer, self._optimizer, self._choose, PLAN,
                 step,
-            )
+            )  # fmt: skip
             if step == at_step:
                 self.memory.arm(fails)
                 with self.memory:
@@ -87,8 +80,7 @@ def trained(
     that nothing is left to give.
     """
     memory, seen = Allocator(), 0
-    transformer = model.load_transformer()
-    lora.inject(transformer, 4, 4.0, model.lora_targets("attention"), PLAN.seed)
+    transformer = injected(model, PLAN.seed)
     if saved := RunFolder(folder).newest_adapter():
         lora.fill(transformer, lora.read(saved), saved)
 
@@ -107,15 +99,8 @@ def trained(
 
 def once(n: int) -> Fails:
     """The n-th allocation fails, whichever attempt it falls into."""
-    failed = False
-
-    def fails(count: int) -> bool:
-        nonlocal failed
-        due = count == n and not failed
-        failed = failed or due
-        return due
-
-    return fails
+    numbers = [n]
+    return lambda count: count in numbers and numbers.pop() == count
 
 
 def never(_: int) -> bool:
@@ -145,12 +130,9 @@ def equal(ours: list[Tensor], others: list[Tensor]) -> bool:
     ],
 )
 def test_any_of_a_steps_first_forty_allocations_may_fail(
-    placement: Placement,
-    numbers: Iterable[int],
-    deep_model: Path,
-    window: EncodedSample,
+    placement: Placement, numbers: Iterable[int], deep_model: Path, window: EncodedSample,
     first_step: list[Tensor],
-) -> None:
+) -> None:  # fmt: skip
     for n in numbers:
         model = opened(deep_model, placement)
         steps = Steps(model, window)
@@ -183,10 +165,7 @@ def test_a_later_step_may_run_out_and_those_after_it_go_on(
 
 
 def test_memory_may_run_out_again_and_again_until_nothing_is_left_to_give(
-    deep_model: Path,
-    window: EncodedSample,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
+    deep_model: Path, window: EncodedSample, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "maskora")
     model = opened(deep_model)
@@ -199,9 +178,8 @@ def test_memory_may_run_out_again_and_again_until_nothing_is_left_to_give(
     last = model.placement
     assert (last.blocks_to_swap, last.ring, last.recompute) == (BLOCKS, 1, "layer")
     assert last.activation_offload
-    run = RunFolder(tmp_path / "run").read()
-    assert run is not None
-    assert run.step == 1  # the step before is saved, though no checkpoint was due
+    # The step before is saved, though no checkpoint was due.
+    assert RunFolder(tmp_path / "run").read().step == 1
     resumed = trained(opened(deep_model), window, tmp_path / "run")
     whole = trained(opened(deep_model), window, tmp_path / "whole")
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
@@ -211,21 +189,16 @@ def test_memory_may_run_out_again_and_again_until_nothing_is_left_to_give(
     "error", [torch.OutOfMemoryError(OUT_OF_MEMORY), OSError(errno.ENOMEM, "cannot allocate")]
 )
 def test_what_runs_out_while_memory_is_given_back_ends_the_run_with_its_state(
-    error: Exception,
-    deep_model: Path,
-    window: EncodedSample,
-    tmp_path: Path,
+    error: Exception, deep_model: Path, window: EncodedSample, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
+) -> None:  # fmt: skip
     def fail(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(Streamer, "shrink", fail)
     with pytest.raises(OutOfMemory, match="allocate"):
         trained(opened(deep_model), window, tmp_path / "run", every=20, times=2)
-    run = RunFolder(tmp_path / "run").read()
-    assert run is not None
-    assert run.step == 1
+    assert RunFolder(tmp_path / "run").read().step == 1
 
 
 def test_an_update_that_fails_later_is_not_repeated(
@@ -247,22 +220,23 @@ def test_an_update_that_fails_later_is_not_repeated(
     assert calls == 2
 
 
+def denoised(
+    model: VideoModel, window: EncodedSample, steps: int, fails: Fails, cache: str = "none"
+) -> tuple[Tensor, int]:
+    """A clip, and how many blocks were computed for it."""
+    memory, transformer = Allocator(), model.load_transformer()
+    use_cache(transformer, Acceleration(cache=cache))
+    noise = draw_noise((16, *window.condition_CTHW.shape[1:]), seed=1)
+    clip = Denoising(model, window, window.context, noise, Inference(steps=steps))
+    with memory:
+        memory.arm(fails)
+        clip.advance(transformer)
+    return clip.result(), transformer.streamed.streamer.traffic.visits
+
+
 @pytest.mark.parametrize(("n", "weights"), [(1, "pinned"), (25, "pageable"), (80, "mapped")])
 def test_denoising_goes_on(n: int, weights: str, deep_model: Path, window: EncodedSample) -> None:
-    resident = replace(RESIDENT, weights=weights)
-
-    def generated(fails: Fails) -> tuple[Tensor, Placement]:
-        model, memory = opened(deep_model, resident), Allocator()
-        transformer = model.load_transformer()
-        noise = draw_noise((16, *window.condition_CTHW.shape[1:]), seed=1)
-        clip = Denoising(model, window, window.context, noise, Inference(steps=3))
-        with memory:
-            memory.arm(fails)
-            clip.advance(transformer)
-        return clip.result(), model.placement
-
-    failing = once(n)
-    twice = 0
+    resident, failing, twice = replace(RESIDENT, weights=weights), once(n), 0
 
     def fails(count: int) -> bool:
         nonlocal twice
@@ -270,32 +244,22 @@ def test_denoising_goes_on(n: int, weights: str, deep_model: Path, window: Encod
         twice += due
         return due
 
-    whole, before = generated(never)
-    result, after = generated(fails)
+    undisturbed, disturbed = opened(deep_model, resident), opened(deep_model, resident)
+    whole, _ = denoised(undisturbed, window, 3, never)
+    result, _ = denoised(disturbed, window, 3, fails)
     assert torch.allclose(result, whole, atol=1e-5)
-    assert before == resident
-    assert (after.split_batch, after.blocks_to_swap) == (True, 3)
+    assert undisturbed.placement == resident
+    assert (disturbed.placement.split_batch, disturbed.placement.blocks_to_swap) == (True, 3)
 
 
 def test_a_cache_over_the_steps_forgets_the_step_that_failed(
     deep_model: Path, window: EncodedSample
 ) -> None:
     """What it holds is of two attempts then, or of another number of samples."""
-
-    def visits(fails: Fails) -> int:
-        model, memory = opened(deep_model), Allocator()
-        transformer = model.load_transformer()
-        use_cache(transformer, Acceleration(cache="taylor"))
-        noise = draw_noise((16, *window.condition_CTHW.shape[1:]), seed=1)
-        clip = Denoising(model, window, window.context, noise, Inference(steps=8))
-        with memory:
-            memory.arm(fails)
-            clip.advance(transformer)
-        return transformer.streamed.streamer.traffic.visits
-
-    undisturbed = visits(never)
+    _, undisturbed = denoised(opened(deep_model), window, 8, never, "taylor")
     assert undisturbed == BLOCKS * 5  # three to begin with, and every third of the other five
-    assert visits(once(1000)) > undisturbed + BLOCKS  # it begins anew
+    _, disturbed = denoised(opened(deep_model), window, 8, once(1000), "taylor")
+    assert disturbed > undisturbed + BLOCKS  # it begins anew
 
 
 @pytest.mark.parametrize(("weights", "streamed"), [("pageable", 0), ("mapped", 3)])
@@ -342,13 +306,9 @@ def test_the_vae_takes_smaller_tiles(model: VideoModel, tiny_model: Path, tmp_pa
         decode_video(expected[0], model)
 
 
-def accelerator_error() -> RuntimeError:
-    return torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be …")
-
-
 KINDS: list[tuple[Exception, str | None]] = [
     (torch.OutOfMemoryError(OUT_OF_MEMORY), "VRAM"),
-    (accelerator_error(), "VRAM"),
+    (torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be …"), "VRAM"),
     (RuntimeError("CUDA driver error: out of memory"), "VRAM"),
     (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
      "VRAM"),

@@ -10,7 +10,7 @@ import torch
 from maskora import lora
 from maskora.config.tables import Inference
 from maskora.latents import EncodedSample, TensorCache, encode_samples
-from maskora.method.conditioning import Sample, motion_sample
+from maskora.method.conditioning import motion_sample
 from maskora.models.registry import VideoModel, open_model
 from maskora.models.tiny import write_tiny_model
 from maskora.sampling import Denoising, draw_noise
@@ -19,28 +19,17 @@ from maskora.training.loop import choose_uniformly, train_step
 from maskora.training.optimizer import make_optimizer
 from tests.models import tiny_hunyuan, tiny_hunyuan15
 from tests.simulated import Bus
+from tests.training.conftest import injected
 from tests.training.test_loop import PLAN
 
 STREAMED, RING = 5, 2
 
 
-def write_wan(folder: Path, layers: int) -> Path:
-    write_tiny_model(folder, layers=layers)
-    return folder
-
-
-def write_hunyuan(folder: Path, layers: int) -> Path:
-    return tiny_hunyuan.write(folder, double=2, single=layers - 2)
-
-
-def write_hunyuan15(folder: Path, layers: int) -> Path:
-    return tiny_hunyuan15.write(folder, layers=layers)
-
-
-FAMILIES: dict[str, Callable[[Path, int], Path]] = {
-    "wan2.1-i2v": write_wan,
-    "hunyuan-video-i2v": write_hunyuan,
-    "hunyuan-video-1.5-i2v": write_hunyuan15,
+# How a base of so many layers is written.
+FAMILIES: dict[str, Callable[[Path, int], object]] = {
+    "wan2.1-i2v": lambda folder, layers: write_tiny_model(folder, layers=layers),
+    "hunyuan-video-i2v": lambda folder, n: tiny_hunyuan.write(folder, double=2, single=n - 2),
+    "hunyuan-video-1.5-i2v": lambda folder, layers: tiny_hunyuan15.write(folder, layers=layers),
 }
 # diffusers' own forward pass of HunyuanVideo-1.5 asks whether the picture is empty, and sorts the
 # tokens by their masks, once for all blocks.
@@ -51,7 +40,7 @@ def encoded(model: VideoModel, cache: Path) -> EncodedSample:
     video = torch.rand(3, 5, 48, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     keep = torch.ones(5, 48, 64)
     keep[:, 16:32, 16:48] = 0
-    sample: Sample = motion_sample(video, keep, 0, 5, "masked", 'a sign "Open"')
+    sample = motion_sample(video, keep, 0, 5, "masked", 'a sign "Open"')
     return encode_samples([sample], model, TensorCache(cache))[0]
 
 
@@ -59,11 +48,8 @@ def training_traffic(family: str, folder: Path, window: EncodedSample) -> Counte
     """What the second step of training moves; the first makes the optimizer's states."""
     placement = Placement(STREAMED, ring=RING, activation_offload=True)
     model = open_model(family, folder, "float32", "meta", placement)
-    transformer = model.load_transformer()
-    lora.inject(transformer, 4, 4.0, model.lora_targets("attention"), 0)
+    transformer = injected(model)
     optimizer = make_optimizer(PLAN.optimizer, lora.trainable(transformer))
-    transformer.train()
-    transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
     for step in (1, 2):
         with Bus() as bus:
             train_step(model, transformer, optimizer, choose_uniformly([window]), PLAN, step)
@@ -75,7 +61,8 @@ def training_traffic(family: str, folder: Path, window: EncodedSample) -> Counte
 def test_a_training_step_waits_for_nothing(family: str, tmp_path: Path) -> None:
     seen = {}
     for layers in (5, 6):
-        folder = FAMILIES[family](tmp_path / str(layers), layers)
+        folder = tmp_path / str(layers)
+        FAMILIES[family](folder, layers)
         window = encoded(open_model(family, folder, "float32", "cpu"), tmp_path / "cache")
         seen[layers] = training_traffic(family, folder, window)
     traffic = seen[5]
@@ -90,8 +77,8 @@ def test_a_training_step_waits_for_nothing(family: str, tmp_path: Path) -> None:
 
 
 def test_a_denoising_step_waits_for_nothing(tmp_path: Path) -> None:
-    folder = write_wan(tmp_path / "wan", 5)
-    family = "wan2.1-i2v"
+    folder, family = tmp_path / "wan", "wan2.1-i2v"
+    write_tiny_model(folder, layers=5)
     window = encoded(open_model(family, folder, "float32", "cpu"), tmp_path / "cache")
     model = open_model(family, folder, "float32", "meta", Placement(STREAMED, ring=RING))
     transformer = model.load_transformer()

@@ -5,12 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskora.video.composite import (
-    composite,
-    contact_sheet,
-    feather_alpha,
-    paste_over_original,
-)
+from maskora.video.composite import composite, contact_sheet, feather_alpha, paste_over_original
 from maskora.video.fit import Fit, place, unfit_image, unfit_mask
 
 FITS = st.sampled_from(["crop", "pad", "stretch"])

@@ -39,9 +39,9 @@ def agreed(path: Path) -> VideoInfo:
 
 def test_an_ordinary_clip(pattern: Pattern) -> None:
     info = agreed(pattern("clip.mp4", 10, "30000/1001"))
-    assert (info.kind, info.width, info.height, info.frames) == ("video", 64, 48, 10)
+    assert (info.images, info.width, info.height, info.frames) == ((), 64, 48, 10)
     assert (info.fps, info.variable_rate, info.has_audio) == (Fraction(30000, 1001), False, False)
-    assert (info.bit_depth, info.hdr, info.rotation, info.notes) == (8, None, 0, ())
+    assert (info.bit_depth, info.color.hdr, info.rotation, info.notes) == (8, None, 0, ())
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_hdr_is_tone_mapped(make: Pattern, transfer: str, hdr: str) -> None:
         "-frames:v", "2", "-crf", "1",
     )  # fmt: skip
     info = agreed(path)
-    assert (info.hdr, info.bit_depth) == (hdr, 10)
+    assert (info.color.hdr, info.bit_depth) == (hdr, 10)
     assert info.color == ColorTags("bt2020", transfer, "bt2020nc", "tv")
     assert any("HDR" in note for note in info.notes)
     if not has_filter("zscale"):
@@ -164,7 +164,7 @@ def test_a_folder_of_images_in_natural_order(tmp_path: Path) -> None:
         write_png(tmp_path / f"f{number}.png", np.full((6, 8, 3), number, np.uint8))
     (tmp_path / "notes.txt").write_text("hello")
     info = agreed(tmp_path)
-    assert (info.kind, info.width, info.height, info.frames, info.fps) == ("images", 8, 6, 3, 16)
+    assert (len(info.images), info.width, info.height, info.frames, info.fps) == (3, 8, 6, 3, 16)
     assert [int(frame[0, 0, 0]) for frame in read_frames(info)] == [9, 10, 100]
     assert any("16" in note for note in info.notes)
     assert any("notes.txt" in note for note in info.notes)

@@ -12,17 +12,9 @@ from functools import partial
 from pathlib import Path
 
 from maskora import devices
-from maskora.app.doctor.facts import INSTALL, Facts, Tool, gather
+from maskora.app.doctor import page
+from maskora.app.doctor.facts import INSTALL, Tool, gather
 from maskora.app.doctor.outcomes import Bench, Found, Outcome, Wrong, perform
-from maskora.app.doctor.page import (
-    Speeds,
-    render_facts,
-    render_outcome,
-    render_problems,
-    render_verdicts,
-    report,
-    verdicts,
-)
 from maskora.errors import Fault, UserError
 from maskora.files import cache_home
 from maskora.memory.machine import Machine
@@ -42,19 +34,21 @@ def examine(as_json: bool, show: Show) -> None:
     Raises:
         Fault: something is broken.
     """
-    page = (lambda text: None) if as_json else show
+    tell = (lambda text: None) if as_json else show
     facts = gather()
-    page(f"{render_facts(facts)}\n\nMeasured and tried\n")
-    examination = Examination(page)
+    tell(f"{page.render_facts(facts)}\n\nMeasured and tried\n")
+    examination = Examination(tell)
     examination.run()
     outcomes, machine = examination.outcomes, examination.machine
-    bases = verdicts(machine, _speeds(outcomes)) if machine is not None else []
+    speeds = {name: value for outcome in outcomes for name, value in outcome.numbers.items()}
+    bases = page.verdicts(machine, speeds) if machine is not None else []
     if bases:
-        page(f"\n{render_verdicts(bases)}\n")
-    problems = broken(facts, outcomes)
-    page(f"\n{render_problems(problems)}\n")
+        tell(f"\n{page.render_verdicts(bases)}\n")
+    things: Sequence[Tool | Outcome] = (*facts.tools, *outcomes)
+    problems = [thing.name for thing in things if thing.state == "broken"]
+    tell(f"\n{page.render_problems(problems)}\n")
     if as_json:
-        show(f"{json.dumps(report(facts, outcomes, bases), indent=2)}\n")
+        show(f"{json.dumps(page.report(facts, outcomes, bases), indent=2)}\n")
     if problems:
         raise Fault(f"something is broken: {', '.join(problems)}")
 
@@ -78,18 +72,23 @@ class Examination:
         """Perform them; without the libraries, that is the only one."""
         if self._perform("libraries", _import_libraries, INSTALL).state == "broken":
             return
+        import torch
+
         from maskora.app.doctor.checks import CHECKS
 
         self._perform("device", self._choose_device, f"update the GPU's driver ({DRIVER})")
+        gpu = self.machine.gpu if self.machine is not None else None
+        vram = gpu.free if gpu is not None else None
         with _scratch_folder(cache_home()) as scratch:
-            bench = self._bench(scratch)
+            device = torch.device(self._device.name)
+            bench = Bench(device, scratch, cache_home(), ram().available, vram)
             for check in CHECKS:
                 self._perform(check.name, partial(check.run, bench), check.advice)
 
     def _perform(self, name: str, work: Callable[[], Found], advice: str) -> Outcome:
         self._show(f"  {name} ... ")
         outcome = perform(name, work, advice)
-        self._show(f"{render_outcome(outcome)}\n")
+        self._show(f"{page.render_outcome(outcome)}\n")
         self.outcomes.append(outcome)
         return outcome
 
@@ -104,18 +103,6 @@ class Examination:
         self.machine = measured(device)
         self._device = device
         return Found(device.note or f"{device.name}, {self.machine.name}")
-
-    def _bench(self, scratch: Path) -> Bench:
-        import torch
-
-        gpu = self.machine.gpu if self.machine is not None else None
-        return Bench(
-            device=torch.device(self._device.name),
-            scratch=scratch,
-            cache=cache_home(),
-            ram=ram().available,
-            vram=gpu.free if gpu is not None else None,
-        )
 
 
 def _import_libraries() -> Found:
@@ -134,14 +121,3 @@ def _scratch_folder(cache: Path) -> Iterator[Path]:
         made = tempfile.TemporaryDirectory(prefix="maskora-doctor-")
     with made as folder:
         yield Path(folder)
-
-
-def _speeds(outcomes: Sequence[Outcome]) -> Speeds:
-    numbers = {name: value for outcome in outcomes for name, value in outcome.numbers.items()}
-    return Speeds(numbers.get("bus"), numbers.get("staged"), numbers.get("disk_read"))
-
-
-def broken(facts: Facts, outcomes: Sequence[Outcome]) -> list[str]:
-    """The names of the tools and checks that are broken."""
-    things: Sequence[Tool | Outcome] = (*facts.tools, *outcomes)
-    return [thing.name for thing in things if thing.state == "broken"]

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from maskora import lora
+from maskora.app.doctor.facts import FFMPEG, INSTALL
 from maskora.app.doctor.outcomes import Bench, Check, Found, Skipped, Wrong
 from maskora.config.tables import Optimizer
 from maskora.hub import locate
@@ -48,16 +49,11 @@ COPY_BYTES, REPEATS, ROUNDS = 256_000_000, 10, 3
 PIECE = 2**24  # bytes that are read or written at once
 PINNED_PIECE, MOST_PINNED = 2**28, 2**34  # bytes
 
-INSTALL = "install the versions that maskora is tested with: pip install -e . -c constraints.txt"
 DRIVER = "update the GPU's driver, and restart the computer (in WSL: wsl --shutdown)"
 QUANT = 'pip install -e ".[quant]" -c constraints.txt'
 CORRUPT = (
     "the GPU does not get what lies in RAM or on the disk, so results would be wrong: update its "
     "driver (in WSL: wsl --update, then wsl --shutdown); if it stays, test the RAM and the disk"
-)
-FFMPEG = (
-    "imageio-ffmpeg's own program is needed: pip install --force-reinstall imageio-ffmpeg, and "
-    "unset IMAGEIO_FFMPEG_EXE where it names another one"
 )
 
 
@@ -69,11 +65,11 @@ def measure_ram(bench: Bench) -> Found:
 
 def measure_disk(bench: Bench) -> Found:
     """Writing and reading on the disk of the cache."""
-    speed = disk_bandwidth(bench.cache)
-    message = f"writes {speed.write / GB:.2f} GB/s, reads {speed.read / GB:.2f} GB/s"
-    if speed.cached:
+    write, read, cached = disk_bandwidth(bench.cache)
+    message = f"writes {write / GB:.2f} GB/s, reads {read / GB:.2f} GB/s"
+    if cached:
         message += " (perhaps out of RAM: this system does not read past its cache)"
-    return Found(message, {"disk_write": speed.write, "disk_read": speed.read})
+    return Found(message, {"disk_write": write, "disk_read": read})
 
 
 def measure_bus(bench: Bench) -> Found:
@@ -108,21 +104,6 @@ def pinnable(driver: Driver, most: int) -> tuple[int, str]:
             break
         held.append(buffer)
     return len(held) * PINNED_PIECE, pins.refused
-
-
-@dataclass(frozen=True)
-class DiskSpeed:
-    """Bytes per second of one large file.
-
-    Attributes:
-        write: until all of it is on the disk.
-        read: from its start to its end.
-        cached: the system could not be kept from reading out of RAM, so `read` may be RAM's.
-    """
-
-    write: float
-    read: float
-    cached: bool
 
 
 def pinned_bandwidth(device: torch.device, nbytes: int = COPY_BYTES) -> float | None:
@@ -174,8 +155,12 @@ def ram_bandwidth(nbytes: int = COPY_BYTES) -> float:
     return nbytes / _median_seconds(lambda: target.copy_(source), torch.device("cpu"))
 
 
-def disk_bandwidth(folder: Path, nbytes: int = COPY_BYTES) -> DiskSpeed:
+def disk_bandwidth(folder: Path, nbytes: int = COPY_BYTES) -> tuple[float, float, bool]:
     """Write and read a file of random bytes in a folder; it is removed again.
+
+    Returns:
+        bytes per second until all of it is on the disk, and of reading it; and whether the system
+        could not be kept from reading out of RAM, so that the second may be RAM's.
 
     Raises:
         OSError: the folder cannot be written to, or the disk is full.
@@ -192,24 +177,18 @@ def disk_bandwidth(folder: Path, nbytes: int = COPY_BYTES) -> DiskSpeed:
                 _write_all(file.fileno(), byte_view(data))
             os.fsync(file.fileno())
         written = time.perf_counter()
-        cached = _read_all(path, host_buffer(PIECE, pin=False))
+        view = byte_view(host_buffer(PIECE, pin=False))
+        descriptor, cached = _open_uncached(path)
+        with open(descriptor, "rb", buffering=0) as stream:
+            while stream.readinto(view):
+                pass
         seconds = time.perf_counter() - written
-    return DiskSpeed(pieces * PIECE / (written - started), pieces * PIECE / seconds, cached)
+    return pieces * PIECE / (written - started), pieces * PIECE / seconds, cached
 
 
 def _write_all(file: int, data: memoryview) -> None:
     while data:
         data = data[os.write(file, data) :]
-
-
-def _read_all(path: Path, buffer: Tensor) -> bool:
-    """Read a file to its end, and say whether the system may have done so out of RAM."""
-    view = byte_view(buffer)
-    file, cached = _open_uncached(path)
-    with open(file, "rb", buffering=0) as stream:
-        while stream.readinto(view):
-            pass
-    return cached
 
 
 def _open_uncached(path: Path) -> tuple[int, bool]:
@@ -278,16 +257,15 @@ class Shape:
 
     def build(self) -> nn.ModuleList:
         """The real blocks, without memory."""
+        sizes = self.width, self.inner, self.heads
         with torch.device("meta"):
-            blocks = nn.ModuleList(self._block() for _ in range(BLOCKS))
+            blocks = nn.ModuleList(
+                WanTransformerBlock(
+                    *sizes, "rms_norm_across_heads", True, added_kv_proj_dim=self.width
+                )
+                for _ in range(BLOCKS)
+            )
         return blocks.requires_grad_(False)
-
-    def _block(self) -> nn.Module:
-        block: nn.Module = WanTransformerBlock(
-            self.width, self.inner, self.heads, "rms_norm_across_heads", True,
-            added_kv_proj_dim=self.width,
-        )  # fmt: skip
-        return block
 
 
 WIDE = Shape("Wan2.1-I2V-14B", 5120, 13824, 40)

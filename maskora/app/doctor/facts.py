@@ -30,6 +30,10 @@ PACKAGES = (
 )  # fmt: skip
 ENCODERS = ("libx264", "ffv1", "aac", "flac")
 INSTALL = "pip install -e . -c constraints.txt"
+FFMPEG = (
+    "pip install --force-reinstall imageio-ffmpeg, and unset IMAGEIO_FFMPEG_EXE where it names "
+    "another program"
+)
 
 
 @dataclass(frozen=True)
@@ -212,10 +216,6 @@ def _packages() -> Tool:
 
 def _ffmpeg() -> Tool:
     """The ffmpeg of imageio-ffmpeg: it runs, and has the encoders that clips are written with."""
-    advice = (
-        "pip install --force-reinstall imageio-ffmpeg, and unset IMAGEIO_FFMPEG_EXE where it names "
-        "another program"
-    )
     try:
         import imageio_ffmpeg
 
@@ -227,11 +227,11 @@ def _ffmpeg() -> Tool:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         if isinstance(error, subprocess.CalledProcessError):
             reason = f"status {error.returncode}"
-        return Tool("ffmpeg", "broken", f"it does not run ({reason})", advice)
+        return Tool("ffmpeg", "broken", f"it does not run ({reason})", FFMPEG)
     known = {words[1] for line in listing.splitlines() if len(words := line.split()) > 1}
     name = " ".join(version.split()[:3])
     if lacking := [encoder for encoder in ENCODERS if encoder not in known]:
-        return Tool("ffmpeg", "broken", f"{name} cannot write {', '.join(lacking)}", advice)
+        return Tool("ffmpeg", "broken", f"{name} cannot write {', '.join(lacking)}", FFMPEG)
     return Tool("ffmpeg", "ok", f"{name}, with {', '.join(ENCODERS)}")
 
 

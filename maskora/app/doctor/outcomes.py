@@ -1,11 +1,13 @@
 """A check of the doctor and its outcome. A check that fails does not stop the others."""
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field, replace
 from io import StringIO
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -91,9 +93,10 @@ class Outcome:
 def perform(name: str, work: Callable[[], Found], advice: str) -> Outcome:
     """Do a check's work; any error becomes a "broken" outcome."""
     started = time.perf_counter()
-    with _collected_warnings() as notes:
+    with _collected_warnings() as records:
         outcome = _attempt(name, work, advice)
-    return replace(outcome, seconds=time.perf_counter() - started, notes=tuple(notes))
+    notes = tuple(record.getMessage().removeprefix("note: ") for record in records)
+    return replace(outcome, seconds=time.perf_counter() - started, notes=notes)
 
 
 def _attempt(name: str, work: Callable[[], Found], advice: str) -> Outcome:
@@ -118,24 +121,16 @@ def _in_a_line(error: Exception) -> str:
 
 
 @contextmanager
-def _collected_warnings() -> Iterator[list[str]]:
+def _collected_warnings() -> Iterator[list[logging.LogRecord]]:
     """Maskora's warnings as a list; progress bars and other messages are not shown."""
-    log, handler = logging.getLogger("maskora"), _WarningList()
+    log, handler = logging.getLogger("maskora"), BufferingHandler(capacity=sys.maxsize)
+    handler.setLevel(logging.WARNING)
     propagates = log.propagate
     log.addHandler(handler)
     log.propagate = False
     try:
         with redirect_stderr(StringIO()):
-            yield handler.messages
+            yield handler.buffer
     finally:
         log.removeHandler(handler)
         log.propagate = propagates
-
-
-class _WarningList(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.messages: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(record.getMessage().removeprefix("note: "))

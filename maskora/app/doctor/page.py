@@ -5,7 +5,7 @@ import platform
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from maskora.streaming.placement import gb
 
 LABEL = 14  # columns
 FLOAT8 = (8, 9)  # the compute capability from which on a GPU computes in it
-# Settings that need less memory, the cheapest first.
+# Settings that need less memory, as for --set, the cheapest first.
 FLOAT8_WEIGHTS, MAPPED = "model.transformer_dtype=float8", "memory.weights=mapped"
 LIGHTER = ((), (FLOAT8_WEIGHTS,), (MAPPED,), (FLOAT8_WEIGHTS, MAPPED))
 
@@ -94,18 +94,9 @@ def render_problems(problems: Sequence[str]) -> str:
     return "\n  ".join(["To fix first", *problems]) if problems else "All is well."
 
 
-@dataclass(frozen=True)
-class Speeds:
-    """Measured bytes per second at which weights arrive; None for what was not measured.
-
-    Attributes:
-        pinned, staged: from RAM to the GPU.
-        disk: from the disk.
-    """
-
-    pinned: float | None = None
-    staged: float | None = None
-    disk: float | None = None
+# Bytes per second at which weights arrive, as far as measured: "bus" and "staged" from RAM to the
+# GPU, out of pinned memory and out of other memory; "disk_read".
+Speeds = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -134,7 +125,9 @@ def verdicts(machine: Machine, speeds: Speeds) -> list[Verdict]:
 def verdict(name: str, base: Published, machine: Machine, speeds: Speeds) -> Verdict:
     """By the first settings with which the base fits GPU and RAM, else by what is in the way."""
     refused, lacking = "", []
-    for changes in _settings(machine):
+    old = machine.capability is not None and machine.capability < BFLOAT16
+    precision = ["model.dtype=float16"] if old else []
+    for changes in ([*precision, *lighter] for lighter in LIGHTER):
         try:
             train, infer = _plans(base, machine, changes)
         except UserError as error:
@@ -149,13 +142,6 @@ def verdict(name: str, base: Published, machine: Machine, speeds: Speeds) -> Ver
         return Verdict(name, False, f"no: {refused}")
     _, least, changes = min(lacking)
     return Verdict(name, False, f"no: {least}{_with(changes)}")
-
-
-def _settings(machine: Machine) -> Iterator[list[str]]:
-    """Changes to a configuration to try in turn, as for --set."""
-    old = machine.capability is not None and machine.capability < BFLOAT16
-    precision = ["model.dtype=float16"] if old else []
-    yield from ([*precision, *lighter] for lighter in LIGHTER)
 
 
 def _plans(base: Published, machine: Machine, changes: list[str]) -> tuple[Plan, Plan]:
@@ -202,12 +188,10 @@ def _seconds(plan: Plan, frames: int, speeds: Speeds) -> str:
 
 def _slowest(plan: Plan, speeds: Speeds) -> float | None:
     """The slowest part of the way that a plan's weights take; None where one was not measured."""
-    bus = speeds.staged if speeds.pinned is None else speeds.pinned
-    parts = {
-        "pinned": [bus], "pageable": [speeds.staged], "mapped": [speeds.staged, speeds.disk],
-    }[plan.placement.weights]  # fmt: skip
-    known = [speed for speed in parts if speed is not None]
-    return min(known) if len(known) == len(parts) else None
+    bus = "bus" if "bus" in speeds else "staged"
+    parts = {"pinned": [bus], "pageable": ["staged"], "mapped": ["staged", "disk_read"]}
+    needed = parts[plan.placement.weights]
+    return min(speeds[part] for part in needed) if speeds.keys() >= set(needed) else None
 
 
 # A path of Linux and macOS, or of Windows, where a folder's name with spaces is known by the

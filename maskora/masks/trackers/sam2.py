@@ -6,7 +6,6 @@ and in a shared session a frame in which only some are anchored would also track
 The features of a frame, which are by far the most work, are shared by all sessions.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +17,16 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import Sam2VideoModel
-from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
+from transformers.models.sam2_video.modeling_sam2_video import (
+    Sam2VideoInferenceCache,
+    Sam2VideoInferenceSession,
+)
 from transformers.utils import logging as transformers_logging
 
 from maskora import devices
 from maskora.errors import UserError
 from maskora.hub import refuse_quantised
+from maskora.hub.small_models import read_settings
 from maskora.masks import Labels, Silhouette
 from maskora.masks.prompts import Box, Click, Prompt, common_box
 from maskora.masks.trackers import KEY
@@ -32,6 +35,7 @@ from maskora.masks.tracking import Anchors, Silhouettes
 # sam2 is the configuration for single pictures; it is good enough where the memory is there too.
 MODEL_TYPES = ("sam2_video", "sam2")
 RESAMPLING = {2: "bilinear", 3: "bicubic"}  # by PIL's numbers
+ADVICE = "name a whole checkpoint in transformers' layout, such as facebook/sam2.1-hiera-large"
 KEPT_FRAMES = 8  # whose features are kept; about 0.1 GB each at 1024 pixels
 BOX_CORNERS = (2, 3)  # SAM2's labels of a box's two corners, given as points
 
@@ -53,9 +57,7 @@ class Preparation:
     resample: str = "bilinear"
 
     def frame(self, frame_HWC: np.ndarray) -> torch.Tensor:
-        """pixels_CSS, float32, of a uint8 RGB frame: resized with antialias to 8 bits again, then
-        rescaled and normalised.
-        """
+        """pixels_CSS, float32: resized with antialias to 8 bits again, rescaled, normalised."""
         frame_1CHW = torch.from_numpy(np.ascontiguousarray(frame_HWC)).permute(2, 0, 1)[None]
         resized_CSS = torch.nn.functional.interpolate(
             frame_1CHW.float(), (self.size, self.size), mode=self.resample, antialias=True
@@ -63,10 +65,6 @@ class Preparation:
         eight_bit_CSS = resized_CSS.round().clamp(0, 255)
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
         return (eight_bit_CSS * self.rescale - mean) / std
-
-    def point(self, x: float, y: float, width: int, height: int) -> tuple[float, float]:
-        """A point of a frame of this width and height, in pixels of the model's picture."""
-        return x * (self.size / width), y * (self.size / height)
 
     def mask(self, silhouette_HW: np.ndarray) -> torch.Tensor:
         """mask_11SS, float32 zeros and ones."""
@@ -97,34 +95,31 @@ class Sam2Tracker:
         self._model.to(self._device)
         self._height, self._width = frames_THWC.shape[1:3]
         self._frames = _Frames(frames_THWC, self._preparation)
-        self._features = self._new_session(None).cache
+        self._features = Sam2VideoInferenceCache(self._device, self._device, KEPT_FRAMES)
 
-    def segment(self, frame: int, prompts: Sequence[Prompt], before_HW: Labels) -> Silhouettes:
-        """As `ObjectTracker.segment`. Of several boxes of an object, their common box is used.
+    def segment(self, frame: int, prompts: Sequence[Prompt], before_HW: Labels) -> Silhouette:
+        """As `ObjectTracker.segment`. Of several boxes, their common box is used.
 
         An object that is there already is refined as in SAM2's own predictor: its mask goes into
         the prompt encoder as the logits predicted before. `Sam2VideoModel.forward` has no way to
         give them (clicks on a frame replace the mask given there), hence the inner method, with
         everything else as `forward` gives it.
         """
-        found: dict[int, Silhouette] = {}
-        for number in sorted({prompt.object_id for prompt in prompts}):
-            coords, labels = self._points([p for p in prompts if p.object_id == number])
-            was_HW = before_HW == number
-            with self._inference():
-                result = self._model._run_single_frame_inference(
-                    inference_session=self._new_session(self._features),
-                    frame_idx=frame,
-                    obj_idx=0,
-                    batch_size=1,
-                    is_init_cond_frame=True,
-                    point_inputs={"point_coords": coords, "point_labels": labels},
-                    mask_inputs=None,
-                    reverse=False,
-                    prev_sam_mask_logits=self._logits(was_HW) if was_HW.any() else None,
-                )
-            found[number] = self._silhouette(result["pred_masks"])
-        return found
+        coords, labels = self._points(prompts)
+        was_HW = before_HW == prompts[0].object_id
+        with self._inference():
+            result = self._model._run_single_frame_inference(
+                inference_session=self._new_session(),
+                frame_idx=frame,
+                obj_idx=0,
+                batch_size=1,
+                is_init_cond_frame=True,
+                point_inputs={"point_coords": coords, "point_labels": labels},
+                mask_inputs=None,
+                reverse=False,
+                prev_sam_mask_logits=self._logits(was_HW) if was_HW.any() else None,
+            )
+        return self._silhouette(result["pred_masks"])
 
     def propagate(self, path: Sequence[int], anchors: Anchors) -> Iterator[Silhouettes]:
         """All anchors of an object, those off the path too, are memory."""
@@ -146,25 +141,22 @@ class Sam2Tracker:
         """Free the model and the features; the tracker cannot be used any more."""
         self._features.clear_all()
         self._model = None
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
 
-    def _new_session(self, features: Any) -> Any:
+    def _new_session(self) -> Any:
         session = Sam2VideoInferenceSession(
             video_height=self._height,
             video_width=self._width,
             inference_device=self._device,
             inference_state_device=self._device,
             dtype=torch.float32,
-            max_vision_features_cache_size=KEPT_FRAMES,
         )
-        session.processed_frames = self._frames
-        session.cache = session.cache if features is None else features
+        session.processed_frames, session.cache = self._frames, self._features
         return session
 
     def _anchored(self, number: int, anchors: Anchors) -> Any:
         """A session of one object, to which each of its anchors was given as a mask."""
-        session = self._new_session(self._features)
+        session = self._new_session()
         index = session.obj_id_to_idx(number)
         for frame in sorted(anchors):
             if number in anchors[frame]:
@@ -185,7 +177,8 @@ class Sam2Tracker:
             left, top, right, bottom = common_box(boxes)
             points = [(left, top), (right, bottom), *points]
             labels = [*BOX_CORNERS, *labels]
-        scaled = [self._preparation.point(x, y, self._width, self._height) for x, y in points]
+        across, down = (self._preparation.size / side for side in (self._width, self._height))
+        scaled = [(x * across, y * down) for x, y in points]
         return (
             torch.tensor(scaled, dtype=torch.float32, device=self._device)[None, None],
             torch.tensor(labels, dtype=torch.int64, device=self._device)[None, None],
@@ -207,12 +200,8 @@ class Sam2Tracker:
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
-        with (
-            torch.inference_mode(),
-            torch.autocast(
-                "cuda", torch.bfloat16, enabled=devices.computes_bfloat16(str(self._device))
-            ),
-        ):
+        bfloat16 = devices.computes_bfloat16(str(self._device))
+        with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=bfloat16):
             yield
 
 
@@ -235,7 +224,7 @@ def load(folder: Path) -> tuple[Any, Preparation]:
     Raises:
         UserError: the folder holds no SAM2, not all of it, or something that cannot be read.
     """
-    config = read_json(folder / "config.json")
+    config = read_settings(folder / "config.json", KEY, ADVICE)
     refuse_quantised(config, folder, KEY)
     model_type = config.get("model_type")
     if model_type not in MODEL_TYPES:
@@ -291,10 +280,12 @@ def read_preparation(folder: Path) -> Preparation:
         UserError: none is there, or one asks for what SAM2's processor does not do.
     """
     nested = folder / "processor_config.json"
-    values = read_json(nested).get("video_processor") if nested.is_file() else None
+    values = None
+    if nested.is_file():
+        values = read_settings(nested, KEY, ADVICE).get("video_processor")
     for name in ("video_preprocessor_config.json", "preprocessor_config.json"):
         if values is None and (folder / name).is_file():
-            values = read_json(folder / name)
+            values = read_settings(folder / name, KEY, ADVICE)
     if values is None:
         raise UserError(
             f"{KEY}: {folder} does not say how pictures are prepared: it has neither "
@@ -309,17 +300,3 @@ def read_preparation(folder: Path) -> Preparation:
     constants = {"mean": "image_mean", "std": "image_std", "rescale": "rescale_factor"}
     given = {name: values[key] for name, key in constants.items() if values.get(key) is not None}
     return Preparation(size["height"], resample=RESAMPLING[resample], **given)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Raises UserError where it is no readable JSON object."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{KEY}: {path} cannot be read ({error}). Name a folder in transformers' layout, as "
-            f"fetched from facebook/sam2.1-hiera-large."
-        ) from None
-    if not isinstance(values, dict):
-        raise UserError(f"{KEY}: {path} holds no JSON object. Fetch the checkpoint again.")
-    return values

@@ -56,25 +56,22 @@ class Sam2PackageTracker:
             _write_frames(frames_THWC, Path(folder))
             self._state = self._predictor.init_state(folder, offload_video_to_cpu=True)
 
-    def segment(self, frame: int, prompts: Sequence[Prompt], before_HW: Labels) -> Silhouettes:
-        """As `ObjectTracker.segment`. Of several boxes of an object, their common box is used.
+    def segment(self, frame: int, prompts: Sequence[Prompt], before_HW: Labels) -> Silhouette:
+        """As `ObjectTracker.segment`. Of several boxes, their common box is used.
 
         An object that is there already is given as a mask first: the predictor then feeds the
         prompts together with that mask's logits.
         """
-        found: dict[int, Silhouette] = {}
-        for number in sorted({prompt.object_id for prompt in prompts}):
-            given = _as_arguments([prompt for prompt in prompts if prompt.object_id == number])
-            was_HW = before_HW == number
-            self._predictor.reset_state(self._state)
-            with self._inference():
-                if was_HW.any():
-                    self._predictor.add_new_mask(self._state, frame, number, was_HW)
-                _, numbers, logits_N1HW = self._predictor.add_new_points_or_box(
-                    self._state, frame, number, **given
-                )
-            found |= {n: _inside(logits_N1HW[at, 0]) for at, n in enumerate(numbers)}
-        return found
+        number = prompts[0].object_id
+        was_HW = before_HW == number
+        self._predictor.reset_state(self._state)
+        with self._inference():
+            if was_HW.any():
+                self._predictor.add_new_mask(self._state, frame, number, was_HW)
+            _, _, logits_11HW = self._predictor.add_new_points_or_box(
+                self._state, frame, number, **_as_arguments(prompts)
+            )
+        return _inside(logits_11HW[0, 0])
 
     def propagate(self, path: Sequence[int], anchors: Anchors) -> Iterator[Silhouettes]:
         """All anchors of an object, those off the path too, are memory."""
@@ -102,8 +99,7 @@ class Sam2PackageTracker:
     def close(self) -> None:
         """Free the model and the frames; the tracker cannot be used any more."""
         self._predictor, self._state = None, None
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
 
     @contextmanager
     def _inference(self) -> Iterator[None]:

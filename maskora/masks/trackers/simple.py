@@ -90,26 +90,17 @@ class SimpleTracker:
     def __init__(self, frames_THWC: Image) -> None:
         """frames_THWC: uint8 RGB."""
         self._height, self._width = frames_THWC.shape[1:3]
-        self._scale = min(1.0, LONG_SIDE / max(self._height, self._width))
-        size = (max(1, round(self._width * self._scale)), max(1, round(self._height * self._scale)))
-        self._frames_THWC = np.stack(
-            [cv2.resize(frame_HWC, size, interpolation=cv2.INTER_AREA) for frame_HWC in frames_THWC]
-        )
+        self._frames_THWC, self._scale = shrunk(frames_THWC, LONG_SIDE)
         self._backdrop = BackdropModel(self._frames_THWC)
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
-    def segment(self, frame: int, prompts: Sequence[Prompt], before_HW: Labels) -> Silhouettes:
+    def segment(self, frame: int, prompts: Sequence[Prompt], before_HW: Labels) -> Silhouette:
         """As `ObjectTracker.segment`: clicks are kept to exactly, boxes nearly (`SLACK`)."""
-        found: dict[int, Silhouette] = {}
-        permanence_HW = self._backdrop.permanence(frame)
-        for number in sorted({prompt.object_id for prompt in prompts}):
-            own = [prompt for prompt in prompts if prompt.object_id == number]
-            pointed = self._pointed(own)
-            before = self._reduce(before_HW == number)
-            others = self._reduce((before_HW != number) & (before_HW > 0))
-            small_HW = find_object(self._frames_THWC[frame], permanence_HW, pointed, before, others)
-            found[number] = self._with_clicks(self._enlarge(small_HW), own)
-        return found
+        image_HWC, permanence_HW = self._frames_THWC[frame], self._backdrop.permanence(frame)
+        own_HW = before_HW == prompts[0].object_id
+        before, others = self._reduce(own_HW), self._reduce(~own_HW & (before_HW > 0))
+        small_HW = find_object(image_HWC, permanence_HW, self._pointed(prompts), before, others)
+        return self._with_clicks(self._enlarge(small_HW), prompts)
 
     def propagate(self, path: Sequence[int], anchors: Anchors) -> Iterator[Silhouettes]:
         """Each object is carried on from its last anchor on the path."""
@@ -124,15 +115,15 @@ class SimpleTracker:
             for number in carried:
                 before = followed[number]
                 after = followed[number] = before and self._step(frame, before, moved)
-                found[number] = self._enlarge(after.silhouette_HW) if after else self._nothing()
+                nothing_HW = np.zeros((self._height, self._width), np.bool_)
+                found[number] = self._enlarge(after.silhouette_HW) if after else nothing_HW
             followed |= {n: self._anchor(frame, anchored[n]) for n in anchored}
             yield found
             previous = frame
 
     def close(self) -> None:
-        """Free the reduced frames."""
-        self._frames_THWC = self._frames_THWC[:0]
-        self._backdrop.close()
+        """Free the reduced frames; the tracker cannot be used any more."""
+        del self._frames_THWC, self._backdrop
 
     def _anchor(self, frame: int, silhouette_HW: Silhouette) -> _Followed | None:
         small_HW = self._reduce(silhouette_HW)
@@ -199,15 +190,18 @@ class SimpleTracker:
         return np.asarray(share_HW > 0) & (share_HW >= min(0.5, float(share_HW.max())))
 
     def _enlarge(self, small_HW: Silhouette) -> Silhouette:
-        share_HW = cv2.resize(
-            small_HW.astype(np.float32),
-            (self._width, self._height),
-            interpolation=cv2.INTER_LINEAR,
-        )
+        size = self._width, self._height
+        share_HW = cv2.resize(small_HW.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
         return np.asarray(share_HW >= 0.5)
 
-    def _nothing(self) -> Silhouette:
-        return np.zeros((self._height, self._width), np.bool_)
+
+def shrunk(frames_THWC: Image, long_side: int) -> tuple[Image, float]:
+    """Frames whose longer side is at most so many pixels, and how much smaller they are."""
+    height, width = frames_THWC.shape[1:3]
+    scale = min(1.0, long_side / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = [cv2.resize(one_HWC, size, interpolation=cv2.INTER_AREA) for one_HWC in frames_THWC]
+    return np.stack(small), scale
 
 
 # An object in one frame, from what is pointed at.
@@ -219,10 +213,8 @@ DISC_REACH = 1.8  # of such a radius: beyond it is background
 SLACK = 0.15  # of a box's sides: how far beyond it the object may be
 BOX_CORE = 0.3  # of a box's axes: the ellipse in which the object is for certain
 NEAR = 0.07  # of the long side: a click this near an outline corrects it, up to twice as far
-USUAL_SIZE, SIZE_SPREAD = (
-    0.1,
-    1.6,
-)  # size of an object by the long side, and how far its logarithm varies
+USUAL_SIZE = 0.1  # of an object, by the long side
+SIZE_SPREAD = 1.6  # how far its logarithm varies
 MISSED = 0.7  # how far the logarithm of a size may be off the size that was tried
 LARGE = 0.1  # of the largest part: smaller ones are dropped where none is known to be the object's
 CLEAR = 95  # percentile of the edges that is as clear as can be
@@ -260,15 +252,10 @@ def find_object(
         return cut_out(_mark_boxes(pointed, before_HW.shape))
     if not pointed.inside:
         return np.zeros_like(before_HW)
-    marks = _mark_discs(pointed, before_HW.shape)
+    away_HW, long_side = _distance(pointed.inside, before_HW.shape), max(before_HW.shape)
+    marks = [_mark_disc(away_HW, share * long_side, pointed) for share in RADII]
     sizes = [float(np.sqrt((marks_HW & 1).sum())) for marks_HW in marks]
     return _best([cut_out(one_HW) for one_HW in marks], sizes, _edges(image_HWC, permanence_HW))
-
-
-def _mark_discs(pointed: Pointed, shape: tuple[int, ...]) -> list[Marks]:
-    """One guess of where a clicked object is for each of `RADII`."""
-    away_HW = _distance(pointed.inside, shape)
-    return [_mark_disc(away_HW, share * max(shape), pointed) for share in RADII]
 
 
 def _mark_disc(away_HW: Field, radius: float, pointed: Pointed) -> Marks:
@@ -496,16 +483,11 @@ def _fetch(values_HWx: Field, back_HW2: Field) -> Field:
     """The values from where each pixel was before; 0 beyond the picture."""
     height, width = back_HW2.shape[:2]
     y_HW, x_HW = np.mgrid[0:height, 0:width].astype(np.float32)
-    return np.asarray(
-        cv2.remap(
-            values_HWx,
-            x_HW + back_HW2[..., 0],
-            y_HW + back_HW2[..., 1],
-            cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_CONSTANT,
-            borderValue=0,
-        )
+    x_HW, y_HW = x_HW + back_HW2[..., 0], y_HW + back_HW2[..., 1]
+    moved_HWx = cv2.remap(
+        values_HWx, x_HW, y_HW, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0
     )
+    return np.asarray(moved_HWx)
 
 
 def _opened(silhouette_HW: Silhouette) -> Silhouette:
@@ -720,9 +702,7 @@ class BackdropModel:
     def __init__(self, frames_THWC: Image) -> None:
         """frames_THWC: uint8 RGB."""
         self._height, self._width = frames_THWC.shape[1:3]
-        scale = min(1.0, BACKDROP_SIDE / max(self._height, self._width))
-        size = max(1, round(self._width * scale)), max(1, round(self._height * scale))
-        small = [cv2.resize(one, size, interpolation=cv2.INTER_AREA) for one in frames_THWC]
+        small, _ = shrunk(frames_THWC, BACKDROP_SIDE)
         self._to_first = camera_path([cv2.cvtColor(one, cv2.COLOR_RGB2GRAY) for one in small])
         labs = [cv2.cvtColor(cv2.GaussianBlur(one, (0, 0), 1), cv2.COLOR_RGB2LAB) for one in small]
         self._labs_THWC = np.stack(labs)
@@ -744,10 +724,6 @@ class BackdropModel:
         share_HW = np.where(seen_HW > 0, same_HW / np.maximum(seen_HW, 1), np.float32(0.5))
         size = (self._width, self._height)
         return np.asarray(cv2.resize(share_HW, size, interpolation=cv2.INTER_LINEAR), np.float32)
-
-    def close(self) -> None:
-        """Free the frames."""
-        self._labs_THWC = self._labs_THWC[:0]
 
     def _others(self, frame: int) -> list[int]:
         first, last = max(frame - WITHIN, 0), min(frame + WITHIN, len(self._labs_THWC) - 1)

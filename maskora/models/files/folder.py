@@ -18,7 +18,7 @@ WHOLE, BLOCKS, BLOCK = 64 * 2**20, 64, 2**18
 
 
 class DiffusersFolder:
-    """A folder in diffusers' layout; a `Source`, which says what each method promises."""
+    """A folder in diffusers' layout; `ModelFiles` says what each method promises."""
 
     def __init__(self, where: Path) -> None:
         self.where = where

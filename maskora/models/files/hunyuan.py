@@ -1,31 +1,16 @@
 """The transformers of HunyuanVideo and HunyuanVideo-1.5 as Tencent and ComfyUI keep them."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from maskora.errors import UserError
 from maskora.models.files.tensors import CheckpointLayout, Translation
-from maskora.models.hunyuan.names import HUNYUAN
+from maskora.models.hunyuan.names import HUNYUAN, renamed
 from maskora.models.hunyuan15.names import HUNYUAN15
 from maskora.models.names import Names
 
 HEAD = 128  # the width of an attention head, in all that is published
-# What ComfyUI calls modules that it has made its own, in the order in which it renames them.
-RENAMED = {
-    "txt_in.t_embedder.mlp.0": "txt_in.t_embedder.in_layer",
-    "txt_in.t_embedder.mlp.2": "txt_in.t_embedder.out_layer",
-    "txt_in.c_embedder.linear_1": "txt_in.c_embedder.in_layer",
-    "txt_in.c_embedder.linear_2": "txt_in.c_embedder.out_layer",
-    "_in.mlp.0": "_in.in_layer",
-    "_in.mlp.2": "_in.out_layer",
-    "_mod.linear": "_mod.lin",
-    "modulation.linear": "modulation.lin",
-    "_attn_qkv": "_attn.qkv",
-    "_attn_proj": "_attn.proj",
-    "mlp.fc1": "mlp.0",
-    "mlp.fc2": "mlp.2",
-}
 NORMS = {"_attn_q_norm": "_attn.norm.query_norm", "_attn_k_norm": "_attn.norm.key_norm",
          ".q_norm": ".norm.query_norm", ".k_norm": ".norm.key_norm"}  # fmt: skip
 INSTEAD = "use the latent-concat HunyuanVideo-I2V (33 channels) or HunyuanVideo-1.5-I2V"
@@ -37,8 +22,8 @@ def as_comfyui(names: Names) -> Names:
     modules: dict[str, tuple[str, ...]] = {}
     swapped, shares = set(), {}
     for published, members in names.modules.items():
-        own = _replace(published, RENAMED)
-        if (norm := _replace(own, NORMS)) != own:
+        own = renamed(published)
+        if (norm := renamed(own, NORMS)) != own:
             own, members = f"{norm}.scale", tuple(f"{member}.weight" for member in members)
         modules.setdefault(own, members)
         if published in names.swapped:
@@ -46,11 +31,6 @@ def as_comfyui(names: Names) -> Names:
         if published in names.shares:
             shares[own] = names.shares[published]
     return Names(modules, frozenset(swapped), shares)
-
-
-def _replace(name: str, by: Mapping[str, str]) -> str:
-    ending = next((one for one in by if name.endswith(one)), None)
-    return name if ending is None else name.removesuffix(ending) + by[ending]
 
 
 def fused(names: Names) -> Names:
@@ -91,7 +71,6 @@ def _common(found: Translation, patch: int) -> dict[str, Any]:
 
 
 def _config(found: Translation) -> dict[str, Any]:
-    """The configuration of `HunyuanVideoTransformer3DModel`."""
     common = _common(found, patch=2)
     concatenates = common["in_channels"] == 2 * common["out_channels"] + 1
     return {
@@ -105,7 +84,6 @@ def _config(found: Translation) -> dict[str, Any]:
 
 
 def _config15(found: Translation) -> dict[str, Any]:
-    """The configuration of `HunyuanVideo15Transformer3DModel`."""
     return {
         "_class_name": "HunyuanVideo15Transformer3DModel",
         **_common(found, patch=1),

@@ -1,10 +1,9 @@
-"""The checks of HunyuanVideo's configurations, and the grid of latents. No torch."""
+"""The checks of HunyuanVideo's configurations. No torch."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from maskora.models.base import Grid
 from maskora.models.checks import (
     UNUSED_LAYERS,
     Activation,
@@ -17,7 +16,6 @@ from maskora.models.checks import (
     VisionTower,
     Whole,
 )
-from maskora.models.files.model_files import ModelFiles
 
 
 class HunyuanCommon(Settings):
@@ -140,10 +138,3 @@ HUNYUAN: dict[str, type[Settings]] = {
     "text_encoder_2": ClipText,
     "scheduler": HunyuanScheduler,
 }
-
-
-def read_grid(source: ModelFiles) -> Grid:
-    """The grid, from the configurations of the VAE and the transformer. Raises UserError."""
-    vae = HunyuanVae.of(source, "vae")
-    patch = HunyuanTransformer.of(source, "transformer").patch_size
-    return Grid(vae.spatial_compression_ratio, patch, vae.temporal_compression_ratio)

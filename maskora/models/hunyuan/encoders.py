@@ -17,6 +17,7 @@ from maskora.models.checks import UNUSED_LAYERS, transformers_config
 from maskora.models.encoders import (
     StreamedEncoder,
     TextModel,
+    empty_model,
     empty_pixels,
     on_meta,
     padded,
@@ -116,10 +117,9 @@ def text_encoder(
 
 def build_pooled_encoder(source: ModelFiles, dtype: torch.dtype) -> StreamedEncoder:
     """CLIP's side of words."""
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextModel
 
-    config = transformers_config(CLIPTextConfig, source, "text_encoder_2")
-    clip = on_meta(source, "text_encoder_2", lambda: CLIPTextModel(config))
+    clip = empty_model(source, "text_encoder_2", CLIPTextModel)
 
     def longest(device: torch.device) -> Context:
         tokens_BL = torch.ones(1, POOLED_TOKENS, dtype=torch.int64, device=device)

@@ -18,7 +18,6 @@ from torch import Tensor
 from maskora.errors import UserError
 from maskora.models.base import ContextEncoder, ModelInputs, PromptInput, Vae
 from maskora.models.encoders import autoencoder, scaled
-from maskora.models.files.model_files import ModelFiles
 from maskora.models.hunyuan import checks
 from maskora.models.hunyuan.checks import HunyuanTransformer
 from maskora.models.hunyuan.common import HunyuanBase
@@ -29,7 +28,6 @@ from maskora.models.hunyuan.encoders import (
     text_encoder,
 )
 from maskora.models.hunyuan.names import HUNYUAN
-from maskora.streaming.placement import RESIDENT, Placement
 from maskora.streaming.transfer import upload
 
 DOUBLE, SINGLE = r"transformer_blocks\.\d+", r"single_transformer_blocks\.\d+"
@@ -63,15 +61,11 @@ class Hunyuan(HunyuanBase):
         "text_encoder": ("text_config.hidden_size", "text_embed_dim"),
         "text_encoder_2": ("hidden_size", "pooled_projection_dim"),
     }
-    read_grid = checks.read_grid
     attention, feed_forward = ATTENTION, FEED_FORWARD
     instead = "HunyuanVideo-I2V-33ch (latent-concat)"
 
-    def __init__(
-        self, source: ModelFiles, dtype: str, device: str, placement: Placement = RESIDENT
-    ) -> None:
-        super().__init__(source, dtype, device, placement)
-        self.embeds_guidance = HunyuanTransformer.of(source, "transformer").guidance_embeds
+    def complete(self, transformer: HunyuanTransformer) -> None:
+        self.embeds_guidance = transformer.guidance_embeds
 
     def check_kind(self, transformer: HunyuanTransformer) -> None:
         where, kind = self.source.where, transformer.image_condition_type

@@ -1,10 +1,9 @@
-"""The checks of HunyuanVideo-1.5's configurations, and the grid of latents. No torch."""
+"""The checks of HunyuanVideo-1.5's configurations. No torch."""
 
 from typing import Literal
 
 from pydantic import Field
 
-from maskora.models.base import Grid
 from maskora.models.checks import (
     Activation,
     LanguageModel,
@@ -14,7 +13,6 @@ from maskora.models.checks import (
     VisionTower,
     Whole,
 )
-from maskora.models.files.model_files import ModelFiles
 from maskora.models.hunyuan.checks import HunyuanCommon, HunyuanScheduler
 
 
@@ -72,10 +70,3 @@ HUNYUAN15: dict[str, type[Settings]] = {
     "image_encoder": SiglipVision,
     "scheduler": HunyuanScheduler,
 }
-
-
-def read_grid(source: ModelFiles) -> Grid:
-    """The grid, from the configurations of the VAE and the transformer. Raises UserError."""
-    vae = Hunyuan15Vae.of(source, "vae")
-    patch = Hunyuan15Transformer.of(source, "transformer").patch_size
-    return Grid(vae.spatial_compression_ratio, patch, vae.temporal_compression_ratio)

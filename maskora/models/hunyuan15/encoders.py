@@ -15,7 +15,8 @@ from maskora.models.checks import UNUSED_LAYERS, transformers_config
 from maskora.models.encoders import (
     StreamedEncoder,
     TextModel,
-    empty_pixels,
+    build_vision_tower,
+    empty_model,
     longest_states,
     on_meta,
     padded,
@@ -91,15 +92,10 @@ def text_encoder(
 
 def build_glyph_encoder(source: ModelFiles, dtype: torch.dtype) -> StreamedEncoder:
     """ByT5."""
-    from transformers import T5Config, T5EncoderModel
+    from transformers import T5EncoderModel
 
-    config = transformers_config(T5Config, source, "text_encoder_2")
-    module = on_meta(source, "text_encoder_2", lambda: T5EncoderModel(config))
-
-    def longest(device: torch.device) -> Context:
-        return unmasked("glyphs", longest_states(module, GLYPH_TOKENS, dtype, device))
-
-    return t5("glyph encoder", module, dtype, longest)
+    module = empty_model(source, "text_encoder_2", T5EncoderModel)
+    return t5("glyph encoder", module, dtype, GLYPH_TOKENS, partial(unmasked, "glyphs"))
 
 
 def glyph_encoder(
@@ -134,15 +130,9 @@ def glyph_encoder(
 
 def build_image_encoder(source: ModelFiles) -> StreamedEncoder:
     """SigLIP, without its head."""
-    from transformers import SiglipVisionConfig, SiglipVisionModel
+    from transformers import SiglipVisionModel
 
-    config = transformers_config(SiglipVisionConfig, source, "image_encoder", vision_use_head=False)
-    siglip = on_meta(source, "image_encoder", lambda: SiglipVisionModel(config))
-
-    def longest(device: torch.device) -> Context:
-        return {"image": last_states(siglip, empty_pixels(config, torch.float32, device))[0]}
-
-    return StreamedEncoder("image encoder", siglip, siglip.encoder.layers, torch.float32, longest)
+    return build_vision_tower(source, SiglipVisionModel, last_states, vision_use_head=False)
 
 
 def last_states(siglip: Any, pixels_BCHW: Tensor) -> Tensor:
@@ -160,8 +150,7 @@ def image_encoder(
     announce("image encoder")
     processor = read_folder(SiglipImageProcessorPil, source.folder("feature_extractor"))
     built = build_image_encoder(source)
-    look = partial(last_states, built.module)
-    return vision_tower(built, source, processor, device, look, IMAGE_EXTRAS, do_resize=True)
+    return vision_tower(built, source, processor, device, last_states, IMAGE_EXTRAS, do_resize=True)
 
 
 def chat_tokens(tokenizer: Any, prompts: list[str]) -> Any:

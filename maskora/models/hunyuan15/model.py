@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate import init_empty_weights
 from diffusers import AutoencoderKLHunyuanVideo15, HunyuanVideo15Transformer3DModel
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.embeddings import apply_rotary_emb
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from maskora.errors import UserError
 from maskora.models.base import ContextEncoder, ModelInputs, Transformer, Vae
-from maskora.models.building import Renamed, announce, build, released
+from maskora.models.building import Renamed, announce, fill, released
 from maskora.models.encoders import on_meta, scaled
 from maskora.models.files.model_files import ModelFiles
 from maskora.models.hunyuan.common import HunyuanBase
@@ -65,7 +66,6 @@ class Hunyuan15(HunyuanBase):
         "text_encoder_2": ("d_model", "text_embed_2_dim"),
         "image_encoder": ("hidden_size", "image_embed_dim"),
     }
-    read_grid = checks.read_grid
     attention, feed_forward = ATTENTION, FEED_FORWARD
     instead = "HunyuanVideo-1.5-Diffusers-480p_i2v or HunyuanVideo-1.5-Diffusers-720p_i2v"
 
@@ -235,8 +235,6 @@ class HalvedVae:
     def _build(self, half: str) -> Any:
         prefix = f"{half}."
         own = {n.removeprefix(prefix): n for n in self._names if n.startswith(prefix)}
-        whole = type(self.module)
-        return build(
-            lambda: getattr(whole.from_config(self.module.config), half),
-            Renamed(self._weights, own),
-        )
+        with init_empty_weights():
+            whole = type(self.module).from_config(self.module.config)
+        return fill(getattr(whole, half), Renamed(self._weights, own))

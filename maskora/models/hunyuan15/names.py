@@ -1,7 +1,7 @@
 """What the parts of HunyuanVideo-1.5's transformer are called in Tencent's files."""
 
 from maskora.models.hunyuan.names import (
-    COMFYUI_DOUBLE_BLOCK,
+    COMFYUI_DOUBLE_BLOCKS,
     DOUBLE_BLOCK,
     TOKEN_REFINER,
     in_blocks,
@@ -29,7 +29,7 @@ HUNYUAN15 = Names(
             {
                 **{f"img_attn_{x}": (f"attn.to_{x}",) for x in "qkv"},
                 **{f"txt_attn_{x}": (f"attn.add_{x}_proj",) for x in "qkv"},
-                **{theirs: (ours,) for theirs, ours in DOUBLE_BLOCK.items()},
+                **DOUBLE_BLOCK,
             },
         ),
         "final_layer.adaLN_modulation.1": ("norm_out.linear",),
@@ -38,5 +38,5 @@ HUNYUAN15 = Names(
     swapped=frozenset({"final_layer.adaLN_modulation.1"}),
     architecture="hunyuan-video-1.5",
     # Tencent keeps q, k and v apart; ComfyUI fuses them when it loads the model.
-    comfyui=Names(in_blocks("double_blocks", "transformer_blocks", COMFYUI_DOUBLE_BLOCK)),
+    comfyui=Names(COMFYUI_DOUBLE_BLOCKS),
 )

@@ -1,10 +1,9 @@
-"""The checks of Wan's configurations, and the grid of latents that they describe. No torch."""
+"""The checks of Wan's configurations. No torch."""
 
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from maskora.models.base import Grid
 from maskora.models.checks import (
     Activation,
     Count,
@@ -15,7 +14,6 @@ from maskora.models.checks import (
     VisionTower,
     Whole,
 )
-from maskora.models.files.model_files import ModelFiles
 
 PUBLISHED_LATENTS = 16  # channels whose mean and deviation are defaults of the class
 
@@ -76,12 +74,12 @@ class WanVae(Settings):
     latents_std: list[Number] = Field([])
 
     @property
-    def cell(self) -> int:
+    def spatial_compression_ratio(self) -> int:
         """Pixels per latent cell."""
         return 2 ** len(self.temperal_downsample) * (self.patch_size or 1)
 
     @property
-    def temporal(self) -> int:
+    def temporal_compression_ratio(self) -> int:
         """Frames per latent frame after the first."""
         return 2 ** sum(self.temperal_downsample)
 
@@ -92,7 +90,10 @@ class WanVae(Settings):
             values = len(getattr(self, key)) if is_set else PUBLISHED_LATENTS
             if values != self.z_dim:
                 raise ValueError(f"{key} has {values} values, and should have {self.z_dim} (z_dim)")
-        scales = {"scale_factor_spatial": self.cell, "scale_factor_temporal": self.temporal}
+        scales = {
+            "scale_factor_spatial": self.spatial_compression_ratio,
+            "scale_factor_temporal": self.temporal_compression_ratio,
+        }
         for key, expected in scales.items():
             if getattr(self, key) != expected:
                 raise ValueError(
@@ -117,10 +118,3 @@ WAN21: dict[str, type[Settings]] = {
     "text_encoder": UMT5Encoder,
     "image_encoder": VisionTower,
 }
-
-
-def read_grid(source: ModelFiles) -> Grid:
-    """The grid, from the configurations of the VAE and the transformer. Raises UserError."""
-    vae = WanVae.of(source, "vae")
-    patch = WanTransformer.of(source, "transformer").patch_size[-1]
-    return Grid(vae.cell, patch, vae.temporal)

@@ -4,7 +4,6 @@ import html
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,12 @@ from torch import Tensor
 from maskora.errors import UserError
 from maskora.models.base import Context, EncodePrompts, PromptInput
 from maskora.models.building import announce, read_folder
-from maskora.models.checks import transformers_config
 from maskora.models.encoders import (
     NormalisedVae,
     StreamedEncoder,
     TextModel,
-    empty_pixels,
-    longest_states,
-    on_meta,
+    build_vision_tower,
+    empty_model,
     padded,
     t5,
     vision_tower,
@@ -38,15 +35,10 @@ IMAGE_EXTRAS = (r"visual_projection\.weight", r"embeddings\.position_ids")
 
 def build_text_encoder(source: ModelFiles, dtype: torch.dtype) -> StreamedEncoder:
     """UMT5."""
-    from transformers import UMT5Config, UMT5EncoderModel
+    from transformers import UMT5EncoderModel
 
-    config = transformers_config(UMT5Config, source, "text_encoder")
-    module = on_meta(source, "text_encoder", lambda: UMT5EncoderModel(config))
-
-    def longest(device: torch.device) -> Context:
-        return {"text": longest_states(module, TEXT_TOKENS, dtype, device)}
-
-    return t5("text encoder", module, dtype, longest)
+    module = empty_model(source, "text_encoder", UMT5EncoderModel)
+    return t5("text encoder", module, dtype, TEXT_TOKENS, lambda text_LD: {"text": text_LD})
 
 
 def text_encoder(
@@ -70,15 +62,9 @@ def text_encoder(
 
 def build_image_encoder(source: ModelFiles) -> StreamedEncoder:
     """CLIP's vision tower."""
-    from transformers import CLIPVisionConfig, CLIPVisionModel
+    from transformers import CLIPVisionModel
 
-    config = transformers_config(CLIPVisionConfig, source, "image_encoder")
-    clip = on_meta(source, "image_encoder", lambda: CLIPVisionModel(config))
-
-    def longest(device: torch.device) -> Context:
-        return {"image": last_but_one(clip, empty_pixels(config, torch.float32, device))[0]}
-
-    return StreamedEncoder("image encoder", clip, clip.encoder.layers, torch.float32, longest)
+    return build_vision_tower(source, CLIPVisionModel, last_but_one)
 
 
 def last_but_one(clip: Any, pixels_BCHW: Tensor) -> Tensor:
@@ -96,8 +82,7 @@ def image_encoder(
     announce("image encoder")
     processor = read_folder(CLIPImageProcessorPil, source.folder("image_processor"))
     built = build_image_encoder(source)
-    look = partial(last_but_one, built.module)
-    return vision_tower(built, source, processor, device, look, IMAGE_EXTRAS)
+    return vision_tower(built, source, processor, device, last_but_one, IMAGE_EXTRAS)
 
 
 def normalised(vae: Any) -> NormalisedVae:

@@ -4,8 +4,8 @@ The tensors follow diffusers' `WanImageToVideoPipeline`: 16 noisy channels, 4 ma
 condition channels; the prompt through UMT5, the picture through CLIP (not in Wan2.2).
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +16,6 @@ from maskora.errors import UserError
 from maskora.models.base import (
     Context,
     ContextEncoder,
-    EncodePrompts,
     Expert,
     ModelInputs,
     PromptInput,
@@ -24,7 +23,6 @@ from maskora.models.base import (
 )
 from maskora.models.diffusers_base import DiffusersBase, grouped_cells
 from maskora.models.encoders import autoencoder
-from maskora.models.files.model_files import ModelFiles
 from maskora.models.wan import checks
 from maskora.models.wan.checks import WanTransformer
 from maskora.models.wan.encoders import (
@@ -35,7 +33,6 @@ from maskora.models.wan.encoders import (
     text_encoder,
 )
 from maskora.models.wan.names import WAN
-from maskora.streaming.placement import RESIDENT, Placement
 
 TOKENIZER = ("tokenizer.json", "spiece.model")
 IMAGE_PROCESSOR = ("preprocessor_config.json", "processor_config.json")
@@ -67,7 +64,6 @@ class Wan21(DiffusersBase):
         "text_encoder": ("d_model", "text_dim"),
         "image_encoder": ("hidden_size", "image_dim"),
     }
-    read_grid = checks.read_grid
     attention, feed_forward = ATTENTION, FEED_FORWARD
     sees_picture = True
     instead = "Wan2.1-I2V-14B-480P"
@@ -138,16 +134,13 @@ class Wan22(Wan21):
     sees_picture = False
     instead = "Wan2.2-I2V-A14B"
 
-    def __init__(
-        self, source: ModelFiles, dtype: str, device: str, placement: Placement = RESIDENT
-    ) -> None:
-        super().__init__(source, dtype, device, placement)
+    def complete(self, transformer: WanTransformer) -> None:
         self._check_transformer("transformer_2")
-        boundary = source.index().get("boundary_ratio", BOUNDARY)
+        boundary = self.source.index().get("boundary_ratio", BOUNDARY)
         if not (isinstance(boundary, int | float) and 0 < boundary < 1):
             raise UserError(
-                f"{source.where / 'model_index.json'}: boundary_ratio is {boundary!r}; it divides "
-                f"the noise levels between the two transformers, so it lies between 0 and 1"
+                f"{self.source.where / 'model_index.json'}: boundary_ratio is {boundary!r}; it "
+                f"divides the noise levels between the two transformers, so it lies between 0 and 1"
             )
         self.experts = (
             Expert("high", "transformer", lowest=boundary, highest=1.0),
@@ -173,13 +166,12 @@ class Miniature(Wan21):
     def encoders(self) -> tuple[ContextEncoder, ...]:
         width = WanTransformer.of(self.source, "transformer").text_dim
 
-        @contextmanager
-        def no_words() -> Iterator[EncodePrompts]:
+        def no_words(prompts: Sequence[PromptInput]) -> list[Context]:
             """Any prompt -> {"text": one word of zeros, (1, width)}."""
+            return [{"text": torch.zeros(1, width)} for _ in prompts]
 
-            def encode(prompts: Sequence[PromptInput]) -> list[Context]:
-                return [{"text": torch.zeros(1, width)} for _ in prompts]
-
-            yield encode
-
-        return (ContextEncoder("text", parts=(), precision=f"zero {width}", load=no_words),)
+        return (
+            ContextEncoder(
+                "text", parts=(), precision=f"zero {width}", load=lambda: nullcontext(no_words)
+            ),
+        )

@@ -124,13 +124,9 @@ def watched(tracker: Sam2Tracker) -> list[dict[str, torch.Tensor]]:
 
 def test_prompts_reach_the_prompt_encoder_in_its_own_pixels(tracker: Sam2Tracker) -> None:
     seen = watched(tracker)
-    prompts = [
-        Click(1, 40, 12, object_id=7),
-        Click(1, 80, 48, positive=False, object_id=7),
-        Box(1, 20, 6, 40, 24, object_id=7),
-        Click(1, 10, 30, object_id=2),
-    ]
-    tracker.segment(1, prompts, NOTHING)
+    prompts = [Click(1, 40, 12), Click(1, 80, 48, positive=False), Box(1, 20, 6, 40, 24)]
+    for pointed in ([Click(1, 10, 30, object_id=2)], prompts):
+        tracker.segment(1, pointed, NOTHING)
     x, y = SIDE / WIDTH, SIDE / HEIGHT
     assert [call["input_labels"].tolist() for call in seen] == [[[[1]]], [[[2, 3, 1, 0]]]]
     assert seen[0]["input_points"].tolist() == [[[[10 * x, 30 * y]]]]
@@ -164,27 +160,29 @@ def test_a_click_and_a_box_give_what_the_model_gives_by_itself(
     session.add_point_inputs(session.obj_id_to_idx(1), 3, inputs)
     session.obj_with_new_inputs = [1]
     expected_HW = enlarged(model(session, frame_idx=3).pred_masks)
-    found = tracker.segment(3, [Box(3, 10, 10, 40, 30), Click(3, 30, 20)], NOTHING)
+    found_HW = tracker.segment(3, [Box(3, 10, 10, 40, 30), Click(3, 30, 20)], NOTHING)
     assert expected_HW.any()
     assert not expected_HW.all()
-    assert list(found) == [1]
-    assert (found[1] == expected_HW).all()
+    assert (found_HW == expected_HW).all()
 
 
 def test_what_is_there_already_goes_in_as_logits(tracker: Sam2Tracker) -> None:
     seen = watched(tracker)
     before_HW = NOTHING.copy()
     before_HW[ONE] = 1
-    clicks = [Click(0, 30, 20), Click(0, 60, 30, object_id=2)]
-    afresh, refined = (tracker.segment(0, clicks, labels_HW) for labels_HW in (NOTHING, before_HW))
+    one, two = [Click(0, 30, 20)], [Click(0, 60, 30, object_id=2)]
+    (afresh_HW, other_HW), (refined_HW, same_HW) = (
+        [tracker.segment(0, clicks, labels_HW) for clicks in (one, two)]
+        for labels_HW in (NOTHING, before_HW)
+    )
     assert [call["input_masks"] is None for call in seen] == [True, True, False, True]
     logits_ss = seen[2]["input_masks"][0, 0]
     low = SIDE // 4
     assert logits_ss.shape == (low, low)
     assert logits_ss[low * 20 // HEIGHT, low * 25 // WIDTH] == 10  # deep inside, and far outside
     assert logits_ss[low * 40 // HEIGHT, low * 70 // WIDTH] == -10
-    assert (afresh[1] != refined[1]).any()
-    assert (afresh[2] == refined[2]).all()
+    assert (afresh_HW != refined_HW).any()
+    assert (other_HW == same_HW).all()
 
 
 def propagated_by_hand(

@@ -7,7 +7,7 @@ and deviation, the schedule.
 import functools
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,10 @@ from transformers import (
 from maskora.errors import UserError
 from maskora.models.files.wan import CLIP, UMT5, vae_names
 from maskora.models.names import Names
-from maskora.models.registry import ModelFiles, open_model
+from maskora.models.registry import Context, Expert, ModelFiles, ModelInputs, VideoModel, open_model
 from maskora.models.wan.encoders import open_tokenizer
 from maskora.models.wan.names import WAN
-from tests.models.test_names import as_published
+from tests.models.test_names import as_published, tagged
 
 Tensors = dict[str, Tensor]
 WIDTH, TEXT, IMAGE = 128, 32, 32
@@ -78,30 +78,19 @@ def write_diffusers(folder: Path, family: str = "wan2.1-i2v", layers: int = 2) -
 
 def _transformer(layers: int, sees_picture: bool) -> WanTransformer3DModel:
     return WanTransformer3DModel(
-        num_attention_heads=1,
-        in_channels=36,
-        out_channels=16,
-        text_dim=TEXT,
-        freq_dim=32,
-        ffn_dim=96,
-        num_layers=layers,
-        image_dim=IMAGE if sees_picture else None,
+        num_attention_heads=1, in_channels=36, out_channels=16, text_dim=TEXT, freq_dim=32,
+        ffn_dim=96, num_layers=layers, image_dim=IMAGE if sees_picture else None,
         added_kv_proj_dim=WIDTH if sees_picture else None,
-    )
+    )  # fmt: skip
 
 
 def _image_encoder() -> CLIPVisionModel:
     return CLIPVisionModel(
         CLIPVisionConfig(
-            hidden_size=IMAGE,
-            intermediate_size=64,
-            num_hidden_layers=3,
-            num_attention_heads=16,
-            image_size=224,
-            patch_size=14,
-            hidden_act="gelu",
+            hidden_size=IMAGE, intermediate_size=64, num_hidden_layers=3, num_attention_heads=16,
+            image_size=224, patch_size=14, hidden_act="gelu",
         )
-    )
+    )  # fmt: skip
 
 
 @functools.cache
@@ -157,9 +146,13 @@ def image_encoder(folder: Path) -> Tensors:
 def vae(folder: Path) -> Tensors:
     """The VAE under Wan's names."""
     ours = read_part(folder, "vae")
+    return published(names_of_vae(ours), ours)
+
+
+def names_of_vae(ours: Collection[str]) -> Names:
+    """The table of a VAE of these parameters."""
     encoder = (name for name in ours if name.startswith("encoder.down_blocks."))
-    theirs = [name.replace("down_blocks", "downsamples") for name in encoder]
-    return published(vae_names(theirs), ours)
+    return vae_names([name.replace("down_blocks", "downsamples") for name in encoder])
 
 
 def transformer(folder: Path, part: str = "transformer") -> Tensors:
@@ -179,7 +172,9 @@ def write_original(folder: Path, base: Path) -> Path:
         folder.mkdir(parents=True)
         torch.save(image_encoder(base), folder / IMAGE_FILE)
     for part, place in experts.items():
-        _write_shards(place, transformer(base, part), base / part / "config.json")
+        write_shards(place, transformer(base, part))
+        ours = json.loads((base / part / "config.json").read_text())
+        (place / "config.json").write_text(json.dumps(wan_config(**ours)))
     torch.save(vae(base), folder / VAE_FILE)
     torch.save(text_encoder(base), folder / TEXT_FILE)
     tokenizer = folder / "google" / "umt5-xxl"
@@ -189,8 +184,8 @@ def write_original(folder: Path, base: Path) -> Path:
     return folder
 
 
-def _write_shards(folder: Path, tensors: Tensors, config: Path) -> None:
-    """Two shards with their index, and the publisher's config.json."""
+def write_shards(folder: Path, tensors: Tensors) -> Path:
+    """Two shards with their index; the last one."""
     folder.mkdir(parents=True, exist_ok=True)
     names = sorted(tensors)
     halves = names[: len(names) // 2], names[len(names) // 2 :]
@@ -202,24 +197,18 @@ def _write_shards(folder: Path, tensors: Tensors, config: Path) -> None:
     (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(
         json.dumps({"weight_map": index})
     )
-    ours = json.loads(config.read_text())
-    (folder / "config.json").write_text(
-        json.dumps(
-            {
-                "_class_name": "WanModel",
-                "dim": WIDTH,
-                "eps": 1e-6,
-                "ffn_dim": ours["ffn_dim"],
-                "freq_dim": ours["freq_dim"],
-                "in_dim": 36,
-                "model_type": "i2v",
-                "num_heads": 1,
-                "num_layers": ours["num_layers"],
-                "out_dim": 16,
-                "text_len": 512,
-            }
-        )
-    )
+    return folder / file
+
+
+def wan_config(
+    *, num_attention_heads: int, ffn_dim: int, num_layers: int, freq_dim: int = 256, **_: object
+) -> dict[str, object]:
+    """The publisher's config.json, by diffusers' names of what it says."""
+    return {
+        "_class_name": "WanModel", "_diffusers_version": "0.30.0", "dim": 128 * num_attention_heads,
+        "eps": 1e-06, "ffn_dim": ffn_dim, "freq_dim": freq_dim, "in_dim": 36, "model_type": "i2v",
+        "num_heads": num_attention_heads, "num_layers": num_layers, "out_dim": 16, "text_len": 512,
+    }  # fmt: skip
 
 
 Change = Callable[[Tensors], Tensors]
@@ -229,6 +218,20 @@ def changed(path: Path, target: Path, change: Change) -> Path:
     """A safetensors file with other tensors."""
     save_file(change(load_file(path)), target)
     return target
+
+
+def velocity(
+    model: VideoModel, context: Context, numbers: torch.Generator, expert: Expert | None = None
+) -> Tensor:
+    """What a base's transformer answers to noise."""
+    channels = model.source.config("transformer")["in_channels"] - model.latent_channels
+    inputs = ModelInputs(torch.randn(1, channels, 2, 4, 6, generator=numbers), context)
+    noisy = torch.randn(1, model.latent_channels, 2, 4, 6, generator=numbers)
+    transformer = model.load_transformer(expert)
+    with torch.no_grad():
+        answer = model.predict(transformer, noisy, torch.tensor([500.0]), inputs)
+    transformer.streamed.close()
+    return answer
 
 
 def refused(source: Callable[[], ModelFiles], message: str, family: str = "wan2.1-i2v") -> None:
@@ -316,8 +319,7 @@ def is_matrix(name: str, tensor: Tensor) -> bool:
 
 def in_our_names(names: Names, theirs: Tensors, ours: Tensors) -> Tensors:
     """The way back of `published`, by the rows of what it was made of."""
-    lengths = [len(tensor) for tensor in ours.values()]
-    tags = dict(zip(ours, torch.arange(sum(lengths)).split(lengths), strict=True))
+    tags = tagged({name: len(tensor) for name, tensor in ours.items()})
     found: dict[int, Tensor] = {}
     for name, tag in as_published(names, tags):
         found |= dict(zip(tag.tolist(), theirs[name], strict=True))

@@ -19,7 +19,7 @@ from maskora.config import build_config
 from maskora.memory.plan import Purpose
 from maskora.memory.profile import fingerprint
 from maskora.memory.report import render
-from maskora.models.files.wan import CLIP, UMT5, vae_names
+from maskora.models.files.wan import CLIP, UMT5
 from maskora.models.registry import ModelFiles, open_source
 from maskora.models.wan.names import WAN
 from maskora.streaming.header import SIZES
@@ -74,9 +74,7 @@ def their_shapes(kind: str, name: str) -> dict[str, tuple[int, ...]]:
         tensors = as_published(CLIP, shapes_of(on_meta(lambda: CLIPVisionModel(published.IMAGE))))
     else:
         ours = shapes_of(on_meta(AutoencoderKLWan))
-        encoder = (one for one in ours if one.startswith("encoder.down_blocks."))
-        names = vae_names([one.replace("down_blocks", "downsamples") for one in encoder])
-        tensors = as_published(names, ours)
+        tensors = as_published(layouts.names_of_vae(ours), ours)
     shapes = {one: tuple(tensor.shape) for one, tensor in tensors}
     if kind == "image_encoder":
         width = shapes["visual.cls_embedding"][0]
@@ -95,7 +93,7 @@ def write_original(folder: Path, name: str) -> Path:
     for one in folders:
         one.mkdir(parents=True)
         write_shards(one, their_shapes("transformer", name), "F32" if name == BIG else "BF16")
-        (one / "config.json").write_text(json.dumps(wan_config(name)))
+        (one / "config.json").write_text(json.dumps(layouts.wan_config(**published.SHAPES[name])))
     empty_pth(folder / layouts.VAE_FILE, their_shapes("vae", name), torch.float32)
     empty_pth(folder / layouts.TEXT_FILE, their_shapes("text_encoder", name), torch.bfloat16)
     if name not in published.NO_PICTURE:
@@ -123,18 +121,6 @@ def write_shards(folder: Path, shapes: Mapping[str, tuple[int, ...]], kind: str)
     if len(shards) > 1:
         place = folder / "diffusion_pytorch_model.safetensors.index.json"
         place.write_text(json.dumps({"weight_map": index}))
-
-
-def wan_config(name: str) -> dict[str, object]:
-    """The publisher's config.json."""
-    shape = published.SHAPES[name]
-    return {
-        "_class_name": "WanModel", "_diffusers_version": "0.30.0",
-        "dim": 128 * shape["num_attention_heads"], "eps": 1e-06, "ffn_dim": shape["ffn_dim"],
-        "freq_dim": 256, "in_dim": 36, "model_type": "i2v",
-        "num_heads": shape["num_attention_heads"], "num_layers": shape["num_layers"],
-        "out_dim": 16, "text_len": 512,
-    }  # fmt: skip
 
 
 def write_scaled(folder: Path, name: str) -> dict[str, Path]:

@@ -11,14 +11,15 @@ from diffusers import HunyuanVideo15Transformer3DModel, HunyuanVideoTransformer3
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from maskora.models.building import build
+from maskora.models.building import fill
 from maskora.models.files.hunyuan import as_comfyui, fused
 from maskora.models.hunyuan.names import HUNYUAN
 from maskora.models.hunyuan15.names import HUNYUAN15
 from maskora.models.names import Names
-from maskora.models.registry import ModelInputs, open_model, open_source
+from maskora.models.registry import open_model, open_source
 from maskora.streaming.placement import Placement
 from tests.models import tiny_hunyuan
+from tests.models.counting import on_meta
 from tests.models.files import layouts
 from tests.models.files.layouts import (
     PREFIX,
@@ -92,7 +93,7 @@ def test_a_transformers_file_fills_diffusers_class(name: str, tmp_path: Path) ->
     source = open_source(None, {"transformer": path})
     config = source.config("transformer")
     kind = type(file.make())
-    module = build(lambda: kind.from_config(config), source.weights("transformer"))
+    module = fill(on_meta(lambda: kind.from_config(config)), source.weights("transformer"))
     meant = layouts.in_our_names(file.names, file.meant(theirs), ours)
     assert {n: tuple(p.shape) for n, p in module.named_parameters()} == {
         n: tuple(t.shape) for n, t in ours.items()
@@ -127,13 +128,7 @@ def velocity(base: Path, files: dict[str, Path], placement: Placement) -> Tensor
         "text_mask": torch.ones(1, 8),
         "pooled": torch.randn(1, tiny_hunyuan.POOLED_DIM, generator=numbers),
     }
-    inputs = ModelInputs(torch.randn(1, 17, 2, 4, 6, generator=numbers), context)
-    noisy = torch.randn(1, 16, 2, 4, 6, generator=numbers)
-    transformer = model.load_transformer()
-    with torch.no_grad():
-        answer = model.predict(transformer, noisy, torch.tensor([500.0]), inputs)
-    transformer.streamed.close()
-    return answer
+    return layouts.velocity(model, context, numbers)
 
 
 @pytest.mark.parametrize("kind", ["pinned", "mapped"])

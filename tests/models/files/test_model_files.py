@@ -15,7 +15,6 @@ from torch import Tensor
 from maskora.models.files.model_files import from_single_files
 from maskora.models.registry import (
     ModelFiles,
-    ModelInputs,
     PromptInput,
     VideoModel,
     open_model,
@@ -26,6 +25,7 @@ from tests.models.files import layouts
 from tests.models.files.layouts import PREFIX, dequantised, scaled
 
 Found = dict[str, Tensor]
+Files = dict[str, Path]
 Bases = Callable[[str], Path]
 Expected = Callable[[str], Found]
 PROMPT = "p3rs0n. a café, a man \N{SLIGHTLY SMILING FACE}"
@@ -37,7 +37,9 @@ def expected(bases: Bases) -> Expected:
     return functools.cache(lambda family: answers(opened(bases(family), family)))
 
 
-def opened(source: ModelFiles | Path, family: str, dtype: str = "float32") -> VideoModel:
+def opened(
+    source: ModelFiles | Path, family: str = "wan2.1-i2v", dtype: str = "float32"
+) -> VideoModel:
     return open_model(family, source, dtype, "cpu")
 
 
@@ -53,18 +55,9 @@ def answers(model: VideoModel) -> Found:
     with model.vae() as vae:
         found["latents"] = vae.encode(torch.rand(3, 5, 32, 48, generator=numbers) * 2 - 1)
         found["frames"] = vae.decode(found["latents"])
-    inputs = ModelInputs(
-        condition_BCTHW=torch.randn(1, 20, 2, 4, 6, generator=numbers),
-        context={name: found[name][None] for name in ("text", "image") if name in found},
-    )
-    noisy = torch.randn(1, 16, 2, 4, 6, generator=numbers)
+    context = {name: found[name][None] for name in ("text", "image") if name in found}
     for expert in model.experts:
-        transformer = model.load_transformer(expert)
-        with torch.no_grad():
-            found[f"velocity {expert.name}"] = model.predict(
-                transformer, noisy, torch.tensor([500.0]), inputs
-            )
-        transformer.streamed.close()
+        found[f"velocity {expert.name}"] = layouts.velocity(model, context, numbers, expert)
     found["timesteps"] = torch.as_tensor(model.scheduler(4, None).timesteps)
     return found
 
@@ -76,53 +69,44 @@ def assert_same(ours: Found, expected: Found) -> None:
 
 
 @pytest.mark.parametrize("family", ["wan2.1-i2v", "wan2.2-i2v"])
-def test_the_original_layout_gives_the_same(
+def test_the_original_layout_and_single_files_give_the_same(
     bases: Bases, expected: Expected, tmp_path: Path, family: str
 ) -> None:
-    source = open_source(layouts.write_original(tmp_path / "original", bases(family)))
-    assert_same(answers(opened(source, family)), expected(family))
+    """Single files without a folder beside them."""
+    base, prefix = bases(family), "" if family == "wan2.1-i2v" else PREFIX
+    original = open_source(layouts.write_original(tmp_path / "original", base))
+    assert_same(answers(opened(original, family)), expected(family))
+    files = open_source(None, layouts.write_files(tmp_path / "files", base, prefix=prefix))
+    assert_same(answers(opened(files, family)), expected(family))
 
 
-@pytest.mark.parametrize(("family", "prefix"), [("wan2.1-i2v", ""), ("wan2.2-i2v", PREFIX)])
-def test_single_files_give_the_same_without_a_folder(
-    bases: Bases, expected: Expected, tmp_path: Path, family: str, prefix: str
-) -> None:
-    source = open_source(None, layouts.write_files(tmp_path, bases(family), prefix=prefix))
-    assert_same(answers(opened(source, family)), expected(family))
-
-
-def test_files_lie_over_a_folder(bases: Bases, expected: Expected, tmp_path: Path) -> None:
+def test_files_lie_over_a_folder(original: Path, files: Files, expected: Expected) -> None:
     """The folder's own transformer is another one, and its VAE is gone."""
-    base = bases("wan2.1-i2v")
-    files = layouts.write_files(tmp_path / "files", base)
-    under = layouts.write_original(tmp_path / "original", base)
-    for path in under.glob("*.safetensors"):
+    for path in original.glob("*.safetensors"):
         save_file({name: tensor + 1 for name, tensor in load_file(path).items()}, path)
-    (under / layouts.VAE_FILE).unlink()
-    source = open_source(under, {part: files[part] for part in ("transformer", "vae")})
-    assert_same(answers(opened(source, "wan2.1-i2v")), expected("wan2.1-i2v"))
+    (original / layouts.VAE_FILE).unlink()
+    source = open_source(original, {part: files[part] for part in ("transformer", "vae")})
+    assert_same(answers(opened(source)), expected("wan2.1-i2v"))
 
 
 def test_matrices_in_8_bits_give_what_they_stand_for(
-    bases: Bases, expected: Expected, tmp_path: Path
+    base: Path, expected: Expected, tmp_path: Path
 ) -> None:
-    base = bases("wan2.1-i2v")
     small = layouts.write_files(tmp_path / "small", base, layouts.scaled, PREFIX)
     dense = layouts.write_files(tmp_path / "dense", base, lambda t: dequantised(scaled(t)))
-    ours = answers(opened(open_source(None, small), "wan2.1-i2v"))
-    assert_same(ours, answers(opened(open_source(None, dense), "wan2.1-i2v")))
+    ours = answers(opened(open_source(None, small)))
+    assert_same(ours, answers(opened(open_source(None, dense))))
     changed = {name for name in ours if not torch.equal(ours[name], expected("wan2.1-i2v")[name])}
     assert changed == {"text", "velocity "}
 
 
 @pytest.mark.parametrize(("storage", "dtype"), [("same", "bfloat16"), ("float8", "float32")])
 def test_streamed_files_give_what_resident_ones_give(
-    bases: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str, dtype: str
-) -> None:
+    written: dict[str, Files], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str,
+    dtype: str,
+) -> None:  # fmt: skip
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    files = layouts.write_files(tmp_path, bases("wan2.1-i2v"), layouts.scaled)
-    source = open_source(None, files)
-    model = opened(source, "wan2.1-i2v", dtype)
+    model = opened(open_source(None, written["scaled"]), dtype=dtype)
     given = []
     for placement in (
         Placement(0, storage=storage), Placement(2, "pinned", storage),
@@ -135,11 +119,10 @@ def test_streamed_files_give_what_resident_ones_give(
 
 
 def test_files_in_the_right_precision_are_read_where_they_lie(
-    bases: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    files = layouts.write_files(tmp_path, bases("wan2.1-i2v"), prefix=PREFIX)
-    model = opened(open_source(None, files), "wan2.1-i2v")
+    model = opened(open_source(None, files))
     resident = velocity(model)
     model.placement = Placement(2, "mapped")
     assert torch.equal(velocity(model), resident)
@@ -152,25 +135,19 @@ def velocity(model: VideoModel) -> Tensor:
         "text": torch.randn(1, 512, layouts.TEXT, generator=numbers),
         "image": torch.randn(1, 257, layouts.IMAGE, generator=numbers),
     }
-    inputs = ModelInputs(torch.randn(1, 20, 2, 4, 6, generator=numbers), context)
-    noisy = torch.randn(1, 16, 2, 4, 6, generator=numbers)
-    transformer = model.load_transformer()
-    with torch.no_grad():
-        answer = model.predict(transformer, noisy, torch.tensor([500.0]), inputs)
-    transformer.streamed.close()
-    return answer
+    return layouts.velocity(model, context, numbers)
 
 
-def test_what_was_found_is_told_in_a_line_for_each_part(bases: Bases, tmp_path: Path) -> None:
-    base = bases("wan2.1-i2v")
-    files = layouts.write_files(tmp_path / "files", base, layouts.scaled)
+def test_what_was_found_is_told_in_a_line_for_each_part(
+    base: Path, original: Path, written: dict[str, Files]
+) -> None:
+    files = written["scaled"]
     lines = open_source(None, files).description.splitlines()
     assert (
         f"  transformer: {files['transformer']}, scaled float8, 3 blocks x {layouts.WIDTH}, "
         f"36 input channels"
     ) in lines
     assert f"  vae: {files['vae']}, float32, VAE of 16 latent channels" in lines
-    original = layouts.write_original(tmp_path / "original", base)
     lines = open_source(original, {"vae": files["vae"]}).description.splitlines()
     assert (
         f"  text_encoder: {original / layouts.TEXT_FILE}, float32, UMT5 of 3 layers x 32" in lines
@@ -181,11 +158,11 @@ def test_what_was_found_is_told_in_a_line_for_each_part(bases: Bases, tmp_path: 
 @pytest.mark.parametrize(
     "part", ["transformer", "vae", "text_encoder", "image_encoder", "tokenizer"]
 )
-def test_another_file_is_another_identity(bases: Bases, tmp_path: Path, part: str) -> None:
-    files = layouts.write_files(tmp_path, bases("wan2.1-i2v"))
+def test_another_file_is_another_identity(base: Path, tmp_path: Path, part: str) -> None:
+    files = layouts.write_files(tmp_path, base)
 
     def identities() -> dict[str, str]:
-        model = opened(open_source(None, files), "wan2.1-i2v")
+        model = opened(open_source(None, files))
         return {one: model.identity(one) for one in model.parts}
 
     before = identities()
@@ -201,9 +178,8 @@ def test_another_file_is_another_identity(bases: Bases, tmp_path: Path, part: st
     assert changed <= {part, "text_encoder"}
 
 
-def test_every_file_of_the_original_layout_counts(bases: Bases, tmp_path: Path) -> None:
-    original = layouts.write_original(tmp_path / "original", bases("wan2.1-i2v"))
-    model = opened(open_source(original), "wan2.1-i2v")
+def test_every_file_of_the_original_layout_counts(original: Path) -> None:
+    model = opened(open_source(original))
     before = {part: model.identity(part) for part in model.parts}
     shards = "diffusion_pytorch_model-0000{}-of-00002.safetensors"
     for name, part in (
@@ -220,9 +196,8 @@ def test_every_file_of_the_original_layout_counts(bases: Bases, tmp_path: Path) 
 
 
 def test_the_configuration_of_the_original_layout_holds_what_shapes_do_not_tell(
-    bases: Bases, tmp_path: Path
+    original: Path,
 ) -> None:
-    original = layouts.write_original(tmp_path / "original", bases("wan2.1-i2v"))
     path = original / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "num_heads": 4, "eps": 1e-5}))
     config = open_source(original).config("transformer")
@@ -234,25 +209,15 @@ def test_weights_left_over_from_another_cutting_are_no_part_of_the_identity(
     tiny_model: Path, tmp_path: Path
 ) -> None:
     def named() -> str:
-        return opened(base, "wan2.1-i2v").identity("transformer")
+        return opened(base).identity("transformer")
 
     base = shutil.copytree(tiny_model, tmp_path / "base")
-    part, stem = base / "transformer", "diffusion_pytorch_model"
-    whole = part / f"{stem}.safetensors"
-    tensors = load_file(whole)
-    names = sorted(tensors)
-    halves = names[::2], names[1::2]
-    weight_map = {}
-    for number, half in enumerate(halves, start=1):
-        file = f"{stem}-0000{number}-of-00002.safetensors"
-        save_file({name: tensors[name] for name in half}, part / file)
-        weight_map |= dict.fromkeys(half, file)
-    index = {"metadata": {}, "weight_map": weight_map}
-    (part / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
+    whole = base / "transformer" / "diffusion_pytorch_model.safetensors"
+    shard = layouts.write_shards(whole.parent, load_file(whole))
     with_leftover = named()
     whole.unlink()
     assert named() == with_leftover
-    (part / file).write_bytes((part / file).read_bytes() + b" ")
+    shard.write_bytes(shard.read_bytes() + b" ")
     assert named() != with_leftover
 
 

@@ -1,6 +1,6 @@
 """The tables of names by which files are read, at the published sizes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,18 +12,15 @@ from transformers import CLIPVisionModel, UMT5EncoderModel
 
 from maskora.models.files import hunyuan, wan
 from maskora.models.files.tensors import CheckpointLayout, Kind, Weights, recognise
-from maskora.models.files.wan import CLIP, LAYOUTS, UMT5, vae_names
+from maskora.models.files.wan import CLIP, LAYOUTS, UMT5
 from maskora.models.names import Names
 from maskora.streaming.header import Stored
 from tests.models import published
-from tests.models.test_names import BASES, as_published, parameters
+from tests.models.counting import on_meta
+from tests.models.files.layouts import names_of_vae
+from tests.models.test_names import BASES, as_published, parameters, tagged
 
 TRANSFORMERS = (wan.transformer({}), *hunyuan.TRANSFORMERS)
-
-
-def on_meta(make: Callable[[], nn.Module]) -> nn.Module:
-    with torch.device("meta"):
-        return make()
 
 
 def found(tensors: Mapping[str, Tensor], *layouts: CheckpointLayout) -> Kind:
@@ -95,21 +92,13 @@ def test_comfyuis_names_of_hunyuan_are_its_own() -> None:
     assert not any("_norm.weight" in name or "mlp.fc" in name for name in theirs)
 
 
-def tagged(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters whose every row is a number of its own."""
-    rows = {name: len(parameter) for name, parameter in module.named_parameters()}
-    numbers = torch.arange(sum(rows.values())).split(list(rows.values()))
-    return dict(zip(rows, numbers, strict=True))
-
-
 def test_diffusers_takes_the_vae_from_where_the_table_says() -> None:
     module = on_meta(AutoencoderKLWan)
-    encoder = (name for name in tagged(module) if name.startswith("encoder.down_blocks."))
-    names = vae_names([name.replace("down_blocks", "downsamples") for name in encoder])
-    theirs = dict(as_published(names, tagged(module)))
-    converted = convert_wan_vae_to_diffusers(dict(theirs))
-    assert converted.keys() == tagged(module).keys()
-    assert all(torch.equal(converted[name], row) for name, row in tagged(module).items())
+    ours = tagged(parameters(AutoencoderKLWan))
+    names = names_of_vae(ours)
+    converted = convert_wan_vae_to_diffusers(dict(as_published(names, ours)))
+    assert converted.keys() == ours.keys()
+    assert all(torch.equal(converted[name], row) for name, row in ours.items())
     shapes = dict(as_published(names, dict(module.named_parameters())))
     assert_is(found(shapes, *LAYOUTS["vae"]), module, module.config)
 
@@ -152,6 +141,7 @@ def test_clip_has_the_names_that_wan_gave() -> None:
         module,
         {**module.config.to_dict(), "hidden_act": "gelu"},
     )
-    order = dict(as_published(CLIP, tagged(module)))["visual.transformer.7.attn.to_qkv.weight"]
-    expected = [tagged(module)[f"encoder.layers.7.self_attn.{x}_proj.weight"] for x in "qkv"]
+    rows = tagged(parameters(lambda: module))
+    order = dict(as_published(CLIP, rows))["visual.transformer.7.attn.to_qkv.weight"]
+    expected = [rows[f"encoder.layers.7.self_attn.{x}_proj.weight"] for x in "qkv"]
     assert torch.equal(order, torch.cat(expected))

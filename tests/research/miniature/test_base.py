@@ -12,7 +12,7 @@ from maskora import lora
 from maskora.latents import TensorCache, encode_prompts
 from maskora.memory.profile import read_profile
 from maskora.models.base import Grid
-from maskora.models.registry import ModelInputs, PromptInput, open_model, read_grid
+from maskora.models.registry import ModelInputs, PromptInput, VideoModel, read_grid
 from tests.models.counting import make_fake, on_meta, peak_of
 
 CLOSE = 0.02
@@ -24,8 +24,7 @@ def test_its_grid_takes_64_pixels(untrained: Path) -> None:
     assert 64 % grid.multiple == 0
 
 
-def test_prompts_and_pictures_have_no_effect(untrained: Path, tmp_path: Path) -> None:
-    model = open_model("miniature", untrained, "float32", "cpu")
+def test_prompts_and_pictures_have_no_effect(model: VideoModel, tmp_path: Path) -> None:
     prompts = [
         PromptInput("a red disc", torch.zeros(3, 64, 64)),
         PromptInput("a blue one", torch.ones(3, 64, 64)),
@@ -37,8 +36,7 @@ def test_prompts_and_pictures_have_no_effect(untrained: Path, tmp_path: Path) ->
     assert torch.equal(one["text"], other["text"])
 
 
-def test_it_answers_with_the_shape_of_the_latents(untrained: Path) -> None:
-    model = open_model("miniature", untrained, "float32", "cpu")
+def test_it_answers_with_the_shape_of_the_latents(model: VideoModel) -> None:
     keep = torch.zeros(9, 64, 64)
     keep[0] = 1
     condition = model.pack_condition(keep, torch.randn(16, 3, 8, 8))
@@ -50,9 +48,10 @@ def test_it_answers_with_the_shape_of_the_latents(untrained: Path) -> None:
     assert answer.shape == (1, 16, 3, 8, 8)
 
 
-def test_its_parameters_are_counted_from_its_configuration(untrained: Path) -> None:
+def test_its_parameters_are_counted_from_its_configuration(
+    untrained: Path, model: VideoModel
+) -> None:
     told = read_profile("miniature", untrained, "float32", "attention")
-    model = open_model("miniature", untrained, "float32", "cpu")
     transformer = model.load_transformer()
     transformer.streamed.close()
     vae = AutoencoderKLWan.from_config(model.source.config("vae"))
@@ -64,9 +63,9 @@ def test_its_parameters_are_counted_from_its_configuration(untrained: Path) -> N
 @pytest.mark.parametrize("what", ["encode", "decode"])
 @pytest.mark.parametrize(("frames", "side"), [(9, 64), (21, 64), (13, 128)])
 def test_its_vaes_planned_peak_is_near_the_counted_one(
-    untrained: Path, what: str, frames: int, side: int
+    untrained: Path, model: VideoModel, what: str, frames: int, side: int
 ) -> None:
-    config = open_model("miniature", untrained, "float32", "cpu").source.config("vae")
+    config = model.source.config("vae")
     vae, mode = on_meta(lambda: AutoencoderKLWan.from_config(config)), FakeTensorMode()
     with mode:
         make_fake(vae, lambda n, p: torch.float32)
@@ -84,8 +83,9 @@ def test_its_vaes_planned_peak_is_near_the_counted_one(
 
 
 @pytest.mark.parametrize("targets", ["attention", "attention+ffn"])
-def test_its_lora_is_counted_and_all_of_it_learns(untrained: Path, targets: str) -> None:
-    model = open_model("miniature", untrained, "float32", "cpu")
+def test_its_lora_is_counted_and_all_of_it_learns(
+    untrained: Path, model: VideoModel, targets: str
+) -> None:
     transformer = model.load_transformer()
     with closing(transformer.streamed):
         lora.inject(transformer, 4, 4, model.lora_targets(targets), seed=0)

@@ -13,29 +13,7 @@ from maskora.method.conditioning import to_bytes
 from maskora.miniature.world import Scene
 from maskora.models.registry import VideoModel, open_model
 from research.miniature import autoencoder, gate, transformer
-from research.miniature.gate import (
-    AUTOENCODER,
-    BOXED,
-    CENTROID,
-    HIT,
-    PLAIN,
-    RECONSTRUCTION,
-    Case,
-    Score,
-    Verdict,
-    angle_error,
-    centroid_error,
-    draw_case,
-    draw_edit,
-    encode_cases,
-    generate,
-    judge_model,
-    mean_score,
-    psnr,
-    score,
-    share_of,
-    swapped,
-)
+from research.miniature.gate import Case, Score, Verdict, score
 from research.miniature.transformer import Latents
 
 LIGHT, DARK, GREY = (250, 120, 120), (130, 20, 20), (120, 120, 120)
@@ -118,7 +96,7 @@ def test_displaced_frozen_and_vanished_are_worse_and_worse(case: Case) -> None:
 
 def test_upside_down_hits_but_not_strictly(case: Case) -> None:
     turned = clip(PLACES, DARK, LIGHT)
-    assert np.array_equal(swapped(case.edited_THWC, case.sprite_THW, case.tones_T2C), turned)
+    assert np.array_equal(gate.swapped(case.edited_THWC, case.sprite_THW, case.tones_T2C), turned)
     figures = score(turned, case)
     assert (figures.hit, figures.strict, figures.centroid) == (1, 0, 0)
     assert figures.angle == pytest.approx(180)
@@ -129,8 +107,8 @@ def test_a_quarter_turn_is_90_degrees(case: Case) -> None:
     for frame, (x, y) in zip(turned, PLACES, strict=True):
         frame[y : y + SIDE, x : x + SIDE] = DARK
         frame[y : y + SIDE, x : x + SIDE // 2] = LIGHT
-    assert angle_error(turned, case) == pytest.approx(90)
-    assert centroid_error(turned, case) == 0
+    assert gate.angle_error(turned, case) == pytest.approx(90)
+    assert gate.centroid_error(turned, case) == 0
 
 
 def test_what_lies_outside_the_region_is_no_sprite(case: Case) -> None:
@@ -161,24 +139,26 @@ def test_the_share_is_of_the_sprites_pixels() -> None:
     hits, sprite = np.zeros((2, 2, 3), bool), np.zeros((2, 2, 3), bool)
     sprite[1, 0] = True
     hits[1, 0, 0] = hits[1, 1] = hits[0] = True
-    assert share_of(hits, sprite) == pytest.approx(1 / 3)
+    assert gate.share_of(hits, sprite) == pytest.approx(1 / 3)
     with pytest.raises(AssertionError):
-        share_of(hits[:, 0], sprite)
+        gate.share_of(hits[:, 0], sprite)
 
 
 def test_psnr_is_in_decibels_of_255() -> None:
     black, where = np.zeros((1, 4, 4, 3), np.uint8), np.ones((1, 4, 4), bool)
-    assert psnr(black, black + 255, where) == 0
-    assert psnr(black, black + 51, where) == pytest.approx(20 * np.log10(5))
+    assert gate.psnr(black, black + 255, where) == 0
+    assert gate.psnr(black, black + 51, where) == pytest.approx(20 * np.log10(5))
 
 
-JUST = Score(HIT, strict=0.0, centroid=CENTROID, angle=180.0, inside_db=0.0, background_db=0.0)
+JUST = Score(
+    gate.HIT, strict=0.0, centroid=gate.CENTROID, angle=180.0, inside_db=0.0, background_db=0.0
+)
 BAD = replace(JUST, hit=0.0, centroid=99.0)
 
 
-def verdict(boxed: Score, reconstruction: float = RECONSTRUCTION) -> Verdict:
+def verdict(boxed: Score, reconstruction: float = gate.RECONSTRUCTION) -> Verdict:
     """Whose other rows are bad: they are no condition."""
-    return Verdict(reconstruction, {PLAIN: BAD, BOXED: boxed, AUTOENCODER: BAD})
+    return Verdict(reconstruction, {gate.PLAIN: BAD, gate.BOXED: boxed, gate.AUTOENCODER: BAD})
 
 
 def test_what_just_reaches_every_bound_passes() -> None:
@@ -190,9 +170,9 @@ def test_what_just_reaches_every_bound_passes() -> None:
 @pytest.mark.parametrize(
     "short",
     [
-        verdict(replace(JUST, hit=HIT - 0.01)),
-        verdict(replace(JUST, centroid=CENTROID + 0.01)),
-        verdict(JUST, RECONSTRUCTION - 0.01),
+        verdict(replace(JUST, hit=gate.HIT - 0.01)),
+        verdict(replace(JUST, centroid=gate.CENTROID + 0.01)),
+        verdict(JUST, gate.RECONSTRUCTION - 0.01),
     ],
     ids=["hit", "centroid", "reconstruction"],
 )
@@ -204,7 +184,7 @@ def test_what_falls_short_of_one_bound_does_not_pass(short: Verdict) -> None:
 
 def test_a_mean_is_of_every_figure() -> None:
     one, other = Score(0, 1, 2, 3, 4, 5), Score(2, 5, 4, 9, 8, 6)
-    assert mean_score([one, other]) == Score(1, 3, 3, 6, 6, 5.5)
+    assert gate.mean_score([one, other]) == Score(1, 3, 3, 6, 6, 5.5)
 
 
 class Highest(np.random.Generator):
@@ -242,26 +222,26 @@ def test_judged_scenes_are_never_trained_on(
     transformer.encode_set(None, tmp_path, 1.0)
     assert len(trained) == 2 + sum(transformer.CLIPS.values())
     for number in range(3):
-        draw_edit(number)
+        gate.draw_edit(number)
     assert len(judged) == 3
     assert min(judged) > max(trained)
 
 
 def reached(model: VideoModel, case: Case, conditioning: str) -> Score:
     """What the base reaches on a case, shown it in one way."""
-    (sample,) = encode_cases([case], model, conditioning)
+    (sample,) = gate.encode_cases([case], model, conditioning)
     loaded = model.load_transformer()
     with closing(loaded.streamed):
-        latents = generate(model, loaded, sample, 0)
+        latents = gate.generate(model, loaded, sample, 0)
     with model.vae() as vae:
         return score(to_bytes(vae.decode(latents)).cpu().numpy(), case)
 
 
 def test_each_row_is_told_of_its_own_mask(untrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "STEPS", 2)
-    model, case = open_model("miniature", untrained, "float32", "cpu"), draw_case(0, frames=5)
-    scores = judge_model(model, [case]).scores
-    assert scores.keys() == {PLAIN, BOXED, AUTOENCODER}
-    assert scores[PLAIN] != scores[BOXED]
-    assert scores[PLAIN] == reached(model, case, "first-frame")
-    assert scores[BOXED] == reached(model, case, "masked")
+    model, case = open_model("miniature", untrained, "float32", "cpu"), gate.draw_case(0, frames=5)
+    scores = gate.judge_model(model, [case]).scores
+    assert scores.keys() == {gate.PLAIN, gate.BOXED, gate.AUTOENCODER}
+    assert scores[gate.PLAIN] != scores[gate.BOXED]
+    assert scores[gate.PLAIN] == reached(model, case, "first-frame")
+    assert scores[gate.BOXED] == reached(model, case, "masked")

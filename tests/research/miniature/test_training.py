@@ -11,16 +11,7 @@ from torch import Tensor, nn
 
 from maskora.errors import Fault
 from research.miniature import training
-from research.miniature.training import (
-    MuonAdamW,
-    Trainable,
-    average,
-    draw_losses,
-    fit,
-    kernel_names,
-    learning_rate,
-    read_losses,
-)
+from research.miniature.training import MuonAdamW, Trainable, fit
 
 
 @pytest.fixture(autouse=True)
@@ -47,10 +38,10 @@ def part(stop_at: int | None = None) -> Trainable:
 
 def test_the_loss_falls_and_is_kept_and_drawn(tmp_path: Path) -> None:
     fit(part(), 1.0, tmp_path)
-    losses = read_losses(tmp_path / "matrix.jsonl")
+    losses = training.read_losses(tmp_path / "matrix.jsonl")
     assert len(losses) in (100, 101)
     assert sum(losses[-10:]) < 0.1 * sum(losses[:10])
-    draw_losses(tmp_path / "matrix.jsonl", tmp_path / "matrix.png", "a matrix")
+    training.draw_losses(tmp_path / "matrix.jsonl", tmp_path / "matrix.png", "a matrix")
     assert (tmp_path / "matrix.png").stat().st_size > 5000
 
 
@@ -76,7 +67,7 @@ def test_interrupted_it_goes_on_from_where_it_was(tmp_path: Path) -> None:
     fit(halves, 0.5, tmp_path)
     undisturbed = part()
     fit(undisturbed, 0.5, whole)
-    stopped, straight = (read_losses(f / "matrix.jsonl") for f in (tmp_path, whole))
+    stopped, straight = (training.read_losses(f / "matrix.jsonl") for f in (tmp_path, whole))
     assert len(straight) in (50, 51)
     assert stopped[:50] == pytest.approx(straight[:50])
 
@@ -89,29 +80,29 @@ def test_a_gradient_that_is_not_finite_is_a_fault(tmp_path: Path) -> None:
 
 
 def test_the_learning_rate_rises_stays_and_falls() -> None:
-    assert learning_rate(0, 0.0) < 0.1
-    assert learning_rate(1000, training.STEADY) == 1
-    assert learning_rate(1000, (1 + training.STEADY) / 2) == pytest.approx(0.5)
-    assert learning_rate(1000, 1.0) == 0
+    assert training.learning_rate(0, 0.0) < 0.1
+    assert training.learning_rate(1000, training.STEADY) == 1
+    assert training.learning_rate(1000, (1 + training.STEADY) / 2) == pytest.approx(0.5)
+    assert training.learning_rate(1000, 1.0) == 0
 
 
 def test_the_average_follows_the_weights() -> None:
     module, kept = nn.Linear(1, 1, bias=False), {}
     module.weight.data.fill_(0.0)
-    average(kept, module, 1)
+    training.average(kept, module, 1)
     module.weight.data.fill_(1.0)
     for step in range(2, 5):
-        average(kept, module, step)
+        training.average(kept, module, step)
     assert 0.8 < kept["weight"].item() < 1, "short in the beginning"
     for step in range(100_000, 100_010):
         module.weight.data.fill_(0.0)
-        average(kept, module, step)
+        training.average(kept, module, step)
     assert kept["weight"].item() > 0.7, "long later"
 
 
 def test_kernels_are_those_of_convolutions() -> None:
     module = nn.Sequential(nn.Conv3d(2, 4, 3), nn.LayerNorm(4), nn.Linear(4, 4), nn.Conv2d(4, 2, 1))
-    assert kernel_names(module) == ["0.weight", "3.weight"]
+    assert training.kernel_names(module) == ["0.weight", "3.weight"]
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])

@@ -11,15 +11,7 @@ import torch
 from maskora.hub import locate
 from maskora.method.conditioning import to_bytes
 from maskora.models.registry import open_model
-from research.miniature.gate import (
-    BOXED,
-    Score,
-    Verdict,
-    draw_case,
-    encode_cases,
-    generate,
-    score,
-)
+from research.miniature.gate import BOXED, Score, Verdict, draw_case, encode_cases, generate, score
 from research.miniature.pretrain import CASES, hashes, try_out
 
 DOCS = Path(__file__).parents[3] / "docs" / "miniature.md"

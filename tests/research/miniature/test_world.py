@@ -2,27 +2,15 @@
 
 import math
 from dataclasses import replace
+from typing import get_args
 
 import cv2
 import numpy as np
 import pytest
 
-from maskora.miniature.world import (
-    BEAT,
-    SHAPES,
-    Array,
-    Look,
-    Pose,
-    Scene,
-    Sprite,
-    SpriteMotion,
-    SpritePart,
-    distance,
-    pose_of,
-    raster,
-    render,
-)
-from research.miniature.scenes import EDITS, Edit, draw_scene, edited, sprite_boxes
+from maskora.miniature import world
+from maskora.miniature.world import Look, Scene, Sprite, SpriteMotion, distance, render
+from research.miniature.scenes import Edit, draw_scene, edited, sprite_boxes
 
 SEEDS = range(12)
 
@@ -90,23 +78,23 @@ def test_a_box_of_what_is_unseen_is_nan() -> None:
     assert np.isnan(sprite_boxes(render(draw_scene(0)), 9)).all()
 
 
-def flow(scene: Scene, labels_THW: np.ndarray) -> Array:
+def flow(scene: Scene, labels_THW: np.ndarray) -> world.Array:
     """Where each pixel of a rendered scene's frames goes in the next, (T - 1, H, W, 2).
 
     Steps (x, y) in pixels of what is seen at a pixel, be it covered in the next frame or not.
     """
     frames, size = labels_THW.shape[:2]
-    beats_T, pixels = raster(frames, size)
-    pan = np.array(scene.backdrop.pan, np.float32) * size / BEAT
+    beats_T, pixels = world.raster(frames, size)
+    pan = np.array(scene.backdrop.pan, np.float32) * size / world.BEAT
     flow_THW2 = np.broadcast_to(pan, (frames - 1, size, size, 2))
     for number, sprite in enumerate(scene.sprites, start=1):
-        pose = pose_of(sprite.motion, sprite.radius, beats_T, size)
+        pose = world.pose_of(sprite.motion, sprite.radius, beats_T, size)
         own_THW = labels_THW[:-1, ..., None] == number
         flow_THW2 = np.where(own_THW, _sprite_flow(pose, pixels), flow_THW2)
     return flow_THW2
 
 
-def _sprite_flow(pose: Pose, pixels: Array) -> Array:
+def _sprite_flow(pose: world.Pose, pixels: world.Array) -> world.Array:
     """How far points of a sprite move to the next frame: by its next centre, angle and radius."""
     x_THW, y_THW = (own[:-1] for own in pose.own(pixels))
     radius_T, angle_T = pose.radius_T[1:], pose.angle_T[1:]
@@ -138,7 +126,7 @@ def test_flow_leads_to_the_same_thing_in_the_next_frame(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("edit", get_args(Edit))
 def test_an_edit_changes_its_sprite_and_nothing_else(edit: Edit, seed: int) -> None:
     scene = draw_scene(seed)
     last = len(scene.sprites) - 1
@@ -152,7 +140,7 @@ def test_an_edit_changes_its_sprite_and_nothing_else(edit: Edit, seed: int) -> N
 
 
 def test_a_bloom_grows() -> None:
-    part = SpritePart(hue=0.5, angle=0.0, distance=0.2, size=0.7, growth=1.0)
+    part = world.SpritePart(hue=0.5, angle=0.0, distance=0.2, size=0.7, growth=1.0)
     scene = alone(draw_scene(1), pulse=0.0)
     plain = scene.with_look(0, Look("disc", "plain", hue=0.0))
     bloom = scene.with_look(0, Look("disc", "plain", hue=0.0, part=part))
@@ -172,7 +160,7 @@ def test_a_drifting_hue_leaves_the_silhouette() -> None:
     assert not np.array_equal(one.frames_THWC[-1], other.frames_THWC[-1])
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", world.SHAPES)
 def test_edges_are_softened_over_a_pixel_about_the_area(shape: str) -> None:
     motion = SpriteMotion(start=(0.5, 0.5), velocity=(0, 0), angle=0.4, spin=0, pulse=0)
     sprite = Sprite(Look(shape, "plain", hue=0.0), motion, radius=0.2)

@@ -1,0 +1,51 @@
+"""What may be wrong with a small model's folder that transformers reads. Imports no torch."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+
+from maskora.errors import UserError
+
+# What transformers raises where a folder's files are missing, damaged or of another model.
+BROKEN = (OSError, ValueError, LookupError, AttributeError, RuntimeError, SafetensorError)
+Part = TypeVar("Part")
+
+
+def read_settings(path: Path, key: str, advice: str) -> dict[str, Any]:
+    """A JSON file of a folder; {} for one that is no object.
+
+    Args:
+        key: what named the folder; it stands before every complaint.
+        advice: what to do, the end of every complaint.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{key}: {path} is missing: {advice}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{key}: {path} is damaged ({error}): {advice}") from None
+    return settings if isinstance(settings, dict) else {}
+
+
+def load_part(load: Callable[[Path], Part], folder: Path, key: str, advice: str) -> Part:
+    """Load a part of a folder. Raises UserError where it is missing or damaged."""
+    try:
+        return load(folder)
+    except BROKEN as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise UserError(f"{key}: {folder} cannot be loaded ({reason}): {advice}") from None
+
+
+def check_whole(loading: dict[str, Any], name: str, folder: Path, key: str, advice: str) -> None:
+    """Raises UserError where weights lack tensors of the model of this name."""
+    if missing := sorted(loading["missing_keys"]):
+        raise UserError(
+            f"{key}: the weights in {folder} lack {len(missing)} of {name}'s tensors "
+            f"({missing[0]} is one): {advice}"
+        )
