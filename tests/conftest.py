@@ -1,5 +1,6 @@
 """What all tests share: a tiny model of the real classes, and the real clips where they are."""
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -24,6 +25,13 @@ def _own_device() -> Iterator[None]:
     """No test sees the devices that another has simulated or chosen."""
     yield
     devices.forget()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _freeze_what_is_loaded() -> None:
+    """The libraries' objects are not looked through again each time that a model is released."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
