@@ -1,5 +1,6 @@
 """Every kind of file of a workspace, damaged in several ways; then every command."""
 
+import functools
 import random
 import re
 import shutil
@@ -64,11 +65,12 @@ def damaged(edit: SmallEdit, scratch: Path, share: float, seed: int) -> Part:
         Part("a file of the workspace damaged, then every command"),
         random.Random(seed),
     )
-    expected = {}
-    for words in COMMANDS:
+
+    @functools.cache
+    def expected(words: tuple[object, ...]) -> str:
         commands = edit.copy(scratch / "whole")
-        answer = commands.run(*words)
-        expected[words] = products(words, commands.folder, answer)
+        return products(words, commands.folder, commands.run(*words))
+
     for kind, file in kinds(edit.folder / "ws").items():
         for way, damage in WAYS.items():
             for words in COMMANDS:
@@ -77,7 +79,7 @@ def damaged(edit: SmallEdit, scratch: Path, share: float, seed: int) -> Part:
                 commands = edit.copy(scratch / "damaged")
                 damage(commands.folder / "ws" / file)
                 answer = commands.run(*words)
-                verdict = judge(words, commands.folder, answer, expected[words], file)
+                verdict = judge(words, commands.folder, answer, expected(words), file)
                 part.add(verdict, f"{kind} {way}, {words[0]}", answer.err)
     shutil.rmtree(scratch / "damaged", ignore_errors=True)
     return part
