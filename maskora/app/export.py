@@ -22,7 +22,7 @@ from maskora.app.workspace import Workspace
 from maskora.config import Config, load_config
 from maskora.config.tables import Stage
 from maskora.errors import UserError
-from maskora.files import is_hidden, lies_in, move
+from maskora.files import is_hidden, lies_in, move, refuse_inputs
 from maskora.hub import find_file, find_local, is_hub_id, locate, locate_cached
 from maskora.lora import LoraWeights
 from maskora.models.files.folder import DiffusersFolder
@@ -67,11 +67,30 @@ def export_lora(
     for target in targets:
         if target.exists() and not overwrite:
             raise UserError(f"{target} exists already: choose another name, or add --overwrite")
+    refuse_inputs(targets, _read(source, given))
     for one, target in zip(given, targets, strict=True):
         names = _names_for(one.path, family)
         weights = lora.read(one.path, names)
         lora.write(target, weights, layout, names)
         yield from _describe(target, weights, layout)
+
+
+def _read(source: Path, given: list[LoraChoice]) -> Iterator[Path]:
+    """The files from which a LoRA is made, and those of its base and its workspace."""
+    yield from (one.path for one in given)
+    if source.is_dir():
+        workspace = Workspace(source)
+        folders = (workspace.runs_dir, workspace.cache_dir)
+        yield from (path for folder in folders for path in folder.rglob("*") if path.is_file())
+        config = load_config(workspace.config, [])
+        yield from (source / Path(item.path).expanduser() for item in config.inference.loras)
+    for one in given:
+        metadata, home = lora.read_metadata(one.path), source if source.is_dir() else Path.cwd()
+        files, base = metadata.get("files"), str(metadata.get("base", ""))
+        named = files.values() if isinstance(files, dict) else ()
+        yield from (found for name in named if (found := find_file(str(name), home)))
+        if base and (folder := find_local(base, home)):
+            yield from folder.rglob("*.safetensors")
 
 
 def merge_lora(source: Path, output: Path, edit: str | None) -> Iterator[str]:
