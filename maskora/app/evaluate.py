@@ -257,7 +257,7 @@ def find_result(
     remedy = f"run python infer.py --config {workspace.config}{f' --edit {edit}' if edit else ''}"
     folder = _result_folder(workspace, edit, seed, remedy)
     record = read_record(ResultRecord, folder / "run.json", remedy)
-    if record.source != source:
+    if record.source.model_copy(update={"origin": source.origin}) != source:  # it may be moved
         raise UserError(f"{folder} was made before the workspace was prepared anew: {remedy}")
     lossless, mp4 = folder / "edited.mkv", folder / "edited.mp4"
     path, size = (lossless, source.size) if lossless.is_file() else (mp4, source.original_size)

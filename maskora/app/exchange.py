@@ -61,7 +61,9 @@ def _finish(ready: Path) -> None:
             move(part, place)
             undo.callback(move, place, part)
         undo.pop_all()
-    remove(ready)
+    scratch = folder / ready.name.replace(READY, BUILDING, 1)
+    move(ready, scratch)
+    remove(scratch)
 
 
 def _in_order(part: Path) -> tuple[bool, int, str]:
@@ -84,7 +86,12 @@ def _set_aside(place: Path, old: Path, undo: ExitStack, *, moved: bool) -> None:
         if moved:
             move(place, old)
     if os.path.lexists(old):
-        undo.callback(move, old, place)
+        undo.callback(_put_back, old, place)
+
+
+def _put_back(old: Path, place: Path) -> None:
+    move(old, place)
+    remove(old)  # two names of one file stay two when one is moved to the other
 
 
 def begun_exchanges(root: Path) -> list[Path]:

@@ -139,7 +139,9 @@ def test_another_program_is_kept_out_until_it_is_gone(tmp_path: Path) -> None:
     with holder(tmp_path) as other:
         for _ in range(2):  # as often as one asks
             with (
-                pytest.raises(UserError, match=rf"another maskora \(process {other.pid}: .*\): close"),
+                pytest.raises(
+                    UserError, match=rf"another maskora \(process {other.pid}: .*\): close"
+                ),
                 workspace_lock(Workspace(tmp_path)),
             ):
                 pass
