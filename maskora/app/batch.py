@@ -20,7 +20,7 @@ from typing import IO
 
 import maskora
 from maskora import devices
-from maskora.app.workspace import IMAGE_SUFFIXES, Workspace, content, read_small_text, working
+from maskora.app.workspace import IMAGE_SUFFIXES, Workspace, read_small_text, video_sha256, working
 from maskora.errors import Fault, UserError
 from maskora.files import is_hidden, refuse_inputs, replacing, write_text
 from maskora.system import INTERRUPTIONS
@@ -105,8 +105,8 @@ def check_same_video(workspace: Workspace, video: Path) -> None:
         return  # the first stage says what is wrong with it
     source = workspace.read_source()
     origin = Path(source.origin)
-    if source.origin_content is not None:
-        is_same = content(video) == source.origin_content
+    if source.origin_sha256 is not None:
+        is_same = video_sha256(video) == source.origin_sha256
     else:
         is_same = video.resolve() == origin or (origin.exists() and video.samefile(origin))
     if not is_same:

@@ -77,19 +77,25 @@ def export_lora(
 
 def _read(source: Path, given: list[LoraChoice]) -> Iterator[Path]:
     """The files from which a LoRA is made, and those of its base and its workspace."""
+    home, bases, files = Path.cwd(), set[str](), set[str]()
     yield from (one.path for one in given)
     if source.is_dir():
-        workspace = Workspace(source)
+        workspace, home = Workspace(source), source
         folders = (workspace.runs_dir, workspace.cache_dir)
         yield from (path for folder in folders for path in folder.rglob("*") if path.is_file())
         config = load_config(workspace.config, [])
-        yield from (source / Path(item.path).expanduser() for item in config.inference.loras)
+        bases.add(config.model.path)
+        files.update(
+            [*config.model.files.values(), *(item.path for item in config.inference.loras)]
+        )
     for one in given:
-        metadata, home = lora.read_metadata(one.path), source if source.is_dir() else Path.cwd()
-        files, base = metadata.get("files"), str(metadata.get("base", ""))
-        named = files.values() if isinstance(files, dict) else ()
-        yield from (found for name in named if (found := find_file(str(name), home)))
-        if base and (folder := find_local(base, home)):
+        metadata = lora.read_metadata(one.path)
+        bases.add(str(metadata.get("base", "")))
+        named = metadata.get("files")
+        files.update(map(str, named.values()) if isinstance(named, dict) else [])
+    yield from (found for name in files if (found := find_file(name, home)))
+    for base in bases - {""}:
+        if folder := find_local(base, home):
             yield from folder.rglob("*.safetensors")
 
 

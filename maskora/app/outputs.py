@@ -22,7 +22,7 @@ from maskora import __version__
 from maskora.app.edits import Clip, Edit
 from maskora.app.exchange import exchange
 from maskora.app.fingerprints import LoraChoice
-from maskora.app.workspace import Source, Workspace, content
+from maskora.app.workspace import Source, Workspace, video_sha256
 from maskora.config import Config
 from maskora.errors import Fault, UserError
 from maskora.files import check_free, digest, remove, sha256_file, write_text
@@ -251,7 +251,7 @@ def _run_record(run: Run, loras: list[LoraChoice], seed: int) -> dict[str, Any]:
         "inputs": {
             "original": {
                 "path": clip.source.origin,
-                "content": content(Path(clip.source.origin)),
+                "sha256": video_sha256(Path(clip.source.origin)),
                 "frames": run.original.frames,
             },
             "source": clip.source.model_dump(mode="json"),

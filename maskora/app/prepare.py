@@ -10,7 +10,7 @@ import numpy as np
 
 from maskora.app.exchange import exchange
 from maskora.app.masking import build_masks, draw_overview, given_silhouettes
-from maskora.app.workspace import Source, Workspace, content, recover, workspace_lock
+from maskora.app.workspace import Source, Workspace, recover, video_sha256, workspace_lock
 from maskora.config import Config, build_config, load_config, parse_size, render_config
 from maskora.errors import UserError
 from maskora.files import lies_in, remove, write_text
@@ -245,7 +245,7 @@ def _choose_size(config: Config, info: VideoInfo, grid: Grid) -> tuple[int, int]
 def _source(info: VideoInfo, config: Config, placement: FramePlacement, grid: Grid) -> Source:
     return Source(
         origin=str(info.path.resolve()),
-        origin_content=content(info.path),
+        origin_sha256=video_sha256(info.path),
         origin_frames=info.frames,
         start=config.video.start,
         every=config.video.every,

@@ -4,6 +4,7 @@ Importing this needs no library of pictures or videos: the doctor tells which of
 """
 
 import errno
+import hashlib
 import logging
 import os
 import re
@@ -20,7 +21,7 @@ from maskora.app.exchange import begun_exchanges, settle
 from maskora.config import Config
 from maskora.config.tables import Stage
 from maskora.errors import UserError
-from maskora.files import digest, is_hidden, patiently, remove, sha256_file, write_text
+from maskora.files import is_hidden, patiently, remove, sha256_file, write_text
 from maskora.system import WINDOWS, command_line
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # of edited frames
 EDIT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 RESERVED = ("seed-", "step-", "tensorboard")  # names that runs and outputs use themselves
 LARGE = 2_000_000_000  # bytes of a video that take seconds to read
-_CONTENTS: dict[tuple[object, ...], str] = {}  # of videos, by what `_state` says of their files
+_READ: dict[tuple[object, ...], str] = {}  # SHA-256 of videos, by what `_state` says of their files
 DEVICE = re.compile(r"con|prn|aux|nul|com\d|lpt\d", re.IGNORECASE)  # to Windows, in every folder
 
 
@@ -50,12 +51,12 @@ class Source(Record):
     """source.json: where the frames come from and how they lie in the original.
 
     Attributes:
-        origin_content, origin_frames: the original's `content`, and how many frames it was read
+        origin_sha256, origin_frames: the original's `video_sha256`, and how many frames it was read
             as; None in workspaces of versions before.
     """
 
     origin: str
-    origin_content: str | None = None
+    origin_sha256: str | None = None
     origin_frames: int | None = None
     start: int = Field(ge=0)
     every: int = Field(ge=1)
@@ -366,7 +367,7 @@ def recover(workspace: Workspace) -> None:
             pass
 
 
-def content(video: Path) -> str:
+def video_sha256(video: Path) -> str:
     """The SHA-256 of a video file, or of a folder's images in the order of their names.
 
     It is read once; while this process lives, and the files are not written to, it is remembered.
@@ -379,12 +380,13 @@ def content(video: Path) -> str:
         files = sorted(path for path in shown if path.suffix.lower() in IMAGES and path.is_file())
     states = tuple((path, _state(path)) for path in files)
     nbytes = sum(path.stat().st_size for path in files)
-    if nbytes > LARGE and states not in _CONTENTS:
+    if nbytes > LARGE and states not in _READ:
         log.info("reading %s once (%.1f GB), to tell it from others", video, nbytes / 1e9)
-    if states not in _CONTENTS:
+    if states not in _READ:
         digests = [sha256_file(path) for path in files]
-        _CONTENTS[states] = digests[0] if files == [video] else digest(*digests)
-    return _CONTENTS[states]
+        joined = hashlib.sha256("".join(digests).encode()).hexdigest()
+        _READ[states] = digests[0] if files == [video] else joined
+    return _READ[states]
 
 
 def _state(path: Path) -> tuple[int, ...]:
@@ -424,7 +426,7 @@ def original_video(source: Source) -> "VideoInfo":
 
 def check_same_content(source: Source, video: Path) -> None:
     """A video is the one that was prepared, if its content was recorded. Raises UserError."""
-    if source.origin_content is not None and content(video) != source.origin_content:
+    if source.origin_sha256 is not None and video_sha256(video) != source.origin_sha256:
         raise _another(video, "is not what was prepared: its content is another")
 
 

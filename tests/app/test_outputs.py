@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 from maskora.app import outputs
-from maskora.app.workspace import Workspace, content, opened, working
+from maskora.app.workspace import Workspace, opened, video_sha256, working
 from maskora.errors import Fault, UserError
 from maskora.files import refuse_inputs, sha256_file
 from maskora.video.images import read_image, write_png
@@ -117,7 +117,7 @@ def test_nothing_that_is_read_is_written_over(
 def test_a_result_that_is_the_original_itself_is_not_replaced(copied: Path, run: Run) -> None:
     """As when a result is edited again, and the workspace copied."""
     video = copied / "output" / "edited.mp4"
-    change_source(copied, origin=str(video), origin_content=None, origin_frames=None)
+    change_source(copied, origin=str(video), origin_sha256=None, origin_frames=None)
     before = video.read_bytes()
     refused(run("infer", *at(copied), *BARE), "output/edited.mp4 is read here")
     assert video.read_bytes() == before
@@ -147,7 +147,7 @@ def test_another_original_under_the_same_name_is_refused(
 def test_of_an_older_workspace_what_can_be_compared_is(
     copied: Path, own_video: Path, run: Run
 ) -> None:
-    change_source(copied, origin_content=None, origin_frames=None)
+    change_source(copied, origin_sha256=None, origin_frames=None)
     write_ball(own_video, range(6))
     before = results(copied)
     refused(run("infer", *at(copied), *BARE), "has 6 frames now, and 9 are needed", "another video")
@@ -170,17 +170,17 @@ def test_the_content_of_a_video_is_read_once_and_again_when_it_changes(
         return sha256_file(path)
 
     monkeypatch.setattr("maskora.app.workspace.sha256_file", read)
-    first = [content(video), content(video), content(folder), content(folder)]
+    first = [video_sha256(video), video_sha256(video), video_sha256(folder), video_sha256(folder)]
     assert asked == ["a.mp4", "1.png", "2.png"]
     assert first[0] == first[1] == sha256_file(video)
     stamp = video.stat()
     video.write_bytes(b"b.mp4")
     os.utime(video, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     (folder / ".DS_Store").write_bytes(b"")
-    assert content(folder) == first[2] == first[3]
-    assert content(video) != first[0]
+    assert video_sha256(folder) == first[2] == first[3]
+    assert video_sha256(video) != first[0]
     (folder / "2.png").write_bytes(b"3")
-    assert content(folder) != first[2]
+    assert video_sha256(folder) != first[2]
 
 
 @pytest.mark.parametrize("part", ["write_mp4", "write_png", "write_text"])
@@ -234,7 +234,7 @@ def test_the_record_names_every_output_and_the_original(copied: Path, ball: Path
     made = {p.name: sha256_file(p) for p in (copied / "output").iterdir() if p.name in RESULT[:-1]}
     assert record["outputs"] == made
     assert len(made) == 4
-    assert record["inputs"]["original"]["content"] == sha256_file(ball)
+    assert record["inputs"]["original"]["sha256"] == sha256_file(ball)
     assert record["inputs"]["original"]["frames"] == 9
     assert set(record["timings"]) == {"encoding", "generating", "writing"}
     assert any("RAM" in line for line in record["plan"])
