@@ -465,6 +465,20 @@ def infer(
 
 @app.command()
 @handle_errors
+def rerun(
+    record: Annotated[Path, typer.Argument(metavar="RUN.JSON", help="of a result")],
+    output: Annotated[Path | None, typer.Option(help="also put edited.mp4 here")] = None,
+    device: DeviceOption = None,
+) -> None:
+    """Make a result once more, or say what differs from the run that made it."""
+    devices.choose(device)
+    from maskora.app.rerun import rerun as rerun_record
+
+    _say_all(rerun_record(record, output))
+
+
+@app.command()
+@handle_errors
 def export(
     source: Annotated[
         Path, typer.Argument(metavar="WORKSPACE|LORA", help="a workspace, or any LoRA file")

@@ -15,7 +15,7 @@ from torch import Tensor
 from maskora import lora
 from maskora.app.edits import Clip, Edit, load_clip, load_edit, report_leakage
 from maskora.app.fingerprints import LoraChoice, run_folder, stage_run, trained_lora
-from maskora.app.open_base import open_base
+from maskora.app.open_base import Base, open_base
 from maskora.app.outputs import Run, make_room, result_files, write_outputs
 from maskora.app.preflight import infer_warnings
 from maskora.app.workspace import Workspace, original_video, working
@@ -39,6 +39,7 @@ from maskora.sampling import Denoising, LatentLock, draw_noise
 from maskora.streaming.engine import Streamer
 
 log = logging.getLogger("maskora")
+Check = Callable[[Run, list[LoraChoice]], None]
 
 
 def infer_clip(
@@ -60,23 +61,58 @@ def infer_clip(
         UserError: the workspace is not complete, or a LoRA is missing or does not fit.
     """
     numbers = parse_seeds(seeds, config.inference.seed)
-    folders = [workspace.output_dir(edit, seed if n else None) for n, seed in enumerate(numbers)]
-    if output is not None:
-        _check_output(output, folders, workspace)
-    workspace.read_source()  # where there is no workspace, nothing is to be held
-    with working(workspace):
-        _infer(config, workspace, edit, numbers, folders, output, lora_choice)
+    folders = {
+        seed: workspace.output_dir(edit, seed if n else None) for n, seed in enumerate(numbers)
+    }
+    infer_into(folders, config, workspace, edit, output, lora_choice)
 
 
-def _infer(
+def infer_into(
+    folders: dict[int, Path],
     config: Config,
     workspace: Workspace,
     edit: str | None,
-    seeds: list[int],
+    output: Path | None,
+    lora_choice: list[str],
+    check: Check | None = None,
+) -> None:
+    """Generate the edited clip of each seed into a folder of its own.
+
+    Args:
+        folders: by seed.
+        check: is given the run and its LoRAs before anything heavy begins, and may refuse them.
+
+    Raises:
+        UserError: as `infer_clip`.
+    """
+    if output is not None:
+        _check_output(output, list(folders.values()), workspace)
+    workspace.read_source()  # where there is no workspace, nothing is to be held
+    with working(workspace):
+        run, base = _open(config, workspace, edit, list(folders.values()), output, lora_choice)
+        loras = choose_loras(run, lora_choice)
+        refuse_inputs(_written(list(folders.values()), output), _read(run, loras))
+        if check is not None:
+            check(run, loras)
+        base.log_plan()
+        with base.explaining_out_of_memory():
+            _generate_results(run, base, loras, folders)
+        base.log_usage()
+        if output is not None:
+            with replacing(output) as scratch:
+                shutil.copyfile(next(iter(folders.values())) / "edited.mp4", scratch)
+            log.info("%s", output)
+
+
+def _open(
+    config: Config,
+    workspace: Workspace,
+    edit: str | None,
     folders: list[Path],
     output: Path | None,
     lora_choice: list[str],
-) -> None:
+) -> tuple[Run, Base]:
+    """Everything that a run begins with, read and checked; nothing heavy is loaded."""
     clip = load_clip(workspace, config)
     # The clip's own LoRA is compared with what it was trained on, which is captioned too.
     trained_on = [] if lora_choice else [workspace.source_frame(0)]
@@ -87,24 +123,21 @@ def _infer(
         log.warning("note: %s", warning)
     make_room(folders, output)  # before the long work
     base = open_base(config, workspace, clip.source, "infer")
-    model = base.model
-    run = Run(config, workspace, clip, edited, edit, original, model, render([base.plan]))
-    loras = choose_loras(run, lora_choice)
-    refuse_inputs(_written(folders, output), _read(run, loras))
-    base.log_plan()
-    with base.explaining_out_of_memory():
-        started = time.perf_counter()
-        encoded = encode(workspace, config, clip, edited, model)
-        timings = {"encoding": time.perf_counter() - started}
-        remember = partial(base.remember, clip.source.frames)
-        latents = generate(config, model, encoded, loras, seeds, remember)
-        timings["generating"] = time.perf_counter() - started - timings["encoding"]
-        _write_results(run, loras, dict(zip(seeds, folders, strict=True)), latents, timings)
-    base.log_usage()
-    if output is not None:
-        with replacing(output) as scratch:
-            shutil.copyfile(folders[0] / "edited.mp4", scratch)
-        log.info("%s", output)
+    plan = render([base.plan])
+    return Run(config, workspace, clip, edited, edit, original, base.model, plan), base
+
+
+def _generate_results(
+    run: Run, base: Base, loras: list[LoraChoice], folders: dict[int, Path]
+) -> None:
+    """Encode, generate and write the clip of each seed."""
+    started = time.perf_counter()
+    encoded = encode(run.workspace, run.config, run.clip, run.edited, run.model)
+    timings = {"encoding": time.perf_counter() - started}
+    remember = partial(base.remember, run.clip.source.frames)
+    latents = generate(run.config, run.model, encoded, loras, list(folders), remember)
+    timings["generating"] = time.perf_counter() - started - timings["encoding"]
+    _write_results(run, loras, folders, latents, timings)
 
 
 def _write_results(

@@ -122,7 +122,7 @@ def write_outputs(
             _write_files(new, run, frames_THWC, final)
             timings = {**timings, "writing": time.perf_counter() - started}
             written = {path.name: sha256_file(path) for path in sorted(new.iterdir())}
-            record = _run_record(run, loras, seed) | {"outputs": written, "timings": timings}
+            record = run_record(run, loras, seed) | {"outputs": written, "timings": timings}
             write_text(new / "run.json", json.dumps(record, indent=2) + "\n")
     except (Exception, KeyboardInterrupt):
         _keep_frames(folder, seed, final)
@@ -225,7 +225,7 @@ def _strip(clip: Clip, final_THWC: np.ndarray) -> np.ndarray:
     return contact_sheet(frames, labels, captions=[*numbers, *numbers], columns=count, width=1800)
 
 
-def _run_record(run: Run, loras: list[LoraChoice], seed: int) -> dict[str, Any]:
+def run_record(run: Run, loras: list[LoraChoice], seed: int) -> dict[str, Any]:
     """Everything needed to repeat the run, and what it was made from."""
     config, clip, model = run.config, run.clip, run.model
     seeded = config.inference.model_copy(update={"seed": seed})

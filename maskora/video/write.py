@@ -74,6 +74,7 @@ def write_lossless(
         Fault: ffmpeg failed.
     """
     codec = ["-c:v", "ffv1", "-level", "3", "-g", "1", "-c:a", "flac"]
+    codec += ["-fflags", "+bitexact"]  # else every file has a random number of its own
     _encode(path, frames, fps, audio, codec, "format=bgr0")
 
 
