@@ -26,6 +26,7 @@ from maskora.app.workspace import Source, Workspace, video_sha256
 from maskora.config import Config
 from maskora.errors import Fault, UserError
 from maskora.files import check_free, digest, remove, sha256_file, write_text
+from maskora.hub import is_hub_id
 from maskora.models.registry import VideoModel
 from maskora.video.composite import composite, contact_sheet, feather_alpha, paste_over_original
 from maskora.video.differences import heat
@@ -41,6 +42,10 @@ LIBRARIES = (
     "opencv-python-headless", "imageio-ffmpeg",
 )  # fmt: skip
 STRIP_FRAMES = 6
+# IPTC's name for a recording of which a part was generated.
+DIGITAL_SOURCE_TYPE = (
+    "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+)
 # Of an earlier result; what this one does not write goes.
 RESULT = (
     "edited.mp4", "edited.mkv", "comparison.mp4", "strip.png", "spill.png", "run.json",
@@ -138,14 +143,26 @@ def _write_files(folder: Path, run: Run, frames_THWC: np.ndarray, final_THWC: np
     """
     clip, leakage = run.clip, run.edited.first.leakage
     rate, audio = clip.source.rate, _audio(run.original, clip.source)
-    pasted = _original_frames(run, frames_THWC)
-    write_mp4(folder / "edited.mp4", pasted, rate, run.original.color, audio)
+    pasted, beside = _original_frames(run, frames_THWC), _side_by_side(clip, final_THWC)
+    said = provenance(run.config.model.base)
+    write_mp4(folder / "edited.mp4", pasted, rate, run.original.color, audio, said)
     if run.config.inference.lossless:
-        write_lossless(folder / "edited.mkv", iter(final_THWC), rate, audio)
-    write_mp4(folder / "comparison.mp4", _side_by_side(clip, final_THWC), rate, None, audio)
+        write_lossless(folder / "edited.mkv", iter(final_THWC), rate, audio, said)
+    write_mp4(folder / "comparison.mp4", beside, rate, None, audio, said)
     write_png(folder / "strip.png", _strip(clip, final_THWC))
     if leakage.share > 0.01:
         write_png(folder / "spill.png", _leakage_picture(clip, leakage.difference_HW))
+
+
+def provenance(base: str) -> dict[str, str]:
+    """A video's metadata that says how it was made.
+
+    Args:
+        base: as [model] names it; of a path, the last name.
+    """
+    name = base if is_hub_id(base) else Path(base).name
+    made = f"AI-edited with maskora {__version__}, model {name}"
+    return {"comment": made, "description": f"{made}. Digital source type: {DIGITAL_SOURCE_TYPE}"}
 
 
 def _keep_frames(folder: Path, seed: int, final_THWC: np.ndarray) -> None:

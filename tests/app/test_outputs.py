@@ -8,10 +8,12 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from filelock import FileLock
 
+from maskora import __version__
 from maskora.app import outputs
 from maskora.app.workspace import Workspace, opened, video_sha256, working
 from maskora.errors import Fault, UserError
@@ -238,6 +240,15 @@ def test_the_record_names_every_output_and_the_original(copied: Path, ball: Path
     assert record["inputs"]["original"]["frames"] == 9
     assert set(record["timings"]) == {"encoding", "generating", "writing"}
     assert any("RAM" in line for line in record["plan"])
+
+
+def test_a_result_says_that_it_is_ai_edited_and_with_what(copied: Path, tiny_model: Path) -> None:
+    for name in ("edited.mp4", "edited.mkv", "comparison.mp4"):
+        with av.open(str(copied / "output" / name)) as container:
+            said = {key.lower(): text for key, text in container.metadata.items()}
+        assert said["comment"] == f"AI-edited with maskora {__version__}, model {tiny_model.name}"
+        assert said["description"].endswith(outputs.DIGITAL_SOURCE_TYPE)
+    assert "model Wan-AI/Wan2.1" in outputs.provenance("Wan-AI/Wan2.1")["comment"]
 
 
 def test_evaluate_names_an_output_that_is_not_the_one_that_was_made(copied: Path, run: Run) -> None:
