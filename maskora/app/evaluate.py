@@ -17,7 +17,7 @@ from maskora.app.workspace import (
     Source,
     Workspace,
     check_edit_size,
-    check_same_content,
+    check_origin,
     read_record,
     working,
 )
@@ -228,8 +228,7 @@ def _evaluate(
 
 def _open(workspace: Workspace, edit: str | None, seed: int | None, truth: Path | None) -> Judged:
     source = workspace.read_source()
-    if Path(source.origin).exists():
-        check_same_content(source, Path(source.origin))
+    check_origin(source)
     result = find_result(workspace, source, edit, seed)
     for path in (result.folder / PAGE, result.folder / NUMBERS):
         if path.is_dir():

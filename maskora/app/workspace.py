@@ -409,7 +409,7 @@ def original_video(source: Source) -> "VideoInfo":
             f"the original video is no longer at {origin}; the result is pasted over its frames. "
             f'Put it back, or change "origin" in source/source.json'
         )
-    check_same_content(source, origin)
+    check_origin(source)
     info = probe(origin)
     if (info.width, info.height) != source.original_size:
         raise _another(
@@ -424,10 +424,15 @@ def original_video(source: Source) -> "VideoInfo":
     return info
 
 
-def check_same_content(source: Source, video: Path) -> None:
-    """A video is the one that was prepared, if its content was recorded. Raises UserError."""
-    if source.origin_sha256 is not None and video_sha256(video) != source.origin_sha256:
-        raise _another(video, "is not what was prepared: its content is another")
+def check_origin(source: Source) -> None:
+    """The original, where it is still there, is what was prepared, if that was recorded.
+
+    Raises:
+        UserError: it is another video.
+    """
+    origin, recorded = Path(source.origin), source.origin_sha256
+    if recorded is not None and origin.exists() and video_sha256(origin) != recorded:
+        raise _another(origin, "does not have the content any more that was prepared")
 
 
 def _another(origin: Path, difference: str) -> UserError:

@@ -140,6 +140,7 @@ def test_another_original_under_the_same_name_is_refused(
         write_ball(own_video, frames)
         for command in (["infer", *at(copied), *BARE], ["evaluate", copied]):
             refused(run(*command), str(own_video), "it is another video", "maskora prepare")
+        refused(run("check", *at(copied)), "1 problem", "it is another video", lines=2)
         assert results(copied) == before
     own_video.write_bytes(whole)
     ok(run("evaluate", copied))
