@@ -72,7 +72,7 @@ def edit_video(words: Sequence[str], say: Say) -> int:
     line = parse_edit_line(words)
     workspace, settings = line.workspace, line.settings
     if workspace.config.is_file():
-        check_same_video(workspace, Path(line.video))
+        settle_video(workspace, Path(line.video), say)
         say(f"edit: {workspace.root} is prepared already: continuing with it")
     else:
         say(f"edit: preparing {workspace.root}")
@@ -99,14 +99,18 @@ def edit_video(words: Sequence[str], say: Say) -> int:
     return 0
 
 
-def check_same_video(workspace: Workspace, video: Path) -> None:
-    """A workspace that is there was made from this video. Raises UserError."""
+def settle_video(workspace: Workspace, video: Path, say: Say) -> None:
+    """A workspace that is there was made from this video, which may have been moved meanwhile.
+
+    Raises:
+        UserError: it was made from another one.
+    """
     if not workspace.source_record.is_file():
         return  # the first stage says what is wrong with it
     source = workspace.read_source()
-    origin = Path(source.origin)
-    if source.origin_sha256 is not None:
-        is_same = video_sha256(video) == source.origin_sha256
+    origin, recorded = Path(source.origin), source.origin_sha256
+    if recorded is not None:
+        is_same = video_sha256(video) == recorded
     else:
         is_same = video.resolve() == origin or (origin.exists() and video.samefile(origin))
     if not is_same:
@@ -116,6 +120,11 @@ def check_same_video(workspace: Workspace, video: Path) -> None:
             f"{workspace.root} was made from {origin}, and {what}: name another --workspace (or "
             f"another OUT.mp4), or remove {workspace.root} to begin anew"
         )
+    if not origin.exists():
+        with working(workspace):
+            moved = {"origin": str(video.resolve())}
+            workspace.write_source(source.model_copy(update=moved))
+        say(f"edit: {origin} was moved: {video}, which is the same, takes its place")
 
 
 def parse_edit_line(words: Sequence[str]) -> EditLine:

@@ -152,10 +152,13 @@ def test_another_video_for_a_workspace_that_is_there_is_refused(
     assert (folder / "out.work" / "edits" / "00000.png").read_bytes() == b"edited.PNG"
     clip.rename(folder / "moved.mp4")
     if recorded:  # the same video by another name
-        ok(run("edit", "moved.mp4", *LINE[1:]))
+        answer = ok(run("edit", "moved.mp4", *LINE[1:]))
+        assert f"{clip} was moved: moved.mp4, which is the same, takes its place" in answer.out
+        assert workspace.read_source().origin == str(folder.resolve() / "moved.mp4")
         child.asked()
-        clip.write_bytes(b"exported again")
-        refused(run("edit", *LINE), "out.work was made from", "it has another content now")
+        (folder / "moved.mp4").write_bytes(b"exported again")
+        line = ["moved.mp4", *LINE[1:]]
+        refused(run("edit", *line), "out.work was made from", "it has another content now")
     else:
         refused(run("edit", "moved.mp4", *LINE[1:]), str(clip), "moved.mp4 is another video")
 
