@@ -26,7 +26,7 @@ from maskora.evaluation.clip import PictureEncoder, Rater, encode_prompts, find_
 from maskora.evaluation.judge import FrameSet, Row, Scorers, Truth, gather, judge
 from maskora.evaluation.metrics import EditColours, edit_colours
 from maskora.evaluation.report import Picture, as_json, as_page, pictures, report_on, summary
-from maskora.files import digest, digest_stream, sha256_file, write_text
+from maskora.files import digest, digest_stream, refuse_inputs, sha256_file, write_text
 from maskora.masks.files import read_labels
 from maskora.progress import track
 from maskora.video.differences import differs
@@ -233,6 +233,7 @@ def _open(workspace: Workspace, edit: str | None, seed: int | None, truth: Path 
     for path in (result.folder / PAGE, result.folder / NUMBERS):
         if path.is_dir():
             raise UserError(f"{path} is a folder, but the report goes there: move it away")
+        refuse_inputs([path], workspace.given_files(source.origin))
     count = range(source.frames)
     labels_THW = np.stack([_of_the_clip(workspace.mask(n), read_labels, source) for n in count])
     edits = find_edits(workspace, edit, source.frames)

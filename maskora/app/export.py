@@ -81,6 +81,7 @@ def _read(source: Path, given: list[LoraChoice]) -> Iterator[Path]:
     yield from (one.path for one in given)
     if source.is_dir():
         workspace, home = Workspace(source), source
+        yield from workspace.given_files(workspace.read_source().origin)
         folders = (workspace.runs_dir, workspace.cache_dir)
         yield from (path for folder in folders for path in folder.rglob("*") if path.is_file())
         config = load_config(workspace.config, [])

@@ -133,8 +133,11 @@ def test_nothing_that_is_read_is_written_over(
     link = tmp_path / "link.safetensors"
     link.symlink_to(file)
     base = next((tiny_model / "transformer").glob("*.safetensors"))
+    frame = tmp_path / "frame.safetensors"
+    frame.symlink_to(workspace / "source" / "00003.png")
     for source, output in (
         (workspace, motion), (motion, motion), (file, file), (file, link), (workspace, base),
+        (workspace, frame),
     ):  # fmt: skip
         before = output.read_bytes()
         refused(run("export", source, output, "--overwrite"), str(output), "is read here")

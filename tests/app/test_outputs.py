@@ -269,6 +269,15 @@ def test_evaluate_names_an_output_that_is_not_the_one_that_was_made(copied: Path
     refused(run("evaluate", copied), f"{output / 'edited.mp4'} is not what infer wrote")
 
 
+@posix_only
+def test_a_report_is_not_written_over_the_original(copied: Path, own_video: Path, run: Run) -> None:
+    for name in ("report.html", "report.json"):
+        (copied / "output" / name).unlink(missing_ok=True)
+        (copied / "output" / name).hardlink_to(own_video)
+        refused(run("evaluate", copied), f"{name} is {own_video}, which is read here")
+        (copied / "output" / name).unlink()
+
+
 def test_evaluate_says_that_the_mp4_is_judged(copied: Path, run: Run) -> None:
     (copied / "output" / "edited.mkv").unlink()
     answer = ok(run("evaluate", copied))
