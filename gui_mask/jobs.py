@@ -22,7 +22,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from maskora.app.edits import find_edits
-from maskora.app.workspace import Workspace
+from maskora.app.workspace import Workspace, working
 from maskora.config.tables import Stage
 from maskora.errors import Fault, UserError
 from maskora.files import patiently, remove, write_text
@@ -183,6 +183,8 @@ def start(workspace: Workspace, what: Work, edit: str | None) -> JobState:
             raise UserError(
                 f"{workspace.root}: {job.title} runs already; stop it, or wait until it has ended"
             )
+        with working(workspace):  # else what is started here would be refused
+            pass
         with workspace.job_log.open("ab") as out:
             begun = out.tell()
             remove(workspace.stops_dir)  # they were for an earlier job

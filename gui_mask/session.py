@@ -23,7 +23,7 @@ from maskora.app.masking import (
     store_markup,
     stored_silhouettes,
 )
-from maskora.app.workspace import Workspace, workspace_lock
+from maskora.app.workspace import Workspace, opened, working
 from maskora.config import Config, load_config, set_values
 from maskora.config.tables import Mask
 from maskora.errors import Fault, UserError
@@ -141,7 +141,7 @@ class Session:
         self._tracking: TrackingJob | None = None
         self._boxes: tuple[object, Boxes, tuple[int, ...], tuple[str, ...]] | None = None
         with ExitStack() as holding:
-            holding.enter_context(workspace_lock(workspace))
+            holding.enter_context(opened(workspace))
             self._frames_THWC = load_frames(workspace, self.source)
             self.markup: Markup = load_markup(workspace, self.source)
             self._saved = _digest(stored_silhouettes(workspace, self.source))
@@ -243,9 +243,10 @@ class Session:
             notes for the person.
 
         Raises:
-            UserError: nothing is marked, or masks/ were painted by hand and may not be replaced.
+            UserError: nothing is marked, masks/ were painted by hand and may not be replaced, or a
+                command works with them.
         """
-        with self._lock:
+        with self._lock, working(self.workspace):
             self._refuse_while_tracking()
             self._store()
             chosen = vars(self.region)

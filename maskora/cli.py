@@ -17,8 +17,8 @@ import typer
 from typer.core import TyperCommand
 
 from maskora import __version__, devices
-from maskora.app.workspace import Workspace
-from maskora.config import load_config
+from maskora.app.workspace import Workspace, recover
+from maskora.config import Config, load_config
 from maskora.config.tables import Family, TrackerKind
 from maskora.errors import Fault, UserError
 from maskora.streaming.out_of_memory import first_line, ran_out_of
@@ -125,6 +125,12 @@ def _say_all(lines: Iterable[str]) -> None:
         _say(line)
 
 
+def _load(config: Path, overrides: list[str] | None) -> Config:
+    """A configuration; that of a workspace once what a killed program has begun there is done."""
+    recover(Workspace(config.parent))
+    return load_config(config, overrides or [])
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         print(f"maskora {__version__}")
@@ -225,7 +231,7 @@ def track(
     overrides += [f"tracker.{key}={json.dumps(value or [])}" for key, value in lists.items()]
     place = Workspace(workspace)
     place.read_source()
-    config = load_config(place.config, [*(set_ or []), *overrides])
+    config = _load(place.config, [*(set_ or []), *overrides])
     track_workspace(config, place, overwrite, _say)
 
 
@@ -388,7 +394,7 @@ def check(config: ConfigOption, edit: EditOption = None, set_: SetOption = None)
     """Check the configuration, the workspace and the edited frames; loads no model."""
     from maskora.app.preflight import check_workspace
 
-    _say_all(check_workspace(load_config(config, set_ or []), Workspace(config.parent), edit))
+    _say_all(check_workspace(_load(config, set_), Workspace(config.parent), edit))
 
 
 @app.command()
@@ -408,7 +414,7 @@ def plan(
     """Tell what training and inference will take of VRAM, RAM, disk and time; loads no model."""
     from maskora.app.plan import describe_plan
 
-    _say_all(describe_plan(load_config(config, set_ or []), Workspace(config.parent), device, vram))
+    _say_all(describe_plan(_load(config, set_), Workspace(config.parent), device, vram))
 
 
 @app.command()
@@ -426,7 +432,7 @@ def train(
     set_: SetOption = None,
 ) -> None:
     """Train the LoRA: motion from the source, then the look of edited keyframes."""
-    settings = load_config(config, set_ or [])  # a mistake is answered before torch is imported
+    settings = _load(config, set_)  # a mistake is answered before torch is imported
     devices.choose(device)
     from maskora.app.train import train_stages
 
@@ -450,11 +456,25 @@ def infer(
     set_: SetOption = None,
 ) -> None:
     """Generate the edited clip, with everything outside the mask kept."""
-    settings = load_config(config, set_ or [])
+    settings = _load(config, set_)
     devices.choose(device)
     from maskora.app.infer import infer_clip
 
     infer_clip(settings, Workspace(config.parent), edit, seed, output, lora or [])
+
+
+@app.command()
+@handle_errors
+def rerun(
+    record: Annotated[Path, typer.Argument(metavar="RUN.JSON", help="of a result")],
+    output: Annotated[Path | None, typer.Option(help="also put edited.mp4 here")] = None,
+    device: DeviceOption = None,
+) -> None:
+    """Make a result once more, or say what differs from the run that made it."""
+    devices.choose(device)
+    from maskora.app.rerun import rerun as rerun_record
+
+    _say_all(rerun_record(record, output))
 
 
 @app.command()

@@ -13,12 +13,14 @@ from typing import TypeVar
 
 import platformdirs
 
+from maskora.errors import UserError
 from maskora.system import WINDOWS
 
 Answer = TypeVar("Answer")
 # Windows' numbers for a file that some program has open or mapped: access denied, sharing
 # violation, lock violation, user-mapped section.
 HELD = (5, 32, 33, 1224)
+PART = ".part-"  # begins the name of what is being written; its writer's process comes next
 PATIENCE = 2.0  # seconds: a virus scanner, or a page that looks at a record, lets go within that
 
 
@@ -89,11 +91,35 @@ def lies_in(path: Path, folder: Path) -> bool:
     return any(one.exists() and one.samefile(outer) for one in (resolved, *resolved.parents))
 
 
+def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Nothing that is read may be written over, by whatever name or link.
+
+    Raises:
+        UserError: an output is one of the inputs.
+    """
+    read = {(found.st_dev, found.st_ino): path for path in inputs if (found := _found(path))}
+    for output in outputs:
+        if (found := _found(output)) and (path := read.get((found.st_dev, found.st_ino))):
+            same = "" if path == output else f" is {path}, which"
+            raise UserError(
+                f"{output}{same} is read here, and would be written over: name another file"
+            )
+
+
+def _found(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:  # not there, or not to be reached: then nothing can be written over it
+        return None
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a scratch path beside `path`; on success it takes that name, on failure it is gone."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(
+        dir=path.parent, prefix=f"{PART}{os.getpid()}-", suffix=path.suffix
+    )
     os.close(handle)
     scratch = Path(name)
     try:

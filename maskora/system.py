@@ -51,6 +51,15 @@ def _for_windows(word: str) -> str:
     return listed if listed.startswith('"') else f'"{listed}"'
 
 
+def command_line() -> str:
+    """What this program was started as, for people, in a line; a long one is cut."""
+    name = Path(sys.argv[0]).name
+    name = "maskora" if name in ("__main__.py", "maskora", "maskora.exe") else name
+    words = quoted(name, *sys.argv[1:])
+    line = "".join(letter if letter.isprintable() else "?" for letter in words)
+    return line if len(line) <= 160 else f"{line[:160]}…"
+
+
 def show_any_character(streams: Iterable[object] | None = None) -> None:
     """Let an output with an old character set show "?" for what it lacks, instead of failing.
 

@@ -20,9 +20,9 @@ from typing import IO
 
 import maskora
 from maskora import devices
-from maskora.app.workspace import IMAGE_SUFFIXES, Workspace, read_small_text
+from maskora.app.workspace import IMAGE_SUFFIXES, Workspace, read_small_text, video_sha256, working
 from maskora.errors import Fault, UserError
-from maskora.files import is_hidden, replacing, write_text
+from maskora.files import is_hidden, refuse_inputs, replacing, write_text
 from maskora.system import INTERRUPTIONS
 
 INTERRUPTED = 130  # the exit status after Ctrl-C or SIGTERM
@@ -72,6 +72,7 @@ def edit_video(words: Sequence[str], say: Say) -> int:
     line = parse_edit_line(words)
     workspace, settings = line.workspace, line.settings
     if workspace.config.is_file():
+        settle_video(workspace, Path(line.video), say)
         say(f"edit: {workspace.root} is prepared already: continuing with it")
     else:
         say(f"edit: preparing {workspace.root}")
@@ -84,8 +85,9 @@ def edit_video(words: Sequence[str], say: Say) -> int:
         say("edit: following what was clicked")
         if status := _run_stage("track", str(workspace.root), *line.clicks, *settings):
             return status
-    for frame, image in line.edits.items():
-        place_edit(workspace, frame, image)
+    with working(workspace):
+        for frame, image in line.edits.items():
+            place_edit(workspace, frame, image)
     config = ["--config", str(workspace.config), *line.device, *settings]
     say("edit: training")
     if status := _run_stage("train", *config, "--stage", "all", "--resume"):
@@ -95,6 +97,34 @@ def edit_video(words: Sequence[str], say: Say) -> int:
         return status
     say(f"edit: done: {line.output}")
     return 0
+
+
+def settle_video(workspace: Workspace, video: Path, say: Say) -> None:
+    """A workspace that is there was made from this video, which may have been moved meanwhile.
+
+    Raises:
+        UserError: it was made from another one.
+    """
+    if not workspace.source_record.is_file():
+        return  # the first stage says what is wrong with it
+    source = workspace.read_source()
+    origin, recorded = Path(source.origin), source.origin_sha256
+    if recorded is not None:
+        is_same = video_sha256(video) == recorded
+    else:
+        is_same = video.resolve() == origin or (origin.exists() and video.samefile(origin))
+    if not is_same:
+        changed = video.resolve() == origin
+        what = "it has another content now" if changed else f"{video} is another video"
+        raise UserError(
+            f"{workspace.root} was made from {origin}, and {what}: name another --workspace (or "
+            f"another OUT.mp4), or remove {workspace.root} to begin anew"
+        )
+    if not origin.exists():
+        with working(workspace):
+            moved = {"origin": str(video.resolve())}
+            workspace.write_source(source.model_copy(update=moved))
+        say(f"edit: {origin} was moved: {video}, which is the same, takes its place")
 
 
 def parse_edit_line(words: Sequence[str]) -> EditLine:
@@ -118,16 +148,26 @@ def parse_edit_line(words: Sequence[str]) -> EditLine:
         devices.parse(device)
     root = Path([str(Path(output).with_suffix(".work")), *given["--workspace"]][-1])
     last = {name: values[-1:] for name, values in given.items()}
+    edits = {0: _image(edited), **dict(_keyframe(text) for text in given["--keyframe"])}
+    bases = map(Path, last["--base"])
+    refuse_inputs([Path(output)], [*_files(video), *_files(*masks), *bases, *edits.values()])
     return EditLine(
         video=video,
         options=[*_region(box, masks), *_words(last, *FOR_PREPARE)],
         clicks=_words(given, "--click"),
         settings=_words(given, "--set"),
         device=_words(last, "--device"),
-        edits={0: _image(edited), **dict(_keyframe(text) for text in given["--keyframe"])},
+        edits=edits,
         output=Path(output),
         workspace=Workspace(root),
     )
+
+
+def _files(*paths: str) -> list[Path]:
+    """Files, and those in folders."""
+    return [
+        file for path in map(Path, paths) for file in (path.rglob("*") if path.is_dir() else [path])
+    ]
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
@@ -263,6 +303,12 @@ def parse_batch_line(words: Sequence[str]) -> tuple[list[Path], Path, list[str]]
     jobs = [job for job in jobs if job.resolve() != out.resolve()]
     if not jobs:
         raise UserError(f"no job (no sub-folder) in {home}")
+    if any(path.is_dir() and path.resolve() == out.resolve() for path in home.iterdir()) and (
+        any(_named(out, name) for name in REGIONS)
+    ):
+        raise UserError(f"{out} is a job itself: the results go into another folder")
+    results = [out / f"{job.name}{suffix}" for job in jobs for suffix in (".mp4", ".log")]
+    refuse_inputs(results, _files(*map(str, jobs)))
     return jobs, out, common
 
 

@@ -1,6 +1,7 @@
 """evaluate: a result judged in numbers, curves and pictures. Loads torch for CLIP alone."""
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,13 +13,20 @@ from pydantic import AliasPath, BaseModel, ConfigDict, Field
 
 from maskora import __version__
 from maskora.app.edits import EditFiles, find_edits
-from maskora.app.workspace import Source, Workspace, check_edit_size, read_record
+from maskora.app.workspace import (
+    Source,
+    Workspace,
+    check_edit_size,
+    check_origin,
+    read_record,
+    working,
+)
 from maskora.errors import UserError
 from maskora.evaluation.clip import PictureEncoder, Rater, encode_prompts, find_clip, open_pictures
 from maskora.evaluation.judge import FrameSet, Row, Scorers, Truth, gather, judge
 from maskora.evaluation.metrics import EditColours, edit_colours
 from maskora.evaluation.report import Picture, as_json, as_page, pictures, report_on, summary
-from maskora.files import digest, digest_stream, sha256_file, write_text
+from maskora.files import digest, digest_stream, refuse_inputs, sha256_file, write_text
 from maskora.masks.files import read_labels
 from maskora.progress import track
 from maskora.video.differences import differs
@@ -27,6 +35,7 @@ from maskora.video.images import read_image
 from maskora.video.probe import VideoInfo, probe
 from maskora.video.read import read_frames
 
+log = logging.getLogger("maskora")
 CLIP, QUALITY = "--clip", "--quality"
 PAGE, NUMBERS = "report.html", "report.json"
 
@@ -55,6 +64,7 @@ class ResultRecord(BaseModel):
     frames: str = Field(validation_alias=AliasPath("inputs", "frames"))
     masks: str = Field(validation_alias=AliasPath("inputs", "masks"))
     edited: dict[int, EditedRecord] = Field(validation_alias=AliasPath("inputs", "edited"))
+    outputs: dict[str, str] = {}  # file -> SHA-256; versions before recorded none
 
 
 @dataclass(frozen=True)
@@ -186,27 +196,44 @@ def evaluate_result(
     for key, name in ((CLIP, clip), (QUALITY, quality)):
         if name is not None and not name.strip():
             raise UserError(f"{key} names nothing: give a folder or a hub id, or leave {key} out")
-    judged = _open(Workspace(root), edit, seed, truth)
+    workspace = Workspace(root)
+    workspace.read_source()  # where there is no workspace, nothing is to be held
+    with working(workspace):
+        return _evaluate(workspace, edit, seed, truth, clip, quality)
+
+
+def _evaluate(
+    workspace: Workspace,
+    edit: str | None,
+    seed: int | None,
+    truth: Path | None,
+    clip: str | None,
+    quality: str | None,
+) -> list[str]:
+    judged = _open(workspace, edit, seed, truth)
     colours = edit_colours(
         (edited, judged.source_frame(frame), judged.labels_THW[frame] > 0)
         for frame, edited in judged.edited.items()
     )
     rows, album = _judge(judged, colours, clip, quality)
-    title = root.resolve().name if edit is None else f"{root.resolve().name}: {edit}"
+    name = workspace.root.resolve().name
+    title = name if edit is None else f"{name}: {edit}"
     facts = _facts(judged, edit, clip, quality)
     report = report_on(title, facts, _notes(judged, colours, clip), gather(rows))
     folder = judged.result.folder
     write_text(folder / PAGE, as_page(report, album))
     write_text(folder / NUMBERS, json.dumps(as_json(report), indent=2) + "\n")
-    return [*summary(report), str(folder / PAGE)]
+    return [f"judged: {judged.result.video.path}", *summary(report), str(folder / PAGE)]
 
 
 def _open(workspace: Workspace, edit: str | None, seed: int | None, truth: Path | None) -> Judged:
     source = workspace.read_source()
+    check_origin(source)
     result = find_result(workspace, source, edit, seed)
     for path in (result.folder / PAGE, result.folder / NUMBERS):
         if path.is_dir():
             raise UserError(f"{path} is a folder, but the report goes there: move it away")
+        refuse_inputs([path], workspace.given_files(source.origin))
     count = range(source.frames)
     labels_THW = np.stack([_of_the_clip(workspace.mask(n), read_labels, source) for n in count])
     edits = find_edits(workspace, edit, source.frames)
@@ -230,12 +257,13 @@ def find_result(
     remedy = f"run python infer.py --config {workspace.config}{f' --edit {edit}' if edit else ''}"
     folder = _result_folder(workspace, edit, seed, remedy)
     record = read_record(ResultRecord, folder / "run.json", remedy)
-    if record.source != source:
+    if record.source.model_copy(update={"origin": source.origin}) != source:  # it may be moved
         raise UserError(f"{folder} was made before the workspace was prepared anew: {remedy}")
     lossless, mp4 = folder / "edited.mkv", folder / "edited.mp4"
     path, size = (lossless, source.size) if lossless.is_file() else (mp4, source.original_size)
     if not path.is_file():
         raise UserError(f"{mp4} is missing: {remedy}")
+    _check_outputs(folder, record.outputs, path, remedy)
     try:
         video = probe(path)
     except UserError:
@@ -247,6 +275,23 @@ def find_result(
             f"has {wanted[0]} of {wanted[1]}x{wanted[2]}: {remedy}"
         )
     return FinishedResult(folder, video, record, remedy)
+
+
+def _check_outputs(folder: Path, outputs: dict[str, str], judged: Path, remedy: str) -> None:
+    """The judged file is the one that infer wrote; of the others it is logged where they are not.
+
+    Raises:
+        UserError: the judged file has changed.
+    """
+    for name, sha256 in outputs.items():
+        path = folder / name
+        if not path.is_file():
+            log.warning("note: %s, which infer wrote, is gone: %s is judged", path, judged.name)
+        elif sha256_file(path) != sha256:
+            changed = f"{path} is not what infer wrote: it was damaged or exchanged since"
+            if path == judged:
+                raise UserError(f"{changed}. Put it back, or {remedy}")
+            log.warning("note: %s; %s is judged", changed, judged.name)
 
 
 def _result_folder(workspace: Workspace, edit: str | None, seed: int | None, remedy: str) -> Path:

@@ -22,7 +22,7 @@ from maskora.app.workspace import Workspace
 from maskora.config import Config, load_config
 from maskora.config.tables import Stage
 from maskora.errors import UserError
-from maskora.files import is_hidden, lies_in, move
+from maskora.files import is_hidden, lies_in, move, refuse_inputs
 from maskora.hub import find_file, find_local, is_hub_id, locate, locate_cached
 from maskora.lora import LoraWeights
 from maskora.models.files.folder import DiffusersFolder
@@ -67,11 +67,37 @@ def export_lora(
     for target in targets:
         if target.exists() and not overwrite:
             raise UserError(f"{target} exists already: choose another name, or add --overwrite")
+    refuse_inputs(targets, _read(source, given))
     for one, target in zip(given, targets, strict=True):
         names = _names_for(one.path, family)
         weights = lora.read(one.path, names)
         lora.write(target, weights, layout, names)
         yield from _describe(target, weights, layout)
+
+
+def _read(source: Path, given: list[LoraChoice]) -> Iterator[Path]:
+    """The files from which a LoRA is made, and those of its base and its workspace."""
+    home, bases, files = Path.cwd(), set[str](), set[str]()
+    yield from (one.path for one in given)
+    if source.is_dir():
+        workspace, home = Workspace(source), source
+        yield from workspace.given_files(workspace.read_source().origin)
+        folders = (workspace.runs_dir, workspace.cache_dir)
+        yield from (path for folder in folders for path in folder.rglob("*") if path.is_file())
+        config = load_config(workspace.config, [])
+        bases.add(config.model.path)
+        files.update(
+            [*config.model.files.values(), *(item.path for item in config.inference.loras)]
+        )
+    for one in given:
+        metadata = lora.read_metadata(one.path)
+        bases.add(str(metadata.get("base", "")))
+        named = metadata.get("files")
+        files.update(map(str, named.values()) if isinstance(named, dict) else [])
+    yield from (found for name in files if (found := find_file(name, home)))
+    for base in bases - {""}:
+        if folder := find_local(base, home):
+            yield from folder.rglob("*.safetensors")
 
 
 def merge_lora(source: Path, output: Path, edit: str | None) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,15 +14,15 @@ from torch import Tensor
 
 from maskora import lora
 from maskora.app.edits import Clip, Edit, load_clip, load_edit, report_leakage
-from maskora.app.fingerprints import LoraChoice, stage_run, trained_lora
-from maskora.app.open_base import open_base
-from maskora.app.outputs import Run, make_room, write_outputs
+from maskora.app.fingerprints import LoraChoice, run_folder, stage_run, trained_lora
+from maskora.app.open_base import Base, open_base
+from maskora.app.outputs import Run, make_room, result_files, write_outputs
 from maskora.app.preflight import infer_warnings
-from maskora.app.workspace import Workspace, original_video
+from maskora.app.workspace import Workspace, original_video, working
 from maskora.config import Config
 from maskora.config.tables import Stage
-from maskora.errors import UserError
-from maskora.files import replacing
+from maskora.errors import Fault, UserError
+from maskora.files import lies_in, refuse_inputs, replacing
 from maskora.latents import (
     EncodedSample,
     TensorCache,
@@ -31,6 +31,7 @@ from maskora.latents import (
     encode_samples,
     encode_videos,
 )
+from maskora.memory.report import render
 from maskora.method.conditioning import inference_sample, to_bytes
 from maskora.models.acceleration import use_cache
 from maskora.models.registry import Context, Expert, PromptInput, VideoModel
@@ -38,6 +39,7 @@ from maskora.sampling import Denoising, LatentLock, draw_noise
 from maskora.streaming.engine import Streamer
 
 log = logging.getLogger("maskora")
+Check = Callable[[Run, list[LoraChoice]], None]
 
 
 def infer_clip(
@@ -59,9 +61,58 @@ def infer_clip(
         UserError: the workspace is not complete, or a LoRA is missing or does not fit.
     """
     numbers = parse_seeds(seeds, config.inference.seed)
-    folders = [workspace.output_dir(edit, seed if n else None) for n, seed in enumerate(numbers)]
+    folders = {
+        seed: workspace.output_dir(edit, seed if n else None) for n, seed in enumerate(numbers)
+    }
+    infer_into(folders, config, workspace, edit, output, lora_choice)
+
+
+def infer_into(
+    folders: dict[int, Path],
+    config: Config,
+    workspace: Workspace,
+    edit: str | None,
+    output: Path | None,
+    lora_choice: list[str],
+    check: Check | None = None,
+) -> None:
+    """Generate the edited clip of each seed into a folder of its own.
+
+    Args:
+        folders: by seed.
+        check: is given the run and its LoRAs before anything heavy begins, and may refuse them.
+
+    Raises:
+        UserError: as `infer_clip`.
+    """
     if output is not None:
-        _check_output(output, folders)
+        _check_output(output, list(folders.values()), workspace)
+    workspace.read_source()  # where there is no workspace, nothing is to be held
+    with working(workspace):
+        run, base = _open(config, workspace, edit, list(folders.values()), output, lora_choice)
+        loras = choose_loras(run, lora_choice)
+        refuse_inputs(_written(list(folders.values()), output), _read(run, loras))
+        if check is not None:
+            check(run, loras)
+        base.log_plan()
+        with base.explaining_out_of_memory():
+            _generate_results(run, base, loras, folders)
+        base.log_usage()
+        if output is not None:
+            with replacing(output) as scratch:
+                shutil.copyfile(next(iter(folders.values())) / "edited.mp4", scratch)
+            log.info("%s", output)
+
+
+def _open(
+    config: Config,
+    workspace: Workspace,
+    edit: str | None,
+    folders: list[Path],
+    output: Path | None,
+    lora_choice: list[str],
+) -> tuple[Run, Base]:
+    """Everything that a run begins with, read and checked; nothing heavy is loaded."""
     clip = load_clip(workspace, config)
     # The clip's own LoRA is compared with what it was trained on, which is captioned too.
     trained_on = [] if lora_choice else [workspace.source_frame(0)]
@@ -72,25 +123,64 @@ def infer_clip(
         log.warning("note: %s", warning)
     make_room(folders, output)  # before the long work
     base = open_base(config, workspace, clip.source, "infer")
-    model = base.model
-    run = Run(config, workspace, clip, edited, edit, original, model)
-    loras = choose_loras(run, lora_choice)
-    base.log_plan()
-    with base.explaining_out_of_memory():
-        encoded = encode(workspace, config, clip, edited, model)
-        remember = partial(base.remember, clip.source.frames)
-        latents = generate(config, model, encoded, loras, numbers, remember)
-        for seed, folder, one in zip(numbers, folders, latents, strict=True):
-            write_outputs(folder, run, loras, seed, to_bytes(decode_video(one, model)).numpy())
-            log.info("%s", folder / "edited.mp4")
-    base.log_usage()
-    if output is not None:
-        with replacing(output) as scratch:
-            shutil.copyfile(folders[0] / "edited.mp4", scratch)
-        log.info("%s", output)
+    plan = render([base.plan])
+    return Run(config, workspace, clip, edited, edit, original, base.model, plan), base
 
 
-def _check_output(output: Path, folders: list[Path]) -> None:
+def _generate_results(
+    run: Run, base: Base, loras: list[LoraChoice], folders: dict[int, Path]
+) -> None:
+    """Encode, generate and write the clip of each seed."""
+    started = time.perf_counter()
+    encoded = encode(run.workspace, run.config, run.clip, run.edited, run.model)
+    timings = {"encoding": time.perf_counter() - started}
+    remember = partial(base.remember, run.clip.source.frames)
+    latents = generate(run.config, run.model, encoded, loras, list(folders), remember)
+    timings["generating"] = time.perf_counter() - started - timings["encoding"]
+    _write_results(run, loras, folders, latents, timings)
+
+
+def _write_results(
+    run: Run,
+    loras: list[LoraChoice],
+    folders: dict[int, Path],
+    latents: list[Tensor],
+    timings: dict[str, float],
+) -> None:
+    """Decode and write every seed's result; one that fails stops no other, and is raised at last.
+
+    Args:
+        folders: by seed.
+        latents: (C, T', h, w) of each seed.
+    """
+    failures: list[Exception] = []
+    for (seed, folder), one in zip(folders.items(), latents, strict=True):
+        frames_THWC = to_bytes(decode_video(one, run.model)).numpy()
+        try:
+            write_outputs(folder, run, loras, seed, frames_THWC, timings)
+        except (UserError, Fault, OSError) as error:
+            failures.append(error)
+            continue
+        log.info("%s", folder / "edited.mp4")
+    if failures:
+        raise failures[0]
+
+
+def _written(folders: list[Path], output: Path | None) -> list[Path]:
+    further = [] if output is None else [output]
+    return [*further, *(path for folder in folders for path in result_files(folder))]
+
+
+def _read(run: Run, loras: list[LoraChoice]) -> Iterator[Path]:
+    """Every file that a run reads."""
+    yield from run.workspace.given_files(run.clip.source.origin)
+    yield from (edited.path for edited in run.edited.all.values())
+    yield from (one.path for one in loras)
+    source = run.model.source
+    yield from (path for part in source.parts() for path in source.paths(part))
+
+
+def _check_output(output: Path, folders: list[Path], workspace: Workspace) -> None:
     """Check that --output can be written when the time comes. Raises UserError."""
     if len(folders) > 1:
         raise UserError("--output names one file; leave it out for several seeds")
@@ -98,8 +188,14 @@ def _check_output(output: Path, folders: list[Path]) -> None:
         raise UserError(f"--output {output}: the result is an .mp4 file")
     if output.is_dir():
         raise UserError(f"--output {output} is a folder; name a file")
-    if output.resolve() == (folders[0] / "edited.mp4").resolve():
-        raise UserError(f"--output {output}: the result is written there anyway; leave it out")
+    for folder in folders:
+        if output.resolve() == (folder / "edited.mp4").resolve():
+            raise UserError(f"--output {output}: the result is written there anyway; leave it out")
+        if output.resolve() in [path.resolve() for path in result_files(folder)]:
+            raise UserError(f"--output {output}: another part of the result is written there")
+    for folder in workspace.own_folders:
+        if lies_in(output, folder):
+            raise UserError(f"--output {output} lies in {folder}, which is read: name another file")
     parents = [parent for parent in output.parents if parent.exists()]
     if not parents[0].is_dir():
         raise UserError(f"--output {output}: {parents[0]} is a file, not a folder")
@@ -138,10 +234,35 @@ def choose_loras(run: Run, choice: list[str]) -> list[LoraChoice]:
         for item in config.inference.loras
     ]
     loras = [_checked(one, config, run.model) for one in (*own, *extra)]
+    _log_loras(run, loras, chosen=bool(choice))
     bare = [e.name for e in experts if not of_expert(loras, e)]
     if loras and bare:
         log.warning("note: no LoRA is for %s noise: that transformer runs bare", " and ".join(bare))
     return loras
+
+
+def _log_loras(run: Run, loras: list[LoraChoice], *, chosen: bool) -> None:
+    """Log every LoRA of a run, and where one that was trained for this edit is passed over.
+
+    Args:
+        chosen: the person has named them.
+    """
+    for one in loras:
+        details = [f"strength {one.strength:g}"] if one.strength != 1 else []
+        details += [f"for {one.expert} noise"] if one.expert else []
+        log.info("LoRA: %s%s", one.path, f" ({', '.join(details)})" if details else "")
+    if not loras:
+        log.info("LoRA: none")
+    if chosen or run.edited.keyframes:
+        return
+    for expert in run.model.experts:
+        folder = run_folder(run.workspace, stage_run(run.config, "appearance", expert), run.edit)
+        if (unused := folder.newest_adapter()) is not None:
+            log.warning(
+                "note: %s was trained for this edit and is not used, because %s holds no edited "
+                "frame after the first: put the keyframes back, or remove that run",
+                unused, run.workspace.edit_dir(run.edit),
+            )  # fmt: skip
 
 
 def of_expert(loras: list[LoraChoice], expert: Expert) -> list[tuple[Path, float]]:

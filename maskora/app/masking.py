@@ -6,21 +6,28 @@ them, tracking/ the clicks and what a tracker made of them so far.
 
 import json
 import logging
-import tempfile
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from maskora.app.workspace import MaskRecord, Source, TrackingRecord, Workspace, workspace_lock
+from maskora.app.exchange import exchange
+from maskora.app.workspace import (
+    MaskRecord,
+    Source,
+    TrackingRecord,
+    Workspace,
+    working,
+    workspace_lock,
+)
 from maskora.config import Config
 from maskora.config.tables import Mask
 from maskora.config.tables import Tracker as TrackerSettings
 from maskora.errors import UserError
-from maskora.files import digest, digest_files, move
+from maskora.files import digest, digest_files
 from maskora.masks.files import (
     check_not_empty,
     match_length,
@@ -81,6 +88,8 @@ def build_masks(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Write masks/ as a whole or not at all (silhouettes and final masks), and the overview.
 
+    Whoever calls this holds the workspace.
+
     Returns:
         the final labels, (T, H, W), and notes for the person.
     """
@@ -94,8 +103,8 @@ def build_masks(
     )
     check_not_empty(labels_THW, "the mask, after specks under [mask] min_area are dropped,")
     count = range(source.frames)
-    with tempfile.TemporaryDirectory(dir=workspace.root, prefix=".masks-") as scratch:
-        built = Workspace(Path(scratch))
+    with exchange(workspace.root) as scratch:
+        built = Workspace(scratch)
         for number in count:
             write_labels(built.silhouette(number), silhouettes_THW[number])
             write_labels(built.mask(number), labels_THW[number])
@@ -105,12 +114,6 @@ def build_masks(
             masks=digest_files([built.mask(n) for n in count]),
         )
         record.write(built.mask_record)
-        with ExitStack() as undo:
-            if workspace.masks_dir.exists():
-                move(workspace.masks_dir, earlier := built.root / "earlier")
-                undo.callback(move, earlier, workspace.masks_dir)
-            move(built.masks_dir, workspace.masks_dir)
-            undo.pop_all()
     draw_overview(workspace, labels_THW)
     return labels_THW, notes
 
@@ -145,9 +148,10 @@ def load_masks(workspace: Workspace, settings: Mask, source: Source) -> np.ndarr
         check_not_empty(labels_THW, str(workspace.masks_dir))
         return labels_THW
     log.info("masks: made anew from masks/raw, because %s changed", " and ".join(changed))
-    labels_THW, notes = build_masks(
-        workspace, _read_all(read_labels, raws, source), settings, source
-    )
+    with working(workspace):
+        labels_THW, notes = build_masks(
+            workspace, _read_all(read_labels, raws, source), settings, source
+        )
     for note in notes:
         log.info("note: %s", note)
     return labels_THW

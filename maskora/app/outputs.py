@@ -1,8 +1,14 @@
-"""Results on disk: edited.mp4, edited.mkv, comparison.mp4, strip.png, spill.png, run.json."""
+"""Results on disk: edited.mp4, edited.mkv, comparison.mp4, strip.png, spill.png, run.json.
+
+All of a seed's files are written beside the earlier result, which they replace together.
+"""
 
 import json
+import logging
 import platform
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -14,10 +20,13 @@ import torch
 
 from maskora import __version__
 from maskora.app.edits import Clip, Edit
+from maskora.app.exchange import exchange
 from maskora.app.fingerprints import LoraChoice
-from maskora.app.workspace import Source, Workspace
+from maskora.app.workspace import Source, Workspace, video_sha256
 from maskora.config import Config
+from maskora.errors import Fault, UserError
 from maskora.files import check_free, digest, remove, sha256_file, write_text
+from maskora.hub import is_hub_id
 from maskora.models.registry import VideoModel
 from maskora.video.composite import composite, contact_sheet, feather_alpha, paste_over_original
 from maskora.video.differences import heat
@@ -27,14 +36,21 @@ from maskora.video.probe import VideoInfo
 from maskora.video.read import read_frames
 from maskora.video.write import AudioClip, write_lossless, write_mp4
 
+log = logging.getLogger("maskora")
 LIBRARIES = (
     "torch", "diffusers", "transformers", "peft", "safetensors", "ftfy", "numpy", "pillow",
     "opencv-python-headless", "imageio-ffmpeg",
 )  # fmt: skip
 STRIP_FRAMES = 6
-# What an earlier run may have left, and this one perhaps does not write.
-EARLIER = ("run.json", "edited.mkv", "spill.png", "report.html", "report.json")
-REPLACED = ("edited.mp4", "comparison.mp4", "strip.png")
+# IPTC's name for a recording of which a part was generated.
+DIGITAL_SOURCE_TYPE = (
+    "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+)
+# Of an earlier result; what this one does not write goes.
+RESULT = (
+    "edited.mp4", "edited.mkv", "comparison.mp4", "strip.png", "spill.png", "run.json",
+    "report.html", "report.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,6 +60,7 @@ class Run:
     Attributes:
         edit: the edit's name.
         original: the video from which the clip was cut.
+        plan: how the base lay in memory, in words.
     """
 
     config: Config
@@ -53,6 +70,12 @@ class Run:
     edit: str | None
     original: VideoInfo
     model: VideoModel
+    plan: str
+
+
+def result_files(folder: Path) -> list[Path]:
+    """Every file that a result in a folder may have."""
+    return [folder / name for name in RESULT]
 
 
 def make_room(folders: list[Path], further: Path | None) -> None:
@@ -63,41 +86,103 @@ def make_room(folders: list[Path], further: Path | None) -> None:
         further: a file that is written too.
 
     Raises:
+        UserError: a folder is where a file is to be written.
         OSError: a file cannot be written.
     """
     folders[0].mkdir(parents=True, exist_ok=True)
-    files = [folder / name for folder in folders for name in (*EARLIER, *REPLACED)]
+    files = [file for folder in folders for file in result_files(folder)]
     for file in files if further is None else [*files, further]:
+        if file.is_dir():
+            raise UserError(
+                f"{file} is a folder, but a file of the result goes there: move it away"
+            )
         check_free(file)
 
 
 def write_outputs(
-    folder: Path, run: Run, loras: list[LoraChoice], seed: int, frames_THWC: np.ndarray
+    folder: Path,
+    run: Run,
+    loras: list[LoraChoice],
+    seed: int,
+    frames_THWC: np.ndarray,
+    timings: dict[str, float],
 ) -> None:
-    """Write every output of one seed; run.json last, as the sign that all is there.
+    """Write every output of one seed; the earlier ones stay until all of it is there.
+
+    Where that fails, the finished frames are kept as pictures, and the log says where.
 
     Args:
         loras: the LoRA files that took part.
         frames_THWC: raw generated frames, uint8, at the workspace's size.
+        timings: seconds of each part of the work that all seeds shared.
     """
-    for name in EARLIER:
-        remove(folder / name)
-    clip, inference, leakage = run.clip, run.config.inference, run.edited.first.leakage
     final = frames_THWC
-    if inference.lock == "pixel":
-        # In frame 0 the inside is the edited frame itself, not what the autoencoder made of it.
-        frames_THWC = np.stack([run.edited.first.fitted_HWC, *frames_THWC[1:]])
-        final = locked_frames(run, frames_THWC)
+    try:
+        if run.config.inference.lock == "pixel":
+            # In frame 0 the inside is the edited frame itself, not what the autoencoder made of it.
+            frames_THWC = np.stack([run.edited.first.fitted_HWC, *frames_THWC[1:]])
+            final = locked_frames(run, frames_THWC)
+        with exchange(folder, dropping=RESULT) as new:
+            started = time.perf_counter()
+            _write_files(new, run, frames_THWC, final)
+            timings = {**timings, "writing": time.perf_counter() - started}
+            written = {path.name: sha256_file(path) for path in sorted(new.iterdir())}
+            record = run_record(run, loras, seed) | {"outputs": written, "timings": timings}
+            write_text(new / "run.json", json.dumps(record, indent=2) + "\n")
+    except (Exception, KeyboardInterrupt):
+        _keep_frames(folder, seed, final)
+        raise
+
+
+def _write_files(folder: Path, run: Run, frames_THWC: np.ndarray, final_THWC: np.ndarray) -> None:
+    """Write a result's videos and pictures into an empty folder.
+
+    Args:
+        frames_THWC: what is pasted over the original.
+        final_THWC: the finished frames at the workspace's size.
+    """
+    clip, leakage = run.clip, run.edited.first.leakage
     rate, audio = clip.source.rate, _audio(run.original, clip.source)
-    pasted = _original_frames(run, frames_THWC)
-    write_mp4(folder / "edited.mp4", pasted, rate, run.original.color, audio)
-    if inference.lossless:
-        write_lossless(folder / "edited.mkv", iter(final), rate, audio)
-    write_mp4(folder / "comparison.mp4", _side_by_side(clip, final), rate, None, audio)
-    write_png(folder / "strip.png", _strip(clip, final))
+    pasted, beside = _original_frames(run, frames_THWC), _side_by_side(clip, final_THWC)
+    said = provenance(run.config.model.base)
+    write_mp4(folder / "edited.mp4", pasted, rate, run.original.color, audio, said)
+    if run.config.inference.lossless:
+        write_lossless(folder / "edited.mkv", iter(final_THWC), rate, audio, said)
+    write_mp4(folder / "comparison.mp4", beside, rate, None, audio, said)
+    write_png(folder / "strip.png", _strip(clip, final_THWC))
     if leakage.share > 0.01:
         write_png(folder / "spill.png", _leakage_picture(clip, leakage.difference_HW))
-    write_text(folder / "run.json", json.dumps(_run_record(run, loras, seed), indent=2) + "\n")
+
+
+def provenance(base: str) -> dict[str, str]:
+    """A video's metadata that says how it was made.
+
+    Args:
+        base: as [model] names it; of a path, the last name.
+    """
+    name = base if is_hub_id(base) else Path(base).name
+    made = f"AI-edited with maskora {__version__}, model {name}"
+    return {"comment": made, "description": f"{made}. Digital source type: {DIGITAL_SOURCE_TYPE}"}
+
+
+def _keep_frames(folder: Path, seed: int, final_THWC: np.ndarray) -> None:
+    """Keep frames that could not become a result, losslessly: beside it, or where there is room."""
+    name = f"seed-{seed}-frames"
+    for home in (folder, Path(tempfile.gettempdir())):
+        try:
+            place = Path(tempfile.mkdtemp(dir=home, prefix=f"{name}-"))
+        except OSError as error:
+            log.error("the frames cannot be kept in %s: %s", home, error.strerror)
+            continue
+        try:
+            for number, frame_HWC in enumerate(final_THWC):
+                write_png(place / f"{number:05d}.png", frame_HWC)
+        except (OSError, Fault) as error:
+            log.error("the frames cannot be kept in %s: %s", home, error)
+            remove(place)
+            continue
+        log.error("the result was not written; its finished frames are kept in %s", place)
+        return
 
 
 def locked_frames(run: Run, inside_THWC: np.ndarray) -> np.ndarray:
@@ -157,7 +242,7 @@ def _strip(clip: Clip, final_THWC: np.ndarray) -> np.ndarray:
     return contact_sheet(frames, labels, captions=[*numbers, *numbers], columns=count, width=1800)
 
 
-def _run_record(run: Run, loras: list[LoraChoice], seed: int) -> dict[str, Any]:
+def run_record(run: Run, loras: list[LoraChoice], seed: int) -> dict[str, Any]:
     """Everything needed to repeat the run, and what it was made from."""
     config, clip, model = run.config, run.clip, run.model
     seeded = config.inference.model_copy(update={"seed": seed})
@@ -179,7 +264,13 @@ def _run_record(run: Run, loras: list[LoraChoice], seed: int) -> dict[str, Any]:
             "scheduler": model.source.config("scheduler"),
         },
         "loras": [{**asdict(one), **_named_file(one.path)} for one in loras],
+        "plan": run.plan.splitlines(),
         "inputs": {
+            "original": {
+                "path": clip.source.origin,
+                "sha256": video_sha256(Path(clip.source.origin)),
+                "frames": run.original.frames,
+            },
             "source": clip.source.model_dump(mode="json"),
             "frames": digest(clip.frames_THWC.tobytes()),
             "masks": digest(clip.labels_THW.tobytes()),

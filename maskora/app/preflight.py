@@ -9,7 +9,13 @@ from pathlib import Path
 from maskora.app.captions import foresee_caption
 from maskora.app.edits import EditFiles, find_edits
 from maskora.app.masking import load_masks
-from maskora.app.workspace import Source, Workspace, check_edit_size, check_video_settings
+from maskora.app.workspace import (
+    Source,
+    Workspace,
+    check_edit_size,
+    check_origin,
+    check_video_settings,
+)
 from maskora.config import Config
 from maskora.config.tables import Acceleration, Table
 from maskora.errors import UserError
@@ -44,6 +50,7 @@ def check_workspace(config: Config, workspace: Workspace, edit: str | None) -> l
 
     attempt(lambda: check_video_settings(workspace, config, source))
     check_caption(workspace.source_frame(0))
+    attempt(lambda: check_origin(source))
     attempt(lambda: _check_frames(workspace, source))
     attempt(lambda: load_masks(workspace, config.mask, source))
     attempt(lambda: _check_loras(config, workspace))

@@ -1,19 +1,19 @@
 """prepare: a video and a mask become a workspace, as a whole or not at all."""
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from maskora.app.exchange import exchange
 from maskora.app.masking import build_masks, draw_overview, given_silhouettes
-from maskora.app.workspace import Source, Workspace, workspace_lock
+from maskora.app.workspace import Source, Workspace, recover, video_sha256, workspace_lock
 from maskora.config import Config, build_config, load_config, parse_size, render_config
 from maskora.errors import UserError
-from maskora.files import lies_in, move, remove, write_text
+from maskora.files import lies_in, remove, write_text
 from maskora.hub import find_file, find_local, is_hub_id
 from maskora.models.files.model_files import resolve_base
 from maskora.models.registry import FAMILIES, Grid, read_grid
@@ -91,6 +91,7 @@ def _check_target(workspace: Workspace, inputs: list[Path], overwrite: bool) -> 
         inputs: the video and the masks, which must not lie where they would be replaced.
         overwrite: an existing workspace may be prepared anew.
     """
+    recover(workspace)
     root = workspace.root
     blocking = next((path for path in [root, *root.parents] if path.exists()), None)
     if blocking is not None and not blocking.is_dir():
@@ -108,6 +109,7 @@ def _check_target(workspace: Workspace, inputs: list[Path], overwrite: bool) -> 
         ours = overwrite and record.is_file() and not folder.is_symlink()
         if (folder.exists() or folder.is_symlink()) and not ours:
             raise UserError(f"{folder} is there and was not made by prepare: choose another folder")
+    for folder in (*records, workspace.tracking_dir, workspace.root / "output"):
         for path in inputs:
             if lies_in(path, folder):
                 raise UserError(f"{path} lies in {folder}, which is replaced: move it elsewhere")
@@ -120,52 +122,27 @@ def scaffold(workspace: Workspace) -> Iterator[Workspace]:
     """Yield a scratch workspace to fill; on success it becomes the workspace, whose edits/ stay.
 
     Raises:
-        UserError: another program has the workspace open.
+        UserError: another program has the workspace open, or works in it.
     """
     root = workspace.root
-    if not root.exists():
-        root.parent.mkdir(parents=True, exist_ok=True)
-    home = root if root.exists() else root.parent
-    hold = workspace_lock(workspace) if workspace.config.exists() else nullcontext()
-    with hold, tempfile.TemporaryDirectory(dir=home, prefix=".prepare-") as scratch:
-        built = Workspace(Path(scratch) / "workspace")
-        built.edits_dir.mkdir(parents=True)
-        yield built
-        if root.exists():
-            _exchange(built, workspace, Path(scratch) / "earlier")
-        else:
-            move(built.root, root)
-
-
-def _exchange(built: Workspace, workspace: Workspace, aside: Path) -> None:
-    """Put the new parts in the place of the old; on any failure the old ones come back."""
-    aside.mkdir()
-    parts = [
-        (built.source_dir, workspace.source_dir),
-        (built.masks_dir, workspace.masks_dir),
-        (built.tracking_dir, workspace.tracking_dir),
-        (built.config, workspace.config),
-    ]
-    later = (built.masks_dir, built.tracking_dir)  # these may come after prepare
+    made, was_prepared = not root.exists(), workspace.config.exists()
+    root.mkdir(parents=True, exist_ok=True)
     with ExitStack() as undo:
-        for new, place in parts:
-            earlier = aside / place.name if place.exists() else None
-            undo.callback(_put_back, place, earlier)
-            if earlier:
-                move(place, earlier)
-            if new.exists() or new not in later:
-                move(new, place)
-        workspace.edits_dir.mkdir(exist_ok=True)
+        if made:
+            undo.callback(remove, root)
+        elif not was_prepared:
+            undo.callback(remove, workspace.lock)
+            undo.callback(remove, workspace.work_lock)
+        with workspace_lock(workspace):
+            if workspace.config.exists() and not was_prepared:
+                raise UserError(f"{root} was just prepared by another program: nothing is changed")
+            parts = (workspace.masks_dir, workspace.tracking_dir)  # these may come later
+            with exchange(root, dropping=[part.name for part in parts]) as scratch:
+                built = Workspace(scratch)
+                yield built
+                built.config.stat()  # without it there is nothing to exchange
+            workspace.edits_dir.mkdir(exist_ok=True)
         undo.pop_all()
-
-
-def _put_back(place: Path, earlier: Path | None) -> None:
-    """Restore what lay in a place before, or nothing; it may not have moved yet."""
-    if earlier and not earlier.exists():
-        return
-    remove(place)
-    if earlier:
-        move(earlier, place)
 
 
 def _masks(
@@ -268,6 +245,8 @@ def _choose_size(config: Config, info: VideoInfo, grid: Grid) -> tuple[int, int]
 def _source(info: VideoInfo, config: Config, placement: FramePlacement, grid: Grid) -> Source:
     return Source(
         origin=str(info.path.resolve()),
+        origin_sha256=video_sha256(info.path),
+        origin_frames=info.frames,
         start=config.video.start,
         every=config.video.every,
         frames=config.video.frames,

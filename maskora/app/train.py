@@ -24,7 +24,7 @@ from maskora.app.fingerprints import (
 )
 from maskora.app.open_base import Base, open_base
 from maskora.app.preflight import train_warnings
-from maskora.app.workspace import Workspace
+from maskora.app.workspace import Workspace, working
 from maskora.config import Config
 from maskora.config.tables import Stage
 from maskora.errors import UserError
@@ -64,6 +64,18 @@ def train_stages(
     Raises:
         UserError: the workspace is not complete, or what the stage starts from is not trained.
     """
+    workspace.read_source()  # where there is no workspace, nothing is to be held
+    with working(workspace):
+        _train_stages(config, workspace, stage, edit, resume)
+
+
+def _train_stages(
+    config: Config,
+    workspace: Workspace,
+    stage: Stage | Literal["all"],
+    edit: str | None,
+    resume: bool,
+) -> None:
     clip = load_clip(workspace, config)
     edited = None
     if stage != "motion":

@@ -3,23 +3,26 @@
 Importing this needs no library of pictures or videos: the doctor tells which of them are broken.
 """
 
+import errno
+import hashlib
 import logging
 import os
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
 
+from maskora.app.exchange import begun_exchanges, settle
 from maskora.config import Config
 from maskora.config.tables import Stage
 from maskora.errors import UserError
-from maskora.files import patiently, remove, write_text
-from maskora.system import WINDOWS
+from maskora.files import is_hidden, patiently, remove, sha256_file, write_text
+from maskora.system import WINDOWS, command_line
 
 if TYPE_CHECKING:
     from maskora.video.fit import FramePlacement
@@ -29,6 +32,8 @@ log = logging.getLogger("maskora")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # of edited frames
 EDIT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 RESERVED = ("seed-", "step-", "tensorboard")  # names that runs and outputs use themselves
+LARGE = 2_000_000_000  # bytes of a video that take seconds to read
+_READ: dict[tuple[object, ...], str] = {}  # SHA-256 of videos, by what `_state` says of their files
 DEVICE = re.compile(r"con|prn|aux|nul|com\d|lpt\d", re.IGNORECASE)  # to Windows, in every folder
 
 
@@ -43,9 +48,16 @@ class Record(BaseModel):
 
 
 class Source(Record):
-    """source.json: where the frames come from and how they lie in the original."""
+    """source.json: where the frames come from and how they lie in the original.
+
+    Attributes:
+        origin_sha256, origin_frames: the original's `video_sha256`, and how many frames it was read
+            as; None in workspaces of versions before.
+    """
 
     origin: str
+    origin_sha256: str | None = None
+    origin_frames: int | None = None
     start: int = Field(ge=0)
     every: int = Field(ge=1)
     frames: int = Field(ge=1)
@@ -114,6 +126,8 @@ class Workspace:
         self.config = root / "edit.toml"
         self.lock = root / ".lock"
         self.lock_holder = root / ".lock-holder"
+        self.work_lock = root / ".work-lock"
+        self.work_holder = root / ".work-holder"
         self.source_dir = root / "source"
         self.source_record = self.source_dir / "source.json"
         self.overview = self.source_dir / "overview.png"
@@ -196,6 +210,7 @@ class Workspace:
 
     def read_source(self) -> Source:
         """Read source.json. Raises UserError where the folder is not a prepared workspace."""
+        recover(self)
         if not self.source_record.is_file():
             raise UserError(
                 f"{self.root} is not a prepared workspace ({self.source_record} is missing): "
@@ -206,6 +221,22 @@ class Workspace:
     def write_source(self, source: Source) -> None:
         """Write source.json."""
         source.write(self.source_record)
+
+    @property
+    def own_folders(self) -> list[Path]:
+        """Folders in which nothing but their own files may be written."""
+        return [
+            self.source_dir, self.masks_dir, self.tracking_dir, self.edits_dir, self.cache_dir,
+            self.runs_dir, self.original_dir,
+        ]  # fmt: skip
+
+    def given_files(self, origin: str) -> Iterator[Path]:
+        """Every file that is there before a run: the original, frames, masks, edits, settings."""
+        video = Path(origin)
+        yield from video.iterdir() if video.is_dir() else [video]
+        yield self.config
+        for folder in (self.source_dir, self.masks_dir, self.edits_dir, self.original_dir):
+            yield from (path for path in folder.rglob("*") if path.is_file())
 
     def read_mask_record(self) -> MaskRecord:
         """Read masks.json. Raises UserError where it is missing or damaged."""
@@ -249,37 +280,126 @@ def caption_beside(image: Path) -> str | None:
 
 @contextmanager
 def workspace_lock(workspace: Workspace) -> Iterator[None]:
-    """Hold a workspace's frames and clicks, so that no other program changes them meanwhile.
+    """Hold all of a workspace: its frames, masks and clicks, and what is made of them.
 
-    The holder's number is in a file beside the lock: on Windows nobody can read what is locked.
+    Raises:
+        UserError: another program has it open, or works in it.
+    """
+    with opened(workspace), working(workspace):
+        yield
+
+
+@contextmanager
+def opened(workspace: Workspace) -> Iterator[None]:
+    """Hold a workspace's frames and clicks alone, as the window does while commands work.
 
     Raises:
         UserError: another program holds them.
     """
     # Not of a thread: the window takes it in one and gives it back in another.
     lock = FileLock(workspace.lock, blocking=False, thread_local=False)
+    busy = f"{workspace.root} is open in another maskora{{}}: close it there first"
+    with _held(lock, workspace.lock_holder, busy):
+        yield
+
+
+@contextmanager
+def working(workspace: Workspace) -> Iterator[None]:
+    """Hold what commands write; what killed programs have left half-done is settled first.
+
+    The program that holds it may take it again.
+
+    Raises:
+        UserError: another program works in the workspace.
+    """
+    lock = FileLock(workspace.work_lock, blocking=False, thread_local=False, is_singleton=True)
+    if lock.is_locked:
+        yield
+        return
+    busy = (
+        f"another maskora works in {workspace.root}{{}}: wait until it has ended, or stop it there"
+    )
+    with _held(lock, workspace.work_holder, busy):
+        settle(workspace.root)
+        yield
+
+
+@contextmanager
+def _held(lock: BaseFileLock, holder: Path, busy: str) -> Iterator[None]:
+    """Hold a lock, which ends with this process, and say beside it who this is.
+
+    On Windows nobody can read what is locked.
+
+    Args:
+        busy: the message where another program has it; {} is where that is named.
+    """
     try:
         lock.acquire()
     except Timeout:
-        try:
-            holder = f" (process {int(workspace.lock_holder.read_text(encoding='utf-8'))})"
-        except (OSError, ValueError):  # it is just being written
-            holder = ""
-        raise UserError(
-            f"{workspace.root} is open in another maskora{holder}: close it there first"
-        ) from None
+        raise UserError(busy.format(_read_holder(holder))) from None
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise UserError(f"{lock.lock_file} is a link, which no lock is: remove it") from None
     with ExitStack() as holding:
         holding.callback(lock.release)
-        holding.callback(remove, workspace.lock_holder)
-        write_text(workspace.lock_holder, str(os.getpid()))
+        holding.callback(remove, holder)
+        write_text(holder, f"{os.getpid()}\n{command_line()}")
         yield
+
+
+def _read_holder(path: Path) -> str:
+    """Who holds a lock, in brackets; empty where that is not known, or just being written."""
+    if path.is_symlink() or not path.is_file():
+        return ""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        number, _, command = file.read(400).partition("\n")
+    if not number.isdecimal():
+        return ""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in command)
+    return f" (process {number}: {shown})" if shown else f" (process {number})"
+
+
+def recover(workspace: Workspace) -> None:
+    """Finish an exchange of files that a killed program has begun; one that works is let be."""
+    if begun_exchanges(workspace.root):
+        with suppress(UserError), working(workspace):
+            pass
+
+
+def video_sha256(video: Path) -> str:
+    """The SHA-256 of a video file, or of a folder's images in the order of their names.
+
+    It is read once; while this process lives, and the files are not written to, it is remembered.
+    """
+    files = [video]
+    if video.is_dir():
+        from maskora.video.images import IMAGE_SUFFIXES as IMAGES
+
+        shown = (path for path in video.iterdir() if not is_hidden(path))
+        files = sorted(path for path in shown if path.suffix.lower() in IMAGES and path.is_file())
+    states = tuple((path, _state(path)) for path in files)
+    nbytes = sum(path.stat().st_size for path in files)
+    if nbytes > LARGE and states not in _READ:
+        log.info("reading %s once (%.1f GB), to tell it from others", video, nbytes / 1e9)
+    if states not in _READ:
+        digests = [sha256_file(path) for path in files]
+        joined = hashlib.sha256("".join(digests).encode()).hexdigest()
+        _READ[states] = digests[0] if files == [video] else joined
+    return _READ[states]
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What changes when a file is written to, or another takes its name."""
+    now = path.stat()
+    return now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
 
 
 def original_video(source: Source) -> "VideoInfo":
     """The original video, over whose frames edited.mp4 is made.
 
     Raises:
-        UserError: it is gone, damaged, or has another size than when it was prepared.
+        UserError: it is gone, damaged, or another than the one that was prepared.
     """
     from maskora.video.probe import probe
 
@@ -289,13 +409,37 @@ def original_video(source: Source) -> "VideoInfo":
             f"the original video is no longer at {origin}; the result is pasted over its frames. "
             f'Put it back, or change "origin" in source/source.json'
         )
+    check_origin(source)
     info = probe(origin)
     if (info.width, info.height) != source.original_size:
-        raise UserError(
-            f"{origin} is now {info.width}x{info.height}, but was prepared as "
-            f"{source.original_size[0]}x{source.original_size[1]}: it is another video"
+        raise _another(
+            origin,
+            f"is now {info.width}x{info.height}, but was prepared as "
+            f"{source.original_size[0]}x{source.original_size[1]}",
         )
+    needed, known = source.start + (source.frames - 1) * source.every + 1, source.origin_frames
+    if info.frames < needed or known not in (None, info.frames):
+        wanted = f"{needed} are needed" if known is None else f"it had {known} when it was prepared"
+        raise _another(origin, f"has {info.frames} frames now, and {wanted}")
     return info
+
+
+def check_origin(source: Source) -> None:
+    """The original, where it is still there, is what was prepared, if that was recorded.
+
+    Raises:
+        UserError: it is another video.
+    """
+    origin, recorded = Path(source.origin), source.origin_sha256
+    if recorded is not None and origin.exists() and video_sha256(origin) != recorded:
+        raise _another(origin, "does not have the content any more that was prepared")
+
+
+def _another(origin: Path, difference: str) -> UserError:
+    return UserError(
+        f"{origin} {difference}: it is another video. Put the one back that was prepared, or run "
+        f"maskora prepare again, with --overwrite (edits/ stay), to edit this one"
+    )
 
 
 def check_video_settings(workspace: Workspace, config: Config, source: Source) -> None:

@@ -3,12 +3,13 @@
 import errno
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from maskora.video.ffmpeg import complaints, ffmpeg_command, file_url
 from maskora.video.probe import BT709, ColorTags, scale_matrix, sdr_tags
 
 CRF = "14"  # of x264: visually lossless
+NO_METADATA: Mapping[str, str] = MappingProxyType({})
 CLOSED = (errno.EPIPE, errno.EINVAL)  # of a pipe whose reader has gone; the second is Windows'
 
 
@@ -36,6 +38,7 @@ def write_mp4(
     fps: Fraction,
     color: ColorTags | None = None,
     audio: AudioClip | None = None,
+    metadata: Mapping[str, str] = NO_METADATA,
 ) -> None:
     """Write H.264 in an .mp4: 4:2:0, or 4:4:4 where the size is odd, which 4:2:0 cannot hold.
 
@@ -45,6 +48,7 @@ def write_mp4(
         color: tags of the source, written as they are, unknown ones left out; HDR ones become
             BT.709, as its frames were mapped when read. None: BT.709.
         audio: the sound to lay under it, encoded as AAC.
+        metadata: the file's own, by ffmpeg's names.
 
     Raises:
         Fault: ffmpeg failed (a full disk, say).
@@ -62,11 +66,16 @@ def write_mp4(
     )
     codec = ["-c:v", "libx264", "-preset", "medium", "-crf", CRF]
     sound = ["-c:a", "aac", "-b:a", "192k"]
-    _encode(path, frames, fps, audio, [*codec, *sound, "-movflags", "+faststart"], convert)
+    container = ["-movflags", "+faststart", *_named(metadata)]
+    _encode(path, frames, fps, audio, [*codec, *sound, *container], convert)
 
 
 def write_lossless(
-    path: Path, frames: Iterable[np.ndarray], fps: Fraction, audio: AudioClip | None = None
+    path: Path,
+    frames: Iterable[np.ndarray],
+    fps: Fraction,
+    audio: AudioClip | None = None,
+    metadata: Mapping[str, str] = NO_METADATA,
 ) -> None:
     """Write FFV1 in RGB and FLAC sound in an .mkv: every pixel comes back as it was.
 
@@ -74,7 +83,14 @@ def write_lossless(
         Fault: ffmpeg failed.
     """
     codec = ["-c:v", "ffv1", "-level", "3", "-g", "1", "-c:a", "flac"]
-    _encode(path, frames, fps, audio, codec, "format=bgr0")
+    # Else every file has a random number of its own.
+    container = ["-fflags", "+bitexact", *_named(metadata)]
+    _encode(path, frames, fps, audio, [*codec, *container], "format=bgr0")
+
+
+def _named(metadata: Mapping[str, str]) -> list[str]:
+    """Metadata as words for ffmpeg."""
+    return [word for key, text in metadata.items() for word in ("-metadata", f"{key}={text}")]
 
 
 def _size(frames: Iterable[np.ndarray]) -> tuple[tuple[int, int], Iterable[np.ndarray]]:

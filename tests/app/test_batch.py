@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from maskora.app import batch
-from maskora.app.workspace import Workspace
+from maskora.app.workspace import Source, Workspace, video_sha256
 from maskora.cli import BATCH_HELP, EDIT_HELP
 from maskora.errors import UserError
 from tests.app.conftest import Run, ok, refused
@@ -115,6 +117,97 @@ def test_run_again_it_continues_and_settings_count_for_that_run(
     assert [words[0] for words in again] == ["train", "infer"]
     given = ["--device", "cuda:1", "--set", "a.b=c", "--set", "d.e=f"]
     assert all(words[3:9] == given for words in again)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_another_video_for_a_workspace_that_is_there_is_refused(
+    run: Run, child: Child, folder: Path, recorded: bool
+) -> None:
+    clip, other = folder / "clip.mp4", folder / "other.mp4"
+    other.write_bytes(b"another video")
+    ok(run("edit", *LINE))
+    child.asked()
+    known = {"origin_sha256": video_sha256(clip), "origin_frames": 9} if recorded else {}
+    workspace = Workspace(folder / "out.work")
+    workspace.source_dir.mkdir()
+    workspace.write_source(
+        Source(
+            origin=str(clip.resolve()),
+            start=0,
+            every=1,
+            frames=9,
+            fps="16",
+            **known,
+            original_size=(64, 64),
+            size=(64, 64),
+            cell=8,
+            fit="crop",
+            region=(0, 0, 64, 64),
+        )
+    )
+    ok(run("edit", *LINE))
+    child.asked()
+    refused(run("edit", "other.mp4", *LINE[1:]), str(clip), "other.mp4 is another video")
+    assert child.asked() == []
+    assert (folder / "out.work" / "edits" / "00000.png").read_bytes() == b"edited.PNG"
+    clip.rename(folder / "moved.mp4")
+    if recorded:  # the same video by another name
+        answer = ok(run("edit", "moved.mp4", *LINE[1:]))
+        assert f"{clip} was moved: moved.mp4, which is the same, takes its place" in answer.out
+        assert workspace.read_source().origin == str(folder.resolve() / "moved.mp4")
+        child.asked()
+        (folder / "moved.mp4").write_bytes(b"exported again")
+        line = ["moved.mp4", *LINE[1:]]
+        refused(run("edit", *line), "out.work was made from", "it has another content now")
+    else:
+        refused(run("edit", "moved.mp4", *LINE[1:]), str(clip), "moved.mp4 is another video")
+
+
+@pytest.mark.parametrize("link", [None, Path.symlink_to, Path.hardlink_to])
+@pytest.mark.parametrize("name", ["clip.mp4", "edited.PNG", "later one.jpg", "mask.png"])
+def test_an_input_is_no_output(
+    run: Run, child: Child, folder: Path, link: Callable[[Path, Path], None] | None, name: str
+) -> None:
+    out = folder / "out.mp4"
+    if link is not None:
+        link(out, folder / name)
+    elif name == "clip.mp4":
+        out = folder / "." / ".." / folder.name / name
+    else:
+        pytest.skip("an output is an .mp4")
+    before = (folder / name).read_bytes()
+    line = ["clip.mp4", "edited.PNG", out, "--mask", "mask.png", "--keyframe", "4=later one.jpg"]
+    refused(run("edit", *line), name, "is read here")
+    assert child.asked() == []
+    assert (folder / name).read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.log"])
+def test_the_results_of_a_batch_are_no_input_of_a_job(
+    run: Run, child: Child, tmp_path: Path, name: str
+) -> None:
+    for job in ("a", "b"):
+        make_job(tmp_path / "jobs" / job)
+    video, out = tmp_path / "jobs" / "b" / "video.mp4", tmp_path / "out"
+    video.write_bytes(b"b")
+    out.mkdir()
+    (out / name).symlink_to(video)
+    refused(run("batch", tmp_path / "jobs", out), name, "video.mp4, which is read here")
+    refused(run("batch", tmp_path / "jobs", tmp_path / "jobs" / "b"), "b is a job itself")
+    assert child.asked() == []
+    assert video.read_bytes() == b"b"
+
+
+def test_edits_are_not_placed_where_another_program_works(
+    run: Run, child: Child, folder: Path
+) -> None:
+    ok(run("edit", *LINE))
+    child.asked()
+    (folder / "edited.PNG").write_bytes(b"another")
+    with FileLock(Workspace(folder / "out.work").work_lock):
+        refused(run("edit", *LINE), "another maskora works in out.work")
+    assert (folder / "out.work" / "edits" / "00000.png").read_bytes() == b"edited.PNG"
+    assert child.asked() == []
 
 
 def test_what_is_clicked_is_followed_once(run: Run, child: Child, folder: Path) -> None:

@@ -124,6 +124,26 @@ def test_keyframes_ask_for_the_appearance_lora(
     assert lora.read_metadata(output)["stage"] == "motion"
 
 
+def test_nothing_that_is_read_is_written_over(
+    run: Run, tmp_path: Path, prepared: Callable[..., Path], tiny_model: Path
+) -> None:
+    workspace, file = prepared(), tmp_path / "lora.safetensors"
+    motion = trained(workspace, "motion")
+    lora_file(file, family="wan2.1-i2v")
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(file)
+    base = next((tiny_model / "transformer").glob("*.safetensors"))
+    frame = tmp_path / "frame.safetensors"
+    frame.symlink_to(workspace / "source" / "00003.png")
+    for source, output in (
+        (workspace, motion), (motion, motion), (file, file), (file, link), (workspace, base),
+        (workspace, frame),
+    ):  # fmt: skip
+        before = output.read_bytes()
+        refused(run("export", source, output, "--overwrite"), str(output), "is read here")
+        assert output.read_bytes() == before
+
+
 def test_an_edit_has_its_own_appearance_and_the_clips_motion(
     run: Run, tmp_path: Path, prepared: Callable[..., Path]
 ) -> None:

@@ -8,6 +8,8 @@ import pytest
 
 from maskora.app.prepare import scaffold
 from maskora.app.workspace import Workspace
+from maskora.errors import UserError
+from maskora.files import sha256_file
 from maskora.masks.files import write_labels
 from tests.app.conftest import FAST, Answer, Prepared, Run, at, ok, refused, sets
 
@@ -28,6 +30,12 @@ def prepare(run: Run, ball: Path, tiny_model: Path) -> Run:
         return run("prepare", video, root, *base, *options)
 
     return call
+
+
+def files_of(root: Path) -> dict[Path, bytes]:
+    """Every file of a workspace by its content, but the locks."""
+    locks = (Workspace(root).lock, Workspace(root).work_lock)
+    return {p: p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file() and p not in locks}
 
 
 def untouched(target: Path) -> None:
@@ -114,6 +122,57 @@ def test_a_video_inside_what_is_replaced_is_refused(
     assert video.is_file()
 
 
+@pytest.mark.parametrize("place", ["masks", "tracking", "output"])
+def test_a_video_where_something_will_be_written_is_refused(
+    prepare: Run, prepared: Prepared, ball: Path, place: str
+) -> None:
+    root = prepared()
+    video = root / place / "edited.mp4"
+    video.parent.mkdir(exist_ok=True)
+    shutil.copy(ball, video)
+    refused(prepare(root, *BOX, "--overwrite", video=video), f"lies in {root / place}")
+    assert video.read_bytes() == ball.read_bytes()
+
+
+def test_the_original_is_recorded(prepared: Prepared, ball: Path) -> None:
+    source = Workspace(prepared()).read_source()
+    assert (source.origin_sha256, source.origin_frames) == (sha256_file(ball), 9)
+
+
+def test_what_was_killed_while_it_was_put_in_place_is_finished(
+    prepare: Run, prepared: Prepared, run: Run
+) -> None:
+    """The command that comes next does that, whichever it is."""
+    root = prepared()
+    expected, ready = files_of(root), root / ".exchange-x"
+    for part in ("new", "gone", "old"):
+        (ready / part).mkdir(parents=True)
+    for name in ("source", "masks", "edit.toml"):
+        (root / name).rename(ready / "new" / name)
+    (root / "source").mkdir()  # of the earlier clip
+    (root / "edit.toml").write_text("[video]\nframes = 33\n")
+    ok(run("check", *at(root)))
+    assert files_of(root) == expected
+
+
+def test_a_folder_that_is_no_workspace_gets_no_lock(prepare: Run, tmp_path: Path) -> None:
+    refused(prepare(tmp_path, "--mask", tmp_path / "no.png"), "no.png")
+    with pytest.raises(OSError, match="full"), scaffold(Workspace(tmp_path)):
+        raise OSError("full")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_that_prepare_one_folder_do_not_mix(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "ws")
+    with scaffold(workspace) as built:
+        write_labels(built.mask(0), np.ones((8, 8), np.uint8))
+        built.config.touch()
+        taken = pytest.raises(UserError, match="open in another maskora")
+        with taken, scaffold(workspace):
+            pass
+    assert {p.name for p in workspace.root.glob("[!.]*")} == {"masks", "edit.toml", "edits"}
+
+
 @pytest.mark.parametrize("waiting_for_masks", [False, True])
 def test_what_fails_halfway_leaves_the_workspace_as_it_was(
     prepared: Prepared, waiting_for_masks: bool
@@ -121,15 +180,13 @@ def test_what_fails_halfway_leaves_the_workspace_as_it_was(
     workspace = Workspace(prepared())
     if waiting_for_masks:
         shutil.rmtree(workspace.masks_dir)
-    before = {p: p.read_bytes() for p in sorted(workspace.root.rglob("*")) if p.is_file()}
+    before = files_of(workspace.root)
     with pytest.raises(FileNotFoundError), scaffold(workspace) as built:  # noqa: PT012
         built.source_dir.mkdir()
         if waiting_for_masks:
             built.masks_dir.mkdir()
         # No edit.toml: the exchange stops there.
-    after = {p: p.read_bytes() for p in sorted(workspace.root.rglob("*")) if p.is_file()}
-    after.pop(workspace.lock, None)  # Windows removes that too
-    assert after == before
+    assert files_of(workspace.root) == before
     assert workspace.masks_dir.exists() != waiting_for_masks
 
 

@@ -139,22 +139,27 @@ def test_another_program_is_kept_out_until_it_is_gone(tmp_path: Path) -> None:
     with holder(tmp_path) as other:
         for _ in range(2):  # as often as one asks
             with (
-                pytest.raises(UserError, match=rf"another maskora \(process {other.pid}\): close"),
+                pytest.raises(
+                    UserError, match=rf"another maskora \(process {other.pid}: .*\): close"
+                ),
                 workspace_lock(Workspace(tmp_path)),
             ):
                 pass
         other.kill()
     with workspace_lock(Workspace(tmp_path)):
-        assert Workspace(tmp_path).lock_holder.read_text() == str(os.getpid())
+        holders = Workspace(tmp_path).lock_holder, Workspace(tmp_path).work_holder
+        assert [path.read_text().split("\n")[0] for path in holders] == [str(os.getpid())] * 2
 
 
 def test_a_holder_that_has_not_written_its_number_yet(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     with workspace_lock(workspace):
         workspace.lock_holder.unlink()
-        taken = pytest.raises(UserError, match="in another maskora: close")
-        with taken, workspace_lock(workspace):
-            pass
+        for number in ("", "x\n", "12"):
+            taken = pytest.raises(UserError, match=r"in another maskora( \(process 12\))?: close")
+            with taken, workspace_lock(workspace):
+                pass
+            workspace.lock_holder.write_text(number)
 
 
 def test_a_lock_taken_in_one_thread_is_given_back_in_another(tmp_path: Path) -> None:

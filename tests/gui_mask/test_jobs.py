@@ -6,13 +6,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock
 
 from gui_mask import jobs
 from gui_mask.jobs import JobState, Process, complaint, identify, start_detached, tail
+from gui_mask.session import Session
 from maskora.app.workspace import Workspace
 from maskora.config import set_values
 from maskora.errors import Fault, UserError
@@ -41,12 +44,13 @@ def workspace(tmp_path: Path, boxed: Workspace) -> Iterator[Workspace]:
 
 
 @pytest.fixture
-def training(workspace: Workspace) -> Workspace:
+def training(workspace: Workspace) -> Iterator[Workspace]:
     """The same, in the middle of a training that takes for ever; inference would come next."""
     set_values(workspace.config, LONG)
-    jobs.start(workspace, "both", None)
-    in_mid_training(workspace)
-    return workspace
+    with closing(Session(workspace)):
+        jobs.start(workspace, "both", None)
+        in_mid_training(workspace)
+        yield workspace
 
 
 def kill(process: Process) -> None:
@@ -231,6 +235,25 @@ def test_what_is_wrong_is_said_at_once(workspace: Workspace) -> None:
     with pytest.raises(UserError, match=r"00003\.png"):
         jobs.start(workspace, "train", None)
     assert not workspace.job_record.exists()
+
+
+def test_where_a_terminals_command_works_nothing_is_started(workspace: Workspace) -> None:
+    with FileLock(workspace.work_lock), pytest.raises(UserError, match="another maskora works in"):
+        jobs.start(workspace, "train", None)
+    assert not workspace.job_record.exists()
+
+
+@pytest.mark.slow
+def test_a_terminals_training_is_refused_beside_the_windows_own(training: Workspace) -> None:
+    """The window stays open, and its job works."""
+    command = [sys.executable, "-m", "maskora", *jobs.argv(training, "train", None)[1:]]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2, refused.stderr
+    assert f"maskora: another maskora works in {training.root} (process" in refused.stderr
+    assert "maskora train --config" in refused.stderr
+    in_mid_training(training)
+    jobs.stop(training)
+    assert ended(training).status == "stopped"
 
 
 def test_what_cannot_be_started_is_a_fault(

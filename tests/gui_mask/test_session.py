@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from gui_mask.session import STORE_EVERY, Region, Session
 from maskora.app import masking as tracking
 from maskora.app.masking import load_masks
-from maskora.app.workspace import Workspace, workspace_lock
+from maskora.app.workspace import Workspace, working, workspace_lock
 from maskora.config import load_config, set_values
 from maskora.errors import UserError
 from maskora.masks.files import read_labels, write_labels
@@ -139,6 +140,19 @@ def test_another_program_is_kept_out(session: Session) -> None:
         Session(session.workspace)
     session.close()
     with workspace_lock(session.workspace):
+        pass
+
+
+def test_commands_work_meanwhile_and_masks_are_saved_after_them(session: Session) -> None:
+    """Clicks go on; what a training uses does not change under it."""
+    with FileLock(session.workspace.work_lock):  # as another process holds it
+        session.point([BALL])
+        with pytest.raises(UserError, match="another maskora works in"):
+            session.save()
+        assert not session.workspace.masks_dir.exists()
+    session.save()
+    assert session.workspace.mask_record.is_file()
+    with working(session.workspace):
         pass
 
 
