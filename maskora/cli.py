@@ -6,23 +6,21 @@ Nothing heavy is imported before a command runs.
 import functools
 import json
 import logging
-import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 import typer
 from typer.core import TyperCommand
 
-from maskora import __version__, devices
+from maskora import __version__, devices, interruption
 from maskora.app.workspace import Workspace
 from maskora.config import load_config
 from maskora.config.tables import Family, TrackerKind
 from maskora.errors import Fault, UserError
 from maskora.streaming.out_of_memory import first_line, ran_out_of
-from maskora.system import INTERRUPTIONS, REPORTED_ERRNOS, quieten_libraries, show_any_character
+from maskora.system import REPORTED_ERRNOS, quieten_libraries, show_any_character
 
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
@@ -57,14 +55,18 @@ def handle_errors(command: Callable[Given, Answer]) -> Callable[Given, Answer]:
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
         logging.getLogger("maskora").setLevel(logging.INFO)
         quieten_libraries()
-        interruptions = _catch_interruptions()
+        interruption.catch()
         try:
-            return command(*args, **kwargs)
+            answer = command(*args, **kwargs)
+            interruption.check()  # none is lost, however late it was
+            return answer
         except (Exception, KeyboardInterrupt) as error:
-            failure = _failure(error, bool(interruptions))
+            failure = _failure(error, interruption.came())
             if failure is None:
                 raise
             status, message = failure
+        finally:
+            interruption.forget()
         print(f"maskora: {message}", file=sys.stderr)
         raise typer.Exit(status)
 
@@ -83,23 +85,6 @@ def _failure(error: BaseException, interrupted: bool) -> tuple[int, str] | None:
         return 1, f"{error.strerror}: {error.filename or 'while writing'}"
     memory = ran_out_of(error)
     return None if memory is None else (1, _out_of_memory(memory, error))
-
-
-def _catch_interruptions() -> list[int]:
-    """Let Ctrl-C, SIGTERM and Ctrl-Break end a command alike; the list collects what came.
-
-    Libraries that are just being imported turn an interruption into errors of their own.
-    """
-    caught: list[int] = []
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        caught.append(number)
-        raise KeyboardInterrupt
-
-    for number in INTERRUPTIONS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, interrupt)
-    return caught
 
 
 def _out_of_memory(memory: Literal["VRAM", "RAM"], error: BaseException) -> str:
@@ -259,6 +244,7 @@ def gui(
 
     limits = Limits.of(max_upload_mb, max_seconds, max_megapixels)
     start_gui(workspace, host, port, allow or [], limits, browser)
+    interruption.forget()  # Ctrl-C is how it ends
 
 
 @app.command()

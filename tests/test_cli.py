@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import get_args
 
 import pytest
@@ -47,6 +48,21 @@ def test_an_interruption_ends_a_command_plainly_whatever_it_becomes(
                 raise
             raise becomes("no such part") from None
 
+    with pytest.raises(typer.Exit) as ended:
+        command()
+    assert ended.value.exit_code == 130
+    assert capsys.readouterr().err == "maskora: interrupted\n"
+
+
+def test_an_interruption_that_python_has_ignored_ends_a_command_all_the_same(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    @handle_errors
+    def command() -> None:
+        with suppress(KeyboardInterrupt):  # as in a weak reference's callback
+            signal.raise_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(typer.Exit) as ended:
         command()
     assert ended.value.exit_code == 130
