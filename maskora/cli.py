@@ -20,7 +20,7 @@ from maskora.config import load_config
 from maskora.config.tables import Family, TrackerKind
 from maskora.errors import Fault, UserError
 from maskora.streaming.out_of_memory import first_line, ran_out_of
-from maskora.system import REPORTED_ERRNOS, quieten_libraries, show_any_character
+from maskora.system import REPORTED_ERRNOS, explain, quieten_libraries, show_any_character
 
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
@@ -82,7 +82,7 @@ def _failure(error: BaseException, interrupted: bool) -> tuple[int, str] | None:
     if isinstance(error, Fault):
         return 1, str(error)
     if isinstance(error, OSError) and error.errno in REPORTED_ERRNOS:
-        return 1, f"{error.strerror}: {error.filename or 'while writing'}"
+        return 1, explain(error)
     memory = ran_out_of(error)
     return None if memory is None else (1, _out_of_memory(memory, error))
 

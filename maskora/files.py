@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
@@ -29,6 +29,7 @@ Answer = TypeVar("Answer")
 # violation, lock violation, user-mapped section.
 HELD = (5, 32, 33, 1224)
 PATIENCE = 2.0  # seconds: a virus scanner, or a page that looks at a record, lets go within that
+EARLIER, ABSENT = "earlier", ".absent"  # what was exchanged, and a mark that nothing was there
 SCRATCH = re.compile(r"\.[a-z-]+-([0-9a-f]{8})-([0-9]+)-\w+(\..*)?")  # where it runs, its process
 
 
@@ -163,11 +164,52 @@ def scratch_folder(home: Path, kind: str) -> Iterator[Path]:
         yield Path(scratch)
 
 
+def exchange(parts: Iterable[tuple[Path, Path]], scratch: Path) -> None:
+    """Put new files and folders in the places of old ones, all or none of them.
+
+    Where this is killed in the middle, the old ones come back with `remove_abandoned`.
+
+    Args:
+        parts: the new one, which may be none, and its place.
+        scratch: a `scratch_folder` beside the places.
+    """
+    earlier = scratch / EARLIER
+    earlier.mkdir()
+    try:
+        for new, place in parts:
+            if place.exists():
+                move(place, earlier / place.name)
+            else:
+                (earlier / f"{place.name}{ABSENT}").touch()
+            if new.exists():
+                move(new, place)
+        move(earlier, scratch / "replaced")
+    except BaseException:
+        _put_back(scratch)
+        raise
+
+
+def _put_back(scratch: Path) -> None:
+    """Undo an exchange that has not come to its end."""
+    for earlier in (scratch / EARLIER).glob("*"):
+        place = scratch.parent / earlier.name.removesuffix(ABSENT)
+        remove(place)
+        if place.name == earlier.name:
+            move(earlier, place)
+
+
 def remove_abandoned(folder: Path) -> None:
-    """Remove the scratches of processes of this machine that have ended."""
+    """Remove the scratches of processes of this machine that have ended; undo what they exchanged.
+
+    What may not be removed stays: it is another person's, or the disk can only be read.
+    """
     for path in abandoned(folder):
-        with suppress(PermissionError, FileNotFoundError):  # another person's; gone just now
+        try:
+            _put_back(path)
             remove(path)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
+                raise
 
 
 def abandoned(folder: Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from maskora.app.workspace import Workspace
 from maskora.config import Config, load_config
 from maskora.config.tables import Stage
 from maskora.errors import UserError
-from maskora.files import is_hidden, lies_in, move
+from maskora.files import is_hidden, lies_in, move, scratch_folder
 from maskora.hub import find_file, find_local, is_hub_id, locate, locate_cached
 from maskora.lora import LoraWeights
 from maskora.models.files.folder import DiffusersFolder
@@ -98,8 +97,8 @@ def merge_lora(source: Path, output: Path, edit: str | None) -> Iterator[str]:
     _warn_of_differences(metadata, model, first)
     parts = {_part(model, one): one.path for one in given}
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".merge-") as scratch:
-        built = Path(scratch) / output.name
+    with scratch_folder(output.parent, "merge") as scratch:
+        built = scratch / output.name
         _link_others(found.where, built, parts)
         for part, path in parts.items():
             weights = lora.read(path, _names_for(path, None))
