@@ -29,7 +29,7 @@ Answer = TypeVar("Answer")
 # violation, lock violation, user-mapped section.
 HELD = (5, 32, 33, 1224)
 PATIENCE = 2.0  # seconds: a virus scanner, or a page that looks at a record, lets go within that
-EARLIER, ABSENT = "earlier", ".absent"  # what was exchanged, and a mark that nothing was there
+EARLIER = "earlier"  # in a scratch: what was in a place (NAME.was), or that nothing was (.absent)
 SCRATCH = re.compile(r"\.[a-z-]+-([0-9a-f]{8})-([0-9]+)-\w+(\..*)?")  # where it runs, its process
 
 
@@ -164,13 +164,13 @@ def scratch_folder(home: Path, kind: str) -> Iterator[Path]:
         yield Path(scratch)
 
 
-def exchange(parts: Iterable[tuple[Path, Path]], scratch: Path) -> None:
+def exchange(parts: Iterable[tuple[Path | None, Path]], scratch: Path) -> None:
     """Put new files and folders in the places of old ones, all or none of them.
 
     Where this is killed in the middle, the old ones come back with `remove_abandoned`.
 
     Args:
-        parts: the new one, which may be none, and its place.
+        parts: the new one and its place; None: the place stays empty.
         scratch: a `scratch_folder` beside the places.
     """
     earlier = scratch / EARLIER
@@ -178,10 +178,10 @@ def exchange(parts: Iterable[tuple[Path, Path]], scratch: Path) -> None:
     try:
         for new, place in parts:
             if place.exists():
-                move(place, earlier / place.name)
+                move(place, earlier / f"{place.name}.was")
             else:
-                (earlier / f"{place.name}{ABSENT}").touch()
-            if new.exists():
+                (earlier / f"{place.name}.absent").touch()
+            if new is not None:
                 move(new, place)
         move(earlier, scratch / "replaced")
     except BaseException:
@@ -192,9 +192,9 @@ def exchange(parts: Iterable[tuple[Path, Path]], scratch: Path) -> None:
 def _put_back(scratch: Path) -> None:
     """Undo an exchange that has not come to its end."""
     for earlier in (scratch / EARLIER).glob("*"):
-        place = scratch.parent / earlier.name.removesuffix(ABSENT)
+        place = scratch.parent / earlier.stem
         remove(place)
-        if place.name == earlier.name:
+        if earlier.suffix == ".was":
             move(earlier, place)
 
 

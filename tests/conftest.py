@@ -21,6 +21,9 @@ def pytest_configure() -> None:
     """`make test-elsewhere` runs on the other system, or not at all."""
     if os.environ.get("MASKORA_ELSEWHERE") and not ELSEWHERE:
         raise pytest.UsageError("tests/elsewhere is not on PYTHONPATH, or failed to begin")
+    # In a shell's background Ctrl-C is ignored, and every process started from here would be so.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -291,7 +291,8 @@ def test_an_exchange_that_is_killed_is_undone_by_the_next_program(
         patch.setattr(files, "move", move)
         patch.setattr(files, "_put_back", lambda _: None)
         try:
-            exchange([(scratch / "new" / n, tmp_path / n) for n in "abc"], scratch)
+            parts = [(scratch / "new" / n if n in new else None, tmp_path / n) for n in "abc"]
+            exchange(parts, scratch)
         except SystemExit:
             assert at < 5
     remove_abandoned(tmp_path)
@@ -306,7 +307,7 @@ def test_an_exchange_that_fails_is_undone(tmp_path: Path) -> None:
         (scratch / "new").write_text("2")
         parts = [
             (scratch / "new", tmp_path / "a"),
-            (scratch / "none", tmp_path / "b"),
+            (None, tmp_path / "b"),
             (scratch / "earlier", tmp_path / "nowhere" / "c"),  # which cannot be moved there
         ]
         with pytest.raises(FileNotFoundError):

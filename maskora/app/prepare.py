@@ -140,8 +140,13 @@ def scaffold(workspace: Workspace) -> Iterator[Workspace]:
         built.edits_dir.mkdir(parents=True)
         yield built
         if root.exists():
-            places = (workspace.source_dir, workspace.masks_dir, workspace.tracking_dir)
-            parts = [(built.root / place.name, place) for place in (*places, workspace.config)]
+            masks = built.masks_dir if built.masks_dir.exists() else None  # they may come later
+            parts = [
+                (built.source_dir, workspace.source_dir),
+                (masks, workspace.masks_dir),
+                (None, workspace.tracking_dir),
+                (built.config, workspace.config),
+            ]
             exchange(parts, scratch)
             workspace.edits_dir.mkdir(exist_ok=True)
         else:
