@@ -176,10 +176,11 @@ def _recorded(workspace: Workspace, runs: Sequence[StageRun], edit: str | None) 
     given = []
     for run in runs:
         folder = run_folder(workspace, run, edit)
-        record = folder.read()
+        record, adapter = folder.read(), folder.newest_adapter()
         assert record is not None
+        assert adapter is not None
         warn_unfinished(run, record.step)
-        given.append(LoraChoice(folder.adapter(record.step), expert=run.expert.name))
+        given.append(LoraChoice(adapter, expert=run.expert.name))
     return given
 
 
