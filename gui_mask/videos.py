@@ -99,7 +99,7 @@ def keep_upload(clip: OpenedVideo, root: Path) -> Iterator[Path]:
     kept = folder / clip.info.path.name
     with ExitStack() as undo:
         undo.callback(remove, folder if there_before else root)
-        with naming(kept):
+        with naming(kept, kept):
             shutil.copyfile(clip.info.path, kept)
             flush(kept)
         yield kept

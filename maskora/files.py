@@ -124,7 +124,8 @@ def naming(path: Path, scratch: Path | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None or str(scratch) in map(str, (error.filename, error.filename2)):
+        named = {str(name) for name in (error.filename, error.filename2) if name is not None}
+        if not named or str(scratch) in named:
             error.filename, error.filename2 = str(path), None
         raise
 
@@ -191,6 +192,8 @@ def exchange(parts: Iterable[tuple[Path | None, Path]], scratch: Path) -> None:
 
 def _put_back(scratch: Path) -> None:
     """Undo an exchange that has not come to its end."""
+    if (scratch / EARLIER).is_symlink():  # which no exchange makes
+        return
     for earlier in (scratch / EARLIER).glob("*"):
         place = scratch.parent / earlier.stem
         remove(place)
@@ -215,7 +218,7 @@ def remove_abandoned(folder: Path) -> None:
 def abandoned(folder: Path) -> list[Path]:
     """The scratches in a folder whose writers were killed; those of other machines may live."""
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.name.startswith(".")]
+        names = [entry.name for entry in entries if not entry.is_symlink()]
     found = [(name, SCRATCH.fullmatch(name)) for name in names]
     ours = [(name, int(match[2])) for name, match in found if match and match[1] == _place()]
     return [folder / name for name, process in ours if not psutil.pid_exists(process)]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import platformdirs
@@ -17,6 +18,7 @@ from maskora.files import (
     check_free,
     exchange,
     lies_in,
+    naming,
     patiently,
     remove,
     remove_abandoned,
@@ -241,8 +243,11 @@ def test_a_full_disk_is_told_with_the_name_of_the_file(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_about_another_file_keeps_its_name(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError) as missing, replacing(tmp_path / "a.mp4"):
+@pytest.mark.parametrize("context", [replacing, naming])
+def test_an_error_about_another_file_keeps_its_name(
+    tmp_path: Path, context: Callable[[Path], AbstractContextManager[object]]
+) -> None:
+    with pytest.raises(FileNotFoundError) as missing, context(tmp_path / "a.mp4"):
         (tmp_path / "b.mp4").read_bytes()
     assert missing.value.filename == str(tmp_path / "b.mp4")
 
@@ -264,6 +269,24 @@ def test_the_next_writer_removes_what_a_killed_one_has_left(tmp_path: Path) -> N
         write_text(tmp_path / "b.png", "b")
         assert len(list(tmp_path.glob(".*"))) == 2, "those of who still writes stay"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.png", "living"]
+
+
+@posix_only
+def test_a_link_is_no_scratch_of_ours(tmp_path: Path) -> None:
+    """Whoever made it would have files from elsewhere moved, or removed."""
+    outside, folder = tmp_path / "outside", tmp_path / "ws"
+    (outside / "earlier").mkdir(parents=True)
+    (outside / "earlier" / "secret.was").touch()
+    folder.mkdir()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (folder / f".masks-{files._place()}-{dead.pid}-a").symlink_to(outside)
+    scratch = folder / f".masks-{files._place()}-{dead.pid}-b"
+    scratch.mkdir()
+    (scratch / "earlier").symlink_to(outside / "earlier")
+    remove_abandoned(folder)
+    assert (outside / "earlier" / "secret.was").exists()
+    assert not (folder / "secret").exists()
 
 
 @pytest.mark.parametrize("at", range(9))

@@ -151,6 +151,8 @@ class RunFolder:
         Otherwise it is put back, whenever its writer was killed.
         """
         remove(self._gone)
+        for link in (one for one in (self._earlier, self._moving) if one.is_symlink()):
+            remove(link)  # which no run makes
         if self._earlier.is_dir():
             if self._record.is_file():
                 move(self._earlier, self._gone)
