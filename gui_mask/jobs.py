@@ -313,7 +313,7 @@ def _read_job(workspace: Workspace) -> Job | None:
         return Job.model_validate_json(patiently(path.read_bytes, path))
     except FileNotFoundError:
         return None
-    except ValidationError:
+    except (IsADirectoryError, ValidationError):
         raise UserError(f"{path} is damaged: remove it, and its job is forgotten") from None
 
 

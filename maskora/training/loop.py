@@ -122,7 +122,8 @@ def train(
         restore(optimizer, folder.load_optimizer(done, settings.type))
     transformer.train()
     transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
-    remove(folder.loss_picture)  # of fewer steps
+    if folder.loss_picture.is_file():
+        remove(folder.loss_picture)  # of fewer steps
     save = partial(
         save_step, folder, transformer, optimizer, settings.type, depends_on=depends_on,
         metadata=metadata,
