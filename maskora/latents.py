@@ -107,7 +107,7 @@ class TensorCache:
 
 
 def _digest(tensors: Context) -> str:
-    return hashlib.sha256(save(tensors)).hexdigest()
+    return hashlib.sha256(save(dict(tensors))).hexdigest()
 
 
 def encode_prompts(

@@ -229,6 +229,7 @@ def run_status(
     changed = changed_inputs(record.depends_on, fingerprint)
     damage = folder.damage(record, record.step)
     if not changed and record.step == steps and not damage:
+        folder.look_over(record)
         log.info("%s: done already (%s)", title, folder.adapter(record.step))
         return "done"
     if changed:
@@ -251,6 +252,7 @@ def _continued(folder: RunFolder, record: RunRecord, run: StageRun) -> RunStatus
         log.warning("%s: starts again: no step is whole that it could continue after", run.title)
         return "new"
     folder.rewind(record, step)
+    folder.look_over(record)
     log.info("%s: continues after step %d of %d", run.title, step, run.steps)
     return "continues"
 

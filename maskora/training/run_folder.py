@@ -8,6 +8,7 @@ newest is damaged. The order and the noise of step k are drawn from (seed, k) al
 is needed to continue a run exactly.
 """
 
+import hashlib
 import io
 import logging
 import pickle
@@ -111,6 +112,23 @@ class RunFolder:
             if later > step:
                 remove(self._step(later))
 
+    def look_over(self, record: RunRecord) -> None:
+        """Log what is damaged of what the run does not go on from; such a step is removed."""
+        for step in self._steps():
+            if step < record.step and (damage := self.damage(record, step)):
+                log.warning("note: %s; the step is removed", damage)
+                remove(self._step(step))
+        digest = record.digests.get(record.step, {}).get(self.metrics.name)
+        if digest not in (None, self._metrics_digest(record.step)):
+            log.warning("note: %s is damaged; no LoRA depends on it", self.metrics)
+
+    def _metrics_digest(self, step: int) -> str | None:
+        """Of the lines up to a step; None where there are none."""
+        if not self.metrics.is_file():
+            return None
+        lines = patiently(self.metrics.read_bytes, self.metrics).splitlines(keepends=True)
+        return hashlib.sha256(b"".join(lines[:step])).hexdigest()
+
     def adapter(self, step: int) -> Path:
         """The LoRA file of a step."""
         return self._step(step) / ADAPTER
@@ -198,6 +216,8 @@ class RunFolder:
         digests = {before: files for before, files in known.items() if before < step}
         files = (self._step(step) / name for name in (ADAPTER, OPTIMIZER))
         digests[step] = {path.name: sha256_file(path) for path in files if path.is_file()}
+        if (metrics := self._metrics_digest(step)) is not None:
+            digests[step][self.metrics.name] = metrics
         self._write(RunRecord(depends_on=depends_on, step=step, digests=digests))
         self.settle()
         for old in self._steps()[:-RESUMABLE]:

@@ -117,6 +117,26 @@ def test_the_step_before_a_damaged_one_is_the_newest_whole(
     assert not run.adapter(3).parent.exists()
 
 
+def test_what_a_run_does_not_go_on_from_is_looked_over(
+    run: RunFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    run.metrics.write_text("{}\n{}\n{}\n")
+    run.finish_step(3, {"caption": "a"})
+    run.metrics.write_text("{}\n{}\n{}\n{}\n{")  # what came after the step does not count
+    record = run.read()
+    assert record is not None
+    run.look_over(record)
+    assert not caplog.messages
+    flip(run.adapter(1))
+    run.metrics.write_text("{}\n[]\n{}\n")
+    run.look_over(record)
+    assert caplog.messages == [
+        f"note: {run.adapter(1)} is damaged; the step is removed",
+        f"note: {run.metrics} is damaged; no LoRA depends on it",
+    ]
+    assert [path.name for path in sorted(run.root.glob("step-*"))] == ["step-00002", "step-00003"]
+
+
 def test_no_step_is_whole(run: RunFolder) -> None:
     for step in (2, 3):
         flip(run.adapter(step).with_name("optimizer.pt"))
