@@ -1,5 +1,6 @@
 """The command line: choices are checked; how a command ends that fails or is interrupted."""
 
+import errno
 import os
 import re
 import signal
@@ -77,6 +78,31 @@ def test_what_was_not_foreseen_keeps_its_traceback(error: type[Exception]) -> No
 
     with pytest.raises(error, match="broken"):
         command()
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "make room there"),
+        (errno.EDQUOT, "make room there"),
+        (errno.EROFS, "choose another place, or change who may write there"),
+        (errno.EMFILE, "end other programs, or raise the limit of open files (ulimit -n)"),
+        (errno.ENFILE, "end other programs, or raise the limit of open files (ulimit -n)"),
+        (errno.EIO, "the disk or its connection fails: copy the folder to another one"),
+    ],
+)
+def test_what_the_system_refuses_is_told_with_the_file_and_what_to_do(
+    number: int, advice: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @handle_errors
+    def command() -> None:
+        raise OSError(number, os.strerror(number), "ws/output/edited.mp4")
+
+    with pytest.raises(typer.Exit) as ended:
+        command()
+    assert ended.value.exit_code == 1
+    told = f"maskora: {os.strerror(number)}: ws/output/edited.mp4 ({advice})\n"
+    assert capsys.readouterr().err == told
 
 
 def test_who_ignores_interruptions_goes_on_ignoring_them() -> None:

@@ -34,7 +34,7 @@ DEVICE_MESSAGES = (
 HOST_MESSAGES = (
     "can't allocate memory",  # torch's CPU allocator on POSIX
     "not enough memory: you tried to allocate",  # and on Windows
-    "annot allocate memory",  # the system's words, as safetensors and the loader of libraries say it
+    "annot allocate memory",  # the system's own words, which libraries pass on
     "failed to map segment from shared object",  # a library that is just being imported
     "can't start new thread",
     "could not create a primitive",  # oneDNN
