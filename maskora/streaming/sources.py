@@ -18,12 +18,13 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from maskora.errors import Fault, UserError
-from maskora.files import digest, remove_abandoned, replacing
+from maskora.files import digest, remove, remove_abandoned, replacing
 from maskora.progress import track
 from maskora.streaming.blocks import ALIGNMENT, Block, Slice, Weight
 from maskora.streaming.header import read_metadata
 from maskora.streaming.host_memory import Pins, host_buffer
 from maskora.streaming.tensor_files import READ_BYTES, READERS, Reader, byte_view, read_bytes
+from maskora.system import WINDOWS
 
 log = logging.getLogger("maskora")
 # Part of a converted file's name: files of another form have another name.
@@ -189,7 +190,8 @@ def convert(path: Path, source: BlockSource, blocks: Sequence[Block]) -> FileBlo
 
 @contextmanager
 def _writing_alone(path: Path) -> Iterator[None]:
-    lock = FileLock(path.with_suffix(".lock"))
+    place = path.with_suffix(".lock")
+    lock = FileLock(place)
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -198,6 +200,10 @@ def _writing_alone(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        if (
+            not WINDOWS
+        ):  # where the lock goes by itself; who waits for one that is gone makes another
+            remove(place)
         lock.release()
 
 
