@@ -29,7 +29,6 @@ Answer = TypeVar("Answer")
 # violation, lock violation, user-mapped section.
 HELD = (5, 32, 33, 1224)
 PATIENCE = 2.0  # seconds: a virus scanner, or a page that looks at a record, lets go within that
-EARLIER = "earlier"  # in a scratch: what was in a place (NAME.was), or that nothing was (.absent)
 SCRATCH = re.compile(r"\.[a-z-]+-([0-9a-f]{8})-([0-9]+)-\w+(\..*)?")  # where it runs, its process
 
 
@@ -165,63 +164,25 @@ def scratch_folder(home: Path, kind: str) -> Iterator[Path]:
         yield Path(scratch)
 
 
-def exchange(parts: Iterable[tuple[Path | None, Path]], scratch: Path) -> None:
-    """Put new files and folders in the places of old ones, all or none of them.
-
-    Where this is killed in the middle, the old ones come back with `remove_abandoned`.
-
-    Args:
-        parts: the new one and its place; None: the place stays empty.
-        scratch: a `scratch_folder` beside the places.
-    """
-    earlier = scratch / EARLIER
-    earlier.mkdir()
-    try:
-        for new, place in parts:
-            if place.exists():
-                move(place, earlier / f"{place.name}.was")
-            else:
-                (earlier / f"{place.name}.absent").touch()
-            if new is not None:
-                move(new, place)
-        move(earlier, scratch / "replaced")
-    except BaseException:
-        _put_back(scratch)
-        raise
-
-
-def _put_back(scratch: Path) -> None:
-    """Undo an exchange that has not come to its end."""
-    if (scratch / EARLIER).is_symlink():  # which no exchange makes
-        return
-    for earlier in (scratch / EARLIER).glob("*"):
-        place = scratch.parent / earlier.stem
-        remove(place)
-        if earlier.suffix == ".was":
-            move(earlier, place)
-
-
 def remove_abandoned(folder: Path) -> None:
-    """Remove the scratches of processes of this machine that have ended; undo what they exchanged.
+    """Remove the scratches in a folder whose writers were killed.
 
     What may not be removed stays: it is another person's, or the disk can only be read.
     """
-    for path in abandoned(folder):
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if not entry.is_symlink()]
+    for name in filter(is_abandoned, names):
         try:
-            _put_back(path)
-            remove(path)
+            remove(folder / name)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
                 raise
 
 
-def abandoned(folder: Path) -> list[Path]:
-    """The scratches in a folder whose writers were killed; those of other machines may live."""
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if not entry.is_symlink()]
-    found = [(name, SCRATCH.fullmatch(name)) for name in names]
-    ours = [(name, int(match[2])) for name, match in found if match and match[1] == _place()]
-    return [folder / name for name, process in ours if not psutil.pid_exists(process)]
+def is_abandoned(name: str) -> bool:
+    """Whether a name is a scratch's whose process has ended; those of other machines may live."""
+    match = SCRATCH.fullmatch(name)
+    return match is not None and match[1] == _place() and not psutil.pid_exists(int(match[2]))
 
 
 def _prefix(kind: str) -> str:

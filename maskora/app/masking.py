@@ -6,8 +6,9 @@ them, tracking/ the clicks and what a tracker made of them so far.
 
 import json
 import logging
+import tempfile
 from collections.abc import Callable, Iterable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from maskora.config import Config
 from maskora.config.tables import Mask
 from maskora.config.tables import Tracker as TrackerSettings
 from maskora.errors import UserError
-from maskora.files import digest, digest_files, exchange, scratch_folder
+from maskora.files import digest, digest_files, move
 from maskora.masks.files import (
     check_not_empty,
     match_length,
@@ -93,8 +94,8 @@ def build_masks(
     )
     check_not_empty(labels_THW, "the mask, after specks under [mask] min_area are dropped,")
     count = range(source.frames)
-    with scratch_folder(workspace.root, "masks") as scratch:
-        built = Workspace(scratch)
+    with tempfile.TemporaryDirectory(dir=workspace.root, prefix=".masks-") as scratch:
+        built = Workspace(Path(scratch))
         for number in count:
             write_labels(built.silhouette(number), silhouettes_THW[number])
             write_labels(built.mask(number), labels_THW[number])
@@ -104,7 +105,12 @@ def build_masks(
             masks=digest_files([built.mask(n) for n in count]),
         )
         record.write(built.mask_record)
-        exchange([(built.masks_dir, workspace.masks_dir)], scratch)
+        with ExitStack() as undo:
+            if workspace.masks_dir.exists():
+                move(workspace.masks_dir, earlier := built.root / "earlier")
+                undo.callback(move, earlier, workspace.masks_dir)
+            move(built.masks_dir, workspace.masks_dir)
+            undo.pop_all()
     draw_overview(workspace, labels_THW)
     return labels_THW, notes
 

@@ -1,7 +1,8 @@
 """prepare: a video and a mask become a workspace, as a whole or not at all."""
 
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,7 @@ from maskora.app.masking import build_masks, draw_overview, given_silhouettes
 from maskora.app.workspace import Source, Workspace, workspace_lock
 from maskora.config import Config, build_config, load_config, parse_size, render_config
 from maskora.errors import UserError
-from maskora.files import (
-    exchange,
-    lies_in,
-    move,
-    remove_abandoned,
-    scratch_folder,
-    write_text,
-)
+from maskora.files import lies_in, move, remove, write_text
 from maskora.hub import find_file, find_local, is_hub_id
 from maskora.models.files.model_files import resolve_base
 from maskora.models.registry import FAMILIES, Grid, read_grid
@@ -98,8 +92,6 @@ def _check_target(workspace: Workspace, inputs: list[Path], overwrite: bool) -> 
         overwrite: an existing workspace may be prepared anew.
     """
     root = workspace.root
-    if root.is_dir():
-        remove_abandoned(root)
     blocking = next((path for path in [root, *root.parents] if path.exists()), None)
     if blocking is not None and not blocking.is_dir():
         raise UserError(f"{root}: {blocking} is a file, not a folder")
@@ -135,22 +127,45 @@ def scaffold(workspace: Workspace) -> Iterator[Workspace]:
         root.parent.mkdir(parents=True, exist_ok=True)
     home = root if root.exists() else root.parent
     hold = workspace_lock(workspace) if workspace.config.exists() else nullcontext()
-    with hold, scratch_folder(home, "prepare") as scratch:
-        built = Workspace(scratch / "workspace")
+    with hold, tempfile.TemporaryDirectory(dir=home, prefix=".prepare-") as scratch:
+        built = Workspace(Path(scratch) / "workspace")
         built.edits_dir.mkdir(parents=True)
         yield built
         if root.exists():
-            masks = built.masks_dir if built.masks_dir.exists() else None  # they may come later
-            parts = [
-                (built.source_dir, workspace.source_dir),
-                (masks, workspace.masks_dir),
-                (None, workspace.tracking_dir),
-                (built.config, workspace.config),
-            ]
-            exchange(parts, scratch)
-            workspace.edits_dir.mkdir(exist_ok=True)
+            _exchange(built, workspace, Path(scratch) / "earlier")
         else:
             move(built.root, root)
+
+
+def _exchange(built: Workspace, workspace: Workspace, aside: Path) -> None:
+    """Put the new parts in the place of the old; on any failure the old ones come back."""
+    aside.mkdir()
+    parts = [
+        (built.source_dir, workspace.source_dir),
+        (built.masks_dir, workspace.masks_dir),
+        (built.tracking_dir, workspace.tracking_dir),
+        (built.config, workspace.config),
+    ]
+    later = (built.masks_dir, built.tracking_dir)  # these may come after prepare
+    with ExitStack() as undo:
+        for new, place in parts:
+            earlier = aside / place.name if place.exists() else None
+            undo.callback(_put_back, place, earlier)
+            if earlier:
+                move(place, earlier)
+            if new.exists() or new not in later:
+                move(new, place)
+        workspace.edits_dir.mkdir(exist_ok=True)
+        undo.pop_all()
+
+
+def _put_back(place: Path, earlier: Path | None) -> None:
+    """Restore what lay in a place before, or nothing; it may not have moved yet."""
+    if earlier and not earlier.exists():
+        return
+    remove(place)
+    if earlier:
+        move(earlier, place)
 
 
 def _masks(

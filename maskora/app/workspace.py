@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from maskora.config import Config
 from maskora.config.tables import Stage
 from maskora.errors import UserError
-from maskora.files import patiently, remove, remove_abandoned, write_text
+from maskora.files import patiently, remove, write_text
 from maskora.system import WINDOWS
 
 if TYPE_CHECKING:
@@ -195,12 +195,7 @@ class Workspace:
         return folder if seed is None else folder / f"seed-{seed}"
 
     def read_source(self) -> Source:
-        """Read source.json. Raises UserError where the folder is not a prepared workspace.
-
-        What a killed prepare or track has left half-exchanged is put back first.
-        """
-        if self.root.is_dir():
-            remove_abandoned(self.root)
+        """Read source.json. Raises UserError where the folder is not a prepared workspace."""
         if not self.source_record.is_file():
             raise UserError(
                 f"{self.root} is not a prepared workspace ({self.source_record} is missing): "
