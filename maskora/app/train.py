@@ -238,10 +238,10 @@ def run_status(
         log.warning("%s: retraining with %d steps instead of %d", title, steps, record.step)
     elif resume:
         return _continued(folder, record, run)
+    elif damage:
+        log.warning("%s: starts again because %s (--resume goes back a step)", title, damage)
     else:
-        because = f" because {damage}" if damage else ""
-        again = f"(--resume would continue after step {record.step})"
-        log.warning("%s: starts again%s%s", title, because, "" if damage else f" {again}")
+        log.warning("%s: starts again (--resume would continue after step %d)", title, record.step)
     return "new"
 
 
