@@ -37,7 +37,24 @@ DeviceOption = Annotated[
     typer.Option(metavar="cpu|cuda|cuda:N", help="where to compute; if not said, on a GPU"),
 ]
 TinyFamily = Literal["wan2.1-i2v", "wan2.1-fun-inp", "wan2.2-i2v"]  # of models/tiny.py
-app = typer.Typer(
+
+
+class _Program(typer.Typer):
+    """All commands; what the machine refuses before one of them begins is told in the same way."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().__call__(*args, **kwargs)
+        except (OSError, MemoryError, ImportError) as error:
+            failure = _failure(error, interrupted=False)
+            if failure is None:
+                raise
+            status, message = failure
+        print(f"maskora: {message}", file=sys.stderr)
+        raise SystemExit(status)
+
+
+app = _Program(
     name="maskora",
     help="Carry an edit of a video's first frame through the whole clip.",
     no_args_is_help=True,

@@ -105,6 +105,19 @@ def test_what_the_system_refuses_is_told_with_the_file_and_what_to_do(
     assert capsys.readouterr().err == told
 
 
+def test_so_is_what_it_refuses_before_a_command_begins(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def call(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files", "decorators.py")
+
+    monkeypatch.setattr(typer.Typer, "__call__", call)
+    with pytest.raises(SystemExit) as ended:
+        app(["doctor"])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("maskora: Too many open files: decorators.py (end")
+
+
 def test_who_ignores_interruptions_goes_on_ignoring_them() -> None:
     """A shell starts what runs in its background so."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
