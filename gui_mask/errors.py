@@ -10,7 +10,7 @@ from typing import Any, ParamSpec
 import gradio as gr
 
 from maskora.errors import Fault, UserError
-from maskora.system import REPORTED_ERRNOS
+from maskora.system import REPORTED_ERRNOS, explain
 
 Given = ParamSpec("Given")
 MARKUP = frozenset("\\`*_{}[]()#+-.!|~$:")  # what Markdown lets a backslash take the sense of
@@ -45,7 +45,7 @@ def caught(kept: str = "") -> Iterator[Problem]:
     except OSError as error:
         if error.errno not in REPORTED_ERRNOS:
             raise
-        problem.text = f"{error.strerror}: {error.filename or 'while writing'}. {kept}".rstrip(". ")
+        problem.text = f"{explain(error)}. {kept}".rstrip(". ")
 
 
 def show_errors(handler: Callable[Given, Any]) -> Callable[Given, Any]:

@@ -237,7 +237,7 @@ def read(workspace: Workspace) -> JobState | None:
         progress=progress,
         log=tuple(lines[-LOG_LINES:]),
         losses=_losses(workspace, job.edit),
-        result=_result(workspace, job),
+        result=_result(workspace, job) if status == "done" else None,
     )
 
 
@@ -315,7 +315,7 @@ def _read_job(workspace: Workspace) -> Job | None:
         return Job.model_validate_json(patiently(path.read_bytes, path))
     except FileNotFoundError:
         return None
-    except ValidationError:
+    except (IsADirectoryError, ValidationError):
         raise UserError(f"{path} is damaged: remove it, and its job is forgotten") from None
 
 
@@ -370,9 +370,8 @@ def _result(workspace: Workspace, job: Job) -> Path | None:
     """run.json is written last, as the sign that all of a result is there."""
     folder = workspace.output_dir(job.edit, None)
     record, video = folder / "run.json", folder / "edited.mp4"
-    if "infer" not in COMMANDS[job.what] or not (record.is_file() and video.is_file()):
-        return None
-    return video if record.stat().st_mtime >= job.started else None
+    is_there = record.is_file() and video.is_file()
+    return video if "infer" in COMMANDS[job.what] and is_there else None
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import numpy as np
 from gui_mask.errors import plain
 from maskora.app.workspace import Workspace
 from maskora.errors import UserError
-from maskora.files import remove
+from maskora.files import flush, naming, remove
 from maskora.video.probe import VideoInfo, probe
 from maskora.video.read import read_frames
 from maskora.video.untrusted import Limits, check_untrusted
@@ -99,6 +99,8 @@ def keep_upload(clip: OpenedVideo, root: Path) -> Iterator[Path]:
     kept = folder / clip.info.path.name
     with ExitStack() as undo:
         undo.callback(remove, folder if there_before else root)
-        shutil.copyfile(clip.info.path, kept)
+        with naming(kept, kept):
+            shutil.copyfile(clip.info.path, kept)
+            flush(kept)
         yield kept
         undo.pop_all()

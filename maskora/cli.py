@@ -6,23 +6,21 @@ Nothing heavy is imported before a command runs.
 import functools
 import json
 import logging
-import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 import typer
 from typer.core import TyperCommand
 
-from maskora import __version__, devices
+from maskora import __version__, devices, interruption
 from maskora.app.workspace import Workspace, recover
 from maskora.config import Config, load_config
 from maskora.config.tables import Family, TrackerKind
 from maskora.errors import Fault, UserError
 from maskora.streaming.out_of_memory import first_line, ran_out_of
-from maskora.system import INTERRUPTIONS, REPORTED_ERRNOS, quieten_libraries, show_any_character
+from maskora.system import REPORTED_ERRNOS, explain, quieten_libraries, show_any_character
 
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
@@ -39,7 +37,24 @@ DeviceOption = Annotated[
     typer.Option(metavar="cpu|cuda|cuda:N", help="where to compute; if not said, on a GPU"),
 ]
 TinyFamily = Literal["wan2.1-i2v", "wan2.1-fun-inp", "wan2.2-i2v"]  # of models/tiny.py
-app = typer.Typer(
+
+
+class _Program(typer.Typer):
+    """All commands; what the machine refuses before one of them begins is told in the same way."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().__call__(*args, **kwargs)
+        except (OSError, MemoryError, ImportError) as error:
+            failure = _failure(error, interrupted=False)
+            if failure is None:
+                raise
+            status, message = failure
+        print(f"maskora: {message}", file=sys.stderr)
+        raise SystemExit(status)
+
+
+app = _Program(
     name="maskora",
     help="Carry an edit of a video's first frame through the whole clip.",
     no_args_is_help=True,
@@ -57,14 +72,18 @@ def handle_errors(command: Callable[Given, Answer]) -> Callable[Given, Answer]:
         logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
         logging.getLogger("maskora").setLevel(logging.INFO)
         quieten_libraries()
-        interruptions = _catch_interruptions()
+        interruption.catch()
         try:
-            return command(*args, **kwargs)
+            answer = command(*args, **kwargs)
+            interruption.check()  # none is lost, however late it was
+            return answer
         except (Exception, KeyboardInterrupt) as error:
-            failure = _failure(error, bool(interruptions))
+            failure = _failure(error, interruption.came())
             if failure is None:
                 raise
             status, message = failure
+        finally:
+            interruption.forget()
         print(f"maskora: {message}", file=sys.stderr)
         raise typer.Exit(status)
 
@@ -80,26 +99,9 @@ def _failure(error: BaseException, interrupted: bool) -> tuple[int, str] | None:
     if isinstance(error, Fault):
         return 1, str(error)
     if isinstance(error, OSError) and error.errno in REPORTED_ERRNOS:
-        return 1, f"{error.strerror}: {error.filename or 'while writing'}"
+        return 1, explain(error)
     memory = ran_out_of(error)
     return None if memory is None else (1, _out_of_memory(memory, error))
-
-
-def _catch_interruptions() -> list[int]:
-    """Let Ctrl-C, SIGTERM and Ctrl-Break end a command alike; the list collects what came.
-
-    Libraries that are just being imported turn an interruption into errors of their own.
-    """
-    caught: list[int] = []
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        caught.append(number)
-        raise KeyboardInterrupt
-
-    for number in INTERRUPTIONS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, interrupt)
-    return caught
 
 
 def _out_of_memory(memory: Literal["VRAM", "RAM"], error: BaseException) -> str:
@@ -265,6 +267,7 @@ def gui(
 
     limits = Limits.of(max_upload_mb, max_seconds, max_megapixels)
     start_gui(workspace, host, port, allow or [], limits, browser)
+    interruption.forget()  # Ctrl-C is how it ends
 
 
 @app.command()

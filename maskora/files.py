@@ -1,17 +1,26 @@
-"""Files: never half-written, moved and removed with patience, named by their content."""
+"""Files: never half-written, moved and removed with patience, named by their content.
+
+What is being written has a scratch name (`.part-`, then its writer, then chance), lies beside its
+place, and takes its name once the disk has it. The scratch of a writer that was killed is removed
+by the next one in the same folder.
+"""
 
 import errno
 import hashlib
 import os
+import platform
+import re
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
 import platformdirs
+import psutil
 
 from maskora.errors import UserError
 from maskora.system import WINDOWS
@@ -20,8 +29,9 @@ Answer = TypeVar("Answer")
 # Windows' numbers for a file that some program has open or mapped: access denied, sharing
 # violation, lock violation, user-mapped section.
 HELD = (5, 32, 33, 1224)
-PART = ".part-"  # begins the name of what is being written; its writer's process comes next
 PATIENCE = 2.0  # seconds: a virus scanner, or a page that looks at a record, lets go within that
+PART = ".part-"  # begins the name of a file that is being written
+SCRATCH = re.compile(r"\.[a-z-]+-([0-9a-f]{8})-([0-9]+)-\w+(\..*)?")  # where it runs, its process
 
 
 def patiently(action: Callable[[], Answer], path: Path) -> Answer:
@@ -55,6 +65,24 @@ def _is_held(error: OSError) -> bool:
 def move(source: Path, target: Path) -> None:
     """Give a file or a folder another name; what is there under that name, if a file, goes."""
     patiently(lambda: source.replace(target), target)
+    flush(target.parent)
+
+
+def flush(path: Path) -> None:
+    """Wait until the disk has a file's bytes, or a folder's names, so that they outlive the power.
+
+    Windows opens no folder, and some network disks flush none.
+    """
+    if WINDOWS and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        os.close(handle)
 
 
 def remove(path: Path) -> None:
@@ -114,20 +142,83 @@ def _found(path: Path) -> os.stat_result | None:
 
 
 @contextmanager
+def naming(path: Path, scratch: Path | None = None) -> Iterator[None]:
+    """Let an error of the system that names no file, or a scratch, name the one that is written."""
+    try:
+        yield
+    except OSError as error:
+        named = {str(name) for name in (error.filename, error.filename2) if name is not None}
+        if not named or str(scratch) in named:
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a scratch path beside `path`; on success it takes that name, on failure it is gone."""
+    """Yield a scratch path beside `path`; on success it takes that name, on failure it is gone.
+
+    It has the name once the disk has its bytes: after a power cut the old file is there, or the
+    new one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(
-        dir=path.parent, prefix=f"{PART}{os.getpid()}-", suffix=path.suffix
-    )
-    os.close(handle)
+    remove_abandoned(path.parent)
+    with naming(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix("part"), suffix=path.suffix)
+        os.close(handle)
     scratch = Path(name)
     try:
-        yield scratch
-        scratch.chmod(0o644)
-        move(scratch, path)
+        with naming(path, scratch):
+            yield scratch
+            scratch.chmod(0o644)
+            flush(scratch)
+            move(scratch, path)
     finally:
         remove(scratch)
+
+
+@contextmanager
+def scratch_folder(home: Path, kind: str) -> Iterator[Path]:
+    """Yield a new hidden folder in another, which is gone at the end.
+
+    Args:
+        kind: a word of its name.
+    """
+    remove_abandoned(home)
+    with tempfile.TemporaryDirectory(dir=home, prefix=_prefix(kind)) as scratch:
+        yield Path(scratch)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the scratches in a folder whose writers were killed.
+
+    What may not be removed stays: it is another person's, or the disk can only be read.
+    """
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if not entry.is_symlink()]
+    for name in filter(is_abandoned, names):
+        try:
+            remove(folder / name)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
+                raise
+
+
+def is_abandoned(name: str) -> bool:
+    """Whether a name is a scratch's whose process has ended; those of other machines may live."""
+    match = SCRATCH.fullmatch(name)
+    return match is not None and match[1] == _place() and not psutil.pid_exists(int(match[2]))
+
+
+def _prefix(kind: str) -> str:
+    return f".{kind}-{_place()}-{os.getpid()}-"
+
+
+@cache
+def _place() -> str:
+    """Where this process's number means something: the machine, and the container in it."""
+    space = Path("/proc/self/ns/pid")
+    number = str(space.readlink()) if space.is_symlink() else ""
+    return digest(platform.node(), number)[:8]
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,6 +5,8 @@ released before the next. A changed mask, prompt, frame or model has another has
 is ever served. The cache folder may be deleted at any time.
 """
 
+import hashlib
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -13,20 +15,24 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
-from maskora.files import digest, write_bytes
+from maskora.errors import UserError
+from maskora.files import digest, remove, write_bytes
 from maskora.method.conditioning import Sample
 from maskora.models.base import ContextEncoder
 from maskora.models.registry import Context, ModelInputs, PromptInput, VideoModel
 from maskora.progress import track
+from maskora.streaming.header import read_metadata
 from maskora.streaming.out_of_memory import with_room
 from maskora.streaming.placement import next_tile
 from maskora.streaming.transfer import upload
 
 FORMAT = "2"
+DIGEST = "sha256"  # of the tensors as they are saved; entries of earlier versions have none
+log = logging.getLogger("maskora")
 Item = TypeVar("Item")
 Encoder = TypeVar("Encoder")
 
@@ -70,26 +76,38 @@ def on_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 class TensorCache:
-    """Tensors in files named by content; an unreadable file counts as absent."""
+    """Tensors in files named by content, with their own digest; a damaged file counts as absent."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def get(self, name: str) -> Context | None:
         """The tensors that are stored under a name, or None."""
+        path = self._path(name)
         try:
-            with safe_open(self._path(name), "pt") as file:
-                # Copies: what is still mapped can be neither replaced nor removed on Windows.
-                return {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
-        except (FileNotFoundError, SafetensorError):
+            # Copies: what is still mapped can be neither replaced nor removed on Windows.
+            tensors, noted = load(path.read_bytes()), read_metadata(path).get(DIGEST)
+        except FileNotFoundError:
             return None
+        except (IsADirectoryError, SafetensorError, UserError):
+            tensors, noted = {}, "of other tensors"
+        if noted in (None, _digest(tensors)):
+            return tensors
+        log.warning("note: %s is damaged, and is made again", path)
+        remove(path)
+        return None
 
     def put(self, name: str, tensors: Context) -> None:
         """Store tensors, as a whole or not at all."""
-        write_bytes(self._path(name), save({key: t.contiguous() for key, t in tensors.items()}))
+        given = {key: tensor.contiguous() for key, tensor in tensors.items()}
+        write_bytes(self._path(name), save(given, {DIGEST: _digest(given)}))
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
+
+
+def _digest(tensors: Context) -> str:
+    return hashlib.sha256(save(dict(tensors))).hexdigest()
 
 
 def encode_prompts(

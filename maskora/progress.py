@@ -19,6 +19,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from maskora import interruption
+
 log = logging.getLogger("maskora")
 VARIABLE = "MASKORA_PROGRESS"
 EVERY = 1.0  # seconds between two lines of a task
@@ -112,15 +114,21 @@ class Progress:
 def track(
     items: Iterable[Item], task: str, total: int, unit: str = "it", brief: bool = False
 ) -> Iterator[Item]:
-    """Pass items on; each is done when the next one is asked for. Arguments as of `Progress`."""
+    """Pass items on; each is done when the next one is asked for. Arguments as of `Progress`.
+
+    Raises:
+        KeyboardInterrupt: the command was interrupted, and the exception was lost on its way.
+    """
     with Progress(task, total, unit, brief=brief) as progress:
         for item in items:
+            interruption.check()
             yield item
             progress.advance()
 
 
 def announce(task: str) -> None:
-    """Log and report that something begins whose steps are not counted."""
+    """Log and report that something begins whose steps are not counted. Raises as `track`."""
+    interruption.check()
     log.info("%s", task)
     _append(State(task))
 

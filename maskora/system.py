@@ -22,12 +22,27 @@ WINDOWS = os.name == "nt"
 INTERRUPTIONS: tuple[int, ...] = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)
 )
-# What the machine refuses for a reason that its own words explain.
-REPORTED_ERRNOS = (
-    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS,
-    errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EFBIG,
-    *([errno.EINVAL] if WINDOWS else []),  # of a name that is none there
-)  # fmt: skip
+# What the machine refuses for a reason that its own words explain, and what to do about it.
+_ROOM, _PLACE = "make room there", "choose another place, or change who may write there"
+_HANDLES = "end other programs, or raise the limit of open files (ulimit -n)"
+_DISK = "the disk or its connection fails: copy the folder to another one"
+ADVICE = {
+    errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM, errno.EACCES: _PLACE, errno.EPERM: _PLACE,
+    errno.EROFS: _PLACE, errno.EMFILE: _HANDLES, errno.ENFILE: _HANDLES, errno.EIO: _DISK,
+    errno.EAGAIN: "end other programs", errno.ENAMETOOLONG: "", errno.ENOTDIR: "",
+    errno.EISDIR: "move it away", errno.EFBIG: "", errno.ELOOP: "",
+    **({errno.EINVAL: ""} if WINDOWS else {}),  # of a name that is none there
+}  # fmt: skip
+REPORTED_ERRNOS = tuple(ADVICE)
+
+
+def explain(error: OSError) -> str:
+    """What the system refused, where, and what to do: "No space left on device: a.mp4 (…)"."""
+    advice = ADVICE.get(error.errno or 0)
+    where = error.filename or "a file or program that the system does not name"
+    return f"{error.strerror}: {where}{f' ({advice})' if advice else ''}"
+
+
 # What neither cmd nor PowerShell gives a meaning to.
 PLAIN = re.compile(r"[\w.:\\/+=-]+")
 

@@ -3,12 +3,15 @@
 import gc
 import logging
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from maskora import devices
+from maskora import devices, interruption
+from maskora.system import INTERRUPTIONS
 from tests.system import ELSEWHERE
 
 REPOSITORY = Path(__file__).parents[1]
@@ -18,6 +21,9 @@ def pytest_configure() -> None:
     """`make test-elsewhere` runs on the other system, or not at all."""
     if os.environ.get("MASKORA_ELSEWHERE") and not ELSEWHERE:
         raise pytest.UsageError("tests/elsewhere is not on PYTHONPATH, or failed to begin")
+    # In a shell's background Ctrl-C is ignored, and every process started from here would be so.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
@@ -70,3 +76,26 @@ def leave_no_log_handler() -> Iterator[None]:
     for handler in logging.root.handlers[:]:
         if type(handler) is logging.StreamHandler:
             logging.root.removeHandler(handler)
+
+
+class _Ignoring:
+    """Python ignores what comes up while this goes."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.fixture
+def ignored_interruption(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A command runs, was interrupted, and goes on: the exception was lost."""
+    before = {number: signal.getsignal(number) for number in INTERRUPTIONS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    interruption.catch()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "unraisablehook", lambda _: None)
+        one = _Ignoring()
+        del one
+    yield
+    interruption.forget()
+    for number, handler in before.items():
+        signal.signal(number, handler)

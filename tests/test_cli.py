@@ -1,11 +1,13 @@
 """The command line: choices are checked; how a command ends that fails or is interrupted."""
 
+import errno
 import os
 import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import get_args
 
 import pytest
@@ -53,6 +55,21 @@ def test_an_interruption_ends_a_command_plainly_whatever_it_becomes(
     assert capsys.readouterr().err == "maskora: interrupted\n"
 
 
+def test_an_interruption_that_python_has_ignored_ends_a_command_all_the_same(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    @handle_errors
+    def command() -> None:
+        with suppress(KeyboardInterrupt):  # as in a weak reference's callback
+            signal.raise_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with pytest.raises(typer.Exit) as ended:
+        command()
+    assert ended.value.exit_code == 130
+    assert capsys.readouterr().err == "maskora: interrupted\n"
+
+
 @pytest.mark.parametrize("error", [ImportError, RuntimeError, OSError])
 def test_what_was_not_foreseen_keeps_its_traceback(error: type[Exception]) -> None:
     @handle_errors
@@ -61,6 +78,44 @@ def test_what_was_not_foreseen_keeps_its_traceback(error: type[Exception]) -> No
 
     with pytest.raises(error, match="broken"):
         command()
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "make room there"),
+        (errno.EDQUOT, "make room there"),
+        (errno.EROFS, "choose another place, or change who may write there"),
+        (errno.EMFILE, "end other programs, or raise the limit of open files (ulimit -n)"),
+        (errno.ENFILE, "end other programs, or raise the limit of open files (ulimit -n)"),
+        (errno.EIO, "the disk or its connection fails: copy the folder to another one"),
+    ],
+)
+def test_what_the_system_refuses_is_told_with_the_file_and_what_to_do(
+    number: int, advice: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @handle_errors
+    def command() -> None:
+        raise OSError(number, os.strerror(number), "ws/output/edited.mp4")
+
+    with pytest.raises(typer.Exit) as ended:
+        command()
+    assert ended.value.exit_code == 1
+    told = f"maskora: {os.strerror(number)}: ws/output/edited.mp4 ({advice})\n"
+    assert capsys.readouterr().err == told
+
+
+def test_so_is_what_it_refuses_before_a_command_begins(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def call(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files", "decorators.py")
+
+    monkeypatch.setattr(typer.Typer, "__call__", call)
+    with pytest.raises(SystemExit) as ended:
+        app(["doctor"])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("maskora: Too many open files: decorators.py (end")
 
 
 def test_who_ignores_interruptions_goes_on_ignoring_them() -> None:

@@ -6,13 +6,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import platformdirs
 import pytest
 
 from maskora import files
-from maskora.files import cache_home, check_free, lies_in, patiently, remove, write_text
+from maskora.files import (
+    cache_home,
+    check_free,
+    lies_in,
+    naming,
+    patiently,
+    remove,
+    remove_abandoned,
+    replacing,
+    scratch_folder,
+    write_text,
+)
 from tests.system import posix_only
 
 
@@ -168,3 +180,103 @@ def test_a_file_open_in_another_program(tmp_path: Path) -> None:
     write_text(path, "new")
     assert path.read_text() == "new"
     reader.wait()
+
+
+def test_a_file_has_its_name_only_once_the_disk_has_its_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, done = tmp_path / "file", list[str]()
+    path.write_text("old")
+    real = Path.replace, os.fsync
+
+    def replace(self: Path, target: Path) -> Path:
+        done.append(f"{self.read_text()} is named")
+        return real[0](self, target)
+
+    def fsync(handle: int) -> None:
+        is_folder = os.fstat(handle).st_ino == tmp_path.stat().st_ino
+        done.append("folder" if is_folder else f"{os.fstat(handle).st_size} bytes")
+        real[1](handle)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_text(path, "newer")
+    folder = [] if os.name == "nt" else ["folder"]
+    assert done == ["5 bytes", "newer is named", *folder]
+
+
+@posix_only
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+def test_a_disk_that_cannot_flush_is_no_error_but_one_that_fails_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fsync(handle: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    path = tmp_path / "file"
+    if number != errno.EIO:
+        write_text(path, "new")
+        assert path.read_text() == "new"
+        return
+    with pytest.raises(OSError, match="Input/output") as failed:
+        write_text(path, "new")
+    assert failed.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("named", [(), ("scratch",), ("source", None, "scratch")])
+def test_a_full_disk_is_told_with_the_name_of_the_file(
+    tmp_path: Path, named: tuple[str | None, ...]
+) -> None:
+    """Writing names no file, opening the scratch, copying the source."""
+
+    def write() -> None:
+        with replacing(tmp_path / "a.mp4") as scratch:
+            names = [str(scratch) if name == "scratch" else name for name in named]
+            raise OSError(errno.ENOSPC, "No space left on device", *names)
+
+    with pytest.raises(OSError, match="No space") as full:
+        write()
+    assert (full.value.filename, full.value.filename2) == (str(tmp_path / "a.mp4"), None)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("context", [replacing, naming])
+def test_an_error_about_another_file_keeps_its_name(
+    tmp_path: Path, context: Callable[[Path], AbstractContextManager[object]]
+) -> None:
+    with pytest.raises(FileNotFoundError) as missing, context(tmp_path / "a.mp4"):
+        (tmp_path / "b.mp4").read_bytes()
+    assert missing.value.filename == str(tmp_path / "b.mp4")
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from maskora.files import replacing, scratch_folder
+with replacing(Path(sys.argv[1]) / "a.png") as one, scratch_folder(Path(sys.argv[1]), "masks"):
+    one.write_text("half")
+    os._exit(9)
+"""
+
+
+def test_the_next_writer_removes_what_a_killed_one_has_left(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)])
+    assert sorted(path.name.partition("-")[0] for path in tmp_path.iterdir()) == [".masks", ".part"]
+    with replacing(tmp_path / "living"), scratch_folder(tmp_path, "living"):
+        write_text(tmp_path / "b.png", "b")
+        assert len(list(tmp_path.glob(".*"))) == 2, "those of who still writes stay"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.png", "living"]
+
+
+@posix_only
+def test_a_link_is_no_scratch(tmp_path: Path) -> None:
+    """Whoever made it might have files elsewhere removed."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    name = f".masks-{files._place()}-{dead.pid}-a"
+    assert files.is_abandoned(name)
+    (tmp_path / name).symlink_to(tmp_path)
+    remove_abandoned(tmp_path)
+    assert (tmp_path / name).is_symlink()

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from maskora.latents import TensorCache, encode_samples
 from maskora.method.conditioning import Sample, anchored, appearance_sample, motion_sample
@@ -118,16 +120,45 @@ def test_another_precision_of_the_words_is_encoded_anew(tiny_model: Path, tmp_pa
     assert (a.context["text"].dtype, b.context["text"].dtype) == (torch.float32, torch.bfloat16)
 
 
-def test_a_damaged_entry_counts_as_absent(counting: Counting, tmp_path: Path) -> None:
+def flip(path: Path) -> None:
+    """One other bit of the values, as a disk has it."""
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 4
+    path.write_bytes(content)
+
+
+def make_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("damage", [lambda path: os.truncate(path, 40), flip, make_folder])
+def test_a_damaged_entry_counts_as_absent(
+    counting: Counting, tmp_path: Path, damage: Callable[[Path], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
     cache = TensorCache(tmp_path)
     (whole,) = encode_samples([make_sample()], counting, cache)
-    for path in tmp_path.glob("*.safetensors"):
-        os.truncate(path, 40)
+    files = {path: path.read_bytes() for path in tmp_path.glob("*.safetensors")}
+    for path in files:
+        damage(path)
     (again,) = encode_samples([make_sample()], counting, cache)
     assert torch.equal(whole.target_CTHW, again.target_CTHW)
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.safetensors")} == files
+    notes = [f"note: {path} is damaged, and is made again" for path in files]
+    assert sorted(caplog.messages)[-len(files) :] == sorted(notes)
     shutil.rmtree(tmp_path)
     (fresh,) = encode_samples([make_sample()], counting, cache)
     assert torch.equal(whole.target_CTHW, fresh.target_CTHW)
+
+
+def test_entries_of_earlier_versions_are_served(tmp_path: Path) -> None:
+    """They have no digest."""
+    values = torch.randn(4, 4)
+    save_file({"latents": values}, tmp_path / "name.safetensors")
+    given = TensorCache(tmp_path).get("name")
+    assert given is not None
+    assert torch.equal(given["latents"], values)
 
 
 def test_the_condition_is_four_mask_channels_and_the_latents(counting: Counting) -> None:

@@ -117,3 +117,12 @@ def test_a_state_in_words(state: State, text: str) -> None:
 def test_nothing_heavy_is_imported() -> None:
     code = "import sys, maskora.progress; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_interruption_that_python_has_ignored_is_seen_at_the_next_item(
+    ignored_interruption: None,
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        list(track([1, 2, 3], "denoise", 3))
+    with pytest.raises(KeyboardInterrupt):
+        announce("loading the transformer")

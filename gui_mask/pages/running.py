@@ -126,7 +126,8 @@ def _preformatted(text: str) -> str:
 
 
 def _status(state: JobState) -> str:
-    minutes, seconds = divmod(int((state.job.ended or time.time()) - state.job.started), 60)
+    took = (state.job.ended or time.time()) - state.job.started
+    minutes, seconds = divmod(max(0, int(took)), 60)  # the clock may have been set back
     lines = [f"**{state.status}** after {minutes} min {seconds} s"]
     if state.is_active and state.progress and state.progress.total:
         share = round(100 * state.progress.done / state.progress.total)

@@ -9,11 +9,12 @@ from maskora.app.workspace import Workspace, caption_beside
 from maskora.caption import KEY, TASK, Captioner, check_folder, open_captioner
 from maskora.config import Config
 from maskora.errors import UserError
-from maskora.files import digest, write_text
+from maskora.files import digest, remove, write_text
 from maskora.hub import find_local, is_hub_id
 from maskora.video.images import read_image
 
 FORMAT = "1"
+DIGEST = ".sha256"  # of a caption, beside it; those of earlier versions have none
 log = logging.getLogger("maskora")
 
 
@@ -129,17 +130,29 @@ def _write(caption: Captioner, config: Config, workspace: Workspace, image: Path
     if not text:
         advice = _advice(workspace, image)
         raise UserError(f"{config.caption.model} finds no words for {image}: change it, {advice}")
-    write_text(_file(config, workspace, image), text)
+    path = _file(config, workspace, image)
+    write_text(path.with_suffix(DIGEST), digest(text))
+    write_text(path, text)
     log.info('caption of %s: "%s"', image, text)
     return text
 
 
 def _remembered(config: Config, workspace: Workspace, image: Path) -> str | None:
-    """The captioner's earlier caption of this very picture; an unreadable file counts as absent."""
-    try:
-        return _file(config, workspace, image).read_text(encoding="utf-8").strip() or None
-    except (FileNotFoundError, UnicodeDecodeError):
+    """The captioner's earlier caption of this very picture; a damaged file counts as absent."""
+    path = _file(config, workspace, image)
+    if not path.exists():
         return None
+    try:
+        text, beside = path.read_text(encoding="utf-8"), path.with_suffix(DIGEST)
+        is_whole = not beside.exists() or beside.read_text(encoding="utf-8") == digest(text)
+    except (IsADirectoryError, UnicodeDecodeError):
+        is_whole = False
+    if is_whole and text.strip():
+        return text.strip()
+    log.warning("note: %s is damaged, and is written again", path)
+    for damaged in (path, path.with_suffix(DIGEST)):
+        remove(damaged)
+    return None
 
 
 def _file(config: Config, workspace: Workspace, image: Path) -> Path:

@@ -8,15 +8,12 @@
 """
 
 import os
-import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import psutil
-
-from maskora.files import PART, move, remove
+from maskora.files import PART, SCRATCH, is_abandoned, move, remove
 
 BUILDING, READY = ".building-", ".exchange-"
 EARLIER = (".masks-", ".prepare-")  # scratch folders of versions before, in the workspace itself
@@ -124,7 +121,4 @@ def _is_ours(ready: Path) -> bool:
 
 def _is_left_over(name: str) -> bool:
     """True for a half-written file whose program has ended (of a version before: any)."""
-    if not name.startswith(PART):
-        return False
-    writer = re.match(r"(\d+)-", name.removeprefix(PART))
-    return writer is None or not psutil.pid_exists(int(writer[1]))
+    return is_abandoned(name) or (name.startswith(PART) and not SCRATCH.fullmatch(name))

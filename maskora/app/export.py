@@ -2,7 +2,6 @@
 
 import logging
 import os
-import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from maskora.app.workspace import Workspace
 from maskora.config import Config, load_config
 from maskora.config.tables import Stage
 from maskora.errors import UserError
-from maskora.files import is_hidden, lies_in, move, refuse_inputs
+from maskora.files import is_hidden, lies_in, move, refuse_inputs, scratch_folder
 from maskora.hub import find_file, find_local, is_hub_id, locate, locate_cached
 from maskora.lora import LoraWeights
 from maskora.models.files.folder import DiffusersFolder
@@ -124,8 +123,8 @@ def merge_lora(source: Path, output: Path, edit: str | None) -> Iterator[str]:
     _warn_of_differences(metadata, model, first)
     parts = {_part(model, one): one.path for one in given}
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".merge-") as scratch:
-        built = Path(scratch) / output.name
+    with scratch_folder(output.parent, "merge") as scratch:
+        built = scratch / output.name
         _link_others(found.where, built, parts)
         for part, path in parts.items():
             weights = lora.read(path, _names_for(path, None))
@@ -203,10 +202,11 @@ def _recorded(workspace: Workspace, runs: Sequence[StageRun], edit: str | None) 
     given = []
     for run in runs:
         folder = run_folder(workspace, run, edit)
-        record = folder.read()
+        record, adapter = folder.read(), folder.newest_adapter()
         assert record is not None
+        assert adapter is not None
         warn_unfinished(run, record.step)
-        given.append(LoraChoice(folder.adapter(record.step), expert=run.expert.name))
+        given.append(LoraChoice(adapter, expert=run.expert.name))
     return given
 
 

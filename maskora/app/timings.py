@@ -9,6 +9,7 @@ from maskora.files import cache_home, write_text
 
 # What of a placement follows from what happens to be free, and how much fewer blocks are near.
 FLUID, NEAR = ("blocks_to_swap", "ring", "vae_tile"), 8
+LONGEST = 1e6  # seconds of a step: what is more was damaged
 log = logging.getLogger("maskora")
 
 
@@ -36,10 +37,10 @@ def _apart(key: str) -> tuple[int, dict[str, Any] | None]:
     """How many blocks a step swaps, and all else that decides its time; None where it is none."""
     try:
         facts = json.loads(key)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return 0, None
     placement = facts.get("placement") if isinstance(facts, dict) else None
-    if not isinstance(placement, dict) or "blocks_to_swap" not in placement:
+    if not isinstance(placement, dict) or not isinstance(placement.get("blocks_to_swap"), int):
         return 0, None
     left = {name: value for name, value in placement.items() if name not in FLUID}
     return placement["blocks_to_swap"], {**facts, "placement": left}
@@ -70,8 +71,9 @@ def _read() -> dict[str, float]:
     """What is there; a missing or damaged file counts as empty."""
     try:
         content = json.loads(_path().read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
     if not isinstance(content, dict):
         return {}
-    return {k: float(v) for k, v in content.items() if isinstance(v, int | float)}
+    known = {k: v for k, v in content.items() if isinstance(v, int | float)}
+    return {key: float(seconds) for key, seconds in known.items() if 0 < seconds < LONGEST}

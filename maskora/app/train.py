@@ -41,8 +41,8 @@ from maskora.method.conditioning import (
 )
 from maskora.models.registry import Expert
 from maskora.training.loop import Chooser, StageRun, choose_mixed, choose_uniformly, train
-from maskora.training.report import read_metrics
-from maskora.training.run_folder import RunFolder
+from maskora.training.report import draw_loss, read_metrics
+from maskora.training.run_folder import RunFolder, RunRecord
 
 log = logging.getLogger("maskora")
 RunStatus = Literal["done", "continues", "new"]
@@ -119,7 +119,7 @@ class _Training:
         folder = run_folder(self.workspace, run, None)
         status = run_status(folder, run, self.motion, self.resume)
         if status == "done":
-            return
+            return draw_missing(folder, run)
         self.base.log_plan()
         samples = motion_samples(self.clip, self.caption, self.config)
         choose = choose_uniformly(self._encode(samples))
@@ -159,7 +159,7 @@ class _Training:
         folder = run_folder(self.workspace, run, edit)
         status = run_status(folder, run, fingerprint, self.resume)
         if status == "done":
-            return
+            return draw_missing(folder, run)
         self.base.log_plan()
         keyframes = appearance_samples(clip, edited, config, self.base.model.grid.temporal)
         windows = motion_samples(clip, self.caption, config)
@@ -196,7 +196,7 @@ class _Training:
                 lora.fill(transformer, lora.read(source, model.names), source)
             metadata = self._metadata(run, samples, fingerprint["base"])
             train(model, transformer, choose, run, folder, fingerprint, metadata)
-        log.info("%s: done, %s", run.title, folder.newest_adapter())
+        log.info("%s: done, %s", run.title, folder.adapter(run.steps))
         self.base.log_usage()
         self._remember_seconds(folder, samples)
 
@@ -230,12 +230,18 @@ class _Training:
 def run_status(
     folder: RunFolder, run: StageRun, fingerprint: Fingerprint, resume: bool
 ) -> RunStatus:
-    """Decide if a run is done, can continue or starts anew; logs why."""
+    """Decide if a run is done, can continue or starts anew; logs why.
+
+    What it continues after is then the last step in its folder.
+    """
+    folder.settle()
     record, steps, title = folder.read(), run.steps, run.title
     if record is None:
         return "new"
     changed = changed_inputs(record.depends_on, fingerprint)
-    if not changed and record.step == steps:
+    damage = folder.damage(record, record.step)
+    if not changed and record.step == steps and not damage:
+        folder.look_over(record)
         log.info("%s: done already (%s)", title, folder.adapter(record.step))
         return "done"
     if changed:
@@ -243,11 +249,30 @@ def run_status(
     elif record.step > steps:
         log.warning("%s: retraining with %d steps instead of %d", title, steps, record.step)
     elif resume:
-        log.info("%s: continues after step %d of %d", title, record.step, steps)
-        return "continues"
+        return _continued(folder, record, run)
+    elif damage:
+        log.warning("%s: starts again because %s (--resume goes back a step)", title, damage)
     else:
         log.warning("%s: starts again (--resume would continue after step %d)", title, record.step)
     return "new"
+
+
+def _continued(folder: RunFolder, record: RunRecord, run: StageRun) -> RunStatus:
+    """Go on after the newest step whose files are whole, if there is one."""
+    step = folder.whole_step(record)
+    if step == 0:
+        log.warning("%s: starts again: no step is whole that it could continue after", run.title)
+        return "new"
+    folder.rewind(record, step)
+    folder.look_over(record)
+    log.info("%s: continues after step %d of %d", run.title, step, run.steps)
+    return "continues"
+
+
+def draw_missing(folder: RunFolder, run: StageRun) -> None:
+    """Draw the loss of a run that was killed between its last step and this."""
+    if not folder.loss_picture.exists():
+        draw_loss(folder.metrics, folder.loss_picture, run.title)
 
 
 def _listed(samples: list[Sample]) -> str:

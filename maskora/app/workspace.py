@@ -113,7 +113,7 @@ def read_record(
     """Read a JSON record. Raises UserError, with the remedy, where it is missing or damaged."""
     try:
         return kind.model_validate_json(patiently(path.read_bytes, path))
-    except (FileNotFoundError, ValidationError) as error:
+    except (FileNotFoundError, IsADirectoryError, ValidationError) as error:
         what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
         raise UserError(f"{path} {what}: {remedy}") from None
 

@@ -43,7 +43,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 )
 
 from maskora.errors import Fault, UserError
-from maskora.files import move, remove, sha256_file
+from maskora.files import flush, move, remove, sha256_file
 from maskora.progress import Progress
 
 log = logging.getLogger("maskora")
@@ -272,6 +272,7 @@ def _bring(found: Repository, file: Remote, progress: Progress, stop: threading.
         if not _fill(url, part, file.size, progress, stop):
             return
         if sha256_file(part) == file.sha256:
+            flush(part)
             move(part, final)
             return
         remove(part)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from maskora.errors import UserError
+from maskora.files import flush, naming
 from maskora.lora.stack import LEAVES, check_shape, report_missing
 from maskora.lora.update import LoraWeights, Update
 from maskora.streaming.header import SIZES, Stored, read_header, shards
@@ -67,8 +68,9 @@ def link(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in UNLINKED:
             raise
-        with source.open("rb") as file, target.open("xb") as copy:
+        with naming(target), source.open("rb") as file, target.open("xb") as copy:
             shutil.copyfileobj(file, copy, CHUNK)
+        flush(target)
 
 
 def _place(path: Path, folder: Path) -> Path:
@@ -113,7 +115,7 @@ def _copy_changed(
     path: Path, target: Path, changed: Mapping[str, Stored], additions: Additions
 ) -> None:
     """Copy a file to a new one, and add to tensors where they lie in that."""
-    with path.open("rb") as original, target.open("x+b") as file:
+    with naming(target), path.open("rb") as original, target.open("x+b") as file:
         shutil.copyfileobj(original, file, CHUNK)
         for name, entry in changed.items():
             dtype = DTYPES[entry.kind]
@@ -125,3 +127,4 @@ def _copy_changed(
                 total += (part.product() if isinstance(part, Update) else part).flatten()
             file.seek(entry.offset)
             file.write(byte_view(total.to(dtype).view(torch.uint8)))
+    flush(target)

@@ -5,7 +5,6 @@ download. Its pictures are noise: it shows that the machine runs, not what the m
 """
 
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from transformers import (
 )
 
 from maskora.errors import UserError
+from maskora.files import scratch_folder
 from maskora.models.building import without_bars
 
 TEXT_DIM, IMAGE_DIM, LATENT_CHANNELS, MASK_CHANNELS = 32, 32, 16, 4
@@ -53,8 +53,8 @@ def write_tiny_model(
         raise UserError(f"{folder} already holds something; name an empty or a new folder")
     without_bars()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tiny-model-") as scratch:
-        built = Path(scratch) / "model"
+    with scratch_folder(folder.parent, "tiny-model") as scratch:
+        built = scratch / "model"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             FAMILIES[family](layers).save_pretrained(built, safe_serialization=True)

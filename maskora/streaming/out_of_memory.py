@@ -9,6 +9,8 @@ import logging
 from collections.abc import Callable
 from typing import Literal, TypeVar
 
+from safetensors import SafetensorError
+
 from maskora.errors import Fault, OutOfMemory
 
 log = logging.getLogger("maskora")
@@ -32,6 +34,10 @@ DEVICE_MESSAGES = (
 HOST_MESSAGES = (
     "can't allocate memory",  # torch's CPU allocator on POSIX
     "not enough memory: you tried to allocate",  # and on Windows
+    "annot allocate memory",  # the system's own words, which libraries pass on
+    "failed to map segment from shared object",  # a library that is just being imported
+    "can't start new thread",
+    "could not create a primitive",  # oneDNN
 )
 WINDOWS_CODES = (8, 14, 1455)  # not enough memory, out of memory, the paging file is too small
 
@@ -45,7 +51,8 @@ def ran_out_of(error: BaseException) -> Literal["VRAM", "RAM"] | None:
         return "RAM" if error.errno == errno.ENOMEM or code in WINDOWS_CODES else None
     if type(error).__name__ == "OutOfMemoryError":  # torch's
         return "VRAM"
-    if isinstance(error, RuntimeError) and not isinstance(error, Fault):  # ours are final
+    library = isinstance(error, RuntimeError | ImportError | SafetensorError)
+    if library and not isinstance(error, Fault):  # ours are final
         said = str(error)
         if any(message in said for message in DEVICE_MESSAGES):
             return "VRAM"

@@ -6,23 +6,30 @@ The file is a safetensors file of bytes, which holds the blocks as they are used
 import json
 import logging
 import shutil
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from hashlib import sha256
+from itertools import accumulate
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
-from maskora.errors import Fault
-from maskora.files import digest, replacing
+from maskora.errors import Fault, UserError
+from maskora.files import digest, remove, remove_abandoned, replacing
+from maskora.progress import track
 from maskora.streaming.blocks import ALIGNMENT, Block, Slice, Weight
+from maskora.streaming.header import read_metadata
 from maskora.streaming.host_memory import Pins, host_buffer
-from maskora.streaming.tensor_files import Reader, byte_view, read_bytes
+from maskora.streaming.tensor_files import READ_BYTES, READERS, Reader, byte_view, read_bytes
+from maskora.system import WINDOWS
 
 log = logging.getLogger("maskora")
 # Part of a converted file's name: files of another form have another name.
 FORMAT = "1"
-ABANDONED_SECONDS = 3600
+DIGESTS, DIGEST_LENGTH = "sha256", 64  # of the blocks, in the file's metadata
 
 
 class BlockSource:
@@ -142,7 +149,7 @@ class FileBlocks(BlockSource):
 
     def __init__(self, path: Path, blocks: Sequence[Block]) -> None:
         self._path, self._offsets = path, []
-        end = len(_head(blocks))
+        end = path.stat().st_size - sum(block.layout.nbytes for block in blocks)
         for block in blocks:
             self._offsets.append(end)
             end += block.layout.nbytes
@@ -161,18 +168,17 @@ def read_block(source: BlockSource, index: int, block: Block) -> Tensor:
 def convert(path: Path, source: BlockSource, blocks: Sequence[Block]) -> FileBlocks:
     """The blocks from a file that is there, or is written now if it is not or is not whole.
 
+    Its content is compared with its digests here, once in a process: it is read once for that. Two
+    processes that want the same file write it once: the second waits for the first.
+
     Raises:
         Fault: the disk has too little room for it, or the place cannot be written to.
     """
     if not _is_whole(path, blocks):
-        if path.exists():
-            log.warning("note: %s is damaged and is written again", path)
-        log.info("writing the weights as they are used to %s", path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _clear_abandoned(path.parent)
-            _check_room(path, sum(block.layout.nbytes for block in blocks))
-            _write(path, source, blocks)
+            with _writing_alone(path):
+                _write_where_needed(path, source, blocks)
         except OSError as error:
             raise Fault(
                 f"the converted copy of the weights could not be written to {path} "
@@ -182,10 +188,45 @@ def convert(path: Path, source: BlockSource, blocks: Sequence[Block]) -> FileBlo
     return FileBlocks(path, blocks)
 
 
-def _head(blocks: Sequence[Block]) -> bytes:
-    """The file's beginning: the header, which tells the layout of every block, with its length."""
+@contextmanager
+def _writing_alone(path: Path) -> Iterator[None]:
+    place = path.with_suffix(".lock")
+    lock = FileLock(place)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        log.info("another maskora is writing %s: it is waited for", path)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        if (
+            not WINDOWS
+        ):  # where the lock goes by itself; who waits for one that is gone makes another
+            remove(place)
+        lock.release()
+
+
+def _write_where_needed(path: Path, source: BlockSource, blocks: Sequence[Block]) -> None:
+    if path.exists():
+        if _is_whole(path, blocks):  # another process was faster
+            return
+        log.warning("note: %s is damaged and is written again", path)
+    log.info("writing the weights as they are used to %s", path)
+    remove_abandoned(path.parent)
+    _check_room(path, sum(block.layout.nbytes for block in blocks))
+    _write(path, source, blocks)
+
+
+def _head(blocks: Sequence[Block], digests: Sequence[str] = ()) -> bytes:
+    """The file's beginning: the header, which tells the layout of every block, with its length.
+
+    Args:
+        digests: of the blocks; files of earlier versions have none.
+    """
+    noted = {"layout": digest(*(repr(block.layout) for block in blocks))}
     header: dict[str, object] = {
-        "__metadata__": {"layout": digest(*(repr(block.layout) for block in blocks))}
+        "__metadata__": {**noted, **({DIGESTS: " ".join(digests)} if digests else {})}
     }
     end = 0
     for index, block in enumerate(blocks):
@@ -198,13 +239,48 @@ def _head(blocks: Sequence[Block]) -> bytes:
 
 
 def _is_whole(path: Path, blocks: Sequence[Block]) -> bool:
-    head = _head(blocks)
+    """Whether a file is there, of these blocks, and what was written."""
     if not path.is_file():
+        return False
+    try:
+        digests = read_metadata(path).get(DIGESTS, "").split()
+    except UserError:
+        return False
+    head = _head(blocks, digests)
+    if len(digests) not in (0, len(blocks)):
         return False
     if path.stat().st_size != len(head) + sum(block.layout.nbytes for block in blocks):
         return False
     with path.open("rb") as file:
-        return file.read(len(head)) == head
+        if file.read(len(head)) != head:
+            return False
+    sizes = [block.layout.nbytes for block in blocks]
+    return _are(digests, path, [*zip(accumulate(sizes, initial=len(head)), sizes, strict=False)])
+
+
+def _are(digests: Sequence[str], path: Path, spans: Sequence[tuple[int, int]]) -> bool:
+    """Whether spans (start, length) of a file have these digests; without any, nothing is read."""
+    pool = ThreadPoolExecutor(READERS)  # hashing lets other threads run
+    try:
+        found = pool.map(lambda span: _digest_span(path, *span), spans[: len(digests)])
+        shown = track(found, "check the converted weights", len(digests), "block", brief=True)
+        return all(one == other for one, other in zip(shown, digests, strict=True))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _digest_span(path: Path, start: int, length: int) -> str:
+    total = sha256()
+    buffer = bytearray(min(length, READ_BYTES))
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        while length:
+            count = file.readinto(memoryview(buffer)[: min(length, len(buffer))])
+            if not count:
+                return ""  # it was cut short just now
+            total.update(memoryview(buffer)[:count])
+            length -= count
+    return total.hexdigest()
 
 
 def _check_room(path: Path, size: int) -> None:
@@ -217,15 +293,14 @@ def _check_room(path: Path, size: int) -> None:
         )
 
 
-def _clear_abandoned(folder: Path) -> None:
-    """Remove what a killed conversion has left; one that runs has written to its file just now."""
-    for part in folder.glob(".part-*"):
-        if time.time() - part.stat().st_mtime > ABANDONED_SECONDS:
-            part.unlink(missing_ok=True)
-
-
 def _write(path: Path, source: BlockSource, blocks: Sequence[Block]) -> None:
+    """The header comes last: its digests, whose length is known, are those of what was written."""
+    digests = ["0" * DIGEST_LENGTH] * len(blocks)
     with replacing(path) as scratch, scratch.open("wb") as file:
-        file.write(_head(blocks))
+        file.write(_head(blocks, digests))
         for index, block in enumerate(blocks):
-            file.write(byte_view(read_block(source, index, block)))
+            content = byte_view(read_block(source, index, block))
+            digests[index] = sha256(content).hexdigest()
+            file.write(content)
+        file.seek(0)
+        file.write(_head(blocks, digests))

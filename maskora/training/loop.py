@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskora import lora
+from maskora import interruption, lora
 from maskora.config.tables import Optimizer, Stage, Training
 from maskora.errors import Fault, OutOfMemory
+from maskora.files import remove
 from maskora.latents import EncodedSample
 from maskora.method.objective import TIMESTEPS, draw_noise_level, flow_loss, mix, region_weights
 from maskora.models.registry import Expert, Transformer, VideoModel
@@ -25,11 +26,15 @@ from maskora.progress import Progress
 from maskora.streaming.out_of_memory import with_room
 from maskora.streaming.transfer import upload
 from maskora.system import INTERRUPTIONS
-from maskora.training.optimizer import available, make_optimizer, restore, update
+from maskora.training.optimizer import available, leaves_out, make_optimizer, restore, update
 from maskora.training.report import MetricsWriter, StepMetrics, draw_loss
 from maskora.training.run_folder import RunFolder
 
 log = logging.getLogger("maskora")
+
+
+class NotFinite(Fault):
+    """A step's loss or gradient is not a number, or infinite."""
 
 
 class Interruption:
@@ -42,6 +47,7 @@ class Interruption:
         self.asked = False
 
     def __enter__(self) -> "Interruption":
+        interruption.check()
         self._before = {number: signal.signal(number, self._ask) for number in INTERRUPTIONS}
         return self
 
@@ -116,6 +122,8 @@ def train(
         restore(optimizer, folder.load_optimizer(done, settings.type))
     transformer.train()
     transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
+    if folder.loss_picture.is_file():
+        remove(folder.loss_picture)  # of fewer steps
     save = partial(
         save_step, folder, transformer, optimizer, settings.type, depends_on=depends_on,
         metadata=metadata,
@@ -127,7 +135,7 @@ def train(
                 lambda: give_way(model, transformer),
                 range(done + 1, run.steps + 1), run, report, save,
             )  # fmt: skip
-        except (KeyboardInterrupt, RuntimeError, OSError):  # a person, the GPU, a disk
+        except (KeyboardInterrupt, RuntimeError, OSError, MemoryError):  # a person, a machine
             if saved := folder.read():
                 log.warning("step %d is saved; train with --resume continues there", saved.step)
             raise
@@ -153,27 +161,36 @@ def _train_steps(
     pending: PendingStep | None = None
 
     def finish(step: PendingStep) -> None:
-        entry = step.read()
+        try:
+            entry = step.read()
+        except NotFinite:
+            if step.left_out and step.step > steps.start:
+                keep(step.step - 1)
+            raise
         report.add(entry)
         progress.advance(loss=entry.loss)
 
-    with progress, Interruption() as interruption:
+    def keep(step: int) -> None:
+        report.flush()
+        save(step)
+
+    with progress, Interruption() as stop:
         for step in steps:
             try:
                 taken = with_room(partial(take, step), give)
-            except OutOfMemory:
+            except (OutOfMemory, NotFinite):
                 if pending is not None:  # the LoRA stands after this step still
                     finish(pending)
-                    save(pending.step)
+                    keep(pending.step)
                 raise
             if pending is not None:
                 finish(pending)
             pending = taken
-            if step % run.training.checkpoint_every == 0 or step == run.steps or interruption.asked:
+            if step % run.training.checkpoint_every == 0 or step == run.steps or stop.asked:
                 finish(pending)
-                save(step)
+                keep(step)
                 pending = None
-            if interruption.asked and pending is None:  # who asks just now gets the next step saved
+            if stop.asked and pending is None:  # who asks just now gets the next step saved
                 raise KeyboardInterrupt
 
 
@@ -195,6 +212,7 @@ class PendingStep:
         noise_level: mean over the step's samples.
         samples: which samples the step saw.
         started, ended: time stamps of the device.
+        left_out: where these are not finite, the device has left out its update and later ones.
     """
 
     step: int
@@ -204,15 +222,12 @@ class PendingStep:
     samples: tuple[str, ...]
     started: Any
     ended: Any
+    left_out: bool = False
 
     def read(self) -> StepMetrics:
-        """Wait for the step's numbers. Raises Fault where they are not finite."""
+        """Wait for the step's numbers. Raises NotFinite."""
         loss, norm = float(self.loss), float(self.gradient_norm)
-        if not isfinite(norm):
-            raise Fault(
-                f"step {self.step}: the gradient is not finite (loss {loss:.3g}), so nothing of "
-                f"it is kept; a lower optimizer.lr, or model.dtype = bfloat16 or float32, may help"
-            )
+        check_finite(self.step, self.samples, loss, norm)
         return StepMetrics(
             step=self.step,
             loss=loss,
@@ -221,6 +236,18 @@ class PendingStep:
             samples=self.samples,
             seconds=_seconds(self.started, self.ended),
         )
+
+
+def check_finite(step: int, samples: tuple[str, ...], loss: float, gradient_norm: float) -> None:
+    """Raise NotFinite with the step, its samples and advice, where a number is no number."""
+    if isfinite(loss) and isfinite(gradient_norm):
+        return
+    raise NotFinite(
+        f"step {step}: the gradient is not finite ({', '.join(samples)}: loss {loss:.3g}, norm of "
+        f"the gradient {gradient_norm:.3g}), so nothing of this step is kept. The cached samples "
+        f"are what was written, so a lower optimizer.lr, or model.dtype = bfloat16 or float32, "
+        f"may help"
+    )
 
 
 def _time_stamp(device: torch.device) -> Any:
@@ -275,7 +302,10 @@ def train_step(
         torch._foreach_div_([p.grad for p in parameters if p.grad is not None], scale)
     norm = torch.nn.utils.clip_grad_norm_(parameters, settings.gradient_clipping)
     mean_loss = torch.stack(losses).double().mean()
-    update(optimizer, parameters)  # the last that may fail: nothing is allocated after it
+    if model.device.type == "cpu":  # where looking costs no wait
+        check_finite(step, tuple(names), mean_loss.item(), norm.item())
+    finite = mean_loss.isfinite() & norm.isfinite()
+    update(optimizer, parameters, finite)  # the last that may fail: nothing is allocated after it
     return PendingStep(
         step=step,
         loss=mean_loss,
@@ -284,6 +314,7 @@ def train_step(
         samples=tuple(names),
         started=started,
         ended=_time_stamp(model.device),
+        left_out=leaves_out(optimizer),
     )
 
 

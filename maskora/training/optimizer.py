@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from maskora.config.tables import Optimizer
 from maskora.errors import Fault
@@ -73,15 +73,31 @@ def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     optimizer.load_state_dict(state)
 
 
+def leaves_out(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the device itself can leave out an update: 8-bit AdamW has no such kernel."""
+    return bool(optimizer.param_groups[0].get("fused"))
+
+
 @torch.no_grad()
-def update(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> None:
+def update(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], finite: Tensor
+) -> None:
     """An optimizer's step, wholly or not at all.
 
     Only the first one allocates on a GPU (the optimizer's states), so only that one can be undone.
 
+    Args:
+        finite: of the step's numbers, a boolean on the device. Where it can (`leaves_out`), it
+            leaves out the first update without it, and all that come later.
+
     Raises:
         Fault: memory ran out in the middle of a later one.
     """
+    if leaves_out(optimizer):
+        fused: Any = optimizer
+        unfit = (~finite).float()
+        earlier = getattr(fused, "found_inf", None)
+        fused.found_inf = unfit if earlier is None else torch.maximum(unfit, earlier)
     first = not optimizer.state
     before = [p.detach().to("cpu", copy=True) for p in parameters] if first else []
     try:

@@ -1,11 +1,16 @@
 """Metrics of a training run: metrics.jsonl, TensorBoard files, loss.png."""
 
+import io
 import json
 import logging
+import os
+import platform
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from maskora.files import patiently, replacing
+from maskora.files import flush, naming, patiently, replacing, write_text
 
 log = logging.getLogger("maskora")
 
@@ -35,26 +40,68 @@ class MetricsWriter:
     """Appends metrics as they come; a resumed run continues the same files."""
 
     def __init__(self, metrics: Path, tensorboard: Path, after_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self._path = metrics
         kept = [entry for entry in read_metrics(metrics) if entry.step <= after_step]
-        with replacing(metrics) as scratch:
-            scratch.write_bytes("".join(_line(entry) for entry in kept).encode())
-        self._file = metrics.open("a", encoding="utf-8", newline="\n")
-        self._board = SummaryWriter(str(tensorboard), purge_step=after_step + 1)
+        write_text(metrics, "".join(_line(entry) for entry in kept))
+        self._file = metrics.open("ab", buffering=0)
+        self._board = _Board(tensorboard, after_step)
 
     def add(self, entry: StepMetrics) -> None:
-        """Write one step."""
-        self._file.write(_line(entry))
-        self._file.flush()
-        for name in ("loss", "gradient_norm", "noise_level", "seconds"):
-            self._board.add_scalar(name, getattr(entry, name), entry.step)
+        """Write one step. Raises OSError."""
+        _append(self._path, self._file, _line(entry).encode())
+        self._board.add(entry)
+
+    def flush(self) -> None:
+        """Wait until the disk has what was written."""
+        flush(self._path)
 
     def close(self) -> None:
-        """Flush and close the files."""
+        """Close the files."""
         self._file.close()
         self._board.close()
+
+
+class _Board:
+    """TensorBoard's file, written at once: in a thread, as its own writer does, failures are lost.
+
+    Each scalar is an event; those of an earlier run after the step that this one goes on from do
+    not count any more.
+    """
+
+    def __init__(self, folder: Path, after_step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        place = f"{platform.node()}.{os.getpid()}.{time.monotonic_ns()}"
+        self._path = folder / f"events.out.tfevents.{int(time.time()):010d}.{place}"
+        self._file = self._path.open("wb", buffering=0)
+        self._as_record, self._event = RecordWriter, Event
+        self._write(file_version="brain.Event:2")
+        self._write(step=after_step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, entry: StepMetrics) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        for name in ("loss", "gradient_norm", "noise_level", "seconds"):
+            value = Summary.Value(tag=name, simple_value=getattr(entry, name))
+            self._write(step=entry.step, summary=Summary(value=[value]))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, **content: Any) -> None:
+        record, event = io.BytesIO(), self._event(wall_time=time.time(), **content)
+        self._as_record(record).write(event.SerializeToString())
+        _append(self._path, self._file, record.getvalue())
+
+
+def _append(path: Path, file: io.FileIO, data: bytes) -> None:
+    """Write all of some bytes, without a buffer that would fail once more when it is closed."""
+    rest = memoryview(data)
+    with naming(path):
+        while rest:
+            rest = rest[file.write(rest) :]
 
 
 def read_metrics(path: Path) -> list[StepMetrics]:

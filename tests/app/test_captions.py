@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -142,9 +143,13 @@ def test_a_caption_belongs_to_the_pixels_and_the_captioner(
     named, _ = opened(auto, f"caption.model={other}")
     picture = images(auto)[1].with_suffix(".webp")
     assert write_captions(named, workspace, [picture])[picture] != first
-    for damaged in (b"\xff", b""):  # no text: as if it were not there
-        kept[0].write_bytes(damaged)
+    for path, content in product(kept, (b"\xff", b"", b"a goose")):  # as if it were not there
+        path.write_bytes(content)
         assert write(auto, picture) == first
+    digests, texts = (kept[0], kept[1]) if kept[0].suffix == ".sha256" else (kept[1], kept[0])
+    digests.unlink()  # earlier versions kept none
+    texts.write_text("a swan")
+    assert write(auto, picture) == "a swan"
 
 
 def test_the_captioner_can_be_asked_whatever_is_written_already(auto: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from maskora import files
 from maskora.app.exchange import exchange, settle
 from maskora.app.workspace import Workspace, working
-from maskora.files import PART
 from tests.system import posix_only
 
 EARLIER = {
@@ -131,9 +131,11 @@ def test_an_exchange_that_was_begun_is_finished(root: Path) -> None:
 def test_what_killed_programs_have_left_is_removed_and_nothing_else(root: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    dead = [f"runs/motion/step-00001/{PART}{ended.pid}-abc.json", f"cache/{PART}abcdefgh"]
+    own = files._prefix("part")
+    theirs = own.replace(f"-{os.getpid()}-", f"-{ended.pid}-")
+    dead = [f"runs/motion/step-00001/{theirs}abc.json", "cache/.part-abcdefgh"]
     left = [".building-x/new/masks/a.png", ".masks-x/a.png", ".prepare-x/workspace/a.png"]
-    alive = f"edits/{PART}{os.getpid()}-abc.png"
+    alive = f"edits/{own}abc.png"
     write(root, dict.fromkeys([*dead, *left, alive], ""))
     settle(root)
     assert read(root) == {**EARLIER, alive: ""}

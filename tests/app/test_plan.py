@@ -318,6 +318,26 @@ def test_times_that_cannot_be_read_or_kept_are_in_nobodys_way(
     assert "the step's time was not kept in" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", '{"key": ' + "1" * 5000 + "}", "[" * 5000, '{"key": 1e999, "{}": 1}', "\xff", None],
+)
+def test_damaged_times_count_as_none(
+    content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = tmp_path / "maskora" / "timings.json"
+    path.parent.mkdir()
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content.encode("latin-1"))
+    assert timings.lookup("key") is None
+    assert timings.neighbour("key") is None
+    timings.record("key", 1.0)
+    assert timings.lookup("key") == (1.0 if path.is_file() else None)
+
+
 @pytest.fixture
 def two(tmp_path: Path) -> Path:
     """An edit.toml of defaults on Wan2.2-I2V-A14B's configuration files."""

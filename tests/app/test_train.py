@@ -32,8 +32,9 @@ from maskora.models.registry import Expert, VideoModel
 from maskora.models.wan.model import Wan21
 from maskora.training import loop
 from maskora.training.loop import choose_uniformly, train, train_step
+from maskora.training.report import read_metrics
 from maskora.training.run_folder import RunFolder
-from tests.app.conftest import Prepared, Run, at, ok, repaint, sets
+from tests.app.conftest import Prepared, Run, at, ok, refused, repaint, sets
 from tests.app.small import CAPTION, configured, small_clip, small_edit, unit
 from tests.simulated import OUT_OF_MEMORY
 from tests.training.conftest import injected
@@ -288,3 +289,58 @@ def test_what_needs_less_is_told_of_an_encoder_too(
     assert answer.status == 1
     assert "CUBLAS_STATUS_ALLOC_FAILED" in answer.err
     assert "What would need less:\n" in answer.err
+
+
+def flip(path: Path) -> None:
+    """One other bit of a file's content, as a disk has it."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["adapter.safetensors", "optimizer.pt"])
+def test_resuming_goes_on_from_the_step_before_a_damaged_one(
+    run: Run, prepared: Prepared, name: str
+) -> None:
+    settings = sets("motion.steps=4", "training.checkpoint_every=1")
+    root, adapter = prepared(*settings), Path("runs/motion/step-00004/adapter.safetensors")
+    whole = prepared(*settings)
+    ok(run("train", *at(whole)))
+    ok(run("train", *at(root, "motion.steps=3")))
+    flip(root / f"runs/motion/step-00003/{name}")
+    answer = ok(run("train", *at(root), "--resume"))
+    assert f"step-00003/{name} is damaged" in answer.err
+    assert "motion: continues after step 2 of 4" in answer.err
+    assert (root / adapter).read_bytes() == (whole / adapter).read_bytes()
+    losses = [
+        [entry.loss for entry in read_metrics(one / "runs/motion/metrics.jsonl")]
+        for one in (root, whole)
+    ]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 4
+
+
+def test_a_damaged_lora_is_never_done_already_and_never_used(run: Run, prepared: Prepared) -> None:
+    root = prepared(*STEPS)
+    ok(run("train", *at(root)))
+    expected = (root / ADAPTER).read_bytes()
+    flip(root / ADAPTER)
+    refused(run("infer", *at(root)), f"{ADAPTER} is damaged: train --resume makes it again")
+    refused(run("export", root, root / "lora.safetensors"), f"{ADAPTER} is damaged")
+    answer = ok(run("train", *at(root)))
+    assert f"starts again because {root / ADAPTER} is damaged" in answer.err
+    assert (root / ADAPTER).read_bytes() == expected
+    assert "done already" in ok(run("train", *at(root))).err
+
+
+def test_a_loss_that_was_not_drawn_is_drawn_when_the_run_is_done(
+    run: Run, prepared: Prepared
+) -> None:
+    """As after a kill between the last checkpoint and the drawing."""
+    root = prepared(*STEPS)
+    ok(run("train", *at(root)))
+    picture = root / "runs/motion/loss.png"
+    drawn = picture.read_bytes()
+    picture.unlink()
+    assert "done already" in ok(run("train", *at(root))).err
+    assert picture.read_bytes() == drawn

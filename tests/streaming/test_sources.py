@@ -3,7 +3,8 @@
 import hashlib
 import os
 import shutil
-import time
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from maskora import files
 from maskora.errors import Fault
 from maskora.models.building import Renamed
 from maskora.streaming import sources
@@ -97,13 +99,22 @@ def converting(tmp_path: Path) -> Converting:
     return Converting(tmp_path / "cache")
 
 
-def test_the_converted_file_is_that_of_earlier_versions(converting: Converting) -> None:
-    """People have such files: one of another form would be made again."""
-    converting.read()
-    content = converting.path.read_bytes()
+def test_the_converted_file_of_earlier_versions_is_used(
+    converting: Converting, caplog: pytest.LogCaptureFixture
+) -> None:
+    """People have such files, which have no digests: one of another form would be made again."""
+    expected = converting.read()
     assert len(load_file(converting.path)) == 5
-    header = content[: 8 + int.from_bytes(content[:8], "little")]
+    content = converting.path.read_bytes()
+    header = sources._head(converting.blocks)
     assert hashlib.sha256(header).hexdigest()[:16] == "f53a2719643c5758"
+    earlier = header + content[8 + int.from_bytes(content[:8], "little") :]
+    converting.path.write_bytes(earlier)
+    caplog.clear()
+    found = converting.read()
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert converting.path.read_bytes() == earlier
+    assert not caplog.messages
 
 
 def cut_off(path: Path) -> None:
@@ -114,6 +125,21 @@ def make_empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
+def flip(path: Path, share: float = 0.99) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(share * len(content))] ^= 1
+    path.write_bytes(content)
+
+
+def flip_the_header(path: Path) -> None:
+    flip(path, 0.001)
+
+
+def zero_the_tail(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-500] + bytes(500))
+
+
 def swap_two_blocks(path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(
@@ -121,7 +147,9 @@ def swap_two_blocks(path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("damage", [cut_off, make_empty, swap_two_blocks])
+@pytest.mark.parametrize(
+    "damage", [cut_off, make_empty, swap_two_blocks, flip, flip_the_header, zero_the_tail]
+)
 def test_a_damaged_copy_is_written_again(
     converting: Converting, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -138,18 +166,52 @@ def test_a_damaged_copy_is_written_again(
     assert "is damaged and is written again" in caplog.text
 
 
+TWO = """
+import sys, time
+from pathlib import Path
+from tests.streaming.test_sources import Converting
+converting = Converting(Path(sys.argv[1]))
+fill = converting.original.fill
+def slowly(*arguments):
+    print("fills", flush=True)
+    time.sleep(0.2)
+    fill(*arguments)
+converting.original.fill = slowly
+import logging
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+blocks = converting.read()
+print(len(blocks), hash(tuple(b for one in blocks for b in one.tolist())), flush=True)
+"""
+
+
+def test_two_processes_write_one_file_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TWO, str(tmp_path / "cache")]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=120)[0].splitlines() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum(lines.count("fills") for lines in outputs) == 5
+    assert outputs[0][-1] == outputs[1][-1]
+    names = sorted(path.name for path in (tmp_path / "cache").iterdir())
+    assert names == ["weights.safetensors"]
+
+
 def test_what_a_killed_conversion_has_left_is_removed_but_not_a_running_ones(
     converting: Converting,
 ) -> None:
     converting.folder.mkdir()
-    old, running = (converting.folder / f".part-{name}.safetensors" for name in ("old", "new"))
-    for part in (old, running):
+    place = files._place()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    old, running, elsewhere = (
+        converting.folder / f".part-{name}-abc.safetensors"
+        for name in (f"{place}-{dead.pid}", f"{place}-{os.getpid()}", f"01234567-{dead.pid}")
+    )
+    for part in (old, running, elsewhere):
         part.write_bytes(b"half")
-    long_ago = time.time() - sources.ABANDONED_SECONDS - 60
-    os.utime(old, (long_ago, long_ago))
     converting.read()
     assert not old.exists()
     assert running.exists()
+    assert elsewhere.exists()
 
 
 def test_a_place_that_cannot_be_written_to_names_the_way_out(converting: Converting) -> None:

@@ -75,7 +75,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run: Run, tmp_path: Path) -> 
     assert resumed_losses == losses
     assert same(whole, resumed)
     kept = sorted(path.parent.name for path in (tmp_path / "parts").glob("step-*/optimizer.pt"))
-    assert kept == ["step-00006"]
+    assert kept == ["step-00004", "step-00006"]
 
 
 @pytest.mark.parametrize("moment", ["before the update", "after the update"])
@@ -191,16 +191,42 @@ def test_a_run_cannot_go_on_with_another_or_a_damaged_optimizer(run: Run, tmp_pa
     with pytest.raises(UserError, match=r"optimizer\.pt is missing"):
         folder.load_optimizer(3, "adamw")
     os.truncate(folder.adapter(3), 50)
-    assert folder.read() is None, "a run whose LoRA is damaged is no run"
+    with pytest.raises(UserError, match=r"adapter\.safetensors is damaged: train --resume"):
+        folder.newest_adapter()
 
 
-def test_a_gradient_that_is_not_finite_stops_before_it_does_harm(
-    run: Run, windows: list[EncodedSample], tmp_path: Path
+@pytest.mark.parametrize("step", [1, 2, 5])
+def test_a_gradient_that_is_not_finite_stops_and_the_last_good_lora_is_saved(
+    run: Run, windows: list[EncodedSample], tmp_path: Path, step: int
 ) -> None:
     context = {name: tensor * float("nan") for name, tensor in windows[0].context.items()}
-    broken = replace(windows[0], context=context)
-    with pytest.raises(Fault, match="step 1: the gradient is not finite"):
-        run(tmp_path / "run", lambda _: broken)
+    broken, seen = replace(windows[0], name="broken", context=context), 0
+
+    def choose(generator: torch.Generator) -> EncodedSample:
+        nonlocal seen
+        seen += 1
+        chosen = choose_uniformly(windows)(generator)
+        return broken if seen == step else chosen
+
+    folder = RunFolder(tmp_path / "run")
+    words = rf"step {step}: the gradient is not finite \(broken: loss nan.* a lower optimizer\.lr"
+    with pytest.raises(Fault, match=words):
+        run(folder.root, choose)
+    if step == 1:
+        assert folder.read() is None
+        return
+    assert folder.read().step == step - 1
+    losses, whole = run(tmp_path / "whole")
+    assert run(folder.root)[0] == losses
+    assert same(lora.read(folder.adapter(6)).tensors, whole)
+
+
+def test_an_interruption_that_python_has_ignored_is_seen_before_the_first_step(
+    run: Run, tmp_path: Path, ignored_interruption: None
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run")
+    assert RunFolder(tmp_path / "run").read() is None
 
 
 def test_training_lowers_the_loss_on_its_windows(

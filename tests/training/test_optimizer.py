@@ -113,3 +113,19 @@ def test_a_state_from_elsewhere_does_not_decide_how_updates_are_computed(
     assert ours.param_groups[0]["fused"] is fused
     ours.step()
     assert [float(state["step"]) for state in ours.state.values()] == [2.0]
+
+
+def test_an_update_that_is_not_finite_is_left_out_on_the_device_and_all_later_ones() -> None:
+    """Their numbers are read only when the next step computes already."""
+    parameter = torch.nn.Parameter(torch.ones(8))
+    adamw = torch.optim.AdamW([parameter], lr=0.1, fused=True)
+    assert optimizer.leaves_out(adamw)
+    kept = []
+    for step in range(4):
+        parameter.grad = torch.full((8,), float("nan") if step == 2 else 1.0)
+        optimizer.update(adamw, [parameter], parameter.grad.isfinite().all())
+        state = adamw.state[parameter]
+        kept.append([parameter.detach().clone(), *(state[name].clone() for name in sorted(state))])
+    assert not torch.equal(kept[0][0], kept[1][0])
+    for later in kept[2:]:
+        assert all(torch.equal(one, other) for one, other in zip(later, kept[1], strict=True))

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from maskora import lora
@@ -320,6 +321,12 @@ KINDS: list[tuple[Exception, str | None]] = [
      "RAM"),
     (MemoryError(), "RAM"),
     (OSError(errno.ENOMEM, "Cannot allocate memory"), "RAM"),
+    (ImportError("_image.so: failed to map segment from shared object"), "RAM"),
+    (ImportError("lib.so: cannot allocate memory in static TLS block"), "RAM"),
+    (SafetensorError("Cannot allocate memory (os error 12)"), "RAM"),
+    (RuntimeError("can't start new thread"), "RAM"),
+    (RuntimeError("could not create a primitive"), "RAM"),
+    (ImportError("No module named 'bitsandbytes'"), None),
     (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), None),
     (RuntimeError("expected scalar type Half but found Float"), None),
     (OSError(errno.ENOSPC, "No space left on device"), None),

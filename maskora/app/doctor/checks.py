@@ -26,6 +26,7 @@ from maskora import lora
 from maskora.app.doctor.facts import FFMPEG, INSTALL
 from maskora.app.doctor.outcomes import Bench, Check, Found, Skipped, Wrong
 from maskora.config.tables import Optimizer
+from maskora.files import scratch_folder
 from maskora.hub import locate
 from maskora.latents import EncodedSample
 from maskora.models.registry import open_model
@@ -168,8 +169,8 @@ def disk_bandwidth(folder: Path, nbytes: int = COPY_BYTES) -> tuple[float, float
     folder.mkdir(parents=True, exist_ok=True)
     data = torch.randint(256, (PIECE,), dtype=torch.uint8)  # a compressing disk gains nothing
     pieces = -(-nbytes // PIECE)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".disk-speed-") as scratch:
-        path = Path(scratch) / "bytes"
+    with scratch_folder(folder, "disk-speed") as scratch:
+        path = scratch / "bytes"
         started = time.perf_counter()
         with path.open("wb", buffering=0) as file:
             _stop_caching(file.fileno())
