@@ -223,7 +223,7 @@ def track(
     lists = {"clicks": click, "boxes": box} if click or box else {}
     overrides = [f"tracker.{key}={json.dumps(value)}" for key, value in given.items() if value]
     overrides += [f"tracker.{key}={json.dumps(value or [])}" for key, value in lists.items()]
-    place = Workspace(workspace)
+    place = Workspace.open(workspace)
     place.read_source()
     config = load_config(place.config, [*(set_ or []), *overrides])
     track_workspace(config, place, overwrite, _say)
@@ -337,7 +337,11 @@ Runs maskora edit on every sub-folder of JOBS_DIR, in the order of their names. 
   options.txt                       more options of edit, one a line, such as    (optional)
                                       --frames 17
                                       --set inference.steps=20
-                                    the rest of a line is the value, without quotes; # comments
+                                    the rest of a line is the value, without quotes; # comments;
+                                    --base, --caption, --device, --edited-caption, --frames, --set
+                                    and --size are the options that a job may have
+
+A link in a job's folder must not lead out of JOBS_DIR.
 
 Texts are UTF-8. JOB.mp4, JOB.log and JOB.work (the workspace) go into OUT_DIR; by default
 JOBS_DIR-out. Paths in options are relative to where batch was started. A job's own options win over
@@ -388,7 +392,8 @@ def check(config: ConfigOption, edit: EditOption = None, set_: SetOption = None)
     """Check the configuration, the workspace and the edited frames; loads no model."""
     from maskora.app.preflight import check_workspace
 
-    _say_all(check_workspace(load_config(config, set_ or []), Workspace(config.parent), edit))
+    workspace = Workspace.open(config.parent)
+    _say_all(check_workspace(load_config(config, set_ or []), workspace, edit))
 
 
 @app.command()
@@ -408,7 +413,8 @@ def plan(
     """Tell what training and inference will take of VRAM, RAM, disk and time; loads no model."""
     from maskora.app.plan import describe_plan
 
-    _say_all(describe_plan(load_config(config, set_ or []), Workspace(config.parent), device, vram))
+    workspace = Workspace.open(config.parent)
+    _say_all(describe_plan(load_config(config, set_ or []), workspace, device, vram))
 
 
 @app.command()
@@ -426,11 +432,12 @@ def train(
     set_: SetOption = None,
 ) -> None:
     """Train the LoRA: motion from the source, then the look of edited keyframes."""
+    workspace = Workspace.open(config.parent)
     settings = load_config(config, set_ or [])  # a mistake is answered before torch is imported
     devices.choose(device)
     from maskora.app.train import train_stages
 
-    train_stages(settings, Workspace(config.parent), stage, edit, resume)
+    train_stages(settings, workspace, stage, edit, resume)
 
 
 @app.command()
@@ -450,11 +457,12 @@ def infer(
     set_: SetOption = None,
 ) -> None:
     """Generate the edited clip, with everything outside the mask kept."""
+    workspace = Workspace.open(config.parent)
     settings = load_config(config, set_ or [])
     devices.choose(device)
     from maskora.app.infer import infer_clip
 
-    infer_clip(settings, Workspace(config.parent), edit, seed, output, lora or [])
+    infer_clip(settings, workspace, edit, seed, output, lora or [])
 
 
 @app.command()

@@ -2,17 +2,20 @@
 
 import errno
 import hashlib
+import json
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import platformdirs
 
+from maskora.errors import UserError
 from maskora.system import WINDOWS
 
 Answer = TypeVar("Answer")
@@ -87,6 +90,56 @@ def lies_in(path: Path, folder: Path) -> bool:
         return False
     # Where a and A are the same to the file system, the folder may go by another name.
     return any(one.exists() and one.samefile(outer) for one in (resolved, *resolved.parents))
+
+
+def check_links(parts: Iterable[Path], within: Path) -> None:
+    """No link in some files and folders leads out of a folder; nothing there is a pipe or a device.
+
+    Args:
+        parts: in the folder; they need not be there.
+
+    Raises:
+        UserError: with the first that is otherwise.
+    """
+    home, waiting, seen = Path(os.path.realpath(within)), list(parts), set[Path]()
+    while waiting:
+        path = waiting.pop()
+        try:
+            status = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if stat.S_ISLNK(status.st_mode) or getattr(status, "st_reparse_tag", 0):
+            target = Path(os.path.realpath(path))
+            if target.is_symlink() or not target.is_relative_to(home):
+                raise UserError(
+                    f"{path} is a link that leads elsewhere, to {target}: nothing is read or "
+                    f"written through it. Put the file or folder itself there"
+                )
+            waiting += [target] if target not in seen else []
+            seen.add(target)
+        elif stat.S_ISDIR(status.st_mode):
+            waiting.extend(path.iterdir())
+        elif not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path} is no ordinary file (a pipe, a socket or a device): remove it")
+
+
+def check_ordinary(path: Path) -> None:
+    """What a path leads to is a file, if there is anything: a pipe or a device has no end.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "no ordinary file (a pipe, a socket or a device)"
+        raise UserError(f"{path} is {kind}; a file is needed there")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text says. Raises ValueError for whatever is wrong with it."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 @contextmanager

@@ -186,7 +186,7 @@ def evaluate_result(
     for key, name in ((CLIP, clip), (QUALITY, quality)):
         if name is not None and not name.strip():
             raise UserError(f"{key} names nothing: give a folder or a hub id, or leave {key} out")
-    judged = _open(Workspace(root), edit, seed, truth)
+    judged = _open(Workspace.open(root), edit, seed, truth)
     colours = edit_colours(
         (edited, judged.source_frame(frame), judged.labels_THW[frame] > 0)
         for frame, edited in judged.edited.items()

@@ -120,7 +120,7 @@ def _find_loras(source: Path, edit: str | None) -> list[LoraChoice]:
         if edit is not None:
             raise UserError(f"--edit {edit} belongs to a workspace, and {source} is none")
         return [LoraChoice(source)]
-    return _trained_loras(Workspace(source), edit)
+    return _trained_loras(Workspace.open(source), edit)
 
 
 def _trained_loras(workspace: Workspace, edit: str | None) -> list[LoraChoice]:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from maskora.config import Config
 from maskora.config.tables import Stage
 from maskora.errors import UserError
-from maskora.files import patiently, remove, write_text
+from maskora.files import check_links, patiently, remove, write_text
 from maskora.system import WINDOWS
 
 if TYPE_CHECKING:
@@ -125,12 +125,25 @@ class Workspace:
         self.original_dir = root / "original"  # an uploaded video, which has no other home
         self.cache_dir = root / "cache"
         self.captions_dir = self.cache_dir / "captions"
+        self.results_dir = root / "output"
         self.runs_dir = root / "runs"
         self.job_record = self.runs_dir / "job.json"
         self.job_log = self.runs_dir / "job.log"
         self.job_progress = self.runs_dir / "progress.jsonl"
         self.job_lock = self.runs_dir / ".lock"
         self.stops_dir = self.runs_dir / ".stops"  # a file for each time that a stop was asked for
+
+    @classmethod
+    def open(cls, root: Path) -> "Workspace":
+        """The workspace in a folder that anybody may have made; `root` itself may be a link.
+
+        Raises:
+            UserError: a link in it leads out of it, or something in it is no ordinary file.
+        """
+        workspace = cls(root)
+        paths = (path.relative_to(root).parts for path in vars(workspace).values())
+        check_links({root / parts[0] for parts in paths if parts}, root)
+        return workspace
 
     def source_frame(self, frame: int) -> Path:
         """A frame as the model sees it."""
@@ -190,8 +203,8 @@ class Workspace:
 
     def output_dir(self, edit: str | None, seed: int | None) -> Path:
         """The folder of a result; `seed` only for the second and further seeds of a run."""
-        folder = self.root / "output"
-        folder = folder if edit is None else folder / _checked_name(edit)
+        base = self.results_dir
+        folder = base if edit is None else base / _checked_name(edit)
         return folder if seed is None else folder / f"seed-{seed}"
 
     def read_source(self) -> Source:

@@ -24,11 +24,12 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from maskora.errors import UserError
-from maskora.files import write_bytes
+from maskora.files import parse_json, write_bytes
 from maskora.lora.update import LoraWeights, Update, cut, join, split
 from maskora.models.files.folder import read_json
 from maskora.models.names import Names
 from maskora.models.wan.names import WAN
+from maskora.streaming.header import read_header
 
 log = logging.getLogger("maskora")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -140,6 +141,7 @@ def write(path: Path, weights: LoraWeights, layout: str, names: Names = WAN) -> 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
+    read_header(path)  # it is a plain file, not too large, and says of its tensors what can be so
     try:
         with safe_open(path, "pt") as file:
             yield file
@@ -345,8 +347,8 @@ def _read_joined(texts: Mapping[str, str], path: Path) -> dict[str, tuple[int, f
 def _read_object(texts: Mapping[str, str], key: str, path: Path) -> dict[str, Any]:
     """The JSON object under a key; empty where there is none. Raises UserError."""
     try:
-        content = json.loads(texts.get(key, "{}"))
-    except json.JSONDecodeError as error:
+        content = parse_json(texts.get(key, "{}"))
+    except ValueError as error:
         raise UserError(f"{path}: its metadata {key!r} is damaged: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: its metadata {key!r} is damaged: no JSON object")

@@ -5,7 +5,7 @@ import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from maskora.files import patiently, replacing
+from maskora.files import parse_json, patiently, replacing
 
 log = logging.getLogger("maskora")
 
@@ -65,9 +65,9 @@ def read_metrics(path: Path) -> list[StepMetrics]:
     text = patiently(path.read_bytes, path).decode("utf-8", "replace")
     for line in text.splitlines():
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             steps.append(StepMetrics(**{**entry, "samples": tuple(entry["samples"])}))
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             log.warning("%s is damaged after step %d; the rest is left out", path, len(steps))
             break
     return steps

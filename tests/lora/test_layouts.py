@@ -526,11 +526,11 @@ def test_damaged_files_are_refused_by_name(path: Path) -> None:
         lora.read(path)
     written(path, pair("proj_out"))
     for content, message in (
-        (b"hello", "readable"), ((2).to_bytes(8, "little") + b"{}", "LoRA: it is empty"),
-        (path.read_bytes()[:-5], "readable"),
+        (b"hello", "no readable"), ((2).to_bytes(8, "little") + b"{}", "no LoRA: it is empty"),
+        (path.read_bytes()[:-5], "cut off"),
     ):  # fmt: skip
         path.write_bytes(content)
-        with pytest.raises(UserError, match=rf"any name at all\.safetensors is no {message}"):
+        with pytest.raises(UserError, match=rf"any name at all\.safetensors is {message}"):
             lora.read(path)
-    with pytest.raises(UserError, match="is no readable safetensors file"):
+    with pytest.raises(UserError, match="is a folder; a file is needed there"):
         lora.read(path.parent)

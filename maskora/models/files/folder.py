@@ -1,10 +1,10 @@
 """A model folder in diffusers' layout: one sub-folder per part, each with its configuration."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskora.errors import UserError
+from maskora.files import check_ordinary, parse_json
 from maskora.hub import refuse_quantised, without_code
 from maskora.streaming.header import read_headers, shards
 
@@ -99,13 +99,14 @@ def check_readable(folder: Path) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file as a dict. Raises UserError where it is missing or damaged."""
+    check_ordinary(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing: is this a model folder in diffusers' layout?"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged: it holds no JSON object")

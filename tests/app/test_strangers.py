@@ -1,0 +1,118 @@
+"""Files from a stranger: a workspace, a folder of jobs, a model's folder, names and numbers."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from maskora.app.workspace import Workspace
+from maskora.errors import UserError
+from tests.app.conftest import Prepared, Run, at, ok, refused
+from tests.system import posix_only
+
+COMMANDS = ("check", "plan", "train", "infer", "evaluate", "export", "track", "prepare", "gui")
+
+
+def words(command: str, root: Path, ball: Path) -> list[object]:
+    """A command on a workspace, complete."""
+    further: dict[str, list[object]] = {
+        "evaluate": [root],
+        "export": [root, root.parent / "lora.safetensors"],
+        "track": [root, "--click", "0,76,112,+"],
+        "prepare": [ball, root, "--box", "16,64,120,96", "--overwrite"],
+        "gui": [root, "--no-browser"],
+    }
+    return [command, *further.get(command, at(root))]
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Iterator[Path]:
+    """Somebody's folder; nothing in it may be changed."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    (folder / "key.txt").write_text("hunter2")
+    (folder / "record.json").write_text("{}")
+    yield folder
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {
+        "key.txt": "hunter2", "record.json": "{}",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "leads_to"),
+    [
+        ("runs/motion", "."),
+        ("output", "."),
+        ("cache", "."),
+        ("masks/raw", "."),
+        ("tracking", "new"),
+        ("edits/00000.txt", "key.txt"),
+        ("source/00000.png", "key.txt"),
+        ("source/source.json", "record.json"),
+        ("edit.toml", "key.txt"),
+        (".lock", "key.txt"),
+        (".lock-holder", "new.txt"),
+    ],
+)
+def test_links_that_lead_out_of_a_workspace_are_refused(
+    run: Run, prepared: Prepared, ball: Path, secret: Path, name: str, leads_to: str
+) -> None:
+    root = prepared()
+    link = root / name
+    link.parent.mkdir(exist_ok=True)
+    if link.exists():
+        link.rename(root.parent / "aside")
+    link.symlink_to(secret / leads_to)
+    for command in COMMANDS:
+        answer = run(*words(command, root, ball))
+        refused(answer, str(link), "link that leads elsewhere", str(secret))
+        assert "hunter2" not in answer.out + answer.err
+
+
+def test_a_workspace_may_itself_be_a_link_and_links_within_it_are_its_own(
+    run: Run, prepared: Prepared, tmp_path: Path
+) -> None:
+    root = prepared()
+    (root / "edits" / "00008.png").symlink_to("00000.png")
+    (tmp_path / "ws").symlink_to(root)
+    ok(run("check", *at(tmp_path / "ws")))
+    ok(run("check", *at(root)))
+
+
+def test_a_loop_of_links_and_a_link_to_nothing(run: Run, prepared: Prepared) -> None:
+    root = prepared()
+    (root / "cache").symlink_to("cache")
+    refused(run("train", *at(root)), "cache", "link")
+    (root / "cache").unlink()
+    (root / "output").symlink_to("/nowhere/at/all")
+    refused(run("infer", *at(root)), "output", "/nowhere/at/all")
+
+
+@posix_only
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+def test_what_is_no_ordinary_file_is_not_waited_for(
+    run: Run, prepared: Prepared, ball: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = prepared()
+    place = root / "edits" / "00000.txt"
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "socket":
+        monkeypatch.chdir(place.parent)  # a socket's path is short
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(place.name)
+    else:
+        place.symlink_to("/dev/zero")
+    for command in COMMANDS:
+        refused(run(*words(command, root, ball)), str(place))
+
+
+def test_a_folder_that_is_no_workspace_is_not_searched(tmp_path: Path) -> None:
+    """A configuration may lie in somebody's home, whose links are nobody's business."""
+    (tmp_path / "music").symlink_to("/")
+    assert Workspace.open(tmp_path).root == tmp_path
+    (tmp_path / "output").symlink_to("/")
+    with pytest.raises(UserError, match="output is a link"):
+        Workspace.open(tmp_path)
