@@ -109,6 +109,23 @@ def test_what_is_no_ordinary_file_is_not_waited_for(
         refused(run(*words(command, root, ball)), str(place))
 
 
+def test_check_says_what_a_workspace_reads_elsewhere(
+    run: Run, prepared: Prepared, ball: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    root, lora = prepared(), tmp_path / "any.safetensors"
+    lora.touch()
+    loras = f"inference.loras=[{{path = '{lora}'}}]"
+    further = ("tracker.type=sam2", "tracker.checkpoint=some/tracker")
+    out = ok(run("check", *at(root, loras, *further))).out
+    assert f"reads outside the workspace: {ball} (the original video), {tiny_model} (model.p" in out
+    assert f"{lora} (inference.loras)" in out
+    assert "fetches from the hub, once: some/tracker (tracker.checkpoint" in out
+    (root / "any.safetensors").touch()
+    out = ok(run("check", *at(root, "inference.loras=[{path = 'any.safetensors'}]"))).out
+    assert "any.safetensors" not in out
+    assert "the hub" not in out
+
+
 def test_a_folder_that_is_no_workspace_is_not_searched(tmp_path: Path) -> None:
     """A configuration may lie in somebody's home, whose links are nobody's business."""
     (tmp_path / "music").symlink_to("/")
