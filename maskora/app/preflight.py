@@ -18,7 +18,7 @@ from maskora.hub import find_file, find_local, is_hub_id
 from maskora.memory.plan import Purpose
 from maskora.models.acceleration import NO_BACKWARD, NO_MASK, WARM_UP
 from maskora.models.files.model_files import resolve_base, resolve_files
-from maskora.models.registry import open_source, read_settings
+from maskora.models.registry import check_files, open_source, read_settings
 from maskora.streaming.placement import Placement
 from maskora.video.images import image_size
 
@@ -118,6 +118,7 @@ def _base_line(config: Config, workspace: Workspace) -> str:
         files = resolve_files(model, root)
         return f"base: {open_source(None, files).description if files else model.path}"
     found = resolve_base(model, root)
+    check_files(model.family, found)
     read_settings(model.family, found)  # its configurations, one by one
     return f"base: {found.description}"
 

@@ -101,6 +101,8 @@ def shards(folder: Path) -> list[Path]:
         return sorted(path for path in plain if path.suffix == ".safetensors")
     try:
         names = set(parse_json(index.read_bytes())["weight_map"].values())
+        if away := [name for name in names if set(name) & {"/", "\\"}]:
+            raise ValueError(f"{away[0]} lies in another folder")
         return [folder / name for name in sorted(names)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index} is damaged ({error!r}): download it again") from None

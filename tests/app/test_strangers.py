@@ -1,6 +1,7 @@
 """Files from a stranger: a workspace, a folder of jobs, a model's folder, names and numbers."""
 
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,6 +125,23 @@ def test_check_says_what_a_workspace_reads_elsewhere(
     out = ok(run("check", *at(root, "inference.loras=[{path = 'any.safetensors'}]"))).out
     assert "any.safetensors" not in out
     assert "the hub" not in out
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("tokenizer/tokenizer_config.json", "tokenizer.json and tokenizer_config.json"),
+        ("image_processor/preprocessor_config.json", "preprocessor_config.json or"),
+        ("vae/diffusion_pytorch_model.safetensors", "vae/"),
+    ],
+)
+def test_check_says_which_files_of_a_base_are_missing(
+    run: Run, prepared: Prepared, tiny_model: Path, tmp_path: Path, name: str, said: str
+) -> None:
+    base, root = shutil.copytree(tiny_model, tmp_path / "base"), prepared()
+    (base / name).unlink()
+    for command, lines in (("check", 2), ("infer", 1)):
+        refused(run(command, *at(root, f"model.path={base}")), said, lines=lines)
 
 
 def test_a_folder_that_is_no_workspace_is_not_searched(tmp_path: Path) -> None:

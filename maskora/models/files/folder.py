@@ -1,5 +1,6 @@
 """A model folder in diffusers' layout: one sub-folder per part, each with its configuration."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,10 @@ class DiffusersFolder:
         self.where = where
         self.description = f"a folder in diffusers' layout ({where})"
 
-    def check(self, weights: tuple[str, ...], files: dict[str, tuple[str, ...]]) -> None:
+    def check(self, weights: Sequence[str], files: Mapping[str, tuple[str, ...]]) -> None:
         missing = [problem for part in weights for problem in _missing_weights(self.where / part)]
         for part, names in files.items():
-            if not any((self.where / part / name).is_file() for name in names):
+            if not holds_one(self.where / part, names):
                 missing.append(f"{part}/{' or '.join(names)}")
         if missing:
             raise UserError(
@@ -68,6 +69,11 @@ class DiffusersFolder:
     def _config_file(self, part: str) -> Path:
         paths = [self.where / part / name for name in CONFIGS]
         return next((path for path in paths if path.is_file()), paths[0])
+
+
+def holds_one(folder: Path, names: Sequence[str]) -> bool:
+    """A folder has a file of one of these names; "a and b" is both."""
+    return any(all((folder / one).is_file() for one in name.split(" and ")) for name in names)
 
 
 def _missing_weights(part: Path) -> list[str]:
