@@ -8,7 +8,7 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar
@@ -22,7 +22,14 @@ from maskora.config import load_config
 from maskora.config.tables import Family, TrackerKind
 from maskora.errors import Fault, UserError
 from maskora.streaming.out_of_memory import first_line, ran_out_of
-from maskora.system import INTERRUPTIONS, REPORTED_ERRNOS, quieten_libraries, show_any_character
+from maskora.system import (
+    INTERRUPTIONS,
+    REPORTED_ERRNOS,
+    check_utf8,
+    printable,
+    quieten_libraries,
+    show_any_character,
+)
 
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
@@ -54,21 +61,42 @@ def handle_errors(command: Callable[Given, Answer]) -> Callable[Given, Answer]:
     @functools.wraps(command)
     def wrapper(*args: Given.args, **kwargs: Given.kwargs) -> Answer:
         show_any_character()
-        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_Printable("%(message)s"))
+        logging.basicConfig(level=logging.WARNING, handlers=[handler])
         logging.getLogger("maskora").setLevel(logging.INFO)
         quieten_libraries()
         interruptions = _catch_interruptions()
         try:
+            check_utf8(_texts([*args, *kwargs.values()]))
             return command(*args, **kwargs)
         except (Exception, KeyboardInterrupt) as error:
             failure = _failure(error, bool(interruptions))
             if failure is None:
                 raise
             status, message = failure
-        print(f"maskora: {message}", file=sys.stderr)
+        print(printable(f"maskora: {message}"), file=sys.stderr)
         raise typer.Exit(status)
 
     return wrapper
+
+
+class _Printable(logging.Formatter):
+    """Messages as a terminal may show them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def _texts(given: Iterable[object]) -> Iterator[str]:
+    """Every text among a command's arguments."""
+    for one in given:
+        if isinstance(one, list):
+            yield from _texts(one)
+        elif isinstance(one, str | Path):
+            yield str(one)
+        else:  # the context of a command that gets its line as it was typed
+            yield from getattr(one, "args", ())
 
 
 def _failure(error: BaseException, interrupted: bool) -> tuple[int, str] | None:
@@ -79,6 +107,9 @@ def _failure(error: BaseException, interrupted: bool) -> tuple[int, str] | None:
         return 2, str(error)
     if isinstance(error, Fault):
         return 1, str(error)
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        line = error.object[: error.end].splitlines()[-1]  # the rest is not needed to find it
+        return 2, f"a name is not in UTF-8, and cannot be written down: rename it ({line}…)"
     if isinstance(error, OSError) and error.errno in REPORTED_ERRNOS:
         return 1, f"{error.strerror}: {error.filename or 'while writing'}"
     memory = ran_out_of(error)
@@ -117,7 +148,7 @@ def _out_of_memory(memory: Literal["VRAM", "RAM"], error: BaseException) -> str:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    print(printable(text), flush=True)
 
 
 def _say_all(lines: Iterable[str]) -> None:

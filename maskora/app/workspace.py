@@ -3,6 +3,7 @@
 Importing this needs no library of pictures or videos: the doctor tells which of them are broken.
 """
 
+import json
 import logging
 import os
 import re
@@ -39,7 +40,7 @@ class Record(BaseModel):
 
     def write(self, path: Path) -> None:
         """Write it as a whole or not at all."""
-        write_text(path, self.model_dump_json(indent=2) + "\n")
+        write_text(path, json.dumps(self.model_dump(), indent=2, ensure_ascii=False) + "\n")
 
 
 class Source(Record):
