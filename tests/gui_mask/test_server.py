@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 from gui_mask.server import web_app
 from gui_mask.session import Session
@@ -18,6 +19,8 @@ from tests.gui_mask.workspaces import copied
 
 PORT = 7860
 HERE = f"http://127.0.0.1:{PORT}"
+TOKEN = "a token of this test"
+COOKIE = {f"maskora-{PORT}": "a token of this test"}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,8 @@ def state(home: Path) -> Iterator[AppState]:
 
 @pytest.fixture(scope="module")
 def client(state: AppState) -> TestClient:
-    return TestClient(web_app(state, "127.0.0.1", PORT), base_url=HERE)
+    app = web_app(state, "127.0.0.1", PORT, TOKEN)
+    return TestClient(app, base_url=HERE, cookies=COOKIE)
 
 
 @pytest.fixture
@@ -88,9 +92,48 @@ def test_other_sites_may_not_speak_for_the_person(client: TestClient) -> None:
         assert refused.status_code == 403
 
 
+PATHS = (
+    "/", "/config", "/gradio_api/info", "/gradio_api/file=x", "/gradio_api/queue/data",
+    "/theme.css", "/maskora/x/frame/0.jpg", "/gradio_api/heartbeat/x",
+)  # fmt: skip
+
+
+def test_who_has_not_the_token_gets_nothing(state: AppState) -> None:
+    """Any account of the machine reaches its loopback addresses."""
+    app = web_app(state, "127.0.0.1", PORT, TOKEN)
+    for cookies in ({}, {f"maskora-{PORT}": "another"}, {"maskora-1": TOKEN}):
+        client = TestClient(app, base_url=HERE, cookies=cookies)
+        for path in PATHS:
+            answer = client.get(path)
+            assert answer.status_code == 403, path
+            assert TOKEN not in answer.text
+        assert client.post("/gradio_api/queue/join", json={}).status_code == 403
+        assert client.post("/gradio_api/upload", files={"files": b"x"}).status_code == 403
+        assert client.get("/", params={"token": TOKEN[:-1]}).status_code == 403
+        assert client.get("/", params={"token": "é"}).status_code == 403
+        with pytest.raises(WebSocketDisconnect), client.websocket_connect("/queue/join"):
+            pass
+
+
+def test_the_printed_address_lets_in(state: AppState) -> None:
+    client = TestClient(web_app(state, "127.0.0.1", PORT, TOKEN), base_url=HERE)
+    entered = client.get("/", params={"token": TOKEN}, follow_redirects=False)
+    assert (entered.status_code, entered.headers["location"]) == (303, "/")
+    assert "HttpOnly; Path=/; SameSite=lax" in entered.headers["set-cookie"]
+    assert client.get("/").status_code == 200  # by the cookie
+    assert client.get("//evil.example/", params={"token": TOKEN}).url.host == "127.0.0.1"
+
+
+@pytest.mark.parametrize("header", ["host", "origin"])
+@pytest.mark.parametrize("value", ["[", "http://[", "[::1", "http://[::1", "//[v1.x]:7860"])
+def test_a_malformed_header_is_answered(client: TestClient, header: str, value: str) -> None:
+    assert client.get("/", headers={header: value}).status_code in (400, 403)
+
+
 def test_other_addresses_may_not_speak_either(state: AppState) -> None:
     """The same where the program listens for others: only its own page is answered."""
-    client = TestClient(web_app(state, "0.0.0.0", PORT), base_url=f"http://192.168.1.5:{PORT}")
+    app = web_app(state, "0.0.0.0", PORT, TOKEN)
+    client = TestClient(app, base_url=f"http://192.168.1.5:{PORT}", cookies=COOKIE)
     assert client.get("/").status_code == 200
     for origin in ("http://evil.example", "http://192.168.1.5:1", "null"):
         assert client.get("/config", headers={"origin": origin}).status_code == 403
