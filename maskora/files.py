@@ -19,6 +19,12 @@ from maskora.errors import UserError
 from maskora.system import WINDOWS
 
 Answer = TypeVar("Answer")
+# What Pillow may open: plain pictures. Its reader of EPS, for one, starts another program.
+PICTURES = (
+    "AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD", "QOI",
+    "SGI", "TGA", "TIFF", "WEBP",
+)  # fmt: skip
+MOST_PIXELS = 120_000_000  # of a picture: a small file may unpack to any size
 # Windows' numbers for a file that some program has open or mapped: access denied, sharing
 # violation, lock violation, user-mapped section.
 HELD = (5, 32, 33, 1224)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from maskora.errors import UserError
-from maskora.files import is_hidden, replacing
+from maskora.files import MOST_PIXELS, PICTURES, check_ordinary, is_hidden, replacing
 from maskora.masks import Labels
 
 BRIGHT = 127  # brighter than this = edit, in black-and-white, grey and colour masks
@@ -163,13 +163,18 @@ def _open_picture(path: Path) -> Image.Image:
 
     Raises: UserError where the file is missing, no picture, damaged, too large or of floats.
     """
+    check_ordinary(path)
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=PICTURES) as file:
+            if file.width * file.height > MOST_PIXELS:
+                raise UserError(f"{path}: {file.width}x{file.height} pixels are too many.")
             image = ImageOps.exif_transpose(file)
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such mask.") from error
     except UnidentifiedImageError as error:
         raise UserError(f"{path} is no image: move it out of the masks.") from error
+    except UserError:
+        raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as an image ({error}): save it again.") from error
     if image.mode == "F":
