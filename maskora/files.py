@@ -21,7 +21,7 @@ from maskora.system import WINDOWS
 Answer = TypeVar("Answer")
 # What Pillow may open: plain pictures. Its reader of EPS, for one, starts another program.
 PICTURES = (
-    "AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD", "QOI",
+    "AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI",
     "SGI", "TGA", "TIFF", "WEBP",
 )  # fmt: skip
 MOST_PIXELS = 120_000_000  # of a picture: a small file may unpack to any size

@@ -129,13 +129,18 @@ def _natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:
 
 
 def _mask_files(folder: Path) -> list[Path]:
-    """The files of a folder in natural order, without hidden ones; subfolders are logged."""
+    """The pictures of a folder in natural order; what else there is is logged, but hidden files."""
     entries = [entry for entry in folder.iterdir() if not is_hidden(entry)]
     subfolders = sorted(entry.name for entry in entries if entry.is_dir())
-    files = sorted((entry for entry in entries if not entry.is_dir()), key=_natural_key)
+    found = sorted((entry for entry in entries if not entry.is_dir()), key=_natural_key)
+    Image.init()
+    suffixes = {"", *(s for s, kind in Image.EXTENSION.items() if kind in (*PICTURES, "MPO"))}
+    files = [file for file in found if file.suffix.lower() in suffixes]
     if not files:
         inside = f" (it has subfolders: {', '.join(subfolders)})" if subfolders else ""
         raise UserError(f"{folder} holds no masks{inside}: name the folder with the images.")
+    if others := [file.name for file in found if file not in files]:
+        log.warning("note: %s: no pictures, left out: %s", folder, ", ".join(others))
     if subfolders:
         log.warning("%s: subfolders are not read: %s", folder, ", ".join(subfolders))
     return files

@@ -54,7 +54,7 @@ def test_edits_are_found_by_number_in_any_image_format(workspace: Workspace) -> 
     ("names", "message"),
     [
         (["hat.png"], "is not a frame"),
-        (["00000.psd"], "is not a frame"),
+        (["00000.tif"], "is not a frame"),
         (["notes.txt"], "is not a frame"),
         (["00000.png/"], "is not a frame"),
         (["00049.png"], "frames 0 to 48"),
@@ -70,6 +70,20 @@ def test_a_file_that_is_no_frame_is_never_ignored(
         path.mkdir() if name.endswith("/") else path.touch()
     with pytest.raises(UserError, match=message):
         _ = find_edits(workspace, None, 49).first
+
+
+def test_what_programs_leave_beside_a_frame_is_left_out_with_a_note(
+    workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = image(workspace.edits_dir / "00000.png")
+    left = ["00000.kra", "00000.kra~", "00000.png~", "00000.psd", "00000.xcf", "list.json"]
+    for name in left:
+        (workspace.edits_dir / name).write_bytes(b"x")
+    for _ in range(2):
+        assert find_edits(workspace, None, 49).images == {0: first}
+    assert [record.getMessage() for record in caplog.records] == [
+        f"note: {workspace.edits_dir}: no edited frames, left out: {', '.join(left)}"
+    ]
 
 
 @pytest.mark.parametrize(
