@@ -226,6 +226,20 @@ def test_nothing_is_imported_from_the_folder_where_a_person_is(
     assert (told.returncode, told.stdout.split()[:1]) == (0, ["maskora"]), told.stderr
 
 
+@pytest.mark.parametrize("program", [["-m", "maskora"], ["train.py"], ["infer.py"]])
+def test_a_module_in_a_strangers_folder_is_not_run(tmp_path: Path, program: list[str]) -> None:
+    for name in ("typer", "torch", "numpy", "json", "pydantic"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong one')")
+    if program[0].endswith(".py"):
+        program = [str(REPOSITORY / program[0])]
+    told = subprocess.run(
+        [sys.executable, *program, "--help"], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, check=False,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    assert "Usage" in told.stdout
+
+
 DRIVER = """
 import sys
 from maskora.app import batch

@@ -96,8 +96,8 @@ PUBLISHED = ["blocks.1.cross_attn.o", "blocks.0.ffn.0", "blocks.0.cross_attn.k_i
     "prefix",
     [
         "pipe.dit.", "dit.", "_orig_mod.", "module._orig_mod.", "model.diffusion_model.",
-        "pipe.unet.", "base_model.model.transformer.", "lycoris_", "lora_transformer_", "lora_unet__",
-        "lora_", "lora_dit_", "transformer_2.", "",
+        "pipe.unet.", "base_model.model.transformer.", "lycoris_", "lora_transformer_",
+        "lora_unet__", "lora_", "lora_dit_", "transformer_2.", "",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("names", [OWN, PUBLISHED])
