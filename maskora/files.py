@@ -114,7 +114,7 @@ def check_links(parts: Iterable[Path], within: Path) -> None:
             status = path.lstat()
         except (FileNotFoundError, NotADirectoryError):
             continue
-        if stat.S_ISLNK(status.st_mode) or getattr(status, "st_reparse_tag", 0):
+        if stat.S_ISLNK(status.st_mode) or getattr(status, "st_reparse_tag", False):
             target = Path(os.path.realpath(path))
             if target.is_symlink() or not target.is_relative_to(home):
                 raise UserError(

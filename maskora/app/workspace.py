@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from maskora.config import Config
 from maskora.config.tables import Stage
@@ -43,24 +43,30 @@ class Record(BaseModel):
         write_text(path, json.dumps(self.model_dump(), indent=2, ensure_ascii=False) + "\n")
 
 
+# A record may be anybody's: what is made of its numbers must stay a number, and fit into memory.
+Whole = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Pixels = Annotated[int, Field(ge=1, le=1_000_000)]
+Offset = Annotated[int, Field(ge=-1_000_000, le=1_000_000)]
+
+
 class Source(Record):
     """source.json: where the frames come from and how they lie in the original."""
 
     origin: str
-    start: int = Field(ge=0)
-    every: int = Field(ge=1)
-    frames: int = Field(ge=1)
+    start: Whole
+    every: Whole = Field(ge=1)
+    frames: int = Field(ge=1, le=100_000)
     fps: str
-    original_size: tuple[PositiveInt, PositiveInt]
-    size: tuple[PositiveInt, PositiveInt]
-    cell: int = Field(ge=1)
+    original_size: tuple[Pixels, Pixels]
+    size: tuple[Pixels, Pixels]
+    cell: Pixels
     fit: str
-    region: tuple[int, int, PositiveInt, PositiveInt]
+    region: tuple[Offset, Offset, Pixels, Pixels]
 
     @field_validator("fps")
     @classmethod
     def _is_a_rate(cls, fps: str) -> str:
-        if not re.fullmatch(r"[0-9]+(/[0-9]*[1-9][0-9]*)?", fps) or Fraction(fps) <= 0:
+        if not re.fullmatch(r"[0-9]{1,18}(/(?=0*[1-9])[0-9]{1,18})?", fps) or Fraction(fps) <= 0:
             raise ValueError(f"{fps!r} is no frame rate")
         return fps
 

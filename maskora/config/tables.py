@@ -55,7 +55,7 @@ def _is_4k_plus_1(frames: int) -> int:
     return frames
 
 
-Frames = Annotated[int, Field(ge=5, le=MOST), AfterValidator(_is_4k_plus_1)]
+Frames = Annotated[int, Field(ge=5, le=100_000), AfterValidator(_is_4k_plus_1)]
 
 
 class Table(BaseModel):

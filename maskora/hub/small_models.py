@@ -36,6 +36,9 @@ def read_settings(path: Path, key: str, advice: str) -> dict[str, Any]:
 
 def load_part(load: Callable[[Path], Part], folder: Path, key: str, advice: str) -> Part:
     """Load a part of a folder. Raises UserError where it is missing or damaged."""
+    for path in folder.iterdir():
+        if not path.is_dir():
+            check_ordinary(path)  # a pipe would be waited for
     try:
         return load(folder)
     except BROKEN as error:

@@ -234,7 +234,7 @@ def _locate_flat(name: str, names: Names, tables: Sequence[Names]) -> FileModule
         if members := table.underscored.members(name):
             return FileModule(name, members, table.underscored)
     own = names.own_underscored.members(name)
-    return own and FileModule(own[0], own, None)
+    return None if own is None else FileModule(own[0], own, None)
 
 
 def _update(slots: Slots, alpha_of: AlphaOf, name: str, where: str) -> Update | None:

@@ -410,7 +410,7 @@ def _stored(path: Path, size: int, name: object, tensor: object) -> Stored:
         raise UserError(f"{path}: {name} is stored in a way that is not read here ({tensor.dtype})")
     storage: Any = tensor.untyped_storage()
     begin = getattr(storage, "_checkpoint_offset", None)  # None: a tensor that never had values
-    offset = (begin or 0) + tensor.storage_offset() * SIZES[kind]
+    offset = (begin or 0) + int(tensor.storage_offset()) * SIZES[kind]
     if begin is None or offset + prod(shape) * SIZES[kind] > size:
         raise UserError(f"{path}: {name} is described wrongly: the file is damaged")
     return Stored(path, offset, kind, shape)

@@ -2,8 +2,10 @@
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+
+from pydantic.dataclasses import dataclass
 
 from maskora.files import parse_json, patiently, replacing
 

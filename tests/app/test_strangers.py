@@ -151,3 +151,29 @@ def test_a_folder_that_is_no_workspace_is_not_searched(tmp_path: Path) -> None:
     (tmp_path / "output").symlink_to("/")
     with pytest.raises(UserError, match="output is a link"):
         Workspace.open(tmp_path)
+
+
+@posix_only
+def test_a_device_in_a_models_folder_is_not_read(
+    run: Run, prepared: Prepared, tiny_model: Path, tmp_path: Path
+) -> None:
+    root = prepared()
+    for number, name in enumerate(
+        ("tokenizer/added.txt", "tokenizer/tokenizer_config.json", "vae/config.json",
+         "transformer/diffusion_pytorch_model.safetensors")
+    ):  # fmt: skip
+        base = shutil.copytree(tiny_model, tmp_path / f"base{number}")
+        (base / name).unlink(missing_ok=True)
+        (base / name).symlink_to("/dev/zero")
+        answer = run("check", *at(root, f"model.path={base}"))
+        assert answer.status == 2, name
+        assert name.partition("/")[0] in answer.err
+    os.mkfifo(tmp_path / "lora.safetensors")
+    fifo = tmp_path / "lora.safetensors"
+    refused(run("infer", *at(root), "--lora", fifo), str(fifo), "no ordinary file")
+    refused(run("export", fifo, tmp_path / "out.safetensors"), str(fifo))
+    os.mkfifo(tmp_path / "base.toml")
+    box = ("--box", "16,64,120,96")
+    refused(
+        run("prepare", tmp_path / "x.mp4", tmp_path / "n", "--base", tmp_path / "base.toml", *box)
+    )

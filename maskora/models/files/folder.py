@@ -98,7 +98,14 @@ def part_files(folder: Path) -> list[Path]:
 
 
 def check_readable(folder: Path) -> None:
-    """JSON files of a folder that transformers reads by itself hold objects. Raises UserError."""
+    """What transformers reads of a folder by itself is files, JSON objects in .json ones.
+
+    Raises:
+        UserError: something is not.
+    """
+    for path in folder.iterdir():
+        if not path.is_dir():
+            check_ordinary(path)
     for path in sorted(folder.glob("*.json")):
         read_json(path)
 
