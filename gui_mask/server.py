@@ -27,6 +27,7 @@ from gui_mask.pages.mask import MaskPage
 from gui_mask.pages.opening import OpeningPage, summary
 from gui_mask.pages.running import RunPage
 from gui_mask.state import AppState, PathGuard
+from maskora.files import write_text
 from maskora.video.untrusted import Limits
 
 Output = Literal["edited.mp4", "comparison.mp4", "strip.png"]
@@ -87,7 +88,7 @@ def serve(
         if browser:
             # Other accounts see what programs are started with, so the browser is given a file.
             page = Path(scratch) / "maskora.html"
-            page.write_text(f'<meta http-equiv="refresh" content="0; url={address}">\n')
+            write_text(page, f'<meta http-equiv="refresh" content="0; url={address}">\n')
             threading.Timer(1.5, webbrowser.open, [page.as_uri()]).start()
         # A page keeps a connection open for as long as it is shown: it is not waited for.
         uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=1)
