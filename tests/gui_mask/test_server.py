@@ -1,15 +1,18 @@
 """The web server: what it gives, and to whom."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import cv2
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp
 from starlette.websockets import WebSocketDisconnect
 
-from gui_mask.server import web_app
+from gui_mask.server import serve, web_app
 from gui_mask.session import Session
 from gui_mask.state import AppState, PathGuard
 from maskora.app.workspace import Workspace
@@ -202,3 +205,37 @@ def test_no_address_but_its_own_stands_in_the_page(client: TestClient) -> None:
     text = client.get("/").text
     assert "fonts.googleapis.com" not in text
     assert '"analytics_enabled":false' in text.replace(" ", "")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_the_address_is_printed_and_opened_with_its_token(
+    home: Path, host: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two starts have two tokens; other accounts see none of them in what is started."""
+    opened: list[str] = []
+    tokens: set[str] = set()
+
+    def run(app: ASGIApp, **_: object) -> None:
+        printed = re.search(rf"http://{host}:{PORT}/\?token=(\S+)", capsys.readouterr().out)
+        assert printed is not None
+        tokens.add(printed[1])
+        client = TestClient(app, base_url=HERE)
+        assert client.get("/").status_code == 403
+        assert client.get("/", params={"token": printed[1]}).status_code == 200
+        (page,) = opened[-1:]
+        assert printed[1] not in page
+        assert f"url={printed[0]}" in Path(unquote(urlsplit(page).path)).read_text()
+
+    class AtOnce:
+        def __init__(self, after: float, call: Callable[[str], bool], arguments: list[str]) -> None:
+            opened.extend(arguments)
+
+        def start(self) -> None:
+            pass
+
+    monkeypatch.setattr("gui_mask.server.uvicorn.run", run)
+    monkeypatch.setattr("gui_mask.server.threading.Timer", AtOnce)
+    for _ in range(2):
+        serve("", host, PORT, [home], Limits.of(), browser=True)
+    assert len(tokens) == 2
+    assert min(map(len, tokens)) >= 20
