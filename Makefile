@@ -4,6 +4,7 @@
 #   make test-elsewhere   the quick tests without what only POSIX has; TESTS=tests/video for some
 #   make torture  kills, full disks, damage, broken files, in numbers (an hour and more)
 #   make lint     style, types, imports  make format     put the style right
+#   make audit    known weaknesses of the pinned packages; asks PyPI
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -14,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(PROCESSES) --dist lo
 SHELL_SCRIPTS := $(wildcard scripts/*.sh) .ci/run
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-elsewhere torture lint format clean
+.PHONY: help setup demo test test-all test-elsewhere torture lint format audit clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -70,6 +71,19 @@ format: setup
 	@echo "format: ruff"
 	@$(BIN)/ruff check --quiet --fix-only .
 	@$(BIN)/ruff format --quiet .
+
+# In an environment of its own: what looks at the packages is none of them. --strict: without it, a
+# package that PyPI could not be asked about counts as a good one.
+audit: setup
+	@test -x $(VENV)/audit/bin/pip-audit || { \
+		$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install --quiet \
+			--disable-pip-version-check pip-audit; }
+	@echo "audit: the versions of constraints.txt, against PyPI's list of known weaknesses"
+	@$(VENV)/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip \
+		--strict || { \
+		echo "audit: the packages above have known weaknesses; or, if none is listed, PyPI" \
+			"(https://pypi.org) could not be asked: run it where it can be, or look up the names" \
+			"of constraints.txt at https://osv.dev" >&2; exit 1; }
 
 clean:
 	@echo "clean: $(VENV), caches and build leftovers"

@@ -42,6 +42,8 @@ def caught(kept: str = "") -> Iterator[Problem]:
         yield problem
     except (UserError, Fault) as error:
         problem.text = str(error)
+    except UnicodeEncodeError as error:
+        problem.text = f"this holds half a character, and cannot be written ({error.reason})"
     except OSError as error:
         if error.errno not in REPORTED_ERRNOS:
             raise

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import secrets
 import tempfile
 import threading
 import webbrowser
@@ -12,9 +13,11 @@ from urllib.parse import urlsplit
 
 import gradio as gr
 import uvicorn
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import FileResponse, PlainTextResponse
-from starlette.middleware.base import RequestResponseEndpoint
+from fastapi import FastAPI, Response
+from fastapi.responses import FileResponse, PlainTextResponse, RedirectResponse
+from starlette.datastructures import MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gui_mask import edits
 from gui_mask.errors import caught, plain
@@ -24,11 +27,13 @@ from gui_mask.pages.mask import MaskPage
 from gui_mask.pages.opening import OpeningPage, summary
 from gui_mask.pages.running import RunPage
 from gui_mask.state import AppState, PathGuard
+from maskora.files import write_text
 from maskora.video.untrusted import Limits
 
 Output = Literal["edited.mp4", "comparison.mp4", "strip.png"]
 FOREIGN = (
-    "this is maskora, and speaks only to its own page: open it by the address it was started with"
+    "this is maskora, and speaks only to its own page: open it by the whole address that it has "
+    "printed, with its token"
 )
 # The page itself may run its own code (gr.HTML evaluates its script), and asks no other address.
 GUARDS = {
@@ -71,22 +76,32 @@ def serve(
         closing(AppState(PathGuard(tuple(allowed)), limits, Path(scratch), workspace)) as state,
     ):
         os.environ["GRADIO_TEMP_DIR"] = scratch  # uploads are gone when the program is
-        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        app = web_app(state, host, port)
-        print(f"maskora gui: {address}   (Ctrl-C ends it; the work is in the workspace)")
+        token = secrets.token_urlsafe(16)
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}/?token={token}"
+        app = web_app(state, host, port, token)
+        print(
+            f"maskora gui: {address}   (Ctrl-C ends it; the work is in the workspace)", flush=True
+        )
         print(f"folders that the page may use: {', '.join(map(str, allowed))}")
         if not _is_local(host):
-            print(f"everyone who reaches {address} may use them")
+            print("whoever has this address may use them")
         if browser:
-            threading.Timer(1.5, webbrowser.open, [address]).start()
+            # Other accounts see what programs are started with, so the browser is given a file.
+            page = Path(scratch) / "maskora.html"
+            write_text(page, f'<meta http-equiv="refresh" content="0; url={address}">\n')
+            threading.Timer(1.5, webbrowser.open, [page.as_uri()]).start()
         # A page keeps a connection open for as long as it is shown: it is not waited for.
         uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=1)
 
 
-def web_app(state: AppState, host: str, port: int) -> FastAPI:
-    """The pages, and beside them the pictures and videos that they show."""
+def web_app(state: AppState, host: str, port: int, token: str) -> FastAPI:
+    """The pages, and beside them the pictures and videos that they show.
+
+    Args:
+        token: whoever has it may use them.
+    """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    _guard(app, host)
+    app.add_middleware(Guard, host=host, port=port, token=token)
     _serve_files(app, state)
     blocks = build(state)
     # Gradio sets this in launch() alone, and checks only then that a file was really uploaded.
@@ -133,19 +148,58 @@ def build(state: AppState) -> gr.Blocks:
     return app
 
 
-def _guard(app: FastAPI, host: str) -> None:
-    """Answer the program's own page alone."""
+class Guard:
+    """Answers the program's own page alone, and only who has come by the printed address.
 
-    @app.middleware("http")
-    async def from_this_page_only(request: Request, call_next: RequestResponseEndpoint) -> Response:
-        """Other sites in the same browser may not speak to this program in the person's name."""
-        own, origin = request.headers.get("host", ""), request.headers.get("origin")
-        is_foreign = origin is not None and urlsplit(origin).netloc != own
-        if is_foreign or (_is_local(host) and not _is_local(urlsplit(f"//{own}").hostname or "")):
+    Any account of this machine reaches its loopback addresses, and so does every page in the same
+    browser. The token in the address becomes a cookie, which is asked for with every request.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, port: int, token: str) -> None:
+        self._app, self._host, self._token = app, host, token
+        self._cookie = f"maskora-{port}"  # a browser shares cookies between the ports of a host
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self._app(scope, receive, send)
+        answer = self._answer(HTTPConnection(scope))
+        if answer is None:
+            return await self._app(scope, receive, _guarded(send))
+        if scope["type"] == "websocket":
+            return await send({"type": "websocket.close", "code": 1008})
+        await answer(scope, receive, _guarded(send))
+
+    def _answer(self, asked: HTTPConnection) -> Response | None:
+        """What is answered in the page's place; None where the page may answer."""
+        own, origin = asked.headers.get("host", ""), asked.headers.get("origin")
+        try:
+            name = urlsplit(f"//{own}").hostname or ""
+            is_foreign = origin is not None and urlsplit(origin).netloc != own
+        except ValueError:
+            return PlainTextResponse(FOREIGN, status_code=400)
+        if is_foreign or (_is_local(self._host) and not _is_local(name)):
             return PlainTextResponse(FOREIGN, status_code=403)
-        response = await call_next(request)
-        response.headers.update(GUARDS)
-        return response
+        if self._is_token(asked.query_params.get("token", "")):
+            enter = RedirectResponse("/", status_code=303)  # the token leaves the address bar
+            enter.set_cookie(self._cookie, self._token, httponly=True, samesite="lax")
+            return enter
+        if self._is_token(asked.cookies.get(self._cookie, "")):
+            return None
+        return PlainTextResponse(FOREIGN, status_code=403)
+
+    def _is_token(self, text: str) -> bool:
+        return secrets.compare_digest(text.encode("utf-8", "replace"), self._token.encode())
+
+
+def _guarded(send: Send) -> Send:
+    """The same, with headers that keep other pages and addresses out."""
+
+    async def send_guarded(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(GUARDS)
+        await send(message)
+
+    return send_guarded
 
 
 def _serve_files(app: FastAPI, state: AppState) -> None:

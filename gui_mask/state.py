@@ -67,12 +67,6 @@ class PathGuard:
             )
         return resolved
 
-    def check_links(self, root: Path) -> None:
-        """No link in a folder, however deep, leads out of the allowed folders. Raises UserError."""
-        for path in root.rglob("*"):
-            if path.is_symlink():
-                self.check(path)
-
     def model(self, text: str, home: Path) -> str:
         """A model as a person names it: a folder or file that may be used, or a hub id as it is.
 
@@ -131,8 +125,7 @@ class AppState:
                 if _is_same(session.workspace.root, root):
                     self._sessions.move_to_end(token)
                     return session
-            self.guard.check_links(root)
-            session = Session(Workspace(root))
+            session = Session(Workspace.open(root))
             self._make_room()
             self._sessions[session.token] = session
             return session

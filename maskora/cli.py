@@ -7,7 +7,7 @@ import functools
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
@@ -15,12 +15,19 @@ import typer
 from typer.core import TyperCommand
 
 from maskora import __version__, devices, interruption
-from maskora.app.workspace import Workspace, recover
-from maskora.config import Config, load_config
+from maskora.app.workspace import Workspace
+from maskora.config import load_config
 from maskora.config.tables import Family, TrackerKind
 from maskora.errors import Fault, UserError
 from maskora.streaming.out_of_memory import first_line, ran_out_of
-from maskora.system import REPORTED_ERRNOS, explain, quieten_libraries, show_any_character
+from maskora.system import (
+    REPORTED_ERRNOS,
+    check_utf8,
+    explain,
+    printable,
+    quieten_libraries,
+    show_any_character,
+)
 
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
@@ -50,7 +57,7 @@ class _Program(typer.Typer):
             if failure is None:
                 raise
             status, message = failure
-        print(f"maskora: {message}", file=sys.stderr)
+        print(printable(f"maskora: {message}"), file=sys.stderr)
         raise SystemExit(status)
 
 
@@ -69,11 +76,14 @@ def handle_errors(command: Callable[Given, Answer]) -> Callable[Given, Answer]:
     @functools.wraps(command)
     def wrapper(*args: Given.args, **kwargs: Given.kwargs) -> Answer:
         show_any_character()
-        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(_Printable("%(message)s"))
+        logging.basicConfig(level=logging.WARNING, handlers=[handler])
         logging.getLogger("maskora").setLevel(logging.INFO)
         quieten_libraries()
         interruption.catch()
         try:
+            check_utf8(_texts([*args, *kwargs.values()]))
             answer = command(*args, **kwargs)
             interruption.check()  # none is lost, however late it was
             return answer
@@ -84,10 +94,28 @@ def handle_errors(command: Callable[Given, Answer]) -> Callable[Given, Answer]:
             status, message = failure
         finally:
             interruption.forget()
-        print(f"maskora: {message}", file=sys.stderr)
+        print(printable(f"maskora: {message}"), file=sys.stderr)
         raise typer.Exit(status)
 
     return wrapper
+
+
+class _Printable(logging.Formatter):
+    """Messages as a terminal may show them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def _texts(given: Iterable[object]) -> Iterator[str]:
+    """Every text among a command's arguments."""
+    for one in given:
+        if isinstance(one, list):
+            yield from _texts(one)
+        elif isinstance(one, str | Path):
+            yield str(one)
+        else:  # the context of a command that gets its line as it was typed
+            yield from getattr(one, "args", ())
 
 
 def _failure(error: BaseException, interrupted: bool) -> tuple[int, str] | None:
@@ -98,6 +126,9 @@ def _failure(error: BaseException, interrupted: bool) -> tuple[int, str] | None:
         return 2, str(error)
     if isinstance(error, Fault):
         return 1, str(error)
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        line = error.object[: error.end].splitlines()[-1]  # the rest is not needed to find it
+        return 2, f"a name is not in UTF-8, and cannot be written down: rename it ({line}…)"
     if isinstance(error, OSError) and error.errno in REPORTED_ERRNOS:
         return 1, explain(error)
     memory = ran_out_of(error)
@@ -119,18 +150,12 @@ def _out_of_memory(memory: Literal["VRAM", "RAM"], error: BaseException) -> str:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    print(printable(text), flush=True)
 
 
 def _say_all(lines: Iterable[str]) -> None:
     for line in lines:
         _say(line)
-
-
-def _load(config: Path, overrides: list[str] | None) -> Config:
-    """A configuration; that of a workspace once what a killed program has begun there is done."""
-    recover(Workspace(config.parent))
-    return load_config(config, overrides or [])
 
 
 def _print_version(wanted: bool) -> None:
@@ -231,9 +256,9 @@ def track(
     lists = {"clicks": click, "boxes": box} if click or box else {}
     overrides = [f"tracker.{key}={json.dumps(value)}" for key, value in given.items() if value]
     overrides += [f"tracker.{key}={json.dumps(value or [])}" for key, value in lists.items()]
-    place = Workspace(workspace)
+    place = Workspace.open(workspace)
     place.read_source()
-    config = _load(place.config, [*(set_ or []), *overrides])
+    config = load_config(place.config, [*(set_ or []), *overrides])
     track_workspace(config, place, overwrite, _say)
 
 
@@ -346,7 +371,11 @@ Runs maskora edit on every sub-folder of JOBS_DIR, in the order of their names. 
   options.txt                       more options of edit, one a line, such as    (optional)
                                       --frames 17
                                       --set inference.steps=20
-                                    the rest of a line is the value, without quotes; # comments
+                                    the rest of a line is the value, without quotes; # comments;
+                                    --base, --caption, --device, --edited-caption, --frames, --set
+                                    and --size are the options that a job may have
+
+A link in a job's folder must not lead out of JOBS_DIR.
 
 Texts are UTF-8. JOB.mp4, JOB.log and JOB.work (the workspace) go into OUT_DIR; by default
 JOBS_DIR-out. Paths in options are relative to where batch was started. A job's own options win over
@@ -397,7 +426,8 @@ def check(config: ConfigOption, edit: EditOption = None, set_: SetOption = None)
     """Check the configuration, the workspace and the edited frames; loads no model."""
     from maskora.app.preflight import check_workspace
 
-    _say_all(check_workspace(_load(config, set_), Workspace(config.parent), edit))
+    workspace = Workspace.open(config.parent)
+    _say_all(check_workspace(load_config(config, set_ or []), workspace, edit))
 
 
 @app.command()
@@ -417,7 +447,8 @@ def plan(
     """Tell what training and inference will take of VRAM, RAM, disk and time; loads no model."""
     from maskora.app.plan import describe_plan
 
-    _say_all(describe_plan(_load(config, set_), Workspace(config.parent), device, vram))
+    workspace = Workspace.open(config.parent)
+    _say_all(describe_plan(load_config(config, set_ or []), workspace, device, vram))
 
 
 @app.command()
@@ -435,11 +466,12 @@ def train(
     set_: SetOption = None,
 ) -> None:
     """Train the LoRA: motion from the source, then the look of edited keyframes."""
-    settings = _load(config, set_)  # a mistake is answered before torch is imported
+    workspace = Workspace.open(config.parent)
+    settings = load_config(config, set_ or [])  # a mistake is answered before torch is imported
     devices.choose(device)
     from maskora.app.train import train_stages
 
-    train_stages(settings, Workspace(config.parent), stage, edit, resume)
+    train_stages(settings, workspace, stage, edit, resume)
 
 
 @app.command()
@@ -459,11 +491,12 @@ def infer(
     set_: SetOption = None,
 ) -> None:
     """Generate the edited clip, with everything outside the mask kept."""
-    settings = _load(config, set_)
+    workspace = Workspace.open(config.parent)
+    settings = load_config(config, set_ or [])
     devices.choose(device)
     from maskora.app.infer import infer_clip
 
-    infer_clip(settings, Workspace(config.parent), edit, seed, output, lora or [])
+    infer_clip(settings, workspace, edit, seed, output, lora or [])
 
 
 @app.command()

@@ -7,17 +7,19 @@ by the next one in the same folder.
 
 import errno
 import hashlib
+import json
 import os
 import platform
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import platformdirs
 import psutil
@@ -26,6 +28,12 @@ from maskora.errors import UserError
 from maskora.system import WINDOWS
 
 Answer = TypeVar("Answer")
+# What Pillow may open: plain pictures. Its reader of EPS, for one, starts another program.
+PICTURES = (
+    "AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI",
+    "SGI", "TGA", "TIFF", "WEBP",
+)  # fmt: skip
+MOST_PIXELS = 120_000_000  # of a picture: a small file may unpack to any size
 # Windows' numbers for a file that some program has open or mapped: access denied, sharing
 # violation, lock violation, user-mapped section.
 HELD = (5, 32, 33, 1224)
@@ -151,6 +159,56 @@ def naming(path: Path, scratch: Path | None = None) -> Iterator[None]:
         if not named or str(scratch) in named:
             error.filename, error.filename2 = str(path), None
         raise
+
+
+def check_links(parts: Iterable[Path], within: Path) -> None:
+    """No link in some files and folders leads out of a folder; nothing there is a pipe or a device.
+
+    Args:
+        parts: in the folder; they need not be there.
+
+    Raises:
+        UserError: with the first that is otherwise.
+    """
+    home, waiting, seen = Path(os.path.realpath(within)), list(parts), set[Path]()
+    while waiting:
+        path = waiting.pop()
+        try:
+            status = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if stat.S_ISLNK(status.st_mode) or getattr(status, "st_reparse_tag", False):
+            target = Path(os.path.realpath(path))
+            if target.is_symlink() or not target.is_relative_to(home):
+                raise UserError(
+                    f"{path} is a link that leads elsewhere, to {target}: nothing is read or "
+                    f"written through it. Put the file or folder itself there"
+                )
+            waiting += [target] if target not in seen else []
+            seen.add(target)
+        elif stat.S_ISDIR(status.st_mode):
+            waiting.extend(path.iterdir())
+        elif not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path} is no ordinary file (a pipe, a socket or a device): remove it")
+
+
+def check_ordinary(path: Path) -> None:
+    """What a path leads to is a file, if there is anything: a pipe or a device has no end.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "no ordinary file (a pipe, a socket or a device)"
+        raise UserError(f"{path} is {kind}; a file is needed there")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text says. Raises ValueError for whatever is wrong with it."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 @contextmanager

@@ -156,6 +156,6 @@ def read_state(path: Path) -> State | None:
     for line in reversed(lines):
         try:
             return State(**json.loads(line))
-        except (ValueError, TypeError):  # it is just being written
+        except (ValueError, TypeError, RecursionError):  # it is just being written
             continue
     return None

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import psutil
 
+from maskora.errors import UserError
+
 WINDOWS = os.name == "nt"
 # What asks a program to end. Windows has SIGBREAK besides (Ctrl-Break), the only one of them that
 # one process can send to another there.
@@ -34,6 +36,8 @@ ADVICE = {
     **({errno.EINVAL: ""} if WINDOWS else {}),  # of a name that is none there
 }  # fmt: skip
 REPORTED_ERRNOS = tuple(ADVICE)
+# What a terminal would obey or show nothing of, and half characters; not the ends of lines.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def explain(error: OSError) -> str:
@@ -84,6 +88,18 @@ def show_any_character(streams: Iterable[object] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr) if streams is None else streams:
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")
+
+
+def printable(text: str) -> str:
+    """A text for the terminal, in which names that others chose command nothing."""
+    return UNPRINTABLE.sub("?", text)
+
+
+def check_utf8(texts: Iterable[str]) -> None:
+    """Names and texts can be written down. Raises UserError with the first that cannot."""
+    for text in texts:
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise UserError(f"{printable(text)!r} is not in UTF-8: rename it, or write it in UTF-8")
 
 
 def quieten_libraries() -> None:

@@ -1,7 +1,8 @@
 """Whoever made a model's folder does not choose what code reads it."""
 
+import ast
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from maskora.caption import open_captioner
 from maskora.errors import UserError
 from maskora.masks.prompts import Click
 from maskora.masks.trackers import open_tracker
+from tests.conftest import REPOSITORY
 from tests.masks.trackers.tiny_sam2 import write_tiny_sam2
 from tests.tiny_florence import write_tiny_florence
 
@@ -50,3 +52,52 @@ def test_foreign_quantisation_is_refused(write: Use, use: Use, tmp_path: Path) -
     change(tmp_path / "model", quantization_config={"quant_method": "bitsandbytes"})
     with pytest.raises(UserError, match="quantised by other software"):
         use(tmp_path / "model")
+
+
+def calls() -> Iterator[tuple[str, str, dict[str, ast.expr]]]:
+    """Every call in what is installed: where, the function as written, its named arguments."""
+    for room in ("maskora", "gui_mask"):
+        for path in sorted((REPOSITORY / room).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call):
+                    where = f"{path.relative_to(REPOSITORY)}:{node.lineno}"
+                    named = {one.arg: one.value for one in node.keywords if one.arg}
+                    yield where, ast.unparse(node.func), named
+
+
+def test_nothing_that_runs_what_a_file_says_is_called() -> None:
+    """Pickles are read as plain tensors alone; no text is run, no model's own code, no shell."""
+    runs = {
+        "eval",
+        "exec",
+        "pickle.load",
+        "pickle.loads",
+        "pickle.Unpickler",
+        "os.system",
+        "np.load",
+    }
+    runs |= {"shutil.unpack_archive", "yaml.load", "joblib.load", "marshal.loads"}
+    found, loads = [], 0
+    for where, function, named in calls():
+        is_true = {name for name, value in named.items() if ast.unparse(value) == "True"}
+        if function == "torch.load":
+            loads += 1
+            found += [] if "weights_only" in is_true else [where]
+        elif function in runs or function.endswith((".extractall", "import_module")):
+            found.append(where)
+        found += [where for name in ("trust_remote_code", "shell", "allow_pickle") if name in named]
+    assert found == []
+    assert loads >= 3
+
+
+def test_models_are_read_as_safetensors_alone() -> None:
+    found = [
+        where
+        for where, function, named in calls()
+        if function.endswith(".from_pretrained")
+        and "Tokenizer" not in function
+        and "Processor" not in function
+        and not ("use_safetensors" in named and ast.unparse(named["use_safetensors"]) == "True")
+    ]
+    # A tokenizer or a processor, whose class is an argument there.
+    assert [where.partition(":")[0] for where in found] == ["maskora/models/building.py"]

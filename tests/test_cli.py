@@ -1,6 +1,7 @@
 """The command line: choices are checked; how a command ends that fails or is interrupted."""
 
 import errno
+import logging
 import os
 import re
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -15,7 +17,8 @@ import typer
 from typer.testing import CliRunner
 
 from maskora import lora
-from maskora.cli import app, handle_errors
+from maskora.app.workspace import Record
+from maskora.cli import _say, app, handle_errors
 from maskora.config.tables import FAMILIES, Tracker
 from maskora.errors import Fault, UserError
 from maskora.models import tiny
@@ -68,6 +71,61 @@ def test_an_interruption_that_python_has_ignored_ends_a_command_all_the_same(
         command()
     assert ended.value.exit_code == 130
     assert capsys.readouterr().err == "maskora: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "prepare caf\udce9.mp4 ws --box 1,2,3,4",
+        "prepare clip.mp4 caf\udce9",
+        "prepare clip.mp4 ws --caption caf\udce9",
+        "check --config caf\udce9/edit.toml",
+        "train --config ws/edit.toml --set prompt.caption=caf\udce9",
+        "infer --config ws/edit.toml --lora caf\udce9.safetensors",
+        "export ws caf\udce9.safetensors",
+        "edit caf\udce9.mp4 1,2,3,4 a.png out.mp4",
+        "batch caf\udce9",
+    ],
+)
+def test_what_is_not_in_utf8_is_named(line: str) -> None:
+    result = CliRunner().invoke(app, line.split())
+    assert result.exit_code == 2, result
+    assert "caf?" in result.stderr
+    assert "is not in UTF-8: rename it" in result.stderr
+
+
+def test_a_name_that_is_not_in_utf8_and_is_met_on_the_way(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    class Named(Record):
+        origin: str
+
+    @handle_errors
+    def command() -> None:
+        Named(origin="/clips/caf\udce9.mp4").write(tmp_path / "source.json")
+
+    with pytest.raises(typer.Exit) as ended:
+        command()
+    assert ended.value.exit_code == 2
+    assert "/clips/caf?" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_command_nothing_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a\x1b]0;owned\x07\x9b31m\u202egnp.exe\x08é編"
+    logging.getLogger().handlers.clear()
+
+    @handle_errors
+    def command() -> None:
+        logging.getLogger("maskora").warning("note: %s", name)
+        _say(name)
+        raise UserError(f"{name} is no frame:\n  really")
+
+    with pytest.raises(typer.Exit):
+        command()
+    out, err = capsys.readouterr()
+    clean = "a?]0;owned??31m?gnp.exe?é編"
+    assert (out, err) == (f"{clean}\n", f"note: {clean}\nmaskora: {clean} is no frame:\n  really\n")
 
 
 @pytest.mark.parametrize("error", [ImportError, RuntimeError, OSError])

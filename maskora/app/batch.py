@@ -22,13 +22,22 @@ import maskora
 from maskora import devices
 from maskora.app.workspace import IMAGE_SUFFIXES, Workspace, read_small_text, video_sha256, working
 from maskora.errors import Fault, UserError
-from maskora.files import is_hidden, refuse_inputs, replacing, write_text
+from maskora.files import (
+    check_links,
+    is_hidden,
+    refuse_inputs,
+    remove,
+    replacing,
+    write_text,
+)
 from maskora.system import INTERRUPTIONS
 
 INTERRUPTED = 130  # the exit status after Ctrl-C or SIGTERM
 FOR_PREPARE = ("--base", "--frames", "--size", "--caption", "--edited-caption")
 REPEATABLE = ("--click", "--keyframe", "--set")
 OPTIONS = ("--mask", "--workspace", "--device", *FOR_PREPARE, *REPEATABLE)
+# What a job's own options may say: a job may come from a stranger, and names no other places.
+OF_A_JOB = ("--device", "--set", *FOR_PREPARE)
 SEE_EDIT, SEE_BATCH = "maskora edit --help lists the options", "maskora batch --help"
 VIDEOS = ("video.mp4", "video.mov", "video.mkv", "video.webm")
 EDITED = tuple(f"edited{suffix}" for suffix in IMAGE_SUFFIXES)
@@ -159,7 +168,7 @@ def parse_edit_line(words: Sequence[str]) -> EditLine:
         device=_words(last, "--device"),
         edits=edits,
         output=Path(output),
-        workspace=Workspace(root),
+        workspace=Workspace.open(root),
     )
 
 
@@ -319,6 +328,7 @@ def run_job(job: Path, output: Path, log: Path, common: Sequence[str]) -> int:
     except UserError as error:
         write_text(log, f"maskora: {error}\n")
         return 2
+    remove(log)  # an earlier one may be a link
     with log.open("wb") as file:
         status = run_maskora(["edit", *words], file)
         if crash := crash_message("edit", status):
@@ -327,7 +337,12 @@ def run_job(job: Path, output: Path, log: Path, common: Sequence[str]) -> int:
 
 
 def job_words(job: Path, output: Path, common: Sequence[str]) -> list[str]:
-    """The words after `maskora edit` for the job in a folder. Raises UserError."""
+    """The words after `maskora edit` for the job in a folder.
+
+    Raises:
+        UserError: something is missing or wrong, or a link leads out of the folder of all jobs.
+    """
+    check_links([job], job.parent)
     video = _one_of(job, "video", VIDEOS)
     edited = _one_of(job, "edited frame", EDITED)
     regions = [(name, path) for name in REGIONS for path in _named(job, name)]
@@ -336,7 +351,7 @@ def job_words(job: Path, output: Path, common: Sequence[str]) -> list[str]:
     (name, region), options = regions[0], []
     words = [str(video), str(edited), str(output)]
     if name == "box.txt":
-        words.insert(1, "".join(read_small_text(region).split()))
+        words.insert(1, _region(["".join(read_small_text(region).split())], [])[1])
     elif name == "clicks.txt":
         options = [word for line in _lines(region) for word in ("--click", line)]
     else:
@@ -350,7 +365,20 @@ def job_words(job: Path, output: Path, common: Sequence[str]) -> list[str]:
             if not is_hidden(image):
                 words += ["--keyframe", f"{image.stem}={image}"]
     for path in _named(job, "options.txt"):
-        words += [word for line in _lines(path) for word in line.split(maxsplit=1)]
+        words += [word for line in _lines(path) for word in _option(line, path)]
+    return words
+
+
+def _option(line: str, path: Path) -> list[str]:
+    """An option of a job as words. Raises UserError where a job may not say it."""
+    words = line.split(maxsplit=1)
+    name, sign, _ = words[0].partition("=")
+    if name not in OF_A_JOB:
+        raise UserError(f"{path}: {name} is no option of a job, but {', '.join(OF_A_JOB)} are")
+    if sign:  # the value may have spaces
+        return [line]
+    if len(words) == 1:
+        raise UserError(f"{path}: {name} needs a value in the same line")
     return words
 
 

@@ -114,7 +114,7 @@ def run_demo(folder: Path, say: Callable[[str], None]) -> None:
     Args:
         say: takes lines for the person.
     """
-    clip, workspace = DemoClip(folder), Workspace(folder / "workspace")
+    clip, workspace = DemoClip(folder), Workspace.open(folder / "workspace")
     if folder.exists() and not clip.marker.exists() and (folder.is_file() or any(folder.iterdir())):
         raise UserError(f"{folder} already holds something; name another folder: maskora demo DIR")
     folder.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,8 @@ log = logging.getLogger("maskora")
 # Pixels over which the source outside meets the edit inside, in what the model sees. Not
 # inference.feather: that one is about the finished frames, and changing it must not retrain.
 SPILL_FEATHER = 8.0
+# Pictures that are no edited frames, but that a person may take for some.
+PICTURES = (".avif", ".bmp", ".gif", ".heic", ".jxl", ".tga", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,9 @@ class Edit:
 
 
 def find_edits(workspace: Workspace, edit: str | None, frames: int) -> EditFiles:
-    """The edited images of an edit; a file that is no frame is an error, never ignored.
+    """The edited images of an edit; a picture that is no frame is an error, never ignored.
+
+    What image editors and file managers leave beside the pictures is left out, with a note.
 
     Args:
         edit: the name that --edit gives, or None for the unnamed one.
@@ -143,9 +148,13 @@ def find_edits(workspace: Workspace, edit: str | None, frames: int) -> EditFiles
         names = ", ".join(workspace.named_edits()) or "none"
         raise UserError(f"{folder}: no such folder (named edits here: {names})")
     images: dict[int, Path] = {}
+    others: list[str] = []
     for path in sorted(folder.iterdir()):
         is_named_edit = path.is_dir() and edit is None and EDIT_NAME.fullmatch(path.name)
         if is_named_edit or is_hidden(path):
+            continue
+        if path.is_file() and path.suffix.lower() not in (*IMAGE_SUFFIXES, *PICTURES, ".txt"):
+            others.append(path.name)
             continue
         frame = _frame_number(path, frames)
         if path.suffix.lower() == ".txt":
@@ -153,11 +162,19 @@ def find_edits(workspace: Workspace, edit: str | None, frames: int) -> EditFiles
         if frame in images:
             raise UserError(f"{path} and {images[frame].name} are both frame {frame}: keep one")
         images[frame] = path
+    if others:
+        _note_left_out(folder, ", ".join(others))
     known = {path.stem for path in images.values()}
     for caption in sorted(folder.glob("*.txt")):
         if caption.stem not in known:
             log.warning("note: %s has no edited frame beside it", caption)
     return EditFiles(folder, images)
+
+
+@cache
+def _note_left_out(folder: Path, names: str) -> None:
+    """Say it once in a run, however often an edit is looked for."""
+    log.warning("note: %s: no edited frames, left out: %s", folder, names)
 
 
 def _frame_number(path: Path, frames: int) -> int:

@@ -196,7 +196,7 @@ def evaluate_result(
     for key, name in ((CLIP, clip), (QUALITY, quality)):
         if name is not None and not name.strip():
             raise UserError(f"{key} names nothing: give a folder or a hub id, or leave {key} out")
-    workspace = Workspace(root)
+    workspace = Workspace.open(root)
     workspace.read_source()  # where there is no workspace, nothing is to be held
     with working(workspace):
         return _evaluate(workspace, edit, seed, truth, clip, quality)

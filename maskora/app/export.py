@@ -1,7 +1,6 @@
 """export: a LoRA as a file for other programs, or in the weights of a copy of its base."""
 
 import logging
-import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -145,7 +144,7 @@ def _find_loras(source: Path, edit: str | None) -> list[LoraChoice]:
         if edit is not None:
             raise UserError(f"--edit {edit} belongs to a workspace, and {source} is none")
         return [LoraChoice(source)]
-    return _trained_loras(Workspace(source), edit)
+    return _trained_loras(Workspace.open(source), edit)
 
 
 def _trained_loras(workspace: Workspace, edit: str | None) -> list[LoraChoice]:
@@ -228,13 +227,7 @@ def _warn_uncompared(reason: UserError) -> None:
 
 
 def _check_output(output: Path) -> None:
-    """Check that a path can be written and named in a message. Raises UserError."""
-    try:
-        str(output).encode()
-    except UnicodeEncodeError:
-        raise UserError(
-            f"{os.fsencode(output)!r} is no text in UTF-8: choose another name"
-        ) from None
+    """Check that a path can be written. Raises UserError."""
     nearest = next(parent for parent in output.parents if parent.exists())
     if not nearest.is_dir():
         raise UserError(f"{output}: {nearest} is a file, not a folder")

@@ -25,7 +25,7 @@ def start_gui(
     if missing := [str(folder) for folder in allow if not folder.is_dir()]:
         raise UserError(f"--allow {', '.join(missing)}: no such folder")
     if workspace is not None:
-        origin = Path(Workspace(workspace).read_source().origin)
+        origin = Path(Workspace.open(workspace).read_source().origin)
         allowed += [workspace.resolve(), *_video_of(origin)]
     try:
         from gui_mask.server import serve

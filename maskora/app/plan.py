@@ -21,7 +21,7 @@ from maskora.memory.profile import Profile, read_profile
 from maskora.memory.report import render
 from maskora.models.files.model_files import resolve_base
 from maskora.models.registry import ModelFiles
-from maskora.streaming.header import raw_header
+from maskora.streaming.header import read_header
 from maskora.streaming.placement import gb
 
 CONFIGS = ["model_index.json", "config.json", "*/config.json"]
@@ -118,7 +118,7 @@ def _planned_size(config: Config, multiple: int) -> tuple[int, int]:
 
 def adapter_values(path: Path) -> int:
     """How many values a LoRA file holds."""
-    return sum(prod(tensor["shape"]) for tensor in raw_header(path)[0].values())
+    return sum(prod(tensor.shape) for tensor in read_header(path).values())
 
 
 def matrix_type(paths: list[Path]) -> str | None:
@@ -126,9 +126,9 @@ def matrix_type(paths: list[Path]) -> str | None:
     shard = next((path for path in paths if path.suffix == ".safetensors"), None)
     if shard is None:
         return None
-    matrices = [tensor for tensor in raw_header(shard)[0].values() if len(tensor["shape"]) == 2]
-    largest = max(matrices, key=lambda tensor: prod(tensor["shape"]), default=None)
-    return None if largest is None else str(largest["dtype"])
+    matrices = [tensor for tensor in read_header(shard).values() if len(tensor.shape) == 2]
+    largest = max(matrices, key=lambda tensor: prod(tensor.shape), default=None)
+    return None if largest is None else largest.kind
 
 
 def describe_plan(

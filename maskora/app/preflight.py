@@ -3,7 +3,7 @@
 Imports no torch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from maskora.app.captions import foresee_caption
@@ -19,11 +19,12 @@ from maskora.app.workspace import (
 from maskora.config import Config
 from maskora.config.tables import Acceleration, Table
 from maskora.errors import UserError
-from maskora.hub import find_local, is_hub_id
+from maskora.files import lies_in
+from maskora.hub import find_file, find_local, is_hub_id
 from maskora.memory.plan import Purpose
 from maskora.models.acceleration import NO_BACKWARD, NO_MASK, WARM_UP
 from maskora.models.files.model_files import resolve_base, resolve_files
-from maskora.models.registry import open_source, read_settings
+from maskora.models.registry import check_files, open_source, read_settings
 from maskora.streaming.placement import Placement
 from maskora.video.images import image_size
 
@@ -67,7 +68,8 @@ def check_workspace(config: Config, workspace: Workspace, edit: str | None) -> l
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         lines = [f"  {problem}" for problem in problems]
         raise UserError("\n".join([f"{workspace.root}: {count}", *lines]))
-    return [*_summary(workspace, source, files), *filter(None, notes)]
+    elsewhere = describe_elsewhere(config, workspace, source)
+    return [*_summary(workspace, source, files), *filter(None, notes), *elsewhere]
 
 
 def _summary(workspace: Workspace, source: Source, files: EditFiles) -> list[str]:
@@ -87,6 +89,35 @@ def _check_frames(workspace: Workspace, source: Source) -> None:
             raise UserError(f"{path}: its size is not {source.size[0]}x{source.size[1]}")
 
 
+def describe_elsewhere(config: Config, workspace: Workspace, source: Source) -> list[str]:
+    """Lines about what a run reads outside of the workspace, and fetches from the hub."""
+    outside, fetched, root = [], [], workspace.root
+    for name, text in _named_places(config, source):
+        found = find_local(text, root) or find_file(text, root)
+        if found is None and is_hub_id(text):
+            fetched.append(f"{text} ({name})")
+        elif not lies_in(found or root / text, root):
+            outside.append(f"{found or text} ({name})")
+    lines = {"reads outside the workspace": outside, "fetches from the hub, once": fetched}
+    return [f"{what}: {', '.join(places)}" for what, places in lines.items() if places]
+
+
+def _named_places(config: Config, source: Source) -> Iterator[tuple[str, str]]:
+    """What names a folder, a file or a hub id that a run uses, and the name."""
+    yield "the original video", source.origin
+    if config.model.path not in ("", "miniature"):
+        yield "model.path", config.model.path
+    for part, path in config.model.files.items():
+        yield f"model.files.{part}", path
+    for item in config.inference.loras:
+        yield "inference.loras", item.path
+    captions = (config.prompt.caption, config.prompt.edited_caption)
+    if "auto" in captions and config.caption.model != "none":
+        yield "caption.model, for captions that are missing", config.caption.model
+    if config.tracker.type == "sam2":
+        yield "tracker.checkpoint, for maskora track", config.tracker.checkpoint
+
+
 def _base_line(config: Config, workspace: Workspace) -> str:
     """The base's files in a line, checked; what would have to be fetched is not looked at."""
     model, root = config.model, workspace.root
@@ -94,6 +125,7 @@ def _base_line(config: Config, workspace: Workspace) -> str:
         files = resolve_files(model, root)
         return f"base: {open_source(None, files).description if files else model.path}"
     found = resolve_base(model, root)
+    check_files(model.family, found)
     read_settings(model.family, found)  # its configurations, one by one
     return f"base: {found.description}"
 

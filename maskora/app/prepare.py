@@ -59,7 +59,7 @@ def prepare_workspace(
     Raises:
         UserError: any input is wrong; then nothing has been written.
     """
-    workspace = Workspace(root)
+    workspace = Workspace.open(root)
     _check_target(workspace, [path for path in (video, mask) if path is not None], overwrite)
     config = _configuration(base, given, overrides)
     info = probe(video)

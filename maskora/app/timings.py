@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from maskora.files import cache_home, write_text
+from maskora.files import cache_home, parse_json, write_text
 
 # What of a placement follows from what happens to be free, and how much fewer blocks are near.
 FLUID, NEAR = ("blocks_to_swap", "ring", "vae_tile"), 8
@@ -36,8 +36,8 @@ def neighbour(key: str) -> tuple[float, int] | None:
 def _apart(key: str) -> tuple[int, dict[str, Any] | None]:
     """How many blocks a step swaps, and all else that decides its time; None where it is none."""
     try:
-        facts = json.loads(key)
-    except (ValueError, RecursionError):
+        facts = parse_json(key)
+    except ValueError:
         return 0, None
     placement = facts.get("placement") if isinstance(facts, dict) else None
     if not isinstance(placement, dict) or not isinstance(placement.get("blocks_to_swap"), int):
@@ -70,8 +70,8 @@ def _known() -> dict[str, float]:
 def _read() -> dict[str, float]:
     """What is there; a missing or damaged file counts as empty."""
     try:
-        content = json.loads(_path().read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError, RecursionError):
+        content = parse_json(_path().read_bytes())
+    except (FileNotFoundError, ValueError):
         return {}
     if not isinstance(content, dict):
         return {}

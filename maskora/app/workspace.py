@@ -5,6 +5,7 @@ Importing this needs no library of pictures or videos: the doctor tells which of
 
 import errno
 import hashlib
+import json
 import logging
 import os
 import re
@@ -12,16 +13,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from filelock import BaseFileLock, FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from maskora.app.exchange import begun_exchanges, settle
 from maskora.config import Config
 from maskora.config.tables import Stage
 from maskora.errors import UserError
-from maskora.files import is_hidden, patiently, remove, sha256_file, write_text
+from maskora.files import check_links, is_hidden, patiently, remove, sha256_file, write_text
 from maskora.system import WINDOWS, command_line
 
 if TYPE_CHECKING:
@@ -44,7 +45,13 @@ class Record(BaseModel):
 
     def write(self, path: Path) -> None:
         """Write it as a whole or not at all."""
-        write_text(path, self.model_dump_json(indent=2) + "\n")
+        write_text(path, json.dumps(self.model_dump(), indent=2, ensure_ascii=False) + "\n")
+
+
+# A record may be anybody's: what is made of its numbers must stay a number, and fit into memory.
+Whole = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Pixels = Annotated[int, Field(ge=1, le=1_000_000)]
+Offset = Annotated[int, Field(ge=-1_000_000, le=1_000_000)]
 
 
 class Source(Record):
@@ -58,20 +65,20 @@ class Source(Record):
     origin: str
     origin_sha256: str | None = None
     origin_frames: int | None = None
-    start: int = Field(ge=0)
-    every: int = Field(ge=1)
-    frames: int = Field(ge=1)
+    start: Whole
+    every: Whole = Field(ge=1)
+    frames: int = Field(ge=1, le=100_000)
     fps: str
-    original_size: tuple[PositiveInt, PositiveInt]
-    size: tuple[PositiveInt, PositiveInt]
-    cell: int = Field(ge=1)
+    original_size: tuple[Pixels, Pixels]
+    size: tuple[Pixels, Pixels]
+    cell: Pixels
     fit: str
-    region: tuple[int, int, PositiveInt, PositiveInt]
+    region: tuple[Offset, Offset, Pixels, Pixels]
 
     @field_validator("fps")
     @classmethod
     def _is_a_rate(cls, fps: str) -> str:
-        if not re.fullmatch(r"[0-9]+(/[0-9]*[1-9][0-9]*)?", fps) or Fraction(fps) <= 0:
+        if not re.fullmatch(r"[0-9]{1,18}(/(?=0*[1-9])[0-9]{1,18})?", fps) or Fraction(fps) <= 0:
             raise ValueError(f"{fps!r} is no frame rate")
         return fps
 
@@ -139,12 +146,26 @@ class Workspace:
         self.original_dir = root / "original"  # an uploaded video, which has no other home
         self.cache_dir = root / "cache"
         self.captions_dir = self.cache_dir / "captions"
+        self.results_dir = root / "output"
         self.runs_dir = root / "runs"
         self.job_record = self.runs_dir / "job.json"
         self.job_log = self.runs_dir / "job.log"
         self.job_progress = self.runs_dir / "progress.jsonl"
         self.job_lock = self.runs_dir / ".lock"
         self.stops_dir = self.runs_dir / ".stops"  # a file for each time that a stop was asked for
+
+    @classmethod
+    def open(cls, root: Path) -> "Workspace":
+        """The workspace in a folder that anybody may have made; `root` itself may be a link.
+
+        Raises:
+            UserError: a link in it leads out of it, or something in it is no ordinary file.
+        """
+        workspace = cls(root)
+        paths = (path.relative_to(root).parts for path in vars(workspace).values())
+        check_links({root / parts[0] for parts in paths if parts}, root)
+        recover(workspace)
+        return workspace
 
     def source_frame(self, frame: int) -> Path:
         """A frame as the model sees it."""
@@ -204,8 +225,8 @@ class Workspace:
 
     def output_dir(self, edit: str | None, seed: int | None) -> Path:
         """The folder of a result; `seed` only for the second and further seeds of a run."""
-        folder = self.root / "output"
-        folder = folder if edit is None else folder / _checked_name(edit)
+        base = self.results_dir
+        folder = base if edit is None else base / _checked_name(edit)
         return folder if seed is None else folder / f"seed-{seed}"
 
     def read_source(self) -> Source:

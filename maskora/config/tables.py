@@ -39,8 +39,11 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 PLAIN = ("bfloat16", "float16", "float32")
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
+# No machine has more of anything, and what is computed from it stays a number.
+MOST = 1_000_000_000
+Positive = Annotated[int, Field(ge=1, le=MOST)]
+Count = Annotated[int, Field(ge=0, le=MOST)]
+Factor = Annotated[float, Field(gt=0, le=1e12)]
 
 
 def _is_4k_plus_1(frames: int) -> int:
@@ -52,7 +55,7 @@ def _is_4k_plus_1(frames: int) -> int:
     return frames
 
 
-Frames = Annotated[int, Field(ge=5), AfterValidator(_is_4k_plus_1)]
+Frames = Annotated[int, Field(ge=5, le=100_000), AfterValidator(_is_4k_plus_1)]
 
 
 class Table(BaseModel):
@@ -133,12 +136,12 @@ class Model(Table):
 class Memory(Table):
     """Placement of the base while it works. `maskora plan` shows what comes of it."""
 
-    vram_budget_gb: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+    vram_budget_gb: Factor | Literal["auto"] = Field(
         "auto",
         description='how much of the GPU\'s memory may be used, in GB (2^30 bytes); "auto" = what '
         "is free when a run starts, less a reserve; a number is a cap on that",
     )
-    blocks_to_swap: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+    blocks_to_swap: Count | Literal["auto"] = Field(
         "auto",
         description="how many of the transformer's blocks wait in RAM and are streamed to the "
         'GPU; "auto" = the fewest that fit the budget',
@@ -275,7 +278,7 @@ class Adapter(Table):
     """The LoRA."""
 
     rank: Positive = Field(16, description="rank of the update")
-    alpha: Annotated[float, Field(gt=0)] = Field(16.0, description="scale: alpha / rank")
+    alpha: Factor = Field(16.0, description="scale: alpha / rank")
     targets: Literal["attention", "attention+ffn"] = Field(
         "attention", description="attention (q, k, v, o) | attention+ffn"
     )
@@ -342,15 +345,11 @@ class Training(Table):
     timestep_sample_method: Literal["uniform", "logit_normal"] = Field(
         "uniform", description="how noise levels are drawn: uniform | logit_normal"
     )
-    shift: Annotated[float, Field(gt=0)] = Field(
-        1.0, description="moves the noise levels up (> 1) or down (< 1)"
-    )
-    inside_weight: Annotated[float, Field(gt=0)] = Field(
+    shift: Factor = Field(1.0, description="moves the noise levels up (> 1) or down (< 1)")
+    inside_weight: Factor = Field(
         1.0, description="weight of the loss inside the mask, relative to outside"
     )
-    gradient_clipping: Annotated[float, Field(gt=0)] = Field(
-        1.0, description="largest gradient norm"
-    )
+    gradient_clipping: Factor = Field(1.0, description="largest gradient norm")
     gradient_accumulation_steps: Positive = Field(1, description="samples per optimizer step")
     checkpoint_every: Positive = Field(25, description="steps between checkpoints")
 
@@ -359,7 +358,7 @@ class LoraFile(Table):
     """One further LoRA for inference."""
 
     path: str = Field(description="a .safetensors file (relative to this file)")
-    strength: float = Field(1.0, description="1 = as trained")
+    strength: Annotated[float, Field(ge=-1e6, le=1e6)] = Field(1.0, description="1 = as trained")
     expert: Literal["", "high", "low"] = Field(
         "", description="of a base with two transformers, the one that it is for; empty: both"
     )
@@ -369,10 +368,10 @@ class Inference(Table):
     """Generation of the edited clip."""
 
     steps: Positive = Field(30, description="denoising steps")
-    guidance: Annotated[float, Field(ge=1.0)] = Field(
+    guidance: Annotated[float, Field(ge=1.0, le=1e6)] = Field(
         5.0, description="classifier-free guidance; 1 = off, twice as fast"
     )
-    shift: Annotated[float, Field(gt=0)] | Literal["model"] = Field(
+    shift: Factor | Literal["model"] = Field(
         "model", description="the schedule's shift; \"model\" = as the base's own scheduler has it"
     )
     seed: Seed = Field(0, description="of the starting noise")
@@ -381,7 +380,7 @@ class Inference(Table):
         description="how the background is held: pixel (exact) | model (raw output) | latent "
         "(blended at every step: the paper's baseline)",
     )
-    feather: Annotated[float, Field(ge=0)] = Field(
+    feather: Annotated[float, Field(ge=0, le=LARGEST)] = Field(
         8.0, description="pixels over which the edit blends in, inside the mask"
     )
     lossless: bool = Field(False, description="also write edited.mkv (RGB FFV1), bit for bit")
@@ -409,10 +408,10 @@ class Acceleration(Table):
         description="in inference, reuse what changes little from step to step: none | "
         "first-block | taylor; faster, less exact",
     )
-    cache_threshold: Annotated[float, Field(gt=0)] = Field(
+    cache_threshold: Factor = Field(
         0.05, description="first-block: how small a relative change lets a step skip the rest"
     )
-    cache_interval: Annotated[int, Field(ge=2)] = Field(
+    cache_interval: Annotated[int, Field(ge=2, le=MOST)] = Field(
         3, description="taylor: after the first three, one step in so many is computed"
     )
     compile: bool = Field(

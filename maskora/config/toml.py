@@ -5,6 +5,7 @@ package is unmaintained and drops them).
 """
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable
 from copy import deepcopy
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 
 from maskora.config import tables
 from maskora.errors import UserError
-from maskora.files import patiently, write_text
+from maskora.files import check_ordinary, patiently, write_text
 
 # Keys that hold a number or one word.
 WORDS = {
@@ -25,7 +26,27 @@ WORDS = {
     "memory.vram_budget_gb": " or 'auto'",
     "motion.window": " or 'full'",
 }
-BACKSLASH = "In \"…\" a backslash begins an escape: write a path with / or between '…'"
+BACKSLASH = "in \"…\" a backslash begins an escape: write a path with / or between '…'"
+# What people write in TOML that is none, as expressions of the line and of the complaint -> a cure.
+CURES = (
+    (r"[^=#]*=[\s\[{]*[“”„«»`\u2018\u2019]", r".*", "write straight quotes, as in path = \"…\""),
+    (r"[^#]*=\s*\"", r".*(Unescaped|hex value|escaped character).*", BACKSLASH),
+    (r"[^\"]*\"[^\"]*$", r".*", 'a " is missing: text begins and ends with one'),
+    (r"[^']*'[^']*$", r".*", "a ' is missing: text begins and ends with one"),
+    (r"[^=#]*=\s*(True|False|TRUE|FALSE)\b", r".*", "write true or false"),
+    (r"[^=#]*=\s*[-+]?\d*,\d", r".*", "a number has a point: 0.5"),
+    (r"[^=#]*=\s*[-+]?(\.\d|\d+\.(\s|$))", r".*", "a number has digits before and after its point"),
+    (r"[^=#]*=\s*[^\s\"'\[{\d+-]", r".*Invalid value.*", "text stands between quotes: key = '…'"),
+    (r"[^=#]*=\s*(#|$)", r".*Invalid value.*", "a value is missing after ="),
+    (r"[^=#]*=\s*([\"']).*\1\s*\w", r".*", "between quotes of one kind, use those of the other"),
+    (r"[^=#]*=\s*[\d+-]", r"Expected newline.*", "is it text? Text stands between quotes"),
+    (r"\s*[\w.-]+\s*:", r".*", "between a key and its value stands ="),
+    (r"\s*(//|;|--)", r".*", "a comment begins with #"),
+    (r".*", r".*(twice|overwrite).*", "it stands there twice: keep one"),
+    (r".*", r"Exceeds the limit.*", "a number has thousands of digits"),
+    (r".*", r"Unclosed array.*", "a [ has no ]"),
+)  # fmt: skip
+SHOWN = 100  # characters of a line or a value in a message
 
 
 class Config(tables.Table):
@@ -60,31 +81,68 @@ def load_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Conf
     if path.is_dir():
         raise UserError(f"{path} is a folder; name the TOML file in it")
     try:
-        content = tomllib.loads(_read(path))
+        content = parse_toml(_read(path), str(path))
     except FileNotFoundError:
         raise UserError(
             f"{path}: no such file (maskora prepare writes a workspace with its edit.toml)"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        is_escape = any(word in str(error) for word in ("Unescaped", "hex value"))
-        hint = f". {BACKSLASH}" if is_escape else ""
-        raise UserError(f"{path} is not valid TOML: {error}{hint}") from None
     return build_config(content, overrides, str(path))
 
 
 def _read(path: Path) -> str:
-    return patiently(lambda: path.read_text(encoding="utf-8-sig"), path)
+    """A file's text. Raises UserError where it is not in UTF-8, FileNotFoundError."""
+    check_ordinary(path)
+    try:
+        return patiently(lambda: path.read_text(encoding="utf-8-sig"), path)
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start]
+        found = "UTF-16" if b"\0" in error.object[:4] else f"line {before.count(10) + 1} is not"
+        raise UserError(
+            f"{path} is no text in UTF-8 ({found}): save it in an editor with the encoding UTF-8"
+        ) from None
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """What a TOML text says.
+
+    Args:
+        where: it came from; it stands before the complaint.
+
+    Raises:
+        UserError: with the line that is wrong, and what to write instead where that can be known.
+    """
+    try:
+        return tomllib.loads(f"{text}\n")
+    except RecursionError:
+        raise UserError(f"{where} is not valid TOML: it is nested too deeply") from None
+    except ValueError as error:  # of numbers with thousands of digits too
+        reason, _, place = str(error).partition(" (at ")
+        found = re.match(r"line (\d+)", place)
+        number = int(found[1]) if found else None
+    lines = text.splitlines()
+    line = lines[number - 1] if number and number <= len(lines) else ""
+    at = f", line {number}" if number else ""
+    shown = f" ({line.strip()[:SHOWN]})" if line.strip() else ""
+    cures = (
+        cure
+        for written, complaint, cure in CURES
+        if re.match(written, line) and re.match(complaint, reason)
+    )
+    why = f"{reason.partition(';')[0]}; {cure}" if (cure := next(cures, "")) else reason
+    raise UserError(f"{where}{at} is not valid TOML{shown}: {why}")
 
 
 def build_config(
     content: dict[str, Any], overrides: list[str] | tuple[str, ...] = (), where: str = "--set"
 ) -> Config:
     """Check what was read from TOML, with overrides laid over a copy. Raises UserError."""
-    content = deepcopy(content)
-    for override in overrides:
-        _lay_over(content, override)
     try:
+        content = deepcopy(content)
+        for override in overrides:
+            _lay_over(content, override)
         return Config.model_validate(content)
+    except RecursionError:
+        raise UserError(f"{where}: a value is nested too deeply") from None
     except ValidationError as error:
         # A union tells each of its branches' mistakes; _explain names the literal one itself.
         items = [item for item in error.errors() if not str(item["loc"][-1]).startswith("literal[")]
@@ -111,7 +169,7 @@ def _lay_over(content: dict[str, Any], override: str) -> None:
         raise UserError(f"--set {override}: write table.key=value, as in --set motion.steps=200")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         value = text
     if _is_text(table, keys):
         value = value if isinstance(value, str) else text
@@ -146,7 +204,16 @@ def _explain(item: Any) -> str:
     if item["type"] == "value_error":
         return f"{place}: {item['ctx']['error']}"
     choices = WORDS.get(".".join(keys), "")
-    return f"{place}: {item['msg'].lower()}{choices} (is {item['input']!r})"
+    return f"{place}: {item['msg'].lower()}{choices} (is {_shown(item['input'])})"
+
+
+def _shown(value: object) -> str:
+    """A value in a message: not longer than a line, and some numbers cannot be written at all."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        return f"{type(value).__name__} of great size"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def _locate(location: list[str]) -> tuple[list[str], str]:

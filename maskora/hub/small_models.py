@@ -1,6 +1,5 @@
 """What may be wrong with a small model's folder that transformers reads. Imports no torch."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,6 +7,7 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError
 
 from maskora.errors import UserError
+from maskora.files import check_ordinary, parse_json
 
 # What transformers raises where a folder's files are missing, damaged or of another model.
 BROKEN = (OSError, ValueError, LookupError, AttributeError, RuntimeError, SafetensorError)
@@ -24,8 +24,9 @@ def read_settings(path: Path, key: str, advice: str) -> dict[str, Any]:
     Raises:
         UserError: it is missing or damaged.
     """
+    check_ordinary(path)
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{key}: {path} is missing: {advice}") from None
     except (OSError, ValueError) as error:
@@ -35,6 +36,9 @@ def read_settings(path: Path, key: str, advice: str) -> dict[str, Any]:
 
 def load_part(load: Callable[[Path], Part], folder: Path, key: str, advice: str) -> Part:
     """Load a part of a folder. Raises UserError where it is missing or damaged."""
+    for path in folder.iterdir():
+        if not path.is_dir():
+            check_ordinary(path)  # a pipe would be waited for
     try:
         return load(folder)
     except BROKEN as error:

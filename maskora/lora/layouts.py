@@ -24,11 +24,12 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from maskora.errors import UserError
-from maskora.files import write_bytes
+from maskora.files import parse_json, write_bytes
 from maskora.lora.update import LoraWeights, Update, cut, join, split
 from maskora.models.files.folder import read_json
 from maskora.models.names import Names
 from maskora.models.wan.names import WAN
+from maskora.streaming.header import read_header
 
 log = logging.getLogger("maskora")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -44,16 +45,23 @@ AlphaOf = Callable[[str, int], float]  # of a module by its name and rank; scale
 SUFFIXES: dict[str, Slot] = {
     **dict.fromkeys(("lora_down.weight", "lora.down.weight"), "down"),
     **dict.fromkeys(("lora_up.weight", "lora.up.weight"), "up"),
-    **dict.fromkeys(("lora_A.weight", "lora_A.default.weight"), "down"),
-    **dict.fromkeys(("lora_B.weight", "lora_B.default.weight"), "up"),
+    "lora_A.weight": "down", "lora_B.weight": "up",
     "lora_B.bias": "up_bias", "alpha": "alpha", "diff": "diff", "diff_b": "diff_b",
 }  # fmt: skip
 # lightx2v's name of the difference of a parameter that belongs to no module.
 MODULATION, LIGHTX2V = ".modulation.diff", ".diff_m"
 KEY = re.compile(rf"(.+?)\.({'|'.join(map(re.escape, SUFFIXES))})")
 PEFT = "base_model.model."
-DOTTED = re.compile(r"(?:(?:base_model\.model|model|diffusion_model|transformer|transformer_2)\.)*")
-FLAT = re.compile(r"lora_unet__?")
+ADAPTER = re.compile(r"(?<=\.lora_[AB])\.\w+(?=\.(weight|bias)$)")  # peft's name of an adapter
+# What torch calls a module that it has compiled, or wrapped for several GPUs.
+WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+HOLDERS = (
+    "base_model.model", "model", "diffusion_model", "transformer_2", "transformer", "pipe",
+    "pipeline", "dit", "unet", "net", "denoiser", "module",
+)  # fmt: skip
+DOTTED = re.compile(rf"(?:(?:{'|'.join(map(re.escape, HOLDERS))})\.)*")
+# The same where every dot has become an underscore, after the program's own word.
+FLAT = re.compile(rf"((lora|lycoris|{'|'.join(one.replace('.', '_') for one in HOLDERS)})_+)*")
 PATTERN = re.compile(r"\^?[\w.]+")
 
 
@@ -140,6 +148,7 @@ def write(path: Path, weights: LoraWeights, layout: str, names: Names = WAN) -> 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
+    read_header(path)  # it is a plain file, not too large, and says of its tensors what can be so
     try:
         with safe_open(path, "pt") as file:
             yield file
@@ -175,6 +184,7 @@ def _parse(key: str) -> tuple[str, Slot] | None:
     """The module's name in the file, and the part; None where no LoRA has such a name."""
     if key.endswith(LIGHTX2V):
         key = key.removesuffix(LIGHTX2V) + MODULATION
+    key = ADAPTER.sub("", key)
     found = KEY.fullmatch(key)
     return found and (found[1], SUFFIXES[found[2]])
 
@@ -200,16 +210,31 @@ def _known(
 def _locate(module: str, names: Names) -> FileModule | None:
     """Find a file's module; None where neither the publisher nor diffusers has such a one."""
     tables = [table for table in (names, names.comfyui) if table is not None]
-    if flat := FLAT.match(module):
-        name, tables = module[flat.end() :], [table.underscored for table in tables]
-    else:
-        prefix = DOTTED.match(module)
-        assert prefix is not None
-        name = module[prefix.end() :]
+    module = WRAPPERS.sub("", module)
+    prefix = DOTTED.match(module)
+    assert prefix is not None
+    name = module[prefix.end() :]
     for table in tables:
         if members := table.members(name):
             return FileModule(name, members, table)
-    return FileModule(name, (name,), None) if names.published(name) and not flat else None
+    if names.published(name):
+        return FileModule(name, (name,), None)
+    # Some or all of its dots are underscores, and what stands before the name is no fixed word.
+    flat = module.replace(".", "_")
+    head = FLAT.match(flat)
+    assert head is not None
+    starts = [0, *(at for at in range(1, head.end() + 1) if flat[at - 1] == "_")]
+    found = (_locate_flat(flat[at:], names, tables) for at in starts)
+    return next((one for one in found if one), None)
+
+
+def _locate_flat(name: str, names: Names, tables: Sequence[Names]) -> FileModule | None:
+    """The same for a name with underscores in place of its dots, without a prefix."""
+    for table in tables:
+        if members := table.underscored.members(name):
+            return FileModule(name, members, table.underscored)
+    own = names.own_underscored.members(name)
+    return None if own is None else FileModule(own[0], own, None)
 
 
 def _update(slots: Slots, alpha_of: AlphaOf, name: str, where: str) -> Update | None:
@@ -345,8 +370,8 @@ def _read_joined(texts: Mapping[str, str], path: Path) -> dict[str, tuple[int, f
 def _read_object(texts: Mapping[str, str], key: str, path: Path) -> dict[str, Any]:
     """The JSON object under a key; empty where there is none. Raises UserError."""
     try:
-        content = json.loads(texts.get(key, "{}"))
-    except json.JSONDecodeError as error:
+        content = parse_json(texts.get(key, "{}"))
+    except ValueError as error:
         raise UserError(f"{path}: its metadata {key!r} is damaged: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: its metadata {key!r} is damaged: no JSON object")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from maskora.errors import UserError
-from maskora.files import is_hidden, replacing
+from maskora.files import MOST_PIXELS, PICTURES, check_ordinary, is_hidden, replacing
 from maskora.masks import Labels
 
 BRIGHT = 127  # brighter than this = edit, in black-and-white, grey and colour masks
@@ -129,13 +129,18 @@ def _natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:
 
 
 def _mask_files(folder: Path) -> list[Path]:
-    """The files of a folder in natural order, without hidden ones; subfolders are logged."""
+    """The pictures of a folder in natural order; what else there is is logged, but hidden files."""
     entries = [entry for entry in folder.iterdir() if not is_hidden(entry)]
     subfolders = sorted(entry.name for entry in entries if entry.is_dir())
-    files = sorted((entry for entry in entries if not entry.is_dir()), key=_natural_key)
+    found = sorted((entry for entry in entries if not entry.is_dir()), key=_natural_key)
+    Image.init()
+    suffixes = {"", *(s for s, kind in Image.EXTENSION.items() if kind in (*PICTURES, "MPO"))}
+    files = [file for file in found if file.suffix.lower() in suffixes]
     if not files:
         inside = f" (it has subfolders: {', '.join(subfolders)})" if subfolders else ""
         raise UserError(f"{folder} holds no masks{inside}: name the folder with the images.")
+    if others := [file.name for file in found if file not in files]:
+        log.warning("note: %s: no pictures, left out: %s", folder, ", ".join(others))
     if subfolders:
         log.warning("%s: subfolders are not read: %s", folder, ", ".join(subfolders))
     return files
@@ -163,13 +168,18 @@ def _open_picture(path: Path) -> Image.Image:
 
     Raises: UserError where the file is missing, no picture, damaged, too large or of floats.
     """
+    check_ordinary(path)
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=PICTURES) as file:
+            if file.width * file.height > MOST_PIXELS:
+                raise UserError(f"{path}: {file.width}x{file.height} pixels are too many.")
             image = ImageOps.exif_transpose(file)
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such mask.") from error
     except UnidentifiedImageError as error:
         raise UserError(f"{path} is no image: move it out of the masks.") from error
+    except UserError:
+        raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as an image ({error}): save it again.") from error
     if image.mode == "F":

@@ -10,7 +10,7 @@ picture's area is exact for each moment, so two sizes tell it for all sizes.
 import copy
 import logging
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from itertools import groupby
@@ -310,7 +310,7 @@ class Configurations:
         self._source = source
         self.where, self.description = source.where, source.description
 
-    def check(self, weights: tuple[str, ...], files: dict[str, tuple[str, ...]]) -> None:
+    def check(self, weights: Sequence[str], files: Mapping[str, tuple[str, ...]]) -> None:
         """Nothing is missing."""
 
     def config(self, part: str) -> dict[str, Any]:

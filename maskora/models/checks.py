@@ -27,6 +27,12 @@ UNUSABLE = (
     ValueError, StrictDataclassError,
 )  # fmt: skip
 
+# Part -> what its folder holds: one of these names; "a and b" is both.
+Files = Mapping[str, tuple[str, ...]]
+TOKENIZER = ("tokenizer.json and tokenizer_config.json",)
+PROCESSOR = ("preprocessor_config.json", "processor_config.json")
+SCHEDULER = ("scheduler_config.json",)
+
 Whole = Annotated[int, Field(ge=1, le=1_000_000)]
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
 Number = Annotated[float, Field(gt=0)]

@@ -29,7 +29,7 @@ from maskora.models.base import (
     VideoModel,
 )
 from maskora.models.building import announce
-from maskora.models.checks import Settings, read_grid
+from maskora.models.checks import Files, Settings, read_grid
 from maskora.models.encoders import StreamedEncoder, on_meta
 from maskora.models.files.model_files import ModelFiles, identity, problems_of, raise_all
 from maskora.streaming.blocks import Precision, precise
@@ -66,7 +66,7 @@ class DiffusersBase(VideoModel):
     masks_attention: bool = False
     transformer_class: ClassVar[Any]
     block_lists: ClassVar[tuple[str, ...]] = ("blocks",)
-    files: ClassVar[dict[str, tuple[str, ...]]]
+    files: ClassVar[Files]
     settings: ClassVar[Mapping[str, type[Settings]]]
     widths: ClassVar[dict[str, tuple[str, str]]]
     attention: ClassVar[str]

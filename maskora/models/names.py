@@ -77,6 +77,12 @@ class Names:
         )
 
     @cached_property
+    def own_underscored(self) -> Names:
+        """Our own names with `_` in place of every dot -> our names."""
+        ours = (member for members in self.modules.values() for member in members)
+        return Names({member.replace(".", "_"): (member,) for member in ours})
+
+    @cached_property
     def _by_member(self) -> dict[re.Pattern[str], str]:
         first: dict[re.Pattern[str], str] = {}
         for published, members in self.modules.items():

@@ -17,7 +17,7 @@ from maskora.models.base import (
     Vae,
     VideoModel,
 )
-from maskora.models.checks import Settings
+from maskora.models.checks import Files, Settings
 from maskora.models.files.model_files import ModelFiles, open_source
 from maskora.models.hunyuan import checks as hunyuan
 from maskora.models.hunyuan15 import checks as hunyuan15
@@ -39,6 +39,7 @@ __all__ = [
     "Transformer",
     "Vae",
     "VideoModel",
+    "check_files",
     "names_of",
     "open_model",
     "open_source",
@@ -54,11 +55,13 @@ class Family(NamedTuple):
         load: imports its class, and torch with it.
         grid: as published, for machines that do not have the model's files yet.
         settings: part -> the keys of its configuration that decide its kind and sizes.
+        files: part -> what else its folder must hold.
     """
 
     load: Callable[[], type[DiffusersBase]]
     grid: Grid
     settings: Mapping[str, type[Settings]]
+    files: Files
 
 
 def _wan21() -> type[DiffusersBase]:
@@ -99,12 +102,14 @@ def _hunyuan15() -> type[DiffusersBase]:
 
 WAN, HUNYUAN, HUNYUAN15 = Grid(8, 2, 4), Grid(8, 2, 4), Grid(16, 1, 4)
 FAMILIES: dict[str, Family] = {
-    "wan2.1-i2v": Family(_wan21, WAN, wan.WAN21),
-    "wan2.1-fun-inp": Family(_wan_fun, WAN, wan.WAN21),
-    "wan2.2-i2v": Family(_wan22, WAN, wan.WAN22),
-    "miniature": Family(_miniature, WAN, wan.MINIATURE),
-    "hunyuan-video-i2v": Family(_hunyuan, HUNYUAN, hunyuan.HUNYUAN),
-    "hunyuan-video-1.5-i2v": Family(_hunyuan15, HUNYUAN15, hunyuan15.HUNYUAN15),
+    "wan2.1-i2v": Family(_wan21, WAN, wan.WAN21, wan.WAN21_FILES),
+    "wan2.1-fun-inp": Family(_wan_fun, WAN, wan.WAN21, wan.WAN21_FILES),
+    "wan2.2-i2v": Family(_wan22, WAN, wan.WAN22, wan.WAN22_FILES),
+    "miniature": Family(_miniature, WAN, wan.MINIATURE, wan.MINIATURE_FILES),
+    "hunyuan-video-i2v": Family(_hunyuan, HUNYUAN, hunyuan.HUNYUAN, hunyuan.HUNYUAN_FILES),
+    "hunyuan-video-1.5-i2v": Family(
+        _hunyuan15, HUNYUAN15, hunyuan15.HUNYUAN15, hunyuan15.HUNYUAN15_FILES
+    ),
 }
 
 
@@ -139,6 +144,12 @@ def read_settings(family: str, where: Path | ModelFiles) -> dict[str, Settings]:
     source, kinds = _found(where), FAMILIES[family].settings
     left_out = {"scheduler"} | ({"transformer_2"} - set(source.parts()))
     return {part: kind.of(source, part) for part, kind in kinds.items() if part not in left_out}
+
+
+def check_files(family: str, where: Path | ModelFiles) -> None:
+    """Every file of a base is there. Raises UserError with all that are missing."""
+    kind = FAMILIES[family]
+    _found(where).check([part for part in kind.settings if part not in kind.files], kind.files)
 
 
 def names_of(family: str) -> Names:

@@ -1,6 +1,5 @@
 """Where a module's parameters lie among stored tensors. Imports no torch."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
@@ -8,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from maskora.errors import UserError
+from maskora.files import check_ordinary, parse_json
 from maskora.hub import variants
 
 LENGTH_BYTES = 8
-LARGEST = 100_000_000  # the format's own limit
+LARGEST = 16_000_000  # bytes of a header: a hundred thousand tensors, and what its maker notes
+MOST_AXES = 16
 METADATA = "__metadata__"
 # Bytes of one value, by the format's names of types.
 SIZES = {
@@ -36,13 +37,14 @@ class Stored:
 
 def read_header(path: Path) -> dict[str, Stored]:
     """Where each tensor of a safetensors file lies. Raises UserError where it cannot be so."""
-    header, start = raw_header(path)
+    header, start = _content(path)
+    header.pop(METADATA, None)
     size, stored = path.stat().st_size, {}
     for name, entry in header.items():
         try:
             (begin, end), shape, kind = entry["data_offsets"], tuple(entry["shape"]), entry["dtype"]
-            fits = end - begin == prod(shape) * SIZES[kind]
-            fits = fits and all(type(one) is int and one >= 0 for one in (begin, end, *shape))
+            fits = all(type(one) is int and 0 <= one < 2**63 for one in (begin, end, *shape))
+            fits = fits and len(shape) <= MOST_AXES and end - begin == prod(shape) * SIZES[kind]
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: {name} is described in an unknown way ({error!r})") from None
         if not fits:
@@ -58,31 +60,26 @@ def read_headers(paths: Iterable[Path]) -> dict[str, Stored]:
     return {name: stored for path in paths for name, stored in read_header(path).items()}
 
 
-def raw_header(path: Path) -> tuple[dict[str, Any], int]:
-    """Tensor name -> {"dtype", "shape", "data_offsets"}, and where the file's data begins.
-
-    Raises:
-        UserError: the file is missing, or none of this kind.
-    """
-    content, start = _content(path)
-    content.pop(METADATA, None)
-    return content, start
-
-
 def read_metadata(path: Path) -> dict[str, str]:
-    """What the file's maker has noted in it. Raises UserError as `raw_header` does."""
+    """What the file's maker has noted in it. Raises UserError as `read_header` does."""
     noted = _content(path)[0].get(METADATA, {})
     return noted if isinstance(noted, dict) else {}
 
 
 def _content(path: Path) -> tuple[dict[str, Any], int]:
+    """The header as it stands there, and where the file's data begins."""
+    check_ordinary(path)
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-            content = json.loads(file.read(length)) if 0 < length <= LARGEST else None
+            if length > LARGEST and length <= path.stat().st_size:
+                raise UserError(f"{path}: its header of {length} bytes is too large to be read")
+            content = parse_json(file.read(length)) if 0 < length <= LARGEST else None
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
         content = None
     if not isinstance(content, dict):
         raise UserError(f"{path} is no readable safetensors file")
@@ -103,7 +100,9 @@ def shards(folder: Path) -> list[Path]:
     if index is None:
         return sorted(path for path in plain if path.suffix == ".safetensors")
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        names = set(parse_json(index.read_bytes())["weight_map"].values())
+        if away := [name for name in names if set(name) & {"/", "\\"}]:
+            raise ValueError(f"{away[0]} lies in another folder")
         return [folder / name for name in sorted(names)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index} is damaged ({error!r}): download it again") from None

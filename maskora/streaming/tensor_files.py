@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import struct
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from maskora.errors import Fault, UserError
+from maskora.files import check_ordinary
 from maskora.streaming.blocks import Precision
 from maskora.streaming.header import SIZES, Place, Stored
 
@@ -27,6 +29,11 @@ DTYPES = {
 }  # fmt: skip
 KINDS = {dtype: kind for kind, dtype in DTYPES.items()}
 CONVERSION_BYTES = 32 * 2**20
+# What zipfile and torch raise of a .pth file that is damaged, whatever of it is.
+DAMAGED = (
+    ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, RuntimeError, TypeError,
+    ValueError, struct.error, zipfile.BadZipFile,
+)  # fmt: skip
 READ_BYTES, READERS = 16 * 2**20, 4  # of the pieces in which files are read, and how many at once
 
 
@@ -348,11 +355,7 @@ def read_pickled(path: Path) -> dict[str, Stored]:
         UserError: the file is damaged, compressed, of torch's old form, or holds anything but
             named tensors.
     """
-    if not zipfile.is_zipfile(path):
-        raise UserError(
-            f"{path} is cut off, or in the form that torch wrote before version 1.6: download it "
-            f"again, or name a .safetensors file of the same weights"
-        )
+    check_ordinary(path)
     _check_archive(path)
     tensors = _load(path)
     if not isinstance(tensors, dict):
@@ -364,9 +367,16 @@ def read_pickled(path: Path) -> dict[str, Stored]:
 def _check_archive(path: Path) -> None:
     """Its members lie as they are, as torch writes them. Raises UserError."""
     try:
+        if not zipfile.is_zipfile(path):
+            raise UserError(
+                f"{path} is cut off, or in the form that torch wrote before version 1.6: download "
+                f"it again, or name a .safetensors file of the same weights"
+            )
         with zipfile.ZipFile(path) as archive:
             packed = [one for one in archive.infolist() if one.compress_type != zipfile.ZIP_STORED]
-    except zipfile.BadZipFile as error:
+    except UserError:
+        raise
+    except DAMAGED as error:
         raise UserError(f"{path} is damaged ({error}): download it again") from None
     if packed:
         raise UserError(
@@ -386,7 +396,7 @@ def _load(path: Path) -> Any:
             f"{path} is refused: it asks for {asked[1] if asked else 'more'}, which is no tensor. "
             f"Nothing of it was run. Name a file of plain weights, best a .safetensors one"
         ) from None
-    except (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
+    except DAMAGED as error:
         raise UserError(f"{path} is damaged ({error!r}): download it again") from None
 
 
@@ -396,10 +406,11 @@ def _stored(path: Path, size: int, name: object, tensor: object) -> Stored:
     if not isinstance(name, str):
         raise UserError(f"{path}: a tensor is called {name!r}, which is no name")
     kind, shape = KINDS.get(tensor.dtype), tuple(tensor.shape)
-    if kind is None or not tensor.is_contiguous():
+    if kind is None or tensor.layout != torch.strided or not tensor.is_contiguous():
         raise UserError(f"{path}: {name} is stored in a way that is not read here ({tensor.dtype})")
     storage: Any = tensor.untyped_storage()
-    offset = storage._checkpoint_offset + tensor.storage_offset() * SIZES[kind]
-    if offset + prod(shape) * SIZES[kind] > size:
+    begin = getattr(storage, "_checkpoint_offset", None)  # None: a tensor that never had values
+    offset = (begin or 0) + int(tensor.storage_offset()) * SIZES[kind]
+    if begin is None or offset + prod(shape) * SIZES[kind] > size:
         raise UserError(f"{path}: {name} is described wrongly: the file is damaged")
     return Stored(path, offset, kind, shape)

@@ -6,11 +6,13 @@ import logging
 import os
 import platform
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from maskora.files import flush, naming, patiently, replacing, write_text
+from pydantic.dataclasses import dataclass
+
+from maskora.files import flush, naming, parse_json, patiently, replacing, write_text
 
 log = logging.getLogger("maskora")
 
@@ -112,9 +114,9 @@ def read_metrics(path: Path) -> list[StepMetrics]:
     text = patiently(path.read_bytes, path).decode("utf-8", "replace")
     for line in text.splitlines():
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
             steps.append(StepMetrics(**{**entry, "samples": tuple(entry["samples"])}))
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             log.warning("%s is damaged after step %d; the rest is left out", path, len(steps))
             break
     return steps

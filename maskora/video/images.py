@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from maskora.errors import UserError
-from maskora.files import replacing
+from maskora.files import MOST_PIXELS, PICTURES, check_ordinary, replacing
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 
@@ -23,8 +23,9 @@ def natural_key(path: Path) -> tuple[tuple[int, str], ...]:
 
 
 @contextmanager
-def _opened(path: Path, formats: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
+def _opened(path: Path, formats: tuple[str, ...] = PICTURES) -> Iterator[Image.Image]:
     """An image file; whatever turns out to be wrong while it is open is a UserError."""
+    check_ordinary(path)
     try:
         image = Image.open(path, formats=formats)
     except FileNotFoundError:
@@ -32,6 +33,8 @@ def _opened(path: Path, formats: tuple[str, ...] | None = None) -> Iterator[Imag
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: not a readable image ({error})") from None
     with image:
+        if image.width * image.height > MOST_PIXELS:
+            raise UserError(f"{path}: {image.width}x{image.height} pixels are too many")
         try:
             yield image
         except (OSError, SyntaxError, ValueError) as error:

@@ -18,6 +18,7 @@ from maskora.cli import BATCH_HELP, EDIT_HELP
 from maskora.errors import UserError
 from tests.app.conftest import Run, ok, refused
 from tests.conftest import REPOSITORY
+from tests.system import posix_only
 
 LINE = ["clip.mp4", "1,2,3,4", "edited.PNG", "out.mp4"]
 CHILD = """
@@ -318,6 +319,20 @@ def test_nothing_is_imported_from_the_folder_where_a_person_is(
     assert (told.returncode, told.stdout.split()[:1]) == (0, ["maskora"]), told.stderr
 
 
+@pytest.mark.parametrize("program", [["-m", "maskora"], ["train.py"], ["infer.py"]])
+def test_a_module_in_a_strangers_folder_is_not_run(tmp_path: Path, program: list[str]) -> None:
+    for name in ("typer", "torch", "numpy", "json", "pydantic"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong one')")
+    if program[0].endswith(".py"):
+        program = [str(REPOSITORY / program[0])]
+    told = subprocess.run(
+        [sys.executable, *program, "--help"], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, check=False,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    assert "Usage" in told.stdout
+
+
 DRIVER = """
 import sys
 from maskora.app import batch
@@ -484,3 +499,50 @@ def test_help_is_for_batch_only_before_the_jobs_options(run: Run, tmp_path: Path
     assert run("batch", "--help").out == BATCH_HELP
     answer = run("batch", tmp_path / "none", "--", "--help")
     assert (answer.status, answer.err) == (2, f"maskora: no such folder: {tmp_path / 'none'}\n")
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({"options": "--workspace /tmp/mine"}, "--workspace is no option of a job"),
+        ({"options": "--workspace=/tmp/mine"}, "--workspace is no option of a job"),
+        ({"options": "--keyframe 4=/tmp/mine.png"}, "--keyframe is no option of a job"),
+        ({"options": "/tmp/mine.mp4"}, "mine.mp4 is no option of a job"),
+        ({"options": "a b"}, "a is no option of a job"),
+        ({"options": "--caption\n--workspace\n--set=/tmp"}, "--caption needs a value"),
+        ({"options": "--set =x --workspace"}, ""),
+        ({"box": "--workspace=/tmp"}, "X,Y,W,H in pixels"),
+    ],
+)
+def test_a_job_names_no_other_places(tmp_path: Path, files: dict[str, str], told: str) -> None:
+    job, out = make_job(tmp_path / "jobs" / "a", **files), tmp_path / "a.mp4"
+    if told:
+        with pytest.raises(UserError, match=told):
+            batch.job_words(job, out, [])
+    else:
+        given = batch.split_words(batch.job_words(job, out, []))[1]
+        assert given["--workspace"] == [str(tmp_path / "a.work")]
+
+
+@posix_only
+def test_links_of_a_job_stay_among_the_jobs(run: Run, child: Child, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "key.txt").write_text("hunter2")
+    shared = tmp_path / "jobs" / ".shared"
+    shared.mkdir(parents=True)
+    (shared / "video.mp4").touch()
+    for name in ("a", "b", "c"):
+        make_job(tmp_path / "jobs" / name)
+    (tmp_path / "jobs" / "a" / "caption.txt").symlink_to(secret / "key.txt")
+    (tmp_path / "jobs" / "b" / "keyframes").symlink_to(secret)
+    (tmp_path / "jobs" / "c" / "video.mp4").unlink()
+    (tmp_path / "jobs" / "c" / "video.mp4").symlink_to("../.shared/video.mp4")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "c.log").symlink_to(secret / "key.txt")
+    answer = run("batch", tmp_path / "jobs", tmp_path / "out")
+    rows = [line.split(maxsplit=3) for line in answer.out.splitlines()[-3:]]
+    assert [row[:2] for row in rows] == [["a", "failed"], ["b", "failed"], ["c", "ok"]]
+    assert all("is a link that leads elsewhere" in row[3] for row in rows[:2])
+    assert len(child.asked()) == 1
+    assert (secret / "key.txt").read_text() == "hunter2"

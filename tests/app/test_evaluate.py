@@ -315,13 +315,13 @@ def test_what_has_changed_since_is_refused(
 def test_edited_frames_may_be_links_and_the_workspace_may_move(
     workspace: Workspace, run: Run, tmp_path: Path
 ) -> None:
-    """A record names what links lead to."""
+    """A record names what links within the workspace lead to."""
     path = workspace.edited_frame(None, LATER, ".png")
-    target = path.rename(tmp_path / "orange.png")
-    path.symlink_to(target)
+    path.rename(workspace.root / "orange.png")
+    path.symlink_to("../orange.png")
     moved = Workspace(workspace.root.rename(tmp_path / "moved"))
     ok(run("evaluate", moved.root))
-    target.write_bytes(moved.edited_frame(None, 0, ".png").read_bytes())
+    (moved.root / "orange.png").write_bytes(moved.edited_frame(None, 0, ".png").read_bytes())
     refused(run("evaluate", moved.root), "00008.png has changed since")
 
 

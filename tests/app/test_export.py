@@ -246,7 +246,7 @@ def test_an_output_that_cannot_be_is_refused_first(
     undecodable = Path(os.fsdecode(bytes(tmp_path) + b"/\xff.safetensors"))
     refused(
         run("export", given, undecodable, *more),
-        "\\xff.safetensors' is no text in UTF-8: choose another name",
+        "?.safetensors' is not in UTF-8: rename it",
     )
     assert sorted(tmp_path.iterdir()) == [file, given]
 

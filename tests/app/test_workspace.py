@@ -1,5 +1,6 @@
 """The workspace finds what is there, names what is not, and lets one program at a time in."""
 
+import json
 import os
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def test_edits_are_found_by_number_in_any_image_format(workspace: Workspace) -> 
     ("names", "message"),
     [
         (["hat.png"], "is not a frame"),
-        (["00000.psd"], "is not a frame"),
+        (["00000.tif"], "is not a frame"),
         (["notes.txt"], "is not a frame"),
         (["00000.png/"], "is not a frame"),
         (["00049.png"], "frames 0 to 48"),
@@ -70,6 +71,20 @@ def test_a_file_that_is_no_frame_is_never_ignored(
         path.mkdir() if name.endswith("/") else path.touch()
     with pytest.raises(UserError, match=message):
         _ = find_edits(workspace, None, 49).first
+
+
+def test_what_programs_leave_beside_a_frame_is_left_out_with_a_note(
+    workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = image(workspace.edits_dir / "00000.png")
+    left = ["00000.kra", "00000.kra~", "00000.png~", "00000.psd", "00000.xcf", "list.json"]
+    for name in left:
+        (workspace.edits_dir / name).write_bytes(b"x")
+    for _ in range(2):
+        assert find_edits(workspace, None, 49).images == {0: first}
+    assert [record.getMessage() for record in caplog.records] == [
+        f"note: {workspace.edits_dir}: no edited frames, left out: {', '.join(left)}"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -112,6 +127,30 @@ def test_a_record_that_is_missing_or_damaged_is_named(workspace: Workspace) -> N
         workspace.source_record.write_bytes(content)
         with pytest.raises(UserError, match=r"source\.json is damaged"):
             workspace.read_source()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"frames": 10**9}, {"frames": 10**400}, {"start": 10**400}, {"size": [10**9, 96]},
+        {"fps": "9" * 400}, {"fps": "9" * 5000}, {"fps": "16/000"},
+        {"region": [0, -(10**30), 1, 1]},
+    ],
+)  # fmt: skip
+def test_numbers_that_no_clip_has_are_damage(
+    workspace: Workspace, change: dict[str, object]
+) -> None:
+    good = {
+        "origin": "/clip.mp4", "start": 0, "every": 1, "frames": 9, "fps": "30000/1001",
+        "original_size": [320, 192], "size": [160, 96], "cell": 8, "fit": "crop",
+        "region": [0, -4, 320, 192],
+    }  # fmt: skip
+    workspace.source_dir.mkdir(parents=True)
+    workspace.source_record.write_text(json.dumps(good))
+    assert float(workspace.read_source().rate) == pytest.approx(29.97, abs=0.01)
+    workspace.source_record.write_text(json.dumps(good | change))
+    with pytest.raises(UserError, match=r"source\.json is damaged"):
+        workspace.read_source()
 
 
 def test_a_caption_beside_an_image(tmp_path: Path) -> None:

@@ -103,10 +103,71 @@ def test_a_path_of_windows_between_double_quotes_is_told(tmp_path: Path, folder:
     path.write_text(f"[model]\npath = '{folder}'\n")
     assert load_config(path).model.path == folder
     assert load_config(path, [rf"model.path={folder}"]).model.path == folder
-    path.write_text('[model]\npath = "unfinished\n')
-    with pytest.raises(UserError, match="is not valid TOML") as told:
+
+
+@pytest.mark.parametrize(
+    ("line", "cure"),
+    [
+        ('path = "C:\\Users\\me"', "a backslash begins an escape"),
+        ("path = C:\\Users\\me", "text stands between quotes"),
+        ("path = miniature", "text stands between quotes"),
+        ("path = “miniature”", "straight quotes"),
+        ("clicks = [“0,1,1,+”]", "straight quotes"),
+        ('caption = "it\u2019s a man', 'a " is missing'),
+        ('path = "unfinished', 'a " is missing'),
+        ('caption = "he says "hi" now"', "quotes of one kind"),
+        ("lossless = True", "true or false"),
+        ("lr = 0,0001", "a number has a point"),
+        ("lr = .5", "digits before and after"),
+        ("steps =", "a value is missing"),
+        ("path: '/models'", "stands ="),
+        ("// a comment", "begins with #"),
+        ("x = 1", "stands there twice"),
+        ("steps = " + "9" * 5000, "thousands of digits"),
+        ("clicks = [1", "a [ has no ]"),
+        ("x = " + "[" * 5000, "too deeply"),
+    ],
+)
+def test_a_line_that_is_no_toml_is_shown_with_its_cure(
+    tmp_path: Path, line: str, cure: str
+) -> None:
+    path = tmp_path / "edit.toml"
+    path.write_text(f"[model]\nx = 0\n{line}\n", encoding="utf-8")
+    with pytest.raises(UserError) as told:
         load_config(path)
-    assert "backslash" not in str(told.value)
+    message = str(told.value)
+    assert message.startswith(str(path))
+    assert cure in message
+    assert len(message) - len(str(path)) < 300
+    if not any(without in cure for without in ("digits", "a [", "deeply")):
+        assert "line 3" in message
+        assert line.strip() in message
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "latin-1"])
+def test_a_file_in_another_encoding_is_told(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "edit.toml"
+    path.write_bytes('[prompt]\ncaption = "größer"\n'.encode(encoding))
+    found = "line 2 is not" if encoding == "latin-1" else "UTF-16"
+    with pytest.raises(UserError, match=f"no text in UTF-8 .{found}.*encoding UTF-8"):
+        load_config(path)
+    path.write_text('[prompt]\ncaption = "größer"\n', encoding="utf-8-sig")
+    assert load_config(path).prompt.caption == "größer"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "memory.vram_budget_gb=1e308", "inference.guidance=1e308", "motion.steps=" + "9" * 400,
+        "motion.steps=0x" + "f" * 6000, "motion.steps=" + "9" * 6000, "video.frames=" + "9" * 400,
+        "motion.steps=" + "[" * 3000, "x." + "y." * 5000 + "z=1", "inference.feather=1e12",
+        'inference.loras=[{path = "x", strength = 1e300}]',
+    ],
+)  # fmt: skip
+def test_numbers_that_no_machine_has_and_endless_nesting(override: str) -> None:
+    with pytest.raises(UserError) as told:
+        build_config({}, [override])
+    assert len(str(told.value)) < 500
 
 
 def test_a_folder_is_no_file_whatever_the_system_says(

@@ -42,3 +42,9 @@ def test_a_bug_is_raised_on() -> None:
     with caught() as problem:
         raise UserError("no such thing")
     assert problem.text == "no such thing"
+
+
+def test_half_a_character_is_told() -> None:
+    with caught() as problem:
+        "a caf\ud800".encode()
+    assert "half a character" in problem.text

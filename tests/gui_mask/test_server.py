@@ -1,14 +1,18 @@
 """The web server: what it gives, and to whom."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import cv2
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp
+from starlette.websockets import WebSocketDisconnect
 
-from gui_mask.server import web_app
+from gui_mask.server import serve, web_app
 from gui_mask.session import Session
 from gui_mask.state import AppState, PathGuard
 from maskora.app.workspace import Workspace
@@ -18,6 +22,8 @@ from tests.gui_mask.workspaces import copied
 
 PORT = 7860
 HERE = f"http://127.0.0.1:{PORT}"
+TOKEN = "a token of this test"
+COOKIE = {f"maskora-{PORT}": "a token of this test"}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +42,8 @@ def state(home: Path) -> Iterator[AppState]:
 
 @pytest.fixture(scope="module")
 def client(state: AppState) -> TestClient:
-    return TestClient(web_app(state, "127.0.0.1", PORT), base_url=HERE)
+    app = web_app(state, "127.0.0.1", PORT, TOKEN)
+    return TestClient(app, base_url=HERE, cookies=COOKIE)
 
 
 @pytest.fixture
@@ -88,9 +95,48 @@ def test_other_sites_may_not_speak_for_the_person(client: TestClient) -> None:
         assert refused.status_code == 403
 
 
+PATHS = (
+    "/", "/config", "/gradio_api/info", "/gradio_api/file=x", "/gradio_api/queue/data",
+    "/theme.css", "/maskora/x/frame/0.jpg", "/gradio_api/heartbeat/x",
+)  # fmt: skip
+
+
+def test_who_has_not_the_token_gets_nothing(state: AppState) -> None:
+    """Any account of the machine reaches its loopback addresses."""
+    app = web_app(state, "127.0.0.1", PORT, TOKEN)
+    for cookies in ({}, {f"maskora-{PORT}": "another"}, {"maskora-1": TOKEN}):
+        client = TestClient(app, base_url=HERE, cookies=cookies)
+        for path in PATHS:
+            answer = client.get(path)
+            assert answer.status_code == 403, path
+            assert TOKEN not in answer.text
+        assert client.post("/gradio_api/queue/join", json={}).status_code == 403
+        assert client.post("/gradio_api/upload", files={"files": b"x"}).status_code == 403
+        assert client.get("/", params={"token": TOKEN[:-1]}).status_code == 403
+        assert client.get("/", params={"token": "é"}).status_code == 403
+        with pytest.raises(WebSocketDisconnect), client.websocket_connect("/queue/join"):
+            pass
+
+
+def test_the_printed_address_lets_in(state: AppState) -> None:
+    client = TestClient(web_app(state, "127.0.0.1", PORT, TOKEN), base_url=HERE)
+    entered = client.get("/", params={"token": TOKEN}, follow_redirects=False)
+    assert (entered.status_code, entered.headers["location"]) == (303, "/")
+    assert "HttpOnly; Path=/; SameSite=lax" in entered.headers["set-cookie"]
+    assert client.get("/").status_code == 200  # by the cookie
+    assert client.get("//evil.example/", params={"token": TOKEN}).url.host == "127.0.0.1"
+
+
+@pytest.mark.parametrize("header", ["host", "origin"])
+@pytest.mark.parametrize("value", ["[", "http://[", "[::1", "http://[::1", "//[v1.x]:7860"])
+def test_a_malformed_header_is_answered(client: TestClient, header: str, value: str) -> None:
+    assert client.get("/", headers={header: value}).status_code in (400, 403)
+
+
 def test_other_addresses_may_not_speak_either(state: AppState) -> None:
     """The same where the program listens for others: only its own page is answered."""
-    client = TestClient(web_app(state, "0.0.0.0", PORT), base_url=f"http://192.168.1.5:{PORT}")
+    app = web_app(state, "0.0.0.0", PORT, TOKEN)
+    client = TestClient(app, base_url=f"http://192.168.1.5:{PORT}", cookies=COOKIE)
     assert client.get("/").status_code == 200
     for origin in ("http://evil.example", "http://192.168.1.5:1", "null"):
         assert client.get("/config", headers={"origin": origin}).status_code == 403
@@ -159,3 +205,37 @@ def test_no_address_but_its_own_stands_in_the_page(client: TestClient) -> None:
     text = client.get("/").text
     assert "fonts.googleapis.com" not in text
     assert '"analytics_enabled":false' in text.replace(" ", "")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_the_address_is_printed_and_opened_with_its_token(
+    home: Path, host: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two starts have two tokens; other accounts see none of them in what is started."""
+    opened: list[str] = []
+    tokens: set[str] = set()
+
+    def run(app: ASGIApp, **_: object) -> None:
+        printed = re.search(rf"http://{host}:{PORT}/\?token=(\S+)", capsys.readouterr().out)
+        assert printed is not None
+        tokens.add(printed[1])
+        client = TestClient(app, base_url=HERE)
+        assert client.get("/").status_code == 403
+        assert client.get("/", params={"token": printed[1]}).status_code == 200
+        (page,) = opened[-1:]
+        assert printed[1] not in page
+        assert f"url={printed[0]}" in Path(unquote(urlsplit(page).path)).read_text()
+
+    class AtOnce:
+        def __init__(self, after: float, call: Callable[[str], bool], arguments: list[str]) -> None:
+            opened.extend(arguments)
+
+        def start(self) -> None:
+            pass
+
+    monkeypatch.setattr("gui_mask.server.uvicorn.run", run)
+    monkeypatch.setattr("gui_mask.server.threading.Timer", AtOnce)
+    for _ in range(2):
+        serve("", host, PORT, [home], Limits.of(), browser=True)
+    assert len(tokens) == 2
+    assert min(map(len, tokens)) >= 20

@@ -1,17 +1,18 @@
 """Driving the window in a real browser, as a person does."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, Locator, Page, expect
 
@@ -30,7 +31,7 @@ class Server:
     """A running `maskora gui`."""
 
     process: subprocess.Popen[str]
-    address: str
+    address: str  # as it is printed, with the token
 
 
 @contextmanager
@@ -44,25 +45,28 @@ def serving(folder: Path, *arguments: str) -> Iterator[Server]:
         process = subprocess.Popen(
             [*command, "--no-browser"], cwd=folder, stdout=log, stderr=log, text=True
         )
-    address = f"http://127.0.0.1:{port}"
     try:
-        _wait_for(address, process, folder / "gui.log")
-        yield Server(process, address)
+        yield Server(process, _wait_for(process, folder / "gui.log"))
     finally:
         process.terminate()
         process.wait(30)
 
 
-def _wait_for(address: str, process: subprocess.Popen[str], log: Path) -> None:
+def _wait_for(process: subprocess.Popen[str], log: Path) -> str:
+    """The address that is printed, as soon as it answers."""
     for _ in range(600):
         assert process.poll() is None, log.read_text()
-        try:
-            urllib.request.urlopen(address).close()
-        except urllib.error.URLError:
-            time.sleep(0.1)
-        else:
-            return
-    raise AssertionError(f"{address} does not answer: {log.read_text()}")
+        if printed := re.search(r"http://\S+", log.read_text()):
+            # Without the token: a page is not asked for, but an answer.
+            with (
+                suppress(ConnectionError),
+                closing(HTTPConnection(urlsplit(printed[0]).netloc)) as to,
+            ):
+                to.request("GET", "/")
+                assert to.getresponse().status == 403
+                return printed[0]
+        time.sleep(0.1)
+    raise AssertionError(f"nothing answers: {log.read_text()}")
 
 
 @dataclass
@@ -92,7 +96,7 @@ class Window:
         self.errors.append(text)
 
     def _check(self, url: str) -> None:
-        if not url.startswith((self.address, "data:", "blob:")):
+        if not url.startswith((self.address.partition("?")[0], "data:", "blob:")):
             self._note(f"request to {url}")
 
     @property

@@ -88,6 +88,50 @@ def assert_same(one: LoraWeights, other: LoraWeights) -> None:
     assert one.metadata == other.metadata
 
 
+OWN = ["blocks.1.attn2.to_out.0", "blocks.0.ffn.net.0.proj", "blocks.0.attn2.add_k_proj"]
+PUBLISHED = ["blocks.1.cross_attn.o", "blocks.0.ffn.0", "blocks.0.cross_attn.k_img"]
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "pipe.dit.", "dit.", "_orig_mod.", "module._orig_mod.", "model.diffusion_model.",
+        "pipe.unet.", "base_model.model.transformer.", "lycoris_", "lora_transformer_",
+        "lora_unet__", "lora_", "lora_dit_", "transformer_2.", "",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("names", [OWN, PUBLISHED])
+@pytest.mark.parametrize("dots", ["kept", "flat", "half"])
+def test_names_of_the_field_with_whatever_stands_before(
+    path: Path, prefix: str, names: list[str], dots: str
+) -> None:
+    """Programs put their own words before a module's name, and turn some or all dots around."""
+    write = {"kept": str, "flat": lambda n: n.replace(".", "_"), "half": half_flat}[dots]
+    modules = [f"{prefix}{write(name)}" for name in names]
+    found = written(path, {k: v for module in modules for k, v in pair(module).items()})
+    assert found.updates.keys() == set(OWN)
+
+
+def half_flat(name: str) -> str:
+    """A block's number with its name, the rest with dots: blocks_0.attn2.to_q."""
+    return name.replace(".", "_", 1)
+
+
+@pytest.mark.parametrize(
+    "module", ["transformer_blocks.1.attn.to_q", "lora_transformer_transformer_blocks_1_attn_to_q",
+               "lora_transformer_blocks_1_attn_to_q", "pipe.dit.transformer_blocks_1_attn.to_q"],
+)  # fmt: skip
+def test_a_name_that_begins_as_a_prefix_does(path: Path, module: str) -> None:
+    assert list(written(path, pair(module), HUNYUAN).updates) == ["transformer_blocks.1.attn.to_q"]
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod", "_fsdp_wrapped_module"])
+def test_wrapped_blocks_and_named_adapters(path: Path, wrapper: str) -> None:
+    module = f"_orig_mod.blocks.0.{wrapper}.attn1.to_q"
+    tensors = pair(module, "lora_A.mine.weight", "lora_B.mine.weight")
+    assert list(written(path, tensors).updates) == ["blocks.0.attn1.to_q"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("differing", [False, True])
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
@@ -526,11 +570,11 @@ def test_damaged_files_are_refused_by_name(path: Path) -> None:
         lora.read(path)
     written(path, pair("proj_out"))
     for content, message in (
-        (b"hello", "readable"), ((2).to_bytes(8, "little") + b"{}", "LoRA: it is empty"),
-        (path.read_bytes()[:-5], "readable"),
+        (b"hello", "no readable"), ((2).to_bytes(8, "little") + b"{}", "no LoRA: it is empty"),
+        (path.read_bytes()[:-5], "cut off"),
     ):  # fmt: skip
         path.write_bytes(content)
-        with pytest.raises(UserError, match=rf"any name at all\.safetensors is no {message}"):
+        with pytest.raises(UserError, match=rf"any name at all\.safetensors is {message}"):
             lora.read(path)
-    with pytest.raises(UserError, match="is no readable safetensors file"):
+    with pytest.raises(UserError, match="is a folder; a file is needed there"):
         lora.read(path.parent)

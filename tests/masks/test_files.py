@@ -163,7 +163,7 @@ def test_subfolders_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture)
 
 
 def no_image(folder: Path) -> None:
-    (folder / "1.txt").write_text("a caption")
+    (folder / "1.png").write_text("a caption")
 
 
 def cut_short(folder: Path) -> None:
@@ -191,7 +191,7 @@ def of_another_size(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("add", "words"),
     [
-        (no_image, r"1\.txt is no image"),
+        (no_image, r"1\.png is no image"),
         (cut_short, r"1\.png cannot be read"),
         (huge, r"1\.png cannot be read .*exceeds limit"),
         (of_floats, "floating-point"),
@@ -205,6 +205,16 @@ def test_what_is_no_mask_beside_others_is_named(
     add(tmp_path)
     with pytest.raises(UserError, match=words):
         read_mask_folder(tmp_path)
+
+
+def test_what_programs_leave_beside_masks_is_left_out_with_a_note(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path / "0.png")
+    for name in ("Thumbs.db", ".DS_Store", "0.png~", "0.kra", "0.psd", "notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    assert len(read_mask_folder(tmp_path)) == 1
+    assert "no pictures, left out: 0.kra, 0.png~, 0.psd, notes.txt" in caplog.text
 
 
 def test_no_masks_at_all(tmp_path: Path) -> None:

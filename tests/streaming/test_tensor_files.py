@@ -3,9 +3,11 @@
 import itertools
 import json
 import os
+import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from maskora.streaming.tensor_files import (
     read_bytes,
     read_pickled,
 )
+from tests.system import posix_only
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 WIDTH = 10
@@ -271,7 +274,10 @@ def _patch_reads(
     [
         ({"dtype": "F32", "shape": [4], "data_offsets": [-16, 0]}, "is described wrongly"),
         ({"dtype": "F32", "shape": [4], "data_offsets": [0, 8]}, "is described wrongly"),
-        ({"dtype": "F32", "shape": "ab", "data_offsets": [0, 8]}, "in an unknown way"),
+        ({"dtype": "F32", "shape": "ab", "data_offsets": [0, 8]}, "is described wrongly"),
+        ({"dtype": "F32", "shape": [1] * 17 + [2], "data_offsets": [0, 8]}, "is described wrongly"),
+        ({"dtype": "F32", "shape": [2**64, 0], "data_offsets": [0, 0]}, "is described wrongly"),
+        ({"dtype": "F32", "shape": [2]}, "in an unknown way"),
         ({"dtype": "F3", "shape": [4], "data_offsets": [0, 16]}, "in an unknown way .*F3"),
         ({"dtype": "F32", "shape": [4], "data_offsets": [16, 32]}, "is cut off within odd"),
     ],
@@ -319,3 +325,58 @@ def test_a_folders_plain_weights_count_beside_a_variant(
         (tmp_path / name).unlink(missing_ok=True)
     if INDEX in indices:  # a missing shard is named rather than a variant taken
         assert [path.name for path in shards(tmp_path)] == found
+
+
+def test_a_header_of_great_size_or_depth_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "odd.safetensors"
+    with path.open("wb") as file:
+        file.write((90_000_000).to_bytes(8, "little"))
+        file.truncate(100_000_000)  # takes no room on the disk
+    with pytest.raises(UserError, match="header of 90000000 bytes is too large"):
+        read_header(path)
+    for text in (b"[" * 100_000, b'{"a": ' + b"9" * 5000 + b"}"):
+        path.write_bytes(len(text).to_bytes(8, "little") + text)
+        with pytest.raises(UserError, match="is no readable safetensors file"):
+            read_header(path)
+
+
+@posix_only
+@pytest.mark.parametrize("read", [read_header, read_pickled])
+def test_a_pipe_or_a_device_is_not_waited_for(tmp_path: Path, read: object) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(UserError, match="a file is needed there"):
+            read(path)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_pth_file_with_damage_is_told(tmp_path: Path, seed: int) -> None:
+    """Wherever it is: the archive's directory, the pickle, its numbers."""
+    generator, path = random.Random(seed), tmp_path / "a.pth"
+    torch.save({f"a.{number}": torch.ones(3, 4) for number in range(3)}, path)
+    whole = path.read_bytes()
+    ends = (range(700), range(len(whole) - 700, len(whole)))
+    for _ in range(200):
+        broken = bytearray(whole)
+        for _ in range(generator.choice((1, 2, 5))):
+            broken[generator.choice(generator.choice(ends))] = generator.randrange(256)
+        path.write_bytes(broken)
+        with suppress(UserError):
+            read_pickled(path)
+
+
+def test_tensors_without_values_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"a": torch.ones(3, device="meta")}, path)
+    with pytest.raises(UserError, match="a is described wrongly"):
+        read_pickled(path)
+    torch.save({"a": torch.eye(3).to_sparse()}, path)
+    with pytest.raises(UserError, match="in a way that is not read here"):
+        read_pickled(path)
+
+
+@pytest.mark.parametrize("name", ["../other.safetensors", "/etc/passwd", "a\\b.safetensors"])
+def test_an_index_names_files_of_its_own_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(UserError, match=r"index\.json is damaged"):
+        shards(tmp_path)

@@ -1,5 +1,9 @@
 """Pictures of every common kind, read the same way."""
 
+import os
+import struct
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +11,9 @@ import pytest
 from PIL import Image
 
 from maskora.errors import UserError
+from maskora.masks.files import read_labels
 from maskora.video.images import image_size, natural_key, read_image, write_png
+from tests.system import posix_only
 
 
 @pytest.fixture
@@ -69,3 +75,43 @@ def test_natural_order() -> None:
     names = ["f10.png", "f9.png", "F1.png", "a2b10.png", "a2b9.png"]
     found = [path.name for path in sorted(map(Path, names), key=natural_key)]
     assert found == ["a2b9.png", "a2b10.png", "F1.png", "f9.png", "f10.png"]
+
+
+def bomb(path: Path, width: int, height: int) -> Path:
+    """A PNG of a few bytes that says it is as large as that."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, content in ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")):
+        checksum = struct.pack(">I", zlib.crc32(kind + content))
+        data += struct.pack(">I", len(content)) + kind + content + checksum
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("read", [read_image, image_size, read_labels])
+@pytest.mark.parametrize("size", [(100_000, 100_000), (12_000, 12_000)])
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_small_file_of_many_pixels_is_refused(
+    tmp_path: Path, read: Callable[[Path], object], size: tuple[int, int]
+) -> None:
+    with pytest.raises(UserError, match=r"a\.png.*(pixels are too many|exceeds limit)"):
+        read(bomb(tmp_path / "a.png", *size))
+
+
+@pytest.mark.parametrize("read", [read_image, image_size, read_labels])
+def test_no_other_program_is_started_for_a_picture(
+    tmp_path: Path, read: Callable[[Path], object]
+) -> None:
+    """Pillow would give PostScript to Ghostscript, whatever the file is called."""
+    path = tmp_path / "00000.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 6\n%%EndComments\n%%EOF\n")
+    with pytest.raises(UserError, match=r"00000\.png"):
+        read(path)
+
+
+@posix_only
+@pytest.mark.parametrize("read", [read_image, image_size, read_labels])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(UserError, match="no ordinary file"):
+        read(tmp_path / "a.png")

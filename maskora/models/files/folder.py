@@ -1,10 +1,11 @@
 """A model folder in diffusers' layout: one sub-folder per part, each with its configuration."""
 
-import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskora.errors import UserError
+from maskora.files import check_ordinary, parse_json
 from maskora.hub import refuse_quantised, without_code
 from maskora.streaming.header import read_headers, shards
 
@@ -24,10 +25,10 @@ class DiffusersFolder:
         self.where = where
         self.description = f"a folder in diffusers' layout ({where})"
 
-    def check(self, weights: tuple[str, ...], files: dict[str, tuple[str, ...]]) -> None:
+    def check(self, weights: Sequence[str], files: Mapping[str, tuple[str, ...]]) -> None:
         missing = [problem for part in weights for problem in _missing_weights(self.where / part)]
         for part, names in files.items():
-            if not any((self.where / part / name).is_file() for name in names):
+            if not holds_one(self.where / part, names):
                 missing.append(f"{part}/{' or '.join(names)}")
         if missing:
             raise UserError(
@@ -70,6 +71,11 @@ class DiffusersFolder:
         return next((path for path in paths if path.is_file()), paths[0])
 
 
+def holds_one(folder: Path, names: Sequence[str]) -> bool:
+    """A folder has a file of one of these names; "a and b" is both."""
+    return any(all((folder / one).is_file() for one in name.split(" and ")) for name in names)
+
+
 def _missing_weights(part: Path) -> list[str]:
     if not part.is_dir():
         return [f"{part.name}/"]
@@ -92,20 +98,28 @@ def part_files(folder: Path) -> list[Path]:
 
 
 def check_readable(folder: Path) -> None:
-    """JSON files of a folder that transformers reads by itself hold objects. Raises UserError."""
+    """What transformers reads of a folder by itself is files, JSON objects in .json ones.
+
+    Raises:
+        UserError: something is not.
+    """
+    for path in folder.iterdir():
+        if not path.is_dir():
+            check_ordinary(path)
     for path in sorted(folder.glob("*.json")):
         read_json(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file as a dict. Raises UserError where it is missing or damaged."""
+    check_ordinary(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing: is this a model folder in diffusers' layout?"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged: it holds no JSON object")

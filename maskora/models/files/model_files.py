@@ -14,6 +14,7 @@ from maskora.models.files import wan
 from maskora.models.files.folder import (
     DiffusersFolder,
     check_readable,
+    holds_one,
     part_files,
     read_json,
     sampled_content,
@@ -53,12 +54,12 @@ class ModelFiles(Protocol):
         """
         ...
 
-    def check(self, weights: tuple[str, ...], files: dict[str, tuple[str, ...]]) -> None:
+    def check(self, weights: Sequence[str], files: Mapping[str, tuple[str, ...]]) -> None:
         """Every part is there.
 
         Args:
             weights: parts that have weights.
-            files: part -> file names, of which one must exist in its folder.
+            files: part -> file names, of which one must exist in its folder; "a and b" is both.
 
         Raises:
             UserError: with all that is missing, each weight shard included, in one message; or
@@ -180,7 +181,7 @@ class SplitFiles:
         lines = (f"{one.part}: {one.where}, {one.kind.description}" for one in found)
         return "\n  ".join([self._what, *lines])
 
-    def check(self, weights: tuple[str, ...], files: dict[str, tuple[str, ...]]) -> None:
+    def check(self, weights: Sequence[str], files: Mapping[str, tuple[str, ...]]) -> None:
         has = {*self.stored, *self._settings, *self._folders}
         own = [self.stored[part] for part in weights if part in self.stored]
         missing = [part for part in (*weights, *files) if part not in has]
@@ -197,7 +198,7 @@ class SplitFiles:
 
     def _check_folder(self, part: str, names: tuple[str, ...]) -> None:
         folder = self._folders[part]()
-        if not any((folder / name).is_file() for name in names):
+        if not holds_one(folder, names):
             raise UserError(f"{self._what}: missing {self._short(folder / names[0])}")
         check_readable(folder)
 
@@ -246,7 +247,7 @@ class WithOverrides:
     def description(self) -> str:
         return f"{self._top.description}\n  all else: {self._under.description}"
 
-    def check(self, weights: tuple[str, ...], files: dict[str, tuple[str, ...]]) -> None:
+    def check(self, weights: Sequence[str], files: Mapping[str, tuple[str, ...]]) -> None:
         own = tuple(part for part in weights if part in self._top.stored)
         others = tuple(part for part in weights if part not in self._top.stored)
         looks = [partial(self._top.check, own, {}), partial(self._under.check, others, files)]

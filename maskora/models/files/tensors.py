@@ -1,6 +1,5 @@
 """The tensors of checkpoint files: which layout they have, and whose parameters they hold."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from maskora.errors import UserError
+from maskora.files import parse_json
 from maskora.models.names import Names
 from maskora.streaming.header import LENGTH_BYTES, SIZES, Place, Stored, read_header, read_metadata
 
@@ -151,7 +151,7 @@ def _check_formats(paths: Iterable[Path], stored: Mapping[str, Stored]) -> None:
 def _formats(path: Path, note: bytes | str) -> set[str]:
     """The formats that a note names: of one layer, or of all."""
     try:
-        content = json.loads(note)
+        content = parse_json(note)
         layers = content["layers"].values() if "layers" in content else [content]
         return {str(layer["format"]) for layer in layers}
     except (ValueError, LookupError, TypeError, AttributeError) as error:

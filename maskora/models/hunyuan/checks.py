@@ -5,9 +5,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from maskora.models.checks import (
+    PROCESSOR,
+    SCHEDULER,
+    TOKENIZER,
     UNUSED_LAYERS,
     Activation,
     Count,
+    Files,
     LanguageModel,
     Number,
     Scheduler,
@@ -137,4 +141,10 @@ HUNYUAN: dict[str, type[Settings]] = {
     "text_encoder": Llava,
     "text_encoder_2": ClipText,
     "scheduler": HunyuanScheduler,
+}
+HUNYUAN_FILES: Files = {
+    "tokenizer": TOKENIZER,
+    "tokenizer_2": (*TOKENIZER, "vocab.json"),
+    "image_processor": PROCESSOR,
+    "scheduler": SCHEDULER,
 }

@@ -49,12 +49,7 @@ class Hunyuan(HunyuanBase):
         "transformer", "vae", "text_encoder", "tokenizer", "image_processor", "text_encoder_2",
         "tokenizer_2",
     )  # fmt: skip
-    files = {  # noqa: RUF012 - never changed
-        "tokenizer": ("tokenizer.json",),
-        "tokenizer_2": ("tokenizer.json", "vocab.json"),
-        "image_processor": ("preprocessor_config.json", "processor_config.json"),
-        "scheduler": ("scheduler_config.json",),
-    }
+    files = checks.HUNYUAN_FILES
     settings = checks.HUNYUAN
     widths = {  # noqa: RUF012 - never changed
         "vae": ("latent_channels", "out_channels"),

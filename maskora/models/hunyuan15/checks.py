@@ -5,7 +5,11 @@ from typing import Literal
 from pydantic import Field
 
 from maskora.models.checks import (
+    PROCESSOR,
+    SCHEDULER,
+    TOKENIZER,
     Activation,
+    Files,
     LanguageModel,
     Number,
     Settings,
@@ -69,4 +73,10 @@ HUNYUAN15: dict[str, type[Settings]] = {
     "text_encoder_2": T5Encoder,
     "image_encoder": SiglipVision,
     "scheduler": HunyuanScheduler,
+}
+HUNYUAN15_FILES: Files = {
+    "tokenizer": (*TOKENIZER, "vocab.json and tokenizer_config.json"),
+    "tokenizer_2": ("tokenizer_config.json",),
+    "feature_extractor": PROCESSOR,
+    "scheduler": SCHEDULER,
 }

@@ -53,12 +53,7 @@ class Hunyuan15(HunyuanBase):
         "transformer", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2",
         "image_encoder", "feature_extractor",
     )  # fmt: skip
-    files = {  # noqa: RUF012 - never changed
-        "tokenizer": ("tokenizer.json", "vocab.json"),
-        "tokenizer_2": ("tokenizer_config.json",),
-        "feature_extractor": ("preprocessor_config.json", "processor_config.json"),
-        "scheduler": ("scheduler_config.json",),
-    }
+    files = checks.HUNYUAN15_FILES
     settings = checks.HUNYUAN15
     widths = {  # noqa: RUF012 - never changed
         "vae": ("latent_channels", "out_channels"),

@@ -5,8 +5,12 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from maskora.models.checks import (
+    PROCESSOR,
+    SCHEDULER,
+    TOKENIZER,
     Activation,
     Count,
+    Files,
     Number,
     Scheduler,
     Settings,
@@ -118,3 +122,6 @@ WAN21: dict[str, type[Settings]] = {
     "text_encoder": UMT5Encoder,
     "image_encoder": VisionTower,
 }
+MINIATURE_FILES: Files = {"scheduler": SCHEDULER}
+WAN22_FILES: Files = {"tokenizer": (*TOKENIZER, "spiece.model"), **MINIATURE_FILES}
+WAN21_FILES: Files = {"image_processor": PROCESSOR, **WAN22_FILES}

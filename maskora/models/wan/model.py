@@ -34,9 +34,6 @@ from maskora.models.wan.encoders import (
 )
 from maskora.models.wan.names import WAN
 
-TOKENIZER = ("tokenizer.json", "spiece.model")
-IMAGE_PROCESSOR = ("preprocessor_config.json", "processor_config.json")
-SCHEDULER = ("scheduler_config.json",)
 MASK_CHANNELS = 4
 ATTENTION = r"blocks\.\d+\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
 SELF_ATTENTION = r"blocks\.\d+\.attn1\.(to_q|to_k|to_v|to_out\.0)"
@@ -53,11 +50,7 @@ class Wan21(DiffusersBase):
     parts: tuple[str, ...] = (
         "transformer", "vae", "text_encoder", "tokenizer", "image_encoder", "image_processor",
     )  # fmt: skip
-    files = {  # noqa: RUF012 - never changed
-        "tokenizer": TOKENIZER,
-        "image_processor": IMAGE_PROCESSOR,
-        "scheduler": SCHEDULER,
-    }
+    files = checks.WAN21_FILES
     settings = checks.WAN21
     widths = {  # noqa: RUF012 - never changed
         "vae": ("z_dim", "out_channels"),
@@ -129,7 +122,7 @@ class Wan22(Wan21):
 
     family = "wan2.2-i2v"
     parts = ("transformer", "transformer_2", "vae", "text_encoder", "tokenizer")
-    files = {"tokenizer": TOKENIZER, "scheduler": SCHEDULER}  # noqa: RUF012 - never changed
+    files = checks.WAN22_FILES
     settings = checks.WAN22
     sees_picture = False
     instead = "Wan2.2-I2V-A14B"
@@ -157,7 +150,7 @@ class Miniature(Wan21):
 
     family = "miniature"
     parts = ("transformer", "vae")
-    files = {"scheduler": SCHEDULER}  # noqa: RUF012 - never changed
+    files = checks.MINIATURE_FILES
     settings = checks.MINIATURE
     attention = SELF_ATTENTION
     sees_picture = False
