@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import platformdirs
+import psutil
 
 from maskora.errors import UserError
 from maskora.system import WINDOWS
@@ -128,6 +130,12 @@ def replacing(path: Path) -> Iterator[Path]:
         move(scratch, path)
     finally:
         remove(scratch)
+
+
+def is_abandoned(name: str) -> bool:
+    """True for the name of a half-written file whose writer's process has ended."""
+    writer = re.match(rf"{re.escape(PART)}([0-9]+)-", name)
+    return writer is not None and not psutil.pid_exists(int(writer[1]))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,11 +14,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import psutil
-
-from maskora.files import PART, move, remove
+from maskora.files import is_abandoned, move, remove
 
 BUILDING, READY = ".building-", ".exchange-"
+PART_BEFORE = re.compile(r"\.part-\w{8}(\..*)?")
 EARLIER = (".masks-", ".prepare-")  # scratch folders of versions before, in the workspace itself
 
 
@@ -123,8 +122,5 @@ def _is_ours(ready: Path) -> bool:
 
 
 def _is_left_over(name: str) -> bool:
-    """True for a half-written file whose program has ended (of a version before: any)."""
-    if not name.startswith(PART):
-        return False
-    writer = re.match(r"(\d+)-", name.removeprefix(PART))
-    return writer is None or not psutil.pid_exists(int(writer[1]))
+    """True for a half-written file whose program has ended; versions before did not say which."""
+    return is_abandoned(name) or PART_BEFORE.fullmatch(name) is not None

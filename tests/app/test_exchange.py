@@ -10,7 +10,7 @@ import pytest
 
 from maskora.app.exchange import exchange, settle
 from maskora.app.workspace import Workspace, working
-from maskora.files import PART
+from maskora.files import replacing
 from tests.system import posix_only
 
 EARLIER = {
@@ -129,14 +129,17 @@ def test_an_exchange_that_was_begun_is_finished(root: Path) -> None:
 
 
 def test_what_killed_programs_have_left_is_removed_and_nothing_else(root: Path) -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    dead = [f"runs/motion/step-00001/{PART}{ended.pid}-abc.json", f"cache/{PART}abcdefgh"]
+    files = ["runs/motion/step-00001/a.json", "cache/a.json"]
+    for name in files:
+        code = f"from maskora.files import *\nwith replacing(Path({name!r})):\n    os._exit(1)"
+        subprocess.run([sys.executable, "-c", code], cwd=root, check=False, env=os.environ)
     left = [".building-x/new/masks/a.png", ".masks-x/a.png", ".prepare-x/workspace/a.png"]
-    alive = f"edits/{PART}{os.getpid()}-abc.png"
-    write(root, dict.fromkeys([*dead, *left, alive], ""))
-    settle(root)
-    assert read(root) == {**EARLIER, alive: ""}
+    write(root, dict.fromkeys([*left, "cache/.part-abcdefgh.png"], ""))
+    before = len(read(root))
+    with replacing(root / "edits" / "b.png") as alive:
+        settle(root)
+        assert read(root) == {**EARLIER, f"edits/{alive.name}": ""}
+    assert before == len(EARLIER) + len(left) + len(files) + 1
 
 
 def test_a_version_befores_only_masks_are_not_removed(root: Path) -> None:
