@@ -65,7 +65,8 @@ def rerun(file: Path, output: Path | None) -> list[str]:
 def _workspace_of(file: Path, then: Repeated) -> Workspace:
     """The workspace around a record, which may have been moved; else the one that it names."""
     around = [Workspace(folder) for folder in file.resolve().parents]
-    return next((one for one in around if one.source_record.is_file()), Workspace(then.workspace))
+    found = next((one for one in around if one.source_record.is_file()), None)
+    return Workspace.open(Path(then.workspace) if found is None else found.root)
 
 
 def _place(path: str, then: Repeated, workspace: Workspace) -> str:
