@@ -82,9 +82,14 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
         grey_HW = np.clip(np.round(grey_HW), 0, 255).astype(np.uint8)
         return np.repeat(grey_HW[:, :, None], 3, axis=2)
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
+        return over_black(np.array(image.convert("RGBA")))
     return np.array(image.convert("RGB"))
+
+
+def over_black(image_HWC: np.ndarray) -> np.ndarray:
+    """(H, W, 4) uint8 RGBA over black, (H, W, 3)."""
+    alpha_HW1 = image_HWC[..., 3:].astype(np.uint16)
+    return ((image_HWC[..., :3] * alpha_HW1 + 127) // 255).astype(np.uint8)
 
 
 def write_png(path: Path, image_HWC: np.ndarray) -> None:
