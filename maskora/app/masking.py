@@ -420,9 +420,9 @@ def _read_mask(mask: Path, info: VideoInfo, config: Config) -> list[np.ndarray]:
     masks = probe(mask)
     numbers = match_length(range(masks.frames), *chosen)
     if len(set(numbers)) == 1:  # a video of one frame, for all
-        return read_mask_frames(read_frames(masks, 0, 1)) * len(numbers)
+        return read_mask_frames(read_frames(masks, 0, 1, alpha=True)) * len(numbers)
     every = numbers[1] - numbers[0]
-    return read_mask_frames(read_frames(masks, numbers[0], len(numbers), every))
+    return read_mask_frames(read_frames(masks, numbers[0], len(numbers), every, True))
 
 
 def _fit_mask(labels_HW: np.ndarray, placement: FramePlacement, where: Path) -> np.ndarray:
