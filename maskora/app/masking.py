@@ -15,7 +15,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from maskora.app.workspace import MaskRecord, Source, TrackingRecord, Workspace, workspace_lock
+from maskora.app.workspace import (
+    SAME_SHAPE,
+    MaskRecord,
+    Source,
+    TrackingRecord,
+    Workspace,
+    workspace_lock,
+)
 from maskora.config import Config
 from maskora.config.tables import Mask
 from maskora.config.tables import Tracker as TrackerSettings
@@ -44,7 +51,6 @@ from maskora.video.read import read_frames
 
 log = logging.getLogger("maskora")
 OVERVIEW_FRAMES = 12
-SAME_SHAPE = 0.02  # by which a mask's aspect may differ from the video's
 
 
 def given_silhouettes(

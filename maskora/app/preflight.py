@@ -9,7 +9,7 @@ from pathlib import Path
 from maskora.app.captions import foresee_caption
 from maskora.app.edits import EditFiles, find_edits
 from maskora.app.masking import load_masks
-from maskora.app.workspace import Source, Workspace, check_edit_size, check_video_settings
+from maskora.app.workspace import Source, Workspace, check_video_settings, edit_size
 from maskora.config import Config
 from maskora.config.tables import Acceleration, Table
 from maskora.errors import UserError
@@ -55,7 +55,7 @@ def check_workspace(config: Config, workspace: Workspace, edit: str | None) -> l
         problems.append(str(error))
     for path in files.images.values():
         check_caption(path)
-        attempt(lambda path=path: check_edit_size(path, image_size(path), source))  # type: ignore[misc]
+        attempt(lambda path=path: edit_size(path, image_size(path), source))  # type: ignore[misc]
     if problems:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         lines = [f"  {problem}" for problem in problems]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("maskora")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # of edited frames
 EDIT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+SAME_SHAPE = 0.02  # by which the aspect of a mask or an edited frame may differ from the clip's
 RESERVED = ("seed-", "step-", "tensorboard")  # names that runs and outputs use themselves
 DEVICE = re.compile(r"con|prn|aux|nul|com\d|lpt\d", re.IGNORECASE)  # to Windows, in every folder
 
@@ -317,11 +318,25 @@ def check_video_settings(workspace: Workspace, config: Config, source: Source) -
             )
 
 
-def check_edit_size(path: Path, size: tuple[int, int], source: Source) -> None:
-    """An edited frame has the workspace's or the original's (width, height). Raises UserError."""
-    if size not in (source.size, source.original_size):
-        raise UserError(
-            f"{path} is {size[0]}x{size[1]}; an edited frame has the workspace's size "
-            f"{source.size[0]}x{source.size[1]} or the original's "
-            f"{source.original_size[0]}x{source.original_size[1]}"
-        )
+def edit_size(path: Path, size: tuple[int, int], source: Source) -> tuple[int, int]:
+    """The (width, height) at which an edited frame of some size is used.
+
+    That is the workspace's or the original's size: its own where it has one of them, else the one
+    of its shape. Raises UserError where it has neither shape.
+    """
+    sizes = source.size, source.original_size
+    if size in sizes:
+        return size
+
+    def strain(other: tuple[int, int]) -> float:
+        ratio = size[0] * other[1] / (size[1] * other[0])
+        return max(ratio, 1 / ratio) - 1
+
+    nearest = min(sizes, key=strain)
+    if strain(nearest) <= SAME_SHAPE:
+        return nearest
+    raise UserError(
+        f"{path} is {size[0]}x{size[1]}; an edited frame has the shape of the workspace's "
+        f"{source.size[0]}x{source.size[1]} or of the original's "
+        f"{source.original_size[0]}x{source.original_size[1]}"
+    )
