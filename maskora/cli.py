@@ -159,6 +159,10 @@ def prepare(
     ] = None,
     frames: Annotated[int | None, typer.Option(help="how many frames: 4k+1; default 49")] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="or auto (the default)")] = None,
+    fps: Annotated[
+        str | None,
+        typer.Option(metavar="RATE", help="frames per second; of images too (default: 16)"),
+    ] = None,
     start: Annotated[int | None, typer.Option(help="first frame, from 0")] = None,
     every: Annotated[int | None, typer.Option(help="take every K-th frame")] = None,
     caption: Annotated[str | None, typer.Option(help="what the video shows")] = None,
@@ -174,6 +178,7 @@ def prepare(
     given = {
         "video.frames": frames,
         "video.size": size,
+        "video.fps": fps,
         "video.start": start,
         "video.every": every,
         "prompt.caption": caption,

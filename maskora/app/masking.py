@@ -99,6 +99,7 @@ def build_masks(
         source.cell,
     )
     check_not_empty(labels_THW, "the mask, after specks under [mask] min_area are dropped,")
+    notes = (*notes, *_first_frame_notes(labels_THW, source))
     count = range(source.frames)
     with tempfile.TemporaryDirectory(dir=workspace.root, prefix=".masks-") as scratch:
         built = Workspace(Path(scratch))
@@ -119,6 +120,17 @@ def build_masks(
             undo.pop_all()
     draw_overview(workspace, labels_THW)
     return labels_THW, notes
+
+
+def _first_frame_notes(labels_THW: np.ndarray, source: Source) -> list[str]:
+    """A sentence where the edit of the first frame would be lost."""
+    first = int(labels_THW.any(axis=(1, 2)).argmax())
+    if first == 0:
+        return []
+    return [
+        f"frame 0 lies outside the mask, which begins in frame {first}: an edit of frame 0 would "
+        f"be lost. Prepare again from there, with --start {source.start + first * source.every}"
+    ]
 
 
 def load_masks(workspace: Workspace, settings: Mask, source: Source) -> np.ndarray:
@@ -423,7 +435,7 @@ def _read_mask(mask: Path, info: VideoInfo, config: Config) -> list[np.ndarray]:
     chosen = (info.frames, video.start, video.frames, video.every, str(mask))
     if mask.is_dir() or mask.suffix.lower() in IMAGE_SUFFIXES:
         return match_length(read_mask_folder(mask), *chosen)
-    masks = probe(mask)
+    masks = probe(mask, video.rate)
     numbers = match_length(range(masks.frames), *chosen)
     if len(set(numbers)) == 1:  # a video of one frame, for all
         return read_mask_frames(read_frames(masks, 0, 1, alpha=True)) * len(numbers)

@@ -20,6 +20,7 @@ from maskora.models.files.model_files import resolve_base, resolve_files
 from maskora.models.registry import open_source, read_settings
 from maskora.streaming.placement import Placement
 from maskora.video.images import image_size
+from maskora.video.probe import sound_note
 
 
 def check_workspace(config: Config, workspace: Workspace, edit: str | None) -> list[str]:
@@ -48,6 +49,7 @@ def check_workspace(config: Config, workspace: Workspace, edit: str | None) -> l
     attempt(lambda: load_masks(workspace, config.mask, source))
     attempt(lambda: _check_loras(config, workspace))
     attempt(lambda: notes.append(_base_line(config, workspace)))
+    notes.append(_sound_line(source))
     files = EditFiles(workspace.edits_dir, {})
     try:
         files = find_edits(workspace, edit, source.frames)
@@ -78,6 +80,13 @@ def _check_frames(workspace: Workspace, source: Source) -> None:
         path = workspace.source_frame(number)
         if image_size(path) != source.size:
             raise UserError(f"{path}: its size is not {source.size[0]}x{source.size[1]}")
+
+
+def _sound_line(source: Source) -> str | None:
+    """What results lack of the original's sound, where that is there and can be read."""
+    origin = Path(source.origin)
+    note = sound_note(origin) if origin.is_file() else ""
+    return f"note: {origin}: {note}" if note else None
 
 
 def _base_line(config: Config, workspace: Workspace) -> str:

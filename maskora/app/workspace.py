@@ -290,7 +290,7 @@ def original_video(source: Source) -> "VideoInfo":
             f"the original video is no longer at {origin}; the result is pasted over its frames. "
             f'Put it back, or change "origin" in source/source.json'
         )
-    info = probe(origin)
+    info = probe(origin, source.rate * source.every)
     if (info.width, info.height) != source.original_size:
         raise UserError(
             f"{origin} is now {info.width}x{info.height}, but was prepared as "
@@ -302,9 +302,11 @@ def original_video(source: Source) -> "VideoInfo":
 def check_video_settings(workspace: Workspace, config: Config, source: Source) -> None:
     """[video] must say what `prepare` did: the frames on disk are its result. Raises UserError."""
     width, height = source.size
+    rate = source.rate * source.every
     prepared = {
         "frames": source.frames,
         "size": f"{width}x{height}",
+        "fps": config.video.fps if config.video.rate in (None, rate) else str(rate),
         "start": source.start,
         "every": source.every,
         "fit": source.fit,

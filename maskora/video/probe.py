@@ -200,6 +200,15 @@ def probe(path: Path, fps: Fraction | None = None, limits: "Limits | None" = Non
         ) from None
 
 
+def sound_note(path: Path) -> str:
+    """What is to be known of a video's sound before a result is given it; often nothing."""
+    try:
+        with _opened(path, None) as container:
+            return find_track(path, container.format.name, len(container.streams.audio))[1]
+    except av.FFmpegError:
+        return ""  # reading its frames says more
+
+
 def _opened(path: Path, limits: "Limits | None") -> InputContainer:
     """The file, with tags in whatever encoding."""
     options = limits.container_options if limits is not None else {}
@@ -233,7 +242,7 @@ def _probe_images(folder: Path, fps: Fraction | None, limits: "Limits | None") -
             )
     notes = [f"{len(images)} images read as frames, {images[0].name} to {images[-1].name}"]
     if fps is None:
-        notes.append(f"images carry no frame rate: {IMAGES_FPS} per second assumed")
+        notes.append(f"images carry no frame rate: {IMAGES_FPS} per second assumed (--fps)")
     notes += _gaps(images)
     others = [p.name for p in entries if p not in set(images)]
     if others:
