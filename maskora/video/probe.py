@@ -526,10 +526,11 @@ def _clock(
     elif container.format.name.startswith(_PARTS_MAY_FOLLOW):
         stamps, joined = _continued(stamps, 1 / rate)
     times = _filled(stamps, len(shown), 1 / rate)
-    by_packet = container.format.name.startswith(_TIMED_CONTAINERS)
-    stamped = sorted(times) == (sorted(stamps) if by_packet else stamps) and not joined
+    if container.format.name.startswith(_TIMED_CONTAINERS):
+        times.sort()  # packets come as they are decoded
+    rising = all(b > a for a, b in pairwise(times))
+    stamped = rising and set(times) == set(stamps) and not joined
     times.sort()
-    stamped = stamped and all(b > a for a, b in pairwise(times))
     spacing = median(b - a for a, b in pairwise(times)) if times[1:] else 0
     spacing = spacing or 1 / rate
     end = times[-1] + (shown[-1][1] or spacing) if times else 0.0
@@ -608,7 +609,7 @@ def choose_rate(times: Sequence[float], named: Sequence[Fraction]) -> tuple[Frac
         so that motion is not dropped.
     """
     named = [rate for rate in named if rate <= _MOST_RATE]
-    if len(times) < 2 or times[-1] <= times[0]:
+    if len(times) < 2 or (times[-1] - times[0]) * 1.01 * _MOST_RATE < len(times) - 1:
         return (named[0] if named else _FALLBACK_RATE), False
     measured = (len(times) - 1) / (times[-1] - times[0])
     for rate in (*named, nearest_usual_rate(measured, tolerance=0.002)):

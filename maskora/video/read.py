@@ -16,12 +16,18 @@ from maskora.errors import Fault, UserError
 from maskora.video.damage import damaged_frames, is_complaint
 from maskora.video.ffmpeg import ffmpeg_command, file_url, has_filter, log_lines
 from maskora.video.images import over_black, read_image
-from maskora.video.probe import ColorTags, VideoInfo, scale_matrix
+from maskora.video.probe import VideoInfo, scale_matrix
 
 logger = logging.getLogger("maskora")
 LEAST_PIXEL_BOUND = 2**26  # pixels of a coded frame, whatever size it is shown at
 SEEK_BEFORE = 2.0  # seconds: pictures right after a seek may build on what was not decoded
 USUAL_MATRIX = ("bt709", "smpte170m", "bt470bg")  # that ffmpeg's scale filter takes from tags
+# Tags that ffmpeg's scale filter refuses, though the pixels are kept as they are.
+_RETAGGED = {
+    "log100": "setparams=color_trc=unknown,",
+    "log316": "setparams=color_trc=unknown,",
+    "bt2020c": "setparams=colorspace=bt2020nc,",
+}
 TROUBLE = ("error", "fatal", "panic")  # levels of ffmpeg's log
 CHANGED = "Reconfiguring filter graph because"
 CORRUPT = "corrupt decoded frame"
@@ -204,7 +210,7 @@ def rgb_filter(info: VideoInfo) -> str:
     """The ffmpeg filters from decoded (and rotated) frames to RGB at the displayed size."""
     size, pixels = f"{info.width}:{info.height}", "rgba" if info.has_alpha else "rgb24"
     if info.color.hdr and has_filter("zscale"):
-        return f"{_tone_mapping(info.color)},scale={size}:flags={_SCALE_FLAGS},format={pixels}"
+        return f"{_tone_mapping(info)},scale={size}:flags={_SCALE_FLAGS},format={pixels}"
     # What the first frame names is taken from each frame's own tags: they may change on the way.
     matrix = (
         ""
@@ -212,15 +218,25 @@ def rgb_filter(info: VideoInfo) -> str:
         else f":in_color_matrix={scale_matrix(info.color, info.height)}"
     )
     levels = "" if info.color.range else ":in_range=tv"
-    return f"scale={size}{matrix}{levels}:flags={_SCALE_FLAGS},format={pixels}"
+    retag = _RETAGGED.get(info.color.transfer or "", "") or _RETAGGED.get(
+        info.color.matrix or "", ""
+    )
+    return f"{retag}scale={size}{matrix}{levels}:flags={_SCALE_FLAGS},format={pixels}"
 
 
-def _tone_mapping(color: ColorTags) -> str:
+def _tone_mapping(info: VideoInfo) -> str:
     """PQ or HLG to BT.709: to linear light, smaller gamut, highlights rolled off, SDR curve."""
-    matrix = "bt2020c" if color.matrix == "bt2020c" else "bt2020nc"
+    color = info.color
     source_range = "full" if color.range == "pc" else "limited"
+    tags = f"setparams=color_primaries=bt2020:color_trc={color.transfer}"
+    if color.matrix != "gbr":  # tags that are missing, or do not go together, count as the usual
+        tags += ":colorspace=bt2020nc"
+    # Half a colour sample at the edge of an odd size is more than zscale takes.
+    whole = f"scale=flags={_SCALE_FLAGS},format=yuv444p{10 if info.bit_depth <= 10 else 12}le,"
+    odd = (info.width % 2 or info.height % 2) and color.matrix != "gbr"
     return (
-        f"zscale=tin={color.transfer}:min={matrix}:pin=bt2020:rin={source_range}"
+        f"{tags},{whole if odd else ''}"
+        f"zscale=tin={color.transfer}:min=bt2020nc:pin=bt2020:rin={source_range}"
         ":t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,tonemap=mobius:desat=0,"
         "zscale=t=bt709:r=full,format=gbrp"
     )
