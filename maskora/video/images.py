@@ -120,10 +120,10 @@ def _to_srgb(image: Image.Image, path: Path) -> Image.Image:
     levels = np.linspace(0, 255, 9).round().astype(np.uint8)
     cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(9, 81, 3)
     sample = Image.fromarray(cube).convert(image.mode)
-    moved = np.array(ImageCms.applyTransform(sample, convert)).astype(int)
+    moved = np.array(convert.apply(sample)).astype(int)
     if abs(moved - np.array(sample.convert(target))).max() <= ALIKE:
         return image
-    return ImageCms.applyTransform(image, convert)
+    return convert.apply(image)
 
 
 def over_black(image_HWC: np.ndarray) -> np.ndarray:

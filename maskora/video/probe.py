@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
 IMAGES_FPS = Fraction(16)
 _ONE_PICTURE_PER_PACKET = {"h264", "hevc", "vp9", "av1", "prores", "ffv1", "mjpeg", "dnxhd", "png"}
-_TIMED_CONTAINERS = ("mov", "matroska")  # packets come one by one with their times
-_TIMED_PICTURES = (*_TIMED_CONTAINERS, "mpegts")  # pictures can be found by their times
+TIMED_CONTAINERS = ("mov", "matroska")  # packets come one by one with their times
 _PARTS_MAY_FOLLOW = ("mpegts", "mpeg", "ogg")  # files that are joined by copying one after another
 _LONGEST_PAUSE = 10.0  # seconds between two frames of one part
 _SAME_PART = 1.0  # seconds by which times may go back within one part
@@ -111,7 +110,6 @@ class VideoInfo:
         decoder: the decoder that it needs; empty: the usual one.
         times: when each decoded frame is shown, on the file's own clock, where it can be found by
             that; else empty.
-        can_seek: decoding need not begin at the file's start.
     """
 
     path: Path
@@ -133,7 +131,6 @@ class VideoInfo:
     has_alpha: bool = False
     decoder: str = ""
     times: tuple[float, ...] = ()
-    can_seek: bool = False
 
     @property
     def has_audio(self) -> bool:
@@ -149,7 +146,7 @@ class Clock:
         times: when each frame is shown, sorted; frames the file promises but lacks included.
         end: when the last one stops being shown.
         missing: how many frames the file's own index promises beyond those that are there.
-        stamped: each is the file's own, for this frame alone.
+        stamped: each is the file's own, and ffmpeg finds the frame by it.
         joined: frames from which on times begin anew, as in files that were joined.
     """
 
@@ -183,8 +180,7 @@ def probe(path: Path, fps: Fraction | None = None, limits: "Limits | None" = Non
         limits.check_bytes(path, path.stat().st_size)
     try:
         with _opened(path, limits) as container:
-            index, passed_over = _choose_stream(path, container, limits)
-            return _probe_file(path, container, index, passed_over, fps, limits)
+            return _probe_file(path, container, fps, limits)
     except av.FFmpegError as error:
         if error.errno == errno.ENOMEM:
             raise Fault(f"{path}: there is too little memory to read it") from None
@@ -269,19 +265,9 @@ def _gaps(images: Sequence[Path]) -> list[str]:
 
 
 def _probe_file(
-    path: Path,
-    container: InputContainer,
-    index: int,
-    passed_over: int,
-    fps: Fraction | None,
-    limits: "Limits | None",
+    path: Path, container: InputContainer, fps: Fraction | None, limits: "Limits | None"
 ) -> VideoInfo:
-    stream = container.streams[index]
-    assert isinstance(stream, VideoStream)
-    stream.thread_type = "AUTO"
-    if limits is not None:
-        limits.check_header(path, container, stream)
-        stream.codec_context.options = limits.decoder_options
+    stream, passed_over = _choose_stream(path, container, limits)
     check = partial(limits.check_length, path) if limits else None
     first, clock = read_clock(container, stream, check)
     if first is None:
@@ -293,33 +279,21 @@ def _probe_file(
         seconds = clock.end - clock.times[0]
         limits.check_pixels(path, width, height)
         limits.check_length(path, seconds * float(fps or rate), seconds)
-    repicked = variable or (fps is not None and fps != rate)
-    if repicked:
+    picks = None
+    if variable or (fps is not None and fps != rate):
         _refuse_leaps(path, clock, fps or rate)
-    picks = constant_rate_picks(clock.times, clock.end, fps or rate) if repicked else None
+        picks = constant_rate_picks(clock.times, clock.end, fps or rate)
     track, sound_note = find_track(path, container.format.name, len(container.streams.audio))
     has_alpha, decoder, alpha_note = _transparency(stream, first)
-    stamped = clock.stamped and container.format.name.startswith(_TIMED_PICTURES)
     info = VideoInfo(
-        path=path,
-        width=width,
-        height=height,
+        path=path, width=width, height=height,
         frames=len(clock.times) if picks is None else len(picks),
-        fps=fps or rate,
-        variable_rate=variable,
-        rotation=_rotation(first),
-        bit_depth=first.format.components[0].bits,
-        color=_color(first),
-        audio_track=track,
-        start_seconds=clock.times[0],
-        stream=stream.index,
-        container=container.format.name,
-        picks=picks,
-        has_alpha=has_alpha,
-        decoder=decoder,
-        times=clock.times if stamped else (),
-        can_seek=stamped and container.format.name.startswith(_TIMED_CONTAINERS),
-    )
+        fps=fps or rate, variable_rate=variable, rotation=_rotation(first),
+        bit_depth=first.format.components[0].bits, color=_color(first), audio_track=track,
+        start_seconds=clock.times[0], stream=stream.index, container=container.format.name,
+        picks=picks, has_alpha=has_alpha, decoder=decoder,
+        times=clock.times if clock.stamped else (),
+    )  # fmt: skip
     notes = (
         *_stream_notes(passed_over, stream, first, clock),
         *_conversion_notes(info, rate),
@@ -330,21 +304,31 @@ def _probe_file(
 
 def _choose_stream(
     path: Path, container: InputContainer, limits: "Limits | None"
-) -> tuple[int, int]:
+) -> tuple[VideoStream, int]:
     """The first stream of moving pictures, and how many others there are (covers not counted)."""
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams or container.format.name == "tty":  # tty: a text file taken for ANSI art
         raise UserError(f"{path}: no video stream in this file")
+    stream = streams[_first_that_moves(path, [s.index for s in streams], limits)]
+    stream.thread_type = "AUTO"
+    if limits is not None:
+        limits.check_header(path, container, stream)
+        stream.codec_context.options = limits.decoder_options
+    return stream, len(streams) - 1
+
+
+def _first_that_moves(path: Path, streams: list[int], limits: "Limits | None") -> int:
+    """The place in a list of a file's streams of the first that has more than one picture."""
     if len(streams) == 1:
-        return streams[0].index, 0
-    packets = dict.fromkeys((stream.index for stream in streams), 0)
-    with _opened(path, limits) as looked:
-        for packet in looked.demux([looked.streams[index] for index in packets]):
+        return 0
+    packets = dict.fromkeys(streams, 0)
+    with _opened(path, limits) as container:
+        for packet in container.demux([container.streams[index] for index in streams]):
             packets[packet.stream_index] += packet.size > 0
-            if packets[streams[0].index] > 1 or sum(packets.values()) >= _LOOKED_AT:
+            if packets[streams[0]] > 1 or sum(packets.values()) >= _LOOKED_AT:
                 break
-    moving = [index for index, count in packets.items() if count > 1]
-    return (moving or list(packets))[0], len(streams) - 1
+    counts = list(packets.values())
+    return next((place for place, count in enumerate(counts) if count > 1), 0)
 
 
 def _transparency(stream: VideoStream, first: VideoFrame) -> tuple[bool, str, str]:
@@ -464,7 +448,7 @@ def read_clock(
     """
     decode_all = (
         stream.codec_context.codec.canonical_name not in _ONE_PICTURE_PER_PACKET
-        or not container.format.name.startswith(_TIMED_CONTAINERS)
+        or not container.format.name.startswith(TIMED_CONTAINERS)
         or stream.codec_context.field_order > 1  # interlaced: a packet may be half a frame
     )
     first, shown, ticks = _walk(container, stream, decode_all, check_length)
@@ -526,10 +510,11 @@ def _clock(
     elif container.format.name.startswith(_PARTS_MAY_FOLLOW):
         stamps, joined = _continued(stamps, 1 / rate)
     times = _filled(stamps, len(shown), 1 / rate)
-    if container.format.name.startswith(_TIMED_CONTAINERS):
+    if container.format.name.startswith(TIMED_CONTAINERS):
         times.sort()  # packets come as they are decoded
     rising = all(b > a for a, b in pairwise(times))
-    stamped = rising and set(times) == set(stamps) and not joined
+    in_place = container.format.name.startswith((*TIMED_CONTAINERS, "mpegts"))
+    stamped = in_place and rising and set(times) == set(stamps) and not joined
     times.sort()
     spacing = median(b - a for a, b in pairwise(times)) if times[1:] else 0
     spacing = spacing or 1 / rate

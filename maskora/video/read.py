@@ -16,9 +16,9 @@ from maskora.errors import Fault, UserError
 from maskora.video.damage import damaged_frames, is_complaint
 from maskora.video.ffmpeg import ffmpeg_command, file_url, has_filter, log_lines
 from maskora.video.images import over_black, read_image
-from maskora.video.probe import VideoInfo, scale_matrix
+from maskora.video.probe import TIMED_CONTAINERS, VideoInfo, scale_matrix
 
-logger = logging.getLogger("maskora")
+log = logging.getLogger("maskora")
 LEAST_PIXEL_BOUND = 2**26  # pixels of a coded frame, whatever size it is shown at
 SEEK_BEFORE = 2.0  # seconds: pictures right after a seek may build on what was not decoded
 USUAL_MATRIX = ("bt709", "smpte170m", "bt470bg")  # that ffmpeg's scale filter takes from tags
@@ -31,17 +31,9 @@ _RETAGGED = {
 TROUBLE = ("error", "fatal", "panic")  # levels of ffmpeg's log
 CHANGED = "Reconfiguring filter graph because"
 CORRUPT = "corrupt decoded frame"
-UNIMPORTANT = "Conversion failed!"
 NO_MEMORY = "Cannot allocate memory"
 # Words of failures in which the file is whole, as far as anybody knows.
-NO_DAMAGE = (
-    "No such file",
-    "Permission denied",
-    "filter",
-    "colorspace",
-    "max pixel",
-    "Input/output",
-)
+NO_DAMAGE = ("No such file", "Permission denied", "filter", "colorspace", "max pixel")
 _SCALE_FLAGS = "lanczos+accurate_rnd+full_chroma_int+bitexact"
 
 
@@ -141,18 +133,18 @@ class _Decoder:
             )
 
     def _read_log(self, first: int, last: int) -> None:
-        log = self.log.read_bytes()
-        changes = [line for line in log_lines(log, ["info"]) if line.startswith(CHANGED)]
+        text = self.log.read_bytes()
+        changes = [line for line in log_lines(text, ["info"]) if line.startswith(CHANGED)]
         if changes and not self.changed:
             self.changed = True
-            logger.warning(
+            log.warning(
                 "note: %s: the picture changes within the file (%s); every frame is brought to "
                 "%dx%d", self.info.path, changes[0].removeprefix(CHANGED).strip(),
                 self.info.width, self.info.height,
             )  # fmt: skip
-        said = [line for line in log_lines(log, TROUBLE) if not line.endswith(UNIMPORTANT)]
-        corrupt = CORRUPT in log_lines(log, ["warning"])
-        if self.damaged is None and (corrupt or any(map(is_complaint, said))):
+        corrupt = CORRUPT in log_lines(text, ["warning"])
+        complaint = corrupt or any(map(is_complaint, log_lines(text, TROUBLE)))
+        if complaint and self.damaged is None:
             self.damaged = damaged_frames(self.info.path, self.info.stream, first, last)
 
     def failure(self, index: int, last: int) -> UserError | Fault:
@@ -182,7 +174,8 @@ def _decoder(info: VideoInfo, first: int) -> Iterator[_Decoder]:
     if first > 0 and info.times:
         begin, middle = first, (info.times[first - 1] + info.times[first]) / 2
         filters = f"trim=start={middle:.6f},{filters}"
-        if info.can_seek and middle - SEEK_BEFORE > info.times[0]:
+        seekable = info.container.startswith(TIMED_CONTAINERS)
+        if seekable and middle - SEEK_BEFORE > info.times[0]:
             target = f"{middle - SEEK_BEFORE:.6f}"
             seek = ["-noaccurate_seek", "-seek_timestamp", "1", "-ss", target]
     decoder = ["-c:v", info.decoder] if info.decoder else []
@@ -194,15 +187,15 @@ def _decoder(info: VideoInfo, first: int) -> Iterator[_Decoder]:
         "-pix_fmt", "rgba" if info.has_alpha else "rgb24", "pipe:1",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
-        with log.open("wb") as errors:
+        said = Path(folder) / "log"
+        with said.open("wb") as errors:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
-        decoder_ = _Decoder(info, begin, process, log)
+        reader = _Decoder(info, begin, process, said)
         try:
-            yield decoder_
+            yield reader
         finally:
             process.kill()
-            decoder_.pipe.close()
+            reader.pipe.close()
             process.wait()
 
 

@@ -149,7 +149,7 @@ def test_a_late_start_is_sought_and_exact(pattern: Pattern) -> None:
     for name, codec in (("long.mp4", ()), ("long.mkv", ("-x264-params", "open-gop=1"))):
         path = pattern(name, 300, "25", "-g", "30", "-bf", "3", *codec)
         info = probe(path)
-        assert info.can_seek
+        assert len(info.times) == 300
         whole = list(read_frames(info))
         for start in (1, 60, 120, 121, 149, 150, 151, 152, 299):
             assert (next(read_frames(info, start, 1)) == whole[start]).all(), start
