@@ -31,7 +31,7 @@ _RETAGGED = {
 TROUBLE = ("error", "fatal", "panic")  # levels of ffmpeg's log
 CHANGED = "Reconfiguring filter graph because"
 CORRUPT = "corrupt decoded frame"
-NO_MEMORY = "Cannot allocate memory"
+NO_MEMORY = ("alloc", "get_buffer() failed", "thread_", "Resource temporarily unavailable")
 # Words of failures in which the file is whole, as far as anybody knows.
 NO_DAMAGE = ("No such file", "Permission denied", "filter", "colorspace", "max pixel")
 _SCALE_FLAGS = "lanczos+accurate_rnd+full_chroma_int+bitexact"
@@ -153,9 +153,9 @@ class _Decoder:
         said = log_lines(self.log.read_bytes(), TROUBLE)
         reason = said[0] if said else f"ffmpeg stopped with status {status}" if status else ""
         where = f"{path}: frames up to {last} are needed, and decoding stops at frame {index}"
-        if status < 0 or any(NO_MEMORY in line for line in said):
+        if status < 0 or any(word in line for word in NO_MEMORY for line in said):
             return Fault(f"{where}: too little memory ({reason or 'ffmpeg was ended'})")
-        if status == 0 or not any(any(word in line for word in NO_DAMAGE) for line in said):
+        if not any(word in line for word in NO_DAMAGE for line in said):
             words = f" ({reason})" if reason else ""
             return UserError(
                 f"{path}: damaged or cut short: decoding stops at frame {index} of the file, "

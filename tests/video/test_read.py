@@ -2,6 +2,8 @@
 
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maskora.errors import UserError
+from maskora.errors import Fault, UserError
+from maskora.video import read
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
 
@@ -105,6 +108,29 @@ def test_damage_that_a_decoder_conceals_is_refused_by_its_frame(
     assert all((a == b).all() for a, b in zip(before, intact, strict=False)), "nor refused too soon"
     after = info.frames - 2
     assert len(list(read_frames(info, after))) == 2, "what comes after builds on none of it"
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "words"),
+    [
+        ("[h264 @ 0x1] [error] get_buffer() failed", Fault, "too little memory"),
+        ("[error] Cannot allocate memory", Fault, "too little memory"),
+        ("[in#0 @ 0x1] [error] /a.mp4: Permission denied", UserError, "(/a.mp4: Permission"),
+        ("[vf#0:0 @ 0x1] [error] Error reinitializing filters!", UserError, "reinitializing"),
+        ("[in#0 @ 0x1] [error] Invalid data found", UserError, "another copy"),
+        ("[info] frame= 10", UserError, "another copy"),
+    ],
+)
+def test_only_damage_is_called_damage(
+    pattern: Pattern, tmp_path: Path, said: str, kind: type[Exception], words: str
+) -> None:
+    info = probe(pattern("clip.mp4", 5, "25"))
+    (tmp_path / "log").write_text(f"{said}\n[out#0 @ 0x1] [info] video:0KiB\n")
+    with subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE) as ended:
+        failure = read._Decoder(info, 0, ended, tmp_path / "log").failure(3, 9)
+    assert type(failure) is kind
+    assert words in str(failure)
+    assert ("damaged" in str(failure)) == (words == "another copy")
 
 
 @pytest.mark.parametrize("codec", [(), ("-c:v", "libx264", "-pix_fmt", "yuv420p")])
