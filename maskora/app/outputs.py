@@ -209,4 +209,5 @@ def _audio(original: VideoInfo, source: Source) -> AudioClip | None:
         original.start_seconds + float(source.start / original.fps),
         float(source.frames / source.rate),
         original.audio_track,
+        original.joined,
     )

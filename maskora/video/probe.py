@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import av
 import numpy as np
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Disposition
@@ -101,7 +102,9 @@ class VideoInfo:
         color: the file's own tags; frames of an HDR file are mapped to SDR.
         audio_track: the sound track that results are given, from 0; None: none can be.
         notes: sentences for the person: what was found, what is converted.
-        start_seconds: when the first frame is shown, on the file's own clock.
+        start_seconds: when the first frame is shown, on the file's own clock; where that begins
+            anew on the way (`joined`), from the start of the sound track.
+        joined: the file is of parts, each with a clock of its own.
         stream: index of the video stream in the file.
         container: ffmpeg's name of the file's format.
         picks: the decoded frame shown at each of ``frames``, or None when it is each in turn.
@@ -131,6 +134,7 @@ class VideoInfo:
     has_alpha: bool = False
     decoder: str = ""
     times: tuple[float, ...] = ()
+    joined: bool = False
 
     @property
     def has_audio(self) -> bool:
@@ -285,14 +289,16 @@ def _probe_file(
         picks = constant_rate_picks(clock.times, clock.end, fps or rate)
     track, sound_note = find_track(path, container.format.name, len(container.streams.audio))
     has_alpha, decoder, alpha_note = _transparency(stream, first)
+    zero = _start(container.streams.audio[track]) if clock.joined and track is not None else 0.0
     info = VideoInfo(
         path=path, width=width, height=height,
         frames=len(clock.times) if picks is None else len(picks),
         fps=fps or rate, variable_rate=variable, rotation=_rotation(first),
         bit_depth=first.format.components[0].bits, color=_color(first), audio_track=track,
-        start_seconds=clock.times[0], stream=stream.index, container=container.format.name,
+        start_seconds=clock.times[0] - zero, stream=stream.index, container=container.format.name,
         picks=picks, has_alpha=has_alpha, decoder=decoder,
         times=clock.times if clock.stamped else (),
+        joined=bool(clock.joined),
     )  # fmt: skip
     notes = (
         *_stream_notes(passed_over, stream, first, clock),
@@ -329,6 +335,10 @@ def _first_that_moves(path: Path, streams: list[int], limits: "Limits | None") -
                 break
     counts = list(packets.values())
     return next((place for place, count in enumerate(counts) if count > 1), 0)
+
+
+def _start(stream: AudioStream) -> float:
+    return float((stream.start_time or 0) * (stream.time_base or 0))
 
 
 def _transparency(stream: VideoStream, first: VideoFrame) -> tuple[bool, str, str]:
@@ -391,8 +401,8 @@ def _stream_notes(
     if clock.joined:
         frames = ", ".join(map(str, clock.joined[:5]))
         notes.append(
-            f"times begin anew at frame {frames}: files that were joined; there, sound may not be "
-            f"in step"
+            f"times begin anew at frame {frames}, as in files that were joined: they are put one "
+            f"after another"
         )
     if (stream.sample_aspect_ratio or 1) != 1:
         notes.append(

@@ -20,12 +20,15 @@ class AudioClip:
     Attributes:
         start_seconds: on the file's own clock, as `VideoInfo.start_seconds` is.
         track: which of the file's sound tracks, from 0.
+        joined: the file's clock begins anew on the way; times count from the track's start, one
+            part after another.
     """
 
     path: Path
     start_seconds: float
     duration_seconds: float
     track: int = 0
+    joined: bool = False
 
 
 def find_track(path: Path, container: str, tracks: int) -> tuple[int | None, str]:
@@ -63,7 +66,8 @@ def add_sound(video: Path, audio: AudioClip, codec: tuple[str, ...], *options: s
     Raises:
         Fault: that is not possible; the file is what it was.
     """
-    inputs = ["-i", file_url(video), "-copyts", "-i", file_url(audio.path)]
+    clock = [] if audio.joined else ["-copyts"]
+    inputs = ["-i", file_url(video), *clock, "-i", file_url(audio.path)]
     sound = f"[1:a:{audio.track}]{_span(audio)}[sound]"
     maps = ["-filter_complex", sound, "-map", "0:v", "-map", "[sound]", "-c:v", "copy"]
     with replacing(video) as joined:

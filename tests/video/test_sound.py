@@ -83,3 +83,21 @@ def test_of_several_tracks_one_that_can_be_read_is_taken(make: Make, tmp_path: P
     audio = AudioClip(path, info.start_seconds, 2.0, 1)
     write_mp4(tmp_path / "out.mp4", read_frames(info), info.fps, audio=audio)
     assert onset(tmp_path / "out.mp4") == pytest.approx(0.6, abs=0.03)
+
+
+@pytest.mark.parametrize("begins", [0.3, 0.9])
+@pytest.mark.parametrize("start", [10, 60])
+def test_sound_of_joined_files_stays_in_step(
+    make: Make, tmp_path: Path, begins: float, start: int
+) -> None:
+    """Two parts of two seconds, each with a beep from so many seconds on."""
+    silence = f"aevalsrc='0.5*sin(6283*t)*gt(t,{begins})':d=2:s=48000"
+    part = make("part.ts", *PICTURE, "-f", "lavfi", "-i", silence, "-c:a", "mp2").read_bytes()
+    path = tmp_path / "joined.ts"
+    path.write_bytes(part + part)
+    info = probe(path)
+    assert (info.frames, info.joined) == (100, True)
+    audio = AudioClip(path, info.start_seconds + (start - 5) / 25, 1.4, 0, info.joined)
+    write_mp4(tmp_path / "out.mp4", read_frames(info, start - 5, 35), info.fps, audio=audio)
+    expected = begins - (start - 5) % 50 / 25
+    assert onset(tmp_path / "out.mp4") == pytest.approx(max(expected, 0), abs=0.06)
