@@ -4,6 +4,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -13,6 +14,7 @@ from av.video.stream import VideoStream
 
 from maskora.video.ffmpeg import file_url
 
+_Log = list[tuple[int, str, str]]  # (level, part, words)
 # What decoders say of pictures that are whole.
 _HARMLESS = re.compile(
     r"mmco: unref short failure|unable to decode APP fields|EOI missing|overread|SEI type|"
@@ -33,7 +35,7 @@ def damaged_frames(path: Path, stream: int, first: int, last: int) -> dict[int, 
     """
     shown: list[float] = []  # when each frame is, in the order in which they come
     found: list[tuple[float | None, int, str]] = []  # (when, frames before, words)
-    with _listening(), av.open(file_url(path), metadata_errors="replace") as container:
+    with _listening() as log, av.open(file_url(path), metadata_errors="replace") as container:
         video = container.streams[stream]
         assert isinstance(video, VideoStream)
         video.thread_type, video.codec_context.thread_count = "NONE", 1
@@ -42,39 +44,49 @@ def damaged_frames(path: Path, stream: int, first: int, last: int) -> dict[int, 
                 found.clear()
             if not packet.size and packet.dts is not None:
                 continue  # the frame before is held
-            words = _decode(packet, shown)
-            if words:
-                found.append((packet.pts, len(shown), words))
+            log.clear()
+            before = len(shown)
+            if words := _decode(packet, shown, log):
+                found.append((packet.pts, before, words))
             if len(shown) > last + video.codec_context.delay:
                 break
     frames: dict[int, str] = {}
     for when, before, words in found:
-        index = bisect_left(shown, when) if when is not None else max(0, before - 1)
-        if index <= last:
+        if (index := _place(shown, when, before)) <= last:
             frames.setdefault(max(index, first), words)
     return frames
 
 
-def _decode(packet: "Packet[VideoStream]", shown: list[float]) -> str:
+def _place(shown: list[float], when: float | None, before: int) -> int:
+    """Which frame a packet is; of several at one time, as in joined files, the nearest."""
+    if when is None:
+        return before
+    if all(a <= b for a, b in pairwise(shown)):
+        return bisect_left(shown, when)
+    places = [index for index, time in enumerate(shown) if time == when]
+    return min(places, key=lambda index: abs(index - before), default=before)
+
+
+def _decode(packet: "Packet[VideoStream]", shown: list[float], log: _Log) -> str:
     """Decode a packet into `shown`: what the decoder complains about, or nothing."""
-    with av.logging.Capture() as lines:
-        try:
-            frames = packet.decode()
-        except av.FFmpegError as error:
-            return str(error.strerror)
+    try:
+        frames = packet.decode()
+    except av.FFmpegError as error:
+        return str(error.strerror)
     shown.extend(len(shown) if frame.pts is None else frame.pts for frame in frames)
-    words = [text.strip() for level, _, text in lines if level <= av.logging.ERROR]
-    words = [text for text in words if is_complaint(text)]
+    words = [text.strip() for level, _, text in log if level <= av.logging.ERROR]
+    words = [text.splitlines()[0] for text in words if text and is_complaint(text)]
     words += ["a picture is marked as corrupt"] * any(frame.is_corrupt for frame in frames)
     return words[0] if words else ""
 
 
 @contextmanager
-def _listening() -> Iterator[None]:
-    """Let errors reach `av.logging.Capture`."""
+def _listening() -> Iterator[_Log]:
+    """Collect what decoders say."""
     before = av.logging.get_level()
     av.logging.set_level(av.logging.ERROR)
     try:
-        yield
+        with av.logging.Capture() as log:
+            yield log
     finally:
         av.logging.set_level(before)

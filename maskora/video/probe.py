@@ -607,7 +607,8 @@ def choose_rate(times: Sequence[float], named: Sequence[Fraction]) -> tuple[Frac
     if len(times) < 2 or (times[-1] - times[0]) * 1.01 * _MOST_RATE < len(times) - 1:
         return (named[0] if named else _FALLBACK_RATE), False
     measured = (len(times) - 1) / (times[-1] - times[0])
-    for rate in (*named, nearest_usual_rate(measured, tolerance=0.002)):
+    usual = nearest_usual_rate(measured, tolerance=0.002)
+    for rate in (*named, usual) if usual in _USUAL_RATES else named:
         if is_constant(times, rate):
             return rate, False
     clock = np.asarray(times)
@@ -616,8 +617,10 @@ def choose_rate(times: Sequence[float], named: Sequence[Fraction]) -> tuple[Frac
     sustained = (later[begins] - begins) / (clock[later[begins]] - clock[begins])
     fast = float(np.quantile(sustained, 0.75)) if len(sustained) else measured
     for rate in named:
-        if fast <= 1.01 * rate <= 2 * fast and _on_grid(clock, rate):
-            return rate, True  # held frames, or some that were left out
+        if fast <= 1.01 * rate <= 1.8 * fast and _on_grid(clock, rate):
+            return rate, True  # frames are held, or some are missing
+    if is_constant(times, usual):
+        return usual, False
     return nearest_usual_rate(min(fast, _MOST_RATE)), True
 
 

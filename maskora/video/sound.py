@@ -56,12 +56,15 @@ def _tracks(count: int) -> str:
     return "number 1" if count == 1 else f"numbers 1 to {count}"
 
 
-def add_sound(video: Path, audio: AudioClip, codec: tuple[str, ...], *options: str) -> None:
+def add_sound(video: Path, audio: AudioClip, codec: tuple[str, ...], *options: str) -> list[str]:
     """Lay sound under the picture of a file, which stays as it is.
 
     Args:
         codec: for the sound, `AAC` or `FLAC`.
         options: of the file's format.
+
+    Returns:
+        what ffmpeg complains of, where parts of the sound are damaged.
 
     Raises:
         Fault: that is not possible; the file is what it was.
@@ -71,15 +74,16 @@ def add_sound(video: Path, audio: AudioClip, codec: tuple[str, ...], *options: s
     sound = f"[1:a:{audio.track}]{_span(audio)}[sound]"
     maps = ["-filter_complex", sound, "-map", "0:v", "-map", "[sound]", "-c:v", "copy"]
     with replacing(video) as joined:
-        _convert([*inputs, *maps, *codec, *options, file_url(joined)])
+        return _convert([*inputs, *maps, *codec, *options, file_url(joined)])
 
 
-def _convert(arguments: list[str]) -> None:
-    """Run ffmpeg. Raises Fault with its reason where it fails."""
+def _convert(arguments: list[str]) -> list[str]:
+    """Run ffmpeg: what it complains of. Raises Fault with its reason where it fails."""
     run = subprocess.run(ffmpeg_command(*arguments), stderr=subprocess.PIPE)
+    said = log_lines(run.stderr)
     if run.returncode != 0:
-        reasons = log_lines(run.stderr) or [f"ffmpeg stopped with status {run.returncode}"]
-        raise Fault(reasons[0])
+        raise Fault((said or [f"ffmpeg stopped with status {run.returncode}"])[0])
+    return said
 
 
 def _span(audio: AudioClip) -> str:

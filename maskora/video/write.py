@@ -122,9 +122,12 @@ def _lay_under(
 ) -> None:
     """Add the sound. Frames cost more than it does: without it, they are kept all the same."""
     try:
-        add_sound(picture, audio, codec, *options)
+        said = add_sound(picture, audio, codec, *options)
     except Fault as fault:
         log.warning("note: %s has no sound: that of %s fails (%s)", path, audio.path, fault)
+    else:
+        if said:
+            log.warning("note: the sound of %s is damaged in parts (%s)", audio.path, said[0])
 
 
 def _passed(action: Callable[[], object]) -> bool:

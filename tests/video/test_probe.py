@@ -428,6 +428,10 @@ def test_bursts_are_not_a_rate() -> None:
 def test_held_frames_keep_the_rate_that_the_header_names() -> None:
     times = [i / 25 for i in range(100) if i % 5 or i > 80]
     assert choose_rate(times, [Fraction(25)]) == (25, True)
+    one_is_missing = [i / 25 for i in range(100) if i != 40]
+    assert choose_rate(one_is_missing, [Fraction(25)]) == (25, True)
+    assert choose_rate([i / 25 for i in range(100)], [Fraction(50)]) == (25, False)
+    assert choose_rate([i / 25 for i in range(100) if i != 50], [Fraction(50)])[0] < 26
 
 
 def test_a_wrong_header_is_not_believed() -> None:

@@ -149,6 +149,21 @@ def test_joined_transport_streams_are_read(
         assert all((a == b).all() for a, b in zip(frames, expected[start:], strict=False)), start
 
 
+def test_damage_in_a_joined_transport_stream_is_found_in_its_part(
+    pattern: Pattern, tmp_path: Path
+) -> None:
+    part = pattern("part.ts", 50, "25", "-c:v", "libx264", "-bf", "2", "-g", "10").read_bytes()
+    torn = bytearray(part)
+    middle = len(part) // 188 // 2 * 188
+    for start in range(middle, middle + 188 * 4, 188):
+        torn[start + 40 : start + 180] = bytes(140)
+    path = tmp_path / "joined.ts"
+    path.write_bytes(part + torn)
+    with pytest.raises(UserError, match=r"damaged: frame (6|7|8)\d of the file"):
+        list(read_frames(probe(path)))
+    assert len(list(read_frames(probe(path), 0, 55))) == 55
+
+
 @pytest.mark.parametrize("every", [1, 2])
 def test_a_picture_that_changes_its_size_on_the_way(
     make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture, every: int

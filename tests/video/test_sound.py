@@ -4,6 +4,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -101,3 +102,21 @@ def test_sound_of_joined_files_stays_in_step(
     write_mp4(tmp_path / "out.mp4", read_frames(info, start - 5, 35), info.fps, audio=audio)
     expected = begins - (start - 5) % 50 / 25
     assert onset(tmp_path / "out.mp4") == pytest.approx(max(expected, 0), abs=0.06)
+
+
+def test_sound_that_is_damaged_in_parts_is_taken_and_said(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = make("torn.mkv", *PICTURE, *beep(0), "-c:a", "flac", "-t", "2")
+    with av.open(path) as container:
+        packets = [bytes(packet) for packet in container.demux(audio=0) if packet.size]
+    content = path.read_bytes()
+    for packet in packets[len(packets) // 2 :]:
+        content = content.replace(packet, b"\x55" * len(packet))
+    path.write_bytes(content)
+    info = probe(path)
+    assert info.audio_track == 0
+    audio = AudioClip(path, info.start_seconds, 2.0)
+    write_mp4(tmp_path / "out.mp4", read_frames(info), info.fps, audio=audio)
+    assert onset(tmp_path / "out.mp4") < 0.05
+    assert f"the sound of {path} is damaged in parts (" in caplog.text
