@@ -303,8 +303,8 @@ one clip, and writes the edited video.
 
   VIDEO           the source video, or a folder of images
   X,Y,W,H         the box of the edit, in pixels of the video; --mask or --click takes its place
-  EDITED_FRAME    the clip's first frame, edited: png, jpg or webp, in the video's size or the
-                  workspace's
+  EDITED_FRAME    the clip's first frame, edited: png, jpg or webp, in the shape of the video or of
+                  the workspace
   OUT.mp4         the edited video
 
 Options (anywhere on the line; a lone -- is ignored)

@@ -53,6 +53,12 @@ def image_size(path: Path) -> tuple[int, int]:
         return (image.height, image.width) if turned else image.size
 
 
+def has_transparency(path: Path) -> bool:
+    """Whether a picture's file can hold transparency. Raises UserError where it is none."""
+    with _opened(path) as image:
+        return image.has_transparency_data
+
+
 def picture_header(path: Path) -> tuple[str, tuple[int, int]]:
     """The suffix that a picture's content deserves, and its (width, height) as stored.
 

@@ -23,7 +23,13 @@ from av.video.stream import VideoStream
 from maskora.errors import Fault, UserError
 from maskora.files import is_hidden
 from maskora.video.ffmpeg import file_url, has_filter
-from maskora.video.images import IMAGE_SUFFIXES, image_size, natural_key
+from maskora.video.images import (
+    IMAGE_SUFFIXES,
+    has_transparency,
+    image_size,
+    natural_key,
+    read_with_alpha,
+)
 from maskora.video.sound import find_track
 
 if TYPE_CHECKING:
@@ -244,6 +250,8 @@ def _probe_images(folder: Path, fps: Fraction | None, limits: "Limits | None") -
     if fps is None:
         notes.append(f"images carry no frame rate: {IMAGES_FPS} per second assumed (--fps)")
     notes += _gaps(images)
+    if has_transparency(images[0]) and read_with_alpha(images[0])[..., 3].min() < 255:
+        notes.append(_ALPHA_NOTE)
     others = [p.name for p in entries if p not in set(images)]
     if others:
         notes.append(f"not images, left out: {', '.join(others)}")

@@ -307,6 +307,14 @@ def test_a_folder_of_images_in_natural_order(tmp_path: Path) -> None:
     assert probe(tmp_path, Fraction(24)).fps == 24
 
 
+def test_images_with_transparency_are_said(tmp_path: Path) -> None:
+    for number, alpha in enumerate((90, 255)):
+        Image.new("RGBA", (8, 6), (9, 9, 9, alpha)).save(tmp_path / f"{number}.png")
+    assert "transparent parts become black" in probe(tmp_path).notes
+    (tmp_path / "0.png").unlink()
+    assert not any("transparent" in note for note in probe(tmp_path).notes)
+
+
 def test_hidden_files_are_no_frames(tmp_path: Path) -> None:
     Image.new("RGB", (8, 6)).save(tmp_path / "f0.jpg")
     (tmp_path / "._f0.jpg").write_bytes(b"a resource fork")
