@@ -27,11 +27,16 @@ def is_complaint(line: str) -> bool:
     return not _HARMLESS.search(line)
 
 
-def damaged_frames(path: Path, stream: int, first: int, last: int) -> dict[int, str]:
+def damaged_frames(
+    path: Path, stream: int, first: int, last: int, most_pixels: int
+) -> dict[int, str]:
     """Which of the decoded frames first..last are damaged, with the decoder's words.
 
     All are decoded one by one up to the last. Damage before `first` counts where `first` builds on
     it: after the key frame before.
+
+    Args:
+        most_pixels: of a coded frame; larger ones are not decoded.
     """
     shown: list[float] = []  # when each frame is, in the order in which they come
     found: list[tuple[float | None, int, str]] = []  # (when, frames before, words)
@@ -39,6 +44,7 @@ def damaged_frames(path: Path, stream: int, first: int, last: int) -> dict[int, 
         video = container.streams[stream]
         assert isinstance(video, VideoStream)
         video.thread_type, video.codec_context.thread_count = "NONE", 1
+        video.codec_context.options = {"max_pixels": str(most_pixels)}
         for packet in container.demux(video):
             if packet.is_keyframe and len(shown) <= first:
                 found.clear()

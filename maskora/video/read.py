@@ -142,10 +142,11 @@ class _Decoder:
                 "%dx%d", self.info.path, changes[0].removeprefix(CHANGED).strip(),
                 self.info.width, self.info.height,
             )  # fmt: skip
-        corrupt = CORRUPT in log_lines(text, ["warning"])
+        corrupt = any(line.startswith(CORRUPT) for line in log_lines(text, ["warning"]))
         complaint = corrupt or any(map(is_complaint, log_lines(text, TROUBLE)))
         if complaint and self.damaged is None:
-            self.damaged = damaged_frames(self.info.path, self.info.stream, first, last)
+            path, stream, most = self.info.path, self.info.stream, _most_pixels(self.info)
+            self.damaged = damaged_frames(path, stream, first, last, most)
 
     def failure(self, index: int, last: int) -> UserError | Fault:
         """Why no frame came, from what ffmpeg has said before it stopped."""
@@ -153,7 +154,7 @@ class _Decoder:
         said = log_lines(self.log.read_bytes(), TROUBLE)
         reason = said[0] if said else f"ffmpeg stopped with status {status}" if status else ""
         where = f"{path}: frames up to {last} are needed, and decoding stops at frame {index}"
-        if status < 0 or any(word in line for word in NO_MEMORY for line in said):
+        if status < 0 or any(word in reason for word in NO_MEMORY):
             return Fault(f"{where}: too little memory ({reason or 'ffmpeg was ended'})")
         if not any(word in line for word in NO_DAMAGE for line in said):
             words = f" ({reason})" if reason else ""
@@ -168,8 +169,6 @@ class _Decoder:
 @contextmanager
 def _decoder(info: VideoInfo, first: int) -> Iterator[_Decoder]:
     """An ffmpeg that decodes from frame `first` on, or before; gone when the context is left."""
-    # The file must be what probe found, and a stream may not outgrow its first frame without end.
-    most_pixels = min(max(4 * info.width * info.height, LEAST_PIXEL_BOUND), 2**31 - 1)
     filters, seek, begin = rgb_filter(info), list[str](), 0
     if first > 0 and info.times:
         begin, middle = first, (info.times[first - 1] + info.times[first]) / 2
@@ -181,7 +180,9 @@ def _decoder(info: VideoInfo, first: int) -> Iterator[_Decoder]:
     decoder = ["-c:v", info.decoder] if info.decoder else []
     command = ffmpeg_command(
         "-nostats", "-v", "level+info", "-copyts",
-        "-format_whitelist", info.container, "-max_pixels", str(most_pixels), *seek, *decoder,
+        # The file must be what probe found.
+        "-format_whitelist", info.container, "-max_pixels", str(_most_pixels(info)),
+        *seek, *decoder,
         "-i", file_url(info.path), "-map", f"0:{info.stream}", "-vf", filters,
         "-fps_mode", "passthrough", "-f", "rawvideo",
         "-pix_fmt", "rgba" if info.has_alpha else "rgb24", "pipe:1",
@@ -197,6 +198,11 @@ def _decoder(info: VideoInfo, first: int) -> Iterator[_Decoder]:
             process.kill()
             reader.pipe.close()
             process.wait()
+
+
+def _most_pixels(info: VideoInfo) -> int:
+    """Of a coded frame: a stream may not outgrow its first frame without end."""
+    return min(max(4 * info.width * info.height, LEAST_PIXEL_BOUND), 2**31 - 1)
 
 
 def rgb_filter(info: VideoInfo) -> str:
