@@ -292,7 +292,7 @@ def _probe_file(
         limits.check_pixels(path, width, height)
         limits.check_length(path, seconds * float(fps or rate), seconds)
     picks = None
-    if variable or (fps is not None and fps != rate):
+    if not is_constant(clock.times, fps or rate):
         _refuse_leaps(path, clock, fps or rate)
         picks = constant_rate_picks(clock.times, clock.end, fps or rate)
     track, sound_note = find_track(path, container.format.name, len(container.streams.audio))

@@ -54,7 +54,7 @@ def test_frames_go_out_at_both_sizes(workspace: Workspace, tmp_path: Path) -> No
             edits.frame_file(workspace, frame, False, tmp_path)
 
     source = workspace.read_source()
-    later = {"start": 1, "every": 2, "frames": 3}
+    later = {"start": 1, "every": 2, "frames": 3, "fps": "8"}
     workspace.write_source(source.model_copy(update=later))
     file = edits.frame_file(workspace, 2, True, tmp_path)
     assert file.name == "ball-frame-00002-320x192.png"

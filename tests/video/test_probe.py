@@ -113,6 +113,15 @@ def test_another_rate_on_request(pattern: Pattern) -> None:
     assert np.diff(info.picks).tolist() == [3] * 9
 
 
+def test_a_rate_that_a_clip_has_nearly_leaves_its_frames_alone(pattern: Pattern) -> None:
+    """As one that was measured, and recorded, where a frame is missing."""
+    hole = "select='not(eq(n,40))',format=yuv420p"
+    path = pattern("hole.mkv", 79, "25", "-fps_mode", "passthrough", filters=hole)
+    assert (probe(path).fps, probe(path).frames) == (25, 80)
+    measured = probe(path, Fraction(78 * 25, 79))
+    assert (measured.picks, measured.frames) == (None, 79)
+
+
 def test_ten_bits(pattern: Pattern) -> None:
     info = agreed(pattern("ten.mp4", 3, "25", filters="format=yuv420p10le"))
     assert info.bit_depth == 10
