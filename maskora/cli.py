@@ -315,6 +315,7 @@ Options (anywhere on the line; a lone -- is ignored)
   --base FILE             the configuration to start from (configs/NAME.toml)
   --frames N              length of the clip, 4k+1
   --size WxH              size of the workspace
+  --fps RATE              frames per second; of a folder of images too (16, if not said)
   --caption TEXT          what the source shows
   --edited-caption TEXT   what the edit shows
   --set TABLE.KEY=VALUE   any key of the configuration; repeatable
@@ -323,7 +324,7 @@ Options (anywhere on the line; a lone -- is ignored)
   --help                  this text
 
 Run it again with the same workspace to continue: prepare is skipped then, so the box, the mask,
---base, --frames, --size and the captions stay as they were, and --set counts for that run.
+--base, --frames, --size, --fps and the captions stay as they were, and --set counts for that run.
 
 Example
   maskora edit walk.mp4 180,60,140,400 walk_red.png walk_red.mp4 --frames 17

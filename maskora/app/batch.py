@@ -26,7 +26,7 @@ from maskora.files import is_hidden, replacing, write_text
 from maskora.system import INTERRUPTIONS
 
 INTERRUPTED = 130  # the exit status after Ctrl-C or SIGTERM
-FOR_PREPARE = ("--base", "--frames", "--size", "--caption", "--edited-caption")
+FOR_PREPARE = ("--base", "--frames", "--size", "--fps", "--caption", "--edited-caption")
 REPEATABLE = ("--click", "--keyframe", "--set")
 OPTIONS = ("--mask", "--workspace", "--device", *FOR_PREPARE, *REPEATABLE)
 SEE_EDIT, SEE_BATCH = "maskora edit --help lists the options", "maskora batch --help"
