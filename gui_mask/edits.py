@@ -9,18 +9,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from maskora.app.edits import find_edits
-from maskora.app.workspace import Source, Workspace, check_edit_size, original_video
+from maskora.app.edits import find_edits, read_edited
+from maskora.app.workspace import Source, Workspace, edit_size, original_video
 from maskora.errors import Fault, UserError
 from maskora.files import move, remove, replacing, write_text
 from maskora.masks import Labels
 from maskora.masks.files import read_labels
 from maskora.video.differences import VISIBLE, measure_leakage
-from maskora.video.fit import fit_image
 from maskora.video.images import image_size, picture_header, read_image, write_png
 from maskora.video.read import read_frames
 
 MOST_BYTES = 200_000_000  # of an uploaded picture
+MOST_PIXELS = 50_000_000  # of an uploaded picture that is larger than the clip
 MARK = np.array([255, 40, 40], np.float32)  # what changed outside the mask
 OUTLINE = (255, 255, 255)
 GAP = 8  # pixels between source and edit
@@ -85,9 +85,12 @@ def take_upload(workspace: Workspace, edit: str | None, frame: int, file: Path) 
     if file.stat().st_size > MOST_BYTES:
         raise UserError(f"{file} is larger than {MOST_BYTES / 1e6:g} MB, the most that is taken")
     suffix, stored = picture_header(file)
-    if prod(stored) not in (prod(source.size), prod(source.original_size)):
-        check_edit_size(file, stored, source)  # before anything is unpacked
-    check_edit_size(file, image_size(file), source)
+    if prod(stored) > max(MOST_PIXELS, prod(source.original_size)):
+        raise UserError(
+            f"{file} has {prod(stored) / 1e6:.0f} megapixels, and at most {MOST_PIXELS / 1e6:g} "
+            f"are taken"
+        )
+    edit_size(file, image_size(file), source)  # before anything is unpacked
     read_image(file)
     target = workspace.edited_frame(edit, frame, suffix)
     try:
@@ -138,12 +141,14 @@ def listing(workspace: Workspace, edit: str | None) -> list[EditedEntry]:
 def _entry(workspace: Workspace, source: Source, frame: int, path: Path) -> EditedEntry:
     source_HWC = read_image(workspace.source_frame(frame))
     try:
-        edited_HWC, labels_HW = _fitted(path, source), _labels(workspace, source, frame)
+        _, edited_HWC, notes = read_edited(path, source, source_HWC)
+        labels_HW = _labels(workspace, source, frame)
     except UserError as error:
         alone = side_by_side(source_HWC, np.zeros_like(source_HWC), None)
         return EditedEntry(frame, path, alone, str(error))
     picture = side_by_side(source_HWC, edited_HWC, labels_HW)
-    return EditedEntry(frame, path, picture, _note(frame, source_HWC, edited_HWC, labels_HW))
+    note = _note(frame, source_HWC, edited_HWC, labels_HW)
+    return EditedEntry(frame, path, picture, ". ".join([*notes, note]))
 
 
 def _note(
@@ -180,16 +185,6 @@ def side_by_side(
             cv2.drawContours(half, outlines, -1, OUTLINE, 1)
     gap = np.zeros((left.shape[0], GAP, 3), np.uint8)
     return np.concatenate([left, gap, right], axis=1)
-
-
-def _fitted(path: Path, source: Source) -> np.ndarray:
-    """An edited frame at the workspace's size, (H, W, 3) uint8."""
-    size = image_size(path)
-    check_edit_size(path, size, source)
-    image_HWC = read_image(path)
-    if size == source.size:
-        return image_HWC
-    return fit_image(image_HWC, source.placement)
 
 
 def _labels(workspace: Workspace, source: Source, frame: int) -> Labels | None:

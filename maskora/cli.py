@@ -192,6 +192,10 @@ def prepare(
     ] = None,
     frames: Annotated[int | None, typer.Option(help="how many frames: 4k+1; default 49")] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="or auto (the default)")] = None,
+    fps: Annotated[
+        str | None,
+        typer.Option(metavar="RATE", help="frames per second; of images too (default: 16)"),
+    ] = None,
     start: Annotated[int | None, typer.Option(help="first frame, from 0")] = None,
     every: Annotated[int | None, typer.Option(help="take every K-th frame")] = None,
     caption: Annotated[str | None, typer.Option(help="what the video shows")] = None,
@@ -207,6 +211,7 @@ def prepare(
     given = {
         "video.frames": frames,
         "video.size": size,
+        "video.fps": fps,
         "video.start": start,
         "video.every": every,
         "prompt.caption": caption,
@@ -332,8 +337,8 @@ one clip, and writes the edited video.
 
   VIDEO           the source video, or a folder of images
   X,Y,W,H         the box of the edit, in pixels of the video; --mask or --click takes its place
-  EDITED_FRAME    the clip's first frame, edited: png, jpg or webp, in the video's size or the
-                  workspace's
+  EDITED_FRAME    the clip's first frame, edited: png, jpg or webp, in the shape of the video or of
+                  the workspace
   OUT.mp4         the edited video
 
 Options (anywhere on the line; a lone -- is ignored)
@@ -344,6 +349,7 @@ Options (anywhere on the line; a lone -- is ignored)
   --base FILE             the configuration to start from (configs/NAME.toml)
   --frames N              length of the clip, 4k+1
   --size WxH              size of the workspace
+  --fps RATE              frames per second; of a folder of images too (16, if not said)
   --caption TEXT          what the source shows
   --edited-caption TEXT   what the edit shows
   --set TABLE.KEY=VALUE   any key of the configuration; repeatable
@@ -352,7 +358,7 @@ Options (anywhere on the line; a lone -- is ignored)
   --help                  this text
 
 Run it again with the same workspace to continue: prepare is skipped then, so the box, the mask,
---base, --frames, --size and the captions stay as they were, and --set counts for that run.
+--base, --frames, --size, --fps and the captions stay as they were, and --set counts for that run.
 
 Example
   maskora edit walk.mp4 180,60,140,400 walk_red.png walk_red.mp4 --frames 17

@@ -33,7 +33,7 @@ from maskora.files import (
 from maskora.system import INTERRUPTIONS
 
 INTERRUPTED = 130  # the exit status after Ctrl-C or SIGTERM
-FOR_PREPARE = ("--base", "--frames", "--size", "--caption", "--edited-caption")
+FOR_PREPARE = ("--base", "--frames", "--size", "--fps", "--caption", "--edited-caption")
 REPEATABLE = ("--click", "--keyframe", "--set")
 OPTIONS = ("--mask", "--workspace", "--device", *FOR_PREPARE, *REPEATABLE)
 # What a job's own options may say: a job may come from a stranger, and names no other places.

@@ -17,16 +17,16 @@ from maskora.app.workspace import (
     IMAGE_SUFFIXES,
     Source,
     Workspace,
-    check_edit_size,
     check_video_settings,
+    edit_size,
 )
 from maskora.config import Config
 from maskora.errors import UserError
 from maskora.files import is_hidden
 from maskora.video.composite import composite, feather_alpha
 from maskora.video.differences import VISIBLE, Leakage, measure_leakage
-from maskora.video.fit import fit_image
-from maskora.video.images import read_image
+from maskora.video.fit import fit_image, resize
+from maskora.video.images import read_with_alpha
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,7 +97,8 @@ class EditedFrame:
 
     Attributes:
         path: the file.
-        given_HWC: as the person gave it, at the workspace's or the original's size.
+        given_HWC: as the person gave it, at the workspace's or the original's size; one with
+            transparency as it is fitted.
         fitted_HWC: the same at the workspace's size.
         image_HWC: what the model sees: what lies outside the mask taken from the source
             (with spill = "keep", as it is).
@@ -213,7 +214,10 @@ def load_edit(
     """
     files = find_edits(workspace, edit, clip.source.frames)
     paths = {0: files.first, **files.keyframes}
-    pictures = {frame: _read_edited(path, clip.source) for frame, path in paths.items()}
+    pictures = {
+        frame: read_edited(path, clip.source, clip.frames_THWC[frame])
+        for frame, path in paths.items()
+    }
     captions = settle_captions(config, workspace, [*paths.values(), *captioned])
     frames = {
         frame: _fit_frame(path, frame, pictures[frame], clip, config, captions[path])
@@ -252,18 +256,54 @@ def report_leakage(edit: Edit, rule: str) -> None:
             )  # fmt: skip
 
 
-def _read_edited(path: Path, source: Source) -> np.ndarray:
-    given = read_image(path)
-    check_edit_size(path, (given.shape[1], given.shape[0]), source)
-    return given
+def read_edited(
+    path: Path, source: Source, source_HWC: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """An edited picture at the size at which it is used, the same fitted, and notes.
+
+    Args:
+        source_HWC: the source frame, which shows through where the picture is transparent; then
+            there is the fitted one alone.
+
+    Raises:
+        UserError: it is no image, damaged, or has another shape than the clip.
+    """
+    picture = read_with_alpha(path)
+    given, notes = picture[..., :3], []
+    own = given.shape[1], given.shape[0]
+    size = edit_size(path, own, source)
+    share_HW1 = None
+    if picture.shape[2] == 4 and picture[..., 3].min() < 255:
+        share_HW1 = picture[..., 3:].astype(np.float32) / 255
+        given = given * share_HW1  # what is hidden must not bleed into what is seen
+        notes.append(f"{path}: where it is transparent the source shows through")
+    if size != own:
+        notes.append(f"{path}: {own[0]}x{own[1]} is resized to {size[0]}x{size[1]}")
+
+    def fit(image: np.ndarray) -> np.ndarray:
+        return image if size == source.size else fit_image(image, source.placement)
+
+    given = resize(given, size)
+    fitted = fit(given)
+    if share_HW1 is not None:
+        shown_HW1 = np.clip(np.atleast_3d(fit(resize(share_HW1, size))), 0, 1)
+        over = fitted + source_HWC * (1 - shown_HW1)
+        given = fitted = np.clip(np.rint(over), 0, 255).astype(np.uint8)
+    return given, fitted, notes
 
 
 def _fit_frame(
-    path: Path, frame: int, given: np.ndarray, clip: Clip, config: Config, caption: str
+    path: Path,
+    frame: int,
+    picture: tuple[np.ndarray, np.ndarray, list[str]],
+    clip: Clip,
+    config: Config,
+    caption: str,
 ) -> EditedFrame:
-    size = (given.shape[1], given.shape[0])
-    fitted = given if size == clip.source.size else fit_image(given, clip.source.placement)
     source, labels = clip.frames_THWC[frame], clip.labels_THW[frame]
+    given, fitted, notes = picture
+    for note in notes:
+        log.warning("note: %s", note)
     inside, image = labels > 0, fitted
     if config.appearance.spill == "source":
         image = composite(source, fitted, feather_alpha(inside, SPILL_FEATHER))

@@ -12,15 +12,8 @@ import numpy as np
 from pydantic import AliasPath, BaseModel, ConfigDict, Field
 
 from maskora import __version__
-from maskora.app.edits import EditFiles, find_edits
-from maskora.app.workspace import (
-    Source,
-    Workspace,
-    check_edit_size,
-    check_origin,
-    read_record,
-    working,
-)
+from maskora.app.edits import EditFiles, find_edits, read_edited
+from maskora.app.workspace import Source, Workspace, check_origin, read_record, working
 from maskora.errors import UserError
 from maskora.evaluation.clip import PictureEncoder, Rater, encode_prompts, find_clip, open_pictures
 from maskora.evaluation.judge import FrameSet, Row, Scorers, Truth, gather, judge
@@ -240,7 +233,10 @@ def _open(workspace: Workspace, edit: str | None, seed: int | None, truth: Path 
     frames = (_of_the_clip(workspace.source_frame(n), read_image, source) for n in count)
     _check_unchanged(result, frames, labels_THW, edits)
     edited = {
-        frame: _edited(path, source) for frame, path in {0: edits.first, **edits.images}.items()
+        frame: read_edited(
+            path, source, _of_the_clip(workspace.source_frame(frame), read_image, source)
+        )[1]
+        for frame, path in {0: edits.first, **edits.images}.items()
     }
     found = None if truth is None else find_truth(truth, source)
     return Judged(workspace, source, result, labels_THW, edited, found)
@@ -376,13 +372,6 @@ def _of_the_clip(path: Path, read: Callable[[Path], np.ndarray], source: Source)
     if picture.shape[1::-1] != source.size:
         raise lost
     return picture
-
-
-def _edited(path: Path, source: Source) -> np.ndarray:
-    picture = read_image(path)
-    size = (picture.shape[1], picture.shape[0])
-    check_edit_size(path, size, source)
-    return picture if size == source.size else fit_image(picture, source.placement)
 
 
 def _judge(

@@ -16,6 +16,7 @@ import numpy as np
 
 from maskora.app.exchange import exchange
 from maskora.app.workspace import (
+    SAME_SHAPE,
     MaskRecord,
     Source,
     TrackingRecord,
@@ -51,7 +52,6 @@ from maskora.video.read import read_frames
 
 log = logging.getLogger("maskora")
 OVERVIEW_FRAMES = 12
-SAME_SHAPE = 0.02  # by which a mask's aspect may differ from the video's
 
 
 def given_silhouettes(
@@ -102,6 +102,7 @@ def build_masks(
         source.cell,
     )
     check_not_empty(labels_THW, "the mask, after specks under [mask] min_area are dropped,")
+    notes = (*notes, *_first_frame_notes(labels_THW, source))
     count = range(source.frames)
     with exchange(workspace.root) as scratch:
         built = Workspace(scratch)
@@ -116,6 +117,17 @@ def build_masks(
         record.write(built.mask_record)
     draw_overview(workspace, labels_THW)
     return labels_THW, notes
+
+
+def _first_frame_notes(labels_THW: np.ndarray, source: Source) -> list[str]:
+    """A sentence where the edit of the first frame would be lost."""
+    first = int(labels_THW.any(axis=(1, 2)).argmax())
+    if first == 0:
+        return []
+    return [
+        f"frame 0 lies outside the mask, which begins in frame {first}: an edit of frame 0 would "
+        f"be lost. Prepare again from there, with --start {source.start + first * source.every}"
+    ]
 
 
 def load_masks(workspace: Workspace, settings: Mask, source: Source) -> np.ndarray:
@@ -421,12 +433,12 @@ def _read_mask(mask: Path, info: VideoInfo, config: Config) -> list[np.ndarray]:
     chosen = (info.frames, video.start, video.frames, video.every, str(mask))
     if mask.is_dir() or mask.suffix.lower() in IMAGE_SUFFIXES:
         return match_length(read_mask_folder(mask), *chosen)
-    masks = probe(mask)
+    masks = probe(mask, video.rate)
     numbers = match_length(range(masks.frames), *chosen)
     if len(set(numbers)) == 1:  # a video of one frame, for all
-        return read_mask_frames(read_frames(masks, 0, 1)) * len(numbers)
+        return read_mask_frames(read_frames(masks, 0, 1, alpha=True)) * len(numbers)
     every = numbers[1] - numbers[0]
-    return read_mask_frames(read_frames(masks, numbers[0], len(numbers), every))
+    return read_mask_frames(read_frames(masks, numbers[0], len(numbers), every, True))
 
 
 def _fit_mask(labels_HW: np.ndarray, placement: FramePlacement, where: Path) -> np.ndarray:

@@ -34,7 +34,8 @@ from maskora.video.fit import unfit_mask
 from maskora.video.images import write_png
 from maskora.video.probe import VideoInfo
 from maskora.video.read import read_frames
-from maskora.video.write import AudioClip, write_lossless, write_mp4
+from maskora.video.sound import AudioClip
+from maskora.video.write import write_lossless, write_mp4
 
 log = logging.getLogger("maskora")
 LIBRARIES = (
@@ -292,10 +293,12 @@ def _named_file(path: Path) -> dict[str, str]:
 
 
 def _audio(original: VideoInfo, source: Source) -> AudioClip | None:
-    if not original.has_audio:
+    if original.audio_track is None:
         return None
     return AudioClip(
         original.path,
         original.start_seconds + float(source.start / original.fps),
         float(source.frames / source.rate),
+        original.audio_track,
+        original.joined,
     )

@@ -12,9 +12,9 @@ from maskora.app.masking import load_masks
 from maskora.app.workspace import (
     Source,
     Workspace,
-    check_edit_size,
     check_origin,
     check_video_settings,
+    edit_size,
 )
 from maskora.config import Config
 from maskora.config.tables import Acceleration, Table
@@ -27,6 +27,7 @@ from maskora.models.files.model_files import resolve_base, resolve_files
 from maskora.models.registry import check_files, open_source, read_settings
 from maskora.streaming.placement import Placement
 from maskora.video.images import image_size
+from maskora.video.probe import sound_note
 
 
 def check_workspace(config: Config, workspace: Workspace, edit: str | None) -> list[str]:
@@ -56,6 +57,7 @@ def check_workspace(config: Config, workspace: Workspace, edit: str | None) -> l
     attempt(lambda: load_masks(workspace, config.mask, source))
     attempt(lambda: _check_loras(config, workspace))
     attempt(lambda: notes.append(_base_line(config, workspace)))
+    notes.append(_sound_line(source))
     files = EditFiles(workspace.edits_dir, {})
     try:
         files = find_edits(workspace, edit, source.frames)
@@ -63,7 +65,7 @@ def check_workspace(config: Config, workspace: Workspace, edit: str | None) -> l
         problems.append(str(error))
     for path in files.images.values():
         check_caption(path)
-        attempt(lambda path=path: check_edit_size(path, image_size(path), source))  # type: ignore[misc]
+        attempt(lambda path=path: edit_size(path, image_size(path), source))  # type: ignore[misc]
     if problems:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         lines = [f"  {problem}" for problem in problems]
@@ -116,6 +118,13 @@ def _named_places(config: Config, source: Source) -> Iterator[tuple[str, str]]:
         yield "caption.model, for captions that are missing", config.caption.model
     if config.tracker.type == "sam2":
         yield "tracker.checkpoint, for maskora track", config.tracker.checkpoint
+
+
+def _sound_line(source: Source) -> str | None:
+    """What results lack of the original's sound, where that is there and can be read."""
+    origin = Path(source.origin)
+    note = sound_note(origin) if origin.is_file() else ""
+    return f"note: {origin}: {note}" if note else None
 
 
 def _base_line(config: Config, workspace: Workspace) -> str:

@@ -62,7 +62,7 @@ def prepare_workspace(
     workspace = Workspace.open(root)
     _check_target(workspace, [path for path in (video, mask) if path is not None], overwrite)
     config = _configuration(base, given, overrides)
-    info = probe(video)
+    info = probe(video, config.video.rate)
     config, notes = _fit_range(config, info)
     grid, more = _find_grid(config, root)
     notes = [*info.notes, *notes, *more]

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("maskora")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # of edited frames
 EDIT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+SAME_SHAPE = 0.02  # by which the aspect of a mask or an edited frame may differ from the clip's
 RESERVED = ("seed-", "step-", "tensorboard")  # names that runs and outputs use themselves
 LARGE = 2_000_000_000  # bytes of a video that take seconds to read
 _READ: dict[tuple[object, ...], str] = {}  # SHA-256 of videos, by what `_state` says of their files
@@ -431,7 +432,7 @@ def original_video(source: Source) -> "VideoInfo":
             f'Put it back, or change "origin" in source/source.json'
         )
     check_origin(source)
-    info = probe(origin)
+    info = probe(origin, source.rate * source.every)
     if (info.width, info.height) != source.original_size:
         raise _another(
             origin,
@@ -466,9 +467,11 @@ def _another(origin: Path, difference: str) -> UserError:
 def check_video_settings(workspace: Workspace, config: Config, source: Source) -> None:
     """[video] must say what `prepare` did: the frames on disk are its result. Raises UserError."""
     width, height = source.size
+    rate = source.rate * source.every
     prepared = {
         "frames": source.frames,
         "size": f"{width}x{height}",
+        "fps": config.video.fps if config.video.rate in (None, rate) else str(rate),
         "start": source.start,
         "every": source.every,
         "fit": source.fit,
@@ -482,11 +485,25 @@ def check_video_settings(workspace: Workspace, config: Config, source: Source) -
             )
 
 
-def check_edit_size(path: Path, size: tuple[int, int], source: Source) -> None:
-    """An edited frame has the workspace's or the original's (width, height). Raises UserError."""
-    if size not in (source.size, source.original_size):
-        raise UserError(
-            f"{path} is {size[0]}x{size[1]}; an edited frame has the workspace's size "
-            f"{source.size[0]}x{source.size[1]} or the original's "
-            f"{source.original_size[0]}x{source.original_size[1]}"
-        )
+def edit_size(path: Path, size: tuple[int, int], source: Source) -> tuple[int, int]:
+    """The (width, height) at which an edited frame of some size is used.
+
+    That is the workspace's or the original's size: its own where it has one of them, else the one
+    of its shape. Raises UserError where it has neither shape.
+    """
+    sizes = source.size, source.original_size
+    if size in sizes:
+        return size
+
+    def strain(other: tuple[int, int]) -> float:
+        ratio = size[0] * other[1] / (size[1] * other[0])
+        return max(ratio, 1 / ratio) - 1
+
+    nearest = min(sizes, key=strain)
+    if strain(nearest) <= SAME_SHAPE:
+        return nearest
+    raise UserError(
+        f"{path} is {size[0]}x{size[1]}; an edited frame has the shape of the workspace's "
+        f"{source.size[0]}x{source.size[1]} or of the original's "
+        f"{source.original_size[0]}x{source.original_size[1]}"
+    )

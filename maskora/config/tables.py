@@ -5,6 +5,8 @@ the whole configuration.
 """
 
 import difflib
+import re
+from fractions import Fraction
 from typing import Annotated, Literal, TypeAlias, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -36,6 +38,18 @@ def parse_size(text: str) -> tuple[int, int]:
             f"(sides of up to {LARGEST} pixels)"
         )
     return sides[0], sides[1]
+
+
+def parse_rate(given: float | str) -> Fraction:
+    """Read frames per second; 23.976 and 29.97 are 24000/1001 and 30000/1001. Raises ValueError."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(?:/(\d{1,9}))?", str(given).strip())
+    rate = Fraction(match[1]) / (int(match[2] or 1) or 1) if match else Fraction(0)
+    if not 0 < rate <= 1000:
+        raise ValueError(
+            f'{given!r} is not a frame rate: write 24, 23.976, "30000/1001", or "auto"'
+        )
+    ntsc = Fraction(round(rate) * 1000, 1001)
+    return ntsc if abs(rate - ntsc) < ntsc / 5000 else rate
 
 
 PLAIN = ("bfloat16", "float16", "float32")
@@ -165,6 +179,12 @@ class Video(Table):
         description='"WIDTHxHEIGHT" on the model\'s grid; "auto" keeps the clip\'s aspect at about '
         'the area of 832x480, "auto:WIDTHxHEIGHT" at another area',
     )
+    fps: Annotated[float, Field(gt=0, le=1000)] | str = Field(
+        "auto",
+        description='frames per second at which the clip is read, as 24, 23.976 or "30000/1001"; '
+        '"auto" = its own, and 16 for a folder of images. Another rate repeats or leaves out '
+        "frames of a video; a folder's images are never changed",
+    )
     start: Count = Field(0, description="first frame, counted in the original from 0")
     every: Annotated[int, Field(ge=1, le=10_000)] = Field(
         1, description="take every n-th frame of the original"
@@ -179,6 +199,18 @@ class Video(Table):
         if size != "auto":
             parse_size(size.removeprefix("auto:"))
         return size
+
+    @field_validator("fps")
+    @classmethod
+    def _is_a_rate(cls, fps: float | str) -> float | str:
+        if fps != "auto":
+            parse_rate(fps)
+        return fps
+
+    @property
+    def rate(self) -> Fraction | None:
+        """Frames per second, where they are set."""
+        return None if self.fps == "auto" else parse_rate(self.fps)
 
     @property
     def is_auto(self) -> bool:

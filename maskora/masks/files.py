@@ -21,6 +21,7 @@ BRIGHT = 127  # brighter than this = edit, in black-and-white, grey and colour m
 MOST_GREY_LABELS = 32  # a grey picture with no higher value holds label numbers, not brightness
 GREY_TINT = 16  # channels that differ by no more are grey
 DARK = 16  # a palette's colour with no higher channel is its black
+DRAWN = 32  # levels from black or from full brightness, within which a mask's colours are
 Item = TypeVar("Item")
 log = logging.getLogger("maskora")
 
@@ -43,8 +44,8 @@ def read_mask_folder(folder: Path) -> list[Labels]:
 
     Indexed pictures and colour pictures in the DAVIS colours give their object numbers, grey
     pictures hold the numbers themselves where all are dark. Anything else holds one object, where
-    it is bright and opaque; a transparent picture whose visible part has one colour is read by
-    its alpha.
+    it is bright; a picture with transparency where it is opaque (of a drawing in black and white,
+    where it is bright too).
 
     Returns: labels_HW of each frame, all of one size; one single entry for an image file.
     Raises: UserError where the folder is missing or empty, a file in it is no image, the sizes
@@ -63,8 +64,16 @@ def read_mask_folder(folder: Path) -> list[Labels]:
 
 
 def read_mask_frames(frames: Iterable[npt.NDArray[np.uint8]]) -> list[Labels]:
-    """Read the decoded frames_HWC of a mask video: bright = edit. Returns labels_HW of each."""
-    return [_bright(frame_HWC).astype(np.uint8) for frame_HWC in frames]
+    """Read the decoded frames_HWC of a mask video. Returns labels_HW of each.
+
+    Bright = edit; where RGBA frames are transparent somewhere, opaque = edit.
+    """
+    bright, opaque = [], []
+    for frame_HWC in frames:
+        bright.append(_bright(frame_HWC[..., :3]).astype(np.uint8))
+        if frame_HWC.shape[-1] == 4:
+            opaque.append((frame_HWC[..., 3] > BRIGHT).astype(np.uint8))
+    return bright if all(one_HW.all() for one_HW in opaque) else opaque
 
 
 def read_labels(path: Path) -> Labels:
@@ -148,7 +157,13 @@ def _mask_files(folder: Path) -> list[Path]:
 
 def _read_files(files: Sequence[Path], cut_out: bool) -> list[Labels]:
     """Labels of each file; grey pictures hold object numbers only where none of them is bright."""
-    pictures = [_read_picture(_open_picture(file), cut_out) for file in files]
+    pictures = [_read_picture(*_open_picture(file), cut_out) for file in files]
+    deep = [values_HW for values_HW, _ in pictures if values_HW.dtype != np.uint8]
+    if max((int(values_HW.max()) for values_HW in deep), default=0) > 255:  # 16 bits are used
+        pictures = [
+            (values_HW if values_HW.dtype == np.uint8 else values_HW // 257, grey)
+            for values_HW, grey in pictures
+        ]
     peaks = [int(values_HW.max()) if grey else 0 for values_HW, grey in pictures]
     peak = max(peaks)
     if MOST_GREY_LABELS < peak <= BRIGHT:
@@ -158,13 +173,13 @@ def _read_files(files: Sequence[Path], cut_out: bool) -> list[Labels]:
             " save it as an indexed PNG, or paint what is to be edited white."
         )
     return [
-        (values_HW > BRIGHT).astype(np.uint8) if grey and peak > BRIGHT else values_HW
+        (values_HW > BRIGHT if grey and peak > BRIGHT else values_HW).astype(np.uint8)
         for values_HW, grey in pictures
     ]
 
 
-def _open_picture(path: Path) -> Image.Image:
-    """Open and decode one picture, upright.
+def _open_picture(path: Path) -> tuple[Image.Image, bool]:
+    """Open and decode one picture, upright; and whether its format keeps values only roughly.
 
     Raises: UserError where the file is missing, no picture, damaged, too large or of floats.
     """
@@ -173,6 +188,7 @@ def _open_picture(path: Path) -> Image.Image:
         with Image.open(path, formats=PICTURES) as file:
             if file.width * file.height > MOST_PIXELS:
                 raise UserError(f"{path}: {file.width}x{file.height} pixels are too many.")
+            rough = file.format in ("JPEG", "MPO")
             image = ImageOps.exif_transpose(file)
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such mask.") from error
@@ -184,22 +200,24 @@ def _open_picture(path: Path) -> Image.Image:
         raise UserError(f"{path} cannot be read as an image ({error}): save it again.") from error
     if image.mode == "F":
         raise UserError(f"{path} holds floating-point values: save it with 8 bits per channel.")
-    return image
+    return image, rough
 
 
-def _read_picture(image: Image.Image, cut_out: bool) -> tuple[Labels, bool]:
+def _read_picture(
+    image: Image.Image, rough: bool, cut_out: bool
+) -> tuple[npt.NDArray[np.unsignedinteger], bool]:
     """The labels or grey values of a mask picture.
 
-    Args: cut_out: a transparent picture whose visible part has one colour is read by its alpha;
-        otherwise what is transparent is kept.
+    Args: rough: grey values are brightness, as a JPEG's: none are object numbers; cut_out: a
+        picture with transparency is read by its alpha; otherwise what is transparent is kept.
     Returns: (labels_HW, False); or, from a grey picture, (values_HW, True): only its neighbours
-        tell whether these are object numbers or brightness.
+        tell whether these are object numbers or brightness. Values of 16-bit pictures are wider
+        than uint8, and may hold no more than 8 bits.
     """
     if image.mode.startswith("I"):  # 16 bits per pixel
-        deep_HW = np.asarray(image)
-        if deep_HW.max() > MOST_GREY_LABELS:
-            deep_HW = np.where(deep_HW > BRIGHT * 257 + 128, 255, 0)
-        return deep_HW.astype(np.uint8), True
+        return np.asarray(image).astype(np.uint32), True
+    if rough and image.mode == "L":
+        return _bright(np.array(image)[..., None]).astype(np.uint8), False
     if image.mode in ("1", "L") and not image.has_transparency_data:
         return np.array(image.convert("L")), True
     rgba_HWC = np.array(image.convert("RGBA"))
@@ -214,8 +232,7 @@ def _read_picture(image: Image.Image, cut_out: bool) -> tuple[Labels, bool]:
         numbers = _colours_to_labels(np.where(opaque_HW[..., None], rgb_HWC, 0))
     if numbers is not None and (opaque_HW.all() or numbers[opaque_HW].any()):
         return np.where(opaque_HW, numbers, 0).astype(np.uint8), False
-    colours = rgb_HWC[opaque_HW]
-    if cut_out and not opaque_HW.all() and (colours == colours[:1]).all():
+    if cut_out and not opaque_HW.all() and not _is_drawn(rgb_HWC[opaque_HW]):
         return opaque_HW.astype(np.uint8), False
     return (opaque_HW & _bright(rgb_HWC)).astype(np.uint8), False
 
@@ -254,6 +271,13 @@ def _colours_to_labels(colours_X3: npt.NDArray[np.uint8]) -> Labels | None:
     if not np.array_equal(palette[labels], codes) or (_are_grey(colours_X3) and labels.any()):
         return None
     return labels.astype(np.uint8)
+
+
+def _is_drawn(colours_X3: npt.NDArray[np.uint8]) -> bool:
+    """True for a mask in black and white (or another bright colour), as no photo is."""
+    levels_X = colours_X3.max(axis=-1, initial=0)
+    dark, bright = levels_X <= DRAWN, levels_X >= 255 - DRAWN
+    return bool(dark.any() and bright.any() and (dark | bright).mean() > 0.95)
 
 
 def _palette(image: Image.Image) -> npt.NDArray[np.uint8]:

@@ -3,8 +3,8 @@
 import functools
 import re
 import subprocess
+from collections.abc import Collection
 from pathlib import Path
-from typing import IO
 
 import imageio_ffmpeg
 
@@ -30,10 +30,18 @@ def has_filter(name: str) -> bool:
     return any(line.split()[1:2] == [name] for line in listing.splitlines())
 
 
-def complaints(log: IO[bytes]) -> list[str]:
-    """The lines of ffmpeg's error log (a file open for reading), without ``[part @ 0x1234]``."""
-    log.seek(0)
-    lines = log.read().decode("utf-8", "replace").splitlines()
-    return [
-        text for line in lines if (text := re.sub(r"^(\[[^]]* @ [^]]*\]\s*)+", "", line).strip())
-    ]
+def log_lines(log: bytes, levels: Collection[str] = ()) -> list[str]:
+    """The lines of ffmpeg's log, without ``[part @ 0x1234]``.
+
+    Args:
+        levels: of a log with ``-v level+…``: the levels that are wanted.
+    """
+    lines = []
+    for line in log.decode("utf-8", "replace").splitlines():
+        text = re.sub(r"^(\[[^]]* @ [^]]*\]\s*)+", "", line).strip()
+        if levels:
+            level, _, text = text.partition("] ")
+            text = text.strip() if level.removeprefix("[") in levels else ""
+        if text:
+            lines.append(text)
+    return lines

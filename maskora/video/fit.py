@@ -69,7 +69,7 @@ def place(original_size: tuple[int, int], size: tuple[int, int], fit: Fit) -> Fr
 
 def fit_image(image_HWC: np.ndarray, placement: FramePlacement) -> np.ndarray:
     """An original frame (H0, W0, 3) at the workspace's size; black beyond the original."""
-    return _resize(_cut(image_HWC, placement), placement.size)
+    return resize(_cut(image_HWC, placement), placement.size)
 
 
 def fit_labels(labels_HW: np.ndarray, placement: FramePlacement) -> np.ndarray:
@@ -86,7 +86,7 @@ def fit_labels(labels_HW: np.ndarray, placement: FramePlacement) -> np.ndarray:
 
 def unfit_image(image_HWC: np.ndarray, placement: FramePlacement) -> np.ndarray:
     """A workspace frame at the original's size; black where it shows nothing of the original."""
-    return _lay(_resize(image_HWC, placement.region[2:]), placement)
+    return _lay(resize(image_HWC, placement.region[2:]), placement)
 
 
 def unfit_mask(mask_HW: np.ndarray, placement: FramePlacement) -> np.ndarray:
@@ -96,8 +96,9 @@ def unfit_mask(mask_HW: np.ndarray, placement: FramePlacement) -> np.ndarray:
     return _lay(np.asarray(whole), placement) > 0
 
 
-def _resize(image_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Averaged over areas when shrinking, so that nothing flickers; cubic when growing."""
+def resize(image_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """At another (width, height): areas averaged when shrinking, so that nothing flickers; cubic
+    when growing."""
     height, width = image_HWC.shape[:2]
     if (width, height) == tuple(size):
         return image_HWC.copy()

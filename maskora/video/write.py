@@ -1,10 +1,10 @@
 """Writing frames to a file: H.264 or lossless, with sound and colour tags; whole or not at all."""
 
 import errno
+import logging
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from itertools import chain
@@ -15,21 +15,14 @@ import numpy as np
 
 from maskora.errors import Fault
 from maskora.files import replacing
-from maskora.video.ffmpeg import complaints, ffmpeg_command, file_url
+from maskora.video.ffmpeg import ffmpeg_command, file_url, log_lines
 from maskora.video.probe import BT709, ColorTags, scale_matrix, sdr_tags
+from maskora.video.sound import AAC, FLAC, AudioClip, add_sound
 
+log = logging.getLogger("maskora")
 CRF = "14"  # of x264: visually lossless
 NO_METADATA: Mapping[str, str] = MappingProxyType({})
 CLOSED = (errno.EPIPE, errno.EINVAL)  # of a pipe whose reader has gone; the second is Windows'
-
-
-@dataclass(frozen=True)
-class AudioClip:
-    """A span of a file's sound, in seconds from the file's start."""
-
-    path: Path
-    start_seconds: float
-    duration_seconds: float
 
 
 def write_mp4(
@@ -47,7 +40,8 @@ def write_mp4(
         fps: the exact rate.
         color: tags of the source, written as they are, unknown ones left out; HDR ones become
             BT.709, as its frames were mapped when read. None: BT.709.
-        audio: the sound to lay under it, encoded as AAC.
+        audio: the sound to lay under it, encoded as AAC; where it cannot be read there is none,
+            and a note says so.
         metadata: the file's own, by ffmpeg's names.
 
     Raises:
@@ -65,9 +59,11 @@ def write_mp4(
         f":colorspace={tags.matrix or 'unknown'}:range={tags.range or 'unknown'}"
     )
     codec = ["-c:v", "libx264", "-preset", "medium", "-crf", CRF]
-    sound = ["-c:a", "aac", "-b:a", "192k"]
     container = ["-movflags", "+faststart", *_named(metadata)]
-    _encode(path, frames, fps, audio, [*codec, *sound, *container], convert)
+    with replacing(path) as scratch:
+        _encode(path, scratch, frames, fps, [*codec, *container], convert)
+        if audio is not None:
+            _lay_under(path, scratch, audio, AAC, *container)
 
 
 def write_lossless(
@@ -82,10 +78,13 @@ def write_lossless(
     Raises:
         Fault: ffmpeg failed.
     """
-    codec = ["-c:v", "ffv1", "-level", "3", "-g", "1", "-c:a", "flac"]
     # Else every file has a random number of its own.
     container = ["-fflags", "+bitexact", *_named(metadata)]
-    _encode(path, frames, fps, audio, [*codec, *container], "format=bgr0")
+    with replacing(path) as scratch:
+        codec = ["-c:v", "ffv1", "-level", "3", "-g", "1"]
+        _encode(path, scratch, frames, fps, [*codec, *container], "format=bgr0")
+        if audio is not None:
+            _lay_under(path, scratch, audio, FLAC, *container)
 
 
 def _named(metadata: Mapping[str, str]) -> list[str]:
@@ -103,21 +102,18 @@ def _size(frames: Iterable[np.ndarray]) -> tuple[tuple[int, int], Iterable[np.nd
 
 def _encode(
     path: Path,
+    scratch: Path,
     frames: Iterable[np.ndarray],
     fps: Fraction,
-    audio: AudioClip | None,
     codec: list[str],
     convert: str,
 ) -> None:
+    """Write the picture to `scratch`; `path` is what it will be. Raises Fault."""
     (height, width), frames = _size(frames)
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps)]
-    inputs, sound = [*raw, "-i", "pipe:0"], ["-map", "0:v"]
-    if audio is not None:
-        inputs += ["-i", file_url(audio.path)]
-        sound += ["-filter_complex", f"[1:a:0]{_span(audio)}[sound]", "-map", "[sound]"]
-    with replacing(path) as scratch, tempfile.TemporaryFile() as log:
-        command = ffmpeg_command(*inputs, "-vf", convert, *sound, *codec, file_url(scratch))
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log)
+    command = ffmpeg_command(*raw, "-i", "pipe:0", "-vf", convert, *codec, file_url(scratch))
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=errors)
         assert process.stdin is not None
         try:
             for frame in frames:
@@ -131,8 +127,22 @@ def _encode(
             process.wait()
             _passed(process.stdin.close)  # what was still on its way to ffmpeg
         if process.returncode != 0:
-            errors = complaints(log) or [f"ffmpeg stopped with status {process.returncode}"]
-            raise Fault(f"{path} could not be written: {errors[-1]}")
+            errors.seek(0)
+            said = log_lines(errors.read()) or [f"ffmpeg stopped with status {process.returncode}"]
+            raise Fault(f"{path} could not be written: {said[-1]}")
+
+
+def _lay_under(
+    path: Path, picture: Path, audio: AudioClip, codec: tuple[str, ...], *options: str
+) -> None:
+    """Add the sound. Frames cost more than it does: without it, they are kept all the same."""
+    try:
+        said = add_sound(picture, audio, codec, *options)
+    except Fault as fault:
+        log.warning("note: %s has no sound: that of %s fails (%s)", path, audio.path, fault)
+    else:
+        if said:
+            log.warning("note: the sound of %s is damaged in parts (%s)", audio.path, said[0])
 
 
 def _passed(action: Callable[[], object]) -> bool:
@@ -144,12 +154,3 @@ def _passed(action: Callable[[], object]) -> bool:
             raise
         return False
     return True
-
-
-def _span(audio: AudioClip) -> str:
-    """The filter that cuts the span out, silence before and after where the sound has none."""
-    start, end = audio.start_seconds, audio.start_seconds + audio.duration_seconds
-    return (
-        f"atrim=start={start:.6f}:end={end:.6f},asetpts=PTS-{start:.6f}/TB,"
-        f"aresample=async=1:first_pts=0,apad,atrim=end={audio.duration_seconds:.6f}"
-    )

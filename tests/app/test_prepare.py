@@ -1,17 +1,22 @@
 """prepare: wrong inputs leave nothing, no file of the person is lost, and a workspace is whole."""
 
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from maskora.app.prepare import scaffold
-from maskora.app.workspace import Workspace
+from maskora.app.workspace import Workspace, original_video
 from maskora.errors import UserError
 from maskora.files import sha256_file
 from maskora.masks.files import write_labels
+from maskora.video.fit import fit_image
+from maskora.video.images import read_image, write_png
+from maskora.video.read import read_frames
 from tests.app.conftest import FAST, Answer, Prepared, Run, at, ok, refused, sets
+from tests.ball import draw_frame
 
 BOX = ["--box", "16,64,120,96"]
 
@@ -198,3 +203,40 @@ def test_a_relative_model_path_works_from_everywhere(
     ok(run("prepare", ball, tmp_path / "ws", *words, *FAST, *sets(f"model.path={tiny_model.name}")))
     monkeypatch.chdir(tmp_path)
     ok(run("train", *at(Path("ws")), "--stage", "motion"))
+
+
+def test_images_at_a_rate_of_their_own(
+    prepare: Run, run: Run, target: Path, tmp_path: Path
+) -> None:
+    for number in (0, 1, 2, 3, 7, 8, 9):
+        write_png(tmp_path / "shots" / f"f{number}.png", draw_frame(number, (60, 120, 220)))
+    answer = ok(prepare(target, *BOX, "--fps", "23.976", "--frames", 5, video=tmp_path / "shots"))
+    assert "f3.png is followed by f7.png" in answer.out
+    source = Workspace(target).read_source()
+    assert source.rate == Fraction(24000, 1001)
+    assert original_video(source).fps == Fraction(24000, 1001)
+    write_png(target / "edits" / "00000.png", read_image(target / "source" / "00000.png"))
+    ok(run("check", *at(target)))
+    refused(run("check", *at(target, "video.fps=24")), "[video] fps is 24.0", "24000/1001", lines=2)
+
+
+def test_a_video_at_another_rate(prepare: Run, target: Path) -> None:
+    answer = ok(prepare(target, *BOX, "--fps", "32", "--every", "2", "--frames", 5))
+    assert "16 frames per second read at 32" in answer.out
+    source = Workspace(target).read_source()
+    original = original_video(source)
+    assert (source.rate, original.fps, original.frames) == (16, 32, 18)
+    same = read_frames(original, source.start, source.frames, source.every)
+    for number, frame in enumerate(same):
+        fitted = fit_image(frame, source.placement)
+        np.testing.assert_array_equal(read_image(target / "source" / f"{number:05d}.png"), fitted)
+
+
+def test_a_mask_that_begins_later_is_said(prepare: Run, target: Path, tmp_path: Path) -> None:
+    labels = np.zeros((9, 192, 320), np.uint8)
+    labels[4:, 60:120, 40:100] = 1
+    for number, label in enumerate(labels):
+        write_labels(tmp_path / "masks" / f"{number}.png", label)
+    answer = ok(prepare(target, "--mask", tmp_path / "masks", "--set", "mask.smooth=1"))
+    assert "begins in frame 4" in answer.out
+    assert "--start 4" in answer.out

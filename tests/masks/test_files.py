@@ -89,6 +89,45 @@ def test_a_transparent_picture_of_several_colours_is_read_by_brightness(
     np.testing.assert_array_equal(labels, [[1, 0, 0], [0, 0, 0]])
 
 
+def test_a_cut_out_photo_is_read_by_its_alpha(mask_to_labels: Read) -> None:
+    for levels in ((40, 90, 160), (0, 60, 110)):  # dark as a photo may be
+        photo = np.zeros((6, 8, 4), np.uint8)
+        photo[..., :3] = np.random.default_rng(0).choice(levels, (6, 8, 3))
+        photo[..., 3] = 255 * SILHOUETTE
+        np.testing.assert_array_equal(mask_to_labels(Image.fromarray(photo)), SILHOUETTE)
+
+
+def test_frames_with_transparency_are_read_by_their_alpha() -> None:
+    frames = np.full((3, 6, 8, 4), 200, np.uint8)
+    frames[..., 3] = 255
+    assert all(labels.all() for labels in read_mask_frames(frames))
+    frames[1, ..., 3] = 255 * SILHOUETTE
+    frames[2, ..., 3] = 0
+    expected = [np.ones_like(SILHOUETTE), SILHOUETTE, np.zeros_like(SILHOUETTE)]
+    for labels, wanted in zip(read_mask_frames(frames), expected, strict=True):
+        np.testing.assert_array_equal(labels, wanted)
+
+
+def test_eight_bits_in_sixteen(tmp_path: Path) -> None:
+    """As cv2 and numpy write them; one real dark picture beside 16-bit ones is dark."""
+    for number, values in enumerate((0, 255 * SILHOUETTE)):
+        image = Image.fromarray(np.full((6, 8), values, np.uint16))
+        image.save(tmp_path / f"{number}.png")
+    empty, marked = read_mask_folder(tmp_path)
+    assert not empty.any()
+    np.testing.assert_array_equal(marked, SILHOUETTE)
+    Image.fromarray((65535 * SILHOUETTE).astype(np.uint16)).save(tmp_path / "2.png")
+    assert [bool(labels.any()) for labels in read_mask_folder(tmp_path)] == [False, False, True]
+
+
+def test_the_noise_of_a_black_jpeg_is_no_object(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 6, (48, 64), dtype=np.uint8)
+    for mode in ("L", "RGB"):
+        Image.fromarray(noise).convert(mode).save(tmp_path / f"{mode}.jpg", quality=95)
+        (labels,) = read_mask_folder(tmp_path / f"{mode}.jpg")
+        assert not labels.any()
+
+
 def test_an_all_black_and_an_all_white_picture(mask_to_labels: Read) -> None:
     assert not mask_to_labels(Image.new("RGBA", (4, 4), (0, 0, 0, 255))).any()
     assert not mask_to_labels(Image.new("RGBA", (4, 4), (255, 255, 255, 0))).any()

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from maskora.errors import UserError
 from maskora.masks.files import read_labels
-from maskora.video.images import image_size, natural_key, read_image, write_png
+from maskora.video.images import image_size, natural_key, read_image, read_with_alpha, write_png
 from tests.system import posix_only
 
 
@@ -55,6 +55,39 @@ def test_other_kinds_of_pixels(tmp_path: Path) -> None:
     image.putpixel((1, 0), (200, 100, 50, 0))  # transparency is flattened over black
     image.save(path)
     assert read_image(path).tolist() == [[[200, 100, 50], [0, 0, 0]]]
+
+
+def linear_profile() -> bytes:
+    """An ICC profile with sRGB's primaries and no gamma."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    start = profile.index(b"para")
+    curve = b"curv" + bytes(4) + (0).to_bytes(4, "big")
+    return profile[:start] + curve + profile[start + len(curve) :]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_a_colour_profile_is_converted(tmp_path: Path, mode: str) -> None:
+    image = Image.new("RGB", (4, 3), (128, 0, 255))
+    image = image.quantize(2) if mode == "P" else image.convert(mode)
+    image.save(tmp_path / "linear.png", icc_profile=linear_profile())
+    pixel = read_image(tmp_path / "linear.png")[0, 0].tolist()
+    assert pixel == pytest.approx([188, 0, 255], abs=2)
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    image.save(tmp_path / "srgb.png", icc_profile=srgb)
+    assert read_image(tmp_path / "srgb.png")[0, 0].tolist() == [128, 0, 255], "not even rounded"
+
+
+def test_transparency_survives_a_colour_profile(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGBA", (4, 3), (128, 0, 255, 77)).save(path, icc_profile=linear_profile())
+    assert read_with_alpha(path)[0, 0].tolist() == pytest.approx([188, 0, 255, 77], abs=2)
+
+
+def test_a_damaged_profile_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (4, 3), (128, 0, 255)).save(path, icc_profile=b"words" * 50)
+    assert read_image(path)[0, 0].tolist() == [128, 0, 255]
+    assert "a.png: its colour profile cannot be used" in caplog.text
 
 
 def test_what_is_no_whole_image(tmp_path: Path) -> None:

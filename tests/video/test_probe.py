@@ -1,17 +1,21 @@
 """Probing ordinary, strange and broken clips, with which read_frames must agree; frame times."""
 
+import errno
 from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from maskora.errors import UserError
+from maskora.errors import Fault, UserError
+from maskora.video import probe as clip
 from maskora.video.ffmpeg import has_filter
 from maskora.video.images import write_png
 from maskora.video.probe import (
@@ -25,7 +29,7 @@ from maskora.video.probe import (
 )
 from maskora.video.read import read_frames
 
-Pattern = Callable[..., Path]
+Pattern = Make = Callable[..., Path]
 
 
 def agreed(path: Path) -> VideoInfo:
@@ -63,7 +67,7 @@ def test_containers_agree_on_frames_and_rate(
     assert (info.frames, info.fps, info.variable_rate) == (40, 25, False)
 
 
-def test_a_clip_trimmed_without_encoding(make: Pattern, pattern: Pattern) -> None:
+def test_a_clip_trimmed_without_encoding(make: Make, pattern: Pattern) -> None:
     """The packets before the cut are in the file, but not shown."""
     whole = pattern("whole.mp4", 60, "30", "-bf", "0")
     cut = make("cut.mp4", "-ss", "0.5", "-i", whole, "-c", "copy")
@@ -74,7 +78,7 @@ def test_a_clip_trimmed_without_encoding(make: Pattern, pattern: Pattern) -> Non
 
 
 @pytest.mark.parametrize(("degrees", "turns"), [(90, 1), (180, 2), (-90, 3)])
-def test_rotation_is_applied(make: Pattern, pattern: Pattern, degrees: int, turns: int) -> None:
+def test_rotation_is_applied(make: Make, pattern: Pattern, degrees: int, turns: int) -> None:
     flat = pattern("flat.mp4", 3, "25")
     turned = make("turned.mp4", "-display_rotation", str(degrees), "-i", flat, "-c", "copy")
     info = agreed(turned)
@@ -109,6 +113,15 @@ def test_another_rate_on_request(pattern: Pattern) -> None:
     assert np.diff(info.picks).tolist() == [3] * 9
 
 
+def test_a_rate_that_a_clip_has_nearly_leaves_its_frames_alone(pattern: Pattern) -> None:
+    """As one that was measured, and recorded, where a frame is missing."""
+    hole = "select='not(eq(n,40))',format=yuv420p"
+    path = pattern("hole.mkv", 79, "25", "-fps_mode", "passthrough", filters=hole)
+    assert (probe(path).fps, probe(path).frames) == (25, 80)
+    measured = probe(path, Fraction(78 * 25, 79))
+    assert (measured.picks, measured.frames) == (None, 79)
+
+
 def test_ten_bits(pattern: Pattern) -> None:
     info = agreed(pattern("ten.mp4", 3, "25", filters="format=yuv420p10le"))
     assert info.bit_depth == 10
@@ -116,7 +129,7 @@ def test_ten_bits(pattern: Pattern) -> None:
 
 
 @pytest.mark.parametrize(("transfer", "hdr"), [("smpte2084", "pq"), ("arib-std-b67", "hlg")])
-def test_hdr_is_tone_mapped(make: Pattern, transfer: str, hdr: str) -> None:
+def test_hdr_is_tone_mapped(make: Make, transfer: str, hdr: str) -> None:
     """White at 203 nits (BT.2408) is bright, not clipped; twice the light is brighter still."""
     levels = {"pq": (0.38, 0.58), "hlg": (0.5, 0.75)}[hdr]
     codes = [round(64 + level * 876) for level in levels]
@@ -141,20 +154,152 @@ def test_hdr_is_tone_mapped(make: Pattern, transfer: str, hdr: str) -> None:
     assert 100 <= grey.mean() <= 200
 
 
+@pytest.mark.parametrize(
+    ("size", "tags"),
+    [
+        ("64x48", "color_trc=smpte2084"),
+        ("64x48", "color_trc=arib-std-b67:colorspace=bt2020nc"),
+        ("64x48", "color_trc=arib-std-b67:color_primaries=bt2020:colorspace=bt2020c"),
+        ("65x49", "color_trc=smpte2084:color_primaries=bt2020:colorspace=bt2020nc"),
+        ("64x48", "color_trc=log100:color_primaries=bt709:colorspace=bt709"),
+        ("64x48", "color_trc=log316"),
+        ("64x48", "color_trc=bt2020-12:color_primaries=bt2020:colorspace=bt2020c"),
+    ],
+)
+def test_unusual_tags_and_odd_sizes_are_read(make: Make, size: str, tags: str) -> None:
+    source = f"color=0x808080:s={size}:r=25,format=yuv420p10le,setparams={tags}:range=tv"
+    info = agreed(make("tags.mkv", "-f", "lavfi", "-i", source, "-frames:v", "3", "-c:v", "ffv1"))
+    (frame, *_) = read_frames(info)
+    assert np.ptp(frame.mean((0, 1))) <= 8, "grey stays grey"
+    assert f"{info.width}x{info.height}" == size
+
+
 def test_square_pixels(pattern: Pattern) -> None:
     info = agreed(pattern("wide.mp4", 2, "25", filters="setsar=4/3,format=yuv420p"))
     assert (info.width, info.height) == (85, 48)
     assert "square" in info.notes[0]
 
 
-def test_the_first_of_several_streams(make: Pattern) -> None:
+def test_the_first_of_several_streams(make: Make) -> None:
     red, blue = (("-f", "lavfi", "-i", f"color={c}:s=64x48:r=25:d=0.2") for c in ("red", "blue"))
     info = agreed(make("two.mkv", *red, *blue, "-map", "0", "-map", "1"))
     assert any("2 video streams" in note for note in info.notes)
     assert next(read_frames(info))[0, 0, 0] > 200
 
 
-def test_sound_is_noticed(make: Pattern) -> None:
+def test_a_single_picture_before_the_moving_ones_is_passed_over(make: Make) -> None:
+    red, blue = (("-f", "lavfi", "-i", f"color={c}:s=64x48:r=25:d=0.4") for c in ("red", "blue"))
+    one, many = make("one.mkv", *red, "-frames:v", "1"), make("many.mkv", *blue)
+    both = ("-i", one, "-i", many, "-map", "0", "-map", "1", "-c", "copy")
+    info = agreed(make("thumbnail.mkv", *both))
+    assert info.frames == 10
+    assert "2 video streams: number 2 is used" in info.notes
+    assert next(read_frames(info))[0, 0, 2] > 200
+
+
+def test_tags_in_another_encoding(pattern: Pattern) -> None:
+    path = pattern("tags.mp4", 5, "25", "-metadata", "title=cafe1")
+    path.write_bytes(path.read_bytes().replace(b"cafe1", b"caf\xe9 "))
+    assert agreed(path).frames == 5
+
+
+@pytest.mark.parametrize("codec", [("mjpeg",), ("ffv1", "-g", "1"), ("libx264", "-bf", "0")])
+def test_empty_packets_of_an_avi_hold_the_frame(pattern: Pattern, codec: tuple[str, ...]) -> None:
+    """As captures write them for frames that they have dropped."""
+    kept = "select='not(between(n,10,19))',format=yuv420p"
+    options = ("-fps_mode", "passthrough", "-c:v", *codec)
+    info = agreed(pattern("capture.avi", 20, "25", *options, filters=kept))
+    assert (info.frames, info.fps) == (30, 25)
+    assert info.picks == (*range(10), *[9] * 10, *range(10, 20))
+    assert "variable" in info.notes[0]
+
+
+def test_packets_that_hold_the_frame_in_ogg(make: Make) -> None:
+    """Theora says so with packets without a byte."""
+    still = "color=red:s=64x48:r=25:d=0.4[a];testsrc2=s=64x48:r=25:d=0.4[b];[a][b]concat"
+    info = agreed(make("held.ogv", "-f", "lavfi", "-i", still, "-c:v", "libtheora"))
+    assert (info.frames, info.fps) == (20, 25)
+
+
+def test_one_packet_without_a_time_does_not_cost_those_of_the_others(
+    pattern: Pattern, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filters = "settb=1/90000,select='lt(n,20)+not(mod(n,2))',format=yuv420p"
+    path = pattern("vfr.mkv", 30, "30", "-fps_mode", "vfr", "-qp", "0", filters=filters)
+    timed = probe(path)
+    walk = clip._walk
+
+    def forgetful(*arguments: Any) -> Any:
+        first, shown, ticks = walk(*arguments)
+        return first, [(None, 0.0), *shown[1:]], ticks
+
+    monkeypatch.setattr(clip, "_walk", forgetful)
+    info = agreed(path)
+    assert (info.fps, info.frames, info.picks) == (timed.fps, timed.frames, timed.picks)
+    assert info.variable_rate
+    assert info.times == ()
+
+
+def test_a_jump_in_time_is_refused_before_it_fills_the_memory(pattern: Pattern) -> None:
+    far = "setts=ts='if(lt(N,8),TS,100000000000)'"
+    path = pattern("leap.mkv", 9, "25", "-bf", "0", "-bsf:v", far)
+    with pytest.raises(UserError, match="after frame 7 its times jump by 4000000000"):
+        probe(path)
+
+
+def test_too_little_memory_is_not_damage(pattern: Pattern, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise av.MemoryError(errno.ENOMEM, "Cannot allocate memory")
+
+    path = pattern("clip.mp4", 5, "25")
+    monkeypatch.setattr("maskora.video.probe.read_clock", fail)
+    with pytest.raises(Fault, match="too little memory"):
+        probe(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("alpha.mov", ("prores_ks", "-profile:v", "4444", "-pix_fmt", "yuva444p10le")),
+        ("alpha.mov", ("qtrle",)),
+        ("alpha.png", ("apng",)),
+        ("alpha.webm", ("libvpx-vp9", "-pix_fmt", "yuva420p")),
+        ("alpha.webm", ("libvpx", "-pix_fmt", "yuva420p", "-auto-alt-ref", "0")),
+    ],
+)
+def test_transparent_parts_are_black_and_said(
+    make: Make, name: str, codec: tuple[str, ...]
+) -> None:
+    half = "color=magenta:s=64x48:r=25,format=rgba,geq=r=255:g=0:b=255:a='255*lt(X,32)'"
+    clip = ("-f", "lavfi", "-i", half, "-frames:v", "4", "-c:v", *codec)
+    info = agreed(make(name, *clip, *(["-f", "apng"] if name.endswith("png") else [])))
+    assert "transparent parts become black" in info.notes
+    frame = next(read_frames(info))
+    np.testing.assert_allclose(frame[24, 16], (255, 0, 255), atol=4)
+    np.testing.assert_array_equal(frame[24, 48], 0)
+    seen = next(read_frames(info, 0, 1, alpha=True))
+    assert seen.shape == (48, 64, 4)
+    assert (seen[24, 16, 3], seen[24, 48, 3]) == (255, 0)
+
+
+def test_a_fourth_byte_that_nobody_has_filled_is_no_transparency(make: Make) -> None:
+    empty = "color=magenta:s=64x48:r=25,format=bgra,colorchannelmixer=aa=0"
+    clip = ("-f", "lavfi", "-i", empty, "-frames:v", "3", "-c:v", "rawvideo", "-pix_fmt", "bgra")
+    info = agreed(make("capture.avi", *clip))
+    assert not info.has_alpha
+    assert next(read_frames(info))[0, 0].tolist() == [255, 0, 255]
+
+
+def test_missing_numbers_of_images_are_named(tmp_path: Path) -> None:
+    for number in (0, 2, 4, 10, 12):  # every second one is a choice, not a gap
+        write_png(tmp_path / f"shot1_{number:03d}.png", np.zeros((6, 8, 3), np.uint8))
+    assert any("shot1_004.png is followed by shot1_010.png" in n for n in probe(tmp_path).notes)
+    (tmp_path / "shot1_010.png").unlink()
+    (tmp_path / "shot1_012.png").unlink()
+    assert not any("missing" in note for note in probe(tmp_path).notes)
+
+
+def test_sound_is_noticed(make: Make) -> None:
     picture = ("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=0.4")
     assert probe(make("a.mp4", *picture, "-f", "lavfi", "-i", "sine=d=0.4")).has_audio
 
@@ -169,6 +314,14 @@ def test_a_folder_of_images_in_natural_order(tmp_path: Path) -> None:
     assert any("16" in note for note in info.notes)
     assert any("notes.txt" in note for note in info.notes)
     assert probe(tmp_path, Fraction(24)).fps == 24
+
+
+def test_images_with_transparency_are_said(tmp_path: Path) -> None:
+    for number, alpha in enumerate((90, 255)):
+        Image.new("RGBA", (8, 6), (9, 9, 9, alpha)).save(tmp_path / f"{number}.png")
+    assert "transparent parts become black" in probe(tmp_path).notes
+    (tmp_path / "0.png").unlink()
+    assert not any("transparent" in note for note in probe(tmp_path).notes)
 
 
 def test_hidden_files_are_no_frames(tmp_path: Path) -> None:
@@ -216,7 +369,7 @@ def test_a_file_that_is_no_video(tmp_path: Path, name: str, content: bytes) -> N
     assert "\n" not in str(caught.value)
 
 
-def test_sound_alone_and_a_cover_are_no_video(make: Pattern) -> None:
+def test_sound_alone_and_a_cover_are_no_video(make: Make) -> None:
     sound = ("-f", "lavfi", "-i", "sine=d=0.5")
     cover = (
         "-f", "lavfi", "-i", "color=s=64x48:d=0.1", "-map", "0", "-map", "1", "-frames:v", "1",
@@ -280,6 +433,22 @@ def test_milliseconds_do_not_make_a_rate_variable() -> None:
     times = [round(i / float(rate), 3) for i in range(5000)]
     assert choose_rate(times, [rate]) == (rate, False)
     assert choose_rate(times, []) == (rate, False), "measured, where the header names none"
+
+
+def test_bursts_are_not_a_rate() -> None:
+    """Three frames at once, ten times a second."""
+    times = [burst / 10 + frame * 0.003 for burst in range(20) for frame in range(3)]
+    assert choose_rate(times, []) == (30, True)
+    assert choose_rate([i / 90000 for i in range(5)], [Fraction(90000)])[0] <= 1000
+
+
+def test_held_frames_keep_the_rate_that_the_header_names() -> None:
+    times = [i / 25 for i in range(100) if i % 5 or i > 80]
+    assert choose_rate(times, [Fraction(25)]) == (25, True)
+    one_is_missing = [i / 25 for i in range(100) if i != 40]
+    assert choose_rate(one_is_missing, [Fraction(25)]) == (25, True)
+    assert choose_rate([i / 25 for i in range(100)], [Fraction(50)]) == (25, False)
+    assert choose_rate([i / 25 for i in range(100) if i != 50], [Fraction(50)])[0] < 26
 
 
 def test_a_wrong_header_is_not_believed() -> None:

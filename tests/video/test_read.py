@@ -2,17 +2,21 @@
 
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from maskora.errors import UserError
+from maskora.errors import Fault, UserError
+from maskora.video import read
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
 
-Pattern = Callable[..., Path]
+Pattern = Make = Callable[..., Path]
 
 
 def children() -> set[str]:
@@ -68,10 +72,128 @@ def test_damage_in_the_middle(pattern: Pattern) -> None:
     info = probe(path)
     assert len(list(read_frames(info, 0, 60))) == 60
     yielded: list[np.ndarray] = []
-    with pytest.raises(UserError, match="damaged or cut short: decoding stops at frame"):
+    with pytest.raises(UserError, match=r"damaged: frame \d+ of the file"):
         yielded.extend(read_frames(info))
     assert len(yielded) >= 60
     assert all((a == b).all() for a, b in zip(yielded, intact, strict=False)), "none of it guessed"
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("clip.mkv", ("ffv1", "-level", "3", "-g", "1")),
+        ("clip.avi", ("ffv1", "-level", "3", "-g", "1")),
+        ("clip.mkv", ("libx264", "-bf", "0", "-g", "1")),
+        ("clip.mkv", ("mpeg4", "-g", "1", "-q:v", "2")),
+        ("clip.mov", ("mjpeg",)),
+    ],
+)
+def test_damage_that_a_decoder_conceals_is_refused_by_its_frame(
+    pattern: Pattern, name: str, codec: tuple[str, ...]
+) -> None:
+    path = pattern(name, 60, "25", "-c:v", *codec)
+    intact = list(read_frames(probe(path)))
+    content = bytearray(path.read_bytes())
+    middle = len(content) * 6 // 10
+    for byte in range(middle, middle + 400, 3):
+        content[byte] ^= 0x5A
+    path.write_bytes(content)
+    info = probe(path)
+    yielded: list[np.ndarray] = []
+    with pytest.raises(UserError, match=r"damaged.* frame \d+ of the file"):
+        yielded.extend(read_frames(info))
+    assert len(yielded) > 20
+    assert all((a == b).all() for a, b in zip(yielded, intact, strict=False)), "none of it guessed"
+    before = read_frames(info, 0, len(yielded))
+    assert all((a == b).all() for a, b in zip(before, intact, strict=False)), "nor refused too soon"
+    after = info.frames - 2
+    assert len(list(read_frames(info, after))) == 2, "what comes after builds on none of it"
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "words"),
+    [
+        ("[h264 @ 0x1] [error] get_buffer() failed", Fault, "too little memory"),
+        ("[error] Cannot allocate memory", Fault, "too little memory"),
+        ("[in#0 @ 0x1] [error] /a.mp4: Permission denied", UserError, "(/a.mp4: Permission"),
+        ("[vf#0:0 @ 0x1] [error] Error reinitializing filters!", UserError, "reinitializing"),
+        ("[in#0 @ 0x1] [error] Invalid data found", UserError, "another copy"),
+        ("[info] frame= 10", UserError, "another copy"),
+    ],
+)
+def test_only_damage_is_called_damage(
+    pattern: Pattern, tmp_path: Path, said: str, kind: type[Exception], words: str
+) -> None:
+    info = probe(pattern("clip.mp4", 5, "25"))
+    (tmp_path / "log").write_text(f"{said}\n[out#0 @ 0x1] [info] video:0KiB\n")
+    with subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE) as ended:
+        failure = read._Decoder(info, 0, ended, tmp_path / "log").failure(3, 9)
+    assert type(failure) is kind
+    assert words in str(failure)
+    assert ("damaged" in str(failure)) == (words == "another copy")
+
+
+@pytest.mark.parametrize("codec", [(), ("-c:v", "libx264", "-pix_fmt", "yuv420p")])
+def test_joined_transport_streams_are_read(
+    pattern: Pattern, tmp_path: Path, codec: tuple[str, ...]
+) -> None:
+    parts = [pattern("a.ts", 30, "25", *codec), pattern("b.ts", 40, "25", *codec)]
+    whole = tmp_path / "whole.ts"
+    whole.write_bytes(b"".join(part.read_bytes() for part in parts))
+    info = probe(whole)
+    assert (info.frames, info.fps, info.variable_rate) == (70, 25, False)
+    assert any("begin anew at frame 30" in note for note in info.notes)
+    expected = [frame for part in parts for frame in read_frames(probe(part))]
+    for start in (0, 20, 45):
+        frames = read_frames(info, start, 20)
+        assert all((a == b).all() for a, b in zip(frames, expected[start:], strict=False)), start
+
+
+def test_damage_in_a_joined_transport_stream_is_found_in_its_part(
+    pattern: Pattern, tmp_path: Path
+) -> None:
+    part = pattern("part.ts", 50, "25", "-c:v", "libx264", "-bf", "2", "-g", "10").read_bytes()
+    torn = bytearray(part)
+    middle = len(part) // 188 // 2 * 188
+    for start in range(middle, middle + 188 * 4, 188):
+        torn[start + 40 : start + 180] = bytes(140)
+    path = tmp_path / "joined.ts"
+    path.write_bytes(part + torn)
+    with pytest.raises(UserError, match=r"damaged: frame (6|7|8)\d of the file"):
+        list(read_frames(probe(path)))
+    assert len(list(read_frames(probe(path), 0, 55))) == 55
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_picture_that_changes_its_size_on_the_way(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture, every: int
+) -> None:
+    """Each frame is a grey of its own."""
+    parts = []
+    for size, levels in (("64x48", "N*4"), ("96x72", "80+N*4")):
+        grey = f"color=s={size}:r=25,format=yuv420p,geq=lum='16+{levels}':cb=128:cr=128"
+        raw = ("-f", "lavfi", "-i", grey, "-frames:v", "20", "-bf", "0", "-qp", "0")
+        parts.append(make(f"{size}.h264", *raw).read_bytes())
+    (tmp_path / "all.h264").write_bytes(b"".join(parts))
+    path = make("all.mkv", "-r", "25", "-i", tmp_path / "all.h264", "-c", "copy")
+    info = probe(path)
+    assert info.frames == 40
+    whole = [int(frame.mean()) for frame in read_frames(info)]
+    assert all(a < b for a, b in pairwise(whole))
+    assert "the picture changes within the file" in caplog.text
+    for start in (3, 20, 28):
+        part = [int(frame.mean()) for frame in read_frames(info, start, 5, every)]
+        assert part == whole[start::every][:5]
+
+
+def test_a_late_start_is_sought_and_exact(pattern: Pattern) -> None:
+    for name, codec in (("long.mp4", ()), ("long.mkv", ("-x264-params", "open-gop=1"))):
+        path = pattern(name, 300, "25", "-g", "30", "-bf", "3", *codec)
+        info = probe(path)
+        assert len(info.times) == 300
+        whole = list(read_frames(info))
+        for start in (1, 60, 120, 121, 149, 150, 151, 152, 299):
+            assert (next(read_frames(info, start, 1)) == whole[start]).all(), start
 
 
 @pytest.mark.parametrize(

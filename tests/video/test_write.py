@@ -18,7 +18,8 @@ from maskora.video import write
 from maskora.video.ffmpeg import ffmpeg_command
 from maskora.video.probe import BT709, ColorTags, probe
 from maskora.video.read import read_frames
-from maskora.video.write import AudioClip, write_lossless, write_mp4
+from maskora.video.sound import AudioClip
+from maskora.video.write import write_lossless, write_mp4
 from tests.system import posix_only
 
 Make = Callable[..., Path]
@@ -198,12 +199,18 @@ def test_a_failing_source_of_frames_leaves_nothing(tmp_path: Path, error: Except
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_sound_that_is_not_there_is_a_fault(tmp_path: Path, pattern: Make) -> None:
+@pytest.mark.parametrize("name", ["out.mp4", "out.mkv"])
+def test_a_sound_that_fails_does_not_cost_the_picture(
+    tmp_path: Path, pattern: Make, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
     silent = pattern("silent.mp4", 3, "25")
     frames = [patches(48, 64)] * 3
-    with pytest.raises(Fault, match=r"out\.mp4 could not be written: .+"):
-        write_mp4(tmp_path / "out.mp4", frames, Fraction(25), audio=AudioClip(silent, 0.0, 0.1))
-    assert [path.name for path in tmp_path.iterdir()] == ["silent.mp4"]
+    write = write_mp4 if name == "out.mp4" else write_lossless
+    write(tmp_path / name, frames, Fraction(25), audio=AudioClip(silent, 0.0, 0.1))
+    written = probe(tmp_path / name)
+    assert (written.frames, written.has_audio) == (3, False)
+    assert f"{name} has no sound: that of {silent} fails (" in caplog.text
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name, "silent.mp4"]
 
 
 FULL_DISK = """
@@ -274,5 +281,5 @@ def test_a_pipe_that_windows_says_is_closed(
     path = tmp_path / "clip.mkv"
     frames = (np.zeros((64, 64, 3), np.uint8) for _ in range(2000))
     with pytest.raises(Fault, match=r"clip\.mkv could not be written: "):
-        write._encode(path, frames, Fraction(25), None, ["-c:v", "no-such-codec"], "null")
+        write._encode(path, path, frames, Fraction(25), ["-c:v", "no-such-codec"], "null")
     assert list(tmp_path.iterdir()) == []

@@ -42,7 +42,8 @@ from maskora.training.loop import StageRun, choose_uniformly, train_step
 from maskora.training.optimizer import failed_trial, make_optimizer
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
-from maskora.video.write import AudioClip, write_lossless, write_mp4
+from maskora.video.sound import AudioClip
+from maskora.video.write import write_lossless, write_mp4
 
 GB = 1e9
 BLOCKS, RING = 3, 2  # more blocks than buffers, so that every block moves
