@@ -44,7 +44,7 @@ def merge(weights: LoraWeights, lora: Path, folder: Path, target: Path) -> int:
         UserError: the LoRA does not fit, or the base's weights are not plain numbers.
     """
     headers = {path: read_header(path) for path in shards(folder)}
-    places = {path: _place(path, folder) for path in headers}
+    places = {path: path.relative_to(folder) for path in headers}
     stored = {name: entry for entries in headers.values() for name, entry in entries.items()}
     additions = _additions(weights, stored, lora)
     for path, entries in headers.items():
@@ -71,17 +71,6 @@ def link(source: Path, target: Path) -> None:
         with naming(target), source.open("rb") as file, target.open("xb") as copy:
             shutil.copyfileobj(file, copy, CHUNK)
         flush(target)
-
-
-def _place(path: Path, folder: Path) -> Path:
-    """Where a weight file lies within its folder, and so within the merged one."""
-    try:
-        place = Path(os.path.relpath(path, folder))
-    except ValueError:  # another drive
-        place = Path("..")
-    if ".." in place.parts:
-        raise UserError(f"{folder}: its index names {path}, which lies outside of it")
-    return place
 
 
 def _additions(weights: LoraWeights, stored: Mapping[str, Stored], lora: Path) -> Additions:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from maskora.errors import UserError
@@ -101,11 +101,16 @@ def shards(folder: Path) -> list[Path]:
         return sorted(path for path in plain if path.suffix == ".safetensors")
     try:
         names = set(parse_json(index.read_bytes())["weight_map"].values())
-        if away := [name for name in names if set(name) & {"/", "\\"}]:
+        if away := [name for name in names if _leads_out(PureWindowsPath(name))]:
             raise ValueError(f"{away[0]} lies in another folder")
         return [folder / name for name in sorted(names)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index} is damaged ({error!r}): download it again") from None
+
+
+def _leads_out(name: PureWindowsPath) -> bool:
+    """True for a file's name, with either slash, that is not below the folder it counts from."""
+    return bool(name.anchor) or ".." in name.parts
 
 
 @dataclass(frozen=True)

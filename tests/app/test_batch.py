@@ -539,10 +539,12 @@ def test_links_of_a_job_stay_among_the_jobs(run: Run, child: Child, tmp_path: Pa
     (tmp_path / "jobs" / "c" / "video.mp4").unlink()
     (tmp_path / "jobs" / "c" / "video.mp4").symlink_to("../.shared/video.mp4")
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "c.log").symlink_to(secret / "key.txt")
+    (secret / "diary.txt").write_text("dear diary")
+    (tmp_path / "out" / "c.log").symlink_to(secret / "diary.txt")
     answer = run("batch", tmp_path / "jobs", tmp_path / "out")
     rows = [line.split(maxsplit=3) for line in answer.out.splitlines()[-3:]]
     assert [row[:2] for row in rows] == [["a", "failed"], ["b", "failed"], ["c", "ok"]]
     assert all("is a link that leads elsewhere" in row[3] for row in rows[:2])
     assert len(child.asked()) == 1
     assert (secret / "key.txt").read_text() == "hunter2"
+    assert (secret / "diary.txt").read_text() == "dear diary"

@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 
 from maskora import lora
-from maskora.errors import UserError
-from maskora.lora.merge import _place
 
 
 def refuse(number: int) -> object:
@@ -35,14 +33,3 @@ def test_a_full_disk_is_no_reason_to_copy(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "link", refuse(errno.ENOSPC))
     with pytest.raises(OSError, match="refused"):
         lora.link(tmp_path / "a", tmp_path / "b")
-
-
-def test_an_index_that_leads_to_another_drive(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def relpath(path: Path, start: Path) -> str:
-        raise ValueError("path is on mount 'D:', start on mount 'C:'")  # ntpath's words
-
-    monkeypatch.setattr(os.path, "relpath", relpath)
-    with pytest.raises(UserError, match="which lies outside of it"):
-        _place(tmp_path / "a", tmp_path)

@@ -375,7 +375,7 @@ def test_tensors_without_values_are_told(tmp_path: Path) -> None:
         read_pickled(path)
 
 
-@pytest.mark.parametrize("name", ["../other.safetensors", "/etc/passwd", "a\\b.safetensors"])
+@pytest.mark.parametrize("name", ["../a.safetensors", "/etc/passwd", "..\\b", "C:\\b"])
 def test_an_index_names_files_of_its_own_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
     with pytest.raises(UserError, match=r"index\.json is damaged"):

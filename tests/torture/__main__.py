@@ -16,6 +16,7 @@ import torch  # noqa: F401
 from diffusers import AutoencoderKLWan, WanTransformer3DModel  # noqa: F401
 from transformers import CLIPVisionModel, UMT5EncoderModel  # noqa: F401
 
+import maskora.cli  # noqa: F401 - loaded once, for all forks
 from tests.torture import damage, fuzz, kills, limits
 from tests.torture.counts import Part, keep, table
 from tests.torture.edits import SmallEdit

@@ -67,7 +67,7 @@ class Commands:
         Args:
             prepare: called in the new process before the command, to set limits and traps.
         """
-        out, err, wrote = (Path(tempfile.mkstemp()[1]) for _ in range(3))
+        out, err, wrote = (_empty_file() for _ in range(3))
         sys.stdout.flush()
         sys.stderr.flush()
         began = time.monotonic(), _resident()
@@ -164,6 +164,12 @@ class Started:
             path.unlink()
         status = None if hung else os.waitstatus_to_exitcode(code)
         return Answer(status, out, err, took, grown, tuple(sorted(set(wrote.splitlines()))))
+
+
+def _empty_file() -> Path:
+    handle, name = tempfile.mkstemp(prefix="answer-")
+    os.close(handle)
+    return Path(name)
 
 
 def _resident() -> int:

@@ -61,8 +61,10 @@ class SmallEdit:
             source = self.folder / name
             (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target / name)
         shutil.copytree(self.folder / workspace, target / "ws")
-        for record in (target / "ws/edit.toml", target / "ws/source/source.json"):
-            record.write_text(record.read_text().replace(str(self.folder), str(target)))
+        for name in ("edit.toml", "source/source.json", "output/run.json"):
+            record = target / "ws" / name
+            if record.exists():  # it names its files by where they were
+                record.write_text(record.read_text().replace(str(self.folder), str(target)))
         return Commands(target)
 
 

@@ -76,7 +76,7 @@ def little_memory(edit: SmallEdit, scratch: Path) -> Part:
 
 def few_handles(edit: SmallEdit, scratch: Path) -> Part:
     """Each command with few file handles."""
-    open_now = max(int(number) for number in os.listdir("/proc/self/fd"))
+    open_now = max(int(number) for number in os.listdir("/proc/self/fd"))  # the limit is of these
     limits = [open_now + more for more in (1, 2, 3, 4, 6, 8, 12, 16, 32, 64)]
     return _limited(edit, scratch, "few file handles", resource.RLIMIT_NOFILE, limits)
 
