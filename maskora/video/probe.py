@@ -323,6 +323,9 @@ def _choose_stream(
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams or container.format.name == "tty":  # tty: a text file taken for ANSI art
         raise UserError(f"{path}: no video stream in this file")
+    streams = [stream for stream in streams if stream.codec_context is not None]
+    if not streams:
+        raise UserError(f"{path}: its pictures are in a format that is not known here: convert it")
     stream = streams[_first_that_moves(path, [s.index for s in streams], limits)]
     stream.thread_type = "AUTO"
     if limits is not None:

@@ -139,7 +139,10 @@ class Started:
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal to it and to all that it has started."""
-        os.killpg(self.process, number)
+        try:
+            os.killpg(self.process, number)
+        except ProcessLookupError:  # it has no group of its own yet
+            os.kill(self.process, number)
 
     def ended(self) -> bool:
         """True if it has ended, and can be waited for at once."""
@@ -156,7 +159,7 @@ class Started:
             time.sleep(0.005)
         _, code, used = os.wait4(self.process, 0)
         with suppress(ProcessLookupError):
-            self.kill()  # what it has left behind
+            os.killpg(self.process, signal.SIGKILL)  # what it has left behind
         took = time.monotonic() - self._began
         grown = max(0, used.ru_maxrss * 1024 - self._resident)
         out, err, wrote = (path.read_text(errors="replace") for path in self._files)

@@ -76,9 +76,17 @@ def little_memory(edit: SmallEdit, scratch: Path) -> Part:
 
 def few_handles(edit: SmallEdit, scratch: Path) -> Part:
     """Each command with few file handles."""
-    open_now = max(int(number) for number in os.listdir("/proc/self/fd"))  # the limit is of these
-    limits = [open_now + more for more in (1, 2, 3, 4, 6, 8, 12, 16, 32, 64)]
+    limits = [_with_free_handles(free) for free in (2, 3, 4, 5, 6, 8, 12, 16, 32, 64)]
     return _limited(edit, scratch, "few file handles", resource.RLIMIT_NOFILE, limits)
+
+
+def _with_free_handles(count: int) -> int:
+    """The limit, which is one of their numbers, below which so many handles are free now."""
+    used, limit = {int(number) for number in os.listdir("/proc/self/fd")}, 0
+    while count:
+        count -= limit not in used
+        limit += 1
+    return limit
 
 
 def _limited(edit: SmallEdit, scratch: Path, title: str, kind: int, limits: list[int]) -> Part:

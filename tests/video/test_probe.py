@@ -380,6 +380,13 @@ def test_sound_alone_and_a_cover_are_no_video(make: Make) -> None:
             probe(path)
 
 
+def test_pictures_in_an_unknown_format_are_told(pattern: Pattern) -> None:
+    path = pattern("unknown.mp4", 10, "25")
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zz0z"))
+    with pytest.raises(UserError, match="in a format that is not known here: convert it"):
+        probe(path)
+
+
 def test_an_mp4_without_its_index(pattern: Pattern) -> None:
     path = pattern("cut.mp4", 30, "25")
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
