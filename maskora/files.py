@@ -16,7 +16,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -187,7 +187,8 @@ def check_links(parts: Iterable[Path], within: Path) -> None:
             waiting += [target] if target not in seen else []
             seen.add(target)
         elif stat.S_ISDIR(status.st_mode):
-            waiting.extend(path.iterdir())
+            with suppress(FileNotFoundError):  # a run that works there has just removed it
+                waiting.extend(path.iterdir())
         elif not stat.S_ISREG(status.st_mode):
             raise UserError(f"{path} is no ordinary file (a pipe, a socket or a device): remove it")
 

@@ -128,14 +128,14 @@ def scaffold(workspace: Workspace) -> Iterator[Workspace]:
     made, was_prepared = not root.exists(), workspace.config.exists()
     root.mkdir(parents=True, exist_ok=True)
     with ExitStack() as undo:
-        if made:
-            undo.callback(remove, root)
-        elif not was_prepared:
-            undo.callback(remove, workspace.lock)
-            undo.callback(remove, workspace.work_lock)
         with workspace_lock(workspace):
             if workspace.config.exists() and not was_prepared:
                 raise UserError(f"{root} was just prepared by another program: nothing is changed")
+            if made:  # from here on it is this program's own
+                undo.callback(remove, root)
+            elif not was_prepared:
+                undo.callback(remove, workspace.lock)
+                undo.callback(remove, workspace.work_lock)
             parts = (workspace.masks_dir, workspace.tracking_dir)  # these may come later
             with exchange(root, dropping=[part.name for part in parts]) as scratch:
                 built = Workspace(scratch)

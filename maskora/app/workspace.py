@@ -164,7 +164,8 @@ class Workspace:
         """
         workspace = cls(root)
         paths = (path.relative_to(root).parts for path in vars(workspace).values())
-        check_links({root / parts[0] for parts in paths if parts}, root)
+        named = {root / parts[0] for parts in paths if parts}
+        check_links({*named, *begun_exchanges(root)}, root)
         recover(workspace)
         return workspace
 

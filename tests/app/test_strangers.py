@@ -72,6 +72,17 @@ def test_links_that_lead_out_of_a_workspace_are_refused(
         assert "hunter2" not in answer.out + answer.err
 
 
+def test_a_link_in_a_begun_exchange_is_refused_before_it_is_finished(
+    run: Run, prepared: Prepared, secret: Path
+) -> None:
+    root = prepared()
+    for part in ("new", "gone", "old"):
+        (root / ".exchange-x" / part).mkdir(parents=True)
+    (root / ".exchange-x/new/output").symlink_to(secret)
+    refused(run("check", *at(root)), "link that leads elsewhere", str(secret))
+    assert not (root / "output").exists()
+
+
 def test_a_workspace_may_itself_be_a_link_and_links_within_it_are_its_own(
     run: Run, prepared: Prepared, tmp_path: Path
 ) -> None:
