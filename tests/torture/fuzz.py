@@ -22,14 +22,10 @@ VALUES = (
 
 
 def configurations(edit: SmallEdit, scratch: Path, count: int, seed: int) -> Part:
-    """edit.toml with random values, lines and bytes: read, and compared with its workspace."""
+    """edit.toml with random values, lines and bytes, read in this process."""
     part = Part("configurations broken at random, read")
-    commands = edit.copy(scratch / "configurations", "prepared")
-    config = commands.folder / "ws/edit.toml"
-    whole, generator = config.read_text(), random.Random(seed)
-    for number in range(count):
-        config.write_bytes(_broken_text(whole, generator))
-        verdict, answer = _read_config(config)
+    for number, commands in _broken_configurations(edit, scratch, count, seed):
+        verdict, answer = _read_config(commands.folder / "ws/edit.toml")
         part.add(verdict, f"configuration {number} of seed {seed}", answer)
     return part
 
@@ -37,14 +33,22 @@ def configurations(edit: SmallEdit, scratch: Path, count: int, seed: int) -> Par
 def checked_configurations(edit: SmallEdit, scratch: Path, count: int, seed: int) -> Part:
     """The same through `maskora check` and `maskora plan`."""
     part = Part("configurations broken at random, check and plan")
+    for number, commands in _broken_configurations(edit, scratch, count, seed):
+        answer = commands.run(("check", "plan")[number % 2], *CONFIG, seconds=HANGS)
+        part.add(answer.verdict, f"configuration {number} of seed {seed}", answer.err)
+    return part
+
+
+def _broken_configurations(
+    edit: SmallEdit, scratch: Path, count: int, seed: int
+) -> Iterator[tuple[int, Commands]]:
+    """One workspace, with another broken edit.toml each time."""
     commands = edit.copy(scratch / "configurations", "prepared")
     config = commands.folder / "ws/edit.toml"
     whole, generator = config.read_text(), random.Random(seed)
     for number in range(count):
         config.write_bytes(_broken_text(whole, generator))
-        answer = commands.run(("check", "plan")[number % 2], *CONFIG, seconds=HANGS)
-        part.add(answer.verdict, f"configuration {number} of seed {seed}", answer.err)
-    return part
+        yield number, commands
 
 
 def media(edit: SmallEdit, scratch: Path, count: int, seed: int) -> Part:
