@@ -1,19 +1,24 @@
 """One denoising loop for every base: get noise, set the schedule, denoise, decode."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from math import inf, prod
 
 import torch
 from torch import Tensor
 
-from maskora.config.tables import Inference
+from maskora.config.tables import Inference, Transfer
 from maskora.errors import Fault
 from maskora.latents import EncodedSample, on_device
+from maskora.matching import Matching, steps_taken
 from maskora.method.objective import TIMESTEPS, mix
+from maskora.method.transfer import first_step
 from maskora.models.registry import Context, Expert, ModelInputs, Transformer, VideoModel
 from maskora.progress import track
 from maskora.streaming.out_of_memory import with_room
+from maskora.streaming.transfer import upload
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,33 @@ def draw_noise(latent_shape: tuple[int, ...], seed: int) -> Tensor:
     return torch.randn((1, *latent_shape), generator=torch.Generator().manual_seed(seed))
 
 
+@dataclass(frozen=True)
+class SourceBranch:
+    """The source on its way from data to noise, which the edit's branch is led by.
+
+    Attributes:
+        sample: the source as the base is shown it: its own first frame, no words.
+        way_SCTHW: its latents where each step of the schedule begins, and where the last one ends.
+    """
+
+    sample: EncodedSample
+    way_SCTHW: Tensor
+
+
+@dataclass(frozen=True)
+class Lead:
+    """What of the source a denoising is led by ([transfer]).
+
+    Attributes:
+        branch: where something is inverted.
+        carried_CTHW: latents of the edited first frame, carried along the source's flow.
+    """
+
+    transfer: Transfer = field(default_factory=Transfer)
+    branch: SourceBranch | None = None
+    carried_CTHW: Tensor | None = None
+
+
 class Denoising:
     """One clip on its way from noise to data.
 
@@ -52,6 +84,7 @@ class Denoising:
         settings: steps, guidance and shift count here. A guidance of 1 turns it off; otherwise both
             branches run as a batch of two, or the base is given the number, if it embeds it.
         lock: blend the background at every step.
+        lead: what of the source it starts from, and what it takes from it on the way.
     """
 
     def __init__(
@@ -62,16 +95,41 @@ class Denoising:
         noise_BCTHW: Tensor,
         settings: Inference,
         lock: LatentLock | None = None,
+        lead: Lead | None = None,
     ) -> None:
         guidance = settings.guidance
-        shift = None if settings.shift == "model" else settings.shift
         self._model, self._lock, self._guidance = model, lock, guidance
         self._guided = guidance > 1 and not model.embeds_guidance
         self._inputs = _inputs(sample, negative if self._guided else None, model.device, guidance)
-        self._scheduler = model.scheduler(settings.steps, shift)
+        self._scheduler = model.scheduler(settings.steps, _shift(settings))
         self._noise = noise_BCTHW.to(model.device)
-        self._latents = model.initial_latents(self._noise, self._inputs.condition_BCTHW[:1])
+        self._lead = lead or Lead()
         self._done = 0
+        self._latents = self._start()
+        self._both = (
+            self._beside_source() if steps_taken(self._lead.transfer, settings.steps) else None
+        )
+
+    def _start(self) -> Tensor:
+        """The latents that denoising starts from; passes over the steps above their noise level."""
+        transfer, branch = self._lead.transfer, self._lead.branch
+        if transfer.start == "noise":
+            return self._model.initial_latents(self._noise, self._inputs.condition_BCTHW[:1])
+        levels = self._scheduler.sigmas
+        self._done = first_step(levels.tolist(), transfer.start_level)
+        if self._done:
+            self._scheduler.set_begin_index(self._done)
+        if transfer.start == "inverted":
+            assert branch is not None
+            return upload(branch.way_SCTHW[self._done].float(), self._model.device)[None]
+        assert self._lead.carried_CTHW is not None
+        carried_BCTHW = upload(self._lead.carried_CTHW, self._model.device)[None]
+        return mix(carried_BCTHW, self._noise, levels[self._done].to(self._noise))
+
+    def _beside_source(self) -> ModelInputs:
+        """The source's inputs as a first row before the edit's."""
+        assert self._lead.branch is not None
+        return _rows([self._lead.branch.sample.inputs(self._model.device), self._inputs])
 
     @torch.inference_mode()
     def advance(self, transformer: Transformer, expert: Expert | None = None) -> int:
@@ -86,11 +144,20 @@ class Denoising:
         steps = remaining[: sum(level >= lowest * TIMESTEPS for level in levels)]
         if transformer.is_cache_enabled:  # what it remembers is another clip's
             transformer._reset_stateful_cache()
+        matching = self._matching(transformer)
         title = f"denoise ({expert.name} noise)" if expert and expert.name else "denoise"
         for timestep in track(steps, title, len(steps), "step"):
-            self._step(transformer, timestep)
+            self._step(transformer, timestep, matching)
             self._done += 1
         return len(steps)
+
+    def _matching(self, transformer: Transformer) -> Matching | None:
+        """What the edit takes from the source in this transformer."""
+        if self._both is None:
+            return None
+        blocks = [b for name in self._model.block_lists for b in getattr(transformer, name)]
+        tokens = prod(self._latents.shape[2:]) // self._model.grid.patch**2
+        return Matching(blocks, self._lead.transfer, len(self._scheduler.timesteps), tokens)
 
     def result(self) -> Tensor:
         """Normalised latents of shape (C, T', h, w). Raises Fault where they are not finite."""
@@ -102,9 +169,10 @@ class Denoising:
             )
         return self._latents[0].cpu()
 
-    def _step(self, transformer: Transformer, timestep: Tensor) -> None:
+    def _step(self, transformer: Transformer, timestep: Tensor, matching: Matching | None) -> None:
         answer = with_room(
-            partial(self._velocity, transformer, timestep), partial(self._give_way, transformer)
+            partial(self._velocity, transformer, timestep, matching),
+            partial(_give_way, self._model, transformer),
         )
         latents = self._scheduler.step(answer, timestep, self._latents, return_dict=False)[0]
         if self._lock is not None:
@@ -113,25 +181,102 @@ class Denoising:
             latents = self._lock.apply(latents, self._noise, level)
         self._latents = latents
 
-    def _velocity(self, transformer: Transformer, timestep: Tensor) -> Tensor:
+    def _velocity(
+        self, transformer: Transformer, timestep: Tensor, matching: Matching | None
+    ) -> Tensor:
         """The guided velocity (1, C, T', h, w) at the latents; changes nothing of this clip."""
-        doubled = self._latents.expand(2 if self._guided else 1, *self._latents.shape[1:])
-        times = timestep.expand(len(doubled))
-        caches = transformer.is_cache_enabled
-        with transformer.cache_context("both") if caches else nullcontext():
-            answer = self._model.predict(transformer, doubled, times, self._inputs)
+        latents = self._latents.expand(2 if self._guided else 1, *self._latents.shape[1:])
+        if matching is not None and matching.takes(self._done):
+            answer = self._led_velocity(transformer, timestep, matching, latents)
+        else:
+            caches = transformer.is_cache_enabled
+            with transformer.cache_context("both") if caches else nullcontext():
+                times = timestep.expand(len(latents))
+                answer = self._model.predict(transformer, latents, times, self._inputs)
         if not self._guided:
             return answer
         wanted, negative = answer.chunk(2)
         return negative + self._guidance * (wanted - negative)
 
-    def _give_way(self, transformer: Transformer) -> str | None:
-        """Free device memory, for this transformer and for those that are loaded after it."""
-        if transformer.is_cache_enabled:  # it may hold half of the failed step
-            transformer._reset_stateful_cache()
-        changed: str | None = transformer.streamed.give_way(training=False)
-        self._model.placement = transformer.streamed.placement
-        return changed
+    def _led_velocity(
+        self, transformer: Transformer, timestep: Tensor, matching: Matching, latents: Tensor
+    ) -> Tensor:
+        """The velocity of each row of latents, which go through the blocks beside the source."""
+        assert self._both is not None and self._lead.branch is not None
+        source = upload(self._lead.branch.way_SCTHW[self._done].float(), self._model.device)
+        rows = torch.cat([source[None], latents])
+        with matching.during(self._done, len(rows)):
+            times = timestep.expand(len(rows))
+            return self._model.predict(transformer, rows, times, self._both)[1:]
+
+
+class Inversion:
+    """The source on its way from data to noise: the denoising's equation, backwards.
+
+    AnyV2V's section 4.2, for rectified flow: without words, with the source's first frame. Each
+    step looks for the latents from which the denoising's Euler step would come to where it stands.
+
+    Args:
+        sample: the source as the base is shown it.
+        latents_CTHW: of the source.
+        settings, passes: the schedule, and evaluations per step.
+    """
+
+    def __init__(
+        self, model: VideoModel, sample: EncodedSample, latents_CTHW: Tensor, settings: Inference,
+        passes: int,
+    ) -> None:  # fmt: skip
+        scheduler = model.scheduler(settings.steps, _shift(settings))
+        self._model, self._passes = model, passes
+        self._levels, self._timesteps = scheduler.sigmas.tolist(), scheduler.timesteps
+        self._inputs = _inputs(sample, None, model.device, settings.guidance)
+        self._latents = upload(latents_CTHW.float(), model.device)[None]
+        self._way = [latents_CTHW.half()]
+
+    @torch.inference_mode()
+    def advance(self, transformer: Transformer, expert: Expert) -> None:
+        """Take the steps that are an expert's; the one for the least noise goes first."""
+        steps = self._timesteps[: len(self._timesteps) - len(self._way) + 1].flip(0)
+        highest = expert.highest * TIMESTEPS if expert.highest < 1 else inf
+        own = steps[: sum(level < highest for level in steps.tolist())]
+        title = f"invert ({expert.name} noise)" if expert.name else "invert"
+        for timestep in track(own, title, len(own), "step"):
+            after = len(self._levels) - len(self._way)
+            change = self._levels[after - 1] - self._levels[after]
+            guess = self._latents
+            for _ in range(self._passes):
+                guess = self._latents + change * self._velocity(transformer, timestep, guess)
+            self._latents = guess
+            self._way.append(guess[0].half().cpu())
+
+    def result(self) -> Tensor:
+        """The way as `SourceBranch` has it, (S, C, T', h, w). Raises Fault: it is not finite."""
+        assert len(self._way) == len(self._levels)
+        way_SCTHW = torch.stack(self._way[::-1])
+        if not way_SCTHW.isfinite().all():
+            raise Fault(
+                "the inverted latents are not finite; model.dtype = bfloat16 or float32 may help"
+            )
+        return way_SCTHW
+
+    def _velocity(self, transformer: Transformer, timestep: Tensor, latents: Tensor) -> Tensor:
+        predict = partial(
+            self._model.predict, transformer, latents, timestep.expand(1), self._inputs
+        )
+        return with_room(predict, partial(_give_way, self._model, transformer))
+
+
+def _shift(settings: Inference) -> float | None:
+    return None if settings.shift == "model" else settings.shift
+
+
+def _give_way(model: VideoModel, transformer: Transformer) -> str | None:
+    """Free device memory, for this transformer and for those that are loaded after it."""
+    if transformer.is_cache_enabled:  # it may hold half of the failed step
+        transformer._reset_stateful_cache()
+    changed: str | None = transformer.streamed.give_way(training=False)
+    model.placement = transformer.streamed.placement
+    return changed
 
 
 def _inputs(
@@ -141,8 +286,12 @@ def _inputs(
     single = replace(sample.inputs(device), guidance=guidance)
     if negative is None:
         return single
-    both = {
-        name: torch.cat([tensor, on_device(negative[name], device)[None]])
-        for name, tensor in single.context.items()
-    }
-    return replace(single, condition_BCTHW=torch.cat([single.condition_BCTHW] * 2), context=both)
+    context = {name: on_device(negative[name], device)[None] for name in single.context}
+    return _rows([single, replace(single, context=context)])
+
+
+def _rows(inputs: Sequence[ModelInputs]) -> ModelInputs:
+    """Inputs as rows of one batch; guidance is the last one's."""
+    context = {name: torch.cat([one.context[name] for one in inputs]) for name in inputs[0].context}
+    conditions = torch.cat([one.condition_BCTHW for one in inputs])
+    return replace(inputs[-1], condition_BCTHW=conditions, context=context)

@@ -4,8 +4,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from maskora import lora
-from maskora.app.edits import Clip, Edit, load_clip, load_edit, report_leakage
+from maskora.app.edits import load_clip, load_edit, report_leakage
 from maskora.app.fingerprints import LoraChoice, run_folder, stage_run, trained_lora
+from maskora.app.generate import encode, generate, of_expert
 from maskora.app.open_base import Base, open_base
 from maskora.app.outputs import Run, make_room, result_files, write_outputs
 from maskora.app.preflight import infer_warnings
@@ -23,20 +23,10 @@ from maskora.config import Config
 from maskora.config.tables import Stage
 from maskora.errors import Fault, UserError
 from maskora.files import lies_in, refuse_inputs, replacing
-from maskora.latents import (
-    EncodedSample,
-    TensorCache,
-    decode_video,
-    encode_prompts,
-    encode_samples,
-    encode_videos,
-)
+from maskora.latents import TensorCache, decode_video
 from maskora.memory.report import render
-from maskora.method.conditioning import inference_sample, to_bytes
-from maskora.models.acceleration import use_cache
-from maskora.models.registry import Context, Expert, PromptInput, VideoModel
-from maskora.sampling import Denoising, LatentLock, draw_noise
-from maskora.streaming.engine import Streamer
+from maskora.method.conditioning import to_bytes
+from maskora.models.registry import VideoModel
 
 log = logging.getLogger("maskora")
 Check = Callable[[Run, list[LoraChoice]], None]
@@ -132,10 +122,12 @@ def _generate_results(
 ) -> None:
     """Encode, generate and write the clip of each seed."""
     started = time.perf_counter()
-    encoded = encode(run.workspace, run.config, run.clip, run.edited, run.model)
+    cache = TensorCache(run.workspace.cache_dir)
+    encoded = encode(run.config, run.clip, run.edited, run.model, cache)
     timings = {"encoding": time.perf_counter() - started}
     remember = partial(base.remember, run.clip.source.frames)
-    latents = generate(run.config, run.model, encoded, loras, list(folders), remember)
+    seeds = list(folders)
+    latents = generate(run.config, run.model, encoded, loras, seeds, cache, remember)
     timings["generating"] = time.perf_counter() - started - timings["encoding"]
     _write_results(run, loras, folders, latents, timings)
 
@@ -223,6 +215,7 @@ def choose_loras(run: Run, choice: list[str]) -> list[LoraChoice]:
     """
     workspace, config, experts = run.workspace, run.config, run.model.experts
     stage: Stage = "appearance" if run.edited.keyframes else "motion"
+    choice = choice or (["none"] if config.inference.lora == "none" else [])
     if choice:
         own = [LoraChoice(Path(path)) for path in choice if path != "none"]
     else:
@@ -265,11 +258,6 @@ def _log_loras(run: Run, loras: list[LoraChoice], *, chosen: bool) -> None:
             )  # fmt: skip
 
 
-def of_expert(loras: list[LoraChoice], expert: Expert) -> list[tuple[Path, float]]:
-    """The files that one of the transformers is given, with their strengths."""
-    return [(one.path, one.strength) for one in loras if one.expert in ("", expert.name)]
-
-
 def _checked(one: LoraChoice, config: Config, model: VideoModel) -> LoraChoice:
     """A file whose transformer is known; a wrong one is known before anything is loaded."""
     metadata = lora.read(one.path, model.names).metadata
@@ -307,83 +295,3 @@ def _contradictions(
             f"{one.path} was trained for {expert} noise, and is used for {one.expert} noise, as set"
         )
     return notes
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """The inputs of sampling, encoded."""
-
-    sample: EncodedSample
-    negative: Context
-    lock: LatentLock | None
-
-
-def encode(
-    workspace: Workspace, config: Config, clip: Clip, edited: Edit, model: VideoModel
-) -> Encoded:
-    """Encode the inference sample, the negative prompt, and the source where the lock needs it."""
-    video, keep = clip.video(), clip.keep()
-    prompt = config.prompt.with_token(edited.first.caption)
-    sample = inference_sample(
-        video, keep, edited.first.picture(), config.inference.conditioning, prompt
-    )
-    cache = TensorCache(workspace.cache_dir)
-    item = PromptInput(sample.prompt, sample.reference_CHW)
-    # Both at once, so that each encoder is loaded once; the sample's is cached then.
-    negative, _ = encode_prompts([model.negative(item, config.prompt.negative), item], model, cache)
-    wanted = [model.condition_frames(sample.condition_CTHW, sample.keep_THW)]
-    if config.inference.lock == "latent":
-        wanted.append(video)
-    _, *source_latents = encode_videos(wanted, model, cache)
-    (encoded,) = encode_samples([sample], model, cache)
-    lock = None
-    if config.inference.lock == "latent":
-        keep_latent = model.latent_keep(keep)
-        keep_latent[0] = 0  # latent frame 0 holds the edited frame
-        lock = LatentLock(source_latents[0], keep_latent)
-    return Encoded(encoded, negative, lock)
-
-
-def generate(
-    config: Config,
-    model: VideoModel,
-    encoded: Encoded,
-    loras: list[LoraChoice],
-    seeds: list[int],
-    take_seconds: Callable[[float], object],
-) -> list[Tensor]:
-    """Latents (C, T', h, w) per seed; each transformer is loaded once for all, and released.
-
-    Args:
-        take_seconds: called with how long a denoising step took.
-    """
-    shape = (model.latent_channels, *model.latent_keep(encoded.sample.keep_THW).shape)
-    runs = [
-        Denoising(
-            model, encoded.sample, encoded.negative, draw_noise(shape, seed), config.inference,
-            encoded.lock,
-        )
-        for seed in seeds
-    ]  # fmt: skip
-    for expert in model.experts:
-        transformer = model.load_transformer(expert)
-        with closing(transformer.streamed):
-            lora.stack(transformer, of_expert(loras, expert), model.names)
-            use_cache(transformer, model.acceleration)
-            taken = 0
-            for run in runs:
-                started = time.perf_counter()
-                if steps := run.advance(transformer, expert):
-                    take_seconds((time.perf_counter() - started) / steps)
-                taken += steps
-            if taken and model.acceleration.cache != "none":
-                log.info("%s", skipped_blocks(transformer.streamed.streamer, taken))
-    return [run.result() for run in runs]
-
-
-def skipped_blocks(streamer: Streamer, steps: int) -> str:
-    """A sentence about the share of blocks that a cache over the steps has skipped."""
-    skipped = 1 - streamer.traffic.visits / (steps * len(streamer.blocks))
-    if not skipped:
-        return "acceleration.cache had no effect: every block computed in every step"
-    return f"acceleration.cache: {100 * skipped:.0f} % of the blocks' computations were skipped"

@@ -72,6 +72,12 @@ def _is_4k_plus_1(frames: int) -> int:
 Frames = Annotated[int, Field(ge=5, le=100_000), AfterValidator(_is_4k_plus_1)]
 
 
+def _rising(shares: tuple[float, float]) -> tuple[float, float]:
+    if not shares[0] < shares[1]:
+        raise ValueError(f"{list(shares)}: the first must be the smaller one, as in [0.0, 1.0]")
+    return shares
+
+
 class Table(BaseModel):
     """One TOML table. Unknown keys are errors; values keep their TOML type."""
 
@@ -419,12 +425,71 @@ class Inference(Table):
     conditioning: Conditioning = Field(
         "masked", description="masked | first-frame (plain image-to-video)"
     )
+    lora: Literal["trained", "none"] = Field(
+        "trained", description="trained (the clip's own LoRA) | none (nothing has to be trained)"
+    )
     loras: tuple[LoraFile, ...] = Field(
         (),
         strict=False,
         description="further LoRAs, of any tool: [{path = …, strength = …}] (where a base has two "
         "transformers, expert = high | low says for which)",
     )
+
+
+Depth = Annotated[tuple[Share, Share], AfterValidator(_rising)]
+
+
+class Transfer(Table):
+    """The source's motion without training, in inference: ways of AnyV2V, I2VEdit and IVEDiff."""
+
+    start: Literal["noise", "inverted", "flow"] = Field(
+        "noise",
+        description="what denoising starts from: noise | inverted (the noise that gives the "
+        "source) | flow (the edited first frame, carried along the source's optical flow)",
+    )
+    start_level: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0,
+        description="the noise level where it starts; below 1 more of what it starts from is kept",
+    )
+    inversion_passes: Annotated[int, Field(ge=1, le=100)] = Field(
+        1, description="evaluations of the base per step of the inversion; more are more exact"
+    )
+    attention: Literal["none", "qk", "difference"] = Field(
+        "none",
+        description="what self-attention takes from the source: none | qk (queries and keys, as "
+        "AnyV2V) | difference (answers that differ little, as I2VEdit)",
+    )
+    attention_share: Share = Field(0.8, description="in this share of the steps, the first ones")
+    attention_blocks: Depth = Field(
+        (0.0, 1.0), strict=False, description="in the blocks between these shares of the depth"
+    )
+    threshold: Share = Field(
+        0.35, description="difference: what differs by more stays the edit's own"
+    )
+    features_share: Share = Field(
+        0.0,
+        description="in this share of the steps, feed-forward layers give what they give for the "
+        "source (AnyV2V's convolution features)",
+    )
+    features_blocks: Depth = Field(
+        (0.0, 1.0), strict=False, description="in the blocks between these shares of the depth"
+    )
+    smooth_noise: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0,
+        description="noise added to smooth areas of the source before it is inverted, of a colour "
+        "range of 1 (I2VEdit takes 0.005)",
+    )
+
+    @property
+    def takes(self) -> bool:
+        """True where the edit takes something of the source while it is denoised."""
+        attention = self.attention != "none" and self.attention_share > 0
+        return attention or self.features_share > 0
+
+    @property
+    def inverts(self) -> bool:
+        """True where the source's way from data to noise is needed."""
+        return self.start == "inverted" or self.takes
 
 
 class Acceleration(Table):

@@ -66,6 +66,7 @@ class Config(tables.Table):
     memory: tables.Memory = tables.Memory()
     acceleration: tables.Acceleration = tables.Acceleration()
     inference: tables.Inference = tables.Inference()
+    transfer: tables.Transfer = tables.Transfer()
 
 
 def load_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:

@@ -1,0 +1,238 @@
+"""What an inference computes: inputs encoded, the source inverted, a clip denoised per seed."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskora import lora
+from maskora.app.edits import Clip, Edit
+from maskora.app.fingerprints import LoraChoice, base_digest
+from maskora.config import Config
+from maskora.files import digest, digest_file
+from maskora.latents import (
+    EncodedSample,
+    TensorCache,
+    encode_prompts,
+    encode_samples,
+    encode_videos,
+)
+from maskora.method.conditioning import inference_sample, to_unit
+from maskora.method.transfer import carried, perturbed
+from maskora.models.acceleration import use_cache
+from maskora.models.registry import Context, Expert, PromptInput, Transformer, VideoModel
+from maskora.sampling import Denoising, Inversion, LatentLock, Lead, SourceBranch, draw_noise
+from maskora.streaming.engine import Streamer
+
+log = logging.getLogger("maskora")
+WAY_FORMAT = "1"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The inputs of sampling, encoded.
+
+    Attributes:
+        source: the source as the base is shown it when it is inverted; None where it is not.
+        source_CTHW: its latents, where it is inverted.
+        carried_CTHW: latents of the edited first frame, carried along the source's flow.
+    """
+
+    sample: EncodedSample
+    negative: Context
+    lock: LatentLock | None = None
+    source: EncodedSample | None = None
+    source_CTHW: Tensor | None = None
+    carried_CTHW: Tensor | None = None
+
+
+def encode(
+    config: Config, clip: Clip, edited: Edit, model: VideoModel, cache: TensorCache
+) -> Encoded:
+    """Encode the inference sample, the negative prompt, and of the source what is needed of it."""
+    video, keep, transfer = clip.video(), clip.keep(), config.transfer
+    how, first = config.inference.conditioning, edited.first
+    prompt = config.prompt.with_token(first.caption)
+    samples, videos = [inference_sample(video, keep, first.picture(), how, prompt)], {}
+    if config.inference.lock == "latent":
+        videos["locked"] = video
+    if transfer.inverts:
+        samples.append(inference_sample(video, keep, video[:, 0], how, prompt=""))
+        videos["inverted"] = perturbed(video, transfer.smooth_noise, config.inference.seed)
+    if transfer.start == "flow":
+        videos["carried"] = carried_clip(clip, edited)
+    items = [PromptInput(one.prompt, one.reference_CHW) for one in samples]
+    # All at once, so that each encoder is loaded once; the samples' are cached then.
+    negative = model.negative(items[0], config.prompt.negative)
+    unwanted, *_ = encode_prompts([negative, *items], model, cache)
+    conditions = [model.condition_frames(one.condition_CTHW, one.keep_THW) for one in samples]
+    latents = encode_videos([*conditions, *videos.values()], model, cache)[len(conditions) :]
+    found = dict(zip(videos, latents, strict=True))
+    wanted, *source = encode_samples(samples, model, cache)
+    return Encoded(
+        wanted, unwanted,
+        lock=_lock(model, keep, found["locked"]) if "locked" in found else None,
+        source=source[0] if source else None,
+        source_CTHW=found.get("inverted"),
+        carried_CTHW=found.get("carried"),
+    )  # fmt: skip
+
+
+def _lock(model: VideoModel, keep_THW: Tensor, source_CTHW: Tensor) -> LatentLock:
+    kept = model.latent_keep(keep_THW)
+    kept[0] = 0  # latent frame 0 holds the edited frame
+    return LatentLock(source_CTHW, kept)
+
+
+def carried_clip(clip: Clip, edited: Edit) -> Tensor:
+    """The source with the edited first frame carried along its flow inside the mask, in [-1, 1]."""
+    first_HWC = edited.first.image_HWC
+    inside_THW1 = (clip.labels_THW > 0)[..., None]
+    shown_THWC = np.where(inside_THW1, carried(first_HWC, clip.frames_THWC), clip.frames_THWC)
+    shown_THWC[0] = first_HWC
+    return to_unit(torch.from_numpy(shown_THWC))
+
+
+def generate(
+    config: Config,
+    model: VideoModel,
+    encoded: Encoded,
+    loras: list[LoraChoice],
+    seeds: list[int],
+    cache: TensorCache,
+    take_seconds: Callable[[float], object],
+) -> list[Tensor]:
+    """Latents (C, T', h, w) per seed; the source is inverted before, where that is asked for.
+
+    Args:
+        cache: where the inverted source is kept, so that another seed or edit finds it there.
+        take_seconds: called with how long a denoising step took.
+    """
+    source = _Source(config, model, encoded, loras, cache)
+    shape = (model.latent_channels, *model.latent_keep(encoded.sample.keep_THW).shape)
+    runs: list[Denoising] = []
+    turns = [(expert, False) for expert in reversed(model.experts) if source.inversion]
+    turns += [(expert, True) for expert in model.experts]
+    for expert, phases in groupby(turns, key=lambda turn: turn[0]):
+        with _loaded(model, expert, loras) as transformer:
+            for _, denoises in phases:
+                if not denoises:
+                    source.advance(transformer, expert)
+                    continue
+                runs = runs or [
+                    Denoising(
+                        model, encoded.sample, encoded.negative, draw_noise(shape, seed),
+                        config.inference, encoded.lock, source.lead(),
+                    )
+                    for seed in seeds
+                ]  # fmt: skip
+                use_cache(transformer, model.acceleration)
+                _denoise(runs, transformer, expert, model, take_seconds)
+    return [run.result() for run in runs]
+
+
+@contextmanager
+def _loaded(model: VideoModel, expert: Expert, loras: list[LoraChoice]) -> Iterator[Transformer]:
+    """A transformer with its LoRAs, released on exit."""
+    transformer = model.load_transformer(expert)
+    try:
+        lora.stack(transformer, of_expert(loras, expert), model.names)
+        yield transformer
+    finally:
+        transformer.streamed.close()
+
+
+def _denoise(
+    runs: list[Denoising],
+    transformer: Transformer,
+    expert: Expert,
+    model: VideoModel,
+    take_seconds: Callable[[float], object],
+) -> None:
+    """Take an expert's steps of every clip."""
+    taken = 0
+    for run in runs:
+        started = time.perf_counter()
+        if steps := run.advance(transformer, expert):
+            take_seconds((time.perf_counter() - started) / steps)
+        taken += steps
+    if taken and model.acceleration.cache != "none":
+        log.info("%s", skipped_blocks(transformer.streamed.streamer, taken))
+
+
+class _Source:
+    """The source's way from data to noise: from the cache, else inverted and kept there.
+
+    Attributes:
+        inversion: where it has to be inverted.
+    """
+
+    def __init__(
+        self, config: Config, model: VideoModel, encoded: Encoded, loras: list[LoraChoice],
+        cache: TensorCache,
+    ) -> None:  # fmt: skip
+        self._config, self._encoded, self._cache = config, encoded, cache
+        self.inversion: Inversion | None = None
+        self._way: Tensor | None = None
+        if encoded.source is None or encoded.source_CTHW is None:
+            return
+        self._name = way_name(config, model, encoded, loras)
+        known = cache.get(self._name)
+        if known is not None:
+            self._way = known["way"]
+            return
+        passes = config.transfer.inversion_passes
+        self.inversion = Inversion(
+            model, encoded.source, encoded.source_CTHW, config.inference, passes
+        )
+
+    def advance(self, transformer: Transformer, expert: Expert) -> None:
+        """Invert with one of the transformers."""
+        assert self.inversion is not None
+        self.inversion.advance(transformer, expert)
+
+    def lead(self) -> Lead:
+        """What a denoising is led by; the inversion is done."""
+        if self.inversion is not None and self._way is None:
+            self._way = self.inversion.result()
+            self._cache.put(self._name, {"way": self._way})
+        branch = None
+        if self._way is not None and self._encoded.source is not None:
+            branch = SourceBranch(self._encoded.source, self._way)
+        return Lead(self._config.transfer, branch, self._encoded.carried_CTHW)
+
+
+def way_name(config: Config, model: VideoModel, encoded: Encoded, loras: list[LoraChoice]) -> str:
+    """Content name of the source's way: everything that it depends on."""
+    source, latents = encoded.source, encoded.source_CTHW
+    assert source is not None and latents is not None
+    context = [source.context[name] for name in sorted(source.context)]
+    tensors = [latents, source.condition_CTHW, *context]
+    inference, passes = config.inference, config.transfer.inversion_passes
+    guidance = inference.guidance if model.embeds_guidance else 1.0
+    numbers = f"{inference.steps} {inference.shift} {guidance} {passes}"
+    base = base_digest(config.model.dtype, model)
+    how = f"{config.model.storage} {model.acceleration.attention}"
+    files = [f"{digest_file(one.path)} {one.strength} {one.expert}" for one in loras]
+    content = digest(*(tensor.contiguous().numpy().tobytes() for tensor in tensors))
+    return f"way-{digest(WAY_FORMAT, base, how, content, numbers, *files)}"
+
+
+def of_expert(loras: list[LoraChoice], expert: Expert) -> list[tuple[Path, float]]:
+    """The files that one of the transformers is given, with their strengths."""
+    return [(one.path, one.strength) for one in loras if one.expert in ("", expert.name)]
+
+
+def skipped_blocks(streamer: Streamer, steps: int) -> str:
+    """A sentence about the share of blocks that a cache over the steps has skipped."""
+    skipped = 1 - streamer.traffic.visits / (steps * len(streamer.blocks))
+    if not skipped:
+        return "acceleration.cache had no effect: every block computed in every step"
+    return f"acceleration.cache: {100 * skipped:.0f} % of the blocks' computations were skipped"
