@@ -36,6 +36,10 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="TABLE.KEY=VALUE", help="change a setting for this run"),
 ]
+PresetOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME|FILE", help="a method, over the settings (configs/presets)"),
+]
 EditOption = Annotated[
     str | None, typer.Option("--edit", metavar="NAME", help="a further edit: edits/NAME/")
 ]
@@ -352,6 +356,7 @@ Options (anywhere on the line; a lone -- is ignored)
   --fps RATE              frames per second; of a folder of images too (16, if not said)
   --caption TEXT          what the source shows
   --edited-caption TEXT   what the edit shows
+  --preset NAME           a method, for training and inference (configs/presets)
   --set TABLE.KEY=VALUE   any key of the configuration; repeatable
   --device DEVICE         cpu, cuda or cuda:N, for training and inference
   --workspace DIR         where the work is kept (default: OUT.work)
@@ -378,8 +383,8 @@ Runs maskora edit on every sub-folder of JOBS_DIR, in the order of their names. 
                                       --frames 17
                                       --set inference.steps=20
                                     the rest of a line is the value, without quotes; # comments;
-                                    --base, --caption, --device, --edited-caption, --frames, --set
-                                    and --size are the options that a job may have
+                                    --base, --caption, --device, --edited-caption, --frames,
+                                    --preset, --set and --size are the options that a job may have
 
 A link in a job's folder must not lead out of JOBS_DIR.
 
@@ -428,12 +433,17 @@ def batch(context: typer.Context) -> None:
 
 @app.command()
 @handle_errors
-def check(config: ConfigOption, edit: EditOption = None, set_: SetOption = None) -> None:
+def check(
+    config: ConfigOption,
+    edit: EditOption = None,
+    preset: PresetOption = None,
+    set_: SetOption = None,
+) -> None:
     """Check the configuration, the workspace and the edited frames; loads no model."""
     from maskora.app.preflight import check_workspace
 
     workspace = Workspace.open(config.parent)
-    _say_all(check_workspace(load_config(config, set_ or []), workspace, edit))
+    _say_all(check_workspace(load_config(config, set_ or [], preset), workspace, edit))
 
 
 @app.command()
@@ -448,13 +458,15 @@ def plan(
         float | None,
         typer.Option(metavar="GB", min=1, help="a GPU that is sold with so much, not this one"),
     ] = None,
+    preset: PresetOption = None,
     set_: SetOption = None,
 ) -> None:
     """Tell what training and inference will take of VRAM, RAM, disk and time; loads no model."""
     from maskora.app.plan import describe_plan
 
     workspace = Workspace.open(config.parent)
-    _say_all(describe_plan(load_config(config, set_ or []), workspace, device, vram))
+    settings = load_config(config, set_ or [], preset)
+    _say_all(describe_plan(settings, workspace, device, vram))
 
 
 @app.command()
@@ -469,11 +481,13 @@ def train(
         bool, typer.Option("--resume", help="continue an interrupted run where it can be")
     ] = False,
     device: DeviceOption = None,
+    preset: PresetOption = None,
     set_: SetOption = None,
 ) -> None:
     """Train the LoRA: motion from the source, then the look of edited keyframes."""
     workspace = Workspace.open(config.parent)
-    settings = load_config(config, set_ or [])  # a mistake is answered before torch is imported
+    # A mistake is answered before torch is imported.
+    settings = load_config(config, set_ or [], preset)
     devices.choose(device)
     from maskora.app.train import train_stages
 
@@ -494,11 +508,12 @@ def infer(
         typer.Option(metavar="FILE|none", help="another LoRA, or the bare base; may be repeated"),
     ] = None,
     device: DeviceOption = None,
+    preset: PresetOption = None,
     set_: SetOption = None,
 ) -> None:
     """Generate the edited clip, with everything outside the mask kept."""
     workspace = Workspace.open(config.parent)
-    settings = load_config(config, set_ or [])
+    settings = load_config(config, set_ or [], preset)
     devices.choose(device)
     from maskora.app.infer import infer_clip
 

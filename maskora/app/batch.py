@@ -35,9 +35,9 @@ from maskora.system import INTERRUPTIONS
 INTERRUPTED = 130  # the exit status after Ctrl-C or SIGTERM
 FOR_PREPARE = ("--base", "--frames", "--size", "--fps", "--caption", "--edited-caption")
 REPEATABLE = ("--click", "--keyframe", "--set")
-OPTIONS = ("--mask", "--workspace", "--device", *FOR_PREPARE, *REPEATABLE)
+OPTIONS = ("--mask", "--workspace", "--device", "--preset", *FOR_PREPARE, *REPEATABLE)
 # What a job's own options may say: a job may come from a stranger, and names no other places.
-OF_A_JOB = ("--device", "--set", *FOR_PREPARE)
+OF_A_JOB = ("--device", "--preset", "--set", *FOR_PREPARE)
 SEE_EDIT, SEE_BATCH = "maskora edit --help lists the options", "maskora batch --help"
 VIDEOS = ("video.mp4", "video.mov", "video.mkv", "video.webm")
 EDITED = tuple(f"edited{suffix}" for suffix in IMAGE_SUFFIXES)
@@ -50,8 +50,8 @@ class EditLine:
     """The command line of `maskora edit`, checked as far as it can be before any work.
 
     Attributes:
-        options, clicks, settings, device: words for the commands: those of `prepare`; `--click …`;
-            `--set …`; `--device` or nothing.
+        options, clicks, settings, running: words for the commands: those of `prepare`; `--click …`;
+            `--set …`; `--device` and `--preset`, or nothing.
         edits: frame of the workspace -> edited image. Frame 0 is there.
     """
 
@@ -59,7 +59,7 @@ class EditLine:
     options: list[str]
     clicks: list[str]
     settings: list[str]
-    device: list[str]
+    running: list[str]
     edits: dict[int, Path]
     output: Path
     workspace: Workspace
@@ -97,7 +97,7 @@ def edit_video(words: Sequence[str], say: Say) -> int:
     with working(workspace):
         for frame, image in line.edits.items():
             place_edit(workspace, frame, image)
-    config = ["--config", str(workspace.config), *line.device, *settings]
+    config = ["--config", str(workspace.config), *line.running, *settings]
     say("edit: training")
     if status := _run_stage("train", *config, "--stage", "all", "--resume"):
         return status
@@ -165,7 +165,7 @@ def parse_edit_line(words: Sequence[str]) -> EditLine:
         options=[*_region(box, masks), *_words(last, *FOR_PREPARE)],
         clicks=_words(given, "--click"),
         settings=_words(given, "--set"),
-        device=_words(last, "--device"),
+        running=_words(last, "--device", "--preset"),
         edits=edits,
         output=Path(output),
         workspace=Workspace.open(root),

@@ -51,6 +51,8 @@ def infer_clip(
         UserError: the workspace is not complete, or a LoRA is missing or does not fit.
     """
     numbers = parse_seeds(seeds, config.inference.seed)
+    if len(numbers) > 1 and config.transfer.start == "inverted":
+        log.warning('note: transfer.start is "inverted": every seed gives the same clip')
     folders = {
         seed: workspace.output_dir(edit, seed if n else None) for n, seed in enumerate(numbers)
     }

@@ -95,7 +95,7 @@ def workload_of(
         height=height,
         window=window,
         windows=windows * (1 if config.motion.augment == "none" else COLOURINGS),
-        batch=2 if purpose == "infer" and guided else 1,
+        batch=1 + guided + config.transfer.takes if purpose == "infer" else 1,
         rank=config.adapter.rank,
         targets=config.adapter.targets,
         dtype=config.model.dtype,
@@ -191,7 +191,7 @@ def _time_lines(config: Config, workspace: Workspace, train: Plan, infer: Plan) 
     share, turns = config.appearance.motion_share, train.base.experts
     parts: list[tuple[float, float | None]] = [
         (turns * config.motion.steps, motion),
-        (config.inference.steps, generate),
+        (config.inference.steps * (1 + _inversion(config, infer.job.batch)), generate),
     ]
     if has_keyframes:
         steps = turns * config.appearance.steps
@@ -202,6 +202,11 @@ def _time_lines(config: Config, workspace: Workspace, train: Plan, infer: Plan) 
         f"  denoising step of {infer.job.frames} frames: {told_generate}",
         f"  whole edit: {_whole(parts)}",
     ]
+
+
+def _inversion(config: Config, rows: int) -> float:
+    """How long inverting the source takes, in times of the denoising, which has more rows."""
+    return config.transfer.inversion_passes / rows if config.transfer.inverts else 0.0
 
 
 def _measured(plan: Plan, frames: int) -> tuple[float | None, str]:

@@ -168,7 +168,7 @@ def train_warnings(config: Config, has_keyframes: bool) -> list[str]:
 def infer_warnings(config: Config) -> list[str]:
     """Settings that have no effect in this inference run, or contradict the training."""
     inference, warnings = config.inference, []
-    if inference.conditioning != config.motion.conditioning:
+    if inference.lora == "trained" and inference.conditioning != config.motion.conditioning:
         warnings.append(
             f'inference.conditioning is "{inference.conditioning}", but the LoRA is trained with '
             f'motion.conditioning = "{config.motion.conditioning}"'
@@ -179,6 +179,26 @@ def infer_warnings(config: Config) -> list[str]:
         warnings += _unused(
             config, "inference", ["feather"], f'inference.lock is "{inference.lock}"'
         )
+    return [*warnings, *_transfer_warnings(config)]
+
+
+def _transfer_warnings(config: Config) -> list[str]:
+    """Settings of [transfer] that have no effect in this inference run."""
+    transfer, warnings = config.transfer, []
+    if transfer.start == "noise":
+        warnings += _unused(config, "transfer", ["start_level"], 'transfer.start is "noise"')
+    if transfer.attention == "none":
+        keys = ["attention_share", "attention_blocks", "threshold"]
+        warnings += _unused(config, "transfer", keys, 'transfer.attention is "none"')
+    elif transfer.attention != "difference":
+        reason = f'transfer.attention is "{transfer.attention}"'
+        warnings += _unused(config, "transfer", ["threshold"], reason)
+    if not transfer.features_share:
+        keys = ["features_blocks"]
+        warnings += _unused(config, "transfer", keys, "transfer.features_share is 0")
+    if not transfer.inverts:
+        keys = ["inversion_passes", "smooth_noise"]
+        warnings += _unused(config, "transfer", keys, "nothing is inverted")
     return warnings
 
 
@@ -205,6 +225,12 @@ def choose_acceleration(
         UserError: these attention kernels cannot compute this base.
     """
     asked, notes, used = config.acceleration, list[str](), dict[str, object]()
+    if purpose == "infer" and config.transfer.takes and (asked.cache != "none" or asked.compile):
+        key = "compile" if asked.compile else "cache"
+        raise UserError(
+            f"[acceleration] {key} cannot be used while [transfer] takes attention or features of "
+            f"the source in some steps: turn one of them off"
+        )
 
     def ignored(key: str, reason: str) -> None:
         notes.extend(_unused(config, "acceleration", [key], reason))

@@ -65,6 +65,9 @@ def train_stages(
         UserError: the workspace is not complete, or what the stage starts from is not trained.
     """
     workspace.read_source()  # where there is no workspace, nothing is to be held
+    if config.inference.lora == "none":
+        log.info('inference.lora is "none": there is nothing to train')
+        return
     with working(workspace):
         _train_stages(config, workspace, stage, edit, resume)
 

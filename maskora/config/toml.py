@@ -46,6 +46,7 @@ CURES = (
     (r".*", r"Exceeds the limit.*", "a number has thousands of digits"),
     (r".*", r"Unclosed array.*", "a [ has no ]"),
 )  # fmt: skip
+PRESETS = Path(__file__).parents[2] / "configs" / "presets"
 SHOWN = 100  # characters of a line or a value in a message
 
 
@@ -69,12 +70,15 @@ class Config(tables.Table):
     transfer: tables.Transfer = tables.Transfer()
 
 
-def load_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
-    """Read a TOML file, lay `table.key=value` overrides over it, and check everything at once.
+def load_config(
+    path: Path, overrides: list[str] | tuple[str, ...] = (), preset: str | None = None
+) -> Config:
+    """Read a TOML file, lay a preset and `table.key=value` overrides over it, and check it all.
 
     Args:
         path: the TOML file; keys that it leaves out take their defaults.
         overrides: as given to `--set`; values are TOML, bare words are text.
+        preset: as given to `--preset`.
 
     Raises:
         UserError: with every mistake, each with its table, the valid names and the nearest one.
@@ -87,7 +91,29 @@ def load_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Conf
         raise UserError(
             f"{path}: no such file (maskora prepare writes a workspace with its edit.toml)"
         ) from None
-    return build_config(content, overrides, str(path))
+    return build_config(with_preset(content, preset), overrides, str(path))
+
+
+def with_preset(content: dict[str, Any], preset: str | None) -> dict[str, Any]:
+    """What was read from TOML, with a preset's keys in place of its own.
+
+    Args:
+        preset: a name of configs/presets, or a TOML file; None changes nothing.
+
+    Raises:
+        UserError: there is none of this name, or it is wrong.
+    """
+    if preset is None:
+        return content
+    file = Path(preset) if preset.endswith(".toml") else PRESETS / f"{preset}.toml"
+    try:
+        overlay = parse_toml(_read(file), str(file))
+    except FileNotFoundError:
+        names = ", ".join(sorted(path.stem for path in PRESETS.glob("*.toml")))
+        raise UserError(f"--preset {preset}: there is none; {names} or a .toml file") from None
+    build_config(overlay, (), str(file))  # what is wrong in it is said of it
+    tables = {table: content.get(table, {}) | values for table, values in overlay.items()}
+    return content | tables
 
 
 def _read(path: Path) -> str:

@@ -55,7 +55,7 @@ class Workload:
         frames, width, height: of the clip, in pixels.
         window: frames of one training sample.
         windows: how many such samples there are.
-        batch: how many guidance branches denoise together.
+        batch: how many rows denoise together: guidance branches, and the source beside them.
         optimizer: bytes of optimizer state per LoRA weight.
         accumulation: samples per training step, one after another.
         further_loras: values of the LoRAs that are stacked on the trained one.
@@ -135,7 +135,8 @@ def _generating(base: Profile, job: Workload) -> BlockPhase:
         scratch + base.infer_bytes(job.dtype, tokens, job.batch, one_by_one, job.targets)
         for one_by_one in (False, True)
     )
-    in_turn = "the two guidance branches run one after the other within each block"
+    rows = "the two guidance branches" if job.batch == 2 else "the source and the edit"
+    in_turn = f"{rows} run one after the other within each block"
     remembered = CACHED.get(job.acceleration.cache, 0) * base.input_bytes(job.dtype, tokens)
     halves = (ComputeMode(split, {"split_batch": True}, in_turn),) if job.batch > 1 else ()
     values = base.lora_parameters(job.rank, job.targets) + job.further_loras

@@ -117,12 +117,16 @@ class Profile:
         """The largest sum of a denoising step's intermediate results.
 
         Args:
-            batch: 1, or 2 with guidance.
-            split: the two run one after the other within each block.
+            batch: rows: 1, 2 with guidance, one more with the source beside.
+            split: they run one after the other within each block.
         """
-        step = "one" if batch == 1 else "split" if split else "two"
-        moments = self._weights(dtype)["steps"][targets][step]
-        return _largest(moments, (1, tokens)) + self._latents(tokens, batch)
+        one, two, in_turn = (
+            _largest(self._weights(dtype)["steps"][targets][step], (1, tokens))
+            for step in ("one", "two", "split")
+        )
+        further = max(0, batch - 2) * (in_turn - one if split else two - one)
+        rows = one if batch == 1 else in_turn if split else two
+        return rows + further + self._latents(tokens, batch)
 
     def _latents(self, tokens: int, batch: int) -> int:
         cells = batch * tokens * self.grid.patch**2

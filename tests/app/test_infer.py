@@ -13,8 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskora.app import infer
-from maskora.app.infer import Encoded
+from maskora.app.generate import Encoded, encode, generate
 from maskora.app.workspace import Workspace
 from maskora.config import Config, load_config
 from maskora.latents import TensorCache, encode_samples, encode_videos
@@ -26,12 +25,14 @@ from maskora.video.probe import probe
 from maskora.video.read import read_frames
 from tests.app.conftest import (
     FAST,
+    Prepared,
     Run,
     at,
     frames_of,
     keeps_the_background,
     ok,
     recolour,
+    refused,
     repaint,
     sets,
 )
@@ -290,11 +291,11 @@ class Base:
 
     def encoded(self, **inference: object) -> Encoded:
         config = settings(**inference)
-        return infer.encode(self.workspace, config, small_clip(), small_edit(), self.model)
+        return encode(config, small_clip(), small_edit(), self.model, self.cache)
 
     def generated(self, told: Encoded, *seeds: int, **inference: object) -> list[Tensor]:
         config = settings(**inference)
-        return infer.generate(config, self.model, told, [], list(seeds or [0]), float)
+        return generate(config, self.model, told, [], list(seeds or [0]), self.cache, float)
 
 
 @pytest.fixture(scope="module")
@@ -366,3 +367,42 @@ def test_every_seed_has_latents_of_its_own_in_order(base: Base) -> None:
     assert len(both) == 2
     assert torch.equal(both[1], base.generated(told, 9)[0])
     assert not torch.allclose(both[0], both[1], atol=1e-3)
+
+
+TRANSFERRED = (
+    'transfer.start="inverted"', 'transfer.attention="qk"', "transfer.features_share=0.5",
+    "transfer.smooth_noise=0.01",
+)  # fmt: skip
+
+
+def test_the_source_is_inverted_once_and_kept(copied: Path, run: Run) -> None:
+    bare = [*at(copied, *TRANSFERRED), "--lora", "none"]
+    workspace = Workspace(copied)
+    first = ok(run("infer", *bare, "--seed", "1,2"))
+    assert "invert:" in first.err
+    assert "every seed gives the same clip" in first.err
+    (way,) = (copied / "cache").glob("way-*.safetensors")
+    one, two = (frames_of(workspace.output_dir(None, seed) / "edited.mp4") for seed in (None, 2))
+    assert np.array_equal(one, two)
+    again = ok(run("infer", *bare, "--seed", "3"))
+    assert "invert:" not in again.err
+    ok(run("infer", *bare, "--set", "transfer.inversion_passes=2"))
+    assert len(list((copied / "cache").glob("way-*.safetensors"))) == 2
+    way.write_bytes(way.read_bytes()[:-1])
+    mended = ok(run("infer", *bare))
+    assert f"{way.name} is damaged, and is made again" in mended.err
+
+
+def test_presets_change_the_method_and_instant_needs_no_training(
+    prepared: Prepared, run: Run
+) -> None:
+    root = prepared()
+    trained = ok(run("train", *at(root), "--preset", "instant"))
+    assert "there is nothing to train" in trained.err
+    ok(run("infer", *at(root, "inference.steps=3"), "--preset", "instant"))
+    record = json.loads((root / "output" / "run.json").read_text())
+    assert record["loras"] == []
+    assert record["config"]["transfer"]["attention"] == "qk"
+    refused(run("infer", *at(root), "--preset", "fast"), "--preset fast", "instant", "anyv2v")
+    both = ["acceleration.cache=taylor", "inference.steps=9"]
+    refused(run("infer", *at(root, *both), "--preset", "instant"), "[acceleration] cache")

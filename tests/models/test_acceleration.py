@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from maskora import lora
-from maskora.app.infer import skipped_blocks
+from maskora.app.generate import skipped_blocks
 from maskora.app.preflight import choose_acceleration
 from maskora.config import Config
 from maskora.config.tables import Acceleration, Inference

@@ -175,3 +175,21 @@ def test_blocks_that_are_none_are_refused(tiny: Tiny) -> None:
     few = Transfer(attention="qk", attention_blocks=(0.0, 0.01))
     with pytest.raises(UserError, match="none of this base's 2 blocks"):
         Matching(list(transformer.blocks), few, 4, 1)
+
+
+def test_the_lower_it_starts_the_more_of_what_was_carried_is_kept(scene: Scene) -> None:
+    carried, errors = tensors(*scene.shape, seed=9), []
+    for level in (1.0, 0.3):
+        run = Denoising(
+            scene.model, scene.edited, scene.context(7), draw_noise(scene.shape, 0),
+            Inference(steps=STEPS, guidance=1.0), None,
+            Lead(Transfer(start="flow", start_level=level), carried_CTHW=carried),
+        )  # fmt: skip
+        taken = [
+            run.advance(scene.model.load_transformer(expert), expert)
+            for expert in scene.model.experts
+        ]
+        levels = scene.model.scheduler(STEPS, None).sigmas[:-1]
+        assert sum(taken) == max(1, int((levels <= level).sum()))
+        errors.append(error(run.result(), carried))
+    assert errors[1] < errors[0]
