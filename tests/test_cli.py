@@ -190,7 +190,7 @@ def test_who_ignores_interruptions_goes_on_ignoring_them() -> None:
 
 BREAK = """
 import signal, time
-signal.SIGBREAK = 1  # as Windows has it, where other numbers are free
+signal.SIGBREAK = signal.SIGUSR1  # a free one; nohup ignores the first
 from maskora.cli import handle_errors
 @handle_errors
 def command():
@@ -217,7 +217,7 @@ def test_ctrl_break_is_an_interruption(stepwise: bool) -> None:
     command = [sys.executable, "-c", BREAK.format(stepwise=stepwise)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.readline()
-        process.send_signal(1)
+        process.send_signal(signal.SIGUSR1)
         assert process.wait(20) == 130
         told = process.stderr.read().decode().splitlines()
     steps = ["interrupted: this step is finished and saved first (again: stop at once)"]

@@ -8,7 +8,7 @@ import logging
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from itertools import accumulate
 from pathlib import Path
@@ -18,13 +18,12 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from maskora.errors import Fault, UserError
-from maskora.files import digest, remove, remove_abandoned, replacing
+from maskora.files import digest, remove_abandoned, replacing
 from maskora.progress import track
 from maskora.streaming.blocks import ALIGNMENT, Block, Slice, Weight
 from maskora.streaming.header import read_metadata
 from maskora.streaming.host_memory import Pins, host_buffer
 from maskora.streaming.tensor_files import READ_BYTES, READERS, Reader, byte_view, read_bytes
-from maskora.system import WINDOWS
 
 log = logging.getLogger("maskora")
 # Part of a converted file's name: files of another form have another name.
@@ -200,10 +199,10 @@ def _writing_alone(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if (
-            not WINDOWS
-        ):  # where the lock goes by itself; who waits for one that is gone makes another
-            remove(place)
+        # Who waits for a lock that is gone makes another. Windows removes no open file: there the
+        # lock goes by itself.
+        with suppress(PermissionError):
+            place.unlink()
         lock.release()
 
 

@@ -109,6 +109,8 @@ def _importing(real: Callable[..., Any]) -> Callable[..., Any]:
             raise ModuleNotFoundError(f"No module named {name!r} elsewhere", name=name)
         if top == "psutil" and not hasattr(found.Process.send_signal, "elsewhere"):
             found.Process.send_signal = _signalling(found.Process.send_signal)
+        if top == "filelock" and not hasattr(found.FileLock._release, "elsewhere"):
+            found.FileLock._release = _removing(found.FileLock._release)
         is_whole = name == top or not fromlist  # `import os.path` gives os
         return MODULES[top] if top in MODULES and is_whole else found
 
@@ -130,6 +132,16 @@ def _caller_is_ours(frame: FrameType | None) -> bool:
             return _is_ours(frame.f_globals)
         frame = frame.f_back
     return False
+
+
+def _removing(real: Callable[[Any], None]) -> Callable[[Any], None]:
+    def release(self: Any) -> None:
+        """On Windows filelock removes the file of a lock that is released."""
+        real(self)
+        Path(self.lock_file).unlink(missing_ok=True)
+
+    release.elsewhere = True  # type: ignore[attr-defined]
+    return release
 
 
 def _signalling(real: Callable[[Any, int], None]) -> Callable[[Any, int], None]:
