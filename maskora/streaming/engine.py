@@ -26,7 +26,7 @@ from maskora.streaming.blocks import Block
 from maskora.streaming.host_memory import Pins, driver_of
 from maskora.streaming.placement import gb
 from maskora.streaming.sources import BlockSource
-from maskora.streaming.transfer import Arrival, Event, Staging, Transfer, sample
+from maskora.streaming.transfer import Arrival, Event, HostToDevice, Staging, sample
 
 log = logging.getLogger("maskora")
 Direction = Literal["generate", "forward", "backward"]
@@ -84,7 +84,7 @@ class Streamer:
         self.traffic = Traffic()
         self._source = source
         self.streamed = sorted(streamed)
-        self._transfer = Transfer(device)
+        self._transfer = HostToDevice(device)
         self.pins = Pins(driver_of(device))
         self.pins.make_room = lambda: self._source.unpin(self.pins)
         self._pinning_done = False

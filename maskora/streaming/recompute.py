@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from maskora.streaming.engine import Streamer
 from maskora.streaming.host_memory import Pins, host_buffer
-from maskora.streaming.transfer import Event, Transfer
+from maskora.streaming.transfer import Event, HostToDevice
 
 
 class Recomputation:
@@ -155,8 +155,8 @@ class ActivationOffload:
             copies, since whoever copies from or to ordinary memory waits for the device.
     """
 
-    outward: Transfer
-    inward: Transfer
+    outward: HostToDevice
+    inward: HostToDevice
     enabled: bool
     pins: Pins = field(default_factory=Pins)
     largest: int = 0
@@ -245,7 +245,7 @@ class ActivationOffload:
         return value.back
 
     def _copy(
-        self, room: _Room, transfer: Transfer, source: Tensor, target: Tensor, *after: Event
+        self, room: _Room, transfer: HostToDevice, source: Tensor, target: Tensor, *after: Event
     ) -> Future[Event]:
         """Copy from or to a room once some events have come."""
         if not room.pinned:
@@ -259,7 +259,7 @@ class ActivationOffload:
 
 @torch.no_grad()  # which is each thread's own
 def _copy_patiently(
-    transfer: Transfer, source: Tensor, target: Tensor, after: Sequence[Event]
+    transfer: HostToDevice, source: Tensor, target: Tensor, after: Sequence[Event]
 ) -> Event:
     """In the worker, which waits by itself rather than within the driver."""
     for event in after:

@@ -17,7 +17,7 @@ from maskora.streaming.sources import BlockSource
 Event = Any
 
 
-class Transfer:
+class HostToDevice:
     """Copies that overlap with the device's computation and follow each other."""
 
     def __init__(self, device: torch.device) -> None:
@@ -102,7 +102,7 @@ def sample(tensor: Tensor, start: int = 0, whole: int | None = None) -> Tensor:
 class Staging:
     """Carries blocks to the device through pinned pieces, in a thread of its own, in order."""
 
-    def __init__(self, transfer: Transfer, pins: Pins, room: int) -> None:
+    def __init__(self, transfer: HostToDevice, pins: Pins, room: int) -> None:
         """`room`: bytes of host memory that the pieces stay within, but for their alignment."""
         self._transfer, self._pins = transfer, pins
         share = -(-room // (STAGING_PIECES * ALIGNMENT)) * ALIGNMENT

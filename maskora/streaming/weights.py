@@ -23,7 +23,7 @@ from maskora.streaming.sources import (
     read_block,
 )
 from maskora.streaming.tensor_files import Reader, check_all
-from maskora.streaming.transfer import Transfer
+from maskora.streaming.transfer import HostToDevice
 from maskora.system import ram
 
 HOST_RESERVE = 2**30  # bytes of RAM that are left to others when blocks move there during a run
@@ -67,7 +67,7 @@ def stream_weights(
         for module in blocks
     ]
     streamer = _load_blocks(managed, reader, placement, device, converted)
-    out, back = Transfer(device), Transfer(device)
+    out, back = HostToDevice(device), HostToDevice(device)
     offload = ActivationOffload(out, back, placement.activation_offload, streamer.pins)
     return StreamedWeights(root, streamer, offload, placement, compiled)
 

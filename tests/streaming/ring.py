@@ -9,7 +9,7 @@ from maskora.streaming.engine import Streamer
 from maskora.streaming.placement import spread
 from maskora.streaming.recompute import ActivationOffload, Recomputation
 from maskora.streaming.sources import BlockSource
-from maskora.streaming.transfer import Transfer
+from maskora.streaming.transfer import HostToDevice
 
 CPU = torch.device("cpu")
 WIDTH = 8
@@ -47,7 +47,7 @@ class Model:
         ring: int,
         direct: bool,
         kind: type[nn.Linear] = nn.Linear,
-        transfer: type[Transfer] = Transfer,
+        transfer: type[HostToDevice] = HostToDevice,
     ) -> None:
         modules = [kind(WIDTH, WIDTH, device="meta") for _ in range(count)]
         precision = precise(torch.float32)

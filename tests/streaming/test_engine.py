@@ -13,7 +13,7 @@ from maskora.errors import Fault
 from maskora.streaming.engine import order_from
 from maskora.streaming.placement import spread
 from maskora.streaming.recompute import ActivationOffload, Kept
-from maskora.streaming.transfer import Transfer
+from maskora.streaming.transfer import HostToDevice
 from tests.streaming.ring import WIDTH, Model
 
 
@@ -75,13 +75,13 @@ def test_nothing_is_copied_back_to_where_the_weights_live(
     direct: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copies: list[tuple[int, int]] = []
-    copy = Transfer.copy
+    copy = HostToDevice.copy
 
-    def counted(self: Transfer, source: Tensor, target: Tensor, *after: object) -> object:
+    def counted(self: HostToDevice, source: Tensor, target: Tensor, *after: object) -> object:
         copies.append((source.data_ptr(), target.data_ptr()))
         return copy(self, source, target, *after)
 
-    monkeypatch.setattr(Transfer, "copy", counted)
+    monkeypatch.setattr(HostToDevice, "copy", counted)
     model = Model(count=6, swapped=4, ring=2, direct=direct)
     stored = [buffer.clone() for buffer in model.memory.buffers]
     model.train(torch.ones(1, WIDTH))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from maskora.streaming.host_memory import Pins
-from maskora.streaming.transfer import Transfer
+from maskora.streaming.transfer import HostToDevice
 from tests.streaming.drivers import Quota
 from tests.streaming.ring import WIDTH, Model
 
@@ -95,11 +95,11 @@ class World:
         self._uses[address].append((who, self._clocks[who][who], writing, what))
 
 
-def recorder(world: World) -> type[Transfer]:
+def recorder(world: World) -> type[HostToDevice]:
     """Transfers of a device with streams, which are written down and done at once."""
     numbers = itertools.count()
 
-    class Recorded(Transfer):
+    class Recorded(HostToDevice):
         def __init__(self, device: torch.device) -> None:
             super().__init__(device)
             self.stream = f"transfer {next(numbers)}"
@@ -194,7 +194,7 @@ def test_events_order_every_two_uses_of_a_buffer(
     monkeypatch.setattr("maskora.streaming.transfer.STAGING_PIECE", piece)
     world = World()
     transfer = recorder(world)
-    monkeypatch.setattr("maskora.streaming.engine.Transfer", transfer)
+    monkeypatch.setattr("maskora.streaming.engine.HostToDevice", transfer)
     watch_memory(world, monkeypatch)
     model = Model(6, swapped, ring, direct, transfer=transfer)
     if not kept_pinned:

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from maskora.streaming import recompute
 from maskora.streaming.host_memory import Pins
 from maskora.streaming.recompute import ActivationOffload, Kept
-from maskora.streaming.transfer import Transfer
+from maskora.streaming.transfer import HostToDevice
 from tests.streaming.drivers import Quota
 from tests.streaming.ring import CPU, WIDTH, Model
 
 COUNT = 5
 
 
-class Counted(Transfer):
+class Counted(HostToDevice):
     """Remembers what it copied."""
 
     def __init__(self, device: torch.device) -> None:
@@ -168,7 +168,7 @@ def test_nothing_of_a_step_stays_after_backward_or_once_its_output_is_gone(
 
 @pytest.mark.parametrize(("offload", "quota"), [(True, 10**6), (True, 0), (False, 0)])
 def test_inputs_of_every_size_and_type_come_back_as_they_were(offload: bool, quota: int) -> None:
-    keeping = ActivationOffload(Transfer(CPU), Transfer(CPU), offload, Pins(Quota(quota)))
+    keeping = ActivationOffload(HostToDevice(CPU), HostToDevice(CPU), offload, Pins(Quota(quota)))
     numbers = torch.Generator().manual_seed(0)
     for _ in range(3):
         inputs: list[list[Tensor]] = [
@@ -195,7 +195,7 @@ def test_gradients_are_those_of_inputs_that_stayed() -> None:
         assert torch.equal(there.train(x), away.train(x))
 
 
-class Busy(Transfer):
+class Busy(HostToDevice):
     """A device that is busy until it is told to go on; its events are events of this process."""
 
     def __init__(self, device: torch.device) -> None:

@@ -12,7 +12,7 @@ from maskora.errors import Fault
 from maskora.streaming import engine, transfer
 from maskora.streaming.host_memory import Pins
 from maskora.streaming.placement import STAGING_PIECE, STAGING_PIECES
-from maskora.streaming.transfer import SAMPLES, Event, Staging, Transfer, sample, upload
+from maskora.streaming.transfer import SAMPLES, Event, HostToDevice, Staging, sample, upload
 from tests.streaming.ring import CPU, WIDTH, Memory, Model
 
 
@@ -27,7 +27,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
     ("room", "size"), [(0, 64), (256, 64), (1000, 256), (4 * 2**20, 2**20), (2**40, STAGING_PIECE)]
 )
 def test_pieces_are_few_and_take_no_more_than_the_ring(room: int, size: int) -> None:
-    way = Staging(Transfer(CPU), Pins(), room)
+    way = Staging(HostToDevice(CPU), Pins(), room)
     way.stock()
     assert [len(one) for one in way.buffers] == [size] * STAGING_PIECES
 
@@ -36,18 +36,18 @@ def test_a_piece_is_on_its_way_while_the_next_is_filled(
     small_pieces: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    fill, copy = Memory.fill, Transfer.copy
+    fill, copy = Memory.fill, HostToDevice.copy
 
     def filled(self: Memory, index: int, out: Tensor, start: int = 0) -> None:
         said.append(f"fill {index} from {start}")
         fill(self, index, out, start)
 
-    def copied(self: Transfer, source: Tensor, target: Tensor, *after: Event) -> Event:
+    def copied(self: HostToDevice, source: Tensor, target: Tensor, *after: Event) -> Event:
         said.append(f"copy {len(source)}")
         return copy(self, source, target, *after)
 
     monkeypatch.setattr(Memory, "fill", filled)
-    monkeypatch.setattr(Transfer, "copy", copied)
+    monkeypatch.setattr(HostToDevice, "copy", copied)
     model = Model(1, 1, ring=1, direct=False)
     assert model.size == 320
     model.infer(torch.ones(1, WIDTH))
@@ -64,7 +64,7 @@ def test_the_main_thread_waits_for_the_device_only_when_a_block_comes_first(
 ) -> None:
     waits: list[str] = []
 
-    class Told(Transfer):
+    class Told(HostToDevice):
         def synchronize(self, event: Event) -> None:
             waits.append(threading.current_thread().name.partition("_")[0])
 
@@ -75,7 +75,7 @@ def test_the_main_thread_waits_for_the_device_only_when_a_block_comes_first(
             waits.append("look")
             return super().read_back(tensor, event)
 
-    monkeypatch.setattr(engine, "Transfer", Told)
+    monkeypatch.setattr(engine, "HostToDevice", Told)
     model = Model(6, 5, ring=2, direct=direct, transfer=Told)
     x = torch.ones(1, WIDTH)
     model.train(x)
@@ -112,11 +112,11 @@ def model_of_copies(count: int, direct: bool, monkeypatch: pytest.MonkeyPatch) -
     """After so many copies to the device all others silently do nothing."""
     left = iter(range(count))
 
-    class Idle(Transfer):
+    class Idle(HostToDevice):
         def copy(self, source: Tensor, target: Tensor, *after: Event) -> Event:
             return None if next(left, None) is None else super().copy(source, target, *after)
 
-    monkeypatch.setattr(engine, "Transfer", Idle)
+    monkeypatch.setattr(engine, "HostToDevice", Idle)
     model = Model(6, 6, ring=2, direct=direct)
     for slot in model.streamer._slots:
         slot.buffer.zero_()  # fresh memory might hold the blocks of another test
