@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +24,7 @@ from maskora.latents import (
     encode_videos,
 )
 from maskora.method.conditioning import inference_sample, to_unit
-from maskora.method.transfer import carried, perturbed
+from maskora.method.transfer import carried_inside, perturbed
 from maskora.models.acceleration import use_cache
 from maskora.models.registry import Context, Expert, PromptInput, Transformer, VideoModel
 from maskora.sampling import Denoising, Inversion, LatentLock, Lead, SourceBranch, draw_noise
@@ -67,7 +66,8 @@ def encode(
         samples.append(inference_sample(video, keep, video[:, 0], how, prompt=""))
         videos["inverted"] = perturbed(video, transfer.smooth_noise, config.inference.seed)
     if transfer.start == "flow":
-        videos["carried"] = carried_clip(clip, edited)
+        shown = carried_inside(first.image_HWC, clip.frames_THWC, clip.labels_THW > 0)
+        videos["carried"] = to_unit(torch.from_numpy(shown))
     items = [PromptInput(one.prompt, one.reference_CHW) for one in samples]
     # All at once, so that each encoder is loaded once; the samples' are cached then.
     negative = model.negative(items[0], config.prompt.negative)
@@ -89,15 +89,6 @@ def _lock(model: VideoModel, keep_THW: Tensor, source_CTHW: Tensor) -> LatentLoc
     kept = model.latent_keep(keep_THW)
     kept[0] = 0  # latent frame 0 holds the edited frame
     return LatentLock(source_CTHW, kept)
-
-
-def carried_clip(clip: Clip, edited: Edit) -> Tensor:
-    """The source with the edited first frame carried along its flow inside the mask, in [-1, 1]."""
-    first_HWC = edited.first.image_HWC
-    inside_THW1 = (clip.labels_THW > 0)[..., None]
-    shown_THWC = np.where(inside_THW1, carried(first_HWC, clip.frames_THWC), clip.frames_THWC)
-    shown_THWC[0] = first_HWC
-    return to_unit(torch.from_numpy(shown_THWC))
 
 
 def generate(

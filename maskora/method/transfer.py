@@ -84,6 +84,15 @@ def carried(first_HWC: np.ndarray, frames_THWC: np.ndarray) -> np.ndarray:
     return np.stack(results)
 
 
+def carried_inside(
+    first_HWC: np.ndarray, frames_THWC: np.ndarray, inside_THW: np.ndarray
+) -> np.ndarray:
+    """A clip with another first frame, carried along inside a mask, the clip itself outside."""
+    carried_THWC = carried(first_HWC, frames_THWC)
+    carried_THWC[1:] = np.where(inside_THW[1:, ..., None], carried_THWC[1:], frames_THWC[1:])
+    return carried_THWC
+
+
 def _looked_up(values: np.ndarray, places_HW2: np.ndarray) -> np.ndarray:
     """What a picture shows at other places, beyond its edge what is at the edge."""
     x, y = places_HW2[..., 0], places_HW2[..., 1]

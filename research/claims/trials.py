@@ -27,9 +27,17 @@ from maskora.method.conditioning import (
     to_bytes,
     window_starts,
 )
+from maskora.method.transfer import carried_inside, perturbed
 from maskora.miniature.world import SIZE, render
 from maskora.models.registry import Transformer, VideoModel, open_model
-from maskora.sampling import Denoising, LatentLock, draw_noise
+from maskora.sampling import (
+    Denoising,
+    Inversion,
+    LatentLock,
+    Lead,
+    SourceBranch,
+    draw_noise,
+)
 from maskora.training.loop import Chooser, StageRun, choose_mixed, choose_uniformly, train_step
 from maskora.training.optimizer import make_optimizer
 from research.claims.claims import Condition, Keyframing, Subject, Training
@@ -43,6 +51,7 @@ EVOLUTIONS: tuple[Edit, ...] = ("bloom", "drift")
 EARLY, LATE = slice(1, -4), slice(-4, None)  # frames before the last latent frame; its own
 CLEAR = 40.0  # levels from which two looks are distinguished
 RANK, STRIDE, MOTION_SHARE = 8, 4, 0.1
+SAMPLING = Inference(steps=gate.STEPS, guidance=1.0)
 
 
 @dataclass(frozen=True)
@@ -193,11 +202,29 @@ class Bench:
         (encoded,) = self._encoded([shown])
         shape = (self._model.latent_channels, *encoded.condition_CTHW.shape[1:])
         run = Denoising(
-            self._model, encoded, encoded.context, draw_noise(shape, self._seed),
-            Inference(steps=gate.STEPS, guidance=1.0), self._lock() if condition.blended else None,
+            self._model, encoded, encoded.context, draw_noise(shape, self._seed), SAMPLING,
+            self._lock() if condition.blended else None, self._lead(transformer, condition),
         )  # fmt: skip
         run.advance(transformer)
         return run.result()
+
+    def _lead(self, transformer: Transformer, condition: Condition) -> Lead:
+        """What of the source the denoising is led by: inverted with the same transformer."""
+        transfer, video_CTHW = condition.transfer, self._video_CTHW
+        wanted = [perturbed(video_CTHW, transfer.smooth_noise, self._seed)]
+        if transfer.start == "flow":
+            first_HWC, region_THW = self._case.edited_THWC[0], self._case.keep_THW.numpy() == 0
+            wanted.append(gate.unit(carried_inside(first_HWC, self._case.source_THWC, region_THW)))
+        source_CTHW, *carried_CTHW = encode_videos(wanted, self._model, self._cache)
+        if not transfer.inverts:
+            return Lead(transfer, carried_CTHW=next(iter(carried_CTHW), None))
+        first_CHW = video_CTHW[:, 0]
+        shown = inference_sample(video_CTHW, self._case.keep_THW, first_CHW, condition.shown, "")
+        (sample,) = self._encoded([shown])
+        passes = transfer.inversion_passes
+        inversion = Inversion(self._model, sample, source_CTHW, SAMPLING, passes)
+        inversion.advance(transformer, self._model.experts[0])
+        return Lead(transfer, SourceBranch(sample, inversion.result()))
 
     def _lock(self) -> LatentLock:
         """Equation 3; latent frame 0 holds the edit."""

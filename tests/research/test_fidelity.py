@@ -92,12 +92,13 @@ def shown_to_the_model(bench: Bench, condition: Condition, monkeypatch: pytest.M
         """Enough is known."""
 
     def look(model: Any, sample: Any, *others: Any) -> None:
-        shown.update(sample=sample, lock=others[-1])
+        *_, shown["lock"], shown["lead"] = others
+        shown["sample"] = sample
         raise Seen
 
     monkeypatch.setattr(trials, "Denoising", look)
     with pytest.raises(Seen):
-        bench.sample(None, condition)
+        bench.sample(bench._model.load_transformer(), condition)
     return shown
 
 
@@ -107,7 +108,8 @@ def shown_to_the_model(bench: Bench, condition: Condition, monkeypatch: pytest.M
         ("base, plain", False, False), ("base, boxed", True, False),
         ("naive LoRA", False, False), ("naive LoRA, blended", False, True),
         ("mask-aware LoRA", True, False), ("mask-aware LoRA, recoloured", True, False),
-        ("keyframe, first-frame", True, False),
+        ("keyframe, first-frame", True, False), ("instant", True, False),
+        ("anyv2v", False, False), ("mask, carried along the flow", True, False),
     ],
 )  # fmt: skip
 def test_a_condition_is_shown_what_its_name_says(
@@ -126,6 +128,8 @@ def test_a_condition_is_shown_what_its_name_says(
     )  # fmt: skip
     (encoded,) = encode_samples([seen], model, TensorCache(cache))
     assert torch.equal(shown["sample"].condition_CTHW, encoded.condition_CTHW)
+    assert (shown["lead"].branch is not None) == condition.transfer.inverts
+    assert (shown["lead"].carried_CTHW is not None) == (condition.transfer.start == "flow")
     assert (shown["lock"] is not None) == locked
     if locked:
         assert not shown["lock"].keep_THW[0].any()
@@ -286,7 +290,7 @@ def test_damaged_files_are_told(untrained: Path, tmp_path: Path, content: str) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--claim", "42"], "choose of 1 to 9"),
+        (["--claim", "42"], "choose of 1 to 13"),
         (["--choose", "--report"], "name one"),
         (["--report", "--claim", "1"], "for the run alone"),
     ],
