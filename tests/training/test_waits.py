@@ -3,17 +3,18 @@
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 
 from maskora import lora
-from maskora.config.tables import Inference
+from maskora.config.tables import Inference, Transfer
 from maskora.latents import EncodedSample, TensorCache, encode_samples
 from maskora.method.conditioning import motion_sample
 from maskora.models.registry import VideoModel, open_model
 from maskora.models.tiny import write_tiny_model
-from maskora.sampling import Denoising, draw_noise
+from maskora.sampling import Denoising, Lead, SourceBranch, draw_noise
 from maskora.streaming.placement import Placement
 from maskora.training.loop import choose_uniformly, train_step
 from maskora.training.optimizer import make_optimizer
@@ -76,16 +77,25 @@ def test_a_training_step_waits_for_nothing(family: str, tmp_path: Path) -> None:
     assert traffic["up"] == sample + 2 * (STREAMED - RING) + traffic["down"]
 
 
-def test_a_denoising_step_waits_for_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("attention", ["none", "qk", "difference"])
+def test_a_denoising_step_waits_for_nothing(
+    attention: Literal["none", "qk", "difference"], tmp_path: Path
+) -> None:
     folder, family = tmp_path / "wan", "wan2.1-i2v"
     write_tiny_model(folder, layers=5)
     window = encoded(open_model(family, folder, "float32", "cpu"), tmp_path / "cache")
     model = open_model(family, folder, "float32", "meta", Placement(STREAMED, ring=RING))
     transformer = model.load_transformer()
     noise = draw_noise((16, *window.condition_CTHW.shape[1:]), seed=1)
-    clip = Denoising(model, window, window.context, noise, Inference(steps=4))
+    lead = Lead(
+        Transfer(attention=attention),
+        SourceBranch(window, noise.half().expand(5, *noise.shape[1:])),
+    )
+    clip = Denoising(model, window, window.context, noise, Inference(steps=4), None, lead)
+    matching = clip._matching(transformer)
     timestep = clip._scheduler.timesteps[0]
     for _ in range(2):
         with Bus() as bus, torch.no_grad():
-            clip._velocity(transformer, timestep)
-    assert bus.traffic == {"up": STREAMED}
+            clip._velocity(transformer, timestep, matching)
+    # The source's row comes up with the blocks, which come no second time for it.
+    assert bus.traffic == {"up": STREAMED + (matching is not None)}
