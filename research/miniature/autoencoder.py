@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, unpatchify
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 from torch import Tensor
 
 from maskora.method.conditioning import to_unit
@@ -14,7 +14,7 @@ from maskora.miniature.world import SIZE, render
 from research.miniature.scenes import draw_scene, sprite_boxes
 from research.miniature.training import MuonAdamW, Trainable, kernel_names
 
-LATENT_CHANNELS, PATCH = 16, 2
+LATENT_CHANNELS = 16
 MUON_LR, ADAMW_LR = 0.02, 2e-3
 CROP, CROPPED = 32, 0.6  # pixels; share of the time in which clips are cropped
 SQUARED = 5.0  # weight of the squared error beside the absolute one
@@ -22,21 +22,18 @@ LATENT_NOISE = 0.4  # of a channel's deviation, at most
 
 
 def build_autoencoder(seed: int) -> AutoencoderKLWan:
-    """With random weights: 8 pixels and 4 frames per latent cell, 16 channels."""
+    """With random weights: 4 pixels and 4 frames per latent cell, 16 channels."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         vae = AutoencoderKLWan(
-            base_dim=32,
+            base_dim=16,
             z_dim=LATENT_CHANNELS,
             dim_mult=[1, 2, 2],
             num_res_blocks=1,
             temperal_downsample=[True, True],
             is_residual=True,
-            in_channels=3 * PATCH**2,
-            out_channels=3 * PATCH**2,
-            patch_size=PATCH,
             scale_factor_temporal=4,
-            scale_factor_spatial=8,
+            scale_factor_spatial=4,
             latents_mean=[0.0] * LATENT_CHANNELS,
             latents_std=[1.0] * LATENT_CHANNELS,
         )
@@ -119,8 +116,7 @@ def decode_open(vae: AutoencoderKLWan, latents_BCTHW: Tensor) -> Tensor:
             chunk = latents[:, :, index : index + 1]
             yield vae.decoder(chunk, feat_cache=memory, feat_idx=[0], first_chunk=index == 0)
 
-    video: Tensor = unpatchify(torch.cat(list(chunks()), dim=2), PATCH)
-    return video
+    return torch.cat(list(chunks()), dim=2)
 
 
 def reconstruction_loss(answer_BCTHW: Tensor, video_BCTHW: Tensor) -> Tensor:

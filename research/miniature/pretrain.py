@@ -1,12 +1,14 @@
 """Train the small base that ships with maskora from nothing, and judge it.
 
-    python -m research.miniature.pretrain OUTPUT [--minutes N] [--seed S] [--resume]
+    python -m research.miniature.pretrain OUTPUT [--shown first-frame|boxes] [--start FOLDER]
+        [--minutes N] [--seed S] [--resume]
 
 World -> autoencoder -> latents -> transformer -> a model folder, judged.
 """
 
 import json
 import math
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +16,7 @@ from typing import Annotated, Any
 import diffusers
 import torch
 import typer
-from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 
 from maskora import devices
 from maskora.cli import handle_errors
@@ -27,6 +29,7 @@ from research.miniature.gate import Verdict, draw_case, judge_model
 from research.miniature.training import draw_losses, fit
 from research.miniature.transformer import (
     SHIFT,
+    Shown,
     build_transformer,
     encode_set,
     measure_latents,
@@ -55,12 +58,24 @@ def main(
     resume: Annotated[
         bool, typer.Option("--resume", help="continue what the folder holds")
     ] = False,
+    shown: Annotated[
+        Shown, typer.Option(help="what it learns to go by: boxes are shown in half of the samples")
+    ] = "boxes",
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            help="a miniature to go on from: its autoencoder is taken, nothing but its "
+            "transformer trained"
+        ),
+    ] = None,
 ) -> None:
-    """Train the small base that ships with maskora from nothing, and judge it."""
-    pretrain_miniature(output, minutes, seed, resume)
+    """Train the small base that ships with maskora, and judge it."""
+    pretrain_miniature(output, minutes, seed, resume, shown, start)
 
 
-def pretrain_miniature(output: Path, minutes: float, seed: int, resume: bool) -> None:
+def pretrain_miniature(
+    output: Path, minutes: float, seed: int, resume: bool, shown: Shown, start: Path | None
+) -> None:
     """Train a miniature for some minutes and write it to `output`, a folder in diffusers' layout.
 
     What is needed to go on lies in `output`/training, with the losses and their curves. Encoding
@@ -78,16 +93,21 @@ def pretrain_miniature(output: Path, minutes: float, seed: int, resume: bool) ->
         raise UserError(f"{output} already holds something: name a new folder, or add --resume")
     without_bars()
     work = output / "training"
-    _keep_seed(work / "seed", seed)
+    _keep_choices(work / "begun", f"--seed {seed} --shown {shown}")
     device = devices.for_small_models()
-    _train_autoencoder(output, seed, 60 * minutes * AUTOENCODER_SHARE, device)
+    seconds = 60 * minutes
+    if start is not None:
+        _take_autoencoder(start, output)
+    elif not (output / "vae").exists():
+        _train_autoencoder(output, seed, seconds * AUTOENCODER_SHARE, device)
+        seconds *= 1 - AUTOENCODER_SHARE
     if not (output / "transformer").exists():
         vae = AutoencoderKLWan.from_pretrained(output / "vae", torch_dtype=torch.float32)
         vae = channels_last(vae).to(device).eval()
         latents = encode_set(vae, work, min(1.0, minutes / ALL_CLIPS))
-        transformer = build_transformer(seed).to(device)
-        part = transformer_part(transformer, latents, seed)
-        fit(part, 60 * minutes * (1 - AUTOENCODER_SHARE), work)
+        transformer = _first_transformer(start, seed).to(device)
+        part = transformer_part(transformer, latents, shown, seed)
+        fit(part, seconds, work)
         draw_losses(work / "transformer.jsonl", output / "transformer.png", "transformer: flow")
         save_part(transformer, output / "transformer")
     finish_folder(output)
@@ -109,16 +129,35 @@ def closing(output: Path, minutes: float, verdict: Verdict) -> list[str]:
     ]
 
 
-def _keep_seed(path: Path, seed: int) -> None:
+def _keep_choices(path: Path, chosen: str) -> None:
     if not path.exists():
-        write_text(path, f"{seed}\n")
-    elif (begun := path.read_text(encoding="utf-8").strip()) != str(seed):
-        raise UserError(f"{path}: this training was begun with --seed {begun}, and goes on with it")
+        write_text(path, f"{chosen}\n")
+    elif (begun := path.read_text(encoding="utf-8").strip()) != chosen:
+        raise UserError(f"{path}: this training was begun with {begun}, and goes on with that")
+
+
+def _take_autoencoder(start: Path, output: Path) -> None:
+    if not (start / "vae").is_dir():
+        raise UserError(f"--start {start}: there is no miniature (no vae folder)")
+    if not (output / "vae").exists():
+        shutil.copytree(start / "vae", output / "vae")
+    work = output / "training"
+    for encoded in sorted((start / "training").glob("latents-*.safetensors")):
+        if not (work / encoded.name).exists():
+            shutil.copyfile(encoded, work / encoded.name)
+
+
+def _first_transformer(start: Path | None, seed: int) -> WanTransformer3DModel:
+    transformer = build_transformer(seed)
+    if start is not None and (start / "transformer").is_dir():
+        learned = WanTransformer3DModel.from_pretrained(
+            start / "transformer", torch_dtype=torch.float32
+        )
+        transformer.load_state_dict(learned.state_dict())
+    return transformer
 
 
 def _train_autoencoder(output: Path, seed: int, seconds: float, device: str) -> None:
-    if (output / "vae").exists():
-        return
     work = output / "training"
     vae = build_autoencoder(seed).to(device)
     fit(autoencoder_part(vae, seed), seconds, work)

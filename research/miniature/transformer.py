@@ -1,14 +1,13 @@
 """The miniature's transformer: `WanTransformer3DModel`, small, trained by rectified flow.
 
-It learns from rendered clips as samples of the method, encoded once. Half of the clips are shown
-by their first frame alone (plain image-to-video), half with everything outside a moving box around
-the sprite; single frames always so. Boxes are made as `maskora prepare` makes them, of many widths.
-Seeds count up from 0.
+It learns from rendered clips as samples of the method, encoded once, each with two conditions: its
+first frame alone (plain image-to-video), and everything outside a moving box around the sprite.
+Boxes are made as `maskora prepare` makes them, of many widths. Seeds count up from 0.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -30,46 +29,50 @@ from research.miniature.autoencoder import LATENT_CHANNELS, encode
 from research.miniature.scenes import draw_scene, sprite_boxes
 from research.miniature.training import MuonAdamW, Trainable
 
-GRID = Grid(cell=8, patch=2, temporal=4)
-CLIPS = {1: 2000, 9: 8000, 13: 2000, 21: 800}  # frames -> how many
+GRID = Grid(cell=4, patch=2, temporal=4)
+CLIPS = {1: 1600, 9: 5600, 13: 1120, 21: 800, 49: 320}  # frames -> how many
 BATCH = 16
 MARGINS = (0.05, 0.6)  # of the sprite's box: 1 to 15 pixels
 MEASURED = 256  # clips from which the latents' mean and deviation are taken
-WIDTH, HEADS, LAYERS, TEXT_DIM = 256, 4, 8, 16
+WIDTH, HEADS, LAYERS, TEXT_DIM = 192, 3, 8, 16
 MUON_LR, ADAMW_LR, SHIFT = 0.02, 1e-3, 3.0
-FRAMES_PER_BATCH, LARGEST_BATCH = 96, 48  # latent frames, samples
+FRAMES_PER_BATCH, LARGEST_BATCH = 64, 32  # latent frames, samples
 # How often a batch is of a length (frames); shorter clips are the beginnings of longer ones.
-LENGTHS = {1: 0.1, 5: 0.1, 9: 0.6, 13: 0.15, 21: 0.05}
+LENGTHS = {1: 0.06, 5: 0.06, 9: 0.53, 13: 0.15, 21: 0.12, 49: 0.08}
 BLOCK_MATRICES = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "net.0.proj", "net.2")
 
 
+Shown = Literal["first-frame", "boxes"]  # what a base was taught to go by; with boxes half of it
+
+
 class Latents(NamedTuple):
-    """Encoded samples of one length, in half precision.
+    """Encoded clips of one length, in half precision.
 
     Attributes:
-        target_NCTHW: normalised latents of the clips.
-        condition_NCTHW: mask and condition latents, packed as Wan's.
+        target_NCTHW: normalised latents.
+        plain_NCTHW: mask and condition latents, packed as Wan's, of the first frame alone.
+        boxed_NCTHW: the same of everything outside a moving box.
     """
 
     target_NCTHW: Tensor
-    condition_NCTHW: Tensor
+    plain_NCTHW: Tensor
+    boxed_NCTHW: Tensor
 
 
-def draw_samples(frames: int, seeds: range) -> Iterator[Sample]:
-    """One sample of every seed's clip, which has so many frames."""
+def draw_samples(frames: int, seeds: range) -> Iterator[tuple[Sample, Sample]]:
+    """Every seed's clip, which has so many frames, as a plain and as a boxed sample."""
     for seed in seeds:
         clip = render(draw_scene(seed), frames)
-        rng = np.random.default_rng((seed, 1))
         video_CTHW = to_unit(torch.from_numpy(clip.frames_THWC))
-        keep_THW = draw_keep(clip, rng)
-        if frames == 1:
-            picture_CHW = video_CTHW[:, 0]
-            yield appearance_sample(
-                0, picture_CHW, picture_CHW, keep_THW[0], picture_CHW, "masked", ""
-            )
-        else:
-            how = "masked" if rng.random() < 0.5 else "first-frame"
-            yield motion_sample(video_CTHW, keep_THW, 0, frames, how, "")
+        keep_THW = draw_keep(clip, np.random.default_rng((seed, 1)))
+        plain, boxed = (
+            motion_sample(video_CTHW, keep_THW, 0, frames, how, "")
+            for how in ("first-frame", "masked")
+        )
+        if frames == 1:  # the first frame would be given whole: nothing to paint
+            first_CHW = video_CTHW[:, 0]
+            boxed = appearance_sample(0, first_CHW, first_CHW, keep_THW[0], first_CHW, "masked", "")
+        yield plain, boxed
 
 
 def draw_keep(clip: RenderedClip, rng: np.random.Generator) -> Tensor:
@@ -87,7 +90,7 @@ def measure_latents(vae: AutoencoderKLWan) -> tuple[list[float], list[float]]:
     seeds = range(MEASURED)
     latents = []
     for start in seeds[::BATCH]:
-        batch = list(draw_samples(9, range(start, start + BATCH)))
+        batch = [plain for plain, _ in draw_samples(9, range(start, start + BATCH))]
         latents.append(encode(vae, _targets(batch).to(vae.device)))
     values_CN = torch.cat(latents).transpose(0, 1).flatten(1)
     return values_CN.mean(dim=1).tolist(), values_CN.std(dim=1).tolist()
@@ -113,22 +116,24 @@ def encode_set(vae: AutoencoderKLWan, folder: Path, share: float) -> dict[int, L
 
 @torch.inference_mode()
 def _encode_clips(vae: AutoencoderKLWan, frames: int, seeds: range) -> Latents:
-    targets, conditions = [], []
-    bar = tqdm(total=len(seeds), desc=f"latents of {frames} frames", unit="clip")
-    with bar:
+    batches = []
+    with tqdm(total=len(seeds), desc=f"latents of {frames} frames", unit="clip") as bar:
         for start in seeds[::BATCH]:
-            samples = list(draw_samples(frames, range(start, start + BATCH)))
-            shown = torch.stack([sample.condition_CTHW for sample in samples])
-            both = torch.cat([_targets(samples), shown]).to(vae.device)
-            target, condition = _normalised(vae, both).cpu().chunk(2)
-            masks = [grouped_cells(s.keep_THW, GRID).transpose(0, 1) for s in samples]
-            targets.append(target.half())
-            conditions.append(torch.cat([torch.stack(masks), condition], dim=1).half())
+            plain, boxed = zip(*draw_samples(frames, range(start, start + BATCH)), strict=True)
+            target = _normalised(vae, _targets(plain))
+            batches.append((target, _condition(vae, plain), _condition(vae, boxed)))
             bar.update(BATCH)
-    return Latents(torch.cat(targets).contiguous(), torch.cat(conditions).contiguous())
+    return Latents(*(torch.cat(each).half().contiguous() for each in zip(*batches, strict=True)))
 
 
-def _targets(samples: list[Sample]) -> Tensor:
+def _condition(vae: AutoencoderKLWan, samples: Sequence[Sample]) -> Tensor:
+    """Mask and condition latents (B, 4 + C, T', h, w)."""
+    masks = torch.stack([grouped_cells(s.keep_THW, GRID).transpose(0, 1) for s in samples])
+    shown = torch.stack([sample.condition_CTHW for sample in samples])
+    return torch.cat([masks, _normalised(vae, shown)], dim=1)
+
+
+def _targets(samples: Sequence[Sample]) -> Tensor:
     return torch.stack([s.target_CTHW for s in samples if s.target_CTHW is not None])
 
 
@@ -136,7 +141,7 @@ def _normalised(vae: AutoencoderKLWan, video_BCTHW: Tensor) -> Tensor:
     per_channel = (1, -1, 1, 1, 1)
     mean = torch.tensor(vae.config.latents_mean, device=vae.device).view(per_channel)
     deviation = torch.tensor(vae.config.latents_std, device=vae.device).view(per_channel)
-    return (encode(vae, video_BCTHW) - mean) / deviation
+    return ((encode(vae, video_BCTHW.to(vae.device)) - mean) / deviation).cpu()
 
 
 def build_transformer(seed: int) -> WanTransformer3DModel:
@@ -164,7 +169,7 @@ def build_transformer(seed: int) -> WanTransformer3DModel:
 
 
 def transformer_part(
-    transformer: WanTransformer3DModel, latents: dict[int, Latents], seed: int
+    transformer: WanTransformer3DModel, latents: dict[int, Latents], shown: Shown, seed: int
 ) -> Trainable:
     """The transformer's training."""
     device = next(transformer.parameters()).device
@@ -174,7 +179,7 @@ def transformer_part(
 
     def loss(step: int, share: float) -> Tensor:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        batch = draw_batch(latents, generator)
+        batch = draw_batch(latents, shown, generator)
         with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(kernels):
             return flow_loss(transformer, batch, generator, device)
 
@@ -188,29 +193,35 @@ def transformer_part(
     )
 
 
-def draw_batch(latents: dict[int, Latents], generator: torch.Generator) -> Latents:
-    """A random batch of one length; the more frames, the fewer samples."""
+def draw_batch(
+    latents: dict[int, Latents], shown: Shown, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Targets and conditions of one length; the more frames, the fewer samples."""
     chances = torch.tensor(list(LENGTHS.values()))
     frames = list(LENGTHS)[int(torch.multinomial(chances, 1, generator=generator))]
     found = latents[min(length for length in latents if length >= frames)]
     latent_frames = (frames - 1) // 4 + 1
     size = min(LARGEST_BATCH, FRAMES_PER_BATCH // latent_frames)
     chosen = torch.randint(len(found.target_NCTHW), (size,), generator=generator)
-    return Latents(*(tensor[chosen, :, :latent_frames].float() for tensor in found))
+    target, plain, boxed = (tensor[chosen, :, :latent_frames].float() for tensor in found)
+    if shown == "first-frame":
+        return target, plain
+    half = torch.rand(size, 1, 1, 1, 1, generator=generator) < 0.5
+    return target, torch.where(half, boxed, plain)
 
 
 def flow_loss(
     transformer: WanTransformer3DModel,
-    batch: Latents,
+    batch: tuple[Tensor, Tensor],
     generator: torch.Generator,
     device: torch.device,
 ) -> Tensor:
     """The mean squared error of the velocity of a batch, each sample at its own noise level."""
-    size = len(batch.target_NCTHW)
-    noise = torch.randn(batch.target_NCTHW.shape, generator=generator).to(device)
+    data, condition = (tensor.to(device) for tensor in batch)
+    size = len(data)
+    noise = torch.randn(data.shape, generator=generator).to(device)
     levels = [draw_noise_level("uniform", SHIFT, generator) for _ in range(size)]
     level_B = torch.cat(levels).to(device)
-    data, condition = (tensor.to(device) for tensor in batch)
     noisy = mix(data, noise, level_B.view(-1, 1, 1, 1, 1))
     answer = transformer(
         hidden_states=torch.cat([noisy, condition], dim=1),

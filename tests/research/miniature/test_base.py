@@ -20,7 +20,7 @@ CLOSE = 0.02
 
 def test_its_grid_takes_64_pixels(untrained: Path) -> None:
     grid = read_grid("miniature", untrained)
-    assert grid == Grid(cell=8, patch=2, temporal=4)
+    assert grid == Grid(cell=4, patch=2, temporal=4)
     assert 64 % grid.multiple == 0
 
 
@@ -39,13 +39,13 @@ def test_prompts_and_pictures_have_no_effect(model: VideoModel, tmp_path: Path) 
 def test_it_answers_with_the_shape_of_the_latents(model: VideoModel) -> None:
     keep = torch.zeros(9, 64, 64)
     keep[0] = 1
-    condition = model.pack_condition(keep, torch.randn(16, 3, 8, 8))
-    assert condition.shape == (20, 3, 8, 8)
+    condition = model.pack_condition(keep, torch.randn(16, 3, 16, 16))
+    assert condition.shape == (20, 3, 16, 16)
     inputs = ModelInputs(condition[None], {"text": torch.zeros(1, 1, 16)})
     transformer = model.load_transformer()
     with closing(transformer.streamed), torch.no_grad():
-        answer = model.predict(transformer, torch.randn(1, 16, 3, 8, 8), torch.ones(1), inputs)
-    assert answer.shape == (1, 16, 3, 8, 8)
+        answer = model.predict(transformer, torch.randn(1, 16, 3, 16, 16), torch.ones(1), inputs)
+    assert answer.shape == (1, 16, 3, 16, 16)
 
 
 def test_its_parameters_are_counted_from_its_configuration(
@@ -73,7 +73,7 @@ def test_its_vaes_planned_peak_is_near_the_counted_one(
     def compute() -> torch.Tensor:
         if what == "encode":
             return vae.encode(torch.empty(1, 3, frames, side, side)).latent_dist.mode()
-        return vae.decode(torch.empty(1, 16, frames // 4 + 1, side // 8, side // 8)).sample
+        return vae.decode(torch.empty(1, 16, frames // 4 + 1, side // 4, side // 4)).sample
 
     with torch.no_grad():
         counted = peak_of(vae.parameters(), compute, mode)[1]
@@ -93,8 +93,8 @@ def test_its_lora_is_counted_and_all_of_it_learns(
         told = read_profile("miniature", untrained, "float32", targets)
         planned = told.lora_parameters(4, targets)
         assert sum(weight.numel() for weight in weights) == planned
-        inputs = ModelInputs(torch.randn(1, 20, 3, 8, 8), {"text": torch.zeros(1, 1, 16)})
-        noisy = torch.randn(1, 16, 3, 8, 8)
+        inputs = ModelInputs(torch.randn(1, 20, 3, 16, 16), {"text": torch.zeros(1, 1, 16)})
+        noisy = torch.randn(1, 16, 3, 16, 16)
         transformer.train()
         transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
         model.predict(transformer, noisy, torch.ones(1), inputs).square().mean().backward()

@@ -216,7 +216,7 @@ def test_judged_scenes_are_never_trained_on(
 
     def encode_nothing(vae: object, frames: int, seeds: range) -> Latents:
         trained.extend(seeds)
-        return Latents(Tensor(1), Tensor(1))
+        return Latents(Tensor(1), Tensor(1), Tensor(1))
 
     monkeypatch.setattr(transformer, "_encode_clips", encode_nothing)
     transformer.encode_set(None, tmp_path, 1.0)

@@ -14,7 +14,7 @@ from research.miniature.autoencoder import autoencoder_part, build_autoencoder
 from research.miniature.gate import BOXED, Score, Verdict
 from research.miniature.pretrain import closing, pretrain_miniature
 from research.miniature.training import Trainable, fit, read_losses
-from research.miniature.transformer import Latents, build_transformer, transformer_part
+from research.miniature.transformer import CLIPS, Latents, build_transformer, transformer_part
 
 UNSEEN_STEP = 10**9  # its batch is not trained on
 
@@ -23,12 +23,12 @@ def transformer_on_noise() -> Trainable:
     """The transformer with latents that need no autoencoder: each clip stands still."""
     generator = torch.Generator().manual_seed(0)
     latents = {}
-    for frames in (1, 9, 13, 21):
-        shape = (64, 16, (frames - 1) // 4 + 1, 8, 8)
-        still = torch.randn(64, 16, 1, 8, 8, generator=generator).expand(shape).contiguous()
-        masks = torch.zeros(64, 4, *shape[2:])
-        latents[frames] = Latents(still, torch.cat([masks, still], dim=1))
-    return transformer_part(build_transformer(0), latents, 0)
+    for frames in CLIPS:
+        shape = (32, 16, (frames - 1) // 4 + 1, 16, 16)
+        still = torch.randn(32, 16, 1, 16, 16, generator=generator).expand(shape).contiguous()
+        condition = torch.cat([torch.zeros(32, 4, *shape[2:]), still], dim=1)
+        latents[frames] = Latents(still, condition, condition)
+    return transformer_part(build_transformer(0), latents, "boxes", 0)
 
 
 @pytest.mark.slow
@@ -55,7 +55,7 @@ def test_the_command_makes_a_base_and_goes_on(
 ) -> None:
     monkeypatch.setattr(pretrain, "CASES", 3)
     folder = tmp_path / "mine"
-    pretrain_miniature(folder, minutes=0.2, seed=0, resume=False)
+    pretrain_miniature(folder, minutes=0.2, seed=0, resume=False, shown="boxes", start=None)
     assert "has NOT passed the gate" in capsys.readouterr().out.splitlines()[-1]
     record = json.loads((folder / "gate.json").read_text())
     assert record["passed"] is False, "so little time is not enough"
@@ -63,12 +63,25 @@ def test_the_command_makes_a_base_and_goes_on(
     assert (folder / "transformer.png").exists()
     trained = {name: read_losses(folder / "training" / name) for name in LOSSES}
     with pytest.raises(UserError, match="--resume"):
-        pretrain_miniature(folder, minutes=0.2, seed=0, resume=False)
-    pretrain_miniature(folder, minutes=0.2, seed=0, resume=True)
+        pretrain_miniature(folder, minutes=0.2, seed=0, resume=False, shown="boxes", start=None)
+    pretrain_miniature(folder, minutes=0.2, seed=0, resume=True, shown="boxes", start=None)
     assert {name: read_losses(folder / "training" / name) for name in LOSSES} == trained
     assert json.loads((folder / "gate.json").read_text()) == record
     with pytest.raises(UserError, match="--seed 0"):
-        pretrain_miniature(folder, minutes=0.2, seed=1, resume=True)
+        pretrain_miniature(folder, minutes=0.2, seed=1, resume=True, shown="boxes", start=None)
+    other = tmp_path / "other"
+    pretrain_miniature(other, 0.05, 0, False, "first-frame", start=folder)
+    assert _weights(other, "vae") == _weights(folder, "vae")
+    assert _weights(other, "transformer") != _weights(folder, "transformer")
+    assert not (other / "training" / "vae.jsonl").exists()
+    with pytest.raises(UserError, match="--shown first-frame"):
+        pretrain_miniature(other, 0.05, 0, True, "boxes", start=folder)
+    with pytest.raises(UserError, match="no miniature"):
+        pretrain_miniature(tmp_path / "third", 0.05, 0, False, "boxes", start=tmp_path)
+
+
+def _weights(folder: Path, part: str) -> bytes:
+    return (folder / part / "diffusion_pytorch_model.safetensors").read_bytes()
 
 
 LOSSES = ("vae.jsonl", "transformer.jsonl")
@@ -77,14 +90,14 @@ LOSSES = ("vae.jsonl", "transformer.jsonl")
 @pytest.mark.parametrize("minutes", [0.0, -1.0, math.nan, math.inf, 1e308])
 def test_no_time_and_endless_time_are_refused(tmp_path: Path, minutes: float) -> None:
     with pytest.raises(UserError, match=r"--minutes .* above 0"):
-        pretrain_miniature(tmp_path / "mine", minutes, seed=0, resume=False)
+        pretrain_miniature(tmp_path / "mine", minutes, 0, False, "boxes", None)
     assert not (tmp_path / "mine").exists()
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 99999999999999999999])
 def test_seeds_that_no_generator_takes_are_refused(tmp_path: Path, seed: int) -> None:
     with pytest.raises(UserError, match=rf"--seed {seed}: .* 0 to 4294967295"):
-        pretrain_miniature(tmp_path / "mine", minutes=1.0, seed=seed, resume=False)
+        pretrain_miniature(tmp_path / "mine", 1.0, seed, False, "boxes", None)
     assert not (tmp_path / "mine").exists()
 
 
