@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import cv2
 import numpy as np
@@ -12,7 +11,7 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocketDisconnect
 
-from gui_mask.server import serve, web_app
+from gui_mask.server import Code, serve, web_app
 from gui_mask.session import Session
 from gui_mask.state import AppState, PathGuard
 from maskora.app.workspace import Workspace
@@ -42,7 +41,7 @@ def state(home: Path) -> Iterator[AppState]:
 
 @pytest.fixture(scope="module")
 def client(state: AppState) -> TestClient:
-    app = web_app(state, "127.0.0.1", PORT, TOKEN)
+    app = web_app(state, "127.0.0.1", PORT, TOKEN, Code())
     return TestClient(app, base_url=HERE, cookies=COOKIE)
 
 
@@ -103,7 +102,7 @@ PATHS = (
 
 def test_who_has_not_the_token_gets_nothing(state: AppState) -> None:
     """Any account of the machine reaches its loopback addresses."""
-    app = web_app(state, "127.0.0.1", PORT, TOKEN)
+    app = web_app(state, "127.0.0.1", PORT, TOKEN, Code())
     for cookies in ({}, {f"maskora-{PORT}": "another"}, {"maskora-1": TOKEN}):
         client = TestClient(app, base_url=HERE, cookies=cookies)
         for path in PATHS:
@@ -119,12 +118,31 @@ def test_who_has_not_the_token_gets_nothing(state: AppState) -> None:
 
 
 def test_the_printed_address_lets_in(state: AppState) -> None:
-    client = TestClient(web_app(state, "127.0.0.1", PORT, TOKEN), base_url=HERE)
+    client = TestClient(web_app(state, "127.0.0.1", PORT, TOKEN, Code()), base_url=HERE)
     entered = client.get("/", params={"token": TOKEN}, follow_redirects=False)
     assert (entered.status_code, entered.headers["location"]) == (303, "/")
     assert "HttpOnly; Path=/; SameSite=lax" in entered.headers["set-cookie"]
     assert client.get("/").status_code == 200  # by the cookie
     assert client.get("//evil.example/", params={"token": TOKEN}).url.host == "127.0.0.1"
+
+
+def test_a_code_lets_one_browser_in_once_and_soon(state: AppState) -> None:
+    code = Code()
+    app = web_app(state, "127.0.0.1", PORT, TOKEN, code)
+    first, second = (TestClient(app, base_url=HERE) for _ in range(2))
+    for wrong in ("", code.text[:-1], "é"):
+        assert first.get("/", params={"code": wrong}).status_code == 403
+    entered = first.get("/", params={"code": code.text}, follow_redirects=False)
+    assert (entered.status_code, entered.headers["location"]) == (303, "/")
+    assert first.get("/").status_code == 200
+    late = second.get("/", params={"code": code.text})
+    assert late.status_code == 403
+    assert "open the one that maskora has printed" in late.text
+    assert TOKEN not in late.text
+    assert second.get("/").status_code == 403
+    assert first.get("/", params={"code": code.text}).status_code == 200  # a tab opened again
+    old = Code(seconds=0)
+    assert not old.take(old.text)
 
 
 @pytest.mark.parametrize("header", ["host", "origin"])
@@ -135,7 +153,7 @@ def test_a_malformed_header_is_answered(client: TestClient, header: str, value: 
 
 def test_other_addresses_may_not_speak_either(state: AppState) -> None:
     """The same where the program listens for others: only its own page is answered."""
-    app = web_app(state, "0.0.0.0", PORT, TOKEN)
+    app = web_app(state, "0.0.0.0", PORT, TOKEN, Code())
     client = TestClient(app, base_url=f"http://192.168.1.5:{PORT}", cookies=COOKIE)
     assert client.get("/").status_code == 200
     for origin in ("http://evil.example", "http://192.168.1.5:1", "null"):
@@ -222,9 +240,12 @@ def test_the_address_is_printed_and_opened_with_its_token(
         client = TestClient(app, base_url=HERE)
         assert client.get("/").status_code == 403
         assert client.get("/", params={"token": printed[1]}).status_code == 200
-        (page,) = opened[-1:]
-        assert printed[1] not in page
-        assert f"url={printed[0]}" in Path(unquote(urlsplit(page).path)).read_text()
+        given = opened[-1]
+        assert given.startswith(f"http://{host}:{PORT}/?code=")
+        assert printed[1] not in given
+        another = TestClient(app, base_url=HERE)
+        assert another.get(given.removeprefix(f"http://{host}:{PORT}")).status_code == 200
+        assert another.get("/").status_code == 200
 
     class AtOnce:
         def __init__(self, after: float, call: Callable[[str], bool], arguments: list[str]) -> None:
