@@ -33,6 +33,9 @@ PICTURES = (
     "AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI",
     "SGI", "TGA", "TIFF", "WEBP",
 )  # fmt: skip
+# How the pictures are called that a person gives, but for masks, which may be any of PICTURES.
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff")
+IMAGES = "png, jpg, webp, bmp or tif"  # the same in words
 MOST_PIXELS = 120_000_000  # of a picture: a small file may unpack to any size
 # Windows' numbers for a file that some program has open or mapped: access denied, sharing
 # violation, lock violation, user-mapped section.

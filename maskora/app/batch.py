@@ -20,9 +20,11 @@ from typing import IO
 
 import maskora
 from maskora import devices
-from maskora.app.workspace import IMAGE_SUFFIXES, Workspace, read_small_text, video_sha256, working
+from maskora.app.workspace import Workspace, read_small_text, video_sha256, working
 from maskora.errors import Fault, UserError
 from maskora.files import (
+    IMAGE_SUFFIXES,
+    IMAGES,
     check_links,
     is_hidden,
     refuse_inputs,
@@ -233,7 +235,7 @@ def _image(path: str) -> Path:
     if not Path(path).is_file():
         raise UserError(f"no such image: {path}")
     if Path(path).suffix.lower() not in IMAGE_SUFFIXES:
-        raise UserError(f"not a png, jpg or webp image: {path}")
+        raise UserError(f"not a picture that can be read ({IMAGES}): {path}")
     return Path(path)
 
 

@@ -28,7 +28,7 @@ from maskora.config import Config
 from maskora.config.tables import Mask
 from maskora.config.tables import Tracker as TrackerSettings
 from maskora.errors import UserError
-from maskora.files import digest, digest_files
+from maskora.files import IMAGE_SUFFIXES, digest, digest_files
 from maskora.masks.files import (
     check_not_empty,
     match_length,
@@ -46,7 +46,7 @@ from maskora.progress import track
 from maskora.system import quoted
 from maskora.video.composite import contact_sheet
 from maskora.video.fit import FramePlacement, fit_labels
-from maskora.video.images import IMAGE_SUFFIXES, read_image, write_png
+from maskora.video.images import read_image, write_png
 from maskora.video.probe import VideoInfo, probe
 from maskora.video.read import read_frames
 

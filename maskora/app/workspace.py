@@ -22,7 +22,15 @@ from maskora.app.exchange import begun_exchanges, settle
 from maskora.config import Config
 from maskora.config.tables import Stage
 from maskora.errors import UserError
-from maskora.files import check_links, is_hidden, patiently, remove, sha256_file, write_text
+from maskora.files import (
+    IMAGE_SUFFIXES,
+    check_links,
+    is_hidden,
+    patiently,
+    remove,
+    sha256_file,
+    write_text,
+)
 from maskora.system import WINDOWS, command_line
 
 if TYPE_CHECKING:
@@ -30,7 +38,6 @@ if TYPE_CHECKING:
     from maskora.video.probe import VideoInfo
 
 log = logging.getLogger("maskora")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # of edited frames
 EDIT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 SAME_SHAPE = 0.02  # by which the aspect of a mask or an edited frame may differ from the clip's
 RESERVED = ("seed-", "step-", "tensorboard")  # names that runs and outputs use themselves
@@ -397,10 +404,8 @@ def video_sha256(video: Path) -> str:
     """
     files = [video]
     if video.is_dir():
-        from maskora.video.images import IMAGE_SUFFIXES as IMAGES
-
-        shown = (path for path in video.iterdir() if not is_hidden(path))
-        files = sorted(path for path in shown if path.suffix.lower() in IMAGES and path.is_file())
+        named = (path for path in video.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        files = sorted(path for path in named if path.is_file() and not is_hidden(path))
     states = tuple((path, _state(path)) for path in files)
     nbytes = sum(path.stat().st_size for path in files)
     if nbytes > LARGE and states not in _READ:

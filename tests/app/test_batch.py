@@ -280,7 +280,7 @@ ALL = " ".join(LINE)
         ("edit clip.mp4 1,2,3 edited.PNG out.mp4", "X,Y,W,H in pixels, not 1,2,3"),
         ("edit none.mp4 1,2,3,4 edited.PNG out.mp4", "no such video: none.mp4"),
         ("edit clip.mp4 1,2,3,4 none.png out.mp4", "no such image: none.png"),
-        ("edit clip.mp4 1,2,3,4 clip.mp4 out.mp4", "not a png, jpg or webp image: clip.mp4"),
+        ("edit clip.mp4 1,2,3,4 clip.mp4 out.mp4", "not a picture that can be read (png, jpg"),
         ("edit clip.mp4 1,2,3,4 edited.PNG out.avi", "not out.avi"),
         (f"edit {ALL} --frame 17", "unknown option --frame"),
         (f"edit {ALL} --frames", "--frames needs a value"),
