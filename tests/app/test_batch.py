@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -267,6 +268,16 @@ def test_lines_as_people_write_them(folder: Path) -> None:
 def test_the_help_names_every_option() -> None:
     told = [line.split()[0] for line in EDIT_HELP.splitlines() if line.startswith("  --")]
     assert sorted(told) == sorted([*batch.OPTIONS, "--help"])
+
+
+def test_the_options_of_a_job_are_named_where_jobs_are_described() -> None:
+    page = (REPOSITORY / "docs" / "editing.md").read_text(encoding="utf-8")
+    for text, first, last in (
+        (page, "its `options.txt` may say", "but name no other"),
+        (BATCH_HELP, "# comments;", "are the options that a job may have"),
+    ):
+        listed = text.partition(first)[2].partition(last)[0]
+        assert sorted(re.findall(r"--[a-z-]+", listed)) == sorted(batch.OF_A_JOB)
 
 
 ALL = " ".join(LINE)
