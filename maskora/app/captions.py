@@ -9,7 +9,7 @@ from maskora.app.workspace import Workspace, caption_beside
 from maskora.caption import KEY, TASK, Captioner, check_folder, open_captioner
 from maskora.config import Config
 from maskora.errors import UserError
-from maskora.files import digest, remove, write_text
+from maskora.files import digest, read_small, remove, write_text
 from maskora.hub import find_local, is_hub_id
 from maskora.video.images import read_image
 
@@ -150,8 +150,8 @@ def _remembered(config: Config, workspace: Workspace, image: Path) -> str | None
     if not path.exists():
         return None
     try:
-        text = " ".join(path.read_text(encoding="utf-8-sig").split())
-        written = beside.read_text(encoding="utf-8") if beside.exists() else digest(text)
+        text = " ".join(read_small(path).decode("utf-8-sig").split())
+        written = read_small(beside).decode() if beside.exists() else digest(text)
     except (IsADirectoryError, UnicodeDecodeError):
         text = written = ""
     if not text or not written:

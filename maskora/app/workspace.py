@@ -26,7 +26,8 @@ from maskora.files import (
     IMAGE_SUFFIXES,
     check_links,
     is_hidden,
-    patiently,
+    read_small,
+    read_text,
     remove,
     sha256_file,
     write_text,
@@ -127,7 +128,7 @@ def read_record(
 ) -> Kind:
     """Read a JSON record. Raises UserError, with the remedy, where it is missing or damaged."""
     try:
-        return kind.model_validate_json(patiently(path.read_bytes, path))
+        return kind.model_validate_json(read_small(path))
     except (FileNotFoundError, IsADirectoryError, ValidationError) as error:
         what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
         raise UserError(f"{path} {what}: {remedy}") from None
@@ -290,20 +291,10 @@ def _checked_name(edit: str) -> str:
     return edit
 
 
-def read_small_text(path: Path) -> str:
-    """A text file in UTF-8, with a byte order mark or without. Raises UserError."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
-        ) from None
-
-
 def caption_beside(image: Path) -> str | None:
     """The text of the .txt beside an image, or None where there is none (or it is empty)."""
     try:
-        return " ".join(read_small_text(image.with_suffix(".txt")).split()) or None
+        return " ".join(read_text(image.with_suffix(".txt")).split()) or None
     except FileNotFoundError:
         return None
 

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from maskora.config import tables
 from maskora.errors import UserError
-from maskora.files import check_ordinary, patiently, write_text
+from maskora.files import check_ordinary, read_text, write_text
 
 # Keys that hold a number or one word.
 WORDS = {
@@ -84,26 +84,14 @@ def load_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Conf
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder; name the TOML file in it")
+    check_ordinary(path)
     try:
-        content = parse_toml(_read(path), str(path))
+        content = parse_toml(read_text(path), str(path))
     except FileNotFoundError:
         raise UserError(
             f"{path}: no such file (maskora prepare writes a workspace with its edit.toml)"
         ) from None
     return build_config(content, overrides, str(path))
-
-
-def _read(path: Path) -> str:
-    """A file's text. Raises UserError where it is not in UTF-8, FileNotFoundError."""
-    check_ordinary(path)
-    try:
-        return patiently(lambda: path.read_text(encoding="utf-8-sig"), path)
-    except UnicodeDecodeError as error:
-        before = error.object[: error.start]
-        found = "UTF-16" if b"\0" in error.object[:4] else f"line {before.count(10) + 1} is not"
-        raise UserError(
-            f"{path} is no text in UTF-8 ({found}): save it in an editor with the encoding UTF-8"
-        ) from None
 
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:
@@ -169,7 +157,7 @@ def build_config(
 def set_values(path: Path, values: dict[str, Any]) -> None:
     """Change keys ("table.key") of a TOML file, whose comments and order stay. Raises UserError."""
     load_config(path)  # a damaged file is reported as such
-    document = tomlkit.parse(_read(path))
+    document = tomlkit.parse(read_text(path))
     for name, value in values.items():
         table, _, key = name.partition(".")
         document.setdefault(table, tomlkit.table())[key] = value

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic.dataclasses import dataclass
 
-from maskora.files import flush, naming, parse_json, patiently, replacing, write_text
+from maskora.files import flush, naming, parse_json, read_small, replacing, write_text
 
 log = logging.getLogger("maskora")
 
@@ -111,7 +111,7 @@ def read_metrics(path: Path) -> list[StepMetrics]:
     if not path.exists():
         return []
     steps: list[StepMetrics] = []
-    text = patiently(path.read_bytes, path).decode("utf-8", "replace")
+    text = read_small(path).decode("utf-8", "replace")
     for line in text.splitlines():
         try:
             entry = parse_json(line)

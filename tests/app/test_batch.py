@@ -446,7 +446,7 @@ def test_texts_as_windows_writes_them(tmp_path: Path) -> None:
         assert words[1] == "1,2,3,4"
         assert words[6:] == ["--caption", "café au lait", "--frames", "9"]
     job = make_job(tmp_path / "a", options="--frames 9\n".encode("utf-16"))
-    with pytest.raises(UserError, match=r"options\.txt is no UTF-8 text .* save it as UTF-8"):
+    with pytest.raises(UserError, match=r"options\.txt is no text in UTF-8 .*encoding UTF-8"):
         batch.job_words(job, tmp_path / "a.mp4", [])
 
 

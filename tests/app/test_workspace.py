@@ -182,7 +182,7 @@ def test_a_caption_beside_an_image(tmp_path: Path) -> None:
     text.write_text("a man", encoding="utf-8-sig")  # as Notepad writes it
     assert caption_beside(path) == "a man"
     text.write_text("a man", encoding="utf-16")
-    with pytest.raises(UserError, match=r"00000\.txt is no UTF-8 text"):
+    with pytest.raises(UserError, match=r"00000\.txt is no text in UTF-8"):
         caption_beside(path)
 
 

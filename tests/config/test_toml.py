@@ -204,10 +204,10 @@ def test_numbers_that_no_machine_has_and_endless_nesting(override: str) -> None:
 def test_a_folder_is_no_file_whatever_the_system_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(path: Path, **_: str) -> str:
+    def refused(path: Path) -> bytes:
         raise PermissionError(13, "Permission denied", str(path))  # Windows' words
 
-    monkeypatch.setattr(Path, "read_text", refused)
+    monkeypatch.setattr(Path, "read_bytes", refused)
     with pytest.raises(UserError, match="is a folder; name the TOML file in it"):
         load_config(tmp_path)
     (tmp_path / "edit.toml").touch()
