@@ -41,7 +41,6 @@ from maskora.masks.markup import Markup
 from maskora.masks.prompts import Box, Click, Prompt, check_inside, parse_box, parse_click
 from maskora.masks.shapes import final_masks, frame_ranges, static_box_labels
 from maskora.masks.trackers import open_tracker
-from maskora.masks.tracking import ObjectTracker
 from maskora.progress import track
 from maskora.system import quoted
 from maskora.video.composite import contact_sheet
@@ -93,14 +92,7 @@ def build_masks(
     Returns:
         the final labels, (T, H, W), and notes for the person.
     """
-    labels_THW, notes = final_masks(
-        silhouettes_THW,
-        settings.shape,
-        settings.margin,
-        settings.smooth,
-        settings.min_area,
-        source.cell,
-    )
+    labels_THW, notes = final_masks(silhouettes_THW, settings, source.cell)
     check_not_empty(labels_THW, "the mask, after specks under [mask] min_area are dropped,")
     notes = (*notes, *_first_frame_notes(labels_THW, source))
     count = range(source.frames)
@@ -209,7 +201,7 @@ def track_workspace(
         frames_THWC = load_frames(workspace, source)
         empty_THW = np.zeros(frames_THWC.shape[:3], np.uint8)
         markup = Markup(empty_THW, empty_THW.copy())
-        with closing(open_configured_tracker(config, workspace, frames_THWC)) as tracker:
+        with closing(open_tracker(settings, frames_THWC, workspace.root)) as tracker:
             say(f"tracker: {tracker.label}")
             if settings.type == "simple" and settings.checkpoint != TrackerSettings().checkpoint:
                 say('note: tracker.checkpoint has no effect here: tracker.type is "simple"')
@@ -226,14 +218,6 @@ def track_workspace(
         f"{float(np.mean(labels_THW > 0)):.0%} of the picture inside the mask"
     )
     say(f"look at  {workspace.overview}")
-
-
-def open_configured_tracker(
-    config: Config, workspace: Workspace, frames_THWC: np.ndarray
-) -> ObjectTracker:
-    """The tracker of [tracker], for the workspace's clip. Raises UserError."""
-    settings = config.tracker
-    return open_tracker(settings.type, settings.checkpoint, frames_THWC, workspace.root)
 
 
 def load_frames(workspace: Workspace, source: Source) -> np.ndarray:
