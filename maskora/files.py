@@ -237,8 +237,9 @@ def read_text(path: Path) -> str:
     """A text in UTF-8, with a byte order mark or without; its lines end in "\\n".
 
     Raises:
-        UserError: it is in another encoding, or larger than texts are.
+        UserError: it is in another encoding, larger than texts are, or no ordinary file.
     """
+    check_ordinary(path)
     content = read_small(path, LARGEST_TEXT)
     try:
         return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from maskora.config import tables
 from maskora.errors import UserError
-from maskora.files import check_ordinary, read_text, write_text
+from maskora.files import read_text, write_text
 
 # Keys that hold a number or one word.
 WORDS = {
@@ -84,7 +84,6 @@ def load_config(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Conf
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder; name the TOML file in it")
-    check_ordinary(path)
     try:
         content = parse_toml(read_text(path), str(path))
     except FileNotFoundError:
