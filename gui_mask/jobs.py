@@ -25,7 +25,7 @@ from maskora.app.edits import find_edits
 from maskora.app.workspace import Workspace, working
 from maskora.config.tables import Stage
 from maskora.errors import Fault, UserError
-from maskora.files import patiently, remove, write_text
+from maskora.files import patiently, read_small, remove, write_text
 from maskora.progress import State, read_state
 from maskora.system import quoted
 from maskora.training.report import read_metrics, smoothed
@@ -312,7 +312,7 @@ def _ask_to_stop(workspace: Workspace) -> None:
 def _read_job(workspace: Workspace) -> Job | None:
     path = workspace.job_record
     try:
-        return Job.model_validate_json(patiently(path.read_bytes, path))
+        return Job.model_validate_json(read_small(path))
     except FileNotFoundError:
         return None
     except (IsADirectoryError, ValidationError):

@@ -5,6 +5,7 @@ import os
 import secrets
 import tempfile
 import threading
+import time
 import webbrowser
 from contextlib import closing
 from pathlib import Path
@@ -27,13 +28,18 @@ from gui_mask.pages.mask import MaskPage
 from gui_mask.pages.opening import OpeningPage, summary
 from gui_mask.pages.running import RunPage
 from gui_mask.state import AppState, PathGuard
-from maskora.files import write_text
+from maskora.files import digest
 from maskora.video.untrusted import Limits
 
 Output = Literal["edited.mp4", "comparison.mp4", "strip.png"]
 FOREIGN = (
     "this is maskora, and speaks only to its own page: open it by the whole address that it has "
     "printed, with its token"
+)
+USED = (
+    "this address lets one browser in, once and within a minute: open the one that maskora has "
+    "printed. If you see this at once after a start, on a machine that others use, end maskora "
+    "gui and start it with --no-browser"
 )
 # The page itself may run its own code (gr.HTML evaluates its script), and asks no other address.
 GUARDS = {
@@ -42,6 +48,7 @@ GUARDS = {
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
 }
+COOKIE = "maskora"
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}  # a token's frames never change
 INTRODUCTION = "Open a workspace, or make one from a video."
 THEME = gr.themes.Default(
@@ -77,31 +84,46 @@ def serve(
     ):
         os.environ["GRADIO_TEMP_DIR"] = scratch  # uploads are gone when the program is
         token = secrets.token_urlsafe(16)
-        address = f"http://{f'[{host}]' if ':' in host else host}:{port}/?token={token}"
-        app = web_app(state, host, port, token)
-        print(
-            f"maskora gui: {address}   (Ctrl-C ends it; the work is in the workspace)", flush=True
-        )
+        code = Code()
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        app = web_app(state, host, port, token, code)
+        print(f"maskora gui: {address}?token={token}", end="   ")
+        print("(Ctrl-C ends it; the work is in the workspace)", flush=True)
         print(f"folders that the page may use: {', '.join(map(str, allowed))}")
         if not _is_local(host):
             print("whoever has this address may use them")
         if browser:
-            # Other accounts see what programs are started with, so the browser is given a file.
-            page = Path(scratch) / "maskora.html"
-            write_text(page, f'<meta http-equiv="refresh" content="0; url={address}">\n')
-            threading.Timer(1.5, webbrowser.open, [page.as_uri()]).start()
+            # Other accounts see what programs are started with: the token is not among it.
+            threading.Timer(1.5, webbrowser.open, [f"{address}?code={code.text}"]).start()
         # A page keeps a connection open for as long as it is shown: it is not waited for.
         uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=1)
 
 
-def web_app(state: AppState, host: str, port: int, token: str) -> FastAPI:
+class Code:
+    """What lets one browser in: once, within a minute of its making."""
+
+    def __init__(self, seconds: float = 60) -> None:
+        self.text = secrets.token_urlsafe(16)
+        self._ends = time.monotonic() + seconds
+
+    def take(self, text: str) -> bool:
+        """Whether the text lets in; it does not a second time."""
+        is_right = _is_same(text, self.text) and time.monotonic() < self._ends
+        if is_right:
+            self._ends = 0.0
+        return is_right
+
+
+def web_app(state: AppState, host: str, port: int, token: str, code: Code) -> FastAPI:
     """The pages, and beside them the pictures and videos that they show.
 
     Args:
         token: whoever has it may use them.
+        code: gives the token to the first who brings it.
     """
+    place = f"/{digest(token)}"
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Guard, host=host, port=port, token=token)
+    app.add_middleware(Guard, host=host, place=place, token=token, code=code)
     _serve_files(app, state)
     blocks = build(state)
     # Gradio sets this in launch() alone, and checks only then that a file was really uploaded.
@@ -149,22 +171,25 @@ def build(state: AppState) -> gr.Blocks:
 
 
 class Guard:
-    """Answers the program's own page alone, and only who has come by the printed address.
+    """Answers the program's own page alone, and only who has come by one of its addresses.
 
     Any account of this machine reaches its loopback addresses, and so does every page in the same
-    browser. The token in the address becomes a cookie, which is asked for with every request.
+    browser. The token, or the code, in the address becomes a cookie, which is asked for with every
+    request. A browser sends a host's cookies to all of its ports, but to paths below the cookie's
+    own alone: so all pages lie below one that nobody else knows.
     """
 
-    def __init__(self, app: ASGIApp, host: str, port: int, token: str) -> None:
-        self._app, self._host, self._token = app, host, token
-        self._cookie = f"maskora-{port}"  # a browser shares cookies between the ports of a host
+    def __init__(self, app: ASGIApp, host: str, place: str, token: str, code: Code) -> None:
+        self._app, self._host, self._place = app, host, place
+        self._token, self._code = token, code
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
         answer = self._answer(HTTPConnection(scope))
         if answer is None:
-            return await self._app(scope, receive, _guarded(send))
+            below = {**scope, "root_path": self._place}
+            return await self._app(below, receive, _guarded(send))
         if scope["type"] == "websocket":
             return await send({"type": "websocket.close", "code": 1008})
         await answer(scope, receive, _guarded(send))
@@ -179,16 +204,21 @@ class Guard:
             return PlainTextResponse(FOREIGN, status_code=400)
         if is_foreign or (_is_local(self._host) and not _is_local(name)):
             return PlainTextResponse(FOREIGN, status_code=403)
-        if self._is_token(asked.query_params.get("token", "")):
-            enter = RedirectResponse("/", status_code=303)  # the token leaves the address bar
-            enter.set_cookie(self._cookie, self._token, httponly=True, samesite="lax")
+        token, code = (asked.query_params.get(name, "") for name in ("token", "code"))
+        if _is_same(token, self._token) or self._code.take(code):
+            enter = RedirectResponse(f"{self._place}/", 303)  # both leave the address bar
+            enter.set_cookie(COOKIE, self._token, path=self._place, httponly=True, samesite="lax")
             return enter
-        if self._is_token(asked.cookies.get(self._cookie, "")):
+        path, cookie = asked.scope["path"], asked.cookies.get(COOKIE, "")
+        if path.startswith(f"{self._place}/") and _is_same(cookie, self._token):
             return None
-        return PlainTextResponse(FOREIGN, status_code=403)
+        if path == "/favicon.ico":  # browsers ask for it by themselves
+            return Response(status_code=204)
+        return PlainTextResponse(USED if code else FOREIGN, status_code=403)
 
-    def _is_token(self, text: str) -> bool:
-        return secrets.compare_digest(text.encode("utf-8", "replace"), self._token.encode())
+
+def _is_same(text: str, secret: str) -> bool:
+    return secrets.compare_digest(text.encode("utf-8", "replace"), secret.encode())
 
 
 def _guarded(send: Send) -> Send:

@@ -18,20 +18,20 @@ from maskora.app.masking import (
     load_frames,
     load_markup,
     masks_are_by_hand,
-    open_configured_tracker,
     save_masks,
     store_markup,
     stored_silhouettes,
 )
 from maskora.app.workspace import Workspace, opened, working
 from maskora.config import Config, load_config, set_values
-from maskora.config.tables import Mask
+from maskora.config.tables import Mask, MaskShape
 from maskora.errors import Fault, UserError
 from maskora.files import digest
 from maskora.masks import Labels
 from maskora.masks.markup import Markup
 from maskora.masks.prompts import Prompt
-from maskora.masks.shapes import Boxes, MaskShape, object_boxes
+from maskora.masks.shapes import Boxes, object_boxes
+from maskora.masks.trackers import open_tracker
 from maskora.masks.tracking import Direction, ObjectTracker
 
 JPEG_QUALITY = 90
@@ -52,6 +52,10 @@ class Region:
     def of(cls, mask: Mask) -> "Region":
         """Those of a configuration."""
         return cls(mask.shape, mask.margin, mask.smooth)
+
+    def within(self, mask: Mask) -> Mask:
+        """A configuration's settings with these in their place."""
+        return mask.model_copy(update=vars(self))
 
 
 class TrackingJob:
@@ -249,8 +253,7 @@ class Session:
         with self._lock, working(self.workspace):
             self._refuse_while_tracking()
             self._store()
-            chosen = vars(self.region)
-            settings = self.config.mask.model_copy(update=chosen)
+            chosen, settings = vars(self.region), self.region.within(self.config.mask)
             # Settings without their masks make these anew later; masks without them would not last.
             set_values(self.workspace.config, {f"mask.{key}": chosen[key] for key in chosen})
             _, notes = save_masks(
@@ -315,7 +318,8 @@ class Session:
 
     def _open_tracker(self) -> ObjectTracker:
         if self._tracker is None:
-            self._tracker = open_configured_tracker(self.config, self.workspace, self._frames_THWC)
+            settings, root = self.config.tracker, self.workspace.root
+            self._tracker = open_tracker(settings, self._frames_THWC, root)
         return self._tracker
 
     def _refuse_while_tracking(self) -> None:

@@ -341,8 +341,8 @@ one clip, and writes the edited video.
 
   VIDEO           the source video, or a folder of images
   X,Y,W,H         the box of the edit, in pixels of the video; --mask or --click takes its place
-  EDITED_FRAME    the clip's first frame, edited: png, jpg or webp, in the shape of the video or of
-                  the workspace
+  EDITED_FRAME    the clip's first frame, edited: png, jpg, webp, bmp or tif, in the shape of the
+                  video or of the workspace
   OUT.mp4         the edited video
 
 Options (anywhere on the line; a lone -- is ignored)
@@ -376,14 +376,14 @@ Runs maskora edit on every sub-folder of JOBS_DIR, in the order of their names. 
   video.mp4 (.mov, .mkv, .webm)     the source video
   box.txt, clicks.txt or mask/      the box X,Y,W,H in pixels of the video; or points to follow, a
                                     line FRAME,X,Y,+ or FRAME,X,Y,- each; or a folder of masks
-  edited.png (.jpg, .jpeg, .webp)   the edited first frame
+  edited.png (.jpg, .tif, …)        the edited first frame
   keyframes/N.png (…)               more edited frames, N the frame's number     (optional)
   caption.txt, edited_caption.txt   what the source and the edit show            (optional)
   options.txt                       more options of edit, one a line, such as    (optional)
                                       --frames 17
                                       --set inference.steps=20
                                     the rest of a line is the value, without quotes; # comments;
-                                    --base, --caption, --device, --edited-caption, --frames,
+                                    --base, --caption, --device, --edited-caption, --fps, --frames,
                                     --preset, --set and --size are the options that a job may have
 
 A link in a job's folder must not lead out of JOBS_DIR.

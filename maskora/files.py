@@ -33,11 +33,17 @@ PICTURES = (
     "AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI",
     "SGI", "TGA", "TIFF", "WEBP",
 )  # fmt: skip
+# How the pictures are called that a person gives, but for masks, which may be any of PICTURES.
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff")
+IMAGES = "png, jpg, webp, bmp or tif"  # the same in words
 MOST_PIXELS = 120_000_000  # of a picture: a small file may unpack to any size
 # Windows' numbers for a file that some program has open or mapped: access denied, sharing
 # violation, lock violation, user-mapped section.
 HELD = (5, 32, 33, 1224)
 PATIENCE = 2.0  # seconds: a virus scanner, or a page that looks at a record, lets go within that
+LARGEST_TEXT = 2**20  # bytes of what a person writes: settings, captions, points
+LARGEST_DATA = 64 * 2**20  # of what programs write as text; large tokenizers have 35 MB
+TEXTS = (".jinja", ".json", ".model", ".txt")  # what such files of a model's folder are called
 PART = ".part-"  # begins the name of a file that is being written
 SCRATCH = re.compile(r"\.[a-z-]+-([0-9a-f]{8})-([0-9]+)-\w+(\..*)?")  # where it runs, its process
 
@@ -202,6 +208,55 @@ def check_ordinary(path: Path) -> None:
     if path.exists() and not path.is_file():
         kind = "a folder" if path.is_dir() else "no ordinary file (a pipe, a socket or a device)"
         raise UserError(f"{path} is {kind}; a file is needed there")
+
+
+def check_folder_of_texts(folder: Path) -> None:
+    """What a library reads of a folder by itself is files, and texts of the size of texts.
+
+    Raises:
+        UserError: something is otherwise.
+    """
+    for path in folder.iterdir():
+        if not path.is_dir():
+            check_ordinary(path)
+        if path.suffix in TEXTS:
+            _check_size(path, LARGEST_DATA)
+
+
+def read_small(path: Path, most: int = LARGEST_DATA) -> bytes:
+    """The content of a file of settings or words, of at most so many bytes.
+
+    Raises:
+        UserError: it is larger; then nothing of it is read.
+    """
+    _check_size(path, most)
+    return patiently(path.read_bytes, path)
+
+
+def read_text(path: Path) -> str:
+    """A text in UTF-8, with a byte order mark or without; its lines end in "\\n".
+
+    Raises:
+        UserError: it is in another encoding, larger than texts are, or no ordinary file.
+    """
+    check_ordinary(path)
+    content = read_small(path, LARGEST_TEXT)
+    try:
+        return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        before = content[: error.start]
+        found = "UTF-16" if b"\0" in content[:4] else f"line {before.count(10) + 1} is not"
+        raise UserError(
+            f"{path} is no text in UTF-8 ({found}): save it in an editor with the encoding UTF-8"
+        ) from None
+
+
+def _check_size(path: Path, most: int) -> None:
+    if (size := path.stat().st_size) > most:
+        raise UserError(
+            f"{path} has {size / 1e6:.0f} MB, and such a file has at most {most / 1e6:.0f}: it is "
+            f"damaged, or something else, and is not read. Put the right one in its place"
+        )
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -150,7 +150,9 @@ def _append(state: State) -> None:
 def read_state(path: Path) -> State | None:
     """The last state that was written into a file; None where there is none."""
     try:
-        lines = path.read_bytes().splitlines()
+        with path.open("rb") as file:  # whatever another program has left there may be large
+            file.seek(max(0, path.stat().st_size - MOST_BYTES))
+            lines = file.read().splitlines()
     except FileNotFoundError:
         return None
     for line in reversed(lines):

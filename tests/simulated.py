@@ -59,10 +59,14 @@ class Bus(TorchDispatchMode):
         traffic: how often tensors went "up" to the device unseen by the host (as `upload` and the
             engine send them), "up, waited for", "down" as saved inputs do, and how often the host
             waited for values ("wait").
+
+    Args:
+        answer: what it is told then.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, answer: float = 0) -> None:
         super().__init__()
+        self._answer = answer
         self.traffic: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -76,7 +80,7 @@ class Bus(TorchDispatchMode):
             return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
         if func is aten._local_scalar_dense.default and "meta" in given:
             self.traffic["wait"] += 1
-            return 0
+            return self._answer
         result = func(*args, **kwargs)
         arrived = {tensor.device.type for tensor in tensors(result)}
         if "cpu" in given and "meta" in arrived:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from maskora.caption import open_captioner
+from maskora.config.tables import Tracker
 from maskora.errors import UserError
 from maskora.masks.prompts import Click
 from maskora.masks.trackers import open_tracker
@@ -25,7 +26,7 @@ def caption(folder: Path) -> None:
 
 
 def track(folder: Path) -> None:
-    tracker = open_tracker("sam2", str(folder), FRAMES, folder.parent)
+    tracker = open_tracker(Tracker(type="sam2", checkpoint=str(folder)), FRAMES, folder.parent)
     tracker.segment(0, [Click(0, 20, 20)], np.zeros((48, 64), np.uint8))
     tracker.close()
 

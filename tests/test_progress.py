@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,14 @@ def test_the_file_stays_small_and_a_cut_line_is_passed_over(
     assert read_state(watched) is None
     watched.write_bytes(b'{"task": "track"}\n{"task": "den')
     assert read_state(watched) == State("track")
+    with watched.open("r+b") as file:  # whatever it is, the end is enough
+        file.seek(2**31)
+        file.write(b'\n{"task": "track"}\n')
+    tracemalloc.start()
+    assert read_state(watched) == State("track")
+    assert tracemalloc.get_traced_memory()[1] < 8 * progress.MOST_BYTES
+    tracemalloc.stop()
+    watched.unlink()
     monkeypatch.setattr(progress, "MOST_BYTES", 1000)
     for number in range(100):
         announce(f"part {number}")

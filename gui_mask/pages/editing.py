@@ -105,7 +105,7 @@ class EditPage:
             return [gr.skip(), gr.skip()]
         session = self.state.session(token)
         picture = read_image(session.workspace.source_frame(frame))
-        where = f"/maskora/{token}/source/{frame}.png"
+        where = f"maskora/{token}/source/{frame}.png"
         links = [f'<a href="{where}" download>Download frame {frame}</a>']
         with caught() as problem:
             self.state.guard.check(session.origin)

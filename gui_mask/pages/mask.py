@@ -9,7 +9,7 @@ from gui_mask.pages import PRIVATE, SILENT
 from gui_mask.session import Region
 from gui_mask.state import AppState
 from gui_mask.viewer import shows, viewer
-from maskora.masks.shapes import MaskShape
+from maskora.config.tables import MaskShape
 
 GUIDE = (
     "Click the object, or draw a box around it. Right-click (or Shift-click) what does not belong "

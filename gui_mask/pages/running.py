@@ -151,7 +151,7 @@ def _result(session: Session, state: JobState) -> str:
         return ""
     stamp, edit = state.result.stat().st_mtime_ns, state.job.edit or ""
     links = {
-        name: f"/maskora/{session.token}/output/{name}?edit={edit}&at={stamp}"
+        name: f"maskora/{session.token}/output/{name}?edit={edit}&at={stamp}"
         for name in ("edited.mp4", "comparison.mp4", "strip.png")
     }
     video = f'<video controls loop muted autoplay style="width: 100%" src="{links["edited.mp4"]}">'

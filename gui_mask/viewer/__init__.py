@@ -128,15 +128,12 @@ def since(session: Session, version: int, regions: int) -> dict[str, Any]:
 
 def region_outlines(session: Session) -> tuple[list[list[Outlined]], tuple[str, ...]]:
     """Outlines of the region that would be edited, per frame, and notes for the person."""
-    region, source, min_area = session.region, session.source, session.config.mask.min_area
-    if region.shape != "box":
-        final_THW, notes = final_masks(
-            session.markup.shown_THW, region.shape, region.margin, region.smooth, min_area,
-            source.cell,
-        )  # fmt: skip
+    mask, source = session.region.within(session.config.mask), session.source
+    if mask.shape != "box":
+        final_THW, notes = final_masks(session.markup.shown_THW, mask, source.cell)
         return [outlines(labels_HW) for labels_HW in final_THW], notes
-    boxes_NT4, object_ids, notes = session.boxes(min_area)
-    final_NT4 = final_boxes(boxes_NT4, region.margin, region.smooth, source.cell, *source.size)
+    boxes_NT4, object_ids, notes = session.boxes(mask.min_area)
+    final_NT4 = final_boxes(boxes_NT4, mask, source.cell, *source.size)
     return [box_outlines(final_NT4, object_ids, n) for n in range(source.frames)], notes
 
 

@@ -20,11 +20,14 @@ from typing import IO
 
 import maskora
 from maskora import devices
-from maskora.app.workspace import IMAGE_SUFFIXES, Workspace, read_small_text, video_sha256, working
+from maskora.app.workspace import Workspace, video_sha256, working
 from maskora.errors import Fault, UserError
 from maskora.files import (
+    IMAGE_SUFFIXES,
+    IMAGES,
     check_links,
     is_hidden,
+    read_text,
     refuse_inputs,
     remove,
     replacing,
@@ -233,7 +236,7 @@ def _image(path: str) -> Path:
     if not Path(path).is_file():
         raise UserError(f"no such image: {path}")
     if Path(path).suffix.lower() not in IMAGE_SUFFIXES:
-        raise UserError(f"not a png, jpg or webp image: {path}")
+        raise UserError(f"not a picture that can be read ({IMAGES}): {path}")
     return Path(path)
 
 
@@ -351,7 +354,7 @@ def job_words(job: Path, output: Path, common: Sequence[str]) -> list[str]:
     (name, region), options = regions[0], []
     words = [str(video), str(edited), str(output)]
     if name == "box.txt":
-        words.insert(1, _region(["".join(read_small_text(region).split())], [])[1])
+        words.insert(1, _region(["".join(read_text(region).split())], [])[1])
     elif name == "clicks.txt":
         options = [word for line in _lines(region) for word in ("--click", line)]
     else:
@@ -359,7 +362,7 @@ def job_words(job: Path, output: Path, common: Sequence[str]) -> list[str]:
     words += [*options, "--workspace", str(output.with_suffix(".work")), *common]
     for option in ("caption", "edited_caption"):
         for path in _named(job, f"{option}.txt"):
-            words += [f"--{option.replace('_', '-')}", read_small_text(path).strip()]
+            words += [f"--{option.replace('_', '-')}", read_text(path).strip()]
     for folder in _named(job, "keyframes"):
         for image in sorted(folder.iterdir()):
             if not is_hidden(image):
@@ -397,7 +400,7 @@ def _named(job: Path, name: str) -> list[Path]:
 
 def _lines(path: Path) -> list[str]:
     """A text's lines, without empty ones and comments."""
-    lines = (line.strip() for line in read_small_text(path).splitlines())
+    lines = (line.strip() for line in read_text(path).splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 

@@ -9,7 +9,7 @@ from maskora.app.workspace import Workspace, caption_beside
 from maskora.caption import KEY, TASK, Captioner, check_folder, open_captioner
 from maskora.config import Config
 from maskora.errors import UserError
-from maskora.files import digest, remove, write_text
+from maskora.files import digest, read_small, remove, write_text
 from maskora.hub import find_local, is_hub_id
 from maskora.video.images import read_image
 
@@ -29,7 +29,8 @@ def settle_captions(
         images: source/00000.png or edited frames.
 
     Raises:
-        UserError: a caption is missing, and there is no captioner to write it.
+        UserError: a caption is missing, and there is no captioner to write it; or what it wrote
+            was changed.
     """
     given = {image: _given(config, workspace, image) for image in images}
     left = [image for image, text in given.items() if text is None]
@@ -49,7 +50,8 @@ def write_captions(config: Config, workspace: Workspace, images: Iterable[Path])
     It is loaded once, for those which it has not seen yet. No .txt is written.
 
     Raises:
-        UserError: an image cannot be read, or there is no captioner, or it finds no words.
+        UserError: an image cannot be read, there is no captioner, it finds no words, or what it
+            wrote was changed.
     """
     texts = {image: _remembered(config, workspace, image) for image in images}
     missing = [image for image, text in texts.items() if text is None]
@@ -138,21 +140,31 @@ def _write(caption: Captioner, config: Config, workspace: Workspace, image: Path
 
 
 def _remembered(config: Config, workspace: Workspace, image: Path) -> str | None:
-    """The captioner's earlier caption of this very picture; a damaged file counts as absent."""
+    """The captioner's earlier caption of this very picture; a file that is none counts as absent.
+
+    Raises:
+        UserError: it says something else than the captioner did.
+    """
     path = _file(config, workspace, image)
+    beside = path.with_suffix(DIGEST)
     if not path.exists():
         return None
     try:
-        text, beside = path.read_text(encoding="utf-8"), path.with_suffix(DIGEST)
-        is_whole = not beside.exists() or beside.read_text(encoding="utf-8") == digest(text)
+        text = " ".join(read_small(path).decode("utf-8-sig").split())
+        written = read_small(beside).decode() if beside.exists() else digest(text)
     except (IsADirectoryError, UnicodeDecodeError):
-        is_whole = False
-    if is_whole and text.strip():
-        return text.strip()
-    log.warning("note: %s is damaged, and is written again", path)
-    for damaged in (path, path.with_suffix(DIGEST)):
-        remove(damaged)
-    return None
+        text = written = ""
+    if not text or not written:
+        log.warning("note: %s is damaged, and is written again", path)
+        for damaged in (path, beside):
+            remove(damaged)
+        return None
+    if written != digest(text):
+        raise UserError(
+            f"{path} is not what {config.caption.model} wrote: it was changed by hand, or damaged. "
+            f"Remove it, and it is written again, {_advice(workspace, image)}"
+        )
+    return text
 
 
 def _file(config: Config, workspace: Workspace, image: Path) -> Path:

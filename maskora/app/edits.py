@@ -14,7 +14,6 @@ from maskora.app.captions import settle_captions
 from maskora.app.masking import load_frames, load_masks
 from maskora.app.workspace import (
     EDIT_NAME,
-    IMAGE_SUFFIXES,
     Source,
     Workspace,
     check_video_settings,
@@ -22,7 +21,7 @@ from maskora.app.workspace import (
 )
 from maskora.config import Config
 from maskora.errors import UserError
-from maskora.files import is_hidden
+from maskora.files import IMAGE_SUFFIXES, IMAGES, is_hidden
 from maskora.video.composite import composite, feather_alpha
 from maskora.video.differences import VISIBLE, Leakage, measure_leakage
 from maskora.video.fit import fit_image, resize
@@ -36,7 +35,7 @@ log = logging.getLogger("maskora")
 # inference.feather: that one is about the finished frames, and changing it must not retrain.
 SPILL_FEATHER = 8.0
 # Pictures that are no edited frames, but that a person may take for some.
-PICTURES = (".avif", ".bmp", ".gif", ".heic", ".jxl", ".tga", ".tif", ".tiff")
+PICTURES = (".avif", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".tga")
 
 
 @dataclass(frozen=True)
@@ -184,7 +183,7 @@ def _frame_number(path: Path, frames: int) -> int:
     if suffix not in (*IMAGE_SUFFIXES, ".txt") or not is_frame:
         raise UserError(
             f"{path} is not a frame: edited frames are named by their number, as 00000.png "
-            f"(or .jpg, .webp), with a caption in a .txt beside"
+            f"({IMAGES}), with a caption in a .txt beside"
         )
     if int(path.stem) >= frames:
         raise UserError(f"{path}: the clip has frames 0 to {frames - 1} only")

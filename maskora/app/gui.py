@@ -5,7 +5,7 @@ from pathlib import Path
 
 from maskora.app.workspace import Workspace
 from maskora.errors import UserError
-from maskora.video.images import IMAGE_SUFFIXES
+from maskora.files import IMAGE_SUFFIXES
 from maskora.video.untrusted import Limits
 
 

@@ -28,7 +28,7 @@ from maskora.config import Config
 from maskora.config.tables import Mask
 from maskora.config.tables import Tracker as TrackerSettings
 from maskora.errors import UserError
-from maskora.files import digest, digest_files
+from maskora.files import IMAGE_SUFFIXES, digest, digest_files
 from maskora.masks.files import (
     check_not_empty,
     match_length,
@@ -41,12 +41,11 @@ from maskora.masks.markup import Markup
 from maskora.masks.prompts import Box, Click, Prompt, check_inside, parse_box, parse_click
 from maskora.masks.shapes import final_masks, frame_ranges, static_box_labels
 from maskora.masks.trackers import open_tracker
-from maskora.masks.tracking import ObjectTracker
 from maskora.progress import track
 from maskora.system import quoted
 from maskora.video.composite import contact_sheet
 from maskora.video.fit import FramePlacement, fit_labels
-from maskora.video.images import IMAGE_SUFFIXES, read_image, write_png
+from maskora.video.images import read_image, write_png
 from maskora.video.probe import VideoInfo, probe
 from maskora.video.read import read_frames
 
@@ -93,14 +92,7 @@ def build_masks(
     Returns:
         the final labels, (T, H, W), and notes for the person.
     """
-    labels_THW, notes = final_masks(
-        silhouettes_THW,
-        settings.shape,
-        settings.margin,
-        settings.smooth,
-        settings.min_area,
-        source.cell,
-    )
+    labels_THW, notes = final_masks(silhouettes_THW, settings, source.cell)
     check_not_empty(labels_THW, "the mask, after specks under [mask] min_area are dropped,")
     notes = (*notes, *_first_frame_notes(labels_THW, source))
     count = range(source.frames)
@@ -209,7 +201,7 @@ def track_workspace(
         frames_THWC = load_frames(workspace, source)
         empty_THW = np.zeros(frames_THWC.shape[:3], np.uint8)
         markup = Markup(empty_THW, empty_THW.copy())
-        with closing(open_configured_tracker(config, workspace, frames_THWC)) as tracker:
+        with closing(open_tracker(settings, frames_THWC, workspace.root)) as tracker:
             say(f"tracker: {tracker.label}")
             if settings.type == "simple" and settings.checkpoint != TrackerSettings().checkpoint:
                 say('note: tracker.checkpoint has no effect here: tracker.type is "simple"')
@@ -226,14 +218,6 @@ def track_workspace(
         f"{float(np.mean(labels_THW > 0)):.0%} of the picture inside the mask"
     )
     say(f"look at  {workspace.overview}")
-
-
-def open_configured_tracker(
-    config: Config, workspace: Workspace, frames_THWC: np.ndarray
-) -> ObjectTracker:
-    """The tracker of [tracker], for the workspace's clip. Raises UserError."""
-    settings = config.tracker
-    return open_tracker(settings.type, settings.checkpoint, frames_THWC, workspace.root)
 
 
 def load_frames(workspace: Workspace, source: Source) -> np.ndarray:

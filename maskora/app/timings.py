@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from maskora.files import cache_home, parse_json, write_text
+from maskora.files import cache_home, parse_json, read_small, write_text
 
 # What of a placement follows from what happens to be free, and how much fewer blocks are near.
 FLUID, NEAR = ("blocks_to_swap", "ring", "vae_tile"), 8
@@ -70,7 +70,7 @@ def _known() -> dict[str, float]:
 def _read() -> dict[str, float]:
     """What is there; a missing or damaged file counts as empty."""
     try:
-        content = parse_json(_path().read_bytes())
+        content = parse_json(read_small(_path()))
     except (FileNotFoundError, ValueError):
         return {}
     if not isinstance(content, dict):

@@ -22,7 +22,16 @@ from maskora.app.exchange import begun_exchanges, settle
 from maskora.config import Config
 from maskora.config.tables import Stage
 from maskora.errors import UserError
-from maskora.files import check_links, is_hidden, patiently, remove, sha256_file, write_text
+from maskora.files import (
+    IMAGE_SUFFIXES,
+    check_links,
+    is_hidden,
+    read_small,
+    read_text,
+    remove,
+    sha256_file,
+    write_text,
+)
 from maskora.system import WINDOWS, command_line
 
 if TYPE_CHECKING:
@@ -30,7 +39,6 @@ if TYPE_CHECKING:
     from maskora.video.probe import VideoInfo
 
 log = logging.getLogger("maskora")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # of edited frames
 EDIT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 SAME_SHAPE = 0.02  # by which the aspect of a mask or an edited frame may differ from the clip's
 RESERVED = ("seed-", "step-", "tensorboard")  # names that runs and outputs use themselves
@@ -120,7 +128,7 @@ def read_record(
 ) -> Kind:
     """Read a JSON record. Raises UserError, with the remedy, where it is missing or damaged."""
     try:
-        return kind.model_validate_json(patiently(path.read_bytes, path))
+        return kind.model_validate_json(read_small(path))
     except (FileNotFoundError, IsADirectoryError, ValidationError) as error:
         what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
         raise UserError(f"{path} {what}: {remedy}") from None
@@ -283,20 +291,10 @@ def _checked_name(edit: str) -> str:
     return edit
 
 
-def read_small_text(path: Path) -> str:
-    """A text file in UTF-8, with a byte order mark or without. Raises UserError."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
-        ) from None
-
-
 def caption_beside(image: Path) -> str | None:
     """The text of the .txt beside an image, or None where there is none (or it is empty)."""
     try:
-        return " ".join(read_small_text(image.with_suffix(".txt")).split()) or None
+        return " ".join(read_text(image.with_suffix(".txt")).split()) or None
     except FileNotFoundError:
         return None
 
@@ -397,10 +395,8 @@ def video_sha256(video: Path) -> str:
     """
     files = [video]
     if video.is_dir():
-        from maskora.video.images import IMAGE_SUFFIXES as IMAGES
-
-        shown = (path for path in video.iterdir() if not is_hidden(path))
-        files = sorted(path for path in shown if path.suffix.lower() in IMAGES and path.is_file())
+        named = (path for path in video.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        files = sorted(path for path in named if path.is_file() and not is_hidden(path))
     states = tuple((path, _state(path)) for path in files)
     nbytes = sum(path.stat().st_size for path in files)
     if nbytes > LARGE and states not in _READ:

@@ -24,6 +24,7 @@ Family: TypeAlias = Literal[
 FAMILIES: tuple[str, ...] = get_args(Family)
 PARTS = ("transformer", "transformer_2", "vae", "text_encoder", "image_encoder")
 TrackerKind = Literal["simple", "sam2"]
+MaskShape = Literal["box", "tight", "hull", "noisy", "full"]
 Stage: TypeAlias = Literal["motion", "appearance"]
 LARGEST = 8192
 
@@ -233,7 +234,7 @@ class Video(Table):
 class Mask(Table):
     """The region that is generated, made from the objects' silhouettes."""
 
-    shape: Literal["box", "tight", "hull", "noisy", "full"] = Field(
+    shape: MaskShape = Field(
         "box", description="box | tight | hull | noisy | full; loose boxes give the best edits"
     )
     margin: Annotated[float, Field(ge=0.0, le=2.0)] = Field(

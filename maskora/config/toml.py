@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from maskora.config import tables
 from maskora.errors import UserError
-from maskora.files import check_ordinary, patiently, write_text
+from maskora.files import read_text, write_text
 
 # Keys that hold a number or one word.
 WORDS = {
@@ -27,26 +27,30 @@ WORDS = {
     "motion.window": " or 'full'",
 }
 BACKSLASH = "in \"…\" a backslash begins an escape: write a path with / or between '…'"
-# What people write in TOML that is none, as expressions of the line and of the complaint -> a cure.
+MISSING = "a {} is missing: text begins and ends with one"
+# What people write in TOML that is none: the complaint, the line with \0 where the reader gave up,
+# and a cure. Only what stands at that place counts: there may be an apostrophe in a comment.
 CURES = (
-    (r"[^=#]*=[\s\[{]*[“”„«»`\u2018\u2019]", r".*", "write straight quotes, as in path = \"…\""),
-    (r"[^#]*=\s*\"", r".*(Unescaped|hex value|escaped character).*", BACKSLASH),
-    (r"[^\"]*\"[^\"]*$", r".*", 'a " is missing: text begins and ends with one'),
-    (r"[^']*'[^']*$", r".*", "a ' is missing: text begins and ends with one"),
-    (r"[^=#]*=\s*(True|False|TRUE|FALSE)\b", r".*", "write true or false"),
-    (r"[^=#]*=\s*[-+]?\d*,\d", r".*", "a number has a point: 0.5"),
-    (r"[^=#]*=\s*[-+]?(\.\d|\d+\.(\s|$))", r".*", "a number has digits before and after its point"),
-    (r"[^=#]*=\s*[^\s\"'\[{\d+-]", r".*Invalid value.*", "text stands between quotes: key = '…'"),
-    (r"[^=#]*=\s*(#|$)", r".*Invalid value.*", "a value is missing after ="),
-    (r"[^=#]*=\s*([\"']).*\1\s*\w", r".*", "between quotes of one kind, use those of the other"),
-    (r"[^=#]*=\s*[\d+-]", r"Expected newline.*", "is it text? Text stands between quotes"),
-    (r"\s*[\w.-]+\s*:", r".*", "between a key and its value stands ="),
-    (r"\s*(//|;|--)", r".*", "a comment begins with #"),
-    (r".*", r".*(twice|overwrite).*", "it stands there twice: keep one"),
-    (r".*", r"Exceeds the limit.*", "a number has thousands of digits"),
-    (r".*", r"Unclosed array.*", "a [ has no ]"),
+    (r".*", r".*\0[“”„«»`\u2018\u2019]", "write straight quotes, as in path = \"…\""),
+    (r".*(Unescaped|hex value|escaped character)", r".*", BACKSLASH),
+    (r"Illegal character '\\n'|Unterminated string", r".*", MISSING.format('"')),
+    (r"Expected \"'+\"|Found invalid character '\\n'", r".*", MISSING.format("'")),
+    (r".*", r".*=\s*\0(True|False|TRUE|FALSE)\b", "write true or false"),
+    (r".*", r".*=\s*[-+]?\d*\0,\d", "a number has a point: 0.5"),
+    (r".*", r".*=\s*[-+]?\d*\0[-+]?\.(\d|\s|$)", "a number has digits before and after its point"),
+    (r"Invalid value", r".*=\s*\0(#|$)", "a value is missing after ="),
+    (r"Invalid value", r".*[=\[,]\s*\0[^\s\"'\[{\d+-]", "text stands between quotes: key = '…'"),
+    (r".*", r".*([\"'])(\s*\0\w.*\1|\0\1)", "between quotes of one kind, use those of the other"),
+    (r"Expected newline", r".*=\s*[\d+-][^=\"'#]*\0", "is it text? Text stands between quotes"),
+    (r"Expected '='", r"\s*[\w.-]+\s*\0:", "between a key and its value stands ="),
+    (r".*", r"\s*\0?(//|;|--)", "a comment begins with #"),
+    (r".*(twice|overwrite)", r".*", "it stands there twice: keep one"),
+    (r"Exceeds the limit", r".*", "a number has thousands of digits"),
+    (r"Unclosed array", r".*", "a [ has no ], or a , is missing between two values"),
 )  # fmt: skip
 PRESETS = Path(__file__).parents[2] / "configs" / "presets"
+# What is told at the end of the text only begins with the last of these quotes.
+OPENED = {'Expected "\'"': "'", "Expected \"'''\"": "'''", "Unterminated string": '"""'}
 SHOWN = 100  # characters of a line or a value in a message
 
 
@@ -86,7 +90,7 @@ def load_config(
     if path.is_dir():
         raise UserError(f"{path} is a folder; name the TOML file in it")
     try:
-        content = parse_toml(_read(path), str(path))
+        content = parse_toml(read_text(path), str(path))
     except FileNotFoundError:
         raise UserError(
             f"{path}: no such file (maskora prepare writes a workspace with its edit.toml)"
@@ -107,26 +111,13 @@ def with_preset(content: dict[str, Any], preset: str | None) -> dict[str, Any]:
         return content
     file = Path(preset) if preset.endswith(".toml") else PRESETS / f"{preset}.toml"
     try:
-        overlay = parse_toml(_read(file), str(file))
+        overlay = parse_toml(read_text(file), str(file))
     except FileNotFoundError:
         names = ", ".join(sorted(path.stem for path in PRESETS.glob("*.toml")))
         raise UserError(f"--preset {preset}: there is none; {names} or a .toml file") from None
     build_config(overlay, (), str(file))  # what is wrong in it is said of it
     tables = {table: content.get(table, {}) | values for table, values in overlay.items()}
     return content | tables
-
-
-def _read(path: Path) -> str:
-    """A file's text. Raises UserError where it is not in UTF-8, FileNotFoundError."""
-    check_ordinary(path)
-    try:
-        return patiently(lambda: path.read_text(encoding="utf-8-sig"), path)
-    except UnicodeDecodeError as error:
-        before = error.object[: error.start]
-        found = "UTF-16" if b"\0" in error.object[:4] else f"line {before.count(10) + 1} is not"
-        raise UserError(
-            f"{path} is no text in UTF-8 ({found}): save it in an editor with the encoding UTF-8"
-        ) from None
 
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:
@@ -144,19 +135,30 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
         raise UserError(f"{where} is not valid TOML: it is nested too deeply") from None
     except ValueError as error:  # of numbers with thousands of digits too
         reason, _, place = str(error).partition(" (at ")
-        found = re.match(r"line (\d+)", place)
-        number = int(found[1]) if found else None
-    lines = text.splitlines()
-    line = lines[number - 1] if number and number <= len(lines) else ""
+    number, marked = _locate_mistake(text, reason, place)
+    line = marked.replace("\0", "").strip()
     at = f", line {number}" if number else ""
-    shown = f" ({line.strip()[:SHOWN]})" if line.strip() else ""
+    shown = f" ({line[:SHOWN]})" if line else ""
     cures = (
         cure
-        for written, complaint, cure in CURES
-        if re.match(written, line) and re.match(complaint, reason)
+        for complaint, written, cure in CURES
+        if re.match(complaint, reason) and re.match(written, marked)
     )
     why = f"{reason.partition(';')[0]}; {cure}" if (cure := next(cures, "")) else reason
     raise UserError(f"{where}{at} is not valid TOML{shown}: {why}")
+
+
+def _locate_mistake(text: str, reason: str, place: str) -> tuple[int | None, str]:
+    """The wrong line's number, and the line with \\0 at the place; None and "" if not known."""
+    if found := re.match(r"line (\d+), column (\d+)", place):
+        number, column = int(found[1]), int(found[2]) - 1
+    elif quote := OPENED.get(reason):
+        before = text[: text.rindex(quote)]
+        number, column = before.count("\n") + 1, len(before) - before.rfind("\n") - 1
+    else:
+        return None, ""
+    line = [*text.split("\n"), ""][number - 1]
+    return number, f"{line[:column]}\0{line[column:]}"
 
 
 def build_config(
@@ -181,7 +183,7 @@ def build_config(
 def set_values(path: Path, values: dict[str, Any]) -> None:
     """Change keys ("table.key") of a TOML file, whose comments and order stay. Raises UserError."""
     load_config(path)  # a damaged file is reported as such
-    document = tomlkit.parse(_read(path))
+    document = tomlkit.parse(read_text(path))
     for name, value in values.items():
         table, _, key = name.partition(".")
         document.setdefault(table, tomlkit.table())[key] = value

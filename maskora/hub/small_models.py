@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError
 
 from maskora.errors import UserError
-from maskora.files import check_ordinary, parse_json
+from maskora.files import check_folder_of_texts, check_ordinary, parse_json, read_small
 
 # What transformers raises where a folder's files are missing, damaged or of another model.
 BROKEN = (OSError, ValueError, LookupError, AttributeError, RuntimeError, SafetensorError)
@@ -26,9 +26,11 @@ def read_settings(path: Path, key: str, advice: str) -> dict[str, Any]:
     """
     check_ordinary(path)
     try:
-        settings = parse_json(path.read_bytes())
+        settings = parse_json(read_small(path))
     except FileNotFoundError:
         raise UserError(f"{key}: {path} is missing: {advice}") from None
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         raise UserError(f"{key}: {path} is damaged ({error}): {advice}") from None
     return settings if isinstance(settings, dict) else {}
@@ -36,9 +38,7 @@ def read_settings(path: Path, key: str, advice: str) -> dict[str, Any]:
 
 def load_part(load: Callable[[Path], Part], folder: Path, key: str, advice: str) -> Part:
     """Load a part of a folder. Raises UserError where it is missing or damaged."""
-    for path in folder.iterdir():
-        if not path.is_dir():
-            check_ordinary(path)  # a pipe would be waited for
+    check_folder_of_texts(folder)
     try:
         return load(folder)
     except BROKEN as error:

@@ -7,49 +7,45 @@ floats, with NaN where the object is absent. ``labels_THW`` is uint8: 0 = keep, 
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from maskora.config.tables import Mask
 from maskora.errors import UserError
 from maskora.masks import Labels, Silhouette
 from maskora.masks.tracking import combine, split
 
 Boxes = npt.NDArray[np.float64]
-MaskShape = Literal["box", "tight", "hull", "noisy", "full"]
 NOISY_GRID = 7  # cells per side of the degraded mask of the paper's appendix B.2
 ROUNDING = 1e-6  # pixels by which a side may stray through float arithmetic
 
 
-def final_masks(
-    labels_THW: Labels, shape: MaskShape, margin: float, smooth: int, min_area: float, cell: int
-) -> tuple[Labels, tuple[str, ...]]:
+def final_masks(labels_THW: Labels, mask: Mask, cell: int) -> tuple[Labels, tuple[str, ...]]:
     """Turn silhouettes into the region that is edited, in one of the shapes the paper compares.
 
-    Args: shape: "box" (covers the silhouette; uses margin, smooth and cell), "hull" (covers it;
-        uses margin), "tight" (the silhouette itself), "noisy" (degraded through a 7x7 grid) or
-        "full" (everything); margin: in parts of the box; smooth: window in frames; min_area: in
-        parts of the picture; cell: side of a latent cell in pixels.
+    Args: mask: its shape is "box" (covers the silhouette; uses margin, smooth and cell), "hull"
+        (covers it; uses margin), "tight" (the silhouette itself), "noisy" (degraded through a 7x7
+        grid) or "full" (everything); cell: side of a latent cell in pixels.
     Returns: labels_THW, and notes for the person.
     """
-    if shape == "full":
+    if mask.shape == "full":
         return np.ones_like(labels_THW), ()
-    if shape == "box":
+    if mask.shape == "box":
         height, width = labels_THW.shape[1:]
-        boxes_NT4, object_ids, notes = object_boxes(labels_THW, min_area)
-        boxes_NT4 = final_boxes(boxes_NT4, margin, smooth, cell, width, height)
+        boxes_NT4, object_ids, notes = object_boxes(labels_THW, mask.min_area)
+        boxes_NT4 = final_boxes(boxes_NT4, mask, cell, width, height)
         final_THW = render_boxes(boxes_NT4, object_ids, height, width)
     else:
-        final_THW, notes = clean_silhouettes(labels_THW, min_area)
-        if shape == "hull":
-            final_THW = redraw(final_THW, partial(hull, margin=margin))
-        elif shape == "noisy":
+        final_THW, notes = clean_silhouettes(labels_THW, mask.min_area)
+        if mask.shape == "hull":
+            final_THW = redraw(final_THW, partial(hull, margin=mask.margin))
+        elif mask.shape == "noisy":
             final_THW = redraw(final_THW, noisy)
     filled = np.flatnonzero((final_THW > 0).all(axis=(1, 2))).tolist()
     if filled:
-        name = "box" if shape == "box" else "mask"
+        name = "box" if mask.shape == "box" else "mask"
         notes += (
             f"the {name} covers the whole frame: nothing is left to keep"
             f" (frames {frame_ranges(filled)}).",
@@ -189,11 +185,9 @@ def object_boxes(
     return boxes_NT4, object_ids, notes
 
 
-def final_boxes(
-    boxes_NT4: Boxes, margin: float, smooth: int, cell: int, width: int, height: int
-) -> Boxes:
+def final_boxes(boxes_NT4: Boxes, mask: Mask, cell: int, width: int, height: int) -> Boxes:
     """Objects' boxes as they are edited: grown, steadied, snapped to cells; see ``final_masks``."""
-    steadied_NT4 = smooth_boxes(grow_boxes(boxes_NT4, margin), smooth)
+    steadied_NT4 = smooth_boxes(grow_boxes(boxes_NT4, mask.margin), mask.smooth)
     return snap_boxes(steadied_NT4, cell, width, height)
 
 

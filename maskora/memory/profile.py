@@ -18,7 +18,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from maskora.files import cache_home, digest, write_text
+from maskora.files import cache_home, digest, read_small, write_text
 from maskora.models.base import Grid
 from maskora.models.files.model_files import ModelFiles
 from maskora.models.registry import FAMILIES, open_source, read_settings
@@ -304,7 +304,7 @@ def _kept(name: str) -> dict[str, Any]:
     """What is known of a base so far; what cannot be read is measured again."""
     if name not in _MEASURED:
         try:
-            table = json.loads(_path(name).read_text("utf-8"))
+            table = json.loads(read_small(_path(name)))
         except (OSError, ValueError):
             return {}
         _MEASURED[name] = table

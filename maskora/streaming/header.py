@@ -7,7 +7,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from maskora.errors import UserError
-from maskora.files import check_ordinary, parse_json
+from maskora.files import check_ordinary, parse_json, read_small
 from maskora.hub import variants
 
 LENGTH_BYTES = 8
@@ -99,8 +99,9 @@ def shards(folder: Path) -> list[Path]:
     index = min((path for path in plain if path.match("*.safetensors.index.json")), default=None)
     if index is None:
         return sorted(path for path in plain if path.suffix == ".safetensors")
+    content = read_small(index)
     try:
-        names = set(parse_json(index.read_bytes())["weight_map"].values())
+        names = set(parse_json(content)["weight_map"].values())
         if away := [name for name in names if _leads_out(PureWindowsPath(name))]:
             raise ValueError(f"{away[0]} lies in another folder")
         return [folder / name for name in sorted(names)]

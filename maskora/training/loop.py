@@ -164,7 +164,7 @@ def _train_steps(
         try:
             entry = step.read()
         except NotFinite:
-            if step.left_out and step.step > steps.start:
+            if step.step > steps.start:  # the device has left out its update and later ones
                 keep(step.step - 1)
             raise
         report.add(entry)
@@ -212,7 +212,6 @@ class PendingStep:
         noise_level: mean over the step's samples.
         samples: which samples the step saw.
         started, ended: time stamps of the device.
-        left_out: where these are not finite, the device has left out its update and later ones.
     """
 
     step: int
@@ -222,7 +221,6 @@ class PendingStep:
     samples: tuple[str, ...]
     started: Any
     ended: Any
-    left_out: bool = False
 
     def read(self) -> StepMetrics:
         """Wait for the step's numbers. Raises NotFinite."""
@@ -302,7 +300,7 @@ def train_step(
         torch._foreach_div_([p.grad for p in parameters if p.grad is not None], scale)
     norm = torch.nn.utils.clip_grad_norm_(parameters, settings.gradient_clipping)
     mean_loss = torch.stack(losses).double().mean()
-    if model.device.type == "cpu":  # where looking costs no wait
+    if not leaves_out(optimizer):
         check_finite(step, tuple(names), mean_loss.item(), norm.item())
     finite = mean_loss.isfinite() & norm.isfinite()
     update(optimizer, parameters, finite)  # the last that may fail: nothing is allocated after it
@@ -314,7 +312,6 @@ def train_step(
         samples=tuple(names),
         started=started,
         ended=_time_stamp(model.device),
-        left_out=leaves_out(optimizer),
     )
 
 

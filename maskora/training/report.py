@@ -6,13 +6,14 @@ import logging
 import os
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pydantic.dataclasses import dataclass
 
-from maskora.files import flush, naming, parse_json, patiently, replacing, write_text
+from maskora.files import flush, naming, parse_json, read_small, replacing, write_text
 
 log = logging.getLogger("maskora")
 
@@ -111,7 +112,7 @@ def read_metrics(path: Path) -> list[StepMetrics]:
     if not path.exists():
         return []
     steps: list[StepMetrics] = []
-    text = patiently(path.read_bytes, path).decode("utf-8", "replace")
+    text = read_small(path).decode("utf-8", "replace")
     for line in text.splitlines():
         try:
             entry = parse_json(line)
@@ -123,18 +124,34 @@ def read_metrics(path: Path) -> list[StepMetrics]:
 
 
 def draw_loss(metrics: Path, picture: Path, title: str) -> None:
-    """Draw loss over steps, raw and smoothed, as a PNG."""
+    """Draw a run's loss over its steps, raw and smoothed, as a PNG."""
+    entries = read_metrics(metrics)
+    draw_losses([e.step for e in entries], [e.loss for e in entries], picture, title)
+
+
+def draw_losses(
+    steps: Sequence[int],
+    losses: list[float],
+    picture: Path,
+    title: str,
+    memory: float = 0.9,
+    scale: str = "linear",
+) -> None:
+    """Draw losses over steps, raw and smoothed, as a PNG.
+
+    Args:
+        memory: of the smoothing.
+        scale: of the losses, as matplotlib calls it.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    entries = read_metrics(metrics)
-    steps, losses = [e.step for e in entries], [e.loss for e in entries]
     figure, axes = pyplot.subplots(figsize=(8, 4), dpi=110)
-    axes.plot(steps, losses, ".", color="#9bb7d4", label="one step")
-    axes.plot(steps, smoothed(losses), color="#1f4e79", label="smoothed")
-    axes.set(xlabel="step", ylabel="loss", title=title)
+    axes.plot(steps, losses, ".", color="#9bb7d4", markersize=3, label="one step")
+    axes.plot(steps, smoothed(losses, memory), color="#1f4e79", label="smoothed")
+    axes.set(xlabel="step", ylabel="loss", title=title, yscale=scale)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()

@@ -21,7 +21,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from maskora.errors import UserError
-from maskora.files import move, patiently, remove, sha256_file, write_bytes, write_text
+from maskora.files import move, read_small, remove, sha256_file, write_bytes, write_text
 from maskora.streaming.header import read_header
 from maskora.streaming.out_of_memory import ran_out_of
 
@@ -65,7 +65,7 @@ class RunFolder:
     def read(self) -> RunRecord | None:
         """The record of the saved run; None where there is none, or it is damaged (logged)."""
         try:
-            return RunRecord.model_validate_json(patiently(self._record.read_bytes, self._record))
+            return RunRecord.model_validate_json(read_small(self._record))
         except FileNotFoundError:
             return None
         except (IsADirectoryError, ValidationError):
@@ -126,7 +126,7 @@ class RunFolder:
         """Of the lines up to a step; None where there are none."""
         if not self.metrics.is_file():
             return None
-        lines = patiently(self.metrics.read_bytes, self.metrics).splitlines(keepends=True)
+        lines = read_small(self.metrics).splitlines(keepends=True)
         return hashlib.sha256(b"".join(lines[:step])).hexdigest()
 
     def adapter(self, step: int) -> Path:

@@ -13,8 +13,6 @@ from PIL import Image, ImageCms, ImageOps
 from maskora.errors import UserError
 from maskora.files import MOST_PIXELS, PICTURES, check_ordinary, replacing
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
-
 ALIKE = 2  # levels by which a profile may differ from sRGB and is sRGB all the same
 log = logging.getLogger("maskora")
 _SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "WEBP": ".webp"}  # MPO: two JPEGs

@@ -21,15 +21,9 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from maskora.errors import Fault, UserError
-from maskora.files import is_hidden
+from maskora.files import IMAGE_SUFFIXES, IMAGES, is_hidden
 from maskora.video.ffmpeg import file_url, has_filter
-from maskora.video.images import (
-    IMAGE_SUFFIXES,
-    has_transparency,
-    image_size,
-    natural_key,
-    read_with_alpha,
-)
+from maskora.video.images import has_transparency, image_size, natural_key, read_with_alpha
 from maskora.video.sound import find_track
 
 if TYPE_CHECKING:
@@ -226,7 +220,7 @@ def _probe_images(folder: Path, fps: Fraction | None, limits: "Limits | None") -
     entries = sorted(shown, key=natural_key)
     images = tuple(p for p in entries if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES)
     if not images:
-        raise UserError(f"{folder}: no images in this folder (png, jpg, webp, bmp or tif)")
+        raise UserError(f"{folder}: no images in this folder ({IMAGES})")
     by_stem: dict[str, Path] = {}
     for path in images:
         twin = by_stem.setdefault(path.stem, path)

@@ -15,8 +15,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from maskora.config.tables import Transfer
-from maskora.masks.shapes import MaskShape
+from maskora.config.tables import MaskShape, Transfer
 from research.miniature.gate import CHANGES
 
 FIRST, FIRST_TO_CHOOSE = 3000, 6000  # numbers of cases: those reported, those chosen on

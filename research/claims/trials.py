@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from maskora import lora
-from maskora.config.tables import Inference, Optimizer, Stage
+from maskora.config.tables import Inference, Mask, MaskShape, Optimizer, Stage
 from maskora.config.tables import Training as TrainingTable
 from maskora.evaluation.metrics import colour_distance, nearer
 from maskora.files import digest
 from maskora.latents import EncodedSample, TensorCache, encode_samples, encode_videos
-from maskora.masks.shapes import MaskShape, final_masks
+from maskora.masks.shapes import final_masks
 from maskora.method.conditioning import (
     COLOUR_ORDERS,
     Sample,
@@ -89,7 +89,8 @@ def draw_task(number: int, subject: Subject) -> Case:
 def _region(case: Case, shape: MaskShape) -> np.ndarray:
     """The region in which the model generates, (T, H, W) bool, by the source's sprite alone."""
     labels_THW = case.source_sprite_THW.astype(np.uint8)
-    return final_masks(labels_THW, shape, MARGIN, 1, 0.0, CELL)[0] > 0
+    mask = Mask(shape=shape, margin=MARGIN, smooth=1, min_area=0.0)
+    return final_masks(labels_THW, mask, CELL)[0] > 0
 
 
 def figures(result_THWC: Frames, case: Case) -> Mapping[str, float]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from maskora.config.tables import Inference
+from maskora.config.tables import Mask as MaskTable
 from maskora.evaluation import metrics
 from maskora.evaluation.metrics import centroid, mean_squared_error, nearer
 from maskora.latents import EncodedSample, TensorCache, encode_samples
@@ -174,7 +175,8 @@ def render_case(scene: Scene, changed: Scene, frames: int, size: int, cell: int)
     label = sprite + 1
     source_sprite_THW, sprite_THW = source.labels_THW == label, wanted.labels_THW == label
     both_THW = (source_sprite_THW | sprite_THW).astype(np.uint8)
-    region_THW = final_masks(both_THW, "box", MARGIN, 1, 0.0, cell)[0] > 0
+    settings = MaskTable(margin=MARGIN, smooth=1, min_area=0.0)
+    region_THW = final_masks(both_THW, settings, cell)[0] > 0
     beats_T = raster(frames, size)[0]
     return Case(
         source_THWC=source.frames_THWC,

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from maskora.errors import Fault
-from maskora.files import replacing, write_bytes
+from maskora.files import write_bytes
+from maskora.training import report
 from maskora.training.loop import Interruption
-from maskora.training.report import smoothed
 
 log = logging.getLogger("maskora")
 MOMENTUM, BETAS = 0.95, (0.9, 0.95)
@@ -225,20 +225,6 @@ def read_losses(path: Path) -> list[float]:
 
 
 def draw_losses(losses: Path, picture: Path, title: str) -> None:
-    """Draw loss over steps, raw and smoothed, as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    """Draw the losses in a file."""
     values = read_losses(losses)
-    figure, axes = pyplot.subplots(figsize=(7, 3.5), dpi=90)
-    axes.plot(values, ".", color="#9bb7d4", markersize=2, label="one step")
-    axes.plot(smoothed(values, 0.98), color="#1f4e79", label="smoothed")
-    axes.set(xlabel="step", ylabel="loss", title=title, yscale="log")
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    with replacing(picture) as scratch:
-        figure.savefig(scratch)
-    pyplot.close(figure)
+    report.draw_losses(range(len(values)), values, picture, title, memory=0.98, scale="log")

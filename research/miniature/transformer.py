@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
+from maskora.config.tables import Mask
 from maskora.files import write_bytes
 from maskora.masks.shapes import final_boxes, render_boxes
 from maskora.method.conditioning import Sample, appearance_sample, motion_sample, to_unit
@@ -80,7 +81,8 @@ def draw_keep(clip: RenderedClip, rng: np.random.Generator) -> Tensor:
     size = clip.labels_THW.shape[1]
     boxes_NT4 = sprite_boxes(clip, int(clip.labels_THW.max()))[None]
     smooth, cell = (int(rng.choice(options)) for options in ((1, 5), (1, GRID.cell)))
-    boxes_NT4 = final_boxes(boxes_NT4, rng.uniform(*MARGINS), smooth, cell, size, size)
+    mask = Mask(margin=rng.uniform(*MARGINS), smooth=smooth)
+    boxes_NT4 = final_boxes(boxes_NT4, mask, cell, size, size)
     return torch.from_numpy(render_boxes(boxes_NT4, (1,), size, size) == 0).float()
 
 

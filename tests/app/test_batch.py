@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -269,6 +270,16 @@ def test_the_help_names_every_option() -> None:
     assert sorted(told) == sorted([*batch.OPTIONS, "--help"])
 
 
+def test_the_options_of_a_job_are_named_where_jobs_are_described() -> None:
+    page = (REPOSITORY / "docs" / "editing.md").read_text(encoding="utf-8")
+    for text, first, last in (
+        (page, "its `options.txt` may say", "but name no other"),
+        (BATCH_HELP, "# comments;", "are the options that a job may have"),
+    ):
+        listed = text.partition(first)[2].partition(last)[0]
+        assert sorted(re.findall(r"--[a-z-]+", listed)) == sorted(batch.OF_A_JOB)
+
+
 ALL = " ".join(LINE)
 
 
@@ -280,7 +291,7 @@ ALL = " ".join(LINE)
         ("edit clip.mp4 1,2,3 edited.PNG out.mp4", "X,Y,W,H in pixels, not 1,2,3"),
         ("edit none.mp4 1,2,3,4 edited.PNG out.mp4", "no such video: none.mp4"),
         ("edit clip.mp4 1,2,3,4 none.png out.mp4", "no such image: none.png"),
-        ("edit clip.mp4 1,2,3,4 clip.mp4 out.mp4", "not a png, jpg or webp image: clip.mp4"),
+        ("edit clip.mp4 1,2,3,4 clip.mp4 out.mp4", "not a picture that can be read (png, jpg"),
         ("edit clip.mp4 1,2,3,4 edited.PNG out.avi", "not out.avi"),
         (f"edit {ALL} --frame 17", "unknown option --frame"),
         (f"edit {ALL} --frames", "--frames needs a value"),
@@ -435,7 +446,7 @@ def test_texts_as_windows_writes_them(tmp_path: Path) -> None:
         assert words[1] == "1,2,3,4"
         assert words[6:] == ["--caption", "café au lait", "--frames", "9"]
     job = make_job(tmp_path / "a", options="--frames 9\n".encode("utf-16"))
-    with pytest.raises(UserError, match=r"options\.txt is no UTF-8 text .* save it as UTF-8"):
+    with pytest.raises(UserError, match=r"options\.txt is no text in UTF-8 .*encoding UTF-8"):
         batch.job_words(job, tmp_path / "a.mp4", [])
 
 

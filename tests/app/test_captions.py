@@ -143,12 +143,33 @@ def test_a_caption_belongs_to_the_pixels_and_the_captioner(
     named, _ = opened(auto, f"caption.model={other}")
     picture = images(auto)[1].with_suffix(".webp")
     assert write_captions(named, workspace, [picture])[picture] != first
-    for path, content in product(kept, (b"\xff", b"", b"a goose")):  # as if it were not there
+    for path, content in product(kept, (b"\xff", b"")):  # as if it were not there
         path.write_bytes(content)
         assert write(auto, picture) == first
-    digests, texts = (kept[0], kept[1]) if kept[0].suffix == ".sha256" else (kept[1], kept[0])
-    digests.unlink()  # earlier versions kept none
-    texts.write_text("a swan")
+    texts = next(path for path in kept if path.suffix == ".txt")
+    texts.write_text(f"\ufeff{first}\n", encoding="utf-8")  # an editor's, with the same words
+    assert write(auto, picture) == first
+
+
+def test_a_caption_corrected_in_the_cache_is_not_lost_but_told(run: Run, auto: Path) -> None:
+    """The cache may be deleted at any time, so corrections have another place."""
+    first, picture = write(auto, images(auto)[1]), images(auto)[1]
+    kept = next((auto / "cache" / "captions").glob("*.txt"))
+    kept.write_text("a swan")
+    said = rf"{kept.name} is not what florence wrote.*or say.*either in .*edits/00000\.txt or as"
+    with pytest.raises(UserError, match=said):
+        write(auto, picture)
+    for command in ("check", "train", "infer"):
+        answer = run(command, *at(auto))
+        assert answer.status == 2
+        assert str(kept) in answer.err
+    assert kept.read_text() == "a swan"
+    picture.with_suffix(".txt").write_text("a swan")
+    assert settle_captions(*opened(auto), [picture]) == {picture: "a swan"}
+    kept.unlink()
+    assert write(auto, picture) == first
+    kept.with_suffix(".sha256").unlink()  # earlier versions kept none
+    kept.write_text("a swan")
     assert write(auto, picture) == "a swan"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from maskora.app.batch import job_words
 from maskora.app.workspace import Workspace
 from maskora.errors import UserError
 from tests.app.conftest import Prepared, Run, at, ok, refused
@@ -188,3 +189,47 @@ def test_a_device_in_a_models_folder_is_not_read(
     refused(
         run("prepare", tmp_path / "x.mp4", tmp_path / "n", "--base", tmp_path / "base.toml", *box)
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("edit.toml", "check"),
+        ("source/source.json", "check"),
+        ("masks/masks.json", "check"),
+        ("tracking/clicks.json", "track"),
+        ("edits/00000.txt", "check"),
+        ("runs/motion/run.json", "train"),
+        ("output/run.json", "evaluate"),
+        ("base/transformer/config.json", "check"),
+        ("base/tokenizer/tokenizer.json", "check"),
+        ("base/tokenizer/more.txt", "train"),
+        ("base/transformer/diffusion_pytorch_model.safetensors.index.json", "check"),
+    ],
+)
+def test_a_text_of_any_size_is_refused_before_it_is_read(
+    run: Run, prepared: Prepared, tiny_model: Path, ball: Path, name: str, command: str
+) -> None:
+    root = prepared()
+    base = shutil.copytree(tiny_model, root / "base")
+    place = root / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("wb") as file:
+        file.truncate(2**31)
+    line = words(command, root, ball)
+    chosen = ["--set", f"model.path={base}"] if command in ("check", "train") else []
+    answer = run(*line, *chosen)
+    assert answer.status == 2
+    assert f"{place} has 2147 MB, and such a file has at most" in answer.err
+
+
+def test_a_jobs_texts_of_any_size_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    for name in ("video.mp4", "edited.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "box.txt").write_text("1,2,3,4")
+    for name in ("options.txt", "caption.txt", "box.txt"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(2**31)
+        with pytest.raises(UserError, match=f"{name} has 2147 MB"):
+            job_words(tmp_path, tmp_path / "out.mp4", [])
+        (tmp_path / name).write_text("")

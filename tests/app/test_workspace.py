@@ -11,8 +11,11 @@ import pytest
 from PIL import Image
 
 from maskora.app.edits import find_edits
-from maskora.app.workspace import Workspace, caption_beside, workspace_lock
+from maskora.app.workspace import Workspace, caption_beside, video_sha256, workspace_lock
 from maskora.errors import UserError
+from maskora.files import IMAGE_SUFFIXES
+from maskora.masks.files import read_mask_folder
+from maskora.video.probe import probe
 
 HOLD = """
 import sys
@@ -51,11 +54,29 @@ def test_edits_are_found_by_number_in_any_image_format(workspace: Workspace) -> 
         find_edits(workspace, "cap", 49)
 
 
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+def test_a_picture_by_any_of_its_names_is_an_edit_and_a_frame_of_a_video(
+    workspace: Workspace, suffix: str, tmp_path: Path
+) -> None:
+    kind = {".jpe": "JPEG", ".jfif": "JPEG"}.get(suffix)
+    for path in (workspace.edits_dir / f"00000{suffix}", tmp_path / "clip" / f"0{suffix.upper()}"):
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(path, kind)
+    edit = workspace.edits_dir / f"00000{suffix}"
+    assert find_edits(workspace, None, 49).images == {0: edit}
+    assert workspace.edited_files(None, 0) == [edit]
+    assert probe(tmp_path / "clip").frames == 1
+    assert len(read_mask_folder(tmp_path / "clip")) == 1
+    before = video_sha256(tmp_path / "clip")
+    Image.new("RGB", (4, 4)).save(tmp_path / "clip" / f"1{suffix}", kind)
+    assert video_sha256(tmp_path / "clip") != before
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
         (["hat.png"], "is not a frame"),
-        (["00000.tif"], "is not a frame"),
+        (["00000.heic"], "is not a frame"),
         (["notes.txt"], "is not a frame"),
         (["00000.png/"], "is not a frame"),
         (["00049.png"], "frames 0 to 48"),
@@ -161,7 +182,7 @@ def test_a_caption_beside_an_image(tmp_path: Path) -> None:
     text.write_text("a man", encoding="utf-8-sig")  # as Notepad writes it
     assert caption_beside(path) == "a man"
     text.write_text("a man", encoding="utf-16")
-    with pytest.raises(UserError, match=r"00000\.txt is no UTF-8 text"):
+    with pytest.raises(UserError, match=r"00000\.txt is no text in UTF-8"):
         caption_beside(path)
 
 

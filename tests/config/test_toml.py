@@ -126,6 +126,23 @@ def test_a_path_of_windows_between_double_quotes_is_told(tmp_path: Path, folder:
         ("steps = " + "9" * 5000, "thousands of digits"),
         ("clicks = [1", "a [ has no ]"),
         ("x = " + "[" * 5000, "too deeply"),
+        # The cure is about the place of the mistake, whatever else the line says.
+        ("lossless = True  # don't", "true or false"),
+        ("lr = 0,5  # it's half", "a number has a point"),
+        ("steps = 5 6  # it's mine", "is it text?"),
+        ("path = C:\\it's", "text stands between quotes"),
+        ("caption = a man's hat", "text stands between quotes"),
+        ('caption = a "man', "text stands between quotes"),
+        ("x = 'it's'  # mine", "quotes of one kind"),
+        ("clicks = ['0,1,1,+', 'it's']", "quotes of one kind"),
+        ('clicks = ["C:\\q"]', "a backslash begins an escape"),
+        ('steps = 5.  # say "a', "digits before and after"),
+        ("steps =  # it's missing", "a value is missing"),
+        ("[motion # it's", "Expected ']'"),
+        ("caption = 'a # it is open", "a ' is missing"),
+        ("caption = '''a", "a ' is missing"),
+        ('caption = """a', 'a " is missing'),
+        ("clicks = ['a' 'b']", "a , is missing"),
     ],
 )
 def test_a_line_that_is_no_toml_is_shown_with_its_cure(
@@ -142,6 +159,20 @@ def test_a_line_that_is_no_toml_is_shown_with_its_cure(
     if not any(without in cure for without in ("digits", "a [", "deeply")):
         assert "line 3" in message
         assert line.strip() in message
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [('a = \'it\'\nb = """x\ny', 2), ("a = 'x\nb = 1\n", 1), ('a = "\u2028"\n\na = 1', 3)],
+)
+def test_the_line_is_the_one_where_an_editor_shows_the_mistake(
+    tmp_path: Path, text: str, line: int
+) -> None:
+    path = tmp_path / "edit.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=f"line {line} is not valid TOML") as told:
+        load_config(path)
+    assert text.split("\n")[line - 1] in str(told.value)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "latin-1"])
@@ -173,10 +204,10 @@ def test_numbers_that_no_machine_has_and_endless_nesting(override: str) -> None:
 def test_a_folder_is_no_file_whatever_the_system_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(path: Path, **_: str) -> str:
+    def refused(path: Path) -> bytes:
         raise PermissionError(13, "Permission denied", str(path))  # Windows' words
 
-    monkeypatch.setattr(Path, "read_text", refused)
+    monkeypatch.setattr(Path, "read_bytes", refused)
     with pytest.raises(UserError, match="is a folder; name the TOML file in it"):
         load_config(tmp_path)
     (tmp_path / "edit.toml").touch()

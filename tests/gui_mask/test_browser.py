@@ -3,9 +3,11 @@
 import json
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from fractions import Fraction
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -487,3 +489,27 @@ def test_names_are_no_markup(window: Window, workspace: Workspace) -> None:
     (workspace.edits_dir / "![x](http:&#47;&#47;evil.invalid&#47;edit.png).png").touch()
     window.tab("3 · Edit")
     window.message("evil.invalid")
+
+
+def test_a_server_on_another_port_is_given_no_cookie(browser: Browser, server: Server) -> None:
+    """It may be another account's, and browsers send cookies to every port of a host."""
+    given: list[str | None] = []
+
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            given.append(self.headers["Cookie"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    page = Window.open(browser, server.address).page
+    assert [cookie["name"] for cookie in page.context.cookies(page.url)] == ["maskora"]
+    with HTTPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        page.goto(f"http://127.0.0.1:{other.server_port}/maskora/")
+        page.close()
+        other.shutdown()
+    assert given
+    assert set(given) == {None}

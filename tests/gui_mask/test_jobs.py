@@ -280,6 +280,9 @@ def test_no_record_and_a_damaged_one(tmp_path: Path) -> None:
     workspace.job_record.write_text("{")
     with pytest.raises(UserError, match=r"job\.json is damaged: remove it"):
         jobs.read(workspace)
+    os.truncate(workspace.job_record, 2**31)
+    with pytest.raises(UserError, match=r"job\.json has 2147 MB"):
+        jobs.read(workspace)
 
 
 def test_the_end_of_a_log_is_plain_text(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import cv2
 import numpy as np
@@ -12,10 +11,11 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocketDisconnect
 
-from gui_mask.server import serve, web_app
+from gui_mask.server import Code, serve, web_app
 from gui_mask.session import Session
 from gui_mask.state import AppState, PathGuard
 from maskora.app.workspace import Workspace
+from maskora.files import digest
 from maskora.video.images import read_image
 from maskora.video.untrusted import Limits
 from tests.gui_mask.workspaces import copied
@@ -23,7 +23,8 @@ from tests.gui_mask.workspaces import copied
 PORT = 7860
 HERE = f"http://127.0.0.1:{PORT}"
 TOKEN = "a token of this test"
-COOKIE = {f"maskora-{PORT}": "a token of this test"}
+PLACE = f"/{digest(TOKEN)}"
+COOKIE = {"maskora": TOKEN}
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +43,8 @@ def state(home: Path) -> Iterator[AppState]:
 
 @pytest.fixture(scope="module")
 def client(state: AppState) -> TestClient:
-    app = web_app(state, "127.0.0.1", PORT, TOKEN)
-    return TestClient(app, base_url=HERE, cookies=COOKIE)
+    app = web_app(state, "127.0.0.1", PORT, TOKEN, Code())
+    return TestClient(app, base_url=HERE + PLACE, cookies=COOKIE)
 
 
 @pytest.fixture
@@ -103,9 +104,13 @@ PATHS = (
 
 def test_who_has_not_the_token_gets_nothing(state: AppState) -> None:
     """Any account of the machine reaches its loopback addresses."""
-    app = web_app(state, "127.0.0.1", PORT, TOKEN)
-    for cookies in ({}, {f"maskora-{PORT}": "another"}, {"maskora-1": TOKEN}):
-        client = TestClient(app, base_url=HERE, cookies=cookies)
+    app = web_app(state, "127.0.0.1", PORT, TOKEN, Code())
+    right = {"maskora": TOKEN}
+    for place, cookies in (
+        (PLACE, {}), (PLACE, {"maskora": "another"}), (PLACE, {"maskora-1": TOKEN}),
+        ("", right), (f"/{digest('another')}", right), (f"{PLACE}x", right),
+    ):  # fmt: skip
+        client = TestClient(app, base_url=HERE + place, cookies=cookies)
         for path in PATHS:
             answer = client.get(path)
             assert answer.status_code == 403, path
@@ -119,12 +124,33 @@ def test_who_has_not_the_token_gets_nothing(state: AppState) -> None:
 
 
 def test_the_printed_address_lets_in(state: AppState) -> None:
-    client = TestClient(web_app(state, "127.0.0.1", PORT, TOKEN), base_url=HERE)
+    client = TestClient(web_app(state, "127.0.0.1", PORT, TOKEN, Code()), base_url=HERE)
     entered = client.get("/", params={"token": TOKEN}, follow_redirects=False)
-    assert (entered.status_code, entered.headers["location"]) == (303, "/")
-    assert "HttpOnly; Path=/; SameSite=lax" in entered.headers["set-cookie"]
-    assert client.get("/").status_code == 200  # by the cookie
+    assert (entered.status_code, entered.headers["location"]) == (303, f"{PLACE}/")
+    assert f"HttpOnly; Path={PLACE}; SameSite=lax" in entered.headers["set-cookie"]
+    assert client.get(f"{PLACE}/").status_code == 200  # by the cookie
+    # A browser gives a host's cookies to all of its ports: this one only to who knows the place.
+    assert [one.path for one in client.cookies.jar] == [PLACE]
+    assert "cookie" not in client.build_request("GET", "http://127.0.0.1:9999/").headers
     assert client.get("//evil.example/", params={"token": TOKEN}).url.host == "127.0.0.1"
+
+
+def test_a_code_lets_one_browser_in_once_and_soon(state: AppState) -> None:
+    code = Code()
+    app = web_app(state, "127.0.0.1", PORT, TOKEN, code)
+    first, second = (TestClient(app, base_url=HERE) for _ in range(2))
+    for wrong in ("", code.text[:-1], "é"):
+        assert first.get("/", params={"code": wrong}).status_code == 403
+    entered = first.get("/", params={"code": code.text}, follow_redirects=False)
+    assert (entered.status_code, entered.headers["location"]) == (303, f"{PLACE}/")
+    assert first.get(f"{PLACE}/").status_code == 200
+    late = second.get("/", params={"code": code.text})
+    assert late.status_code == 403
+    assert "open the one that maskora has printed" in late.text
+    assert TOKEN not in late.text
+    assert second.get(f"{PLACE}/").status_code == 403
+    old = Code(seconds=0)
+    assert not old.take(old.text)
 
 
 @pytest.mark.parametrize("header", ["host", "origin"])
@@ -135,8 +161,8 @@ def test_a_malformed_header_is_answered(client: TestClient, header: str, value: 
 
 def test_other_addresses_may_not_speak_either(state: AppState) -> None:
     """The same where the program listens for others: only its own page is answered."""
-    app = web_app(state, "0.0.0.0", PORT, TOKEN)
-    client = TestClient(app, base_url=f"http://192.168.1.5:{PORT}", cookies=COOKIE)
+    app = web_app(state, "0.0.0.0", PORT, TOKEN, Code())
+    client = TestClient(app, base_url=f"http://192.168.1.5:{PORT}{PLACE}", cookies=COOKIE)
     assert client.get("/").status_code == 200
     for origin in ("http://evil.example", "http://192.168.1.5:1", "null"):
         assert client.get("/config", headers={"origin": origin}).status_code == 403
@@ -222,9 +248,11 @@ def test_the_address_is_printed_and_opened_with_its_token(
         client = TestClient(app, base_url=HERE)
         assert client.get("/").status_code == 403
         assert client.get("/", params={"token": printed[1]}).status_code == 200
-        (page,) = opened[-1:]
-        assert printed[1] not in page
-        assert f"url={printed[0]}" in Path(unquote(urlsplit(page).path)).read_text()
+        given = opened[-1]
+        assert given.startswith(f"http://{host}:{PORT}/?code=")
+        assert printed[1] not in given
+        another = TestClient(app, base_url=HERE)
+        assert another.get(given.removeprefix(f"http://{host}:{PORT}")).status_code == 200
 
     class AtOnce:
         def __init__(self, after: float, call: Callable[[str], bool], arguments: list[str]) -> None:

@@ -15,6 +15,7 @@ from maskora.app import masking as tracking
 from maskora.app.masking import load_masks
 from maskora.app.workspace import Workspace, working, workspace_lock
 from maskora.config import load_config, set_values
+from maskora.config.tables import Mask
 from maskora.errors import UserError
 from maskora.masks.files import read_labels, write_labels
 from maskora.masks.prompts import Click
@@ -52,7 +53,7 @@ class WaitingTracker(DiscTracker):
 def waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[WaitingTracker]:
     """The tracker of the sessions in this test."""
     tracker = WaitingTracker()
-    monkeypatch.setattr("gui_mask.session.open_configured_tracker", lambda *_: tracker)
+    monkeypatch.setattr("gui_mask.session.open_tracker", lambda *_: tracker)
     yield tracker
     tracker.may_go_on.set()
 
@@ -99,7 +100,7 @@ def test_saving_makes_masks_that_the_commands_read(session: Session) -> None:
     config = load_config(session.workspace.config)
     assert (config.mask.margin, config.mask.smooth) == (0.3, 3)
     labels_THW = load_masks(session.workspace, config.mask, session.source)
-    expected_THW, _ = final_masks(session.markup.shown_THW, "box", 0.3, 3, 0.0005, 8)
+    expected_THW, _ = final_masks(session.markup.shown_THW, Mask(margin=0.3, smooth=3), 8)
     np.testing.assert_array_equal(labels_THW, expected_THW)
 
 
@@ -227,7 +228,7 @@ def test_a_click_anywhere_can_be_opened_again(
     session = Session(workspace)
     width, height = session.source.size
     tracker = DiscTracker(height, width)
-    monkeypatch.setattr("gui_mask.session.open_configured_tracker", lambda *_: tracker)
+    monkeypatch.setattr("gui_mask.session.open_tracker", lambda *_: tracker)
     places = [(0.0, 0.0), (1.0, 1.0), (0.4, 0.05), (0.999, 0.5)]
     clicks = [Click(0, x * (width - 1), y * (height - 1)) for x, y in places]
     session.point(clicks)

@@ -10,6 +10,7 @@ from gui_mask.session import Region, Session
 from gui_mask.state import AppState
 from gui_mask.viewer import region_outlines
 from maskora.app.workspace import Workspace
+from maskora.config.tables import Mask
 from maskora.masks.prompts import Click
 from maskora.masks.shapes import final_masks
 
@@ -37,7 +38,7 @@ def test_the_preview_shows_what_will_be_saved(session: Session, shape: str) -> N
     region_outlines(session)  # what it remembers is not of these settings
     session.set_region(region)
     drawn, _ = region_outlines(session)
-    final_THW, _ = final_masks(session.markup.shown_THW, region.shape, 0.2, 5, 0.0005, 8)
+    final_THW, _ = final_masks(session.markup.shown_THW, region.within(Mask()), 8)
     for frame, objects in enumerate(drawn):
         if not objects:
             assert not final_THW[frame].any()

@@ -86,7 +86,10 @@ class Window:
         page = browser.new_page(viewport={"width": width, "height": height})
         page.set_default_timeout(60_000)
         window = cls(page, address)
-        page.on("console", lambda m: window._note(m.text) if m.type == "error" else None)
+        page.on(
+            "console",
+            lambda m: window._note(f"{m.text} {m.location}") if m.type == "error" else None,
+        )
         page.on("pageerror", lambda error: window._note(str(error)))
         page.on("request", lambda request: window._check(request.url))
         page.goto(address)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from maskora.config.tables import Mask, MaskShape
 from maskora.errors import UserError
 from maskora.masks import shapes
-from maskora.masks.shapes import MaskShape
 
 HEIGHT, WIDTH = 64, 96
 NAN_BOX = [np.nan] * 4
@@ -277,9 +277,8 @@ def test_boxes_of_objects_without_specks() -> None:
 def test_every_shape_gives_labels_and_box_and_hull_cover_the_silhouettes(
     shape: MaskShape, margin: float
 ) -> None:
-    final, notes = shapes.final_masks(
-        walking_objects(), shape, margin, smooth=5, min_area=0.0, cell=8
-    )
+    mask = Mask(shape=shape, margin=margin, min_area=0.0)
+    final, notes = shapes.final_masks(walking_objects(), mask, cell=8)
     assert final.shape == walking_objects().shape
     assert final.dtype == np.uint8
     assert final.any()
@@ -295,7 +294,7 @@ def test_every_shape_gives_labels_and_box_and_hull_cover_the_silhouettes(
 
 
 def test_the_box_is_made_of_whole_latent_cells() -> None:
-    final, _ = shapes.final_masks(walking_objects(), "box", 0.1, smooth=5, min_area=0.0005, cell=8)
+    final, _ = shapes.final_masks(walking_objects(), Mask(), cell=8)
     cells = (final > 0).reshape(9, HEIGHT // 8, 8, WIDTH // 8, 8)
     np.testing.assert_array_equal(cells.all(axis=(2, 4)), cells.any(axis=(2, 4)))
     assert cells.any()
@@ -305,7 +304,8 @@ def test_the_box_is_made_of_whole_latent_cells() -> None:
 
 def test_the_box_uses_margin_and_smoothing() -> None:
     def area(margin: float, smooth: int) -> int:
-        final, _ = shapes.final_masks(walking_objects(), "box", margin, smooth, min_area=0, cell=1)
+        mask = Mask(margin=margin, smooth=smooth, min_area=0)
+        final, _ = shapes.final_masks(walking_objects(), mask, cell=1)
         return int((final > 0).sum())
 
     assert area(0, 1) < area(0.2, 1) < area(0.2, 5)
@@ -314,7 +314,7 @@ def test_the_box_uses_margin_and_smoothing() -> None:
 def test_tight_is_the_cleaned_silhouette() -> None:
     labels = walking_objects()
     labels[2, 0, 95] = 1
-    final, _ = shapes.final_masks(labels, "tight", 0.1, smooth=5, min_area=0.001, cell=8)
+    final, _ = shapes.final_masks(labels, Mask(shape="tight", min_area=0.001), cell=8)
     np.testing.assert_array_equal(final, walking_objects())
 
 
@@ -322,7 +322,7 @@ def test_a_box_over_the_whole_frame_is_noted() -> None:
     labels = np.zeros((3, HEIGHT, WIDTH), np.uint8)
     labels[:, 30:34, 40:44] = 1
     labels[1, 4:60, 4:92] = 1
-    final, notes = shapes.final_masks(labels, "box", 0.0, smooth=1, min_area=0.0, cell=8)
+    final, notes = shapes.final_masks(labels, Mask(margin=0.0, smooth=1, min_area=0.0), cell=8)
     assert (final[1] == 1).all()
     (note,) = notes
     assert "the box covers the whole frame: nothing is left to keep (frames 1)" in note
@@ -330,7 +330,7 @@ def test_a_box_over_the_whole_frame_is_noted() -> None:
 
 @pytest.mark.parametrize("shape", ["box", "tight"])
 def test_the_notes_about_small_objects_come_through(shape: MaskShape) -> None:
-    _, notes = shapes.final_masks(walking_objects(), shape, 0.1, smooth=5, min_area=0.5, cell=8)
+    _, notes = shapes.final_masks(walking_objects(), Mask(shape=shape, min_area=0.5), cell=8)
     assert len(notes) == 2
 
 

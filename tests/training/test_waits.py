@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from math import nan
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ from maskora.models.registry import VideoModel, open_model
 from maskora.models.tiny import write_tiny_model
 from maskora.sampling import Denoising, Lead, SourceBranch, draw_noise
 from maskora.streaming.placement import Placement
-from maskora.training.loop import choose_uniformly, train_step
+from maskora.training.loop import NotFinite, choose_uniformly, train_step
 from maskora.training.optimizer import make_optimizer
 from tests.models import tiny_hunyuan, tiny_hunyuan15
 from tests.simulated import Bus
@@ -45,8 +46,11 @@ def encoded(model: VideoModel, cache: Path) -> EncodedSample:
     return encode_samples([sample], model, TensorCache(cache))[0]
 
 
-def training_traffic(family: str, folder: Path, window: EncodedSample) -> Counter[str]:
+def training_traffic(
+    family: str, folder: Path, window: EncodedSample, monkeypatch: pytest.MonkeyPatch
+) -> Counter[str]:
     """What the second step of training moves; the first makes the optimizer's states."""
+    monkeypatch.setattr("maskora.training.loop.leaves_out", lambda _: True)  # as on a GPU
     placement = Placement(STREAMED, ring=RING, activation_offload=True)
     model = open_model(family, folder, "float32", "meta", placement)
     transformer = injected(model)
@@ -59,13 +63,15 @@ def training_traffic(family: str, folder: Path, window: EncodedSample) -> Counte
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_training_step_waits_for_nothing(family: str, tmp_path: Path) -> None:
+def test_a_training_step_waits_for_nothing(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = {}
     for layers in (5, 6):
         folder = tmp_path / str(layers)
         FAMILIES[family](folder, layers)
         window = encoded(open_model(family, folder, "float32", "cpu"), tmp_path / "cache")
-        seen[layers] = training_traffic(family, folder, window)
+        seen[layers] = training_traffic(family, folder, window, monkeypatch)
     traffic = seen[5]
     assert traffic["up, waited for"] == 0
     assert traffic["wait"] == 0 or family in ASKED_BY_DIFFUSERS
@@ -75,6 +81,24 @@ def test_a_training_step_waits_for_nothing(family: str, tmp_path: Path) -> None:
     context = len(window.context) - masks + (1 if masks else 0)
     sample = 5 + context  # target, noise, level, condition, weights
     assert traffic["up"] == sample + 2 * (STREAMED - RING) + traffic["down"]
+
+
+def test_an_optimizer_that_leaves_nothing_out_is_given_no_step_that_is_not_finite(
+    tmp_path: Path,
+) -> None:
+    """8-bit AdamW on a GPU: its LoRA and states would be no numbers either."""
+    family = "wan2.1-i2v"
+    write_tiny_model(tmp_path / "wan")
+    window = encoded(open_model(family, tmp_path / "wan", "float32", "cpu"), tmp_path / "cache")
+    model = open_model(family, tmp_path / "wan", "float32", "meta", Placement(0))
+    transformer = injected(model)
+    optimizer = make_optimizer(PLAN.optimizer, lora.trainable(transformer))
+    with Bus(answer=nan), pytest.raises(NotFinite):
+        train_step(model, transformer, optimizer, choose_uniformly([window]), PLAN, 1)
+    assert not optimizer.state
+    with Bus(answer=1.0):
+        train_step(model, transformer, optimizer, choose_uniformly([window]), PLAN, 1)
+    assert optimizer.state
 
 
 @pytest.mark.parametrize("attention", ["none", "qk", "difference"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from maskora.config.tables import TrackerKind
+from maskora.config.tables import Tracker
 from maskora.errors import UserError
 from maskora.hub import locate
 from maskora.masks.tracking import ObjectTracker
@@ -18,21 +18,18 @@ KEY = "[tracker] checkpoint"
 ORIGINAL = (".pt", ".pth")  # endings of SAM2's original checkpoints
 
 
-def open_tracker(
-    kind: TrackerKind, checkpoint: str, frames_THWC: np.ndarray, relative_to: Path
-) -> ObjectTracker:
-    """A tracker for one clip.
+def open_tracker(settings: Tracker, frames_THWC: np.ndarray, relative_to: Path) -> ObjectTracker:
+    """The configured tracker for one clip.
 
     Args:
-        kind: "simple" needs no checkpoint.
-        checkpoint: a hub id, a local folder in transformers' layout, or an original .pt file.
         frames_THWC: uint8 RGB frames at the workspace's size.
         relative_to: where a relative checkpoint path counts from.
 
     Raises:
         UserError: there is no such checkpoint, or it is not one of SAM2.
     """
-    if kind == "simple":
+    checkpoint = settings.checkpoint
+    if settings.type == "simple":
         from maskora.masks.trackers.simple import SimpleTracker
 
         return SimpleTracker(frames_THWC)

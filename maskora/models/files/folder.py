@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskora.errors import UserError
-from maskora.files import check_ordinary, parse_json
+from maskora.files import check_folder_of_texts, check_ordinary, parse_json, read_small
 from maskora.hub import refuse_quantised, without_code
 from maskora.streaming.header import read_headers, shards
 
@@ -103,9 +103,7 @@ def check_readable(folder: Path) -> None:
     Raises:
         UserError: something is not.
     """
-    for path in folder.iterdir():
-        if not path.is_dir():
-            check_ordinary(path)
+    check_folder_of_texts(folder)
     for path in sorted(folder.glob("*.json")):
         read_json(path)
 
@@ -114,11 +112,13 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON file as a dict. Raises UserError where it is missing or damaged."""
     check_ordinary(path)
     try:
-        content = parse_json(path.read_bytes())
+        content = parse_json(read_small(path))
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing: is this a model folder in diffusers' layout?"
         ) from None
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from None
     if not isinstance(content, dict):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from maskora.errors import UserError
+from maskora.files import read_small
 from maskora.models.base import Context, EncodePrompts, PromptInput
 from maskora.models.building import announce, read_folder
 from maskora.models.encoders import (
@@ -119,7 +120,7 @@ def _from_sentencepiece(path: Path) -> Any:
 
     model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     try:
-        model.ParseFromString(path.read_bytes())
+        model.ParseFromString(read_small(path))
     except DecodeError as error:
         raise UserError(f"{path} is no SentencePiece model ({error})") from None
     spec, pieces = model.trainer_spec, [(piece.piece, piece.score) for piece in model.pieces]

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
+from maskora.config.tables import Tracker
 from maskora.errors import UserError
 from maskora.masks.prompts import Box, Click
 from maskora.masks.trackers import open_tracker
@@ -274,7 +275,7 @@ def test_features_are_computed_once_per_frame_and_kept_within_bounds(folder: Pat
 
 
 def test_it_is_opened_by_its_name(folder: Path, clip: np.ndarray) -> None:
-    tracker = open_tracker("sam2", "tiny", clip, relative_to=folder.parent)
+    tracker = open_tracker(Tracker(type="sam2", checkpoint="tiny"), clip, relative_to=folder.parent)
     assert tracker.label == "SAM2 (tiny)"
     tracker.close()
 
@@ -339,4 +340,4 @@ def test_what_is_no_whole_sam2_is_refused(
 
 def test_a_checkpoint_that_is_nowhere_is_refused(tmp_path: Path, clip: np.ndarray) -> None:
     with pytest.raises(UserError, match=r"\[tracker\] checkpoint: 'no such folder'"):
-        open_tracker("sam2", "no such folder", clip, tmp_path)
+        open_tracker(Tracker(type="sam2", checkpoint="no such folder"), clip, tmp_path)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from maskora.config.tables import Tracker
 from maskora.errors import UserError
 from maskora.masks.prompts import Box, Click
 from maskora.masks.trackers import open_tracker
@@ -95,7 +96,7 @@ def test_a_harmful_pickle_is_refused_and_does_nothing(tmp_path: Path) -> None:
     marker, path = tmp_path / "marker", tmp_path / "harm.pt"
     torch.save({"model": REAL, "more": Harm(marker)}, path)
     with pytest.raises(UserError, match="refused"):
-        open_tracker("sam2", str(path), CLIP, tmp_path)
+        open_tracker(Tracker(type="sam2", checkpoint=str(path)), CLIP, tmp_path)
     assert not marker.exists()
     torch.load(path, weights_only=False)
     assert marker.is_dir(), "it would have done it"
@@ -104,7 +105,7 @@ def test_a_harmful_pickle_is_refused_and_does_nothing(tmp_path: Path) -> None:
 def test_what_is_no_sam2_is_refused(tmp_path: Path) -> None:
     def refused(words: str) -> None:
         with pytest.raises(UserError, match=words) as error:
-            open_tracker("sam2", "it.pt", CLIP, relative_to=tmp_path)
+            open_tracker(Tracker(type="sam2", checkpoint="it.pt"), CLIP, relative_to=tmp_path)
         assert "it.pt" in str(error.value)
         assert "[tracker] checkpoint" in str(error.value)
 
@@ -146,7 +147,7 @@ def test_without_the_package_both_ways_out_are_named(tmp_path: Path) -> None:
     path = tmp_path / "sam2.1_hiera_tiny.pt"
     torch.save({"model": REAL}, path)
     with pytest.raises(UserError) as error:
-        open_tracker("sam2", str(path), CLIP, tmp_path)
+        open_tracker(Tracker(type="sam2", checkpoint=str(path)), CLIP, tmp_path)
     assert "github.com/facebookresearch/sam2" in str(error.value)
     assert "facebook/sam2.1-hiera-large" in str(error.value)
 
@@ -179,7 +180,7 @@ def test_the_package_itself_segments_and_carries(tmp_path: Path) -> None:
 
     model = build_sam2_video_predictor("configs/sam2.1/sam2.1_hiera_t.yaml", None, device="cpu")
     torch.save({"model": model.state_dict()}, tmp_path / "random.pt")
-    tracker = open_tracker("sam2", "random.pt", CLIP, tmp_path)
+    tracker = open_tracker(Tracker(type="sam2", checkpoint="random.pt"), CLIP, tmp_path)
     assert tracker.label == "SAM2 (random)"
     one_HW = np.zeros(CLIP.shape[1:3], bool)
     one_HW[10:30, 20:50] = True
