@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from maskora.errors import Fault, UserError
+from maskora.video.clock import TIMED_CONTAINERS
 from maskora.video.damage import damaged_frames, is_complaint
 from maskora.video.ffmpeg import ffmpeg_command, file_url, has_filter, log_lines
 from maskora.video.images import over_black, read_image
-from maskora.video.probe import TIMED_CONTAINERS, VideoInfo, scale_matrix
+from maskora.video.probe import VideoInfo, scale_matrix
 
 log = logging.getLogger("maskora")
 LEAST_PIXEL_BOUND = 2**26  # pixels of a coded frame, whatever size it is shown at

@@ -17,7 +17,8 @@ from PIL import Image
 
 from maskora.errors import UserError
 from maskora.video import read, untrusted
-from maskora.video.probe import probe, read_clock
+from maskora.video.clock import read_clock
+from maskora.video.probe import probe
 from maskora.video.read import read_frames
 from maskora.video.untrusted import Limits, check_untrusted
 
