@@ -12,7 +12,7 @@ import av.logging
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from maskora.video.ffmpeg import file_url
+from maskora.video.ffmpeg import open_file
 
 _Log = list[tuple[int, str, str]]  # (level, part, words)
 # What decoders say of pictures that are whole.
@@ -40,7 +40,7 @@ def damaged_frames(
     """
     shown: list[float] = []  # when each frame is, in the order in which they come
     found: list[tuple[float | None, int, str]] = []  # (when, frames before, words)
-    with _listening() as log, av.open(file_url(path), metadata_errors="replace") as container:
+    with _listening() as log, open_file(path) as container:
         video = container.streams[stream]
         assert isinstance(video, VideoStream)
         video.thread_type, video.codec_context.thread_count = "NONE", 1

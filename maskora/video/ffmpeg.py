@@ -1,4 +1,4 @@
-"""The ffmpeg program that comes with imageio-ffmpeg: commands, filters, error messages."""
+"""ffmpeg: which files it opens, by its program (of imageio-ffmpeg) or in this process (PyAV); its words."""
 
 import functools
 import re
@@ -6,7 +6,17 @@ import subprocess
 from collections.abc import Collection
 from pathlib import Path
 
+import av
 import imageio_ffmpeg
+from av.container import InputContainer
+
+# The formats that are opened, in ffmpeg's names: each is a single file. A playlist (HLS, DASH,
+# ffconcat, numbered images) would open what it names, elsewhere too.
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,asf,flv,mxf,dv,nut,ivf,gif,apng,"
+    "yuv4mpegpipe,h264,hevc,mpegvideo,m4v,mjpeg,wav"
+)
+CONTAINER_NAMES = "mp4, mov, mkv, webm, avi, ts, mpg, ogv, wmv, flv, gif, animated png and others"
 
 
 def ffmpeg_command(*arguments: str) -> list[str]:
@@ -18,6 +28,17 @@ def ffmpeg_command(*arguments: str) -> list[str]:
 def file_url(path: Path) -> str:
     """The path as ffmpeg takes it, whatever characters it holds (``-``, ``:``, ``%``)."""
     return f"file:{path}"
+
+
+def input_file(path: Path, containers: str = CONTAINERS) -> list[str]:
+    """The words by which the program opens a file: of these formats only, and no other file."""
+    return ["-format_whitelist", containers, "-protocol_whitelist", "file", "-i", file_url(path)]
+
+
+def open_file(path: Path, containers: str = CONTAINERS) -> InputContainer:
+    """The same in this process, with tags in whatever encoding. Raises av.FFmpegError."""
+    options = {"format_whitelist": containers, "protocol_whitelist": "file"}
+    return av.open(file_url(path), container_options=options, metadata_errors="replace")
 
 
 @functools.cache

@@ -28,7 +28,13 @@ from maskora.video.clock import (
     is_constant,
     read_clock,
 )
-from maskora.video.ffmpeg import file_url, has_filter
+from maskora.video.ffmpeg import (
+    CONTAINER_NAMES,
+    CONTAINERS,
+    file_url,
+    has_filter,
+    open_file,
+)
 from maskora.video.images import (
     IMAGE_SUFFIXES,
     has_transparency,
@@ -168,10 +174,10 @@ def probe(path: Path, fps: Fraction | None = None, limits: "Limits | None" = Non
         if error.errno == errno.ENOMEM:
             raise Fault(f"{path}: there is too little memory to read it") from None
         on_opening = error.filename == file_url(path)
-        if limits is not None and on_opening and isinstance(error, av.ArgumentError):  # whitelist
+        if on_opening and isinstance(error, av.ArgumentError):  # not one of the formats
+            names = limits.container_names if limits is not None else CONTAINER_NAMES
             raise UserError(
-                f"{path}: not one of the video files that are taken ({limits.container_names}), "
-                "or damaged"
+                f"{path}: not one of the video files that are taken ({names}), or damaged"
             ) from None
         raise UserError(
             f"{path}: cannot be read as a video: it is something else, or cut short, or damaged"
@@ -189,9 +195,7 @@ def sound_note(path: Path) -> str:
 
 
 def _opened(path: Path, limits: "Limits | None") -> InputContainer:
-    """The file, with tags in whatever encoding."""
-    options = limits.container_options if limits is not None else {}
-    return av.open(file_url(path), container_options=options, metadata_errors="replace")
+    return open_file(path, limits.containers if limits is not None else CONTAINERS)
 
 
 def _probe_images(folder: Path, fps: Fraction | None, limits: "Limits | None") -> VideoInfo:
@@ -294,7 +298,7 @@ def _choose_stream(
 ) -> tuple[VideoStream, int]:
     """The first stream of moving pictures, and how many others there are (covers not counted)."""
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-    if not streams or container.format.name == "tty":  # tty: a text file taken for ANSI art
+    if not streams:
         raise UserError(f"{path}: no video stream in this file")
     streams = [stream for stream in streams if stream.codec_context is not None]
     if not streams:

@@ -15,7 +15,7 @@ import numpy as np
 from maskora.errors import Fault, UserError
 from maskora.video.clock import TIMED_CONTAINERS
 from maskora.video.damage import damaged_frames, is_complaint
-from maskora.video.ffmpeg import ffmpeg_command, file_url, has_filter, log_lines
+from maskora.video.ffmpeg import ffmpeg_command, has_filter, input_file, log_lines
 from maskora.video.images import over_black, read_image
 from maskora.video.probe import VideoInfo, scale_matrix
 
@@ -181,10 +181,9 @@ def _decoder(info: VideoInfo, first: int) -> Iterator[_Decoder]:
     decoder = ["-c:v", info.decoder] if info.decoder else []
     command = ffmpeg_command(
         "-nostats", "-v", "level+info", "-copyts",
-        # The file must be what probe found.
-        "-format_whitelist", info.container, "-max_pixels", str(_most_pixels(info)),
-        *seek, *decoder,
-        "-i", file_url(info.path), "-map", f"0:{info.stream}", "-vf", filters,
+        "-max_pixels", str(_most_pixels(info)), *seek, *decoder,
+        *input_file(info.path, info.container),  # the file must be what probe found
+        "-map", f"0:{info.stream}", "-vf", filters,
         "-fps_mode", "passthrough", "-f", "rawvideo",
         "-pix_fmt", "rgba" if info.has_alpha else "rgb24", "pipe:1",
     )  # fmt: skip

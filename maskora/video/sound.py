@@ -6,7 +6,7 @@ from pathlib import Path
 
 from maskora.errors import Fault
 from maskora.files import replacing
-from maskora.video.ffmpeg import ffmpeg_command, file_url, log_lines
+from maskora.video.ffmpeg import ffmpeg_command, file_url, input_file, log_lines
 
 AAC = ("-c:a", "aac", "-b:a", "192k")
 FLAC = ("-c:a", "flac")
@@ -38,7 +38,7 @@ def find_track(path: Path, container: str, tracks: int) -> tuple[int | None, str
     """
     reasons = []
     for track in range(tracks):
-        source = ["-format_whitelist", container, "-i", file_url(path), "-map", f"0:a:{track}"]
+        source = [*input_file(path, container), "-map", f"0:a:{track}"]
         try:
             _convert([*source, "-frames:a", str(TRIED), *AAC, "-f", "null", "-"])
         except Fault as fault:
@@ -70,7 +70,7 @@ def add_sound(video: Path, audio: AudioClip, codec: tuple[str, ...], *options: s
         Fault: that is not possible; the file is what it was.
     """
     clock = [] if audio.joined else ["-copyts"]
-    inputs = ["-i", file_url(video), *clock, "-i", file_url(audio.path)]
+    inputs = [*input_file(video), *clock, *input_file(audio.path)]
     sound = f"[1:a:{audio.track}]{_span(audio)}[sound]"
     maps = ["-filter_complex", sound, "-map", "0:v", "-map", "[sound]", "-c:v", "copy"]
     with replacing(video) as joined:
