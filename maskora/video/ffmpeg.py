@@ -1,14 +1,17 @@
-"""ffmpeg: which files it opens, by its program (of imageio-ffmpeg) or in this process (PyAV); its words."""
+"""ffmpeg: which files are opened, by the program (of imageio-ffmpeg) or by PyAV, and its words."""
 
+import errno
 import functools
 import re
 import subprocess
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import av
 import imageio_ffmpeg
 from av.container import InputContainer
+
+from maskora.errors import Fault
 
 # The formats that are opened, in ffmpeg's names: each is a single file. A playlist (HLS, DASH,
 # ffconcat, numbered images) would open what it names, elsewhere too.
@@ -17,6 +20,15 @@ CONTAINERS = (
     "yuv4mpegpipe,h264,hevc,mpegvideo,m4v,mjpeg,wav"
 )
 CONTAINER_NAMES = "mp4, mov, mkv, webm, avi, ts, mpg, ogv, wmv, flv, gif, animated png and others"
+
+# What stops ffmpeg though the file is whole: PyAV's numbers, and words of the program.
+_MACHINE = (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE)
+_MACHINE_SAYS = (
+    "Cannot allocate", "Failed to alloc", "Could not alloc", "malloc", "get_buffer() failed",
+    "pthread_create() failed", "Resource temporarily unavailable", "Too many open files",
+    "No space left on device", "File too large", "quota exceeded", "Read-only file system",
+)  # fmt: skip
+_ENDED = (127, 255)  # statuses: it could not be started, a signal has ended it
 
 
 def ffmpeg_command(*arguments: str) -> list[str]:
@@ -41,14 +53,36 @@ def open_file(path: Path, containers: str = CONTAINERS) -> InputContainer:
     return av.open(file_url(path), container_options=options, metadata_errors="replace")
 
 
+def refuse_fault(path: Path, error: av.FFmpegError) -> None:
+    """Raise Fault where an error of PyAV is not the file's."""
+    if error.errno in _MACHINE:
+        raise Fault(
+            f"{path} cannot be read now: too little memory, or too many threads or open files "
+            f"({error.strerror})"
+        ) from None
+
+
+def machine_failure(status: int, said: Sequence[str]) -> str:
+    """Why the program has failed where that is not the file's fault; else nothing.
+
+    Args:
+        status: that it ended with.
+        said: the lines of its log.
+    """
+    words = (line for line in said if any(one in line for one in _MACHINE_SAYS))
+    if not any("max pixel" in line for line in said) and (first := next(words, "")):
+        return first  # for a picture beyond the bound there is no buffer, either
+    return f"ffmpeg was ended, status {status}" if status < 0 or status in _ENDED else ""
+
+
 @functools.cache
 def has_filter(name: str) -> bool:
-    """True if this ffmpeg was built with the filter."""
+    """True if this ffmpeg was built with the filter. Raises Fault where it does not run."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-filters"]
-    listing = subprocess.run(
-        command, capture_output=True, encoding="utf-8", errors="replace", check=True
-    ).stdout
-    return any(line.split()[1:2] == [name] for line in listing.splitlines())
+    run = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
+    if run.returncode:
+        raise Fault(f"ffmpeg does not run (status {run.returncode}): maskora doctor says more")
+    return any(line.split()[1:2] == [name] for line in run.stdout.splitlines())
 
 
 def log_lines(log: bytes, levels: Collection[str] = ()) -> list[str]:

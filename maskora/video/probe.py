@@ -1,6 +1,5 @@
 """Probing a clip: its size, length, rate, colours and sound, before its frames are read."""
 
-import errno
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from maskora.errors import Fault, UserError
+from maskora.errors import UserError
 from maskora.files import is_hidden
 from maskora.video.clock import (
     MOST_FRAMES,
@@ -34,6 +33,7 @@ from maskora.video.ffmpeg import (
     file_url,
     has_filter,
     open_file,
+    refuse_fault,
 )
 from maskora.video.images import (
     IMAGE_SUFFIXES,
@@ -157,7 +157,7 @@ def probe(path: Path, fps: Fraction | None = None, limits: "Limits | None" = Non
 
     Raises:
         UserError: it is missing, not a video, damaged, has no frames, or goes beyond a limit.
-        Fault: there is too little memory to read it.
+        Fault: the machine cannot read it now: too little memory, say.
     """
     if fps is not None and fps <= 0:
         raise UserError(f"{path}: the frame rate must be positive, not {fps}")
@@ -171,8 +171,7 @@ def probe(path: Path, fps: Fraction | None = None, limits: "Limits | None" = Non
         with _opened(path, limits) as container:
             return _probe_file(path, container, fps, limits)
     except av.FFmpegError as error:
-        if error.errno == errno.ENOMEM:
-            raise Fault(f"{path}: there is too little memory to read it") from None
+        refuse_fault(path, error)
         on_opening = error.filename == file_url(path)
         if on_opening and isinstance(error, av.ArgumentError):  # not one of the formats
             names = limits.container_names if limits is not None else CONTAINER_NAMES
@@ -186,11 +185,16 @@ def probe(path: Path, fps: Fraction | None = None, limits: "Limits | None" = Non
 
 
 def sound_note(path: Path) -> str:
-    """What is to be known of a video's sound before a result is given it; often nothing."""
+    """What is to be known of a video's sound before a result is given it; often nothing.
+
+    Raises:
+        Fault: the machine cannot read it now.
+    """
     try:
         with _opened(path, None) as container:
             return find_track(path, container.format.name, len(container.streams.audio))[1]
-    except av.FFmpegError:
+    except av.FFmpegError as error:
+        refuse_fault(path, error)
         return ""  # reading its frames says more
 
 

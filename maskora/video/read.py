@@ -15,7 +15,13 @@ import numpy as np
 from maskora.errors import Fault, UserError
 from maskora.video.clock import TIMED_CONTAINERS
 from maskora.video.damage import damaged_frames, is_complaint
-from maskora.video.ffmpeg import ffmpeg_command, has_filter, input_file, log_lines
+from maskora.video.ffmpeg import (
+    ffmpeg_command,
+    has_filter,
+    input_file,
+    log_lines,
+    machine_failure,
+)
 from maskora.video.images import over_black, read_image
 from maskora.video.probe import VideoInfo, scale_matrix
 
@@ -32,7 +38,6 @@ _RETAGGED = {
 TROUBLE = ("error", "fatal", "panic")  # levels of ffmpeg's log
 CHANGED = "Reconfiguring filter graph because"
 CORRUPT = "corrupt decoded frame"
-NO_MEMORY = ("alloc", "get_buffer() failed", "thread_", "Resource temporarily unavailable")
 # Words of failures in which the file is whole, as far as anybody knows.
 NO_DAMAGE = ("No such file", "Permission denied", "filter", "colorspace", "max pixel")
 _SCALE_FLAGS = "lanczos+accurate_rnd+full_chroma_int+bitexact"
@@ -155,8 +160,8 @@ class _Decoder:
         said = log_lines(self.log.read_bytes(), TROUBLE)
         reason = said[0] if said else f"ffmpeg stopped with status {status}" if status else ""
         where = f"{path}: frames up to {last} are needed, and decoding stops at frame {index}"
-        if status < 0 or any(word in reason for word in NO_MEMORY):
-            return Fault(f"{where}: too little memory ({reason or 'ffmpeg was ended'})")
+        if failure := machine_failure(status, said):
+            return Fault(f"{where}: too little memory, say, but no damage ({failure})")
         if not any(word in line for word in NO_DAMAGE for line in said):
             words = f" ({reason})" if reason else ""
             return UserError(

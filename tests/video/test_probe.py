@@ -1,6 +1,7 @@
 """Probing ordinary, strange and broken clips, with which read_frames must agree."""
 
 import errno
+import os
 from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
@@ -16,7 +17,7 @@ from maskora.errors import Fault, UserError
 from maskora.video import clock
 from maskora.video.ffmpeg import has_filter
 from maskora.video.images import write_png
-from maskora.video.probe import ColorTags, VideoInfo, probe
+from maskora.video.probe import ColorTags, VideoInfo, probe, sound_note
 from maskora.video.read import read_frames
 
 Pattern = Make = Callable[..., Path]
@@ -237,14 +238,22 @@ def test_a_jump_in_time_is_refused_before_it_fills_the_memory(pattern: Pattern) 
         probe(path)
 
 
-def test_too_little_memory_is_not_damage(pattern: Pattern, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EAGAIN, errno.EMFILE])
+def test_too_little_memory_is_not_damage(
+    pattern: Pattern, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Nor are threads that cannot be started, and too many open files."""
+
     def fail(*_: object) -> None:
-        raise av.MemoryError(errno.ENOMEM, "Cannot allocate memory")
+        raise av.FFmpegError(number, os.strerror(number))
 
     path = pattern("clip.mp4", 5, "25")
     monkeypatch.setattr("maskora.video.probe.read_clock", fail)
-    with pytest.raises(Fault, match="too little memory"):
+    with pytest.raises(Fault, match=rf"too little memory.*\({os.strerror(number)}\)"):
         probe(path)
+    monkeypatch.setattr("maskora.video.probe.find_track", fail)
+    with pytest.raises(Fault, match="too little memory"):
+        sound_note(path)
 
 
 @pytest.mark.parametrize(

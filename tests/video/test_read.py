@@ -19,6 +19,9 @@ from maskora.video.read import read_frames
 Pattern = Make = Callable[..., Path]
 
 
+NO_THREAD = "pthread_create() failed: Resource temporarily unavailable"
+
+
 def children() -> set[str]:
     """The processes that this one has started and not yet reaped."""
     return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
@@ -115,6 +118,7 @@ def test_damage_that_a_decoder_conceals_is_refused_by_its_frame(
     [
         ("[h264 @ 0x1] [error] get_buffer() failed", Fault, "too little memory"),
         ("[error] Cannot allocate memory", Fault, "too little memory"),
+        (f"[dec:h264 @ 0x1] [error] x\n[vist#0:0 @ 0x1] [fatal] {NO_THREAD}", Fault, NO_THREAD),
         ("[in#0 @ 0x1] [error] /a.mp4: Permission denied", UserError, "(/a.mp4: Permission"),
         ("[vf#0:0 @ 0x1] [error] Error reinitializing filters!", UserError, "reinitializing"),
         ("[in#0 @ 0x1] [error] Invalid data found", UserError, "another copy"),
