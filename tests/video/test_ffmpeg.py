@@ -12,7 +12,7 @@ import pytest
 from maskora.errors import UserError
 from maskora.video.damage import damaged_frames
 from maskora.video.ffmpeg import CONTAINERS
-from maskora.video.probe import probe
+from maskora.video.probe import VideoInfo, probe
 from maskora.video.sound import AudioClip, find_track
 from maskora.video.untrusted import Limits
 from maskora.video.write import write_mp4
@@ -45,7 +45,7 @@ def test_no_reader_follows_a_playlist(
     with pytest.raises(UserError, match=r"list\.\w+: (not one of the|cannot be read as a) video"):
         probe(path)
     with pytest.raises(av.FFmpegError):
-        damaged_frames(path, 0, 0, 5, 2**26)
+        damaged_frames(VideoInfo(path, 64, 48, 25, Fraction(25), container=CONTAINERS), 0, 5)
     assert find_track(path, CONTAINERS, 1)[0] is None
     frame = np.zeros((48, 64, 3), np.uint8)
     write_mp4(tmp_path / "out.mp4", [frame], Fraction(25), audio=AudioClip(path, 0.0, 0.5))

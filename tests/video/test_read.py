@@ -200,6 +200,43 @@ def test_a_late_start_is_sought_and_exact(pattern: Pattern) -> None:
             assert (next(read_frames(info, start, 1)) == whole[start]).all(), start
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_key_frames_that_an_index_makes_up_are_not_believed(
+    pattern: Pattern, caplog: pytest.LogCaptureFixture, codec: str
+) -> None:
+    """Without its list of key frames, an mp4 says that every frame is one."""
+    path = pattern("long.mp4", 300, "25", "-c:v", codec, "-g", "100", "-bf", "2")
+    whole = list(read_frames(probe(path)))
+    content = path.read_bytes()
+    assert content.count(b"stss") == 1
+    path.write_bytes(content.replace(b"stss", b"free"))
+    info = probe(path)
+    for start in (170, 199, 201, 299):
+        assert (next(read_frames(info, start, 1)) == whole[start]).all(), start
+
+
+@pytest.mark.parametrize("seconds", [2.0, 100.0])
+def test_a_seek_that_goes_too_far_is_not_believed(
+    pattern: Pattern, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    path = pattern("long.mkv", 300, "25", "-g", "30")
+    info = probe(path)
+    whole = list(read_frames(info))
+    monkeypatch.setattr(read, "seek_target", lambda info, first: info.times[first] + seconds)
+    assert (next(read_frames(info, 150, 1)) == whole[150]).all()
+
+
+def test_a_later_frame_is_not_taken_for_the_first_that_is_asked_for(pattern: Pattern) -> None:
+    path = pattern("clip.mkv", 40, "25", "-g", "1")
+    info = probe(path)
+    hole = "select='not(eq(n,20))',format=yuv420p"
+    shorter = pattern("hole.mkv", 39, "25", "-g", "1", "-fps_mode", "passthrough", filters=hole)
+    shorter.replace(path)
+    with pytest.raises(UserError, match="a later frame comes instead of frame 20 of"):
+        next(read_frames(info, 20, 1))
+    assert next(read_frames(info, 21, 1)).shape == (48, 64, 3)
+
+
 @pytest.mark.parametrize(
     ("size", "tag", "written_as"),
     [

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from maskora.errors import UserError
-from maskora.video import read, untrusted
+from maskora.video import seek, untrusted
 from maskora.video.clock import read_clock
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
@@ -144,7 +144,7 @@ def test_a_stream_that_grows_on_the_way_is_stopped(
     assert "cannot be read as a video" in refusal(path, apart=True)
     info = probe(path)
     assert len(list(read_frames(info))) == 20, "within the bound for everyone it is scaled"
-    monkeypatch.setattr(read, "LEAST_PIXEL_BOUND", 0)
+    monkeypatch.setattr(seek, "LEAST_PIXEL_BOUND", 0)
     with pytest.raises(UserError, match=r"stops at frame 10 .* exceeds specified max pixel"):
         list(read_frames(info))
 
