@@ -2,16 +2,20 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
 from statistics import median
+from typing import Any
 
+import av
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
+
+from maskora.video.ffmpeg import is_fault
 
 TIMED_CONTAINERS = ("mov", "matroska")  # packets come one by one with their times
 MOST_FRAMES = 2_000_000  # of a clip at a constant rate: 18 hours at 30 per second
@@ -39,6 +43,7 @@ class Clock:
         missing: how many frames the file's own index promises beyond those that are there.
         stamped: each is the file's own, and ffmpeg finds the frame by it.
         joined: frames from which on times begin anew, as in files that were joined.
+        rejected: before which frames the decoder could make nothing of what is there.
     """
 
     times: tuple[float, ...]
@@ -46,6 +51,27 @@ class Clock:
     missing: int
     stamped: bool = False
     joined: tuple[int, ...] = ()
+    rejected: tuple[int, ...] = ()
+
+
+@dataclass
+class _Walk:
+    """What going through a stream has found; times are in seconds.
+
+    Attributes:
+        first: the first decoded frame.
+        shown: (when, for how long) of each frame; None and 0 where the file does not say.
+        ticks: when each packet is to be decoded.
+        sound: when each packet of the first sound track is heard, where parts may follow.
+        rejected: before which frames the decoder has refused a packet, and its last error.
+    """
+
+    first: VideoFrame | None = None
+    shown: list[tuple[float | None, float]] = field(default_factory=list)
+    ticks: list[float] = field(default_factory=list)
+    sound: list[float] = field(default_factory=list)
+    rejected: list[int] = field(default_factory=list)
+    error: av.FFmpegError | None = None
 
 
 def read_clock(
@@ -57,20 +83,22 @@ def read_clock(
 
     Args:
         check_length: called with frames and seconds on the way; raises where it is too much.
+
+    Raises:
+        av.FFmpegError: the file cannot be read, or nothing of the stream be decoded.
     """
     decode_all = (
         stream.codec_context.codec.canonical_name not in _ONE_PICTURE_PER_PACKET
         or not container.format.name.startswith(TIMED_CONTAINERS)
         or stream.codec_context.field_order > 1  # interlaced: a packet may be half a frame
     )
-    first, shown, ticks = _walk(container, stream, decode_all, check_length)
-    if not decode_all and any(time is None for time, _ in shown):
+    walk = _walk(container, stream, decode_all, check_length)
+    if not decode_all and any(time is None for time, _ in walk.shown):
         container.seek(0)  # some packets may be no frame at all
-        first, shown, ticks = _walk(container, stream, True, check_length)
-    return first, _clock(container, stream, shown, ticks, check_length)
-
-
-_Spans = list[tuple[float | None, float]]
+        walk = _walk(container, stream, True, check_length)
+    if walk.first is None and walk.error is not None:
+        raise walk.error
+    return walk.first, _clock(container, stream, walk, check_length)
 
 
 def _walk(
@@ -78,29 +106,45 @@ def _walk(
     stream: VideoStream,
     decode_all: bool,
     check_length: CheckLength | None,
-) -> tuple[VideoFrame | None, _Spans, list[float]]:
-    """The first frame, the spans of all frames, and the times at which packets are decoded."""
-    first: VideoFrame | None = None
-    shown: _Spans = []
-    ticks: list[float] = []
-    for packet in container.demux(stream):
+) -> _Walk:
+    walk = _Walk()
+    parts = container.format.name.startswith(_PARTS_MAY_FOLLOW)
+    sound = container.streams.audio[:1] if parts else ()
+    for packet in container.demux(stream, *sound):
+        if packet.stream_index != stream.index:
+            if packet.pts is not None:
+                walk.sound.append(packet.pts * float(packet.time_base or 0))
+            continue
         if packet.dts is not None:
             if not packet.size:
                 continue  # the frame before is held
-            ticks.append(packet.dts * float(packet.time_base or 0))
+            walk.ticks.append(packet.dts * float(packet.time_base or 0))
         if not decode_all and packet.size and not packet.is_discard:
-            shown.append(_span(packet))
-        if decode_all or first is None:
-            decoded = packet.decode()
-            if decoded and first is None:
-                first = decoded[0]
-            shown.extend(_span(frame) for frame in decoded if decode_all)
-        if check_length is not None and shown:
+            walk.shown.append(_span(packet))
+        decoded = _decode(packet, walk) if decode_all or walk.first is None else []
+        if decoded and walk.first is None:
+            walk.first = decoded[0]
+        walk.shown.extend(_span(frame) for frame in decoded if decode_all)
+        if check_length is not None and (shown := walk.shown):
             check_length(len(shown), (shown[-1][0] or 0) - (shown[0][0] or 0))
-    return first, shown, ticks
+    return walk
 
 
-def _span(item: "Packet[VideoStream] | VideoFrame") -> tuple[float | None, float]:
+def _decode(packet: "Packet[Any]", walk: _Walk) -> list[VideoFrame]:
+    """The frames that a packet brings; none, with a note in `walk`, where it is damaged."""
+    try:
+        return list(packet.decode())
+    except av.FFmpegError as error:
+        if is_fault(error):
+            raise
+        if packet.dts is not None:
+            walk.ticks.pop()
+        walk.rejected.append(len(walk.shown))
+        walk.error = error
+        return []
+
+
+def _span(item: "Packet[Any] | VideoFrame") -> tuple[float | None, float]:
     """(when it is shown, for how long) in seconds; None and 0 where the file does not say."""
     base = float(item.time_base or 0)
     return (None if item.pts is None else item.pts * base), (item.duration or 0) * base
@@ -109,10 +153,10 @@ def _span(item: "Packet[VideoStream] | VideoFrame") -> tuple[float | None, float
 def _clock(
     container: InputContainer,
     stream: VideoStream,
-    shown: _Spans,
-    ticks: list[float],
+    walk: _Walk,
     check_length: CheckLength | None,
 ) -> Clock:
+    shown, ticks = walk.shown, walk.ticks
     rate = float(stream.guessed_rate or stream.average_rate or _FALLBACK_RATE)
     stamps: list[float | None] = [time for time, _ in shown]
     joined: tuple[int, ...] = ()
@@ -120,7 +164,7 @@ def _clock(
         # Its times are wrong with B-frames, but its ticks tell where it holds a frame.
         stamps = list[float | None](sorted(ticks)) if len(ticks) == len(shown) else [None]
     elif container.format.name.startswith(_PARTS_MAY_FOLLOW):
-        stamps, joined = _continued(stamps, 1 / rate)
+        stamps, joined = _continued(stamps, walk.sound, 1 / rate)
     times = _filled(stamps, len(shown), 1 / rate)
     if container.format.name.startswith(TIMED_CONTAINERS):
         times.sort()  # packets come as they are decoded
@@ -131,18 +175,25 @@ def _clock(
     spacing = median(b - a for a, b in pairwise(times)) if times[1:] else 0
     spacing = spacing or 1 / rate
     end = times[-1] + (shown[-1][1] or spacing) if times else 0.0
-    missing = _missing(container, stream, len(times), end, spacing)
+    missing = _missing(container, stream, len(times) + len(walk.rejected), end, spacing)
     if check_length is not None:
         check_length(len(times) + missing, missing * spacing)
     missing = missing if missing <= MOST_FRAMES else 0  # nobody has filmed for so long
     lost = [times[-1] + (i + 1) * spacing for i in range(missing)] if times else []
-    return Clock((*times, *lost), end + missing * spacing, missing, stamped, joined)
+    return Clock(
+        (*times, *lost), end + missing * spacing, missing, stamped, joined, tuple(walk.rejected)
+    )
 
 
 def _continued(
-    stamps: Sequence[float | None], spacing: float
+    stamps: Sequence[float | None], sound: Sequence[float], spacing: float
 ) -> tuple[list[float | None], tuple[int, ...]]:
-    """Times of parts that follow each other, each begun where the one before ends; and where."""
+    """Times of parts that follow each other, each begun where the one before ends; and where.
+
+    Args:
+        sound: times of the sound; where it does not leap ahead as well, the picture only pauses.
+    """
+    leaps = [(a, b) for a, b in pairwise(sound) if b - a >= _LONGEST_PAUSE]
     moved: list[float | None] = []
     joined: list[int] = []
     before: float | None = None
@@ -150,7 +201,10 @@ def _continued(
     for index, stamp in enumerate(stamps):
         time = None if stamp is None else stamp + shift
         leap = 0.0 if time is None or before is None else time - before
-        if not -_SAME_PART < leap < _LONGEST_PAUSE:
+        ahead = leap >= _LONGEST_PAUSE and any(
+            a < (stamp or 0.0) and b > (stamp or 0.0) - leap for a, b in leaps
+        )
+        if leap <= -_SAME_PART or ahead:
             joined.append(index)
             shift += spacing - leap
             time = (before or 0.0) + spacing

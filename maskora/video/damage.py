@@ -17,7 +17,7 @@ from av.video.stream import VideoStream
 
 from maskora.errors import Fault
 from maskora.progress import track
-from maskora.video.ffmpeg import machine_failure, refuse_fault
+from maskora.video.ffmpeg import DECODING, machine_failure, refuse_fault
 from maskora.video.probe import VideoInfo
 from maskora.video.seek import open_stream, seek, seek_target
 
@@ -71,7 +71,7 @@ def damaged_frames(info: VideoInfo, first: int, last: int) -> dict[int, str]:
     """
     log.info("%s: ffmpeg complains of it; looking for damaged frames", info.path)
     coded, shown = list[_Coded](), list[_Shown]()
-    with _listening() as said, open_stream(info) as (container, video):
+    with DECODING, _listening() as said, open_stream(info) as (container, video):
         begin = 0
         if (target := seek_target(info, first)) is not None:
             seek(container, video, target)

@@ -4,6 +4,7 @@ import errno
 import functools
 import re
 import subprocess
+import threading
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -30,6 +31,10 @@ _MACHINE_SAYS = (
 )  # fmt: skip
 _ENDED = (127, 255)  # statuses: it could not be started, a signal has ended it
 
+# PyAV's log is one for all threads, and a decoder's thread that writes to it may wait for another
+# that waits for the decoder: while it is listened to, nothing else decodes.
+DECODING = threading.Lock()
+
 
 def ffmpeg_command(*arguments: str) -> list[str]:
     """A quiet, non-interactive ffmpeg command line."""
@@ -53,9 +58,14 @@ def open_file(path: Path, containers: str = CONTAINERS) -> InputContainer:
     return av.open(file_url(path), container_options=options, metadata_errors="replace")
 
 
+def is_fault(error: av.FFmpegError) -> bool:
+    """Whether an error of PyAV is the machine's, not the file's."""
+    return error.errno in _MACHINE
+
+
 def refuse_fault(path: Path, error: av.FFmpegError) -> None:
     """Raise Fault where an error of PyAV is not the file's."""
-    if error.errno in _MACHINE:
+    if is_fault(error):
         raise Fault(
             f"{path} cannot be read now: too little memory, or too many threads or open files "
             f"({error.strerror})"

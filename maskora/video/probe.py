@@ -30,6 +30,7 @@ from maskora.video.clock import (
 from maskora.video.ffmpeg import (
     CONTAINER_NAMES,
     CONTAINERS,
+    DECODING,
     file_url,
     has_filter,
     open_file,
@@ -168,7 +169,7 @@ def probe(path: Path, fps: Fraction | None = None, limits: "Limits | None" = Non
     if limits is not None:
         limits.check_bytes(path, path.stat().st_size)
     try:
-        with _opened(path, limits) as container:
+        with DECODING, _opened(path, limits) as container:
             return _probe_file(path, container, fps, limits)
     except av.FFmpegError as error:
         refuse_fault(path, error)
@@ -265,6 +266,8 @@ def _probe_file(
     first, clock = read_clock(container, stream, check)
     if first is None:
         raise UserError(f"{path}: the video stream has no frames")
+    if limits is not None and clock.rejected:
+        _refuse_larger(path, stream.index, limits)
     named = [rate for rate in (stream.guessed_rate, stream.average_rate) if rate]
     rate, variable = choose_rate(clock.times, named)
     width, height = _displayed_size(stream, first)
@@ -313,6 +316,20 @@ def _choose_stream(
         limits.check_header(path, container, stream)
         stream.codec_context.options = limits.decoder_options
     return stream, len(streams) - 1
+
+
+def _refuse_larger(path: Path, index: int, limits: "Limits") -> None:
+    """Raises av.FFmpegError where a picture that is not decoded may be too large for that."""
+    with _opened(path, limits) as container:
+        stream = container.streams.get(index)[0]
+        assert isinstance(stream, VideoStream)
+        stream.thread_type, stream.codec_context.options = "NONE", limits.decoder_options
+        for packet in container.demux(stream):
+            try:
+                packet.decode()
+            except av.FFmpegError:
+                if not 0 < stream.width * stream.height <= limits.max_pixels:
+                    raise
 
 
 def _first_that_moves(path: Path, streams: list[int], limits: "Limits | None") -> int:
@@ -386,6 +403,12 @@ def _stream_notes(
         there = len(clock.times) - clock.missing
         notes.append(
             f"the file is cut short: it promises {len(clock.times)} frames, {there} are there"
+        )
+    if clock.rejected:
+        count, before = len(clock.rejected), clock.rejected[0]
+        notes.append(
+            f"damaged: {count} {'frame' if count == 1 else 'frames'} cannot be decoded, the first "
+            f"near frame {before}"
         )
     if passed_over:
         number = [s.index for s in stream.container.streams.video].index(stream.index) + 1

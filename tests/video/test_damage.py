@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from maskora.errors import Fault, UserError
 from maskora.video import damage
 from maskora.video.damage import damaged_frames
+from maskora.video.ffmpeg import DECODING
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
 
@@ -108,3 +110,16 @@ def test_too_little_memory_is_no_damage(error: Exception | None, said: str) -> N
 
     with pytest.raises(Fault, match="too little memory"):
         damage._decode(Path("clip.mp4"), Packet(), [], [(16, "h264", said)])  # type: ignore[arg-type]
+
+
+def test_while_decoders_are_listened_to_nothing_else_decodes(pattern: Pattern) -> None:
+    """Else a thread of one decoder may wait for the log for ever."""
+    info = probe(pattern("clip.mkv", 10, "25", *CODECS["none"]))
+    for work in (lambda: damaged_frames(info, 0, 5), lambda: probe(info.path)):
+        worker = threading.Thread(target=work)
+        with DECODING:
+            worker.start()
+            worker.join(0.5)
+            assert worker.is_alive()
+        worker.join(30)
+        assert not worker.is_alive()

@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -212,6 +213,41 @@ def test_packets_that_hold_the_frame_in_ogg(make: Make) -> None:
     assert (info.frames, info.fps) == (20, 25)
 
 
+PAUSE = ("-vf", "select='lt(t,1)+gt(t,13)',format=yuv420p", "-fps_mode", "passthrough")
+SOUND = ("-f", "lavfi", "-i", "sine=d=14", "-t", "14")
+
+
+@pytest.mark.parametrize(
+    ("name", "codecs"),
+    [
+        ("pause.ts", ("-c:a", "mp2")),
+        ("pause.mpg", ("-c:v", "mpeg2video", "-c:a", "mp2")),
+        ("pause.ogv", ("-c:v", "libtheora", "-c:a", "libvorbis")),
+        ("silent.ts", ("-an",)),
+    ],
+)
+def test_a_long_pause_of_the_picture_alone_is_no_new_part(
+    make: Make, name: str, codecs: tuple[str, ...]
+) -> None:
+    info = agreed(make(name, "-f", "lavfi", "-i", "testsrc2=s=64x48:r=25", *SOUND, *PAUSE, *codecs))
+    assert not info.joined
+    assert info.frames == pytest.approx(14 * 25, abs=2)
+    assert info.picks is not None
+    assert not any("begin anew" in note for note in info.notes)
+
+
+def test_parts_whose_sound_leaps_too_are_put_one_after_another(make: Make, tmp_path: Path) -> None:
+    one = ("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=1,format=yuv420p", "-f", "lavfi", "-i")
+    parts = [
+        make(f"{at}.ts", *one, "sine=d=1", "-output_ts_offset", str(at), "-c:a", "mp2")
+        for at in (0, 100, 30)
+    ]
+    (tmp_path / "all.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    info = agreed(tmp_path / "all.ts")
+    assert (info.joined, info.frames, info.picks) == (True, 75, None)
+    assert any("begin anew at frame 25, 50," in note for note in info.notes)
+
+
 def test_one_packet_without_a_time_does_not_cost_those_of_the_others(
     pattern: Pattern, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,8 +257,8 @@ def test_one_packet_without_a_time_does_not_cost_those_of_the_others(
     walk = clock._walk
 
     def forgetful(*arguments: Any) -> Any:
-        first, shown, ticks = walk(*arguments)
-        return first, [(None, 0.0), *shown[1:]], ticks
+        found = walk(*arguments)
+        return replace(found, shown=[(None, 0.0), *found.shown[1:]])
 
     monkeypatch.setattr(clock, "_walk", forgetful)
     info = agreed(path)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -111,6 +112,59 @@ def test_damage_that_a_decoder_conceals_is_refused_by_its_frame(
     assert all((a == b).all() for a, b in zip(before, intact, strict=False)), "nor refused too soon"
     after = info.frames - 2
     assert len(list(read_frames(info, after))) == 2, "what comes after builds on none of it"
+
+
+def overwritten(path: Path, number: int) -> Path:
+    """The file with every byte of a packet zero."""
+    with av.open(path) as container:
+        one = [bytes(packet) for packet in container.demux(video=0) if packet.size][number]
+    content = path.read_bytes()
+    assert content.count(one) == 1
+    path.write_bytes(content.replace(one, bytes(len(one))))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("h264.avi", ("libx264", "-bf", "0")),
+        ("mpeg4.avi", ("mpeg4",)),
+        ("vp8.mkv", ("libvpx",)),
+        ("old.flv", ("flv",)),
+        ("fields.mp4", ("libx264", "-bf", "0", "-flags", "+ildct+ilme")),
+    ],
+)
+def test_a_frame_that_the_decoder_rejects_costs_no_more_than_what_builds_on_it(
+    pattern: Pattern, name: str, codec: tuple[str, ...]
+) -> None:
+    path = pattern(name, 60, "25", "-c:v", *codec, "-g", "10")
+    intact = list(read_frames(probe(path)))
+    info = probe(overwritten(path, 33))
+    assert any(n.startswith("damaged: 1 frame cannot be decoded, the first") for n in info.notes)
+    assert info.frames == 60, "the others keep their times"
+    for start, count in ((0, 31), (41, 19)):
+        frames = read_frames(info, start, count)
+        assert all((a == b).all() for a, b in zip(frames, intact[start:], strict=False)), start
+    with pytest.raises(UserError, match=r"damaged: .*frame 3\d of the file"):
+        list(read_frames(info, 25, 20))
+
+
+def test_a_first_frame_that_the_decoder_rejects(pattern: Pattern) -> None:
+    path = pattern("clip.mp4", 30, "25", "-bf", "0", "-g", "10")
+    intact = list(read_frames(probe(path)))
+    info = probe(overwritten(path, 0))
+    assert info.frames == 30
+    with pytest.raises(UserError, match=r"damaged: .*frame 0 of the file"):
+        next(read_frames(info))
+    assert (next(read_frames(info, 10, 1)) == intact[10]).all()
+
+
+def test_a_stream_of_which_nothing_can_be_decoded_is_refused(pattern: Pattern) -> None:
+    path = pattern("clip.mp4", 5, "25", "-bf", "0")
+    for number in range(5):
+        overwritten(path, number)
+    with pytest.raises(UserError, match=r"cannot be read as a video: .* damaged"):
+        probe(path)
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,17 @@ def test_a_stream_that_grows_on_the_way_is_stopped(
         list(read_frames(info))
 
 
+def test_a_damaged_frame_is_no_reason_to_refuse_a_file(pattern: Make) -> None:
+    path = pattern("clip.avi", 20, "25", "-c:v", "mpeg4", "-g", "5")
+    with av.open(path) as container:
+        one = [bytes(packet) for packet in container.demux(video=0)][12]
+    path.write_bytes(path.read_bytes().replace(one, bytes(len(one))))
+    check_untrusted(path, LIMITS)
+    info = probe(path, limits=LIMITS)
+    assert info == probe(path)
+    assert any("1 frame cannot be decoded" in note for note in info.notes)
+
+
 def test_a_long_clip_is_refused_by_its_header(pattern: Make) -> None:
     path = pattern("long.mp4", 60, "10", "-movflags", "+faststart")
     path.write_bytes(path.read_bytes()[:-2000])
