@@ -177,7 +177,8 @@ def probe(path: Path, fps: Fraction | None = None, limits: "Limits | None" = Non
         if on_opening and isinstance(error, av.ArgumentError):  # not one of the formats
             names = limits.container_names if limits is not None else CONTAINER_NAMES
             raise UserError(
-                f"{path}: not one of the video files that are taken ({names}), or damaged"
+                f"{path}: not one of the video files that are taken ({names}), or damaged; "
+                f"convert it to one of them"
             ) from None
         raise UserError(
             f"{path}: cannot be read as a video: it is something else, or cut short, or damaged"
