@@ -43,8 +43,8 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def parse_rate(given: float | str) -> Fraction:
     """Read frames per second; 23.976 and 29.97 are 24000/1001 and 30000/1001. Raises ValueError."""
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(?:/(\d{1,9}))?", str(given).strip())
-    rate = Fraction(match[1]) / (int(match[2] or 1) or 1) if match else Fraction(0)
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(?:/([1-9]\d{0,8}))?", str(given).strip())
+    rate = Fraction(match[1]) / int(match[2] or 1) if match else Fraction(0)
     if not 0 < rate <= 1000:
         raise ValueError(
             f'{given!r} is not a frame rate: write 24, 23.976, "30000/1001", or "auto"'

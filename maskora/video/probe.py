@@ -1,52 +1,56 @@
 """Probing a clip: its size, length, rate, colours and sound, before its frames are read."""
 
-import errno
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 import av
 import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
-from av.packet import Packet
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from maskora.errors import Fault, UserError
+from maskora.errors import UserError
 from maskora.files import IMAGE_SUFFIXES, IMAGES, is_hidden
-from maskora.video.ffmpeg import file_url, has_filter
-from maskora.video.images import has_transparency, image_size, natural_key, read_with_alpha
+from maskora.video.clock import (
+    MOST_FRAMES,
+    Clock,
+    choose_rate,
+    constant_rate_picks,
+    is_constant,
+    read_clock,
+)
+from maskora.video.ffmpeg import (
+    CONTAINER_NAMES,
+    CONTAINERS,
+    DECODING,
+    file_url,
+    has_filter,
+    open_file,
+    refuse_fault,
+)
+from maskora.video.images import (
+    has_transparency,
+    image_size,
+    natural_key,
+    read_with_alpha,
+)
 from maskora.video.sound import find_track
 
 if TYPE_CHECKING:
     from maskora.video.untrusted import Limits
 
 IMAGES_FPS = Fraction(16)
-_ONE_PICTURE_PER_PACKET = {"h264", "hevc", "vp9", "av1", "prores", "ffv1", "mjpeg", "dnxhd", "png"}
-TIMED_CONTAINERS = ("mov", "matroska")  # packets come one by one with their times
-_PARTS_MAY_FOLLOW = ("mpegts", "mpeg", "ogg")  # files that are joined by copying one after another
-_LONGEST_PAUSE = 10.0  # seconds between two frames of one part
-_SAME_PART = 1.0  # seconds by which times may go back within one part
-_MOST_FRAMES = 2_000_000  # of a clip at a constant rate: 18 hours at 30 per second
-_SUSTAINED = 0.2  # seconds over which a rate must hold
-_MOST_RATE = 1000  # frames per second that are believed
 _LOOKED_AT = 1000  # packets, to find the stream that moves
 _ALPHA_NOTE = "transparent parts become black"
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # the decoders that read it
-CheckLength = Callable[[float, float], None]  # (frames, seconds)
-_FALLBACK_RATE = Fraction(25)  # for a file that names no rate and no times, as ffmpeg assumes
-_USUAL_RATES = tuple(
-    [Fraction(n * 1000, 1001) for n in (24, 30, 48, 60, 120)]
-    + [Fraction(n) for n in (8, 10, 12, 15, 16, 20, 24, 25, 30, 48, 50, 60, 100, 120, 240)]
-)
 _PRIMARIES = {
     1: "bt709", 4: "bt470m", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 8: "film",
     9: "bt2020", 10: "smpte428", 11: "smpte431", 12: "smpte432", 22: "jedec-p22",
@@ -142,25 +146,6 @@ class VideoInfo:
         return self.audio_track is not None
 
 
-@dataclass(frozen=True)
-class Clock:
-    """The times of a clip's frames, in seconds on the file's clock.
-
-    Attributes:
-        times: when each frame is shown, sorted; frames the file promises but lacks included.
-        end: when the last one stops being shown.
-        missing: how many frames the file's own index promises beyond those that are there.
-        stamped: each is the file's own, and ffmpeg finds the frame by it.
-        joined: frames from which on times begin anew, as in files that were joined.
-    """
-
-    times: tuple[float, ...]
-    end: float
-    missing: int
-    stamped: bool = False
-    joined: tuple[int, ...] = ()
-
-
 def probe(path: Path, fps: Fraction | None = None, limits: "Limits | None" = None) -> VideoInfo:
     """Examine a video file, or a folder of images.
 
@@ -172,7 +157,7 @@ def probe(path: Path, fps: Fraction | None = None, limits: "Limits | None" = Non
 
     Raises:
         UserError: it is missing, not a video, damaged, has no frames, or goes beyond a limit.
-        Fault: there is too little memory to read it.
+        Fault: the machine cannot read it now: too little memory, say.
     """
     if fps is not None and fps <= 0:
         raise UserError(f"{path}: the frame rate must be positive, not {fps}")
@@ -183,16 +168,16 @@ def probe(path: Path, fps: Fraction | None = None, limits: "Limits | None" = Non
     if limits is not None:
         limits.check_bytes(path, path.stat().st_size)
     try:
-        with _opened(path, limits) as container:
+        with DECODING, _opened(path, limits) as container:
             return _probe_file(path, container, fps, limits)
     except av.FFmpegError as error:
-        if error.errno == errno.ENOMEM:
-            raise Fault(f"{path}: there is too little memory to read it") from None
+        refuse_fault(path, error)
         on_opening = error.filename == file_url(path)
-        if limits is not None and on_opening and isinstance(error, av.ArgumentError):  # whitelist
+        if on_opening and isinstance(error, av.ArgumentError):  # not one of the formats
+            names = limits.container_names if limits is not None else CONTAINER_NAMES
             raise UserError(
-                f"{path}: not one of the video files that are taken ({limits.container_names}), "
-                "or damaged"
+                f"{path}: not one of the video files that are taken ({names}), or damaged; "
+                f"convert it to one of them"
             ) from None
         raise UserError(
             f"{path}: cannot be read as a video: it is something else, or cut short, or damaged"
@@ -201,18 +186,21 @@ def probe(path: Path, fps: Fraction | None = None, limits: "Limits | None" = Non
 
 
 def sound_note(path: Path) -> str:
-    """What is to be known of a video's sound before a result is given it; often nothing."""
+    """What is to be known of a video's sound before a result is given it; often nothing.
+
+    Raises:
+        Fault: the machine cannot read it now.
+    """
     try:
         with _opened(path, None) as container:
             return find_track(path, container.format.name, len(container.streams.audio))[1]
-    except av.FFmpegError:
+    except av.FFmpegError as error:
+        refuse_fault(path, error)
         return ""  # reading its frames says more
 
 
 def _opened(path: Path, limits: "Limits | None") -> InputContainer:
-    """The file, with tags in whatever encoding."""
-    options = limits.container_options if limits is not None else {}
-    return av.open(file_url(path), container_options=options, metadata_errors="replace")
+    return open_file(path, limits.containers if limits is not None else CONTAINERS)
 
 
 def _probe_images(folder: Path, fps: Fraction | None, limits: "Limits | None") -> VideoInfo:
@@ -278,6 +266,8 @@ def _probe_file(
     first, clock = read_clock(container, stream, check)
     if first is None:
         raise UserError(f"{path}: the video stream has no frames")
+    if limits is not None and clock.rejected:
+        _refuse_larger(path, stream.index, limits)
     named = [rate for rate in (stream.guessed_rate, stream.average_rate) if rate]
     rate, variable = choose_rate(clock.times, named)
     width, height = _displayed_size(stream, first)
@@ -315,7 +305,7 @@ def _choose_stream(
 ) -> tuple[VideoStream, int]:
     """The first stream of moving pictures, and how many others there are (covers not counted)."""
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-    if not streams or container.format.name == "tty":  # tty: a text file taken for ANSI art
+    if not streams:
         raise UserError(f"{path}: no video stream in this file")
     streams = [stream for stream in streams if stream.codec_context is not None]
     if not streams:
@@ -326,6 +316,20 @@ def _choose_stream(
         limits.check_header(path, container, stream)
         stream.codec_context.options = limits.decoder_options
     return stream, len(streams) - 1
+
+
+def _refuse_larger(path: Path, index: int, limits: "Limits") -> None:
+    """Raises av.FFmpegError where a picture that is not decoded may be too large for that."""
+    with _opened(path, limits) as container:
+        stream = container.streams.get(index)[0]
+        assert isinstance(stream, VideoStream)
+        stream.thread_type, stream.codec_context.options = "NONE", limits.decoder_options
+        for packet in container.demux(stream):
+            try:
+                packet.decode()
+            except av.FFmpegError:
+                if not 0 < stream.width * stream.height <= limits.max_pixels:
+                    raise
 
 
 def _first_that_moves(path: Path, streams: list[int], limits: "Limits | None") -> int:
@@ -362,7 +366,7 @@ def _transparency(stream: VideoStream, first: VideoFrame) -> tuple[bool, str, st
 def _refuse_leaps(path: Path, clock: Clock, rate: Fraction) -> None:
     """Raises UserError where a jump in time would be millions of repeated frames."""
     frames = (clock.end - clock.times[0]) * float(rate)
-    if frames > _MOST_FRAMES:
+    if frames > MOST_FRAMES:
         pauses = np.diff(clock.times)
         longest = int(pauses.argmax()) if len(pauses) else 0
         raise UserError(
@@ -399,6 +403,12 @@ def _stream_notes(
         there = len(clock.times) - clock.missing
         notes.append(
             f"the file is cut short: it promises {len(clock.times)} frames, {there} are there"
+        )
+    if clock.rejected:
+        count, before = len(clock.rejected), clock.rejected[0]
+        notes.append(
+            f"damaged: {count} {'frame' if count == 1 else 'frames'} cannot be decoded, the first "
+            f"near frame {before}"
         )
     if passed_over:
         number = [s.index for s in stream.container.streams.video].index(stream.index) + 1
@@ -449,222 +459,6 @@ def _conversion_notes(info: VideoInfo, own_rate: Fraction) -> tuple[str, ...]:
 
 def _rate_text(rate: Fraction) -> str:
     return str(rate) if rate.denominator == 1 else f"{float(rate):.3f}"
-
-
-def read_clock(
-    container: InputContainer, stream: VideoStream, check_length: CheckLength | None = None
-) -> tuple[VideoFrame | None, Clock]:
-    """The first decoded frame (None: the stream has none) and the times of all frames.
-
-    A frame's time is its packet's where every packet is one frame; elsewhere all is decoded.
-
-    Args:
-        check_length: called with frames and seconds on the way; raises where it is too much.
-    """
-    decode_all = (
-        stream.codec_context.codec.canonical_name not in _ONE_PICTURE_PER_PACKET
-        or not container.format.name.startswith(TIMED_CONTAINERS)
-        or stream.codec_context.field_order > 1  # interlaced: a packet may be half a frame
-    )
-    first, shown, ticks = _walk(container, stream, decode_all, check_length)
-    if not decode_all and any(time is None for time, _ in shown):
-        container.seek(0)  # some packets may be no frame at all
-        first, shown, ticks = _walk(container, stream, True, check_length)
-    return first, _clock(container, stream, shown, ticks, check_length)
-
-
-_Spans = list[tuple[float | None, float]]
-
-
-def _walk(
-    container: InputContainer,
-    stream: VideoStream,
-    decode_all: bool,
-    check_length: CheckLength | None,
-) -> tuple[VideoFrame | None, _Spans, list[float]]:
-    """The first frame, the spans of all frames, and the times at which packets are decoded."""
-    first: VideoFrame | None = None
-    shown: _Spans = []
-    ticks: list[float] = []
-    for packet in container.demux(stream):
-        if packet.dts is not None:
-            if not packet.size:
-                continue  # the frame before is held
-            ticks.append(packet.dts * float(packet.time_base or 0))
-        if not decode_all and packet.size and not packet.is_discard:
-            shown.append(_span(packet))
-        if decode_all or first is None:
-            decoded = packet.decode()
-            if decoded and first is None:
-                first = decoded[0]
-            shown.extend(_span(frame) for frame in decoded if decode_all)
-        if check_length is not None and shown:
-            check_length(len(shown), (shown[-1][0] or 0) - (shown[0][0] or 0))
-    return first, shown, ticks
-
-
-def _span(item: "Packet[VideoStream] | VideoFrame") -> tuple[float | None, float]:
-    """(when it is shown, for how long) in seconds; None and 0 where the file does not say."""
-    base = float(item.time_base or 0)
-    return (None if item.pts is None else item.pts * base), (item.duration or 0) * base
-
-
-def _clock(
-    container: InputContainer,
-    stream: VideoStream,
-    shown: _Spans,
-    ticks: list[float],
-    check_length: CheckLength | None,
-) -> Clock:
-    rate = float(stream.guessed_rate or stream.average_rate or _FALLBACK_RATE)
-    stamps: list[float | None] = [time for time, _ in shown]
-    joined: tuple[int, ...] = ()
-    if container.format.name == "avi":
-        # Its times are wrong with B-frames, but its ticks tell where it holds a frame.
-        stamps = list[float | None](sorted(ticks)) if len(ticks) == len(shown) else [None]
-    elif container.format.name.startswith(_PARTS_MAY_FOLLOW):
-        stamps, joined = _continued(stamps, 1 / rate)
-    times = _filled(stamps, len(shown), 1 / rate)
-    if container.format.name.startswith(TIMED_CONTAINERS):
-        times.sort()  # packets come as they are decoded
-    rising = all(b > a for a, b in pairwise(times))
-    in_place = container.format.name.startswith((*TIMED_CONTAINERS, "mpegts"))
-    stamped = in_place and rising and set(times) == set(stamps) and not joined
-    times.sort()
-    spacing = median(b - a for a, b in pairwise(times)) if times[1:] else 0
-    spacing = spacing or 1 / rate
-    end = times[-1] + (shown[-1][1] or spacing) if times else 0.0
-    missing = _missing(container, stream, len(times), end, spacing)
-    if check_length is not None:
-        check_length(len(times) + missing, missing * spacing)
-    missing = missing if missing <= _MOST_FRAMES else 0  # nobody has filmed for so long
-    lost = [times[-1] + (i + 1) * spacing for i in range(missing)] if times else []
-    return Clock((*times, *lost), end + missing * spacing, missing, stamped, joined)
-
-
-def _continued(
-    stamps: Sequence[float | None], spacing: float
-) -> tuple[list[float | None], tuple[int, ...]]:
-    """Times of parts that follow each other, each begun where the one before ends; and where."""
-    moved: list[float | None] = []
-    joined: list[int] = []
-    before: float | None = None
-    shift = 0.0
-    for index, stamp in enumerate(stamps):
-        time = None if stamp is None else stamp + shift
-        leap = 0.0 if time is None or before is None else time - before
-        if not -_SAME_PART < leap < _LONGEST_PAUSE:
-            joined.append(index)
-            shift += spacing - leap
-            time = (before or 0.0) + spacing
-        before = before if time is None else time
-        moved.append(time)
-    return moved, tuple(joined)
-
-
-def _filled(stamps: Sequence[float | None], count: int, spacing: float) -> list[float]:
-    """Times of all frames: those that have none lie evenly between their neighbours.
-
-    Where most have none (raw streams), or the number is another, all are evenly spaced.
-    """
-    known = [index for index, time in enumerate(stamps) if time is not None]
-    if len(stamps) != count or 2 * len(known) < count:
-        return [index * spacing for index in range(count)]
-    if len(known) == count:
-        return [time for time in stamps if time is not None]
-    values = [time for time in stamps if time is not None]
-    filled = np.interp(np.arange(count), known, values)
-    for index in range(known[0]):
-        filled[index] = values[0] - (known[0] - index) * spacing
-    for index in range(known[-1] + 1, count):
-        filled[index] = values[-1] + (index - known[-1]) * spacing
-    return [float(time) for time in filled]
-
-
-def _missing(
-    container: InputContainer, stream: VideoStream, found: int, end: float, spacing: float
-) -> int:
-    """Frames that the index (mp4, mov) or the track's length (Matroska) promises in vain."""
-    if container.format.name.startswith("mov"):
-        promised = sum(not entry.is_discard for entry in stream.index_entries)
-        return max(0, promised - found)
-    length = re.fullmatch(r"(\d{1,9}):(\d\d):(\d\d(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
-    if length is None:
-        return 0
-    seconds = float(length[1]) * 3600 + float(length[2]) * 60 + float(length[3])
-    short_by = round((seconds - end) / spacing)
-    return short_by if short_by > 1 else 0
-
-
-def choose_rate(times: Sequence[float], named: Sequence[Fraction]) -> tuple[Fraction, bool]:
-    """The constant rate for a clip.
-
-    Args:
-        times: presentation times in seconds, sorted, of every frame.
-        named: the rates the file's header names, best first.
-
-    Returns:
-        The rate, and whether the clip is variable. A variable clip gets the rate of its faster
-        stretches (the upper quartile over a fifth of a second each: frames may come in bursts),
-        so that motion is not dropped.
-    """
-    named = [rate for rate in named if rate <= _MOST_RATE]
-    if len(times) < 2 or (times[-1] - times[0]) * 1.01 * _MOST_RATE < len(times) - 1:
-        return (named[0] if named else _FALLBACK_RATE), False
-    measured = (len(times) - 1) / (times[-1] - times[0])
-    usual = nearest_usual_rate(measured, tolerance=0.002)
-    for rate in (*named, usual) if usual in _USUAL_RATES else named:
-        if is_constant(times, rate):
-            return rate, False
-    clock = np.asarray(times)
-    later = np.searchsorted(clock, clock + _SUSTAINED - 1e-6)
-    begins = np.flatnonzero(later < len(clock))
-    sustained = (later[begins] - begins) / (clock[later[begins]] - clock[begins])
-    fast = float(np.quantile(sustained, 0.75)) if len(sustained) else measured
-    for rate in named:
-        if fast <= 1.01 * rate <= 1.8 * fast and _on_grid(clock, rate):
-            return rate, True  # frames are held, or some are missing
-    if is_constant(times, usual):
-        return usual, False
-    return nearest_usual_rate(min(fast, _MOST_RATE)), True
-
-
-def _on_grid(times: np.ndarray, rate: Fraction) -> bool:
-    """True if all times are whole frames at a rate from each other."""
-    places = (times - times[0]) * float(rate)
-    return bool(np.all(np.abs(places - np.round(places)) < 0.1))
-
-
-def constant_rate_picks(times: Sequence[float], end: float, rate: Fraction) -> tuple[int, ...]:
-    """Which frame is shown at each tick of a constant rate.
-
-    Args:
-        times: presentation times in seconds, sorted, of every frame.
-        end: when the last frame stops being shown, in seconds.
-        rate: ticks per second; tick j is at ``times[0] + j / rate``.
-
-    Returns:
-        One index into ``times`` per tick: the last frame that begins before the middle of the
-        tick. Frames are repeated or left out as needed; the order never changes, and the whole
-        lasts as long as before, to half a tick.
-    """
-    ticks = np.floor((np.asarray(times) - times[0]) * float(rate) + 0.5).astype(np.int64)
-    count = max(1, int(np.floor((end - times[0]) * float(rate) + 0.5)))
-    return tuple(int(i) for i in np.searchsorted(ticks, np.arange(count), side="right") - 1)
-
-
-def nearest_usual_rate(rate: float, tolerance: float = 0.03) -> Fraction:
-    """The usual frame rate within ``tolerance`` (relative) of ``rate``; else ``rate`` itself."""
-    best = min(_USUAL_RATES, key=lambda usual: abs(float(usual) - rate))
-    if abs(float(best) - rate) <= tolerance * rate:
-        return best
-    return Fraction(rate).limit_denominator(1001)
-
-
-def is_constant(times: Sequence[float], rate: Fraction) -> bool:
-    """True if every frame lies within half a frame of its place at a constant ``rate``."""
-    drift = np.asarray(times) * float(rate) - np.arange(len(times))
-    return bool(np.all(np.abs(drift - np.median(drift)) < 0.5))
 
 
 def scale_matrix(tags: ColorTags, height: int) -> str:

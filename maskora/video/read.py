@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import subprocess
 import tempfile
 from collections import Counter
@@ -14,13 +15,18 @@ import numpy as np
 
 from maskora.errors import Fault, UserError
 from maskora.video.damage import damaged_frames, is_complaint
-from maskora.video.ffmpeg import ffmpeg_command, file_url, has_filter, log_lines
+from maskora.video.ffmpeg import (
+    ffmpeg_command,
+    has_filter,
+    input_file,
+    log_lines,
+    machine_failure,
+)
 from maskora.video.images import over_black, read_image
-from maskora.video.probe import TIMED_CONTAINERS, VideoInfo, scale_matrix
+from maskora.video.probe import VideoInfo, scale_matrix
+from maskora.video.seek import most_pixels, seek_target
 
 log = logging.getLogger("maskora")
-LEAST_PIXEL_BOUND = 2**26  # pixels of a coded frame, whatever size it is shown at
-SEEK_BEFORE = 2.0  # seconds: pictures right after a seek may build on what was not decoded
 USUAL_MATRIX = ("bt709", "smpte170m", "bt470bg")  # that ffmpeg's scale filter takes from tags
 # Tags that ffmpeg's scale filter refuses, though the pixels are kept as they are.
 _RETAGGED = {
@@ -31,7 +37,9 @@ _RETAGGED = {
 TROUBLE = ("error", "fatal", "panic")  # levels of ffmpeg's log
 CHANGED = "Reconfiguring filter graph because"
 CORRUPT = "corrupt decoded frame"
-NO_MEMORY = ("alloc", "get_buffer() failed", "thread_", "Resource temporarily unavailable")
+# The first frame is marked, and the mark printed with its time.
+MARK_FIRST = "metadata=add:maskora:first:enable='eq(n,0)',metadata=print:maskora,"
+FIRST_TIME = re.compile(rb"frame:0 +pts:\S+ +pts_time:(\S+)")
 # Words of failures in which the file is whole, as far as anybody knows.
 NO_DAMAGE = ("No such file", "Permission denied", "filter", "colorspace", "max pixel")
 _SCALE_FLAGS = "lanczos+accurate_rnd+full_chroma_int+bitexact"
@@ -131,6 +139,21 @@ class _Decoder:
                 f"({words}; damaged frames: {numbers}{' …' if len(self.damaged) > 5 else ''}). "
                 f"Use frames before or after, or another copy of the file"
             )
+        if index == self.begin and not self.begins_as_said():
+            raise UserError(
+                f"{self.info.path}: damaged: a later frame comes instead of frame {index} of the "
+                f"file. Use frames after it, or another copy of the file"
+            )
+
+    def begins_as_said(self) -> bool:
+        """The first frame that comes has the time of number `begin`, where times are known."""
+        if not self.info.times:
+            return True
+        self.pipe.peek(1)  # until it comes
+        found = FIRST_TIME.search(self.log.read_bytes())
+        if found is None:
+            return False
+        return int(np.abs(np.array(self.info.times) - float(found[1])).argmin()) == self.begin
 
     def _read_log(self, first: int, last: int) -> None:
         text = self.log.read_bytes()
@@ -145,8 +168,7 @@ class _Decoder:
         corrupt = any(line.startswith(CORRUPT) for line in log_lines(text, ["warning"]))
         complaint = corrupt or any(map(is_complaint, log_lines(text, TROUBLE)))
         if complaint and self.damaged is None:
-            path, stream, most = self.info.path, self.info.stream, _most_pixels(self.info)
-            self.damaged = damaged_frames(path, stream, first, last, most)
+            self.damaged = damaged_frames(self.info, first, last)
 
     def failure(self, index: int, last: int) -> UserError | Fault:
         """Why no frame came, from what ffmpeg has said before it stopped."""
@@ -154,8 +176,8 @@ class _Decoder:
         said = log_lines(self.log.read_bytes(), TROUBLE)
         reason = said[0] if said else f"ffmpeg stopped with status {status}" if status else ""
         where = f"{path}: frames up to {last} are needed, and decoding stops at frame {index}"
-        if status < 0 or any(word in reason for word in NO_MEMORY):
-            return Fault(f"{where}: too little memory ({reason or 'ffmpeg was ended'})")
+        if failure := machine_failure(status, said):
+            return Fault(f"{where}: too little memory, say, but no damage ({failure})")
         if not any(word in line for word in NO_DAMAGE for line in said):
             words = f" ({reason})" if reason else ""
             return UserError(
@@ -169,21 +191,33 @@ class _Decoder:
 @contextmanager
 def _decoder(info: VideoInfo, first: int) -> Iterator[_Decoder]:
     """An ffmpeg that decodes from frame `first` on, or before; gone when the context is left."""
+    if (target := seek_target(info, first)) is not None:
+        with _running(info, first, target) as reader:
+            if reader.begins_as_said():
+                yield reader
+                return
+        log.info("%s: decoding from its start: frame %d is not found otherwise", info.path, first)
+    with _running(info, first, None) as reader:
+        yield reader
+
+
+@contextmanager
+def _running(info: VideoInfo, first: int, target: float | None) -> Iterator[_Decoder]:
+    """The same, sought at a time in seconds; None: decoded from the file's start."""
     filters, seek, begin = rgb_filter(info), list[str](), 0
-    if first > 0 and info.times:
-        begin, middle = first, (info.times[first - 1] + info.times[first]) / 2
+    if info.times:
+        begin, filters = first, f"{MARK_FIRST}{filters}"
+    if info.times and first > 0:
+        middle = (info.times[first - 1] + info.times[first]) / 2
         filters = f"trim=start={middle:.6f},{filters}"
-        seekable = info.container.startswith(TIMED_CONTAINERS)
-        if seekable and middle - SEEK_BEFORE > info.times[0]:
-            target = f"{middle - SEEK_BEFORE:.6f}"
-            seek = ["-noaccurate_seek", "-seek_timestamp", "1", "-ss", target]
+    if target is not None:
+        seek = ["-noaccurate_seek", "-seek_timestamp", "1", "-ss", f"{target:.6f}"]
     decoder = ["-c:v", info.decoder] if info.decoder else []
     command = ffmpeg_command(
         "-nostats", "-v", "level+info", "-copyts",
-        # The file must be what probe found.
-        "-format_whitelist", info.container, "-max_pixels", str(_most_pixels(info)),
-        *seek, *decoder,
-        "-i", file_url(info.path), "-map", f"0:{info.stream}", "-vf", filters,
+        "-max_pixels", str(most_pixels(info)), *seek, *decoder,
+        *input_file(info.path, info.container),  # the file must be what probe found
+        "-map", f"0:{info.stream}", "-vf", filters,
         "-fps_mode", "passthrough", "-f", "rawvideo",
         "-pix_fmt", "rgba" if info.has_alpha else "rgb24", "pipe:1",
     )  # fmt: skip
@@ -198,11 +232,6 @@ def _decoder(info: VideoInfo, first: int) -> Iterator[_Decoder]:
             process.kill()
             reader.pipe.close()
             process.wait()
-
-
-def _most_pixels(info: VideoInfo) -> int:
-    """Of a coded frame: a stream may not outgrow its first frame without end."""
-    return min(max(4 * info.width * info.height, LEAST_PIXEL_BOUND), 2**31 - 1)
 
 
 def rgb_filter(info: VideoInfo) -> str:

@@ -4,9 +4,16 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from maskora.errors import Fault
+from maskora import interruption
+from maskora.errors import Fault, UserError
 from maskora.files import replacing
-from maskora.video.ffmpeg import ffmpeg_command, file_url, log_lines
+from maskora.video.ffmpeg import (
+    ffmpeg_command,
+    file_url,
+    input_file,
+    log_lines,
+    machine_failure,
+)
 
 AAC = ("-c:a", "aac", "-b:a", "192k")
 FLAC = ("-c:a", "flac")
@@ -35,14 +42,19 @@ def find_track(path: Path, container: str, tracks: int) -> tuple[int | None, str
     """The first of a file's sound tracks that can be converted, and a note where not all is well.
 
     A little of each is converted as it will be when a result is written, up to the first that can.
+
+    Raises:
+        Fault: the machine failed at it, and nothing is known of the sound.
     """
     reasons = []
     for track in range(tracks):
-        source = ["-format_whitelist", container, "-i", file_url(path), "-map", f"0:a:{track}"]
+        source = [*input_file(path, container), "-map", f"0:a:{track}"]
         try:
             _convert([*source, "-frames:a", str(TRIED), *AAC, "-f", "null", "-"])
+        except UserError as error:
+            reasons.append(str(error))
         except Fault as fault:
-            reasons.append(str(fault))
+            raise Fault(f"{path}: its sound cannot be looked at: {fault}") from None
         else:
             skipped = f"; {_tracks(track)} cannot be read ({reasons[0]})" if reasons else ""
             several = f"{tracks} sound tracks: number {track + 1} is used{skipped}"
@@ -67,23 +79,32 @@ def add_sound(video: Path, audio: AudioClip, codec: tuple[str, ...], *options: s
         what ffmpeg complains of, where parts of the sound are damaged.
 
     Raises:
-        Fault: that is not possible; the file is what it was.
+        UserError: this sound cannot be used; the file is what it was.
+        Fault: the file cannot be written (a full disk, too little memory); it is what it was.
     """
     clock = [] if audio.joined else ["-copyts"]
-    inputs = ["-i", file_url(video), *clock, "-i", file_url(audio.path)]
-    sound = f"[1:a:{audio.track}]{_span(audio)}[sound]"
-    maps = ["-filter_complex", sound, "-map", "0:v", "-map", "[sound]", "-c:v", "copy"]
-    with replacing(video) as joined:
-        return _convert([*inputs, *maps, *codec, *options, file_url(joined)])
+    source = [*clock, *input_file(audio.path), "-filter_complex"]
+    sound = f"a:{audio.track}]{_span(audio)}[sound]"
+    both = [*input_file(video), *source, f"[1:{sound}", "-map", "0:v", "-c:v", "copy"]
+    try:
+        with replacing(video) as joined:
+            return _convert([*both, "-map", "[sound]", *codec, *options, file_url(joined)])
+    except UserError as error:
+        # Where the sound alone goes well, it is the file that cannot be written.
+        _convert([*source, f"[0:{sound}", "-map", "[sound]", *codec, "-f", "null", "-"])
+        raise Fault(str(error)) from None
 
 
 def _convert(arguments: list[str]) -> list[str]:
-    """Run ffmpeg: what it complains of. Raises Fault with its reason where it fails."""
+    """Run ffmpeg: what it complains of. Raises UserError or Fault with its reason."""
     run = subprocess.run(ffmpeg_command(*arguments), stderr=subprocess.PIPE)
     said = log_lines(run.stderr)
-    if run.returncode != 0:
-        raise Fault((said or [f"ffmpeg stopped with status {run.returncode}"])[0])
-    return said
+    if run.returncode == 0:
+        return said
+    interruption.check()  # a Ctrl-C ends ffmpeg, too
+    if reason := machine_failure(run.returncode, said):
+        raise Fault(reason)
+    raise UserError((said or [f"ffmpeg stopped with status {run.returncode}"])[0])
 
 
 def _span(audio: AudioClip) -> str:

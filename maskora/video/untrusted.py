@@ -34,8 +34,7 @@ class Limits:
 
     Attributes:
         max_pixels: width times height.
-        containers: accepted formats, in ffmpeg's names. Single files only: a playlist (HLS, DASH,
-            ffconcat, numbered images) would open others.
+        containers: accepted formats, in ffmpeg's names: the usual ones of `CONTAINERS`.
         container_names: the same for people.
     """
 
@@ -88,11 +87,6 @@ class Limits:
         own = float((stream.duration or 0) * (stream.time_base or 0))
         whole = (container.duration or 0) / 1e6
         self.check_length(path, max(stream.frames, len(stream.index_entries)), own or whole)
-
-    @property
-    def container_options(self) -> dict[str, str]:
-        """For av.open: one of the containers only, and no other file or address."""
-        return {"format_whitelist": self.containers, "protocol_whitelist": "file"}
 
     @property
     def decoder_options(self) -> dict[str, str]:

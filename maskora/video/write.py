@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from maskora.errors import Fault
+from maskora.errors import Fault, UserError
 from maskora.files import replacing
 from maskora.video.ffmpeg import ffmpeg_command, file_url, log_lines
 from maskora.video.probe import BT709, ColorTags, scale_matrix, sdr_tags
@@ -135,11 +135,13 @@ def _encode(
 def _lay_under(
     path: Path, picture: Path, audio: AudioClip, codec: tuple[str, ...], *options: str
 ) -> None:
-    """Add the sound. Frames cost more than it does: without it, they are kept all the same."""
+    """Add the sound; where it cannot be used, a note says so. Raises Fault as `_encode` does."""
     try:
         said = add_sound(picture, audio, codec, *options)
+    except UserError as error:
+        log.warning("note: %s has no sound: that of %s fails (%s)", path, audio.path, error)
     except Fault as fault:
-        log.warning("note: %s has no sound: that of %s fails (%s)", path, audio.path, fault)
+        raise Fault(f"{path} could not be written: {fault}") from None
     else:
         if said:
             log.warning("note: the sound of %s is damaged in parts (%s)", audio.path, said[0])

@@ -59,6 +59,18 @@ def test_a_video_that_is_none(prepare: Run, target: Path, ball: Path, tmp_path: 
     untouched(target)
 
 
+def test_a_playlist_is_neither_a_video_nor_a_mask(
+    prepare: Run, target: Path, ball: Path, tmp_path: Path
+) -> None:
+    """The clip beside it is not opened in its stead, whatever the playlist is called."""
+    (tmp_path / "clip.mp4").write_bytes(ball.read_bytes())
+    path = tmp_path / "list.mp4"
+    path.write_text("ffconcat version 1.0\nfile 'clip.mp4'\n")
+    refused(prepare(target, *BOX, video=path), "list.mp4: not one of the video files")
+    refused(prepare(target, "--mask", path), "list.mp4: not one of the video files")
+    assert not target.exists()
+
+
 @pytest.mark.parametrize(
     ("count", "inside", "words"), [(5, 1, ["masks", "5", "9"]), (9, 0, ["nothing is marked"])]
 )

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from maskora.config.tables import FAMILIES, PARTS
 from maskora.errors import UserError
 from maskora.models import registry
 from maskora.models.files.part import WHAT
+
+NTSC_FILM = Fraction(24000, 1001)
 
 
 def test_several_mistakes_are_told_at_once_each_with_its_place(tmp_path: Path) -> None:
@@ -227,6 +230,19 @@ def test_a_folder_is_no_file_whatever_the_system_says(
 def test_where_a_number_or_a_word_stands_both_are_told(key: str, word: str) -> None:
     with pytest.raises(UserError, match=f"should be .* or '{word}' \\(is 'some'\\)"):
         build_config({}, [f"{key}=some"])
+
+
+@pytest.mark.parametrize("given", ["24/0", "0/1", "24/", "1/2/3", "-24", "1001", "x"])
+def test_what_is_no_rate_is_refused(given: str) -> None:
+    with pytest.raises(UserError, match="is not a frame rate: write 24"):
+        build_config({"video": {"fps": given}})
+
+
+@pytest.mark.parametrize(
+    ("given", "rate"), [("30000/1001", Fraction(30000, 1001)), ("24/1", 24), (23.976, NTSC_FILM)]
+)
+def test_rates_as_people_write_them(given: float | str, rate: Fraction) -> None:
+    assert build_config({"video": {"fps": given}}).video.rate == rate
 
 
 def test_overrides_leave_the_given_tables_as_they_are() -> None:

@@ -1,7 +1,9 @@
-"""Probing ordinary, strange and broken clips, with which read_frames must agree; frame times."""
+"""Probing ordinary, strange and broken clips, with which read_frames must agree."""
 
 import errno
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -10,23 +12,13 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from maskora.errors import Fault, UserError
-from maskora.video import probe as clip
+from maskora.video import clock
 from maskora.video.ffmpeg import has_filter
 from maskora.video.images import write_png
-from maskora.video.probe import (
-    ColorTags,
-    VideoInfo,
-    choose_rate,
-    constant_rate_picks,
-    is_constant,
-    nearest_usual_rate,
-    probe,
-)
+from maskora.video.probe import ColorTags, VideoInfo, probe, sound_note
 from maskora.video.read import read_frames
 
 Pattern = Make = Callable[..., Path]
@@ -221,19 +213,54 @@ def test_packets_that_hold_the_frame_in_ogg(make: Make) -> None:
     assert (info.frames, info.fps) == (20, 25)
 
 
+PAUSE = ("-vf", "select='lt(t,1)+gt(t,13)',format=yuv420p", "-fps_mode", "passthrough")
+SOUND = ("-f", "lavfi", "-i", "sine=d=14", "-t", "14")
+
+
+@pytest.mark.parametrize(
+    ("name", "codecs"),
+    [
+        ("pause.ts", ("-c:a", "mp2")),
+        ("pause.mpg", ("-c:v", "mpeg2video", "-c:a", "mp2")),
+        ("pause.ogv", ("-c:v", "libtheora", "-c:a", "libvorbis")),
+        ("silent.ts", ("-an",)),
+    ],
+)
+def test_a_long_pause_of_the_picture_alone_is_no_new_part(
+    make: Make, name: str, codecs: tuple[str, ...]
+) -> None:
+    info = agreed(make(name, "-f", "lavfi", "-i", "testsrc2=s=64x48:r=25", *SOUND, *PAUSE, *codecs))
+    assert not info.joined
+    assert info.frames == pytest.approx(14 * 25, abs=2)
+    assert info.picks is not None
+    assert not any("begin anew" in note for note in info.notes)
+
+
+def test_parts_whose_sound_leaps_too_are_put_one_after_another(make: Make, tmp_path: Path) -> None:
+    one = ("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=1,format=yuv420p", "-f", "lavfi", "-i")
+    parts = [
+        make(f"{at}.ts", *one, "sine=d=1", "-output_ts_offset", str(at), "-c:a", "mp2")
+        for at in (0, 100, 30)
+    ]
+    (tmp_path / "all.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    info = agreed(tmp_path / "all.ts")
+    assert (info.joined, info.frames, info.picks) == (True, 75, None)
+    assert any("begin anew at frame 25, 50," in note for note in info.notes)
+
+
 def test_one_packet_without_a_time_does_not_cost_those_of_the_others(
     pattern: Pattern, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filters = "settb=1/90000,select='lt(n,20)+not(mod(n,2))',format=yuv420p"
     path = pattern("vfr.mkv", 30, "30", "-fps_mode", "vfr", "-qp", "0", filters=filters)
     timed = probe(path)
-    walk = clip._walk
+    walk = clock._walk
 
     def forgetful(*arguments: Any) -> Any:
-        first, shown, ticks = walk(*arguments)
-        return first, [(None, 0.0), *shown[1:]], ticks
+        found = walk(*arguments)
+        return replace(found, shown=[(None, 0.0), *found.shown[1:]])
 
-    monkeypatch.setattr(clip, "_walk", forgetful)
+    monkeypatch.setattr(clock, "_walk", forgetful)
     info = agreed(path)
     assert (info.fps, info.frames, info.picks) == (timed.fps, timed.frames, timed.picks)
     assert info.variable_rate
@@ -247,14 +274,22 @@ def test_a_jump_in_time_is_refused_before_it_fills_the_memory(pattern: Pattern) 
         probe(path)
 
 
-def test_too_little_memory_is_not_damage(pattern: Pattern, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EAGAIN, errno.EMFILE])
+def test_too_little_memory_is_not_damage(
+    pattern: Pattern, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Nor are threads that cannot be started, and too many open files."""
+
     def fail(*_: object) -> None:
-        raise av.MemoryError(errno.ENOMEM, "Cannot allocate memory")
+        raise av.FFmpegError(number, os.strerror(number))
 
     path = pattern("clip.mp4", 5, "25")
     monkeypatch.setattr("maskora.video.probe.read_clock", fail)
-    with pytest.raises(Fault, match="too little memory"):
+    with pytest.raises(Fault, match=rf"too little memory.*\({os.strerror(number)}\)"):
         probe(path)
+    monkeypatch.setattr("maskora.video.probe.find_track", fail)
+    with pytest.raises(Fault, match="too little memory"):
+        sound_note(path)
 
 
 @pytest.mark.parametrize(
@@ -415,70 +450,3 @@ def test_the_real_clips(real_clips: Path) -> None:
     assert dog.color == ColorTags("bt709", "bt709", "bt709", "tv")
     assert (man.width, man.height, man.frames, man.fps) == (512, 512, 16, 8)
     assert len(list(read_frames(dog, 280))) == 9
-
-
-RATES = st.sampled_from([Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(60)])
-SPACINGS = st.lists(st.floats(0.005, 0.2), min_size=1, max_size=60)
-
-
-def test_usual_rates() -> None:
-    assert nearest_usual_rate(29.9701) == Fraction(30000, 1001)
-    assert nearest_usual_rate(29.99) == 30
-    assert nearest_usual_rate(7.3) == Fraction(73, 10)
-
-
-@given(RATES, st.integers(2, 300), st.floats(0, 0.4), st.randoms())
-def test_small_jitter_is_still_constant(rate, count, jitter, chance) -> None:  # type: ignore[no-untyped-def]
-    step = 1 / float(rate)
-    times = [(i + chance.uniform(-jitter, jitter) / 2) * step for i in range(count)]
-    assert is_constant(times, rate)
-    assert choose_rate(times, [rate]) == (rate, False)
-
-
-def test_milliseconds_do_not_make_a_rate_variable() -> None:
-    rate = Fraction(30000, 1001)
-    times = [round(i / float(rate), 3) for i in range(5000)]
-    assert choose_rate(times, [rate]) == (rate, False)
-    assert choose_rate(times, []) == (rate, False), "measured, where the header names none"
-
-
-def test_bursts_are_not_a_rate() -> None:
-    """Three frames at once, ten times a second."""
-    times = [burst / 10 + frame * 0.003 for burst in range(20) for frame in range(3)]
-    assert choose_rate(times, []) == (30, True)
-    assert choose_rate([i / 90000 for i in range(5)], [Fraction(90000)])[0] <= 1000
-
-
-def test_held_frames_keep_the_rate_that_the_header_names() -> None:
-    times = [i / 25 for i in range(100) if i % 5 or i > 80]
-    assert choose_rate(times, [Fraction(25)]) == (25, True)
-    one_is_missing = [i / 25 for i in range(100) if i != 40]
-    assert choose_rate(one_is_missing, [Fraction(25)]) == (25, True)
-    assert choose_rate([i / 25 for i in range(100)], [Fraction(50)]) == (25, False)
-    assert choose_rate([i / 25 for i in range(100) if i != 50], [Fraction(50)])[0] < 26
-
-
-def test_a_wrong_header_is_not_believed() -> None:
-    times = [i / 24 for i in range(100)]
-    assert choose_rate(times, [Fraction(600), Fraction(30)]) == (24, False)
-
-
-@given(SPACINGS, RATES)
-def test_picks_follow_the_clock(spacings: list[float], rate: Fraction) -> None:
-    times = np.concatenate([[0.5], 0.5 + np.cumsum(spacings)])
-    end = times[-1] + 1 / float(rate)
-    picks = np.asarray(constant_rate_picks(times.tolist(), float(end), rate))
-    assert picks[0] == 0 or times[picks[0]] - times[0] <= 0.5 / float(rate) + 1e-9
-    assert (np.diff(picks) >= 0).all(), "the order never changes"
-    late = times[0] + (np.arange(len(picks)) + 0.5) / float(rate)
-    following = np.append(times, np.inf)[picks + 1]
-    assert (following >= late - 1e-9).all(), "no frame after the next one's time"
-    ticks = times[0] + np.arange(len(picks)) / float(rate)
-    assert (times[picks] <= ticks + 0.5 / float(rate) + 1e-9).all(), "no frame before its time"
-    assert abs(len(picks) / float(rate) - (end - times[0])) <= 0.51 / float(rate)
-
-
-@given(RATES, st.integers(1, 200))
-def test_a_constant_clip_is_left_as_it_is(rate: Fraction, count: int) -> None:
-    times = [float(i / rate) for i in range(count)]
-    assert constant_rate_picks(times, float(count / rate), rate) == tuple(range(count))

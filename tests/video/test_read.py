@@ -8,6 +8,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -17,6 +18,9 @@ from maskora.video.probe import probe
 from maskora.video.read import read_frames
 
 Pattern = Make = Callable[..., Path]
+
+
+NO_THREAD = "pthread_create() failed: Resource temporarily unavailable"
 
 
 def children() -> set[str]:
@@ -110,11 +114,65 @@ def test_damage_that_a_decoder_conceals_is_refused_by_its_frame(
     assert len(list(read_frames(info, after))) == 2, "what comes after builds on none of it"
 
 
+def overwritten(path: Path, number: int) -> Path:
+    """The file with every byte of a packet zero."""
+    with av.open(path) as container:
+        one = [bytes(packet) for packet in container.demux(video=0) if packet.size][number]
+    content = path.read_bytes()
+    assert content.count(one) == 1
+    path.write_bytes(content.replace(one, bytes(len(one))))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("h264.avi", ("libx264", "-bf", "0")),
+        ("mpeg4.avi", ("mpeg4",)),
+        ("vp8.mkv", ("libvpx",)),
+        ("old.flv", ("flv",)),
+        ("fields.mp4", ("libx264", "-bf", "0", "-flags", "+ildct+ilme")),
+    ],
+)
+def test_a_frame_that_the_decoder_rejects_costs_no_more_than_what_builds_on_it(
+    pattern: Pattern, name: str, codec: tuple[str, ...]
+) -> None:
+    path = pattern(name, 60, "25", "-c:v", *codec, "-g", "10")
+    intact = list(read_frames(probe(path)))
+    info = probe(overwritten(path, 33))
+    assert any(n.startswith("damaged: 1 frame cannot be decoded, the first") for n in info.notes)
+    assert info.frames == 60, "the others keep their times"
+    for start, count in ((0, 31), (41, 19)):
+        frames = read_frames(info, start, count)
+        assert all((a == b).all() for a, b in zip(frames, intact[start:], strict=False)), start
+    with pytest.raises(UserError, match=r"damaged: .*frame 3\d of the file"):
+        list(read_frames(info, 25, 20))
+
+
+def test_a_first_frame_that_the_decoder_rejects(pattern: Pattern) -> None:
+    path = pattern("clip.mp4", 30, "25", "-bf", "0", "-g", "10")
+    intact = list(read_frames(probe(path)))
+    info = probe(overwritten(path, 0))
+    assert info.frames == 30
+    with pytest.raises(UserError, match=r"damaged: .*frame 0 of the file"):
+        next(read_frames(info))
+    assert (next(read_frames(info, 10, 1)) == intact[10]).all()
+
+
+def test_a_stream_of_which_nothing_can_be_decoded_is_refused(pattern: Pattern) -> None:
+    path = pattern("clip.mp4", 5, "25", "-bf", "0")
+    for number in range(5):
+        overwritten(path, number)
+    with pytest.raises(UserError, match=r"cannot be read as a video: .* damaged"):
+        probe(path)
+
+
 @pytest.mark.parametrize(
     ("said", "kind", "words"),
     [
         ("[h264 @ 0x1] [error] get_buffer() failed", Fault, "too little memory"),
         ("[error] Cannot allocate memory", Fault, "too little memory"),
+        (f"[dec:h264 @ 0x1] [error] x\n[vist#0:0 @ 0x1] [fatal] {NO_THREAD}", Fault, NO_THREAD),
         ("[in#0 @ 0x1] [error] /a.mp4: Permission denied", UserError, "(/a.mp4: Permission"),
         ("[vf#0:0 @ 0x1] [error] Error reinitializing filters!", UserError, "reinitializing"),
         ("[in#0 @ 0x1] [error] Invalid data found", UserError, "another copy"),
@@ -194,6 +252,43 @@ def test_a_late_start_is_sought_and_exact(pattern: Pattern) -> None:
         whole = list(read_frames(info))
         for start in (1, 60, 120, 121, 149, 150, 151, 152, 299):
             assert (next(read_frames(info, start, 1)) == whole[start]).all(), start
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_key_frames_that_an_index_makes_up_are_not_believed(
+    pattern: Pattern, caplog: pytest.LogCaptureFixture, codec: str
+) -> None:
+    """Without its list of key frames, an mp4 says that every frame is one."""
+    path = pattern("long.mp4", 300, "25", "-c:v", codec, "-g", "100", "-bf", "2")
+    whole = list(read_frames(probe(path)))
+    content = path.read_bytes()
+    assert content.count(b"stss") == 1
+    path.write_bytes(content.replace(b"stss", b"free"))
+    info = probe(path)
+    for start in (170, 199, 201, 299):
+        assert (next(read_frames(info, start, 1)) == whole[start]).all(), start
+
+
+@pytest.mark.parametrize("seconds", [2.0, 100.0])
+def test_a_seek_that_goes_too_far_is_not_believed(
+    pattern: Pattern, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    path = pattern("long.mkv", 300, "25", "-g", "30")
+    info = probe(path)
+    whole = list(read_frames(info))
+    monkeypatch.setattr(read, "seek_target", lambda info, first: info.times[first] + seconds)
+    assert (next(read_frames(info, 150, 1)) == whole[150]).all()
+
+
+def test_a_later_frame_is_not_taken_for_the_first_that_is_asked_for(pattern: Pattern) -> None:
+    path = pattern("clip.mkv", 40, "25", "-g", "1")
+    info = probe(path)
+    hole = "select='not(eq(n,20))',format=yuv420p"
+    shorter = pattern("hole.mkv", 39, "25", "-g", "1", "-fps_mode", "passthrough", filters=hole)
+    shorter.replace(path)
+    with pytest.raises(UserError, match="a later frame comes instead of frame 20 of"):
+        next(read_frames(info, 20, 1))
+    assert next(read_frames(info, 21, 1)).shape == (48, 64, 3)
 
 
 @pytest.mark.parametrize(

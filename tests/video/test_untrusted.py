@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from maskora.errors import UserError
-from maskora.video import read, untrusted
-from maskora.video.probe import probe, read_clock
+from maskora.video import seek, untrusted
+from maskora.video.clock import read_clock
+from maskora.video.probe import probe
 from maskora.video.read import read_frames
 from maskora.video.untrusted import Limits, check_untrusted
 
@@ -93,23 +94,14 @@ def test_a_playlist_is_refused_and_what_it_names_is_not_opened(
     refusal(path, apart=True)
 
 
-def test_the_same_playlist_is_followed_where_the_file_is_trusted(
-    pattern: Make, tmp_path: Path
-) -> None:
-    """Else the test before would prove nothing."""
-    clip = pattern("clip.mp4", 10, "25")
-    path = tmp_path / "list.m3u8"
-    path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{clip}\n#EXT-X-ENDLIST\n")
-    assert probe(path).frames == 10
-    assert "not one of the video files that are taken (mp4, mov" in refusal(path)
-
-
 def test_a_name_with_a_number_pattern_is_no_sequence_of_images(tmp_path: Path) -> None:
     for number in range(3):
         Image.new("RGB", (64, 48)).save(tmp_path / f"frame-{number:03d}.png")
     path = tmp_path / "frame-%03d.png"
     path.write_bytes(b"")
     refusal(path)
+    with pytest.raises(UserError, match="not one of the video files that are taken"):
+        probe(path)
 
 
 def test_another_file_than_the_one_probed_is_not_read(pattern: Make, tmp_path: Path) -> None:
@@ -152,9 +144,20 @@ def test_a_stream_that_grows_on_the_way_is_stopped(
     assert "cannot be read as a video" in refusal(path, apart=True)
     info = probe(path)
     assert len(list(read_frames(info))) == 20, "within the bound for everyone it is scaled"
-    monkeypatch.setattr(read, "LEAST_PIXEL_BOUND", 0)
+    monkeypatch.setattr(seek, "LEAST_PIXEL_BOUND", 0)
     with pytest.raises(UserError, match=r"stops at frame 10 .* exceeds specified max pixel"):
         list(read_frames(info))
+
+
+def test_a_damaged_frame_is_no_reason_to_refuse_a_file(pattern: Make) -> None:
+    path = pattern("clip.avi", 20, "25", "-c:v", "mpeg4", "-g", "5")
+    with av.open(path) as container:
+        one = [bytes(packet) for packet in container.demux(video=0)][12]
+    path.write_bytes(path.read_bytes().replace(one, bytes(len(one))))
+    check_untrusted(path, LIMITS)
+    info = probe(path, limits=LIMITS)
+    assert info == probe(path)
+    assert any("1 frame cannot be decoded" in note for note in info.notes)
 
 
 def test_a_long_clip_is_refused_by_its_header(pattern: Make) -> None:

@@ -2,6 +2,8 @@
 
 import errno
 import io
+import os
+import signal
 import subprocess
 import sys
 import wave
@@ -10,15 +12,17 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import imageio_ffmpeg
 import numpy as np
 import pytest
 
+from maskora import interruption
 from maskora.errors import Fault
 from maskora.video import write
 from maskora.video.ffmpeg import ffmpeg_command
 from maskora.video.probe import BT709, ColorTags, probe
 from maskora.video.read import read_frames
-from maskora.video.sound import AudioClip
+from maskora.video.sound import AAC, AudioClip, add_sound
 from maskora.video.write import write_lossless, write_mp4
 from tests.system import posix_only
 
@@ -211,6 +215,84 @@ def test_a_sound_that_fails_does_not_cost_the_picture(
     assert (written.frames, written.has_audio) == (3, False)
     assert f"{name} has no sound: that of {silent} fails (" in caplog.text
     assert sorted(path.name for path in tmp_path.iterdir()) == [name, "silent.mp4"]
+
+
+@pytest.fixture
+def failing_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """failing_sound("shell words"): said before the ffmpeg that lays sound under a picture."""
+    real, wrapper = imageio_ffmpeg.get_ffmpeg_exe(), tmp_path / "bin" / "ffmpeg"
+
+    def prepare(words: str) -> None:
+        wrapper.parent.mkdir()
+        when = f'case "$*" in *filter_complex*) {words};; esac'
+        wrapper.write_text(f'#!/bin/sh\n{when}\nexec "{real}" "$@"\n')
+        wrapper.chmod(0o755)
+        monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(wrapper))
+
+    return prepare
+
+
+@posix_only
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("trap '' XFSZ; ulimit -f 40", "File too large"),  # as on a full disk
+        ("ulimit -v 100000", "ffmpeg was ended"),
+        ("kill -TERM $$", "ffmpeg was ended"),
+    ],
+)
+@pytest.mark.parametrize("name", ["out.mp4", "out.mkv"])
+def test_a_machine_that_fails_at_the_sound_is_a_fault_and_leaves_what_was(
+    tmp_path: Path, make: Make, failing_sound: Callable[[str], None], name: str, words: str,
+    reason: str,
+) -> None:  # fmt: skip
+    beep = make("beep.wav", "-f", "lavfi", "-i", "anoisesrc=d=9:r=48000")
+    (tmp_path / name).write_bytes(b"the one from yesterday")
+    frames, write = [patches(48, 64)] * 3, write_mp4 if name == "out.mp4" else write_lossless
+    failing_sound(words)
+    with pytest.raises(Fault, match=rf"{name} could not be written: .*{reason}"):
+        write(tmp_path / name, frames, Fraction(25), audio=AudioClip(beep, 0.0, 9.0))
+    assert (tmp_path / name).read_bytes() == b"the one from yesterday"
+    assert {path.name for path in tmp_path.iterdir()} == {name, "beep.wav", "bin"}
+
+
+@posix_only
+def test_a_fault_is_no_reason_to_pass_over_a_track(
+    make: Make, failing_sound: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = flash_and_beep(make, "clip.mp4", frame=2, frames=9)
+    failing_sound("true")
+    assert probe(path).has_audio
+    wrapper = Path(os.environ["IMAGEIO_FFMPEG_EXE"])
+    wrapper.write_text(wrapper.read_text().replace("#!/bin/sh", "#!/bin/sh\nulimit -v 100000"))
+    with pytest.raises(Fault, match=r"clip\.mp4: its sound cannot be looked at: ffmpeg was ended"):
+        probe(path)
+
+
+@posix_only
+def test_an_interruption_that_ended_ffmpeg_alone_ends_the_command(
+    tmp_path: Path, make: Make, failing_sound: Callable[[str], None]
+) -> None:
+    beep = make("beep.wav", "-f", "lavfi", "-i", "sine=d=1")
+    failing_sound("kill -INT $PPID; exit 1")
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, lambda *_: interruption._came.append(2))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            write_mp4(
+                tmp_path / "a.mp4", [patches(48, 64)], Fraction(25), audio=AudioClip(beep, 0, 1)
+            )
+    finally:
+        signal.signal(signal.SIGINT, before)
+        interruption.forget()
+    assert not (tmp_path / "a.mp4").exists()
+
+
+def test_a_file_that_cannot_be_written_is_not_laid_to_its_sound(tmp_path: Path, make: Make) -> None:
+    beep = make("beep.wav", "-f", "lavfi", "-i", "sine=d=1")
+    write_mp4(tmp_path / "a.mp4", [patches(48, 64)], Fraction(25))
+    with pytest.raises(Fault):
+        add_sound(tmp_path / "a.mp4", AudioClip(beep, 0.0, 1.0), AAC, "-movflags", "nonsense")
 
 
 FULL_DISK = """
