@@ -12,6 +12,7 @@ from pathlib import Path
 from maskora.app import timings
 from maskora.app.workspace import Source, Workspace
 from maskora.config import Config, parse_size
+from maskora.config.tables import Motion
 from maskora.devices import BFLOAT16, DeviceKind, dotted
 from maskora.errors import UserError
 from maskora.files import cache_home
@@ -94,7 +95,7 @@ def workload_of(
         width=width,
         height=height,
         window=window,
-        windows=windows * (1 if config.motion.augment == "none" else COLOURINGS),
+        windows=windows * variants(config.motion),
         batch=1 + guided + config.transfer.takes if purpose == "infer" else 1,
         rank=config.adapter.rank,
         targets=config.adapter.targets,
@@ -106,6 +107,11 @@ def workload_of(
         acceleration=config.acceleration,
         further_loras=sum(map(adapter_values, further)) if purpose == "infer" else 0,
     )
+
+
+def variants(motion: Motion) -> int:
+    """How many samples are made of each window."""
+    return (1 + (motion.masking == "grid")) * (1 if motion.augment == "none" else COLOURINGS)
 
 
 def _planned_size(config: Config, multiple: int) -> tuple[int, int]:

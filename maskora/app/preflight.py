@@ -150,6 +150,11 @@ def train_warnings(config: Config, has_keyframes: bool) -> list[str]:
     warnings = []
     if config.motion.window == "full":
         warnings += _unused(config, "motion", ["stride"], 'motion.window is "full"')
+    if config.motion.masking != "grid":
+        reason = f'motion.masking is "{config.motion.masking}"'
+        warnings += _unused(config, "motion", ["grid_share"], reason)
+    elif config.motion.conditioning == "first-frame":
+        warnings += _unused(config, "motion", ["masking"], 'motion.conditioning is "first-frame"')
     if config.mask.shape in ("tight", "noisy", "full"):
         warnings += _unused(
             config, "mask", ["margin", "smooth"], f'mask.shape is "{config.mask.shape}"'

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from maskora import __version__, lora
@@ -35,6 +36,7 @@ from maskora.method.conditioning import (
     anchored,
     appearance_sample,
     emptied,
+    grid_keep,
     motion_sample,
     recoloured,
     window_starts,
@@ -288,8 +290,13 @@ def motion_samples(clip: Clip, caption: str, config: Config) -> list[Sample]:
     video, keep, motion = clip.video(), clip.keep(), config.motion
     frames, prompt = clip.source.frames, config.prompt.with_token(caption)
     window = motion.window_length(frames)
+    masks = [keep]
+    if motion.masking == "grid" and motion.conditioning == "masked":
+        generator = torch.Generator().manual_seed(config.training.seed)
+        masks.append(grid_keep(tuple(keep.shape), motion.grid_share, generator))
     samples = [
-        motion_sample(video, keep, start, window, motion.conditioning, prompt)
+        motion_sample(video, mask, start, window, motion.conditioning, prompt)
+        for mask in masks
         for start in window_starts(frames, window, motion.stride)
     ]
     if motion.augment == "none":

@@ -344,6 +344,14 @@ class Motion(Table):
     conditioning: Conditioning = Field(
         "masked", description="masked | first-frame (the naive baseline)"
     )
+    masking: Literal["box", "grid"] = Field(
+        "box",
+        description="box | grid: each window also with random cells of a grid masked, others in "
+        "every frame (IVEDiff's masked motion modelling); encodes twice as much",
+    )
+    grid_share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.5, description="grid: the share of the cells that is masked"
+    )
     augment: Literal["none", "colour"] = Field(
         "none",
         description="none | colour: each window also with its colour channels in the five other "

@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from itertools import permutations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 EMPTY = 0.0
+GRID_CELLS = 8  # across and down
 COLOUR_ORDERS = tuple(permutations(range(3)))
 
 
@@ -77,6 +79,19 @@ def motion_sample(
         reference_CHW=target_CTHW[:, 0],
         prompt=prompt,
     )
+
+
+def grid_keep(shape_THW: tuple[int, ...], share: float, generator: torch.Generator) -> Tensor:
+    """A keep mask (T, H, W) that leaves out a share of a grid's cells, drawn anew for every frame.
+
+    IVEDiff's masked motion modelling (section 4.3): 8 x 8 cells, half of them masked.
+    """
+    frames, *sides = shape_THW
+    cells = GRID_CELLS**2
+    order_TC = torch.rand(frames, cells, generator=generator).argsort(dim=1).argsort(dim=1)
+    keep_TC = (order_TC >= round(share * cells)).float()
+    keep_T1hw = keep_TC.view(frames, 1, GRID_CELLS, GRID_CELLS)
+    return F.interpolate(keep_T1hw, sides, mode="nearest")[:, 0]
 
 
 def recoloured(sample: Sample, order: tuple[int, ...]) -> Sample:

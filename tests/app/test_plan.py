@@ -382,6 +382,8 @@ def test_every_order_of_the_colours_is_a_sample_in_ram(big: Path) -> None:
     coloured = planned(big, "train", "motion.augment=colour").host["train"]
     windows = len(window_starts(49, 9, 4))
     sample = 9 * 832 * 480 * 4 * 4  # three colours and the mask, in float32
+    gridded = planned(big, "train", "motion.masking=grid").host["train"]
+    assert gridded.frames - plain.frames == windows * sample
     assert coloured.frames - plain.frames == (len(COLOUR_ORDERS) - 1) * windows * sample
 
 

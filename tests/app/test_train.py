@@ -68,6 +68,14 @@ def test_motion_samples_are_windows_with_token_and_caption(how: str) -> None:
     colours = configured(prompt=prompt, motion=motion | {"augment": "colour"})
     orders = [recoloured(window, order) for window in windows for order in COLOUR_ORDERS]
     alike(motion_samples(clip, CAPTION, colours), orders)
+    grid = configured(prompt=prompt, motion=motion | {"masking": "grid"})
+    sampled = motion_samples(clip, CAPTION, grid)
+    alike(sampled[:2], windows)
+    assert len(sampled) == (4 if how == "masked" else 2)
+    for sample, window in zip(sampled[2:], windows, strict=how == "masked"):
+        assert torch.equal(sample.target_CTHW, window.target_CTHW)
+        assert sample.keep_THW[0].all()
+        assert 0.4 < sample.keep_THW[1:].mean() < 0.6
     assert configured(prompt={"token": ""}).prompt.with_token(CAPTION) == CAPTION
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskora.method import conditioning
-from maskora.method.conditioning import appearance_sample, motion_sample
+from maskora.method.conditioning import appearance_sample, grid_keep, motion_sample
 
 T, H, W = 13, 6, 8
 
@@ -125,3 +125,12 @@ def test_a_recoloured_window_moves_alike_in_other_colours() -> None:
     assert torch.equal(other.keep_THW, sample.keep_THW)
     assert (other.name, other.prompt) == ("motion 0-4 brg", "a ball")
     assert len({*conditioning.COLOUR_ORDERS}) == 6
+
+
+def test_a_grid_masks_its_share_of_the_cells_anew_in_every_frame() -> None:
+    keep = grid_keep((5, 48, 64), 0.25, torch.Generator().manual_seed(0))
+    assert keep.shape == (5, 48, 64)
+    cells = keep[:, ::6, ::8]
+    assert torch.equal(cells.repeat_interleave(6, dim=1).repeat_interleave(8, dim=2), keep)
+    assert (cells == 0).sum(dim=(1, 2)).tolist() == [16] * 5
+    assert len({tuple(frame.flatten().tolist()) for frame in cells}) == 5
