@@ -34,11 +34,13 @@ class LoraChoice:
 
     Attributes:
         expert: the name of the transformer that it is for; empty: all of them.
+        sha256: of the file when it was chosen; empty where it is not yet.
     """
 
     path: Path
     strength: float = 1.0
     expert: str = ""
+    sha256: str = ""
 
 
 def motion_fingerprint(clip: Clip, caption: str, config: Config, model: VideoModel) -> Fingerprint:

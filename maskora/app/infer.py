@@ -1,5 +1,6 @@
 """infer: one edited clip per seed, and everything needed to repeat it."""
 
+import json
 import logging
 import shutil
 import time
@@ -15,18 +16,27 @@ from torch import Tensor
 from maskora import lora
 from maskora.app.edits import Clip, Edit, load_clip, load_edit, report_leakage
 from maskora.app.fingerprints import LoraChoice, run_folder, stage_run, trained_lora
+from maskora.app.kept_latents import KeptLatents
 from maskora.app.open_base import Base, open_base
-from maskora.app.outputs import Run, make_room, result_files, write_outputs
+from maskora.app.outputs import (
+    Run,
+    make_room,
+    record_of_seed,
+    result_files,
+    run_record,
+    write_outputs,
+)
 from maskora.app.preflight import infer_warnings
 from maskora.app.workspace import Workspace, original_video, working
 from maskora.config import Config
 from maskora.config.tables import Stage
 from maskora.errors import Fault, UserError
-from maskora.files import lies_in, refuse_inputs, replacing
+from maskora.files import digest, lies_in, refuse_inputs, replacing, sha256_file
 from maskora.latents import (
     EncodedSample,
     TensorCache,
     decode_video,
+    digest_tensors,
     encode_prompts,
     encode_samples,
     encode_videos,
@@ -34,12 +44,33 @@ from maskora.latents import (
 from maskora.memory.report import render
 from maskora.method.conditioning import inference_sample, to_bytes
 from maskora.models.acceleration import use_cache
-from maskora.models.registry import Context, Expert, PromptInput, VideoModel
+from maskora.models.registry import Context, Expert, PromptInput, Transformer, VideoModel
 from maskora.sampling import Denoising, LatentLock, draw_noise
 from maskora.streaming.engine import Streamer
 
 log = logging.getLogger("maskora")
-Check = Callable[[Run, list[LoraChoice]], None]
+Check = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The inputs of sampling, encoded."""
+
+    sample: EncodedSample
+    negative: Context
+    lock: LatentLock | None
+
+    def tensors(self) -> Context:
+        """All of them, by name."""
+        sample, lock = self.sample, self.lock
+        locked = {} if lock is None else {"lock": lock.source_CTHW, "lock keep": lock.keep_THW}
+        return {
+            "condition": sample.condition_CTHW,
+            "keep": sample.keep_THW,
+            **{f"wanted {name}": tensor for name, tensor in sample.context.items()},
+            **{f"negative {name}": tensor for name, tensor in self.negative.items()},
+            **locked,
+        }
 
 
 def infer_clip(
@@ -80,7 +111,7 @@ def infer_into(
 
     Args:
         folders: by seed.
-        check: is given the run and its LoRAs before anything heavy begins, and may refuse them.
+        check: is given the run's record before anything heavy begins, and may refuse it.
 
     Raises:
         UserError: as `infer_clip`.
@@ -92,11 +123,12 @@ def infer_into(
         run, base = _open(config, workspace, edit, list(folders.values()), output, lora_choice)
         loras = choose_loras(run, lora_choice)
         refuse_inputs(_written(list(folders.values()), output), _read(run, loras))
+        record = run_record(run, loras)
         if check is not None:
-            check(run, loras)
+            check(record)
         base.log_plan()
         with base.explaining_out_of_memory():
-            _generate_results(run, base, loras, folders)
+            _generate_results(run, base, loras, record, folders)
         base.log_usage()
         if output is not None:
             with replacing(output) as scratch:
@@ -128,40 +160,68 @@ def _open(
 
 
 def _generate_results(
-    run: Run, base: Base, loras: list[LoraChoice], folders: dict[int, Path]
+    run: Run,
+    base: Base,
+    loras: list[LoraChoice],
+    record: dict[str, Any],
+    folders: dict[int, Path],
 ) -> None:
-    """Encode, generate and write the clip of each seed."""
+    """Encode, generate and write the clip of each seed; what was sampled before is used."""
     started = time.perf_counter()
     encoded = encode(run.workspace, run.config, run.clip, run.edited, run.model)
     timings = {"encoding": time.perf_counter() - started}
-    remember = partial(base.remember, run.clip.source.frames)
-    latents = generate(run.config, run.model, encoded, loras, list(folders), remember)
+    names = {seed: _sampled_name(run, encoded, record, seed) for seed in folders}
+    kept = KeptLatents(TensorCache(run.workspace.cache_dir), names)
+    latents = kept.found()
+    if missing := [seed for seed in folders if seed not in latents]:
+        remember = partial(base.remember, run.clip.source.frames)
+        sampled = generate(run.config, run.model, encoded, loras, missing, remember, kept.put)
+        latents.update(zip(missing, sampled, strict=True))
     timings["generating"] = time.perf_counter() - started - timings["encoding"]
-    _write_results(run, loras, folders, latents, timings)
+    _write_results(run, record, folders, latents, timings, kept)
+
+
+def _sampled_name(run: Run, encoded: Encoded, record: dict[str, Any], seed: int) -> str:
+    """A content name for everything that a seed's sampled latents depend on."""
+    config = run.config
+    settings = {
+        **{key: record[key] for key in ("program", "device", "versions", "model", "loras")},
+        "base": config.model.model_dump(mode="json"),
+        "acceleration": run.model.acceleration.model_dump(mode="json"),
+        "sampling": config.inference.model_dump(include={"steps", "guidance", "shift"}),
+        "seed": seed,
+    }
+    tensors = digest_tensors(encoded.tensors())
+    return f"sampled-{digest(json.dumps(settings, sort_keys=True), tensors)}"
 
 
 def _write_results(
     run: Run,
-    loras: list[LoraChoice],
+    record: dict[str, Any],
     folders: dict[int, Path],
-    latents: list[Tensor],
+    latents: dict[int, Tensor],
     timings: dict[str, float],
+    kept: KeptLatents,
 ) -> None:
     """Decode and write every seed's result; one that fails stops no other, and is raised at last.
 
     Args:
         folders: by seed.
-        latents: (C, T', h, w) of each seed.
+        latents: (C, T', h, w) by seed.
+        kept: where they are kept until the result stands.
     """
     failures: list[Exception] = []
-    for (seed, folder), one in zip(folders.items(), latents, strict=True):
-        frames_THWC = to_bytes(decode_video(one, run.model)).numpy()
+    for seed, folder in folders.items():
         try:
-            write_outputs(folder, run, loras, seed, frames_THWC, timings)
+            frames_THWC = to_bytes(decode_video(latents[seed], run.model)).numpy()
+            write_outputs(folder, run, record_of_seed(record, seed), frames_THWC, timings)
+            kept.drop(seed)
         except (UserError, Fault, OSError) as error:
             failures.append(error)
             continue
         log.info("%s", folder / "edited.mp4")
+    for failure in failures[1:]:
+        log.error("%s", failure)
     if failures:
         raise failures[0]
 
@@ -265,13 +325,14 @@ def _log_loras(run: Run, loras: list[LoraChoice], *, chosen: bool) -> None:
             )  # fmt: skip
 
 
-def of_expert(loras: list[LoraChoice], expert: Expert) -> list[tuple[Path, float]]:
-    """The files that one of the transformers is given, with their strengths."""
-    return [(one.path, one.strength) for one in loras if one.expert in ("", expert.name)]
+def of_expert(loras: list[LoraChoice], expert: Expert) -> list[LoraChoice]:
+    """The files that one of the transformers is given."""
+    return [one for one in loras if one.expert in ("", expert.name)]
 
 
 def _checked(one: LoraChoice, config: Config, model: VideoModel) -> LoraChoice:
     """A file whose transformer is known; a wrong one is known before anything is loaded."""
+    sha256 = sha256_file(one.path) if one.path.is_file() else ""  # which reading refuses
     metadata = lora.read(one.path, model.names).metadata
     for note in _contradictions(one, metadata, config, model):
         log.warning("note: %s", note)
@@ -280,7 +341,7 @@ def _checked(one: LoraChoice, config: Config, model: VideoModel) -> LoraChoice:
     if expert and expert not in names:
         has = f"has {' and '.join(names)}" if names[0] else "has one transformer alone"
         raise UserError(f"{one.path} is for the {expert} noise expert, and this base {has}")
-    return replace(one, expert=expert)
+    return replace(one, expert=expert, sha256=sha256)
 
 
 def _contradictions(
@@ -307,15 +368,6 @@ def _contradictions(
             f"{one.path} was trained for {expert} noise, and is used for {one.expert} noise, as set"
         )
     return notes
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """The inputs of sampling, encoded."""
-
-    sample: EncodedSample
-    negative: Context
-    lock: LatentLock | None
 
 
 def encode(
@@ -351,34 +403,48 @@ def generate(
     loras: list[LoraChoice],
     seeds: list[int],
     take_seconds: Callable[[float], object],
+    keep: Callable[[int, Tensor], object],
 ) -> list[Tensor]:
     """Latents (C, T', h, w) per seed; each transformer is loaded once for all, and released.
 
     Args:
         take_seconds: called with how long a denoising step took.
+        keep: called with each seed and its latents, once they are done.
     """
     shape = (model.latent_channels, *model.latent_keep(encoded.sample.keep_THW).shape)
-    runs = [
-        Denoising(
+    runs = {
+        seed: Denoising(
             model, encoded.sample, encoded.negative, draw_noise(shape, seed), config.inference,
             encoded.lock,
         )
         for seed in seeds
-    ]  # fmt: skip
+    }  # fmt: skip
     for expert in model.experts:
         transformer = model.load_transformer(expert)
         with closing(transformer.streamed):
-            lora.stack(transformer, of_expert(loras, expert), model.names)
+            _stack(transformer, of_expert(loras, expert), model)
             use_cache(transformer, model.acceleration)
             taken = 0
-            for run in runs:
+            for seed, run in runs.items():
                 started = time.perf_counter()
                 if steps := run.advance(transformer, expert):
                     take_seconds((time.perf_counter() - started) / steps)
                 taken += steps
+                if expert is model.experts[-1]:
+                    keep(seed, run.result())
             if taken and model.acceleration.cache != "none":
                 log.info("%s", skipped_blocks(transformer.streamed.streamer, taken))
-    return [run.result() for run in runs]
+    return [run.result() for run in runs.values()]
+
+
+def _stack(transformer: Transformer, loras: list[LoraChoice], model: VideoModel) -> None:
+    """Load LoRAs side by side. Raises UserError where one is not what it was when chosen."""
+    lora.stack(transformer, [(one.path, one.strength) for one in loras], model.names)
+    for one in loras:
+        if sha256_file(one.path) != one.sha256:
+            raise UserError(
+                f"{one.path} was written to while this run went on: run the command again"
+            )
 
 
 def skipped_blocks(streamer: Streamer, steps: int) -> str:

@@ -453,8 +453,13 @@ def check_origin(source: Source) -> None:
     Raises:
         UserError: it is another video.
     """
-    origin, recorded = Path(source.origin), source.origin_sha256
-    if recorded is not None and origin.exists() and video_sha256(origin) != recorded:
+    if source.origin_sha256 is not None:
+        check_content(Path(source.origin), source.origin_sha256)
+
+
+def check_content(origin: Path, sha256: str) -> None:
+    """An original that is still there is the one of this `video_sha256`. Raises UserError."""
+    if origin.exists() and video_sha256(origin) != sha256:
         raise _another(origin, "does not have the content any more that was prepared")
 
 

@@ -294,7 +294,12 @@ class Base:
 
     def generated(self, told: Encoded, *seeds: int, **inference: object) -> list[Tensor]:
         config = settings(**inference)
-        return infer.generate(config, self.model, told, [], list(seeds or [0]), float)
+        numbers, kept = list(seeds or [0]), dict[int, Tensor]()
+        keep = kept.__setitem__
+        results = infer.generate(config, self.model, told, [], numbers, float, keep)
+        assert list(kept) == numbers
+        assert all(map(torch.equal, kept.values(), results)), "each was kept once it was done"
+        return results
 
 
 @pytest.fixture(scope="module")
