@@ -25,6 +25,7 @@ from maskora.training.run_folder import RunFolder
 
 log = logging.getLogger("maskora")
 STORAGE = "model.transformer_dtype"
+TILING = "vae_tiling"  # in the metadata of a LoRA's file
 Fingerprint = dict[str, str]  # name -> digest of its content
 
 
@@ -154,6 +155,35 @@ def trained_lora(
         log.warning("note: the LoRA was trained before %s changed; train again to use that", what)
     warn_unfinished(run, record.step)
     return LoraChoice(adapter, expert=run.expert.name)
+
+
+def tiling_note(path: Path, metadata: dict[str, Any], model: VideoModel) -> str | None:
+    """A note where a LoRA has learned from latents of other VAE tiles than are made here.
+
+    Which tiles fit is decided by the memory that is free, so nothing is trained again for them.
+
+    Args:
+        metadata: of the LoRA's file; empty for files of other programs.
+    """
+    then, now = metadata.get(TILING), model.placement.vae_tiling
+    if then in (None, now):
+        return None
+    return (
+        f"{path} was trained on latents that the VAE made of {then}, and with the memory that is "
+        f"free now it takes {now}: its latents differ a little"
+    )
+
+
+def all_tilings(earlier: dict[str, Any], model: VideoModel) -> str:
+    """How the VAE took the pictures that a LoRA has learned from, one way after the other.
+
+    Args:
+        earlier: the metadata of the LoRA that its training goes on from, if any.
+    """
+    before, now = earlier.get(TILING), model.placement.vae_tiling
+    if before is None or str(before).endswith(now):
+        return str(before or now)
+    return f"{before}, then {now}"
 
 
 def warn_unfinished(run: StageRun, step: int) -> None:

@@ -15,7 +15,13 @@ from torch import Tensor
 
 from maskora import lora
 from maskora.app.edits import Clip, Edit, load_clip, load_edit, report_leakage
-from maskora.app.fingerprints import LoraChoice, run_folder, stage_run, trained_lora
+from maskora.app.fingerprints import (
+    LoraChoice,
+    run_folder,
+    stage_run,
+    tiling_note,
+    trained_lora,
+)
 from maskora.app.kept_latents import KeptLatents
 from maskora.app.open_base import Base, open_base
 from maskora.app.outputs import (
@@ -367,6 +373,8 @@ def _contradictions(
         notes.append(
             f"{one.path} was trained for {expert} noise, and is used for {one.expert} noise, as set"
         )
+    if (tiling := tiling_note(one.path, metadata, model)) is not None:
+        notes.append(tiling)
     return notes
 
 

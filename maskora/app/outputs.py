@@ -128,7 +128,7 @@ def write_outputs(
             check_content(run.original.path, record["inputs"]["original"]["sha256"])
             timings = {**timings, "writing": time.perf_counter() - started}
             written = {path.name: sha256_file(path) for path in sorted(new.iterdir())}
-            tiling = {"vae_tiling": run.model.placement.vae_tiling}  # may have become smaller
+            tiling = {"vae_tiling": run.model.placement.vae_tiling}  # memory may have run out
             record = record | tiling | {"outputs": written, "timings": timings}
             write_text(new / "run.json", json.dumps(record, indent=2) + "\n")
     except (Exception, KeyboardInterrupt):
