@@ -14,11 +14,12 @@ import numpy as np
 
 from maskora.app.captions import source_caption
 from maskora.app.edits import Clip, Edit
+from maskora.app.remembered import known_sha256
 from maskora.app.workspace import Workspace
 from maskora.config import Config
 from maskora.config.tables import Stage, Table
 from maskora.errors import UserError
-from maskora.files import digest, digest_file
+from maskora.files import digest
 from maskora.models.registry import Expert, VideoModel
 from maskora.training.loop import StageRun
 from maskora.training.run_folder import RunFolder
@@ -102,7 +103,7 @@ def base_digest(dtype: str, model: VideoModel) -> str:
 def adapter_digest(folder: RunFolder) -> str:
     """Content name of a run's newest LoRA; empty where there is none."""
     adapter = folder.newest_adapter()
-    return digest_file(adapter) if adapter else ""
+    return known_sha256(adapter)[:20] if adapter else ""
 
 
 def stage_run(config: Config, stage: Stage, expert: Expert) -> StageRun:

@@ -4,7 +4,6 @@ Importing this needs no library of pictures or videos: the doctor tells which of
 """
 
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -19,10 +18,11 @@ from filelock import BaseFileLock, FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from maskora.app.exchange import begun_exchanges, settle
+from maskora.app.remembered import known_sha256
 from maskora.config import Config
 from maskora.config.tables import Stage
 from maskora.errors import UserError
-from maskora.files import check_links, is_hidden, patiently, remove, sha256_file, write_text
+from maskora.files import check_links, is_hidden, patiently, remove, write_text
 from maskora.system import WINDOWS, command_line
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # of edited frames
 EDIT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 SAME_SHAPE = 0.02  # by which the aspect of a mask or an edited frame may differ from the clip's
 RESERVED = ("seed-", "step-", "tensorboard")  # names that runs and outputs use themselves
-LARGE = 2_000_000_000  # bytes of a video that take seconds to read
-_READ: dict[tuple[object, ...], str] = {}  # SHA-256 of videos, by what `_state` says of their files
 DEVICE = re.compile(r"con|prn|aux|nul|com\d|lpt\d", re.IGNORECASE)  # to Windows, in every folder
 
 
@@ -391,31 +389,14 @@ def recover(workspace: Workspace) -> None:
 
 
 def video_sha256(video: Path) -> str:
-    """The SHA-256 of a video file, or of a folder's images in the order of their names.
+    """The SHA-256 of a video file, or of a folder's images in the order of their names."""
+    if not video.is_dir():
+        return known_sha256(video)
+    from maskora.video.images import IMAGE_SUFFIXES as IMAGES
 
-    It is read once; while this process lives, and the files are not written to, it is remembered.
-    """
-    files = [video]
-    if video.is_dir():
-        from maskora.video.images import IMAGE_SUFFIXES as IMAGES
-
-        shown = (path for path in video.iterdir() if not is_hidden(path))
-        files = sorted(path for path in shown if path.suffix.lower() in IMAGES and path.is_file())
-    states = tuple((path, _state(path)) for path in files)
-    nbytes = sum(path.stat().st_size for path in files)
-    if nbytes > LARGE and states not in _READ:
-        log.info("reading %s once (%.1f GB), to tell it from others", video, nbytes / 1e9)
-    if states not in _READ:
-        digests = [sha256_file(path) for path in files]
-        joined = hashlib.sha256("".join(digests).encode()).hexdigest()
-        _READ[states] = digests[0] if files == [video] else joined
-    return _READ[states]
-
-
-def _state(path: Path) -> tuple[int, ...]:
-    """What changes when a file is written to, or another takes its name."""
-    now = path.stat()
-    return now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
+    shown = (path for path in video.iterdir() if not is_hidden(path))
+    images = (path for path in shown if path.suffix.lower() in IMAGES and path.is_file())
+    return known_sha256(video, sorted(images))
 
 
 def original_video(source: Source) -> "VideoInfo":

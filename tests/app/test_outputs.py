@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from maskora import __version__
 from maskora.app import infer, outputs
-from maskora.app.workspace import Workspace, opened, video_sha256, working
+from maskora.app.workspace import Workspace, opened, working
 from maskora.errors import Fault, UserError
 from maskora.files import refuse_inputs, sha256_file
 from maskora.video.images import read_image, write_png
@@ -158,32 +158,6 @@ def test_of_an_older_workspace_what_can_be_compared_is(
     write_ball(own_video, range(9))
     with pytest.raises(AssertionError, match="it generates"):
         run("infer", *at(copied), *BARE)
-
-
-def test_the_content_of_a_video_is_read_once_and_again_when_it_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    video, folder, asked = tmp_path / "a.mp4", tmp_path / "images", []
-    folder.mkdir()
-    for path in (video, folder / "1.png", folder / "2.png", folder / ".DS_Store"):
-        path.write_bytes(path.name.encode())
-
-    def read(path: Path) -> str:
-        asked.append(path.name)
-        return sha256_file(path)
-
-    monkeypatch.setattr("maskora.app.workspace.sha256_file", read)
-    first = [video_sha256(video), video_sha256(video), video_sha256(folder), video_sha256(folder)]
-    assert asked == ["a.mp4", "1.png", "2.png"]
-    assert first[0] == first[1] == sha256_file(video)
-    stamp = video.stat()
-    video.write_bytes(b"b.mp4")
-    os.utime(video, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    (folder / ".DS_Store").write_bytes(b"")
-    assert video_sha256(folder) == first[2] == first[3]
-    assert video_sha256(video) != first[0]
-    (folder / "2.png").write_bytes(b"3")
-    assert video_sha256(folder) != first[2]
 
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, name: str, change: Callable[[], object]) -> None:
