@@ -170,8 +170,8 @@ def tiling_note(path: Path, metadata: dict[str, Any], model: VideoModel) -> str 
     if then in (None, now):
         return None
     return (
-        f"{path} was trained on latents that the VAE made of {then}, and with the memory that is "
-        f"free now it takes {now}: its latents differ a little"
+        f"{path} was trained on latents that the VAE made of {then}, and here, as the memory "
+        f"allows, it takes {now}: its latents differ a little"
     )
 
 

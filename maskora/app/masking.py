@@ -28,7 +28,7 @@ from maskora.config import Config
 from maskora.config.tables import Mask
 from maskora.config.tables import Tracker as TrackerSettings
 from maskora.errors import UserError
-from maskora.files import digest, digest_files
+from maskora.files import digest, digest_file, digest_files
 from maskora.masks.files import (
     check_not_empty,
     match_length,
@@ -237,10 +237,24 @@ def open_configured_tracker(
 
 
 def load_frames(workspace: Workspace, source: Source) -> np.ndarray:
-    """The clip, (T, H, W, 3) uint8. Raises UserError: a frame is missing or of another size."""
+    """The clip, (T, H, W, 3) uint8. Raises UserError: a frame is not as prepare wrote it."""
     paths = [workspace.source_frame(n) for n in range(source.frames)]
     _refuse_missing(paths)
-    return _read_all(read_image, paths, source)
+    frames_THWC = _read_all(read_image, paths, source)
+    check_frames(workspace, source)
+    return frames_THWC
+
+
+def check_frames(workspace: Workspace, source: Source) -> None:
+    """Source frames are what prepare wrote, where it has recorded that. Raises UserError."""
+    for number, recorded in zip(range(source.frames), source.frame_digests or (), strict=False):
+        path = workspace.source_frame(number)
+        if digest_file(path) != recorded:
+            raise UserError(
+                f"{path} is not what prepare wrote: it was damaged, or an edit was saved over it "
+                f"(edited frames go into {workspace.edits_dir}: move yours there). Then run "
+                f"maskora prepare again, with --overwrite (edits/ stay)"
+            )
 
 
 def load_markup(workspace: Workspace, source: Source) -> Markup:

@@ -20,7 +20,7 @@ from maskora.app.workspace import (
 )
 from maskora.config import Config, build_config, load_config, parse_size, render_config
 from maskora.errors import UserError
-from maskora.files import lies_in, remove, write_text
+from maskora.files import digest_file, lies_in, remove, write_text
 from maskora.hub import find_file, find_local, is_hub_id
 from maskora.models.files.model_files import resolve_base
 from maskora.models.registry import FAMILIES, Grid, read_grid
@@ -101,7 +101,8 @@ def _write_source(built: Workspace, info: VideoInfo, source: Source, watch: Watc
     for number, frame in enumerate(watch(frames, source.frames)):
         write_png(built.source_frame(number), fit_image(frame, source.placement))
     check_origin(source)
-    built.write_source(source)
+    digests = tuple(digest_file(built.source_frame(number)) for number in range(source.frames))
+    built.write_source(source.model_copy(update={"frame_digests": digests}))
 
 
 def _check_target(workspace: Workspace, inputs: list[Path], overwrite: bool) -> None:

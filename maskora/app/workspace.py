@@ -59,11 +59,13 @@ class Source(Record):
     Attributes:
         origin_sha256, origin_frames: the original's `video_sha256`, and how many frames it was read
             as; None in workspaces of versions before.
+        frame_digests: content names of the frames' files, in order; None in those, too.
     """
 
     origin: str
     origin_sha256: str | None = None
     origin_frames: int | None = None
+    frame_digests: tuple[str, ...] | None = None
     start: Whole
     every: Whole = Field(ge=1)
     frames: int = Field(ge=1, le=100_000)

@@ -355,8 +355,8 @@ def test_other_tiles_of_the_vae_are_told_and_no_reason_to_train_again(
     answer = ok(run(*command))
     assert "motion: continues after step 2" in answer.err
     assert (
-        f"note: {earlier} was trained on latents that the VAE made of whole pictures, and with the "
-        f"memory that is free now it takes tiles of 128 pixels"
+        f"note: {earlier} was trained on latents that the VAE made of whole pictures, and here, as "
+        f"the memory allows, it takes tiles of 128 pixels"
     ) in answer.err
     newer = copied / "runs" / "motion" / "step-00003" / "adapter.safetensors"
     both = "whole pictures, then tiles of 128 pixels"
