@@ -17,10 +17,12 @@ import numpy as np
 from maskora.app.exchange import exchange
 from maskora.app.workspace import (
     SAME_SHAPE,
+    FrameRecord,
     MaskRecord,
     Source,
     TrackingRecord,
     Workspace,
+    read_record,
     working,
     workspace_lock,
 )
@@ -246,10 +248,17 @@ def load_frames(workspace: Workspace, source: Source) -> np.ndarray:
 
 
 def check_frames(workspace: Workspace, source: Source) -> None:
-    """Source frames are what prepare wrote, where it has recorded that. Raises UserError."""
-    for number, recorded in zip(range(source.frames), source.frame_digests or (), strict=False):
+    """Source frames are what prepare wrote; versions before have not recorded it.
+
+    Raises:
+        UserError: one is not.
+    """
+    if not workspace.frame_record.is_file():
+        return
+    recorded = dict(enumerate(read_record(FrameRecord, workspace.frame_record).digests))
+    for number in range(source.frames):
         path = workspace.source_frame(number)
-        if digest_file(path) != recorded:
+        if digest_file(path) != recorded.get(number):
             raise UserError(
                 f"{path} is not what prepare wrote: it was damaged, or an edit was saved over it "
                 f"(edited frames go into {workspace.edits_dir}: move yours there). Then run "

@@ -293,7 +293,7 @@ def _inputs(run: Run) -> dict[str, Any]:
             "sha256": source.origin_sha256 or video_sha256(origin),
             "frames": run.original.frames,
         },
-        "source": source.model_dump(mode="json", exclude={"frame_digests"}),
+        "source": source.model_dump(mode="json"),
         "frames": digest(run.clip.frames_THWC.tobytes()),
         "masks": digest(run.clip.labels_THW.tobytes()),
         "edited": {

@@ -11,6 +11,7 @@ import numpy as np
 from maskora.app.exchange import exchange
 from maskora.app.masking import build_masks, draw_overview, given_silhouettes
 from maskora.app.workspace import (
+    FrameRecord,
     Source,
     Workspace,
     check_origin,
@@ -101,8 +102,9 @@ def _write_source(built: Workspace, info: VideoInfo, source: Source, watch: Watc
     for number, frame in enumerate(watch(frames, source.frames)):
         write_png(built.source_frame(number), fit_image(frame, source.placement))
     check_origin(source)
-    digests = tuple(digest_file(built.source_frame(number)) for number in range(source.frames))
-    built.write_source(source.model_copy(update={"frame_digests": digests}))
+    files = [built.source_frame(number) for number in range(source.frames)]
+    FrameRecord(digests=tuple(map(digest_file, files))).write(built.frame_record)
+    built.write_source(source)
 
 
 def _check_target(workspace: Workspace, inputs: list[Path], overwrite: bool) -> None:

@@ -59,13 +59,11 @@ class Source(Record):
     Attributes:
         origin_sha256, origin_frames: the original's `video_sha256`, and how many frames it was read
             as; None in workspaces of versions before.
-        frame_digests: content names of the frames' files, in order; None in those, too.
     """
 
     origin: str
     origin_sha256: str | None = None
     origin_frames: int | None = None
-    frame_digests: tuple[str, ...] | None = None
     start: Whole
     every: Whole = Field(ge=1)
     frames: int = Field(ge=1, le=100_000)
@@ -94,6 +92,12 @@ class Source(Record):
         from maskora.video.fit import FramePlacement
 
         return FramePlacement(self.original_size, self.size, self.region)
+
+
+class FrameRecord(Record):
+    """frames.json beside it: content names of the frames' files, in order."""
+
+    digests: tuple[str, ...]
 
 
 class TrackingRecord(Record):
@@ -138,6 +142,7 @@ class Workspace:
         self.work_holder = root / ".work-holder"
         self.source_dir = root / "source"
         self.source_record = self.source_dir / "source.json"
+        self.frame_record = self.source_dir / "frames.json"
         self.overview = self.source_dir / "overview.png"
         self.masks_dir = root / "masks"
         self.mask_record = self.masks_dir / "masks.json"
