@@ -253,7 +253,7 @@ def check_frames(workspace: Workspace, source: Source) -> None:
     Raises:
         UserError: one is not.
     """
-    if not workspace.frame_record.is_file():
+    if not workspace.frame_record.exists():
         return
     recorded = dict(enumerate(read_record(FrameRecord, workspace.frame_record).digests))
     for number in range(source.frames):

@@ -18,6 +18,7 @@ from maskora.video.read import read_frames
 from maskora.video.write import write_mp4
 from tests.app.conftest import FAST, Answer, Prepared, Run, at, ok, refused, sets
 from tests.ball import draw_frame
+from tests.system import posix_only
 
 BOX = ["--box", "16,64,120,96"]
 
@@ -145,6 +146,7 @@ def test_the_original_is_recorded(prepared: Prepared, ball: Path) -> None:
     assert (source.origin_sha256, source.origin_frames) == (sha256_file(ball), 9)
 
 
+@posix_only  # elsewhere nobody can replace what ffmpeg has open
 def test_a_video_that_is_replaced_while_it_is_read_makes_no_workspace(
     prepare: Run, target: Path, ball: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
