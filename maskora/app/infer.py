@@ -176,7 +176,8 @@ def _generate_results(
     started = time.perf_counter()
     encoded = encode(run.workspace, run.config, run.clip, run.edited, run.model)
     timings = {"encoding": time.perf_counter() - started}
-    names = {seed: _sampled_name(run, encoded, record, seed) for seed in folders}
+    made_from = _sampled_from(run, encoded, record)
+    names = {seed: f"sampled-{digest(made_from, str(seed))}" for seed in folders}
     kept = KeptLatents(TensorCache(run.workspace.cache_dir), names)
     latents = kept.found()
     if missing := [seed for seed in folders if seed not in latents]:
@@ -187,18 +188,16 @@ def _generate_results(
     _write_results(run, record, folders, latents, timings, kept)
 
 
-def _sampled_name(run: Run, encoded: Encoded, record: dict[str, Any], seed: int) -> str:
-    """A content name for everything that a seed's sampled latents depend on."""
+def _sampled_from(run: Run, encoded: Encoded, record: dict[str, Any]) -> str:
+    """A content name for everything that sampled latents depend on, but the seed."""
     config = run.config
     settings = {
         **{key: record[key] for key in ("program", "device", "versions", "model", "loras")},
         "base": config.model.model_dump(mode="json"),
         "acceleration": run.model.acceleration.model_dump(mode="json"),
         "sampling": config.inference.model_dump(include={"steps", "guidance", "shift"}),
-        "seed": seed,
     }
-    tensors = digest_tensors(encoded.tensors())
-    return f"sampled-{digest(json.dumps(settings, sort_keys=True), tensors)}"
+    return digest(json.dumps(settings, sort_keys=True), digest_tensors(encoded.tensors()))
 
 
 def _write_results(
