@@ -102,12 +102,21 @@ class TensorCache:
         given = {key: tensor.contiguous() for key, tensor in tensors.items()}
         write_bytes(self._path(name), save(given, {DIGEST: _digest(given)}))
 
+    def drop(self, name: str) -> None:
+        """Forget what is stored under a name, if anything is."""
+        remove(self._path(name))
+
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
 
 
 def _digest(tensors: Context) -> str:
     return hashlib.sha256(save(dict(tensors))).hexdigest()
+
+
+def digest_tensors(tensors: Context) -> str:
+    """A content name for named tensors."""
+    return digest(*(save({name: tensor.contiguous()}) for name, tensor in tensors.items()))
 
 
 def encode_prompts(

@@ -21,7 +21,7 @@ from maskora.app.workspace import (
 )
 from maskora.config import Config
 from maskora.errors import UserError
-from maskora.files import IMAGE_SUFFIXES, IMAGES, is_hidden
+from maskora.files import IMAGE_SUFFIXES, IMAGES, is_hidden, sha256_file
 from maskora.video.composite import composite, feather_alpha
 from maskora.video.differences import VISIBLE, Leakage, measure_leakage
 from maskora.video.fit import fit_image, resize
@@ -103,6 +103,7 @@ class EditedFrame:
             (with spill = "keep", as it is).
         leakage: how it differed outside.
         caption: what it shows.
+        sha256: of the file when it was read.
     """
 
     path: Path
@@ -111,6 +112,7 @@ class EditedFrame:
     image_HWC: np.ndarray
     leakage: Leakage
     caption: str
+    sha256: str
 
     def picture(self) -> "Tensor":
         """`image_HWC` as pixels in [-1, 1], shape (3, H, W)."""
@@ -213,13 +215,15 @@ def load_edit(
     """
     files = find_edits(workspace, edit, clip.source.frames)
     paths = {0: files.first, **files.keyframes}
-    pictures = {
-        frame: read_edited(path, clip.source, clip.frames_THWC[frame])
-        for frame, path in paths.items()
-    }
+    pictures, digests = {}, {}
+    for frame, path in paths.items():
+        pictures[frame] = read_edited(path, clip.source, clip.frames_THWC[frame])
+        digests[frame] = sha256_file(path)  # now: the work takes an hour, and people edit meanwhile
     captions = settle_captions(config, workspace, [*paths.values(), *captioned])
     frames = {
-        frame: _fit_frame(path, frame, pictures[frame], clip, config, captions[path])
+        frame: _fit_frame(
+            path, frame, pictures[frame], clip, config, captions[path], digests[frame]
+        )
         for frame, path in paths.items()
     }
     return Edit(frames.pop(0), frames)
@@ -298,6 +302,7 @@ def _fit_frame(
     clip: Clip,
     config: Config,
     caption: str,
+    sha256: str,
 ) -> EditedFrame:
     source, labels = clip.frames_THWC[frame], clip.labels_THW[frame]
     given, fitted, notes = picture
@@ -311,4 +316,4 @@ def _fit_frame(
     if np.array_equal(fitted[inside], source[inside]):
         log.warning("note: %s is the same as the source inside the mask", path)
     leakage = measure_leakage(fitted, source, labels)
-    return EditedFrame(path, given, fitted, image, leakage, caption)
+    return EditedFrame(path, given, fitted, image, leakage, caption, sha256)

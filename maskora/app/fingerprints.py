@@ -14,17 +14,19 @@ import numpy as np
 
 from maskora.app.captions import source_caption
 from maskora.app.edits import Clip, Edit
+from maskora.app.remembered import known_sha256
 from maskora.app.workspace import Workspace
 from maskora.config import Config
 from maskora.config.tables import Stage, Table
 from maskora.errors import UserError
-from maskora.files import digest, digest_file
+from maskora.files import digest
 from maskora.models.registry import Expert, VideoModel
 from maskora.training.loop import StageRun
 from maskora.training.run_folder import RunFolder
 
 log = logging.getLogger("maskora")
 STORAGE = "model.transformer_dtype"
+TILING = "vae_tiling"  # in the metadata of a LoRA's file
 Fingerprint = dict[str, str]  # name -> digest of its content
 
 
@@ -34,11 +36,13 @@ class LoraChoice:
 
     Attributes:
         expert: the name of the transformer that it is for; empty: all of them.
+        sha256: of the file when it was chosen; empty where it is not yet.
     """
 
     path: Path
     strength: float = 1.0
     expert: str = ""
+    sha256: str = ""
 
 
 def motion_fingerprint(clip: Clip, caption: str, config: Config, model: VideoModel) -> Fingerprint:
@@ -100,7 +104,7 @@ def base_digest(dtype: str, model: VideoModel) -> str:
 def adapter_digest(folder: RunFolder) -> str:
     """Content name of a run's newest LoRA; empty where there is none."""
     adapter = folder.newest_adapter()
-    return digest_file(adapter) if adapter else ""
+    return known_sha256(adapter)[:20] if adapter else ""
 
 
 def stage_run(config: Config, stage: Stage, expert: Expert) -> StageRun:
@@ -153,6 +157,35 @@ def trained_lora(
         log.warning("note: the LoRA was trained before %s changed; train again to use that", what)
     warn_unfinished(run, record.step)
     return LoraChoice(adapter, expert=run.expert.name)
+
+
+def tiling_note(path: Path, metadata: dict[str, Any], model: VideoModel) -> str | None:
+    """A note where a LoRA has learned from latents of other VAE tiles than are made here.
+
+    Which tiles fit is decided by the memory that is free, so nothing is trained again for them.
+
+    Args:
+        metadata: of the LoRA's file; empty for files of other programs.
+    """
+    then, now = metadata.get(TILING), model.placement.vae_tiling
+    if then in (None, now):
+        return None
+    return (
+        f"{path} was trained on latents that the VAE made of {then}, and here, as the memory "
+        f"allows, it takes {now}: its latents differ a little"
+    )
+
+
+def all_tilings(earlier: dict[str, Any], model: VideoModel) -> str:
+    """How the VAE took the pictures that a LoRA has learned from, one way after the other.
+
+    Args:
+        earlier: the metadata of the LoRA that its training goes on from, if any.
+    """
+    before, now = earlier.get(TILING), model.placement.vae_tiling
+    if before is None or str(before).endswith(now):
+        return str(before or now)
+    return f"{before}, then {now}"
 
 
 def warn_unfinished(run: StageRun, step: int) -> None:

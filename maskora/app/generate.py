@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,7 +14,8 @@ from maskora import lora
 from maskora.app.edits import Clip, Edit
 from maskora.app.fingerprints import LoraChoice, base_digest
 from maskora.config import Config
-from maskora.files import digest, digest_file
+from maskora.errors import UserError
+from maskora.files import digest, sha256_file
 from maskora.latents import (
     EncodedSample,
     TensorCache,
@@ -50,6 +50,26 @@ class Encoded:
     source: EncodedSample | None = None
     source_CTHW: Tensor | None = None
     carried_CTHW: Tensor | None = None
+
+    def tensors(self) -> Context:
+        """All of them, by name."""
+        lock, source = self.lock, self.source
+        shown = {"wanted": self.sample} | ({} if source is None else {"source": source})
+        found = {
+            **{f"{name} condition": one.condition_CTHW for name, one in shown.items()},
+            **{f"{name} keep": one.keep_THW for name, one in shown.items()},
+            **{
+                f"{name} {key}": tensor
+                for name, one in shown.items()
+                for key, tensor in one.context.items()
+            },
+            **{f"negative {key}": tensor for key, tensor in self.negative.items()},
+            "lock": None if lock is None else lock.source_CTHW,
+            "lock keep": None if lock is None else lock.keep_THW,
+            "inverted": self.source_CTHW,
+            "carried": self.carried_CTHW,
+        }
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 
 def encode(
@@ -99,16 +119,17 @@ def generate(
     seeds: list[int],
     cache: TensorCache,
     take_seconds: Callable[[float], object],
+    keep: Callable[[int, Tensor], object],
 ) -> list[Tensor]:
     """Latents (C, T', h, w) per seed; the source is inverted before, where that is asked for.
 
     Args:
         cache: where the inverted source is kept, so that another seed or edit finds it there.
         take_seconds: called with how long a denoising step took.
+        keep: called with each seed and its latents, once they are done.
     """
     source = _Source(config, model, encoded, loras, cache)
-    shape = (model.latent_channels, *model.latent_keep(encoded.sample.keep_THW).shape)
-    runs: list[Denoising] = []
+    runs: dict[int, Denoising] = {}
     turns = [(expert, False) for expert in reversed(model.experts) if source.inversion]
     turns += [(expert, True) for expert in model.experts]
     for expert, phases in groupby(turns, key=lambda turn: turn[0]):
@@ -117,43 +138,63 @@ def generate(
                 if not denoises:
                     source.advance(transformer, expert)
                     continue
-                runs = runs or [
-                    Denoising(
-                        model, encoded.sample, encoded.negative, draw_noise(shape, seed),
-                        config.inference, encoded.lock, source.lead(),
-                    )
-                    for seed in seeds
-                ]  # fmt: skip
+                runs = runs or _begun(config, model, encoded, seeds, source.lead())
                 use_cache(transformer, model.acceleration)
-                _denoise(runs, transformer, expert, model, take_seconds)
-    return [run.result() for run in runs]
+                for seed in _denoised(runs, transformer, expert, model, take_seconds):
+                    keep(seed, runs[seed].result())
+    return [run.result() for run in runs.values()]
+
+
+def _begun(
+    config: Config, model: VideoModel, encoded: Encoded, seeds: list[int], lead: Lead
+) -> dict[int, Denoising]:
+    """A clip for each seed, at its noise."""
+    shape = (model.latent_channels, *model.latent_keep(encoded.sample.keep_THW).shape)
+    return {
+        seed: Denoising(
+            model, encoded.sample, encoded.negative, draw_noise(shape, seed), config.inference,
+            encoded.lock, lead,
+        )
+        for seed in seeds
+    }  # fmt: skip
 
 
 @contextmanager
 def _loaded(model: VideoModel, expert: Expert, loras: list[LoraChoice]) -> Iterator[Transformer]:
-    """A transformer with its LoRAs, released on exit."""
-    transformer = model.load_transformer(expert)
+    """A transformer with its LoRAs, released on exit.
+
+    Raises:
+        UserError: a LoRA is not what it was when it was chosen.
+    """
+    transformer, own = model.load_transformer(expert), of_expert(loras, expert)
     try:
-        lora.stack(transformer, of_expert(loras, expert), model.names)
+        lora.stack(transformer, [(one.path, one.strength) for one in own], model.names)
+        for one in own:
+            if sha256_file(one.path) != one.sha256:
+                raise UserError(
+                    f"{one.path} was written to while this run went on: run the command again"
+                )
         yield transformer
     finally:
         transformer.streamed.close()
 
 
-def _denoise(
-    runs: list[Denoising],
+def _denoised(
+    runs: dict[int, Denoising],
     transformer: Transformer,
     expert: Expert,
     model: VideoModel,
     take_seconds: Callable[[float], object],
-) -> None:
-    """Take an expert's steps of every clip."""
+) -> Iterator[int]:
+    """Take an expert's steps of every clip; gives the seeds that are done with it."""
     taken = 0
-    for run in runs:
+    for seed, run in runs.items():
         started = time.perf_counter()
         if steps := run.advance(transformer, expert):
             take_seconds((time.perf_counter() - started) / steps)
         taken += steps
+        if expert is model.experts[-1]:
+            yield seed
     if taken and model.acceleration.cache != "none":
         log.info("%s", skipped_blocks(transformer.streamed.streamer, taken))
 
@@ -211,14 +252,14 @@ def way_name(config: Config, model: VideoModel, encoded: Encoded, loras: list[Lo
     numbers = f"{inference.steps} {inference.shift} {guidance} {passes}"
     base = base_digest(config.model.dtype, model)
     how = f"{config.model.storage} {model.acceleration.attention}"
-    files = [f"{digest_file(one.path)} {one.strength} {one.expert}" for one in loras]
+    files = [f"{one.sha256} {one.strength} {one.expert}" for one in loras]
     content = digest(*(tensor.contiguous().numpy().tobytes() for tensor in tensors))
     return f"way-{digest(WAY_FORMAT, base, how, content, numbers, *files)}"
 
 
-def of_expert(loras: list[LoraChoice], expert: Expert) -> list[tuple[Path, float]]:
-    """The files that one of the transformers is given, with their strengths."""
-    return [(one.path, one.strength) for one in loras if one.expert in ("", expert.name)]
+def of_expert(loras: list[LoraChoice], expert: Expert) -> list[LoraChoice]:
+    """The files that one of the transformers is given."""
+    return [one for one in loras if one.expert in ("", expert.name)]
 
 
 def skipped_blocks(streamer: Streamer, steps: int) -> str:

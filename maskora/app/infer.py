@@ -1,5 +1,6 @@
 """infer: one edited clip per seed, and everything needed to repeat it."""
 
+import json
 import logging
 import shutil
 import time
@@ -13,23 +14,37 @@ from torch import Tensor
 
 from maskora import lora
 from maskora.app.edits import load_clip, load_edit, report_leakage
-from maskora.app.fingerprints import LoraChoice, run_folder, stage_run, trained_lora
-from maskora.app.generate import encode, generate, of_expert
+from maskora.app.fingerprints import (
+    LoraChoice,
+    run_folder,
+    stage_run,
+    tiling_note,
+    trained_lora,
+)
+from maskora.app.generate import Encoded, encode, generate, of_expert
+from maskora.app.kept_latents import KeptLatents
 from maskora.app.open_base import Base, open_base
-from maskora.app.outputs import Run, make_room, result_files, write_outputs
+from maskora.app.outputs import (
+    Run,
+    make_room,
+    record_of_seed,
+    result_files,
+    run_record,
+    write_outputs,
+)
 from maskora.app.preflight import infer_warnings
 from maskora.app.workspace import Workspace, original_video, working
 from maskora.config import Config
 from maskora.config.tables import Stage
 from maskora.errors import Fault, UserError
-from maskora.files import lies_in, refuse_inputs, replacing
-from maskora.latents import TensorCache, decode_video
+from maskora.files import digest, lies_in, refuse_inputs, replacing, sha256_file
+from maskora.latents import TensorCache, decode_video, digest_tensors
 from maskora.memory.report import render
 from maskora.method.conditioning import to_bytes
 from maskora.models.registry import VideoModel
 
 log = logging.getLogger("maskora")
-Check = Callable[[Run, list[LoraChoice]], None]
+Check = Callable[[dict[str, Any]], None]
 
 
 def infer_clip(
@@ -72,7 +87,7 @@ def infer_into(
 
     Args:
         folders: by seed.
-        check: is given the run and its LoRAs before anything heavy begins, and may refuse them.
+        check: is given the run's record before anything heavy begins, and may refuse it.
 
     Raises:
         UserError: as `infer_clip`.
@@ -84,11 +99,12 @@ def infer_into(
         run, base = _open(config, workspace, edit, list(folders.values()), output, lora_choice)
         loras = choose_loras(run, lora_choice)
         refuse_inputs(_written(list(folders.values()), output), _read(run, loras))
+        record = run_record(run, loras)
         if check is not None:
-            check(run, loras)
+            check(record)
         base.log_plan()
         with base.explaining_out_of_memory():
-            _generate_results(run, base, loras, folders)
+            _generate_results(run, base, loras, record, folders)
         base.log_usage()
         if output is not None:
             with replacing(output) as scratch:
@@ -120,42 +136,71 @@ def _open(
 
 
 def _generate_results(
-    run: Run, base: Base, loras: list[LoraChoice], folders: dict[int, Path]
+    run: Run,
+    base: Base,
+    loras: list[LoraChoice],
+    record: dict[str, Any],
+    folders: dict[int, Path],
 ) -> None:
-    """Encode, generate and write the clip of each seed."""
+    """Encode, generate and write the clip of each seed; what was sampled before is used."""
     started = time.perf_counter()
     cache = TensorCache(run.workspace.cache_dir)
     encoded = encode(run.config, run.clip, run.edited, run.model, cache)
     timings = {"encoding": time.perf_counter() - started}
-    remember = partial(base.remember, run.clip.source.frames)
-    seeds = list(folders)
-    latents = generate(run.config, run.model, encoded, loras, seeds, cache, remember)
+    made_from = _sampled_from(run, encoded, record)
+    names = {seed: f"sampled-{digest(made_from, str(seed))}" for seed in folders}
+    kept = KeptLatents(cache, names)
+    latents = kept.found()
+    if missing := [seed for seed in folders if seed not in latents]:
+        remember = partial(base.remember, run.clip.source.frames)
+        sampled = generate(
+            run.config, run.model, encoded, loras, missing, cache, remember, kept.put
+        )
+        latents.update(zip(missing, sampled, strict=True))
     timings["generating"] = time.perf_counter() - started - timings["encoding"]
-    _write_results(run, loras, folders, latents, timings)
+    _write_results(run, record, folders, latents, timings, kept)
+
+
+def _sampled_from(run: Run, encoded: Encoded, record: dict[str, Any]) -> str:
+    """A content name for everything that sampled latents depend on, but the seed."""
+    config = run.config
+    settings = {
+        **{key: record[key] for key in ("program", "device", "versions", "model", "loras")},
+        "base": config.model.model_dump(mode="json"),
+        "acceleration": run.model.acceleration.model_dump(mode="json"),
+        "sampling": config.inference.model_dump(include={"steps", "guidance", "shift"}),
+        "transfer": config.transfer.model_dump(mode="json"),
+    }
+    return digest(json.dumps(settings, sort_keys=True), digest_tensors(encoded.tensors()))
 
 
 def _write_results(
     run: Run,
-    loras: list[LoraChoice],
+    record: dict[str, Any],
     folders: dict[int, Path],
-    latents: list[Tensor],
+    latents: dict[int, Tensor],
     timings: dict[str, float],
+    kept: KeptLatents,
 ) -> None:
     """Decode and write every seed's result; one that fails stops no other, and is raised at last.
 
     Args:
         folders: by seed.
-        latents: (C, T', h, w) of each seed.
+        latents: (C, T', h, w) by seed.
+        kept: where they are kept until the result stands.
     """
     failures: list[Exception] = []
-    for (seed, folder), one in zip(folders.items(), latents, strict=True):
-        frames_THWC = to_bytes(decode_video(one, run.model)).numpy()
+    for seed, folder in folders.items():
         try:
-            write_outputs(folder, run, loras, seed, frames_THWC, timings)
+            frames_THWC = to_bytes(decode_video(latents[seed], run.model)).numpy()
+            write_outputs(folder, run, record_of_seed(record, seed), frames_THWC, timings)
+            kept.drop(seed)
         except (UserError, Fault, OSError) as error:
             failures.append(error)
             continue
         log.info("%s", folder / "edited.mp4")
+    for failure in failures[1:]:
+        log.error("%s", failure)
     if failures:
         raise failures[0]
 
@@ -262,6 +307,7 @@ def _log_loras(run: Run, loras: list[LoraChoice], *, chosen: bool) -> None:
 
 def _checked(one: LoraChoice, config: Config, model: VideoModel) -> LoraChoice:
     """A file whose transformer is known; a wrong one is known before anything is loaded."""
+    sha256 = sha256_file(one.path) if one.path.is_file() else ""  # which reading refuses
     metadata = lora.read(one.path, model.names).metadata
     for note in _contradictions(one, metadata, config, model):
         log.warning("note: %s", note)
@@ -270,7 +316,7 @@ def _checked(one: LoraChoice, config: Config, model: VideoModel) -> LoraChoice:
     if expert and expert not in names:
         has = f"has {' and '.join(names)}" if names[0] else "has one transformer alone"
         raise UserError(f"{one.path} is for the {expert} noise expert, and this base {has}")
-    return replace(one, expert=expert)
+    return replace(one, expert=expert, sha256=sha256)
 
 
 def _contradictions(
@@ -296,4 +342,6 @@ def _contradictions(
         notes.append(
             f"{one.path} was trained for {expert} noise, and is used for {one.expert} noise, as set"
         )
+    if (tiling := tiling_note(one.path, metadata, model)) is not None:
+        notes.append(tiling)
     return notes

@@ -17,10 +17,12 @@ import numpy as np
 from maskora.app.exchange import exchange
 from maskora.app.workspace import (
     SAME_SHAPE,
+    FrameRecord,
     MaskRecord,
     Source,
     TrackingRecord,
     Workspace,
+    read_record,
     working,
     workspace_lock,
 )
@@ -28,7 +30,7 @@ from maskora.config import Config
 from maskora.config.tables import Mask
 from maskora.config.tables import Tracker as TrackerSettings
 from maskora.errors import UserError
-from maskora.files import IMAGE_SUFFIXES, digest, digest_files
+from maskora.files import IMAGE_SUFFIXES, digest, digest_file, digest_files
 from maskora.masks.files import (
     check_not_empty,
     match_length,
@@ -221,10 +223,31 @@ def track_workspace(
 
 
 def load_frames(workspace: Workspace, source: Source) -> np.ndarray:
-    """The clip, (T, H, W, 3) uint8. Raises UserError: a frame is missing or of another size."""
+    """The clip, (T, H, W, 3) uint8. Raises UserError: a frame is not as prepare wrote it."""
     paths = [workspace.source_frame(n) for n in range(source.frames)]
     _refuse_missing(paths)
-    return _read_all(read_image, paths, source)
+    frames_THWC = _read_all(read_image, paths, source)
+    check_frames(workspace, source)
+    return frames_THWC
+
+
+def check_frames(workspace: Workspace, source: Source) -> None:
+    """Source frames are what prepare wrote; versions before have not recorded it.
+
+    Raises:
+        UserError: one is not.
+    """
+    if not workspace.frame_record.exists():
+        return
+    recorded = dict(enumerate(read_record(FrameRecord, workspace.frame_record).digests))
+    for number in range(source.frames):
+        path = workspace.source_frame(number)
+        if digest_file(path) != recorded.get(number):
+            raise UserError(
+                f"{path} is not what prepare wrote: it was damaged, or an edit was saved over it "
+                f"(edited frames go into {workspace.edits_dir}: move yours there). Then run "
+                f"maskora prepare again, with --overwrite (edits/ stay)"
+            )
 
 
 def load_markup(workspace: Workspace, source: Source) -> Markup:

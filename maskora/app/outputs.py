@@ -22,7 +22,7 @@ from maskora import __version__
 from maskora.app.edits import Clip, Edit
 from maskora.app.exchange import exchange
 from maskora.app.fingerprints import LoraChoice
-from maskora.app.workspace import Source, Workspace, video_sha256
+from maskora.app.workspace import Source, Workspace, check_content, video_sha256
 from maskora.config import Config
 from maskora.errors import Fault, UserError
 from maskora.files import check_free, digest, remove, sha256_file, write_text
@@ -103,8 +103,7 @@ def make_room(folders: list[Path], further: Path | None) -> None:
 def write_outputs(
     folder: Path,
     run: Run,
-    loras: list[LoraChoice],
-    seed: int,
+    record: dict[str, Any],
     frames_THWC: np.ndarray,
     timings: dict[str, float],
 ) -> None:
@@ -113,7 +112,7 @@ def write_outputs(
     Where that fails, the finished frames are kept as pictures, and the log says where.
 
     Args:
-        loras: the LoRA files that took part.
+        record: the seed's, of `record_of_seed`.
         frames_THWC: raw generated frames, uint8, at the workspace's size.
         timings: seconds of each part of the work that all seeds shared.
     """
@@ -126,12 +125,14 @@ def write_outputs(
         with exchange(folder, dropping=RESULT) as new:
             started = time.perf_counter()
             _write_files(new, run, frames_THWC, final)
+            check_content(run.original.path, record["inputs"]["original"]["sha256"])
             timings = {**timings, "writing": time.perf_counter() - started}
             written = {path.name: sha256_file(path) for path in sorted(new.iterdir())}
-            record = run_record(run, loras, seed) | {"outputs": written, "timings": timings}
+            tiling = {"vae_tiling": run.model.placement.vae_tiling}  # memory may have run out
+            record = record | tiling | {"outputs": written, "timings": timings}
             write_text(new / "run.json", json.dumps(record, indent=2) + "\n")
     except (Exception, KeyboardInterrupt):
-        _keep_frames(folder, seed, final)
+        _keep_frames(folder, record["seed"], final)
         raise
 
 
@@ -243,43 +244,38 @@ def _strip(clip: Clip, final_THWC: np.ndarray) -> np.ndarray:
     return contact_sheet(frames, labels, captions=[*numbers, *numbers], columns=count, width=1800)
 
 
-def run_record(run: Run, loras: list[LoraChoice], seed: int) -> dict[str, Any]:
-    """Everything needed to repeat the run, and what it was made from."""
-    config, clip, model = run.config, run.clip, run.model
-    seeded = config.inference.model_copy(update={"seed": seed})
-    edited, device = run.edited.all.items(), model.device
+def run_record(run: Run, loras: list[LoraChoice]) -> dict[str, Any]:
+    """Everything needed to repeat the run, and what it is made from.
+
+    It is taken before the long work: what lies on the disk at its end may be something else.
+
+    Args:
+        loras: the LoRA files that take part.
+    """
+    config, model, device = run.config, run.model, run.model.device
     return {
         "program": f"maskora {__version__}",
         "command": sys.argv,
         "folder": str(Path.cwd()),
         "workspace": str(run.workspace.root.resolve()),
-        "config": config.model_copy(update={"inference": seeded}).model_dump(mode="json"),
+        "config": config.model_dump(mode="json"),
         "edit": run.edit,
-        "seed": seed,
+        "seed": config.inference.seed,
         "prompt": config.prompt.with_token(run.edited.first.caption),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "vae_tiling": model.placement.vae_tiling,
         "model": {
             "folder": str(model.source.where),
             **{part: model.identity(part) for part in model.parts},
             "experts": [asdict(expert) for expert in model.experts],
             "scheduler": model.source.config("scheduler"),
         },
-        "loras": [{**asdict(one), **_named_file(one.path)} for one in loras],
+        "loras": [{**asdict(one), "path": str(one.path.resolve())} for one in loras],
         "plan": run.plan.splitlines(),
-        "inputs": {
-            "original": {
-                "path": clip.source.origin,
-                "sha256": video_sha256(Path(clip.source.origin)),
-                "frames": run.original.frames,
-            },
-            "source": clip.source.model_dump(mode="json"),
-            "frames": digest(clip.frames_THWC.tobytes()),
-            "masks": digest(clip.labels_THW.tobytes()),
-            "edited": {str(frame): _named_file(e.path) for frame, e in edited},
-        },
+        "inputs": _inputs(run),
         "outside_difference": {
             str(frame): {"mean_levels": e.leakage.mean, "share_over_20_levels": e.leakage.share}
-            for frame, e in edited
+            for frame, e in run.edited.all.items()
         },
         "versions": {
             "python": platform.python_version(),
@@ -288,8 +284,30 @@ def run_record(run: Run, loras: list[LoraChoice], seed: int) -> dict[str, Any]:
     }
 
 
-def _named_file(path: Path) -> dict[str, str]:
-    return {"path": str(path.resolve()), "sha256": sha256_file(path)}
+def _inputs(run: Run) -> dict[str, Any]:
+    """The original, the clip and the edited frames, by path and content."""
+    source, origin = run.clip.source, Path(run.clip.source.origin)
+    return {
+        "original": {
+            "path": str(origin),
+            "sha256": source.origin_sha256 or video_sha256(origin),
+            "frames": run.original.frames,
+        },
+        "source": source.model_dump(mode="json"),
+        "frames": digest(run.clip.frames_THWC.tobytes()),
+        "masks": digest(run.clip.labels_THW.tobytes()),
+        "edited": {
+            str(frame): {"path": str(e.path.resolve()), "sha256": e.sha256}
+            for frame, e in run.edited.all.items()
+        },
+    }
+
+
+def record_of_seed(record: dict[str, Any], seed: int) -> dict[str, Any]:
+    """A run's record for one of its seeds."""
+    config = record["config"]
+    seeded = {**config, "inference": {**config["inference"], "seed": seed}}
+    return {**record, "config": seeded, "seed": seed}
 
 
 def _audio(original: VideoInfo, source: Source) -> AudioClip | None:

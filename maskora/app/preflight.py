@@ -8,7 +8,7 @@ from pathlib import Path
 
 from maskora.app.captions import foresee_caption
 from maskora.app.edits import EditFiles, find_edits
-from maskora.app.masking import load_masks
+from maskora.app.masking import check_frames, load_masks
 from maskora.app.workspace import (
     Source,
     Workspace,
@@ -89,6 +89,7 @@ def _check_frames(workspace: Workspace, source: Source) -> None:
         path = workspace.source_frame(number)
         if image_size(path) != source.size:
             raise UserError(f"{path}: its size is not {source.size[0]}x{source.size[1]}")
+    check_frames(workspace, source)
 
 
 def describe_elsewhere(config: Config, workspace: Workspace, source: Source) -> list[str]:

@@ -10,10 +10,18 @@ import numpy as np
 
 from maskora.app.exchange import exchange
 from maskora.app.masking import build_masks, draw_overview, given_silhouettes
-from maskora.app.workspace import Source, Workspace, recover, video_sha256, workspace_lock
+from maskora.app.workspace import (
+    FrameRecord,
+    Source,
+    Workspace,
+    check_origin,
+    recover,
+    video_sha256,
+    workspace_lock,
+)
 from maskora.config import Config, build_config, load_config, parse_size, render_config
 from maskora.errors import UserError
-from maskora.files import lies_in, remove, write_text
+from maskora.files import digest_file, lies_in, remove, write_text
 from maskora.hub import find_file, find_local, is_hub_id
 from maskora.models.files.model_files import resolve_base
 from maskora.models.registry import FAMILIES, Grid, read_grid
@@ -62,26 +70,41 @@ def prepare_workspace(
     workspace = Workspace.open(root)
     _check_target(workspace, [path for path in (video, mask) if path is not None], overwrite)
     config = _configuration(base, given, overrides)
-    info = probe(video, config.video.rate)
-    config, notes = _fit_range(config, info)
-    grid, more = _find_grid(config, root)
-    notes = [*info.notes, *notes, *more]
+    config, info, grid, placement, notes = _placed(video, root, config)
     if config.mask.shape == "full" and (mask or box):
         notes.append('--mask and --box have no effect: [mask] shape is "full"')
-    size = _choose_size(config, info, grid)
-    placement = place((info.width, info.height), size, config.video.fit)
     silhouettes_THW = given_silhouettes(mask, box, info, config, placement)
     source = _source(info, config, placement, grid)
-    config = _with(config, "video", size=f"{size[0]}x{size[1]}")
     with scaffold(workspace) as built:
-        frames = read_frames(info, source.start, source.frames, source.every)
-        for number, frame in enumerate(watch(frames, source.frames)):
-            write_png(built.source_frame(number), fit_image(frame, placement))
+        _write_source(built, info, source, watch)
         share, mask_notes = _masks(built, silhouettes_THW, config, source)
-        built.write_source(source)
         write_text(built.config, render_config(config, _header(root, video)))
     notes = [f"note: {note}" for note in (*notes, *mask_notes)]
     return [*notes, *_next_steps(workspace, source, share)]
+
+
+def _placed(
+    video: Path, root: Path, config: Config
+) -> tuple[Config, VideoInfo, Grid, FramePlacement, list[str]]:
+    """The video with the range and size that are used of it, and notes. Raises UserError."""
+    info = probe(video, config.video.rate)
+    config, notes = _fit_range(config, info)
+    grid, more = _find_grid(config, root)
+    size = _choose_size(config, info, grid)
+    placement = place((info.width, info.height), size, config.video.fit)
+    config = _with(config, "video", size=f"{size[0]}x{size[1]}")
+    return config, info, grid, placement, [*info.notes, *notes, *more]
+
+
+def _write_source(built: Workspace, info: VideoInfo, source: Source, watch: Watch) -> None:
+    """Write source/. Raises UserError where the video is not the recorded one any more."""
+    frames = read_frames(info, source.start, source.frames, source.every)
+    for number, frame in enumerate(watch(frames, source.frames)):
+        write_png(built.source_frame(number), fit_image(frame, source.placement))
+    check_origin(source)
+    files = [built.source_frame(number) for number in range(source.frames)]
+    FrameRecord(digests=tuple(map(digest_file, files))).write(built.frame_record)
+    built.write_source(source)
 
 
 def _check_target(workspace: Workspace, inputs: list[Path], overwrite: bool) -> None:

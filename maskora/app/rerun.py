@@ -8,9 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from maskora.app.fingerprints import LoraChoice
 from maskora.app.infer import Check, infer_into
-from maskora.app.outputs import Run, run_record
 from maskora.app.workspace import Workspace, read_record
 from maskora.config import build_config
 from maskora.errors import UserError
@@ -18,7 +16,9 @@ from maskora.files import sha256_file
 
 log = logging.getLogger("maskora")
 # What a result is made from, and in what sense each is the machine's: then the bytes may differ.
-INPUTS, MACHINE = ("prompt", "inputs", "loras", "model"), ("program", "device", "versions")
+INPUTS, MACHINE = (
+    ("prompt", "inputs", "loras", "model"), ("program", "device", "vae_tiling", "versions")
+)  # fmt: skip
 UNNAMED = {"path", "folder", "origin"}  # where a file lies decides nothing
 
 
@@ -57,7 +57,7 @@ def rerun(file: Path, output: Path | None) -> list[str]:
         folder = workspace.output_dir(then.edit, then.seed)
     own = then.loras[: len(then.loras) - len(config.inference.loras)]
     names = [_place(str(one["path"]), then, workspace) for one in own] or ["none"]
-    check = _checker(file, then.model_dump(mode="json"), then.seed)
+    check = _checker(file, then.model_dump(mode="json"))
     infer_into({then.seed: folder}, config, workspace, then.edit, output, names, check)
     return list(_compare(folder, then.outputs))
 
@@ -79,11 +79,11 @@ def _place(path: str, then: Repeated, workspace: Workspace) -> str:
     return str(place)
 
 
-def _checker(file: Path, then: dict[str, Any], seed: int) -> Check:
+def _checker(file: Path, then: dict[str, Any]) -> Check:
     """What compares a run that is about to begin with the recorded one."""
 
-    def check(run: Run, loras: list[LoraChoice]) -> None:
-        now = json.loads(json.dumps(run_record(run, loras, seed)))
+    def check(record: dict[str, Any]) -> None:
+        now = json.loads(json.dumps(record))
         for difference in differences(then, now, MACHINE):
             log.warning("note: %s: the result may differ", difference)
         if changed := list(differences(then, now, INPUTS)):

@@ -1,16 +1,14 @@
 """Seconds per step that this machine has measured, kept beside what decides them."""
 
-import json
-import logging
-from pathlib import Path
 from typing import Any
 
-from maskora.files import cache_home, parse_json, read_small, write_text
+from maskora.app.remembered import recall, remember
+from maskora.files import parse_json
 
 # What of a placement follows from what happens to be free, and how much fewer blocks are near.
 FLUID, NEAR = ("blocks_to_swap", "ring", "vae_tile"), 8
 LONGEST = 1e6  # seconds of a step: what is more was damaged
-log = logging.getLogger("maskora")
+TABLE = "timings"
 
 
 def lookup(key: str) -> float | None:
@@ -48,32 +46,10 @@ def _apart(key: str) -> tuple[int, dict[str, Any] | None]:
 
 def record(key: str, seconds: float) -> None:
     """Remember how long a step took."""
-    try:
-        text = json.dumps({**_read(), key: seconds}, indent=1, sort_keys=True) + "\n"
-        write_text(_path(), text)
-    except OSError as error:  # a plan without seconds is no reason to fail a run that is done
-        log.warning("note: the step's time was not kept in %s: %s", _path(), error.strerror)
-
-
-def _path() -> Path:
-    return cache_home() / "timings.json"
+    remember(TABLE, key, seconds)
 
 
 def _known() -> dict[str, float]:
-    """What is there, as far as it can be read: a plan is a plan without seconds, too."""
-    try:
-        return _read()
-    except OSError:
-        return {}
-
-
-def _read() -> dict[str, float]:
-    """What is there; a missing or damaged file counts as empty."""
-    try:
-        content = parse_json(read_small(_path()))
-    except (FileNotFoundError, ValueError):
-        return {}
-    if not isinstance(content, dict):
-        return {}
-    known = {k: v for k, v in content.items() if isinstance(v, int | float)}
+    """What is there, as far as it can be: a plan is a plan without seconds, too."""
+    known = {key: v for key, v in recall(TABLE).items() if isinstance(v, int | float)}
     return {key: float(seconds) for key, seconds in known.items() if 0 < seconds < LONGEST}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,13 +15,16 @@ from maskora import __version__, lora
 from maskora.app.captions import source_caption
 from maskora.app.edits import Clip, Edit, load_clip, load_keyframes
 from maskora.app.fingerprints import (
+    TILING,
     Fingerprint,
     adapter_digest,
+    all_tilings,
     appearance_fingerprint,
     changed_inputs,
     motion_fingerprint,
     run_folder,
     stage_run,
+    tiling_note,
 )
 from maskora.app.open_base import Base, open_base
 from maskora.app.preflight import train_warnings
@@ -196,17 +199,23 @@ class _Training:
         with closing(transformer.streamed):
             targets = model.lora_targets(adapter.targets)
             lora.inject(transformer, adapter.rank, adapter.alpha, targets, run.seed)
-            source = folder.newest_adapter() or start_from
-            if source is not None:
-                lora.fill(transformer, lora.read(source, model.names), source)
-            metadata = self._metadata(run, samples, fingerprint["base"])
+            earlier = {}
+            if (source := folder.newest_adapter() or start_from) is not None:
+                weights = lora.read(source, model.names)
+                lora.fill(transformer, weights, source)
+                earlier = weights.metadata
+                if (note := tiling_note(source, earlier, model)) is not None:
+                    log.warning("note: %s", note)
+            metadata = self._metadata(run, samples, fingerprint["base"], earlier)
             train(model, transformer, choose, run, folder, fingerprint, metadata)
         log.info("%s: done, %s", run.title, folder.adapter(run.steps))
         self.base.log_usage()
         self._remember_seconds(folder, samples)
 
-    def _metadata(self, run: StageRun, samples: list[Sample], base_hash: str) -> dict[str, object]:
-        """The metadata of the LoRA file."""
+    def _metadata(
+        self, run: StageRun, samples: list[Sample], base_hash: str, earlier: dict[str, Any]
+    ) -> dict[str, object]:
+        """The metadata of the LoRA file; `earlier`: of the one that it is made from."""
         model, adapter = self.config.model, self.config.adapter
         return {
             "program": f"maskora {__version__}",
@@ -218,6 +227,7 @@ class _Training:
             "base_hash": base_hash,
             "dtype": model.dtype,
             "storage": model.storage,
+            TILING: all_tilings(earlier, self.base.model),
             "rank": adapter.rank,
             "alpha": adapter.alpha,
             "token": self.config.prompt.token,

@@ -4,7 +4,6 @@ Importing this needs no library of pictures or videos: the doctor tells which of
 """
 
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from maskora.app.exchange import begun_exchanges, settle
+from maskora.app.remembered import known_sha256
 from maskora.config import Config
 from maskora.config.tables import Stage
 from maskora.errors import UserError
@@ -29,7 +29,6 @@ from maskora.files import (
     read_small,
     read_text,
     remove,
-    sha256_file,
     write_text,
 )
 from maskora.system import WINDOWS, command_line
@@ -42,8 +41,6 @@ log = logging.getLogger("maskora")
 EDIT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 SAME_SHAPE = 0.02  # by which the aspect of a mask or an edited frame may differ from the clip's
 RESERVED = ("seed-", "step-", "tensorboard")  # names that runs and outputs use themselves
-LARGE = 2_000_000_000  # bytes of a video that take seconds to read
-_READ: dict[tuple[object, ...], str] = {}  # SHA-256 of videos, by what `_state` says of their files
 DEVICE = re.compile(r"con|prn|aux|nul|com\d|lpt\d", re.IGNORECASE)  # to Windows, in every folder
 
 
@@ -104,6 +101,12 @@ class Source(Record):
         return FramePlacement(self.original_size, self.size, self.region)
 
 
+class FrameRecord(Record):
+    """frames.json beside it: content names of the frames' files, in order."""
+
+    digests: tuple[str, ...]
+
+
 class TrackingRecord(Record):
     """tracking/clicks.json: clicks and boxes in the order they were given, in original pixels."""
 
@@ -146,6 +149,7 @@ class Workspace:
         self.work_holder = root / ".work-holder"
         self.source_dir = root / "source"
         self.source_record = self.source_dir / "source.json"
+        self.frame_record = self.source_dir / "frames.json"
         self.overview = self.source_dir / "overview.png"
         self.masks_dir = root / "masks"
         self.mask_record = self.masks_dir / "masks.json"
@@ -389,29 +393,12 @@ def recover(workspace: Workspace) -> None:
 
 
 def video_sha256(video: Path) -> str:
-    """The SHA-256 of a video file, or of a folder's images in the order of their names.
-
-    It is read once; while this process lives, and the files are not written to, it is remembered.
-    """
-    files = [video]
-    if video.is_dir():
-        named = (path for path in video.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-        files = sorted(path for path in named if path.is_file() and not is_hidden(path))
-    states = tuple((path, _state(path)) for path in files)
-    nbytes = sum(path.stat().st_size for path in files)
-    if nbytes > LARGE and states not in _READ:
-        log.info("reading %s once (%.1f GB), to tell it from others", video, nbytes / 1e9)
-    if states not in _READ:
-        digests = [sha256_file(path) for path in files]
-        joined = hashlib.sha256("".join(digests).encode()).hexdigest()
-        _READ[states] = digests[0] if files == [video] else joined
-    return _READ[states]
-
-
-def _state(path: Path) -> tuple[int, ...]:
-    """What changes when a file is written to, or another takes its name."""
-    now = path.stat()
-    return now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
+    """The SHA-256 of a video file, or of a folder's images in the order of their names."""
+    if not video.is_dir():
+        return known_sha256(video)
+    shown = (path for path in video.iterdir() if not is_hidden(path))
+    images = (path for path in shown if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    return known_sha256(video, sorted(images))
 
 
 def original_video(source: Source) -> "VideoInfo":
@@ -449,8 +436,13 @@ def check_origin(source: Source) -> None:
     Raises:
         UserError: it is another video.
     """
-    origin, recorded = Path(source.origin), source.origin_sha256
-    if recorded is not None and origin.exists() and video_sha256(origin) != recorded:
+    if source.origin_sha256 is not None:
+        check_content(Path(source.origin), source.origin_sha256)
+
+
+def check_content(origin: Path, sha256: str) -> None:
+    """An original that is still there is the one of this `video_sha256`. Raises UserError."""
+    if origin.exists() and video_sha256(origin) != sha256:
         raise _another(origin, "does not have the content any more that was prepared")
 
 

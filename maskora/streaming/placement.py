@@ -31,6 +31,11 @@ class Placement:
     split_batch: bool = False
     vae_tile: int | None = None
 
+    @property
+    def vae_tiling(self) -> str:
+        """How the VAE takes pictures, for people and records: other tiles, other latents."""
+        return "whole pictures" if self.vae_tile is None else f"tiles of {self.vae_tile} pixels"
+
 
 RESIDENT = Placement(blocks_to_swap=0)
 TILES = (512, 384, 256, 192, 128)

@@ -4,16 +4,19 @@ import functools
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from maskora.app.plan import plan_for
 from maskora.cli import app
 from maskora.masks.files import read_labels
+from maskora.memory.plan import Plan
 from maskora.models.registry import VideoModel, open_model
 from maskora.video.images import read_image, write_png
 from maskora.video.probe import probe
@@ -151,6 +154,17 @@ def done(prepared: Prepared, run: Run) -> Path:
 def copied(done: Path, tmp_path: Path) -> Path:
     """The finished workspace, to change."""
     return Path(shutil.copytree(done, tmp_path / "ws"))
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with little free memory: the VAE works in tiles of 128 pixels."""
+
+    def plan(*arguments: Any) -> Plan:
+        made = plan_for(*arguments)
+        return replace(made, placement=replace(made.placement, vae_tile=128))
+
+    monkeypatch.setattr("maskora.app.open_base.plan_for", plan)
 
 
 def frames_of(path: Path, count: int | None = None) -> np.ndarray:

@@ -50,7 +50,7 @@ def small_clip() -> Clip:
 def edited_frame(image_HWC: np.ndarray, caption: str) -> EditedFrame:
     """A picture as an edited frame."""
     spill = Leakage(0.0, 0.0, np.zeros((HEIGHT, WIDTH), np.uint8))
-    return EditedFrame(Path("edited.png"), image_HWC, image_HWC, image_HWC, spill, caption)
+    return EditedFrame(Path("edited.png"), image_HWC, image_HWC, image_HWC, spill, caption, "")
 
 
 def small_edit() -> Edit:

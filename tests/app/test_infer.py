@@ -295,7 +295,12 @@ class Base:
 
     def generated(self, told: Encoded, *seeds: int, **inference: object) -> list[Tensor]:
         config = settings(**inference)
-        return generate(config, self.model, told, [], list(seeds or [0]), self.cache, float)
+        numbers, kept = list(seeds or [0]), dict[int, Tensor]()
+        keep = kept.__setitem__
+        results = generate(config, self.model, told, [], numbers, self.cache, float, keep)
+        assert list(kept) == numbers
+        assert all(map(torch.equal, kept.values(), results)), "each was kept once it was done"
+        return results
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ import pytest
 from filelock import FileLock
 
 from maskora import __version__
-from maskora.app import outputs
-from maskora.app.workspace import Workspace, opened, video_sha256, working
+from maskora.app import infer, outputs
+from maskora.app.workspace import Workspace, opened, working
 from maskora.errors import Fault, UserError
 from maskora.files import refuse_inputs, sha256_file
 from maskora.video.images import read_image, write_png
@@ -160,30 +160,66 @@ def test_of_an_older_workspace_what_can_be_compared_is(
         run("infer", *at(copied), *BARE)
 
 
-def test_the_content_of_a_video_is_read_once_and_again_when_it_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def meanwhile(monkeypatch: pytest.MonkeyPatch, name: str, change: Callable[[], object]) -> None:
+    """Let somebody change files right after a function of infer has done its work."""
+    real = getattr(infer, name)
+
+    def call(*arguments: object) -> object:
+        answer = real(*arguments)
+        change()
+        return answer
+
+    monkeypatch.setattr(infer, name, call)
+
+
+def test_the_record_names_what_was_read_and_not_what_lies_there_at_the_end(
+    copied: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    video, folder, asked = tmp_path / "a.mp4", tmp_path / "images", []
-    folder.mkdir()
-    for path in (video, folder / "1.png", folder / "2.png", folder / ".DS_Store"):
-        path.write_bytes(path.name.encode())
+    first, later = copied / "edits" / "00000.png", copied / "edits" / "00008.png"
+    adapter = copied / "runs" / "motion" / "step-00002" / "adapter.safetensors"
+    lora = Path(shutil.copy(adapter, tmp_path / "lora.safetensors"))
+    read = [sha256_file(path) for path in (first, later, lora)]
 
-    def read(path: Path) -> str:
-        asked.append(path.name)
-        return sha256_file(path)
+    def change() -> None:
+        write_png(first, read_image(later))
+        later.unlink()
+        lora.unlink()
 
-    monkeypatch.setattr("maskora.app.workspace.sha256_file", read)
-    first = [video_sha256(video), video_sha256(video), video_sha256(folder), video_sha256(folder)]
-    assert asked == ["a.mp4", "1.png", "2.png"]
-    assert first[0] == first[1] == sha256_file(video)
-    stamp = video.stat()
-    video.write_bytes(b"b.mp4")
-    os.utime(video, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    (folder / ".DS_Store").write_bytes(b"")
-    assert video_sha256(folder) == first[2] == first[3]
-    assert video_sha256(video) != first[0]
-    (folder / "2.png").write_bytes(b"3")
-    assert video_sha256(folder) != first[2]
+    meanwhile(monkeypatch, "generate", change)
+    ok(run("infer", *at(copied), "--lora", lora))
+    record = json.loads((copied / "output" / "run.json").read_text())
+    edited = record["inputs"]["edited"]
+    named = [edited["0"], edited["8"], record["loras"][0]]
+    assert [one["sha256"] for one in named] == read
+    assert [one["path"] for one in named] == [str(path) for path in (first, later, lora)]
+
+
+def test_a_lora_that_is_written_to_before_it_is_loaded_is_told(
+    copied: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, runs = results(copied), copied / "runs"
+    lora = tmp_path / "lora.safetensors"
+    shutil.copy(runs / "motion" / "step-00001" / "adapter.safetensors", lora)
+    newer = runs / "motion" / "step-00002" / "adapter.safetensors"
+    meanwhile(monkeypatch, "encode", lambda: shutil.copy(newer, lora))
+    refused(run("infer", *at(copied), "--lora", lora), f"{lora} was written to", "again")
+    assert results(copied) == before
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_an_original_that_is_changed_meanwhile_makes_no_result(
+    copied: Path, own_video: Path, run: Run, monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    before, whole = results(copied), own_video.read_bytes()
+    change = own_video.unlink if gone else lambda: write_ball(own_video, range(9, 18))
+    meanwhile(monkeypatch, "generate", change)
+    answer = run("infer", *at(copied), *BARE)
+    assert answer.status in (1, 2)
+    assert str(own_video) in answer.err.splitlines()[-1]
+    assert results(copied) == before
+    own_video.write_bytes(whole)
+    monkeypatch.undo()
+    assert "seed 0 was sampled before" in ok(run("infer", *at(copied), *BARE)).err
 
 
 @pytest.mark.parametrize("part", ["write_mp4", "write_png", "write_text"])

@@ -12,11 +12,13 @@ from maskora.app.workspace import Workspace, original_video
 from maskora.errors import UserError
 from maskora.files import sha256_file
 from maskora.masks.files import write_labels
-from maskora.video.fit import fit_image
+from maskora.video.fit import FramePlacement, fit_image
 from maskora.video.images import read_image, write_png
 from maskora.video.read import read_frames
+from maskora.video.write import write_mp4
 from tests.app.conftest import FAST, Answer, Prepared, Run, at, ok, refused, sets
 from tests.ball import draw_frame
+from tests.system import posix_only
 
 BOX = ["--box", "16,64,120,96"]
 
@@ -154,6 +156,23 @@ def test_a_video_where_something_will_be_written_is_refused(
 def test_the_original_is_recorded(prepared: Prepared, ball: Path) -> None:
     source = Workspace(prepared()).read_source()
     assert (source.origin_sha256, source.origin_frames) == (sha256_file(ball), 9)
+
+
+@posix_only  # elsewhere nobody can replace what ffmpeg has open
+def test_a_video_that_is_replaced_while_it_is_read_makes_no_workspace(
+    prepare: Run, target: Path, ball: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video, other = Path(shutil.copy(ball, tmp_path / "clip.mp4")), tmp_path / "other.mp4"
+    write_mp4(other, (draw_frame(n, (220, 60, 60)) for n in range(9)), Fraction(16))
+
+    def fit(frame_HWC: np.ndarray, placement: FramePlacement) -> np.ndarray:
+        if other.exists():
+            other.replace(video)
+        return fit_image(frame_HWC, placement)
+
+    monkeypatch.setattr("maskora.app.prepare.fit_image", fit)
+    refused(prepare(target, *BOX, "--frames", 9, video=video), str(video), "another video")
+    untouched(target)
 
 
 def test_what_was_killed_while_it_was_put_in_place_is_finished(

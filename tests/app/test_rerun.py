@@ -82,6 +82,15 @@ def test_another_machine_is_told_and_no_hindrance(
     assert "not recorded" in answer.out
 
 
+@pytest.mark.usefixtures("small_tiles")
+def test_other_tiles_of_the_vae_are_told(copied: Path, run: Run) -> None:
+    record = copied / "output" / "run.json"
+    answer = ok(run("rerun", record))
+    note = "note: vae_tiling is tiles of 128 pixels here, and was whole pictures: the result may"
+    assert note in answer.err
+    assert json.loads(record.read_text())["vae_tiling"] == "tiles of 128 pixels"
+
+
 def test_a_record_that_is_none_is_refused(copied: Path, run: Run, tmp_path: Path) -> None:
     refused(run("rerun", tmp_path / "no.json"), "no.json is missing")
     refused(run("rerun", copied / "source" / "source.json"), "source.json is damaged")

@@ -352,3 +352,23 @@ def test_a_loss_that_was_not_drawn_is_drawn_when_the_run_is_done(
     picture.unlink()
     assert "done already" in ok(run("train", *at(root))).err
     assert picture.read_bytes() == drawn
+
+
+def test_other_tiles_of_the_vae_are_told_and_no_reason_to_train_again(
+    copied: Path, run: Run, small_tiles: None
+) -> None:
+    command = ["train", *at(copied, "motion.steps=3"), "--stage", "motion", "--resume"]
+    earlier = copied / "runs" / "motion" / "step-00002" / "adapter.safetensors"
+    assert lora.read_metadata(earlier)["vae_tiling"] == "whole pictures"
+    answer = ok(run(*command))
+    assert "motion: continues after step 2" in answer.err
+    assert (
+        f"note: {earlier} was trained on latents that the VAE made of whole pictures, and here, as "
+        f"the memory allows, it takes tiles of 128 pixels"
+    ) in answer.err
+    newer = copied / "runs" / "motion" / "step-00003" / "adapter.safetensors"
+    both = "whole pictures, then tiles of 128 pixels"
+    assert lora.read_metadata(newer)["vae_tiling"] == both
+    assert "motion: done already" in ok(run(*command)).err
+    answer = ok(run("infer", *at(copied), "--lora", newer))
+    assert f"note: {newer} was trained on latents that the VAE made of {both}" in answer.err

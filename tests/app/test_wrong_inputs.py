@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from maskora.video.images import read_image, write_png
 from tests.app.conftest import Prepared, Run, at, ok, refused, sets
 
 
@@ -21,6 +22,23 @@ def test_a_missing_edited_frame(run: Run, prepared: Prepared) -> None:
     root = prepared()
     (root / "edits" / "00000.png").unlink()
     refused(run("infer", *at(root)), "edits/00000.png is missing")
+
+
+@pytest.mark.parametrize("frame", [0, 8])
+def test_a_source_frame_over_which_something_was_saved(
+    run: Run, prepared: Prepared, frame: int
+) -> None:
+    root = prepared()
+    path = root / "source" / f"{frame:05d}.png"
+    image = read_image(path).copy()
+    image[0, 0] ^= 1  # it still decodes
+    write_png(path, image)
+    for command, lines in (("train", 1), ("infer", 1), ("check", 2)):
+        answer = run(command, *at(root))
+        refused(answer, f"{path} is not what prepare wrote", str(root / "edits"), lines=lines)
+    assert not (root / "runs").exists()
+    (root / "source" / "frames.json").unlink()  # as in a workspace of a version before
+    ok(run("check", *at(root)))
 
 
 def test_an_automatic_caption_without_a_captioner(run: Run, prepared: Prepared) -> None:
