@@ -253,6 +253,25 @@ class Workspace:
             self.runs_dir, self.original_dir,
         ]  # fmt: skip
 
+    def written_folders(self) -> Iterator[Path]:
+        """Every folder in which commands write.
+
+        What else lies in the workspace is not theirs; nor is another workspace in such a folder.
+        """
+        yield self.root
+        for top in (*self.own_folders, self.results_dir):
+            if top.is_symlink() or Workspace(top).is_begun:
+                continue
+            for folder, names, _ in os.walk(top):
+                yield Path(folder)
+                shown = (name for name in names if not name.startswith("."))
+                names[:] = [name for name in shown if not Workspace(Path(folder, name)).is_begun]
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the folder is a workspace, or is becoming one."""
+        return any(path.exists() for path in (self.config, self.source_record, self.work_lock))
+
     def given_files(self, origin: str) -> Iterator[Path]:
         """Every file that is there before a run: the original, frames, masks, edits, settings."""
         video = Path(origin)
@@ -343,7 +362,7 @@ def working(workspace: Workspace) -> Iterator[None]:
         f"another maskora works in {workspace.root}{{}}: wait until it has ended, or stop it there"
     )
     with _held(lock, workspace.work_holder, busy):
-        settle(workspace.root)
+        settle(workspace.written_folders())
         yield
 
 
