@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
@@ -33,8 +34,11 @@ log = logging.getLogger("maskora")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # of edited frames
 EDIT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 SAME_SHAPE = 0.02  # by which the aspect of a mask or an edited frame may differ from the clip's
+PATIENCE = 10.0  # seconds that one thread of a program waits for another: saving masks takes few
 RESERVED = ("seed-", "step-", "tensorboard")  # names that runs and outputs use themselves
 LARGE = 2_000_000_000  # bytes of a video that take seconds to read
+_WORKERS: dict[Path, threading.Thread] = {}  # who works in a workspace, of this program
+_TURNS = threading.Condition()
 _READ: dict[tuple[object, ...], str] = {}  # SHA-256 of videos, by what `_state` says of their files
 DEVICE = re.compile(r"con|prn|aux|nul|com\d|lpt\d", re.IGNORECASE)  # to Windows, in every folder
 
@@ -349,21 +353,32 @@ def opened(workspace: Workspace) -> Iterator[None]:
 def working(workspace: Workspace) -> Iterator[None]:
     """Hold what commands write; what killed programs have left half-done is settled first.
 
-    The program that holds it may take it again.
+    The thread that holds it may take it again. Another one of this program waits for a while.
 
     Raises:
-        UserError: another program works in the workspace.
+        UserError: another program works in the workspace, or still another thread of this one.
     """
-    lock = FileLock(workspace.work_lock, blocking=False, thread_local=False, is_singleton=True)
-    if lock.is_locked:
-        yield
-        return
+    root, me = workspace.root.resolve(), threading.current_thread()
     busy = (
         f"another maskora works in {workspace.root}{{}}: wait until it has ended, or stop it there"
     )
-    with _held(lock, workspace.work_holder, busy):
-        settle(workspace.written_folders())
+    with _TURNS:
+        if not _TURNS.wait_for(lambda: _WORKERS.get(root, me) is me, PATIENCE):
+            raise UserError(busy.format(_read_holder(workspace.work_holder)))
+        again = root in _WORKERS
+        _WORKERS[root] = me
+    if again:
         yield
+        return
+    lock = FileLock(workspace.work_lock, blocking=False, thread_local=False)
+    try:
+        with _held(lock, workspace.work_holder, busy):
+            settle(workspace.written_folders())
+            yield
+    finally:
+        with _TURNS:
+            del _WORKERS[root]
+            _TURNS.notify_all()
 
 
 @contextmanager
