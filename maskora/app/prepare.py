@@ -133,20 +133,20 @@ def scaffold(workspace: Workspace) -> Iterator[Workspace]:
                 raise UserError(f"{root} was just prepared by another program: nothing is changed")
             if not was_prepared:
                 locks = (workspace.lock, workspace.work_lock)
-                undo.callback(_unmake, workspace, *((root,) if made else locks))
+                undo.callback(unmake, workspace, *((root,) if made else locks))
             parts = (workspace.masks_dir, workspace.tracking_dir)  # these may come later
             with exchange(root, dropping=[part.name for part in parts]) as scratch:
                 built = Workspace(scratch)
                 yield built
                 built.config.stat()  # without it there is nothing to exchange
                 if not workspace.edits_dir.exists():
-                    undo.callback(_unmake, workspace, workspace.edits_dir)
+                    undo.callback(unmake, workspace, workspace.edits_dir)
                     workspace.edits_dir.mkdir()
         undo.pop_all()
 
 
-def _unmake(workspace: Workspace, *made: Path) -> None:
-    """Remove what was made, unless the workspace stands: then what failed came after all else."""
+def unmake(workspace: Workspace, *made: Path) -> None:
+    """Remove what was made for a workspace, unless it stands: then what failed came after it."""
     if not workspace.config.exists():
         for path in made:
             remove(path)

@@ -1,0 +1,32 @@
+"""An uploaded video is kept with its workspace, and goes where there is none."""
+
+from pathlib import Path
+
+import pytest
+
+from gui_mask.videos import OpenedVideo, keep_upload
+from maskora.app.workspace import Workspace
+from maskora.video.images import write_png
+from maskora.video.probe import probe
+from tests.ball import draw_frame
+
+
+@pytest.fixture
+def upload(tmp_path: Path) -> OpenedVideo:
+    picture = tmp_path / "upload.png"
+    write_png(picture, draw_frame(0, (60, 120, 220)))
+    return OpenedVideo(probe(picture), uploaded=True)
+
+
+@pytest.mark.parametrize("stands", [False, True])
+def test_an_upload_goes_where_no_workspace_stands(
+    upload: OpenedVideo, tmp_path: Path, stands: bool
+) -> None:
+    """What fails after all of it is there, as the end of a lock may, takes nothing away."""
+    workspace = Workspace(tmp_path / "ws")
+    with pytest.raises(PermissionError), keep_upload(upload, workspace.root) as kept:  # noqa: PT012
+        assert kept.read_bytes() == upload.info.path.read_bytes()
+        if stands:
+            workspace.config.touch()
+        raise PermissionError(13, "not allowed")
+    assert workspace.root.exists() == kept.exists() == stands
