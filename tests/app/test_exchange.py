@@ -163,6 +163,7 @@ def test_an_exchange_that_failed_is_not_finished_later(
     assert visible(root) == EARLIER
 
 
+@posix_only  # Windows flushes no folders
 def test_the_disk_has_every_file_once_before_anything_is_exchanged(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
