@@ -16,7 +16,6 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -40,7 +39,6 @@ MOST_PIXELS = 120_000_000  # of a picture: a small file may unpack to any size
 HELD = (5, 32, 33, 1224)
 PATIENCE = 2.0  # seconds: a virus scanner, or a page that looks at a record, lets go within that
 SCRATCH = re.compile(r"\.[a-z-]+-([0-9a-f]{8})-([0-9]+)-\w+(\..*)?")  # where it runs, its process
-FLUSHERS = 4  # at once, so that the disk takes many small files in one go
 _LOOKED_OVER: set[Path] = set()  # folders in which this process has written
 _TOGETHER: set[Path] = set()  # folders whose files the disk gets together
 
@@ -108,8 +106,8 @@ def flushed_together(folder: Path) -> Iterator[None]:
         yield
     finally:
         _TOGETHER.remove(folder)
-    with ThreadPoolExecutor(FLUSHERS) as pool:
-        list(pool.map(flush, (folder, *folder.rglob("*"))))
+    for path in (*folder.rglob("*"), folder):
+        flush(path)
 
 
 def remove(path: Path) -> None:
