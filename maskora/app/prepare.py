@@ -61,18 +61,27 @@ def prepare_workspace(
     """
     workspace = Workspace.open(root)
     _check_target(workspace, [path for path in (video, mask) if path is not None], overwrite)
-    config, info, grid, notes = _fit(video, root, _configuration(base, given, overrides))
+    config = _configuration(base, given, overrides)
+    info = probe(video, config.video.rate)
+    config, notes = _fit_range(config, info)
+    grid, more = _find_grid(config, root)
+    notes = [*info.notes, *notes, *more]
     if config.mask.shape == "full" and (mask or box):
         notes.append('--mask and --box have no effect: [mask] shape is "full"')
-    placement = place((info.width, info.height), parse_size(config.video.size), config.video.fit)
+    size = _choose_size(config, info, grid)
+    placement = place((info.width, info.height), size, config.video.fit)
     silhouettes_THW = given_silhouettes(mask, box, info, config, placement)
     source = _source(info, config, placement, grid)
+    config = _with(config, "video", size=f"{size[0]}x{size[1]}")
     with scaffold(workspace) as built:
-        _write_frames(built, info, source, watch)
-        share, more = _write_masks(built, silhouettes_THW, config, source)
+        frames = read_frames(info, source.start, source.frames, source.every)
+        for number, frame in enumerate(watch(frames, source.frames)):
+            write_png(built.source_frame(number), fit_image(frame, placement))
+        share, mask_notes = _masks(built, silhouettes_THW, config, source)
         built.write_source(source)
         write_text(built.config, render_config(config, _header(root, video)))
-    return [*(f"note: {one}" for one in (*notes, *more)), *_next_steps(workspace, source, share)]
+    notes = [f"note: {note}" for note in (*notes, *mask_notes)]
+    return [*notes, *_next_steps(workspace, source, share)]
 
 
 def _check_target(workspace: Workspace, inputs: list[Path], overwrite: bool) -> None:
@@ -143,13 +152,7 @@ def unmake(workspace: Workspace, *made: Path) -> None:
             remove(path)
 
 
-def _write_frames(built: Workspace, info: VideoInfo, source: Source, watch: Watch) -> None:
-    frames = read_frames(info, source.start, source.frames, source.every)
-    for number, frame in enumerate(watch(frames, source.frames)):
-        write_png(built.source_frame(number), fit_image(frame, source.placement))
-
-
-def _write_masks(
+def _masks(
     built: Workspace, silhouettes_THW: np.ndarray | None, config: Config, source: Source
 ) -> tuple[float | None, tuple[str, ...]]:
     """Write the masks where the edit's place is known: their share of the picture, and notes."""
@@ -192,16 +195,6 @@ def _local(path: str, home: Path) -> str | None:
 def _with(config: Config, table: str, **values: Any) -> Config:
     changed = getattr(config, table).model_copy(update=values)
     return config.model_copy(update={table: changed})
-
-
-def _fit(video: Path, root: Path, config: Config) -> tuple[Config, VideoInfo, Grid, list[str]]:
-    """The settings as they fit a video and the base's grid, both of these, and notes."""
-    info = probe(video, config.video.rate)
-    config, notes = _fit_range(config, info)
-    grid, more = _find_grid(config, root)
-    width, height = _choose_size(config, info, grid)
-    config = _with(config, "video", size=f"{width}x{height}")
-    return config, info, grid, [*info.notes, *notes, *more]
 
 
 def _fit_range(config: Config, info: VideoInfo) -> tuple[Config, list[str]]:
