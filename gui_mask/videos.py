@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from gui_mask.errors import plain
+from maskora.app.prepare import unmake
 from maskora.app.workspace import Workspace
 from maskora.errors import UserError
-from maskora.files import flush, naming, remove
+from maskora.files import flush, naming
 from maskora.video.probe import VideoInfo, probe
 from maskora.video.read import read_frames
 from maskora.video.untrusted import Limits, check_untrusted
@@ -94,11 +95,12 @@ def keep_upload(clip: OpenedVideo, root: Path) -> Iterator[Path]:
     there_before = root.exists()
     if there_before and any(root.iterdir()):
         raise UserError(f"{root} already holds something: name another folder")
-    folder = Workspace(root).original_dir
+    workspace = Workspace(root)
+    folder = workspace.original_dir
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / clip.info.path.name
     with ExitStack() as undo:
-        undo.callback(remove, folder if there_before else root)
+        undo.callback(unmake, workspace, folder if there_before else root)
         with naming(kept, kept):
             shutil.copyfile(clip.info.path, kept)
             flush(kept)

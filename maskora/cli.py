@@ -213,25 +213,11 @@ def prepare(
     from maskora.app.prepare import prepare_workspace
 
     given = {
-        "video.frames": frames,
-        "video.size": size,
-        "video.fps": fps,
-        "video.start": start,
-        "video.every": every,
-        "prompt.caption": caption,
-        "prompt.edited_caption": edited_caption,
-    }
-    notes = prepare_workspace(
-        video=video,
-        root=workspace,
-        mask=mask,
-        box=box,
-        base=base,
-        given={key: value for key, value in given.items() if value is not None},
-        overrides=set_ or [],
-        overwrite=overwrite,
-    )
-    _say_all(notes)
+        "video.frames": frames, "video.size": size, "video.fps": fps, "video.start": start,
+        "video.every": every, "prompt.caption": caption, "prompt.edited_caption": edited_caption,
+    }  # fmt: skip
+    given = {key: value for key, value in given.items() if value is not None}
+    _say_all(prepare_workspace(video, workspace, mask, box, base, given, set_ or [], overwrite))
 
 
 @app.command()

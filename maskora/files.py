@@ -2,7 +2,7 @@
 
 What is being written has a scratch name (`.part-`, then its writer, then chance), lies beside its
 place, and takes its name once the disk has it. The scratch of a writer that was killed is removed
-by the next one in the same folder.
+by the next process that writes in the same folder.
 """
 
 import errno
@@ -44,8 +44,9 @@ PATIENCE = 2.0  # seconds: a virus scanner, or a page that looks at a record, le
 LARGEST_TEXT = 2**20  # bytes of what a person writes: settings, captions, points
 LARGEST_DATA = 64 * 2**20  # of what programs write as text; large tokenizers have 35 MB
 TEXTS = (".jinja", ".json", ".model", ".txt")  # what such files of a model's folder are called
-PART = ".part-"  # begins the name of a file that is being written
 SCRATCH = re.compile(r"\.[a-z-]+-([0-9a-f]{8})-([0-9]+)-\w+(\..*)?")  # where it runs, its process
+_LOOKED_OVER: set[Path] = set()  # folders in which this process has written
+_TOGETHER: set[Path] = set()  # folders whose files the disk gets together
 
 
 def patiently(action: Callable[[], Answer], path: Path) -> Answer:
@@ -85,9 +86,10 @@ def move(source: Path, target: Path) -> None:
 def flush(path: Path) -> None:
     """Wait until the disk has a file's bytes, or a folder's names, so that they outlive the power.
 
-    Windows opens no folder, and some network disks flush none.
+    What lies in a folder that is `flushed_together` waits for that. Windows opens no folder, and
+    some network disks flush none.
     """
-    if WINDOWS and path.is_dir():
+    if not _TOGETHER.isdisjoint((path, *path.parents)) or (WINDOWS and path.is_dir()):
         return
     handle = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)
     try:
@@ -97,6 +99,21 @@ def flush(path: Path) -> None:
             raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(handle)
+
+
+@contextmanager
+def flushed_together(folder: Path) -> Iterator[None]:
+    """Flush a new folder at the end, each file and folder in it once, instead of one by one.
+
+    It is for a folder that is worth nothing before all of it is there. A failure flushes nothing.
+    """
+    _TOGETHER.add(folder)
+    try:
+        yield
+    finally:
+        _TOGETHER.remove(folder)
+    for path in (*folder.rglob("*"), folder):
+        flush(path)
 
 
 def remove(path: Path) -> None:
@@ -275,9 +292,9 @@ def replacing(path: Path) -> Iterator[Path]:
     new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(path.parent)
+    _look_over(path.parent)
     with naming(path):
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix("part"), suffix=path.suffix)
+        handle, name = tempfile.mkstemp(path.suffix, scratch_prefix("part"), path.parent)
         os.close(handle)
     scratch = Path(name)
     try:
@@ -297,9 +314,16 @@ def scratch_folder(home: Path, kind: str) -> Iterator[Path]:
     Args:
         kind: a word of its name.
     """
-    remove_abandoned(home)
-    with tempfile.TemporaryDirectory(dir=home, prefix=_prefix(kind)) as scratch:
+    _look_over(home)
+    with tempfile.TemporaryDirectory(dir=home, prefix=scratch_prefix(kind)) as scratch:
         yield Path(scratch)
+
+
+def _look_over(folder: Path) -> None:
+    """Remove abandoned scratches, the first time that this process writes in a folder."""
+    if folder.absolute() not in _LOOKED_OVER:
+        remove_abandoned(folder)
+        _LOOKED_OVER.add(folder.absolute())
 
 
 def remove_abandoned(folder: Path) -> None:
@@ -323,7 +347,8 @@ def is_abandoned(name: str) -> bool:
     return match is not None and match[1] == _place() and not psutil.pid_exists(int(match[2]))
 
 
-def _prefix(kind: str) -> str:
+def scratch_prefix(kind: str) -> str:
+    """What the name of a scratch of this process begins with; `kind` is a word of it."""
     return f".{kind}-{_place()}-{os.getpid()}-"
 
 

@@ -270,6 +270,20 @@ def test_the_next_writer_removes_what_a_killed_one_has_left(tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.png", "living"]
 
 
+def test_many_files_are_written_in_a_time_that_grows_as_they_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder is looked over once, and not for every file again."""
+    looked, real = list[Path](), files.remove_abandoned
+    monkeypatch.setattr(
+        files, "remove_abandoned", lambda folder: (looked.append(folder), real(folder))
+    )
+    for number in range(5):
+        write_text(tmp_path / "a" / f"{number}.txt", "")
+        write_text(tmp_path / "b" / f"{number}.txt", "")
+    assert looked == [tmp_path / "a", tmp_path / "b"]
+
+
 @posix_only
 def test_a_link_is_no_scratch(tmp_path: Path) -> None:
     """Whoever made it might have files elsewhere removed."""

@@ -1,49 +1,75 @@
 """Files and folders that take the place of others together, whatever ends the program.
 
-.building-ab12cd34/     being filled; what a killed program leaves of it is worth nothing
+.building-PLACE-PROCESS-ab12cd34/    being filled, by that process; worth nothing once it has ended
 .exchange-ab12cd34/     whole: from here on the exchange is finished, by the next program if not
     new/NAME            takes the place of NAME in the folder above        by this one
     gone/NAME           an empty file: NAME goes
     old/NAME            what was there, until all of it is exchanged
+
+Whoever holds the workspace finishes an exchange: the number of its process would say nothing after
+a restart of the machine.
 """
 
+import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from maskora.files import PART, SCRATCH, is_abandoned, move, remove
+from maskora.files import flushed_together, move, remove, remove_abandoned, scratch_prefix
 
-BUILDING, READY = ".building-", ".exchange-"
-EARLIER = (".masks-", ".prepare-")  # scratch folders of versions before, in the workspace itself
+READY = ".exchange-"
+PARTS = ("new", "gone", "old")
+log = logging.getLogger("maskora")
 
 
 @contextmanager
 def exchange(folder: Path, dropping: Sequence[str] = ()) -> Iterator[Path]:
     """Yield an empty folder; what is put into it takes the place of its namesakes in `folder`.
 
-    A failure leaves everything in `folder` as it was. Whoever calls this holds the workspace.
+    The disk has all of it before anything is exchanged. A failure leaves everything in `folder` as
+    it was. Whoever calls this holds the workspace.
 
     Args:
         dropping: names that go where nothing takes their place.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder, prefix=BUILDING))
-    ready = folder / scratch.name.replace(BUILDING, READY, 1)
+    building = Path(tempfile.mkdtemp(dir=folder, prefix=scratch_prefix("building")))
+    ready = folder / f"{READY}{_chance(building)}"
     try:
-        for part in ("new", "gone", "old"):
-            (scratch / part).mkdir()
-        yield scratch / "new"
-        for name in dropping:
-            if os.path.lexists(folder / name) and not (scratch / "new" / name).exists():
-                (scratch / "gone" / name).touch()
-        move(scratch, ready)
+        with flushed_together(building):
+            for part in PARTS:
+                (building / part).mkdir()
+            yield building / "new"
+            for name in dropping:
+                if os.path.lexists(folder / name) and not (building / "new" / name).exists():
+                    (building / "gone" / name).touch()
+        move(building, ready)
         _finish(ready)
-    finally:
-        remove(scratch)
-        if ready.exists() and not any((ready / "old").iterdir()):  # all is back where it was
-            remove(ready)
+    except BaseException:
+        if building.exists():
+            _discard(building)
+        elif ready.exists() and not any((ready / "old").iterdir()):  # all is back where it was
+            _discard(ready)
+        raise
+
+
+def _chance(scratch: Path) -> str:
+    """The part of a scratch's name that no other has."""
+    return scratch.name.rpartition("-")[2]
+
+
+def _discard(scratch: Path) -> None:
+    """Remove what is worth nothing any more; one that cannot be removed now is no failure."""
+    building = scratch.with_name(f"{scratch_prefix('building')}{_chance(scratch)}")
+    try:
+        if scratch != building:
+            move(scratch, building)  # what is removed in part must not be taken for an exchange
+        remove(building)
+    except OSError as error:
+        note = "note: %s could not be removed (%s): the next command tries again"
+        log.warning(note, building if building.exists() else scratch, error.strerror)
 
 
 def _finish(ready: Path) -> None:
@@ -58,9 +84,7 @@ def _finish(ready: Path) -> None:
             move(part, place)
             undo.callback(move, place, part)
         undo.pop_all()
-    scratch = folder / ready.name.replace(READY, BUILDING, 1)
-    move(ready, scratch)
-    remove(scratch)
+    _discard(ready)
 
 
 def _in_order(part: Path) -> tuple[bool, int, str]:
@@ -96,29 +120,21 @@ def begun_exchanges(root: Path) -> list[Path]:
     return sorted(path for path in root.glob(f"{READY}*") if _is_ours(path))
 
 
-def settle(root: Path) -> None:
+def settle(folders: Iterable[Path]) -> None:
     """Finish what killed programs have begun in a workspace, and remove what they left half-done.
 
     Whoever calls this holds the workspace.
+
+    Args:
+        folders: those in which its commands write. What is in them is looked at, and nothing below.
     """
-    for folder, names, files in os.walk(root):
-        here = Path(folder)
-        for path in begun_exchanges(here):
+    for folder in folders:
+        for path in begun_exchanges(folder):
             _finish(path)
-        scratch = [name for name in names if name.startswith(BUILDING)]
-        if here == root and all((root / name).exists() for name in ("source", "masks")):
-            scratch += [name for name in names if name.startswith(EARLIER)]
-        for name in (*scratch, *filter(_is_left_over, files)):
-            remove(here / name)
-        names[:] = [name for name in names if not name.startswith(".")]
+        remove_abandoned(folder)
 
 
 def _is_ours(ready: Path) -> bool:
     """True for an exchange that lies in the workspace itself: a link may lead anywhere."""
-    parts = (ready, ready / "new", ready / "gone", ready / "old")
-    return all(part.is_dir() and not part.is_symlink() for part in parts)
-
-
-def _is_left_over(name: str) -> bool:
-    """True for a half-written file whose program has ended (of a version before: any)."""
-    return is_abandoned(name) or (name.startswith(PART) and not SCRATCH.fullmatch(name))
+    folders = (ready, *(ready / part for part in PARTS))
+    return all(folder.is_dir() and not folder.is_symlink() for folder in folders)

@@ -154,18 +154,25 @@ def scaffold(workspace: Workspace) -> Iterator[Workspace]:
         with workspace_lock(workspace):
             if workspace.config.exists() and not was_prepared:
                 raise UserError(f"{root} was just prepared by another program: nothing is changed")
-            if made:  # from here on it is this program's own
-                undo.callback(remove, root)
-            elif not was_prepared:
-                undo.callback(remove, workspace.lock)
-                undo.callback(remove, workspace.work_lock)
+            if not was_prepared:
+                locks = (workspace.lock, workspace.work_lock)
+                undo.callback(unmake, workspace, *((root,) if made else locks))
             parts = (workspace.masks_dir, workspace.tracking_dir)  # these may come later
             with exchange(root, dropping=[part.name for part in parts]) as scratch:
                 built = Workspace(scratch)
                 yield built
                 built.config.stat()  # without it there is nothing to exchange
-            workspace.edits_dir.mkdir(exist_ok=True)
+                if not workspace.edits_dir.exists():
+                    undo.callback(unmake, workspace, workspace.edits_dir)
+                    workspace.edits_dir.mkdir()
         undo.pop_all()
+
+
+def unmake(workspace: Workspace, *made: Path) -> None:
+    """Remove what was made for a workspace, unless it stands: then what failed came after it."""
+    if not workspace.config.exists():
+        for path in made:
+            remove(path)
 
 
 def _masks(

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
@@ -40,7 +41,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("maskora")
 EDIT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 SAME_SHAPE = 0.02  # by which the aspect of a mask or an edited frame may differ from the clip's
+PATIENCE = 10.0  # seconds that one thread of a program waits for another: saving masks takes few
 RESERVED = ("seed-", "step-", "tensorboard")  # names that runs and outputs use themselves
+_WORKERS: dict[Path, threading.Thread] = {}  # who works in a workspace, of this program
+_TURNS = threading.Condition()
 DEVICE = re.compile(r"con|prn|aux|nul|com\d|lpt\d", re.IGNORECASE)  # to Windows, in every folder
 
 
@@ -265,6 +269,25 @@ class Workspace:
             self.runs_dir, self.original_dir,
         ]  # fmt: skip
 
+    def written_folders(self) -> Iterator[Path]:
+        """Every folder in which commands write.
+
+        What else lies in the workspace is not theirs; nor is another workspace in such a folder.
+        """
+        yield self.root
+        for top in (*self.own_folders, self.results_dir):
+            if top.is_symlink() or Workspace(top).is_begun:
+                continue
+            for folder, names, _ in os.walk(top):
+                yield Path(folder)
+                shown = (name for name in names if not name.startswith("."))
+                names[:] = [name for name in shown if not Workspace(Path(folder, name)).is_begun]
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the folder is a workspace, or is becoming one."""
+        return any(path.exists() for path in (self.config, self.source_record, self.work_lock))
+
     def given_files(self, origin: str) -> Iterator[Path]:
         """Every file that is there before a run: the original, frames, masks, edits, settings."""
         video = Path(origin)
@@ -332,21 +355,32 @@ def opened(workspace: Workspace) -> Iterator[None]:
 def working(workspace: Workspace) -> Iterator[None]:
     """Hold what commands write; what killed programs have left half-done is settled first.
 
-    The program that holds it may take it again.
+    The thread that holds it may take it again. Another one of this program waits for a while.
 
     Raises:
-        UserError: another program works in the workspace.
+        UserError: another program works in the workspace, or still another thread of this one.
     """
-    lock = FileLock(workspace.work_lock, blocking=False, thread_local=False, is_singleton=True)
-    if lock.is_locked:
-        yield
-        return
+    root, me = workspace.root.resolve(), threading.current_thread()
     busy = (
         f"another maskora works in {workspace.root}{{}}: wait until it has ended, or stop it there"
     )
-    with _held(lock, workspace.work_holder, busy):
-        settle(workspace.root)
+    with _TURNS:
+        if not _TURNS.wait_for(lambda: _WORKERS.get(root, me) is me, PATIENCE):
+            raise UserError(busy.format(_read_holder(workspace.work_holder)))
+        again = root in _WORKERS
+        _WORKERS[root] = me
+    if again:
         yield
+        return
+    lock = FileLock(workspace.work_lock, blocking=False, thread_local=False)
+    try:
+        with _held(lock, workspace.work_holder, busy):
+            settle(workspace.written_folders())
+            yield
+    finally:
+        with _TURNS:
+            del _WORKERS[root]
+            _TURNS.notify_all()
 
 
 @contextmanager

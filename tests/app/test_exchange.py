@@ -1,5 +1,6 @@
 """Exchanges of files: all or nothing, whenever they fail or the program is killed."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -8,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from maskora import files
 from maskora.app.exchange import exchange, settle
 from maskora.app.workspace import Workspace, working
+from maskora.files import scratch_prefix, write_text
 from tests.system import posix_only
 
 EARLIER = {
@@ -61,10 +62,31 @@ def read(root: Path) -> dict[str, str]:
     }
 
 
+def settled(root: Path) -> None:
+    settle(Workspace(root).written_folders())
+
+
+def visible(root: Path) -> dict[str, str]:
+    return {name: text for name, text in read(root).items() if not name.startswith(".")}
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     write(tmp_path / "ws", EARLIER)
     return tmp_path / "ws"
+
+
+@pytest.fixture(scope="session")
+def ended() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def scratch(kind: str, process: int) -> str:
+    """The name of what a process is making."""
+    return scratch_prefix(kind).replace(f"-{os.getpid()}-", f"-{process}-") + "abcdefgh"
 
 
 def test_all_is_exchanged_and_nothing_else(root: Path) -> None:
@@ -74,7 +96,7 @@ def test_all_is_exchanged_and_nothing_else(root: Path) -> None:
     assert read(root) == LATER
 
 
-@pytest.mark.parametrize("failing", range(1, 8))
+@pytest.mark.parametrize("failing", range(1, 9))
 def test_a_move_that_fails_leaves_all_as_it_was(
     root: Path, monkeypatch: pytest.MonkeyPatch, failing: int
 ) -> None:
@@ -90,6 +112,92 @@ def test_a_move_that_fails_leaves_all_as_it_was(
     monkeypatch.setattr(Path, "replace", replace)
     with pytest.raises(PermissionError), exchange(root, dropping=["report.html"]) as new:
         fill(new)
+    assert read(root) == EARLIER
+    assert not list(root.glob(".*"))
+
+
+def test_what_cannot_be_removed_at_the_end_is_no_failure(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All is exchanged then; the next command tries again."""
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "open in a player", str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    with exchange(root, dropping=["report.html"]) as new:
+        fill(new)
+    assert visible(root) == LATER
+    (note,) = [record.getMessage() for record in caplog.records]
+    assert "could not be removed (open in a player): the next command tries again" in note
+    monkeypatch.undo()
+    (left,) = root.glob(".*")
+    with exchange(root) as new:
+        write(new, {"edit.toml": "newer"})
+    assert visible(root) == {**LATER, "edit.toml": "newer"}
+    assert list(root.glob(".*")) == [left], "its process lives"
+
+
+def test_an_exchange_that_failed_is_not_finished_later(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where its removal stops halfway."""
+    real, left = Path.replace, [6]
+
+    def replace(self: Path, target: Path) -> Path:
+        left[0] -= 1
+        if left[0] == 0:
+            raise PermissionError(13, "open in a player", str(target))
+        return real(self, target)
+
+    def remove_some(path: Path) -> None:
+        (path / "new" / "edit.toml").unlink()
+        raise PermissionError(13, "open in a player", str(path))
+
+    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(shutil, "rmtree", remove_some)
+    with pytest.raises(PermissionError), exchange(root, dropping=["report.html"]) as new:
+        fill(new)
+    monkeypatch.undo()
+    settled(root)
+    assert visible(root) == EARLIER
+
+
+@posix_only  # Windows flushes no folders
+def test_the_disk_has_every_file_once_before_anything_is_exchanged(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed, whole = list[int](), list[int]()
+    real = Path.replace, os.fsync
+
+    def replace(self: Path, target: Path) -> Path:
+        if target.name.startswith(".exchange-"):
+            whole.extend(path.stat().st_ino for path in (self, *self.rglob("*")))
+            assert sorted(flushed) == sorted(whole)
+        return real[0](self, target)
+
+    def fsync(handle: int) -> None:
+        flushed.append(os.fstat(handle).st_ino)
+        real[1](handle)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(os, "fsync", fsync)
+    with exchange(root, dropping=["report.html"]) as new:
+        for name in ("masks/a.png", "masks/raw/a.png", "edit.toml"):
+            write_text(new / name, "new")
+    assert root.stat().st_ino in flushed[len(whole) :]
+
+
+def test_a_disk_that_fails_before_anything_is_exchanged(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fsync(handle: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output") as failed, exchange(root) as new:  # noqa: PT012
+        write_text(new / "edit.toml", "new")
+        monkeypatch.setattr(os, "fsync", fsync)
+    assert Path(failed.value.filename).is_relative_to(new.parent)
     assert read(root) == EARLIER
     assert not list(root.glob(".*"))
 
@@ -124,27 +232,56 @@ def test_an_exchange_that_was_begun_is_finished(root: Path) -> None:
     fill(ready / "new")
     (ready / "gone" / "report.html").touch()
     (root / "masks").rename(ready / "old" / "was-masks")
-    settle(root)
+    settled(root)
     assert read(root) == LATER
 
 
-def test_what_killed_programs_have_left_is_removed_and_nothing_else(root: Path) -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    own = files._prefix("part")
-    theirs = own.replace(f"-{os.getpid()}-", f"-{ended.pid}-")
-    dead = [f"runs/motion/step-00001/{theirs}abc.json", "cache/.part-abcdefgh"]
-    left = [".building-x/new/masks/a.png", ".masks-x/a.png", ".prepare-x/workspace/a.png"]
-    alive = f"edits/{own}abc.png"
-    write(root, dict.fromkeys([*dead, *left, alive], ""))
-    settle(root)
-    assert read(root) == {**EARLIER, alive: ""}
+def test_what_killed_programs_have_left_is_removed_and_nothing_else(root: Path, ended: int) -> None:
+    part, building = scratch("part", ended), scratch("building", ended)
+    dead = [
+        f"runs/motion/step-00001/{part}.json", f"cache/{part}", f"{building}/new/masks/a.png",
+        f"output/hat/seed-2/{building}/new/run.json",
+    ]  # fmt: skip
+    alive = [
+        f"edits/{scratch('part', os.getpid())}.png",
+        f"{scratch('building', os.getppid())}/new/masks/a.png",
+        f"output/{scratch('building', os.getpid())}/new/run.json",
+    ]
+    elsewhere = building.replace(building.split("-")[1], "01234567")  # another machine
+    others = [
+        f"{elsewhere}/new/a.png", ".building-x/a.png", ".masks-mine/a.png", "cache/.part-time",
+        f"footage/{part}", f"footage/{building}/a.mp4",
+    ]  # fmt: skip
+    write(root, dict.fromkeys([*dead, *alive, *others], ""))
+    settled(root)
+    assert read(root) == {**EARLIER, **dict.fromkeys([*alive, *others], "")}
 
 
-def test_a_version_befores_only_masks_are_not_removed(root: Path) -> None:
-    (root / "masks").rename(root / ".masks-x")
-    settle(root)
-    assert (root / ".masks-x" / "a.png").exists()
+@pytest.mark.parametrize("sign", ["edit.toml", "source/source.json", ".work-lock"])
+@pytest.mark.parametrize("place", ["inner", "output", "output/inner", "edits/hat", "runs/motion/x"])
+def test_a_workspace_inside_another_is_let_be(
+    root: Path, ended: int, place: str, sign: str
+) -> None:
+    """Whoever works in it holds its lock, and no other."""
+    inner = {
+        f"{place}/{name}": "inner"
+        for name in (
+            sign, ".exchange-abcdefgh/new/masks/a.png", ".exchange-abcdefgh/gone/report.html",
+            ".exchange-abcdefgh/old/was-masks/a.png", f"{scratch('building', ended)}/new/a.png",
+        )
+    }  # fmt: skip
+    write(root, inner)
+    settled(root)
+    assert read(root) == {**EARLIER, **inner}
+
+
+def test_an_exchange_of_a_result_is_finished_wherever_it_was_put(root: Path) -> None:
+    """A result that was moved into a folder of its own is repeated there."""
+    place = "output/kept/of june"
+    begun = dict.fromkeys([f"{place}/.exchange-abcdefgh/{p}" for p in ("gone/b", "old/was-a")], "")
+    write(root, {**begun, f"{place}/b": "old", f"{place}/.exchange-abcdefgh/new/a": "new"})
+    settled(root)
+    assert read(root) == {**EARLIER, f"{place}/a": "new"}
 
 
 @posix_only
@@ -163,6 +300,6 @@ def test_a_link_leads_no_exchange_outside(root: Path, tmp_path: Path, part: str)
     else:
         (root / ".exchange-x").symlink_to(outside)
     (root / ".building-x").symlink_to(outside)
-    settle(root)
+    settled(root)
     assert read(outside) == {"new/holiday.jpg": "mine"}
     assert (root / "edit.toml").read_text() == "old"

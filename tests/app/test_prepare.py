@@ -1,6 +1,7 @@
 """prepare: wrong inputs leave nothing, no file of the person is lost, and a workspace is whole."""
 
 import shutil
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -198,6 +199,23 @@ def test_a_folder_that_is_no_workspace_gets_no_lock(prepare: Run, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_prepare_that_cannot_be_finished_leaves_a_folder_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    real = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        if target == tmp_path / "edit.toml":
+            raise PermissionError(13, "not allowed", str(target))
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(PermissionError), scaffold(Workspace(tmp_path)) as built:
+        built.config.touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
 def test_two_that_prepare_one_folder_do_not_mix(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "ws")
     with scaffold(workspace) as built:
@@ -207,6 +225,27 @@ def test_two_that_prepare_one_folder_do_not_mix(tmp_path: Path) -> None:
         with taken, scaffold(workspace):
             pass
     assert {p.name for p in workspace.root.glob("[!.]*")} == {"masks", "edit.toml", "edits"}
+
+
+@pytest.mark.parametrize("failure", [PermissionError(13, "open in a player"), KeyboardInterrupt()])
+def test_a_workspace_that_stands_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    """What happens while its scratch folder is removed comes too late."""
+    workspace, real = Workspace(tmp_path / "ws"), shutil.rmtree
+
+    def rmtree(path: Path) -> None:
+        if workspace.config.exists():
+            raise failure
+        real(path)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    with suppress(KeyboardInterrupt), scaffold(workspace) as built:
+        write_labels(built.mask(0), np.ones((8, 8), np.uint8))
+        built.config.touch()
+    assert workspace.mask(0).is_file()
+    assert workspace.config.is_file()
+    assert workspace.edits_dir.is_dir()
 
 
 @pytest.mark.parametrize("waiting_for_masks", [False, True])

@@ -11,7 +11,13 @@ import pytest
 from PIL import Image
 
 from maskora.app.edits import find_edits
-from maskora.app.workspace import Workspace, caption_beside, video_sha256, workspace_lock
+from maskora.app.workspace import (
+    Workspace,
+    caption_beside,
+    video_sha256,
+    working,
+    workspace_lock,
+)
 from maskora.errors import UserError
 from maskora.files import IMAGE_SUFFIXES
 from maskora.masks.files import read_mask_folder
@@ -231,3 +237,79 @@ def test_a_lock_taken_in_one_thread_is_given_back_in_another(tmp_path: Path) -> 
     thread.join()
     with workspace_lock(Workspace(tmp_path)):
         pass
+
+
+def refusal_of_a_thread(root: Path) -> str:
+    """Why a new thread may not work in a workspace; empty where it may."""
+    refusals = []
+
+    def work() -> None:
+        try:
+            with working(Workspace(root)):
+                pass
+        except UserError as error:
+            refusals.append(str(error))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return "".join(refusals)
+
+
+def test_another_thread_waits_for_the_one_that_works(tmp_path: Path) -> None:
+    """As when masks are saved on one page of the window, and work is started on another."""
+    workspace, done = Workspace(tmp_path), list[str]()
+
+    def work() -> None:
+        with working(workspace):
+            done.append("other")
+
+    with working(workspace):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join(0.2)
+        done.append("one")
+    thread.join()
+    assert done == ["one", "other"]
+
+
+def test_another_thread_is_refused_where_work_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maskora.app.workspace.PATIENCE", 0.1)
+    with working(Workspace(tmp_path)):
+        messages = [refusal_of_a_thread(tmp_path) for _ in range(2)]  # as often as it asks
+        with working(Workspace(Path(os.path.relpath(tmp_path)))):
+            pass  # by another name, too, the same thread may take it again
+    for message in messages:
+        assert message.startswith(f"another maskora works in {tmp_path} (process {os.getpid()}: ")
+    assert refusal_of_a_thread(tmp_path) == ""
+
+
+def test_a_workspace_is_settled_once_before_work_begins(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    begun = tmp_path / ".exchange-abcdefgh"
+
+    def begin() -> None:
+        for part in ("new", "gone", "old"):
+            (begun / part).mkdir(parents=True)
+
+    begin()
+    with working(workspace):
+        assert not begun.exists()
+        begin()
+        with working(workspace):
+            assert begun.exists(), "it may be this program's own"
+    with working(workspace):
+        assert not begun.exists()
+
+
+def test_a_refused_thread_is_in_no_other_threads_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maskora.app.workspace.PATIENCE", 0.0)
+    with holder(tmp_path) as other:
+        for _ in range(2):
+            assert f"(process {other.pid}: " in refusal_of_a_thread(tmp_path)
+        other.kill()
+    assert refusal_of_a_thread(tmp_path) == ""

@@ -157,6 +157,31 @@ def test_commands_work_meanwhile_and_masks_are_saved_after_them(session: Session
         pass
 
 
+def test_masks_are_not_saved_beside_another_page_that_works(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are threads of this program."""
+    monkeypatch.setattr("maskora.app.workspace.PATIENCE", 0.1)
+    session.point([BALL])
+    works, enough = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with working(session.workspace):
+            works.set()
+            assert enough.wait(60)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert works.wait(60)
+    with pytest.raises(UserError, match="another maskora works in"):
+        session.save()
+    assert not session.workspace.masks_dir.exists()
+    enough.set()
+    thread.join()
+    session.save()
+    assert session.workspace.mask_record.is_file()
+
+
 def test_what_would_disturb_the_following_is_refused(
     session: Session, waiting: WaitingTracker
 ) -> None:
