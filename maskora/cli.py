@@ -522,6 +522,32 @@ def infer(
 
 @app.command()
 @handle_errors
+def preview(
+    config: ConfigOption,
+    edit: EditOption = None,
+    scale: Annotated[
+        float, typer.Option(min=0.01, max=1, help="of the workspace's sides; never too small")
+    ] = 0.5,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="of denoising; 12, or as configured if those are less")
+    ] = None,
+    device: DeviceOption = None,
+    preset: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="a method, over the settings (configs/presets)")
+    ] = "instant",
+    set_: SetOption = None,
+) -> None:
+    """Show how an edit will move, small and within minutes: nothing is trained."""
+    workspace = Workspace.open(config.parent)
+    settings = load_config(config, set_ or [], preset)
+    devices.choose(device)
+    from maskora.app.preview import preview_clip
+
+    preview_clip(settings, workspace, edit, scale, steps)
+
+
+@app.command()
+@handle_errors
 def rerun(
     record: Annotated[Path, typer.Argument(metavar="RUN.JSON", help="of a result")],
     output: Annotated[Path | None, typer.Option(help="also put edited.mp4 here")] = None,

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("maskora")
 EDIT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+PREVIEW = "preview.mp4"  # in the folder of a result
 SAME_SHAPE = 0.02  # by which the aspect of a mask or an edited frame may differ from the clip's
 RESERVED = ("seed-", "step-", "tensorboard")  # names that runs and outputs use themselves
 DEVICE = re.compile(r"con|prn|aux|nul|com\d|lpt\d", re.IGNORECASE)  # to Windows, in every folder
