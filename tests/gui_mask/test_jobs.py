@@ -104,6 +104,7 @@ def test_commands_are_those_a_person_would_type(tmp_path: Path) -> None:
     assert jobs.commands(workspace, None, "preview") == [f"maskora preview --config {config}"]
 
 
+@pytest.mark.slow
 def test_a_preview_is_shown_and_nothing_is_trained(workspace: Workspace) -> None:
     assert jobs.start(workspace, "preview", None).is_active
     state = ended(workspace)
