@@ -1,4 +1,4 @@
-"""preview: how an edit will move, in minutes: small, in few steps, and with nothing trained."""
+"""preview: how an edit will move: small, in few steps, and with nothing trained."""
 
 import logging
 from dataclasses import replace

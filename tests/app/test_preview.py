@@ -156,15 +156,15 @@ def test_the_source_is_inverted_once_for_all_previews(copied: Path, run: Run) ->
 
 @pytest.mark.usefixtures("small")
 def test_scale_steps_and_preset_are_what_is_asked_for(copied: Path, run: Run) -> None:
-    answer, path = previewed(run, copied, "--scale", 1, "--steps", 3, "--preset", "paper")
-    assert "preview: 160x96 of 160x96, in 3 steps" in answer.err
+    answer, _ = previewed(run, copied, "--steps", 3, "--preset", "paper")
+    assert "preview: 80x48 of 160x96, in 3 steps" in answer.err
     assert f"LoRA: {copied / 'runs' / 'appearance'}" in answer.err, "the clip's own"
     assert "was trained before" not in answer.err, "on the frames as they were prepared"
     assert "invert:" not in answer.err
-    assert probe(path).width == 3 * 160
     fast = sets("acceleration.cache=taylor", "inference.steps=30")
-    answer, _ = previewed(run, copied, *fast)
-    assert "in 12 steps" in answer.err
+    answer, path = previewed(run, copied, *fast, "--scale", 1)
+    assert "preview: 160x96 of 160x96, in 12 steps" in answer.err
+    assert probe(path).width == 3 * 160
     assert "acceleration.cache and .compile have no effect here" in answer.err
 
 
