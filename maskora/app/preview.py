@@ -138,7 +138,9 @@ def _generate(run: Run, base: Base, loras: list[LoraChoice]) -> np.ndarray:
     encoded = encode(config, run.clip, run.edited, run.model, cache)
     remember = partial(base.remember, run.clip.source.frames)
     seeds = [config.inference.seed]
-    (latents,) = generate(config, run.model, encoded, loras, seeds, cache, remember)
+    (latents,) = generate(
+        config, run.model, encoded, loras, seeds, cache, remember, keep=lambda *_: None
+    )
     frames_THWC = to_bytes(decode_video(latents, run.model)).numpy()
     if config.inference.lock != "pixel":
         return frames_THWC
