@@ -22,7 +22,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from maskora.app.edits import find_edits
-from maskora.app.workspace import Workspace, working
+from maskora.app.workspace import PREVIEW, Workspace, working
 from maskora.config.tables import Stage
 from maskora.errors import Fault, UserError
 from maskora.files import patiently, read_small, remove, write_text
@@ -30,11 +30,15 @@ from maskora.progress import State, read_state
 from maskora.system import quoted
 from maskora.training.report import read_metrics, smoothed
 
-Work = Literal["train", "infer", "both"]
-Command = Literal["train", "infer"]
+Work = Literal["preview", "train", "infer", "both"]
+Command = Literal["preview", "train", "infer"]
 Status = Literal["running", "stopping", "done", "failed", "stopped", "lost"]
 COMMANDS: dict[Work, tuple[Command, ...]] = {
-    "train": ("train",), "infer": ("infer",), "both": ("train", "infer"),
+    "preview": ("preview",), "train": ("train",), "infer": ("infer",), "both": ("train", "infer"),
+}  # fmt: skip
+TITLES: dict[Command, str] = {"preview": "preview", "train": "training", "infer": "inference"}
+MADE: dict[Command, tuple[str, ...]] = {  # the clip, and what else says that it is whole
+    "preview": (PREVIEW,), "train": (), "infer": ("edited.mp4", "run.json"),
 }  # fmt: skip
 STAGES: tuple[Stage, ...] = ("motion", "appearance")
 PATIENCE = 120  # seconds for a command that loads no model
@@ -114,8 +118,7 @@ class Job(BaseModel):
     @property
     def title(self) -> str:
         """ "training", "inference of hat"."""
-        of = "" if self.edit is None else f" of {self.edit}"
-        return f"{'training' if self.name == 'train' else 'inference'}{of}"
+        return TITLES[self.name] + ("" if self.edit is None else f" of {self.edit}")
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ class JobState:
         log: the last lines.
         losses: steps with their smoothed losses, by stage; of a base with two transformers, by
             stage and transformer.
-        result: the edited clip, where this job has made it.
+        result: the edited clip, or its preview, where this job has made it.
     """
 
     job: Job
@@ -367,11 +370,10 @@ def _losses(workspace: Workspace, edit: str | None) -> dict[str, list[tuple[int,
 
 
 def _result(workspace: Workspace, job: Job) -> Path | None:
-    """run.json is written last, as the sign that all of a result is there."""
+    """The clip that a job has made; of a result, run.json is written last."""
     folder = workspace.output_dir(job.edit, None)
-    record, video = folder / "run.json", folder / "edited.mp4"
-    is_there = record.is_file() and video.is_file()
-    return video if "infer" in COMMANDS[job.what] and is_there else None
+    made = [folder / name for name in MADE[COMMANDS[job.what][-1]]]
+    return made[0] if made and all(path.is_file() for path in made) else None
 
 
 @contextmanager

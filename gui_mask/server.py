@@ -31,7 +31,7 @@ from gui_mask.state import AppState, PathGuard
 from maskora.files import digest
 from maskora.video.untrusted import Limits
 
-Output = Literal["edited.mp4", "comparison.mp4", "strip.png"]
+Output = Literal["edited.mp4", "comparison.mp4", "strip.png", "preview.mp4"]
 FOREIGN = (
     "this is maskora, and speaks only to its own page: open it by the whole address that it has "
     "printed, with its token"

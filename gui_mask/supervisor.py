@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import TextIO, cast
 
 from gui_mask.jobs import (
     COMMANDS,
@@ -24,6 +24,7 @@ from gui_mask.jobs import (
     INTERRUPTED,
     Command,
     Job,
+    Work,
     argv,
     identify,
     store,
@@ -149,7 +150,7 @@ def main() -> None:
         job = Job.model_validate(
             {
                 "what": asked, "edit": named[0] if named else None, "started": time.time(),
-                "supervisor": own, "name": "infer" if asked == "infer" else "train",
+                "supervisor": own, "name": COMMANDS[cast(Work, asked)][0],
                 "log_from": out.tell(),
             }
         )  # fmt: skip

@@ -17,7 +17,7 @@ from typer.core import TyperCommand
 from maskora import __version__, devices, interruption
 from maskora.app.workspace import Workspace
 from maskora.config import load_config
-from maskora.config.tables import Family, TrackerKind
+from maskora.config.tables import MOST, Family, TrackerKind
 from maskora.errors import Fault, UserError
 from maskora.streaming.out_of_memory import first_line, ran_out_of
 from maskora.system import (
@@ -504,6 +504,33 @@ def infer(
     from maskora.app.infer import infer_clip
 
     infer_clip(settings, workspace, edit, seed, output, lora or [])
+
+
+@app.command()
+@handle_errors
+def preview(
+    config: ConfigOption,
+    edit: EditOption = None,
+    scale: Annotated[
+        float, typer.Option(min=0.01, max=1, help="of the workspace's sides; never too small")
+    ] = 0.5,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST, help="of denoising; 12, or as configured if those are less"),
+    ] = None,
+    device: DeviceOption = None,
+    preset: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="a method, over the settings (configs/presets)")
+    ] = "instant",
+    set_: SetOption = None,
+) -> None:
+    """Show how an edit will move: small, in few steps, and with nothing trained."""
+    workspace = Workspace.open(config.parent)
+    settings = load_config(config, set_ or [], preset)
+    devices.choose(device)
+    from maskora.app.preview import preview_clip
+
+    preview_clip(settings, workspace, edit, scale, steps)
 
 
 @app.command()

@@ -309,7 +309,7 @@ def test_the_allocator_is_set_up_where_the_system_can_and_the_person_has_not(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is set")
-@pytest.mark.parametrize("command", ["train", "infer"])
+@pytest.mark.parametrize("command", ["train", "infer", "preview"])
 def test_the_allocator_is_set_up_before_torch_is_imported(tmp_path: Path, command: str) -> None:
     (tmp_path / "edit.toml").write_text("")
     code = f"""

@@ -37,6 +37,7 @@ class RunPage:
 
     def _lay_out_work(self) -> None:
         with gr.Row():
+            self.preview = gr.Button("Preview", size="md", min_width=80)
             self.both = gr.Button("Train and infer", variant="primary", size="md", min_width=120)
             self.only_train = gr.Button("Train", size="md", min_width=80)
             self.only_infer = gr.Button("Infer", size="md", min_width=80)
@@ -59,6 +60,7 @@ class RunPage:
         gr.on(
             [tab.select, edit.change], self.show_plan, about, [self.plan, self.commands], **SILENT
         )
+        self.preview.click(self._starter("preview"), about, shown, **PRIVATE)
         self.both.click(self._starter("both"), about, shown, **PRIVATE)
         self.only_train.click(self._starter("train"), about, shown, **PRIVATE)
         self.only_infer.click(self._starter("infer"), about, shown, **PRIVATE)
@@ -79,7 +81,8 @@ class RunPage:
             return ["", ""]
         with caught() as problem:
             session = self.state.session(token)
-            text = "\n".join(jobs.commands(session.workspace, edit or None))
+            about = session.workspace, edit or None
+            text = "\n".join([*jobs.commands(*about, "preview"), *jobs.commands(*about)])
             return [_preformatted(jobs.plan_text(session.workspace)), text]
         return [_preformatted(problem.text), ""]
 
@@ -150,11 +153,12 @@ def _result(session: Session, state: JobState) -> str:
     if state.result is None:
         return ""
     stamp, edit = state.result.stat().st_mtime_ns, state.job.edit or ""
+    video, further = state.result.name, ("comparison.mp4", "strip.png")
     links = {
         name: f"maskora/{session.token}/output/{name}?edit={edit}&at={stamp}"
-        for name in ("edited.mp4", "comparison.mp4", "strip.png")
+        for name in (video, *(further if video == "edited.mp4" else ()))
     }
-    video = f'<video controls loop muted autoplay style="width: 100%" src="{links["edited.mp4"]}">'
+    shown = f'<video controls loop muted autoplay style="width: 100%" src="{links[video]}">'
     anchors = [f'<a href="{link}" download>{name}</a>' for name, link in links.items()]
     folder = html.escape(str(state.result.parent))
-    return f"{video}</video><p>{' &nbsp; '.join(anchors)} &nbsp; in {folder}</p>"
+    return f"{shown}</video><p>{' &nbsp; '.join(anchors)} &nbsp; in {folder}</p>"

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from maskora import lora
-from maskora.app.edits import load_clip, load_edit, report_leakage
+from maskora.app.edits import Clip, Edit, load_clip, load_edit, report_leakage
 from maskora.app.fingerprints import (
     LoraChoice,
     run_folder,
@@ -42,6 +42,7 @@ from maskora.latents import TensorCache, decode_video, digest_tensors
 from maskora.memory.report import render
 from maskora.method.conditioning import to_bytes
 from maskora.models.registry import VideoModel
+from maskora.video.probe import VideoInfo
 
 log = logging.getLogger("maskora")
 Check = Callable[[dict[str, Any]], None]
@@ -98,7 +99,7 @@ def infer_into(
     with working(workspace):
         run, base = _open(config, workspace, edit, list(folders.values()), output, lora_choice)
         loras = choose_loras(run, lora_choice)
-        refuse_inputs(_written(list(folders.values()), output), _read(run, loras))
+        refuse_inputs(_written(list(folders.values()), output), read_files(run, loras))
         record = run_record(run, loras)
         if check is not None:
             check(record)
@@ -121,18 +122,31 @@ def _open(
     lora_choice: list[str],
 ) -> tuple[Run, Base]:
     """Everything that a run begins with, read and checked; nothing heavy is loaded."""
+    clip, edited, original = read_inputs(config, workspace, edit, lora_choice)
+    make_room(folders[0], _written(folders, output))  # before the long work
+    base = open_base(config, workspace, clip.source, "infer")
+    plan = render([base.plan])
+    return Run(config, workspace, clip, edited, edit, original, base.model, plan), base
+
+
+def read_inputs(
+    config: Config, workspace: Workspace, edit: str | None, lora_choice: list[str]
+) -> tuple[Clip, Edit, VideoInfo]:
+    """The clip, its edit and the original, read and checked; what a person should know is logged.
+
+    Raises:
+        UserError: the workspace is not complete, or the original is another video now.
+    """
     clip = load_clip(workspace, config)
     # The clip's own LoRA is compared with what it was trained on, which is captioned too.
-    trained_on = [] if lora_choice else [workspace.source_frame(0)]
+    own = not lora_choice and config.inference.lora == "trained"
+    trained_on = [workspace.source_frame(0)] if own else []
     edited = load_edit(workspace, config, clip, edit, captioned=trained_on)
     original = original_video(clip.source)
     report_leakage(edited, config.appearance.spill)
     for warning in infer_warnings(config):
         log.warning("note: %s", warning)
-    make_room(folders, output)  # before the long work
-    base = open_base(config, workspace, clip.source, "infer")
-    plan = render([base.plan])
-    return Run(config, workspace, clip, edited, edit, original, base.model, plan), base
+    return clip, edited, original
 
 
 def _generate_results(
@@ -210,7 +224,7 @@ def _written(folders: list[Path], output: Path | None) -> list[Path]:
     return [*further, *(path for folder in folders for path in result_files(folder))]
 
 
-def _read(run: Run, loras: list[LoraChoice]) -> Iterator[Path]:
+def read_files(run: Run, loras: list[LoraChoice]) -> Iterator[Path]:
     """Every file that a run reads."""
     yield from run.workspace.given_files(run.clip.source.origin)
     yield from (edited.path for edited in run.edited.all.values())

@@ -27,7 +27,7 @@ from maskora.memory.machine import (
 from maskora.memory.plan import Plan, Purpose, lacking_ram, lighter
 from maskora.memory.report import render
 from maskora.models.files.model_files import resolve_base
-from maskora.models.registry import VideoModel, open_model
+from maskora.models.registry import Grid, ModelFiles, VideoModel, open_model
 from maskora.streaming.out_of_memory import first_line, ran_out_of
 from maskora.streaming.placement import gb
 from maskora.system import Ram, ram
@@ -112,14 +112,7 @@ def open_base(config: Config, workspace: Workspace, source: Source, purpose: Pur
     found = resolve_base(config.model, workspace.root)
     log.info("base: %s", found.description)
     model = open_model(config.model.family, found, config.model.dtype, device.name)
-    width, height = source.size
-    multiple = model.grid.multiple
-    if width % multiple or height % multiple or source.cell != model.grid.cell:
-        raise UserError(
-            f"the frames were prepared at {width}x{height} for latent cells of {source.cell} "
-            f"pixels; {found.where} needs multiples of {multiple} and cells of {model.grid.cell}: "
-            f"run maskora prepare again with this base"
-        )
+    check_grid(source, model.grid, found)
     plan = plan_for(config, workspace, source, found, machine, purpose)
     if too_much := lacking_ram(plan):
         raise UserError(f"{too_much} (maskora plan shows what comes of it)")
@@ -130,6 +123,17 @@ def open_base(config: Config, workspace: Workspace, source: Source, purpose: Pur
         config, purpose, device.kind, model.masks_attention, plan.placement.recompute == "layer"
     )
     return Base(model, plan, [*memory_warnings(config, plan.device, plan.placement), *notes])
+
+
+def check_grid(source: Source, grid: Grid, base: ModelFiles) -> None:
+    """The frames are on a base's grid. Raises UserError."""
+    (width, height), multiple = source.size, grid.multiple
+    if width % multiple or height % multiple or source.cell != grid.cell:
+        raise UserError(
+            f"the frames were prepared at {width}x{height} for latent cells of {source.cell} "
+            f"pixels; {base.where} needs multiples of {multiple} and cells of {grid.cell}: "
+            f"run maskora prepare again with this base"
+        )
 
 
 def hold_to(budget: Budget, device: Device) -> None:

@@ -79,20 +79,19 @@ def result_files(folder: Path) -> list[Path]:
     return [folder / name for name in RESULT]
 
 
-def make_room(folders: list[Path], further: Path | None) -> None:
+def make_room(folder: Path, files: list[Path]) -> None:
     """Check that what the long work will write can be written; a player may hold a clip open.
 
     Args:
-        folders: of the outputs; the first is made.
-        further: a file that is written too.
+        folder: of the outputs; it is made.
+        files: to be written.
 
     Raises:
         UserError: a folder is where a file is to be written.
         OSError: a file cannot be written.
     """
-    folders[0].mkdir(parents=True, exist_ok=True)
-    files = [file for folder in folders for file in result_files(folder)]
-    for file in files if further is None else [*files, further]:
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
         if file.is_dir():
             raise UserError(
                 f"{file} is a folder, but a file of the result goes there: move it away"
@@ -119,8 +118,7 @@ def write_outputs(
     final = frames_THWC
     try:
         if run.config.inference.lock == "pixel":
-            # In frame 0 the inside is the edited frame itself, not what the autoencoder made of it.
-            frames_THWC = np.stack([run.edited.first.fitted_HWC, *frames_THWC[1:]])
+            frames_THWC = with_edited_frame(run, frames_THWC)
             final = locked_frames(run, frames_THWC)
         with exchange(folder, dropping=RESULT) as new:
             started = time.perf_counter()
@@ -145,15 +143,22 @@ def _write_files(folder: Path, run: Run, frames_THWC: np.ndarray, final_THWC: np
     """
     clip, leakage = run.clip, run.edited.first.leakage
     rate, audio = clip.source.rate, _audio(run.original, clip.source)
-    pasted, beside = _original_frames(run, frames_THWC), _side_by_side(clip, final_THWC)
+    pasted = _original_frames(run, frames_THWC)
     said = provenance(run.config.model.base)
     write_mp4(folder / "edited.mp4", pasted, rate, run.original.color, audio, said)
     if run.config.inference.lossless:
         write_lossless(folder / "edited.mkv", iter(final_THWC), rate, audio, said)
-    write_mp4(folder / "comparison.mp4", beside, rate, None, audio, said)
+    write_comparison(folder / "comparison.mp4", run, final_THWC)
     write_png(folder / "strip.png", _strip(clip, final_THWC))
     if leakage.share > 0.01:
         write_png(folder / "spill.png", _leakage_picture(clip, leakage.difference_HW))
+
+
+def write_comparison(path: Path, run: Run, final_THWC: np.ndarray) -> None:
+    """Write source, mask and the finished frames side by side, at the clip's size, with sound."""
+    clip = run.clip
+    beside, audio = _side_by_side(clip, final_THWC), _audio(run.original, clip.source)
+    write_mp4(path, beside, clip.source.rate, None, audio, provenance(run.config.model.base))
 
 
 def provenance(base: str) -> dict[str, str]:
@@ -185,6 +190,11 @@ def _keep_frames(folder: Path, seed: int, final_THWC: np.ndarray) -> None:
             continue
         log.error("the result was not written; its finished frames are kept in %s", place)
         return
+
+
+def with_edited_frame(run: Run, frames_THWC: np.ndarray) -> np.ndarray:
+    """Generated frames, whose first is the edited frame, not what the autoencoder made of it."""
+    return np.stack([run.edited.first.fitted_HWC, *frames_THWC[1:]])
 
 
 def locked_frames(run: Run, inside_THWC: np.ndarray) -> np.ndarray:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("maskora")
 EDIT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+PREVIEW = "preview.mp4"  # in the folder of a result
 SAME_SHAPE = 0.02  # by which the aspect of a mask or an edited frame may differ from the clip's
 PATIENCE = 10.0  # seconds that one thread of a program waits for another: saving masks takes few
 RESERVED = ("seed-", "step-", "tensorboard")  # names that runs and outputs use themselves

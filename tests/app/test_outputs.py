@@ -345,7 +345,8 @@ def test_an_infer_that_fails_at_once_leaves_the_result(copied: Path, run: Run) -
 def test_where_one_program_works_every_other_is_refused(copied: Path, ball: Path, run: Run) -> None:
     """Here this very process does, by a lock of which it knows nothing."""
     commands = [
-        ["train", *at(copied)], ["infer", *at(copied), *BARE], ["evaluate", copied],
+        ["train", *at(copied)], ["infer", *at(copied), *BARE], ["preview", *at(copied)],
+        ["evaluate", copied],
         ["track", copied, "--click", "0,76,112,+", "--overwrite"],
         ["prepare", ball, copied, "--overwrite", "--box", "16,64,120,96"],
     ]  # fmt: skip
@@ -377,7 +378,7 @@ def test_a_lock_that_is_a_link_is_not_followed(
 def test_no_folder_that_is_none_gets_a_lock(tmp_path: Path, tiny_model: Path, run: Run) -> None:
     config = tmp_path / "edit.toml"
     config.write_text(f'[model]\npath = "{tiny_model}"\n')
-    for command in ("train", "infer"):
+    for command in ("train", "infer", "preview"):
         refused(run(command, "--config", config), "is not a prepared workspace")
     refused(run("evaluate", tmp_path), "is not a prepared workspace")
     assert list(tmp_path.iterdir()) == [config]

@@ -14,7 +14,9 @@ from maskora.errors import UserError
 from tests.app.conftest import Prepared, Run, at, ok, refused
 from tests.system import posix_only
 
-COMMANDS = ("check", "plan", "train", "infer", "evaluate", "export", "track", "prepare", "gui")
+COMMANDS = (
+    "check", "plan", "train", "infer", "preview", "evaluate", "export", "track", "prepare", "gui",
+)  # fmt: skip
 
 
 def words(command: str, root: Path, ball: Path) -> list[object]:

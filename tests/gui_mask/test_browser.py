@@ -292,6 +292,20 @@ def test_an_edited_frame_of_another_size(
     assert list(workspace.edits_dir.iterdir()) == []
 
 
+def test_a_preview_before_anything_is_trained(page: Window, home: Path, boxed: Workspace) -> None:
+    workspace = copied(boxed, home / f"ws-{secrets.token_hex(4)}")
+    write_png(workspace.edited_frame(None, 0, ".png"), 255 - read_image(workspace.source_frame(0)))
+    page.enter_ball(workspace)
+    page.tab("4 · Run")
+    page.message("maskora preview --config")
+    page.press("Preview")
+    page.page.locator("video").wait_for(timeout=600_000)
+    page.message("preview is done")
+    page.page.wait_for_function("document.querySelector('video').videoWidth === 480")
+    page.picture("preview")
+    assert not workspace.run_dir("motion").exists()
+
+
 def test_running_without_an_edited_frame(window: Window, workspace: Workspace) -> None:
     window.tab("4 · Run")
     window.press("Train and infer")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -15,6 +16,7 @@ from filelock import FileLock
 
 from gui_mask import jobs
 from gui_mask.jobs import JobState, Process, complaint, identify, start_detached, tail
+from gui_mask.pages import running
 from gui_mask.session import Session
 from maskora.app.workspace import Workspace
 from maskora.config import set_values
@@ -99,6 +101,20 @@ def test_commands_are_those_a_person_would_type(tmp_path: Path) -> None:
     assert jobs.commands(workspace, "hat", "infer") == [
         f"maskora infer --config {config} --edit hat"
     ]
+    assert jobs.commands(workspace, None, "preview") == [f"maskora preview --config {config}"]
+
+
+@pytest.mark.slow
+def test_a_preview_is_shown_and_nothing_is_trained(workspace: Workspace) -> None:
+    assert jobs.start(workspace, "preview", None).is_active
+    state = ended(workspace)
+    assert (state.status, state.message) == ("done", "preview is done"), state.log
+    assert state.result == workspace.output_dir(None, None) / "preview.mp4"
+    assert probe(state.result).frames == 9
+    assert state.losses == {}
+    shown = running._result(SimpleNamespace(token="t"), state)  # type: ignore[arg-type]
+    assert shown.count("maskora/t/output/preview.mp4?") == 2
+    assert "comparison.mp4" not in shown
 
 
 @pytest.mark.slow

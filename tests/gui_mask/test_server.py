@@ -82,6 +82,8 @@ def test_results_have_fixed_names(client: TestClient, session: Session) -> None:
     (output / "run.json").write_text("{}")
     assert client.get(f"{base}/edited.mp4").content == b"clip"
     assert client.get(f"{base}/run.json").status_code == 422
+    (output / "preview.mp4").write_bytes(b"small clip")
+    assert client.get(f"{base}/preview.mp4").content == b"small clip"
     for edit in ("../..", "/etc", "a/b", "seed-1"):
         assert client.get(f"{base}/edited.mp4", params={"edit": edit}).status_code == 404
 

@@ -1,0 +1,147 @@
+"""preview: how an edit will move: small, in few steps, and with nothing trained."""
+
+import logging
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from maskora.app.edits import Clip, Edit
+from maskora.app.fingerprints import LoraChoice
+from maskora.app.generate import encode, generate
+from maskora.app.infer import choose_loras, read_files, read_inputs
+from maskora.app.open_base import Base, check_grid, open_base
+from maskora.app.outputs import Run, locked_frames, make_room, with_edited_frame, write_comparison
+from maskora.app.plan import CONFIGS
+from maskora.app.workspace import PREVIEW, Workspace, working
+from maskora.config import Config
+from maskora.files import refuse_inputs
+from maskora.latents import TensorCache, decode_video
+from maskora.memory.report import render
+from maskora.method.conditioning import to_bytes
+from maskora.models.files.model_files import resolve_base
+from maskora.models.registry import read_grid
+from maskora.video.fit import fit_image, fit_labels, place
+
+log = logging.getLogger("maskora")
+STEPS = 12  # of denoising; half as many lose much, twice as many gain little (docs/transfer.md)
+SMALLEST = 12  # tokens of the base along the shorter side: 192 pixels, on most
+
+
+def preview_clip(
+    config: Config, workspace: Workspace, edit: str | None, scale: float, steps: int | None
+) -> Path:
+    """Generate the edited clip at a small size and write it beside the source, as preview.mp4.
+
+    Args:
+        config: with the preset.
+        scale: of the workspace's sides.
+        steps: of denoising; None: few, and no more than are configured.
+
+    Raises:
+        UserError: the workspace is not complete.
+    """
+    workspace.read_source()  # where there is no workspace, nothing is to be held
+    with working(workspace):
+        run, base, loras = _open(_quick(config, steps), workspace, edit, scale)
+        target = workspace.output_dir(edit, None) / PREVIEW
+        refuse_inputs([target], read_files(run, loras))
+        make_room(target.parent, [target])  # before the long work
+        base.log_plan()
+        with base.explaining_out_of_memory():
+            frames_THWC = _generate(run, base, loras)
+        write_comparison(target, run, frames_THWC)
+        base.log_usage()
+    log.info("%s", target)
+    return target
+
+
+def _quick(config: Config, steps: int | None) -> Config:
+    """The settings, with few steps, and without what pays in long runs alone."""
+    asked = config.acceleration
+    if asked.cache != "none" or asked.compile:
+        log.warning("note: acceleration.cache and .compile have no effect here: this is a preview")
+    few = min(STEPS, config.inference.steps) if steps is None else steps
+    return config.model_copy(
+        update={
+            "inference": config.inference.model_copy(update={"steps": few}),
+            "acceleration": asked.model_copy(update={"cache": "none", "compile": False}),
+        }
+    )
+
+
+def _open(
+    config: Config, workspace: Workspace, edit: str | None, scale: float
+) -> tuple[Run, Base, list[LoraChoice]]:
+    """The run at its small size, read and checked; nothing heavy is loaded."""
+    clip, edited, original = read_inputs(config, workspace, edit, [])
+    found = resolve_base(config.model, workspace.root, CONFIGS)
+    grid = read_grid(config.model.family, found)
+    check_grid(clip.source, grid, found)
+    size = preview_size(clip.source.size, scale, grid.multiple)
+    log.info("preview: %dx%d of %dx%d, in %d steps", *size, *clip.source.size,
+             config.inference.steps)  # fmt: skip
+    small = shrunk_clip(clip, size)
+    base = open_base(config, workspace, small.source, "infer")
+    plan = render([base.plan])
+    run = Run(config, workspace, clip, edited, edit, original, base.model, plan)
+    loras = choose_loras(run, [])  # of the clip as it was trained on
+    feather = config.inference.feather * size[0] / clip.source.size[0]
+    inference = config.inference.model_copy(update={"feather": feather})
+    config = config.model_copy(update={"inference": inference})
+    return replace(run, config=config, clip=small, edited=shrunk_edit(edited, size)), base, loras
+
+
+def preview_size(size: tuple[int, int], scale: float, multiple: int) -> tuple[int, int]:
+    """A share of a (width, height) on the base's grid; what is small stays as large as it is.
+
+    Args:
+        multiple: which both sides are multiples of.
+    """
+    scale = max(scale, min(1.0, SMALLEST * multiple / min(size)))
+    width, height = (round(side * scale / multiple) * multiple for side in size)
+    return width, height
+
+
+def shrunk_clip(clip: Clip, size: tuple[int, int]) -> Clip:
+    """A clip at a smaller (width, height); its masks cover what they covered.
+
+    Masks in whole latent cells, as boxes are, stay so.
+    """
+    placement, cell = place(clip.source.size, size, "stretch"), clip.source.cell
+    labels_THW = np.stack([fit_labels(labels, placement) for labels in clip.labels_THW])
+    if np.array_equal(clip.labels_THW, _in_cells(clip.labels_THW, cell)):
+        labels_THW = _in_cells(labels_THW, cell)
+    frames_THWC = np.stack([fit_image(frame, placement) for frame in clip.frames_THWC])
+    return Clip(clip.source.model_copy(update={"size": size}), frames_THWC, labels_THW)
+
+
+def _in_cells(labels_THW: np.ndarray, cell: int) -> np.ndarray:
+    """Labels in whole cells: one that holds several, or a part of one, is the highest one's."""
+    frames, height, width = labels_THW.shape
+    cells = labels_THW.reshape(frames, height // cell, cell, width // cell, cell).max(axis=(2, 4))
+    return cells.repeat(cell, axis=1).repeat(cell, axis=2)
+
+
+def shrunk_edit(edited: Edit, size: tuple[int, int]) -> Edit:
+    """The edited first frame at a smaller (width, height); later ones serve training alone."""
+    first = edited.first
+    placement = place(first.fitted_HWC.shape[1::-1], size, "stretch")
+    fitted_HWC, image_HWC = (fit_image(i, placement) for i in (first.fitted_HWC, first.image_HWC))
+    return Edit(replace(first, fitted_HWC=fitted_HWC, image_HWC=image_HWC), {})
+
+
+def _generate(run: Run, base: Base, loras: list[LoraChoice]) -> np.ndarray:
+    """The finished frames, (T, H, W, 3) uint8 at the small size."""
+    config, cache = run.config, TensorCache(run.workspace.cache_dir)
+    encoded = encode(config, run.clip, run.edited, run.model, cache)
+    remember = partial(base.remember, run.clip.source.frames)
+    seeds = [config.inference.seed]
+    (latents,) = generate(
+        config, run.model, encoded, loras, seeds, cache, remember, keep=lambda *_: None
+    )
+    frames_THWC = to_bytes(decode_video(latents, run.model)).numpy()
+    if config.inference.lock != "pixel":
+        return frames_THWC
+    return locked_frames(run, with_edited_frame(run, frames_THWC))
