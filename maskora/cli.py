@@ -320,6 +320,10 @@ def evaluate(
         str | None,
         typer.Option(metavar="FOLDER|HUB_ID", help="a CLIP: similarity to the edit and the source"),
     ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(metavar="PICTURE", help="with --clip: the mask's inside is compared with it"),
+    ] = None,
     quality: Annotated[
         str | None,
         typer.Option(metavar="FOLDER|HUB_ID", help="a CLIP: quality without a reference"),
@@ -328,7 +332,7 @@ def evaluate(
     """Judge a result: report.html and report.json beside it, with numbers, curves and pictures."""
     from maskora.app.evaluate import evaluate_result
 
-    _say_all(evaluate_result(workspace, edit, seed, truth, clip, quality))
+    _say_all(evaluate_result(workspace, edit, seed, truth, clip, reference, quality))
 
 
 EDIT_HELP = """\
