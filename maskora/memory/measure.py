@@ -41,7 +41,7 @@ from maskora.streaming.placement import RESIDENT, Placement
 from maskora.streaming.recompute import ActivationOffload
 from maskora.streaming.sources import BlockSource
 from maskora.streaming.tensor_files import Reader
-from maskora.streaming.transfer import Transfer
+from maskora.streaming.transfer import HostToDevice
 from maskora.streaming.weights import StreamedWeights
 
 Table = dict[str, Any]
@@ -196,7 +196,7 @@ class Probe:
         for block in blocks:
             block.bind(torch.empty(block.layout.nbytes, dtype=torch.uint8, device=META))
         streamer = Streamer(blocks, BlockSource(), [], placement.ring, META)
-        offload = ActivationOffload(Transfer(META), Transfer(META), enabled=False)
+        offload = ActivationOffload(HostToDevice(META), HostToDevice(META), enabled=False)
         return StreamedWeights(transformer, streamer, offload, placement, compiled=False)
 
     def traced(

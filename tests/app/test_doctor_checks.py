@@ -19,7 +19,7 @@ from maskora.app.doctor import checks
 from maskora.app.doctor.outcomes import Bench, Found, Outcome, Skipped, Wrong, perform
 from maskora.streaming.engine import Streamer
 from maskora.streaming.host_memory import host_buffer
-from maskora.streaming.transfer import Transfer
+from maskora.streaming.transfer import HostToDevice
 from tests.streaming.drivers import Quota
 
 GIB = 2**30
@@ -50,15 +50,15 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
     """Change one bit of what a copy has brought: of which copy, and at which byte."""
 
     def change(number: int, byte: int) -> None:
-        copies, really_copy = iter(range(1_000_000)), Transfer.copy
+        copies, really_copy = iter(range(1_000_000)), HostToDevice.copy
 
-        def copy(self: Transfer, source: Tensor, target: Tensor, *after: Any) -> Any:
+        def copy(self: HostToDevice, source: Tensor, target: Tensor, *after: Any) -> Any:
             moment = really_copy(self, source, target, *after)
             if next(copies) == number:
                 target.view(-1).view(torch.uint8)[byte] ^= 1
             return moment
 
-        monkeypatch.setattr(Transfer, "copy", copy)
+        monkeypatch.setattr(HostToDevice, "copy", copy)
 
     return change
 
@@ -90,7 +90,7 @@ def test_one_wrong_bit_in_a_streamed_block_is_found(
 def test_copies_that_do_nothing_are_found(
     work: Callable[[Bench], Found], bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Transfer, "copy", lambda *_: None)
+    monkeypatch.setattr(HostToDevice, "copy", lambda *_: None)
     assert performed(work, bench).state == "broken"
 
 
