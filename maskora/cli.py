@@ -377,7 +377,7 @@ Usage: maskora batch JOBS_DIR [OUT_DIR] [-- options for every job]
 
 Runs maskora edit on every sub-folder of JOBS_DIR, in the order of their names. A job is
 
-  video.mp4 (.mov, .mkv, .webm)     the source video
+  video.mp4 (.mov, .mkv, .webm)     the source video, or a folder of images named video
   box.txt, clicks.txt or mask/      the box X,Y,W,H in pixels of the video; or points to follow, a
                                     line FRAME,X,Y,+ or FRAME,X,Y,- each; or a folder of masks
   edited.png (.jpg, .jpeg, .webp)   the edited first frame

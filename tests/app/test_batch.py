@@ -248,8 +248,8 @@ def test_an_edit_takes_the_place_of_an_earlier_one(folder: Path, before: str) ->
     workspace.edits_dir.mkdir(parents=True)
     for name in (before, "00004.txt", "00005.png"):
         (workspace.edits_dir / name).write_text("earlier")
-    batch.place_edit(workspace, 4, folder / "later one.jpg")
-    batch.place_edit(workspace, 5, workspace.edits_dir / "00005.png")  # it is there already
+    batch.place_edit(workspace, None, 4, folder / "later one.jpg")
+    batch.place_edit(workspace, None, 5, workspace.edits_dir / "00005.png")  # it is there already
     found = {path.name: path.read_text() for path in workspace.edits_dir.iterdir()}
     assert found == {"00004.jpg": "later one.jpg", "00004.txt": "earlier", "00005.png": "earlier"}
 
