@@ -6,7 +6,7 @@ from pathlib import Path
 from maskora.app.batch import EditLine, job_words, parse_edit_line
 from maskora.app.workspace import IMAGE_SUFFIXES, Source
 from maskora.errors import UserError
-from maskora.files import digest, is_hidden, sha256_file
+from maskora.files import check_links, digest, is_hidden, sha256_file
 from maskora.video.images import read_image, write_png
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
@@ -18,12 +18,17 @@ FOR_JUDGING = (*TRUTHS, *REFERENCES)  # all else decides what is made
 
 
 def find_cases(folder: Path) -> list[Path]:
-    """The folders in a folder, by name. Raises UserError where there are none."""
+    """The folders in a folder, by name.
+
+    Raises:
+        UserError: there are none, or a link in one leads out of the folder of all.
+    """
     if not folder.is_dir():
         raise UserError(f"no such folder: {folder}")
     cases = sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path))
     if not cases:
         raise UserError(f"no case (no sub-folder) in {folder}")
+    check_links(cases, folder)
     return cases
 
 
@@ -78,9 +83,3 @@ def write_clip(pictures: Path, source: Source, video: Path) -> None:
     """A folder's pictures 00000.png, 00001.png, … as a video at the source's rate."""
     frames = (read_image(pictures / f"{number:05d}.png") for number in range(source.frames))
     write_mp4(video, frames, source.rate)
-
-
-def caption_of(case: Path) -> str:
-    """What the edit of a case shows, in the words of its edited_caption.txt; empty without one."""
-    path = find_one(case, ["edited_caption.txt"])
-    return "" if path is None else " ".join(path.read_text(encoding="utf-8-sig").split())

@@ -19,6 +19,7 @@ class Outcome(Record):
         made_from, judged_from: content names of what the clip was made from, and of what its
             figures were; empty as long as there are none.
         failed: why it went wrong the last time; empty where it did not.
+        prompt: the words that the clip was made with.
         training: seconds of the steps of the LoRAs that it uses, whoever trained them.
         generating: seconds of encoding, denoising and writing.
         means, signs: as in report.json; of a sign its title.
@@ -27,6 +28,7 @@ class Outcome(Record):
     made_from: str = ""
     judged_from: str = ""
     failed: str = ""
+    prompt: str = ""
     training: float = 0.0
     generating: float = 0.0
     means: dict[str, float | str] = Field(default_factory=dict)
@@ -40,12 +42,21 @@ class Outcome(Record):
 
 @dataclass(frozen=True)
 class CaseResults:
-    """A case and its outcome by each preset."""
+    """A case and its outcome by each preset.
+
+    Attributes:
+        is_prepared, has_truth: source.mp4 and edited.png are there, or truth.mp4.
+    """
 
     name: str
-    caption: str
+    is_prepared: bool
     has_truth: bool
     outcomes: dict[str, Outcome]
+
+    @property
+    def prompt(self) -> str:
+        """The words that its clips were made with; empty where there are none yet."""
+        return next((one.prompt for one in self.outcomes.values() if one.prompt), "")
 
 
 @dataclass(frozen=True)

@@ -29,13 +29,14 @@ from maskora.evaluation.clip import find_clip, open_pictures
 from maskora.files import digest, parse_json, remove, replacing, sha256_file, write_text
 from maskora.progress import Progress, track
 from maskora.training.report import read_metrics
+from maskora.video.images import read_image, write_png
 from research.benchmark import cases
 from research.benchmark.distance import encode_clip, measure_distance
 from research.benchmark.page import write_results
 from research.benchmark.results import CaseResults, Distance, Outcome, Results
 
 log = logging.getLogger("maskora")
-OWN_NAMES = ("source", "truth", "prepare", "work")  # of files beside those of the presets
+OWN_NAMES = ("source", "edited", "truth", "prepare", "work")  # of files beside those of the presets
 LEARNED_FROM = {"adapter", "optimizer", "training", "motion", "appearance"}  # tables of a LoRA
 
 
@@ -79,6 +80,9 @@ class Benchmark:
             Workspace(output).edit_dir(name)  # each is an edit of its own
             if name in OWN_NAMES:
                 raise UserError(f"--presets {name}: the benchmark uses this name: rename the file")
+        for base in split_words(options)[1]["--base"]:
+            if not Path(base).is_file():
+                raise UserError(f"--base {base}: no such file")
         contents = {n: json.dumps(with_preset({}, preset)) for n, preset in named.items()}
         return cls(folders, output, named, contents, options, clip, quality)
 
@@ -220,7 +224,8 @@ def prepare(one: CaseRuns) -> EditLine:
             for words in stages:
                 run_stage(file, *words)
     source = workspace.read_source()
-    cases.write_clip(workspace.source_dir, source, one.folder / "source.mp4")
+    write_png(one.file("edited", ".png"), read_image(line.edits[0]))
+    cases.write_clip(workspace.source_dir, source, one.file("source", ".mp4"))
     return line
 
 
@@ -252,9 +257,11 @@ def make(one: CaseRuns, line: EditLine, preset: str) -> None:
     for stale in one.folder.glob(f"{preset}.*.npy"):
         remove(stale)
     record = parse_json((workspace.output_dir(preset, None) / "run.json").read_bytes())
+    untrained = record["config"]["inference"]["lora"] == "none"
     Outcome(
         made_from=one.made_from(preset),
-        training=seconds_of_training(workspace, preset) if record["loras"] else 0.0,
+        prompt=record["prompt"],
+        training=0.0 if untrained else seconds_of_training(workspace, preset),
         generating=math.fsum(record["timings"].values()),
     ).write(one.file(preset, ".json"))
 
@@ -326,8 +333,8 @@ def results_of(runs: Sequence[CaseRuns]) -> Results:
         cases=[
             CaseResults(
                 name=one.case.name,
-                caption=cases.caption_of(one.case),
-                has_truth=cases.find_one(one.case, cases.TRUTHS) is not None,
+                is_prepared=one.file("source", ".mp4").is_file(),
+                has_truth=one.file("truth", ".mp4").is_file(),
                 outcomes={preset: one.outcome(preset) for preset in benchmark.presets},
             )
             for one in runs

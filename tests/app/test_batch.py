@@ -450,6 +450,19 @@ def test_names_count_in_any_case(tmp_path: Path) -> None:
     assert words[3:7] == ["--click", "0,1,1,+", "--click", "0,2,2,-"]
 
 
+def test_a_job_may_have_a_folder_of_images(tmp_path: Path) -> None:
+    job = make_job(tmp_path / "job")
+    (job / "video").mkdir()
+    with pytest.raises(UserError, match="expected one video, found 2"):
+        batch.job_words(job, tmp_path / "a.mp4", [])
+    (job / "video.mp4").unlink()
+    assert batch.job_words(job, tmp_path / "a.mp4", [])[0] == str(job / "video")
+    (job / "video").rmdir()
+    (job / "video").touch()
+    with pytest.raises(UserError, match="expected one video, found 0"):
+        batch.job_words(job, tmp_path / "a.mp4", [])
+
+
 def test_jobs_in_order_without_the_folder_of_results(tmp_path: Path) -> None:
     for name in ("b", "a", ".git", "results"):
         (tmp_path / name).mkdir()
