@@ -387,7 +387,7 @@ Runs maskora edit on every sub-folder of JOBS_DIR, in the order of their names. 
                                       --frames 17
                                       --set inference.steps=20
                                     the rest of a line is the value, without quotes; # comments;
-                                    --base, --caption, --device, --edited-caption, --frames,
+                                    --base, --caption, --device, --edited-caption, --fps, --frames,
                                     --preset, --set and --size are the options that a job may have
 
 A link in a job's folder must not lead out of JOBS_DIR.

@@ -180,7 +180,7 @@ def run_case(
     """Prepare a case and run presets on it; those that train alike follow each other."""
     try:
         line = prepare(one)
-        order = sorted(todo, key=lambda preset: training_of(one, line, preset))
+        order = sorted(todo, key=lambda preset: training_of(one, preset))
     except (UserError, Fault) as error:
         for preset in todo:
             fail(one, preset, error)
@@ -229,10 +229,9 @@ def prepare(one: CaseRuns) -> EditLine:
     return line
 
 
-def training_of(one: CaseRuns, line: EditLine, preset: str) -> str:
+def training_of(one: CaseRuns, preset: str) -> str:
     """What decides a preset's LoRA: presets with the same share it. Raises UserError."""
-    settings = [word for word in line.settings if word != "--set"]
-    config = load_config(one.workspace.config, settings, one.benchmark.presets[preset])
+    config = load_config(one.workspace.config, (), one.benchmark.presets[preset])
     if config.inference.lora == "none":
         return ""
     return json.dumps(config.model_dump(mode="json", include=LEARNED_FROM), sort_keys=True)
@@ -250,7 +249,7 @@ def make(one: CaseRuns, line: EditLine, preset: str) -> None:
         for frame, image in line.edits.items():
             place_edit(workspace, preset, frame, image)
     words = ["--config", str(workspace.config), "--preset", one.benchmark.presets[preset]]
-    words += ["--edit", preset, *line.running, *line.settings]
+    words += ["--edit", preset, *line.running]
     with one.file(preset, ".log").open("wb") as file:
         run_stage(file, "train", *words, "--stage", "all", "--resume")
         run_stage(file, "infer", *words, "--output", str(output))
