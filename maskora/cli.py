@@ -306,6 +306,10 @@ def evaluate(
         str | None,
         typer.Option(metavar="FOLDER|HUB_ID", help="a CLIP: similarity to the edit and the source"),
     ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(metavar="PICTURE", help="with --clip: the mask's inside is compared with it"),
+    ] = None,
     quality: Annotated[
         str | None,
         typer.Option(metavar="FOLDER|HUB_ID", help="a CLIP: quality without a reference"),
@@ -314,7 +318,7 @@ def evaluate(
     """Judge a result: report.html and report.json beside it, with numbers, curves and pictures."""
     from maskora.app.evaluate import evaluate_result
 
-    _say_all(evaluate_result(workspace, edit, seed, truth, clip, quality))
+    _say_all(evaluate_result(workspace, edit, seed, truth, clip, reference, quality))
 
 
 EDIT_HELP = """\
@@ -359,7 +363,7 @@ Usage: maskora batch JOBS_DIR [OUT_DIR] [-- options for every job]
 
 Runs maskora edit on every sub-folder of JOBS_DIR, in the order of their names. A job is
 
-  video.mp4 (.mov, .mkv, .webm)     the source video
+  video.mp4 (.mov, .mkv, .webm)     the source video, or a folder of images named video
   box.txt, clicks.txt or mask/      the box X,Y,W,H in pixels of the video; or points to follow, a
                                     line FRAME,X,Y,+ or FRAME,X,Y,- each; or a folder of masks
   edited.png (.jpg, .tif, …)        the edited first frame

@@ -42,7 +42,8 @@ OPTIONS = ("--mask", "--workspace", "--device", "--preset", *FOR_PREPARE, *REPEA
 # What a job's own options may say: a job may come from a stranger, and names no other places.
 OF_A_JOB = ("--device", "--preset", "--set", *FOR_PREPARE)
 SEE_EDIT, SEE_BATCH = "maskora edit --help lists the options", "maskora batch --help"
-VIDEOS = ("video.mp4", "video.mov", "video.mkv", "video.webm")
+IMAGE_FOLDER = "video"  # a folder of images in place of the video
+VIDEOS = ("video.mp4", "video.mov", "video.mkv", "video.webm", IMAGE_FOLDER)
 EDITED = tuple(f"edited{suffix}" for suffix in IMAGE_SUFFIXES)
 REGIONS = ("box.txt", "clicks.txt", "mask")
 Say = Callable[[str], None]  # takes a line for the person
@@ -99,7 +100,7 @@ def edit_video(words: Sequence[str], say: Say) -> int:
             return status
     with working(workspace):
         for frame, image in line.edits.items():
-            place_edit(workspace, frame, image)
+            place_edit(workspace, None, frame, image)
     config = ["--config", str(workspace.config), *line.running, *settings]
     say("edit: training")
     if status := _run_stage("train", *config, "--stage", "all", "--resume"):
@@ -240,10 +241,10 @@ def _image(path: str) -> Path:
     return Path(path)
 
 
-def place_edit(workspace: Workspace, frame: int, image: Path) -> None:
-    """Copy an edited image to a frame's edit, in place of an earlier one."""
-    target = workspace.edited_frame(None, frame, image.suffix.lower())
-    earlier = workspace.edited_files(None, frame)
+def place_edit(workspace: Workspace, edit: str | None, frame: int, image: Path) -> None:
+    """Copy an edited image to a frame of an edit, in place of an earlier one."""
+    target = workspace.edited_frame(edit, frame, image.suffix.lower())
+    earlier = workspace.edited_files(edit, frame)
     if not any(path.samefile(image) for path in earlier):
         with replacing(target) as scratch:
             shutil.copyfile(image, scratch)
@@ -387,7 +388,12 @@ def _option(line: str, path: Path) -> list[str]:
 
 def _one_of(job: Path, what: str, names: Sequence[str]) -> Path:
     """The one file there is of these names. Raises UserError where there is none, or several."""
-    found = [path for name in names for path in _named(job, name) if path.is_file()]
+    found = [
+        path
+        for name in names
+        for path in _named(job, name)
+        if (path.is_dir() if name == IMAGE_FOLDER else path.is_file())
+    ]
     if len(found) != 1:
         raise UserError(f"expected one {what}, found {len(found)} (of {' '.join(names)})")
     return found[0]

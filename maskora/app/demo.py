@@ -142,7 +142,7 @@ def run_demo(folder: Path, say: Callable[[str], None]) -> None:
     say("5/6  infer.py: the edited clip, everything outside the box locked")
     infer_clip(config, workspace, None, None, None, [])
     say("6/6  maskora evaluate: against the truth, which only a rendered clip has")
-    say("\n".join(evaluate_result(workspace.root, None, None, clip.truth, None, None)))
+    say("\n".join(evaluate_result(workspace.root, None, None, clip.truth, None, None, None)))
     say(_closing(*write_pictures(folder, clip, workspace), workspace.output_dir(None, None)))
 
 

@@ -15,9 +15,17 @@ from maskora import __version__
 from maskora.app.edits import EditFiles, find_edits, read_edited
 from maskora.app.workspace import Source, Workspace, check_origin, read_record, working
 from maskora.errors import UserError
-from maskora.evaluation.clip import PictureEncoder, Rater, encode_prompts, find_clip, open_pictures
-from maskora.evaluation.judge import FrameSet, Row, Scorers, Truth, gather, judge
-from maskora.evaluation.metrics import EditColours, edit_colours
+from maskora.evaluation.clip import (
+    PROMPTS,
+    PictureEncoder,
+    Rater,
+    encode_texts,
+    find_clip,
+    open_pictures,
+    reads_words,
+)
+from maskora.evaluation.judge import FrameSet, Numbers, Row, Scorers, Truth, gather, judge
+from maskora.evaluation.metrics import EditColours, crop_region, edit_colours
 from maskora.evaluation.report import Picture, as_json, as_page, pictures, report_on, summary
 from maskora.files import digest, digest_stream, refuse_inputs, sha256_file, write_text
 from maskora.masks.files import read_labels
@@ -58,6 +66,13 @@ class ResultRecord(BaseModel):
     masks: str = Field(validation_alias=AliasPath("inputs", "masks"))
     edited: dict[int, EditedRecord] = Field(validation_alias=AliasPath("inputs", "edited"))
     outputs: dict[str, str] = {}  # file -> SHA-256; versions before recorded none
+    prompt: str = ""  # the token and the edit's caption
+    token: str = Field("", validation_alias=AliasPath("config", "prompt", "token"))
+
+    @property
+    def caption(self) -> str:
+        """What the edit shows, in the words that it was made with; empty where none are known."""
+        return self.prompt.removeprefix(self.token).strip()
 
 
 @dataclass(frozen=True)
@@ -165,20 +180,36 @@ class Judged:
         return _of_the_clip(self.workspace.source_frame(frame), read_image, self.source)
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """The models that score frames, by hub id or folder; None: what they are for is left out.
+
+    Attributes:
+        clip: a CLIP, for similarities.
+        reference: the picture that the region is compared with by `clip`; None: the edited first
+            frame's own region.
+        quality: a CLIP with a text side, for the quality.
+    """
+
+    clip: str | None
+    reference: Path | None
+    quality: str | None
+
+
 def evaluate_result(
     root: Path,
     edit: str | None,
     seed: int | None,
     truth: Path | None,
     clip: str | None,
+    reference: Path | None,
     quality: str | None,
 ) -> list[str]:
     """Judge a workspace's result; report.html and report.json are written beside it.
 
     Args:
         truth: a folder with the truth, where it is known.
-        clip: a CLIP by its hub id or folder, for similarities; None: they are left out.
-        quality: a CLIP with a text side, for the quality; None: it is left out.
+        clip, reference, quality: as of `Scoring`.
 
     Returns:
         the verdict, a line each, and the report's path.
@@ -191,8 +222,10 @@ def evaluate_result(
             raise UserError(f"{key} names nothing: give a folder or a hub id, or leave {key} out")
     workspace = Workspace.open(root)
     workspace.read_source()  # where there is no workspace, nothing is to be held
+    if reference is not None and clip is None:
+        log.warning("note: --reference has no effect without --clip")
     with working(workspace):
-        return _evaluate(workspace, edit, seed, truth, clip, quality)
+        return _evaluate(workspace, edit, seed, truth, Scoring(clip, reference, quality))
 
 
 def _evaluate(
@@ -200,19 +233,18 @@ def _evaluate(
     edit: str | None,
     seed: int | None,
     truth: Path | None,
-    clip: str | None,
-    quality: str | None,
+    scoring: Scoring,
 ) -> list[str]:
     judged = _open(workspace, edit, seed, truth)
     colours = edit_colours(
         (edited, judged.source_frame(frame), judged.labels_THW[frame] > 0)
         for frame, edited in judged.edited.items()
     )
-    rows, album = _judge(judged, colours, clip, quality)
+    rows, album = _judge(judged, colours, scoring)
     name = workspace.root.resolve().name
     title = name if edit is None else f"{name}: {edit}"
-    facts = _facts(judged, edit, clip, quality)
-    report = report_on(title, facts, _notes(judged, colours, clip), gather(rows))
+    facts, numbers = _facts(judged, edit, scoring), gather(rows)
+    report = report_on(title, facts, _notes(judged, colours, scoring, numbers), numbers)
     folder = judged.result.folder
     write_text(folder / PAGE, as_page(report, album))
     write_text(folder / NUMBERS, json.dumps(as_json(report), indent=2) + "\n")
@@ -375,14 +407,12 @@ def _of_the_clip(path: Path, read: Callable[[Path], np.ndarray], source: Source)
 
 
 def _judge(
-    judged: Judged, colours: EditColours, clip: str | None, quality: str | None
+    judged: Judged, colours: EditColours, scoring: Scoring
 ) -> tuple[list[Row], list[list[Picture]]]:
     """Every frame's numbers, and its pictures."""
-    folders = {
-        key: find_clip(name, key)
-        for key, name in ((CLIP, clip), (QUALITY, quality))
-        if name is not None
-    }
+    first_HWC = _first_as_shown(judged)
+    reference_HWC = _reference(judged, first_HWC, scoring)
+    folders = _clip_folders(scoring)
     album: list[list[Picture]] = []
     with ExitStack() as models:
         encoders: dict[Path, PictureEncoder] = {}
@@ -392,10 +422,36 @@ def _judge(
         rater = None
         if QUALITY in folders:
             folder = folders[QUALITY]
-            rater = Rater(encoders[folder], encode_prompts(folder, QUALITY))
-        encoder = encoders[folders[CLIP]] if CLIP in folders else None
-        scorers = Scorers(_first_as_shown(judged), encoder, rater)
+            rater = Rater(encoders[folder], encode_texts(folder, QUALITY, PROMPTS))
+        encoder = caption_D = None
+        if CLIP in folders:
+            encoder = encoders[folders[CLIP]]
+            caption_D = _caption_features(judged, folders[CLIP])
+        scorers = Scorers(first_HWC, encoder, rater, reference_HWC, caption_D)
         return list(judge(_frame_sets(judged, album), colours, scorers)), album
+
+
+def _clip_folders(scoring: Scoring) -> dict[str, Path]:
+    """The folders of the models that are named, by the option that names them."""
+    named = {CLIP: scoring.clip, QUALITY: scoring.quality}
+    return {key: find_clip(name, key) for key, name in named.items() if name is not None}
+
+
+def _reference(judged: Judged, first_HWC: np.ndarray, scoring: Scoring) -> np.ndarray | None:
+    """What the region is compared with by CLIP. Raises UserError where it cannot be read."""
+    if scoring.clip is None:
+        return None
+    if scoring.reference is not None:
+        return read_image(scoring.reference)
+    return crop_region(first_HWC, judged.labels_THW[0] > 0)
+
+
+def _caption_features(judged: Judged, folder: Path) -> np.ndarray | None:
+    """The features (D,) of the edit's caption; None where none is known, or CLIP reads no words."""
+    caption = judged.result.record.caption
+    if not caption or not reads_words(folder, CLIP):
+        return None
+    return np.asarray(encode_texts(folder, CLIP, [caption])[0])
 
 
 def _first_as_shown(judged: Judged) -> np.ndarray:
@@ -427,9 +483,7 @@ def _frame_sets(judged: Judged, album: list[list[Picture]]) -> Iterator[FrameSet
         yield frame
 
 
-def _facts(
-    judged: Judged, edit: str | None, clip: str | None, quality: str | None
-) -> dict[str, Any]:
+def _facts(judged: Judged, edit: str | None, scoring: Scoring) -> dict[str, Any]:
     source, record = judged.source, judged.result.record
     return {
         "file": str(judged.result.video.path),
@@ -439,13 +493,14 @@ def _facts(
         "size": "x".join(map(str, source.size)),
         "lock": record.lock,
         "truth": None if judged.truth is None else str(judged.truth.folder),
-        "clip": clip,
-        "quality": quality,
+        "clip": scoring.clip,
+        "reference": None if scoring.reference is None else str(scoring.reference),
+        "quality": scoring.quality,
         "program": f"maskora {__version__}",
     }
 
 
-def _notes(judged: Judged, colours: EditColours, clip: str | None) -> list[str]:
+def _notes(judged: Judged, colours: EditColours, scoring: Scoring, numbers: Numbers) -> list[str]:
     notes = []
     if not judged.result.exact:
         notes.append(
@@ -459,6 +514,11 @@ def _notes(judged: Judged, colours: EditColours, clip: str | None) -> list[str]:
             "The edit has much the same colours as the source, so nothing can be said of whether "
             "they are kept."
         )
-    if clip is None:
+    if scoring.clip is None:
         notes.append("Similarities by CLIP were not taken: name one with --clip.")
+    elif "text_alignment" not in numbers.means:
+        notes.append(
+            "Similarities to the caption were not taken: "
+            + ("the CLIP reads no words." if judged.result.record.caption else "none is known.")
+        )
     return notes

@@ -4,6 +4,7 @@ No code that lies in a model's folder is run, and only safetensors are read.
 """
 
 import gc
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from maskora.hub import locate, refuse_quantised, without_code
 from maskora.hub.small_models import check_whole, load_part, read_settings
 from maskora.progress import announce
 
+log = logging.getLogger("maskora")
 FILES = ["*.json", "*.txt", "model*.safetensors"]
 KINDS = ("clip", "clip_vision_model")
 ADVICE = "use openai/clip-vit-large-patch14, from the hub or as a local folder"
@@ -93,8 +95,15 @@ def open_pictures(folder: Path, key: str) -> Iterator[PictureEncoder]:
         yield encode
 
 
-def encode_prompts(folder: Path, key: str) -> np.ndarray:
-    """Features of a `Rater`'s prompts; the model is released at once.
+def reads_words(folder: Path, key: str) -> bool:
+    """True for a whole CLIP, False for the picture side alone. Raises UserError."""
+    return bool(read_settings(folder / "config.json", key, ADVICE).get("model_type") == KINDS[0])
+
+
+def encode_texts(folder: Path, key: str, texts: Sequence[str]) -> np.ndarray:
+    """Features of texts (N, D), each of length one; the model is released at once.
+
+    What is too long for the model is cut off at the end, and a note says so.
 
     Raises:
         UserError: the folder holds no CLIP with a text side.
@@ -103,7 +112,6 @@ def encode_prompts(folder: Path, key: str) -> np.ndarray:
     from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
     tokenizer = load_part(CLIPTokenizer.from_pretrained, folder, key, ADVICE)
-    tokens = tokenizer(list(PROMPTS), padding=True, return_tensors="pt")
     with (
         _loaded(CLIPTextModelWithProjection, "text_config", folder, key) as model,
         torch.inference_mode(),
@@ -111,6 +119,16 @@ def encode_prompts(folder: Path, key: str) -> np.ndarray:
         # transformers makes up a tokenizer where the folder has none.
         if len(tokenizer) != model.config.vocab_size:
             raise _unfit("tokenizer", folder, key)
+        longest = model.config.max_position_embeddings
+        for text in texts:
+            if len(tokenizer(text)["input_ids"]) > longest:
+                log.warning(
+                    "note: %s: %s reads %d tokens of a text, and not the end of: %s",
+                    key, folder, longest, text,
+                )  # fmt: skip
+        tokens = tokenizer(
+            list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt"
+        )
         return _unit(model(**tokens.to(model.device)).text_embeds)
 
 

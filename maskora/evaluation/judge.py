@@ -95,6 +95,15 @@ MEASURES: dict[str, Measure] = {
         "Warp error of the source", "levels", None, 1.0,
         "The source's own, by the same means: as steady as a real video is here.",
     ),
+    "frame_warp_error": Measure(
+        "Warp error of whole frames", "", "lower", 0.0005,
+        "Mean squared difference (colours from 0 to 1) of each frame and the next one brought back "
+        "along the source's motion.",
+        beside="source_frame_warp_error",
+    ),
+    "source_frame_warp_error": Measure(
+        "Warp error of the source's whole frames", "", None, 0.0005, "The source's own.",
+    ),
     "step": Measure(
         "Change from frame to frame", "levels", None, 1.0,
         "Mean difference between a frame's inside and the one before it.",
@@ -118,6 +127,19 @@ MEASURES: dict[str, Measure] = {
     ),
     "source_clip_steadiness": Measure(
         "CLIP similarity of neighbours in the source", "", None, 0.005, "The source's own.",
+    ),
+    "text_alignment": Measure(
+        "CLIP similarity to the edit's caption", "", "higher", 0.005,
+        "Cosine of the CLIP features of each whole frame and of the caption that it was made with.",
+    ),
+    "region_text_alignment": Measure(
+        "CLIP similarity of the region to the caption", "", "higher", 0.005,
+        "The same, of the square part of each frame around the mask.",
+    ),
+    "reference_similarity": Measure(
+        "CLIP similarity of the region to the reference", "", "higher", 0.005,
+        "Cosine of the CLIP features of that part of each frame and of the reference picture: your "
+        "edited first frame's own part, if no other was named.",
     ),
     "quality": Measure(
         "Quality (CLIP-IQA)", "", "higher", 0.05,
@@ -162,8 +184,14 @@ MEASURES: dict[str, Measure] = {
 GROUPS: dict[str, tuple[str, ...]] = {
     "The background": ("outside_psnr", "outside_ssim", "outside_l1"),
     "The edit": ("edit_colours", "edit_change", "keyframe_psnr"),
-    "The motion": ("motion_followed", "motion_speed", "follow_error", "warp_error", "step"),
-    "By CLIP": ("clip_score", "input_similarity", "clip_steadiness", "quality"),
+    "The motion": (
+        "motion_followed", "motion_speed", "follow_error", "warp_error", "frame_warp_error",
+        "step",
+    ),
+    "By CLIP": (
+        "clip_score", "input_similarity", "clip_steadiness", "text_alignment",
+        "region_text_alignment", "reference_similarity", "quality",
+    ),
     "Against the truth": (
         "hit_rate", "object_found", "centroid_error", "orientation_error", "inside_psnr",
         "inside_ssim",
@@ -209,27 +237,35 @@ class Scorers:
         first_HWC: the edited first frame, which frames are compared with.
         clip: for similarities; None: they are not taken.
         rater: for the quality without a reference; None: it is not taken.
+        reference_HWC: a picture that the region is compared with.
+        caption_D: features of the edit's caption, by `clip`.
     """
 
     def __init__(
-        self, first_HWC: np.ndarray, clip: PictureEncoder | None = None, rater: Rater | None = None
+        self,
+        first_HWC: np.ndarray,
+        clip: PictureEncoder | None = None,
+        rater: Rater | None = None,
+        reference_HWC: np.ndarray | None = None,
+        caption_D: np.ndarray | None = None,
     ) -> None:
-        self._clip, self._rater = clip, rater
+        self._clip, self._rater, self._caption_D = clip, rater, caption_D
         self._first_D = None if clip is None else clip([first_HWC])[0]
+        self._reference_D: np.ndarray | None = None
+        if clip is not None and reference_HWC is not None:
+            self._reference_D = clip([reference_HWC])[0]
         self._before_2D: np.ndarray | None = None  # features of the frame before, and its source
 
     def columns(self, frame: FrameSet) -> Columns:
         """The numbers of the next frame."""
         pictures = frame.result_HWC, frame.source_HWC
         columns: Columns = {}
-        seen_2D = None if self._clip is None else self._clip(pictures)
-        if seen_2D is not None:
-            result_D, source_D = seen_2D
-            columns["clip_score"] = float(result_D @ self._first_D)
-            columns["input_similarity"] = float(result_D @ source_D)
-            if self._before_2D is not None:
-                columns["clip_steadiness"] = float(result_D @ self._before_2D[0])
-                columns["source_clip_steadiness"] = float(source_D @ self._before_2D[1])
+        seen_2D = None
+        if self._clip is not None:
+            region_HWC = metrics.crop_region(frame.result_HWC, frame.inside_HW)
+            seen_ND = self._clip([*pictures, *([] if region_HWC is None else [region_HWC])])
+            seen_2D = seen_ND[:2]
+            columns = self._similarities(seen_2D, None if region_HWC is None else seen_ND[2])
         self._before_2D = seen_2D
         if (rater := self._rater) is not None:
             if seen_2D is None or rater.encode is not self._clip:
@@ -237,6 +273,30 @@ class Scorers:
             rated = quality_of(seen_2D, rater.prompts_2D)
             columns |= {"quality": float(rated[0]), "source_quality": float(rated[1])}
         return columns
+
+    def _similarities(self, seen_2D: np.ndarray, region_D: np.ndarray | None) -> Columns:
+        """Cosines of features of the result and the source, and of the result's region.
+
+        They follow the papers: the mask-aware LoRA's table 1 (the first frame, the input), AnyV2V
+        (neighbours as CLIP-Image, the caption as CLIP-Text), VIVID (the region's text alignment)
+        and IVEDiff (the reference).
+        """
+        result_D, source_D = seen_2D
+        pairs = {
+            "clip_score": (result_D, self._first_D),
+            "input_similarity": (result_D, source_D),
+            "text_alignment": (result_D, self._caption_D),
+            "region_text_alignment": (region_D, self._caption_D),
+            "reference_similarity": (region_D, self._reference_D),
+        }
+        if self._before_2D is not None:
+            pairs["clip_steadiness"] = result_D, self._before_2D[0]
+            pairs["source_clip_steadiness"] = source_D, self._before_2D[1]
+        return {
+            key: float(one @ other)
+            for key, (one, other) in pairs.items()
+            if one is not None and other is not None
+        }
 
 
 def judge(frames: Iterable[FrameSet], edit: EditColours, scorers: Scorers) -> Iterator[Row]:
@@ -303,11 +363,16 @@ def _against_truth(frame: FrameSet, truth: Truth) -> Columns:
 def _motion(first: FrameSet, second: FrameSet) -> Columns:
     """The motion inside from one frame to the next, in the result and in the source."""
     inside_HW = first.inside_HW
-    if not inside_HW.any():
-        return {}
     ours, theirs = (first.result_HWC, second.result_HWC), (first.source_HWC, second.source_HWC)
-    flow, source_flow = metrics.measure_flow(*ours), metrics.measure_flow(*theirs)
+    source_flow = metrics.measure_flow(*theirs)
     columns: Columns = {
+        "frame_warp_error": metrics.frame_warp_error(*ours, source_flow),
+        "source_frame_warp_error": metrics.frame_warp_error(*theirs, source_flow),
+    }
+    if not inside_HW.any():
+        return columns
+    flow = metrics.measure_flow(*ours)
+    columns |= {
         "warp_error": metrics.warp_error(*ours, flow, inside_HW),
         "follow_error": metrics.warp_error(*ours, source_flow, inside_HW),
         "source_warp_error": metrics.warp_error(*theirs, source_flow, inside_HW),

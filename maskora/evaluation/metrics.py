@@ -157,6 +157,22 @@ def warp_error(
     return mean_difference(first_HWC, back_HWC, counted)
 
 
+def frame_warp_error(first_HWC: np.ndarray, second_HWC: np.ndarray, flow: Flow) -> float | None:
+    """The warp error of whole frames as Lai et al. 2018 define it, and IVEDiff reports it.
+
+    Args:
+        flow: the source's, from the first to the second.
+
+    Returns:
+        the mean squared difference over the pixels seen in both, colours being 0 to 1; None where
+        there are too few.
+    """
+    if flow.seen_HW.mean() <= LEAST:
+        return None
+    back_HWC, _ = sample(second_HWC, flow.forward_HW2)
+    return mean_squared_error(first_HWC, back_HWC, flow.seen_HW) / PEAK**2
+
+
 def motion_sums(result: Flow, source: Flow, where_HW: np.ndarray) -> dict[str, float] | None:
     """The agreement of the result's motion with the source's, where that one moves.
 
@@ -177,6 +193,27 @@ def motion_sums(result: Flow, source: Flow, where_HW: np.ndarray) -> dict[str, f
         "motion_speed_sum": float(np.linalg.norm(ours_N2, axis=-1).sum()),
         "motion_speed_source": float(np.linalg.norm(theirs_N2, axis=-1).sum()),
     }
+
+
+def crop_region(picture_HWC: np.ndarray, where_HW: np.ndarray) -> np.ndarray | None:
+    """The square part of a picture around a mask, for a model that sees squares.
+
+    It is as wide as the mask's longer side, and less where the picture has no room for that. None
+    where the mask is nowhere.
+    """
+    x, y, width, height = cv2.boundingRect(where_HW.astype(np.uint8))
+    if not width:
+        return None
+    rows, columns = where_HW.shape
+    side = max(width, height)
+    return picture_HWC[_span(y, height, side, rows), _span(x, width, side, columns)]
+
+
+def _span(start: int, length: int, side: int, room: int) -> slice:
+    """So many pixels around a stretch, moved into the picture; all of it where that is smaller."""
+    side = min(side, room)
+    begin = min(max(start - (side - length) // 2, 0), room - side)
+    return slice(begin, begin + side)
 
 
 @dataclass(frozen=True)

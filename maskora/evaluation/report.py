@@ -51,11 +51,18 @@ CHARTS = (
         "follow_error": "by the source's motion", "warp_error": "by its own",
         "source_warp_error": "source by its own",
     }),
+    Chart("Warp error of whole frames", {
+        "frame_warp_error": "result", "source_frame_warp_error": "source",
+    }),
     Chart("Change from frame to frame inside, levels", {"step": "result", "source_step": "source"}),
     Chart("Similarity by CLIP", {
         "clip_score": "to the edited first frame", "input_similarity": "to the source",
         "clip_steadiness": "to the frame before",
     }),
+    Chart("Similarity by CLIP to the caption", {
+        "text_alignment": "whole frame", "region_text_alignment": "region",
+    }),
+    Chart("Similarity by CLIP of the region to the reference", {"reference_similarity": "result"}),
     Chart("Quality by CLIP-IQA", {"quality": "result", "source_quality": "source"}),
     Chart("Hit rate against the truth", {"hit_rate": "result"}, 1.0),
     Chart("Error of place, pixels", {"centroid_error": "result"}),

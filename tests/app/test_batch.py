@@ -249,8 +249,8 @@ def test_an_edit_takes_the_place_of_an_earlier_one(folder: Path, before: str) ->
     workspace.edits_dir.mkdir(parents=True)
     for name in (before, "00004.txt", "00005.png"):
         (workspace.edits_dir / name).write_text("earlier")
-    batch.place_edit(workspace, 4, folder / "later one.jpg")
-    batch.place_edit(workspace, 5, workspace.edits_dir / "00005.png")  # it is there already
+    batch.place_edit(workspace, None, 4, folder / "later one.jpg")
+    batch.place_edit(workspace, None, 5, workspace.edits_dir / "00005.png")  # it is there already
     found = {path.name: path.read_text() for path in workspace.edits_dir.iterdir()}
     assert found == {"00004.jpg": "later one.jpg", "00004.txt": "earlier", "00005.png": "earlier"}
 
@@ -459,6 +459,19 @@ def test_names_count_in_any_case(tmp_path: Path) -> None:
     words = batch.job_words(job, tmp_path / "a.mp4", [])
     assert words[:2] == [str(job / "Video.MOV"), str(job / "EDITED.JPG")]
     assert words[3:7] == ["--click", "0,1,1,+", "--click", "0,2,2,-"]
+
+
+def test_a_job_may_have_a_folder_of_images(tmp_path: Path) -> None:
+    job = make_job(tmp_path / "job")
+    (job / "video").mkdir()
+    with pytest.raises(UserError, match="expected one video, found 2"):
+        batch.job_words(job, tmp_path / "a.mp4", [])
+    (job / "video.mp4").unlink()
+    assert batch.job_words(job, tmp_path / "a.mp4", [])[0] == str(job / "video")
+    (job / "video").rmdir()
+    (job / "video").touch()
+    with pytest.raises(UserError, match="expected one video, found 0"):
+        batch.job_words(job, tmp_path / "a.mp4", [])
 
 
 def test_jobs_in_order_without_the_folder_of_results(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from maskora.video.images import read_image, write_png
 from maskora.video.write import write_lossless, write_mp4
 from tests.app.conftest import Answer, ok, refused
 from tests.evaluation.scenes import BAD, FRAMES, HEIGHT, SCENE, WIDTH, good
-from tests.evaluation.tiny_clip import write_tiny_clip
+from tests.evaluation.tiny_clip import write_tiny_clip, write_tiny_clip_vision
 
 Run = Callable[..., Answer]
 LATER = 8
@@ -49,7 +49,12 @@ def write_workspace(root: Path, result: np.ndarray, edits: dict[int, np.ndarray]
     write_mp4(output / "edited.mp4", iter(result), Fraction(16))
     record = {
         "seed": 0,
-        "config": {"appearance": {"spill": "source"}, "inference": {"lock": "pixel"}},
+        "prompt": "TOKEN an orange disc",
+        "config": {
+            "prompt": {"token": "TOKEN"},
+            "appearance": {"spill": "source"},
+            "inference": {"lock": "pixel"},
+        },
         "inputs": {
             "source": source.model_dump(mode="json"),
             "frames": digest(SCENE.source.tobytes()),
@@ -153,12 +158,50 @@ def test_clip_and_quality(workspace: Workspace, clip: Path, run: Run) -> None:
     curves = report(workspace)["curves"]
     expected = {
         "clip_score", "input_similarity", "clip_steadiness", "source_clip_steadiness", "quality",
-        "source_quality",
+        "source_quality", "text_alignment", "region_text_alignment", "reference_similarity",
     }  # fmt: skip
     assert expected <= set(curves)
     # The good result is blurred a little: near the edited first frame there, but not the same.
     assert 0.9 < curves["clip_score"][0] < 1.0
     assert curves["clip_steadiness"][0] is None
+
+
+def test_the_reference_and_the_caption(
+    workspace: Workspace, clip: Path, run: Run, tmp_path: Path
+) -> None:
+    line = "evaluate", workspace.root, "--clip", clip
+    ok(run(*line))
+    own = report(workspace)["curves"]
+    assert 0.9 < own["reference_similarity"][0] < 1.0
+    write_png(tmp_path / "other.png", np.zeros((40, 40, 3), np.uint8))
+    ok(run(*line, "--reference", tmp_path / "other.png"))
+    other = report(workspace)["curves"]
+    assert other["reference_similarity"][0] < own["reference_similarity"][0]
+    assert other["text_alignment"] == own["text_alignment"]
+    with changed_record(workspace) as record:
+        record["prompt"] = "TOKEN a green square, quite another thing"
+    ok(run(*line))
+    assert report(workspace)["curves"]["text_alignment"] != own["text_alignment"]
+    refused(run(*line, "--reference", tmp_path / "no.png"), "no.png")
+    answer = ok(run("evaluate", workspace.root, "--reference", tmp_path / "other.png"))
+    assert "--reference has no effect without --clip" in answer.err
+
+
+@pytest.mark.parametrize("lacking", ["text side", "caption"])
+def test_without_words_the_other_similarities_are_taken(
+    workspace: Workspace, clip: Path, run: Run, tmp_path: Path, lacking: str
+) -> None:
+    if lacking == "text side":
+        clip = tmp_path / "vision"
+        write_tiny_clip_vision(clip)
+    else:
+        with changed_record(workspace) as record:
+            del record["prompt"]
+    ok(run("evaluate", workspace.root, "--clip", clip))
+    content = report(workspace)
+    assert "reference_similarity" in content["means"]
+    assert "text_alignment" not in content["means"]
+    assert any("caption" in note for note in content["notes"])
 
 
 def test_what_an_edit_leaks_beyond_the_mask_is_not_asked_for(

@@ -18,7 +18,14 @@ from transformers import (
 )
 
 from maskora.errors import UserError
-from maskora.evaluation.clip import PROMPTS, encode_prompts, find_clip, open_pictures, quality_of
+from maskora.evaluation.clip import (
+    PROMPTS,
+    encode_texts,
+    find_clip,
+    open_pictures,
+    quality_of,
+    reads_words,
+)
 from tests.evaluation.tiny_clip import write_tiny_clip, write_tiny_clip_vision
 
 KEY = "--clip"
@@ -56,13 +63,23 @@ def test_features_are_those_of_the_whole_model(folder: Path) -> None:
     with torch.inference_mode():
         whole = CLIPModel.from_pretrained(folder)(**pictures, **texts)
     assert features(folder) == pytest.approx(whole.image_embeds.numpy(), abs=1e-5)
-    prompts = encode_prompts(folder, KEY)
+    prompts = encode_texts(folder, KEY, PROMPTS)
     assert prompts == pytest.approx(whole.text_embeds.numpy(), abs=1e-5)
     assert not np.allclose(prompts[0], prompts[1], atol=1e-2)
 
 
+def test_a_text_too_long_is_cut_with_a_note(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    short, longer, longest = "w" * 20, "w" * 22 + "x", "w" * 22 + "y" * 40  # of 24 tokens
+    (one,) = encode_texts(folder, KEY, [short])
+    cut, other = encode_texts(folder, KEY, [longer, longest])
+    assert cut == pytest.approx(other, abs=1e-5)
+    assert not np.allclose(one, cut, atol=1e-3)
+    notes = [record.getMessage() for record in caplog.records if record.name == "maskora"]
+    assert [note.rpartition(": ")[2] for note in notes] == [longer, longest]
+
+
 def test_quality_is_that_of_torchmetrics(folder: Path) -> None:
-    pictures, prompts = features(folder), encode_prompts(folder, KEY)
+    pictures, prompts = features(folder), encode_texts(folder, KEY, PROMPTS)
     theirs = _clip_iqa_compute(
         torch.from_numpy(pictures), torch.from_numpy(prompts), ["quality"], format_as_dict=False
     )
@@ -71,11 +88,13 @@ def test_quality_is_that_of_torchmetrics(folder: Path) -> None:
     assert quality_of(pictures, np.eye(2, dtype=np.float32)) == pytest.approx([1.0, 0.0], abs=1e-6)
 
 
-def test_the_picture_side_alone_will_do_for_similarities(tmp_path: Path) -> None:
+def test_the_picture_side_alone_will_do_for_similarities(folder: Path, tmp_path: Path) -> None:
     write_tiny_clip_vision(tmp_path / "vision")
     assert np.linalg.norm(features(tmp_path / "vision"), axis=-1) == pytest.approx(1.0)
+    assert not reads_words(tmp_path / "vision", KEY)
+    assert reads_words(folder, KEY)
     with pytest.raises(UserError, match=r"--quality: the weights in .*vision lack"):
-        encode_prompts(tmp_path / "vision", "--quality")
+        encode_texts(tmp_path / "vision", "--quality", PROMPTS)
 
 
 def test_the_model_is_released(folder: Path) -> None:
@@ -106,7 +125,7 @@ def test_settings_that_name_code_are_without_effect(copy: Path, folder: Path) ->
         change(copy / name, **chosen, **own, tokenizer_class="BertTokenizer")
     (copy / "own.py").write_text("raise SystemExit('run')\n")
     assert np.array_equal(features(copy), features(folder))
-    assert np.array_equal(encode_prompts(copy, KEY), encode_prompts(folder, KEY))
+    assert np.array_equal(encode_texts(copy, KEY, PROMPTS), encode_texts(folder, KEY, PROMPTS))
 
 
 FOREIGN = {"quantization_config": {"quant_method": "bitsandbytes"}}
@@ -144,7 +163,7 @@ def test_parts_that_do_not_fit_the_weights_are_refused(copy: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"):
         (copy / name).unlink(missing_ok=True)  # transformers would make one up
     with pytest.raises(UserError, match=r"copy: its tokenizer does not fit its weights"):
-        encode_prompts(copy, KEY)
+        encode_texts(copy, KEY, PROMPTS)
 
 
 def test_weights_that_lack_a_tensor_are_refused(copy: Path) -> None:

@@ -1,6 +1,7 @@
 """Results judged: totals and verdict; bad results below a good one, rendered and real."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -223,3 +224,40 @@ def test_the_signs_of_results_of_a_real_clip(
     frames = (FrameSet(real[name][n], source[n], INSIDE) for n in range(REAL_FRAMES))
     rows = judge(frames, edit_colours([(first, source[0], INSIDE)]), Scorers(first))
     assert [sign.name for sign in bad_signs(gather(list(rows)))] == expected
+
+
+def colours(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """A stand-in for a CLIP: a picture's features are its mean colour, of length one."""
+    means = np.stack([picture.reshape(-1, 3).mean(axis=0) for picture in pictures])
+    return means / np.linalg.norm(means, axis=-1, keepdims=True)
+
+
+def test_similarities_are_of_frames_or_of_the_region() -> None:
+    def painted(background: int, inside: int) -> np.ndarray:
+        """A frame of one pure colour with a square of another."""
+        frame = np.zeros((8, 8, 3), np.uint8)
+        frame[..., background] = 200
+        frame[2:6, 2:6] = 0
+        frame[2:6, 2:6, inside] = 200
+        return frame
+
+    red, green, blue = range(3)
+    square = np.zeros((8, 8), bool)
+    square[2:6, 2:6] = True
+    scorers = Scorers(
+        painted(red, green), colours, None, painted(blue, blue), np.array([0.0, 1.0, 0.0])
+    )
+    result, source = painted(red, green), painted(red, red)
+    first = scorers.columns(FrameSet(result, source, square))
+    share = 1 / np.hypot(3, 1)  # three quarters of the frame are red, a quarter is green
+    assert first == {
+        "clip_score": pytest.approx(1.0),
+        "input_similarity": pytest.approx(3 * share),
+        "text_alignment": pytest.approx(share),
+        "region_text_alignment": pytest.approx(1.0),
+        "reference_similarity": pytest.approx(0.0),
+    }
+    second = scorers.columns(FrameSet(painted(red, blue), source, square & False))
+    assert second["clip_steadiness"] == pytest.approx(9 * share**2)
+    assert second["source_clip_steadiness"] == pytest.approx(1.0)
+    assert second.keys().isdisjoint({"region_text_alignment", "reference_similarity"})

@@ -14,12 +14,15 @@ from torchmetrics.functional.image import (
 )
 
 from maskora.evaluation.metrics import (
+    Flow,
     centroid_error,
     change_kept,
     colours_kept,
     compare,
+    crop_region,
     edit_colours,
     find_object,
+    frame_warp_error,
     hit_rate,
     measure_flow,
     motion_sums,
@@ -138,6 +141,46 @@ def test_noise_that_is_new_in_each_frame_is_a_warp_error() -> None:
         for frame in (texture(), texture(4, 3))
     )
     assert warp_error(first, second, measure_flow(first, second), WHERE) > 10
+
+
+def test_the_warp_error_of_whole_frames_is_a_mean_square_of_colours_from_0_to_1() -> None:
+    dark, brighter = (np.full((8, 10, 3), level, np.uint8) for level in (0, 51))
+    right = np.zeros((8, 10), bool)
+    right[:, 5:] = True
+    half = np.where(right[..., None], brighter, dark)
+    still = np.zeros((8, 10, 2), np.float32)
+    assert frame_warp_error(dark, half, Flow(still, ~right)) == 0.0, "what is hidden has no say"
+    assert frame_warp_error(dark, half, Flow(still, right)) == pytest.approx(0.2**2)
+    assert frame_warp_error(dark, half, Flow(still, right | ~right)) == pytest.approx(0.2**2 / 2)
+    to_the_left = still - np.array([5, 0], np.float32)
+    assert frame_warp_error(dark, half, Flow(to_the_left, right)) == 0.0, "from where it moved to"
+    assert frame_warp_error(dark, half, Flow(still, right & False)) is None
+
+
+@given(
+    st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), min_size=1, max_size=3),
+)
+def test_a_region_is_a_square_around_the_mask_where_there_is_room(
+    shape: tuple[int, int], points: list[tuple[int, int]]
+) -> None:
+    where = np.zeros(shape, bool)
+    for y, x in points:
+        where[y % shape[0], x % shape[1]] = True
+    numbers = np.arange(where.size).reshape(shape)
+    region = crop_region(numbers, where)
+    assert region is not None
+    assert set(numbers[where]) <= set(region.flat)
+    y, x = np.nonzero(where)
+    side = max(np.ptp(y), np.ptp(x)) + 1
+    assert region.shape == (min(side, shape[0]), min(side, shape[1]))
+
+
+def test_a_region_lies_in_the_middle_and_an_empty_one_is_none() -> None:
+    where = np.zeros((9, 9), bool)
+    assert crop_region(where, where) is None
+    where[4, 2:7] = True
+    assert np.array_equal(np.nonzero(crop_region(where, where)), [[2] * 5, range(5)])
 
 
 def test_pixels_that_leave_the_picture_or_are_hidden_are_not_seen() -> None:

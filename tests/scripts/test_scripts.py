@@ -66,12 +66,12 @@ def test_batch_reports_every_failing_job(tmp_path: Path) -> None:
     table = [line.split(maxsplit=3) for line in result.stdout.splitlines()[-5:]]
     assert [(row[0], row[1]) for row in table] == [(name, "failed") for name in "abcde"]
     assert [row[3].partition(": ")[2] for row in table] == [
-        "expected one video, found 0 (of video.mp4 video.mov video.mkv video.webm)",
+        "expected one video, found 0 (of video.mp4 video.mov video.mkv video.webm video)",
         "the box is written X,Y,W,H in pixels, not 1,2,3",
-        "expected one video, found 2 (of video.mp4 video.mov video.mkv video.webm)",
+        "expected one video, found 2 (of video.mp4 video.mov video.mkv video.webm video)",
         "expected one of box.txt, clicks.txt and the folder mask",
-        f"{jobs / 'e' / 'options.txt'}: --colour is no option of a job, but --device, --set, "
-        "--base, --frames, --size, --fps, --caption, --edited-caption are",
+        f"{jobs / 'e' / 'options.txt'}: --colour is no option of a job, but --device, --preset, "
+        "--set, --base, --frames, --size, --fps, --caption, --edited-caption are",
     ]
     for row in table:
         assert row[3] in (tmp_path / "results" / f"{row[0]}.log").read_text()
