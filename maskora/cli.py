@@ -207,6 +207,7 @@ def prepare(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="prepare an existing workspace anew (keeps edits/)")
     ] = False,
+    preset: PresetOption = None,
     set_: SetOption = None,
 ) -> None:
     """Cut a video into a workspace: frames, masks, and a commented edit.toml."""
@@ -217,7 +218,10 @@ def prepare(
         "video.every": every, "prompt.caption": caption, "prompt.edited_caption": edited_caption,
     }  # fmt: skip
     given = {key: value for key, value in given.items() if value is not None}
-    _say_all(prepare_workspace(video, workspace, mask, box, base, given, set_ or [], overwrite))
+    overrides = set_ or []
+    _say_all(
+        prepare_workspace(video, workspace, mask, box, base, given, overrides, overwrite, preset)
+    )
 
 
 @app.command()
@@ -346,14 +350,15 @@ Options (anywhere on the line; a lone -- is ignored)
   --fps RATE              frames per second; of a folder of images too (16, if not said)
   --caption TEXT          what the source shows
   --edited-caption TEXT   what the edit shows
-  --preset NAME           a method, for training and inference (configs/presets)
+  --preset NAME           a method (configs/presets), over which --set goes
   --set TABLE.KEY=VALUE   any key of the configuration; repeatable
   --device DEVICE         cpu, cuda or cuda:N, for training and inference
   --workspace DIR         where the work is kept (default: OUT.work)
   --help                  this text
 
 Run it again with the same workspace to continue: prepare is skipped then, so the box, the mask,
---base, --frames, --size, --fps and the captions stay as they were, and --set counts for that run.
+--base, --frames, --size, --fps and the captions stay as they were, and --preset and --set count for
+that run.
 
 Example
   maskora edit walk.mp4 180,60,140,400 walk_red.png walk_red.mp4 --frames 17

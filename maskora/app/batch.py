@@ -54,8 +54,8 @@ class EditLine:
     """The command line of `maskora edit`, checked as far as it can be before any work.
 
     Attributes:
-        options, clicks, settings, running: words for the commands: those of `prepare`; `--click …`;
-            `--set …`; `--device` and `--preset`, or nothing.
+        options, clicks, settings, preset, device: words for the commands: those of `prepare`;
+            `--click …`; `--set …`; `--preset`, and `--device`, or nothing.
         edits: frame of the workspace -> edited image. Frame 0 is there.
     """
 
@@ -63,7 +63,8 @@ class EditLine:
     options: list[str]
     clicks: list[str]
     settings: list[str]
-    running: list[str]
+    preset: list[str]
+    device: list[str]
     edits: dict[int, Path]
     output: Path
     workspace: Workspace
@@ -83,17 +84,17 @@ def edit_video(words: Sequence[str], say: Say) -> int:
         Fault: a stage was killed.
     """
     line = parse_edit_line(words)
-    workspace, settings = line.workspace, line.settings
+    workspace, settings, preset = line.workspace, line.settings, line.preset
     if workspace.config.is_file():
         settle_video(workspace, Path(line.video), say)
         say(f"edit: {workspace.root} is prepared already: continuing with it")
     else:
         say(f"edit: preparing {workspace.root}")
         if status := _run_stage(
-            "prepare", line.video, str(workspace.root), *line.options, *settings
+            "prepare", line.video, str(workspace.root), *line.options, *preset, *settings
         ):
             return status
-        settings = []  # they are in the workspace's configuration now
+        preset, settings = [], []  # they are in the workspace's configuration now
     if line.clicks and not workspace.mask_record.is_file():
         say("edit: following what was clicked")
         if status := _run_stage("track", str(workspace.root), *line.clicks, *settings):
@@ -101,7 +102,7 @@ def edit_video(words: Sequence[str], say: Say) -> int:
     with working(workspace):
         for frame, image in line.edits.items():
             place_edit(workspace, None, frame, image)
-    config = ["--config", str(workspace.config), *line.running, *settings]
+    config = ["--config", str(workspace.config), *line.device, *preset, *settings]
     say("edit: training")
     if status := _run_stage("train", *config, "--stage", "all", "--resume"):
         return status
@@ -169,7 +170,8 @@ def parse_edit_line(words: Sequence[str]) -> EditLine:
         options=[*_region(box, masks), *_words(last, *FOR_PREPARE)],
         clicks=_words(given, "--click"),
         settings=_words(given, "--set"),
-        running=_words(last, "--device", "--preset"),
+        preset=_words(last, "--preset"),
+        device=_words(last, "--device"),
         edits=edits,
         output=Path(output),
         workspace=Workspace.open(root),

@@ -20,6 +20,7 @@ from maskora.app.workspace import (
     workspace_lock,
 )
 from maskora.config import Config, build_config, load_config, parse_size, render_config
+from maskora.config.toml import with_preset
 from maskora.errors import UserError
 from maskora.files import digest_file, lies_in, remove, write_text
 from maskora.hub import find_file, find_local, is_hub_id
@@ -51,6 +52,7 @@ def prepare_workspace(
     given: dict[str, Any],
     overrides: list[str],
     overwrite: bool,
+    preset: str | None = None,
     watch: Watch = with_a_bar,
 ) -> list[str]:
     """Write source/, masks/, an empty edits/ and edit.toml.
@@ -58,7 +60,7 @@ def prepare_workspace(
     Args:
         mask, box: where the edit is; neither: it is clicked later (or mask.shape is "full").
         given: settings from the command's own options, "table.key" -> value.
-        overrides: `--set` texts.
+        overrides, preset: `--set` texts, and a method that they go before.
         watch: passes the frames on, and may show how many are through.
 
     Returns:
@@ -69,7 +71,7 @@ def prepare_workspace(
     """
     workspace = Workspace.open(root)
     _check_target(workspace, [path for path in (video, mask) if path is not None], overwrite)
-    config = _configuration(base, given, overrides)
+    config = _configuration(base, preset, given, overrides)
     config, info, grid, placement, notes = _placed(video, root, config)
     if config.mask.shape == "full" and (mask or box):
         notes.append('--mask and --box have no effect: [mask] shape is "full"')
@@ -186,9 +188,14 @@ def _masks(
     return float(np.mean(labels_THW > 0)), notes
 
 
-def _configuration(base: Path | None, given: dict[str, Any], overrides: list[str]) -> Config:
-    """Settings of the base, the options and `--set`, the last wins; local paths become absolute."""
-    tables = (load_config(base) if base else Config()).model_dump()
+def _configuration(
+    base: Path | None, preset: str | None, given: dict[str, Any], overrides: list[str]
+) -> Config:
+    """Settings of the base, the preset, the options and `--set`, of which the last wins.
+
+    Local paths become absolute.
+    """
+    tables = with_preset((load_config(base) if base else Config()).model_dump(), preset)
     for name, value in given.items():
         table, _, key = name.partition(".")
         tables[table][key] = value

@@ -38,7 +38,7 @@ def read_case(case: Path, options: Sequence[str], workspace: Path) -> EditLine:
         case, workspace.with_suffix(".mp4"), [*options, "--workspace", str(workspace)]
     )
     line = parse_edit_line(words)
-    if "--preset" in line.running:
+    if line.preset:
         raise UserError("--preset is no option of a case: --presets says which are compared")
     return line
 

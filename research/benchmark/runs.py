@@ -249,7 +249,7 @@ def make(one: CaseRuns, line: EditLine, preset: str) -> None:
         for frame, image in line.edits.items():
             place_edit(workspace, preset, frame, image)
     words = ["--config", str(workspace.config), "--preset", one.benchmark.presets[preset]]
-    words += ["--edit", preset, *line.running]
+    words += ["--edit", preset, *line.device]
     with one.file(preset, ".log").open("wb") as file:
         run_stage(file, "train", *words, "--stage", "all", "--resume")
         run_stage(file, "infer", *words, "--output", str(output))

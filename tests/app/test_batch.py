@@ -108,17 +108,19 @@ def test_run_again_it_continues_and_settings_count_for_that_run(
 ) -> None:
     place = folder / "kept here"
     line = ["edit", "clip.mp4", "--mask", "mask.png", "edited.PNG", "o.mp4", "--workspace", place]
-    ok(run(*line))
+    settings = ["--set", "a.b=c", "--preset", "instant", "--device", "cuda:1", "--set=d.e=f"]
+    ok(run(*line, *settings))
     first = child.asked()
-    assert first[0] == ["prepare", "clip.mp4", str(place), "--mask", "mask.png"]
+    given = ["--preset", "instant", "--set", "a.b=c", "--set", "d.e=f"]
+    assert first[0] == ["prepare", "clip.mp4", str(place), "--mask", "mask.png", *given]
+    assert not {"--set", "--preset"} & {word for words in first[1:] for word in words}
 
-    answer = run(*line, "--set", "a.b=c", "--device", "cuda:1", "--set=d.e=f")
+    answer = run(*line, *settings)
 
     assert "is prepared already: continuing with it" in answer.out
     again = child.asked()
     assert [words[0] for words in again] == ["train", "infer"]
-    given = ["--device", "cuda:1", "--set", "a.b=c", "--set", "d.e=f"]
-    assert all(words[3:9] == given for words in again)
+    assert all(words[3:11] == ["--device", "cuda:1", *given] for words in again)
 
 
 @pytest.mark.parametrize("recorded", [True, False])

@@ -10,6 +10,7 @@ import pytest
 
 from maskora.app.prepare import scaffold
 from maskora.app.workspace import Workspace, original_video
+from maskora.config import load_config
 from maskora.errors import UserError
 from maskora.files import sha256_file
 from maskora.masks.files import write_labels
@@ -310,3 +311,14 @@ def test_a_mask_that_begins_later_is_said(prepare: Run, target: Path, tmp_path: 
     answer = ok(prepare(target, "--mask", tmp_path / "masks", "--set", "mask.smooth=1"))
     assert "begins in frame 4" in answer.out
     assert "--start 4" in answer.out
+
+
+def test_a_preset_is_written_into_the_configuration_and_settings_go_over_it(
+    prepared: Prepared,
+) -> None:
+    root = prepared("--preset", "anyv2v", "--set", "transfer.attention_share=0.3")
+    config = load_config(root / "edit.toml")
+    assert config.inference.lora == "none"
+    assert config.transfer.attention == "qk"
+    assert config.transfer.attention_share == 0.3
+    assert config.motion.steps == 2, "what the preset leaves open is as it was set"
