@@ -105,6 +105,7 @@ def workload_of(
         optimizer=2 if is_8bit else 8,
         accumulation=config.training.gradient_accumulation_steps if purpose == "train" else 1,
         acceleration=config.acceleration,
+        waiting=config.transfer.waiting if purpose == "infer" else 0,
         further_loras=sum(map(adapter_values, further)) if purpose == "infer" else 0,
     )
 
@@ -195,11 +196,12 @@ def _time_lines(config: Config, workspace: Workspace, train: Plan, infer: Plan) 
         find_edits(workspace, None, train.job.frames).keyframes
     )
     share, turns = config.appearance.motion_share, train.base.experts
+    training = config.inference.lora == "trained"
     parts: list[tuple[float, float | None]] = [
-        (turns * config.motion.steps, motion),
+        *([(turns * config.motion.steps, motion)] if training else []),
         (config.inference.steps * (1 + _inversion(config, infer.job.batch)), generate),
     ]
-    if has_keyframes:
+    if has_keyframes and training:
         steps = turns * config.appearance.steps
         parts += [(steps * (1 - share), keyframe), (steps * share, motion)]
     return [

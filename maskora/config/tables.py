@@ -492,8 +492,13 @@ class Transfer(Table):
     @property
     def takes(self) -> bool:
         """True where the edit takes something of the source while it is denoised."""
-        attention = self.attention != "none" and self.attention_share > 0
-        return attention or self.features_share > 0
+        return self.waiting > 0
+
+    @property
+    def waiting(self) -> int:
+        """How many of a block's answers for the source are taken, one after another."""
+        attention = {"none": 0, "qk": 2, "difference": 1}[self.attention]
+        return (attention if self.attention_share else 0) + (self.features_share > 0)
 
     @property
     def inverts(self) -> bool:

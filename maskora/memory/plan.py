@@ -58,6 +58,7 @@ class Workload:
         batch: how many rows denoise together: guidance branches, and the source beside them.
         optimizer: bytes of optimizer state per LoRA weight.
         accumulation: samples per training step, one after another.
+        waiting: how many of a block's answers for the source wait for the edit's rows.
         further_loras: values of the LoRAs that are stacked on the trained one.
         acceleration: what is used to be faster.
     """
@@ -77,6 +78,7 @@ class Workload:
     optimizer: int
     accumulation: int = 1
     further_loras: int = 0
+    waiting: int = 0
     acceleration: Acceleration = PLAIN
 
     def tokens(self, base: Profile, frames: int) -> int:
@@ -138,6 +140,7 @@ def _generating(base: Profile, job: Workload) -> BlockPhase:
     rows = "the two guidance branches" if job.batch == 2 else "the source and the edit"
     in_turn = f"{rows} run one after the other within each block"
     remembered = CACHED.get(job.acceleration.cache, 0) * base.input_bytes(job.dtype, tokens)
+    split += job.waiting * base.input_bytes(job.dtype, tokens)
     halves = (ComputeMode(split, {"split_batch": True}, in_turn),) if job.batch > 1 else ()
     values = base.lora_parameters(job.rank, job.targets) + job.further_loras
     return BlockPhase(

@@ -162,6 +162,34 @@ def test_the_two_branches_are_split_only_where_there_are_two(big: Path) -> None:
     assert not planned(big, "train").placement.split_batch
 
 
+def test_without_training_the_inversion_and_the_denoising_are_all_that_takes_time(
+    plan_text: Text, edit: Path, big: Path
+) -> None:
+    """An evaluation of the inversion is a row, and one of the denoising three."""
+    _, infer = both(build_config({}, ["transfer.attention=qk"]), edit.parent, big)
+    timings.record(infer.step_key(49), 90.0)
+    assert "whole edit: about 60 minutes" in plan_text("--preset", "instant")  # 30 x (90 + 30) s
+
+
+def test_the_source_beside_the_edit_is_a_row_more(big: Path) -> None:
+    roomy = "memory.vram_budget_gb=80"
+    one, two, three, alone = (
+        planned(big, "infer", roomy, *sets).needs["generate"].activations
+        for sets in (
+            ["inference.guidance=1.0"],
+            [],
+            ["transfer.attention=qk"],
+            ["inference.guidance=1.0", "transfer.features_share=0.2"],
+        )
+    )
+    assert alone == two
+    assert three - two == two - one > 0
+    split = planned(big, "infer", "transfer.attention=qk")
+    assert "the source and the edit run one after the other within each block" in render([split])
+    train = planned(big, "train", "transfer.attention=qk")
+    assert train.needs == planned(big, "train").needs
+
+
 def test_only_training_offloads_its_inputs(big: Path) -> None:
     train, infer = planned(big, "train"), planned(big, "infer")
     assert train.placement.activation_offload

@@ -12,12 +12,15 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from maskora import lora
+from maskora.config.tables import Transfer
+from maskora.matching import Matching
 from maskora.memory.live_bytes import LiveBytes
 from maskora.memory.measure import STEPS, Probe, fitted, pruned
 from maskora.memory.profile import Profile, measure, published
 from maskora.models.base import ModelInputs
 from maskora.models.registry import open_model, open_source
 from maskora.models.tiny import write_tiny_model
+from maskora.streaming.placement import Placement
 from tests.models import tiny_hunyuan, tiny_hunyuan15
 from tests.models.counting import LiveBytes as CountedBytes
 from tests.models.counting import make_fake, on_meta, peak_of
@@ -198,3 +201,25 @@ def test_a_new_base_is_measured_within_20_seconds() -> None:
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(told.stdout) < 20
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_the_sources_row_beside_two_branches_takes_what_is_planned(
+    probe: Probe, split: bool
+) -> None:
+    """Three rows, where the last two take queries, keys and features of the first."""
+    latents, tokens = (3, 10, 14), 3 * 10 * 14
+    table = {**probe.base(), "weights": {"bfloat16": {**probe.weights()}}}
+    table["weights"]["bfloat16"]["steps"] = {"attention": probe.steps("attention")}
+    told, peaks = Profile(table), []
+    for kind in probe.model.block_lists:
+        placement = Placement(0, split_batch=split)
+        transformer, blocks = probe.prepared(kind, placement, "attention", 8, False)
+        everything = Transfer(attention="qk", features_share=1.0)
+        matching = Matching(list(blocks), everything, 4, tokens // probe.model.grid.patch**2)
+        with matching.during(0, 3):
+            moments, _ = probe.traced(transformer, blocks[0], latents, 3, False)
+        peaks.append(max(moments))
+    planned = told.infer_bytes("bfloat16", tokens, 3, split, "attention")
+    planned += split * everything.waiting * told.input_bytes("bfloat16", tokens)
+    assert planned - told._latents(tokens, 3) == pytest.approx(max(peaks), rel=0.05)
