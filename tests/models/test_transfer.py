@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from maskora import lora
 from maskora.config.tables import Inference, Transfer
 from maskora.errors import UserError
 from maskora.latents import EncodedSample
@@ -193,3 +194,29 @@ def test_the_lower_it_starts_the_more_of_what_was_carried_is_kept(scene: Scene) 
         assert sum(taken) == max(1, int((levels <= level).sum()))
         errors.append(error(run.result(), carried))
     assert errors[1] < errors[0]
+
+
+@pytest.mark.parametrize("storage", ["float8", "int8", "nf4"])
+def test_compressed_weights_lead_the_same_streamed_and_resident(tiny: Tiny, storage: str) -> None:
+    scene = Scene(opened(tiny(WAN)))
+    settings = Inference(steps=3, guidance=1.0)
+    branch = scene.branch(settings)
+    resident, streamed = (
+        scene.denoised(scene.edited, settings, ALL, branch, Placement(count, "mapped", storage))
+        for count in (0, 2)
+    )
+    assert torch.equal(streamed, resident)
+    plain = scene.denoised(scene.edited, settings, ALL, branch)
+    assert 0 < error(resident, plain) < 0.2
+
+
+def test_a_lora_changes_what_is_taken_and_its_layers_are_taken_from_once(scene: Scene) -> None:
+    transformer = scene.model.load_transformer()
+    blocks = [block for name in scene.model.block_lists for block in getattr(transformer, name)]
+    lora.inject(transformer, 4, 4, scene.model.lora_targets("attention"), seed=0)
+    matching = Matching(blocks, Transfer(attention="qk"), 4, 1)
+    before = [module for module in transformer.modules() if module._forward_hooks]
+    with matching.during(0, 2):
+        hooked = [m for m in transformer.modules() if m._forward_hooks and m not in before]
+    assert len(hooked) == 2 * len(blocks)
+    assert all(hasattr(module, "lora_A") for module in hooked), "with what the LoRA adds"
