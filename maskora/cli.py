@@ -91,7 +91,7 @@ def handle_errors(command: Callable[Given, Answer]) -> Callable[Given, Answer]:
             answer = command(*args, **kwargs)
             interruption.check()  # none is lost, however late it was
             return answer
-        except (Exception, KeyboardInterrupt) as error:
+        except BaseException as error:  # a panic of a library in Rust is no Exception
             failure = _failure(error, interruption.came())
             if failure is None:
                 raise

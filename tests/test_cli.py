@@ -111,6 +111,24 @@ def test_a_name_that_is_not_in_utf8_and_is_met_on_the_way(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_library_that_can_start_no_thread_is_out_of_memory_and_another_panic_is_a_bug(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class PanicException(BaseException):
+        pass
+
+    @handle_errors
+    def command(reason: str) -> None:
+        raise PanicException(reason)
+
+    with pytest.raises(typer.Exit) as ended:
+        command("called `Result::unwrap()` on an `Err` value: ThreadPoolBuildError { kind: … }")
+    assert ended.value.exit_code == 1
+    assert "the machine's RAM is too small" in capsys.readouterr().err
+    with pytest.raises(PanicException):
+        command("index out of bounds")
+
+
 def test_names_command_nothing_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     name = "a\x1b]0;owned\x07\x9b31m\u202egnp.exe\x08é編"
     logging.getLogger().handlers.clear()

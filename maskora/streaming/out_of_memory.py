@@ -51,6 +51,8 @@ def ran_out_of(error: BaseException) -> Literal["VRAM", "RAM"] | None:
         return "RAM" if error.errno == errno.ENOMEM or code in WINDOWS_CODES else None
     if type(error).__name__ == "OutOfMemoryError":  # torch's
         return "VRAM"
+    if type(error).__name__ == "PanicException":  # tokenizers', which is no Exception
+        return "RAM" if "ThreadPoolBuildError" in str(error) else None
     library = isinstance(error, RuntimeError | ImportError | SafetensorError)
     if library and not isinstance(error, Fault):  # ours are final
         said = str(error)
