@@ -38,6 +38,7 @@ HOST_MESSAGES = (
     "failed to map segment from shared object",  # a library that is just being imported
     "can't start new thread",
     "could not create a primitive",  # oneDNN
+    "Insufficient memory",  # OpenCV
 )
 WINDOWS_CODES = (8, 14, 1455)  # not enough memory, out of memory, the paging file is too small
 
@@ -54,6 +55,7 @@ def ran_out_of(error: BaseException) -> Literal["VRAM", "RAM"] | None:
     if type(error).__name__ == "PanicException":  # tokenizers', which is no Exception
         return "RAM" if "ThreadPoolBuildError" in str(error) else None
     library = isinstance(error, RuntimeError | ImportError | SafetensorError)
+    library = library or type(error).__module__ == "cv2"
     if library and not isinstance(error, Fault):  # ours are final
         said = str(error)
         if any(message in said for message in DEVICE_MESSAGES):

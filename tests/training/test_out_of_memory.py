@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import cv2
 import psutil
 import pytest
 import torch
@@ -325,6 +326,8 @@ KINDS: list[tuple[Exception, str | None]] = [
     (ImportError("lib.so: cannot allocate memory in static TLS block"), "RAM"),
     (SafetensorError("Cannot allocate memory (os error 12)"), "RAM"),
     (RuntimeError("can't start new thread"), "RAM"),
+    (cv2.error("alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate"), "RAM"),
+    (cv2.error("resize.cpp: error: (-215:Assertion failed) !ssize.empty()"), None),
     (RuntimeError("could not create a primitive"), "RAM"),
     (ImportError("No module named 'bitsandbytes'"), None),
     (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), None),
