@@ -49,7 +49,7 @@ class Matching:
     Args:
         blocks: the transformer's, in the order of computation.
         transfer: the attention and the features that are taken.
-        steps: of the whole schedule.
+        steps: how many are denoised.
         tokens: of the video; other tokens, which some modules have after them, are let be.
 
     Raises:
@@ -89,11 +89,6 @@ class Matching:
                 for names, change in one.changes.items():
                     if re.fullmatch(names, name):
                         yield change, module
-
-
-def steps_taken(transfer: Transfer, steps: int) -> int:
-    """In how many of a schedule's first steps something is taken from the source."""
-    return max((one.steps for one in taken_from(transfer, steps)), default=0)
 
 
 def taken_from(transfer: Transfer, steps: int) -> list[Taken]:

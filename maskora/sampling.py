@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf, prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from maskora.config.tables import Inference, Transfer
 from maskora.errors import Fault
 from maskora.latents import EncodedSample, on_device
-from maskora.matching import Matching, steps_taken
+from maskora.matching import Matching
 from maskora.method.objective import TIMESTEPS, mix
 from maskora.method.transfer import first_step
 from maskora.models.registry import Context, Expert, ModelInputs, Transformer, VideoModel
@@ -51,7 +52,7 @@ class SourceBranch:
 
     Attributes:
         sample: the source as the base is shown it: its own first frame, no words.
-        way_SCTHW: its latents where each step of the schedule begins, and where the last one ends.
+        way_SCTHW: its latents where each step that is denoised begins, and where the last one ends.
     """
 
     sample: EncodedSample
@@ -104,27 +105,24 @@ class Denoising:
         self._scheduler = model.scheduler(settings.steps, _shift(settings))
         self._noise = noise_BCTHW.to(model.device)
         self._lead = lead or Lead()
-        self._done = 0
+        self._first = self._done = begins_at(self._scheduler, self._lead.transfer)
         self._latents = self._start()
-        self._both = (
-            self._beside_source() if steps_taken(self._lead.transfer, settings.steps) else None
-        )
+        self._both = self._beside_source() if self._lead.transfer.takes else None
 
     def _start(self) -> Tensor:
-        """The latents that denoising starts from; passes over the steps above their noise level."""
+        """The latents that denoising starts from, at its first step's noise level."""
         transfer, branch = self._lead.transfer, self._lead.branch
         if transfer.start == "noise":
             return self._model.initial_latents(self._noise, self._inputs.condition_BCTHW[:1])
-        levels = self._scheduler.sigmas
-        self._done = first_step(levels.tolist(), transfer.start_level)
-        if self._done:
-            self._scheduler.set_begin_index(self._done)
+        if self._first:
+            self._scheduler.set_begin_index(self._first)
         if transfer.start == "inverted":
             assert branch is not None
-            return upload(branch.way_SCTHW[self._done].float(), self._model.device)[None]
+            return upload(branch.way_SCTHW[0].float(), self._model.device)[None]
         assert self._lead.carried_CTHW is not None
         carried_BCTHW = upload(self._lead.carried_CTHW, self._model.device)[None]
-        return mix(carried_BCTHW, self._noise, levels[self._done].to(self._noise))
+        level = self._scheduler.sigmas[self._first].to(self._noise)
+        return mix(carried_BCTHW, self._noise, level)
 
     def _beside_source(self) -> ModelInputs:
         """The source's inputs as a first row before the edit's."""
@@ -157,7 +155,8 @@ class Denoising:
             return None
         blocks = [b for name in self._model.block_lists for b in getattr(transformer, name)]
         tokens = prod(self._latents.shape[2:]) // self._model.grid.patch**2
-        return Matching(blocks, self._lead.transfer, len(self._scheduler.timesteps), tokens)
+        steps = len(self._scheduler.timesteps) - self._first
+        return Matching(blocks, self._lead.transfer, steps, tokens)
 
     def result(self) -> Tensor:
         """Normalised latents of shape (C, T', h, w). Raises Fault where they are not finite."""
@@ -186,7 +185,7 @@ class Denoising:
     ) -> Tensor:
         """The guided velocity (1, C, T', h, w) at the latents; changes nothing of this clip."""
         latents = self._latents.expand(2 if self._guided else 1, *self._latents.shape[1:])
-        if matching is not None and matching.takes(self._done):
+        if matching is not None and matching.takes(self._done - self._first):
             answer = self._led_velocity(transformer, timestep, matching, latents)
         else:
             caches = transformer.is_cache_enabled
@@ -203,9 +202,10 @@ class Denoising:
     ) -> Tensor:
         """The velocity of each row of latents, which go through the blocks beside the source."""
         assert self._both is not None and self._lead.branch is not None
-        source = upload(self._lead.branch.way_SCTHW[self._done].float(), self._model.device)
+        step = self._done - self._first
+        source = upload(self._lead.branch.way_SCTHW[step].float(), self._model.device)
         rows = torch.cat([source[None], latents])
-        with matching.during(self._done, len(rows)):
+        with matching.during(step, len(rows)):
             times = timestep.expand(len(rows))
             return self._model.predict(transformer, rows, times, self._both)[1:]
 
@@ -219,16 +219,18 @@ class Inversion:
     Args:
         sample: the source as the base is shown it.
         latents_CTHW: of the source.
-        settings, passes: the schedule, and evaluations per step.
+        settings, transfer: the schedule, up to where denoising starts, and evaluations per step.
     """
 
     def __init__(
         self, model: VideoModel, sample: EncodedSample, latents_CTHW: Tensor, settings: Inference,
-        passes: int,
+        transfer: Transfer,
     ) -> None:  # fmt: skip
         scheduler = model.scheduler(settings.steps, _shift(settings))
-        self._model, self._passes = model, passes
-        self._levels, self._timesteps = scheduler.sigmas.tolist(), scheduler.timesteps
+        first = begins_at(scheduler, transfer)
+        self._model, self._passes = model, transfer.inversion_passes
+        self._levels = scheduler.sigmas[first:].tolist()
+        self._timesteps = scheduler.timesteps[first:]
         self._inputs = _inputs(sample, None, model.device, settings.guidance)
         self._latents = upload(latents_CTHW.float(), model.device)[None]
         self._way = [latents_CTHW.half()]
@@ -264,6 +266,27 @@ class Inversion:
             self._model.predict, transformer, latents, timestep.expand(1), self._inputs
         )
         return with_room(predict, partial(_give_way, self._model, transformer))
+
+
+def begins_at(scheduler: Any, transfer: Transfer) -> int:
+    """The step of a scheduler's timesteps at which denoising begins."""
+    if transfer.start == "noise":
+        return 0
+    return first_step(scheduler.sigmas.tolist(), transfer.start_level)
+
+
+def experts_in_use(
+    model: VideoModel, settings: Inference, transfer: Transfer
+) -> tuple[Expert, ...]:
+    """A base's transformers that have a step to take, the noisiest levels first."""
+    scheduler = model.scheduler(settings.steps, _shift(settings))
+    remaining = scheduler.timesteps[begins_at(scheduler, transfer) :].tolist()
+    used = []
+    for expert in model.experts:
+        own = [level for level in remaining if level >= expert.lowest * TIMESTEPS]
+        remaining = remaining[len(own) :]
+        used += [expert] if own else []
+    return tuple(used)
 
 
 def _shift(settings: Inference) -> float | None:

@@ -50,7 +50,7 @@ def motion_fingerprint(clip: Clip, caption: str, config: Config, model: VideoMod
     storage, borders = config.model.storage, [f"{e.lowest} {e.highest}" for e in model.experts]
     motion, window = config.motion, config.motion.window_length(clip.source.frames)
     plain = [] if motion.augment == "colour" else ["augment"]
-    plain += [] if motion.masking == "grid" else ["masking", "grid_share"]
+    plain += [] if motion.gridded else ["masking", "grid_share"]
     return {
         **({} if storage == "same" else {STORAGE: storage}),
         **({"noise levels of the experts": digest(*borders)} if len(borders) > 1 else {}),

@@ -1,10 +1,11 @@
 """What an inference computes: inputs encoded, the source inverted, a clip denoised per seed."""
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
 
 import torch
@@ -19,6 +20,7 @@ from maskora.files import digest, sha256_file
 from maskora.latents import (
     EncodedSample,
     TensorCache,
+    digest_tensors,
     encode_prompts,
     encode_samples,
     encode_videos,
@@ -27,7 +29,15 @@ from maskora.method.conditioning import inference_sample, to_unit
 from maskora.method.transfer import carried_inside, perturbed
 from maskora.models.acceleration import use_cache
 from maskora.models.registry import Context, Expert, PromptInput, Transformer, VideoModel
-from maskora.sampling import Denoising, Inversion, LatentLock, Lead, SourceBranch, draw_noise
+from maskora.sampling import (
+    Denoising,
+    Inversion,
+    LatentLock,
+    Lead,
+    SourceBranch,
+    draw_noise,
+    experts_in_use,
+)
 from maskora.streaming.engine import Streamer
 
 log = logging.getLogger("maskora")
@@ -84,7 +94,7 @@ def encode(
         videos["locked"] = video
     if transfer.inverts:
         samples.append(inference_sample(video, keep, video[:, 0], how, prompt=""))
-        videos["inverted"] = perturbed(video, transfer.smooth_noise, config.inference.seed)
+        videos["inverted"] = perturbed(video, transfer.smooth_noise, seed=0)
     if transfer.start == "flow":
         shown = carried_inside(first.image_HWC, clip.frames_THWC, clip.labels_THW > 0)
         videos["carried"] = to_unit(torch.from_numpy(shown))
@@ -130,8 +140,9 @@ def generate(
     """
     source = _Source(config, model, encoded, loras, cache)
     runs: dict[int, Denoising] = {}
-    turns = [(expert, False) for expert in reversed(model.experts) if source.inversion]
-    turns += [(expert, True) for expert in model.experts]
+    experts = experts_in_use(model, config.inference, config.transfer)
+    turns = [(expert, False) for expert in reversed(experts) if source.inversion]
+    turns += [(expert, True) for expert in experts]
     for expert, phases in groupby(turns, key=lambda turn: turn[0]):
         with _loaded(model, expert, loras) as transformer:
             for _, denoises in phases:
@@ -141,7 +152,8 @@ def generate(
                 runs = runs or _begun(config, model, encoded, seeds, source.lead())
                 use_cache(transformer, model.acceleration)
                 for seed in _denoised(runs, transformer, expert, model, take_seconds):
-                    keep(seed, runs[seed].result())
+                    if expert is experts[-1]:
+                        keep(seed, runs[seed].result())
     return [run.result() for run in runs.values()]
 
 
@@ -186,15 +198,14 @@ def _denoised(
     model: VideoModel,
     take_seconds: Callable[[float], object],
 ) -> Iterator[int]:
-    """Take an expert's steps of every clip; gives the seeds that are done with it."""
+    """Take an expert's steps of every clip; gives each seed once it has."""
     taken = 0
     for seed, run in runs.items():
         started = time.perf_counter()
         if steps := run.advance(transformer, expert):
             take_seconds((time.perf_counter() - started) / steps)
         taken += steps
-        if expert is model.experts[-1]:
-            yield seed
+        yield seed
     if taken and model.acceleration.cache != "none":
         log.info("%s", skipped_blocks(transformer.streamed.streamer, taken))
 
@@ -220,9 +231,8 @@ class _Source:
         if known is not None:
             self._way = known["way"]
             return
-        passes = config.transfer.inversion_passes
         self.inversion = Inversion(
-            model, encoded.source, encoded.source_CTHW, config.inference, passes
+            model, encoded.source, encoded.source_CTHW, config.inference, config.transfer
         )
 
     def advance(self, transformer: Transformer, expert: Expert) -> None:
@@ -230,11 +240,21 @@ class _Source:
         assert self.inversion is not None
         self.inversion.advance(transformer, expert)
 
+    def _store(self, way_SCTHW: Tensor) -> None:
+        """Keep the way; where that fails it is logged, since it is still at hand."""
+        try:
+            self._cache.put(self._name, {"way": way_SCTHW})
+        except OSError as error:
+            log.warning(
+                "note: the inverted source cannot be kept in %s (%s): the next run inverts anew",
+                self._cache.folder, error.strerror,
+            )  # fmt: skip
+
     def lead(self) -> Lead:
         """What a denoising is led by; the inversion is done."""
         if self.inversion is not None and self._way is None:
             self._way = self.inversion.result()
-            self._cache.put(self._name, {"way": self._way})
+            self._store(self._way)
         branch = None
         if self._way is not None and self._encoded.source is not None:
             branch = SourceBranch(self._encoded.source, self._way)
@@ -245,16 +265,22 @@ def way_name(config: Config, model: VideoModel, encoded: Encoded, loras: list[Lo
     """Content name of the source's way: everything that it depends on."""
     source, latents = encoded.source, encoded.source_CTHW
     assert source is not None and latents is not None
-    context = [source.context[name] for name in sorted(source.context)]
-    tensors = [latents, source.condition_CTHW, *context]
-    inference, passes = config.inference, config.transfer.inversion_passes
-    guidance = inference.guidance if model.embeds_guidance else 1.0
-    numbers = f"{inference.steps} {inference.shift} {guidance} {passes}"
-    base = base_digest(config.model.dtype, model)
-    how = f"{config.model.storage} {model.acceleration.attention}"
-    files = [f"{one.sha256} {one.strength} {one.expert}" for one in loras]
-    content = digest(*(tensor.contiguous().numpy().tobytes() for tensor in tensors))
-    return f"way-{digest(WAY_FORMAT, base, how, content, numbers, *files)}"
+    shown = {"latents": latents, "condition": source.condition_CTHW, **source.context}
+    inference, transfer = config.inference, config.transfer
+    facts = {
+        "base": base_digest(config.model.dtype, model),
+        "storage": config.model.storage,
+        "attention": model.acceleration.attention,
+        "experts": [asdict(expert) for expert in model.experts],
+        "scheduler": model.source.config("scheduler"),
+        "schedule": [inference.steps, inference.shift],
+        "guidance": inference.guidance if model.embeds_guidance else 1.0,
+        "start": [transfer.start_level if transfer.start != "noise" else 1.0],
+        "passes": transfer.inversion_passes,
+        "loras": [[one.sha256, one.strength, one.expert] for one in loras],
+        "by": [WAY_FORMAT, str(model.device), torch.__version__],
+    }
+    return f"way-{digest(json.dumps(facts, sort_keys=True), digest_tensors(shown))}"
 
 
 def of_expert(loras: list[LoraChoice], expert: Expert) -> list[LoraChoice]:

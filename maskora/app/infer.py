@@ -67,7 +67,8 @@ def infer_clip(
         UserError: the workspace is not complete, or a LoRA is missing or does not fit.
     """
     numbers = parse_seeds(seeds, config.inference.seed)
-    if len(numbers) > 1 and config.transfer.start == "inverted":
+    seedless = config.transfer.start == "inverted" and config.inference.lock != "latent"
+    if len(numbers) > 1 and seedless:
         log.warning('note: transfer.start is "inverted": every seed gives the same clip')
     folders = {
         seed: workspace.output_dir(edit, seed if n else None) for n, seed in enumerate(numbers)
@@ -144,6 +145,11 @@ def read_inputs(
     edited = load_edit(workspace, config, clip, edit, captioned=trained_on)
     original = original_video(clip.source)
     report_leakage(edited, config.appearance.spill)
+    if edited.keyframes and config.inference.lora == "none":
+        log.warning(
+            "note: edited frames after the first have no effect here: their look is learned, and "
+            'inference.lora is "none"'
+        )
     for warning in infer_warnings(config):
         log.warning("note: %s", warning)
     return clip, edited, original

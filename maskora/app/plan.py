@@ -12,7 +12,7 @@ from pathlib import Path
 from maskora.app import timings
 from maskora.app.workspace import Source, Workspace
 from maskora.config import Config, parse_size
-from maskora.config.tables import Motion
+from maskora.config.tables import Motion, Transfer
 from maskora.devices import BFLOAT16, DeviceKind, dotted
 from maskora.errors import UserError
 from maskora.files import cache_home
@@ -52,11 +52,38 @@ def plan_for(
             there are, or the GPU has no kernels for the precision.
     """
     check_precision(config, machine)
+    check_transfer(config)
     base = found
     if not isinstance(base, Profile):
         base = read_profile(config.model.family, base, config.model.dtype, config.adapter.targets)
+    check_blocks(config.transfer, len(base.block_bytes(config.model.dtype, config.model.storage)))
     job = workload_of(config, workspace, source, purpose, machine.kind, base)
     return plan_run(base, job, machine, config.memory)
+
+
+def check_transfer(config: Config) -> None:
+    """What skips or has compiled blocks lets nothing be taken in them. Raises UserError."""
+    asked = config.acceleration
+    if config.transfer.takes and (asked.cache != "none" or asked.compile):
+        key = "compile" if asked.compile else "cache"
+        raise UserError(
+            f"[acceleration] {key} cannot be used while [transfer] takes attention or features of "
+            f"the source in some steps: turn one of them off"
+        )
+
+
+def check_blocks(transfer: Transfer, count: int) -> None:
+    """Raises UserError where [transfer] chooses none of a base's blocks."""
+    chosen = {
+        "attention_blocks": transfer.attention_blocks if transfer.attention != "none" else (0, 1),
+        "features_blocks": transfer.features_blocks if transfer.features_share else (0, 1),
+    }
+    for key, (first, last) in chosen.items():
+        if round(first * count) == round(last * count):
+            raise UserError(
+                f"[transfer] {key}: {first:g} to {last:g} of the depth is none of this base's "
+                f"{count} blocks: choose more of them"
+            )
 
 
 def check_precision(config: Config, machine: Machine) -> None:
@@ -112,7 +139,7 @@ def workload_of(
 
 def variants(motion: Motion) -> int:
     """How many samples are made of each window."""
-    return (1 + (motion.masking == "grid")) * (1 if motion.augment == "none" else COLOURINGS)
+    return (1 + motion.gridded) * (1 if motion.augment == "none" else COLOURINGS)
 
 
 def _planned_size(config: Config, multiple: int) -> tuple[int, int]:
@@ -153,7 +180,8 @@ def describe_plan(
     source = workspace.read_source() if workspace.source_record.is_file() else None
     found = resolve_base(config.model, workspace.root, CONFIGS)
     plans, refusals = [], []
-    for purpose in PURPOSES:
+    purposes = PURPOSES if config.inference.lora == "trained" else ("infer",)
+    for purpose in purposes:
         try:
             plans.append(plan_for(config, workspace, source, found, machine, purpose))
         except UserError as error:
@@ -164,7 +192,7 @@ def describe_plan(
         yield f"{workspace.root} is not prepared yet: planned with [video] of the configuration"
     yield render(plans)
     yield _disk_line(config, found, plans[0])
-    yield from _time_lines(config, workspace, *plans)
+    yield from _time_lines(config, workspace, plans)
 
 
 def _disk_line(config: Config, found: ModelFiles, plan: Plan) -> str:
@@ -184,32 +212,43 @@ def _disk_line(config: Config, found: ModelFiles, plan: Plan) -> str:
     return "; ".join(lines)
 
 
-def _time_lines(config: Config, workspace: Workspace, train: Plan, infer: Plan) -> list[str]:
-    """Seconds per step and for the whole edit, where this machine has measured them before."""
-    from maskora.app.edits import find_edits  # which needs libraries that the doctor looks at
+def _time_lines(config: Config, workspace: Workspace, plans: list[Plan]) -> list[str]:
+    """Seconds per step and for the whole edit, where this machine has measured them before.
 
-    motion, told_motion = _measured(train, train.job.window)
-    anchored = config.appearance.conditioning == "anchored"
-    keyframe, _ = _measured(train, 1 + train.base.grid.temporal if anchored else 1)
-    generate, told_generate = _measured(infer, infer.job.frames)
-    has_keyframes = workspace.edits_dir.is_dir() and bool(
-        find_edits(workspace, None, train.job.frames).keyframes
-    )
-    share, turns = config.appearance.motion_share, train.base.experts
-    training = config.inference.lora == "trained"
-    parts: list[tuple[float, float | None]] = [
-        *([(turns * config.motion.steps, motion)] if training else []),
-        (config.inference.steps * (1 + _inversion(config, infer.job.batch)), generate),
-    ]
-    if has_keyframes and training:
-        steps = turns * config.appearance.steps
-        parts += [(steps * (1 - share), keyframe), (steps * share, motion)]
+    Args:
+        plans: of training, where something is trained, and of inference.
+    """
+    *train, infer = plans
+    generate, told = _measured(infer, infer.job.frames)
+    denoised = config.inference.steps * (1 + _inversion(config, infer.job.batch))
+    lines, parts = list[str](), [(denoised, generate)]
+    for plan in train:
+        motion, told_motion = _measured(plan, plan.job.window)
+        lines.append(f"  training step of {plan.job.window} frames: {told_motion}")
+        parts += _training_parts(config, workspace, plan, motion)
     return [
-        f"time on {train.machine.name}:",
-        f"  training step of {train.job.window} frames: {told_motion}",
-        f"  denoising step of {infer.job.frames} frames: {told_generate}",
+        f"time on {infer.machine.name}:",
+        *lines,
+        f"  denoising step of {infer.job.frames} frames: {told}",
         f"  whole edit: {_whole(parts)}",
     ]
+
+
+def _training_parts(
+    config: Config, workspace: Workspace, train: Plan, motion: float | None
+) -> list[tuple[float, float | None]]:
+    """How many steps of each kind training has, and the seconds of one."""
+    from maskora.app.edits import find_edits  # which needs libraries that the doctor looks at
+
+    turns, share = train.base.experts, config.appearance.motion_share
+    parts = [(float(turns * config.motion.steps), motion)]
+    found = find_edits(workspace, None, train.job.frames) if workspace.edits_dir.is_dir() else None
+    if found is None or not found.keyframes:
+        return parts
+    anchored = config.appearance.conditioning == "anchored"
+    keyframe, _ = _measured(train, 1 + train.base.grid.temporal if anchored else 1)
+    steps = turns * config.appearance.steps
+    return [*parts, (steps * (1 - share), keyframe), (steps * share, motion)]
 
 
 def _inversion(config: Config, rows: int) -> float:

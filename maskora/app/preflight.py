@@ -9,6 +9,7 @@ from pathlib import Path
 from maskora.app.captions import foresee_caption
 from maskora.app.edits import EditFiles, find_edits
 from maskora.app.masking import check_frames, load_masks
+from maskora.app.plan import check_transfer
 from maskora.app.workspace import (
     Source,
     Workspace,
@@ -50,6 +51,7 @@ def check_workspace(config: Config, workspace: Workspace, edit: str | None) -> l
     def check_caption(image: Path) -> None:
         attempt(lambda: notes.append(foresee_caption(config, workspace, image)))
 
+    attempt(lambda: check_transfer(config))
     attempt(lambda: check_video_settings(workspace, config, source))
     check_caption(workspace.source_frame(0))
     attempt(lambda: check_origin(source))
@@ -71,15 +73,17 @@ def check_workspace(config: Config, workspace: Workspace, edit: str | None) -> l
         lines = [f"  {problem}" for problem in problems]
         raise UserError("\n".join([f"{workspace.root}: {count}", *lines]))
     elsewhere = describe_elsewhere(config, workspace, source)
-    return [*_summary(workspace, source, files), *filter(None, notes), *elsewhere]
+    return [*_summary(config, workspace, source, files), *filter(None, notes), *elsewhere]
 
 
-def _summary(workspace: Workspace, source: Source, files: EditFiles) -> list[str]:
+def _summary(config: Config, workspace: Workspace, source: Source, files: EditFiles) -> list[str]:
     width, height = source.size
     lines = [f"{workspace.root}: {source.frames} frames of {width}x{height}"]
     if 0 not in files.images:
         lines.append(f"edited first frame: not there yet ({files.folder / '00000.png'})")
     stages = "motion, then appearance" if files.keyframes else "motion"
+    if config.inference.lora == "none":
+        stages = "none, as inference.lora is none"
     keyframes = ", ".join(map(str, files.keyframes)) or "none"
     return [*lines, f"stages: {stages} (keyframes: {keyframes})"]
 
@@ -154,7 +158,7 @@ def train_warnings(config: Config, has_keyframes: bool) -> list[str]:
     if config.motion.masking != "grid":
         reason = f'motion.masking is "{config.motion.masking}"'
         warnings += _unused(config, "motion", ["grid_share"], reason)
-    elif config.motion.conditioning == "first-frame":
+    elif not config.motion.gridded:
         warnings += _unused(config, "motion", ["masking"], 'motion.conditioning is "first-frame"')
     if config.mask.shape in ("tight", "noisy", "full"):
         warnings += _unused(
@@ -190,9 +194,16 @@ def infer_warnings(config: Config) -> list[str]:
 
 def _transfer_warnings(config: Config) -> list[str]:
     """Settings of [transfer] that have no effect in this inference run."""
-    transfer, warnings = config.transfer, []
+    transfer, warnings = config.transfer, list[str]()
     if transfer.start == "noise":
         warnings += _unused(config, "transfer", ["start_level"], 'transfer.start is "noise"')
+    if transfer.start == "flow" and transfer.start_level == 1:
+        warnings.append(
+            'transfer.start = "flow" has no effect here: transfer.start_level is 1, where all is '
+            "noise; try 0.8"
+        )
+    if not transfer.attention_share:
+        warnings += _unused(config, "transfer", ["attention"], "transfer.attention_share is 0")
     if transfer.attention == "none":
         keys = ["attention_share", "attention_blocks", "threshold"]
         warnings += _unused(config, "transfer", keys, 'transfer.attention is "none"')
@@ -231,12 +242,6 @@ def choose_acceleration(
         UserError: these attention kernels cannot compute this base.
     """
     asked, notes, used = config.acceleration, list[str](), dict[str, object]()
-    if purpose == "infer" and config.transfer.takes and (asked.cache != "none" or asked.compile):
-        key = "compile" if asked.compile else "cache"
-        raise UserError(
-            f"[acceleration] {key} cannot be used while [transfer] takes attention or features of "
-            f"the source in some steps: turn one of them off"
-        )
 
     def ignored(key: str, reason: str) -> None:
         notes.extend(_unused(config, "acceleration", [key], reason))

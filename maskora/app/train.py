@@ -71,7 +71,10 @@ def train_stages(
     """
     workspace.read_source()  # where there is no workspace, nothing is to be held
     if config.inference.lora == "none":
-        log.info('inference.lora is "none": there is nothing to train')
+        log.info(
+            'inference.lora is "none": there is nothing to train (with --set '
+            "inference.lora=trained there is)"
+        )
         return
     with working(workspace):
         _train_stages(config, workspace, stage, edit, resume)
@@ -301,9 +304,10 @@ def motion_samples(clip: Clip, caption: str, config: Config) -> list[Sample]:
     frames, prompt = clip.source.frames, config.prompt.with_token(caption)
     window = motion.window_length(frames)
     masks = [keep]
-    if motion.masking == "grid" and motion.conditioning == "masked":
+    if motion.gridded:
         generator = torch.Generator().manual_seed(config.training.seed)
-        masks.append(grid_keep(tuple(keep.shape), motion.grid_share, generator))
+        cell = clip.source.cell
+        masks.append(grid_keep(tuple(keep.shape), cell, motion.grid_share, generator))
     samples = [
         motion_sample(video, mask, start, window, motion.conditioning, prompt)
         for mask in masks

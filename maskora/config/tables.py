@@ -358,6 +358,11 @@ class Motion(Table):
         "orders, against learning the source's colour with its motion; encodes six times as much",
     )
 
+    @property
+    def gridded(self) -> bool:
+        """True where windows are masked by a grid, too."""
+        return self.masking == "grid" and self.conditioning == "masked"
+
     def window_length(self, frames: int) -> int:
         """Frames per sample of a clip: as set, or the whole clip where that is shorter or set."""
         return frames if self.window == "full" else min(self.window, frames)

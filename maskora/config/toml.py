@@ -107,17 +107,21 @@ def with_preset(content: dict[str, Any], preset: str | None) -> dict[str, Any]:
     Raises:
         UserError: there is none of this name, or it is wrong.
     """
-    if preset is None:
-        return content
+    if preset is None or not all(isinstance(table, dict) for table in content.values()):
+        return content  # a wrong one is told of when it is checked
     file = Path(preset) if preset.endswith(".toml") else PRESETS / f"{preset}.toml"
     try:
         overlay = parse_toml(read_text(file), str(file))
     except FileNotFoundError:
         names = ", ".join(sorted(path.stem for path in PRESETS.glob("*.toml")))
-        raise UserError(f"--preset {preset}: there is none; {names} or a .toml file") from None
+        known = f"there are {names}" if names else f"{PRESETS} is not here (pip install -e ...)"
+        raise UserError(
+            f"--preset {preset}: no such method; {known}; or name a .toml file"
+        ) from None
     build_config(overlay, (), str(file))  # what is wrong in it is said of it
     tables = {table: content.get(table, {}) | values for table, values in overlay.items()}
-    return content | tables
+    # Of [transfer] a method says all: what another one has set there is not its own.
+    return content | tables | {"transfer": overlay.get("transfer", {})}
 
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def _generating(base: Profile, job: Workload) -> BlockPhase:
         scratch + base.infer_bytes(job.dtype, tokens, job.batch, one_by_one, job.targets)
         for one_by_one in (False, True)
     )
-    rows = "the two guidance branches" if job.batch == 2 else "the source and the edit"
+    rows = "the source and the edit" if job.waiting else "the two guidance branches"
     in_turn = f"{rows} run one after the other within each block"
     remembered = CACHED.get(job.acceleration.cache, 0) * base.input_bytes(job.dtype, tokens)
     split += job.waiting * base.input_bytes(job.dtype, tokens)

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EMPTY = 0.0
-GRID_CELLS = 8  # across and down
+GRID_FIELDS = 8  # across and down
+HELD = 4  # frames per latent frame after the first, on every base
 COLOUR_ORDERS = tuple(permutations(range(3)))
 
 
@@ -81,17 +82,28 @@ def motion_sample(
     )
 
 
-def grid_keep(shape_THW: tuple[int, ...], share: float, generator: torch.Generator) -> Tensor:
-    """A keep mask (T, H, W) that leaves out a share of a grid's cells, drawn anew for every frame.
+def grid_keep(
+    shape_THW: tuple[int, ...], cell: int, share: float, generator: torch.Generator
+) -> Tensor:
+    """A keep mask (T, H, W) that leaves out a share of a grid's fields, drawn per latent frame.
 
-    IVEDiff's masked motion modelling (section 4.3): 8 x 8 cells, half of them masked.
+    IVEDiff's masked motion modelling (section 4.3): 8 x 8 fields, half of them masked; of whole
+    latent cells, so that no cell is masked in part.
+
+    Args:
+        cell: pixels per latent cell.
     """
-    frames, *sides = shape_THW
-    cells = GRID_CELLS**2
-    order_TC = torch.rand(frames, cells, generator=generator).argsort(dim=1).argsort(dim=1)
-    keep_TC = (order_TC >= round(share * cells)).float()
-    keep_T1hw = keep_TC.view(frames, 1, GRID_CELLS, GRID_CELLS)
-    return F.interpolate(keep_T1hw, sides, mode="nearest")[:, 0]
+    frames, height, width = shape_THW
+    sides = height // cell, width // cell
+    rows, columns = (min(GRID_FIELDS, side) for side in sides)
+    fields = rows * columns
+    latent_frames = (frames - 1) // HELD + 1
+    order_TC = torch.rand(latent_frames, fields, generator=generator).argsort(dim=1).argsort(dim=1)
+    keep_TC = (order_TC >= round(share * fields)).float()
+    keep_T1hw = keep_TC.view(latent_frames, 1, rows, columns)
+    cells_Thw = F.interpolate(keep_T1hw, sides, mode="nearest")[:, 0]
+    keep_THW = cells_Thw.repeat_interleave(cell, dim=1).repeat_interleave(cell, dim=2)
+    return torch.cat([keep_THW[:1], keep_THW[1:].repeat_interleave(HELD, dim=0)])
 
 
 def recoloured(sample: Sample, order: tuple[int, ...]) -> Sample:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+ROUNDING = 1e-5  # of levels in single precision
 SMOOTH = 0.001  # the Sobel gradient below which I2VEdit takes an area for smooth (section 4.1)
 SOBEL = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
 
@@ -22,12 +23,13 @@ def first_step(levels: Sequence[float], start_level: float) -> int:
     Args:
         levels: where each step begins, falling, and where the last one ends.
     """
-    return next((i for i, level in enumerate(levels[:-1]) if level <= start_level), len(levels) - 2)
+    below = (i for i, level in enumerate(levels[:-1]) if level <= start_level + ROUNDING)
+    return next(below, len(levels) - 2)
 
 
 def steps_within(share: float, steps: int) -> int:
-    """How many of a schedule's first steps are a share of it."""
-    return round(share * steps)
+    """How many first steps are a share of all; of a share that is not 0 at least one."""
+    return max(round(share * steps), int(share > 0))
 
 
 def matched(source_1ND: Tensor, edited_BND: Tensor, threshold: float) -> Tensor:

@@ -314,7 +314,8 @@ CLAIMS = (
     Claim(
         10, "The source's inverted noise with the mask, and no training", "an addition of ours",
         "A base that is shown the mask and begins at the noise that gives the source keeps the "
-        "source's motion without training, no worse than a mask-aware LoRA from noise.",
+        "source's motion without training: no worse than a mask-aware LoRA from noise, and on a "
+        "longer clip better.",
         (
             Comparison("mask, inverted", "base, boxed", ("angle", "strict"), kinds=HUES),
             Comparison("instant", "mask, inverted", ("angle", "strict"), kinds=HUES),

@@ -222,8 +222,7 @@ class Bench:
         first_CHW = video_CTHW[:, 0]
         shown = inference_sample(video_CTHW, self._case.keep_THW, first_CHW, condition.shown, "")
         (sample,) = self._encoded([shown])
-        passes = transfer.inversion_passes
-        inversion = Inversion(self._model, sample, source_CTHW, SAMPLING, passes)
+        inversion = Inversion(self._model, sample, source_CTHW, SAMPLING, transfer)
         inversion.advance(transformer, self._model.experts[0])
         return Lead(transfer, SourceBranch(sample, inversion.result()))
 

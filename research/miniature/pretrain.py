@@ -41,6 +41,10 @@ ALL_CLIPS = 30.0  # minutes; in less, fewer clips are encoded
 CASES = 24
 SEEDS = 2**32
 PARTS = ("transformer", "vae")
+SIZES = {
+    "vae": ("base_dim", "scale_factor_spatial", "z_dim"),
+    "transformer": ("num_attention_heads", "attention_head_dim", "num_layers", "ffn_dim"),
+}
 INDEX = {
     "_class_name": "WanImageToVideoPipeline",
     "_diffusers_version": diffusers.__version__,
@@ -93,13 +97,17 @@ def pretrain_miniature(
         raise UserError(f"{output} already holds something: name a new folder, or add --resume")
     without_bars()
     work = output / "training"
-    _keep_choices(work / "begun", f"--seed {seed} --shown {shown}")
+    if start is not None:
+        _check_start(start)
+    begun = f"--seed {seed} --shown {shown}{'' if start is None else f' --start {start}'}"
+    _keep_choices(work / "begun", begun)
     device = devices.for_small_models()
     seconds = 60 * minutes
     if start is not None:
         _take_autoencoder(start, output)
-    elif not (output / "vae").exists():
-        _train_autoencoder(output, seed, seconds * AUTOENCODER_SHARE, device)
+    else:
+        if not (output / "vae").exists():
+            _train_autoencoder(output, seed, seconds * AUTOENCODER_SHARE, device)
         seconds *= 1 - AUTOENCODER_SHARE
     if not (output / "transformer").exists():
         vae = AutoencoderKLWan.from_pretrained(output / "vae", torch_dtype=torch.float32)
@@ -136,9 +144,19 @@ def _keep_choices(path: Path, chosen: str) -> None:
         raise UserError(f"{path}: this training was begun with {begun}, and goes on with that")
 
 
+def _check_start(start: Path) -> None:
+    """Its parts are of the sizes that are trained here. Raises UserError."""
+    built = {"vae": build_autoencoder(0), "transformer": build_transformer(0)}
+    for part, module in built.items():
+        file = start / part / "config.json"
+        if not file.is_file() and part == "vae":
+            raise UserError(f"--start {start}: there is no miniature (no vae folder)")
+        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else module.config
+        if other := [key for key in SIZES[part] if config[key] != module.config[key]]:
+            raise UserError(f"--start {start}: its {part} has another {other[0]}: train one anew")
+
+
 def _take_autoencoder(start: Path, output: Path) -> None:
-    if not (start / "vae").is_dir():
-        raise UserError(f"--start {start}: there is no miniature (no vae folder)")
     if not (output / "vae").exists():
         shutil.copytree(start / "vae", output / "vae")
     work = output / "training"

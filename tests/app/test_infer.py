@@ -1,5 +1,6 @@
 """infer: what is encoded, and the results of a small edit, of real clips and of one with sound."""
 
+import errno
 import json
 import re
 import subprocess
@@ -19,7 +20,7 @@ from maskora.config import Config, load_config
 from maskora.latents import TensorCache, encode_samples, encode_videos
 from maskora.masks.files import read_labels
 from maskora.method.conditioning import inference_sample
-from maskora.models.registry import PromptInput, VideoModel
+from maskora.models.registry import Context, PromptInput, VideoModel
 from maskora.video.images import read_image, write_png
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
@@ -410,4 +411,50 @@ def test_presets_change_the_method_and_instant_needs_no_training(
     assert record["config"]["transfer"]["attention"] == "qk"
     refused(run("infer", *at(root), "--preset", "fast"), "--preset fast", "instant", "anyv2v")
     both = ["acceleration.cache=taylor", "inference.steps=9"]
-    refused(run("infer", *at(root, *both), "--preset", "instant"), "[acceleration] cache")
+    for command in ("infer", "check", "plan"):
+        answer = run(command, *at(root, *both), "--preset", "instant")
+        assert answer.status == 2
+        assert "[acceleration] cache cannot be used while [transfer] takes" in answer.err
+    refused(run("plan", *at(root), "--preset", "anyv2v"), "[transfer] features_blocks", "2 blocks")
+
+
+def test_in_half_precision_the_source_is_inverted_too(prepared: Prepared, run: Run) -> None:
+    root = prepared()
+    half = ["model.dtype=bfloat16", "inference.steps=3"]
+    ok(run("infer", *at(root, *half), "--preset", "instant"))
+    assert len(list((root / "cache").glob("way-*.safetensors"))) == 1
+
+
+def test_the_way_of_another_schedule_is_another(prepared: Prepared, run: Run) -> None:
+    root = prepared()
+    bare = [*at(root, "inference.steps=3"), "--preset", "instant"]
+    ok(run("infer", *bare))
+    ok(run("infer", *bare, "--set", "inference.shift=7"))
+    ok(run("infer", *bare, "--set", "transfer.start_level=0.9"))
+    assert len(list((root / "cache").glob("way-*.safetensors"))) == 3
+    repaint(root, 8)
+    assert "edited frames after the first have no effect" in ok(run("infer", *bare)).err
+
+
+def test_the_perturbed_source_is_the_same_whatever_the_seed(prepared: Prepared, run: Run) -> None:
+    root = prepared()
+    bare = [*at(root, "inference.steps=3", "transfer.smooth_noise=0.05"), "--preset", "instant"]
+    ok(run("infer", *bare, "--seed", "7"))
+    first = frames_of(root / "output" / "edited.mkv")
+    ok(run("rerun", root / "output" / "run.json"))
+    assert np.array_equal(frames_of(root / "output" / "edited.mkv"), first)
+
+
+def test_a_way_that_cannot_be_kept_is_used_all_the_same(
+    prepared: Prepared, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, put = prepared(), TensorCache.put
+
+    def full(cache: TensorCache, name: str, tensors: Context) -> None:
+        if name.startswith("way-"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        put(cache, name, tensors)
+
+    monkeypatch.setattr(TensorCache, "put", full)
+    answer = ok(run("infer", *at(root, "inference.steps=3"), "--preset", "instant"))
+    assert "the inverted source cannot be kept" in answer.err

@@ -255,3 +255,15 @@ def test_the_names_of_families_and_parts_are_those_that_the_models_know() -> Non
     """The tables stand below the models, so they cannot ask."""
     assert tuple(registry.FAMILIES) == FAMILIES
     assert tuple(WHAT) == PARTS
+
+
+def test_a_preset_says_all_of_transfer_and_a_wrong_file_is_told_of(tmp_path: Path) -> None:
+    file = tmp_path / "edit.toml"
+    file.write_text("[transfer]\nsmooth_noise = 0.1\n[motion]\nsteps = 7\n")
+    config = load_config(file, [], "instant")
+    assert config.transfer.smooth_noise == 0
+    assert config.motion.steps == 7
+    assert load_config(file, ["transfer.smooth_noise=0.2"], "instant").transfer.smooth_noise == 0.2
+    file.write_text("inference = 3\n")
+    with pytest.raises(UserError, match="inference"):
+        load_config(file, [], "instant")

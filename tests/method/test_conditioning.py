@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from maskora.method import conditioning
 from maskora.method.conditioning import appearance_sample, grid_keep, motion_sample
+from maskora.models.base import Grid
+from maskora.models.diffusers_base import grouped_cells
 
 T, H, W = 13, 6, 8
 
@@ -127,10 +129,18 @@ def test_a_recoloured_window_moves_alike_in_other_colours() -> None:
     assert len({*conditioning.COLOUR_ORDERS}) == 6
 
 
-def test_a_grid_masks_its_share_of_the_cells_anew_in_every_frame() -> None:
-    keep = grid_keep((5, 48, 64), 0.25, torch.Generator().manual_seed(0))
-    assert keep.shape == (5, 48, 64)
-    cells = keep[:, ::6, ::8]
-    assert torch.equal(cells.repeat_interleave(6, dim=1).repeat_interleave(8, dim=2), keep)
-    assert (cells == 0).sum(dim=(1, 2)).tolist() == [16] * 5
-    assert len({tuple(frame.flatten().tolist()) for frame in cells}) == 5
+def test_a_grid_masks_its_share_of_the_fields_anew_in_every_latent_frame() -> None:
+    keep = grid_keep((9, 128, 192), 8, 0.25, torch.Generator().manual_seed(0))
+    assert keep.shape == (9, 128, 192)
+    cells = keep[:, ::16, ::24]
+    assert torch.equal(cells.repeat_interleave(16, dim=1).repeat_interleave(24, dim=2), keep)
+    assert (cells == 0).sum(dim=(1, 2)).tolist() == [16] * 9
+    assert torch.equal(cells[[1, 5]].repeat_interleave(4, dim=0), cells[1:])
+    assert len({tuple(frame.flatten().tolist()) for frame in cells}) == 3
+
+
+def test_a_grid_of_a_published_size_masks_its_share_of_the_latent_cells() -> None:
+    keep = grid_keep((9, 480, 832), 8, 0.5, torch.Generator().manual_seed(0))
+    cells = grouped_cells(keep, Grid(cell=8, patch=2, temporal=4))
+    assert float(cells.mean()) == pytest.approx(float(keep.mean()), abs=1e-6)
+    assert float(keep.mean()) == pytest.approx(0.5, abs=0.02)

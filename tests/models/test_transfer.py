@@ -12,9 +12,16 @@ from maskora.errors import UserError
 from maskora.latents import EncodedSample
 from maskora.matching import Matching
 from maskora.models.registry import Context, PromptInput, VideoModel
-from maskora.sampling import Denoising, Inversion, Lead, SourceBranch, draw_noise
+from maskora.sampling import (
+    Denoising,
+    Inversion,
+    Lead,
+    SourceBranch,
+    draw_noise,
+    experts_in_use,
+)
 from maskora.streaming.placement import RESIDENT, Placement
-from tests.models.bases import TINY, WAN, opened
+from tests.models.bases import TINY, WAN, WAN22, opened
 from tests.models.conftest import Tiny
 
 STEPS, FRAMES, SIDES = 6, 9, (32, 48)
@@ -51,8 +58,9 @@ class Scene:
                 found.update(next(iter(encode([PromptInput("", picture)]))))
         return found
 
-    def branch(self, settings: Inference, passes: int = 1) -> SourceBranch:
-        inversion = Inversion(self.model, self.source, self.latents, settings, passes)
+    def branch(self, settings: Inference, passes: int = 1, level: float = 1.0) -> SourceBranch:
+        transfer = Transfer(start="inverted", inversion_passes=passes, start_level=level)
+        inversion = Inversion(self.model, self.source, self.latents, settings, transfer)
         for expert in reversed(self.model.experts):
             inversion.advance(self.model.load_transformer(expert), expert)
         return SourceBranch(self.source, inversion.result())
@@ -220,3 +228,27 @@ def test_a_lora_changes_what_is_taken_and_its_layers_are_taken_from_once(scene: 
         hooked = [m for m in transformer.modules() if m._forward_hooks and m not in before]
     assert len(hooked) == 2 * len(blocks)
     assert all(hasattr(module, "lora_A") for module in hooked), "with what the LoRA adds"
+
+
+def test_shares_are_of_the_steps_that_are_denoised_and_no_more_is_inverted(scene: Scene) -> None:
+    settings = Inference(steps=STEPS, guidance=1.0)
+    low = 0.9
+    levels = scene.model.scheduler(STEPS, None).sigmas
+    left = int((levels[:-1] <= low).sum())
+    assert 1 < left < STEPS
+    branch = scene.branch(settings, level=low)
+    assert len(branch.way_SCTHW) == left + 1
+    led = Transfer(start="inverted", start_level=low, attention="qk", attention_share=0.1)
+    free = Transfer(start="inverted", start_level=low)
+    one, other = (scene.denoised(scene.edited, settings, how, branch) for how in (led, free))
+    assert error(one, other) > 1e-5, "the first of them, at least"
+    every = scene.branch(settings)
+    assert torch.equal(branch.way_SCTHW, every.way_SCTHW[-left - 1 :])
+
+
+def test_a_transformer_that_has_no_step_is_not_in_use(tiny: Tiny) -> None:
+    model = opened(tiny(WAN22))
+    settings = Inference(steps=STEPS)
+    assert experts_in_use(model, settings, Transfer()) == model.experts
+    low = Transfer(start="inverted", start_level=0.5)
+    assert experts_in_use(model, settings, low) == model.experts[1:]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import maskora.miniature
 from maskora.errors import UserError
 from research.miniature import pretrain
 from research.miniature.autoencoder import autoencoder_part, build_autoencoder
@@ -76,8 +77,14 @@ def test_the_command_makes_a_base_and_goes_on(
     assert not (other / "training" / "vae.jsonl").exists()
     with pytest.raises(UserError, match="--shown first-frame"):
         pretrain_miniature(other, 0.05, 0, True, "boxes", start=folder)
-    with pytest.raises(UserError, match="no miniature"):
-        pretrain_miniature(tmp_path / "third", 0.05, 0, False, "boxes", start=tmp_path)
+
+
+def test_a_start_of_other_sizes_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    shipped = Path(maskora.miniature.__file__).parent / "weights"
+    for start, what in ((tmp_path, "no miniature"), (shipped, "another base_dim")):
+        with pytest.raises(UserError, match=what):
+            pretrain_miniature(tmp_path / "mine", 0.05, 0, False, "boxes", start=start)
+        assert not (tmp_path / "mine").exists()
 
 
 def _weights(folder: Path, part: str) -> bytes:
