@@ -142,5 +142,5 @@ def test_a_grid_masks_its_share_of_the_fields_anew_in_every_latent_frame() -> No
 def test_a_grid_of_a_published_size_masks_its_share_of_the_latent_cells() -> None:
     keep = grid_keep((9, 480, 832), 8, 0.5, torch.Generator().manual_seed(0))
     cells = grouped_cells(keep, Grid(cell=8, patch=2, temporal=4))
-    assert float(cells.mean()) == pytest.approx(float(keep.mean()), abs=1e-6)
+    assert float(cells[1:].mean()) == pytest.approx(float(keep[1:].mean()), abs=1e-6)
     assert float(keep.mean()) == pytest.approx(0.5, abs=0.02)

@@ -1,5 +1,6 @@
 """The registry: every entry is what it says, and torch waits until a base is opened."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from maskora.hub import locate
 from maskora.models.registry import FAMILIES, read_grid
 from tests.models import published, published_hunyuan, published_hunyuan15
-from tests.models.bases import FUN, HUNYUAN, HUNYUAN15, MINIATURE, TINY, WAN, WAN22
+from tests.models.bases import FUN, HUNYUAN, HUNYUAN15, MINIATURE, WAN, WAN22
 
 WRITERS: dict[str, Callable[[Path], object]] = {
     WAN: partial(published.write_published, name="Wan2.1-I2V-14B"),
     FUN: partial(published.write_published, name="Wan2.1-Fun-1.3B-InP"),
     WAN22: partial(published.write_published, name="Wan2.2-I2V-A14B"),
-    MINIATURE: TINY[MINIATURE],
+    MINIATURE: partial(shutil.copytree, locate("miniature", Path()), dirs_exist_ok=True),
     HUNYUAN: published_hunyuan.write_published,
     HUNYUAN15: published_hunyuan15.write_published,
 }
