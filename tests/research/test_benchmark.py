@@ -154,7 +154,7 @@ def test_a_wrong_line_is_refused_before_any_work(tmp_path: Path) -> None:
         Benchmark.of(home, tmp_path / "out", ["paper"], None, None, [])
     (home / "a").mkdir(parents=True)
     for presets, output, options, message in (
-        (["no"], "out", [], "--preset no: there is none; .*instant"),
+        (["no"], "out", [], "--preset no: no such method; .*instant"),
         (["paper", "own/paper.toml"], "out", [], "two of them have one name"),
         (["work.toml"], "out", [], "the benchmark uses this name"),
         (["a b.toml"], "out", [], "a name starts with a letter"),
