@@ -1,7 +1,7 @@
 """Train the small base that ships with maskora from nothing, and judge it.
 
     python -m research.miniature.pretrain OUTPUT [--shown first-frame|boxes] [--start FOLDER]
-        [--minutes N] [--seed S] [--resume]
+        [--minutes N] [--seed S] [--resume] [--fused]
 
 World -> autoencoder -> latents -> transformer -> a model folder, judged.
 """
@@ -72,13 +72,23 @@ def main(
             "transformer trained"
         ),
     ] = None,
+    fused: Annotated[
+        bool,
+        typer.Option("--fused", help="compile it: faster steps after minutes, by a C++ compiler"),
+    ] = False,
 ) -> None:
     """Train the small base that ships with maskora, and judge it."""
-    pretrain_miniature(output, minutes, seed, resume, shown, start)
+    pretrain_miniature(output, minutes, seed, resume, shown, start, fused)
 
 
 def pretrain_miniature(
-    output: Path, minutes: float, seed: int, resume: bool, shown: Shown, start: Path | None
+    output: Path,
+    minutes: float,
+    seed: int,
+    resume: bool,
+    shown: Shown,
+    start: Path | None,
+    fused: bool = False,
 ) -> None:
     """Train a miniature for some minutes and write it to `output`, a folder in diffusers' layout.
 
@@ -114,7 +124,7 @@ def pretrain_miniature(
         vae = channels_last(vae).to(device).eval()
         latents = encode_set(vae, work, min(1.0, minutes / ALL_CLIPS))
         transformer = _first_transformer(start, seed).to(device)
-        part = transformer_part(transformer, latents, shown, seed)
+        part = transformer_part(transformer, latents, shown, seed, fused)
         fit(part, seconds, work)
         draw_losses(work / "transformer.jsonl", output / "transformer.png", "transformer: flow")
         save_part(transformer, output / "transformer")

@@ -5,9 +5,9 @@ first frame alone (plain image-to-video), and everything outside a moving box ar
 Boxes are made as `maskora prepare` makes them, of many widths. Seeds count up from 0.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -171,10 +171,19 @@ def build_transformer(seed: int) -> WanTransformer3DModel:
 
 
 def transformer_part(
-    transformer: WanTransformer3DModel, latents: dict[int, Latents], shown: Shown, seed: int
+    transformer: WanTransformer3DModel,
+    latents: dict[int, Latents],
+    shown: Shown,
+    seed: int,
+    fused: bool = False,
 ) -> Trainable:
-    """The transformer's training."""
+    """The transformer's training.
+
+    Args:
+        fused: compile it, once for each length of a clip.
+    """
     device = next(transformer.parameters()).device
+    forward = torch.compile(transformer, dynamic=False) if fused else transformer
     # On a CPU the plain kernel is the fastest backward for so few tokens.
     plain = [SDPBackend.MATH]
     kernels = plain if device.type == "cpu" else [SDPBackend.FLASH_ATTENTION, *plain]
@@ -183,7 +192,7 @@ def transformer_part(
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         batch = draw_batch(latents, shown, generator)
         with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(kernels):
-            return flow_loss(transformer, batch, generator, device)
+            return flow_loss(forward, batch, generator, device)
 
     matrices = [
         f"blocks.{index}.{'ffn.' * name.startswith('net')}{name}.weight"
@@ -213,7 +222,7 @@ def draw_batch(
 
 
 def flow_loss(
-    transformer: WanTransformer3DModel,
+    transformer: Callable[..., Any],
     batch: tuple[Tensor, Tensor],
     generator: torch.Generator,
     device: torch.device,
