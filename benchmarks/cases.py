@@ -163,7 +163,7 @@ def random_sample(kind: str, frames: int, width: int, height: int) -> Sample:
     keep_THW[:, height // 4 : 3 * height // 4, width // 4 : 3 * width // 4] = 0
     if kind == "train":
         return motion_sample(video_CTHW, keep_THW, 0, frames, "masked", PROMPT)
-    return inference_sample(video_CTHW, keep_THW, video_CTHW[:, 0].flip(1), "masked", PROMPT)
+    return inference_sample(video_CTHW, keep_THW, video_CTHW[:, :1].flip(2), "masked", PROMPT)
 
 
 def _encode(job: Job, record: Record, model: VideoModel) -> tuple[EncodedSample, Context]:

@@ -502,6 +502,12 @@ def infer(
         list[str] | None,
         typer.Option(metavar="FILE|none", help="another LoRA, or the bare base; may be repeated"),
     ] = None,
+    from_: Annotated[
+        int | None,
+        typer.Option(
+            "--from", metavar="N", min=1, help="generate anew from the N-th segment of a long clip"
+        ),
+    ] = None,
     device: DeviceOption = None,
     preset: PresetOption = None,
     set_: SetOption = None,
@@ -512,7 +518,7 @@ def infer(
     devices.choose(device)
     from maskora.app.infer import infer_clip
 
-    infer_clip(settings, workspace, edit, seed, output, lora or [])
+    infer_clip(settings, workspace, edit, seed, output, lora or [], from_)
 
 
 @app.command()

@@ -17,6 +17,7 @@ from maskora.matching import Matching
 from maskora.method.objective import TIMESTEPS, mix
 from maskora.method.transfer import first_step
 from maskora.models.registry import Context, Expert, ModelInputs, Transformer, VideoModel
+from maskora.models.times import at_times
 from maskora.progress import track
 from maskora.streaming.out_of_memory import with_room
 from maskora.streaming.transfer import upload
@@ -28,7 +29,8 @@ class LatentLock:
 
     Attributes:
         source_CTHW: normalised latents of the source clip.
-        keep_THW: 1 = replaced, on the latent grid; latent frame 0 must be 0 (it holds the edit).
+        keep_THW: 1 = replaced, on the latent grid; given latent frames must be 0 (they hold the
+            edit).
     """
 
     source_CTHW: Tensor
@@ -100,6 +102,7 @@ class Denoising:
     ) -> None:
         guidance = settings.guidance
         self._model, self._lock, self._guidance = model, lock, guidance
+        self._times = sample.times
         self._guided = guidance > 1 and not model.embeds_guidance
         self._inputs = _inputs(sample, negative if self._guided else None, model.device, guidance)
         self._scheduler = model.scheduler(settings.steps, _shift(settings))
@@ -144,9 +147,10 @@ class Denoising:
             transformer._reset_stateful_cache()
         matching = self._matching(transformer)
         title = f"denoise ({expert.name} noise)" if expert and expert.name else "denoise"
-        for timestep in track(steps, title, len(steps), "step"):
-            self._step(transformer, timestep, matching)
-            self._done += 1
+        with at_times(transformer, self._times):
+            for timestep in track(steps, title, len(steps), "step"):
+                self._step(transformer, timestep, matching)
+                self._done += 1
         return len(steps)
 
     def _matching(self, transformer: Transformer) -> Matching | None:
@@ -229,6 +233,7 @@ class Inversion:
         scheduler = model.scheduler(settings.steps, _shift(settings))
         first = begins_at(scheduler, transfer)
         self._model, self._passes = model, transfer.inversion_passes
+        self._times = sample.times
         self._levels = scheduler.sigmas[first:].tolist()
         self._timesteps = scheduler.timesteps[first:]
         self._inputs = _inputs(sample, None, model.device, settings.guidance)
@@ -242,14 +247,18 @@ class Inversion:
         highest = expert.highest * TIMESTEPS if expert.highest < 1 else inf
         own = steps[: sum(level < highest for level in steps.tolist())]
         title = f"invert ({expert.name} noise)" if expert.name else "invert"
-        for timestep in track(own, title, len(own), "step"):
-            after = len(self._levels) - len(self._way)
-            change = self._levels[after - 1] - self._levels[after]
-            guess = self._latents
-            for _ in range(self._passes):
-                guess = self._latents + change * self._velocity(transformer, timestep, guess)
-            self._latents = guess
-            self._way.append(guess[0].half().cpu())
+        with at_times(transformer, self._times):
+            for timestep in track(own, title, len(own), "step"):
+                self._step(transformer, timestep)
+
+    def _step(self, transformer: Transformer, timestep: Tensor) -> None:
+        after = len(self._levels) - len(self._way)
+        change = self._levels[after - 1] - self._levels[after]
+        guess = self._latents
+        for _ in range(self._passes):
+            guess = self._latents + change * self._velocity(transformer, timestep, guess)
+        self._latents = guess
+        self._way.append(guess[0].half().cpu())
 
     def result(self) -> Tensor:
         """The way as `SourceBranch` has it, (S, C, T', h, w). Raises Fault: it is not finite."""

@@ -1,18 +1,18 @@
-"""What an inference computes: inputs encoded, the source inverted, a clip denoised per seed."""
+"""What an inference computes: inputs encoded, the source inverted, a segment denoised per seed."""
 
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import groupby
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from maskora import lora
-from maskora.app.edits import Clip, Edit
 from maskora.app.fingerprints import LoraChoice, base_digest
 from maskora.config import Config
 from maskora.errors import UserError
@@ -42,6 +42,26 @@ from maskora.streaming.engine import Streamer
 
 log = logging.getLogger("maskora")
 WAY_FORMAT = "1"
+SEEDS = 2**32
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A segment as the base is shown it.
+
+    Attributes:
+        frames_THWC, labels_THW: of the source, 4k+1, in the order in which they are shown.
+        given_THWC: what is shown in place of the first ones, whole: an edited frame, and frames
+            that are done.
+        caption: what the edit shows.
+        times: of the latent frames, where they do not follow one another.
+    """
+
+    frames_THWC: np.ndarray
+    labels_THW: np.ndarray
+    given_THWC: np.ndarray
+    caption: str
+    times: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,22 +102,23 @@ class Encoded:
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 
-def encode(
-    config: Config, clip: Clip, edited: Edit, model: VideoModel, cache: TensorCache
-) -> Encoded:
+def encode(config: Config, shown: Passage, model: VideoModel, cache: TensorCache) -> Encoded:
     """Encode the inference sample, the negative prompt, and of the source what is needed of it."""
-    video, keep, transfer = clip.video(), clip.keep(), config.transfer
-    how, first = config.inference.conditioning, edited.first
-    prompt = config.prompt.with_token(first.caption)
-    samples, videos = [inference_sample(video, keep, first.picture(), how, prompt)], {}
+    video, transfer = to_unit(torch.from_numpy(shown.frames_THWC)), config.transfer
+    keep = torch.from_numpy(shown.labels_THW == 0).float()
+    given = to_unit(torch.from_numpy(shown.given_THWC))
+    how, prompt = config.inference.conditioning, config.prompt.with_token(shown.caption)
+    samples = [inference_sample(video, keep, given, how, prompt, shown.times)]
+    videos = {}
     if config.inference.lock == "latent":
         videos["locked"] = video
     if transfer.inverts:
-        samples.append(inference_sample(video, keep, video[:, 0], how, prompt=""))
+        own = video[:, : given.shape[1]]
+        samples.append(inference_sample(video, keep, own, how, "", shown.times))
         videos["inverted"] = perturbed(video, transfer.smooth_noise, seed=0)
     if transfer.start == "flow":
-        shown = carried_inside(first.image_HWC, clip.frames_THWC, clip.labels_THW > 0)
-        videos["carried"] = to_unit(torch.from_numpy(shown))
+        flowing = carried_inside(shown.given_THWC, shown.frames_THWC, shown.labels_THW > 0)
+        videos["carried"] = to_unit(torch.from_numpy(flowing))
     items = [PromptInput(one.prompt, one.reference_CHW) for one in samples]
     # All at once, so that each encoder is loaded once; the samples' are cached then.
     negative = model.negative(items[0], config.prompt.negative)
@@ -108,37 +129,39 @@ def encode(
     wanted, *source = encode_samples(samples, model, cache)
     return Encoded(
         wanted, unwanted,
-        lock=_lock(model, keep, found["locked"]) if "locked" in found else None,
+        lock=_lock(model, keep, given.shape[1], found["locked"]) if "locked" in found else None,
         source=source[0] if source else None,
         source_CTHW=found.get("inverted"),
         carried_CTHW=found.get("carried"),
     )  # fmt: skip
 
 
-def _lock(model: VideoModel, keep_THW: Tensor, source_CTHW: Tensor) -> LatentLock:
+def _lock(model: VideoModel, keep_THW: Tensor, given: int, source_CTHW: Tensor) -> LatentLock:
     kept = model.latent_keep(keep_THW)
-    kept[0] = 0  # latent frame 0 holds the edited frame
+    kept[: model.grid.latent_frames(given)] = 0  # they hold the edit
     return LatentLock(source_CTHW, kept)
 
 
 def generate(
     config: Config,
     model: VideoModel,
-    encoded: Encoded,
+    encoded: Mapping[int, Encoded],
     loras: list[LoraChoice],
-    seeds: list[int],
     cache: TensorCache,
     take_seconds: Callable[[float], object],
     keep: Callable[[int, Tensor], object],
-) -> list[Tensor]:
-    """Latents (C, T', h, w) per seed; the source is inverted before, where that is asked for.
+    segment: int = 0,
+) -> dict[int, Tensor]:
+    """Latents (C, T', h, w) by seed; the source is inverted before, where that is asked for.
 
     Args:
+        encoded: by seed; the source is the same in all.
         cache: where the inverted source is kept, so that another seed or edit finds it there.
         take_seconds: called with how long a denoising step took.
         keep: called with each seed and its latents, once they are done.
+        segment: which one of the clip it is: each has noise of its own.
     """
-    source = _Source(config, model, encoded, loras, cache)
+    source = _Source(config, model, next(iter(encoded.values())), loras, cache)
     runs: dict[int, Denoising] = {}
     experts = experts_in_use(model, config.inference, config.transfer)
     turns = [(expert, False) for expert in reversed(experts) if source.inversion]
@@ -149,26 +172,32 @@ def generate(
                 if not denoises:
                     source.advance(transformer, expert)
                     continue
-                runs = runs or _begun(config, model, encoded, seeds, source.lead())
+                runs = runs or _begun(config, model, encoded, segment, source)
                 use_cache(transformer, model.acceleration)
                 for seed in _denoised(runs, transformer, expert, model, take_seconds):
                     if expert is experts[-1]:
                         keep(seed, runs[seed].result())
-    return [run.result() for run in runs.values()]
+    return {seed: run.result() for seed, run in runs.items()}
 
 
 def _begun(
-    config: Config, model: VideoModel, encoded: Encoded, seeds: list[int], lead: Lead
+    config: Config,
+    model: VideoModel,
+    encoded: Mapping[int, Encoded],
+    segment: int,
+    source: "_Source",
 ) -> dict[int, Denoising]:
     """A clip for each seed, at its noise."""
-    shape = (model.latent_channels, *model.latent_keep(encoded.sample.keep_THW).shape)
-    return {
-        seed: Denoising(
-            model, encoded.sample, encoded.negative, draw_noise(shape, seed), config.inference,
-            encoded.lock, lead,
-        )
-        for seed in seeds
-    }  # fmt: skip
+    way, found = source.way(), {}
+    for seed, own in encoded.items():
+        shape = (model.latent_channels, *model.latent_keep(own.sample.keep_THW).shape)
+        noise = draw_noise(shape, seed + segment * SEEDS)
+        branch = None if way is None or own.source is None else SourceBranch(own.source, way)
+        found[seed] = Denoising(
+            model, own.sample, own.negative, noise, config.inference, own.lock,
+            Lead(config.transfer, branch, own.carried_CTHW),
+        )  # fmt: skip
+    return found
 
 
 @contextmanager
@@ -221,7 +250,7 @@ class _Source:
         self, config: Config, model: VideoModel, encoded: Encoded, loras: list[LoraChoice],
         cache: TensorCache,
     ) -> None:  # fmt: skip
-        self._config, self._encoded, self._cache = config, encoded, cache
+        self._cache = cache
         self.inversion: Inversion | None = None
         self._way: Tensor | None = None
         if encoded.source is None or encoded.source_CTHW is None:
@@ -250,15 +279,12 @@ class _Source:
                 self._cache.folder, error.strerror,
             )  # fmt: skip
 
-    def lead(self) -> Lead:
-        """What a denoising is led by; the inversion is done."""
+    def way(self) -> Tensor | None:
+        """The way, as `SourceBranch` has it; the inversion is done. None where none is needed."""
         if self.inversion is not None and self._way is None:
             self._way = self.inversion.result()
             self._store(self._way)
-        branch = None
-        if self._way is not None and self._encoded.source is not None:
-            branch = SourceBranch(self._encoded.source, self._way)
-        return Lead(self._config.transfer, branch, self._encoded.carried_CTHW)
+        return self._way
 
 
 def way_name(config: Config, model: VideoModel, encoded: Encoded, loras: list[LoraChoice]) -> str:
@@ -278,6 +304,7 @@ def way_name(config: Config, model: VideoModel, encoded: Encoded, loras: list[Lo
         "start": [transfer.start_level if transfer.start != "noise" else 1.0],
         "passes": transfer.inversion_passes,
         "loras": [[one.sha256, one.strength, one.expert] for one in loras],
+        **({"times": source.times} if source.times else {}),
         "by": [WAY_FORMAT, str(model.device), torch.__version__],
     }
     return f"way-{digest(json.dumps(facts, sort_keys=True), digest_tensors(shown))}"

@@ -3,14 +3,11 @@
 import json
 import logging
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from maskora import lora
 from maskora.app.edits import Clip, Edit, load_clip, load_edit, report_leakage
@@ -21,8 +18,7 @@ from maskora.app.fingerprints import (
     tiling_note,
     trained_lora,
 )
-from maskora.app.generate import Encoded, encode, generate, of_expert
-from maskora.app.kept_latents import KeptLatents
+from maskora.app.generate import Encoded, of_expert
 from maskora.app.open_base import Base, open_base
 from maskora.app.outputs import (
     Run,
@@ -32,15 +28,15 @@ from maskora.app.outputs import (
     run_record,
     write_outputs,
 )
+from maskora.app.passages import generated
 from maskora.app.preflight import infer_warnings
 from maskora.app.workspace import Workspace, original_video, working
 from maskora.config import Config
 from maskora.config.tables import Stage
 from maskora.errors import Fault, UserError
 from maskora.files import digest, lies_in, refuse_inputs, replacing, sha256_file
-from maskora.latents import TensorCache, decode_video, digest_tensors
+from maskora.latents import digest_tensors
 from maskora.memory.report import render
-from maskora.method.conditioning import to_bytes
 from maskora.models.registry import VideoModel
 from maskora.video.probe import VideoInfo
 
@@ -55,6 +51,7 @@ def infer_clip(
     seeds: str | None,
     output: Path | None,
     lora_choice: list[str],
+    again: int | None = None,
 ) -> None:
     """Generate the edited clip for every seed.
 
@@ -62,6 +59,7 @@ def infer_clip(
         seeds: numbers with commas; None: the configured one.
         output: a copy of edited.mp4.
         lora_choice: LoRA files in place of the clip's own, or "none".
+        again: the number of a segment, from 1: from there on it is generated anew.
 
     Raises:
         UserError: the workspace is not complete, or a LoRA is missing or does not fit.
@@ -73,7 +71,7 @@ def infer_clip(
     folders = {
         seed: workspace.output_dir(edit, seed if n else None) for n, seed in enumerate(numbers)
     }
-    infer_into(folders, config, workspace, edit, output, lora_choice)
+    infer_into(folders, config, workspace, edit, output, lora_choice, again=again)
 
 
 def infer_into(
@@ -84,11 +82,13 @@ def infer_into(
     output: Path | None,
     lora_choice: list[str],
     check: Check | None = None,
+    again: int | None = None,
 ) -> None:
     """Generate the edited clip of each seed into a folder of its own.
 
     Args:
         folders: by seed.
+        again: the number of a segment, from 1: from there on it is generated anew.
         check: is given the run's record before anything heavy begins, and may refuse it.
 
     Raises:
@@ -106,7 +106,7 @@ def infer_into(
             check(record)
         base.log_plan()
         with base.explaining_out_of_memory():
-            _generate_results(run, base, loras, record, folders)
+            _generate_results(run, base, loras, record, folders, again)
         base.log_usage()
         if output is not None:
             with replacing(output) as scratch:
@@ -161,28 +161,34 @@ def _generate_results(
     loras: list[LoraChoice],
     record: dict[str, Any],
     folders: dict[int, Path],
+    again: int | None,
 ) -> None:
-    """Encode, generate and write the clip of each seed; what was sampled before is used."""
-    started = time.perf_counter()
-    cache = TensorCache(run.workspace.cache_dir)
-    encoded = encode(run.config, run.clip, run.edited, run.model, cache)
-    timings = {"encoding": time.perf_counter() - started}
-    made_from = _sampled_from(run, encoded, record)
-    names = {seed: f"sampled-{digest(made_from, str(seed))}" for seed in folders}
-    kept = KeptLatents(cache, names)
-    latents = kept.found()
-    if missing := [seed for seed in folders if seed not in latents]:
-        remember = partial(base.remember, run.clip.source.frames)
-        sampled = generate(
-            run.config, run.model, encoded, loras, missing, cache, remember, kept.put
-        )
-        latents.update(zip(missing, sampled, strict=True))
-    timings["generating"] = time.perf_counter() - started - timings["encoding"]
-    _write_results(run, record, folders, latents, timings, kept)
+    """Generate and write the clip of each seed; one that fails stops no other, and is raised last.
+
+    Args:
+        folders: by seed.
+        again: the number of the first segment that is generated anew whatever is kept.
+    """
+    failures: list[Exception] = []
+    name = partial(sampled_name, run, record)
+    with generated(run, base, loras, list(folders), name, again) as takes:
+        for seed, folder in folders.items():
+            try:
+                frames_THWC, seeded = takes.frames(seed), record_of_seed(record, seed)
+                write_outputs(folder, run, seeded, frames_THWC, takes.seconds)
+                takes.finish(seed)
+            except (UserError, Fault, OSError) as error:
+                failures.append(error)
+                continue
+            log.info("%s", folder / "edited.mp4")
+    for failure in failures[1:]:
+        log.error("%s", failure)
+    if failures:
+        raise failures[0]
 
 
-def _sampled_from(run: Run, encoded: Encoded, record: dict[str, Any]) -> str:
-    """A content name for everything that sampled latents depend on, but the seed."""
+def sampled_name(run: Run, record: dict[str, Any], encoded: Encoded, seed: int) -> str:
+    """A content name for sampled latents: for everything that they depend on."""
     config = run.config
     settings = {
         **{key: record[key] for key in ("program", "device", "versions", "model", "loras")},
@@ -190,39 +196,10 @@ def _sampled_from(run: Run, encoded: Encoded, record: dict[str, Any]) -> str:
         "acceleration": run.model.acceleration.model_dump(mode="json"),
         "sampling": config.inference.model_dump(include={"steps", "guidance", "shift"}),
         "transfer": config.transfer.model_dump(mode="json"),
+        **({"times": encoded.sample.times} if encoded.sample.times else {}),
     }
-    return digest(json.dumps(settings, sort_keys=True), digest_tensors(encoded.tensors()))
-
-
-def _write_results(
-    run: Run,
-    record: dict[str, Any],
-    folders: dict[int, Path],
-    latents: dict[int, Tensor],
-    timings: dict[str, float],
-    kept: KeptLatents,
-) -> None:
-    """Decode and write every seed's result; one that fails stops no other, and is raised at last.
-
-    Args:
-        folders: by seed.
-        latents: (C, T', h, w) by seed.
-        kept: where they are kept until the result stands.
-    """
-    failures: list[Exception] = []
-    for seed, folder in folders.items():
-        try:
-            frames_THWC = to_bytes(decode_video(latents[seed], run.model)).numpy()
-            write_outputs(folder, run, record_of_seed(record, seed), frames_THWC, timings)
-            kept.drop(seed)
-        except (UserError, Fault, OSError) as error:
-            failures.append(error)
-            continue
-        log.info("%s", folder / "edited.mp4")
-    for failure in failures[1:]:
-        log.error("%s", failure)
-    if failures:
-        raise failures[0]
+    made_from = digest(json.dumps(settings, sort_keys=True), digest_tensors(encoded.tensors()))
+    return f"sampled-{digest(made_from, str(seed))}"
 
 
 def _written(folders: list[Path], output: Path | None) -> list[Path]:

@@ -109,9 +109,10 @@ def workload_of(
 ) -> Workload:
     """The numbers of a run, from the prepared clip or, before that, from [video]."""
     width, height = source.size if source else _planned_size(config, base.grid.multiple)
-    frames = source.frames if source else config.video.frames
-    window = config.motion.window_length(frames)
-    windows = -(-(frames - window) // config.motion.stride) + 1
+    clip = source.frames if source else config.video.frames
+    frames = min(clip, config.inference.segment) if purpose == "infer" else clip
+    window = config.motion.window_length(clip)
+    windows = -(-(clip - window) // config.motion.stride) + 1
     is_8bit = config.optimizer.type == "adamw8bit" and device == "cuda"
     is_8bit = is_8bit and importlib.util.find_spec("bitsandbytes") is not None
     guided = config.inference.guidance > 1 and not base.embeds_guidance

@@ -9,17 +9,22 @@ import numpy as np
 
 from maskora.app.edits import Clip, Edit
 from maskora.app.fingerprints import LoraChoice
-from maskora.app.generate import encode, generate
-from maskora.app.infer import choose_loras, read_files, read_inputs
+from maskora.app.infer import choose_loras, read_files, read_inputs, sampled_name
 from maskora.app.open_base import Base, check_grid, open_base
-from maskora.app.outputs import Run, locked_frames, make_room, with_edited_frame, write_comparison
+from maskora.app.outputs import (
+    Run,
+    locked_frames,
+    make_room,
+    run_record,
+    with_edited_frame,
+    write_comparison,
+)
+from maskora.app.passages import generated
 from maskora.app.plan import CONFIGS
 from maskora.app.workspace import PREVIEW, Workspace, working
 from maskora.config import Config
 from maskora.files import refuse_inputs
-from maskora.latents import TensorCache, decode_video
 from maskora.memory.report import render
-from maskora.method.conditioning import to_bytes
 from maskora.models.files.model_files import resolve_base
 from maskora.models.registry import read_grid
 from maskora.video.fit import fit_image, fit_labels, place
@@ -134,14 +139,11 @@ def shrunk_edit(edited: Edit, size: tuple[int, int]) -> Edit:
 
 def _generate(run: Run, base: Base, loras: list[LoraChoice]) -> np.ndarray:
     """The finished frames, (T, H, W, 3) uint8 at the small size."""
-    config, cache = run.config, TensorCache(run.workspace.cache_dir)
-    encoded = encode(config, run.clip, run.edited, run.model, cache)
-    remember = partial(base.remember, run.clip.source.frames)
-    seeds = [config.inference.seed]
-    (latents,) = generate(
-        config, run.model, encoded, loras, seeds, cache, remember, keep=lambda *_: None
-    )
-    frames_THWC = to_bytes(decode_video(latents, run.model)).numpy()
-    if config.inference.lock != "pixel":
+    seed = run.config.inference.seed
+    name = partial(sampled_name, run, run_record(run, loras))
+    with generated(run, base, loras, [seed], name) as takes:
+        frames_THWC = np.stack(list(takes.frames(seed)))
+        takes.finish(seed)
+    if run.config.inference.lock != "pixel":
         return frames_THWC
     return locked_frames(run, with_edited_frame(run, frames_THWC))

@@ -439,6 +439,19 @@ class Inference(Table):
     conditioning: Conditioning = Field(
         "masked", description="masked | first-frame (plain image-to-video)"
     )
+    segment: Annotated[Frames, Field(ge=9)] = Field(
+        49,
+        description="frames that are generated at once (4k+1); a longer clip goes through in "
+        "several such segments, each going on where the one before has stopped",
+    )
+    overlap: Annotated[int, Field(ge=4, multiple_of=4)] = Field(
+        8, description="frames of the one before with which a segment begins; a multiple of 4"
+    )
+    anchor: bool = Field(
+        True,
+        description="segments that go on are also shown the edited frame before them, so that its "
+        "look does not wear off",
+    )
     lora: Literal["trained", "none"] = Field(
         "trained", description="trained (the clip's own LoRA) | none (nothing has to be trained)"
     )
@@ -448,6 +461,15 @@ class Inference(Table):
         description="further LoRAs, of any tool: [{path = …, strength = …}] (where a base has two "
         "transformers, expert = high | low says for which)",
     )
+
+    @model_validator(mode="after")
+    def _goes_on(self) -> "Inference":
+        if self.overlap > self.segment - 5:
+            raise ValueError(
+                f"overlap is {self.overlap}, and of a segment of {self.segment} frames at most "
+                f"{(self.segment - 5) // 4 * 4} may be those of the one before"
+            )
+        return self
 
 
 Depth = Annotated[tuple[Share, Share], AfterValidator(_rising)]

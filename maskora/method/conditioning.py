@@ -178,25 +178,38 @@ def anchored(sample: Sample, first_CHW: Tensor, frame: int, held: int) -> Sample
 
 
 def inference_sample(
-    video_CTHW: Tensor, keep_THW: Tensor, edited_first_CHW: Tensor, conditioning: str, prompt: str
+    video_CTHW: Tensor,
+    keep_THW: Tensor,
+    given_CTHW: Tensor,
+    conditioning: str,
+    prompt: str,
+    times: tuple[int, ...] | None = None,
 ) -> Sample:
-    """The whole clip, its first frame replaced by the edited one, the rest as in training."""
-    keep = condition_mask(keep_THW, conditioning)
-    seen_CTHW = torch.cat([edited_first_CHW[:, None], video_CTHW[:, 1:]], dim=1)
+    """A clip, or a segment of one, whose first frames are given, the rest as in training.
+
+    Args:
+        given_CTHW: the edited first frame; in later segments also frames that are done, 4k+1 in
+            all.
+        times: of the latent frames, where they do not follow one another.
+    """
+    given = given_CTHW.shape[1]
+    keep = condition_mask(keep_THW, conditioning, given)
+    seen_CTHW = torch.cat([given_CTHW, video_CTHW[:, given:]], dim=1)
     return Sample(
         name="inference",
         target_CTHW=None,
         condition_CTHW=emptied(seen_CTHW, keep),
         keep_THW=keep,
-        reference_CHW=edited_first_CHW,
+        reference_CHW=given_CTHW[:, 0],
         prompt=prompt,
+        times=times,
     )
 
 
-def condition_mask(keep_THW: Tensor, conditioning: str) -> Tensor:
-    """M_cond: the first frame is given whole; later frames by the mask, or not at all."""
+def condition_mask(keep_THW: Tensor, conditioning: str, given: int = 1) -> Tensor:
+    """M_cond: the first frames are given whole; later ones by the mask, or not at all."""
     mask = keep_THW.clone() if conditioning == "masked" else torch.zeros_like(keep_THW)
-    mask[0] = 1.0
+    mask[:given] = 1.0
     return mask
 
 

@@ -87,12 +87,17 @@ def carried(first_HWC: np.ndarray, frames_THWC: np.ndarray) -> np.ndarray:
 
 
 def carried_inside(
-    first_HWC: np.ndarray, frames_THWC: np.ndarray, inside_THW: np.ndarray
+    given_THWC: np.ndarray, frames_THWC: np.ndarray, inside_THW: np.ndarray
 ) -> np.ndarray:
-    """A clip with another first frame, carried along inside a mask, the clip itself outside."""
-    carried_THWC = carried(first_HWC, frames_THWC)
-    carried_THWC[1:] = np.where(inside_THW[1:, ..., None], carried_THWC[1:], frames_THWC[1:])
-    return carried_THWC
+    """A clip with other first frames, of which the last is carried along inside a mask.
+
+    Outside it is the clip itself.
+    """
+    before = len(given_THWC) - 1
+    carried_THWC = carried(given_THWC[-1], frames_THWC[before:])
+    later, inside_T1 = slice(before + 1, None), inside_THW[..., None]
+    carried_THWC[1:] = np.where(inside_T1[later], carried_THWC[1:], frames_THWC[later])
+    return np.concatenate([given_THWC[:-1], carried_THWC])
 
 
 def _looked_up(values: np.ndarray, places_HW2: np.ndarray) -> np.ndarray:

@@ -146,6 +146,7 @@ class VideoModel(Protocol):
     """A base. Its encoders are context managers: loaded on entry, released on exit.
 
     Attributes:
+        longest: frames of the longest clips that it was trained on.
         parts: the parts that decide what it computes.
         names: what its transformer's modules are called in its publisher's files.
         experts: its transformers, the noisiest levels first.
@@ -156,6 +157,7 @@ class VideoModel(Protocol):
     """
 
     family: str
+    longest: ClassVar[int]
     source: ModelFiles
     dtype: torch.dtype
     device: torch.device

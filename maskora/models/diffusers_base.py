@@ -64,6 +64,7 @@ class DiffusersBase(VideoModel):
     experts: tuple[Expert, ...] = ALONE
     embeds_guidance: bool = False
     masks_attention: bool = False
+    longest: ClassVar[int]
     transformer_class: ClassVar[Any]
     block_lists: ClassVar[tuple[str, ...]] = ("blocks",)
     files: ClassVar[Files]

@@ -198,7 +198,7 @@ class Bench:
             clip = self._wanted_CTHW if condition.shown == "truth" else self._video_CTHW
             return encode_videos([clip], self._model, self._cache)[0]
         shown = inference_sample(
-            self._video_CTHW, self._case.keep_THW, self._wanted_CTHW[:, 0], condition.shown, ""
+            self._video_CTHW, self._case.keep_THW, self._wanted_CTHW[:, :1], condition.shown, ""
         )
         (encoded,) = self._encoded([shown])
         shape = (self._model.latent_channels, *encoded.condition_CTHW.shape[1:])
@@ -214,13 +214,13 @@ class Bench:
         transfer, video_CTHW = condition.transfer, self._video_CTHW
         wanted = [perturbed(video_CTHW, transfer.smooth_noise, self._seed)]
         if transfer.start == "flow":
-            first_HWC, region_THW = self._case.edited_THWC[0], self._case.keep_THW.numpy() == 0
-            wanted.append(gate.unit(carried_inside(first_HWC, self._case.source_THWC, region_THW)))
+            first_THWC, region_THW = self._case.edited_THWC[:1], self._case.keep_THW.numpy() == 0
+            wanted.append(gate.unit(carried_inside(first_THWC, self._case.source_THWC, region_THW)))
         source_CTHW, *carried_CTHW = encode_videos(wanted, self._model, self._cache)
         if not transfer.inverts:
             return Lead(transfer, carried_CTHW=next(iter(carried_CTHW), None))
-        first_CHW = video_CTHW[:, 0]
-        shown = inference_sample(video_CTHW, self._case.keep_THW, first_CHW, condition.shown, "")
+        first_C1HW = video_CTHW[:, :1]
+        shown = inference_sample(video_CTHW, self._case.keep_THW, first_C1HW, condition.shown, "")
         (sample,) = self._encoded([shown])
         inversion = Inversion(self._model, sample, source_CTHW, SAMPLING, transfer)
         inversion.advance(transformer, self._model.experts[0])

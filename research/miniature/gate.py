@@ -222,7 +222,7 @@ def encode_cases(
         inference_sample(
             unit(case.source_THWC),
             case.keep_THW,
-            unit(case.edited_THWC)[:, 0],
+            unit(case.edited_THWC)[:, :1],
             conditioning,
             prompt="",
         )

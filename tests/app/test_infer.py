@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from maskora.app.generate import Encoded, encode, generate
+from maskora.app.passages import passage_of
 from maskora.app.workspace import Workspace
 from maskora.config import Config, load_config
 from maskora.latents import TensorCache, encode_samples, encode_videos
 from maskora.masks.files import read_labels
 from maskora.method.conditioning import inference_sample
+from maskora.method.segments import Segment
 from maskora.models.registry import Context, PromptInput, VideoModel
 from maskora.video.images import read_image, write_png
 from maskora.video.probe import probe
@@ -37,7 +39,7 @@ from tests.app.conftest import (
     repaint,
     sets,
 )
-from tests.app.small import EDITED_CAPTION, configured, small_clip, small_edit, unit
+from tests.app.small import EDITED_CAPTION, FRAMES, configured, small_clip, small_edit, unit
 from tests.streaming.driving import encoder
 
 
@@ -273,6 +275,7 @@ def test_the_dog_keeps_its_size_rate_sound_and_background(
     assert np.mean(inside_change) > 5
 
 
+NOTHING = np.zeros((0, 32, 48, 3), np.uint8)
 TOKEN, NEGATIVE = "s0me0ne", "blurred and overexposed"
 
 
@@ -292,16 +295,18 @@ class Base:
 
     def encoded(self, **inference: object) -> Encoded:
         config = settings(**inference)
-        return encode(config, small_clip(), small_edit(), self.model, self.cache)
+        whole = passage_of(Segment(0, FRAMES), small_clip(), small_edit(), NOTHING, 81)
+        return encode(config, whole, self.model, self.cache)
 
     def generated(self, told: Encoded, *seeds: int, **inference: object) -> list[Tensor]:
         config = settings(**inference)
         numbers, kept = list(seeds or [0]), dict[int, Tensor]()
         keep = kept.__setitem__
-        results = generate(config, self.model, told, [], numbers, self.cache, float, keep)
-        assert list(kept) == numbers
-        assert all(map(torch.equal, kept.values(), results)), "each was kept once it was done"
-        return results
+        encoded = dict.fromkeys(numbers, told)
+        results = generate(config, self.model, encoded, [], self.cache, float, keep)
+        assert list(kept) == list(results) == numbers
+        assert all(torch.equal(kept[seed], one) for seed, one in results.items())
+        return list(results.values())
 
 
 @pytest.fixture(scope="module")
@@ -323,7 +328,7 @@ def test_the_words_are_the_token_with_the_caption_and_the_negative_prompt(base: 
 
 @pytest.mark.parametrize("how", ["masked", "first-frame"])
 def test_the_sample_is_of_the_clip_and_the_edited_first_frame(base: Base, how: str) -> None:
-    clip, first = small_clip(), unit(small_edit().first.image_HWC)
+    clip, first = small_clip(), unit(small_edit().first.image_HWC)[:, None]
     sample = inference_sample(clip.video(), clip.keep(), first, how, f"{TOKEN} {EDITED_CAPTION}")
     (expected,) = encode_samples([sample], base.model, base.cache)
     found = base.encoded(conditioning=how).sample

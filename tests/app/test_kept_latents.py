@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from maskora.app import infer
+from maskora.app import passages
 from maskora.errors import Fault
 from maskora.latents import TensorCache
 from maskora.sampling import Denoising
@@ -24,14 +24,14 @@ Sampled = list[list[int]]
 @pytest.fixture
 def sampled(monkeypatch: pytest.MonkeyPatch) -> Sampled:
     """The seeds that each command has sampled."""
-    asked, real = Sampled(), infer.generate
+    asked, real = Sampled(), passages.generate
 
-    def generate(config: object, model: object, told: object, loras: object, seeds: list[int],
-                 *rest: object) -> list[Tensor]:  # fmt: skip
-        asked.append(seeds)
-        return real(config, model, told, loras, seeds, *rest)  # type: ignore[arg-type]
+    def generate(config: object, model: object, encoded: dict[int, Any],
+                 *rest: object) -> dict[int, Tensor]:  # fmt: skip
+        asked.append(list(encoded))
+        return real(config, model, encoded, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(infer, "generate", generate)
+    monkeypatch.setattr(passages, "generate", generate)
     return asked
 
 
@@ -64,8 +64,8 @@ def test_a_decode_that_fails_once_loses_no_seed(
     copied: Path, run: Run, expected: np.ndarray, sampled: Sampled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["infer", *at(copied), *BARE, "--seed", "4,5"]
-    decode = failing(1, Fault("cuDNN has failed"), infer.decode_video)
-    monkeypatch.setattr(infer, "decode_video", decode)
+    decode = failing(1, Fault("cuDNN has failed"), passages.decode_video)
+    monkeypatch.setattr(passages, "decode_video", decode)
     answer = run(*command)
     assert answer.status == 1
     assert "cuDNN has failed" in answer.err
@@ -81,8 +81,8 @@ def test_a_decode_that_fails_once_loses_no_seed(
 def test_ctrl_c_between_seeds_loses_none_of_them(
     copied: Path, run: Run, expected: np.ndarray, sampled: Sampled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = failing(2, KeyboardInterrupt(), infer.decode_video)
-    monkeypatch.setattr(infer, "decode_video", decode)
+    decode = failing(2, KeyboardInterrupt(), passages.decode_video)
+    monkeypatch.setattr(passages, "decode_video", decode)
     assert run("infer", *at(copied), *BARE, "--seed", "7,4").status == 130
     ok(run("infer", *at(copied), *BARE, "--seed", "4"))
     assert sampled == [[7, 4]]
@@ -120,8 +120,8 @@ def test_what_is_damaged_is_sampled_again(
     copied: Path, run: Run, expected: np.ndarray, sampled: Sampled,
     monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None],
 ) -> None:  # fmt: skip
-    decode = failing(1, KeyboardInterrupt(), infer.decode_video)
-    monkeypatch.setattr(infer, "decode_video", decode)
+    decode = failing(1, KeyboardInterrupt(), passages.decode_video)
+    monkeypatch.setattr(passages, "decode_video", decode)
     command = ["infer", *at(copied), *BARE, "--seed", "4"]
     assert run(*command).status == 130
     (path,) = kept(copied)
@@ -135,8 +135,8 @@ def test_what_is_damaged_is_sampled_again(
 def test_another_command_uses_nothing_of_it(
     copied: Path, run: Run, sampled: Sampled, monkeypatch: pytest.MonkeyPatch, setting: str
 ) -> None:
-    decode = failing(1, KeyboardInterrupt(), infer.decode_video)
-    monkeypatch.setattr(infer, "decode_video", decode)
+    decode = failing(1, KeyboardInterrupt(), passages.decode_video)
+    monkeypatch.setattr(passages, "decode_video", decode)
     assert run("infer", *at(copied), *BARE).status == 130
     ok(run("infer", *at(copied, setting), *BARE))
     assert sampled == [[0], [0]]

@@ -92,7 +92,7 @@ def test_without_its_mask_a_keyframe_shows_the_answer() -> None:
 
 def test_inference_shows_the_edited_first_frame_and_then_what_training_showed() -> None:
     video, keep, first = clip(), moving_keep(), torch.rand(3, H, W)
-    sample = conditioning.inference_sample(video, keep, first, "masked", "p")
+    sample = conditioning.inference_sample(video, keep, first[:, None], "masked", "p")
     trained = motion_sample(video, keep, 0, T, "masked", "p")
     assert sample.target_CTHW is None
     assert torch.equal(sample.condition_CTHW[:, 0], first)

@@ -21,7 +21,7 @@ SEED = 7
 def plain_sample(clip: np.ndarray, prompt: str) -> Sample:
     """Of a clip (T, H, W, 3), of which nothing but the first frame is shown."""
     video = to_unit(torch.from_numpy(clip))
-    return inference_sample(video, torch.zeros(clip.shape[:3]), video[:, 0], "first-frame", prompt)
+    return inference_sample(video, torch.zeros(clip.shape[:3]), video[:, :1], "first-frame", prompt)
 
 
 def generated(

@@ -61,7 +61,7 @@ def masked(video: torch.Tensor, conditioning: str) -> Sample:
     """A clip whose box lies on the grid, in all frames but the first."""
     keep = torch.ones(FRAMES, HEIGHT, WIDTH)
     keep[:, 8:24, 16:32] = 0
-    return inference_sample(video, keep, video[:, 0], conditioning, "a dog")
+    return inference_sample(video, keep, video[:, :1], conditioning, "a dog")
 
 
 def test_a_plain_condition_is_the_first_frame_alone_and_zeros(

@@ -124,7 +124,7 @@ def test_a_condition_is_shown_what_its_name_says(
     assert torch.equal(shown["sample"].keep_THW, keep_THW)
     seen = inference_sample(
         unit(case.source_THWC), case.keep_THW,
-        unit(case.edited_THWC)[:, 0], "masked" if boxed else "first-frame", "",
+        unit(case.edited_THWC)[:, :1], "masked" if boxed else "first-frame", "",
     )  # fmt: skip
     (encoded,) = encode_samples([seen], model, TensorCache(cache))
     assert torch.equal(shown["sample"].condition_CTHW, encoded.condition_CTHW)

@@ -41,6 +41,7 @@ class Hunyuan(HunyuanBase):
     """HunyuanVideo-I2V."""
 
     family = "hunyuan-video-i2v"
+    longest = 129
     transformer_class = HunyuanVideoTransformer3DModel
     block_lists = ("transformer_blocks", "single_transformer_blocks")
     names = HUNYUAN

@@ -46,6 +46,7 @@ class Hunyuan15(HunyuanBase):
     """HunyuanVideo-1.5 I2V."""
 
     family = "hunyuan-video-1.5-i2v"
+    longest = 121
     transformer_class = HunyuanVideo15Transformer3DModel
     block_lists = ("transformer_blocks",)
     names = HUNYUAN15

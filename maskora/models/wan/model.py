@@ -45,6 +45,7 @@ class Wan21(DiffusersBase):
     """Wan2.1-I2V."""
 
     family = "wan2.1-i2v"
+    longest = 81
     transformer_class = WanTransformer3DModel
     names = WAN
     parts: tuple[str, ...] = (
@@ -149,6 +150,7 @@ class Miniature(Wan21):
     """
 
     family = "miniature"
+    longest = 49
     parts = ("transformer", "vae")
     files = checks.MINIATURE_FILES
     settings = checks.MINIATURE

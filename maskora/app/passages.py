@@ -1,0 +1,265 @@
+"""A clip generated segment after segment, of each seed, and what has come of it so far.
+
+A short clip is one segment. Of a longer one each is encoded once the one before is done, since it
+begins with frames of that.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+
+import numpy as np
+from torch import Tensor
+from tqdm import tqdm
+
+from maskora.app.edits import Clip, Edit
+from maskora.app.fingerprints import LoraChoice
+from maskora.app.generate import Encoded, Passage, encode, generate
+from maskora.app.kept_latents import KeptLatents
+from maskora.app.open_base import Base
+from maskora.app.outputs import Run
+from maskora.config import Config
+from maskora.errors import Fault, UserError
+from maskora.files import scratch_folder
+from maskora.latents import TensorCache, decode_video
+from maskora.method.conditioning import to_bytes
+from maskora.method.segments import Segment, blended, corrected, drift, plan_segments
+from maskora.video.composite import composite, feather_alpha
+from maskora.video.stored import StoredFrames
+
+log = logging.getLogger("maskora")
+SEEN = 0.5  # levels from which a drift of the colours is taken back
+Name = Callable[[Encoded, int], str]  # of what is encoded and a seed: a content name
+
+
+def segments_of(config: Config, clip: Clip, edited: Edit) -> list[Segment]:
+    """The segments in which a clip is generated."""
+    inference = config.inference
+    return plan_segments(
+        clip.source.frames, edited.all, (), segment=inference.segment,
+        overlap=inference.overlap, anchored=inference.anchor,
+    )  # fmt: skip
+
+
+def passage_of(
+    segment: Segment, clip: Clip, edited: Edit, kept_THWC: np.ndarray, longest: int
+) -> Passage:
+    """What the base is shown of a segment.
+
+    Args:
+        kept_THWC: the frames with which it begins, as the segment before has made them.
+        longest: frames of the longest clips that the base has learned.
+    """
+    look = edited.all[max(frame for frame in edited.all if frame <= segment.start)]
+    led = [] if segment.anchor is None else [segment.anchor]
+    numbers = [*led, *range(segment.start, segment.stop)]
+    numbers += [segment.stop - 1] * (segment.shown - len(numbers))
+    first = [look.image_HWC] if led or segment.opens else []
+    return Passage(
+        frames_THWC=np.stack([clip.frames_THWC[number] for number in numbers]),
+        labels_THW=np.stack([clip.labels_THW[number] for number in numbers]),
+        given_THWC=np.stack([*first, *kept_THWC]),
+        caption=look.caption,
+        times=segment.times(longest),
+    )
+
+
+@dataclass
+class Take:
+    """A seed's clip as far as it is generated.
+
+    Attributes:
+        frames_THWC: raw, from the first on, at the workspace's size.
+        first_C: by how much the first segment's colours lie above the source's.
+        failure: what has stopped it.
+    """
+
+    frames_THWC: np.ndarray | StoredFrames
+    first_C: np.ndarray | None = None
+    failure: UserError | Fault | OSError | None = None
+
+
+@contextmanager
+def generated(
+    run: Run, base: Base, loras: list[LoraChoice], seeds: list[int], name: Name,
+    again: int | None = None,
+) -> Iterator["Takes"]:  # fmt: skip
+    """The clip of each of some seeds, to be written within the context.
+
+    Args:
+        name: of sampled latents, by which an interrupted or changed run finds them again.
+        again: the number of the first segment, from 1, that is sampled whatever is kept of it.
+
+    Raises:
+        UserError: the clip has no such segment.
+    """
+    segments, size_HWC = (
+        segments_of(run.config, run.clip, run.edited),
+        run.clip.frames_THWC.shape[1:],
+    )
+    if again is not None and not 1 <= again <= len(segments):
+        raise UserError(f"--from {again}: this clip is generated in {len(segments)} segments")
+    with ExitStack() as end:
+        take = {seed: Take(np.zeros((0, *size_HWC), np.uint8)) for seed in seeds}
+        if len(segments) > 1:
+            run.workspace.cache_dir.mkdir(parents=True, exist_ok=True)
+            scratch = end.enter_context(scratch_folder(run.workspace.cache_dir, "frames"))
+            take = {seed: Take(StoredFrames(scratch / str(seed), size_HWC)) for seed in seeds}
+        takes = Takes(run, base, loras, segments, take, name, again)
+        takes.generate()
+        yield takes
+
+
+class Takes:
+    """A clip of each of some seeds, generated side by side; one that fails stops no other.
+
+    Args:
+        segments: of the clip, in order.
+        by_seed: what has come of each seed.
+        name, again: as of `generated`.
+
+    Attributes:
+        seconds: spent on encoding, and on all the rest.
+    """
+
+    def __init__(
+        self, run: Run, base: Base, loras: list[LoraChoice], segments: list[Segment],
+        by_seed: dict[int, Take], name: Name, again: int | None,
+    ) -> None:  # fmt: skip
+        self._run, self._base, self._loras, self._name = run, base, loras, name
+        self._cache, self._again = TensorCache(run.workspace.cache_dir), again
+        self._segments, self.by_seed = segments, by_seed
+        self._kept: list[KeptLatents] = []
+        self._last: dict[int, Tensor] = {}  # latents (C, T', h, w) of the last segment
+        self.seconds = {"encoding": 0.0, "generating": 0.0}
+
+    def generate(self) -> None:
+        """Generate all of it."""
+        began, count = perf_counter(), len(self._segments)
+        for number, segment in enumerate(self._segments, 1):
+            if count > 1:
+                done, seconds = number - 1, perf_counter() - began
+                left = tqdm.format_interval(seconds / done * (count - done)) if done else ""
+                log.info(
+                    "segment %d of %d: frames %d to %d%s", number, count, segment.start,
+                    segment.stop - 1, f", about {left} left" if left else "",
+                )  # fmt: skip
+            self._generate(number, segment)
+
+    def frames(self, seed: int) -> np.ndarray | StoredFrames:
+        """A seed's whole clip, raw. Raises what has stopped it."""
+        take = self.by_seed[seed]
+        if take.failure is not None:
+            raise take.failure
+        self._add(take, self._segments[-1], self._last[seed])
+        return take.frames_THWC
+
+    def finish(self, seed: int) -> None:
+        """The result stands. Of a long clip the segments are kept: a later one may change alone."""
+        if len(self._segments) == 1:
+            self._kept[0].drop(seed)
+
+    def _generate(self, number: int, segment: Segment) -> None:
+        began = perf_counter()
+        going = [seed for seed, take in self.by_seed.items() if take.failure is None]
+        encoded = self._encoded(segment, going)
+        self.seconds["encoding"] += perf_counter() - began
+        began = perf_counter()
+        sampled = self._sampled(number, segment, encoded)
+        if number == len(self._segments):
+            self._last = sampled  # decoded when it is asked for: a result is written after another
+        else:
+            self._decode(segment, sampled)
+        self.seconds["generating"] += perf_counter() - began
+
+    def _decode(self, segment: Segment, sampled: dict[int, Tensor]) -> None:
+        for seed, latents_CTHW in sampled.items():
+            take = self.by_seed[seed]
+            try:
+                self._add(take, segment, latents_CTHW)
+            except (UserError, Fault, OSError) as error:
+                take.failure = error
+
+    def _encoded(self, segment: Segment, seeds: list[int]) -> dict[int, Encoded]:
+        """What the base is shown of a segment, which is another for each seed once it goes on."""
+        run, model = self._run, self._run.model
+        found: dict[int, Encoded] = {}
+        for seed in seeds:
+            if found and not segment.kept:
+                found[seed] = found[seeds[0]]
+                continue
+            shown = passage_of(
+                segment, run.clip, run.edited, self._end(seed, segment), model.longest
+            )
+            found[seed] = encode(run.config, shown, model, self._cache)
+        return found
+
+    def _end(self, seed: int, segment: Segment) -> np.ndarray:
+        """The finished frames with which a segment begins, (T, H, W, 3)."""
+        clip, inference = self._run.clip, self._run.config.inference
+        generated = self.by_seed[seed].frames_THWC
+        frames = [generated[n] for n in range(segment.start, segment.start + segment.kept)]
+        if inference.lock == "pixel":
+            frames = [
+                composite(
+                    clip.frames_THWC[number], frame,
+                    feather_alpha(clip.labels_THW[number] > 0, inference.feather),
+                )
+                for number, frame in enumerate(frames, segment.start)
+            ]  # fmt: skip
+        return np.array(frames, np.uint8).reshape(-1, *clip.frames_THWC.shape[1:])
+
+    def _sampled(
+        self, number: int, segment: Segment, encoded: dict[int, Encoded]
+    ) -> dict[int, Tensor]:
+        """Latents (C, T', h, w) by seed; what was sampled before is used."""
+        names = {seed: self._name(one, seed) for seed, one in encoded.items()}
+        if number > 1:  # noise of its own
+            names = {seed: f"{name}-{number}" for seed, name in names.items()}
+        kept = KeptLatents(self._cache, names)
+        self._kept.append(kept)
+        found = kept.found() if self._again is None or number < self._again else {}
+        missing = {seed: one for seed, one in encoded.items() if seed not in found}
+        if missing:
+            sampled = generate(
+                self._run.config, self._run.model, missing, self._loras, self._cache,
+                partial(self._base.remember, segment.shown), kept.put, number - 1,
+            )  # fmt: skip
+            found.update(sampled)
+        return found
+
+    def _add(self, take: Take, segment: Segment, latents_CTHW: Tensor) -> None:
+        """Decode a segment's frames and put them after those that are there."""
+        decoded_THWC = to_bytes(decode_video(latents_CTHW, self._run.model)).numpy()
+        shown = segment.stop - segment.start
+        frames_THWC = decoded_THWC[segment.led : segment.led + shown]
+        if not isinstance(take.frames_THWC, StoredFrames):
+            take.frames_THWC = frames_THWC
+            return
+        frames_THWC = self._steadied(take, segment, frames_THWC)[segment.kept :]
+        start = segment.start + segment.kept
+        made = len(take.frames_THWC) - start  # by the segment before, too
+        if made:
+            before_THWC = take.frames_THWC[start:]
+            weights = (np.arange(made) + 1) / (made + 1)
+            both = blended(before_THWC, frames_THWC[:made], weights)
+            frames_THWC = np.concatenate([both, frames_THWC[made:]])
+        take.frames_THWC.put(start, frames_THWC)
+
+    def _steadied(self, take: Take, segment: Segment, frames_THWC: np.ndarray) -> np.ndarray:
+        """A segment's frames with the first segment's colours: outside the mask one can tell."""
+        part, clip = slice(segment.start, segment.stop), self._run.clip
+        found_C = drift(frames_THWC, clip.frames_THWC[part], clip.labels_THW[part] == 0)
+        if found_C is None:
+            return frames_THWC
+        if take.first_C is None:
+            take.first_C = found_C
+            return frames_THWC
+        moved_C = found_C - take.first_C
+        if (worst := float(np.abs(moved_C).max())) < SEEN:
+            return frames_THWC
+        log.info("its colours are off by up to %.1f levels outside the mask: taken back", worst)
+        return corrected(frames_THWC, moved_C)

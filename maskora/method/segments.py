@@ -1,0 +1,147 @@
+"""Long clips in overlapping segments: which frames go through the base at once, and at what times.
+
+A segment opens at an edited frame, as image-to-video does, or goes on where the one before has
+stopped. One that goes on is shown the last frames of that result, whole, and before them the edited
+frame that the look comes from, its anchor. The anchor stands at its own time before the others by
+the rotary embedding: I2VEdit's skip-interval attention (section 3.2) without stored keys and
+values, and in the form in which a base has learned to be given a first frame.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from maskora.method.conditioning import HELD
+
+DRIFT = 6.0  # levels by which a segment's colours are moved at most
+TELLS = 0.05  # share of the picture that must lie outside the mask to tell of a drift
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Frames of a clip that go through the base at once.
+
+    Attributes:
+        start, stop: the frames, half-open.
+        kept: of these, the first so many are the result of the segment before, shown whole.
+        anchor: the edited frame that is shown before them; None: none is, and where nothing is kept
+            the frame `start` is an edited one, and given.
+    """
+
+    start: int
+    stop: int
+    kept: int = 0
+    anchor: int | None = None
+
+    @property
+    def opens(self) -> bool:
+        """True where it begins at an edited frame."""
+        return not self.kept and self.anchor is None
+
+    @property
+    def led(self) -> int:
+        """How many frames are shown before `start`."""
+        return int(self.anchor is not None)
+
+    @property
+    def given(self) -> int:
+        """How many of the first frames that the base is shown are shown whole."""
+        return self.led + self.kept + self.opens
+
+    @property
+    def shown(self) -> int:
+        """How many frames the base is shown: 4k+1, the last one again and again where needed."""
+        frames = self.led + self.stop - self.start
+        return frames + (1 - frames) % HELD
+
+    def times(self, longest: int) -> tuple[int, ...] | None:
+        """The latent frames' times, the first one's being 0; None: one follows another.
+
+        Args:
+            longest: frames of the longest clips that the base has learned; an anchor that is
+                further away is shown no further than these reach.
+        """
+        if self.anchor is None:
+            return None
+        later = (self.shown - 1) // HELD
+        apart = -(-(self.start - self.anchor) // HELD)
+        apart = max(1, min(apart, (longest - 1) // HELD - later + 1))
+        return None if apart == 1 else (0, *range(apart, apart + later))
+
+
+def plan_segments(
+    frames: int, edited: Iterable[int], cuts: Iterable[int], *, segment: int, overlap: int,
+    anchored: bool,
+) -> list[Segment]:  # fmt: skip
+    """The segments of a clip, in order; one alone where the clip is no longer than a segment.
+
+    Each begins in the overlap of the one before. None crosses a cut. Where it comes in the second
+    half of a segment, an edited frame opens the next.
+
+    Args:
+        frames: of the clip.
+        edited: numbers of the edited frames; 0 is one.
+        cuts: numbers of the frames at which a shot begins, but the first.
+        segment: frames of a segment at most, 4k+1.
+        overlap: frames that two segments share, a multiple of 4.
+        anchored: segments that go on are shown the edited frame before.
+    """
+    keyframes = sorted(edited)
+    borders = [0, *sorted(cuts), frames]
+    return [
+        one
+        for first, end in pairwise(borders)
+        for one in _of_shot(first, end, keyframes, segment, overlap, anchored)
+    ]
+
+
+def _of_shot(
+    first: int, end: int, keyframes: Sequence[int], longest: int, overlap: int, anchored: bool
+) -> list[Segment]:
+    """The segments of a shot of the frames from `first` to before `end`."""
+    found: list[Segment] = []
+    start, kept = first, 0
+    while True:
+        anchor = max(frame for frame in keyframes if frame <= start)
+        opens = not kept and anchor == start
+        led = not opens and (anchored or not kept)
+        stop = min(start + longest - led, end)
+        found.append(Segment(start, stop, kept, anchor if led else None))
+        if stop == end:
+            return found
+        half = start + (stop - start) // 2
+        following = [k for k in keyframes if half <= k <= stop - overlap]
+        if following:
+            start, kept = following[-1], 0
+        else:
+            kept = overlap if anchored else overlap + 1
+            start = stop - kept
+
+
+def blended(before_THWC: np.ndarray, after_THWC: np.ndarray, weights_T: np.ndarray) -> np.ndarray:
+    """Frames that two segments have made, the second's by a weight each; uint8."""
+    weights = weights_T.astype(np.float32)[:, None, None, None]
+    mixed = before_THWC * (1 - weights) + after_THWC * weights
+    return np.rint(mixed).astype(np.uint8)
+
+
+def drift(
+    generated_THWC: np.ndarray, source_THWC: np.ndarray, outside_THW: np.ndarray
+) -> np.ndarray | None:
+    """By how many levels a result's colours lie above its source's outside the mask, (3,).
+
+    None where too little lies outside to tell.
+    """
+    if outside_THW.mean() < TELLS:
+        return None
+    differences = generated_THWC.astype(np.float32) - source_THWC
+    mean_C: np.ndarray = differences[outside_THW].mean(axis=0)
+    return mean_C
+
+
+def corrected(generated_THWC: np.ndarray, shift_C: np.ndarray) -> np.ndarray:
+    """Frames without a drift, of which no more is taken back than `DRIFT`; uint8."""
+    moved = generated_THWC - np.clip(shift_C, -DRIFT, DRIFT).astype(np.float32)
+    return np.clip(np.rint(moved), 0, 255).astype(np.uint8)

@@ -1,0 +1,174 @@
+"""Clips of several segments: generated one after another, each once, and put together."""
+
+import itertools
+import shutil
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import Tensor
+
+from maskora.app import passages
+from maskora.app.generate import Passage
+from maskora.app.passages import passage_of
+from maskora.method.segments import Segment
+from maskora.video.stored import StoredFrames
+from maskora.video.write import write_mp4
+from tests.app.conftest import (
+    FAST,
+    Run,
+    at,
+    frames_of,
+    keeps_the_background,
+    ok,
+    refused,
+    repaint,
+    sets,
+)
+from tests.app.small import picture, small_clip, small_edit
+from tests.ball import draw_frame
+
+FRAMES = 25
+BARE = ["--lora", "none"]
+Sampled = list[tuple[int, int]]
+
+
+@pytest.fixture(scope="module")
+def prepared_long(tmp_path_factory: pytest.TempPathFactory, run: Run, tiny_model: Path) -> Path:
+    """A clip of 25 frames that goes in segments of at most 13: 0-12, 9-20 and 17-24."""
+    home = tmp_path_factory.mktemp("long")
+    video, root = home / "ball.mp4", home / "ws"
+    write_mp4(video, (draw_frame(n, (60, 120, 220)) for n in range(FRAMES)), Fraction(16))
+    ok(run(
+        "prepare", video, root, "--box", "16,64,120,96", "--size", "80x48", "--frames", FRAMES,
+        "--caption", "a blue ball", "--edited-caption", "an orange ball", *FAST,
+        *sets(f"model.path={tiny_model}", "inference.segment=13", "inference.overlap=4"),
+    ))  # fmt: skip
+    repaint(root, 0, (10, 20, 20, 15))
+    return root
+
+
+@pytest.fixture
+def long(prepared_long: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(prepared_long, tmp_path / "ws"))
+
+
+@pytest.fixture
+def sampled(monkeypatch: pytest.MonkeyPatch) -> Sampled:
+    """The segment (from 0) and the seed of everything that is sampled."""
+    asked, real = Sampled(), passages.generate
+
+    def generate(config: object, model: object, encoded: dict[int, Any], *rest: Any) -> Any:
+        asked.extend((rest[-1], seed) for seed in encoded)
+        return real(config, model, encoded, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(passages, "generate", generate)
+    return asked
+
+
+def test_a_long_clip_is_generated_whole_and_once(
+    long: Path, run: Run, sampled: Sampled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = ok(run("infer", *at(long), *BARE))
+    assert "segment 3 of 3: frames 17 to 24, about" in answer.err
+    assert sampled == [(0, 0), (1, 0), (2, 0)]
+    frames = keeps_the_background(long)
+    assert len(frames) == FRAMES
+    first = frames_of(long)
+    assert not list((long / "cache").glob(".*")), "the frames that waited in a file are gone"
+    ok(run("infer", *at(long), *BARE))
+    assert len(sampled) == 3, "every segment is kept"
+    assert np.array_equal(frames_of(long), first)
+    ok(run("infer", *at(long), *BARE, "--from", "2"))
+    assert sampled[3:] == [(1, 0), (2, 0)]
+    assert np.array_equal(frames_of(long), first)
+    refused(run("infer", *at(long), *BARE, "--from", "4"), "--from 4", "3 segments")
+
+
+def test_what_was_interrupted_goes_on_in_the_segment_where_it_was(
+    long: Path, run: Run, sampled: Sampled, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(long, tmp_path / "other"))
+    ok(run("infer", *at(other), *BARE, "--seed", "3,4"))
+    del sampled[:]
+    calls, decode = itertools.count(1), passages.decode_video
+
+    def interrupted(*arguments: Any) -> Tensor:
+        if next(calls) == 5:  # the last segment's first seed
+            raise KeyboardInterrupt
+        return decode(*arguments)
+
+    monkeypatch.setattr(passages, "decode_video", interrupted)
+    assert run("infer", *at(long), *BARE, "--seed", "3,4").status == 130
+    assert sampled == [(0, 3), (0, 4), (1, 3), (1, 4), (2, 3), (2, 4)]
+    del sampled[:]
+    ok(run("infer", *at(long), *BARE, "--seed", "3,4"))
+    assert not sampled
+    assert np.array_equal(frames_of(long), frames_of(other))
+    for name in ("edited.mkv", "seed-4/edited.mkv"):
+        ours, theirs = (root / "output" / name for root in (long, other))
+        assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_changed_keyframe_repeats_only_what_depends_on_it(
+    long: Path, run: Run, sampled: Sampled
+) -> None:
+    repaint(long, 17, (40, 20, 20, 15))
+    ok(run("infer", *at(long), *BARE))
+    before = frames_of(long)
+    repaint(long, 17, (36, 18, 24, 20))
+    ok(run("infer", *at(long), *BARE))
+    assert sampled == [(0, 0), (1, 0), (2, 0), (2, 0)]
+    after = frames_of(long)
+    assert np.array_equal(after[:17], before[:17])
+    assert not np.array_equal(after[17:], before[17:])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ('transfer.start="inverted"', 'transfer.attention="qk"'),
+        ('transfer.start="flow"', "transfer.start_level=0.8", "inference.anchor=false"),
+        ('inference.lock="latent"',),
+        ("inference.guidance=3", "inference.conditioning=first-frame"),
+    ],
+    ids=["instant", "flow, chained", "latent lock", "guided, plain"],
+)
+def test_every_method_goes_through_segments(long: Path, run: Run, settings: tuple[str]) -> None:
+    ok(run("infer", *at(long, *settings), *BARE))
+    assert len(frames_of(long)) == FRAMES
+
+
+def passage(segment: Segment) -> Passage:
+    kept = np.stack([picture(200 + number) for number in range(segment.kept or 1)])
+    return passage_of(segment, small_clip(), small_edit(), kept[: segment.kept], longest=81)
+
+
+def test_a_segment_that_goes_on_is_shown_its_anchor_and_what_is_done() -> None:
+    clip, edit = small_clip(), small_edit()
+    shown = passage(Segment(5, 9, 0, 4))
+    assert np.array_equal(shown.frames_THWC, clip.frames_THWC[4:9])
+    assert np.array_equal(shown.labels_THW, clip.labels_THW[4:9])
+    assert np.array_equal(shown.given_THWC, edit.keyframes[4].image_HWC[None])
+    assert shown.caption == edit.keyframes[4].caption
+    shown = passage(Segment(1, 9, 4, 0))
+    assert np.array_equal(shown.frames_THWC, clip.frames_THWC)
+    assert np.array_equal(shown.given_THWC[0], edit.first.image_HWC)
+    assert np.array_equal(shown.given_THWC[4], picture(203))
+    shown = passage(Segment(1, 9, 5))
+    assert np.array_equal(shown.frames_THWC[:8], clip.frames_THWC[1:])
+    assert np.array_equal(shown.frames_THWC[8], clip.frames_THWC[8]), "the last one again"
+    assert np.array_equal(shown.given_THWC[0], picture(200))
+
+
+def test_stored_frames_are_read_as_they_were_put(tmp_path: Path) -> None:
+    clip = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3), dtype=np.uint8)
+    stored = StoredFrames(tmp_path / "frames", (4, 5, 3))
+    stored.put(0, clip[:3])
+    stored.put(2, clip[2:])
+    assert stored.shape == clip.shape
+    assert np.array_equal(np.stack(list(stored)), clip)
+    assert np.array_equal(stored[1:5], clip[1:5])
+    assert np.array_equal(stored[4], clip[4])
