@@ -20,6 +20,7 @@ from maskora.system import ram
 STORAGES = ("same", "float8", "int8", "nf4")
 # The placement's fields that options of the command line's own decide.
 OWN_OPTIONS = ("blocks_to_swap", "weights", "storage")
+SHORTEST = 9  # frames of a segment
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ def configure(job: Job, swap: str, weights: str, storage: str) -> Config:
         "model.transformer_dtype": storage,
         "video.size": f"{job.width}x{job.height}",
         "video.frames": job.frames,
+        "inference.segment": max(SHORTEST, job.frames),
+        "inference.overlap": 4,
         "motion.window": "full",
         "adapter.rank": job.rank,
         "memory.blocks_to_swap": swap,

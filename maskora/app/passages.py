@@ -21,27 +21,18 @@ from maskora.app.generate import Encoded, Passage, encode, generate
 from maskora.app.kept_latents import KeptLatents
 from maskora.app.open_base import Base
 from maskora.app.outputs import Run
-from maskora.config import Config
+from maskora.app.plan import segments_of
 from maskora.errors import Fault, UserError
 from maskora.files import scratch_folder
 from maskora.latents import TensorCache, decode_video
 from maskora.method.conditioning import to_bytes
-from maskora.method.segments import Segment, blended, corrected, drift, plan_segments
+from maskora.method.segments import Segment, blended, corrected, drift
 from maskora.video.composite import composite, feather_alpha
 from maskora.video.stored import StoredFrames
 
 log = logging.getLogger("maskora")
 SEEN = 0.5  # levels from which a drift of the colours is taken back
 Name = Callable[[Encoded, int], str]  # of what is encoded and a seed: a content name
-
-
-def segments_of(config: Config, clip: Clip, edited: Edit) -> list[Segment]:
-    """The segments in which a clip is generated."""
-    inference = config.inference
-    return plan_segments(
-        clip.source.frames, edited.all, (), segment=inference.segment,
-        overlap=inference.overlap, anchored=inference.anchor,
-    )  # fmt: skip
 
 
 def passage_of(

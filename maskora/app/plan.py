@@ -5,14 +5,14 @@ be measured first.
 """
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from pathlib import Path
 
 from maskora.app import timings
 from maskora.app.workspace import Source, Workspace
 from maskora.config import Config, parse_size
-from maskora.config.tables import Motion, Transfer
+from maskora.config.tables import Inference, Motion, Transfer
 from maskora.devices import BFLOAT16, DeviceKind, dotted
 from maskora.errors import UserError
 from maskora.files import cache_home
@@ -20,6 +20,7 @@ from maskora.memory.machine import Machine, foreseen
 from maskora.memory.plan import Plan, Purpose, Workload, plan_run
 from maskora.memory.profile import Profile, read_profile
 from maskora.memory.report import render
+from maskora.method.segments import Segment, plan_segments, whole
 from maskora.models.files.model_files import resolve_base
 from maskora.models.registry import ModelFiles
 from maskora.streaming.header import read_header
@@ -109,8 +110,7 @@ def workload_of(
 ) -> Workload:
     """The numbers of a run, from the prepared clip or, before that, from [video]."""
     width, height = source.size if source else _planned_size(config, base.grid.multiple)
-    clip = source.frames if source else config.video.frames
-    frames = min(clip, config.inference.segment) if purpose == "infer" else clip
+    clip = frames_of(config, source)
     window = config.motion.window_length(clip)
     windows = -(-(clip - window) // config.motion.stride) + 1
     is_8bit = config.optimizer.type == "adamw8bit" and device == "cuda"
@@ -119,7 +119,7 @@ def workload_of(
     further = [workspace.root / Path(lora.path).expanduser() for lora in config.inference.loras]
     return Workload(
         purpose=purpose,
-        frames=frames,
+        frames=min(whole(clip), config.inference.segment),
         width=width,
         height=height,
         window=window,
@@ -136,6 +136,14 @@ def workload_of(
         waiting=config.transfer.waiting if purpose == "infer" else 0,
         further_loras=sum(map(adapter_values, further)) if purpose == "infer" else 0,
     )
+
+
+def frames_of(config: Config, source: Source | None) -> int:
+    """Of the prepared clip or, before that, as [video] has it: of "all" a segment's."""
+    if source is not None:
+        return source.frames
+    frames = config.video.frames
+    return config.inference.segment if frames == "all" else frames
 
 
 def variants(motion: Motion) -> int:
@@ -193,7 +201,7 @@ def describe_plan(
         yield f"{workspace.root} is not prepared yet: planned with [video] of the configuration"
     yield render(plans)
     yield _disk_line(config, found, plans[0])
-    yield from _time_lines(config, workspace, plans)
+    yield from _time_lines(config, workspace, source, plans)
 
 
 def _disk_line(config: Config, found: ModelFiles, plan: Plan) -> str:
@@ -213,7 +221,9 @@ def _disk_line(config: Config, found: ModelFiles, plan: Plan) -> str:
     return "; ".join(lines)
 
 
-def _time_lines(config: Config, workspace: Workspace, plans: list[Plan]) -> list[str]:
+def _time_lines(
+    config: Config, workspace: Workspace, source: Source | None, plans: list[Plan]
+) -> list[str]:
     """Seconds per step and for the whole edit, where this machine has measured them before.
 
     Args:
@@ -221,35 +231,62 @@ def _time_lines(config: Config, workspace: Workspace, plans: list[Plan]) -> list
     """
     *train, infer = plans
     generate, told = _measured(infer, infer.job.frames)
-    denoised = config.inference.steps * (1 + _inversion(config, infer.job.batch))
+    segments = len(_segments(config, workspace, source))
+    steps = segments * config.inference.steps
+    denoised = steps * (1 + _inversion(config, infer.job.batch))
     lines, parts = list[str](), [(denoised, generate)]
+    again = f", {segments} segments of {config.inference.steps} steps" if segments > 1 else ""
     for plan in train:
         motion, told_motion = _measured(plan, plan.job.window)
         lines.append(f"  training step of {plan.job.window} frames: {told_motion}")
-        parts += _training_parts(config, workspace, plan, motion)
+        parts += _training_parts(config, workspace, source, plan, motion)
     return [
         f"time on {infer.machine.name}:",
         *lines,
-        f"  denoising step of {infer.job.frames} frames: {told}",
+        f"  denoising step of {infer.job.frames} frames: {told}{again}",
         f"  whole edit: {_whole(parts)}",
     ]
 
 
 def _training_parts(
-    config: Config, workspace: Workspace, train: Plan, motion: float | None
+    config: Config, workspace: Workspace, source: Source | None, train: Plan, motion: float | None
 ) -> list[tuple[float, float | None]]:
     """How many steps of each kind training has, and the seconds of one."""
     from maskora.app.edits import find_edits  # which needs libraries that the doctor looks at
 
     turns, share = train.base.experts, config.appearance.motion_share
     parts = [(float(turns * config.motion.steps), motion)]
-    found = find_edits(workspace, None, train.job.frames) if workspace.edits_dir.is_dir() else None
+    there = source is not None and workspace.edits_dir.is_dir()
+    found = find_edits(workspace, None, frames_of(config, source)) if there else None
     if found is None or not found.keyframes:
         return parts
     anchored = config.appearance.conditioning == "anchored"
     keyframe, _ = _measured(train, 1 + train.base.grid.temporal if anchored else 1)
     steps = turns * config.appearance.steps
     return [*parts, (steps * (1 - share), keyframe), (steps * share, motion)]
+
+
+def _segments(config: Config, workspace: Workspace, source: Source | None) -> list[Segment]:
+    """The segments of the clip, with the edited frames that are there by now."""
+    from maskora.app.edits import find_edits  # which needs libraries that the doctor looks at
+
+    frames = frames_of(config, source)
+    there = source is not None and workspace.edits_dir.is_dir()
+    edited = find_edits(workspace, None, frames).keyframes if there else {}
+    return segments_of(config.inference, frames, [0, *edited])
+
+
+def segments_of(inference: Inference, frames: int, edited: Iterable[int]) -> list[Segment]:
+    """The segments in which a clip is generated.
+
+    Args:
+        frames: how many it has.
+        edited: numbers of its edited frames, with 0.
+    """
+    return plan_segments(
+        frames, edited, (), segment=inference.segment, overlap=inference.overlap,
+        anchored=inference.anchor,
+    )  # fmt: skip
 
 
 def _inversion(config: Config, rows: int) -> float:

@@ -180,7 +180,9 @@ class Memory(Table):
 class Video(Table):
     """The clip as `prepare` cut and fitted it. Changing it means preparing again."""
 
-    frames: Frames = Field(49, description="how many frames; 4k+1, at least 5")
+    frames: Annotated[int, Field(ge=5, le=100_000)] | Literal["all"] = Field(
+        49, description='how many frames, at least 5, or "all"'
+    )
     size: str = Field(
         "auto",
         description='"WIDTHxHEIGHT" on the model\'s grid; "auto" keeps the clip\'s aspect at about '
@@ -364,8 +366,9 @@ class Motion(Table):
         return self.masking == "grid" and self.conditioning == "masked"
 
     def window_length(self, frames: int) -> int:
-        """Frames per sample of a clip: as set, or the whole clip where that is shorter or set."""
-        return frames if self.window == "full" else min(self.window, frames)
+        """Frames per sample of a clip, 4k+1: as set, or as many as a shorter clip has."""
+        longest = (frames - 1) // 4 * 4 + 1
+        return longest if self.window == "full" else min(self.window, longest)
 
 
 class Appearance(Table):

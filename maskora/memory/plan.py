@@ -250,12 +250,8 @@ def suggestions(base: Profile, job: Workload, swap: Swap) -> Iterator[Iterator[C
             for window in range(job.window - 4, 4, -4)
         )
     yield (
-        change(
-            f"video.frames = {frames} (prepare again)",
-            frames=frames,
-            window=min(frames, job.window),
-        )
-        for frames in range(job.frames - 4, 4, -4)
+        change(f"inference.segment = {frames}", frames=frames, window=min(frames, job.window))
+        for frames in range(job.frames - 4, 8, -4)
     )
     yield (
         change(f'video.size = "{width}x{height}" (prepare again)', width=width, height=height)

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskora.method.segments import HELD
+
 EMPTY = 0.0
 GRID_FIELDS = 8  # across and down
-HELD = 4  # frames per latent frame after the first, on every base
 COLOUR_ORDERS = tuple(permutations(range(3)))
 
 

@@ -13,8 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from maskora.method.conditioning import HELD
-
+HELD = 4  # frames per latent frame after the first, on every base
 DRIFT = 6.0  # levels by which a segment's colours are moved at most
 TELLS = 0.05  # share of the picture that must lie outside the mask to tell of a drift
 
@@ -53,8 +52,7 @@ class Segment:
     @property
     def shown(self) -> int:
         """How many frames the base is shown: 4k+1, the last one again and again where needed."""
-        frames = self.led + self.stop - self.start
-        return frames + (1 - frames) % HELD
+        return whole(self.led + self.stop - self.start)
 
     def times(self, longest: int) -> tuple[int, ...] | None:
         """The latent frames' times, the first one's being 0; None: one follows another.
@@ -69,6 +67,11 @@ class Segment:
         apart = -(-(self.start - self.anchor) // HELD)
         apart = max(1, min(apart, (longest - 1) // HELD - later + 1))
         return None if apart == 1 else (0, *range(apart, apart + later))
+
+
+def whole(frames: int) -> int:
+    """So many frames, or the next number that fills latent frames: 4k+1."""
+    return frames + (1 - frames) % HELD
 
 
 def plan_segments(
