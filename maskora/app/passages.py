@@ -87,10 +87,8 @@ def generated(
     Raises:
         UserError: the clip has no such segment.
     """
-    segments, size_HWC = (
-        segments_of(run.config, run.clip, run.edited),
-        run.clip.frames_THWC.shape[1:],
-    )
+    clip, size_HWC = run.clip.source, run.clip.frames_THWC.shape[1:]
+    segments = segments_of(run.config.inference, clip.frames, run.edited.all)
     if again is not None and not 1 <= again <= len(segments):
         raise UserError(f"--from {again}: this clip is generated in {len(segments)} segments")
     with ExitStack() as end:
