@@ -1,5 +1,6 @@
 """The source's motion without training: inversion, and what the edit takes from the source."""
 
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -252,3 +253,18 @@ def test_a_transformer_that_has_no_step_is_not_in_use(tiny: Tiny) -> None:
     assert experts_in_use(model, settings, Transfer()) == model.experts
     low = Transfer(start="inverted", start_level=0.5)
     assert experts_in_use(model, settings, low) == model.experts[1:]
+
+
+def test_frames_at_times_of_their_own_are_inverted_and_denoised_there(scene: Scene) -> None:
+    """As a segment of a long clip, whose anchor is further away, on every base."""
+    settings = Inference(steps=2, guidance=3.0)
+    made = []
+    for times in (None, (0, 1, 2), (0, 5, 6)):
+        scene.source = replace(scene.source, times=times)
+        sample = replace(scene.edited, times=times)
+        branch = scene.branch(settings)
+        made.append([branch.way_SCTHW, scene.denoised(sample, settings, ALL, branch)])
+    plain, same, apart = made
+    assert all(map(torch.equal, plain, same))
+    assert not any(map(torch.equal, plain, apart))
+    scene.source = replace(scene.source, times=None)
