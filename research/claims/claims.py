@@ -9,7 +9,7 @@ the right place, so figures that such a clip would win are asked of edits of the
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -33,11 +33,15 @@ class Training:
         conditioning: "masked" is the method, "first-frame" plain image-to-video.
         window: frames per sample, at most.
         recoloured: motion.augment = "colour".
+        gridded: motion.masking = "grid".
+        late: the LoRA is in the later half of the blocks alone.
     """
 
     conditioning: Conditioning = "masked"
     window: int = WINDOW
     recoloured: bool = False
+    gridded: bool = False
+    late: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,39 +92,54 @@ class Condition:
 
 
 NAIVE = Training("first-frame")
-LONGER = Subject(frames=21)
+LONGER = 21, 49  # frames
+FEWER = {49: 8}  # frames -> scenes at most: one such clip takes as long as ten of 9 frames
 EVOLVING, EVOLVING_LONGER = Subject(evolving=True), Subject(frames=13, evolving=True)
-CONDITIONS: dict[str, Condition] = {
-    "autoencoder": Condition(None, shown="truth"),
-    "source": Condition(None, shown="source"),
+PRESETS: dict[str, Condition] = {  # configs/presets, the bare base, and both ways at once
     "base, plain": Condition(None, shown="first-frame"),
     "base, boxed": Condition(None),
     "naive LoRA": Condition(NAIVE, shown="first-frame"),
     "naive LoRA, blended": Condition(NAIVE, shown="first-frame", blended=True),
+    "anyv2v": Condition(None, shown="first-frame", transfer=ANYV2V),
+    "i2vedit": Condition(NAIVE, shown="first-frame", transfer=ALIKE),
+    "instant": Condition(None, transfer=LOOKING),
     "mask-aware LoRA": Condition(Training()),
+    "mask-aware LoRA, looking": Condition(Training(), transfer=LOOKING),
+}
+
+
+def at_length(name: str, frames: int) -> str:
+    """What a preset's condition is called on clips of so many frames."""
+    return name if frames == Subject().frames else f"{name}, {frames} frames"
+
+
+CONDITIONS: dict[str, Condition] = {
+    "autoencoder": Condition(None, shown="truth"),
+    "source": Condition(None, shown="source"),
+    **PRESETS,
+    **{
+        at_length(name, frames): replace(condition, subject=Subject(frames=frames))
+        for frames in LONGER
+        for name, condition in {"autoencoder": Condition(None, shown="truth"), **PRESETS}.items()
+    },
     "mask-aware LoRA, masked keyframe": Condition(Training(), appearance="masked"),
     "mask-aware LoRA, anchored keyframe": Condition(Training(), appearance="anchored"),
     "mask-aware LoRA, recoloured": Condition(Training(recoloured=True)),
+    "mask-aware LoRA, gridded": Condition(Training(gridded=True)),
+    "mask-aware LoRA, late blocks": Condition(Training(late=True)),
     "mask-aware LoRA, windows of 5": Condition(Training(window=5)),
     "tight mask": Condition(Training(), Subject(mask="tight")),
     "noisy mask": Condition(Training(), Subject(mask="noisy")),
     "5 frames": Condition(Training(), Subject(frames=5)),
     "13 frames": Condition(Training(), Subject(frames=13)),
-    "21 frames": Condition(Training(), LONGER),
     "mask, inverted": Condition(None, transfer=INVERTED),
-    "instant": Condition(None, transfer=LOOKING),
     "mask, carried along the flow": Condition(None, transfer=CARRIED),
-    "anyv2v": Condition(None, shown="first-frame", transfer=ANYV2V),
-    "i2vedit": Condition(NAIVE, shown="first-frame", transfer=ALIKE),
     "naive LoRA, inverted": Condition(NAIVE, shown="first-frame", transfer=INVERTED),
     "mask-aware LoRA, inverted": Condition(Training(), transfer=INVERTED),
-    "mask-aware LoRA, looking": Condition(Training(), transfer=LOOKING),
-    "instant, 21 frames": Condition(None, LONGER, transfer=LOOKING),
-    "base, boxed, 21 frames": Condition(None, LONGER),
-    "mask-aware LoRA, looking, 21 frames": Condition(Training(), LONGER, transfer=LOOKING),
     "autoencoder, evolving": Condition(None, EVOLVING, shown="truth"),
     "no keyframe": Condition(Training(), EVOLVING),
     "keyframe, masked": Condition(Training(), EVOLVING, "masked"),
+    "keyframe, looking": Condition(Training(), EVOLVING, "masked", transfer=LOOKING),
     "keyframe, anchored": Condition(Training(), EVOLVING, "anchored"),
     "keyframe, first-frame": Condition(Training(), EVOLVING, "first-frame"),
     "keyframe, masked, 13 frames": Condition(Training(), EVOLVING_LONGER, "masked"),
@@ -244,10 +263,11 @@ CLAIMS = (
     Claim(
         5, "Longer clips", "appendix B.4",
         "How well the clip keeps to the edited first frame stays the same with its length: 5, 9 "
-        "(the plain mask-aware LoRA), 13 and 21 frames, trained on windows of at most 9.",
+        "(the plain mask-aware LoRA), 13, 21 and 49 frames, trained on windows of at most 9.",
         tuple(
             Comparison(name, "5 frames", ("hit",), {"hit": 0.1}, HUES)
-            for name in ("mask-aware LoRA", "13 frames", "21 frames")
+            for name in ("mask-aware LoRA", "13 frames", "mask-aware LoRA, 21 frames",
+                         "mask-aware LoRA, 49 frames")
         ),
         f"{WITHIN} The base itself saw mostly 9 frames, and few clips of 21, when it was "
         "pretrained.",
@@ -324,8 +344,11 @@ CLAIMS = (
                 {"angle": 10.0, "strict": 0.05, "centroid": 0.5, "background_db": 0.5}, HUES,
                 beside=("mask, carried along the flow",),
             ),
-            Comparison("instant, 21 frames", "21 frames", POSE, kinds=HUES,
-                       beside=("base, boxed, 21 frames",)),
+            *(
+                Comparison(f"instant, {frames} frames", f"mask-aware LoRA, {frames} frames", POSE,
+                           kinds=HUES, beside=(f"base, boxed, {frames} frames",))
+                for frames in LONGER
+            ),
         ),
     ),
     Claim(
@@ -336,17 +359,23 @@ CLAIMS = (
             Comparison("mask-aware LoRA, inverted", "mask-aware LoRA", POSE, kinds=HUES),
             Comparison("mask-aware LoRA, looking", "mask-aware LoRA", POSE, kinds=HUES),
             Comparison("mask-aware LoRA, looking", "instant", POSE, kinds=HUES),
-            Comparison("mask-aware LoRA, looking, 21 frames", "21 frames", POSE, kinds=HUES),
+            *(
+                Comparison(f"mask-aware LoRA, looking, {frames} frames",
+                           f"mask-aware LoRA, {frames} frames", POSE, kinds=HUES)
+                for frames in LONGER
+            ),
         ),
     ),
     Claim(
-        12, "What it costs an edit's colours and shape", "a question of ours",
-        "What is taken from the source does not bring the source's colours or outline back.",
+        12, "What it costs an edit's colours, shape and later looks", "a question of ours",
+        "What is taken from the source does not bring the source's colours or outline back, nor "
+        "hold back a look that evolves.",
         (
             Comparison("instant", "mask-aware LoRA", ("faded",), {"faded": 0.02}, HUES,
                        beside=BOUNDS),
             Comparison("instant", "mask-aware LoRA", ("grown",), {"grown": 0.05}, SHAPES,
                        beside=BOUNDS),
+            Comparison("keyframe, looking", "keyframe, masked", ("evolved",), {"evolved": 0.05}),
         ),
     ),
     Claim(
@@ -361,7 +390,17 @@ CLAIMS = (
         "Their numbers are those of their papers, carried over to a transformer as far as there is "
         "something to take them for.",
     ),
+    Claim(
+        14, "Masks by a grid, and fewer blocks", "IVEDiff, section 4.3; I2VEdit, section 3.1",
+        "A LoRA that has also seen grids of masked cells, or that is in the later blocks alone, "
+        "carries the edit better.",
+        (
+            Comparison("mask-aware LoRA, gridded", "mask-aware LoRA", POSE, kinds=HUES),
+            Comparison("mask-aware LoRA, late blocks", "mask-aware LoRA", POSE, kinds=HUES),
+        ),
+    ),
 )  # fmt: skip
+MAIN = 1, 2, 10, 11, 12, 13  # claims that are asked of a second base, too
 
 
 @dataclass(frozen=True)
@@ -435,21 +474,36 @@ def mark(comparison: Comparison, differences: Mapping[str, Interval]) -> Mark:
     return "reproduced" if all(side > 0 for side in allowed) else "undecided"
 
 
-def scenes_of(kinds: Sequence[str], scenes: int) -> list[int]:
-    """Numbers of the first cases that are of some kinds."""
+def scenes_of(kinds: Sequence[str], scenes: int, frames: int = 0) -> list[int]:
+    """Numbers of the first cases that are of some kinds; of long clips there are fewer.
+
+    Args:
+        frames: of the clips.
+    """
+    scenes = min(scenes, FEWER.get(frames, scenes))
     numbers = range(FIRST, FIRST + len(ALL) * scenes)
     return [number for number in numbers if kind(number) in kinds][:scenes]
 
 
-def keys(claims: Sequence[Claim], scenes: int, seeds: int) -> list[tuple[str, int, int]]:
-    """All clips that claims need: (condition, scene, seed)."""
+def keys(
+    claims: Sequence[Claim], scenes: int, seeds: int, tables: bool = False
+) -> list[tuple[str, int, int]]:
+    """All clips that claims need: (condition, scene, seed).
+
+    Args:
+        tables: those of the presets' tables, too.
+    """
+    wanted = [
+        (kinds, name) for claim in claims for kinds, names in claim.groups.items() for name in names
+    ]
+    if tables:
+        named = ("autoencoder", *PRESETS)
+        wanted += [(HUES, at_length(name, n)) for n in (WINDOW, *LONGER) for name in named]
     return list(
         dict.fromkeys(
             (name, scene, seed)
-            for claim in claims
-            for kinds, names in claim.groups.items()
-            for scene in scenes_of(kinds, scenes)
+            for kinds, name in wanted
+            for scene in scenes_of(kinds, scenes, CONDITIONS[name].subject.frames)
             for seed in range(seeds)
-            for name in names
         )
     )

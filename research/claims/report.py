@@ -13,16 +13,22 @@ from research.claims.claims import (
     BETTER,
     CLAIMS,
     CONDITIONS,
+    HUES,
+    LONGER,
+    MAIN,
+    PRESETS,
     Claim,
     Comparison,
     Interval,
     Subject,
+    at_length,
     by_scene,
     interval,
     mark,
     paired,
     scenes_of,
 )
+from research.claims.costs import COST_NAMES, Costs
 from research.claims.runs import Results, Settings, as_row, read_row
 from research.claims.trials import MOTION_SHARE, RANK, draw_task
 from research.miniature.gate import STEPS
@@ -91,6 +97,20 @@ mended twice:
   question without its motion. Claim 9's price is asked against the other kind of keyframe, which
   costs as much of the background; against no keyframe at all it was not reproduced.
 """
+PRESETS_NOTE = """\
+Each row is a preset of `configs/presets` (`paper` is the mask-aware LoRA, `naive` and `blend` are
+the naive one), the bare base, or both ways to keep the motion at once ("looking": a LoRA, inverted
+noise and the source's queries and keys). Seconds, evaluations and memory are of one clip in one
+thread of a CPU (`python -m research.fidelity --cost`): training and generating, with inversion and
+without encoding; rows that the transformer was evaluated for while generating; and what the process
+took beyond the loaded base. Clips of 49 frames are made of fewer scenes.
+"""
+PLAIN_NOTE = """\
+The published bases were trained to animate a first frame, and were never shown a moving box. This
+one was trained so, too: the same sizes, clips and autoencoder as the base that ships, but first
+frames alone. `python -m research.fidelity --model FOLDER` runs the claims on it that ask whether
+the method works; later keyframes, masks of other shapes and windows were not asked again.
+"""
 CAVEATS = """\
 ## What this does not show
 
@@ -137,15 +157,19 @@ class Measured:
         self.scenes = scenes
         self._figures = {(r.condition, r.scene, r.seed): r.figures for r in results.records}
 
+    def common(self, names: Sequence[str], kinds: Sequence[str]) -> list[int]:
+        """The scenes that conditions have in common: of long clips there are fewer."""
+        longest = max(CONDITIONS[name].subject.frames for name in names)
+        return scenes_of(kinds, self.scenes, longest)
+
     def seeds(self, names: Sequence[str], kinds: Sequence[str]) -> list[int]:
         """The seeds with which conditions were run on every scene."""
-        wanted = [(name, scene) for name in names for scene in scenes_of(kinds, self.scenes)]
+        wanted = [(name, scene) for name in names for scene in self.common(names, kinds)]
         every = sorted({seed for _, _, seed in self._figures})
         return [s for s in every if all((*each, s) in self._figures for each in wanted)]
 
-    def values(self, name: str, kinds: Sequence[str], seeds: Sequence[int]) -> dict[str, Values]:
-        """A condition's figures on all scenes."""
-        scenes = scenes_of(kinds, self.scenes)
+    def values(self, name: str, scenes: Sequence[int], seeds: Sequence[int]) -> dict[str, Values]:
+        """A condition's figures on some scenes."""
         clips = {(n, s): self._figures[name, n, s] for n in scenes for s in seeds}
         figures = next(iter(clips.values()))
         return {each: {key: clips[key][each] for key in clips} for each in figures}
@@ -153,16 +177,17 @@ class Measured:
     def outcome(self, comparison: Comparison) -> Outcome:
         """A comparison's differences and its mark."""
         pair, kinds = (comparison.ours, comparison.other), comparison.kinds
-        scenes, seeds = len(scenes_of(kinds, self.scenes)), self.seeds(pair, kinds)
+        scenes, seeds = self.common(pair, kinds), self.seeds(pair, kinds)
         if not seeds:
-            return Outcome(comparison, scenes, [], {}, NOT_RUN)
-        ours, other = (self.values(name, kinds, seeds) for name in pair)
+            return Outcome(comparison, len(scenes), [], {}, NOT_RUN)
+        ours, other = (self.values(name, scenes, seeds) for name in pair)
         differences = {
             figure: interval(list(paired(ours[figure], other[figure]).values()))
             for figure in BETTER
             if figure in ours and figure in other
         }
-        return Outcome(comparison, scenes, seeds, differences, mark(comparison, differences))
+        found = mark(comparison, differences)
+        return Outcome(comparison, len(scenes), seeds, differences, found)
 
     def middle_scene(self, comparison: Comparison) -> int | None:
         """The scene whose difference with the first seed lies in the middle: a fair example."""
@@ -170,25 +195,44 @@ class Measured:
         if 0 not in self.seeds(pair, kinds):
             return None
         figure = comparison.headline[0]
-        ours, other = (self.values(name, kinds, [0])[figure] for name in pair)
+        scenes = self.common(pair, kinds)
+        ours, other = (self.values(name, scenes, [0])[figure] for name in pair)
         differences = paired(ours, other)
         ranked = sorted(differences, key=lambda scene: differences[scene])
         return ranked[len(ranked) // 2]
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured on a base.
+
+    Attributes:
+        costs: by condition.
+    """
+
+    results: Results
+    settings: Settings
+    costs: Costs
+
+
 def write_evidence(
-    page: Path, results: Results, settings: Settings, pictures: Path, scenes: int
+    page: Path, shipped: Evidence, pictures: Path, scenes: int, plain: Evidence | None = None
 ) -> None:
     """Write the page, and its pictures in a folder of its name.
 
     Args:
         pictures: where the run has kept its clips; claims without theirs get no picture.
         scenes: per comparison.
+        plain: of the base that has never seen a box.
     """
+    results, settings = shipped.results, shipped.settings
     measured = Measured(results, scenes)
     base = f"The base's content name is {results.base}; results of different bases do not mix."
     lines = [INTRODUCTION, *short_summary(CLAIMS, measured), "", COMMANDS, base, ""]
-    lines += [*summary(CLAIMS, measured), "", RULE]
+    lines += [*summary(CLAIMS, measured), "", "## Every preset", "", *fill(PRESETS_NOTE)]
+    lines += [*preset_tables(measured, shipped.costs), ""]
+    lines += _on_a_plain_base(plain, scenes) if plain else []
+    lines += [RULE]
     for claim in CLAIMS:
         lines += section(claim, measured, _picture(claim, measured, pictures, page))
     tried = ", ".join(map(str, settings.scenes))
@@ -201,6 +245,17 @@ def write_evidence(
     )
     lines += ["", *chosen_table(settings), "", CAVEATS]
     write_text(page, "\n".join(lines).rstrip() + "\n")
+
+
+def _on_a_plain_base(plain: Evidence, scenes: int) -> list[str]:
+    """What comes out on a base that is like the published ones."""
+    measured = Measured(plain.results, scenes)
+    claims = [claim for claim in CLAIMS if claim.number in MAIN]
+    lines = ["## A base that has never seen a box", "", *fill(PLAIN_NOTE), ""]
+    lines += [*summary(claims, measured), *preset_tables(measured, plain.costs), ""]
+    for claim in claims:
+        lines += section(claim, measured, None, level="###")
+    return [*lines, "The recipes that were chosen on it:", "", *chosen_table(plain.settings), ""]
 
 
 def _picture(
@@ -262,13 +317,16 @@ def _judged(comparison: Comparison, figure: str) -> str:
     return word if margin is None else f"{word} (at most {margin:g} worse)"
 
 
-def section(claim: Claim, measured: Measured, picture: tuple[str, int] | None) -> list[str]:
+def section(
+    claim: Claim, measured: Measured, picture: tuple[str, int] | None, level: str = "##"
+) -> list[str]:
     """A claim's tables.
 
     Args:
         picture: path and scene of its picture.
+        level: of its heading.
     """
-    lines = [f"## {claim.number}. {claim.title}", "", *fill(f"{claim.says} ({claim.source})")]
+    lines = [f"{level} {claim.number}. {claim.title}", "", *fill(f"{claim.says} ({claim.source})")]
     lines += ["", *fill(claim.note)] if claim.note else []
     figures = shown(claim)
     for kinds, names in claim.groups.items():
@@ -308,15 +366,40 @@ def _means(
     rows = []
     for name in known:
         seeds = measured.seeds([name], kinds)
-        values = measured.values(name, kinds, seeds)
+        values = measured.values(name, measured.common([name], kinds), seeds)
         cells = [_spread(values[f], f) if f in values else "–" for f in figures]
-        rows.append((name, str(len(seeds)), *cells))
-    scenes = len(scenes_of(kinds, measured.scenes))
+        size = f"{len(measured.common([name], kinds))} × {len(seeds)}"
+        rows.append((name, size, *cells))
     return [
-        f"Means ± standard deviations over {scenes} scenes{_kinds(kinds)}:",
+        f"Means ± standard deviations over scenes{_kinds(kinds)}:",
         "",
-        *table(("", "seeds", *(NAMES[f] for f in figures)), rows),
+        *table(("", "scenes × seeds", *(NAMES[f] for f in figures)), rows),
     ]
+
+
+def preset_tables(measured: Measured, costs: Costs) -> list[str]:
+    """Every preset on clips of every length, on edits of the hue: figures, and what it costs."""
+    lines: list[str] = []
+    for frames in (Subject().frames, *LONGER):
+        named = {name: at_length(name, frames) for name in ("autoencoder", *PRESETS)}
+        known = {n: own for n, own in named.items() if measured.seeds([own], HUES)}
+        lines += ["", f"**{frames} frames**{_kinds(HUES)}", ""]
+        if not known:
+            lines.append("Not run.")
+            continue
+        rows = []
+        for name, own in known.items():
+            seeds, scenes = measured.seeds([own], HUES), measured.common([own], HUES)
+            values = measured.values(own, scenes, seeds)
+            cost = costs.get(own)
+            rows.append((
+                name, f"{len(scenes)} × {len(seeds)}",
+                *(_spread(values[figure], figure) for figure in (*ALWAYS, "faded")),
+                *(("–",) * 4 if cost is None else cost.cells()),
+            ))  # fmt: skip
+        figures = [NAMES[figure] for figure in (*ALWAYS, "faded")]
+        lines += table(("", "scenes × seeds", *figures, *COST_NAMES), rows)
+    return lines
 
 
 def _differences(outcomes: Sequence[Outcome], figures: Sequence[str]) -> list[str]:

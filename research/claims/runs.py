@@ -33,7 +33,7 @@ from research.claims.claims import CONDITIONS, FIRST_TO_CHOOSE, Condition
 from research.claims.trials import Bench, Recipe, figures
 
 Key = tuple[str, int, int]  # condition, scene, seed
-PROTOCOL = 2  # raised when what is done or measured changes: old results are not mixed with new
+PROTOCOL = 3  # raised when what is done or measured changes: old results are not mixed with new
 COLUMNS = 5  # frames of a clip that are kept as a picture
 SCENES = 6
 RATES = (1e-3, 3e-3)
@@ -359,7 +359,8 @@ def try_recipe(attempt: Attempt) -> list[dict[str, Any]]:
     chooser, stage = choose_uniformly(_windows(bench, condition)), stage_of(attempt)
     transformer = model.load_transformer()
     with closing(transformer.streamed):
-        trials.inject(model, transformer, attempt.scene)
+        assert condition.training is not None
+        trials.inject(model, transformer, condition.training, attempt.scene)
         if attempt.start is not None and condition.appearance is not None:
             trials.run(bench, transformer, chooser, attempt.start, "motion")
             keyframes = bench.keyframe(condition.appearance)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from maskora import lora
-from maskora.config.tables import Inference, Mask, MaskShape, Optimizer, Stage
+from maskora.config.tables import Inference, Mask, MaskShape, Motion, Optimizer, Stage
 from maskora.config.tables import Training as TrainingTable
 from maskora.evaluation.metrics import colour_distance, nearer
 from maskora.files import digest
@@ -21,6 +21,7 @@ from maskora.method.conditioning import (
     Sample,
     anchored,
     appearance_sample,
+    grid_keep,
     inference_sample,
     motion_sample,
     recoloured,
@@ -151,10 +152,14 @@ class Bench:
     def motion(self, training: Training) -> list[EncodedSample]:
         """The samples of the motion LoRA."""
         window = min(training.window, self._video_CTHW.shape[1])
+        keep_THW = self._case.keep_THW
+        masks = [keep_THW]
+        if training.gridded:
+            generator = torch.Generator().manual_seed(self._seed)
+            masks.append(grid_keep(tuple(keep_THW.shape), CELL, Motion().grid_share, generator))
         samples = [
-            motion_sample(
-                self._video_CTHW, self._case.keep_THW, start, window, training.conditioning, ""
-            )
+            motion_sample(self._video_CTHW, mask, start, window, training.conditioning, "")
+            for mask in masks
             for start in window_starts(self._video_CTHW.shape[1], window, STRIDE)
         ]
         if training.recoloured:
@@ -263,9 +268,8 @@ def make_clips(
         windows = bench.motion(training) if training else []
         learned: list[Tensor] = []
         if training is not None:
-            inject(model, transformer, seed)
             recipe = recipes[recipe_name("motion", training.conditioning)]
-            run(bench, transformer, choose_uniformly(windows), recipe, "motion")
+            learn(model, transformer, bench, windows, recipe, training, seed)
             learned = snapshot(transformer)
         for name, condition in conditions.items():
             if condition.appearance is not None:
@@ -277,9 +281,23 @@ def make_clips(
     return decode(model, latents)
 
 
-def inject(model: VideoModel, transformer: Transformer, seed: int) -> None:
+def learn(
+    model: VideoModel, transformer: Transformer, bench: Bench, windows: list[EncodedSample],
+    recipe: Recipe, training: Training, seed: int,
+) -> None:  # fmt: skip
+    """Add a fresh motion LoRA and train it."""
+    inject(model, transformer, training, seed)
+    run(bench, transformer, choose_uniformly(windows), recipe, "motion")
+
+
+def inject(model: VideoModel, transformer: Transformer, training: Training, seed: int) -> None:
     """Add a fresh LoRA."""
-    lora.inject(transformer, RANK, RANK, model.lora_targets("attention"), seed)
+    targets = model.lora_targets("attention")
+    if training.late:
+        blocks = len(transformer.blocks)
+        later = "|".join(map(str, range(blocks // 2, blocks)))
+        targets = rf"(?=blocks\.({later})\.)({targets})"
+    lora.inject(transformer, RANK, RANK, targets, seed)
 
 
 def run(

@@ -103,7 +103,7 @@ def test_claims_name_conditions_and_figures_that_exist() -> None:
 
 
 def test_all_conditions_are_run_and_none_twice() -> None:
-    wanted = claims.keys(CLAIMS, 3, 2)
+    wanted = claims.keys(CLAIMS, 3, 2, tables=True)
     assert len(set(wanted)) == len(wanted)
     assert {name for name, _, _ in wanted} == CONDITIONS.keys()
     assert {seed for _, _, seed in wanted} == {0, 1}

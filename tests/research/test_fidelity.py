@@ -14,14 +14,17 @@ from typer.testing import CliRunner, Result
 from maskora.errors import UserError
 from maskora.latents import TensorCache, encode_samples
 from maskora.method.conditioning import inference_sample
+from maskora.method.transfer import steps_within
 from maskora.models.registry import VideoModel
 from maskora.training.loop import PendingStep, train_step
 from research.claims import runs, trials
 from research.claims.claims import CONDITIONS, EVOLVING, FIRST, Condition, Subject, Training
+from research.claims.costs import cost_of, read_costs, write_costs
 from research.claims.report import with_truths
 from research.claims.runs import Record, Results, Settings
 from research.claims.trials import Bench, Recipe, base_name, draw_task, make_clips, open_base
 from research.fidelity import app
+from research.miniature import gate
 from research.miniature.gate import unit
 
 RECIPES = {
@@ -198,6 +201,24 @@ def test_a_run_is_reported_and_not_repeated(untrained: Path, tmp_path: Path) -> 
     refused(fidelity(*options, "--report"), "other settings")
 
 
+def test_a_preset_is_measured_in_seconds_evaluations_and_memory(
+    untrained: Path, tmp_path: Path
+) -> None:
+    recipes = {recipe: Recipe(1e-3, 2) for recipe in RECIPES}
+    plain, instant, trained = (
+        cost_of(untrained, tmp_path, name, recipes)
+        for name in ("base, boxed", "instant", "mask-aware LoRA")
+    )
+    steps, taken = gate.STEPS, steps_within(0.8, gate.STEPS)
+    assert plain.evaluations == trained.evaluations == steps
+    assert instant.evaluations == steps + (steps + taken), "inverted, and beside the source"
+    assert plain.training < trained.training
+    assert min(each.memory for each in (plain, instant, trained)) > 0
+    write_costs(tmp_path / "costs.json", "base", {"instant": instant})
+    assert read_costs(tmp_path / "costs.json", "base") == {"instant": instant}
+    assert read_costs(tmp_path / "costs.json", "another") == {}
+
+
 def test_clips_of_another_length_stand_under_their_own_truth() -> None:
     row = np.zeros((1, 1, 3), np.uint8)
     rows = dict.fromkeys(("mask-aware LoRA", "13 frames", "5 frames"), row)
@@ -276,7 +297,7 @@ def test_settings_belong_to_a_base(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", '{"protocol": 2}', '{"protocol": 2, "base": "x", "recipes": 3}']
+    "content", ["{", "[]", '{"protocol": 3}', '{"protocol": 2, "base": "x", "recipes": 3}']
 )
 def test_damaged_files_are_told(untrained: Path, tmp_path: Path, content: str) -> None:
     damaged = tmp_path / "damaged.json"
@@ -290,7 +311,7 @@ def test_damaged_files_are_told(untrained: Path, tmp_path: Path, content: str) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--claim", "42"], "choose of 1 to 13"),
+        (["--claim", "42"], "choose of 1 to 14"),
         (["--choose", "--report"], "name one"),
         (["--report", "--claim", "1"], "for the run alone"),
     ],
