@@ -297,7 +297,7 @@ def test_settings_belong_to_a_base(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", '{"protocol": 3}', '{"protocol": 2, "base": "x", "recipes": 3}']
+    "content", ["{", "[]", '{"protocol": 3}', '{"protocol": 3, "base": "x", "recipes": 3}']
 )
 def test_damaged_files_are_told(untrained: Path, tmp_path: Path, content: str) -> None:
     damaged = tmp_path / "damaged.json"
