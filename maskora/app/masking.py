@@ -31,6 +31,7 @@ from maskora.config.tables import Mask
 from maskora.config.tables import Tracker as TrackerSettings
 from maskora.errors import UserError
 from maskora.files import IMAGE_SUFFIXES, digest, digest_file, digest_files
+from maskora.frames import Frames, frames_of_files
 from maskora.masks.files import (
     check_not_empty,
     match_length,
@@ -124,7 +125,7 @@ def _first_frame_notes(labels_THW: np.ndarray, source: Source) -> list[str]:
     ]
 
 
-def load_masks(workspace: Workspace, settings: Mask, source: Source) -> np.ndarray:
+def load_masks(workspace: Workspace, settings: Mask, source: Source) -> Frames:
     """The final labels (T, H, W), made anew where [mask] or a silhouette has changed since.
 
     Masks that the person has changed by hand are taken as they are. Raises UserError where there
@@ -150,14 +151,13 @@ def load_masks(workspace: Workspace, settings: Mask, source: Source) -> np.ndarr
             " and ".join(changed),
         )
     if not changed or by_hand:
-        labels_THW = _read_all(read_labels, finals, source)
-        check_not_empty(labels_THW, str(workspace.masks_dir))
-        return labels_THW
+        found_THW = frames_of_files(finals, read_labels, source.size)
+        check_not_empty(found_THW, str(workspace.masks_dir))
+        return found_THW
     log.info("masks: made anew from masks/raw, because %s changed", " and ".join(changed))
     with working(workspace):
-        labels_THW, notes = build_masks(
-            workspace, _read_all(read_labels, raws, source), settings, source
-        )
+        silhouettes_THW = frames_of_files(raws, read_labels, source.size)[:]
+        labels_THW, notes = build_masks(workspace, silhouettes_THW, settings, source)
     for note in notes:
         log.info("note: %s", note)
     return labels_THW
@@ -222,11 +222,11 @@ def track_workspace(
     say(f"look at  {workspace.overview}")
 
 
-def load_frames(workspace: Workspace, source: Source) -> np.ndarray:
+def load_frames(workspace: Workspace, source: Source) -> Frames:
     """The clip, (T, H, W, 3) uint8. Raises UserError: a frame is not as prepare wrote it."""
     paths = [workspace.source_frame(n) for n in range(source.frames)]
     _refuse_missing(paths)
-    frames_THWC = _read_all(read_image, paths, source)
+    frames_THWC = frames_of_files(paths, read_image, source.size)
     check_frames(workspace, source)
     return frames_THWC
 
@@ -419,19 +419,6 @@ def _settings_digest(settings: Mask, source: Source) -> str:
 def _refuse_missing(paths: Iterable[Path]) -> None:
     if missing := [path for path in paths if not path.is_file()]:
         raise UserError(f"{missing[0]} is missing: run maskora prepare again, with --overwrite")
-
-
-def _read_all(
-    read: Callable[[Path], np.ndarray], paths: Iterable[Path], source: Source
-) -> np.ndarray:
-    """Pictures as one array. Raises UserError where one has not the frames' size."""
-    width, height = source.size
-    pictures = []
-    for path in paths:
-        pictures.append(read(path))
-        if (shape := pictures[-1].shape[:2]) != (height, width):
-            raise UserError(f"{path} is {shape[1]}x{shape[0]}; the frames are {width}x{height}")
-    return np.stack(pictures)
 
 
 def _read_mask(mask: Path, info: VideoInfo, config: Config) -> list[np.ndarray]:

@@ -25,7 +25,8 @@ from maskora.app.fingerprints import LoraChoice
 from maskora.app.workspace import Source, Workspace, check_content, video_sha256
 from maskora.config import Config
 from maskora.errors import Fault, UserError
-from maskora.files import check_free, digest, remove, sha256_file, write_text
+from maskora.files import check_free, remove, sha256_file, write_text
+from maskora.frames import digest_frames
 from maskora.hub import is_hub_id
 from maskora.models.registry import VideoModel
 from maskora.video.composite import composite, contact_sheet, feather_alpha, paste_over_original
@@ -304,8 +305,8 @@ def _inputs(run: Run) -> dict[str, Any]:
             "frames": run.original.frames,
         },
         "source": source.model_dump(mode="json"),
-        "frames": digest(run.clip.frames_THWC.tobytes()),
-        "masks": digest(run.clip.labels_THW.tobytes()),
+        "frames": digest_frames(run.clip.frames_THWC),
+        "masks": digest_frames(run.clip.labels_THW),
         "edited": {
             str(frame): {"path": str(e.path.resolve()), "sha256": e.sha256}
             for frame, e in run.edited.all.items()
