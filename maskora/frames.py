@@ -1,6 +1,8 @@
 """Pictures of a clip, read when they are needed: a clip may be longer than memory is large."""
 
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Protocol
@@ -10,6 +12,7 @@ import numpy as np
 from maskora.errors import UserError
 from maskora.files import digest_file, digest_stream
 
+KEPT = 81  # pictures of a clip that stay in memory: all of a short one's
 BITS = 8  # of a byte: masks of so many frames fill whole bytes
 
 
@@ -59,33 +62,89 @@ class LazyFrames:
         return part
 
 
-def frames_of_files(
-    paths: Sequence[Path], read: Callable[[Path], np.ndarray], size: tuple[int, int]
-) -> LazyFrames:
-    """Picture files as frames. Each is read once now, and again whenever it is asked for.
+class PackedLabels:
+    """Labels (T, H, W) in so few bytes that memory holds those of a long clip; they may be changed.
+
+    Attributes:
+        shape: (T, H, W).
+    """
+
+    def __init__(self, labels: Iterable[np.ndarray]) -> None:
+        """
+        Args:
+            labels: (H, W), uint8, each; at least one, and all of one size.
+        """
+        size: tuple[int, ...] = ()
+        self._packed: list[bytes] = []
+        for labels_HW in labels:
+            assert labels_HW.dtype == np.uint8 and size in ((), labels_HW.shape)
+            size = labels_HW.shape
+            self._packed.append(_pack(labels_HW))
+        self.shape = len(self._packed), *size
+        self._frames = LazyFrames(self._unpack, self.shape)
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter(self._frames)
+
+    def __getitem__(self, which: int | slice, /) -> np.ndarray:
+        return self._frames[which]
+
+    def __setitem__(self, number: int, labels_HW: np.ndarray) -> None:
+        assert labels_HW.dtype == np.uint8 and labels_HW.shape == self.shape[1:]
+        self._packed[number] = _pack(labels_HW)
+
+    def _unpack(self, number: int) -> np.ndarray:
+        content = bytearray(zlib.decompress(self._packed[number]))
+        return np.frombuffer(content, np.uint8).reshape(self.shape[1:])
+
+
+def _pack(labels_HW: np.ndarray) -> bytes:
+    return zlib.compress(labels_HW.tobytes(), 1)
+
+
+def read_sized(path: Path, read: Callable[[Path], np.ndarray], size: tuple[int, int]) -> np.ndarray:
+    """A picture file, (H, W) or (H, W, 3) uint8.
 
     Args:
-        read: makes (H, W) or (H, W, 3), uint8, of a file.
+        size: (width, height) that it must have.
+
+    Raises:
+        UserError: it has another, is missing or damaged.
+    """
+    picture = read(path)
+    if (found := picture.shape[1::-1]) != size:
+        raise UserError(f"{path} is {found[0]}x{found[1]}; the frames are {size[0]}x{size[1]}")
+    return picture
+
+
+def frames_of_files(
+    paths: Sequence[Path], read: Callable[[Path], np.ndarray], size: tuple[int, int]
+) -> Frames:
+    """Picture files as frames. Each is read now; the last ones stay, others are read again.
+
+    Args:
+        paths: at least one.
         size: (width, height) of the frames.
 
     Raises:
         UserError: one is missing, damaged or of another size; later, where it has changed since.
     """
-    (width, height), digests, colours = size, [], ()
-    for path in paths:
-        shape = read(path).shape
-        if shape[:2] != (height, width):
-            raise UserError(f"{path} is {shape[1]}x{shape[0]}; the frames are {width}x{height}")
-        digests.append(digest_file(path))
-        colours = shape[2:]
+    digests: dict[Path, str] = {}
 
-    def again(number: int) -> np.ndarray:
+    def picture(number: int) -> np.ndarray:
         path = paths[number]
-        if not path.is_file() or digest_file(path) != digests[number]:
+        found_HWC, digest = read_sized(path, read, size), digest_file(path)
+        if digests.setdefault(path, digest) != digest:
             raise UserError(f"{path} was changed while this run went on: run the command again")
-        return read(path)
+        found_HWC.flags.writeable = False
+        return found_HWC
 
-    return LazyFrames(again, (len(paths), height, width, *colours))
+    kept = lru_cache(maxsize=KEPT)(picture)
+    shape = [kept(number).shape for number in range(len(paths))][-1]
+    return LazyFrames(kept, (len(paths), *shape))
 
 
 def digest_frames(frames: Frames) -> str:

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from maskora.errors import UserError
 from maskora.files import digest
-from maskora.frames import LazyFrames, digest_frames, digest_inside, frames_of_files
+from maskora.frames import LazyFrames, PackedLabels, digest_frames, digest_inside, frames_of_files
 from maskora.video.images import read_image, write_png
 
 LABELS = arrays(
@@ -53,7 +53,11 @@ def files(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def test_files_are_read_when_they_are_asked_for(files: list[Path]) -> None:
+@pytest.mark.parametrize(("kept", "again"), [(0, [1, 2, 1]), (1, [1, 2, 1]), (2, []), (81, [])])
+def test_files_are_read_when_they_are_asked_for_but_the_last_ones(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch, kept: int, again: list[int]
+) -> None:
+    monkeypatch.setattr("maskora.frames.KEPT", kept)
     read: list[Path] = []
 
     def reading(path: Path) -> np.ndarray:
@@ -63,7 +67,8 @@ def test_files_are_read_when_they_are_asked_for(files: list[Path]) -> None:
     frames = frames_of_files(files, reading, SIZE)
     assert (frames.shape, read) == ((3, 4, 6, 3), files), "each is looked at once"
     np.testing.assert_array_equal(frames[1:], [read_image(path) for path in files[1:]])
-    assert read == [*files, *files[1:]]
+    np.testing.assert_array_equal(frames[1], read_image(files[1]))
+    assert read == [*files, *(files[number] for number in again)]
 
 
 def test_a_file_of_another_size_is_found_at_once(files: list[Path]) -> None:
@@ -71,11 +76,29 @@ def test_a_file_of_another_size_is_found_at_once(files: list[Path]) -> None:
         frames_of_files(files, read_image, (4, 6))
 
 
-def test_a_file_that_has_changed_meanwhile_is_not_taken_for_the_old_one(files: list[Path]) -> None:
+def test_a_file_that_has_changed_meanwhile_is_not_taken_for_the_old_one(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maskora.frames.KEPT", 0)
     frames = frames_of_files(files, read_image, SIZE)
     write_png(files[1], np.zeros((4, 6, 3), np.uint8))
     files[2].unlink()
     assert frames[0].shape == (4, 6, 3)
-    for number in (1, 2):
-        with pytest.raises(UserError, match=rf"{number}\.png was changed while this run went on"):
-            frames[number]
+    with pytest.raises(UserError, match=r"1\.png was changed while this run went on"):
+        frames[1]
+    with pytest.raises(UserError, match=r"2\.png: no such file"):
+        frames[2]
+
+
+@given(LABELS, st.data())
+def test_packed_labels_are_those_that_were_given_or_put_there(
+    labels_THW: np.ndarray, data: st.DataObject
+) -> None:
+    packed = PackedLabels(labels_THW)
+    number = data.draw(st.integers(0, len(labels_THW) - 1))
+    other_HW = data.draw(arrays(np.uint8, labels_THW.shape[1:]))
+    packed[number] = other_HW
+    packed[number][:] = 7  # a copy
+    labels_THW[number] = other_HW
+    assert packed.shape == labels_THW.shape
+    np.testing.assert_array_equal(packed[:], labels_THW)

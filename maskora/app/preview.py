@@ -17,7 +17,7 @@ from maskora.app.plan import CONFIGS
 from maskora.app.workspace import PREVIEW, Workspace, working
 from maskora.config import Config
 from maskora.files import refuse_inputs
-from maskora.frames import LazyFrames
+from maskora.frames import Frames, LazyFrames
 from maskora.latents import TensorCache, decode_video
 from maskora.memory.report import render
 from maskora.method.conditioning import to_bytes
@@ -140,7 +140,7 @@ def shrunk_edit(edited: Edit, size: tuple[int, int]) -> Edit:
     return Edit(replace(first, fitted_HWC=fitted_HWC, image_HWC=image_HWC), {})
 
 
-def _generate(run: Run, base: Base, loras: list[LoraChoice]) -> np.ndarray:
+def _generate(run: Run, base: Base, loras: list[LoraChoice]) -> Frames:
     """The finished frames, (T, H, W, 3) uint8 at the small size."""
     config, cache = run.config, TensorCache(run.workspace.cache_dir)
     encoded = encode(config, run.clip, run.edited, run.model, cache)
@@ -149,7 +149,7 @@ def _generate(run: Run, base: Base, loras: list[LoraChoice]) -> np.ndarray:
     (latents,) = generate(
         config, run.model, encoded, loras, seeds, cache, remember, keep=lambda *_: None
     )
-    frames_THWC = to_bytes(decode_video(latents, run.model)).numpy()
+    frames_THWC: Frames = to_bytes(decode_video(latents, run.model)).numpy()
     if config.inference.lock != "pixel":
         return frames_THWC
     return locked_frames(run, with_edited_frame(run, frames_THWC))
