@@ -393,12 +393,14 @@ class EncodedSamples(Sequence[EncodedSample]):
 
     Attributes:
         names, prompts: of the samples.
+        lengths: their frames.
     """
 
     def __init__(self, drafts: Sequence[_Draft], read: Callable[[_Draft], EncodedSample]) -> None:
         self._drafts, self._read = drafts, read
         self.names = [draft.name for draft in drafts]
         self.prompts = [draft.prompt for draft in drafts]
+        self.lengths = [draft.shape[0] for draft in drafts]
 
     def __len__(self) -> int:
         return len(self._drafts)

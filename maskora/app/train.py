@@ -249,7 +249,7 @@ class _Training:
         names = set(samples.names)
         entries = read_metrics(folder.metrics)[1:]
         if seconds := [entry.seconds for entry in entries if names.issuperset(entry.samples)]:
-            self.base.remember(len(samples[0].keep_THW), median(seconds))
+            self.base.remember(samples.lengths[0], median(seconds))
 
 
 def run_status(

@@ -59,7 +59,7 @@ class Preparation:
 
     def frame(self, frame_HWC: np.ndarray) -> torch.Tensor:
         """pixels_CSS, float32: resized with antialias to 8 bits again, rescaled, normalised."""
-        frame_1CHW = torch.from_numpy(np.ascontiguousarray(frame_HWC)).permute(2, 0, 1)[None]
+        frame_1CHW = torch.from_numpy(np.array(frame_HWC)).permute(2, 0, 1)[None]
         resized_CSS = torch.nn.functional.interpolate(
             frame_1CHW.float(), (self.size, self.size), mode=self.resample, antialias=True
         )[0]
