@@ -24,6 +24,7 @@ from maskora.app.plan import CONFIGS
 from maskora.app.workspace import PREVIEW, Workspace, working
 from maskora.config import Config
 from maskora.files import refuse_inputs
+from maskora.frames import Frames, LazyFrames
 from maskora.memory.report import render
 from maskora.models.files.model_files import resolve_base
 from maskora.models.registry import read_grid
@@ -54,9 +55,13 @@ def preview_clip(
         refuse_inputs([target], read_files(run, loras))
         make_room(target.parent, [target])  # before the long work
         base.log_plan()
-        with base.explaining_out_of_memory():
-            frames_THWC = _generate(run, base, loras)
-        write_comparison(target, run, frames_THWC)
+        seed, name = run.config.inference.seed, partial(sampled_name, run, run_record(run, loras))
+        with (
+            base.explaining_out_of_memory(),
+            generated(run, base, loras, [seed], name) as takes,
+        ):
+            write_comparison(target, run, _finished(run, takes.frames(seed)))
+            takes.finish(seed)
         base.log_usage()
     log.info("%s", target)
     return target
@@ -115,18 +120,25 @@ def shrunk_clip(clip: Clip, size: tuple[int, int]) -> Clip:
     Masks in whole latent cells, as boxes are, stay so.
     """
     placement, cell = place(clip.source.size, size, "stretch"), clip.source.cell
-    labels_THW = np.stack([fit_labels(labels, placement) for labels in clip.labels_THW])
-    if np.array_equal(clip.labels_THW, _in_cells(clip.labels_THW, cell)):
-        labels_THW = _in_cells(labels_THW, cell)
-    frames_THWC = np.stack([fit_image(frame, placement) for frame in clip.frames_THWC])
-    return Clip(clip.source.model_copy(update={"size": size}), frames_THWC, labels_THW)
+    in_cells = all(np.array_equal(one_HW, _in_cells(one_HW, cell)) for one_HW in clip.labels_THW)
+
+    def labels(number: int) -> np.ndarray:
+        small_HW = fit_labels(clip.labels_THW[number], placement)
+        return _in_cells(small_HW, cell) if in_cells else small_HW
+
+    shape = len(clip.labels_THW), size[1], size[0]
+    return Clip(
+        clip.source.model_copy(update={"size": size}),
+        LazyFrames(lambda n: fit_image(clip.frames_THWC[n], placement), (*shape, 3)),
+        LazyFrames(labels, shape),
+    )
 
 
-def _in_cells(labels_THW: np.ndarray, cell: int) -> np.ndarray:
+def _in_cells(labels_HW: np.ndarray, cell: int) -> np.ndarray:
     """Labels in whole cells: one that holds several, or a part of one, is the highest one's."""
-    frames, height, width = labels_THW.shape
-    cells = labels_THW.reshape(frames, height // cell, cell, width // cell, cell).max(axis=(2, 4))
-    return cells.repeat(cell, axis=1).repeat(cell, axis=2)
+    height, width = labels_HW.shape
+    cells = labels_HW.reshape(height // cell, cell, width // cell, cell).max(axis=(1, 3))
+    return cells.repeat(cell, axis=0).repeat(cell, axis=1)
 
 
 def shrunk_edit(edited: Edit, size: tuple[int, int]) -> Edit:
@@ -137,13 +149,8 @@ def shrunk_edit(edited: Edit, size: tuple[int, int]) -> Edit:
     return Edit(replace(first, fitted_HWC=fitted_HWC, image_HWC=image_HWC), {})
 
 
-def _generate(run: Run, base: Base, loras: list[LoraChoice]) -> np.ndarray:
-    """The finished frames, (T, H, W, 3) uint8 at the small size."""
-    seed = run.config.inference.seed
-    name = partial(sampled_name, run, run_record(run, loras))
-    with generated(run, base, loras, [seed], name) as takes:
-        frames_THWC = np.stack(list(takes.frames(seed)))
-        takes.finish(seed)
+def _finished(run: Run, frames_THWC: Frames) -> Frames:
+    """The finished frames at the small size, of those that were generated."""
     if run.config.inference.lock != "pixel":
         return frames_THWC
     return locked_frames(run, with_edited_frame(run, frames_THWC))

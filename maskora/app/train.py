@@ -1,9 +1,10 @@
 """train: run the stages that are needed, and skip what is done."""
 
 import logging
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -32,7 +33,7 @@ from maskora.app.workspace import Workspace, working
 from maskora.config import Config
 from maskora.config.tables import Stage
 from maskora.errors import UserError
-from maskora.latents import EncodedSample, TensorCache, encode_samples
+from maskora.latents import EncodedSamples, OnDemand, TensorCache, encode_samples
 from maskora.method.conditioning import (
     COLOUR_ORDERS,
     Sample,
@@ -42,6 +43,7 @@ from maskora.method.conditioning import (
     grid_keep,
     motion_sample,
     recoloured,
+    window_name,
     window_starts,
 )
 from maskora.models.registry import Expert
@@ -132,10 +134,9 @@ class _Training:
         if status == "done":
             return draw_missing(folder, run)
         self.base.log_plan()
-        samples = motion_samples(self.clip, self.caption, self.config)
-        choose = choose_uniformly(self._encode(samples))
+        windows = self._encode(motion_samples(self.clip, self.caption, self.config))
         with folder.renewed() if status == "new" else nullcontext():
-            self._train(run, folder, self.motion, choose, samples)
+            self._train(run, folder, self.motion, choose_uniformly(windows), windows)
 
     def motion_lora(self, expert: Expert) -> tuple[RunFolder, Path]:
         """The motion run that appearance starts from, and its LoRA. Raises UserError."""
@@ -174,12 +175,18 @@ class _Training:
         self.base.log_plan()
         keyframes = appearance_samples(clip, edited, config, self.base.model.grid.temporal)
         windows = motion_samples(clip, self.caption, config)
-        encoded, count = self._encode([*keyframes, *windows]), len(keyframes)
+        count = len(keyframes)
+        encoded = self._encode(
+            OnDemand(
+                lambda number: keyframes[number] if number < count else windows[number - count],
+                count + len(windows),
+            )
+        )
         choose = choose_mixed(encoded[:count], encoded[count:], config.appearance.motion_share)
         with folder.renewed() if status == "new" else nullcontext():
-            self._train(run, folder, fingerprint, choose, keyframes, start_from)
+            self._train(run, folder, fingerprint, choose, encoded[:count], start_from)
 
-    def _encode(self, samples: list[Sample]) -> list[EncodedSample]:
+    def _encode(self, samples: Sequence[Sample]) -> EncodedSamples:
         return encode_samples(samples, self.base.model, TensorCache(self.workspace.cache_dir))
 
     def _train(
@@ -188,7 +195,7 @@ class _Training:
         folder: RunFolder,
         fingerprint: Fingerprint,
         choose: Chooser,
-        samples: list[Sample],
+        samples: EncodedSamples,
         start_from: Path | None = None,
     ) -> None:
         """Inject the LoRA, fill it where the run continues or builds on another, and train.
@@ -197,7 +204,7 @@ class _Training:
             samples: the stage's own, for the log and the LoRA's metadata.
         """
         adapter, model = self.config.adapter, self.base.model
-        log.info("%s: %d steps on %s", run.title, run.steps, _listed(samples))
+        log.info("%s: %d steps on %s", run.title, run.steps, _listed(samples.names))
         transformer = model.load_transformer(run.expert)
         with closing(transformer.streamed):
             targets = model.lora_targets(adapter.targets)
@@ -216,7 +223,7 @@ class _Training:
         self._remember_seconds(folder, samples)
 
     def _metadata(
-        self, run: StageRun, samples: list[Sample], base_hash: str, earlier: dict[str, Any]
+        self, run: StageRun, samples: EncodedSamples, base_hash: str, earlier: dict[str, Any]
     ) -> dict[str, object]:
         """The metadata of the LoRA file; `earlier`: of the one that it is made from."""
         model, adapter = self.config.model, self.config.adapter
@@ -234,15 +241,15 @@ class _Training:
             "rank": adapter.rank,
             "alpha": adapter.alpha,
             "token": self.config.prompt.token,
-            "prompts": sorted({sample.prompt for sample in samples}),
+            "prompts": sorted(set(samples.prompts)),
         }
 
-    def _remember_seconds(self, folder: RunFolder, samples: list[Sample]) -> None:
+    def _remember_seconds(self, folder: RunFolder, samples: EncodedSamples) -> None:
         """Keep the usual time of a step on the stage's own samples; the first one only warms up."""
-        names = {sample.name for sample in samples}
+        names = set(samples.names)
         entries = read_metrics(folder.metrics)[1:]
         if seconds := [entry.seconds for entry in entries if names.issuperset(entry.samples)]:
-            self.base.remember(len(samples[0].keep_THW), median(seconds))
+            self.base.remember(samples.lengths[0], median(seconds))
 
 
 def run_status(
@@ -293,29 +300,35 @@ def draw_missing(folder: RunFolder, run: StageRun) -> None:
         draw_loss(folder.metrics, folder.loss_picture, run.title)
 
 
-def _listed(samples: list[Sample]) -> str:
-    names = [sample.name for sample in samples]
+def _listed(names: list[str]) -> str:
     return ", ".join(names if len(names) < 5 else [*names[:2], "…", names[-1]])
 
 
-def motion_samples(clip: Clip, caption: str, config: Config) -> list[Sample]:
-    """Stage 1: sliding windows over the source, or the whole of it."""
-    video, keep, motion = clip.video(), clip.keep(), config.motion
-    frames, prompt = clip.source.frames, config.prompt.with_token(caption)
-    window = motion.window_length(frames)
-    masks = [keep]
-    if motion.gridded:
+def motion_samples(clip: Clip, caption: str, config: Config) -> Sequence[Sample]:
+    """Stage 1: sliding windows over the source, or the whole of it, each made on demand."""
+    motion, frames = config.motion, clip.source.frames
+    window, prompt = motion.window_length(frames), config.prompt.with_token(caption)
+    wanted = [*product(
+        (False, True) if motion.gridded else (False,),
+        window_starts(frames, window, motion.stride),
+        (None,) if motion.augment == "none" else COLOUR_ORDERS,
+    )]  # fmt: skip
+
+    def keep(part: slice, gridded: bool) -> Tensor:
+        if not gridded:
+            return clip.keep(part)
         generator = torch.Generator().manual_seed(config.training.seed)
-        cell = clip.source.cell
-        masks.append(grid_keep(tuple(keep.shape), cell, motion.grid_share, generator))
-    samples = [
-        motion_sample(video, mask, start, window, motion.conditioning, prompt)
-        for mask in masks
-        for start in window_starts(frames, window, motion.stride)
-    ]
-    if motion.augment == "none":
-        return samples
-    return [recoloured(sample, order) for sample in samples for order in COLOUR_ORDERS]
+        shape, cell = clip.labels_THW.shape, clip.source.cell
+        return grid_keep(shape, cell, motion.grid_share, generator, part)
+
+    def make(number: int) -> Sample:
+        gridded, start, order = wanted[number]
+        part, how = slice(start, start + window), motion.conditioning
+        sample = motion_sample(clip.video(part), keep(part, gridded), 0, window, how, prompt)
+        sample = replace(sample, name=window_name(start, window))
+        return sample if order is None else recoloured(sample, order)
+
+    return OnDemand(make, len(wanted))
 
 
 def appearance_samples(clip: Clip, edit: Edit, config: Config, held: int) -> list[Sample]:
@@ -324,10 +337,10 @@ def appearance_samples(clip: Clip, edit: Edit, config: Config, held: int) -> lis
     Args:
         held: frames per latent frame of the base.
     """
-    video, keep, how = clip.video(), clip.keep(), config.appearance.conditioning
-    first_CHW, samples = edit.first.picture(), []
+    how, first_CHW, samples = config.appearance.conditioning, edit.first.picture(), []
     for frame, edited in edit.keyframes.items():
-        source_CHW, keep_HW = video[:, frame], keep[frame]
+        part = slice(frame, frame + 1)
+        source_CHW, keep_HW = clip.video(part)[:, 0], clip.keep(part)[0]
         reference = _reference(config.appearance.reference, first_CHW, source_CHW, keep_HW)
         words = config.prompt.with_token(edited.caption)
         sample = appearance_sample(
