@@ -49,7 +49,7 @@ def configure(job: Job, swap: str, weights: str, storage: str) -> Config:
         "video.frames": job.frames,
         "inference.segment": max(SHORTEST, job.frames),
         "inference.overlap": 4,
-        "motion.window": "full",
+        "motion.window": job.frames,
         "adapter.rank": job.rank,
         "memory.blocks_to_swap": swap,
         "memory.weights": weights,

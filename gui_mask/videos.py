@@ -19,7 +19,7 @@ from maskora.video.read import read_frames
 from maskora.video.untrusted import Limits, check_untrusted
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-FEWEST, MOST = 5, 81  # frames; the bases were trained on no more
+FEWEST, MOST = 5, 100_000  # frames
 
 
 def bases() -> dict[str, Path | None]:
@@ -56,14 +56,14 @@ class OpenedVideo:
         return "\n\n".join(lines)
 
     def longest(self, start: int, every: int) -> int:
-        """The most frames, 4k+1, that may be taken. Raises UserError where that is too few."""
+        """The most frames that may be taken. Raises UserError where that is too few."""
         available = len(range(start, self.info.frames, every)) if every > 0 else 0
         if available < FEWEST:
             raise UserError(
                 f"from frame {start}, every {every}, the clip has {available} frames: at least "
                 f"{FEWEST} are needed, and it has {self.info.frames} in all"
             )
-        return min(MOST, (available - 1) // 4 * 4 + 1)
+        return min(MOST, available)
 
     def frame(self, number: int) -> np.ndarray:
         """One frame of the clip, (H, W, 3) uint8. Raises UserError."""

@@ -194,7 +194,9 @@ def prepare(
     base: Annotated[
         Path | None, typer.Option(help="start from this configuration (configs/NAME.toml)")
     ] = None,
-    frames: Annotated[int | None, typer.Option(help="how many frames: 4k+1; default 49")] = None,
+    frames: Annotated[
+        str | None, typer.Option(metavar="N|all", help="how many frames; default 49")
+    ] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="or auto (the default)")] = None,
     fps: Annotated[
         str | None,
@@ -213,8 +215,9 @@ def prepare(
     """Cut a video into a workspace: frames, masks, and a commented edit.toml."""
     from maskora.app.prepare import prepare_workspace
 
+    number = int(frames) if frames is not None and frames.isdecimal() else frames
     given = {
-        "video.frames": frames, "video.size": size, "video.fps": fps, "video.start": start,
+        "video.frames": number, "video.size": size, "video.fps": fps, "video.start": start,
         "video.every": every, "prompt.caption": caption, "prompt.edited_caption": edited_caption,
     }  # fmt: skip
     given = {key: value for key, value in given.items() if value is not None}
@@ -345,7 +348,7 @@ Options (anywhere on the line; a lone -- is ignored)
                           box; - instead of + is a point beside it; repeatable (maskora track)
   --keyframe N=IMAGE      another edited frame: frame N of the workspace; repeatable
   --base FILE             the configuration to start from (configs/NAME.toml)
-  --frames N              length of the clip, 4k+1
+  --frames N|all          length of the clip
   --size WxH              size of the workspace
   --fps RATE              frames per second; of a folder of images too (16, if not said)
   --caption TEXT          what the source shows

@@ -10,7 +10,14 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from maskora.errors import UserError
 from maskora.files import digest
-from maskora.frames import LazyFrames, PackedLabels, digest_frames, digest_inside, frames_of_files
+from maskora.frames import (
+    LazyFrames,
+    PackedLabels,
+    StoredFrames,
+    digest_frames,
+    digest_inside,
+    frames_of_files,
+)
 from maskora.video.images import read_image, write_png
 
 LABELS = arrays(
@@ -102,3 +109,14 @@ def test_packed_labels_are_those_that_were_given_or_put_there(
     labels_THW[number] = other_HW
     assert packed.shape == labels_THW.shape
     np.testing.assert_array_equal(packed[:], labels_THW)
+
+
+def test_stored_frames_are_read_as_they_were_put(tmp_path: Path) -> None:
+    clip = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3), dtype=np.uint8)
+    stored = StoredFrames(tmp_path / "frames", (4, 5, 3))
+    stored.put(0, clip[:3])
+    stored.put(2, clip[2:])
+    assert stored.shape == clip.shape
+    assert np.array_equal(np.stack(list(stored)), clip)
+    assert np.array_equal(stored[1:5], clip[1:5])
+    assert np.array_equal(stored[4], clip[4])

@@ -15,7 +15,7 @@ from gui_mask.videos import BASES, OpenedVideo, keep_upload, look
 from maskora.app.prepare import prepare_workspace
 
 PROGRESS = gr.Progress()  # gradio looks for one among the defaults
-FRAMES_INFO = "always 4k+1; the bases know up to 81"
+FRAMES_INFO = "more than 49 are generated in several segments"
 SIZES = [
     ("the clip's shape, about 832×480", "auto"),
     ("the clip's shape, about 1280×720", "auto:1280x720"),
@@ -72,7 +72,7 @@ class OpeningPage:
             with gr.Column():
                 self.start = gr.Number(0, label="Begin at frame", precision=0, minimum=0)
                 self.every = gr.Number(1, label="Take every n-th frame", precision=0, minimum=1)
-                self.frames = gr.Slider(5, 81, 49, step=4, label="Frames", info=FRAMES_INFO)
+                self.frames = gr.Slider(5, 81, 49, step=1, label="Frames", info=FRAMES_INFO)
                 self.size = gr.Dropdown(
                     SIZES, value="auto", label="Size", allow_custom_value=True,
                     info="or WIDTHxHEIGHT on the model's grid",
@@ -107,7 +107,7 @@ class OpeningPage:
 
     def _found(self, clip: OpenedVideo) -> list[Any]:
         longest, first = clip.longest(0, 1), clip.frame(0)
-        frames = gr.Slider(5, longest, min(49, longest), step=4)
+        frames = gr.Slider(5, longest, min(49, longest), step=1)
         target = clip.suggested_root(self.state.guard.allowed[0])
         return [clip, clip.description(), first, frames, target, gr.Column(visible=True)]
 
@@ -119,7 +119,7 @@ class OpeningPage:
         if clip is None:
             return [gr.skip(), gr.skip()]
         longest = clip.longest(int(start or 0), int(every or 1))
-        return [gr.Slider(5, longest, min(frames, longest), step=4), clip.frame(int(start or 0))]
+        return [gr.Slider(5, longest, min(frames, longest), step=1), clip.frame(int(start or 0))]
 
     @show_errors
     def make_workspace(

@@ -75,9 +75,9 @@ def given_silhouettes(
         fitted: Frames = PackedLabels(_fit_mask(one_HW, placement, mask) for one_HW in given)
     elif box is not None:
         labels = static_box_labels(_parse_box(box), 1, info.height, info.width)[0]
-        fitted = _in_every_frame(fit_labels(labels, placement), config.video.frames)
+        fitted = _in_every_frame(fit_labels(labels, placement), config.video.count)
     elif config.mask.shape == "full":
-        fitted = _in_every_frame(np.ones((height, width), np.uint8), config.video.frames)
+        fitted = _in_every_frame(np.ones((height, width), np.uint8), config.video.count)
     else:
         return None
     if not any(labels.any() for labels in fitted):
@@ -443,7 +443,7 @@ def _read_labels(paths: Iterable[Path], source: Source) -> PackedLabels:
 def _read_mask(mask: Path, info: VideoInfo, config: Config) -> Frames:
     """One mask per chosen frame; of a mask video only those frames are read."""
     video = config.video
-    chosen = (info.frames, video.start, video.frames, video.every, str(mask))
+    chosen = (info.frames, video.start, video.count, video.every, str(mask))
     if mask.is_dir() or mask.suffix.lower() in IMAGE_SUFFIXES:
         given = read_mask_folder(mask)
         picked = match_length(range(len(given)), *chosen)

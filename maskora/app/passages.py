@@ -24,11 +24,11 @@ from maskora.app.outputs import Run
 from maskora.app.plan import segments_of
 from maskora.errors import Fault, UserError
 from maskora.files import scratch_folder
+from maskora.frames import Frames, StoredFrames
 from maskora.latents import TensorCache, decode_video
 from maskora.method.conditioning import to_bytes
 from maskora.method.segments import Segment, blended, corrected, drift
 from maskora.video.composite import composite, feather_alpha
-from maskora.video.stored import StoredFrames
 
 log = logging.getLogger("maskora")
 SEEN = 0.5  # levels from which a drift of the colours is taken back
@@ -68,7 +68,7 @@ class Take:
         failure: what has stopped it.
     """
 
-    frames_THWC: np.ndarray | StoredFrames
+    frames_THWC: Frames
     first_C: np.ndarray | None = None
     failure: UserError | Fault | OSError | None = None
 
@@ -138,7 +138,7 @@ class Takes:
                 )  # fmt: skip
             self._generate(number, segment)
 
-    def frames(self, seed: int) -> np.ndarray | StoredFrames:
+    def frames(self, seed: int) -> Frames:
         """A seed's whole clip, raw. Raises what has stopped it."""
         take = self.by_seed[seed]
         if take.failure is not None:

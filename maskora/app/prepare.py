@@ -230,7 +230,7 @@ def _with(config: Config, table: str, **values: Any) -> Config:
 
 
 def _fit_range(config: Config, info: VideoInfo) -> tuple[Config, list[str]]:
-    """Fewer frames where the clip is shorter than asked for: the largest 4k+1 that it has."""
+    """As many frames as the clip has, where that is fewer than asked for; and notes."""
     video = config.video
     available = len(range(video.start, info.frames, video.every))
     if available < FEWEST:
@@ -238,12 +238,12 @@ def _fit_range(config: Config, info: VideoInfo) -> tuple[Config, list[str]]:
             f"{info.path} has {info.frames} frames; from frame {video.start}, every "
             f"{video.every}, that leaves {available}, and {FEWEST} are the fewest that work"
         )
-    frames = min(video.frames, (available - 1) // 4 * 4 + 1)
+    frames = available if video.frames == "all" else min(video.frames, available)
     notes = []
-    if frames < video.frames:
+    if video.frames not in ("all", frames):
         notes.append(
             f"{frames} frames are used instead of {video.frames}: from frame {video.start} on the "
-            f"clip has {available}, and the number must be 4k+1"
+            f"clip has no more"
         )
     last = video.start + (frames - 1) * video.every
     if video.start or last < info.frames - 1:
@@ -288,7 +288,7 @@ def _source(info: VideoInfo, config: Config, placement: FramePlacement, grid: Gr
         origin_frames=info.frames,
         start=config.video.start,
         every=config.video.every,
-        frames=config.video.frames,
+        frames=config.video.count,
         fps=str(Fraction(info.fps) / config.video.every),
         original_size=(info.width, info.height),
         size=placement.size,

@@ -217,6 +217,12 @@ class Video(Table):
         return fps
 
     @property
+    def count(self) -> int:
+        """How many frames, once the clip has been looked at."""
+        assert isinstance(self.frames, int)
+        return self.frames
+
+    @property
     def rate(self) -> Fraction | None:
         """Frames per second, where they are set."""
         return None if self.fps == "auto" else parse_rate(self.fps)

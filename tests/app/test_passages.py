@@ -14,10 +14,10 @@ from maskora.app import passages
 from maskora.app.generate import Passage
 from maskora.app.passages import passage_of
 from maskora.method.segments import Segment
-from maskora.video.stored import StoredFrames
 from maskora.video.write import write_mp4
 from tests.app.conftest import (
     FAST,
+    Prepared,
     Run,
     at,
     frames_of,
@@ -141,6 +141,16 @@ def test_every_method_goes_through_segments(long: Path, run: Run, settings: tupl
     assert len(frames_of(long)) == FRAMES
 
 
+@pytest.mark.parametrize(("asked", "frames"), [(6, 6), ("all", 9), (8, 8)])
+def test_any_number_of_frames_is_learned_from_and_comes_out(
+    asked: object, frames: int, prepared: Prepared, run: Run
+) -> None:
+    root = prepared("--frames", asked, "--set", "motion.window=full")
+    ok(run("train", *at(root)))
+    ok(run("infer", *at(root)))
+    assert len(keeps_the_background(root)) == frames
+
+
 def passage(segment: Segment) -> Passage:
     kept = np.stack([picture(200 + number) for number in range(segment.kept or 1)])
     return passage_of(segment, small_clip(), small_edit(), kept[: segment.kept], longest=81)
@@ -161,14 +171,3 @@ def test_a_segment_that_goes_on_is_shown_its_anchor_and_what_is_done() -> None:
     assert np.array_equal(shown.frames_THWC[:8], clip.frames_THWC[1:])
     assert np.array_equal(shown.frames_THWC[8], clip.frames_THWC[8]), "the last one again"
     assert np.array_equal(shown.given_THWC[0], picture(200))
-
-
-def test_stored_frames_are_read_as_they_were_put(tmp_path: Path) -> None:
-    clip = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3), dtype=np.uint8)
-    stored = StoredFrames(tmp_path / "frames", (4, 5, 3))
-    stored.put(0, clip[:3])
-    stored.put(2, clip[2:])
-    assert stored.shape == clip.shape
-    assert np.array_equal(np.stack(list(stored)), clip)
-    assert np.array_equal(stored[1:5], clip[1:5])
-    assert np.array_equal(stored[4], clip[4])

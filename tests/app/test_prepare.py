@@ -92,7 +92,8 @@ def test_masks_that_do_not_fit(
 @pytest.mark.parametrize(
     ("options", "words", "lines"),
     [
-        ([*BOX, "--frames", "8"], ["8 is not 4k+1", "5 or 9"], 2),
+        ([*BOX, "--frames", "4"], ["[video] frames", "5"], 2),
+        ([*BOX, "--frames", "some"], ["[video] frames", "integer", "some"], 2),
         ([*BOX, "--size", "150x96"], ["150x96", "16", "nearest is 144x96"], 1),
         ([*BOX, "--size", "big"], ["big", "WIDTHxHEIGHT"], 2),
         ([*BOX, "--start", "100"], ["9 frames", "100"], 1),

@@ -22,7 +22,7 @@ def test_several_mistakes_are_told_at_once_each_with_its_place(tmp_path: Path) -
     path = tmp_path / "edit.toml"
     path.write_text(
         '[motion]\nstep = 3\nwindow = 10\n[modle]\nx = 1\n[inference]\nlock = "pixl"\n'
-        'loras = [{pth = "x"}]\n[adapter]\nrank = 0\n[video]\nframes = 48\n'
+        'loras = [{pth = "x"}]\n[adapter]\nrank = 0\n[video]\nframes = 4\n'
     )
     with pytest.raises(UserError) as caught:
         load_config(path)
@@ -31,8 +31,9 @@ def test_several_mistakes_are_told_at_once_each_with_its_place(tmp_path: Path) -
     assert str(path) in text
     assert "[motion]: unknown key 'step': did you mean 'steps'?" in text
     assert "unknown table 'modle': did you mean 'model'?" in text
-    assert "48 is not 4k+1" in text
-    assert "try 45 or 49" in text
+    assert "10 is not 4k+1" in text
+    assert "try 9 or 13" in text
+    assert "[video] frames" in text
     assert "[inference] lock: input should be 'pixel', 'model' or 'latent' (is 'pixl')" in text
     assert "[inference] loras.0: 'path' is missing" in text
 
