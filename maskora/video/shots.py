@@ -91,8 +91,9 @@ class ShotFinder:
         cuts = [ShotChange("cut", frame, frame, frame) for frame in self._cuts]
         fades = [
             fade
-            for fade in map(_combine, _overlapping(self._sightings))
-            if not any(fade.first <= frame <= fade.last + 1 for frame in self._cuts)
+            for sightings in _overlapping(self._sightings)
+            if (fade := _combine(sightings, self._added - 1))
+            and not any(fade.first <= frame <= fade.last + 1 for frame in self._cuts)
         ]
         return tuple(sorted([*cuts, *fades], key=lambda change: change.frame))
 
@@ -116,10 +117,10 @@ def _is_cut(thumbnails: list[Thumbnail], steps: list[float], at: int) -> bool:
     if at == 0 or steps[at] < LEAST_STEP or not (before or after):
         return False
     most, nearest = np.quantile(before + after, 0.75), max(before[-1:] + after[:1])
-    old, new = thumbnails[at - 1], thumbnails[at]
-    if _is_blank(old) or _is_blank(new) or steps[at] < max(OVER_MOST * most, OVER_NEXT * nearest):
+    if steps[at] < max(OVER_MOST * most, OVER_NEXT * nearest):
         return False
-    if _likeness(_follow(old, new), _centre(new)) > MOVED:
+    old, new = thumbnails[at - 1], thumbnails[at]
+    if _is_blank(old) or _is_blank(new) or _likeness(_follow(old, new), _centre(new)) > MOVED:
         return False
     back = [_likeness(old, later) for later in thumbnails[at + 1 : at + 1 + FLASH]]
     back += [_likeness(new, earlier) for earlier in thumbnails[max(0, at - 1 - FLASH) : at - 1]]
@@ -147,11 +148,10 @@ def _fade(around: list[Thumbnail]) -> tuple[float, float] | None:
 def _blank_run(around: list[Thumbnail]) -> tuple[float, float] | None:
     """The middle and length of the black or white between two shots, which is in the middle."""
     start, end, half = around[0], around[-1], len(around) // 2
-    if (
-        min(start.std(), end.std()) < CONTRAST
-        or _likeness(_follow(start, end), _centre(end)) > UNLIKE
-    ):
+    if min(start.std(), end.std()) < CONTRAST:
         return None
+    if _likeness(_follow(start, end), _centre(end)) > UNLIKE:
+        return None  # it was a flash
     earlier = sum(1 for _ in takewhile(_is_blank, around[half - 1 :: -1]))
     later = sum(1 for _ in takewhile(_is_blank, around[half + 1 :]))
     return (later - earlier) / 2, 1.0 + earlier + later
@@ -167,7 +167,7 @@ def _measure(around: list[Thumbnail], share: float, following: bool) -> tuple[fl
         apart //= 2  # the fade may be shorter than that
     if risen <= 0:
         return None
-    length = min(2 * apart / risen, span) - 1
+    length = max(1.0, min(2 * apart / risen, span) - 1)
     return (0.5 - share) * 2 * apart / risen, length
 
 
@@ -248,14 +248,14 @@ def _overlapping(sightings: list[_Sighting]) -> list[list[_Sighting]]:
     reached = -np.inf
     for sighting in sorted(sightings, key=lambda one: one.ends):
         start, end = sighting.ends
-        if start > reached:
+        if start > reached + 1:
             groups.append([])
         groups[-1].append(sighting)
         reached = max(reached, end)
     return groups
 
 
-def _combine(sightings: list[_Sighting]) -> ShotChange:
+def _combine(sightings: list[_Sighting], last_frame: int) -> ShotChange:
     """One fade of its sightings: short spans see too little of it, long ones too much beside it."""
     shortest = min(sighting.span for sighting in sightings)
     means = []
@@ -264,9 +264,9 @@ def _combine(sightings: list[_Sighting]) -> ShotChange:
         if own:
             means.append(np.mean(own, axis=0).tolist())
     length, middle = max(means)
-    frames = max(1, round(length))
-    first = round(middle - (frames - 1) / 2)
-    return ShotChange("fade", first + frames // 2, first, first + frames - 1)
+    first = max(1, round(middle - (length - 1) / 2))
+    last = max(first, min(last_frame, round(middle + (length - 1) / 2)))
+    return ShotChange("fade", (first + last + 1) // 2, first, last)
 
 
 def _likeness(one: Thumbnail, other: Thumbnail) -> float:
