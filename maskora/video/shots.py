@@ -29,6 +29,7 @@ FLASH = 3  # frames; what is there again after them has not been cut
 
 SPANS = (2, 4, 8, 16, 32, 64)  # frames from before a fade to after it
 REACH = SPANS[-1] // 2
+SIGHTINGS = 2  # at least, of a fade: by several spans, or in several frames
 UNLIKE = 0.5  # correlation below which two pictures are of different shots
 LEAST_WEIGHT, MOST_WEIGHT = 0.2, 1.03  # of each in a mixture, and of both: a wave's are more
 FIT, UNEXPLAINED = 0.85, 0.5  # of it: explained in all; left, of what one alone leaves
@@ -62,8 +63,8 @@ def find_shots(frames: Iterable[npt.NDArray[np.uint8]]) -> tuple[ShotChange, ...
 class ShotFinder:
     """Takes frames one by one and keeps thumbnails of the last 65.
 
-    Not found: jump cuts within a scene, fades of pictures that both move fast, fades of more than
-    about 60 frames.
+    Not found: jump cuts within a scene, fades during which a picture moves by more than about a
+    sixth of its width, fades of more than about 60 frames.
     """
 
     def __init__(self) -> None:
@@ -92,7 +93,8 @@ class ShotFinder:
         fades = [
             fade
             for sightings in _overlapping(self._sightings)
-            if (fade := _combine(sightings, self._added - 1))
+            if len(sightings) >= SIGHTINGS
+            and (fade := _combine(sightings, self._added - 1))
             and not any(fade.first <= frame <= fade.last + 1 for frame in self._cuts)
         ]
         return tuple(sorted([*cuts, *fades], key=lambda change: change.frame))
@@ -277,7 +279,7 @@ def _likeness(one: Thumbnail, other: Thumbnail) -> float:
 
 
 def _without_mean(picture: Thumbnail) -> Thumbnail:
-    return (picture - picture.mean()).ravel()
+    return (picture - picture.mean(axis=(0, 1))).ravel()
 
 
 def _is_blank(picture: Thumbnail) -> bool:
