@@ -13,6 +13,7 @@ from gui_mask.session import Session
 from gui_mask.state import AppState
 from gui_mask.videos import BASES, OpenedVideo, keep_upload, look
 from maskora.app.prepare import prepare_workspace
+from maskora.app.shot_notes import describe_shots
 
 PROGRESS = gr.Progress()  # gradio looks for one among the defaults
 FRAMES_INFO = "more than 49 are generated in several segments"
@@ -156,10 +157,12 @@ def summary(session: Session) -> str:
     source, (width, height) = session.source, session.source.size
     base = session.config.model.base
     base = Path(base).name if Path(base).is_absolute() else base
+    shots = describe_shots(source)
+    shots = f" &nbsp;·&nbsp; {shots}: edit a frame of each" if shots else ""
     return (
         f"**{_as_code(session.workspace.root.name)}** &nbsp; {source.frames} frames of "
         f"{width}×{height} at {float(source.rate):.3g} fps, from "
-        f"{_as_code(Path(source.origin).name)} &nbsp;·&nbsp; base {_as_code(base)}"
+        f"{_as_code(Path(source.origin).name)} &nbsp;·&nbsp; base {_as_code(base)}{shots}"
     )
 
 

@@ -88,7 +88,7 @@ def generated(
         UserError: the clip has no such segment.
     """
     clip, size_HWC = run.clip.source, run.clip.frames_THWC.shape[1:]
-    segments = segments_of(run.config.inference, clip.frames, run.edited.all)
+    segments = segments_of(run.config.inference, clip.frames, run.edited.all, clip.shot_starts)
     if again is not None and not 1 <= again <= len(segments):
         raise UserError(f"--from {again}: this clip is generated in {len(segments)} segments")
     with ExitStack() as end:

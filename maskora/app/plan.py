@@ -273,18 +273,22 @@ def _segments(config: Config, workspace: Workspace, source: Source | None) -> li
     frames = frames_of(config, source)
     there = source is not None and workspace.edits_dir.is_dir()
     edited = find_edits(workspace, None, frames).keyframes if there else {}
-    return segments_of(config.inference, frames, [0, *edited])
+    cuts = source.shot_starts if source else []
+    return segments_of(config.inference, frames, [0, *edited], cuts)
 
 
-def segments_of(inference: Inference, frames: int, edited: Iterable[int]) -> list[Segment]:
+def segments_of(
+    inference: Inference, frames: int, edited: Iterable[int], cuts: Iterable[int]
+) -> list[Segment]:
     """The segments in which a clip is generated.
 
     Args:
         frames: how many it has.
         edited: numbers of its edited frames, with 0.
+        cuts: numbers of the frames at which its shots begin, but the first.
     """
     return plan_segments(
-        frames, edited, (), segment=inference.segment, overlap=inference.overlap,
+        frames, edited, cuts, segment=inference.segment, overlap=inference.overlap,
         anchored=inference.anchor,
     )  # fmt: skip
 

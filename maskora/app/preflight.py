@@ -10,6 +10,7 @@ from maskora.app.captions import foresee_caption
 from maskora.app.edits import EditFiles, find_edits
 from maskora.app.masking import check_frames, load_masks
 from maskora.app.plan import check_transfer
+from maskora.app.shot_notes import describe_shots, unedited_shots_note
 from maskora.app.workspace import (
     Source,
     Workspace,
@@ -68,6 +69,8 @@ def check_workspace(config: Config, workspace: Workspace, edit: str | None) -> l
     for path in files.images.values():
         check_caption(path)
         attempt(lambda path=path: edit_size(path, image_size(path), source))  # type: ignore[misc]
+    if note := unedited_shots_note(workspace, source, files.images):
+        notes.append(f"note: {note}")
     if problems:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         lines = [f"  {problem}" for problem in problems]
@@ -78,7 +81,8 @@ def check_workspace(config: Config, workspace: Workspace, edit: str | None) -> l
 
 def _summary(config: Config, workspace: Workspace, source: Source, files: EditFiles) -> list[str]:
     width, height = source.size
-    lines = [f"{workspace.root}: {source.frames} frames of {width}x{height}"]
+    shots = f", {described}" if (described := describe_shots(source)) else ""
+    lines = [f"{workspace.root}: {source.frames} frames of {width}x{height}{shots}"]
     if 0 not in files.images:
         lines.append(f"edited first frame: not there yet ({files.folder / '00000.png'})")
     stages = "motion, then appearance" if files.keyframes else "motion"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import numpy as np
 
 from maskora.app.exchange import exchange
 from maskora.app.masking import build_masks, draw_overview, given_silhouettes, share_inside
+from maskora.app.shot_notes import describe_shots, unedited_shots_note
 from maskora.app.workspace import (
     FrameRecord,
+    ShotRecord,
     Source,
     Workspace,
     check_origin,
@@ -33,6 +36,7 @@ from maskora.video.fit import FramePlacement, auto_size, fit_image, place
 from maskora.video.images import write_png
 from maskora.video.probe import VideoInfo, probe
 from maskora.video.read import read_frames
+from maskora.video.shots import ShotFinder
 
 FEWEST = 5  # frames of a clip
 GRID_FILES = ["config.json", "vae/config.json", "transformer/config.json"]
@@ -79,10 +83,10 @@ def prepare_workspace(
     silhouettes_THW = given_silhouettes(mask, box, info, config, placement)
     source = _source(info, config, placement, grid)
     with scaffold(workspace) as built:
-        _write_source(built, info, source, watch)
+        source = _write_source(built, info, source, watch)
         share, mask_notes = _masks(built, silhouettes_THW, config, source)
         write_text(built.config, render_config(config, _header(root, video)))
-    notes = [f"note: {note}" for note in (*notes, *mask_notes)]
+    notes = [f"note: {note}" for note in (*notes, *mask_notes, *_shot_notes(workspace, source))]
     return [*notes, *_next_steps(workspace, source, share)]
 
 
@@ -99,15 +103,30 @@ def _placed(
     return config, info, grid, placement, [*info.notes, *notes, *more]
 
 
-def _write_source(built: Workspace, info: VideoInfo, source: Source, watch: Watch) -> None:
-    """Write source/. Raises UserError where the video is not the recorded one any more."""
-    frames = read_frames(info, source.start, source.frames, source.every)
+def _write_source(built: Workspace, info: VideoInfo, source: Source, watch: Watch) -> Source:
+    """Write source/, and return its record with the shots that were found.
+
+    Raises:
+        UserError: the video is not the recorded one any more.
+    """
+    frames, finder = read_frames(info, source.start, source.frames, source.every), ShotFinder()
     for number, frame in enumerate(watch(frames, source.frames)):
-        write_png(built.source_frame(number), fit_image(frame, source.placement))
+        fitted_HWC = fit_image(frame, source.placement)
+        write_png(built.source_frame(number), fitted_HWC)
+        finder.add(fitted_HWC)
     check_origin(source)
+    shots = tuple(ShotRecord(**asdict(change)) for change in finder.finish())
+    source = source.model_copy(update={"shots": shots})
     files = [built.source_frame(number) for number in range(source.frames)]
     FrameRecord(digests=tuple(map(digest_file, files))).write(built.frame_record)
     built.write_source(source)
+    return source
+
+
+def _shot_notes(workspace: Workspace, source: Source) -> list[str]:
+    """Where new shots begin, and what is to be done about them."""
+    note = unedited_shots_note(workspace, source, edited=())
+    return [f"{describe_shots(source)}; {note}"] if note else []
 
 
 def _check_target(workspace: Workspace, inputs: list[Path], overwrite: bool) -> None:

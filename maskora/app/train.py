@@ -44,7 +44,7 @@ from maskora.method.conditioning import (
     motion_sample,
     recoloured,
     window_name,
-    window_starts,
+    windows,
 )
 from maskora.models.registry import Expert
 from maskora.training.loop import Chooser, StageRun, choose_mixed, choose_uniformly, train
@@ -310,7 +310,7 @@ def motion_samples(clip: Clip, caption: str, config: Config) -> Sequence[Sample]
     window, prompt = motion.window_length(frames), config.prompt.with_token(caption)
     wanted = [*product(
         (False, True) if motion.gridded else (False,),
-        window_starts(frames, window, motion.stride),
+        windows(frames, clip.source.shot_starts, window, motion.stride),
         (None,) if motion.augment == "none" else COLOUR_ORDERS,
     )]  # fmt: skip
 
@@ -322,10 +322,10 @@ def motion_samples(clip: Clip, caption: str, config: Config) -> Sequence[Sample]
         return grid_keep(shape, cell, motion.grid_share, generator, part)
 
     def make(number: int) -> Sample:
-        gridded, start, order = wanted[number]
-        part, how = slice(start, start + window), motion.conditioning
-        sample = motion_sample(clip.video(part), keep(part, gridded), 0, window, how, prompt)
-        sample = replace(sample, name=window_name(start, window))
+        gridded, one, order = wanted[number]
+        part, how = slice(one.start, one.stop), motion.conditioning
+        sample = motion_sample(clip.video(part), keep(part, gridded), 0, len(one), how, prompt)
+        sample = replace(sample, name=window_name(one.start, len(one)))
         return sample if order is None else recoloured(sample, order)
 
     return OnDemand(make, len(wanted))

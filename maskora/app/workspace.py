@@ -12,11 +12,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
 
 from filelock import BaseFileLock, FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from maskora.app.exchange import begun_exchanges, settle
 from maskora.app.remembered import known_sha256
@@ -65,12 +66,27 @@ Pixels = Annotated[int, Field(ge=1, le=1_000_000)]
 Offset = Annotated[int, Field(ge=-1_000_000, le=1_000_000)]
 
 
+class ShotRecord(Record):
+    """Where a new shot begins, as `maskora.video.shots.ShotChange` says it."""
+
+    kind: Literal["cut", "fade"]
+    frame: Whole = Field(ge=1)
+    first: Whole
+    last: Whole
+
+    @property
+    def begins(self) -> int:
+        """The first frame of which all is the new shot."""
+        return self.frame if self.kind == "cut" else self.last + 1
+
+
 class Source(Record):
     """source.json: where the frames come from and how they lie in the original.
 
     Attributes:
         origin_sha256, origin_frames: the original's `video_sha256`, and how many frames it was read
             as; None in workspaces of versions before.
+        shots: the second shot and those after it, in order; none in workspaces of versions before.
     """
 
     origin: str
@@ -85,6 +101,7 @@ class Source(Record):
     cell: Pixels
     fit: str
     region: tuple[Offset, Offset, Pixels, Pixels]
+    shots: tuple[ShotRecord, ...] = ()
 
     @field_validator("fps")
     @classmethod
@@ -93,10 +110,22 @@ class Source(Record):
             raise ValueError(f"{fps!r} is no frame rate")
         return fps
 
+    @model_validator(mode="after")
+    def _shots_are_in_the_clip(self) -> Self:
+        begins = [0, *(shot.frame for shot in self.shots), self.frames]
+        if any(later <= earlier for earlier, later in pairwise(begins)):
+            raise ValueError(f"shots do not begin at frames {begins[1:-1]} of {self.frames}")
+        return self
+
     @property
     def rate(self) -> Fraction:
         """Frames per second of the chosen frames."""
         return Fraction(self.fps)
+
+    @property
+    def shot_starts(self) -> list[int]:
+        """The numbers of the frames at which the second shot and those after it begin."""
+        return [shot.begins for shot in self.shots if shot.begins < self.frames]
 
     @property
     def placement(self) -> "FramePlacement":

@@ -8,8 +8,9 @@ Source: "Controllable first-frame-guided video editing via mask-aware LoRA fine-
 3.3: equation 2 with V_cond, M_cond and V_target chosen per kind of sample.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import torch
 import torch.nn.functional as F
@@ -62,6 +63,22 @@ def window_starts(frames: int, window: int, stride: int) -> list[int]:
     last = frames - window
     starts = list(range(0, last + 1, stride))
     return starts if starts[-1] == last else [*starts, last]
+
+
+def windows(frames: int, cuts: Iterable[int], window: int, stride: int) -> list[range]:
+    """Overlapping windows over a clip, of which none crosses a cut; a shorter shot is one.
+
+    Args:
+        cuts: numbers of the frames at which its shots begin, but the first.
+        window: frames of one at most, 4k+1.
+    """
+    found = []
+    for first, end in pairwise([0, *cuts, frames]):
+        length = min(window, (end - first - 1) // HELD * HELD + 1)
+        starts = window_starts(end - first, length, stride)
+        found += [range(first + start, first + start + length) for start in starts]
+    moving = [one for one in found if len(one) > 1]  # a shot of four frames and fewer is none
+    return moving or found
 
 
 def window_name(start: int, window: int) -> str:

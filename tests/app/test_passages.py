@@ -1,6 +1,7 @@
 """Clips of several segments: generated one after another, each once, and put together."""
 
 import itertools
+import re
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -139,6 +140,33 @@ def test_a_changed_keyframe_repeats_only_what_depends_on_it(
 def test_every_method_goes_through_segments(long: Path, run: Run, settings: tuple[str]) -> None:
     ok(run("infer", *at(long, *settings), *BARE))
     assert len(frames_of(long)) == FRAMES
+
+
+def test_a_clip_of_several_shots_goes_from_shot_to_shot(
+    run: Run, tmp_path: Path, tiny_model: Path, sampled: Sampled
+) -> None:
+    """A hard cut at frame 14, whose first frame is edited, and a shot of one that is not."""
+    rng = np.random.default_rng(1)
+    other = rng.integers(0, 256, (6, 10, 3), dtype=np.uint8).repeat(32, axis=0).repeat(32, axis=1)
+    frames = [draw_frame(n, (60, 120, 220)) for n in range(20)]
+    write_mp4(
+        tmp_path / "cut.mp4", iter([*frames[:14], *[other] * 11, *frames[10:20]]), Fraction(16)
+    )
+    root = tmp_path / "ws"
+    answer = ok(run(
+        "prepare", tmp_path / "cut.mp4", root, "--box", "16,64,120,96", "--size", "80x48",
+        "--frames", "all", "--caption", "a ball", "--edited-caption", "an orange ball", *FAST,
+        *sets(f"model.path={tiny_model}", "inference.segment=13", "inference.overlap=4"),
+    ))  # fmt: skip
+    assert "3 shots, new ones from frame 14 (a cut), 25 (a cut)" in answer.out
+    for frame in (0, 14):
+        repaint(root, frame, (10, 20, 20, 15))
+    answer = ok(run("train", *at(root), "--stage", "motion"))
+    assert "motion 9-13, motion 14-18" in answer.err.replace("motion 8-12, ", "")
+    answer = ok(run("infer", *at(root), *BARE))
+    begins = re.findall(r"segment \d of 5: frames (\d+) to (\d+)", answer.err)
+    assert begins == [("0", "12"), ("9", "13"), ("14", "24"), ("25", "34")]
+    assert len(keeps_the_background(root)) == 35
 
 
 @pytest.mark.parametrize(("asked", "frames"), [(6, 6), ("all", 9), (8, 8)])

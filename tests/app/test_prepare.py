@@ -18,7 +18,7 @@ from maskora.video.fit import FramePlacement, fit_image
 from maskora.video.images import read_image, write_png
 from maskora.video.read import read_frames
 from maskora.video.write import write_mp4
-from tests.app.conftest import FAST, Answer, Prepared, Run, at, ok, refused, sets
+from tests.app.conftest import FAST, Answer, Prepared, Run, at, ok, refused, repaint, sets
 from tests.ball import draw_frame
 from tests.system import posix_only
 
@@ -290,6 +290,47 @@ def test_images_at_a_rate_of_their_own(
     write_png(target / "edits" / "00000.png", read_image(target / "source" / "00000.png"))
     ok(run("check", *at(target)))
     refused(run("check", *at(target, "video.fps=24")), "[video] fps is 24.0", "24000/1001", lines=2)
+
+
+@pytest.fixture
+def two_shots(tmp_path: Path) -> Path:
+    """The ball, and from frame 9 on another place upside down."""
+    ball = [draw_frame(number, (60, 120, 220)) for number in range(18)]
+    frames = [*ball[:9], *(255 - frame_HWC[::-1, ::-1, ::-1] for frame_HWC in ball[9:])]
+    write_mp4(tmp_path / "joined.mp4", map(np.ascontiguousarray, frames), Fraction(16))
+    return tmp_path / "joined.mp4"
+
+
+def test_a_clip_of_two_shots_wants_a_second_edited_frame(
+    prepare: Run, run: Run, target: Path, two_shots: Path
+) -> None:
+    options = ["--start", 2, "--frames", 13]
+    lines = ok(prepare(target, *BOX, *options, video=two_shots)).out.splitlines()
+    shots, missing = "2 shots, new ones from frame 7 (a cut)", target / "source" / "00007.png"
+    note = (
+        f"an edit does not carry from one shot to the next: edit {missing} as well, and save it "
+        f"under the same name in {target / 'edits'}; or prepare one shot alone, with --start and "
+        f"--frames (frame 7 is --start 9)"
+    )
+    assert f"note: {shots}; {note}" in lines
+    (shot,) = Workspace(target).read_source().shots
+    assert (shot.kind, shot.frame) == ("cut", 7)
+    repaint(target, 0)
+    answer = ok(run("check", *at(target)))
+    assert shots in answer.out.splitlines()[0]
+    assert f"note: {note}" in answer.out.splitlines()
+    repaint(target, 8)
+    answer = ok(run("check", *at(target)))
+    assert shots in answer.out
+    assert "does not carry" not in answer.out
+
+
+def test_a_shot_alone_is_a_clip_like_any_other(
+    prepare: Run, run: Run, target: Path, two_shots: Path
+) -> None:
+    answer = ok(prepare(target, *BOX, "--start", 9, "--frames", 9, video=two_shots))
+    assert " shots" not in answer.out
+    assert " shots" not in ok(run("check", *at(target))).out
 
 
 def test_a_video_at_another_rate(prepare: Run, target: Path) -> None:

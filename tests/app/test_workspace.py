@@ -33,6 +33,9 @@ with workspace_lock(Workspace(Path(sys.argv[1]))):
 """
 
 
+CUT = {"kind": "cut", "frame": 4, "first": 4, "last": 4}
+
+
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     space = Workspace(tmp_path / "ws")
@@ -161,7 +164,8 @@ def test_a_record_that_is_missing_or_damaged_is_named(workspace: Workspace) -> N
     [
         {"frames": 10**9}, {"frames": 10**400}, {"start": 10**400}, {"size": [10**9, 96]},
         {"fps": "9" * 400}, {"fps": "9" * 5000}, {"fps": "16/000"},
-        {"region": [0, -(10**30), 1, 1]},
+        {"region": [0, -(10**30), 1, 1]}, {"shots": [CUT | {"frame": 0}]},
+        {"shots": [CUT | {"frame": 9}]}, {"shots": [CUT, CUT]}, {"shots": [CUT | {"kind": "jump"}]},
     ],
 )  # fmt: skip
 def test_numbers_that_no_clip_has_are_damage(
@@ -175,6 +179,9 @@ def test_numbers_that_no_clip_has_are_damage(
     workspace.source_dir.mkdir(parents=True)
     workspace.source_record.write_text(json.dumps(good))
     assert float(workspace.read_source().rate) == pytest.approx(29.97, abs=0.01)
+    assert workspace.read_source().shots == ()
+    workspace.source_record.write_text(json.dumps(good | {"shots": [CUT]}))
+    assert workspace.read_source().shots[0].frame == 4
     workspace.source_record.write_text(json.dumps(good | change))
     with pytest.raises(UserError, match=r"source\.json is damaged"):
         workspace.read_source()

@@ -4,16 +4,18 @@ import errno
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 from filelock import FileLock
 
+from gui_mask.pages.opening import summary
 from gui_mask.session import STORE_EVERY, Region, Session
 from maskora.app import masking as tracking
 from maskora.app.masking import load_masks
-from maskora.app.workspace import Workspace, working, workspace_lock
+from maskora.app.workspace import ShotRecord, Workspace, working, workspace_lock
 from maskora.config import load_config, set_values
 from maskora.config.tables import Mask
 from maskora.errors import UserError
@@ -273,6 +275,14 @@ def test_what_is_followed_is_stored_on_the_way(session: Session, waiting: Waitin
     assert read_labels(session.workspace.tracked(2)).any()
     waiting.may_go_on.set()
     wait(session)
+
+
+def test_the_shots_of_a_clip_are_shown(workspace: Workspace) -> None:
+    source = workspace.read_source()
+    shot = ShotRecord(kind="fade", frame=5, first=4, last=6)
+    workspace.write_source(source.model_copy(update={"shots": (shot,)}))
+    with closing(Session(workspace)) as session:
+        assert "2 shots, new ones from frame 5 (a fade, frames 4 to 6)" in summary(session)
 
 
 def test_an_open_workspace_is_not_prepared_anew(

@@ -40,6 +40,14 @@ def test_windows_begin_at_the_start_and_end_on_the_last_frame(case: tuple[int, i
     assert all(0 < gap <= stride for gap in gaps)
 
 
+def test_no_window_crosses_a_cut() -> None:
+    found = conditioning.windows(40, [11, 14, 20], window=9, stride=4)
+    assert [(one.start, one.stop) for one in found] == [
+        (0, 9), (2, 11), (14, 19), (15, 20), (20, 29), (24, 33), (28, 37), (31, 40),
+    ]  # fmt: skip
+    assert conditioning.windows(3, [], window=9, stride=4) == [range(1), range(2, 3)]
+
+
 def test_a_motion_window_shows_its_first_frame_whole_and_hides_the_box_later() -> None:
     video, keep = clip(), moving_keep()
     sample = motion_sample(video, keep, 4, 9, "masked", "p")
