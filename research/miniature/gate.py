@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,7 @@ from maskora.models.registry import Transformer, Vae, VideoModel
 from maskora.sampling import Denoising, draw_noise
 from research.miniature.scenes import Edit, draw_scene, edited
 
+Shown = Literal["first-frame", "boxes"]  # what a base was taught to go by; with boxes half of it
 Frames = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 Array = npt.NDArray[np.float64]
@@ -35,7 +37,8 @@ UNSEEN = 2**32  # seeds from here on are never trained on
 MARGIN, STEPS = 0.1, 20
 CHANGES: tuple[tuple[Edit, ...], ...] = (("hue",), ("shape",), ("hue", "shape"))
 CHANCE_ANGLE = 90.0  # degrees: what a guess is off by on average
-RECONSTRUCTION, HIT, CENTROID = 29.0, 0.7, 3.0  # dB, share, pixels
+RECONSTRUCTION, HIT, CENTROID = 32.0, 0.85, 1.5  # dB, share, pixels
+LASTING = 0.8  # share
 AUTOENCODER, PLAIN, BOXED = "autoencoder", "base, plain I2V mask", "base, moving box"
 
 
@@ -82,6 +85,8 @@ class Score:
     """The figures of an edit over frames 1 to T - 1.
 
     Attributes:
+        lasting: how near the area of the edit's colours, anywhere in the picture, comes to the
+            sprite's, whichever is smaller as a share of the other.
         hit: share of the sprite's pixels nearer to the edit, in either of its two tones, than to
             background or source.
         strict: share of its pixels that hit, and are nearer to the right tone.
@@ -96,6 +101,7 @@ class Score:
     angle: float
     inside_db: float
     background_db: float
+    lasting: float
 
 
 @dataclass(frozen=True)
@@ -103,26 +109,32 @@ class Verdict:
     """A miniature's figures on unseen scenes, means over cases.
 
     Attributes:
+        shown: what it was taught to go by, which decides what it must reach: with boxes, that it
+            follows them; without, that sprites last where their way is its own choice.
         reconstruction: PSNR of the autoencoder on whole clips, in dB.
         scores: by `AUTOENCODER` (the ceiling), and by the untuned base with either mask.
     """
 
+    shown: Shown
     reconstruction: float
     scores: dict[str, Score]
 
     @property
     def passed(self) -> bool:
         """True where the gate is passed."""
-        boxed = self.scores[BOXED]
-        return (
-            self.reconstruction >= RECONSTRUCTION
-            and boxed.hit >= HIT
-            and boxed.centroid <= CENTROID
+        plain, boxed = self.scores[PLAIN], self.scores[BOXED]
+        follows = boxed.hit >= HIT and boxed.centroid <= CENTROID
+        lasts = plain.lasting >= LASTING
+        return self.reconstruction >= RECONSTRUCTION and (
+            follows if self.shown == "boxes" else lasts
         )
 
     def table(self) -> str:
         """The figures as a table, and what they amount to."""
         names = [field.name for field in fields(Score)]
+        wanted = f"with the moving box hit {HIT:g}, centroid {CENTROID:g} px"
+        if self.shown == "first-frame":
+            wanted = f"with the first frame alone lasting {LASTING:g}"
         rows = [
             f"{name:22}" + "".join(f"{getattr(each, figure):14.2f}" for figure in names)
             for name, each in self.scores.items()
@@ -132,8 +144,8 @@ class Verdict:
                 f"reconstruction {self.reconstruction:.1f} dB",
                 " " * 22 + "".join(f"{name:>14}" for name in names),
                 *rows,
-                f"the gate (reconstruction {RECONSTRUCTION:g} dB; with the moving box hit {HIT:g}, "
-                f"centroid {CENTROID:g} px): {'passed' if self.passed else 'NOT passed'}",
+                f"the gate (reconstruction {RECONSTRUCTION:g} dB; {wanted}): "
+                f"{'passed' if self.passed else 'NOT passed'}",
             ]
         )
 
@@ -142,7 +154,7 @@ class Verdict:
         return {"passed": self.passed, **asdict(self)}
 
 
-def draw_case(number: int, frames: int = FRAMES, size: int = SIZE, cell: int = 8) -> Case:
+def draw_case(number: int, frames: int = FRAMES, size: int = SIZE, cell: int = 4) -> Case:
     """The `number`-th case: a turning sprite of two halves gets another hue, shape, or both.
 
     It happens in a box around the source's sprite and the edited one, on the latent grid.
@@ -191,8 +203,14 @@ def render_case(scene: Scene, changed: Scene, frames: int, size: int, cell: int)
     )
 
 
-def judge_model(model: VideoModel, cases: Sequence[Case], seed: int = 0) -> Verdict:
-    """Judge a miniature on cases: the autoencoder alone, and the untuned base."""
+def judge_model(
+    model: VideoModel, cases: Sequence[Case], shown: Shown = "boxes", seed: int = 0
+) -> Verdict:
+    """Judge a miniature on cases: the autoencoder alone, and the untuned base.
+
+    Args:
+        shown: what it was taught to go by.
+    """
     made: dict[str, list[Tensor]] = {}
     transformer = model.load_transformer()
     with closing(transformer.streamed):
@@ -211,7 +229,7 @@ def judge_model(model: VideoModel, cases: Sequence[Case], seed: int = 0) -> Verd
             psnr(_decode(vae, vae.encode(unit(case.source_THWC))), case.source_THWC)
             for case in cases
         ]
-    return Verdict(float(np.mean(decibels)), scores)
+    return Verdict(shown, float(np.mean(decibels)), scores)
 
 
 def encode_cases(
@@ -263,6 +281,7 @@ def score(result_THWC: Frames, case: Case) -> Score:
         angle=angle_error(result_THWC, case),
         inside_db=psnr(shown, wanted, case.region_THW[1:]),
         background_db=psnr(shown, wanted, ~case.region_THW[1:]),
+        lasting=lasting(result_THWC, case),
     )
 
 
@@ -287,6 +306,17 @@ def hits(result_THWC: Frames, case: Case) -> tuple[Mask, Mask]:
     hits_THW = nearer(result_THWC, case.edits_THWC, rivals, ties=True)
     right_THWC, wrong_THWC = case.edits_THWC
     return hits_THW, hits_THW & nearer(result_THWC, [right_THWC], [wrong_THWC], ties=True)
+
+
+def lasting(result_THWC: Frames, case: Case) -> float:
+    """How near the area that shows the edit's tones comes to the sprite's, mean over frames."""
+    tones = [case.tones_T2C[:, tone, None, None] for tone in (0, 1)]
+    shown_T, wanted_T = (
+        nearer(frames_THWC, tones, [case.background_THWC])[1:].sum(axis=(1, 2))
+        for frames_THWC in (result_THWC, case.edited_THWC)
+    )
+    smaller_T, larger_T = np.minimum(shown_T, wanted_T), np.maximum(shown_T, wanted_T)
+    return float(np.mean(smaller_T / np.maximum(larger_T, 1)))
 
 
 def swapped(frames_THWC: Frames, sprite_THW: Mask, tones_T2C: Array) -> Array:

@@ -25,11 +25,10 @@ from maskora.files import move, sha256_file, write_text
 from maskora.models.building import without_bars
 from maskora.models.registry import open_model
 from research.miniature.autoencoder import autoencoder_part, build_autoencoder, channels_last
-from research.miniature.gate import Verdict, draw_case, judge_model
+from research.miniature.gate import Shown, Verdict, draw_case, judge_model
 from research.miniature.training import draw_losses, fit
 from research.miniature.transformer import (
     SHIFT,
-    Shown,
     build_transformer,
     encode_set,
     measure_latents,
@@ -129,7 +128,7 @@ def pretrain_miniature(
         draw_losses(work / "transformer.jsonl", output / "transformer.png", "transformer: flow")
         save_part(transformer, output / "transformer")
     finish_folder(output)
-    verdict = try_out(output, device, CASES)
+    verdict = try_out(output, device, CASES, shown)
     record = {**verdict.record(), "sha256": hashes(output)}
     write_text(output / "gate.json", json.dumps(record, indent=2) + "\n")
     print("\n".join(closing(output, minutes, verdict)))
@@ -195,10 +194,10 @@ def _train_autoencoder(output: Path, seed: int, seconds: float, device: str) -> 
     save_part(vae, output / "vae")
 
 
-def try_out(folder: Path, device: str, cases: int) -> Verdict:
+def try_out(folder: Path, device: str, cases: int, shown: Shown) -> Verdict:
     """Run the gate on a miniature: unseen scenes, judged."""
     model = open_model("miniature", folder, "float32", device)
-    return judge_model(model, [draw_case(number) for number in range(cases)])
+    return judge_model(model, [draw_case(number) for number in range(cases)], shown)
 
 
 def save_part(part: Any, folder: Path) -> None:

@@ -7,7 +7,7 @@ Boxes are made as `maskora prepare` makes them, of many widths. Seeds count up f
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from maskora.miniature.world import RenderedClip, render
 from maskora.models.base import Grid
 from maskora.models.diffusers_base import grouped_cells
 from research.miniature.autoencoder import LATENT_CHANNELS, encode
+from research.miniature.gate import Shown
 from research.miniature.scenes import draw_scene, sprite_boxes
 from research.miniature.training import MuonAdamW, Trainable
 
@@ -41,9 +42,6 @@ FRAMES_PER_BATCH, LARGEST_BATCH = 64, 32  # latent frames, samples
 # How often a batch is of a length (frames); shorter clips are the beginnings of longer ones.
 LENGTHS = {1: 0.06, 5: 0.06, 9: 0.53, 13: 0.15, 21: 0.12, 49: 0.08}
 BLOCK_MATRICES = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "net.0.proj", "net.2")
-
-
-Shown = Literal["first-frame", "boxes"]  # what a base was taught to go by; with boxes half of it
 
 
 class Latents(NamedTuple):

@@ -151,20 +151,29 @@ def test_psnr_is_in_decibels_of_255() -> None:
 
 
 JUST = Score(
-    gate.HIT, strict=0.0, centroid=gate.CENTROID, angle=180.0, inside_db=0.0, background_db=0.0
-)
-BAD = replace(JUST, hit=0.0, centroid=99.0)
+    gate.HIT, strict=0.0, centroid=gate.CENTROID, angle=180.0, inside_db=0.0, background_db=0.0,
+    lasting=gate.LASTING,
+)  # fmt: skip
+BAD = replace(JUST, hit=0.0, centroid=99.0, lasting=0.0)
 
 
 def verdict(boxed: Score, reconstruction: float = gate.RECONSTRUCTION) -> Verdict:
     """Whose other rows are bad: they are no condition."""
-    return Verdict(reconstruction, {gate.PLAIN: BAD, gate.BOXED: boxed, gate.AUTOENCODER: BAD})
+    scores = {gate.PLAIN: BAD, gate.BOXED: boxed, gate.AUTOENCODER: BAD}
+    return Verdict("boxes", reconstruction, scores)
 
 
-def test_what_just_reaches_every_bound_passes() -> None:
-    assert verdict(JUST).passed
-    assert verdict(JUST).table().endswith(": passed")
-    assert verdict(JUST).record()["passed"] is True
+def unboxed(plain: Score, reconstruction: float = gate.RECONSTRUCTION) -> Verdict:
+    """The same of a base that has never seen a box."""
+    scores = {gate.PLAIN: plain, gate.BOXED: BAD, gate.AUTOENCODER: BAD}
+    return Verdict("first-frame", reconstruction, scores)
+
+
+@pytest.mark.parametrize("just", [verdict(JUST), unboxed(JUST)], ids=["boxes", "first-frame"])
+def test_what_just_reaches_every_bound_passes(just: Verdict) -> None:
+    assert just.passed
+    assert just.table().endswith(": passed")
+    assert just.record()["passed"] is True
 
 
 @pytest.mark.parametrize(
@@ -173,8 +182,10 @@ def test_what_just_reaches_every_bound_passes() -> None:
         verdict(replace(JUST, hit=gate.HIT - 0.01)),
         verdict(replace(JUST, centroid=gate.CENTROID + 0.01)),
         verdict(JUST, gate.RECONSTRUCTION - 0.01),
+        unboxed(replace(JUST, lasting=gate.LASTING - 0.01)),
+        unboxed(JUST, gate.RECONSTRUCTION - 0.01),
     ],
-    ids=["hit", "centroid", "reconstruction"],
+    ids=["hit", "centroid", "reconstruction", "lasting", "reconstruction without boxes"],
 )
 def test_what_falls_short_of_one_bound_does_not_pass(short: Verdict) -> None:
     assert not short.passed
@@ -183,8 +194,19 @@ def test_what_falls_short_of_one_bound_does_not_pass(short: Verdict) -> None:
 
 
 def test_a_mean_is_of_every_figure() -> None:
-    one, other = Score(0, 1, 2, 3, 4, 5), Score(2, 5, 4, 9, 8, 6)
-    assert gate.mean_score([one, other]) == Score(1, 3, 3, 6, 6, 5.5)
+    one, other = Score(0, 1, 2, 3, 4, 5, 0), Score(2, 5, 4, 9, 8, 6, 1)
+    assert gate.mean_score([one, other]) == Score(1, 3, 3, 6, 6, 5.5, 0.5)
+
+
+def test_what_fades_or_spreads_does_not_last() -> None:
+    case = gate.draw_case(0)
+    assert gate.lasting(case.edited_THWC, case) == 1
+    gone = case.edited_THWC.copy()
+    gone[5:] = case.background_THWC[5:]
+    assert gate.lasting(gone, case) == pytest.approx(0.5)
+    spread = case.edited_THWC.copy()
+    spread[:] = case.tones_T2C[0, 0]
+    assert 0 < gate.lasting(spread, case) < 0.5
 
 
 class Highest(np.random.Generator):

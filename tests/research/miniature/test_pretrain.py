@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import maskora.miniature
 from maskora.errors import UserError
 from research.miniature import pretrain, transformer
 from research.miniature.autoencoder import autoencoder_part, build_autoencoder
-from research.miniature.gate import BOXED, Score, Verdict
+from research.miniature.gate import BOXED, PLAIN, Score, Verdict
 from research.miniature.pretrain import closing, pretrain_miniature
 from research.miniature.training import Trainable, fit, read_losses
 from research.miniature.transformer import CLIPS, Latents, build_transformer, transformer_part
@@ -82,7 +83,10 @@ def test_the_command_makes_a_base_and_goes_on(
 
 def test_a_start_of_other_sizes_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     shipped = Path(maskora.miniature.__file__).parent / "weights"
-    for start, what in ((tmp_path, "no miniature"), (shipped, "another base_dim")):
+    other = Path(shutil.copytree(shipped, tmp_path / "other"))
+    config = json.loads((other / "vae/config.json").read_text())
+    (other / "vae/config.json").write_text(json.dumps({**config, "base_dim": 24}))
+    for start, what in ((tmp_path, "no miniature"), (other, "another base_dim")):
         with pytest.raises(UserError, match=what):
             pretrain_miniature(tmp_path / "mine", 0.05, 0, False, "boxes", start=start)
         assert not (tmp_path / "mine").exists()
@@ -111,10 +115,12 @@ def test_seeds_that_no_generator_takes_are_refused(tmp_path: Path, seed: int) ->
 
 @pytest.mark.parametrize("hit", [0.9, 0.1])
 def test_the_last_line_says_what_to_do_where_the_gate_is_not_passed(hit: float) -> None:
-    score = Score(hit, strict=0.5, centroid=1.0, angle=9.0, inside_db=20.0, background_db=40.0)
-    lines = closing(Path("mine"), 20.0, Verdict(30.0, {BOXED: score}))
+    score = Score(
+        hit, strict=0.5, centroid=1.0, angle=9.0, inside_db=20.0, background_db=40.0, lasting=1.0
+    )
+    lines = closing(Path("mine"), 20.0, Verdict("boxes", 33.0, {PLAIN: score, BOXED: score}))
     last = "\n".join(lines).splitlines()[-1]
-    if hit > 0.7:
+    if hit > 0.85:
         assert last.endswith(": passed")
     else:
         assert last.startswith("mine has NOT passed the gate")

@@ -26,7 +26,7 @@ def shipped() -> Path:
 def recorded(shipped: Path) -> Verdict:
     record = json.loads((shipped / "gate.json").read_text())
     scores = {name: Score(**each) for name, each in record["scores"].items()}
-    return Verdict(record["reconstruction"], scores)
+    return Verdict(record["shown"], record["reconstruction"], scores)
 
 
 def test_it_is_small_and_unchanged(shipped: Path) -> None:
@@ -58,7 +58,8 @@ def test_an_edit_goes_through_encoding_denoising_and_decoding(shipped: Path) -> 
 
 @pytest.mark.slow
 def test_its_scores_are_measured_again(shipped: Path) -> None:
-    was, now = recorded(shipped), try_out(shipped, "cpu", CASES)
+    was = recorded(shipped)
+    now = try_out(shipped, "cpu", CASES, was.shown)
     assert now.passed == was.passed
     assert now.reconstruction == pytest.approx(was.reconstruction, abs=0.1)
     for name, scores in was.scores.items():
