@@ -48,6 +48,7 @@ class EncodedSample:
         keep_THW: the pixel keep mask.
         context: what the base's encoders make of its prompt and picture.
         times: where in the clip its latent frames are; None: one follows another.
+        ignored_THW: bool, at which pixels no answer is judged; None: at none.
     """
 
     name: str
@@ -56,6 +57,7 @@ class EncodedSample:
     keep_THW: Tensor
     context: Context
     times: tuple[int, ...] | None = None
+    ignored_THW: Tensor | None = None
 
     def inputs(self, device: torch.device | str) -> ModelInputs:
         """The transformer's inputs, as a batch of one on a device."""
@@ -221,6 +223,7 @@ def encode_samples(
             keep_THW=sample.keep_THW,
             context=context,
             times=sample.times,
+            ignored_THW=sample.ignored_THW,
         )
         for sample, condition, context in zip(
             samples, latents[: len(conditions)], contexts, strict=True

@@ -1,0 +1,218 @@
+"""Masks over background, of the miniature's world: where they are, and what they are a lesson in."""
+
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maskora.config.tables import PLACES, MaskVariant, Motion
+from maskora.masks.shapes import render_boxes, silhouette_box, snap_boxes
+from maskora.method.conditioning import Sample, motion_sample, to_unit
+from maskora.method.objective import region_weights
+from maskora.method.pasting import (
+    carried_masks,
+    drawn,
+    free_places,
+    masked_samples,
+    reshaped,
+    shifted,
+)
+from maskora.miniature.world import (
+    Backdrop,
+    Look,
+    RenderedClip,
+    Scene,
+    Sprite,
+    SpriteMotion,
+    Wave,
+    render,
+)
+
+SIZE, CELL = 96, 8
+REMOVE, ADD = Motion(task="remove"), Motion(task="add")
+BACKDROP = Backdrop(
+    (0.45, 0.5, 0.4),
+    (Wave((5.0, 2.0), 0.1, (0.2, 0.1, 0.1)), Wave((-3.0, 6.0), 0.4, (0.1, 0.2, 0.15))),
+    (0.08, 0.04),
+)
+SPRITE = Sprite(
+    Look("square", "halves", 0.6), SpriteMotion((0.3, 0.4), (0.3, 0.1), 0.3, 1.0, 0.0), 0.12
+)
+SCENE = Scene(BACKDROP, (SPRITE,))
+
+
+def boxes(clip: RenderedClip) -> np.ndarray:
+    """The sprite's box in every frame, in whole cells, as a mask."""
+    sides = np.array([[silhouette_box(labels_HW > 0) for labels_HW in clip.labels_THW]], float)
+    snapped_NT4 = snap_boxes(sides, CELL, SIZE, SIZE)
+    return render_boxes(snapped_NT4, (1,), SIZE, SIZE) > 0
+
+
+def window_of(clip: RenderedClip, inside_THW: np.ndarray) -> Sample:
+    video = to_unit(torch.from_numpy(clip.frames_THWC))
+    keep = torch.from_numpy(~inside_THW).float()
+    return motion_sample(video, keep, 0, len(inside_THW), "masked", "words")
+
+
+def samples_of(motion: Motion, scene: Scene = SCENE) -> tuple[np.ndarray, list[Sample]]:
+    """The scene's own mask, and its window under other ones."""
+    clip = render(scene, size=SIZE)
+    inside_THW = boxes(clip)
+    window = window_of(clip, inside_THW)
+    return inside_THW, masked_samples(window, torch.from_numpy(inside_THW), motion, CELL, (0, 0))
+
+
+def test_a_change_is_learned_from_the_window_itself() -> None:
+    clip = render(SCENE, size=SIZE)
+    inside_THW = boxes(clip)
+    window = window_of(clip, inside_THW)
+    inside = torch.from_numpy(inside_THW)
+    for motion in (
+        Motion(),
+        Motion(task="remove", mask_shapes=["hull"], conditioning="first-frame"),
+    ):
+        (only,) = masked_samples(window, inside, motion, CELL, (0, 0))
+        assert only is window
+
+
+def test_a_removal_is_learned_where_the_object_is_not() -> None:
+    inside_THW, samples = samples_of(REMOVE)
+    background = to_unit(torch.from_numpy(render(SCENE.without(0), size=SIZE).frames_THWC))
+    inside, asked = torch.from_numpy(inside_THW), set()
+    assert len(samples) == PLACES
+    for sample in samples:
+        assert sample.ignored_THW is not None
+        assert sample.target_CTHW is not None
+        pasted = (sample.keep_THW == 0) & ~inside
+        assert torch.equal(sample.keep_THW == 0, pasted | inside)
+        assert torch.equal(sample.ignored_THW, inside)
+        assert not pasted[0].any()  # the first frame is given, but for the object
+        assert pasted[1:].flatten(1).any(dim=1).sum() >= 4
+        # To be painted is background, and nothing of the object is shown.
+        assert torch.equal(sample.target_CTHW[:, pasted], background[:, pasted])
+        assert (sample.condition_CTHW[:, pasted | inside] == 0).all()
+        kept = ~(pasted | inside)
+        assert torch.equal(sample.condition_CTHW[:, kept], sample.target_CTHW[:, kept])
+        assert torch.equal(sample.reference_CHW, sample.condition_CTHW[:, 0])
+        asked.add(sample.name)
+    assert len(asked) == PLACES
+
+
+def test_the_loss_does_not_judge_the_object() -> None:
+    inside_THW, samples = samples_of(REMOVE)
+    shape = torch.Size((16, 3, SIZE // CELL, SIZE // CELL))
+    for sample in samples:
+        weights = region_weights(sample.keep_THW, shape, 2.0, sample.ignored_THW)[0]
+        assert weights.mean() == pytest.approx(1.0)
+        pixels = weights.repeat_interleave(CELL, 1).repeat_interleave(CELL, 2)
+        of_frame = torch.cat([pixels[:1], pixels[1:].repeat_interleave(4, 0)])
+        assert (of_frame[torch.from_numpy(inside_THW)] == 0).all()
+        judged = of_frame > 0
+        assert judged[(sample.keep_THW == 0) & ~torch.from_numpy(inside_THW)].any()
+        assert judged.float().mean() > 0.5
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 4, 8]))
+def test_a_free_place_meets_nothing_and_none_is_left_out(seed: int, cell: int) -> None:
+    rng = np.random.default_rng(seed)
+    height, width = 24, 32
+    inside_THW = np.zeros((3, height, width), bool)
+    for inside_HW in inside_THW:
+        y, x = rng.integers(0, height - 6), rng.integers(0, width - 6)
+        inside_HW[y : y + rng.integers(1, 7), x : x + rng.integers(1, 7)] = True
+    found = set(free_places(inside_THW, inside_THW, cell))
+    cells_THW = inside_THW.reshape(3, height // cell, cell, width // cell, cell).any(axis=(2, 4))
+    cells_THW = cells_THW.repeat(cell, 1).repeat(cell, 2)
+    for down in range(-height, height, cell):
+        for across in range(-width, width, cell):
+            moved_THW = shifted(cells_THW, (down, across))
+            free = not (moved_THW & cells_THW).any() and moved_THW.sum() >= cells_THW.sum() / 2
+            assert ((down, across) in found) == free
+
+
+def test_an_object_that_fills_the_picture_leaves_no_place() -> None:
+    full_THW = np.ones((9, SIZE, SIZE), bool)
+    assert free_places(full_THW, full_THW, CELL) == []
+    assert free_places(~full_THW, full_THW, CELL) == []
+    clip = render(SCENE, size=SIZE)
+    window = window_of(clip, full_THW)
+    assert masked_samples(window, torch.from_numpy(full_THW), REMOVE, CELL, (0, 0)) == []
+
+
+def test_to_add_is_learned_in_the_region_and_elsewhere_and_all_of_it_counts() -> None:
+    inside_THW, (own, *elsewhere) = samples_of(ADD)
+    plain = window_of(render(SCENE, size=SIZE), inside_THW)
+    assert torch.equal(own.keep_THW, plain.keep_THW)
+    assert torch.equal(own.condition_CTHW, plain.condition_CTHW)
+    assert len(elsewhere) == PLACES
+    for sample in elsewhere:
+        assert sample.ignored_THW is None
+        assert sample.keep_THW[0].all()
+        assert not torch.equal(sample.keep_THW, plain.keep_THW)
+
+
+def test_carried_masks_move_with_the_background() -> None:
+    clip = render(Scene(BACKDROP, ()), size=SIZE)
+    first_HW = np.zeros((SIZE, SIZE), bool)
+    first_HW[16:48, 16:48] = True
+    way = np.array(BACKDROP.pan) * SIZE  # over a beat of eight frames
+    for count in (1, 2):
+        places = [(8, 16), (16, 8)][:count]
+        carried = carried_masks(first_HW, places, clip.frames_THWC)
+        for (down, across), carried_THW in carried.items():
+            assert np.array_equal(carried_THW[0], shifted(first_HW[None], (down, across))[0])
+            y, x = (np.flatnonzero(carried_THW[8].any(axis=axis)).mean() for axis in (1, 0))
+            assert abs(x - (31.5 + across + way[0])) < 1.5
+            assert abs(y - (31.5 + down + way[1])) < 1.5
+
+
+def test_the_same_seed_draws_the_same_masks() -> None:
+    _, once = samples_of(REMOVE)
+    _, again = samples_of(REMOVE)
+    assert [one.name for one in once] == [other.name for other in again]
+    rng = np.random.default_rng(1)
+    assert len(set(drawn([(n, n) for n in range(50)], rng))) == PLACES
+    assert drawn([(0, 8)], rng) == [(0, 8)]
+
+
+@pytest.mark.parametrize("variant", get_args(MaskVariant))
+def test_a_variant_covers_the_mask_in_its_own_shape(variant: MaskVariant) -> None:
+    inside_THW = render(SCENE, size=SIZE).labels_THW > 0
+    inside_THW[:, 90:94, 2:6] = True  # a second part, far off
+    shaped_THW = reshaped(inside_THW, variant, 0.2)
+    assert (shaped_THW >= inside_THW).all()
+    assert shaped_THW.sum() > inside_THW.sum()
+    between = (slice(None), slice(60, 80), slice(0, 8))
+    assert not shaped_THW[between].any()  # each part for itself
+    if variant == "box":
+        x0, y0, x1, y1 = silhouette_box(inside_THW[0, :80])
+        assert shaped_THW[0, y0:y1, x0:x1].all()
+        assert shaped_THW[0].sum() == (x1 - x0) * (y1 - y0) + 16
+    empty_THW = np.zeros_like(inside_THW)
+    assert not reshaped(empty_THW, variant, 0.2).any()
+
+
+def test_masks_of_other_shapes_are_shown_beside_their_own() -> None:
+    clip = render(SCENE, size=SIZE)
+    tight_THW = clip.labels_THW > 0
+    window, inside = window_of(clip, tight_THW), torch.from_numpy(tight_THW)
+    shapes = ["box", "expanded"]
+    own, box, wider = masked_samples(window, inside, Motion(mask_shapes=shapes), CELL, (0, 0))
+    assert [one.name for one in (own, box, wider)] == [
+        "motion 0-8", "motion 0-8 box", "motion 0-8 expanded",
+    ]  # fmt: skip
+    assert torch.equal(own.keep_THW, window.keep_THW)
+    for other in (box, wider):
+        assert (other.keep_THW <= own.keep_THW).all()
+        assert other.keep_THW.sum() < own.keep_THW.sum()
+        assert (other.condition_CTHW[:, other.keep_THW == 0] == 0).all()
+    removal = Motion(task="remove", mask_shapes=shapes)
+    assert len(masked_samples(window, inside, removal, CELL, (0, 0))) == 3 * PLACES
+    boxed_THW = boxes(clip)  # a box again is nothing new
+    window, inside = window_of(clip, boxed_THW), torch.from_numpy(boxed_THW)
+    again = masked_samples(window, inside, Motion(mask_shapes=["box", "hull"]), CELL, (0, 0))
+    assert len(again) == 1
