@@ -160,6 +160,11 @@ def train_warnings(config: Config, has_keyframes: bool) -> list[str]:
         warnings += _unused(config, "motion", ["grid_share"], reason)
     elif not config.motion.gridded:
         warnings += _unused(config, "motion", ["masking"], 'motion.conditioning is "first-frame"')
+    if config.motion.conditioning == "first-frame":
+        keys = ["task", "mask_shapes"]
+        warnings += _unused(config, "motion", keys, 'motion.conditioning is "first-frame"')
+    elif config.mask.shape == "full":
+        warnings += _unused(config, "motion", ["mask_shapes"], 'mask.shape is "full"')
     if config.mask.shape in ("tight", "noisy", "full"):
         warnings += _unused(
             config, "mask", ["margin", "smooth"], f'mask.shape is "{config.mask.shape}"'

@@ -43,7 +43,9 @@ from maskora.method.conditioning import (
     motion_sample,
     recoloured,
     window_starts,
+    without_object,
 )
+from maskora.method.pasting import masked_samples
 from maskora.models.registry import Expert
 from maskora.training.loop import Chooser, StageRun, choose_mixed, choose_uniformly, train
 from maskora.training.report import draw_loss, read_metrics
@@ -302,20 +304,48 @@ def motion_samples(clip: Clip, caption: str, config: Config) -> list[Sample]:
     """Stage 1: sliding windows over the source, or the whole of it."""
     video, keep, motion = clip.video(), clip.keep(), config.motion
     frames, prompt = clip.source.frames, config.prompt.with_token(caption)
-    window = motion.window_length(frames)
-    masks = [keep]
+    window, cell, seed = motion.window_length(frames), clip.source.cell, config.training.seed
+    starts = window_starts(frames, window, motion.stride)
+
+    def sample_at(start: int, keep_THW: Tensor) -> Sample:
+        return motion_sample(video, keep_THW, start, window, motion.conditioning, prompt)
+
+    samples, crowded = list[Sample](), list[str]()
+    for start in starts:
+        plain, inside = sample_at(start, keep), keep[start : start + window] == 0
+        found = masked_samples(plain, inside, motion, cell, (seed, start))
+        samples += found
+        crowded += [] if found else [plain.name]
+    _report_crowded(crowded, len(starts))
     if motion.gridded:
-        generator = torch.Generator().manual_seed(config.training.seed)
-        cell = clip.source.cell
-        masks.append(grid_keep(tuple(keep.shape), cell, motion.grid_share, generator))
-    samples = [
-        motion_sample(video, mask, start, window, motion.conditioning, prompt)
-        for mask in masks
-        for start in window_starts(frames, window, motion.stride)
-    ]
+        generator = torch.Generator().manual_seed(seed)
+        grid = grid_keep(tuple(keep.shape), cell, motion.grid_share, generator)
+        gridded = [sample_at(start, grid) for start in starts]
+        if motion.trained_task == "remove":
+            gridded = [
+                without_object(sample, keep[start : start + window] == 0)
+                for start, sample in zip(starts, gridded, strict=True)
+            ]
+        samples += gridded
     if motion.augment == "none":
         return samples
     return [recoloured(sample, order) for sample in samples for order in COLOUR_ORDERS]
+
+
+def _report_crowded(names: list[str], windows: int) -> None:
+    """Say which windows have no free place for a mask. Raises UserError where all have none."""
+    if len(names) == windows:
+        raise UserError(
+            '[motion] task is "remove", which is learned from the mask moved over background, and '
+            "in no window is there a free place for it: the mask is too large, or nowhere. Make it "
+            'smaller ([mask] shape = "tight", a smaller margin), or the windows shorter ([motion] '
+            'window), or leave the base as it is (inference.lora = "none")'
+        )
+    if names:
+        log.warning(
+            "note: left out, because the mask leaves no free place to move it to, or is not "
+            "there: %s", ", ".join(names),
+        )  # fmt: skip
 
 
 def appearance_samples(clip: Clip, edit: Edit, config: Config, held: int) -> list[Sample]:

@@ -16,6 +16,7 @@ from maskora.app import timings
 from maskora.app.plan import PURPOSES, adapter_values, matrix_type, plan_for
 from maskora.app.workspace import Source, Workspace
 from maskora.config import Config, build_config, load_config
+from maskora.config.tables import PLACES
 from maskora.errors import UserError
 from maskora.memory.machine import Machine, foreseen
 from maskora.memory.plan import Plan, lighter, smaller_sizes
@@ -413,6 +414,8 @@ def test_every_order_of_the_colours_is_a_sample_in_ram(big: Path) -> None:
     gridded = planned(big, "train", "motion.masking=grid").host["train"]
     assert gridded.frames - plain.frames == windows * sample
     assert coloured.frames - plain.frames == (len(COLOUR_ORDERS) - 1) * windows * sample
+    removed = planned(big, "train", "motion.task=remove").host["train"]
+    assert removed.frames - plain.frames == (PLACES - 1) * windows * sample
 
 
 def test_a_damaged_file_of_timings_counts_as_empty(cache: Path) -> None:
