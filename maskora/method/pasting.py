@@ -17,7 +17,7 @@ from torch import Tensor
 
 from maskora.config.tables import PLACES, MaskVariant, Motion, Task
 from maskora.masks import Silhouette
-from maskora.masks.shapes import hull, silhouette_box
+from maskora.masks.shapes import grow_silhouette, hull, silhouette_box
 from maskora.method.conditioning import Sample, condition_mask, emptied, to_bytes, without_object
 from maskora.method.transfer import carried
 
@@ -128,7 +128,7 @@ def reshaped(inside_THW: Inside, variant: MaskVariant, growth: float) -> Inside:
     if "expanded" not in (shape, expanded):
         return shaped_THW
     area = max((int(part_HW.sum()) for each in parts for part_HW in each), default=0)
-    return np.stack([grown(one_HW, growth * area**0.5) for one_HW in shaped_THW])
+    return np.stack([grow_silhouette(one_HW, growth * area**0.5) for one_HW in shaped_THW])
 
 
 def _parts(inside_HW: Silhouette) -> list[Silhouette]:
@@ -141,14 +141,6 @@ def _box(part_HW: Silhouette) -> Silhouette:
     box_HW = np.zeros_like(part_HW)
     box_HW[y0:y1, x0:x1] = True
     return box_HW
-
-
-def grown(inside_HW: Silhouette, pixels: float) -> Silhouette:
-    """A silhouette with everything that is within so many pixels of it."""
-    if not inside_HW.any():
-        return inside_HW
-    away_HW = cv2.distanceTransform((~inside_HW).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
-    return np.asarray(away_HW <= pixels)
 
 
 def free_places(inside_THW: Inside, taken_THW: Inside, cell: int) -> list[Place]:
@@ -179,7 +171,7 @@ def _cells(inside_THW: Inside, cell: int) -> npt.NDArray[np.float64]:
     padded_THW = np.pad(inside_THW, padding)
     frames, height, width = padded_THW.shape
     split = padded_THW.reshape(frames, height // cell, cell, width // cell, cell)
-    return split.any(axis=(2, 4)).astype(np.float64)
+    return np.asarray(split.any(axis=(2, 4)), np.float64)
 
 
 def drawn(places: list[Place], rng: np.random.Generator) -> list[Place]:

@@ -1,4 +1,4 @@
-"""Masks over background, of the miniature's world: where they are, and what they are a lesson in."""
+"""Masks over background, in the miniature's world: where they are, and what they teach."""
 
 from typing import get_args
 
@@ -20,28 +20,11 @@ from maskora.method.pasting import (
     reshaped,
     shifted,
 )
-from maskora.miniature.world import (
-    Backdrop,
-    Look,
-    RenderedClip,
-    Scene,
-    Sprite,
-    SpriteMotion,
-    Wave,
-    render,
-)
+from maskora.miniature.world import RenderedClip, Scene, render
+from tests.sprite_scene import BACKDROP, SCENE
 
 SIZE, CELL = 96, 8
 REMOVE, ADD = Motion(task="remove"), Motion(task="add")
-BACKDROP = Backdrop(
-    (0.45, 0.5, 0.4),
-    (Wave((5.0, 2.0), 0.1, (0.2, 0.1, 0.1)), Wave((-3.0, 6.0), 0.4, (0.1, 0.2, 0.15))),
-    (0.08, 0.04),
-)
-SPRITE = Sprite(
-    Look("square", "halves", 0.6), SpriteMotion((0.3, 0.4), (0.3, 0.1), 0.3, 1.0, 0.0), 0.12
-)
-SCENE = Scene(BACKDROP, (SPRITE,))
 
 
 def boxes(clip: RenderedClip) -> np.ndarray:
