@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from maskora.app.exchange import exchange
+from maskora.app.first_frame import make_first_frame
 from maskora.app.workspace import (
     SAME_SHAPE,
     FrameRecord,
@@ -212,6 +213,8 @@ def track_workspace(
                 pass
         labels_THW, notes = save_masks(workspace, source, markup, config.mask, overwrite)
         store_markup(workspace, source, markup)
+        if config.motion.task == "remove":
+            notes += filter(None, [make_first_frame(workspace, None, markup.shown_THW)])
     for note in notes:
         say(f"note: {note}")
     objects = len(np.unique(labels_THW[labels_THW > 0]))

@@ -80,7 +80,9 @@ def _summary(config: Config, workspace: Workspace, source: Source, files: EditFi
     width, height = source.size
     lines = [f"{workspace.root}: {source.frames} frames of {width}x{height}"]
     if 0 not in files.images:
-        lines.append(f"edited first frame: not there yet ({files.folder / '00000.png'})")
+        removed = config.motion.task == "remove"
+        fate = "infer.py makes it" if removed else "not there yet"
+        lines.append(f"edited first frame: {fate} ({files.folder / '00000.png'})")
     stages = "motion, then appearance" if files.keyframes else "motion"
     if config.inference.lora == "none":
         stages = "none, as inference.lora is none"

@@ -1,0 +1,34 @@
+"""The edited first frame of a removal, where the person has made none: the thing, taken out."""
+
+import numpy as np
+
+from maskora.app.workspace import Workspace, working
+from maskora.method.background import without_thing
+from maskora.video.images import read_image, write_png
+
+AHEAD = 48  # frames after the first that may show what the thing hides
+
+
+def make_first_frame(workspace: Workspace, edit: str | None, labels_THW: np.ndarray) -> str | None:
+    """Write an edited first frame without what is inside its mask, where an edit has none.
+
+    Args:
+        edit: the name of a further edit, whose folder is there.
+        labels_THW: the mask, or better the silhouettes.
+
+    Returns:
+        a line for the person; None where there is a first frame, or nothing in it to go by.
+    """
+    inside_THW = labels_THW[: 1 + AHEAD] > 0
+    path = workspace.edited_frame(edit, 0, ".png")
+    with working(workspace):
+        if workspace.edited_files(edit, 0) or not inside_THW[0].any() or inside_THW[0].all():
+            return None
+        frames = [read_image(workspace.source_frame(number)) for number in range(len(inside_THW))]
+        picture_HWC, share = without_thing(np.stack(frames), inside_THW)
+        write_png(path, picture_HWC)
+    return (
+        f"{path}: frame 0 without what is inside the mask, made because there was no edited frame: "
+        f"{share:.0%} of its place is seen in other frames, the rest is painted over. Look at it, "
+        f"and save a better one there if it needs it"
+    )
