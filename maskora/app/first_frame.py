@@ -28,7 +28,6 @@ def make_first_frame(workspace: Workspace, edit: str | None, labels_THW: np.ndar
         picture_HWC, share = without_thing(np.stack(frames), inside_THW)
         write_png(path, picture_HWC)
     return (
-        f"{path}: frame 0 without what is inside the mask, made because there was no edited frame: "
-        f"{share:.0%} of its place is seen in other frames, the rest is painted over. Look at it, "
-        f"and save a better one there if it needs it"
+        f"{path}: frame 0 without what is inside the mask ({share:.0%} of its place is seen in "
+        f"other frames, the rest is painted over); save a better one there if it needs it"
     )

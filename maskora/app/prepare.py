@@ -91,10 +91,10 @@ def prepare_workspace(
         share, mask_notes = _masks(built, silhouettes_THW, config, source)
         write_text(built.config, render_config(config, _header(root, video)))
     notes = [f"note: {note}" for note in (*notes, *mask_notes)]
-    made = None
+    first_frame = None
     if silhouettes_THW is not None and config.motion.task == "remove":
-        made = make_first_frame(workspace, None, silhouettes_THW)
-    return [*notes, *_next_steps(workspace, source, share, made)]
+        first_frame = make_first_frame(workspace, None, silhouettes_THW)
+    return [*notes, *_next_steps(workspace, source, share, first_frame)]
 
 
 def _placed(
@@ -319,13 +319,13 @@ def _header(root: Path, video: Path) -> str:
 
 
 def _next_steps(
-    workspace: Workspace, source: Source, share: float | None, made: str | None
+    workspace: Workspace, source: Source, share: float | None, first_frame: str | None
 ) -> list[str]:
     """What was prepared, and what comes next.
 
     Args:
         share: of the picture inside the mask; None where there is no mask yet.
-        made: a line about the first frame, where it was edited already.
+        first_frame: about the edited one, where it was made here.
     """
     width, height = source.size
     made = f"{source.frames} frames of {width}x{height} at {float(source.rate):.3f} fps"
@@ -337,12 +337,11 @@ def _next_steps(
             f"or       maskora track {root} --click {quoted('FRAME,X,Y,+')}   "
             f"(pixels of the original)",
         ]
+    edited = workspace.edits_dir / "00000.png"
+    by_hand = f"edit     {workspace.source_frame(0)}, inside the box, and save it as {edited}"
     return [
         f"{workspace.root}: {made}, {share:.0%} of the picture inside the mask",
         f"look at  {workspace.overview}",
-        f"look at  {made}"
-        if made
-        else f"edit     {workspace.source_frame(0)}, inside the box, and save it as "
-        f"{workspace.edits_dir / '00000.png'}",
+        f"look at  {first_frame}" if first_frame else by_hand,
         f"then     python train.py --config {quoted(workspace.config)}",
     ]

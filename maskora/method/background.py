@@ -40,8 +40,8 @@ def without_thing(frames_THWC: Image, inside_THW: npt.NDArray[np.bool_]) -> tupl
     picture_HWC, seen_HW = first_HWC.copy(), np.zeros_like(hole_HW)
     views = _aligned(frames_THWC, [_hole(one_HW) for one_HW in inside_THW])
     if views:
-        colours_NPC = np.stack([np.where(known_HW[..., None], view_HWC, np.nan)[hole_HW]
-                                for view_HWC, known_HW in views])  # fmt: skip
+        colours_NPC = np.stack([view_HWC[hole_HW] for view_HWC, _ in views])
+        colours_NPC[~np.stack([shown_HW[hole_HW] for _, shown_HW in views])] = np.nan
         shown_P = ~np.isnan(colours_NPC[..., 0]).all(axis=0)
         seen_HW[hole_HW] = shown_P
         colours_PC = np.nanmedian(colours_NPC[:, shown_P], axis=0)
@@ -68,8 +68,8 @@ def _aligned(
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     for number in np.unique(np.linspace(1, len(greys) - 1, SAMPLES).round().astype(int)):
         there = _refined(greys[0], greys[number], paths[number], points)
-        view_HWC = cv2.warpPerspective(frames_THWC[number].astype(np.float32), there, size,
-                                       flags=flags)  # fmt: skip
+        other_HWC = frames_THWC[number].astype(np.float32)
+        view_HWC = cv2.warpPerspective(other_HWC, there, size, flags=flags)
         shown_HW = cv2.warpPerspective(_mask(~holes[number]), there, size, flags=flags) == 255
         judged_HW = ring_HW & shown_HW
         apart = np.abs(view_HWC[judged_HW] - first_HWC[judged_HW])
