@@ -45,7 +45,7 @@ from maskora.method.conditioning import (
     window_starts,
     without_object,
 )
-from maskora.method.pasting import masked_samples
+from maskora.method.pasting import masked_sample, shown_masks
 from maskora.models.registry import Expert
 from maskora.training.loop import Chooser, StageRun, choose_mixed, choose_uniformly, train
 from maskora.training.report import draw_loss, read_metrics
@@ -313,9 +313,9 @@ def motion_samples(clip: Clip, caption: str, config: Config) -> list[Sample]:
     samples, crowded = list[Sample](), list[str]()
     for start in starts:
         plain, inside = sample_at(start, keep), keep[start : start + window] == 0
-        found = masked_samples(plain, inside, motion, cell, (seed, start))
-        samples += found
-        crowded += [] if found else [plain.name]
+        masks = shown_masks(inside.numpy(), motion, cell, (seed, start))
+        samples += [masked_sample(plain, inside, mask, motion.trained_task) for mask in masks]
+        crowded += [] if masks else [plain.name]
     _report_crowded(crowded, len(starts))
     if motion.gridded:
         generator = torch.Generator().manual_seed(seed)

@@ -7,7 +7,7 @@ Source: "VIVID-10M", sections 3.2 (deletion: a mask's whole track pasted over ba
 pixels are known, or a mask that background carries along) and 3.3 (masks of other shapes).
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -24,89 +24,96 @@ from maskora.method.transfer import carried
 Inside = npt.NDArray[np.bool_]
 Place = tuple[int, int]
 IN_VIEW = 0.5  # of a moved mask, over all frames, lies within the picture at least
+BESIDE = 0.2  # and so much beside the object, where it meets that at every such place
 GROWTH = (0.05, 0.25)  # of an expanded mask, in square roots of a part's area: from, to
 
 
-def masked_samples(
-    window: Sample, inside_THW: Tensor, motion: Motion, cell: int, seed: tuple[int, int]
-) -> list[Sample]:
-    """A motion window under every mask that its task and `motion.mask_shapes` ask for.
+@dataclass(frozen=True)
+class ShownMask:
+    """How a window's mask is shown: in which shape, and where.
 
-    Where a thing is to be removed, the masks are elsewhere, and the thing itself is neither shown
-    nor asked for; there may be none, where it leaves no free place.
+    Attributes:
+        variant: another shape than its own.
+        growth: of an expanded variant, in square roots of a part's area.
+        place: where it is moved to.
+    """
+
+    variant: MaskVariant | None = None
+    growth: float = 0.0
+    place: Place | None = None
+
+    @property
+    def name(self) -> str:
+        """For people: what is done with the mask; empty where it is shown as it is."""
+        moved = "" if self.place is None else "moved {1:+d},{0:+d}".format(*self.place)
+        return f"{self.variant or ''} {moved}".strip()
+
+    def shaped(self, inside_THW: Inside) -> Inside:
+        """The mask in this shape, where it is."""
+        return reshaped(inside_THW, self.variant, self.growth) if self.variant else inside_THW
+
+
+def shown_masks(
+    inside_THW: Inside, motion: Motion, cell: int, seed: tuple[int, int]
+) -> list[ShownMask]:
+    """How the mask of a motion window is shown, a sample each, by the task and the shapes wanted.
+
+    "change": where it is. "remove": its track moved to places beside the object; none where there
+    is no such place. "add": where it is, and at other places.
+
+    Args:
+        cell: pixels per latent cell; masks are moved by whole ones.
+        seed: of what is drawn for this window.
+    """
+    rng, task = np.random.default_rng(seed), motion.trained_task
+    shown, shapes = list[ShownMask](), list[Inside]()
+    for variant in (None, *motion.trained_shapes):
+        mask = ShownMask(variant, rng.uniform(*GROWTH) if variant else 0.0)
+        mask_THW = mask.shaped(inside_THW)
+        if any(np.array_equal(mask_THW, other_THW) for other_THW in shapes):
+            continue  # the box of a box, say
+        shapes.append(mask_THW)
+        places = list[Place]()
+        if task == "remove":
+            places = free_places(mask_THW, inside_THW, cell)
+        else:
+            shown.append(mask)
+        if task == "add":
+            places = free_places(mask_THW[:1], mask_THW[:1], cell)
+        chosen = rng.permutation(len(places))[:PLACES]
+        shown += [replace(mask, place=places[number]) for number in chosen]
+    return shown
+
+
+def masked_sample(window: Sample, inside_THW: Tensor, mask: ShownMask, task: Task) -> Sample:
+    """A motion window under its mask as it is to be shown.
+
+    "remove": the moved mask is cut where it meets the object, and the object is neither shown nor
+    asked for. "add": a moved mask is carried along with what it covers in the first frame.
 
     Args:
         window: as `motion_sample` gives it.
         inside_THW: bool, the window's own mask.
-        cell: pixels per latent cell.
-        seed: of what is drawn for this window.
     """
-    task, variants = motion.trained_task, motion.trained_shapes
-    if task == "change" and not variants:
-        return [window]
+    if mask == ShownMask():
+        return window
     target_CTHW = window.target_CTHW
     assert target_CTHW is not None
-    rng = np.random.default_rng(seed)
-    masks = shown_masks(
-        inside_THW.numpy(), to_bytes(target_CTHW).numpy(), task, variants, cell, rng
+    own_THW = inside_THW.numpy()
+    mask_THW = mask.shaped(own_THW)
+    if mask.place is not None and task == "remove":
+        mask_THW = shifted(mask_THW, mask.place) & ~own_THW
+    elif mask.place is not None:
+        first_HW = shifted(mask_THW[:1], mask.place)[0]
+        mask_THW = carried_mask(first_HW, to_bytes(target_CTHW).numpy())
+    keep_THW = condition_mask(torch.from_numpy(~mask_THW).float(), "masked")
+    sample = replace(
+        window,
+        name=f"{window.name} {mask.name}",
+        condition_CTHW=emptied(target_CTHW, keep_THW),
+        keep_THW=keep_THW,
     )
-    samples = []
-    for name, mask_THW in masks.items():
-        keep_THW = condition_mask(torch.from_numpy(~mask_THW).float(), "masked")
-        sample = replace(
-            window,
-            name=f"{window.name} {name}".strip(),
-            condition_CTHW=emptied(target_CTHW, keep_THW),
-            keep_THW=keep_THW,
-        )
-        samples.append(without_object(sample, inside_THW) if task == "remove" else sample)
-    return samples
-
-
-def shown_masks(
-    inside_THW: Inside,
-    frames_THWC: npt.NDArray[np.uint8],
-    task: Task,
-    variants: tuple[MaskVariant, ...],
-    cell: int,
-    rng: np.random.Generator,
-) -> dict[str, Inside]:
-    """The masks under which a window of the source is shown, by what was done with its own.
-
-    Args:
-        inside_THW: the window's own mask.
-        frames_THWC: the window.
-        task: "change": the mask where it is. "remove": its track moved to places where the object
-            is in no frame; none where there is no such place. "add": where it is, and elsewhere,
-            carried along with what it covers in the window's first frame.
-        variants: further shapes of the mask, of each of which the same is shown.
-        cell: pixels per latent cell; a track is moved by whole ones.
-    """
-    shown: dict[str, Inside] = {}
-    for name, mask_THW in _shapes(inside_THW, variants, rng).items():
-        if task == "remove":
-            places = free_places(mask_THW, inside_THW, cell)
-            moved = {place: shifted(mask_THW, place) for place in drawn(places, rng)}
-        else:
-            shown[name] = mask_THW
-            first_1HW = mask_THW[:1]
-            places = free_places(first_1HW, first_1HW, cell) if task == "add" else []
-            moved = carried_masks(first_1HW[0], drawn(places, rng), frames_THWC)
-        for (down, across), moved_THW in moved.items():
-            shown[f"{name} moved {across:+d},{down:+d}".strip()] = moved_THW
-    return shown
-
-
-def _shapes(
-    inside_THW: Inside, variants: tuple[MaskVariant, ...], rng: np.random.Generator
-) -> dict[str, Inside]:
-    """The mask itself, and its variants where they differ from what is there already."""
-    shapes: dict[str, Inside] = {"": inside_THW}
-    for variant in variants:
-        shaped_THW = reshaped(inside_THW, variant, rng.uniform(*GROWTH))
-        if not any(np.array_equal(shaped_THW, other) for other in shapes.values()):
-            shapes[variant] = shaped_THW
-    return shapes
+    return without_object(sample, inside_THW) if task == "remove" else sample
 
 
 def reshaped(inside_THW: Inside, variant: MaskVariant, growth: float) -> Inside:
@@ -144,9 +151,10 @@ def _box(part_HW: Silhouette) -> Silhouette:
 
 
 def free_places(inside_THW: Inside, taken_THW: Inside, cell: int) -> list[Place]:
-    """Where a mask's track can be moved to, so that it meets in no frame what is taken there.
+    """Where a mask's track can be moved to, so that in no frame it meets what is taken.
 
-    No cell of it is one of a taken pixel, and most of it stays in the picture (`IN_VIEW`).
+    Most of it stays in the picture (`IN_VIEW`). Where it meets what is taken at every such place,
+    those count at which enough of it lies beside (`BESIDE`).
     """
     mask_Thw, taken_Thw = _cells(inside_THW, cell), _cells(taken_THW, cell)
     if not mask_Thw.any():
@@ -158,9 +166,12 @@ def free_places(inside_THW: Inside, taken_THW: Inside, cell: int) -> list[Place]
     )
     met_hw = np.fft.irfft2((moved_Thw.conj() * there_Thw).sum(axis=0), s=size)
     seen_hw = np.fft.irfft2(moved_Thw.conj().sum(axis=0) * all_hw, s=size)
-    free_hw = (met_hw < 0.5) & (seen_hw > IN_VIEW * mask_Thw.sum() - 0.25)
-    half = np.array(mask_Thw.shape[1:])
-    steps_N2 = (np.argwhere(free_hw) + half) % (2 * half) - half
+    total, half = mask_Thw.sum(), np.array(mask_Thw.shape[1:])
+    found_hw = (met_hw < 0.5) & (seen_hw > IN_VIEW * total - 0.25)
+    if not found_hw.any():
+        found_hw = seen_hw - met_hw > BESIDE * total - 0.25
+    found_N2 = np.argwhere(found_hw)
+    steps_N2 = (found_N2 + half) % (2 * half) - half
     return [(int(down) * cell, int(across) * cell) for down, across in steps_N2]
 
 
@@ -172,11 +183,6 @@ def _cells(inside_THW: Inside, cell: int) -> npt.NDArray[np.float64]:
     frames, height, width = padded_THW.shape
     split = padded_THW.reshape(frames, height // cell, cell, width // cell, cell)
     return np.asarray(split.any(axis=(2, 4)), np.float64)
-
-
-def drawn(places: list[Place], rng: np.random.Generator) -> list[Place]:
-    """A few of the places, at random."""
-    return [places[n] for n in rng.permutation(len(places))[:PLACES]]
 
 
 def shifted(inside_THW: Inside, place: Place) -> Inside:
@@ -192,12 +198,7 @@ def shifted(inside_THW: Inside, place: Place) -> Inside:
     return moved_THW
 
 
-def carried_masks(
-    first_HW: Silhouette, places: list[Place], frames_THWC: npt.NDArray[np.uint8]
-) -> dict[Place, Inside]:
-    """A first frame's mask at other places, from there carried along the optical flow."""
-    if not places:
-        return {}
-    firsts = [shifted(first_HW[None], place)[0] for place in places]
-    carried_THWK = carried(np.stack(firsts, axis=-1).astype(np.uint8) * 255, frames_THWC)
-    return {place: carried_THWK[..., n] >= 128 for n, place in enumerate(places)}
+def carried_mask(first_HW: Silhouette, frames_THWC: npt.NDArray[np.uint8]) -> Inside:
+    """A first frame's mask, carried along the optical flow."""
+    first_HW1 = first_HW[..., None].astype(np.uint8) * 255
+    return carried(first_HW1, frames_THWC)[..., 0] >= 128

@@ -69,7 +69,7 @@ def carried(first_HWC: np.ndarray, frames_THWC: np.ndarray) -> np.ndarray:
     was there.
 
     Args:
-        first_HWC, frames_THWC: uint8; the picture may have another number of channels, up to four.
+        first_HWC, frames_THWC: uint8; the picture may have one channel, too.
 
     Returns:
         as many frames, the first being the picture.

@@ -13,12 +13,12 @@ from maskora.masks.shapes import render_boxes, silhouette_box, snap_boxes
 from maskora.method.conditioning import Sample, motion_sample, to_unit
 from maskora.method.objective import region_weights
 from maskora.method.pasting import (
-    carried_masks,
-    drawn,
+    carried_mask,
     free_places,
-    masked_samples,
+    masked_sample,
     reshaped,
     shifted,
+    shown_masks,
 )
 from maskora.miniature.world import RenderedClip, Scene, render
 from tests.sprite_scene import BACKDROP, SCENE
@@ -38,6 +38,14 @@ def window_of(clip: RenderedClip, inside_THW: np.ndarray) -> Sample:
     video = to_unit(torch.from_numpy(clip.frames_THWC))
     keep = torch.from_numpy(~inside_THW).float()
     return motion_sample(video, keep, 0, len(inside_THW), "masked", "words")
+
+
+def masked_samples(
+    window: Sample, inside: torch.Tensor, motion: Motion, cell: int, seed: tuple[int, int]
+) -> list[Sample]:
+    """The window under every mask that it is shown under."""
+    masks = shown_masks(inside.numpy(), motion, cell, seed)
+    return [masked_sample(window, inside, mask, motion.trained_task) for mask in masks]
 
 
 def samples_of(motion: Motion, scene: Scene = SCENE) -> tuple[np.ndarray, list[Sample]]:
@@ -117,6 +125,20 @@ def test_a_free_place_meets_nothing_and_none_is_left_out(seed: int, cell: int) -
             assert ((down, across) in found) == free
 
 
+def test_a_mask_that_finds_no_free_place_is_cut_where_it_meets_the_object() -> None:
+    clip = render(SCENE, size=SIZE)
+    inside_THW = np.zeros(clip.labels_THW.shape, bool)
+    for frame, inside_HW in enumerate(inside_THW):  # it sweeps over the whole width
+        inside_HW[24:88, 4 * frame : 4 * frame + 64] = True
+    window, inside = window_of(clip, inside_THW), torch.from_numpy(inside_THW)
+    samples = masked_samples(window, inside, REMOVE, CELL, (0, 0))
+    assert len(samples) == PLACES
+    for sample in samples:
+        pasted = (sample.keep_THW == 0) & ~inside
+        assert (sample.keep_THW == 0)[inside].all()
+        assert pasted.sum() > 0.15 * inside.sum()  # a fifth, but for the first frame
+
+
 def test_an_object_that_fills_the_picture_leaves_no_place() -> None:
     full_THW = np.ones((9, SIZE, SIZE), bool)
     assert free_places(full_THW, full_THW, CELL) == []
@@ -138,28 +160,25 @@ def test_to_add_is_learned_in_the_region_and_elsewhere_and_all_of_it_counts() ->
         assert not torch.equal(sample.keep_THW, plain.keep_THW)
 
 
-def test_carried_masks_move_with_the_background() -> None:
+def test_a_carried_mask_moves_with_the_background() -> None:
     clip = render(Scene(BACKDROP, ()), size=SIZE)
     first_HW = np.zeros((SIZE, SIZE), bool)
     first_HW[16:48, 16:48] = True
     way = np.array(BACKDROP.pan) * SIZE  # over a beat of eight frames
-    for count in (1, 2):
-        places = [(8, 16), (16, 8)][:count]
-        carried = carried_masks(first_HW, places, clip.frames_THWC)
-        for (down, across), carried_THW in carried.items():
-            assert np.array_equal(carried_THW[0], shifted(first_HW[None], (down, across))[0])
-            y, x = (np.flatnonzero(carried_THW[8].any(axis=axis)).mean() for axis in (1, 0))
-            assert abs(x - (31.5 + across + way[0])) < 1.5
-            assert abs(y - (31.5 + down + way[1])) < 1.5
+    carried_THW = carried_mask(first_HW, clip.frames_THWC)
+    assert np.array_equal(carried_THW[0], first_HW)
+    y, x = (np.flatnonzero(carried_THW[8].any(axis=axis)).mean() for axis in (1, 0))
+    assert abs(x - (31.5 + way[0])) < 1.5
+    assert abs(y - (31.5 + way[1])) < 1.5
 
 
 def test_the_same_seed_draws_the_same_masks() -> None:
     _, once = samples_of(REMOVE)
     _, again = samples_of(REMOVE)
     assert [one.name for one in once] == [other.name for other in again]
-    rng = np.random.default_rng(1)
-    assert len(set(drawn([(n, n) for n in range(50)], rng))) == PLACES
-    assert drawn([(0, 8)], rng) == [(0, 8)]
+    inside_THW = boxes(render(SCENE, size=SIZE))
+    drawn = [shown_masks(inside_THW, REMOVE, CELL, (0, start)) for start in (0, 4)]
+    assert drawn[0] != drawn[1]
 
 
 @pytest.mark.parametrize("variant", get_args(MaskVariant))
