@@ -320,13 +320,10 @@ def motion_samples(clip: Clip, caption: str, config: Config) -> list[Sample]:
     if motion.gridded:
         generator = torch.Generator().manual_seed(seed)
         grid = grid_keep(tuple(keep.shape), cell, motion.grid_share, generator)
-        gridded = [sample_at(start, grid) for start in starts]
-        if motion.trained_task == "remove":
-            gridded = [
-                without_object(sample, keep[start : start + window] == 0)
-                for start, sample in zip(starts, gridded, strict=True)
-            ]
-        samples += gridded
+        for start in starts:
+            sample, inside = sample_at(start, grid), keep[start : start + window] == 0
+            removed = motion.trained_task == "remove"
+            samples.append(without_object(sample, inside) if removed else sample)
     if motion.augment == "none":
         return samples
     return [recoloured(sample, order) for sample in samples for order in COLOUR_ORDERS]

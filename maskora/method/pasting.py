@@ -18,7 +18,14 @@ from torch import Tensor
 from maskora.config.tables import PLACES, MaskVariant, Motion, Task
 from maskora.masks import Silhouette
 from maskora.masks.shapes import grow_silhouette, hull, silhouette_box
-from maskora.method.conditioning import Sample, condition_mask, emptied, to_bytes, without_object
+from maskora.method.conditioning import (
+    Sample,
+    condition_mask,
+    emptied,
+    to_bytes,
+    to_unit,
+    without_object,
+)
 from maskora.method.transfer import carried
 
 Inside = npt.NDArray[np.bool_]
@@ -36,11 +43,13 @@ class ShownMask:
         variant: another shape than its own.
         growth: of an expanded variant, in square roots of a part's area.
         place: where it is moved to.
+        thing: seed of a thing that is pasted inside.
     """
 
     variant: MaskVariant | None = None
     growth: float = 0.0
     place: Place | None = None
+    thing: int | None = None
 
     @property
     def name(self) -> str:
@@ -59,7 +68,7 @@ def shown_masks(
     """How the mask of a motion window is shown, a sample each, by the task and the shapes wanted.
 
     "change": where it is. "remove": its track moved to places beside the object; none where there
-    is no such place. "add": where it is, and at other places.
+    is no such place. "add": where it is, and at other places, with a thing pasted inside.
 
     Args:
         cell: pixels per latent cell; masks are moved by whole ones.
@@ -73,15 +82,18 @@ def shown_masks(
         if any(np.array_equal(mask_THW, other_THW) for other_THW in shapes):
             continue  # the box of a box, say
         shapes.append(mask_THW)
-        places = list[Place]()
-        if task == "remove":
-            places = free_places(mask_THW, inside_THW, cell)
-        else:
+        if task == "change":
             shown.append(mask)
-        if task == "add":
-            places = free_places(mask_THW[:1], mask_THW[:1], cell)
-        chosen = rng.permutation(len(places))[:PLACES]
-        shown += [replace(mask, place=places[number]) for number in chosen]
+            continue
+        of_first = slice(1) if task == "add" else slice(None)  # or of the whole track
+        places = free_places(mask_THW[of_first], inside_THW[of_first], cell)
+        chosen = [places[number] for number in rng.permutation(len(places))[:PLACES]]
+        if task == "remove":
+            shown += [replace(mask, place=place) for place in chosen]
+        else:
+            things = rng.integers(2**32, size=1 + PLACES).tolist()
+            pairs = zip((None, *chosen), things, strict=False)
+            shown += [replace(mask, place=place, thing=thing) for place, thing in pairs]
     return shown
 
 
@@ -89,7 +101,8 @@ def masked_sample(window: Sample, inside_THW: Tensor, mask: ShownMask, task: Tas
     """A motion window under its mask as it is to be shown.
 
     "remove": the moved mask is cut where it meets the object, and the object is neither shown nor
-    asked for. "add": a moved mask is carried along with what it covers in the first frame.
+    asked for. "add": a mask, or what is pasted into it, is carried along with what it covers in the
+    first frame.
 
     Args:
         window: as `motion_sample` gives it.
@@ -97,23 +110,58 @@ def masked_sample(window: Sample, inside_THW: Tensor, mask: ShownMask, task: Tas
     """
     if mask == ShownMask():
         return window
-    target_CTHW = window.target_CTHW
-    assert target_CTHW is not None
-    own_THW = inside_THW.numpy()
-    mask_THW = mask.shaped(own_THW)
+    assert window.target_CTHW is not None
+    own_THW, frames_THWC = inside_THW.numpy(), to_bytes(window.target_CTHW).numpy()
+    mask_THW, target_CTHW = mask.shaped(own_THW), window.target_CTHW
     if mask.place is not None and task == "remove":
         mask_THW = shifted(mask_THW, mask.place) & ~own_THW
     elif mask.place is not None:
-        first_HW = shifted(mask_THW[:1], mask.place)[0]
-        mask_THW = carried_mask(first_HW, to_bytes(target_CTHW).numpy())
+        mask_THW = carried_mask(shifted(mask_THW[:1], mask.place)[0], frames_THWC)
+    if mask.thing is not None and mask_THW[0].any():
+        shown_THWC = with_thing(frames_THWC, mask_THW, np.random.default_rng(mask.thing))
+        target_CTHW = to_unit(torch.from_numpy(shown_THWC))
     keep_THW = condition_mask(torch.from_numpy(~mask_THW).float(), "masked")
     sample = replace(
         window,
-        name=f"{window.name} {mask.name}",
+        name=f"{window.name} {mask.name}".strip(),
+        target_CTHW=target_CTHW,
         condition_CTHW=emptied(target_CTHW, keep_THW),
         keep_THW=keep_THW,
+        reference_CHW=target_CTHW[:, 0],
     )
     return without_object(sample, inside_THW) if task == "remove" else sample
+
+
+def with_thing(
+    frames_THWC: npt.NDArray[np.uint8], inside_THW: Inside, rng: np.random.Generator
+) -> npt.NDArray[np.uint8]:
+    """A window with a thing in its mask that moves as what it covers: an addition of ours.
+
+    It is an oval, of pixels of elsewhere in the first frame in other and stronger colours. Of
+    background alone a LoRA learns that masks hold background, whatever the first frame shows.
+
+    Args:
+        inside_THW: something of it is in the first frame.
+    """
+    first_HWC = frames_THWC[0]
+    height, width = first_HWC.shape[:2]
+    x0, y0, x1, y1 = silhouette_box(inside_THW[0])
+    across, down = rng.uniform(0.5, 0.9, 2) * (x1 - x0, y1 - y0) / 2
+    x, y = rng.uniform(x0 + across, x1 - across), rng.uniform(y0 + down, y1 - down)
+    rows_H1, columns_W = np.arange(height)[:, None] + 0.5, np.arange(width) + 0.5
+    edge_HW = 1 - np.hypot((columns_W - x) / across, (rows_H1 - y) / down)
+    share_HW1 = np.clip(0.5 + edge_HW * min(across, down), 0, 1)[..., None]
+    moved_HWC = np.roll(first_HWC, rng.integers((height, width)), (0, 1))[..., rng.permutation(3)]
+    darkest, brightest = (
+        np.quantile(moved_HWC[share_HW1[..., 0] > 0.5], q, axis=0) for q in (0, 1)
+    )
+    stretched_HWC = np.clip((moved_HWC - darkest) / np.maximum(brightest - darkest, 1), 0, 1)
+    thing_HWC = np.where(rng.random(3) < 0.5, 1 - stretched_HWC, stretched_HWC)
+    picture_HW4 = np.rint(255 * np.dstack([thing_HWC, share_HW1])).astype(np.uint8)
+    carried_THW4 = carried(picture_HW4, frames_THWC)
+    share_THW1 = carried_THW4[..., 3:] / 255 * inside_THW[..., None]
+    mixed_THWC = frames_THWC + share_THW1 * (carried_THW4[..., :3] - frames_THWC.astype(float))
+    return np.rint(mixed_THWC).astype(np.uint8)
 
 
 def reshaped(inside_THW: Inside, variant: MaskVariant, growth: float) -> Inside:

@@ -6,11 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from maskora import devices
+from maskora.app.demo import SETTINGS, DemoClip, write_clip
+from maskora.app.infer import infer_clip
+from maskora.app.prepare import prepare_workspace
+from maskora.app.train import train_stages
 from maskora.app.workspace import Workspace
+from maskora.config import load_config
 from maskora.masks.files import read_labels, write_labels
 from maskora.masks.shapes import silhouette_box
 from maskora.miniature.world import pose_of, raster, render
 from maskora.training.report import read_metrics
+from maskora.video.fit import fit_image
 from maskora.video.images import read_image, write_png
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
@@ -78,6 +85,31 @@ def test_a_thing_is_removed(prepare: Run, clip: Path, run: Run, tmp_path: Path) 
         "retraining: [motion] changed"
         in ok(run("train", *at(workspace.root, "motion.task=change"))).err
     )
+
+
+@pytest.mark.slow
+def test_what_was_learned_of_background_is_painted_where_the_thing_was(tmp_path: Path) -> None:
+    devices.for_small_models()
+    clip, found = DemoClip(tmp_path), {}
+    write_clip(clip)
+    settings = SETTINGS | {"motion.task": "remove", "motion.steps": 200, "motion.augment": "none"}
+    for lora in ("none", "trained"):
+        workspace = Workspace.open(tmp_path / lora)
+        given = settings | {"inference.lora": lora}
+        prepare_workspace(clip.video, workspace.root, clip.masks, None, None, given, [], False)
+        config, placement = load_config(workspace.config), workspace.read_source().placement
+        truth_THWC = np.stack([
+            fit_image(read_image(clip.truth / "background" / f"{n:05d}.png"), placement)
+            for n in range(FRAMES)
+        ])  # fmt: skip
+        write_png(workspace.edits_dir / "00000.png", truth_THWC[0])
+        train_stages(config, workspace, "motion", None, resume=False)
+        infer_clip(config, workspace, None, None, None, [])
+        thing_THW = np.stack([read_labels(workspace.silhouette(n)) > 0 for n in range(FRAMES)])
+        apart = result(workspace)[thing_THW].astype(float) - truth_THWC[thing_THW]
+        found[lora] = float(10 * np.log10(255**2 / np.mean(apart**2)))
+    print(found)
+    assert found["trained"] > found["none"] + 5
 
 
 def test_a_first_frame_of_ones_own_is_never_written_over(

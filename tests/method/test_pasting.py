@@ -19,6 +19,7 @@ from maskora.method.pasting import (
     reshaped,
     shifted,
     shown_masks,
+    with_thing,
 )
 from maskora.miniature.world import RenderedClip, Scene, render
 from tests.sprite_scene import BACKDROP, SCENE
@@ -148,16 +149,44 @@ def test_an_object_that_fills_the_picture_leaves_no_place() -> None:
     assert masked_samples(window, torch.from_numpy(full_THW), REMOVE, CELL, (0, 0)) == []
 
 
-def test_to_add_is_learned_in_the_region_and_elsewhere_and_all_of_it_counts() -> None:
-    inside_THW, (own, *elsewhere) = samples_of(ADD)
+def test_to_add_is_learned_from_things_that_are_pasted_and_all_of_it_counts() -> None:
+    inside_THW, samples = samples_of(ADD)
     plain = window_of(render(SCENE, size=SIZE), inside_THW)
-    assert torch.equal(own.keep_THW, plain.keep_THW)
-    assert torch.equal(own.condition_CTHW, plain.condition_CTHW)
-    assert len(elsewhere) == PLACES
-    for sample in elsewhere:
+    assert len(samples) == 1 + PLACES
+    assert torch.equal(samples[0].keep_THW, plain.keep_THW)  # in its own place, too
+    assert plain.target_CTHW is not None
+    for sample in samples:
         assert sample.ignored_THW is None
+        assert sample.target_CTHW is not None
         assert sample.keep_THW[0].all()
-        assert not torch.equal(sample.keep_THW, plain.keep_THW)
+        new = (sample.target_CTHW != plain.target_CTHW).any(dim=0)
+        assert new.flatten(1).any(dim=1).all()
+        assert not (new[1:] & (sample.keep_THW[1:] == 1)).any()
+        assert torch.equal(sample.reference_CHW, sample.target_CTHW[:, 0])
+        hidden = sample.keep_THW == 0
+        assert (sample.condition_CTHW[:, hidden] == 0).all()
+        assert torch.equal(sample.condition_CTHW[:, ~hidden], sample.target_CTHW[:, ~hidden])
+    assert not any(torch.equal(one.keep_THW, plain.keep_THW) for one in samples[1:])
+
+
+def test_a_pasted_thing_moves_with_the_background() -> None:
+    clip = render(Scene(BACKDROP, ()), size=SIZE)
+    inside_THW = np.zeros((9, SIZE, SIZE), bool)
+    inside_THW[:, 16:56, 16:56] = True
+    way = np.array(BACKDROP.pan) * SIZE  # over a beat of eight frames
+    for seed in range(3):
+        shown_THWC = with_thing(clip.frames_THWC, inside_THW, np.random.default_rng(seed))
+        new_THW = np.abs(shown_THWC.astype(int) - clip.frames_THWC).max(axis=-1) > 12
+        assert not (new_THW & ~inside_THW).any()
+        assert new_THW[0].sum() > 150
+        again_THWC = with_thing(clip.frames_THWC, inside_THW, np.random.default_rng(seed))
+        assert np.array_equal(shown_THWC, again_THWC)
+        x, y = np.rint(way).astype(int)
+        rows, columns = np.nonzero(new_THW[0] & shifted(inside_THW[:1], (-y, -x))[0])
+        thing_NC = shown_THWC[0, rows, columns].astype(int)
+        moved = np.abs(shown_THWC[8, rows + y, columns + x] - thing_NC).mean()
+        stayed = np.abs(shown_THWC[8, rows, columns] - thing_NC).mean()
+        assert moved < 0.5 * stayed
 
 
 def test_a_carried_mask_moves_with_the_background() -> None:
