@@ -1,5 +1,7 @@
 """The edited first frame of a removal, where the person has made none: the thing, taken out."""
 
+from itertools import islice
+
 import numpy as np
 
 from maskora.app.workspace import Workspace, working
@@ -19,7 +21,7 @@ def make_first_frame(workspace: Workspace, edit: str | None, labels_THW: np.ndar
     Returns:
         a line for the person; None where there is a first frame, or nothing in it to go by.
     """
-    inside_THW = labels_THW[: 1 + AHEAD] > 0
+    inside_THW = np.stack([labels_HW > 0 for labels_HW in islice(labels_THW, 1 + AHEAD)])
     path = workspace.edited_frame(edit, 0, ".png")
     with working(workspace):
         if workspace.edited_files(edit, 0) or not inside_THW[0].any() or inside_THW[0].all():

@@ -15,6 +15,7 @@ from maskora.masks.following import background_path, carried_region, thing_path
 from maskora.masks.prompts import Click, check_inside
 from maskora.masks.shapes import frame_ranges
 from maskora.masks.trackers import open_tracker
+from maskora.masks.trackers.simple import Affine
 from maskora.progress import track
 
 
@@ -64,8 +65,9 @@ def carry_box(
         UserError: there is no thing at the point, or the tracker cannot be had.
     """
     frames_THWC = load_frames(workspace, source)
+    path: Sequence[Affine | None]
     if follow.thing is None:
-        labels_THW = carried_region(box_HW, background_path(frames_THWC))
+        path = background_path(frames_THWC)
     else:
         click = to_workspace(follow.thing, source.placement)
         assert isinstance(click, Click)
@@ -78,14 +80,16 @@ def carry_box(
                     f"there in the first frame; point at its middle"
                 )
             steps = tracker.propagate(range(source.frames), {0: {1: thing_HW}})
-            found = [step[1] for step in track(steps, "follow", source.frames)]
-        labels_THW = carried_region(box_HW, thing_path(found))
+            path = thing_path(step[1] for step in track(steps, "follow", source.frames))
+    labels_THW = np.stack(list(carried_region(box_HW, path)))
     return labels_THW, _absences(labels_THW)
 
 
 def _absences(labels_THW: Labels) -> list[str]:
-    absent: Sequence[int] = np.flatnonzero(~labels_THW.any(axis=(1, 2))).tolist()
+    absent = [frame for frame, labels_HW in enumerate(labels_THW) if not labels_HW.any()]
     if not absent:
         return []
-    return [f"what the box follows has left the picture, or is lost, in frames "
-            f"{frame_ranges(absent)}: nothing is added there"]  # fmt: skip
+    return [
+        f"what the box follows has left the picture, or is lost, in frames {frame_ranges(absent)}: "
+        f"nothing is added there"
+    ]

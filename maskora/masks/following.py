@@ -4,7 +4,7 @@ For something that is not there yet, so that no tracker finds it: it moves with 
 with a thing that is there.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -36,7 +36,7 @@ def background_path(
     return [larger @ np.linalg.inv(to_first) @ smaller for to_first in camera_path(greys, scenes)]
 
 
-def thing_path(silhouettes: Sequence[Silhouette]) -> list[Affine | None]:
+def thing_path(silhouettes: Iterable[Silhouette]) -> list[Affine | None]:
     """For each frame: from the first one's pixels to its own, as a thing moves and grows.
 
     By its centre and the root of its area; None where it is out of sight.
@@ -44,31 +44,34 @@ def thing_path(silhouettes: Sequence[Silhouette]) -> list[Affine | None]:
     Args:
         silhouettes: of every frame; that of the first is not empty.
     """
-    (x0, y0), size0 = _centre_and_size(silhouettes[0])
+    sights = [_centre_and_size(one_HW) if one_HW.any() else None for one_HW in silhouettes]
+    assert sights[0] is not None
+    x0, y0, size0 = sights[0]
     path: list[Affine | None] = []
-    for silhouette_HW in silhouettes:
-        if not silhouette_HW.any():
+    for sight in sights:
+        if sight is None:
             path.append(None)
             continue
-        (x, y), size = _centre_and_size(silhouette_HW)
+        x, y, size = sight
         scale = size / size0
         path.append(np.array([[scale, 0, x - scale * x0], [0, scale, y - scale * y0], [0, 0, 1]]))
     return path
 
 
-def _centre_and_size(silhouette_HW: Silhouette) -> tuple[tuple[float, float], float]:
+def _centre_and_size(silhouette_HW: Silhouette) -> tuple[float, float, float]:
     y_N, x_N = np.nonzero(silhouette_HW)
-    return (float(x_N.mean()), float(y_N.mean())), float(len(x_N)) ** 0.5
+    return float(x_N.mean()), float(y_N.mean()), float(len(x_N)) ** 0.5
 
 
-def carried_region(region_HW: Silhouette, path: Sequence[Affine | None]) -> Labels:
-    """A region of the first frame along a path, as object 1: labels_THW.
+def carried_region(region_HW: Silhouette, path: Iterable[Affine | None]) -> Iterator[Labels]:
+    """Labels_HW of each frame: a region of the first one along a path, as object 1.
 
     Where the path is None, or leads out of the picture, there is no region.
     """
-    labels_THW = np.zeros((len(path), *region_HW.shape), np.uint8)
     share_HW, size = region_HW.astype(np.float32), region_HW.shape[::-1]
-    for labels_HW, there in zip(labels_THW, path, strict=True):
-        if there is not None:
-            labels_HW[cv2.warpAffine(share_HW, there[:2], size) >= 0.5] = 1
-    return labels_THW
+    for there in path:
+        if there is None:
+            yield np.zeros(region_HW.shape, np.uint8)
+        else:
+            inside_HW = np.asarray(cv2.warpAffine(share_HW, there[:2], size) >= 0.5)
+            yield inside_HW.astype(np.uint8)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from maskora import devices
+from maskora.app import demo
 from maskora.app.demo import SETTINGS, DemoClip, write_clip
 from maskora.app.infer import infer_clip
 from maskora.app.prepare import prepare_workspace
@@ -15,7 +16,16 @@ from maskora.app.workspace import Workspace
 from maskora.config import load_config
 from maskora.masks.files import read_labels, write_labels
 from maskora.masks.shapes import silhouette_box
-from maskora.miniature.world import pose_of, raster, render
+from maskora.miniature.world import (
+    Look,
+    Scene,
+    Sprite,
+    SpriteMotion,
+    pose_of,
+    raster,
+    render,
+    tones,
+)
 from maskora.training.report import read_metrics
 from maskora.video.fit import fit_image
 from maskora.video.images import read_image, write_png
@@ -87,29 +97,70 @@ def test_a_thing_is_removed(prepare: Run, clip: Path, run: Run, tmp_path: Path) 
     )
 
 
-@pytest.mark.slow
-def test_what_was_learned_of_background_is_painted_where_the_thing_was(tmp_path: Path) -> None:
+def generated(
+    root: Path, video: Path, task: str, lora: str, first_HWC: np.ndarray, **where: object
+) -> tuple[Workspace, np.ndarray]:
+    """The edited clip at the miniature's size, from a LoRA of a short training, or from none."""
     devices.for_small_models()
+    given = SETTINGS | {
+        "motion.task": task, "inference.lora": lora, "motion.steps": 200, "motion.augment": "none",
+        "prompt.caption": "a", "prompt.edited_caption": "a",
+    }  # fmt: skip
+    options = {"mask": None, "box": None, **where}
+    prepare_workspace(video, root, base=None, given=given, overrides=[], overwrite=False, **options)
+    workspace = Workspace.open(root)
+    config, placement = load_config(workspace.config), workspace.read_source().placement
+    write_png(workspace.edits_dir / "00000.png", fit_image(first_HWC, placement))
+    train_stages(config, workspace, "motion", None, resume=False)
+    infer_clip(config, workspace, None, None, None, [])
+    return workspace, result(workspace)
+
+
+def at_size(workspace: Workspace, frames_THWC: np.ndarray) -> np.ndarray:
+    placement = workspace.read_source().placement
+    return np.stack([fit_image(frame_HWC, placement) for frame_HWC in frames_THWC]).astype(float)
+
+
+@pytest.mark.slow
+def test_background_is_painted_where_the_thing_was(tmp_path: Path) -> None:
     clip, found = DemoClip(tmp_path), {}
     write_clip(clip)
-    settings = SETTINGS | {"motion.task": "remove", "motion.steps": 200, "motion.augment": "none"}
+    truth_THWC = render(demo.SCENE.without(demo.SPRITE - 1), FRAMES, demo.SIDE).frames_THWC
     for lora in ("none", "trained"):
-        workspace = Workspace.open(tmp_path / lora)
-        given = settings | {"inference.lora": lora}
-        prepare_workspace(clip.video, workspace.root, clip.masks, None, None, given, [], False)
-        config, placement = load_config(workspace.config), workspace.read_source().placement
-        truth_THWC = np.stack([
-            fit_image(read_image(clip.truth / "background" / f"{n:05d}.png"), placement)
-            for n in range(FRAMES)
-        ])  # fmt: skip
-        write_png(workspace.edits_dir / "00000.png", truth_THWC[0])
-        train_stages(config, workspace, "motion", None, resume=False)
-        infer_clip(config, workspace, None, None, None, [])
+        workspace, shown_THWC = generated(
+            tmp_path / lora, clip.video, "remove", lora, truth_THWC[0], mask=clip.masks
+        )
         thing_THW = np.stack([read_labels(workspace.silhouette(n)) > 0 for n in range(FRAMES)])
-        apart = result(workspace)[thing_THW].astype(float) - truth_THWC[thing_THW]
+        apart = (shown_THWC - at_size(workspace, truth_THWC))[thing_THW]
         found[lora] = float(10 * np.log10(255**2 / np.mean(apart**2)))
-    print(found)
+    print("PSNR where the thing was, in dB:", found)
     assert found["trained"] > found["none"] + 5
+
+
+@pytest.mark.slow
+def test_a_new_thing_stays_where_it_was_put(tmp_path: Path) -> None:
+    scene, side = demo.SCENE.without(demo.SPRITE - 1), demo.SIDE
+    x, y, radius = 0.4, 0.45, 0.13
+    motion = SpriteMotion((x, y), scene.backdrop.pan, 0.3, 0.0, 0.0)
+    thing = Sprite(Look("disc", "halves", demo.ORANGE), motion, radius)
+    without = render(scene, FRAMES, side).frames_THWC
+    wanted = render(Scene(scene.backdrop, (*scene.sprites, thing)), FRAMES, side)
+    write_mp4(tmp_path / "clip.mp4", iter(without), demo.RATE)
+    box = f"{(x - radius) * side},{(y - radius) * side},{2 * radius * side},{2 * radius * side}"
+    labels_THWC = np.repeat((wanted.labels_THW == 2)[..., None] * np.uint8(255), 3, axis=-1)
+    found = {}
+    for lora in ("none", "trained"):
+        workspace, shown_THWC = generated(
+            tmp_path / lora, tmp_path / "clip.mp4", "add", lora, wanted.frames_THWC[0], box=box
+        )
+        off_background = np.abs(shown_THWC - at_size(workspace, without)).sum(axis=-1)
+        off_tones = [np.abs(shown_THWC - 255 * tone).sum(axis=-1) for tone in tones(demo.ORANGE)]
+        seen_THW = np.minimum(*off_tones) < off_background
+        true_THW = at_size(workspace, labels_THWC)[..., 0] > 128
+        both, either = ((f(seen_THW, true_THW))[1:].sum() for f in (np.logical_and, np.logical_or))
+        found[lora] = float(both / either)
+    print("overlap of the thing with its true place:", found)
+    assert found["trained"] > found["none"] + 0.1
 
 
 def test_a_first_frame_of_ones_own_is_never_written_over(

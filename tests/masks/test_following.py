@@ -25,7 +25,7 @@ def test_a_region_moves_with_the_background() -> None:
     things = [labels_HW > 0 for labels_HW in clip.labels_THW]
     way = np.array(BACKDROP.pan) * SIZE * (FRAMES - 1) / 8
     for path in (background_path(clip.frames_THWC), background_path(clip.frames_THWC, things)):
-        labels_THW = carried_region(BOX_HW, path)
+        labels_THW = np.stack(list(carried_region(BOX_HW, path)))
         assert np.array_equal(labels_THW[0] > 0, BOX_HW)
         moved = middle(labels_THW[-1] > 0) - middle(BOX_HW)
         assert np.allclose(moved, way, atol=1.5)
@@ -40,7 +40,7 @@ def test_a_region_moves_and_grows_with_a_thing() -> None:
     pose = pose_of(motion, 0.1, raster(FRAMES, SIZE)[0], SIZE)
     box_HW = np.zeros((SIZE, SIZE), bool)
     box_HW[84:100, 68:84] = True  # around the thing's middle, and to the left of it
-    labels_THW = carried_region(box_HW, thing_path(silhouettes))
+    labels_THW = np.stack(list(carried_region(box_HW, thing_path(silhouettes))))
     assert not labels_THW[4].any()
     growth = pose.radius_T[-1] / pose.radius_T[0]
     expected = pose.centre_T2[-1] + growth * (middle(box_HW) - pose.centre_T2[0])
@@ -50,5 +50,5 @@ def test_a_region_moves_and_grows_with_a_thing() -> None:
 
 def test_a_region_that_leaves_the_picture_is_gone() -> None:
     away = np.array([[1.0, 0, SIZE], [0, 1, 0], [0, 0, 1]])
-    labels_THW = carried_region(BOX_HW, [np.eye(3), None, away])
+    labels_THW = np.stack(list(carried_region(BOX_HW, [np.eye(3), None, away])))
     assert labels_THW.any(axis=(1, 2)).tolist() == [True, False, False]
