@@ -26,8 +26,7 @@ from maskora.app.workspace import Workspace, opened, working
 from maskora.config import Config, load_config, set_values
 from maskora.config.tables import Mask, MaskShape
 from maskora.errors import Fault, UserError
-from maskora.files import digest
-from maskora.masks import Labels
+from maskora.frames import digest_frames
 from maskora.masks.markup import Markup
 from maskora.masks.prompts import Prompt
 from maskora.masks.shapes import Boxes, object_boxes
@@ -148,7 +147,7 @@ class Session:
             holding.enter_context(opened(workspace))
             self._frames_THWC = load_frames(workspace, self.source)
             self.markup: Markup = load_markup(workspace, self.source)
-            self._saved = _digest(stored_silhouettes(workspace, self.source))
+            self._saved = digest_frames(stored_silhouettes(workspace, self.source))
             self._holding = holding.pop_all()
 
     @property
@@ -169,7 +168,7 @@ class Session:
     def is_saved(self) -> bool:
         """Whether masks/ are what is shown."""
         if self._shown[0] != self.version:
-            self._shown = (self.version, _digest(self.markup.shown_THW))
+            self._shown = (self.version, digest_frames(self.markup.shown_THW))
         return self._shown[1] == self._saved and self.region == Region.of(self.config.mask)
 
     @property
@@ -259,7 +258,7 @@ class Session:
             _, notes = save_masks(
                 self.workspace, self.source, self.markup, settings, replace_by_hand
             )
-            self._saved = _digest(self.markup.shown_THW)
+            self._saved = digest_frames(self.markup.shown_THW)
             self.version += 1
             return notes
 
@@ -325,7 +324,3 @@ class Session:
     def _refuse_while_tracking(self) -> None:
         if self.tracking:
             raise UserError("the objects are being followed right now: wait for it, or stop it")
-
-
-def _digest(labels_THW: Labels) -> str:
-    return digest(labels_THW.tobytes())

@@ -8,13 +8,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from maskora.latents import TensorCache, encode_samples
+from maskora.errors import Fault
+from maskora.latents import OnDemand, TensorCache, encode_samples
 from maskora.method.conditioning import Sample, anchored, appearance_sample, motion_sample
 from maskora.models.registry import VideoModel, open_model
 
@@ -201,3 +203,61 @@ def test_what_the_cache_has_given_keeps_no_file(tmp_path: Path) -> None:
     assert given is not None
     held = {*psutil.Process().open_files(), *psutil.Process().memory_maps()}
     assert not any(str(tmp_path) in file.path for file in held)
+
+
+def drawn(number: int) -> Sample:
+    """Samples of different pictures, with the same words."""
+    video = torch.rand(3, 5, 32, 32, generator=torch.Generator().manual_seed(number)) * 2 - 1
+    return replace(make_sample(video), name=str(number))
+
+
+def test_samples_are_made_one_at_a_time_and_read_back_as_they_were(
+    counting: Counting, tmp_path: Path
+) -> None:
+    made: list[ref[Sample]] = []
+    most = 0
+
+    def make(number: int) -> Sample:
+        nonlocal most
+        sample = drawn(number)
+        made.append(ref(sample))
+        most = max(most, sum(one() is not None for one in made))
+        return sample
+
+    encoded = encode_samples(OnDemand(make, 6), counting, TensorCache(tmp_path))
+    assert most <= 2, "the next is made while the last is let go"
+    assert counting.loaded == ["+text", "-text", "+image", "-image", "+vae", "-vae"]
+    assert encoded.names == [str(number) for number in range(6)]
+    for number, sample in enumerate(encoded):
+        (alone,) = encode_samples([drawn(number)], counting, TensorCache(tmp_path / "other"))
+        assert (sample.name, sample.times) == (alone.name, alone.times)
+        assert torch.equal(sample.target_CTHW, alone.target_CTHW)
+        assert torch.equal(sample.condition_CTHW, alone.condition_CTHW)
+        assert torch.equal(sample.keep_THW, alone.keep_THW)
+        assert all(torch.equal(sample.context[key], alone.context[key]) for key in alone.context)
+
+
+def test_few_encoded_samples_stay_in_memory(
+    counting: Counting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The words, which all have, are there once."""
+    cache = TensorCache(tmp_path)
+    encoded = encode_samples([drawn(number) for number in range(4)], counting, cache)
+    assert all(one is other for one, other in zip(encoded, encoded, strict=True))
+    assert encoded[2:][0] is encoded[2]
+    size = sum(
+        tensor.nbytes
+        for tensor in (encoded[0].target_CTHW, encoded[0].condition_CTHW, encoded[0].keep_THW,
+                       *encoded[0].context.values())
+    )  # fmt: skip
+    monkeypatch.setattr("maskora.latents.SAMPLE_ROOM", 2 * size)
+    read = [ref(encoded[number]) for number in range(4)]
+    assert [one() is None for one in read] == [True, True, False, False]
+    assert encoded[0].context["text"] is encoded[1].context["text"]
+
+
+def test_a_cache_that_goes_while_it_is_needed_is_told(counting: Counting, tmp_path: Path) -> None:
+    encoded = encode_samples([drawn(0)], counting, TensorCache(tmp_path / "cache"))
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(Fault, match=r"safetensors has gone .* --resume continues"):
+        encoded[0]

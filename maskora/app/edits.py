@@ -23,6 +23,7 @@ from maskora.app.workspace import (
 from maskora.config import Config
 from maskora.errors import UserError
 from maskora.files import IMAGE_SUFFIXES, IMAGES, is_hidden, sha256_file
+from maskora.frames import Frames
 from maskora.video.composite import composite, feather_alpha
 from maskora.video.differences import VISIBLE, Leakage, measure_leakage
 from maskora.video.fit import fit_image, resize
@@ -35,6 +36,7 @@ log = logging.getLogger("maskora")
 # Pixels over which the source outside meets the edit inside, in what the model sees. Not
 # inference.feather: that one is about the finished frames, and changing it must not retrain.
 SPILL_FEATHER = 8.0
+WHOLE = slice(None)
 # Pictures that are no edited frames, but that a person may take for some.
 PICTURES = (".avif", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".tga")
 
@@ -64,7 +66,7 @@ class EditFiles:
 
 @dataclass(frozen=True)
 class Clip:
-    """The source as prepared.
+    """The source as prepared; its pictures are read when they are needed.
 
     Attributes:
         source: what source.json says.
@@ -73,22 +75,22 @@ class Clip:
     """
 
     source: Source
-    frames_THWC: np.ndarray
-    labels_THW: np.ndarray
+    frames_THWC: Frames
+    labels_THW: Frames
 
-    def video(self) -> "Tensor":
-        """Pixels in [-1, 1], shape (3, T, H, W)."""
+    def video(self, part: slice = WHOLE) -> "Tensor":
+        """Pixels of some frames (all of them by default) in [-1, 1], shape (3, T, H, W)."""
         import torch
 
         from maskora.method.conditioning import to_unit
 
-        return to_unit(torch.from_numpy(self.frames_THWC))
+        return to_unit(torch.from_numpy(self.frames_THWC[part]))
 
-    def keep(self) -> "Tensor":
-        """The keep mask, shape (T, H, W): 1 = keep, 0 = generate."""
+    def keep(self, part: slice = WHOLE) -> "Tensor":
+        """The keep mask of some frames, shape (T, H, W): 1 = keep, 0 = generate."""
         import torch
 
-        return torch.from_numpy(self.labels_THW == 0).float()
+        return torch.from_numpy(self.labels_THW[part] == 0).float()
 
 
 @dataclass(frozen=True)

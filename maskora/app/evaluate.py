@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,8 @@ from maskora.evaluation.clip import (
 from maskora.evaluation.judge import FrameSet, Numbers, Row, Scorers, Truth, gather, judge
 from maskora.evaluation.metrics import EditColours, crop_region, edit_colours
 from maskora.evaluation.report import Picture, as_json, as_page, pictures, report_on, summary
-from maskora.files import digest, digest_stream, refuse_inputs, sha256_file, write_text
+from maskora.files import refuse_inputs, sha256_file, write_text
+from maskora.frames import Frames, LazyFrames, PackedLabels, digest_frames
 from maskora.masks.files import read_labels
 from maskora.progress import track
 from maskora.video.differences import differs
@@ -163,6 +164,7 @@ class Judged:
     """A result, and what it is compared with.
 
     Attributes:
+        frames_THWC: the source's.
         labels_THW: masks, 0 keep.
         edited: edited frames at the workspace's size, by number.
         truth: where there is one.
@@ -171,13 +173,10 @@ class Judged:
     workspace: Workspace
     source: Source
     result: FinishedResult
-    labels_THW: np.ndarray
+    frames_THWC: Frames
+    labels_THW: Frames
     edited: dict[int, np.ndarray]
     truth: TruthFiles | None
-
-    def source_frame(self, frame: int) -> np.ndarray:
-        """A frame of the source, (H, W, 3) uint8. Raises UserError."""
-        return _of_the_clip(self.workspace.source_frame(frame), read_image, self.source)
 
 
 @dataclass(frozen=True)
@@ -237,7 +236,7 @@ def _evaluate(
 ) -> list[str]:
     judged = _open(workspace, edit, seed, truth)
     colours = edit_colours(
-        (edited, judged.source_frame(frame), judged.labels_THW[frame] > 0)
+        (edited, judged.frames_THWC[frame], judged.labels_THW[frame] > 0)
         for frame, edited in judged.edited.items()
     )
     rows, album = _judge(judged, colours, scoring)
@@ -260,18 +259,19 @@ def _open(workspace: Workspace, edit: str | None, seed: int | None, truth: Path 
             raise UserError(f"{path} is a folder, but the report goes there: move it away")
         refuse_inputs([path], workspace.given_files(source.origin))
     count = range(source.frames)
-    labels_THW = np.stack([_of_the_clip(workspace.mask(n), read_labels, source) for n in count])
+    labels_THW = PackedLabels(_of_the_clip(workspace.mask(n), read_labels, source) for n in count)
     edits = find_edits(workspace, edit, source.frames)
-    frames = (_of_the_clip(workspace.source_frame(n), read_image, source) for n in count)
-    _check_unchanged(result, frames, labels_THW, edits)
+    frames_THWC = LazyFrames(
+        lambda n: _of_the_clip(workspace.source_frame(n), read_image, source),
+        (*labels_THW.shape, 3),
+    )
+    _check_unchanged(result, frames_THWC, labels_THW, edits)
     edited = {
-        frame: read_edited(
-            path, source, _of_the_clip(workspace.source_frame(frame), read_image, source)
-        )[1]
+        frame: read_edited(path, source, frames_THWC[frame])[1]
         for frame, path in {0: edits.first, **edits.images}.items()
     }
     found = None if truth is None else find_truth(truth, source)
-    return Judged(workspace, source, result, labels_THW, edited, found)
+    return Judged(workspace, source, result, frames_THWC, labels_THW, edited, found)
 
 
 def find_result(
@@ -345,15 +345,11 @@ def _damaged(path: Path, remedy: str) -> UserError:
 
 
 def _check_unchanged(
-    result: FinishedResult, frames: Iterable[np.ndarray], labels_THW: np.ndarray, edits: EditFiles
+    result: FinishedResult, frames_THWC: Frames, labels_THW: Frames, edits: EditFiles
 ) -> None:
-    """Clip, masks and edited frames are those that the result was made from. Raises UserError.
-
-    Args:
-        frames: the source frames, (H, W, 3) uint8 each; one at a time is held.
-    """
+    """Clip, masks and edited frames are those that the result was made from. Raises UserError."""
     record, since = result.record, f"since {result.folder} was made"
-    if digest(labels_THW.tobytes()) != record.masks:
+    if digest_frames(labels_THW) != record.masks:
         raise UserError(f"the masks have changed {since}: {result.remedy}")
     for frame in sorted(record.edited.keys() | edits.images.keys()):
         path = edits.images.get(frame)
@@ -369,9 +365,7 @@ def _check_unchanged(
             )
         if sha256_file(path) != record.edited[frame].sha256:
             raise UserError(f"{path} has changed {since}: put it back, or {result.remedy}")
-    width, height = record.source.size
-    length = record.source.frames * height * width * 3
-    if digest_stream(length, (frame.tobytes() for frame in frames)) != record.frames:
+    if digest_frames(frames_THWC) != record.frames:
         raise UserError(
             f"the source frames have changed {since}: put them back, or {result.remedy}"
         )
@@ -460,7 +454,7 @@ def _first_as_shown(judged: Judged) -> np.ndarray:
     if judged.result.record.spill == "keep":
         return first_HWC
     inside_HW1 = (judged.labels_THW[0] > 0)[..., None]
-    return np.where(inside_HW1, first_HWC, judged.source_frame(0))
+    return np.where(inside_HW1, first_HWC, judged.frames_THWC[0])
 
 
 def _frame_sets(judged: Judged, album: list[list[Picture]]) -> Iterator[FrameSet]:
@@ -468,7 +462,7 @@ def _frame_sets(judged: Judged, album: list[list[Picture]]) -> Iterator[FrameSet
     source, truth = judged.source, judged.truth
     frames = track(judged.result.frames(), "evaluate", source.frames, "frame")
     for number, frame_HWC in enumerate(frames):
-        source_HWC = judged.source_frame(number)
+        source_HWC = judged.frames_THWC[number]
         inside_HW = judged.labels_THW[number] > 0
         if not judged.result.exact:
             frame_HWC = fit_image(frame_HWC, source.placement)

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from maskora.app.captions import source_caption
 from maskora.app.edits import Clip, Edit
 from maskora.app.remembered import known_sha256
@@ -20,6 +18,7 @@ from maskora.config import Config
 from maskora.config.tables import Stage, Table
 from maskora.errors import UserError
 from maskora.files import digest
+from maskora.frames import digest_frames, digest_inside
 from maskora.models.registry import Expert, VideoModel
 from maskora.training.loop import StageRun
 from maskora.training.run_folder import RunFolder
@@ -60,8 +59,8 @@ def motion_fingerprint(clip: Clip, caption: str, config: Config, model: VideoMod
         "[adapter]": _table(config.adapter),
         "[optimizer]": _table(config.optimizer),
         "[training]": _table(config.training, "checkpoint_every"),
-        "source frames": digest(np.ascontiguousarray(clip.frames_THWC).tobytes()),
-        "masks": digest(np.packbits(clip.labels_THW > 0).tobytes()),
+        "source frames": digest_frames(clip.frames_THWC),
+        "masks": digest_inside(clip.labels_THW),
         "caption": digest(config.prompt.with_token(caption)),
         "[motion]": digest(_table(motion, "steps", "window", *plain), str(window)),
     }

@@ -10,7 +10,8 @@ from maskora.app.masking import load_frames, to_workspace
 from maskora.app.workspace import Source, Workspace
 from maskora.config.tables import Task, Tracker
 from maskora.errors import UserError
-from maskora.masks import Labels, Silhouette
+from maskora.frames import Frames, PackedLabels
+from maskora.masks import Silhouette
 from maskora.masks.following import background_path, carried_region, thing_path
 from maskora.masks.prompts import Click, check_inside
 from maskora.masks.shapes import frame_ranges
@@ -55,7 +56,7 @@ def parse_follow(text: str | None, box: str | None, task: Task) -> Follow | None
 
 def carry_box(
     workspace: Workspace, box_HW: Silhouette, follow: Follow, settings: Tracker, source: Source
-) -> tuple[Labels, list[str]]:
+) -> tuple[Frames, list[str]]:
     """The first frame's box in every frame, as labels (T, H, W), and notes for the person.
 
     Args:
@@ -81,11 +82,11 @@ def carry_box(
                 )
             steps = tracker.propagate(range(source.frames), {0: {1: thing_HW}})
             path = thing_path(step[1] for step in track(steps, "follow", source.frames))
-    labels_THW = np.stack(list(carried_region(box_HW, path)))
+    labels_THW = PackedLabels(carried_region(box_HW, path))
     return labels_THW, _absences(labels_THW)
 
 
-def _absences(labels_THW: Labels) -> list[str]:
+def _absences(labels_THW: Frames) -> list[str]:
     absent = [frame for frame, labels_HW in enumerate(labels_THW) if not labels_HW.any()]
     if not absent:
         return []

@@ -96,7 +96,7 @@ def encode(
         samples.append(inference_sample(video, keep, video[:, 0], how, prompt=""))
         videos["inverted"] = perturbed(video, transfer.smooth_noise, seed=0)
     if transfer.start == "flow":
-        shown = carried_inside(first.image_HWC, clip.frames_THWC, clip.labels_THW > 0)
+        shown = carried_inside(first.image_HWC, clip.frames_THWC[:], clip.labels_THW[:] > 0)
         videos["carried"] = to_unit(torch.from_numpy(shown))
     items = [PromptInput(one.prompt, one.reference_CHW) for one in samples]
     # All at once, so that each encoder is loaded once; the samples' are cached then.

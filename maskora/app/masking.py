@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import cv2
@@ -32,6 +33,7 @@ from maskora.config.tables import Mask
 from maskora.config.tables import Tracker as TrackerSettings
 from maskora.errors import UserError
 from maskora.files import IMAGE_SUFFIXES, digest, digest_file, digest_files
+from maskora.frames import Frames, LazyFrames, PackedLabels, frames_of_files, read_sized
 from maskora.masks.files import (
     check_not_empty,
     match_length,
@@ -44,6 +46,7 @@ from maskora.masks.markup import Markup
 from maskora.masks.prompts import Box, Click, Prompt, check_inside, parse_box, parse_click
 from maskora.masks.shapes import final_masks, frame_ranges, static_box_labels
 from maskora.masks.trackers import open_tracker
+from maskora.masks.tracking import split
 from maskora.progress import track
 from maskora.system import quoted
 from maskora.video.composite import contact_sheet
@@ -58,7 +61,7 @@ OVERVIEW_FRAMES = 12
 
 def given_silhouettes(
     mask: Path | None, box: str | None, info: VideoInfo, config: Config, placement: FramePlacement
-) -> np.ndarray | None:
+) -> Frames | None:
     """The masks that the person gave: labels (T, H, W) uint8 on the workspace's frames, or None.
 
     Raises:
@@ -66,28 +69,32 @@ def given_silhouettes(
     """
     if mask is not None and box is not None:
         raise UserError("give --mask or --box, not both")
-    frames, (width, height) = config.video.frames, placement.size
+    width, height = placement.size
     if mask is not None:
         given = _read_mask(mask, info, config)
         check_not_empty(given, str(mask))
-        fitted = [_fit_mask(labels, placement, mask) for labels in given]
+        fitted: Frames = PackedLabels(_fit_mask(one_HW, placement, mask) for one_HW in given)
     elif box is not None:
         labels = static_box_labels(_parse_box(box), 1, info.height, info.width)[0]
-        fitted = [fit_labels(labels, placement)] * frames
+        fitted = _in_every_frame(fit_labels(labels, placement), config.video.frames)
     elif config.mask.shape == "full":
-        fitted = [np.ones((height, width), np.uint8)] * frames
+        fitted = _in_every_frame(np.ones((height, width), np.uint8), config.video.frames)
     else:
         return None
     if not any(labels.any() for labels in fitted):
         raise UserError(
             "the mask lies wholly in the part that is cropped away; try --set video.fit=pad"
         )
-    return np.stack(fitted)
+    return fitted
+
+
+def _in_every_frame(labels_HW: np.ndarray, frames: int) -> Frames:
+    return LazyFrames(lambda _: labels_HW, (frames, *labels_HW.shape))
 
 
 def build_masks(
-    workspace: Workspace, silhouettes_THW: np.ndarray, settings: Mask, source: Source
-) -> tuple[np.ndarray, tuple[str, ...]]:
+    workspace: Workspace, silhouettes_THW: Frames, settings: Mask, source: Source
+) -> tuple[Frames, tuple[str, ...]]:
     """Write masks/ as a whole or not at all (silhouettes and final masks), and the overview.
 
     Whoever calls this holds the workspace.
@@ -101,9 +108,11 @@ def build_masks(
     count = range(source.frames)
     with exchange(workspace.root) as scratch:
         built = Workspace(scratch)
-        for number in count:
-            write_labels(built.silhouette(number), silhouettes_THW[number])
-            write_labels(built.mask(number), labels_THW[number])
+        for number, (silhouette_HW, labels_HW) in enumerate(
+            zip(silhouettes_THW, labels_THW, strict=True)
+        ):
+            write_labels(built.silhouette(number), silhouette_HW)
+            write_labels(built.mask(number), labels_HW)
         record = MaskRecord(
             settings=_settings_digest(settings, source),
             silhouettes=digest_files([built.silhouette(n) for n in count]),
@@ -114,9 +123,9 @@ def build_masks(
     return labels_THW, notes
 
 
-def _first_frame_notes(labels_THW: np.ndarray, source: Source) -> list[str]:
+def _first_frame_notes(labels_THW: Frames, source: Source) -> list[str]:
     """A sentence where the edit of the first frame would be lost."""
-    first = int(labels_THW.any(axis=(1, 2)).argmax())
+    first = next(frame for frame, labels_HW in enumerate(labels_THW) if labels_HW.any())
     if first == 0:
         return []
     return [
@@ -125,7 +134,7 @@ def _first_frame_notes(labels_THW: np.ndarray, source: Source) -> list[str]:
     ]
 
 
-def load_masks(workspace: Workspace, settings: Mask, source: Source) -> np.ndarray:
+def load_masks(workspace: Workspace, settings: Mask, source: Source) -> Frames:
     """The final labels (T, H, W), made anew where [mask] or a silhouette has changed since.
 
     Masks that the person has changed by hand are taken as they are. Raises UserError where there
@@ -151,14 +160,13 @@ def load_masks(workspace: Workspace, settings: Mask, source: Source) -> np.ndarr
             " and ".join(changed),
         )
     if not changed or by_hand:
-        labels_THW = _read_all(read_labels, finals, source)
+        # Kept in memory: a person may paint in them while a run goes on.
+        labels_THW: Frames = _read_labels(finals, source)
         check_not_empty(labels_THW, str(workspace.masks_dir))
         return labels_THW
     log.info("masks: made anew from masks/raw, because %s changed", " and ".join(changed))
     with working(workspace):
-        labels_THW, notes = build_masks(
-            workspace, _read_all(read_labels, raws, source), settings, source
-        )
+        labels_THW, notes = build_masks(workspace, _read_labels(raws, source), settings, source)
     for note in notes:
         log.info("note: %s", note)
     return labels_THW
@@ -172,7 +180,12 @@ def masks_are_by_hand(workspace: Workspace, source: Source) -> bool:
     return digest_files(finals) != workspace.read_mask_record().masks
 
 
-def draw_overview(workspace: Workspace, labels_THW: np.ndarray) -> None:
+def share_inside(labels_THW: Frames) -> float:
+    """The share of the picture that masks cover, over all frames."""
+    return sum(map(np.count_nonzero, labels_THW)) / prod(labels_THW.shape)
+
+
+def draw_overview(workspace: Workspace, labels_THW: Frames) -> None:
     """Draw source/overview.png: frames spread over the clip, with the masks."""
     count = min(OVERVIEW_FRAMES, len(labels_THW))
     numbers = [int(n) for n in np.linspace(0, len(labels_THW) - 1, count).round()]
@@ -202,8 +215,8 @@ def track_workspace(
             say(f"note: {len(earlier.prompts)} earlier clicks and boxes are replaced by {given}")
         prompts = _prompts_to_follow(config, workspace, source)
         frames_THWC = load_frames(workspace, source)
-        empty_THW = np.zeros(frames_THWC.shape[:3], np.uint8)
-        markup = Markup(empty_THW, empty_THW.copy())
+        nothing = _in_every_frame(np.zeros(source.size[::-1], np.uint8), source.frames)
+        markup = Markup(PackedLabels(nothing), PackedLabels(nothing))
         with closing(open_tracker(settings, frames_THWC, workspace.root)) as tracker:
             say(f"tracker: {tracker.label}")
             if settings.type == "simple" and settings.checkpoint != TrackerSettings().checkpoint:
@@ -217,19 +230,19 @@ def track_workspace(
             notes += filter(None, [make_first_frame(workspace, None, markup.shown_THW)])
     for note in notes:
         say(f"note: {note}")
-    objects = len(np.unique(labels_THW[labels_THW > 0]))
+    objects = len({number for labels_HW in labels_THW for number in split(labels_HW)})
     say(
         f"{workspace.masks_dir}: {objects} object{'s' if objects > 1 else ''}, "
-        f"{float(np.mean(labels_THW > 0)):.0%} of the picture inside the mask"
+        f"{share_inside(labels_THW):.0%} of the picture inside the mask"
     )
     say(f"look at  {workspace.overview}")
 
 
-def load_frames(workspace: Workspace, source: Source) -> np.ndarray:
+def load_frames(workspace: Workspace, source: Source) -> Frames:
     """The clip, (T, H, W, 3) uint8. Raises UserError: a frame is not as prepare wrote it."""
     paths = [workspace.source_frame(n) for n in range(source.frames)]
     _refuse_missing(paths)
-    frames_THWC = _read_all(read_image, paths, source)
+    frames_THWC = frames_of_files(paths, read_image, source.size)
     check_frames(workspace, source)
     return frames_THWC
 
@@ -258,19 +271,19 @@ def load_markup(workspace: Workspace, source: Source) -> Markup:
     record = workspace.read_tracking()
     if record is None:
         shown_THW = stored_silhouettes(workspace, source)
-        markup = Markup(shown_THW.copy(), shown_THW)
-        marked_T = shown_THW.any(axis=(1, 2))
-        markup.changed.update(np.flatnonzero(marked_T).tolist())  # not in tracking/ yet
+        markup = Markup(PackedLabels(shown_THW), shown_THW)
+        marked = (frame for frame, labels_HW in enumerate(shown_THW) if labels_HW.any())
+        markup.changed.update(marked)  # not in tracking/ yet
         return markup
     prompts = _stored_prompts(record, source)
     shown_THW = _stored_labels(source, workspace.tracked)
-    before_THW = shown_THW.copy()
+    before_THW = PackedLabels(shown_THW)
     for frame in {prompt.frame for prompt in prompts}:
         before_THW[frame] = _stored_label(source, workspace.tracked_before(frame))
     return Markup(before_THW, shown_THW, prompts)
 
 
-def stored_silhouettes(workspace: Workspace, source: Source) -> np.ndarray:
+def stored_silhouettes(workspace: Workspace, source: Source) -> PackedLabels:
     """The silhouettes that masks/ were made from, (T, H, W); empty where there are none."""
     return _stored_labels(source, workspace.silhouette)
 
@@ -296,7 +309,7 @@ def store_markup(workspace: Workspace, source: Source, markup: Markup) -> None:
 
 def save_masks(
     workspace: Workspace, source: Source, markup: Markup, settings: Mask, replace_by_hand: bool
-) -> tuple[np.ndarray, list[str]]:
+) -> tuple[Frames, list[str]]:
     """Make masks/ of what is marked.
 
     Args:
@@ -308,10 +321,11 @@ def save_masks(
     Raises:
         UserError: nothing is marked, or masks/ were painted by hand.
     """
-    silhouettes_THW = markup.shown_THW
+    silhouettes_THW: Frames = markup.shown_THW
     if settings.shape == "full":
-        silhouettes_THW = np.ones_like(silhouettes_THW)
-    if not silhouettes_THW.any():
+        full_HW = np.ones(silhouettes_THW.shape[1:], np.uint8)
+        silhouettes_THW = _in_every_frame(full_HW, source.frames)
+    if not any(labels_HW.any() for labels_HW in silhouettes_THW):
         raise UserError("nothing is marked yet: click the object, or draw a box around it")
     if not replace_by_hand:
         _refuse_painted(workspace, source)
@@ -392,8 +406,8 @@ def _stored_prompts(record: TrackingRecord, source: Source) -> list[Prompt]:
     return prompts
 
 
-def _stored_labels(source: Source, path_of: Callable[[int], Path]) -> np.ndarray:
-    return np.stack([_stored_label(source, path_of(frame)) for frame in range(source.frames)])
+def _stored_labels(source: Source, path_of: Callable[[int], Path]) -> PackedLabels:
+    return PackedLabels(_stored_label(source, path_of(frame)) for frame in range(source.frames))
 
 
 def _stored_label(source: Source, path: Path) -> np.ndarray:
@@ -424,29 +438,24 @@ def _refuse_missing(paths: Iterable[Path]) -> None:
         raise UserError(f"{missing[0]} is missing: run maskora prepare again, with --overwrite")
 
 
-def _read_all(
-    read: Callable[[Path], np.ndarray], paths: Iterable[Path], source: Source
-) -> np.ndarray:
-    """Pictures as one array. Raises UserError where one has not the frames' size."""
-    width, height = source.size
-    pictures = []
-    for path in paths:
-        pictures.append(read(path))
-        if (shape := pictures[-1].shape[:2]) != (height, width):
-            raise UserError(f"{path} is {shape[1]}x{shape[0]}; the frames are {width}x{height}")
-    return np.stack(pictures)
+def _read_labels(paths: Iterable[Path], source: Source) -> PackedLabels:
+    """Label files of all frames. Raises UserError where one has not the frames' size."""
+    return PackedLabels(read_sized(path, read_labels, source.size) for path in paths)
 
 
-def _read_mask(mask: Path, info: VideoInfo, config: Config) -> list[np.ndarray]:
-    """One mask per chosen frame; of a mask video only those frames are kept in memory."""
+def _read_mask(mask: Path, info: VideoInfo, config: Config) -> Frames:
+    """One mask per chosen frame; of a mask video only those frames are read."""
     video = config.video
     chosen = (info.frames, video.start, video.frames, video.every, str(mask))
     if mask.is_dir() or mask.suffix.lower() in IMAGE_SUFFIXES:
-        return match_length(read_mask_folder(mask), *chosen)
+        given = read_mask_folder(mask)
+        picked = match_length(range(len(given)), *chosen)
+        return LazyFrames(lambda n: given[picked[n]], (len(picked), *given.shape[1:]))
     masks = probe(mask, video.rate)
     numbers = match_length(range(masks.frames), *chosen)
     if len(set(numbers)) == 1:  # a video of one frame, for all
-        return read_mask_frames(read_frames(masks, 0, 1, alpha=True)) * len(numbers)
+        only = read_mask_frames(read_frames(masks, 0, 1, alpha=True))
+        return _in_every_frame(only[0], len(numbers))
     every = numbers[1] - numbers[0]
     return read_mask_frames(read_frames(masks, numbers[0], len(numbers), every, True))
 

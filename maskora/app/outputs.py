@@ -25,7 +25,8 @@ from maskora.app.fingerprints import LoraChoice
 from maskora.app.workspace import Source, Workspace, check_content, video_sha256
 from maskora.config import Config
 from maskora.errors import Fault, UserError
-from maskora.files import check_free, digest, remove, sha256_file, write_text
+from maskora.files import check_free, remove, sha256_file, write_text
+from maskora.frames import Frames, LazyFrames, digest_frames
 from maskora.hub import is_hub_id
 from maskora.models.registry import VideoModel
 from maskora.video.composite import composite, contact_sheet, feather_alpha, paste_over_original
@@ -103,7 +104,7 @@ def write_outputs(
     folder: Path,
     run: Run,
     record: dict[str, Any],
-    frames_THWC: np.ndarray,
+    frames_THWC: Frames,
     timings: dict[str, float],
 ) -> None:
     """Write every output of one seed; the earlier ones stay until all of it is there.
@@ -134,7 +135,7 @@ def write_outputs(
         raise
 
 
-def _write_files(folder: Path, run: Run, frames_THWC: np.ndarray, final_THWC: np.ndarray) -> None:
+def _write_files(folder: Path, run: Run, frames_THWC: Frames, final_THWC: Frames) -> None:
     """Write a result's videos and pictures into an empty folder.
 
     Args:
@@ -154,7 +155,7 @@ def _write_files(folder: Path, run: Run, frames_THWC: np.ndarray, final_THWC: np
         write_png(folder / "spill.png", _leakage_picture(clip, leakage.difference_HW))
 
 
-def write_comparison(path: Path, run: Run, final_THWC: np.ndarray) -> None:
+def write_comparison(path: Path, run: Run, final_THWC: Frames) -> None:
     """Write source, mask and the finished frames side by side, at the clip's size, with sound."""
     clip = run.clip
     beside, audio = _side_by_side(clip, final_THWC), _audio(run.original, clip.source)
@@ -172,7 +173,7 @@ def provenance(base: str) -> dict[str, str]:
     return {"comment": made, "description": f"{made}. Digital source type: {DIGITAL_SOURCE_TYPE}"}
 
 
-def _keep_frames(folder: Path, seed: int, final_THWC: np.ndarray) -> None:
+def _keep_frames(folder: Path, seed: int, final_THWC: Frames) -> None:
     """Keep frames that could not become a result, losslessly: beside it, or where there is room."""
     name = f"seed-{seed}-frames"
     for home in (folder, Path(tempfile.gettempdir())):
@@ -184,7 +185,7 @@ def _keep_frames(folder: Path, seed: int, final_THWC: np.ndarray) -> None:
         try:
             for number, frame_HWC in enumerate(final_THWC):
                 write_png(place / f"{number:05d}.png", frame_HWC)
-        except (OSError, Fault) as error:
+        except (OSError, Fault, UserError) as error:
             log.error("the frames cannot be kept in %s: %s", home, error)
             remove(place)
             continue
@@ -192,24 +193,24 @@ def _keep_frames(folder: Path, seed: int, final_THWC: np.ndarray) -> None:
         return
 
 
-def with_edited_frame(run: Run, frames_THWC: np.ndarray) -> np.ndarray:
+def with_edited_frame(run: Run, frames_THWC: Frames) -> Frames:
     """Generated frames, whose first is the edited frame, not what the autoencoder made of it."""
-    return np.stack([run.edited.first.fitted_HWC, *frames_THWC[1:]])
+    first_HWC = run.edited.first.fitted_HWC
+    return LazyFrames(lambda n: frames_THWC[n] if n else first_HWC, frames_THWC.shape)
 
 
-def locked_frames(run: Run, inside_THWC: np.ndarray) -> np.ndarray:
+def locked_frames(run: Run, inside_THWC: Frames) -> Frames:
     """The finished frames at the workspace's size: outside the mask the source, bit for bit."""
     clip, feather = run.clip, run.config.inference.feather
-    frames = zip(clip.frames_THWC, inside_THWC, clip.labels_THW, strict=True)
-    return np.stack(
-        [
-            composite(source, frame, feather_alpha(labels > 0, feather))
-            for source, frame, labels in frames
-        ]
-    )
+
+    def locked(number: int) -> np.ndarray:
+        alpha_HW = feather_alpha(clip.labels_THW[number] > 0, feather)
+        return composite(clip.frames_THWC[number], inside_THWC[number], alpha_HW)
+
+    return LazyFrames(locked, inside_THWC.shape)
 
 
-def _original_frames(run: Run, frames_THWC: np.ndarray) -> Iterator[np.ndarray]:
+def _original_frames(run: Run, frames_THWC: Frames) -> Iterator[np.ndarray]:
     """Frames of the original's size: only what was generated is resampled and pasted over."""
     clip, first, inference = run.clip, run.edited.first, run.config.inference
     source, placement, feather = clip.source, clip.source.placement, inference.feather
@@ -229,7 +230,7 @@ def _original_frames(run: Run, frames_THWC: np.ndarray) -> Iterator[np.ndarray]:
             yield paste_over_original(original, frames_THWC[number], region, placement, feather)
 
 
-def _side_by_side(clip: Clip, final_THWC: np.ndarray) -> Iterator[np.ndarray]:
+def _side_by_side(clip: Clip, final_THWC: Frames) -> Iterator[np.ndarray]:
     """source | mask | edited, one beside the other."""
     for source, labels, final in zip(clip.frames_THWC, clip.labels_THW, final_THWC, strict=True):
         dark = (source * 0.3).astype(np.uint8)  # what is kept, so that the masked part stands out
@@ -244,7 +245,7 @@ def _leakage_picture(clip: Clip, difference_HW: np.ndarray) -> np.ndarray:
     return np.where(inside, source, np.maximum(heat(difference_HW), source)).astype(np.uint8)
 
 
-def _strip(clip: Clip, final_THWC: np.ndarray) -> np.ndarray:
+def _strip(clip: Clip, final_THWC: Frames) -> np.ndarray:
     """Some source frames with their boxes above the same frames edited."""
     count = min(STRIP_FRAMES, len(final_THWC))
     numbers = [int(n) for n in np.linspace(0, len(final_THWC) - 1, count).round()]
@@ -304,8 +305,8 @@ def _inputs(run: Run) -> dict[str, Any]:
             "frames": run.original.frames,
         },
         "source": source.model_dump(mode="json"),
-        "frames": digest(run.clip.frames_THWC.tobytes()),
-        "masks": digest(run.clip.labels_THW.tobytes()),
+        "frames": digest_frames(run.clip.frames_THWC),
+        "masks": digest_frames(run.clip.labels_THW),
         "edited": {
             str(frame): {"path": str(e.path.resolve()), "sha256": e.sha256}
             for frame, e in run.edited.all.items()

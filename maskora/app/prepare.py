@@ -11,7 +11,7 @@ import numpy as np
 from maskora.app.exchange import exchange
 from maskora.app.first_frame import make_first_frame
 from maskora.app.following import carry_box, parse_follow
-from maskora.app.masking import build_masks, draw_overview, given_silhouettes
+from maskora.app.masking import build_masks, draw_overview, given_silhouettes, share_inside
 from maskora.app.workspace import (
     FrameRecord,
     Source,
@@ -25,6 +25,7 @@ from maskora.config import Config, build_config, load_config, parse_size, render
 from maskora.config.toml import with_preset
 from maskora.errors import UserError
 from maskora.files import digest_file, lies_in, remove, write_text
+from maskora.frames import Frames, LazyFrames
 from maskora.hub import find_file, find_local, is_hub_id
 from maskora.models.files.model_files import resolve_base
 from maskora.models.registry import FAMILIES, Grid, read_grid
@@ -190,14 +191,15 @@ def unmake(workspace: Workspace, *made: Path) -> None:
 
 
 def _masks(
-    built: Workspace, silhouettes_THW: np.ndarray | None, config: Config, source: Source
+    built: Workspace, silhouettes_THW: Frames | None, config: Config, source: Source
 ) -> tuple[float | None, tuple[str, ...]]:
     """Write the masks where the edit's place is known: their share of the picture, and notes."""
     if silhouettes_THW is None:
-        draw_overview(built, np.zeros((source.frames, *source.size[::-1]), np.uint8))
+        empty_HW = np.zeros(source.size[::-1], np.uint8)
+        draw_overview(built, LazyFrames(lambda _: empty_HW, (source.frames, *empty_HW.shape)))
         return None, ()
     labels_THW, notes = build_masks(built, silhouettes_THW, config.mask, source)
-    return float(np.mean(labels_THW > 0)), notes
+    return share_inside(labels_THW), notes
 
 
 def _configuration(

@@ -17,6 +17,7 @@ from maskora.app.plan import CONFIGS
 from maskora.app.workspace import PREVIEW, Workspace, working
 from maskora.config import Config
 from maskora.files import refuse_inputs
+from maskora.frames import Frames, LazyFrames
 from maskora.latents import TensorCache, decode_video
 from maskora.memory.report import render
 from maskora.method.conditioning import to_bytes
@@ -110,18 +111,25 @@ def shrunk_clip(clip: Clip, size: tuple[int, int]) -> Clip:
     Masks in whole latent cells, as boxes are, stay so.
     """
     placement, cell = place(clip.source.size, size, "stretch"), clip.source.cell
-    labels_THW = np.stack([fit_labels(labels, placement) for labels in clip.labels_THW])
-    if np.array_equal(clip.labels_THW, _in_cells(clip.labels_THW, cell)):
-        labels_THW = _in_cells(labels_THW, cell)
-    frames_THWC = np.stack([fit_image(frame, placement) for frame in clip.frames_THWC])
-    return Clip(clip.source.model_copy(update={"size": size}), frames_THWC, labels_THW)
+    in_cells = all(np.array_equal(one_HW, _in_cells(one_HW, cell)) for one_HW in clip.labels_THW)
+
+    def labels(number: int) -> np.ndarray:
+        small_HW = fit_labels(clip.labels_THW[number], placement)
+        return _in_cells(small_HW, cell) if in_cells else small_HW
+
+    shape = len(clip.labels_THW), size[1], size[0]
+    return Clip(
+        clip.source.model_copy(update={"size": size}),
+        LazyFrames(lambda n: fit_image(clip.frames_THWC[n], placement), (*shape, 3)),
+        LazyFrames(labels, shape),
+    )
 
 
-def _in_cells(labels_THW: np.ndarray, cell: int) -> np.ndarray:
+def _in_cells(labels_HW: np.ndarray, cell: int) -> np.ndarray:
     """Labels in whole cells: one that holds several, or a part of one, is the highest one's."""
-    frames, height, width = labels_THW.shape
-    cells = labels_THW.reshape(frames, height // cell, cell, width // cell, cell).max(axis=(2, 4))
-    return cells.repeat(cell, axis=1).repeat(cell, axis=2)
+    height, width = labels_HW.shape
+    cells = labels_HW.reshape(height // cell, cell, width // cell, cell).max(axis=(1, 3))
+    return cells.repeat(cell, axis=0).repeat(cell, axis=1)
 
 
 def shrunk_edit(edited: Edit, size: tuple[int, int]) -> Edit:
@@ -132,7 +140,7 @@ def shrunk_edit(edited: Edit, size: tuple[int, int]) -> Edit:
     return Edit(replace(first, fitted_HWC=fitted_HWC, image_HWC=image_HWC), {})
 
 
-def _generate(run: Run, base: Base, loras: list[LoraChoice]) -> np.ndarray:
+def _generate(run: Run, base: Base, loras: list[LoraChoice]) -> Frames:
     """The finished frames, (T, H, W, 3) uint8 at the small size."""
     config, cache = run.config, TensorCache(run.workspace.cache_dir)
     encoded = encode(config, run.clip, run.edited, run.model, cache)
@@ -141,7 +149,7 @@ def _generate(run: Run, base: Base, loras: list[LoraChoice]) -> np.ndarray:
     (latents,) = generate(
         config, run.model, encoded, loras, seeds, cache, remember, keep=lambda *_: None
     )
-    frames_THWC = to_bytes(decode_video(latents, run.model)).numpy()
+    frames_THWC: Frames = to_bytes(decode_video(latents, run.model)).numpy()
     if config.inference.lock != "pixel":
         return frames_THWC
     return locked_frames(run, with_edited_frame(run, frames_THWC))

@@ -1,9 +1,10 @@
 """train: run the stages that are needed, and skip what is done."""
 
 import logging
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -32,7 +33,7 @@ from maskora.app.workspace import Workspace, working
 from maskora.config import Config
 from maskora.config.tables import Stage
 from maskora.errors import UserError
-from maskora.latents import EncodedSample, TensorCache, encode_samples
+from maskora.latents import EncodedSamples, OnDemand, TensorCache, encode_samples
 from maskora.method.conditioning import (
     COLOUR_ORDERS,
     Sample,
@@ -42,10 +43,11 @@ from maskora.method.conditioning import (
     grid_keep,
     motion_sample,
     recoloured,
+    window_name,
     window_starts,
     without_object,
 )
-from maskora.method.pasting import masked_sample, shown_masks
+from maskora.method.pasting import ShownMask, masked_sample, shown_masks
 from maskora.models.registry import Expert
 from maskora.training.loop import Chooser, StageRun, choose_mixed, choose_uniformly, train
 from maskora.training.report import draw_loss, read_metrics
@@ -134,10 +136,9 @@ class _Training:
         if status == "done":
             return draw_missing(folder, run)
         self.base.log_plan()
-        samples = motion_samples(self.clip, self.caption, self.config)
-        choose = choose_uniformly(self._encode(samples))
+        windows = self._encode(motion_samples(self.clip, self.caption, self.config))
         with folder.renewed() if status == "new" else nullcontext():
-            self._train(run, folder, self.motion, choose, samples)
+            self._train(run, folder, self.motion, choose_uniformly(windows), windows)
 
     def motion_lora(self, expert: Expert) -> tuple[RunFolder, Path]:
         """The motion run that appearance starts from, and its LoRA. Raises UserError."""
@@ -176,12 +177,18 @@ class _Training:
         self.base.log_plan()
         keyframes = appearance_samples(clip, edited, config, self.base.model.grid.temporal)
         windows = motion_samples(clip, self.caption, config)
-        encoded, count = self._encode([*keyframes, *windows]), len(keyframes)
+        count = len(keyframes)
+        encoded = self._encode(
+            OnDemand(
+                lambda number: keyframes[number] if number < count else windows[number - count],
+                count + len(windows),
+            )
+        )
         choose = choose_mixed(encoded[:count], encoded[count:], config.appearance.motion_share)
         with folder.renewed() if status == "new" else nullcontext():
-            self._train(run, folder, fingerprint, choose, keyframes, start_from)
+            self._train(run, folder, fingerprint, choose, encoded[:count], start_from)
 
-    def _encode(self, samples: list[Sample]) -> list[EncodedSample]:
+    def _encode(self, samples: Sequence[Sample]) -> EncodedSamples:
         return encode_samples(samples, self.base.model, TensorCache(self.workspace.cache_dir))
 
     def _train(
@@ -190,7 +197,7 @@ class _Training:
         folder: RunFolder,
         fingerprint: Fingerprint,
         choose: Chooser,
-        samples: list[Sample],
+        samples: EncodedSamples,
         start_from: Path | None = None,
     ) -> None:
         """Inject the LoRA, fill it where the run continues or builds on another, and train.
@@ -199,7 +206,7 @@ class _Training:
             samples: the stage's own, for the log and the LoRA's metadata.
         """
         adapter, model = self.config.adapter, self.base.model
-        log.info("%s: %d steps on %s", run.title, run.steps, _listed(samples))
+        log.info("%s: %d steps on %s", run.title, run.steps, _listed(samples.names))
         transformer = model.load_transformer(run.expert)
         with closing(transformer.streamed):
             targets = model.lora_targets(adapter.targets)
@@ -218,7 +225,7 @@ class _Training:
         self._remember_seconds(folder, samples)
 
     def _metadata(
-        self, run: StageRun, samples: list[Sample], base_hash: str, earlier: dict[str, Any]
+        self, run: StageRun, samples: EncodedSamples, base_hash: str, earlier: dict[str, Any]
     ) -> dict[str, object]:
         """The metadata of the LoRA file; `earlier`: of the one that it is made from."""
         model, adapter = self.config.model, self.config.adapter
@@ -236,15 +243,15 @@ class _Training:
             "rank": adapter.rank,
             "alpha": adapter.alpha,
             "token": self.config.prompt.token,
-            "prompts": sorted({sample.prompt for sample in samples}),
+            "prompts": sorted(set(samples.prompts)),
         }
 
-    def _remember_seconds(self, folder: RunFolder, samples: list[Sample]) -> None:
+    def _remember_seconds(self, folder: RunFolder, samples: EncodedSamples) -> None:
         """Keep the usual time of a step on the stage's own samples; the first one only warms up."""
-        names = {sample.name for sample in samples}
+        names = set(samples.names)
         entries = read_metrics(folder.metrics)[1:]
         if seconds := [entry.seconds for entry in entries if names.issuperset(entry.samples)]:
-            self.base.remember(len(samples[0].keep_THW), median(seconds))
+            self.base.remember(samples.lengths[0], median(seconds))
 
 
 def run_status(
@@ -295,53 +302,64 @@ def draw_missing(folder: RunFolder, run: StageRun) -> None:
         draw_loss(folder.metrics, folder.loss_picture, run.title)
 
 
-def _listed(samples: list[Sample]) -> str:
-    names = [sample.name for sample in samples]
+def _listed(names: list[str]) -> str:
     return ", ".join(names if len(names) < 5 else [*names[:2], "…", names[-1]])
 
 
-def motion_samples(clip: Clip, caption: str, config: Config) -> list[Sample]:
-    """Stage 1: sliding windows over the source, or the whole of it."""
-    video, keep, motion = clip.video(), clip.keep(), config.motion
-    frames, prompt = clip.source.frames, config.prompt.with_token(caption)
-    window, cell, seed = motion.window_length(frames), clip.source.cell, config.training.seed
+def motion_samples(clip: Clip, caption: str, config: Config) -> Sequence[Sample]:
+    """Stage 1: sliding windows over the source, or the whole of it, each made on demand."""
+    motion, seed = config.motion, config.training.seed
+    frames, cell = clip.source.frames, clip.source.cell
+    window, prompt = motion.window_length(frames), config.prompt.with_token(caption)
     starts = window_starts(frames, window, motion.stride)
+    shown: list[tuple[int, ShownMask | None]] = [
+        (start, mask)
+        for start in starts
+        for mask in shown_masks(
+            clip.labels_THW[start : start + window] > 0, motion, cell, (seed, start)
+        )
+    ]
+    _report_crowded(sorted({*starts} - {start for start, _ in shown}), len(starts), window)
+    gridded = [(start, None) for start in starts] if motion.gridded else []
+    orders = (None,) if motion.augment == "none" else COLOUR_ORDERS
+    wanted = [*product([*shown, *gridded], orders)]
 
-    def sample_at(start: int, keep_THW: Tensor) -> Sample:
-        return motion_sample(video, keep_THW, start, window, motion.conditioning, prompt)
+    def make(number: int) -> Sample:
+        (start, mask), order = wanted[number]
+        part, how, task = slice(start, start + window), motion.conditioning, motion.trained_task
+        keep_THW = own_THW = clip.keep(part)
+        if mask is None:
+            generator = torch.Generator().manual_seed(seed)
+            shape = clip.labels_THW.shape
+            keep_THW = grid_keep(shape, cell, motion.grid_share, generator, part)
+        sample = motion_sample(clip.video(part), keep_THW, 0, window, how, prompt)
+        sample = replace(sample, name=window_name(start, window))
+        if mask is not None:
+            sample = masked_sample(sample, own_THW == 0, mask, task)
+        elif task == "remove":
+            sample = without_object(sample, own_THW == 0)
+        return sample if order is None else recoloured(sample, order)
 
-    samples, crowded = list[Sample](), list[str]()
-    for start in starts:
-        plain, inside = sample_at(start, keep), keep[start : start + window] == 0
-        masks = shown_masks(inside.numpy(), motion, cell, (seed, start))
-        samples += [masked_sample(plain, inside, mask, motion.trained_task) for mask in masks]
-        crowded += [] if masks else [plain.name]
-    _report_crowded(crowded, len(starts))
-    if motion.gridded:
-        generator = torch.Generator().manual_seed(seed)
-        grid = grid_keep(tuple(keep.shape), cell, motion.grid_share, generator)
-        for start in starts:
-            sample, inside = sample_at(start, grid), keep[start : start + window] == 0
-            removed = motion.trained_task == "remove"
-            samples.append(without_object(sample, inside) if removed else sample)
-    if motion.augment == "none":
-        return samples
-    return [recoloured(sample, order) for sample in samples for order in COLOUR_ORDERS]
+    return OnDemand(make, len(wanted))
 
 
-def _report_crowded(names: list[str], windows: int) -> None:
-    """Say which windows have no free place for a mask. Raises UserError where all have none."""
-    if len(names) == windows:
+def _report_crowded(starts: list[int], windows: int, window: int) -> None:
+    """Say which windows have no free place for a mask. Raises UserError where all have none.
+
+    Args:
+        starts: of those windows.
+    """
+    if len(starts) == windows:
         raise UserError(
             '[motion] task is "remove", which is learned from the mask moved over background, and '
             "in no window is there a free place for it: the mask is too large, or nowhere. Make it "
             'smaller ([mask] shape = "tight", a smaller margin), or the windows shorter ([motion] '
             'window), or leave the base as it is (inference.lora = "none")'
         )
-    if names:
+    if starts:
         log.warning(
             "note: left out, because the mask leaves no free place to move it to, or is not "
-            "there: %s", ", ".join(names),
+            "there: %s", ", ".join(window_name(start, window) for start in starts),
         )  # fmt: skip
 
 
@@ -351,10 +369,10 @@ def appearance_samples(clip: Clip, edit: Edit, config: Config, held: int) -> lis
     Args:
         held: frames per latent frame of the base.
     """
-    video, keep, how = clip.video(), clip.keep(), config.appearance.conditioning
-    first_CHW, samples = edit.first.picture(), []
+    how, first_CHW, samples = config.appearance.conditioning, edit.first.picture(), []
     for frame, edited in edit.keyframes.items():
-        source_CHW, keep_HW = video[:, frame], keep[frame]
+        part = slice(frame, frame + 1)
+        source_CHW, keep_HW = clip.video(part)[:, 0], clip.keep(part)[0]
         reference = _reference(config.appearance.reference, first_CHW, source_CHW, keep_HW)
         words = config.prompt.with_token(edited.caption)
         sample = appearance_sample(

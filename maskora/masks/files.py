@@ -6,6 +6,7 @@
 import logging
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,12 +16,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from maskora.errors import UserError
 from maskora.files import MOST_PIXELS, PICTURES, check_ordinary, is_hidden, replacing
+from maskora.frames import Frames, LazyFrames, PackedLabels
 from maskora.masks import Labels
 
 BRIGHT = 127  # brighter than this = edit, in black-and-white, grey and colour masks
 MOST_GREY_LABELS = 32  # a grey picture with no higher value holds label numbers, not brightness
 GREY_TINT = 16  # channels that differ by no more are grey
 DARK = 16  # a palette's colour with no higher channel is its black
+DEEP = 257  # levels of 16 bits per level of 8
+MARKED, OPAQUE = 1, 2  # bits of a frame of a mask video
 DRAWN = 32  # levels from black or from full brightness, within which a mask's colours are
 Item = TypeVar("Item")
 log = logging.getLogger("maskora")
@@ -39,7 +43,7 @@ def _davis_palette() -> npt.NDArray[np.uint8]:
 PALETTE = _davis_palette()
 
 
-def read_mask_folder(folder: Path) -> list[Labels]:
+def read_mask_folder(folder: Path) -> Frames:
     """Read the masks of a folder in natural numeric order, or one mask from an image file.
 
     Indexed pictures and colour pictures in the DAVIS colours give their object numbers, grey
@@ -47,33 +51,44 @@ def read_mask_folder(folder: Path) -> list[Labels]:
     it is bright; a picture with transparency where it is opaque (of a drawing in black and white,
     where it is bright too).
 
-    Returns: labels_HW of each frame, all of one size; one single entry for an image file.
+    Returns: labels_THW, each read when it is asked for; one single entry for an image file.
     Raises: UserError where the folder is missing or empty, a file in it is no image, the sizes
         differ, or a grey picture is neither labels nor a mask.
     """
     files = _mask_files(folder) if folder.is_dir() else [folder]
-    labels = _read_files(files, cut_out=True)
-    height, width = labels[0].shape
-    for file, labels_HW in zip(files, labels, strict=True):
-        if labels_HW.shape != (height, width):
+    found = [_looked_at(*_read_file(file, cut_out=True)) for file in files]
+    greys = _agreed(files, found)
+    height, width = found[0].size
+    for file, one in zip(files, found, strict=True):
+        if one.size != (height, width):
             raise UserError(
-                f"{file} is {labels_HW.shape[1]}x{labels_HW.shape[0]}, but {files[0].name} is"
+                f"{file} is {one.size[1]}x{one.size[0]}, but {files[0].name} is"
                 f" {width}x{height}: all masks must have one size."
             )
-    return labels
+
+    def read(number: int) -> Labels:
+        return _to_labels(*_read_file(files[number], cut_out=True), greys)
+
+    return LazyFrames(read, (len(files), height, width))
 
 
-def read_mask_frames(frames: Iterable[npt.NDArray[np.uint8]]) -> list[Labels]:
-    """Read the decoded frames_HWC of a mask video. Returns labels_HW of each.
+def read_mask_frames(frames: Iterable[npt.NDArray[np.uint8]]) -> Frames:
+    """Read the decoded frames_HWC of a mask video, at least one. Returns labels_THW.
 
     Bright = edit; where RGBA frames are transparent somewhere, opaque = edit.
     """
-    bright, opaque = [], []
-    for frame_HWC in frames:
-        bright.append(_bright(frame_HWC[..., :3]).astype(np.uint8))
-        if frame_HWC.shape[-1] == 4:
-            opaque.append((frame_HWC[..., 3] > BRIGHT).astype(np.uint8))
-    return bright if all(one_HW.all() for one_HW in opaque) else opaque
+    marked = PackedLabels(map(_marked, frames))
+    by_alpha = not all((both_HW & OPAQUE).all() for both_HW in marked)
+    bit = OPAQUE if by_alpha else MARKED
+    return LazyFrames(lambda n: ((marked[n] & bit) > 0).astype(np.uint8), marked.shape)
+
+
+def _marked(frame_HWC: npt.NDArray[np.uint8]) -> Labels:
+    """What is bright, and what is opaque, of a frame: a bit each."""
+    bright_HW = _bright(frame_HWC[..., :3])
+    has_alpha = frame_HWC.shape[-1] == 4
+    opaque_HW = frame_HWC[..., 3] > BRIGHT if has_alpha else np.ones_like(bright_HW)
+    return np.asarray(bright_HW * MARKED + opaque_HW * OPAQUE, np.uint8)
 
 
 def read_labels(path: Path) -> Labels:
@@ -84,7 +99,8 @@ def read_labels(path: Path) -> Labels:
     Returns: labels_HW.
     Raises: UserError where the file is no image, or a grey picture is neither labels nor a mask.
     """
-    return _read_files([path], cut_out=False)[0]
+    picture = _read_file(path, cut_out=False)
+    return _to_labels(*picture, _agreed([path], [_looked_at(*picture)]))
 
 
 def write_labels(path: Path, labels_HW: Labels) -> None:
@@ -155,16 +171,43 @@ def _mask_files(folder: Path) -> list[Path]:
     return files
 
 
-def _read_files(files: Sequence[Path], cut_out: bool) -> list[Labels]:
-    """Labels of each file; grey pictures hold object numbers only where none of them is bright."""
-    pictures = [_read_picture(*_open_picture(file), cut_out) for file in files]
-    deep = [values_HW for values_HW, _ in pictures if values_HW.dtype != np.uint8]
-    if max((int(values_HW.max()) for values_HW in deep), default=0) > 255:  # 16 bits are used
-        pictures = [
-            (values_HW if values_HW.dtype == np.uint8 else values_HW // 257, grey)
-            for values_HW, grey in pictures
-        ]
-    peaks = [int(values_HW.max()) if grey else 0 for values_HW, grey in pictures]
+@dataclass(frozen=True)
+class _Looked:
+    """What is known of a picture before its grey values are understood.
+
+    Attributes:
+        size: (height, width).
+        deep: its values are wider than 8 bits.
+        peak: the highest of its grey values; 0 where it has labels.
+    """
+
+    size: tuple[int, int]
+    deep: bool
+    peak: int
+
+
+@dataclass(frozen=True)
+class _Greys:
+    """How grey values are read, which the pictures of a folder decide together.
+
+    Attributes:
+        deep: 16 bits are used.
+        bright: they are brightness, and no object numbers.
+    """
+
+    deep: bool
+    bright: bool
+
+
+def _looked_at(values_HW: npt.NDArray[np.unsignedinteger], grey: bool) -> _Looked:
+    height, width = values_HW.shape
+    return _Looked((height, width), values_HW.dtype != np.uint8, int(values_HW.max()) * grey)
+
+
+def _agreed(files: Sequence[Path], found: Sequence[_Looked]) -> _Greys:
+    """How grey values are read; they hold object numbers only where none of them is bright."""
+    deep = any(one.deep and one.peak > 255 for one in found)
+    peaks = [one.peak // DEEP if one.deep and deep else one.peak for one in found]
     peak = max(peaks)
     if MOST_GREY_LABELS < peak <= BRIGHT:
         raise UserError(
@@ -172,10 +215,17 @@ def _read_files(files: Sequence[Path], cut_out: bool) -> list[Labels]:
             f" numbers (at most {MOST_GREY_LABELS}) nor a mask (white = edit):"
             " save it as an indexed PNG, or paint what is to be edited white."
         )
-    return [
-        (values_HW > BRIGHT if grey and peak > BRIGHT else values_HW).astype(np.uint8)
-        for values_HW, grey in pictures
-    ]
+    return _Greys(deep, peak > BRIGHT)
+
+
+def _to_labels(values_HW: npt.NDArray[np.unsignedinteger], grey: bool, greys: _Greys) -> Labels:
+    if values_HW.dtype != np.uint8 and greys.deep:
+        values_HW = values_HW // DEEP
+    return (values_HW > BRIGHT if grey and greys.bright else values_HW).astype(np.uint8)
+
+
+def _read_file(path: Path, cut_out: bool) -> tuple[npt.NDArray[np.unsignedinteger], bool]:
+    return _read_picture(*_open_picture(path), cut_out)
 
 
 def _open_picture(path: Path) -> tuple[Image.Image, bool]:

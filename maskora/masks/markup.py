@@ -9,10 +9,12 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
+from typing import Protocol
 
 import numpy as np
 
 from maskora.errors import UserError
+from maskora.frames import Frames
 from maskora.masks import Labels, Silhouette, tracking
 from maskora.masks.prompts import Box, Prompt, check_inside
 from maskora.masks.tracking import Direction, ObjectTracker, combine, split
@@ -28,6 +30,12 @@ class _Step:
     frames: dict[int, bytes]
 
 
+class LabelStore(Frames, Protocol):
+    """Labels of a clip, a frame of which can be replaced: `PackedLabels`, or an array."""
+
+    def __setitem__(self, frame: int, labels_HW: Labels, /) -> None: ...
+
+
 class Markup:
     """The prompts and silhouettes of one clip.
 
@@ -38,7 +46,7 @@ class Markup:
     """
 
     def __init__(
-        self, before_THW: Labels, shown_THW: Labels, prompts: Iterable[Prompt] = ()
+        self, before_THW: LabelStore, shown_THW: LabelStore, prompts: Iterable[Prompt] = ()
     ) -> None:
         self.before_THW = before_THW
         self.shown_THW = shown_THW
@@ -49,7 +57,7 @@ class Markup:
     @property
     def objects(self) -> list[int]:
         """The numbers of all objects that are pointed at or shown."""
-        shown = {int(n) for n in np.unique(self.shown_THW) if n}
+        shown = {number for labels_HW in self.shown_THW for number in split(labels_HW)}
         return sorted(shown | {prompt.object_id for prompt in self.prompts})
 
     def point(self, tracker: ObjectTracker, prompts: Iterable[Prompt]) -> None:
@@ -88,8 +96,9 @@ class Markup:
         """Remove an object everywhere, its clicks and boxes too."""
         self._remember(range(len(self.shown_THW)))
         self.prompts = tuple(prompt for prompt in self.prompts if prompt.object_id != number)
-        self.shown_THW[self.shown_THW == number] = 0
-        self.before_THW[self.before_THW == number] = 0
+        for labels_THW in (self.shown_THW, self.before_THW):
+            for frame, labels_HW in enumerate(labels_THW):
+                labels_THW[frame] = np.where(labels_HW == number, np.uint8(0), labels_HW)
 
     def follow(
         self, tracker: ObjectTracker, start: int | None = None, direction: Direction = "both"
@@ -110,8 +119,9 @@ class Markup:
             anchored = anchors.get(frame, {})
             carried = {n: one for n, one in silhouettes.items() if n not in anchored}
             if carried:
-                for labels_HW in (self.before_THW[frame], self.shown_THW[frame]):
-                    labels_HW[:] = combine({**split(labels_HW), **carried}, labels_HW.shape)
+                for labels_THW in (self.before_THW, self.shown_THW):
+                    labels_HW = labels_THW[frame]
+                    labels_THW[frame] = combine({**split(labels_HW), **carried}, labels_HW.shape)
                 self.changed.add(frame)
             yield frame
 
@@ -122,12 +132,12 @@ class Markup:
 
     def absences(self) -> dict[int, list[int]]:
         """The frames in which an object is not seen, for each object with such frames."""
-        absences = {}
-        for number in self.objects:
-            seen_T = (self.shown_THW == number).any(axis=(1, 2))
-            if not seen_T.all():
-                absences[number] = np.flatnonzero(~seen_T).tolist()
-        return absences
+        seen = [split(labels_HW).keys() for labels_HW in self.shown_THW]
+        absences = {
+            number: [frame for frame, numbers in enumerate(seen) if number not in numbers]
+            for number in self.objects
+        }
+        return {number: frames for number, frames in absences.items() if frames}
 
     def _segment(self, tracker: ObjectTracker, frame: int, prompts: Iterable[Prompt]) -> Labels:
         own = [prompt for prompt in prompts if prompt.frame == frame]

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from maskora.config.tables import Mask
 from maskora.errors import UserError
+from maskora.frames import Frames, LazyFrames, PackedLabels
 from maskora.masks import Labels, Silhouette
 from maskora.masks.tracking import combine, split
 
@@ -22,7 +23,7 @@ NOISY_GRID = 7  # cells per side of the degraded mask of the paper's appendix B.
 ROUNDING = 1e-6  # pixels by which a side may stray through float arithmetic
 
 
-def final_masks(labels_THW: Labels, mask: Mask, cell: int) -> tuple[Labels, tuple[str, ...]]:
+def final_masks(labels_THW: Frames, mask: Mask, cell: int) -> tuple[Frames, tuple[str, ...]]:
     """Turn silhouettes into the region that is edited, in one of the shapes the paper compares.
 
     Args: mask: its shape is "box" (covers the silhouette; uses margin, smooth and cell), "hull"
@@ -31,19 +32,10 @@ def final_masks(labels_THW: Labels, mask: Mask, cell: int) -> tuple[Labels, tupl
     Returns: labels_THW, and notes for the person.
     """
     if mask.shape == "full":
-        return np.ones_like(labels_THW), ()
-    if mask.shape == "box":
-        height, width = labels_THW.shape[1:]
-        boxes_NT4, object_ids, notes = object_boxes(labels_THW, mask.min_area)
-        boxes_NT4 = final_boxes(boxes_NT4, mask, cell, width, height)
-        final_THW = render_boxes(boxes_NT4, object_ids, height, width)
-    else:
-        final_THW, notes = clean_silhouettes(labels_THW, mask.min_area)
-        if mask.shape == "hull":
-            final_THW = redraw(final_THW, partial(hull, margin=mask.margin))
-        elif mask.shape == "noisy":
-            final_THW = redraw(final_THW, noisy)
-    filled = np.flatnonzero((final_THW > 0).all(axis=(1, 2))).tolist()
+        full_HW = np.ones(labels_THW.shape[1:], np.uint8)
+        return LazyFrames(lambda _: full_HW, labels_THW.shape), ()
+    final_THW, notes = _shaped(labels_THW, mask, cell)
+    filled = [frame for frame, final_HW in enumerate(final_THW) if final_HW.all()]
     if filled:
         name = "box" if mask.shape == "box" else "mask"
         notes += (
@@ -53,9 +45,22 @@ def final_masks(labels_THW: Labels, mask: Mask, cell: int) -> tuple[Labels, tupl
     return final_THW, notes
 
 
+def _shaped(labels_THW: Frames, mask: Mask, cell: int) -> tuple[Frames, tuple[str, ...]]:
+    """Silhouettes as boxes, hulls, … and the notes about what was left out of them."""
+    if mask.shape == "box":
+        height, width = labels_THW.shape[1:]
+        boxes_NT4, object_ids, notes = object_boxes(labels_THW, mask.min_area)
+        boxes_NT4 = final_boxes(boxes_NT4, mask, cell, width, height)
+        return render_boxes(boxes_NT4, object_ids, height, width), notes
+    cleaned_THW, notes = clean_silhouettes(labels_THW, mask.min_area)
+    if mask.shape == "hull":
+        return redraw(cleaned_THW, partial(hull, margin=mask.margin)), notes
+    return (redraw(cleaned_THW, noisy) if mask.shape == "noisy" else cleaned_THW), notes
+
+
 def static_box_labels(
     box_xywh: tuple[float, float, float, float], frames: int, height: int, width: int
-) -> Labels:
+) -> Frames:
     """One rectangle as the silhouette of object 1 in every frame, clipped to the picture.
 
     Args: box_xywh: left, top, width, height in pixels, rounded outward.
@@ -83,7 +88,7 @@ def frame_ranges(frames: Sequence[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def clean_silhouettes(labels_THW: Labels, min_area: float) -> tuple[Labels, tuple[str, ...]]:
+def clean_silhouettes(labels_THW: Frames, min_area: float) -> tuple[Frames, tuple[str, ...]]:
     """Drop every connected part of an object that is smaller than ``min_area`` of the picture.
 
     An object that is that small in all frames keeps its biggest part in each: it was marked, so
@@ -92,23 +97,33 @@ def clean_silhouettes(labels_THW: Labels, min_area: float) -> tuple[Labels, tupl
     Returns: labels_THW without the specks, and notes that name the frames in which an object
         was dropped or kept for its biggest part only.
     """
-    cleaned_THW = np.zeros_like(labels_THW)
-    notes: list[str] = []
-    min_pixels = min_area * labels_THW.shape[1] * labels_THW.shape[2]
-    for number in np.unique(labels_THW[labels_THW > 0]).tolist():
-        frames = np.flatnonzero((labels_THW == number).any(axis=(1, 2))).tolist()
-        parts = [_components(labels_THW[frame] == number, min_pixels) for frame in frames]
-        found = [bool(large_HW.any()) for large_HW, _ in parts]
-        dropped = [frame for frame, one in zip(frames, found, strict=True) if not one]
-        small = len(dropped) == len(frames)
-        for frame, (large_HW, biggest_HW) in zip(frames, parts, strict=True):
-            cleaned_THW[frame][biggest_HW if small else large_HW] = number
-        if dropped:
-            which = f"frames {frame_ranges(dropped)}: ignored there as noise."
-            notes.append(
-                f"object {number} is smaller than mask.min_area ({min_area:g} of the picture) in"
-                f" {'every frame: its biggest part is kept.' if small else which}"
-            )
+    frames, height, width = labels_THW.shape
+    min_pixels = min_area * height * width
+    seen: dict[int, list[int]] = {}  # object number -> its frames
+    dropped: dict[int, list[int]] = {}
+
+    def large(frame: int) -> Labels:
+        cleaned_HW = np.zeros((height, width), np.uint8)
+        for number, silhouette_HW in split(labels_THW[frame]).items():
+            large_HW, _ = _components(silhouette_HW, min_pixels)
+            cleaned_HW[large_HW] = number
+            seen.setdefault(number, []).append(frame)
+            if not large_HW.any():
+                dropped.setdefault(number, []).append(frame)
+        return cleaned_HW
+
+    cleaned_THW = PackedLabels(map(large, range(frames)))
+    notes = []
+    for number, lost in sorted(dropped.items()):
+        small = lost == seen[number]
+        for frame in lost if small else ():
+            _, biggest_HW = _components(labels_THW[frame] == number, min_pixels)
+            cleaned_THW[frame] = np.where(biggest_HW, np.uint8(number), cleaned_THW[frame])
+        which = f"frames {frame_ranges(lost)}: ignored there as noise."
+        notes.append(
+            f"object {number} is smaller than mask.min_area ({min_area:g} of the picture) in"
+            f" {'every frame: its biggest part is kept.' if small else which}"
+        )
     return cleaned_THW, tuple(notes)
 
 
@@ -169,28 +184,31 @@ def noisy(silhouette_HW: Silhouette) -> Silhouette:
     return noisy_HW
 
 
-def redraw(labels_THW: Labels, draw: Callable[[Silhouette], Silhouette]) -> Labels:
+def redraw(labels_THW: Frames, draw: Callable[[Silhouette], Silhouette]) -> Frames:
     """Replace each object's silhouette by ``draw(silhouette_HW)``; the smaller one is in front."""
     shape = labels_THW.shape[1:]
     drawn = ({n: draw(one_HW) for n, one_HW in split(each_HW).items()} for each_HW in labels_THW)
-    return np.stack([combine(silhouettes, shape) for silhouettes in drawn])
+    return PackedLabels(combine(silhouettes, shape) for silhouettes in drawn)
 
 
 def object_boxes(
-    labels_THW: Labels, min_area: float
+    labels_THW: Frames, min_area: float
 ) -> tuple[Boxes, tuple[int, ...], tuple[str, ...]]:
     """The box of every object in every frame, specks left out (see ``clean_silhouettes``).
 
     Returns: boxes_NT4, the N object numbers in rising order, and notes for the person.
     """
     cleaned_THW, notes = clean_silhouettes(labels_THW, min_area)
-    object_ids = tuple(np.unique(cleaned_THW[cleaned_THW > 0]).tolist())
-    boxes_NT4 = np.full((len(object_ids), len(labels_THW), 4), np.nan)
+    found = [
+        {number: silhouette_box(silhouette_HW) for number, silhouette_HW in split(one_HW).items()}
+        for one_HW in cleaned_THW
+    ]
+    object_ids = tuple(sorted({number for boxes in found for number in boxes}))
+    boxes_NT4 = np.full((len(object_ids), len(found), 4), np.nan)
     for boxes_T4, number in zip(boxes_NT4, object_ids, strict=True):
-        for frame, labels_HW in enumerate(cleaned_THW):
-            silhouette_HW = labels_HW == number
-            if silhouette_HW.any():
-                boxes_T4[frame] = silhouette_box(silhouette_HW)
+        for frame, boxes in enumerate(found):
+            if number in boxes:
+                boxes_T4[frame] = boxes[number]
     return boxes_NT4, object_ids, notes
 
 
@@ -256,17 +274,20 @@ def snap_boxes(boxes_NT4: Boxes, cell: int, width: int, height: int) -> Boxes:
     return np.concatenate([np.clip(low, 0, size), np.clip(high, 0, size)], axis=-1)
 
 
-def render_boxes(boxes_NT4: Boxes, object_ids: Sequence[int], height: int, width: int) -> Labels:
+def render_boxes(boxes_NT4: Boxes, object_ids: Sequence[int], height: int, width: int) -> Frames:
     """Draw the boxes, sides rounded outward to pixels; where two overlap the smaller is in front.
 
     Returns: labels_THW.
     """
     boxes_NT4 = snap_boxes(boxes_NT4, 1, width, height)
     sizes_NT = (boxes_NT4[..., 2:] - boxes_NT4[..., :2]).prod(axis=-1)
-    labels_THW = np.zeros((boxes_NT4.shape[1], height, width), np.uint8)
-    for frame, labels_HW in enumerate(labels_THW):
+
+    def draw(frame: int) -> Labels:
+        labels_HW = np.zeros((height, width), np.uint8)
         for which in np.argsort(-sizes_NT[:, frame], kind="stable"):
             if not np.isnan(sizes_NT[which, frame]):
                 x0, y0, x1, y1 = boxes_NT4[which, frame].astype(int)
                 labels_HW[y0:y1, x0:x1] = object_ids[which]
-    return labels_THW
+        return labels_HW
+
+    return LazyFrames(draw, (boxes_NT4.shape[1], height, width))

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from maskora.config.tables import Acceleration, Memory
 from maskora.devices import DeviceKind
 from maskora.errors import UserError
+from maskora.frames import KEPT
 from maskora.memory.machine import Budget, Machine, budget
 from maskora.memory.profile import Profile
 from maskora.memory.solver import (
@@ -29,6 +30,7 @@ from maskora.memory.solver import (
     solve,
 )
 from maskora.streaming.placement import (
+    SAMPLE_ROOM,
     STAGING_PIECE,
     STAGING_PIECES,
     TILES,
@@ -221,13 +223,17 @@ def _staging(buffers: int, streamed: list[int]) -> int:
 
 
 def _clip_bytes(job: Workload, decoded: bool) -> int:
-    """Frames and labels as bytes, the video and the keep mask in float32, and the samples."""
+    """Frames and labels as bytes, videos and keep masks in float32, as many as there are at once.
+
+    In training one sample is made while the last is let go, and of the encoded ones some stay.
+    """
     pixels = job.width * job.height
     colours, mask = 3 * FLOAT * pixels, FLOAT * pixels
-    clip = job.frames * (4 * pixels + colours + mask)
+    frames = min(job.frames, KEPT) * 4 * pixels
     if job.purpose == "train":
-        return clip + job.windows * job.window * (colours + mask)
-    return clip + job.frames * (3 if decoded else 2) * colours
+        encoded = min(SAMPLE_ROOM, job.windows * job.window * 2 * mask)
+        return frames + 2 * job.window * (2 * colours + 2 * mask) + encoded
+    return job.frames * (4 * pixels + colours + mask + (3 if decoded else 2) * colours)
 
 
 def suggestions(base: Profile, job: Workload, swap: Swap) -> Iterator[Iterator[Change]]:

@@ -18,6 +18,7 @@ from torch import Tensor
 EMPTY = 0.0
 GRID_FIELDS = 8  # across and down
 HELD = 4  # frames per latent frame after the first, on every base
+WHOLE = slice(None)
 COLOUR_ORDERS = tuple(permutations(range(3)))
 
 
@@ -64,6 +65,11 @@ def window_starts(frames: int, window: int, stride: int) -> list[int]:
     return starts if starts[-1] == last else [*starts, last]
 
 
+def window_name(start: int, window: int) -> str:
+    """What a sample of so many frames from `start` on is called."""
+    return f"motion {start}-{start + window - 1}"
+
+
 def motion_sample(
     video_CTHW: Tensor, keep_THW: Tensor, start: int, window: int, conditioning: str, prompt: str
 ) -> Sample:
@@ -75,7 +81,7 @@ def motion_sample(
     target_CTHW = video_CTHW[:, part]
     keep = condition_mask(keep_THW[part], conditioning)
     return Sample(
-        name=f"motion {start}-{start + window - 1}",
+        name=window_name(start, window),
         target_CTHW=target_CTHW,
         condition_CTHW=emptied(target_CTHW, keep),
         keep_THW=keep,
@@ -105,7 +111,11 @@ def without_object(sample: Sample, inside_THW: Tensor) -> Sample:
 
 
 def grid_keep(
-    shape_THW: tuple[int, ...], cell: int, share: float, generator: torch.Generator
+    shape_THW: tuple[int, ...],
+    cell: int,
+    share: float,
+    generator: torch.Generator,
+    part: slice = WHOLE,
 ) -> Tensor:
     """A keep mask (T, H, W) that leaves out a share of a grid's fields, drawn per latent frame.
 
@@ -114,18 +124,19 @@ def grid_keep(
 
     Args:
         cell: pixels per latent cell.
+        part: the frames whose mask is wanted; it is the same as in that of all of them.
     """
     frames, height, width = shape_THW
     sides = height // cell, width // cell
     rows, columns = (min(GRID_FIELDS, side) for side in sides)
     fields = rows * columns
-    latent_frames = (frames - 1) // HELD + 1
+    latent_frames = -(-(frames - 1) // HELD) + 1
     order_TC = torch.rand(latent_frames, fields, generator=generator).argsort(dim=1).argsort(dim=1)
     keep_TC = (order_TC >= round(share * fields)).float()
-    keep_T1hw = keep_TC.view(latent_frames, 1, rows, columns)
+    latent = [-(-frame // HELD) for frame in range(frames)[part]]
+    keep_T1hw = keep_TC[latent].view(-1, 1, rows, columns)
     cells_Thw = F.interpolate(keep_T1hw, sides, mode="nearest")[:, 0]
-    keep_THW = cells_Thw.repeat_interleave(cell, dim=1).repeat_interleave(cell, dim=2)
-    return torch.cat([keep_THW[:1], keep_THW[1:].repeat_interleave(HELD, dim=0)])
+    return cells_Thw.repeat_interleave(cell, dim=1).repeat_interleave(cell, dim=2)
 
 
 def recoloured(sample: Sample, order: tuple[int, ...]) -> Sample:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 GIB = 2**30  # a GB as GPUs are sold: "8 GB" are about 8 of them
 # What the host cannot pin of the streamed blocks is copied through a few pinned pieces.
 STAGING_PIECE, STAGING_PIECES = 64 * 2**20, 4
+SAMPLE_ROOM = 512 * 2**20  # bytes of encoded samples that stay in host memory
 
 
 @dataclass(frozen=True)

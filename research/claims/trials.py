@@ -90,7 +90,7 @@ def _region(case: Case, shape: MaskShape) -> np.ndarray:
     """The region in which the model generates, (T, H, W) bool, by the source's sprite alone."""
     labels_THW = case.source_sprite_THW.astype(np.uint8)
     mask = Mask(shape=shape, margin=MARGIN, smooth=1, min_area=0.0)
-    return final_masks(labels_THW, mask, CELL)[0] > 0
+    return final_masks(labels_THW, mask, CELL)[0][:] > 0
 
 
 def figures(result_THWC: Frames, case: Case) -> Mapping[str, float]:
@@ -233,7 +233,7 @@ class Bench:
         return LatentLock(encode_videos([self._video_CTHW], self._model, self._cache)[0], keep_THW)
 
     def _encoded(self, samples: list[Sample]) -> list[EncodedSample]:
-        return encode_samples(samples, self._model, self._cache)
+        return list(encode_samples(samples, self._model, self._cache))
 
 
 def open_base(folder: Path) -> VideoModel:

@@ -176,7 +176,7 @@ def render_case(scene: Scene, changed: Scene, frames: int, size: int, cell: int)
     source_sprite_THW, sprite_THW = source.labels_THW == label, wanted.labels_THW == label
     both_THW = (source_sprite_THW | sprite_THW).astype(np.uint8)
     settings = MaskTable(margin=MARGIN, smooth=1, min_area=0.0)
-    region_THW = final_masks(both_THW, settings, cell)[0] > 0
+    region_THW = final_masks(both_THW, settings, cell)[0][:] > 0
     beats_T = raster(frames, size)[0]
     return Case(
         source_THWC=source.frames_THWC,
@@ -229,7 +229,7 @@ def encode_cases(
         for case in cases
     ]
     with tempfile.TemporaryDirectory() as folder:
-        return encode_samples(samples, model, TensorCache(Path(folder)))
+        return list(encode_samples(samples, model, TensorCache(Path(folder))))
 
 
 def generate(

@@ -83,7 +83,7 @@ def draw_keep(clip: RenderedClip, rng: np.random.Generator) -> Tensor:
     smooth, cell = (int(rng.choice(options)) for options in ((1, 5), (1, GRID.cell)))
     mask = Mask(margin=rng.uniform(*MARGINS), smooth=smooth)
     boxes_NT4 = final_boxes(boxes_NT4, mask, cell, size, size)
-    return torch.from_numpy(render_boxes(boxes_NT4, (1,), size, size) == 0).float()
+    return torch.from_numpy(render_boxes(boxes_NT4, (1,), size, size)[:] == 0).float()
 
 
 @torch.inference_mode()

@@ -76,7 +76,7 @@ def test_what_is_clicked_is_found_again(workspace: Workspace) -> None:
     first.point([BALL])
     follow(first)
     first.point([Click(4, 100.5, 20.5, positive=True, object_id=2)])
-    shown, prompts = first.markup.shown_THW.copy(), first.markup.prompts
+    shown, prompts = first.markup.shown_THW[:], first.markup.prompts
     first.close()
     again = Session(workspace)
     np.testing.assert_array_equal(again.markup.shown_THW, shown)
@@ -223,7 +223,7 @@ def test_masks_from_a_box_are_not_lost(tmp_path: Path, boxed: Workspace, act: st
     """What the masks came from is what the page starts with, also when it is opened again."""
     workspace = copied(boxed, tmp_path / "boxed")
     session = Session(workspace)
-    before_THW = session.markup.shown_THW.copy()
+    before_THW = session.markup.shown_THW[:]
     assert before_THW.any(axis=(1, 2)).all()
     if act == "save":
         session.save()

@@ -7,10 +7,9 @@ A new one is a file here with a class that fulfils `maskora.masks.tracking.Objec
 import os
 from pathlib import Path
 
-import numpy as np
-
 from maskora.config.tables import Tracker
 from maskora.errors import UserError
+from maskora.frames import Frames
 from maskora.hub import locate
 from maskora.masks.tracking import ObjectTracker
 
@@ -18,7 +17,7 @@ KEY = "[tracker] checkpoint"
 ORIGINAL = (".pt", ".pth")  # endings of SAM2's original checkpoints
 
 
-def open_tracker(settings: Tracker, frames_THWC: np.ndarray, relative_to: Path) -> ObjectTracker:
+def open_tracker(settings: Tracker, frames_THWC: Frames, relative_to: Path) -> ObjectTracker:
     """The configured tracker for one clip.
 
     Args:

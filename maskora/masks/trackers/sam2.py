@@ -25,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from maskora import devices
 from maskora.errors import UserError
+from maskora.frames import Frames
 from maskora.hub import refuse_quantised
 from maskora.hub.small_models import read_settings
 from maskora.masks import Labels, Silhouette
@@ -58,7 +59,7 @@ class Preparation:
 
     def frame(self, frame_HWC: np.ndarray) -> torch.Tensor:
         """pixels_CSS, float32: resized with antialias to 8 bits again, rescaled, normalised."""
-        frame_1CHW = torch.from_numpy(np.ascontiguousarray(frame_HWC)).permute(2, 0, 1)[None]
+        frame_1CHW = torch.from_numpy(np.array(frame_HWC)).permute(2, 0, 1)[None]
         resized_CSS = torch.nn.functional.interpolate(
             frame_1CHW.float(), (self.size, self.size), mode=self.resample, antialias=True
         )[0]
@@ -78,7 +79,7 @@ class Preparation:
 class Sam2Tracker:
     """A `ObjectTracker` by `Sam2VideoModel`, on the GPU if there is one."""
 
-    def __init__(self, folder: Path, name: str, frames_THWC: np.ndarray) -> None:
+    def __init__(self, folder: Path, name: str, frames_THWC: Frames) -> None:
         """Open a checkpoint.
 
         Args:
@@ -208,7 +209,7 @@ class Sam2Tracker:
 class _Frames:
     """The frames as the model's input, prepared when asked for."""
 
-    def __init__(self, frames_THWC: np.ndarray, preparation: Preparation) -> None:
+    def __init__(self, frames_THWC: Frames, preparation: Preparation) -> None:
         self._frames_THWC, self._preparation = frames_THWC, preparation
 
     def __len__(self) -> int:

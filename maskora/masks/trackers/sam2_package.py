@@ -24,6 +24,7 @@ from PIL import Image
 
 from maskora import devices
 from maskora.errors import UserError
+from maskora.frames import Frames
 from maskora.masks import Labels, Silhouette
 from maskora.masks.prompts import Box, Click, Prompt, common_box
 from maskora.masks.trackers import KEY
@@ -46,7 +47,7 @@ UNREADABLE = (
 class Sam2PackageTracker:
     """A `ObjectTracker` by the package's `SAM2VideoPredictor`, on the GPU if there is one."""
 
-    def __init__(self, path: Path, frames_THWC: np.ndarray) -> None:
+    def __init__(self, path: Path, frames_THWC: Frames) -> None:
         """frames_THWC: uint8 RGB. Raises UserError: no SAM2, or the package is not installed."""
         weights, config = read_checkpoint(path)
         self.label = f"SAM2 ({path.stem})"
@@ -181,7 +182,7 @@ def build(config: str, weights: dict[str, torch.Tensor], device: torch.device, p
     return predictor
 
 
-def _write_frames(frames_THWC: np.ndarray, folder: Path) -> None:
+def _write_frames(frames_THWC: Frames, folder: Path) -> None:
     for number, frame_HWC in enumerate(frames_THWC):
         Image.fromarray(frame_HWC).save(folder / f"{number:05}.jpg", "PNG", compress_level=1)
 

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from maskora.frames import Frames
 from maskora.masks import Labels, Silhouette
 from maskora.masks.prompts import Box, Click, Prompt
 from maskora.masks.shapes import silhouette_box
@@ -87,7 +88,7 @@ class SimpleTracker:
 
     label = "simple (GrabCut and optical flow)"
 
-    def __init__(self, frames_THWC: Image) -> None:
+    def __init__(self, frames_THWC: Frames) -> None:
         """frames_THWC: uint8 RGB."""
         self._height, self._width = frames_THWC.shape[1:3]
         self._frames_THWC, self._scale = shrunk(frames_THWC, LONG_SIDE)
@@ -195,7 +196,7 @@ class SimpleTracker:
         return np.asarray(share_HW >= 0.5)
 
 
-def shrunk(frames_THWC: Image, long_side: int) -> tuple[Image, float]:
+def shrunk(frames_THWC: Frames, long_side: int) -> tuple[Image, float]:
     """Frames whose longer side is at most so many pixels, and how much smaller they are."""
     height, width = frames_THWC.shape[1:3]
     scale = min(1.0, long_side / max(height, width))
@@ -699,7 +700,7 @@ AGREEING = 0.5  # of these points must move alike, or they are chosen anew
 class BackdropModel:
     """The scene of one clip as a camera that stands still would see it."""
 
-    def __init__(self, frames_THWC: Image) -> None:
+    def __init__(self, frames_THWC: Frames) -> None:
         """frames_THWC: uint8 RGB."""
         self._height, self._width = frames_THWC.shape[1:3]
         small, _ = shrunk(frames_THWC, BACKDROP_SIDE)
