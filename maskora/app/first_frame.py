@@ -1,5 +1,6 @@
 """The edited first frame of a removal, where the person has made none: the thing, taken out."""
 
+from collections.abc import Iterable
 from itertools import islice
 
 import numpy as np
@@ -11,7 +12,9 @@ from maskora.video.images import read_image, write_png
 AHEAD = 48  # frames after the first that may show what the thing hides
 
 
-def make_first_frame(workspace: Workspace, edit: str | None, labels_THW: np.ndarray) -> str | None:
+def make_first_frame(
+    workspace: Workspace, edit: str | None, labels_THW: Iterable[np.ndarray]
+) -> str | None:
     """Write an edited first frame without what is inside its mask, where an edit has none.
 
     Args:
