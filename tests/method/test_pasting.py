@@ -32,7 +32,8 @@ def boxes(clip: RenderedClip) -> np.ndarray:
     """The sprite's box in every frame, in whole cells, as a mask."""
     sides = np.array([[silhouette_box(labels_HW > 0) for labels_HW in clip.labels_THW]], float)
     snapped_NT4 = snap_boxes(sides, CELL, SIZE, SIZE)
-    return render_boxes(snapped_NT4, (1,), SIZE, SIZE) > 0
+    labels_THW = render_boxes(snapped_NT4, (1,), SIZE, SIZE)
+    return np.stack([labels_HW > 0 for labels_HW in labels_THW])
 
 
 def window_of(clip: RenderedClip, inside_THW: np.ndarray) -> Sample:
