@@ -22,13 +22,16 @@ def make_first_frame(
         labels_THW: the mask, or better the silhouettes.
 
     Returns:
-        a line for the person; None where there is a first frame, or nothing in it to go by.
+        a line for the person; None where there is a first frame, or all of it is masked.
     """
     inside_THW = np.stack([labels_HW > 0 for labels_HW in islice(labels_THW, 1 + AHEAD)])
     path = workspace.edited_frame(edit, 0, ".png")
     with working(workspace):
-        if workspace.edited_files(edit, 0) or not inside_THW[0].any() or inside_THW[0].all():
+        if workspace.edited_files(edit, 0) or inside_THW[0].all():
             return None
+        if not inside_THW[0].any():
+            write_png(path, read_image(workspace.source_frame(0)))
+            return f"{path}: frame 0 as it is, because there is nothing to be removed in it yet"
         frames = [read_image(workspace.source_frame(number)) for number in range(len(inside_THW))]
         picture_HWC, share = without_thing(np.stack(frames), inside_THW)
         write_png(path, picture_HWC)

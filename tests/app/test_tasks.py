@@ -180,6 +180,24 @@ def test_a_first_frame_of_ones_own_is_never_written_over(
     assert [path.name for path in edits.iterdir()] == ["00000.png"]
 
 
+def test_the_first_frame_stays_as_it_is_where_the_thing_comes_later(
+    prepare: Run, clip: Path, tmp_path: Path
+) -> None:
+    for number in range(FRAMES):
+        labels_HW = read_labels(clip / "masks" / f"{number:05d}.png")
+        write_labels(tmp_path / "late" / f"{number:05d}.png", labels_HW * (number > 3))
+    answer = ok(prepare("--mask", tmp_path / "late", "--task", "remove"))
+    workspace = Workspace.open(tmp_path / "edit")
+    assert "frame 0 as it is" in answer.out
+    made_HWC = read_image(workspace.edits_dir / "00000.png")
+    assert np.array_equal(made_HWC, read_image(workspace.source_frame(0)))
+
+
+def test_a_picture_that_is_all_mask_leaves_nothing_to_go_by(prepare: Run, tmp_path: Path) -> None:
+    ok(prepare("--task", "remove", "--set", "mask.shape=full"))
+    assert not any((tmp_path / "edit" / "edits").iterdir())
+
+
 def test_something_is_added_that_moves_with_the_background(
     prepare: Run, run: Run, tmp_path: Path
 ) -> None:
