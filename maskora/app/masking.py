@@ -450,6 +450,8 @@ def _read_mask(mask: Path, info: VideoInfo, config: Config) -> Frames:
     if mask.is_dir() or mask.suffix.lower() in IMAGE_SUFFIXES:
         given = read_mask_folder(mask)
         picked = match_length(range(len(given)), *chosen)
+        if len(given) == 1:
+            return _in_every_frame(given[0], len(picked))
         return LazyFrames(lambda n: given[picked[n]], (len(picked), *given.shape[1:]))
     masks = probe(mask, video.rate)
     numbers = match_length(range(masks.frames), *chosen)
