@@ -148,7 +148,7 @@ def frames_of(config: Config, source: Source | None) -> int:
 
 def variants(motion: Motion) -> int:
     """How many samples are made of each window."""
-    return (1 + motion.gridded) * (1 if motion.augment == "none" else COLOURINGS)
+    return motion.masks_per_window * (1 if motion.augment == "none" else COLOURINGS)
 
 
 def _planned_size(config: Config, multiple: int) -> tuple[int, int]:

@@ -25,6 +25,9 @@ FAMILIES: tuple[str, ...] = get_args(Family)
 PARTS = ("transformer", "transformer_2", "vae", "text_encoder", "image_encoder")
 TrackerKind = Literal["simple", "sam2"]
 MaskShape = Literal["box", "tight", "hull", "noisy", "full"]
+MaskVariant = Literal["box", "hull", "expanded", "box+expanded", "hull+expanded"]
+Task = Literal["change", "remove", "add"]
+PLACES = 3  # to which a window's mask is moved, where the task is to remove or to add something
 Stage: TypeAlias = Literal["motion", "appearance"]
 LARGEST = 8192
 
@@ -344,6 +347,12 @@ class Optimizer(Table):
 class Motion(Table):
     """Stage 1: learn the clip's motion. Its LoRA serves every edit of this clip."""
 
+    task: Task = Field(
+        "change",
+        description="what the edit does inside the mask: change what is there | remove it | add "
+        "something; to remove or to add is learned from masks over background, and encodes three "
+        "or four times as much",
+    )
     steps: Positive = Field(100, description="optimizer steps")
     window: Frames | Literal["full"] = Field(
         9, description='frames per sample (4k+1), or "full": the whole clip at once'
@@ -365,11 +374,34 @@ class Motion(Table):
         description="none | colour: each window also with its colour channels in the five other "
         "orders, against learning the source's colour with its motion; encodes six times as much",
     )
+    mask_shapes: tuple[MaskVariant, ...] = Field(
+        (),
+        strict=False,
+        description="each window also with its mask in each of these shapes, so that others than "
+        "that of [mask] are obeyed: box, hull, expanded (grown at random), box+expanded, "
+        "hull+expanded; [] = as [mask] says alone",
+    )
 
     @property
     def gridded(self) -> bool:
         """True where windows are masked by a grid, too."""
         return self.masking == "grid" and self.conditioning == "masked"
+
+    @property
+    def trained_task(self) -> Task:
+        """The task that training is about: without masks, it is always the same."""
+        return self.task if self.conditioning == "masked" else "change"
+
+    @property
+    def trained_shapes(self) -> tuple[MaskVariant, ...]:
+        """The further shapes of masks that are shown: none without masks."""
+        return self.mask_shapes if self.conditioning == "masked" else ()
+
+    @property
+    def masks_per_window(self) -> int:
+        """Under how many masks each window is shown, at most."""
+        per_shape = {"change": 1, "remove": PLACES, "add": 1 + PLACES}[self.trained_task]
+        return per_shape * (1 + len(self.trained_shapes)) + self.gridded
 
     def window_length(self, frames: int) -> int:
         """Frames per sample of a clip, 4k+1: as set, or as many as a shorter clip has."""

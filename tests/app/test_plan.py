@@ -16,6 +16,7 @@ from maskora.app import timings
 from maskora.app.plan import PURPOSES, adapter_values, matrix_type, plan_for
 from maskora.app.workspace import Source, Workspace
 from maskora.config import Config, build_config, load_config
+from maskora.config.tables import PLACES
 from maskora.errors import UserError
 from maskora.memory.machine import Machine, foreseen
 from maskora.memory.plan import Plan, lighter, smaller_sizes
@@ -414,7 +415,9 @@ def test_every_order_of_the_colours_is_a_sample_in_ram_as_far_as_some_stay(big: 
     for stride in (4, 40):
         plain = planned_with(f"motion.stride={stride}")
         windows = len(window_starts(49, 9, stride))
-        for setting, more in (("masking=grid", 2), ("augment=colour", len(COLOUR_ORDERS))):
+        for setting, more in (
+            ("masking=grid", 2), ("augment=colour", len(COLOUR_ORDERS)), ("task=remove", PLACES),
+        ):  # fmt: skip
             longer = planned_with(f"motion.stride={stride}", f"motion.{setting}")
             assert longer - plain == min(SAMPLE_ROOM, more * windows * sample) - windows * sample
 
