@@ -256,7 +256,7 @@ def _training_parts(
 
     turns, share = train.base.experts, config.appearance.motion_share
     parts = [(float(turns * config.motion.steps), motion)]
-    there = source is not None and workspace.edits_dir.is_dir()
+    there = workspace.edits_dir.is_dir()
     found = find_edits(workspace, None, frames_of(config, source)) if there else None
     if found is None or not found.keyframes:
         return parts
@@ -271,7 +271,7 @@ def _segments(config: Config, workspace: Workspace, source: Source | None) -> li
     from maskora.app.edits import find_edits  # which needs libraries that the doctor looks at
 
     frames = frames_of(config, source)
-    there = source is not None and workspace.edits_dir.is_dir()
+    there = workspace.edits_dir.is_dir()
     edited = find_edits(workspace, None, frames).keyframes if there else {}
     cuts = source.shot_starts if source else []
     return segments_of(config.inference, frames, [0, *edited], cuts)
@@ -288,7 +288,7 @@ def segments_of(
         cuts: numbers of the frames at which its shots begin, but the first.
     """
     return plan_segments(
-        frames, edited, cuts, segment=inference.segment, overlap=inference.overlap,
+        frames, edited, cuts, segment=inference.segment, overlap=inference.shared,
         anchored=inference.anchor,
     )  # fmt: skip
 

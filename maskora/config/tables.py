@@ -486,7 +486,9 @@ class Inference(Table):
         "several such segments, each going on where the one before has stopped",
     )
     overlap: Annotated[int, Field(ge=4, multiple_of=4)] = Field(
-        8, description="frames of the one before with which a segment begins; a multiple of 4"
+        8,
+        description="frames of the one before with which a segment begins; a multiple of 4, and "
+        "fewer where a segment has no room for so many",
     )
     anchor: bool = Field(
         True,
@@ -503,14 +505,10 @@ class Inference(Table):
         "transformers, expert = high | low says for which)",
     )
 
-    @model_validator(mode="after")
-    def _goes_on(self) -> "Inference":
-        if self.overlap > self.segment - 5:
-            raise ValueError(
-                f"overlap is {self.overlap}, and of a segment of {self.segment} frames at most "
-                f"{(self.segment - 5) // 4 * 4} may be those of the one before"
-            )
-        return self
+    @property
+    def shared(self) -> int:
+        """Frames that two segments share: what is set, or as many as a segment has room for."""
+        return min(self.overlap, (self.segment - 5) // 4 * 4)
 
 
 Depth = Annotated[tuple[Share, Share], AfterValidator(_rising)]
