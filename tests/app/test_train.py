@@ -311,7 +311,7 @@ def test_what_was_given_back_stays_so_for_the_run_and_is_no_measure_for_plans(
     assert not (tmp_path / "home-cache" / "maskora" / "timings.json").exists()
     monkeypatch.setattr(Wan21, "predict", failing(Wan21.predict, lambda call: call == 2))
     answer = ok(run("infer", *at(root)))
-    assert "the guidance branches run one after the other" in answer.err
+    assert "what is denoised together goes one after the other" in answer.err
 
 
 def test_what_needs_less_is_told_of_an_encoder_too(
