@@ -54,6 +54,10 @@ class Segment:
         """How many frames the base is shown: 4k+1, the last one again and again where needed."""
         return whole(self.led + self.stop - self.start)
 
+    def look(self, edited: Iterable[int]) -> int:
+        """Of the numbers of the edited frames, that of the one which it is to look like."""
+        return max(frame for frame in edited if frame <= self.start)
+
     def times(self, longest: int) -> tuple[int, ...] | None:
         """The latent frames' times, the first one's being 0; None: one follows another.
 
