@@ -29,6 +29,7 @@ from maskora.app.outputs import (
     write_outputs,
 )
 from maskora.app.passages import generated
+from maskora.app.plan import segments_of
 from maskora.app.preflight import infer_warnings
 from maskora.app.workspace import Workspace, original_video, working
 from maskora.config import Config
@@ -145,7 +146,7 @@ def read_inputs(
     edited = load_edit(workspace, config, clip, edit, captioned=trained_on)
     original = original_video(clip.source)
     report_leakage(edited, config.appearance.spill)
-    if edited.keyframes and config.inference.lora == "none":
+    if config.inference.lora == "none" and not _opens_later(config, clip, edited):
         log.warning(
             "note: edited frames after the first have no effect here: their look is learned, and "
             'inference.lora is "none"'
@@ -153,6 +154,14 @@ def read_inputs(
     for warning in infer_warnings(config):
         log.warning("note: %s", warning)
     return clip, edited, original
+
+
+def _opens_later(config: Config, clip: Clip, edited: Edit) -> bool:
+    """True where every edited frame after the first gives some segment its look."""
+    segments = segments_of(
+        config.inference, clip.source.frames, edited.all, clip.source.shot_starts
+    )
+    return edited.keyframes.keys() <= {segment.look(edited.all) for segment in segments}
 
 
 def _generate_results(

@@ -44,7 +44,7 @@ def passage_of(
         kept_THWC: the frames with which it begins, as the segment before has made them.
         longest: frames of the longest clips that the base has learned.
     """
-    look = edited.all[max(frame for frame in edited.all if frame <= segment.start)]
+    look = edited.all[segment.look(edited.all)]
     led = [] if segment.anchor is None else [segment.anchor]
     numbers = [*led, *range(segment.start, segment.stop)]
     numbers += [segment.stop - 1] * (segment.shown - len(numbers))
@@ -90,7 +90,9 @@ def generated(
     clip, size_HWC = run.clip.source, run.clip.frames_THWC.shape[1:]
     segments = segments_of(run.config.inference, clip.frames, run.edited.all, clip.shot_starts)
     if again is not None and not 1 <= again <= len(segments):
-        raise UserError(f"--from {again}: this clip is generated in {len(segments)} segments")
+        raise UserError(
+            f"--from {again}: this clip is generated in {len(segments)} segments, counted from 1"
+        )
     with ExitStack() as end:
         take = {seed: Take(np.zeros((0, *size_HWC), np.uint8)) for seed in seeds}
         if len(segments) > 1:
@@ -129,6 +131,8 @@ class Takes:
         """Generate all of it."""
         began, count = perf_counter(), len(self._segments)
         for number, segment in enumerate(self._segments, 1):
+            if all(take.failure for take in self.by_seed.values()):
+                return
             if count > 1:
                 done, seconds = number - 1, perf_counter() - began
                 left = tqdm.format_interval(seconds / done * (count - done)) if done else ""

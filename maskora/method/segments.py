@@ -54,6 +54,10 @@ class Segment:
         """How many frames the base is shown: 4k+1, the last one again and again where needed."""
         return whole(self.led + self.stop - self.start)
 
+    def look(self, edited: Iterable[int]) -> int:
+        """Of the numbers of the edited frames, that of the one which it is to look like."""
+        return max(frame for frame in edited if frame <= self.start)
+
     def times(self, longest: int) -> tuple[int, ...] | None:
         """The latent frames' times, the first one's being 0; None: one follows another.
 
@@ -139,12 +143,15 @@ def drift(
     """
     if outside_THW.mean() < TELLS:
         return None
-    differences = generated_THWC.astype(np.float32) - source_THWC
-    mean_C: np.ndarray = differences[outside_THW].mean(axis=0)
-    return mean_C
+    total_C = np.zeros(3)
+    for generated, source, outside in zip(generated_THWC, source_THWC, outside_THW, strict=True):
+        total_C += (generated[outside].astype(np.float32) - source[outside]).sum(axis=0)
+    return total_C / outside_THW.sum()
 
 
 def corrected(generated_THWC: np.ndarray, shift_C: np.ndarray) -> np.ndarray:
     """Frames without a drift, of which no more is taken back than `DRIFT`; uint8."""
-    moved = generated_THWC - np.clip(shift_C, -DRIFT, DRIFT).astype(np.float32)
-    return np.clip(np.rint(moved), 0, 255).astype(np.uint8)
+    moved_C, found_THWC = np.clip(shift_C, -DRIFT, DRIFT).astype(np.float32), generated_THWC.copy()
+    for frame_HWC in found_THWC:
+        frame_HWC[...] = np.clip(np.rint(frame_HWC - moved_C), 0, 255)
+    return found_THWC

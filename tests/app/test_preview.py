@@ -105,11 +105,15 @@ def test_masks_cover_what_they_covered_and_boxes_stay_in_cells(
         assert np.array_equal(shrunk, labels), "a mask of another shape keeps it"
 
 
-def test_the_edited_frame_shrinks_and_keyframes_are_left_out() -> None:
-    edited = shrunk_edit(small_edit(), (24, 16))
-    assert edited.keyframes == {}
-    assert edited.first.image_HWC.shape == edited.first.fitted_HWC.shape == (16, 24, 3)
-    assert edited.first.caption == small_edit().first.caption
+def test_every_edited_frame_shrinks() -> None:
+    """Later ones too: segments of a long clip open at them."""
+    given, shrunk = small_edit().all, shrunk_edit(small_edit(), (24, 16)).all
+    assert shrunk.keys() == given.keys()
+    for frame, edited in shrunk.items():
+        assert edited.image_HWC.shape == edited.fitted_HWC.shape == (16, 24, 3)
+        assert edited.caption == given[frame].caption
+        mean = given[frame].image_HWC.mean(axis=(0, 1))
+        assert np.abs(edited.image_HWC.mean(axis=(0, 1)) - mean).max() < 2
 
 
 @pytest.mark.usefixtures("small")
