@@ -279,6 +279,10 @@ def test_the_record_names_every_output_and_the_original(copied: Path, ball: Path
     assert any("RAM" in line for line in record["plan"])
 
 
+def test_the_record_of_a_short_clip_has_no_segments(copied: Path) -> None:
+    assert "segments" not in json.loads((copied / "output" / "run.json").read_text())
+
+
 def test_a_result_says_that_it_is_ai_edited_and_with_what(copied: Path, tiny_model: Path) -> None:
     for name in ("edited.mp4", "edited.mkv", "comparison.mp4"):
         with av.open(str(copied / "output" / name)) as container:
