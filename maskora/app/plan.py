@@ -207,7 +207,8 @@ def describe_plan(
     if len(segments) > 1:
         job = plans[-1].job
         size = job.width * job.height * 3 * frames_of(config, source)
-        disk.append(f"{gb(size)} GB of frames per seed wait in {workspace.cache_dir} meanwhile")
+        where = f"{workspace.cache_dir} while it is generated"
+        disk.append(f"{gb(size)} GB of frames per seed wait in {where}")
     yield f"disk: {'; '.join(disk)}"
     yield from _time_lines(config, plans, edited, len(segments))
 

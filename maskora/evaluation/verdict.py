@@ -165,7 +165,7 @@ def _untrue(numbers: Numbers) -> Sign | None:
 
 def _segments(segments: Sequence[SegmentMeans]) -> Sign | None:
     found = [
-        f"in {later.title} {' and '.join(worse)}"
+        f"{later.title}: {' and '.join(worse)}"
         for later in segments[1:]
         if (worse := [_against(later, segments[0], key) for key in _worse(later, segments[0])])
     ]
@@ -173,12 +173,12 @@ def _segments(segments: Sequence[SegmentMeans]) -> Sign | None:
         return None
     more = len(found) - MOST_SEGMENTS
     if more > 0:
-        found = [*found[:MOST_SEGMENTS], f"in {more} more the like"]
+        found = [*found[:MOST_SEGMENTS], f"{more} more"]
     text = "; ".join(found)
     return Sign(
         "segments",
         "A later segment is worse than the first",
-        f"{text[0].upper()}{text[1:]}. An edited keyframe near where such a segment begins may "
+        f"{text.capitalize()}. An edited keyframe near where such a segment begins may "
         f'help; with inference.lock = "pixel" the outside is the source.',
     )
 
@@ -197,8 +197,7 @@ def _worse(later: SegmentMeans, first: SegmentMeans) -> list[str]:
 
 def _against(later: SegmentMeans, first: SegmentMeans, key: str) -> str:
     own, other = (format_value(key, segment.means[key]) for segment in (later, first))
-    title = MEASURES[key].title
-    return f"{title[0].lower()}{title[1:]} is {own} (in the first {other})"
+    return f"{MEASURES[key].title.lower()} {own} (in the first {other})"
 
 
 def _end(numbers: Numbers, key: str) -> float | None:

@@ -96,7 +96,7 @@ def test_what_people_are_told_names_the_segments(
     """In check and plan, while it is generated, in the record, and in the report."""
     assert "generated in 3 segments of at most 13 frames" in ok(run("check", *at(long))).out
     text = ok(run("plan", *at(long), "--device", "cpu")).out
-    assert f"0.0 GB of frames per seed wait in {long / 'cache'} meanwhile" in text
+    assert f"0.0 GB of frames per seed wait in {long / 'cache'} while it is generated" in text
     monkeypatch.setenv(VARIABLE, str(tmp_path / "progress.jsonl"))
     ok(run("infer", *at(long), *BARE))
     states = map(json.loads, (tmp_path / "progress.jsonl").read_text().splitlines())

@@ -94,7 +94,7 @@ def test_every_line_is_there(plan_text: Text) -> None:
 
 
 def test_the_frames_of_a_long_clip_wait_on_the_disk(plan_text: Text, edit: Path) -> None:
-    wait = f"GB of frames per seed wait in {edit.parent / 'cache'} meanwhile"
+    wait = f"GB of frames per seed wait in {edit.parent / 'cache'} while it is generated"
     assert wait not in plan_text()
     text = plan_text("--set", "video.frames=1000")
     assert f"; {1000 * 832 * 480 * 3 / 2**30:.1f} {wait}\n" in text

@@ -139,17 +139,17 @@ def test_segments_are_named_from_three_grains_below_the_first(
     titles = [f"segment {n} (frames {9 * n - 9} to {9 * n - 1})" for n in named]
     assert [sign.name for sign in signs] == ["segments"] * bool(named)
     for sign in signs:
-        assert [title in sign.message for title in titles] == [True] * len(titles)
-        assert sign.message.count("segment ") == 1 + len(titles), "and none but these"
+        assert all(title in sign.message.lower() for title in titles)
+        assert sign.message.count("in the first") == len(titles), "and none but these"
 
 
 def test_a_segment_is_named_with_both_numbers_and_not_every_one_is() -> None:
     falling = in_segments("edit_colours", 1.0, *[0.3] * (MOST_SEGMENTS + 2))
     (sign,) = bad_signs(Numbers(9, {}, {}), falling)
-    assert "In segment 2 (frames 9 to 17) colours of the edit kept is 0.30 (in the first 1.00)" in (
-        sign.message
+    assert sign.message.startswith(
+        "Segment 2 (frames 9 to 17): colours of the edit kept 0.30 (in the first 1.00); segment 3 "
     )
-    assert "in 2 more the like" in sign.message
+    assert "; 2 more. An edited keyframe" in sign.message
     assert f"segment {MOST_SEGMENTS + 2} " not in sign.message
     assert all(MEASURES[key].better is not None for key in OF_SEGMENTS)
     assert bad_signs(Numbers(9, {}, {}), [*falling[:1], SegmentMeans(2, 9, 18, {})]) == []
