@@ -24,12 +24,22 @@ from maskora.evaluation.clip import (
     open_pictures,
     reads_words,
 )
-from maskora.evaluation.judge import FrameSet, Numbers, Row, Scorers, Truth, gather, judge
+from maskora.evaluation.judge import (
+    FrameSet,
+    Numbers,
+    Row,
+    Scorers,
+    Truth,
+    gather,
+    gather_segments,
+    judge,
+)
 from maskora.evaluation.metrics import EditColours, crop_region, edit_colours
 from maskora.evaluation.report import Picture, as_json, as_page, pictures, report_on, summary
 from maskora.files import refuse_inputs, sha256_file, write_text
 from maskora.frames import Frames, LazyFrames, PackedLabels, digest_frames
 from maskora.masks.files import read_labels
+from maskora.method.segments import Segment
 from maskora.progress import track
 from maskora.video.differences import differs
 from maskora.video.fit import fit_image, fit_labels
@@ -66,6 +76,7 @@ class ResultRecord(BaseModel):
     frames: str = Field(validation_alias=AliasPath("inputs", "frames"))
     masks: str = Field(validation_alias=AliasPath("inputs", "masks"))
     edited: dict[int, EditedRecord] = Field(validation_alias=AliasPath("inputs", "edited"))
+    segments: tuple[Segment, ...] = ()  # only where the clip was generated in several
     outputs: dict[str, str] = {}  # file -> SHA-256; versions before recorded none
     prompt: str = ""  # the token and the edit's caption
     token: str = Field("", validation_alias=AliasPath("config", "prompt", "token"))
@@ -243,7 +254,9 @@ def _evaluate(
     name = workspace.root.resolve().name
     title = name if edit is None else f"{name}: {edit}"
     facts, numbers = _facts(judged, edit, scoring), gather(rows)
-    report = report_on(title, facts, _notes(judged, colours, scoring, numbers), numbers)
+    notes = _notes(judged, colours, scoring, numbers)
+    segments = gather_segments(rows, [one.begins for one in judged.result.record.segments])
+    report = report_on(title, facts, notes, numbers, segments)
     folder = judged.result.folder
     write_text(folder / PAGE, as_page(report, album))
     write_text(folder / NUMBERS, json.dumps(as_json(report), indent=2) + "\n")

@@ -21,13 +21,13 @@ from maskora.app.generate import Encoded, Passage, encode, generate
 from maskora.app.kept_latents import KeptLatents
 from maskora.app.open_base import Base
 from maskora.app.outputs import Run
-from maskora.app.plan import segments_of
 from maskora.errors import Fault, UserError
 from maskora.files import scratch_folder
 from maskora.frames import Frames, StoredFrames
 from maskora.latents import TensorCache, decode_video
 from maskora.method.conditioning import to_bytes
 from maskora.method.segments import Segment, blended, corrected, drift
+from maskora.progress import within
 from maskora.video.composite import composite, feather_alpha
 
 log = logging.getLogger("maskora")
@@ -87,8 +87,7 @@ def generated(
     Raises:
         UserError: the clip has no such segment.
     """
-    clip, size_HWC = run.clip.source, run.clip.frames_THWC.shape[1:]
-    segments = segments_of(run.config.inference, clip.frames, run.edited.all, clip.shot_starts)
+    segments, size_HWC = run.segments, run.clip.frames_THWC.shape[1:]
     if again is not None and not 1 <= again <= len(segments):
         raise UserError(
             f"--from {again}: this clip is generated in {len(segments)} segments, counted from 1"
@@ -133,14 +132,16 @@ class Takes:
         for number, segment in enumerate(self._segments, 1):
             if all(take.failure for take in self.by_seed.values()):
                 return
-            if count > 1:
+            named = f"segment {number} of {count}" if count > 1 else ""
+            if named:
                 done, seconds = number - 1, perf_counter() - began
                 left = tqdm.format_interval(seconds / done * (count - done)) if done else ""
                 log.info(
-                    "segment %d of %d: frames %d to %d%s", number, count, segment.start,
-                    segment.stop - 1, f", about {left} left" if left else "",
+                    "%s: frames %d to %d%s", named, segment.start, segment.stop - 1,
+                    f", about {left} left" if left else "",
                 )  # fmt: skip
-            self._generate(number, segment)
+            with within(named):
+                self._generate(number, segment)
 
     def frames(self, seed: int) -> Frames:
         """A seed's whole clip, raw. Raises what has stopped it."""

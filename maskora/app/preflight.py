@@ -9,7 +9,7 @@ from pathlib import Path
 from maskora.app.captions import foresee_caption
 from maskora.app.edits import EditFiles, find_edits
 from maskora.app.masking import check_frames, load_masks
-from maskora.app.plan import check_transfer
+from maskora.app.plan import check_transfer, clip_segments
 from maskora.app.shot_notes import describe_shots, unedited_shots_note
 from maskora.app.workspace import (
     Source,
@@ -83,6 +83,9 @@ def _summary(config: Config, workspace: Workspace, source: Source, files: EditFi
     width, height = source.size
     shots = f", {described}" if (described := describe_shots(source)) else ""
     lines = [f"{workspace.root}: {source.frames} frames of {width}x{height}{shots}"]
+    if (segments := len(clip_segments(config, source, files.images))) > 1:
+        longest = config.inference.segment
+        lines.append(f"generated in {segments} segments of at most {longest} frames")
     if 0 not in files.images:
         removed = config.motion.task == "remove"
         fate = "infer.py makes it" if removed else "not there yet"

@@ -40,6 +40,11 @@ class Segment:
         return not self.kept and self.anchor is None
 
     @property
+    def begins(self) -> int:
+        """The first frame that is its own, not the result of the segment before."""
+        return self.start + self.kept
+
+    @property
     def led(self) -> int:
         """How many frames are shown before `start`."""
         return int(self.anchor is not None)

@@ -134,8 +134,9 @@ def test_a_whole_real_clip_keeps_its_length_rate_sound_and_background(
     """289 frames of 1280x720 at 29.97 fps, in seven segments; only the box may change."""
     video, root = tmp_path / "dog.mp4", tmp_path / "ws"
     rising = ["-f", "lavfi", "-i", f"aevalsrc=0.5*sin(2*PI*(200+30*t)*t):s=48000:d={WHOLE / 30}"]
-    ffmpeg("-i", real_clips / "dog.mp4", *rising, "-map", "0:v", "-map", "1:a", "-c:v", "copy",
-           video)  # its own sound is silence
+    ffmpeg(
+        "-i", real_clips / "dog.mp4", *rising, "-map", "0:v", "-map", "1:a", "-c:v", "copy", video
+    )  # its own sound is silence
     ok(run(
         "prepare", video, root, "--frames", "all", "--box", "500,200,300,300", "--size", "112x64",
         "--caption", "a dog", "--edited-caption", "a red dog", *FAST,

@@ -1,6 +1,7 @@
 """Clips of several segments: generated one after another, each once, and put together."""
 
 import itertools
+import json
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from maskora.app import passages, preview
 from maskora.app.generate import Passage
 from maskora.app.passages import passage_of
 from maskora.method.segments import Segment
+from maskora.progress import VARIABLE
 from maskora.video.write import write_mp4
 from tests.app.conftest import (
     FAST,
@@ -90,6 +92,32 @@ def test_a_long_clip_is_generated_whole_and_once(
     assert sampled[3:] == [(1, 0), (2, 0)]
     assert np.array_equal(frames_of(long), first)
     refused(run("infer", *at(long), *BARE, "--from", "4"), "--from 4", "3 segments")
+
+
+def test_what_people_are_told_names_the_segments(
+    long: Path, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In check and plan, while it is generated, in the record, and in the report."""
+    assert "generated in 3 segments of at most 13 frames" in ok(run("check", *at(long))).out
+    text = ok(run("plan", *at(long), "--device", "cpu")).out
+    assert f"0.0 GB of frames per seed wait in {long / 'cache'} while it is generated" in text
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "progress.jsonl"))
+    ok(run("infer", *at(long), *BARE))
+    states = map(json.loads, (tmp_path / "progress.jsonl").read_text().splitlines())
+    parts = [state["part"] for state in states if state["task"] == "denoise"]
+    assert list(dict.fromkeys(parts)) == [f"segment {number} of 3" for number in (1, 2, 3)]
+    assert json.loads((long / "output" / "run.json").read_text())["segments"] == [
+        {"start": 0, "stop": 13, "kept": 0, "anchor": None},
+        {"start": 9, "stop": 21, "kept": 4, "anchor": 0},
+        {"start": 17, "stop": 25, "kept": 4, "anchor": 0},
+    ]
+    ok(run("evaluate", long))
+    content = json.loads((long / "output" / "report.json").read_text())
+    assert [(one["start"], one["stop"]) for one in content["segments"]] == [
+        (0, 13), (13, 21), (21, 25),
+    ]  # fmt: skip
+    assert "Segment by segment" in (long / "output" / "report.html").read_text()
+    ok(run("rerun", long / "output" / "run.json"))
 
 
 def test_what_was_interrupted_goes_on_in_the_segment_where_it_was(

@@ -93,6 +93,14 @@ def test_every_line_is_there(plan_text: Text) -> None:
     assert text.count("unknown until the first step") == 3
 
 
+def test_the_frames_of_a_long_clip_wait_on_the_disk(plan_text: Text, edit: Path) -> None:
+    wait = f"GB of frames per seed wait in {edit.parent / 'cache'} while it is generated"
+    assert wait not in plan_text()
+    text = plan_text("--set", "video.frames=1000")
+    assert f"; {1000 * 832 * 480 * 3 / 2**30:.1f} {wait}\n" in text
+    assert ", 25 segments of " in text
+
+
 def test_what_does_not_fit_is_refused_and_nothing_else_happens(run: Run, edit: Path) -> None:
     before = sorted(edit.parent.rglob("*"))
     answer = run("plan", "--config", edit, "--device", "cuda", "--set", "memory.vram_budget_gb=3")

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from maskora.evaluation.judge import FrameSet, Truth, gather
+from maskora.evaluation.judge import FrameSet, Truth, gather, gather_segments
 from maskora.evaluation.report import (
     Picture,
     Report,
@@ -85,6 +85,29 @@ def test_the_page(report: Report, album: list[list[Picture]]) -> None:
     assert {0, 4, FRAMES - 1} <= shown, "spread over the clip, the worst among them"
     short = as_page(report_on("short", {}, [], gather([{}])), album[:1])
     assert "the mask covers the whole picture" in short.lower()
+
+
+def test_segments_have_a_table_and_lines_in_the_charts(
+    report: Report, album: list[list[Picture]]
+) -> None:
+    assert report.segments == ()
+    assert "segments" not in as_json(report)
+    assert "Segment by segment" not in as_page(report, album)
+    rows = [{"outside_mse": 0.0, "edit_colours": 1.0 if n < 5 else 0.4} for n in range(FRAMES)]
+    long = report_on("", {}, [], gather(rows), gather_segments(rows, [0, 5]))
+    assert as_json(long)["segments"] == [
+        {"number": 1, "start": 0, "stop": 5,
+         "means": {"outside_psnr": "identical", "edit_colours": 1.0}},
+        {"number": 2, "start": 5, "stop": 9,
+         "means": {"outside_psnr": "identical", "edit_colours": 0.4}},
+    ]  # fmt: skip
+    assert [sign.name for sign in long.signs] == ["vanished", "segments"]
+    text = " ".join(Links(as_page(long, album)).text.split())
+    assert "Segment Frames PSNR outside the mask Colours of the edit kept" in text
+    assert "1 0–4 identical 1.00 2 5–8 identical 0.40" in text
+    ((_, plain),) = draw_charts(long.numbers)
+    ((_, lined),) = draw_charts(long.numbers, [0, 5])
+    assert lined.count("stroke-dasharray") == plain.count("stroke-dasharray") + 1
 
 
 def test_colours_are_left_to_the_style_sheet(report: Report) -> None:
