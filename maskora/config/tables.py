@@ -9,7 +9,15 @@ import re
 from fractions import Fraction
 from typing import Annotated, Literal, TypeAlias, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 # The kinds of base and the parts of one, by name. The models room knows what they are; a test
 # holds the lists equal.
@@ -292,15 +300,26 @@ NEGATIVE_PROMPT = (
 )
 
 
+def _of_objects(given: object) -> object:
+    """A list of captions, one for each object, as one."""
+    named = isinstance(given, list | tuple) and all(isinstance(one, str) for one in given)
+    return "; ".join(given) if named else given
+
+
+Words = Annotated[str, BeforeValidator(_of_objects)]
+
+
 class Prompt(Table):
     """The words. A .txt beside an image (source/00000.txt, edits/NNNNN.txt) wins over these."""
 
     token: str = Field("p3rs0n", description="the special token put before every caption")
-    caption: str = Field(
-        "auto", description='what the source shows; "auto" = the captioner of [caption] says it'
+    caption: Words = Field(
+        "auto",
+        description='what the source shows, or a list with a caption for each object; "auto" = the '
+        "captioner of [caption] says it",
     )
-    edited_caption: str = Field(
-        "auto", description='what the edited frame shows; "auto" = the captioner says it'
+    edited_caption: Words = Field(
+        "auto", description='the same of the edited frame; "auto" = the captioner says it'
     )
     negative: str = Field(NEGATIVE_PROMPT, description="what guidance steers away from")
 
