@@ -3,7 +3,7 @@
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -183,15 +183,21 @@ def _plain(value: float | None) -> float | str | None:
     return "identical" if value is not None and math.isinf(value) else value
 
 
-def as_page(report: Report, album: list[list[Picture]]) -> str:
+def shown_frames(report: Report) -> list[int]:
+    """Numbers of the frames that the page shows: some spread over the clip, and the worst."""
+    last = report.numbers.frames - 1
+    spread = {round(n * last / (SHOWN - 1)) for n in range(SHOWN)}
+    return sorted(spread | {worst.frame for worst in report.worst})
+
+
+def as_page(report: Report, album: Mapping[int, list[Picture]]) -> str:
     """report.html, which needs nothing beside itself.
 
     Args:
-        album: the pictures of every frame.
+        album: the pictures of each of the `shown_frames`.
     """
     numbers = report.numbers
     reasons = {worst.frame: worst_reason(worst) for worst in report.worst}
-    spread = {round(n * (numbers.frames - 1) / (SHOWN - 1)) for n in range(SHOWN)}
     environment = Environment(
         loader=PackageLoader("maskora.evaluation", ""),
         autoescape=True,
@@ -208,7 +214,7 @@ def as_page(report: Report, album: list[list[Picture]]) -> str:
         style=files("maskora.evaluation").joinpath("report.css").read_text("utf-8"),
         background=background_sentence(numbers),
         groups=[(title, rows) for title, rows in groups if rows],
-        frames=[(n, reasons.get(n), album[n]) for n in sorted(spread | set(reasons))],
+        frames=[(n, reasons.get(n), album[n]) for n in shown_frames(report)],
         worst=[(worst.frame, reasons[worst.frame]) for worst in report.worst],
         measures=[MEASURES[key].title for key in _shown(numbers)],
         segments=[

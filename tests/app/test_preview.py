@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskora.app import outputs, preview
+from maskora.app import outputs, passages, preview
 from maskora.app.demo import FRAMES as DEMO_FRAMES
 from maskora.app.demo import SETTINGS, DemoClip, write_clip
 from maskora.app.edits import Clip
@@ -198,7 +198,7 @@ def test_what_fails_leaves_the_earlier_preview(
         raise failure
 
     if part == "decode_video":
-        monkeypatch.setattr(preview, part, fail)
+        monkeypatch.setattr(passages, part, fail)
     else:
         monkeypatch.setattr(outputs, part, fail_on_the_way)
     answer = run("preview", *at(copied))
@@ -212,7 +212,7 @@ def test_what_fails_leaves_the_earlier_preview(
 def test_what_is_wrong_is_said_before_anything_is_generated(
     copied: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preview, "generate", lambda *_: pytest.fail("it generates"))
+    monkeypatch.setattr(passages, "generate", lambda *_: pytest.fail("it generates"))
     target = copied / "output" / PREVIEW
     os.link(copied / "source" / "00003.png", target)
     refused(run("preview", *at(copied)), PREVIEW, "is read here")

@@ -33,7 +33,7 @@ def report() -> Report:
 
 
 @pytest.fixture(scope="module")
-def album() -> list[list[Picture]]:
+def album() -> dict[int, list[Picture]]:
     random = np.random.default_rng(0)
     inside = np.zeros((60, 900), bool)
     inside[10:40, 100:300] = True
@@ -41,10 +41,10 @@ def album() -> list[list[Picture]]:
     def frame() -> np.ndarray:
         return random.integers(0, 256, (60, 900, 3), dtype=np.uint8)
 
-    return [
-        pictures(FrameSet(frame(), frame(), inside, truth=Truth(frame(), inside, None)))
-        for _ in range(FRAMES)
-    ]
+    return {
+        number: pictures(FrameSet(frame(), frame(), inside, truth=Truth(frame(), inside, None)))
+        for number in range(FRAMES)
+    }
 
 
 class Links(HTMLParser):
@@ -68,7 +68,7 @@ class Links(HTMLParser):
         self.text += data
 
 
-def test_the_page(report: Report, album: list[list[Picture]]) -> None:
+def test_the_page(report: Report, album: dict[int, list[Picture]]) -> None:
     page = as_page(report, album)
     parsed = Links(page)
     assert parsed.links
@@ -83,7 +83,7 @@ def test_the_page(report: Report, album: list[list[Picture]]) -> None:
     assert "a &amp; b.mkv" in page
     shown = {int(name[6:]) for name in parsed.anchors if name.startswith("frame-")}
     assert {0, 4, FRAMES - 1} <= shown, "spread over the clip, the worst among them"
-    short = as_page(report_on("short", {}, [], gather([{}])), album[:1])
+    short = as_page(report_on("short", {}, [], gather([{}])), {0: album[0]})
     assert "the mask covers the whole picture" in short.lower()
 
 
@@ -119,7 +119,7 @@ def test_colours_are_left_to_the_style_sheet(report: Report) -> None:
         assert "#0101" not in svg
 
 
-def test_large_frames_are_made_small(album: list[list[Picture]]) -> None:
+def test_large_frames_are_made_small(album: dict[int, list[Picture]]) -> None:
     assert [picture.title for picture in album[0]] == [
         "source, with the mask", "result", "truth", "difference to the source, × 4",
     ]  # fmt: skip
