@@ -302,8 +302,9 @@ NEGATIVE_PROMPT = (
 
 def _of_objects(given: object) -> object:
     """A list of captions, one for each object, as one."""
-    named = isinstance(given, list | tuple) and all(isinstance(one, str) for one in given)
-    return "; ".join(given) if named else given
+    if isinstance(given, list | tuple) and all(isinstance(one, str) for one in given):
+        return "; ".join(map(str, given))
+    return given
 
 
 Words = Annotated[str, BeforeValidator(_of_objects)]
