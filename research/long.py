@@ -4,7 +4,7 @@
     python -m research.long --report     # the table of docs/long-clips.md
 
 A scene goes on for 193 frames, its sprite thrown back at the edges. Its first frame is edited, and
-the clip generated in segments of 49 frames: chained (each is shown the end of the one before),
+the clip generated in segments of 25 frames: chained (each is shown the end of the one before),
 with an anchor as well, or with an anchor and an edited frame in the middle.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 import typer
 
 from maskora.app.edits import Clip, Edit, EditedFrame
-from maskora.app.generate import SEEDS, Encoded, Passage, encode
+from maskora.app.generate import Encoded, Passage, encode
 from maskora.app.passages import Reel, passage_of
 from maskora.app.workspace import Source
 from maskora.config import Config
@@ -31,7 +31,7 @@ from maskora.files import write_text
 from maskora.frames import StoredFrames
 from maskora.latents import TensorCache
 from maskora.method.conditioning import to_bytes
-from maskora.method.segments import plan_segments
+from maskora.method.segments import noise_seed, plan_segments
 from maskora.miniature.world import SIZE
 from maskora.models.registry import Transformer, VideoModel
 from maskora.sampling import Denoising, Inversion, Lead, SourceBranch, draw_noise
@@ -45,7 +45,7 @@ from research.miniature import gate
 from research.miniature.gate import Case, Frames, Score
 
 HERE = Path(__file__).parent
-FRAMES, SEGMENT, STRETCH, MIDDLE, FIRST = 193, 49, 48, 96, 4000
+FRAMES, SEGMENT, STRETCH, MIDDLE, FIRST = 193, 25, 48, 96, 4000
 WAYS = ("chained", "anchored", "anchored, keyframe")
 METHODS: Mapping[str, Transfer] = {"mask-aware LoRA": Transfer(), "instant": LOOKING}
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -134,7 +134,7 @@ def generated(
     )
     config = Config(inference=inference, transfer=transfer)
     segments = plan_segments(
-        FRAMES, edit.all, (), segment=inference.segment, overlap=inference.shared,
+        FRAMES, edit.all, (), segment=SEGMENT, overlap=inference.shared(FRAMES),
         anchored=inference.anchor,
     )  # fmt: skip
     cache = TensorCache(folder)
@@ -142,7 +142,7 @@ def generated(
     for number, segment in enumerate(segments):
         shown = passage_of(segment, clip, edit, reel.end(segment), model.longest)
         encoded = encode(config, shown, model, cache)
-        run = denoising(model, transformer, encoded, shown, config, seed + number * SEEDS)
+        run = denoising(model, transformer, encoded, shown, config, noise_seed(seed, number))
         run.advance(transformer)
         with model.vae() as vae:
             reel.add(segment, to_bytes(vae.decode(run.result())).numpy())

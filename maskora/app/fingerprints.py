@@ -62,6 +62,7 @@ def motion_fingerprint(clip: Clip, caption: str, config: Config, model: VideoMod
         "source frames": digest_frames(clip.frames_THWC),
         "masks": digest_inside(clip.labels_THW),
         "caption": digest(config.prompt.with_token(caption)),
+        **({"shots": digest(str(starts))} if (starts := clip.source.shot_starts) else {}),
         "[motion]": digest(_table(motion, "steps", "window", *plain), str(window)),
     }
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -66,9 +67,10 @@ def carry_box(
         UserError: there is no thing at the point, or the tracker cannot be had.
     """
     frames_THWC = load_frames(workspace, source)
+    first_shot = min(source.shot_starts, default=source.frames)
     path: Sequence[Affine | None]
     if follow.thing is None:
-        path = background_path(frames_THWC)
+        path = background_path(islice(frames_THWC, first_shot))
     else:
         click = to_workspace(follow.thing, source.placement)
         assert isinstance(click, Click)
@@ -82,7 +84,8 @@ def carry_box(
                 )
             steps = tracker.propagate(range(source.frames), {0: {1: thing_HW}})
             path = thing_path(step[1] for step in track(steps, "follow", source.frames))
-    labels_THW = PackedLabels(carried_region(box_HW, path))
+    beyond: list[Affine | None] = [None] * (source.frames - first_shot)
+    labels_THW = PackedLabels(carried_region(box_HW, [*path[:first_shot], *beyond]))
     return labels_THW, _absences(labels_THW)
 
 
@@ -91,6 +94,7 @@ def _absences(labels_THW: Frames) -> list[str]:
     if not absent:
         return []
     return [
-        f"what the box follows has left the picture, or is lost, in frames {frame_ranges(absent)}: "
+        f"what the box follows has left the picture, is lost, or in another shot, in frames "
+        f"{frame_ranges(absent)}: "
         f"nothing is added there"
     ]

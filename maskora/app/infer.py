@@ -146,22 +146,21 @@ def read_inputs(
     edited = load_edit(workspace, config, clip, edit, captioned=trained_on)
     original = original_video(clip.source)
     report_leakage(edited, config.appearance.spill)
-    if config.inference.lora == "none" and not _opens_later(config, clip, edited):
+    if config.inference.lora == "none" and (unseen := _unseen(config, clip, edited)):
         log.warning(
-            "note: edited frames after the first have no effect here: their look is learned, and "
-            'inference.lora is "none"'
-        )
+            "note: edited frames %s have no effect here: no segment begins with them, and a look "
+            'is learned, but inference.lora is "none"', ", ".join(map(str, unseen)),
+        )  # fmt: skip
     for warning in infer_warnings(config):
         log.warning("note: %s", warning)
     return clip, edited, original
 
 
-def _opens_later(config: Config, clip: Clip, edited: Edit) -> bool:
-    """True where every edited frame after the first gives some segment its look."""
-    segments = segments_of(
-        config.inference, clip.source.frames, edited.all, clip.source.shot_starts
-    )
-    return edited.keyframes.keys() <= {segment.look(edited.all) for segment in segments}
+def _unseen(config: Config, clip: Clip, edited: Edit) -> list[int]:
+    """The edited frames after the first that no segment is shown."""
+    source = clip.source
+    segments = segments_of(config.inference, source.frames, edited.all, source.shot_starts)
+    return sorted(edited.keyframes.keys() - {segment.edited for segment in segments})
 
 
 def _generate_results(

@@ -54,6 +54,7 @@ def passage_of(
         labels_THW=np.stack([clip.labels_THW[number] for number in numbers]),
         given_THWC=np.stack([*first, *kept_THWC]),
         caption=look.caption,
+        flows=segment.opens or segment.kept > 0,
         times=segment.times(longest),
     )
 
@@ -107,7 +108,8 @@ class Reel:
         made = len(self.frames_THWC) - start  # by the segment before, too
         if made:
             before_THWC = self.frames_THWC[start:]
-            weights = (np.arange(made) + 1) / (made + 1)
+            shared = self._inference.shared(self._clip.source.frames)
+            weights = np.minimum(1.0, (np.arange(made) + 1) / (min(made, shared) + 1))
             both = blended(before_THWC, frames_THWC[:made], weights)
             frames_THWC = np.concatenate([both, frames_THWC[made:]])
         self.frames_THWC.put(start, frames_THWC)

@@ -31,6 +31,7 @@ COLOURINGS = 6  # orders of three channels, with motion.augment
 PURPOSES: tuple[Purpose, ...] = ("train", "infer")
 TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # as safetensors call them
 UNKNOWN = "unknown until the first step"
+LONG = 1000  # frames of a clip that has not been looked at, and is taken whole
 
 
 def plan_for(
@@ -119,7 +120,7 @@ def workload_of(
     further = [workspace.root / Path(lora.path).expanduser() for lora in config.inference.loras]
     return Workload(
         purpose=purpose,
-        frames=min(whole(clip), config.inference.segment),
+        frames=min(whole(clip), config.inference.segment_length(clip)),
         width=width,
         height=height,
         window=window,
@@ -143,7 +144,7 @@ def frames_of(config: Config, source: Source | None) -> int:
     if source is not None:
         return source.frames
     frames = config.video.frames
-    return config.inference.segment if frames == "all" else frames
+    return config.inference.segment_length(LONG) if frames == "all" else frames
 
 
 def variants(motion: Motion) -> int:
@@ -308,7 +309,8 @@ def segments_of(
         cuts: numbers of the frames at which its shots begin, but the first.
     """
     return plan_segments(
-        frames, edited, cuts, segment=inference.segment, overlap=inference.shared,
+        frames, edited, cuts, segment=inference.segment_length(frames),
+        overlap=inference.shared(frames),
         anchored=inference.anchor,
     )  # fmt: skip
 

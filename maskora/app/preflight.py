@@ -84,7 +84,7 @@ def _summary(config: Config, workspace: Workspace, source: Source, files: EditFi
     shots = f", {described}" if (described := describe_shots(source)) else ""
     lines = [f"{workspace.root}: {source.frames} frames of {width}x{height}{shots}"]
     if (segments := len(clip_segments(config, source, files.images))) > 1:
-        longest = config.inference.segment
+        longest = config.inference.segment_length(source.frames)
         lines.append(f"generated in {segments} segments of at most {longest} frames")
     if 0 not in files.images:
         removed = config.motion.task == "remove"

@@ -40,7 +40,7 @@ from maskora.video.probe import VideoInfo, probe
 from maskora.video.read import read_frames
 from maskora.video.shots import ShotFinder
 
-FEWEST = 5  # frames of a clip
+FEWEST, LONGEST = 5, 100_000  # frames of a clip
 GRID_FILES = ["config.json", "vae/config.json", "transformer/config.json"]
 Watch = Callable[[Iterable[np.ndarray], int], Iterable[np.ndarray]]
 
@@ -128,7 +128,7 @@ def _write_source(built: Workspace, info: VideoInfo, source: Source, watch: Watc
         finder.add(fitted_HWC)
     check_origin(source)
     shots = tuple(ShotRecord(**asdict(change)) for change in finder.finish())
-    source = source.model_copy(update={"shots": shots})
+    source = Source.model_validate({**source.model_dump(), "shots": shots})
     files = [built.source_frame(number) for number in range(source.frames)]
     FrameRecord(digests=tuple(map(digest_file, files))).write(built.frame_record)
     built.write_source(source)
@@ -270,6 +270,11 @@ def _fit_range(config: Config, info: VideoInfo) -> tuple[Config, list[str]]:
             f"{video.every}, that leaves {available}, and {FEWEST} are the fewest that work"
         )
     frames = available if video.frames == "all" else min(video.frames, available)
+    if frames > LONGEST:
+        raise UserError(
+            f"{info.path}: {frames} frames are asked for, and a workspace holds {LONGEST} at most: "
+            f"take a part, with --start and --frames"
+        )
     notes = []
     if video.frames not in ("all", frames):
         notes.append(

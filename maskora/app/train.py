@@ -319,9 +319,9 @@ def motion_samples(clip: Clip, caption: str, config: Config) -> Sequence[Sample]
             clip.labels_THW[part.start : part.stop] > 0, motion, cell, (seed, part.start)
         )
     ]
-    crowded = [part.start for part in parts if part not in {part for part, _ in shown}]
-    _report_crowded(crowded, len(parts), window)
-    gridded = [(part, None) for part in parts] if motion.gridded else []
+    free = {part for part, _ in shown}
+    _report_crowded([part.start for part in parts if part not in free], len(parts), window)
+    gridded = [(part, None) for part in parts if part in free] if motion.gridded else []
     orders = (None,) if motion.augment == "none" else COLOUR_ORDERS
     wanted = [*product([*shown, *gridded], orders)]
 

@@ -477,6 +477,9 @@ class LoraFile(Table):
     )
 
 
+SEGMENT, AT_ONCE = 49, 81  # frames of "auto"
+
+
 class Inference(Table):
     """Generation of the edited clip."""
 
@@ -500,10 +503,11 @@ class Inference(Table):
     conditioning: Conditioning = Field(
         "masked", description="masked | first-frame (plain image-to-video)"
     )
-    segment: Annotated[Frames, Field(ge=9)] = Field(
-        49,
+    segment: Annotated[Frames, Field(ge=9)] | Literal["auto"] = Field(
+        "auto",
         description="frames that are generated at once (4k+1); a longer clip goes through in "
-        "several such segments, each going on where the one before has stopped",
+        "several such segments, each going on where the one before has stopped. "
+        '"auto" = all of up to 81 frames, and 49 of a longer clip',
     )
     overlap: Annotated[int, Field(ge=4, multiple_of=4)] = Field(
         8,
@@ -525,10 +529,15 @@ class Inference(Table):
         "transformers, expert = high | low says for which)",
     )
 
-    @property
-    def shared(self) -> int:
-        """Frames that two segments share: what is set, or as many as a segment has room for."""
-        return min(self.overlap, (self.segment - 5) // 4 * 4)
+    def segment_length(self, frames: int) -> int:
+        """Frames of a segment of a clip at most, 4k+1."""
+        if self.segment != "auto":
+            return self.segment
+        return SEGMENT if frames > AT_ONCE else AT_ONCE
+
+    def shared(self, frames: int) -> int:
+        """Frames that two segments of a clip share: as set, or as many as there is room for."""
+        return min(self.overlap, (self.segment_length(frames) - 5) // 4 * 4)
 
 
 Depth = Annotated[tuple[Share, Share], AfterValidator(_rising)]

@@ -59,6 +59,11 @@ class Segment:
         """How many frames the base is shown: 4k+1, the last one again and again where needed."""
         return whole(self.led + self.stop - self.start)
 
+    @property
+    def edited(self) -> int | None:
+        """The number of the edited frame that it is shown."""
+        return self.start if self.opens else self.anchor
+
     def look(self, edited: Iterable[int]) -> int:
         """Of the numbers of the edited frames, that of the one which it is to look like."""
         return max(frame for frame in edited if frame <= self.start)
@@ -130,6 +135,13 @@ def _of_shot(
         else:
             kept = overlap if anchored else overlap + 1
             start = stop - kept
+
+
+def noise_seed(seed: int, segment: int) -> int:
+    """The seed of a segment's noise, below 2^32: the first one's is the clip's own."""
+    if segment == 0:
+        return seed
+    return int(np.random.SeedSequence([seed, segment]).generate_state(1)[0])
 
 
 def blended(before_THWC: np.ndarray, after_THWC: np.ndarray, weights_T: np.ndarray) -> np.ndarray:

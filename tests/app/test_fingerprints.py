@@ -12,6 +12,7 @@ from maskora.app.fingerprints import (
     changed_inputs,
     motion_fingerprint,
 )
+from maskora.app.workspace import ShotRecord
 from maskora.config import Config
 from maskora.models.registry import VideoModel
 from tests.app.small import CAPTION, configured, edited_frame, picture, small_clip, small_edit
@@ -130,6 +131,13 @@ def test_runs_of_earlier_versions_are_known(model: VideoModel) -> None:
     motion, appearance = fingerprints(model, Config())
     assert changed_inputs(RECORDED, appearance) == ["base"]
     assert appearance.items() >= motion.items()
+
+
+def test_where_shots_begin_is_trained_again(model: VideoModel) -> None:
+    clip = small_clip()
+    shot = ShotRecord(kind="cut", frame=5, first=5, last=5)
+    cut = replace(clip, source=clip.source.model_copy(update={"shots": (shot,)}))
+    assert changes(model, Config(), clip=cut) == (["shots"], ["shots"])
 
 
 def test_the_table_of_settings_leaves_none_out() -> None:

@@ -469,7 +469,7 @@ def test_the_way_of_another_schedule_is_another(prepared: Prepared, run: Run) ->
     ok(run("infer", *bare, "--set", "transfer.start_level=0.9"))
     assert len(list((root / "cache").glob("way-*.safetensors"))) == 3
     repaint(root, 8)
-    assert "edited frames after the first have no effect" in ok(run("infer", *bare)).err
+    assert "edited frames 8 have no effect" in ok(run("infer", *bare)).err
 
 
 def test_the_perturbed_source_is_the_same_whatever_the_seed(prepared: Prepared, run: Run) -> None:

@@ -267,6 +267,7 @@ def test_a_clip_of_several_shots_goes_from_shot_to_shot(
         repaint(root, frame, (10, 20, 20, 15))
     ok(run("train", *at(root), "--stage", "motion"))
     answer = ok(run("infer", *at(root), *BARE))
+    ok(run("infer", *at(root, 'transfer.start="flow"', "transfer.start_level=0.8"), *BARE))
     begins = re.findall(r"segment \d of 4: frames (\d+) to (\d+)", answer.err)
     assert begins == [("0", "12"), ("9", "13"), ("14", "24"), ("25", "34")]
     assert len(keeps_the_background(root)) == 35

@@ -13,10 +13,10 @@ import pytest
 from safetensors.torch import save_file
 
 from maskora.app import timings
-from maskora.app.plan import PURPOSES, adapter_values, matrix_type, plan_for
+from maskora.app.plan import PURPOSES, adapter_values, matrix_type, plan_for, segments_of
 from maskora.app.workspace import Source, Workspace
 from maskora.config import Config, build_config, load_config
-from maskora.config.tables import PLACES
+from maskora.config.tables import PLACES, Inference
 from maskora.errors import UserError
 from maskora.memory.machine import Machine, foreseen
 from maskora.memory.plan import Plan, lighter, smaller_sizes
@@ -68,6 +68,16 @@ def test_what_would_need_less_is_named_where_a_run_has_no_room(big: Path) -> Non
     assert any(change.startswith('video.size = "') for change in changes), changes
     assert any(change.startswith("inference.segment = ") for change in changes), changes
     assert len(set(changes)) == len(changes)
+
+
+@pytest.mark.parametrize(
+    ("frames", "segment", "count"), [(49, "auto", 1), (81, "auto", 1), (82, "auto", 2), (81, 49, 2)]
+)
+def test_a_clip_that_was_generated_at_once_still_is(
+    frames: int, segment: int | str, count: int
+) -> None:
+    inference = Inference.model_validate({"segment": segment})
+    assert len(segments_of(inference, frames, [0], [])) == count
 
 
 def test_the_rows_add_up_to_the_totals(plan_text: Text) -> None:
