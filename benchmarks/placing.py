@@ -48,7 +48,6 @@ def configure(job: Job, swap: str, weights: str, storage: str) -> Config:
         "video.size": f"{job.width}x{job.height}",
         "video.frames": job.frames,
         "inference.segment": max(SHORTEST, job.frames),
-        "inference.overlap": 4,
         "motion.window": job.frames,
         "adapter.rank": job.rank,
         "memory.blocks_to_swap": swap,

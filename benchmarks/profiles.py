@@ -29,7 +29,7 @@ KEYS = {
     "model": ("family", "path"),
     "video": ("frames", "size"),
     "motion": ("window",),
-    "inference": ("guidance",),
+    "inference": ("guidance", "segment"),
 }
 
 

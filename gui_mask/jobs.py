@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from maskora.app.edits import find_edits
 from maskora.app.workspace import PREVIEW, Workspace, working
+from maskora.config import load_config
 from maskora.config.tables import Stage
 from maskora.errors import Fault, UserError
 from maskora.files import patiently, read_small, remove, write_text
@@ -171,11 +172,13 @@ def plan_text(workspace: Workspace) -> str:
 def start(workspace: Workspace, what: Work, edit: str | None) -> JobState:
     """Check, and start the commands in a process of their own.
 
+    Where a thing is to be removed, they make the first frame that is missing.
+
     Raises:
         UserError: something is wrong that a person can put right, or something runs already.
         Fault: the process could not be started.
     """
-    if what != "train":
+    if what != "train" and load_config(workspace.config).motion.task != "remove":
         _ = find_edits(workspace, edit, workspace.read_source().frames).first
     _output("check", "--config", str(workspace.config), *_options(edit))
     further = [] if edit is None else [edit]

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -26,7 +27,7 @@ from maskora.app.workspace import Workspace, opened, working
 from maskora.config import Config, load_config, set_values
 from maskora.config.tables import Mask, MaskShape
 from maskora.errors import Fault, UserError
-from maskora.frames import digest_frames
+from maskora.frames import KEPT, digest_frames
 from maskora.masks.markup import Markup
 from maskora.masks.prompts import Prompt
 from maskora.masks.shapes import Boxes, object_boxes
@@ -138,7 +139,7 @@ class Session:
         self.message = ""
         self.region = Region.of(self.config.mask)
         self._lock = threading.RLock()
-        self._jpegs: dict[int, bytes] = {}
+        self._jpeg = lru_cache(maxsize=KEPT)(self._encode_jpeg)
         self._shown = (0, "")  # a version, and the content of its labels
         self._tracker: ObjectTracker | None = None
         self._tracking: TrackingJob | None = None
@@ -177,11 +178,7 @@ class Session:
         return masks_are_by_hand(self.workspace, self.source)
 
     def frame_jpeg(self, frame: int) -> bytes:
-        if frame not in self._jpegs:
-            bgr_HWC = self._frames_THWC[frame][..., ::-1]
-            quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-            self._jpegs[frame] = cv2.imencode(".jpg", bgr_HWC, quality)[1].tobytes()
-        return self._jpegs[frame]
+        return self._jpeg(frame)
 
     def boxes(self, min_area: float) -> tuple[Boxes, tuple[int, ...], tuple[str, ...]]:
         """What `object_boxes` says of what is shown; found once per change of the labels."""
@@ -279,6 +276,11 @@ class Session:
         self.stop_tracking()
         self.release()
         self._holding.close()
+
+    def _encode_jpeg(self, frame: int) -> bytes:
+        bgr_HWC = self._frames_THWC[frame][..., ::-1]
+        quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+        return cv2.imencode(".jpg", bgr_HWC, quality)[1].tobytes()
 
     @contextmanager
     def _changing(self) -> Iterator[None]:

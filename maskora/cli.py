@@ -17,7 +17,7 @@ from typer.core import TyperCommand
 from maskora import __version__, devices, interruption
 from maskora.app.workspace import Workspace
 from maskora.config import load_config
-from maskora.config.tables import MOST, Family, TrackerKind
+from maskora.config.tables import MOST, Family, Task, TrackerKind
 from maskora.errors import Fault, UserError
 from maskora.streaming.out_of_memory import first_line, ran_out_of
 from maskora.system import (
@@ -191,6 +191,16 @@ def prepare(
         str | None,
         typer.Option(metavar="X,Y,W,H", help="the same as a box, in pixels of the original"),
     ] = None,
+    task: Annotated[
+        Task | None, typer.Option(help="what the edit does there; default: change")
+    ] = None,
+    follow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="background|X,Y",
+            help="what the box moves with: the background, or the thing at a point of frame 0",
+        ),
+    ] = None,
     base: Annotated[
         Path | None, typer.Option(help="start from this configuration (configs/NAME.toml)")
     ] = None,
@@ -219,11 +229,14 @@ def prepare(
     given = {
         "video.frames": number, "video.size": size, "video.fps": fps, "video.start": start,
         "video.every": every, "prompt.caption": caption, "prompt.edited_caption": edited_caption,
+        "motion.task": task,
     }  # fmt: skip
     given = {key: value for key, value in given.items() if value is not None}
     overrides = set_ or []
     _say_all(
-        prepare_workspace(video, workspace, mask, box, base, given, overrides, overwrite, preset)
+        prepare_workspace(
+            video, workspace, mask, box, base, given, overrides, overwrite, preset, follow=follow
+        )
     )
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from maskora.errors import UserError
-from maskora.files import digest_file, digest_stream
+from maskora.files import digest_file, digest_stream, naming
 
 KEPT = 81  # pictures of a clip that stay in memory: all of a short one's
 BITS = 8  # of a byte: masks of so many frames fill whole bytes
@@ -117,7 +117,7 @@ class StoredFrames:
     def put(self, start: int, frames_THWC: np.ndarray) -> None:
         """Write frames from a number on, over what is there; there is no gap before them."""
         assert start <= self._count and frames_THWC.shape[1:] == self._size
-        with self._path.open("r+b") as file:
+        with naming(self._path), self._path.open("r+b") as file:
             file.seek(start * self._bytes)
             file.write(np.ascontiguousarray(frames_THWC).data)
         self._count = max(self._count, start + len(frames_THWC))

@@ -54,6 +54,7 @@ class EncodedSample:
         keep_THW: the pixel keep mask.
         context: what the base's encoders make of its prompt and picture.
         times: where in the clip its latent frames are; None: one follows another.
+        ignored_THW: bool, at which pixels no answer is judged; None: at none.
     """
 
     name: str
@@ -62,6 +63,7 @@ class EncodedSample:
     keep_THW: Tensor
     context: Context
     times: tuple[int, ...] | None = None
+    ignored_THW: Tensor | None = None
 
     def inputs(self, device: torch.device | str) -> ModelInputs:
         """The transformer's inputs, as a batch of one on a device."""
@@ -311,6 +313,7 @@ def _store_samples(
             sample.name, sample.prompt, sample.times, own,
             tuple(_video_name(video, model) for video in _videos_of(sample, model)),
             tuple(sample.keep_THW.shape), _packed(sample.keep_THW),
+            None if sample.ignored_THW is None else _packed(sample.ignored_THW),
         )
         for sample, own in zip(samples, contexts, strict=True)
     ]  # fmt: skip
@@ -325,14 +328,14 @@ def _store_samples(
     return drafts
 
 
-def _packed(keep_THW: Tensor) -> bytes:
-    """A keep mask in few bytes."""
-    return zlib.compress(np.packbits(keep_THW.numpy() > 0).tobytes(), 1)
+def _packed(mask_THW: Tensor) -> bytes:
+    """A mask in few bytes."""
+    return zlib.compress(np.packbits(mask_THW.numpy() > 0).tobytes(), 1)
 
 
 def _unpacked(packed: bytes, shape: tuple[int, ...]) -> Tensor:
     bits = np.frombuffer(zlib.decompress(packed), np.uint8)
-    return torch.from_numpy(np.unpackbits(bits, count=prod(shape)).reshape(shape)).float()
+    return torch.from_numpy(np.unpackbits(bits, count=prod(shape)).reshape(shape)).bool()
 
 
 @dataclass(frozen=True, eq=False)
@@ -344,6 +347,7 @@ class _Draft:
         videos: those of its condition and of its target, if it has one.
         shape: of the keep mask.
         keep: the mask, packed.
+        ignored: where no answer is judged, packed.
     """
 
     name: str
@@ -353,6 +357,7 @@ class _Draft:
     videos: tuple[str, ...]
     shape: tuple[int, ...]
     keep: bytes
+    ignored: bytes | None
 
 
 class _Reader:
@@ -371,7 +376,8 @@ class _Reader:
         return sample
 
     def _read(self, draft: _Draft) -> EncodedSample:
-        keep_THW = _unpacked(draft.keep, draft.shape)
+        keep_THW = _unpacked(draft.keep, draft.shape).float()
+        ignored = draft.ignored
         condition_CTHW, *target = (self._cache.read(name)[LATENTS] for name in draft.videos)
         return EncodedSample(
             name=draft.name,
@@ -380,6 +386,7 @@ class _Reader:
             keep_THW=keep_THW,
             context=_merged(map(self._context, draft.contexts)),
             times=draft.times,
+            ignored_THW=None if ignored is None else _unpacked(ignored, draft.shape),
         )
 
 

@@ -12,7 +12,8 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +27,7 @@ VARIABLE = "MASKORA_PROGRESS"
 EVERY = 1.0  # seconds between two lines of a task
 MOST_BYTES = 256 * 1024  # of the file
 Item = TypeVar("Item")
+_parts: list[str] = []  # what everything that is reported now is a part of, the largest first
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class State:
         seconds: since the task began.
         eta: seconds that it will still take; None where that is not known.
         loss: of the last training step.
+        part: of the work that the task belongs to: "segment 3 of 7"; empty where it has no parts.
     """
 
     task: str
@@ -48,17 +51,19 @@ class State:
     seconds: float = 0.0
     eta: float | None = None
     loss: float | None = None
+    part: str = ""
 
     @property
     def text(self) -> str:
         """A sentence for the person: "motion: step 3 of 30, 00:27 left"."""
+        task = f"{self.part}, {self.task}" if self.part else self.task
         if self.total is None:
-            return self.task
+            return task
         share = f"{self.unit} {self.done} of {self.total}".removeprefix("it ")
         if self.unit == "B":
             share = f"{self.done / 1e9:.2f} of {self.total / 1e9:.2f} GB"
         left = f", {tqdm.format_interval(self.eta)} left" if self.eta else ""
-        return f"{self.task}: {share}{left}"
+        return f"{task}: {share}{left}"
 
 
 class Progress:
@@ -133,10 +138,25 @@ def announce(task: str) -> None:
     _append(State(task))
 
 
+@contextmanager
+def within(part: str) -> Iterator[None]:
+    """Everything that is reported in the context belongs to a part of the work.
+
+    Args:
+        part: as `State` has it.
+    """
+    _parts.append(part)
+    try:
+        yield
+    finally:
+        _parts.pop()
+
+
 def _append(state: State) -> None:
     """Write a line where somebody watches; where that fails, the work goes on unwatched."""
     if not (name := os.environ.get(VARIABLE)):
         return
+    state = replace(state, part=", ".join(filter(None, _parts)))
     try:
         with Path(name).open("ab") as file:
             if file.tell() > MOST_BYTES:

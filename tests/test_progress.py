@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from maskora import progress
-from maskora.progress import VARIABLE, Progress, State, announce, read_state, track
+from maskora.progress import VARIABLE, Progress, State, announce, read_state, track, within
 
 
 @pytest.fixture
@@ -69,6 +69,17 @@ def test_a_watcher_reads_where_it_stands(
     assert capsys.readouterr().err == "", "a log that somebody reads holds no bar"
 
 
+def test_what_is_reported_belongs_to_the_part_around_it(watched: Path) -> None:
+    with within("segment 2 of 3"), within(""):
+        list(track([1], "denoise", 1))
+        announce("loading the VAE")
+        assert read_state(watched) == State("loading the VAE", part="segment 2 of 3")
+    with pytest.raises(ValueError, match="broken"), within("segment 3 of 3"):
+        raise ValueError("broken")
+    announce("writing")
+    assert [state.part for state in states(watched)] == ["segment 2 of 3"] * 3 + [""]
+
+
 def test_lines_come_once_a_second_and_at_both_ends(watched: Path) -> None:
     for _ in track(range(1000), "frames", 1000):
         pass
@@ -117,6 +128,11 @@ def test_what_cannot_be_written_ends_no_work(
         (State("track", "it", 2, 2, 1.0, 0.0), "track: 2 of 2"),
         (State("hub", "B", 12 * 10**8, 34 * 10**8), "hub: 1.20 of 3.40 GB"),
         (State("loading the VAE"), "loading the VAE"),
+        (State("loading the VAE", part="segment 3 of 7"), "segment 3 of 7, loading the VAE"),
+        (
+            State("denoise", "step", 4, 8, part="segment 3 of 7"),
+            "segment 3 of 7, denoise: step 4 of 8",
+        ),
     ],
 )
 def test_a_state_in_words(state: State, text: str) -> None:

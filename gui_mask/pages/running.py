@@ -14,6 +14,7 @@ from gui_mask.jobs import JobState, Work
 from gui_mask.pages import PRIVATE, SILENT
 from gui_mask.session import Session
 from gui_mask.state import AppState
+from maskora.app.timeline import clip_timeline
 
 EVERY = 2.0  # seconds between two looks at the work
 NOTHING_YET = "Nothing was started here yet."
@@ -76,14 +77,15 @@ class RunPage:
         return [plain(problem.text), *_shown(None, None)[1:]]
 
     def show_plan(self, token: str, edit: str) -> list[Any]:
-        """What it would take, or why it cannot be; and the commands."""
+        """A long clip's timeline and what it would take, or why it cannot be; and the commands."""
         if not token:
             return ["", ""]
         with caught() as problem:
             session = self.state.session(token)
             about = session.workspace, edit or None
             text = "\n".join([*jobs.commands(*about, "preview"), *jobs.commands(*about)])
-            return [_preformatted(jobs.plan_text(session.workspace)), text]
+            timeline = clip_timeline(session.config, *about)
+            return [timeline + _preformatted(jobs.plan_text(session.workspace)), text]
         return [_preformatted(problem.text), ""]
 
     def _starter(self, what: Work) -> Callable[[str, str], Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from maskora.app.captions import settle_captions
+from maskora.app.first_frame import make_first_frame
 from maskora.app.masking import load_frames, load_masks
 from maskora.app.workspace import (
     EDIT_NAME,
@@ -211,11 +212,17 @@ def load_edit(
 ) -> Edit:
     """Read an edit's frames and captions, fit them, and settle what lies outside the mask.
 
+    Where a thing is to be removed and there is no first frame yet, one is made.
+
     Args:
         captioned: other images whose captions will be asked for: those that are missing are
             written along with the edit's, so that the captioner is loaded once.
     """
     files = find_edits(workspace, edit, clip.source.frames)
+    if config.motion.task == "remove" and 0 not in files.images:
+        if made := make_first_frame(workspace, edit, clip.labels_THW):
+            log.info("%s", made)
+        files = find_edits(workspace, edit, clip.source.frames)
     paths = {0: files.first, **files.keyframes}
     pictures, digests = {}, {}
     for frame, path in paths.items():

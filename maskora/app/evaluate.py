@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +24,30 @@ from maskora.evaluation.clip import (
     open_pictures,
     reads_words,
 )
-from maskora.evaluation.judge import FrameSet, Numbers, Row, Scorers, Truth, gather, judge
+from maskora.evaluation.judge import (
+    FrameSet,
+    Numbers,
+    Row,
+    Scorers,
+    Truth,
+    gather,
+    gather_segments,
+    judge,
+)
 from maskora.evaluation.metrics import EditColours, crop_region, edit_colours
-from maskora.evaluation.report import Picture, as_json, as_page, pictures, report_on, summary
+from maskora.evaluation.report import (
+    Picture,
+    as_json,
+    as_page,
+    pictures,
+    report_on,
+    shown_frames,
+    summary,
+)
 from maskora.files import refuse_inputs, sha256_file, write_text
 from maskora.frames import Frames, LazyFrames, PackedLabels, digest_frames
 from maskora.masks.files import read_labels
+from maskora.method.segments import Segment
 from maskora.progress import track
 from maskora.video.differences import differs
 from maskora.video.fit import fit_image, fit_labels
@@ -66,6 +84,7 @@ class ResultRecord(BaseModel):
     frames: str = Field(validation_alias=AliasPath("inputs", "frames"))
     masks: str = Field(validation_alias=AliasPath("inputs", "masks"))
     edited: dict[int, EditedRecord] = Field(validation_alias=AliasPath("inputs", "edited"))
+    segments: tuple[Segment, ...] = ()  # only where the clip was generated in several
     outputs: dict[str, str] = {}  # file -> SHA-256; versions before recorded none
     prompt: str = ""  # the token and the edit's caption
     token: str = Field("", validation_alias=AliasPath("config", "prompt", "token"))
@@ -239,13 +258,15 @@ def _evaluate(
         (edited, judged.frames_THWC[frame], judged.labels_THW[frame] > 0)
         for frame, edited in judged.edited.items()
     )
-    rows, album = _judge(judged, colours, scoring)
+    rows = _judge(judged, colours, scoring)
     name = workspace.root.resolve().name
     title = name if edit is None else f"{name}: {edit}"
     facts, numbers = _facts(judged, edit, scoring), gather(rows)
-    report = report_on(title, facts, _notes(judged, colours, scoring, numbers), numbers)
+    notes = _notes(judged, colours, scoring, numbers)
+    segments = gather_segments(rows, [one.begins for one in judged.result.record.segments])
+    report = report_on(title, facts, notes, numbers, segments)
     folder = judged.result.folder
-    write_text(folder / PAGE, as_page(report, album))
+    write_text(folder / PAGE, as_page(report, _album(judged, shown_frames(report))))
     write_text(folder / NUMBERS, json.dumps(as_json(report), indent=2) + "\n")
     return [f"judged: {judged.result.video.path}", *summary(report), str(folder / PAGE)]
 
@@ -400,14 +421,12 @@ def _of_the_clip(path: Path, read: Callable[[Path], np.ndarray], source: Source)
     return picture
 
 
-def _judge(
-    judged: Judged, colours: EditColours, scoring: Scoring
-) -> tuple[list[Row], list[list[Picture]]]:
-    """Every frame's numbers, and its pictures."""
+def _judge(judged: Judged, colours: EditColours, scoring: Scoring) -> list[Row]:
+    """Every frame's numbers."""
     first_HWC = _first_as_shown(judged)
     reference_HWC = _reference(judged, first_HWC, scoring)
     folders = _clip_folders(scoring)
-    album: list[list[Picture]] = []
+    frames = track(judged.result.frames(), "evaluate", judged.source.frames, "frame")
     with ExitStack() as models:
         encoders: dict[Path, PictureEncoder] = {}
         for key, folder in folders.items():
@@ -422,7 +441,7 @@ def _judge(
             encoder = encoders[folders[CLIP]]
             caption_D = _caption_features(judged, folders[CLIP])
         scorers = Scorers(first_HWC, encoder, rater, reference_HWC, caption_D)
-        return list(judge(_frame_sets(judged, album), colours, scorers)), album
+        return list(judge(_frame_sets(judged, frames), colours, scorers))
 
 
 def _clip_folders(scoring: Scoring) -> dict[str, Path]:
@@ -457,24 +476,31 @@ def _first_as_shown(judged: Judged) -> np.ndarray:
     return np.where(inside_HW1, first_HWC, judged.frames_THWC[0])
 
 
-def _frame_sets(judged: Judged, album: list[list[Picture]]) -> Iterator[FrameSet]:
-    """Frame by frame everything that is compared, at the workspace's size, and into the album."""
+def _album(judged: Judged, shown: Collection[int]) -> dict[int, list[Picture]]:
+    """The pictures of some frames, which are read once more: those of all would fill memory."""
+    frames = enumerate(_frame_sets(judged, judged.result.frames()))
+    return {number: pictures(frame) for number, frame in frames if number in shown}
+
+
+def _frame_sets(judged: Judged, frames: Iterable[np.ndarray]) -> Iterator[FrameSet]:
+    """Frame by frame everything that is compared, at the workspace's size.
+
+    Args:
+        frames: the result's.
+    """
     source, truth = judged.source, judged.truth
-    frames = track(judged.result.frames(), "evaluate", source.frames, "frame")
     for number, frame_HWC in enumerate(frames):
         source_HWC = judged.frames_THWC[number]
         inside_HW = judged.labels_THW[number] > 0
         if not judged.result.exact:
             frame_HWC = fit_image(frame_HWC, source.placement)
-        frame = FrameSet(
+        yield FrameSet(
             result_HWC=frame_HWC,
             source_HWC=source_HWC,
             inside_HW=inside_HW,
             keyframe_HWC=judged.edited.get(number) if number else None,
             truth=None if truth is None else truth.frame(number, source_HWC, inside_HW),
         )
-        album.append(pictures(frame))
-        yield frame
 
 
 def _facts(judged: Judged, edit: str | None, scoring: Scoring) -> dict[str, Any]:

@@ -50,6 +50,8 @@ def motion_fingerprint(clip: Clip, caption: str, config: Config, model: VideoMod
     motion, window = config.motion, config.motion.window_length(clip.source.frames)
     plain = [] if motion.augment == "colour" else ["augment"]
     plain += [] if motion.gridded else ["masking", "grid_share"]
+    plain += ["task"] if motion.trained_task == "change" else []
+    plain += [] if motion.trained_shapes else ["mask_shapes"]
     return {
         **({} if storage == "same" else {STORAGE: storage}),
         **({"noise levels of the experts": digest(*borders)} if len(borders) > 1 else {}),
@@ -60,6 +62,7 @@ def motion_fingerprint(clip: Clip, caption: str, config: Config, model: VideoMod
         "source frames": digest_frames(clip.frames_THWC),
         "masks": digest_inside(clip.labels_THW),
         "caption": digest(config.prompt.with_token(caption)),
+        **({"shots": digest(str(starts))} if (starts := clip.source.shot_starts) else {}),
         "[motion]": digest(_table(motion, "steps", "window", *plain), str(window)),
     }
 

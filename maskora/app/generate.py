@@ -26,6 +26,7 @@ from maskora.latents import (
     encode_videos,
 )
 from maskora.method.conditioning import inference_sample, to_unit
+from maskora.method.segments import noise_seed
 from maskora.method.transfer import carried_inside, perturbed
 from maskora.models.acceleration import use_cache
 from maskora.models.registry import Context, Expert, PromptInput, Transformer, VideoModel
@@ -42,7 +43,6 @@ from maskora.streaming.engine import Streamer
 
 log = logging.getLogger("maskora")
 WAY_FORMAT = "1"
-SEEDS = 2**32
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class Passage:
         given_THWC: what is shown in place of the first ones, whole: an edited frame, and frames
             that are done.
         caption: what the edit shows.
+        flows: the last frame that is given comes right before what is generated; not where an
+            anchor alone leads into another shot.
         times: of the latent frames, where they do not follow one another.
     """
 
@@ -61,6 +63,7 @@ class Passage:
     labels_THW: np.ndarray
     given_THWC: np.ndarray
     caption: str
+    flows: bool = True
     times: tuple[int, ...] | None = None
 
 
@@ -116,9 +119,11 @@ def encode(config: Config, shown: Passage, model: VideoModel, cache: TensorCache
         own = video[:, : given.shape[1]]
         samples.append(inference_sample(video, keep, own, how, "", shown.times))
         videos["inverted"] = perturbed(video, transfer.smooth_noise, seed=0)
-    if transfer.start == "flow":
+    if transfer.start == "flow" and shown.flows:
         flowing = carried_inside(shown.given_THWC, shown.frames_THWC, shown.labels_THW > 0)
         videos["carried"] = to_unit(torch.from_numpy(flowing))
+    elif transfer.start == "flow":
+        videos["carried"] = video
     items = [PromptInput(one.prompt, one.reference_CHW) for one in samples]
     # All at once, so that each encoder is loaded once; the samples' are cached then.
     negative = model.negative(items[0], config.prompt.negative)
@@ -191,7 +196,7 @@ def _begun(
     way, found = source.way(), {}
     for seed, own in encoded.items():
         shape = (model.latent_channels, *model.latent_keep(own.sample.keep_THW).shape)
-        noise = draw_noise(shape, seed + segment * SEEDS)
+        noise = draw_noise(shape, noise_seed(seed, segment))
         branch = None if way is None or own.source is None else SourceBranch(own.source, way)
         found[seed] = Denoising(
             model, own.sample, own.negative, noise, config.inference, own.lock,

@@ -29,6 +29,7 @@ from maskora.app.outputs import (
     write_outputs,
 )
 from maskora.app.passages import generated
+from maskora.app.plan import segments_of
 from maskora.app.preflight import infer_warnings
 from maskora.app.workspace import Workspace, original_video, working
 from maskora.config import Config
@@ -145,14 +146,21 @@ def read_inputs(
     edited = load_edit(workspace, config, clip, edit, captioned=trained_on)
     original = original_video(clip.source)
     report_leakage(edited, config.appearance.spill)
-    if edited.keyframes and config.inference.lora == "none":
+    if config.inference.lora == "none" and (unseen := _unseen(config, clip, edited)):
         log.warning(
-            "note: edited frames after the first have no effect here: their look is learned, and "
-            'inference.lora is "none"'
-        )
+            "note: edited frames %s have no effect here: no segment begins with them, and a look "
+            'is learned, but inference.lora is "none"', ", ".join(map(str, unseen)),
+        )  # fmt: skip
     for warning in infer_warnings(config):
         log.warning("note: %s", warning)
     return clip, edited, original
+
+
+def _unseen(config: Config, clip: Clip, edited: Edit) -> list[int]:
+    """The edited frames after the first that no segment is shown."""
+    source = clip.source
+    segments = segments_of(config.inference, source.frames, edited.all, source.shot_starts)
+    return sorted(edited.keyframes.keys() - {segment.edited for segment in segments})
 
 
 def _generate_results(

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from maskora.app.exchange import exchange
+from maskora.app.first_frame import make_first_frame
 from maskora.app.workspace import (
     SAME_SHAPE,
     FrameRecord,
@@ -225,6 +226,8 @@ def track_workspace(
                 pass
         labels_THW, notes = save_masks(workspace, source, markup, config.mask, overwrite)
         store_markup(workspace, source, markup)
+        if config.motion.task == "remove":
+            notes += filter(None, [make_first_frame(workspace, None, markup.shown_THW)])
     for note in notes:
         say(f"note: {note}")
     objects = len({number for labels_HW in labels_THW for number in split(labels_HW)})
@@ -447,6 +450,8 @@ def _read_mask(mask: Path, info: VideoInfo, config: Config) -> Frames:
     if mask.is_dir() or mask.suffix.lower() in IMAGE_SUFFIXES:
         given = read_mask_folder(mask)
         picked = match_length(range(len(given)), *chosen)
+        if len(given) == 1:
+            return _in_every_frame(given[0], len(picked))
         return LazyFrames(lambda n: given[picked[n]], (len(picked), *given.shape[1:]))
     masks = probe(mask, video.rate)
     numbers = match_length(range(masks.frames), *chosen)

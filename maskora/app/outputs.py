@@ -22,12 +22,14 @@ from maskora import __version__
 from maskora.app.edits import Clip, Edit
 from maskora.app.exchange import exchange
 from maskora.app.fingerprints import LoraChoice
+from maskora.app.plan import segments_of
 from maskora.app.workspace import Source, Workspace, check_content, video_sha256
 from maskora.config import Config
 from maskora.errors import Fault, UserError
 from maskora.files import check_free, remove, sha256_file, write_text
 from maskora.frames import Frames, LazyFrames, digest_frames
 from maskora.hub import is_hub_id
+from maskora.method.segments import Segment
 from maskora.models.registry import VideoModel
 from maskora.video.composite import composite, contact_sheet, feather_alpha, paste_over_original
 from maskora.video.differences import heat
@@ -73,6 +75,12 @@ class Run:
     original: VideoInfo
     model: VideoModel
     plan: str
+
+    @property
+    def segments(self) -> list[Segment]:
+        """The segments in which the clip is generated."""
+        source, inference = self.clip.source, self.config.inference
+        return segments_of(inference, source.frames, self.edited.all, source.shot_starts)
 
 
 def result_files(folder: Path) -> list[Path]:
@@ -264,6 +272,7 @@ def run_record(run: Run, loras: list[LoraChoice]) -> dict[str, Any]:
         loras: the LoRA files that take part.
     """
     config, model, device = run.config, run.model, run.model.device
+    segments = [asdict(segment) for segment in run.segments]
     return {
         "program": f"maskora {__version__}",
         "command": sys.argv,
@@ -283,6 +292,7 @@ def run_record(run: Run, loras: list[LoraChoice]) -> dict[str, Any]:
         },
         "loras": [{**asdict(one), "path": str(one.path.resolve())} for one in loras],
         "plan": run.plan.splitlines(),
+        **({"segments": segments} if len(segments) > 1 else {}),
         "inputs": _inputs(run),
         "outside_difference": {
             str(frame): {"mean_levels": e.leakage.mean, "share_over_20_levels": e.leakage.share}

@@ -7,7 +7,6 @@ begins with frames of that.
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 
@@ -21,13 +20,14 @@ from maskora.app.generate import Encoded, Passage, encode, generate
 from maskora.app.kept_latents import KeptLatents
 from maskora.app.open_base import Base
 from maskora.app.outputs import Run
-from maskora.app.plan import segments_of
+from maskora.config.tables import Inference
 from maskora.errors import Fault, UserError
 from maskora.files import scratch_folder
 from maskora.frames import Frames, StoredFrames
 from maskora.latents import TensorCache, decode_video
 from maskora.method.conditioning import to_bytes
 from maskora.method.segments import Segment, blended, corrected, drift
+from maskora.progress import within
 from maskora.video.composite import composite, feather_alpha
 
 log = logging.getLogger("maskora")
@@ -44,7 +44,7 @@ def passage_of(
         kept_THWC: the frames with which it begins, as the segment before has made them.
         longest: frames of the longest clips that the base has learned.
     """
-    look = edited.all[max(frame for frame in edited.all if frame <= segment.start)]
+    look = edited.all[segment.look(edited.all)]
     led = [] if segment.anchor is None else [segment.anchor]
     numbers = [*led, *range(segment.start, segment.stop)]
     numbers += [segment.stop - 1] * (segment.shown - len(numbers))
@@ -54,23 +54,80 @@ def passage_of(
         labels_THW=np.stack([clip.labels_THW[number] for number in numbers]),
         given_THWC=np.stack([*first, *kept_THWC]),
         caption=look.caption,
+        flows=segment.opens or segment.kept > 0,
         times=segment.times(longest),
     )
 
 
-@dataclass
-class Take:
-    """A seed's clip as far as it is generated.
+class Reel:
+    """A clip as far as it is generated, segment after segment.
+
+    Args:
+        inference: how its background is held.
+        frames_THWC: where it is kept: of a clip of several segments, in a file.
 
     Attributes:
         frames_THWC: raw, from the first on, at the workspace's size.
-        first_C: by how much the first segment's colours lie above the source's.
         failure: what has stopped it.
     """
 
-    frames_THWC: Frames
-    first_C: np.ndarray | None = None
-    failure: UserError | Fault | OSError | None = None
+    def __init__(self, clip: Clip, inference: Inference, frames_THWC: Frames) -> None:
+        self._clip, self._inference = clip, inference
+        self.frames_THWC = frames_THWC
+        self.failure: UserError | Fault | OSError | None = None
+        self._first_C: np.ndarray | None = None  # the drift of the first segment's colours
+
+    def end(self, segment: Segment) -> np.ndarray:
+        """The finished frames with which a segment begins, (T, H, W, 3)."""
+        clip, inference = self._clip, self._inference
+        numbers = range(segment.start, segment.start + segment.kept)
+        frames = [self.frames_THWC[number] for number in numbers]
+        if inference.lock == "pixel":
+            frames = [
+                composite(
+                    clip.frames_THWC[number], frame,
+                    feather_alpha(clip.labels_THW[number] > 0, inference.feather),
+                )
+                for number, frame in zip(numbers, frames, strict=True)
+            ]  # fmt: skip
+        return np.array(frames, np.uint8).reshape(-1, *clip.frames_THWC.shape[1:])
+
+    def add(self, segment: Segment, decoded_THWC: np.ndarray) -> None:
+        """Put a segment's frames after those that are there.
+
+        Args:
+            decoded_THWC: all that the base was shown, uint8.
+        """
+        shown = segment.stop - segment.start
+        frames_THWC = decoded_THWC[segment.led : segment.led + shown]
+        if not isinstance(self.frames_THWC, StoredFrames):
+            self.frames_THWC = frames_THWC
+            return
+        frames_THWC = self._steadied(segment, frames_THWC)[segment.kept :]
+        start = segment.begins
+        made = len(self.frames_THWC) - start  # by the segment before, too
+        if made:
+            before_THWC = self.frames_THWC[start:]
+            shared = self._inference.shared(self._clip.source.frames)
+            weights = np.minimum(1.0, (np.arange(made) + 1) / (min(made, shared) + 1))
+            both = blended(before_THWC, frames_THWC[:made], weights)
+            frames_THWC = np.concatenate([both, frames_THWC[made:]])
+        self.frames_THWC.put(start, frames_THWC)
+
+    def _steadied(self, segment: Segment, frames_THWC: np.ndarray) -> np.ndarray:
+        """A segment's frames with the first segment's colours: outside the mask one can tell."""
+        part, clip = slice(segment.start, segment.stop), self._clip
+        found_C = drift(frames_THWC, clip.frames_THWC[part], clip.labels_THW[part] == 0)
+        if found_C is None:
+            return frames_THWC
+        if self._first_C is None:
+            self._first_C = found_C
+            return frames_THWC
+        moved_C = found_C - self._first_C
+        if (worst := float(np.abs(moved_C).max())) < SEEN:
+            return frames_THWC
+        log.info("its colours are off by up to %.1f levels outside the mask: taken back", worst)
+        return corrected(frames_THWC, moved_C)
 
 
 @contextmanager
@@ -87,17 +144,20 @@ def generated(
     Raises:
         UserError: the clip has no such segment.
     """
-    clip, size_HWC = run.clip.source, run.clip.frames_THWC.shape[1:]
-    segments = segments_of(run.config.inference, clip.frames, run.edited.all, clip.shot_starts)
+    segments, size_HWC = run.segments, run.clip.frames_THWC.shape[1:]
     if again is not None and not 1 <= again <= len(segments):
-        raise UserError(f"--from {again}: this clip is generated in {len(segments)} segments")
+        raise UserError(
+            f"--from {again}: this clip is generated in {len(segments)} segments, counted from 1"
+        )
     with ExitStack() as end:
-        take = {seed: Take(np.zeros((0, *size_HWC), np.uint8)) for seed in seeds}
+        kept: dict[int, Frames] = dict.fromkeys(seeds, np.zeros((0, *size_HWC), np.uint8))
         if len(segments) > 1:
             run.workspace.cache_dir.mkdir(parents=True, exist_ok=True)
             scratch = end.enter_context(scratch_folder(run.workspace.cache_dir, "frames"))
-            take = {seed: Take(StoredFrames(scratch / str(seed), size_HWC)) for seed in seeds}
-        takes = Takes(run, base, loras, segments, take, name, again)
+            kept = {seed: StoredFrames(scratch / str(seed), size_HWC) for seed in seeds}
+        inference = run.config.inference
+        reels = {seed: Reel(run.clip, inference, frames) for seed, frames in kept.items()}
+        takes = Takes(run, base, loras, segments, reels, name, again)
         takes.generate()
         yield takes
 
@@ -116,7 +176,7 @@ class Takes:
 
     def __init__(
         self, run: Run, base: Base, loras: list[LoraChoice], segments: list[Segment],
-        by_seed: dict[int, Take], name: Name, again: int | None,
+        by_seed: dict[int, Reel], name: Name, again: int | None,
     ) -> None:  # fmt: skip
         self._run, self._base, self._loras, self._name = run, base, loras, name
         self._cache, self._again = TensorCache(run.workspace.cache_dir), again
@@ -129,22 +189,26 @@ class Takes:
         """Generate all of it."""
         began, count = perf_counter(), len(self._segments)
         for number, segment in enumerate(self._segments, 1):
-            if count > 1:
+            if all(reel.failure for reel in self.by_seed.values()):
+                return
+            named = f"segment {number} of {count}" if count > 1 else ""
+            if named:
                 done, seconds = number - 1, perf_counter() - began
                 left = tqdm.format_interval(seconds / done * (count - done)) if done else ""
                 log.info(
-                    "segment %d of %d: frames %d to %d%s", number, count, segment.start,
-                    segment.stop - 1, f", about {left} left" if left else "",
+                    "%s: frames %d to %d%s", named, segment.start, segment.stop - 1,
+                    f", about {left} left" if left else "",
                 )  # fmt: skip
-            self._generate(number, segment)
+            with within(named):
+                self._generate(number, segment)
 
     def frames(self, seed: int) -> Frames:
         """A seed's whole clip, raw. Raises what has stopped it."""
-        take = self.by_seed[seed]
-        if take.failure is not None:
-            raise take.failure
-        self._add(take, self._segments[-1], self._last[seed])
-        return take.frames_THWC
+        reel = self.by_seed[seed]
+        if reel.failure is not None:
+            raise reel.failure
+        self._add(reel, self._segments[-1], self._last[seed])
+        return reel.frames_THWC
 
     def finish(self, seed: int) -> None:
         """The result stands. Of a long clip the segments are kept: a later one may change alone."""
@@ -153,7 +217,7 @@ class Takes:
 
     def _generate(self, number: int, segment: Segment) -> None:
         began = perf_counter()
-        going = [seed for seed, take in self.by_seed.items() if take.failure is None]
+        going = [seed for seed, reel in self.by_seed.items() if reel.failure is None]
         encoded = self._encoded(segment, going)
         self.seconds["encoding"] += perf_counter() - began
         began = perf_counter()
@@ -166,11 +230,11 @@ class Takes:
 
     def _decode(self, segment: Segment, sampled: dict[int, Tensor]) -> None:
         for seed, latents_CTHW in sampled.items():
-            take = self.by_seed[seed]
+            reel = self.by_seed[seed]
             try:
-                self._add(take, segment, latents_CTHW)
+                self._add(reel, segment, latents_CTHW)
             except (UserError, Fault, OSError) as error:
-                take.failure = error
+                reel.failure = error
 
     def _encoded(self, segment: Segment, seeds: list[int]) -> dict[int, Encoded]:
         """What the base is shown of a segment, which is another for each seed once it goes on."""
@@ -180,26 +244,10 @@ class Takes:
             if found and not segment.kept:
                 found[seed] = found[seeds[0]]
                 continue
-            shown = passage_of(
-                segment, run.clip, run.edited, self._end(seed, segment), model.longest
-            )
+            end_THWC = self.by_seed[seed].end(segment)
+            shown = passage_of(segment, run.clip, run.edited, end_THWC, model.longest)
             found[seed] = encode(run.config, shown, model, self._cache)
         return found
-
-    def _end(self, seed: int, segment: Segment) -> np.ndarray:
-        """The finished frames with which a segment begins, (T, H, W, 3)."""
-        clip, inference = self._run.clip, self._run.config.inference
-        generated = self.by_seed[seed].frames_THWC
-        frames = [generated[n] for n in range(segment.start, segment.start + segment.kept)]
-        if inference.lock == "pixel":
-            frames = [
-                composite(
-                    clip.frames_THWC[number], frame,
-                    feather_alpha(clip.labels_THW[number] > 0, inference.feather),
-                )
-                for number, frame in enumerate(frames, segment.start)
-            ]  # fmt: skip
-        return np.array(frames, np.uint8).reshape(-1, *clip.frames_THWC.shape[1:])
 
     def _sampled(
         self, number: int, segment: Segment, encoded: dict[int, Encoded]
@@ -220,35 +268,5 @@ class Takes:
             found.update(sampled)
         return found
 
-    def _add(self, take: Take, segment: Segment, latents_CTHW: Tensor) -> None:
-        """Decode a segment's frames and put them after those that are there."""
-        decoded_THWC = to_bytes(decode_video(latents_CTHW, self._run.model)).numpy()
-        shown = segment.stop - segment.start
-        frames_THWC = decoded_THWC[segment.led : segment.led + shown]
-        if not isinstance(take.frames_THWC, StoredFrames):
-            take.frames_THWC = frames_THWC
-            return
-        frames_THWC = self._steadied(take, segment, frames_THWC)[segment.kept :]
-        start = segment.start + segment.kept
-        made = len(take.frames_THWC) - start  # by the segment before, too
-        if made:
-            before_THWC = take.frames_THWC[start:]
-            weights = (np.arange(made) + 1) / (made + 1)
-            both = blended(before_THWC, frames_THWC[:made], weights)
-            frames_THWC = np.concatenate([both, frames_THWC[made:]])
-        take.frames_THWC.put(start, frames_THWC)
-
-    def _steadied(self, take: Take, segment: Segment, frames_THWC: np.ndarray) -> np.ndarray:
-        """A segment's frames with the first segment's colours: outside the mask one can tell."""
-        part, clip = slice(segment.start, segment.stop), self._run.clip
-        found_C = drift(frames_THWC, clip.frames_THWC[part], clip.labels_THW[part] == 0)
-        if found_C is None:
-            return frames_THWC
-        if take.first_C is None:
-            take.first_C = found_C
-            return frames_THWC
-        moved_C = found_C - take.first_C
-        if (worst := float(np.abs(moved_C).max())) < SEEN:
-            return frames_THWC
-        log.info("its colours are off by up to %.1f levels outside the mask: taken back", worst)
-        return corrected(frames_THWC, moved_C)
+    def _add(self, reel: Reel, segment: Segment, latents_CTHW: Tensor) -> None:
+        reel.add(segment, to_bytes(decode_video(latents_CTHW, self._run.model)).numpy())

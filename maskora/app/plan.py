@@ -31,6 +31,7 @@ COLOURINGS = 6  # orders of three channels, with motion.augment
 PURPOSES: tuple[Purpose, ...] = ("train", "infer")
 TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # as safetensors call them
 UNKNOWN = "unknown until the first step"
+LONG = 1000  # frames of a clip that has not been looked at, and is taken whole
 
 
 def plan_for(
@@ -119,7 +120,7 @@ def workload_of(
     further = [workspace.root / Path(lora.path).expanduser() for lora in config.inference.loras]
     return Workload(
         purpose=purpose,
-        frames=min(whole(clip), config.inference.segment),
+        frames=min(whole(clip), config.inference.segment_length(clip)),
         width=width,
         height=height,
         window=window,
@@ -143,12 +144,12 @@ def frames_of(config: Config, source: Source | None) -> int:
     if source is not None:
         return source.frames
     frames = config.video.frames
-    return config.inference.segment if frames == "all" else frames
+    return config.inference.segment_length(LONG) if frames == "all" else frames
 
 
 def variants(motion: Motion) -> int:
     """How many samples are made of each window."""
-    return (1 + motion.gridded) * (1 if motion.augment == "none" else COLOURINGS)
+    return motion.masks_per_window * (1 if motion.augment == "none" else COLOURINGS)
 
 
 def _planned_size(config: Config, multiple: int) -> tuple[int, int]:
@@ -200,15 +201,24 @@ def describe_plan(
     if source is None:
         yield f"{workspace.root} is not prepared yet: planned with [video] of the configuration"
     yield render(plans)
-    yield _disk_line(config, found, plans[0])
-    yield from _time_lines(config, workspace, source, plans)
+    is_known = source is not None or config.video.frames != "all"
+    edited = edited_numbers(workspace, None, frames_of(config, source)) if is_known else []
+    segments = clip_segments(config, source, edited)
+    disk = _disk_parts(config, found, plans[0])
+    if len(segments) > 1:
+        job = plans[-1].job
+        size = job.width * job.height * 3 * frames_of(config, source)
+        where = f"{workspace.cache_dir} while it is generated"
+        disk.append(f"{gb(size)} GB of frames per seed wait in {where}")
+    yield f"disk: {'; '.join(disk)}"
+    yield from _time_lines(config, plans, edited, len(segments))
 
 
-def _disk_line(config: Config, found: ModelFiles, plan: Plan) -> str:
+def _disk_parts(config: Config, found: ModelFiles, plan: Plan) -> list[str]:
     """The base's files, and the copy that weights = "mapped" makes."""
     files = {path for part in found.parts() for path in found.paths(part)}
     held = sum(path.stat().st_size for path in files)
-    lines = [f"disk: {found.where} has {gb(held)} GB"]
+    lines = [f"{found.where} has {gb(held)} GB"]
     kind, placement = matrix_type(found.paths("transformer")), plan.placement
     as_used = placement.storage == "same" and kind == TYPES[config.model.dtype]
     if kind is None:
@@ -218,20 +228,21 @@ def _disk_line(config: Config, found: ModelFiles, plan: Plan) -> str:
         copy = gb(base.experts * sum(base.block_bytes(job.dtype, job.storage)))
         unless = "" if kind else f" (none if they come in {config.model.dtype})"
         lines.append(f"a copy as it is used, {copy} GB, goes to {cache_home()}{unless}")
-    return "; ".join(lines)
+    return lines
 
 
 def _time_lines(
-    config: Config, workspace: Workspace, source: Source | None, plans: list[Plan]
+    config: Config, plans: list[Plan], edited: Sequence[int], segments: int
 ) -> list[str]:
     """Seconds per step and for the whole edit, where this machine has measured them before.
 
     Args:
         plans: of training, where something is trained, and of inference.
+        edited: numbers of the edited frames.
+        segments: in how many the clip is generated.
     """
     *train, infer = plans
     generate, told = _measured(infer, infer.job.frames)
-    segments = len(_segments(config, workspace, source))
     steps = segments * config.inference.steps
     denoised = steps * (1 + _inversion(config, infer.job.batch))
     lines, parts = list[str](), [(denoised, generate)]
@@ -239,7 +250,7 @@ def _time_lines(
     for plan in train:
         motion, told_motion = _measured(plan, plan.job.window)
         lines.append(f"  training step of {plan.job.window} frames: {told_motion}")
-        parts += _training_parts(config, workspace, source, plan, motion)
+        parts += _training_parts(config, edited, plan, motion)
     return [
         f"time on {infer.machine.name}:",
         *lines,
@@ -249,16 +260,12 @@ def _time_lines(
 
 
 def _training_parts(
-    config: Config, workspace: Workspace, source: Source | None, train: Plan, motion: float | None
+    config: Config, edited: Sequence[int], train: Plan, motion: float | None
 ) -> list[tuple[float, float | None]]:
     """How many steps of each kind training has, and the seconds of one."""
-    from maskora.app.edits import find_edits  # which needs libraries that the doctor looks at
-
     turns, share = train.base.experts, config.appearance.motion_share
     parts = [(float(turns * config.motion.steps), motion)]
-    there = source is not None and workspace.edits_dir.is_dir()
-    found = find_edits(workspace, None, frames_of(config, source)) if there else None
-    if found is None or not found.keyframes:
+    if not any(edited):
         return parts
     anchored = config.appearance.conditioning == "anchored"
     keyframe, _ = _measured(train, 1 + train.base.grid.temporal if anchored else 1)
@@ -266,15 +273,29 @@ def _training_parts(
     return [*parts, (steps * (1 - share), keyframe), (steps * share, motion)]
 
 
-def _segments(config: Config, workspace: Workspace, source: Source | None) -> list[Segment]:
-    """The segments of the clip, with the edited frames that are there by now."""
+def edited_numbers(workspace: Workspace, edit: str | None, frames: int) -> list[int]:
+    """The numbers of an edit's frames that are there by now.
+
+    Args:
+        frames: how many the clip has.
+
+    Raises:
+        UserError: the edit's folder holds what is no frame of the clip.
+    """
     from maskora.app.edits import find_edits  # which needs libraries that the doctor looks at
 
-    frames = frames_of(config, source)
-    there = source is not None and workspace.edits_dir.is_dir()
-    edited = find_edits(workspace, None, frames).keyframes if there else {}
+    there = workspace.edit_dir(edit).is_dir()
+    return sorted(find_edits(workspace, edit, frames).images) if there else []
+
+
+def clip_segments(config: Config, source: Source | None, edited: Iterable[int]) -> list[Segment]:
+    """The segments of the prepared clip or, before that, of one as [video] has it.
+
+    Args:
+        edited: numbers of the frames that are edited by now; the first one will be.
+    """
     cuts = source.shot_starts if source else []
-    return segments_of(config.inference, frames, [0, *edited], cuts)
+    return segments_of(config.inference, frames_of(config, source), {0, *edited}, cuts)
 
 
 def segments_of(
@@ -288,7 +309,8 @@ def segments_of(
         cuts: numbers of the frames at which its shots begin, but the first.
     """
     return plan_segments(
-        frames, edited, cuts, segment=inference.segment, overlap=inference.overlap,
+        frames, edited, cuts, segment=inference.segment_length(frames),
+        overlap=inference.shared(frames),
         anchored=inference.anchor,
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from maskora.app.captions import foresee_caption
 from maskora.app.edits import EditFiles, find_edits
 from maskora.app.masking import check_frames, load_masks
-from maskora.app.plan import check_transfer
+from maskora.app.plan import check_transfer, clip_segments
 from maskora.app.shot_notes import describe_shots, unedited_shots_note
 from maskora.app.workspace import (
     Source,
@@ -83,8 +83,13 @@ def _summary(config: Config, workspace: Workspace, source: Source, files: EditFi
     width, height = source.size
     shots = f", {described}" if (described := describe_shots(source)) else ""
     lines = [f"{workspace.root}: {source.frames} frames of {width}x{height}{shots}"]
+    if (segments := len(clip_segments(config, source, files.images))) > 1:
+        longest = config.inference.segment_length(source.frames)
+        lines.append(f"generated in {segments} segments of at most {longest} frames")
     if 0 not in files.images:
-        lines.append(f"edited first frame: not there yet ({files.folder / '00000.png'})")
+        removed = config.motion.task == "remove"
+        fate = "infer.py makes it" if removed else "not there yet"
+        lines.append(f"edited first frame: {fate} ({files.folder / '00000.png'})")
     stages = "motion, then appearance" if files.keyframes else "motion"
     if config.inference.lora == "none":
         stages = "none, as inference.lora is none"
@@ -164,6 +169,11 @@ def train_warnings(config: Config, has_keyframes: bool) -> list[str]:
         warnings += _unused(config, "motion", ["grid_share"], reason)
     elif not config.motion.gridded:
         warnings += _unused(config, "motion", ["masking"], 'motion.conditioning is "first-frame"')
+    if config.motion.conditioning == "first-frame":
+        keys = ["task", "mask_shapes"]
+        warnings += _unused(config, "motion", keys, 'motion.conditioning is "first-frame"')
+    elif config.mask.shape == "full":
+        warnings += _unused(config, "motion", ["mask_shapes"], 'mask.shape is "full"')
     if config.mask.shape in ("tight", "noisy", "full"):
         warnings += _unused(
             config, "mask", ["margin", "smooth"], f'mask.shape is "{config.mask.shape}"'

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from maskora.app.exchange import exchange
+from maskora.app.first_frame import make_first_frame
+from maskora.app.following import carry_box, parse_follow
 from maskora.app.masking import build_masks, draw_overview, given_silhouettes, share_inside
 from maskora.app.shot_notes import describe_shots, unedited_shots_note
 from maskora.app.workspace import (
@@ -38,7 +40,7 @@ from maskora.video.probe import VideoInfo, probe
 from maskora.video.read import read_frames
 from maskora.video.shots import ShotFinder
 
-FEWEST = 5  # frames of a clip
+FEWEST, LONGEST = 5, 100_000  # frames of a clip
 GRID_FILES = ["config.json", "vae/config.json", "transformer/config.json"]
 Watch = Callable[[Iterable[np.ndarray], int], Iterable[np.ndarray]]
 
@@ -59,11 +61,13 @@ def prepare_workspace(
     overwrite: bool,
     preset: str | None = None,
     watch: Watch = with_a_bar,
+    follow: str | None = None,
 ) -> list[str]:
-    """Write source/, masks/, an empty edits/ and edit.toml.
+    """Write source/, masks/, edits/ (with a first frame, where a thing is removed), edit.toml.
 
     Args:
         mask, box: where the edit is; neither: it is clicked later (or mask.shape is "full").
+        follow: what the box moves with: "background", or a point X,Y on a thing.
         given: settings from the command's own options, "table.key" -> value.
         overrides, preset: `--set` texts, and a method that they go before.
         watch: passes the frames on, and may show how many are through.
@@ -81,13 +85,21 @@ def prepare_workspace(
     if config.mask.shape == "full" and (mask or box):
         notes.append('--mask and --box have no effect: [mask] shape is "full"')
     silhouettes_THW = given_silhouettes(mask, box, info, config, placement)
+    followed = parse_follow(follow, box, config.motion.task)
     source = _source(info, config, placement, grid)
     with scaffold(workspace) as built:
         source = _write_source(built, info, source, watch)
+        if followed and silhouettes_THW is not None:
+            box_HW = silhouettes_THW[0] > 0
+            silhouettes_THW, more = carry_box(built, box_HW, followed, config.tracker, source)
+            notes += more
         share, mask_notes = _masks(built, silhouettes_THW, config, source)
         write_text(built.config, render_config(config, _header(root, video)))
     notes = [f"note: {note}" for note in (*notes, *mask_notes, *_shot_notes(workspace, source))]
-    return [*notes, *_next_steps(workspace, source, share)]
+    first_frame = None
+    if silhouettes_THW is not None and config.motion.task == "remove":
+        first_frame = make_first_frame(workspace, None, silhouettes_THW)
+    return [*notes, *_next_steps(workspace, source, share, first_frame)]
 
 
 def _placed(
@@ -116,7 +128,7 @@ def _write_source(built: Workspace, info: VideoInfo, source: Source, watch: Watc
         finder.add(fitted_HWC)
     check_origin(source)
     shots = tuple(ShotRecord(**asdict(change)) for change in finder.finish())
-    source = source.model_copy(update={"shots": shots})
+    source = Source.model_validate({**source.model_dump(), "shots": shots})
     files = [built.source_frame(number) for number in range(source.frames)]
     FrameRecord(digests=tuple(map(digest_file, files))).write(built.frame_record)
     built.write_source(source)
@@ -258,6 +270,11 @@ def _fit_range(config: Config, info: VideoInfo) -> tuple[Config, list[str]]:
             f"{video.every}, that leaves {available}, and {FEWEST} are the fewest that work"
         )
     frames = available if video.frames == "all" else min(video.frames, available)
+    if frames > LONGEST:
+        raise UserError(
+            f"{info.path}: {frames} frames are asked for, and a workspace holds {LONGEST} at most: "
+            f"take a part, with --start and --frames"
+        )
     notes = []
     if video.frames not in ("all", frames):
         notes.append(
@@ -327,7 +344,15 @@ def _header(root: Path, video: Path) -> str:
     )
 
 
-def _next_steps(workspace: Workspace, source: Source, share: float | None) -> list[str]:
+def _next_steps(
+    workspace: Workspace, source: Source, share: float | None, first_frame: str | None
+) -> list[str]:
+    """What was prepared, and what comes next.
+
+    Args:
+        share: of the picture inside the mask; None where there is no mask yet.
+        first_frame: about the edited one, where it was made here.
+    """
     width, height = source.size
     made = f"{source.frames} frames of {width}x{height} at {float(source.rate):.3f} fps"
     root = quoted(workspace.root)
@@ -338,10 +363,11 @@ def _next_steps(workspace: Workspace, source: Source, share: float | None) -> li
             f"or       maskora track {root} --click {quoted('FRAME,X,Y,+')}   "
             f"(pixels of the original)",
         ]
+    edited = workspace.edits_dir / "00000.png"
+    by_hand = f"edit     {workspace.source_frame(0)}, inside the box, and save it as {edited}"
     return [
         f"{workspace.root}: {made}, {share:.0%} of the picture inside the mask",
         f"look at  {workspace.overview}",
-        f"edit     {workspace.source_frame(0)}, inside the box, and save it as "
-        f"{workspace.edits_dir / '00000.png'}",
+        f"look at  {first_frame}" if first_frame else by_hand,
         f"then     python train.py --config {quoted(workspace.config)}",
     ]

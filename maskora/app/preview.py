@@ -142,11 +142,17 @@ def _in_cells(labels_HW: np.ndarray, cell: int) -> np.ndarray:
 
 
 def shrunk_edit(edited: Edit, size: tuple[int, int]) -> Edit:
-    """The edited first frame at a smaller (width, height); later ones serve training alone."""
-    first = edited.first
-    placement = place(first.fitted_HWC.shape[1::-1], size, "stretch")
-    fitted_HWC, image_HWC = (fit_image(i, placement) for i in (first.fitted_HWC, first.image_HWC))
-    return Edit(replace(first, fitted_HWC=fitted_HWC, image_HWC=image_HWC), {})
+    """The edited frames at a smaller (width, height)."""
+    placement = place(edited.first.fitted_HWC.shape[1::-1], size, "stretch")
+    small = {
+        frame: replace(
+            one,
+            fitted_HWC=fit_image(one.fitted_HWC, placement),
+            image_HWC=fit_image(one.image_HWC, placement),
+        )
+        for frame, one in edited.all.items()
+    }
+    return Edit(small.pop(0), small)
 
 
 def _finished(run: Run, frames_THWC: Frames) -> Frames:

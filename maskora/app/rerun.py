@@ -38,6 +38,8 @@ class Repeated(BaseModel):
 def rerun(file: Path, output: Path | None) -> list[str]:
     """Repeat the run of a run.json; the result takes the place of the one that it describes.
 
+    It is generated anew, whatever is kept of it in the cache.
+
     Args:
         file: a run.json, in its workspace's output/ or anywhere else.
         output: a copy of edited.mp4.
@@ -58,7 +60,8 @@ def rerun(file: Path, output: Path | None) -> list[str]:
     own = then.loras[: len(then.loras) - len(config.inference.loras)]
     names = [_place(str(one["path"]), then, workspace) for one in own] or ["none"]
     check = _checker(file, then.model_dump(mode="json"))
-    infer_into({then.seed: folder}, config, workspace, then.edit, output, names, check)
+    folders = {then.seed: folder}
+    infer_into(folders, config, workspace, then.edit, output, names, check, again=1)
     return list(_compare(folder, then.outputs))
 
 

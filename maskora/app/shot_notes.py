@@ -32,7 +32,8 @@ def unedited_shots_note(
         return None
     frames = ", ".join(str(workspace.source_frame(begin)) for begin in begins)
     return (
-        f"an edit does not carry from one shot to the next: edit {frames} as well, and save it "
-        f"under the same name in {workspace.edits_dir}; or prepare one shot alone, with --start "
+        f"a shot whose first frame is not edited is shown the last edited frame before it, which "
+        f"may not fit: where the thing is in it, edit {frames} as well, and save it under the same "
+        f"name in {workspace.edits_dir}; or prepare one shot alone, with --start "
         f"and --frames (frame {begins[0]} is --start {source.start + begins[0] * source.every})"
     )

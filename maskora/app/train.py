@@ -45,7 +45,9 @@ from maskora.method.conditioning import (
     recoloured,
     window_name,
     windows,
+    without_object,
 )
+from maskora.method.pasting import ShownMask, masked_sample, shown_masks
 from maskora.models.registry import Expert
 from maskora.training.loop import Chooser, StageRun, choose_mixed, choose_uniformly, train
 from maskora.training.report import draw_loss, read_metrics
@@ -306,29 +308,60 @@ def _listed(names: list[str]) -> str:
 
 def motion_samples(clip: Clip, caption: str, config: Config) -> Sequence[Sample]:
     """Stage 1: sliding windows over the source, or the whole of it, each made on demand."""
-    motion, frames = config.motion, clip.source.frames
+    motion, seed = config.motion, config.training.seed
+    frames, cell = clip.source.frames, clip.source.cell
     window, prompt = motion.window_length(frames), config.prompt.with_token(caption)
-    wanted = [*product(
-        (False, True) if motion.gridded else (False,),
-        windows(frames, clip.source.shot_starts, window, motion.stride),
-        (None,) if motion.augment == "none" else COLOUR_ORDERS,
-    )]  # fmt: skip
-
-    def keep(part: slice, gridded: bool) -> Tensor:
-        if not gridded:
-            return clip.keep(part)
-        generator = torch.Generator().manual_seed(config.training.seed)
-        shape, cell = clip.labels_THW.shape, clip.source.cell
-        return grid_keep(shape, cell, motion.grid_share, generator, part)
+    parts = windows(frames, clip.source.shot_starts, window, motion.stride)
+    shown: list[tuple[range, ShownMask | None]] = [
+        (part, mask)
+        for part in parts
+        for mask in shown_masks(
+            clip.labels_THW[part.start : part.stop] > 0, motion, cell, (seed, part.start)
+        )
+    ]
+    free = {part for part, _ in shown}
+    _report_crowded([part.start for part in parts if part not in free], len(parts), window)
+    gridded = [(part, None) for part in parts if part in free] if motion.gridded else []
+    orders = (None,) if motion.augment == "none" else COLOUR_ORDERS
+    wanted = [*product([*shown, *gridded], orders)]
 
     def make(number: int) -> Sample:
-        gridded, one, order = wanted[number]
-        part, how = slice(one.start, one.stop), motion.conditioning
-        sample = motion_sample(clip.video(part), keep(part, gridded), 0, len(one), how, prompt)
-        sample = replace(sample, name=window_name(one.start, len(one)))
+        (own, mask), order = wanted[number]
+        part, how, task = slice(own.start, own.stop), motion.conditioning, motion.trained_task
+        keep_THW = own_THW = clip.keep(part)
+        if mask is None:
+            generator = torch.Generator().manual_seed(seed)
+            shape = clip.labels_THW.shape
+            keep_THW = grid_keep(shape, cell, motion.grid_share, generator, part)
+        sample = motion_sample(clip.video(part), keep_THW, 0, len(own), how, prompt)
+        sample = replace(sample, name=window_name(own.start, len(own)))
+        if mask is not None:
+            sample = masked_sample(sample, own_THW == 0, mask, task)
+        elif task == "remove":
+            sample = without_object(sample, own_THW == 0)
         return sample if order is None else recoloured(sample, order)
 
     return OnDemand(make, len(wanted))
+
+
+def _report_crowded(starts: list[int], total: int, window: int) -> None:
+    """Say which windows have no free place for a mask. Raises UserError where all have none.
+
+    Args:
+        starts: of those windows.
+    """
+    if len(starts) == total:
+        raise UserError(
+            '[motion] task is "remove", which is learned from the mask moved over background, and '
+            "in no window is there a free place for it: the mask is too large, or nowhere. Make it "
+            'smaller ([mask] shape = "tight", a smaller margin), or the windows shorter ([motion] '
+            'window), or leave the base as it is (inference.lora = "none")'
+        )
+    if starts:
+        log.warning(
+            "note: left out, because the mask leaves no free place to move it to, or is not "
+            "there: %s", ", ".join(window_name(start, window) for start in starts),
+        )  # fmt: skip
 
 
 def appearance_samples(clip: Clip, edit: Edit, config: Config, held: int) -> list[Sample]:

@@ -9,7 +9,15 @@ import re
 from fractions import Fraction
 from typing import Annotated, Literal, TypeAlias, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 # The kinds of base and the parts of one, by name. The models room knows what they are; a test
 # holds the lists equal.
@@ -25,6 +33,9 @@ FAMILIES: tuple[str, ...] = get_args(Family)
 PARTS = ("transformer", "transformer_2", "vae", "text_encoder", "image_encoder")
 TrackerKind = Literal["simple", "sam2"]
 MaskShape = Literal["box", "tight", "hull", "noisy", "full"]
+MaskVariant = Literal["box", "hull", "expanded", "box+expanded", "hull+expanded"]
+Task = Literal["change", "remove", "add"]
+PLACES = 3  # to which a window's mask is moved, where the task is to remove or to add something
 Stage: TypeAlias = Literal["motion", "appearance"]
 LARGEST = 8192
 
@@ -289,15 +300,27 @@ NEGATIVE_PROMPT = (
 )
 
 
+def _of_objects(given: object) -> object:
+    """A list of captions, one for each object, as one."""
+    if isinstance(given, list | tuple) and all(isinstance(one, str) for one in given):
+        return "; ".join(map(str, given))
+    return given
+
+
+Words = Annotated[str, BeforeValidator(_of_objects)]
+
+
 class Prompt(Table):
     """The words. A .txt beside an image (source/00000.txt, edits/NNNNN.txt) wins over these."""
 
     token: str = Field("p3rs0n", description="the special token put before every caption")
-    caption: str = Field(
-        "auto", description='what the source shows; "auto" = the captioner of [caption] says it'
+    caption: Words = Field(
+        "auto",
+        description='what the source shows, or a list with a caption for each object; "auto" = the '
+        "captioner of [caption] says it",
     )
-    edited_caption: str = Field(
-        "auto", description='what the edited frame shows; "auto" = the captioner says it'
+    edited_caption: Words = Field(
+        "auto", description='the same of the edited frame; "auto" = the captioner says it'
     )
     negative: str = Field(NEGATIVE_PROMPT, description="what guidance steers away from")
 
@@ -344,6 +367,12 @@ class Optimizer(Table):
 class Motion(Table):
     """Stage 1: learn the clip's motion. Its LoRA serves every edit of this clip."""
 
+    task: Task = Field(
+        "change",
+        description="what the edit does inside the mask: change what is there | remove it | add "
+        "something; to remove or to add is learned from masks over background, and encodes three "
+        "or four times as much",
+    )
     steps: Positive = Field(100, description="optimizer steps")
     window: Frames | Literal["full"] = Field(
         9, description='frames per sample (4k+1), or "full": the whole clip at once'
@@ -365,11 +394,34 @@ class Motion(Table):
         description="none | colour: each window also with its colour channels in the five other "
         "orders, against learning the source's colour with its motion; encodes six times as much",
     )
+    mask_shapes: tuple[MaskVariant, ...] = Field(
+        (),
+        strict=False,
+        description="each window also with its mask in each of these shapes, so that others than "
+        "that of [mask] are obeyed: box, hull, expanded (grown at random), box+expanded, "
+        "hull+expanded; [] = as [mask] says alone",
+    )
 
     @property
     def gridded(self) -> bool:
         """True where windows are masked by a grid, too."""
         return self.masking == "grid" and self.conditioning == "masked"
+
+    @property
+    def trained_task(self) -> Task:
+        """The task that training is about: without masks, it is always the same."""
+        return self.task if self.conditioning == "masked" else "change"
+
+    @property
+    def trained_shapes(self) -> tuple[MaskVariant, ...]:
+        """The further shapes of masks that are shown: none without masks."""
+        return self.mask_shapes if self.conditioning == "masked" else ()
+
+    @property
+    def masks_per_window(self) -> int:
+        """Under how many masks each window is shown, at most."""
+        per_shape = {"change": 1, "remove": PLACES, "add": 1 + PLACES}[self.trained_task]
+        return per_shape * (1 + len(self.trained_shapes)) + self.gridded
 
     def window_length(self, frames: int) -> int:
         """Frames per sample of a clip, 4k+1: as set, or as many as a shorter clip has."""
@@ -425,6 +477,9 @@ class LoraFile(Table):
     )
 
 
+SEGMENT, AT_ONCE = 49, 81  # frames of "auto"
+
+
 class Inference(Table):
     """Generation of the edited clip."""
 
@@ -448,13 +503,16 @@ class Inference(Table):
     conditioning: Conditioning = Field(
         "masked", description="masked | first-frame (plain image-to-video)"
     )
-    segment: Annotated[Frames, Field(ge=9)] = Field(
-        49,
+    segment: Annotated[Frames, Field(ge=9)] | Literal["auto"] = Field(
+        "auto",
         description="frames that are generated at once (4k+1); a longer clip goes through in "
-        "several such segments, each going on where the one before has stopped",
+        "several such segments, each going on where the one before has stopped. "
+        '"auto" = all of up to 81 frames, and 49 of a longer clip',
     )
     overlap: Annotated[int, Field(ge=4, multiple_of=4)] = Field(
-        8, description="frames of the one before with which a segment begins; a multiple of 4"
+        8,
+        description="frames of the one before with which a segment begins; a multiple of 4, and "
+        "fewer where a segment has no room for so many",
     )
     anchor: bool = Field(
         True,
@@ -471,14 +529,15 @@ class Inference(Table):
         "transformers, expert = high | low says for which)",
     )
 
-    @model_validator(mode="after")
-    def _goes_on(self) -> "Inference":
-        if self.overlap > self.segment - 5:
-            raise ValueError(
-                f"overlap is {self.overlap}, and of a segment of {self.segment} frames at most "
-                f"{(self.segment - 5) // 4 * 4} may be those of the one before"
-            )
-        return self
+    def segment_length(self, frames: int) -> int:
+        """Frames of a segment of a clip at most, 4k+1."""
+        if self.segment != "auto":
+            return self.segment
+        return SEGMENT if frames > AT_ONCE else AT_ONCE
+
+    def shared(self, frames: int) -> int:
+        """Frames that two segments of a clip share: as set, or as many as there is room for."""
+        return min(self.overlap, (self.segment_length(frames) - 5) // 4 * 4)
 
 
 Depth = Annotated[tuple[Share, Share], AfterValidator(_rising)]

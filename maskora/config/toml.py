@@ -205,7 +205,7 @@ def _lay_over(content: dict[str, Any], override: str) -> None:
     except (ValueError, RecursionError):
         value = text
     if _is_text(table, keys):
-        value = value if isinstance(value, str) else text
+        value = value if isinstance(value, str | list) else text
     target = content
     for inside in (table, *keys[:-1]):
         target = target.setdefault(inside, {})

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -411,6 +412,40 @@ def gather(rows: Sequence[Row]) -> Numbers:
             totals = [math.fsum(column) / len(taken) for column in zip(*taken, strict=True)]
             means[key] = _combined(totals, measure)
     return Numbers(len(rows), curves, means)
+
+
+@dataclass(frozen=True)
+class SegmentMeans:
+    """The means of one of the segments in which a long clip was generated.
+
+    Attributes:
+        number: of the segment, from 1.
+        start, stop: its own frames, half-open.
+        means: as of `Numbers`, over these frames.
+    """
+
+    number: int
+    start: int
+    stop: int
+    means: dict[str, float]
+
+    @property
+    def title(self) -> str:
+        """ "segment 3 (frames 90 to 130)"."""
+        return f"segment {self.number} (frames {self.start} to {self.stop - 1})"
+
+
+def gather_segments(rows: Sequence[Row], begins: Sequence[int]) -> list[SegmentMeans]:
+    """The means of each segment that has frames of its own.
+
+    Args:
+        begins: the first own frame of each.
+    """
+    return [
+        SegmentMeans(number, start, stop, gather(rows[start:stop]).means)
+        for number, (start, stop) in enumerate(pairwise([*begins, len(rows)]), 1)
+        if start < stop
+    ]
 
 
 def _parts(row: Row, needed: Sequence[str]) -> list[float] | None:

@@ -3,7 +3,7 @@
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -13,7 +13,14 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from maskora.evaluation.judge import GROUPS, MEASURES, FrameSet, Numbers, format_value
+from maskora.evaluation.judge import (
+    GROUPS,
+    MEASURES,
+    FrameSet,
+    Numbers,
+    SegmentMeans,
+    format_value,
+)
 from maskora.evaluation.verdict import Sign, Worst, bad_signs, worst_frames
 from maskora.video.differences import HEAT, heat
 
@@ -79,12 +86,14 @@ class Report:
         title: whose result it is.
         facts: what was judged, and by what: names and values, None where there is no such.
         notes: what the reader should know about how the numbers came about.
+        segments: of a clip that was generated in several, else none.
     """
 
     title: str
     facts: dict[str, Any]
     notes: list[str]
     numbers: Numbers
+    segments: Sequence[SegmentMeans]
     signs: list[Sign]
     worst: list[Worst]
 
@@ -96,9 +105,16 @@ class Picture(NamedTuple):
     url: str
 
 
-def report_on(title: str, facts: dict[str, Any], notes: list[str], numbers: Numbers) -> Report:
-    """Numbers with their verdict."""
-    return Report(title, facts, notes, numbers, bad_signs(numbers), worst_frames(numbers))
+def report_on(
+    title: str,
+    facts: dict[str, Any],
+    notes: list[str],
+    numbers: Numbers,
+    segments: Sequence[SegmentMeans] = (),
+) -> Report:
+    """Numbers with their verdict; arguments as of `Report`."""
+    signs, worst = bad_signs(numbers, segments), worst_frames(numbers)
+    return Report(title, facts, notes, numbers, segments, signs, worst)
 
 
 def summary(report: Report) -> list[str]:
@@ -148,6 +164,7 @@ def as_json(report: Report) -> dict[str, Any]:
         },
         "means": {key: _plain(value) for key, value in numbers.means.items()},
         "curves": {key: [_plain(v) for v in curve] for key, curve in numbers.curves.items()},
+        **({"segments": [_segment(one) for one in report.segments]} if report.segments else {}),
         "measures": {
             key: {"title": m.title, "unit": m.unit, "better": m.better, "meaning": m.meaning}
             for key, m in MEASURES.items()
@@ -156,20 +173,31 @@ def as_json(report: Report) -> dict[str, Any]:
     }
 
 
+def _segment(segment: SegmentMeans) -> dict[str, Any]:
+    means = {key: _plain(value) for key, value in segment.means.items()}
+    return {**asdict(segment), "means": means}
+
+
 def _plain(value: float | None) -> float | str | None:
     """A number that JSON can hold."""
     return "identical" if value is not None and math.isinf(value) else value
 
 
-def as_page(report: Report, album: list[list[Picture]]) -> str:
+def shown_frames(report: Report) -> list[int]:
+    """Numbers of the frames that the page shows: some spread over the clip, and the worst."""
+    last = report.numbers.frames - 1
+    spread = {round(n * last / (SHOWN - 1)) for n in range(SHOWN)}
+    return sorted(spread | {worst.frame for worst in report.worst})
+
+
+def as_page(report: Report, album: Mapping[int, list[Picture]]) -> str:
     """report.html, which needs nothing beside itself.
 
     Args:
-        album: the pictures of every frame.
+        album: the pictures of each of the `shown_frames`.
     """
     numbers = report.numbers
     reasons = {worst.frame: worst_reason(worst) for worst in report.worst}
-    spread = {round(n * (numbers.frames - 1) / (SHOWN - 1)) for n in range(SHOWN)}
     environment = Environment(
         loader=PackageLoader("maskora.evaluation", ""),
         autoescape=True,
@@ -186,10 +214,20 @@ def as_page(report: Report, album: list[list[Picture]]) -> str:
         style=files("maskora.evaluation").joinpath("report.css").read_text("utf-8"),
         background=background_sentence(numbers),
         groups=[(title, rows) for title, rows in groups if rows],
-        frames=[(n, reasons.get(n), album[n]) for n in sorted(spread | set(reasons))],
+        frames=[(n, reasons.get(n), album[n]) for n in shown_frames(report)],
         worst=[(worst.frame, reasons[worst.frame]) for worst in report.worst],
-        charts=draw_charts(numbers),
+        measures=[MEASURES[key].title for key in _shown(numbers)],
+        segments=[
+            (segment, [format_value(key, segment.means.get(key)) for key in _shown(numbers)])
+            for segment in report.segments
+        ],
+        charts=draw_charts(numbers, [segment.start for segment in report.segments]),
     )
+
+
+def _shown(numbers: Numbers) -> list[str]:
+    """The measures that there are, but for those that stand beside others."""
+    return [key for keys in GROUPS.values() for key in keys if key in numbers.means]
 
 
 def _row(numbers: Numbers, key: str) -> dict[str, str]:
@@ -237,15 +275,19 @@ def _small_jpeg(picture_HWC: np.ndarray) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def draw_charts(numbers: Numbers) -> list[tuple[str, str]]:
-    """The charts that there are numbers for: title and SVG element."""
+def draw_charts(numbers: Numbers, begins: Sequence[int] = ()) -> list[tuple[str, str]]:
+    """The charts that there are numbers for: title and SVG element.
+
+    Args:
+        begins: frames before which a line is drawn, but the first: where segments begin.
+    """
     found = []
     for chart in CHARTS:
         heights = {name: _heights(numbers, key) for key, name in chart.lines.items()}
         # Pictures that are identical throughout leave nothing to draw.
         heights = {name: curve for name, curve in heights.items() if not np.isnan(curve).all()}
         if heights:
-            found.append((chart.title, _draw(chart, heights)))
+            found.append((chart.title, _draw(chart, heights, begins)))
     return found
 
 
@@ -255,7 +297,7 @@ def _heights(numbers: Numbers, key: str) -> list[float]:
     return [np.nan if v is None or np.isinf(v) else v for v in curve]
 
 
-def _draw(chart: Chart, heights: dict[str, list[float]]) -> str:
+def _draw(chart: Chart, heights: dict[str, list[float]], begins: Sequence[int]) -> str:
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -266,6 +308,8 @@ def _draw(chart: Chart, heights: dict[str, list[float]]) -> str:
         axes = figure.subplots()
         if chart.reference is not None:
             axes.axhline(chart.reference, color=REFERENCE, linewidth=1)
+        for begin in begins[1:]:
+            axes.axvline(begin - 0.5, color=REFERENCE, linewidth=1, linestyle=":")
         for (name, curve), colour in zip(heights.items(), LINES, strict=False):
             axes.plot(curve, color=colour, lw=1.6, marker="." if frames <= 60 else "", label=name)
         axes.set(xlabel="frame", xlim=(-0.5, frames - 0.5))

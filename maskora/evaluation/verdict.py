@@ -5,11 +5,12 @@ where to look; it proves nothing.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from maskora.evaluation.judge import MEASURES, Numbers
+from maskora.evaluation.judge import MEASURES, Numbers, SegmentMeans, format_value
 
 SHOWS = 30.0  # dB: below that a difference is seen
 FROZEN = 0.35  # of the source's speed
@@ -23,6 +24,8 @@ COMPARED = (
     "hit_rate", "centroid_error", "orientation_error", "inside_psnr",
 )  # fmt: skip
 MOST_FRAMES = 5
+# Later segments are compared with the first by these, and named from so many grains on.
+OF_SEGMENTS, FALLS, MOST_SEGMENTS = ("edit_colours", "outside_l1"), 3, 5
 CEILING = 100.0  # dB: what an identical picture is compared as; it is shown as identical
 
 
@@ -31,7 +34,7 @@ class Sign:
     """A known bad sign.
 
     Attributes:
-        name: background, vanished, frozen, flicker or untrue.
+        name: background, vanished, frozen, flicker, untrue or segments.
         title: the same in a few words.
         message: what was found, and what may help.
     """
@@ -57,10 +60,15 @@ class Worst:
     typical: float
 
 
-def bad_signs(numbers: Numbers) -> list[Sign]:
-    """The known bad signs of a result, in the order in which they are best looked at."""
+def bad_signs(numbers: Numbers, segments: Sequence[SegmentMeans] = ()) -> list[Sign]:
+    """The known bad signs of a result, in the order in which they are best looked at.
+
+    Args:
+        segments: of a clip that was generated in several.
+    """
     checks = (_background, _vanished, _frozen, _flicker, _untrue)
-    return [sign for check in checks if (sign := check(numbers)) is not None]
+    found = [*(check(numbers) for check in checks), _segments(segments)]
+    return [sign for sign in found if sign is not None]
 
 
 def worst_frames(numbers: Numbers) -> list[Worst]:
@@ -153,6 +161,43 @@ def _untrue(numbers: Numbers) -> Sign | None:
     if not found:
         return None
     return Sign("untrue", "The edit is far from the truth", f"{'; '.join(found).capitalize()}.")
+
+
+def _segments(segments: Sequence[SegmentMeans]) -> Sign | None:
+    found = [
+        f"{later.title}: {' and '.join(worse)}"
+        for later in segments[1:]
+        if (worse := [_against(later, segments[0], key) for key in _worse(later, segments[0])])
+    ]
+    if not found:
+        return None
+    more = len(found) - MOST_SEGMENTS
+    if more > 0:
+        found = [*found[:MOST_SEGMENTS], f"{more} more"]
+    text = "; ".join(found)
+    return Sign(
+        "segments",
+        "A later segment is worse than the first",
+        f"{text.capitalize()}. An edited keyframe near where such a segment begins may "
+        f'help; with inference.lock = "pixel" the outside is the source.',
+    )
+
+
+def _worse(later: SegmentMeans, first: SegmentMeans) -> list[str]:
+    """The measures in which a segment is clearly worse than the first."""
+    return [
+        key
+        for key in OF_SEGMENTS
+        if key in later.means and key in first.means
+        and (first.means[key] - later.means[key])
+        * (1 if MEASURES[key].better == "higher" else -1)
+        >= FALLS * MEASURES[key].grain
+    ]  # fmt: skip
+
+
+def _against(later: SegmentMeans, first: SegmentMeans, key: str) -> str:
+    own, other = (format_value(key, segment.means[key]) for segment in (later, first))
+    return f"{MEASURES[key].title.lower()} {own} (in the first {other})"
 
 
 def _end(numbers: Numbers, key: str) -> float | None:

@@ -160,6 +160,15 @@ def hull(silhouette_HW: Silhouette, margin: float) -> Silhouette:
     return canvas_HW.astype(np.bool_)
 
 
+def grow_silhouette(silhouette_HW: Silhouette, pixels: float) -> Silhouette:
+    """A silhouette with everything that is within so many pixels of it."""
+    if not silhouette_HW.any():
+        return silhouette_HW
+    outside_HW = (~silhouette_HW).astype(np.uint8)
+    away_HW = cv2.distanceTransform(outside_HW, cv2.DIST_L2, cv2.DIST_MASK_5)
+    return np.asarray(away_HW <= pixels)
+
+
 def noisy(silhouette_HW: Silhouette) -> Silhouette:
     """The silhouette degraded through a 7x7 grid over its box; parts of it may be uncovered.
 

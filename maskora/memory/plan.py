@@ -256,7 +256,7 @@ def suggestions(base: Profile, job: Workload, swap: Swap) -> Iterator[Iterator[C
             for window in range(job.window - 4, 4, -4)
         )
     yield (
-        change(f"inference.segment = {frames}", frames=frames, window=min(frames, job.window))
+        change(f"inference.segment = {frames}", frames=frames)
         for frames in range(job.frames - 4, 8, -4)
     )
     yield (

@@ -36,6 +36,7 @@ class Sample:
         reference_CHW: the picture for the image encoder.
         prompt: token and caption.
         times: where in the clip its latent frames are; None: one follows another.
+        ignored_THW: bool, where the target says nothing and no answer is judged; None: nowhere.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Sample:
     reference_CHW: Tensor
     prompt: str
     times: tuple[int, ...] | None = None
+    ignored_THW: Tensor | None = None
 
 
 def to_unit(frames_THWC: Tensor) -> Tensor:
@@ -103,6 +105,26 @@ def motion_sample(
         keep_THW=keep,
         reference_CHW=target_CTHW[:, 0],
         prompt=prompt,
+    )
+
+
+def without_object(sample: Sample, inside_THW: Tensor) -> Sample:
+    """A sample in which an object is neither shown, nor kept, nor to be painted.
+
+    Its place is empty in the first frame, too, and in the picture for the image encoder; what the
+    model answers there is not judged.
+
+    Args:
+        inside_THW: bool, where the object is.
+    """
+    keep_THW = sample.keep_THW * ~inside_THW
+    condition_CTHW = emptied(sample.condition_CTHW, keep_THW)
+    return replace(
+        sample,
+        condition_CTHW=condition_CTHW,
+        keep_THW=keep_THW,
+        reference_CHW=condition_CTHW[:, 0],
+        ignored_THW=inside_THW,
     )
 
 

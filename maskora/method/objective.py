@@ -48,24 +48,38 @@ def velocity(data: Tensor, noise: Tensor) -> Tensor:
     return noise - data
 
 
-def region_weights(keep_THW: Tensor, latent_shape: torch.Size, inside: float) -> Tensor:
+def region_weights(
+    keep_THW: Tensor,
+    latent_shape: torch.Size,
+    inside: float,
+    ignored_THW: Tensor | None = None,
+) -> Tensor:
     """Loss weights on the latent grid: `inside` where the model generates, 1 elsewhere; mean 1.
 
     Args:
         keep_THW: the pixel keep mask, T = 4k+1.
         latent_shape: (C, T', h, w) of the latents.
         inside: the weight of a generated cell relative to a kept one.
+        ignored_THW: bool, where nothing is judged: a cell that covers such a pixel has weight 0;
+            not everywhere. None: nowhere.
 
     Returns:
         weights of shape (1, T', h, w).
     """
-    frames, height, width = latent_shape[1:]
-    group = (keep_THW.shape[0] - 1) // max(frames - 1, 1)
-    pooled = F.adaptive_avg_pool2d(keep_THW[:, None], (height, width))[:, 0]
-    later = pooled[1:].reshape(frames - 1, max(group, 1), height, width).mean(dim=1)
-    generated = 1 - torch.cat([pooled[:1], later])
+    generated = 1 - _on_cells(keep_THW, latent_shape)
     weights = 1 + (inside - 1) * generated
+    if ignored_THW is not None:
+        weights = weights * (_on_cells(ignored_THW.float(), latent_shape) == 0)
     return (weights / weights.mean())[None]
+
+
+def _on_cells(values_THW: Tensor, latent_shape: torch.Size) -> Tensor:
+    """The mean of values over the pixels and frames of each latent cell, (T', h, w)."""
+    frames, height, width = latent_shape[1:]
+    group = (values_THW.shape[0] - 1) // max(frames - 1, 1)
+    pooled = F.adaptive_avg_pool2d(values_THW[:, None], (height, width))[:, 0]
+    later = pooled[1:].reshape(frames - 1, max(group, 1), height, width).mean(dim=1)
+    return torch.cat([pooled[:1], later])
 
 
 def flow_loss(answer: Tensor, data: Tensor, noise: Tensor, weights: Tensor) -> Tensor:

@@ -40,6 +40,11 @@ class Segment:
         return not self.kept and self.anchor is None
 
     @property
+    def begins(self) -> int:
+        """The first frame that is its own, not the result of the segment before."""
+        return self.start + self.kept
+
+    @property
     def led(self) -> int:
         """How many frames are shown before `start`."""
         return int(self.anchor is not None)
@@ -53,6 +58,15 @@ class Segment:
     def shown(self) -> int:
         """How many frames the base is shown: 4k+1, the last one again and again where needed."""
         return whole(self.led + self.stop - self.start)
+
+    @property
+    def edited(self) -> int | None:
+        """The number of the edited frame that it is shown."""
+        return self.start if self.opens else self.anchor
+
+    def look(self, edited: Iterable[int]) -> int:
+        """Of the numbers of the edited frames, that of the one which it is to look like."""
+        return max(frame for frame in edited if frame <= self.start)
 
     def times(self, longest: int) -> tuple[int, ...] | None:
         """The latent frames' times, the first one's being 0; None: one follows another.
@@ -123,6 +137,13 @@ def _of_shot(
             start = stop - kept
 
 
+def noise_seed(seed: int, segment: int) -> int:
+    """The seed of a segment's noise, below 2^32: the first one's is the clip's own."""
+    if segment == 0:
+        return seed
+    return int(np.random.SeedSequence([seed, segment]).generate_state(1)[0])
+
+
 def blended(before_THWC: np.ndarray, after_THWC: np.ndarray, weights_T: np.ndarray) -> np.ndarray:
     """Frames that two segments have made, the second's by a weight each; uint8."""
     weights = weights_T.astype(np.float32)[:, None, None, None]
@@ -139,12 +160,15 @@ def drift(
     """
     if outside_THW.mean() < TELLS:
         return None
-    differences = generated_THWC.astype(np.float32) - source_THWC
-    mean_C: np.ndarray = differences[outside_THW].mean(axis=0)
-    return mean_C
+    total_C = np.zeros(3)
+    for generated, source, outside in zip(generated_THWC, source_THWC, outside_THW, strict=True):
+        total_C += (generated[outside].astype(np.float32) - source[outside]).sum(axis=0)
+    return total_C / outside_THW.sum()
 
 
 def corrected(generated_THWC: np.ndarray, shift_C: np.ndarray) -> np.ndarray:
     """Frames without a drift, of which no more is taken back than `DRIFT`; uint8."""
-    moved = generated_THWC - np.clip(shift_C, -DRIFT, DRIFT).astype(np.float32)
-    return np.clip(np.rint(moved), 0, 255).astype(np.uint8)
+    moved_C, found_THWC = np.clip(shift_C, -DRIFT, DRIFT).astype(np.float32), generated_THWC.copy()
+    for frame_HWC in found_THWC:
+        frame_HWC[...] = np.clip(np.rint(frame_HWC - moved_C), 0, 255)
+    return found_THWC

@@ -69,7 +69,7 @@ def carried(first_HWC: np.ndarray, frames_THWC: np.ndarray) -> np.ndarray:
     was there.
 
     Args:
-        first_HWC, frames_THWC: uint8.
+        first_HWC, frames_THWC: uint8; the picture may have one channel, too.
 
     Returns:
         as many frames, the first being the picture.
@@ -103,4 +103,5 @@ def carried_inside(
 def _looked_up(values: np.ndarray, places_HW2: np.ndarray) -> np.ndarray:
     """What a picture shows at other places, beyond its edge what is at the edge."""
     x, y = places_HW2[..., 0], places_HW2[..., 1]
-    return np.asarray(cv2.remap(values, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+    found = cv2.remap(values, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(found).reshape(*x.shape, values.shape[2])  # of one channel, none is left

@@ -19,7 +19,7 @@ class Placement:
         activation_offload: each block's saved input waits in host memory during training.
         ring: device buffers that streamed blocks pass through.
         recompute: what backward holds at once: a whole "block"'s graph, or one "layer"'s.
-        split_batch: run the two guidance branches one after the other within a block's visit.
+        split_batch: run the rows of a batch one after the other within a block's visit.
         vae_tile: edge of the VAE's square tiles in pixels; None takes the whole picture.
     """
 

@@ -151,7 +151,7 @@ class StreamedWeights:
         if self.placement.split_batch:
             return None
         self.placement = replace(self.placement, split_batch=True)
-        return "the guidance branches run one after the other within each block from now on"
+        return "what is denoised together goes one after the other within each block from now on"
 
     def _offload_inputs(self) -> str | None:
         needed = self._offload.largest * len(self.streamer.blocks)

@@ -339,7 +339,8 @@ def sample_loss(
     with at_times(transformer, sample.times):
         noisy = mix(data, noise, level)
         answer = model.predict(transformer, noisy, TIMESTEPS * level, sample.inputs(device))
-    weights = region_weights(sample.keep_THW, sample.target_CTHW.shape, inside_weight)
+    shape, ignored_THW = sample.target_CTHW.shape, sample.ignored_THW
+    weights = region_weights(sample.keep_THW, shape, inside_weight, ignored_THW)
     return flow_loss(answer, data, noise, upload(weights, device))
 
 

@@ -108,7 +108,7 @@ class ShotFinder:
         for half in (span // 2 for span in SPANS):
             if half <= at < len(thumbnails) - half:
                 around = thumbnails[at - half : at + half + 1]
-                if (place := _fade(around)) is not None:
+                if (place := _fade(around)) is not None and abs(place[0]) <= half:
                     self._sightings.append(_Sighting(2 * half, number + place[0], place[1]))
         self._judged += 1
 
@@ -257,8 +257,11 @@ def _overlapping(sightings: list[_Sighting]) -> list[list[_Sighting]]:
     return groups
 
 
-def _combine(sightings: list[_Sighting], last_frame: int) -> ShotChange:
-    """One fade of its sightings: short spans see too little of it, long ones too much beside it."""
+def _combine(sightings: list[_Sighting], last_frame: int) -> ShotChange | None:
+    """One fade of its sightings: short spans see too little of it, long ones too much beside it.
+
+    None where its middle is no frame after the first.
+    """
     shortest = min(sighting.span for sighting in sightings)
     means = []
     for span in (shortest, 2 * shortest):
@@ -266,6 +269,8 @@ def _combine(sightings: list[_Sighting], last_frame: int) -> ShotChange:
         if own:
             means.append(np.mean(own, axis=0).tolist())
     length, middle = max(means)
+    if not 1 <= round(middle) <= last_frame:
+        return None
     first = max(1, round(middle - (length - 1) / 2))
     last = max(first, min(last_frame, round(middle + (length - 1) / 2)))
     return ShotChange("fade", (first + last + 1) // 2, first, last)

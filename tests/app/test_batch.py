@@ -437,6 +437,19 @@ def test_the_words_of_a_job(tmp_path: Path) -> None:
     assert given["--frames"][-1] == "17"  # its own option wins
 
 
+def test_a_job_may_take_the_whole_clip(run: Run, child: Child, tmp_path: Path) -> None:
+    make_job(tmp_path / "jobs" / "long", options="--frames all\n")
+    make_job(tmp_path / "jobs" / "short")
+    ok(run("batch", tmp_path / "jobs", "--", "--frames=9"))
+    long, short = child.asked()
+    for asked, frames in ((long, "all"), (short, "9")):
+        ok(run(*asked))
+        prepare = child.asked()[0]
+        assert prepare[prepare.index("--frames") + 1] == frames
+    ok(run("batch", tmp_path / "jobs", "--", "--frames", "all"))
+    assert child.asked()[1][-2:] == ["--frames", "all"]
+
+
 def test_texts_as_windows_writes_them(tmp_path: Path) -> None:
     for mark in (b"", b"\xef\xbb\xbf"):
         job = make_job(

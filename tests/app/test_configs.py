@@ -66,7 +66,7 @@ def test_what_its_head_says_of_more_vram_is_true(name: str, tmp_path: Path) -> N
     text = (CONFIGS / f"{name}.toml").read_text(encoding="utf-8")
     (line,) = [line for line in text.splitlines() if line.startswith("# With more VRAM")]
     short, long = re.findall(r"motion.window = (\d+), or (\S+) from 24 GB on", line)[0]
-    more = re.findall(r"video.frames = \d+", line)
+    more = re.findall(r"inference.segment = \d+", line)
     source, workspace = open_source(BASES[name](tmp_path / "base")), Workspace(tmp_path)
     for gigabytes, window in ((16, short), (24, long)):
         sets = [item.replace(" ", "") for item in (f"motion.window = {window}", *more)]

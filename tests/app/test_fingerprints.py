@@ -12,6 +12,7 @@ from maskora.app.fingerprints import (
     changed_inputs,
     motion_fingerprint,
 )
+from maskora.app.workspace import ShotRecord
 from maskora.config import Config
 from maskora.models.registry import VideoModel
 from tests.app.small import CAPTION, configured, edited_frame, picture, small_clip, small_edit
@@ -33,6 +34,9 @@ SETTINGS: list[tuple[str, str, object, Changed]] = [
     ("motion", "augment", "colour", "both"),
     ("motion", "masking", "grid", "both"),
     ("motion", "grid_share", 0.3, "neither"),
+    ("motion", "task", "remove", "both"),
+    ("motion", "task", "add", "both"),
+    ("motion", "mask_shapes", ["hull"], "both"),
     ("appearance", "steps", 7, "neither"),
     ("appearance", "motion_share", 0.5, "appearance"),
     ("appearance", "conditioning", "first-frame", "appearance"),
@@ -55,6 +59,9 @@ SETTINGS: list[tuple[str, str, object, Changed]] = [
     ("inference", "feather", 2.0, "neither"),
     ("inference", "lossless", True, "neither"),
     ("inference", "conditioning", "first-frame", "neither"),
+    ("inference", "segment", 13, "neither"),
+    ("inference", "overlap", 4, "neither"),
+    ("inference", "anchor", False, "neither"),
     ("inference", "lora", "none", "neither"),
     ("transfer", "start", "inverted", "neither"),
     ("transfer", "start_level", 0.5, "neither"),
@@ -124,6 +131,13 @@ def test_runs_of_earlier_versions_are_known(model: VideoModel) -> None:
     motion, appearance = fingerprints(model, Config())
     assert changed_inputs(RECORDED, appearance) == ["base"]
     assert appearance.items() >= motion.items()
+
+
+def test_where_shots_begin_is_trained_again(model: VideoModel) -> None:
+    clip = small_clip()
+    shot = ShotRecord(kind="cut", frame=5, first=5, last=5)
+    cut = replace(clip, source=clip.source.model_copy(update={"shots": (shot,)}))
+    assert changes(model, Config(), clip=cut) == (["shots"], ["shots"])
 
 
 def test_the_table_of_settings_leaves_none_out() -> None:

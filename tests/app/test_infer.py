@@ -19,7 +19,7 @@ from maskora.app.passages import passage_of
 from maskora.app.workspace import Workspace
 from maskora.config import Config, load_config
 from maskora.latents import TensorCache, encode_samples, encode_videos
-from maskora.masks.files import read_labels
+from maskora.masks.files import read_labels, write_labels
 from maskora.method.conditioning import inference_sample
 from maskora.method.segments import Segment
 from maskora.models.registry import Context, PromptInput, VideoModel
@@ -380,6 +380,37 @@ def test_every_seed_has_latents_of_its_own_in_order(base: Base) -> None:
     assert not torch.allclose(both[0], both[1], atol=1e-3)
 
 
+def test_several_objects_are_edited_in_one_pass_each_with_its_caption(
+    prepared: Prepared, run: Run, ball: Path, tmp_path: Path
+) -> None:
+    labels = np.zeros((192, 320), np.uint8)
+    labels[80:140, 20:100], labels[20:80, 220:300] = 1, 2
+    write_labels(tmp_path / "mask.png", labels)
+    root, source = tmp_path / "ws", prepared()
+    words = sets(
+        'prompt.caption=["a blue ball", "a meadow"]',
+        'prompt.edited_caption=["an orange ball", "a pond"]',
+    )
+    base = load_config(source / "edit.toml").model.path
+    ok(run(
+        "prepare", ball, root, "--mask", tmp_path / "mask.png", "--size", "160x96", "--frames", 9,
+        *words, *sets(f"model.path={base}"), *FAST,
+    ))  # fmt: skip
+    masks = [read_labels(root / "masks" / f"{number:05d}.png") for number in range(9)]
+    assert all(set(np.unique(mask)) == {0, 1, 2} for mask in masks)
+    image = read_image(root / "source" / "00000.png").copy()
+    for number in (1, 2):
+        image[masks[0] == number] = image[masks[0] == number][:, ::-1]
+    write_png(root / "edits" / "00000.png", image)
+    for command in ("train", "infer"):
+        ok(run(command, *at(root)))
+    record = json.loads((root / "output" / "run.json").read_text())
+    assert record["prompt"] == "p3rs0n an orange ball; a pond"
+    for frame, mask, number in zip(keeps_the_background(root), masks, range(9), strict=True):
+        shown = read_image(root / "source" / f"{number:05d}.png")
+        assert all((frame != shown).any(axis=-1)[mask == one].any() for one in (1, 2))
+
+
 TRANSFERRED = (
     'transfer.start="inverted"', 'transfer.attention="qk"', "transfer.features_share=0.5",
     "transfer.smooth_noise=0.01",
@@ -438,7 +469,7 @@ def test_the_way_of_another_schedule_is_another(prepared: Prepared, run: Run) ->
     ok(run("infer", *bare, "--set", "transfer.start_level=0.9"))
     assert len(list((root / "cache").glob("way-*.safetensors"))) == 3
     repaint(root, 8)
-    assert "edited frames after the first have no effect" in ok(run("infer", *bare)).err
+    assert "edited frames 8 have no effect" in ok(run("infer", *bare)).err
 
 
 def test_the_perturbed_source_is_the_same_whatever_the_seed(prepared: Prepared, run: Run) -> None:

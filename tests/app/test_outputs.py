@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 
 from maskora import __version__
-from maskora.app import infer, outputs
+from maskora.app import outputs, passages
 from maskora.app.workspace import Workspace, opened, working
 from maskora.errors import Fault, UserError
 from maskora.files import refuse_inputs, sha256_file
@@ -54,7 +54,7 @@ def no_generation(monkeypatch: pytest.MonkeyPatch) -> None:
     def generate(*_: object) -> None:
         raise AssertionError("it generates")
 
-    monkeypatch.setattr("maskora.app.infer.generate", generate)
+    monkeypatch.setattr("maskora.app.passages.generate", generate)
 
 
 def results(root: Path) -> dict[str, str]:
@@ -161,15 +161,15 @@ def test_of_an_older_workspace_what_can_be_compared_is(
 
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, name: str, change: Callable[[], object]) -> None:
-    """Let somebody change files right after a function of infer has done its work."""
-    real = getattr(infer, name)
+    """Let somebody change files right after a function of passages has done its work."""
+    real = getattr(passages, name)
 
     def call(*arguments: object) -> object:
         answer = real(*arguments)
         change()
         return answer
 
-    monkeypatch.setattr(infer, name, call)
+    monkeypatch.setattr(passages, name, call)
 
 
 def test_the_record_names_what_was_read_and_not_what_lies_there_at_the_end(
@@ -277,6 +277,10 @@ def test_the_record_names_every_output_and_the_original(copied: Path, ball: Path
     assert record["inputs"]["original"]["frames"] == 9
     assert set(record["timings"]) == {"encoding", "generating", "writing"}
     assert any("RAM" in line for line in record["plan"])
+
+
+def test_the_record_of_a_short_clip_has_no_segments(copied: Path) -> None:
+    assert "segments" not in json.loads((copied / "output" / "run.json").read_text())
 
 
 def test_a_result_says_that_it_is_ai_edited_and_with_what(copied: Path, tiny_model: Path) -> None:

@@ -1,8 +1,11 @@
 """Clips of several segments: generated one after another, each once, and put together."""
 
 import itertools
+import json
 import re
 import shutil
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,11 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from maskora.app import passages
+from maskora.app import passages, preview
 from maskora.app.generate import Passage
 from maskora.app.passages import passage_of
 from maskora.method.segments import Segment
+from maskora.progress import VARIABLE
 from maskora.video.write import write_mp4
 from tests.app.conftest import (
     FAST,
@@ -30,8 +34,10 @@ from tests.app.conftest import (
 )
 from tests.app.small import picture, small_clip, small_edit
 from tests.ball import draw_frame
+from tests.system import posix_only
 
 FRAMES = 25
+FRAME = 80 * 48 * 3  # bytes
 BARE = ["--lora", "none"]
 Sampled = list[tuple[int, int]]
 
@@ -88,6 +94,32 @@ def test_a_long_clip_is_generated_whole_and_once(
     refused(run("infer", *at(long), *BARE, "--from", "4"), "--from 4", "3 segments")
 
 
+def test_what_people_are_told_names_the_segments(
+    long: Path, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In check and plan, while it is generated, in the record, and in the report."""
+    assert "generated in 3 segments of at most 13 frames" in ok(run("check", *at(long))).out
+    text = ok(run("plan", *at(long), "--device", "cpu")).out
+    assert f"0.0 GB of frames per seed wait in {long / 'cache'} while it is generated" in text
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "progress.jsonl"))
+    ok(run("infer", *at(long), *BARE))
+    states = map(json.loads, (tmp_path / "progress.jsonl").read_text().splitlines())
+    parts = [state["part"] for state in states if state["task"] == "denoise"]
+    assert list(dict.fromkeys(parts)) == [f"segment {number} of 3" for number in (1, 2, 3)]
+    assert json.loads((long / "output" / "run.json").read_text())["segments"] == [
+        {"start": 0, "stop": 13, "kept": 0, "anchor": None},
+        {"start": 9, "stop": 21, "kept": 4, "anchor": 0},
+        {"start": 17, "stop": 25, "kept": 4, "anchor": 0},
+    ]
+    ok(run("evaluate", long))
+    content = json.loads((long / "output" / "report.json").read_text())
+    assert [(one["start"], one["stop"]) for one in content["segments"]] == [
+        (0, 13), (13, 21), (21, 25),
+    ]  # fmt: skip
+    assert "Segment by segment" in (long / "output" / "report.html").read_text()
+    ok(run("rerun", long / "output" / "run.json"))
+
+
 def test_what_was_interrupted_goes_on_in_the_segment_where_it_was(
     long: Path, run: Run, sampled: Sampled, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -116,15 +148,87 @@ def test_what_was_interrupted_goes_on_in_the_segment_where_it_was(
 def test_a_changed_keyframe_repeats_only_what_depends_on_it(
     long: Path, run: Run, sampled: Sampled
 ) -> None:
+    bare = at(long, "inference.lora=none")
     repaint(long, 17, (40, 20, 20, 15))
-    ok(run("infer", *at(long), *BARE))
+    ok(run("infer", *bare))
     before = frames_of(long)
     repaint(long, 17, (36, 18, 24, 20))
-    ok(run("infer", *at(long), *BARE))
+    assert "have no effect" not in ok(run("infer", *bare)).err
     assert sampled == [(0, 0), (1, 0), (2, 0), (2, 0)]
     after = frames_of(long)
     assert np.array_equal(after[:17], before[:17])
     assert not np.array_equal(after[17:], before[17:])
+    repaint(long, 21)
+    assert "have no effect" in ok(run("infer", *bare)).err, "no segment begins after it"
+
+
+def test_a_preview_shows_edited_frames_that_segments_open_at(
+    long: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preview, "SMALLEST", 1)
+    target = long / "output" / preview.PREVIEW
+    ok(run("preview", *at(long)))
+    without = frames_of(target)
+    repaint(long, 17, (40, 20, 20, 15))
+    ok(run("preview", *at(long)))
+    changed = (frames_of(target) != without).any(axis=(1, 2, 3))
+    assert changed[17:].all()
+
+
+def test_a_rerun_generates_anew(long: Path, run: Run, sampled: Sampled) -> None:
+    ok(run("infer", *at(long), *BARE))
+    answer = ok(run("rerun", long / "output" / "run.json"))
+    assert sampled == [(0, 0), (1, 0), (2, 0)] * 2
+    assert answer.out.startswith("the same bytes as then: comparison.mp4, edited.mkv")
+
+
+@posix_only
+def test_a_full_disk_stops_what_waits_for_room_and_leaves_nothing(
+    long: Path, run: Run, sampled: Sampled
+) -> None:
+    """A limit on the size of a file stands for it: of the frames, which grow with the clip."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16 * FRAME, limits[1]))
+    try:
+        answer = run("infer", *at(long), *BARE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert answer.status == 1
+    last = answer.err.splitlines()[-1]
+    assert last.startswith(f"maskora: File too large: {long / 'cache' / '.frames-'}")
+    assert sampled == [(0, 0), (1, 0)], "nothing is generated for which there is no room"
+    assert not list((long / "cache").glob(".*"))
+    assert not [*(long / "output").iterdir()]
+    ok(run("infer", *at(long), *BARE))
+    assert sampled[2:] == [(2, 0)], "what was generated is kept"
+    assert len(keeps_the_background(long)) == FRAMES
+
+
+@posix_only
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_nothing_of_it_is_left(
+    long: Path, run: Run, sampled: Sampled, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(long, tmp_path / "other"))
+    ok(run("infer", *at(other), *BARE))
+    del sampled[:]
+    words = [sys.executable, "-m", "maskora", "infer", *map(str, at(long)), *BARE]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "segment 3 of 3" not in process.stderr.readline():
+            assert process.poll() is None
+        process.kill()
+    (abandoned,) = (long / "cache").glob(".frames-*")
+    assert (abandoned / "0").stat().st_size == 21 * FRAME
+    ok(run("infer", *at(long), *BARE))
+    assert sampled[-1:] == [(2, 0)]
+    assert (0, 0) not in sampled
+    assert (1, 0) not in sampled
+    ours, theirs = (root / "output" / "edited.mkv" for root in (long, other))
+    assert ours.read_bytes() == theirs.read_bytes()
+    assert not [path.name for path in (long / "cache").iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.parametrize(
@@ -163,6 +267,7 @@ def test_a_clip_of_several_shots_goes_from_shot_to_shot(
         repaint(root, frame, (10, 20, 20, 15))
     ok(run("train", *at(root), "--stage", "motion"))
     answer = ok(run("infer", *at(root), *BARE))
+    ok(run("infer", *at(root, 'transfer.start="flow"', "transfer.start_level=0.8"), *BARE))
     begins = re.findall(r"segment \d of 4: frames (\d+) to (\d+)", answer.err)
     assert begins == [("0", "12"), ("9", "13"), ("14", "24"), ("25", "34")]
     assert len(keeps_the_background(root)) == 35

@@ -13,9 +13,10 @@ import pytest
 from safetensors.torch import save_file
 
 from maskora.app import timings
-from maskora.app.plan import PURPOSES, adapter_values, matrix_type, plan_for
+from maskora.app.plan import PURPOSES, adapter_values, matrix_type, plan_for, segments_of
 from maskora.app.workspace import Source, Workspace
 from maskora.config import Config, build_config, load_config
+from maskora.config.tables import PLACES, Inference
 from maskora.errors import UserError
 from maskora.memory.machine import Machine, foreseen
 from maskora.memory.plan import Plan, lighter, smaller_sizes
@@ -65,8 +66,18 @@ def both(config: Config, root: Path, base: Path) -> list[Plan]:
 def test_what_would_need_less_is_named_where_a_run_has_no_room(big: Path) -> None:
     changes = lighter(planned(big, "infer"))
     assert any(change.startswith('video.size = "') for change in changes), changes
-    assert any(change.startswith("video.frames = ") for change in changes), changes
+    assert any(change.startswith("inference.segment = ") for change in changes), changes
     assert len(set(changes)) == len(changes)
+
+
+@pytest.mark.parametrize(
+    ("frames", "segment", "count"), [(49, "auto", 1), (81, "auto", 1), (82, "auto", 2), (81, 49, 2)]
+)
+def test_a_clip_that_was_generated_at_once_still_is(
+    frames: int, segment: int | str, count: int
+) -> None:
+    inference = Inference.model_validate({"segment": segment})
+    assert len(segments_of(inference, frames, [0], [])) == count
 
 
 def test_the_rows_add_up_to_the_totals(plan_text: Text) -> None:
@@ -90,6 +101,14 @@ def test_every_line_is_there(plan_text: Text) -> None:
         assert re.search(rf"^{line} buffers, the fewest that fit", text, re.M)
     assert "the weights are not here yet" in text
     assert text.count("unknown until the first step") == 3
+
+
+def test_the_frames_of_a_long_clip_wait_on_the_disk(plan_text: Text, edit: Path) -> None:
+    wait = f"GB of frames per seed wait in {edit.parent / 'cache'} while it is generated"
+    assert wait not in plan_text()
+    text = plan_text("--set", "video.frames=1000")
+    assert f"; {1000 * 832 * 480 * 3 / 2**30:.1f} {wait}\n" in text
+    assert ", 25 segments of " in text
 
 
 def test_what_does_not_fit_is_refused_and_nothing_else_happens(run: Run, edit: Path) -> None:
@@ -414,7 +433,9 @@ def test_every_order_of_the_colours_is_a_sample_in_ram_as_far_as_some_stay(big: 
     for stride in (4, 40):
         plain = planned_with(f"motion.stride={stride}")
         windows = len(window_starts(49, 9, stride))
-        for setting, more in (("masking=grid", 2), ("augment=colour", len(COLOUR_ORDERS))):
+        for setting, more in (
+            ("masking=grid", 2), ("augment=colour", len(COLOUR_ORDERS)), ("task=remove", PLACES),
+        ):  # fmt: skip
             longer = planned_with(f"motion.stride={stride}", f"motion.{setting}")
             assert longer - plain == min(SAMPLE_ROOM, more * windows * sample) - windows * sample
 

@@ -308,8 +308,9 @@ def test_a_clip_of_two_shots_wants_a_second_edited_frame(
     lines = ok(prepare(target, *BOX, *options, video=two_shots)).out.splitlines()
     shots, missing = "2 shots, new ones from frame 7 (a cut)", target / "source" / "00007.png"
     note = (
-        f"an edit does not carry from one shot to the next: edit {missing} as well, and save it "
-        f"under the same name in {target / 'edits'}; or prepare one shot alone, with --start and "
+        f"a shot whose first frame is not edited is shown the last edited frame before it, which "
+        f"may not fit: where the thing is in it, edit {missing} as well, and save it under the "
+        f"same name in {target / 'edits'}; or prepare one shot alone, with --start and "
         f"--frames (frame 7 is --start 9)"
     )
     assert f"note: {shots}; {note}" in lines
@@ -319,10 +320,10 @@ def test_a_clip_of_two_shots_wants_a_second_edited_frame(
     answer = ok(run("check", *at(target)))
     assert shots in answer.out.splitlines()[0]
     assert f"note: {note}" in answer.out.splitlines()
-    repaint(target, 8)
+    repaint(target, 7)
     answer = ok(run("check", *at(target)))
     assert shots in answer.out
-    assert "does not carry" not in answer.out
+    assert "may not fit" not in answer.out
 
 
 def test_a_shot_alone_is_a_clip_like_any_other(

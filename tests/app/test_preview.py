@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskora.app import outputs, preview
+from maskora.app import outputs, passages, preview
 from maskora.app.demo import FRAMES as DEMO_FRAMES
 from maskora.app.demo import SETTINGS, DemoClip, write_clip
 from maskora.app.edits import Clip
@@ -105,11 +105,15 @@ def test_masks_cover_what_they_covered_and_boxes_stay_in_cells(
         assert np.array_equal(shrunk, labels), "a mask of another shape keeps it"
 
 
-def test_the_edited_frame_shrinks_and_keyframes_are_left_out() -> None:
-    edited = shrunk_edit(small_edit(), (24, 16))
-    assert edited.keyframes == {}
-    assert edited.first.image_HWC.shape == edited.first.fitted_HWC.shape == (16, 24, 3)
-    assert edited.first.caption == small_edit().first.caption
+def test_every_edited_frame_shrinks() -> None:
+    """Later ones too: segments of a long clip open at them."""
+    given, shrunk = small_edit().all, shrunk_edit(small_edit(), (24, 16)).all
+    assert shrunk.keys() == given.keys()
+    for frame, edited in shrunk.items():
+        assert edited.image_HWC.shape == edited.fitted_HWC.shape == (16, 24, 3)
+        assert edited.caption == given[frame].caption
+        mean = given[frame].image_HWC.mean(axis=(0, 1))
+        assert np.abs(edited.image_HWC.mean(axis=(0, 1)) - mean).max() < 2
 
 
 @pytest.mark.usefixtures("small")
@@ -194,7 +198,7 @@ def test_what_fails_leaves_the_earlier_preview(
         raise failure
 
     if part == "decode_video":
-        monkeypatch.setattr(preview, part, fail)
+        monkeypatch.setattr(passages, part, fail)
     else:
         monkeypatch.setattr(outputs, part, fail_on_the_way)
     answer = run("preview", *at(copied))
@@ -208,7 +212,7 @@ def test_what_fails_leaves_the_earlier_preview(
 def test_what_is_wrong_is_said_before_anything_is_generated(
     copied: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preview, "generate", lambda *_: pytest.fail("it generates"))
+    monkeypatch.setattr(passages, "generate", lambda *_: pytest.fail("it generates"))
     target = copied / "output" / PREVIEW
     os.link(copied / "source" / "00003.png", target)
     refused(run("preview", *at(copied)), PREVIEW, "is read here")

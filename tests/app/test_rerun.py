@@ -46,7 +46,7 @@ def test_every_difference_of_what_it_was_made_from_is_told(
     def generate(*_: object) -> None:
         raise AssertionError("it generates")
 
-    monkeypatch.setattr("maskora.app.infer.generate", generate)
+    monkeypatch.setattr("maskora.app.passages.generate", generate)
     before, record = made(copied), copied / "output" / "run.json"
     repaint(copied, 0, (24, 44, 20, 20))
     repaint(copied, 4, (24, 44, 20, 20))

@@ -17,6 +17,7 @@ from maskora.app.fingerprints import stage_run
 from maskora.app.train import appearance_samples, motion_samples, train_stages
 from maskora.app.workspace import Workspace
 from maskora.config import load_config
+from maskora.errors import UserError
 from maskora.latents import EncodedSample, TensorCache, encode_samples
 from maskora.masks.files import read_labels, write_labels
 from maskora.method.conditioning import (
@@ -77,6 +78,36 @@ def test_motion_samples_are_windows_with_token_and_caption(how: str) -> None:
         assert sample.keep_THW[0].all()
         assert 0.4 < sample.keep_THW[1:].mean() < 0.6
     assert configured(prompt={"token": ""}).prompt.with_token(CAPTION) == CAPTION
+
+
+def test_a_removal_is_learned_from_masks_beside_the_object() -> None:
+    clip, motion = small_clip(), {"window": 5, "task": "remove", "masking": "grid"}
+    samples = motion_samples(clip, CAPTION, configured(motion=motion))
+    inside = clip.keep() == 0
+    for sample in samples:
+        start = int(sample.name.split()[1].partition("-")[0])
+        own = inside[start : start + 5]
+        assert sample.ignored_THW is not None
+        assert torch.equal(sample.ignored_THW, own)
+        assert not sample.keep_THW[own].any()
+        assert sample.prompt.endswith(CAPTION)
+    moved = [sample for sample in samples if "moved" in sample.name]
+    assert {sample.name.partition(" moved")[0] for sample in moved} == {"motion 0-4", "motion 4-8"}
+    assert len(samples) - len(moved) == 2  # of the grid
+    again = motion_samples(clip, CAPTION, configured(motion=motion))
+    assert [one.name for one in again] == [one.name for one in samples]
+
+
+def test_where_the_mask_cannot_be_moved_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    clip, config = small_clip(), configured(motion={"window": 5, "task": "remove"})
+    clip.labels_THW[6:] = 1
+    samples = motion_samples(clip, CAPTION, config)
+    assert all(sample.name.startswith("motion 0-4") for sample in samples)
+    assert "no free place" in caplog.text
+    assert "motion 4-8" in caplog.text
+    clip.labels_THW[:] = 1
+    with pytest.raises(UserError, match="free place"):
+        motion_samples(clip, CAPTION, config)
 
 
 @pytest.mark.parametrize("reference", ["edited-first-frame", "source", "masked"])
@@ -280,7 +311,7 @@ def test_what_was_given_back_stays_so_for_the_run_and_is_no_measure_for_plans(
     assert not (tmp_path / "home-cache" / "maskora" / "timings.json").exists()
     monkeypatch.setattr(Wan21, "predict", failing(Wan21.predict, lambda call: call == 2))
     answer = ok(run("infer", *at(root)))
-    assert "the guidance branches run one after the other" in answer.err
+    assert "what is denoised together goes one after the other" in answer.err
 
 
 def test_what_needs_less_is_told_of_an_encoder_too(

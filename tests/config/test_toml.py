@@ -38,6 +38,15 @@ def test_several_mistakes_are_told_at_once_each_with_its_place(tmp_path: Path) -
     assert "[inference] loras.0: 'path' is missing" in text
 
 
+def test_each_object_may_have_a_caption_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "edit.toml"
+    path.write_text('[prompt]\ncaption = ["a man in red", "a dog"]\n')
+    assert load_config(path).prompt.caption == "a man in red; a dog"
+    path.write_text('[prompt]\ncaption = ["a man in red", 3]\n')
+    with pytest.raises(UserError, match=r"\[prompt\] caption"):
+        load_config(path)
+
+
 def test_a_written_file_is_complete_commented_and_reads_back_the_same() -> None:
     config = build_config({"motion": {"window": "full"}, "inference": {"shift": 3.0}})
     text = render_config(config, "One edit.")

@@ -14,13 +14,22 @@ from maskora.evaluation.judge import (
     FrameSet,
     Numbers,
     Scorers,
+    SegmentMeans,
     format_value,
     gather,
+    gather_segments,
     judge,
 )
 from maskora.evaluation.metrics import edit_colours
 from maskora.evaluation.report import worst_reason
-from maskora.evaluation.verdict import COMPARED, Worst, bad_signs, worst_frames
+from maskora.evaluation.verdict import (
+    COMPARED,
+    MOST_SEGMENTS,
+    OF_SEGMENTS,
+    Worst,
+    bad_signs,
+    worst_frames,
+)
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
 from tests.evaluation.scenes import SCENE, good, judged, judged_as
@@ -99,6 +108,51 @@ def test_better_frames_and_what_nobody_would_notice_do_not_stand_out() -> None:
 def test_nothing_measured_is_no_bad_sign() -> None:
     assert bad_signs(Numbers(3, {}, {})) == []
     assert worst_frames(Numbers(3, {}, {})) == []
+
+
+def test_a_segment_has_the_means_of_its_own_frames() -> None:
+    rows = [{"edit_colours": float(n), "outside_mse": 0.0} for n in range(7)]
+    first, last = gather_segments(rows, [0, 4, 4])
+    assert first == SegmentMeans(1, 0, 4, {"outside_psnr": math.inf, "edit_colours": 1.5})
+    assert (last.number, last.start, last.stop, last.means["edit_colours"]) == (3, 4, 7, 5.0)
+    assert last.title == "segment 3 (frames 4 to 6)"
+    assert gather_segments(rows, []) == []
+
+
+def in_segments(key: str, *means: float) -> list[SegmentMeans]:
+    return [SegmentMeans(n, 9 * n - 9, 9 * n, {key: mean}) for n, mean in enumerate(means, 1)]
+
+
+@pytest.mark.parametrize(
+    ("key", "means", "named"),
+    [
+        ("edit_colours", (0.95, 0.70, 0.60, 1.2), [3]),
+        ("outside_l1", (1.0, 2.4, 2.6, 0.0), [3]),
+        ("outside_psnr", (math.inf, 60.0), []),
+        ("edit_colours", (0.2, 0.0), []),
+    ],
+)
+def test_segments_are_named_from_three_grains_below_the_first(
+    key: str, means: tuple[float, ...], named: list[int]
+) -> None:
+    signs = bad_signs(Numbers(9, {}, {}), in_segments(key, *means))
+    titles = [f"segment {n} (frames {9 * n - 9} to {9 * n - 1})" for n in named]
+    assert [sign.name for sign in signs] == ["segments"] * bool(named)
+    for sign in signs:
+        assert all(title in sign.message.lower() for title in titles)
+        assert sign.message.count("in the first") == len(titles), "and none but these"
+
+
+def test_a_segment_is_named_with_both_numbers_and_not_every_one_is() -> None:
+    falling = in_segments("edit_colours", 1.0, *[0.3] * (MOST_SEGMENTS + 2))
+    (sign,) = bad_signs(Numbers(9, {}, {}), falling)
+    assert sign.message.startswith(
+        "Segment 2 (frames 9 to 17): colours of the edit kept 0.30 (in the first 1.00); segment 3 "
+    )
+    assert "; 2 more. An edited keyframe" in sign.message
+    assert f"segment {MOST_SEGMENTS + 2} " not in sign.message
+    assert all(MEASURES[key].better is not None for key in OF_SEGMENTS)
+    assert bad_signs(Numbers(9, {}, {}), [*falling[:1], SegmentMeans(2, 9, 18, {})]) == []
 
 
 # What each bad result is known by; those of the truth come last.

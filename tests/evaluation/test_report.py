@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from maskora.evaluation.judge import FrameSet, Truth, gather
+from maskora.evaluation.judge import FrameSet, Truth, gather, gather_segments
 from maskora.evaluation.report import (
     Picture,
     Report,
@@ -33,7 +33,7 @@ def report() -> Report:
 
 
 @pytest.fixture(scope="module")
-def album() -> list[list[Picture]]:
+def album() -> dict[int, list[Picture]]:
     random = np.random.default_rng(0)
     inside = np.zeros((60, 900), bool)
     inside[10:40, 100:300] = True
@@ -41,10 +41,10 @@ def album() -> list[list[Picture]]:
     def frame() -> np.ndarray:
         return random.integers(0, 256, (60, 900, 3), dtype=np.uint8)
 
-    return [
-        pictures(FrameSet(frame(), frame(), inside, truth=Truth(frame(), inside, None)))
-        for _ in range(FRAMES)
-    ]
+    return {
+        number: pictures(FrameSet(frame(), frame(), inside, truth=Truth(frame(), inside, None)))
+        for number in range(FRAMES)
+    }
 
 
 class Links(HTMLParser):
@@ -68,7 +68,7 @@ class Links(HTMLParser):
         self.text += data
 
 
-def test_the_page(report: Report, album: list[list[Picture]]) -> None:
+def test_the_page(report: Report, album: dict[int, list[Picture]]) -> None:
     page = as_page(report, album)
     parsed = Links(page)
     assert parsed.links
@@ -83,8 +83,31 @@ def test_the_page(report: Report, album: list[list[Picture]]) -> None:
     assert "a &amp; b.mkv" in page
     shown = {int(name[6:]) for name in parsed.anchors if name.startswith("frame-")}
     assert {0, 4, FRAMES - 1} <= shown, "spread over the clip, the worst among them"
-    short = as_page(report_on("short", {}, [], gather([{}])), album[:1])
+    short = as_page(report_on("short", {}, [], gather([{}])), {0: album[0]})
     assert "the mask covers the whole picture" in short.lower()
+
+
+def test_segments_have_a_table_and_lines_in_the_charts(
+    report: Report, album: list[list[Picture]]
+) -> None:
+    assert report.segments == ()
+    assert "segments" not in as_json(report)
+    assert "Segment by segment" not in as_page(report, album)
+    rows = [{"outside_mse": 0.0, "edit_colours": 1.0 if n < 5 else 0.4} for n in range(FRAMES)]
+    long = report_on("", {}, [], gather(rows), gather_segments(rows, [0, 5]))
+    assert as_json(long)["segments"] == [
+        {"number": 1, "start": 0, "stop": 5,
+         "means": {"outside_psnr": "identical", "edit_colours": 1.0}},
+        {"number": 2, "start": 5, "stop": 9,
+         "means": {"outside_psnr": "identical", "edit_colours": 0.4}},
+    ]  # fmt: skip
+    assert [sign.name for sign in long.signs] == ["vanished", "segments"]
+    text = " ".join(Links(as_page(long, album)).text.split())
+    assert "Segment Frames PSNR outside the mask Colours of the edit kept" in text
+    assert "1 0–4 identical 1.00 2 5–8 identical 0.40" in text
+    ((_, plain),) = draw_charts(long.numbers)
+    ((_, lined),) = draw_charts(long.numbers, [0, 5])
+    assert lined.count("stroke-dasharray") == plain.count("stroke-dasharray") + 1
 
 
 def test_colours_are_left_to_the_style_sheet(report: Report) -> None:
@@ -96,7 +119,7 @@ def test_colours_are_left_to_the_style_sheet(report: Report) -> None:
         assert "#0101" not in svg
 
 
-def test_large_frames_are_made_small(album: list[list[Picture]]) -> None:
+def test_large_frames_are_made_small(album: dict[int, list[Picture]]) -> None:
     assert [picture.title for picture in album[0]] == [
         "source, with the mask", "result", "truth", "difference to the source, × 4",
     ]  # fmt: skip

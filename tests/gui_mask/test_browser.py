@@ -22,6 +22,7 @@ from maskora.masks.shapes import static_box_labels
 from maskora.video.images import read_image, write_png
 from maskora.video.probe import probe
 from maskora.video.write import write_mp4
+from tests.ball import draw_frame
 from tests.gui_mask.window import CHROMIUM, Server, Window, serving
 from tests.gui_mask.workspaces import copied, make_workspace
 from tests.masks.trackers.tiny_sam2 import write_tiny_sam2
@@ -304,6 +305,25 @@ def test_a_preview_before_anything_is_trained(page: Window, home: Path, boxed: W
     page.page.wait_for_function("document.querySelector('video').videoWidth === 480")
     page.picture("preview")
     assert not workspace.run_dir("motion").exists()
+
+
+def test_a_long_clips_timeline_stands_above_its_plan(
+    page: Window, home: Path, tiny_model: Path
+) -> None:
+    clip = home / "long.mp4"
+    write_mp4(clip, (draw_frame(n, (60, 120, 220)) for n in range(25)), Fraction(16))
+    workspace = make_workspace(
+        home / f"ws-{secrets.token_hex(4)}", clip, tiny_model,
+        "inference.segment=13", "inference.overlap=4", box="16,64,120,96", frames=25,
+    )  # fmt: skip
+    write_png(workspace.edited_frame(None, 0, ".png"), read_image(workspace.source_frame(0)))
+    page.enter(workspace.root.name)
+    page.ready(25)
+    page.tab("4 · Run")
+    page.message("25 frames in 3 segments; edited frames (◆): 0")
+    page.message("RAM, GB")
+    expect(page.page.locator(".plan svg[role=img]")).to_be_visible()
+    page.picture("timeline")
 
 
 def test_running_without_an_edited_frame(window: Window, workspace: Workspace) -> None:

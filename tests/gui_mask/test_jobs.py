@@ -253,6 +253,15 @@ def test_what_is_wrong_is_said_at_once(workspace: Workspace) -> None:
     assert not workspace.job_record.exists()
 
 
+def test_a_first_frame_that_a_removal_makes_is_not_missed(workspace: Workspace) -> None:
+    edited = workspace.edited_frame(None, 0, ".png")
+    edited.unlink()
+    set_values(workspace.config, {"motion.task": "remove"})
+    jobs.start(workspace, "infer", None)
+    assert "train" in ended(workspace).message, "there is no LoRA yet"
+    assert edited.is_file()
+
+
 def test_where_a_terminals_command_works_nothing_is_started(workspace: Workspace) -> None:
     with FileLock(workspace.work_lock), pytest.raises(UserError, match="another maskora works in"):
         jobs.start(workspace, "train", None)

@@ -282,7 +282,7 @@ def test_the_shots_of_a_clip_are_shown(workspace: Workspace) -> None:
     shot = ShotRecord(kind="fade", frame=5, first=4, last=6)
     workspace.write_source(source.model_copy(update={"shots": (shot,)}))
     with closing(Session(workspace)) as session:
-        assert "2 shots, new ones from frame 5 (a fade, frames 4 to 6)" in summary(session)
+        assert "2 shots, new ones from frame 7 (a fade, frames 4 to 6)" in summary(session)
 
 
 def test_an_open_workspace_is_not_prepared_anew(

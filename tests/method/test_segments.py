@@ -4,10 +4,20 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskora.method.segments import DRIFT, Segment, blended, corrected, drift, plan_segments
+from maskora.method.segments import (
+    DRIFT,
+    Segment,
+    blended,
+    corrected,
+    drift,
+    noise_seed,
+    plan_segments,
+)
+from maskora.sampling import draw_noise
 
 SIZES = st.integers(2, 12).flatmap(
     lambda half: st.tuples(st.just(4 * half + 1), st.integers(1, half - 1).map(lambda n: 4 * n))
@@ -99,6 +109,15 @@ def test_an_anchor_stands_at_its_own_time(
     segment: Segment, longest: int, times: tuple[int, ...] | None
 ) -> None:
     assert segment.times(longest) == times
+
+
+def test_every_segment_has_noise_of_its_own_and_the_first_the_clips() -> None:
+    assert noise_seed(7, 0) == 7
+    seeds = [noise_seed(seed, segment) for seed in (0, 7) for segment in range(50)]
+    assert len(set(seeds)) == len(seeds)
+    assert max(seeds) < 2**32
+    first, second = (draw_noise((2, 3), noise_seed(7, segment)) for segment in (0, 1))
+    assert not torch.equal(first, second)
 
 
 def test_what_two_segments_have_made_is_blended_by_weight() -> None:

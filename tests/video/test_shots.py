@@ -205,6 +205,18 @@ def test_changes_are_in_the_clip_and_in_order(pictures: list[int], grain: int) -
     assert all(1 <= one.first <= one.frame <= one.last < len(pictures) for one in changes)
 
 
+@pytest.mark.parametrize("held", [0.3, 0.7])
+def test_a_double_exposure_that_is_held_is_a_change_within_the_clip(held: float) -> None:
+    """Its share hardly rises, so where a fade would have its middle says little."""
+    one, other = (view(texture(seed), 0).astype(np.float32) for seed in (1, 2))
+    shares = [0.0] * 20 + [held + 0.001 * number for number in range(40)] + [1.0] * 20
+    frames = np.stack([np.rint(one + share * (other - one)) for share in shares]).astype(np.uint8)
+    for change in find_shots(frames):
+        assert 1 <= change.first <= change.frame <= change.last < len(frames)
+        assert change.last >= 19
+        assert change.first <= 61
+
+
 def test_real_clips_of_one_shot(dog: Frames, man: Frames) -> None:
     assert find_shots(dog) == ()
     assert find_shots(man) == ()

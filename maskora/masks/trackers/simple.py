@@ -742,27 +742,33 @@ class BackdropModel:
         return lab_HWC.astype(np.float32), np.asarray(known_HW >= 1).astype(np.float32)
 
 
-def camera_path(greys: list[Image]) -> list[Affine]:
+def camera_path(greys: list[Image], scenes: Sequence[Silhouette] | None = None) -> list[Affine]:
     """For each grey frame: from its pixels to the first frame's, as far as the scene stands still.
 
     Points are followed from one frame for as long as most of them agree, so that small errors do
     not add up.
+
+    Args:
+        scenes: for each frame, where points are taken; None: everywhere.
     """
     to_first: list[Affine] = [np.eye(3)]
-    key = 0
+    key, everywhere = 0, [np.ones(greys[0].shape, np.bool_)] * len(greys)
+    scenes = everywhere if scenes is None else scenes
     for number in range(1, len(greys)):
         guess = np.linalg.inv(to_first[number - 1]) @ to_first[key]
-        moved, agree = _main_motion(greys[key], greys[number], guess)
+        moved, agree = _main_motion(greys[key], greys[number], guess, scenes[key])
         if agree < AGREEING and key != number - 1:
             key = number - 1
-            moved, _ = _main_motion(greys[key], greys[number], np.eye(3))
+            moved, _ = _main_motion(greys[key], greys[number], np.eye(3), scenes[key])
         to_first.append(to_first[key] @ np.linalg.inv(moved))
     return to_first
 
 
-def _main_motion(here_HW: Image, there_HW: Image, guess: Affine) -> tuple[Affine, float]:
+def _main_motion(
+    here_HW: Image, there_HW: Image, guess: Affine, scene_HW: Silhouette
+) -> tuple[Affine, float]:
     """The motion of most of the scene between two pictures, and the share of points that do it."""
-    points = cv2.goodFeaturesToTrack(here_HW, CORNERS, 0.005, 8)
+    points = cv2.goodFeaturesToTrack(here_HW, CORNERS, 0.005, 8, mask=scene_HW.astype(np.uint8))
     if points is None or len(points) < LEAST:
         return guess, 0.0
     points = points.reshape(-1, 2)
