@@ -12,7 +12,7 @@ import numpy as np
 
 from maskora.app.captions import settle_captions
 from maskora.app.first_frame import make_first_frame
-from maskora.app.masking import load_frames, load_masks
+from maskora.app.masking import load_frames, load_masks, load_silhouettes
 from maskora.app.workspace import (
     EDIT_NAME,
     Source,
@@ -219,8 +219,9 @@ def load_edit(
             written along with the edit's, so that the captioner is loaded once.
     """
     files = find_edits(workspace, edit, clip.source.frames)
-    if config.motion.task == "remove" and 0 not in files.images:
-        if made := make_first_frame(workspace, edit, clip.labels_THW):
+    if config.motion.task == "remove":
+        shown_THW = load_silhouettes(workspace, clip.source) or clip.labels_THW
+        if made := make_first_frame(workspace, edit, shown_THW):
             log.info("%s", made)
         files = find_edits(workspace, edit, clip.source.frames)
     paths = {0: files.first, **files.keyframes}

@@ -172,6 +172,15 @@ def load_masks(workspace: Workspace, settings: Mask, source: Source) -> Frames:
     return labels_THW
 
 
+def load_silhouettes(workspace: Workspace, source: Source) -> Frames | None:
+    """The silhouettes that the masks were made of, read when needed; None where one is missing."""
+    raws = [workspace.silhouette(n) for n in range(source.frames)]
+    if not all(path.is_file() for path in raws):
+        return None
+    shape = (source.frames, *source.size[::-1])
+    return LazyFrames(lambda n: read_sized(raws[n], read_labels, source.size), shape)
+
+
 def masks_are_by_hand(workspace: Workspace, source: Source) -> bool:
     """True where the person has painted in masks/ since they were made."""
     finals = [workspace.mask(n) for n in range(source.frames)]

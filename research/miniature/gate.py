@@ -37,7 +37,7 @@ UNSEEN = 2**32  # seeds from here on are never trained on
 MARGIN, STEPS = 0.1, 20
 CHANGES: tuple[tuple[Edit, ...], ...] = (("hue",), ("shape",), ("hue", "shape"))
 CHANCE_ANGLE = 90.0  # degrees: what a guess is off by on average
-RECONSTRUCTION, HIT, CENTROID = 32.0, 0.85, 1.5  # dB, share, pixels
+RECONSTRUCTION, HIT, CENTROID = 29.0, 0.7, 3.0  # dB, share, pixels
 LASTING = 0.8  # share
 AUTOENCODER, PLAIN, BOXED = "autoencoder", "base, plain I2V mask", "base, moving box"
 
@@ -154,7 +154,7 @@ class Verdict:
         return {"passed": self.passed, **asdict(self)}
 
 
-def draw_case(number: int, frames: int = FRAMES, size: int = SIZE, cell: int = 4) -> Case:
+def draw_case(number: int, frames: int = FRAMES, size: int = SIZE, cell: int = 8) -> Case:
     """The `number`-th case: a turning sprite of two halves gets another hue, shape, or both.
 
     It happens in a box around the source's sprite and the edited one, on the latent grid.

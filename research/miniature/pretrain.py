@@ -197,7 +197,8 @@ def _train_autoencoder(output: Path, seed: int, seconds: float, device: str) -> 
 def try_out(folder: Path, device: str, cases: int, shown: Shown) -> Verdict:
     """Run the gate on a miniature: unseen scenes, judged."""
     model = open_model("miniature", folder, "float32", device)
-    return judge_model(model, [draw_case(number) for number in range(cases)], shown)
+    drawn = [draw_case(number, cell=model.grid.cell) for number in range(cases)]
+    return judge_model(model, drawn, shown)
 
 
 def save_part(part: Any, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from fractions import Fraction
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -177,7 +178,29 @@ def test_a_first_frame_of_ones_own_is_never_written_over(
     assert "infer.py makes it" in ok(run("check", *at(root))).out
     refused(run("infer", *at(root, "motion.task=change", *settings)), "00000.png is missing")
     assert "frame 0 without what is inside the mask" in ok(run("infer", *at(root, *settings))).err
-    assert [path.name for path in edits.iterdir()] == ["00000.png"]
+    assert [path.name for path in edits.glob("[0-9]*")] == ["00000.png"]
+
+
+def test_a_first_frame_that_was_made_is_made_anew_for_another_mask(
+    prepare: Run, clip: Path, tmp_path: Path
+) -> None:
+    for number in range(FRAMES):
+        labels_HW = read_labels(clip / "masks" / f"{number:05d}.png")
+        write_labels(
+            tmp_path / "wide" / f"{number:05d}.png", cv2.dilate(labels_HW, np.ones((9, 9)))
+        )
+    made = tmp_path / "edit" / "edits" / "00000.png"
+    ok(prepare("--mask", clip / "masks", "--task", "remove"))
+    first = made.read_bytes()
+    again = prepare("--mask", clip / "masks", "--task", "remove", "--overwrite")
+    assert "without what is inside" not in ok(again).out, "the mask is the same"
+    answer = ok(prepare("--mask", tmp_path / "wide", "--task", "remove", "--overwrite"))
+    assert "frame 0 without what is inside the mask" in answer.out
+    assert made.read_bytes() != first
+    own_HWC = np.full((SIZE, SIZE, 3), 90, np.uint8)
+    write_png(made, own_HWC)
+    ok(prepare("--mask", clip / "masks", "--task", "remove", "--overwrite"))
+    assert np.array_equal(read_image(made), own_HWC), "a person's stays"
 
 
 def test_the_first_frame_stays_as_it_is_where_the_thing_comes_later(

@@ -120,7 +120,7 @@ def test_the_last_line_says_what_to_do_where_the_gate_is_not_passed(hit: float) 
     )
     lines = closing(Path("mine"), 20.0, Verdict("boxes", 33.0, {PLAIN: score, BOXED: score}))
     last = "\n".join(lines).splitlines()[-1]
-    if hit > 0.85:
+    if hit > 0.7:
         assert last.endswith(": passed")
     else:
         assert last.startswith("mine has NOT passed the gate")
