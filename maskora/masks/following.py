@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskora.masks import Labels, Silhouette
-from maskora.masks.trackers.simple import BACKDROP_SIDE, Affine, camera_path, shrunk
+from maskora.masks.trackers.simple import BACKDROP_SIDE, Affine, camera_path, grey, shrunk
 
 
 def background_path(
@@ -26,7 +26,7 @@ def background_path(
     greys, scale = list[npt.NDArray[np.uint8]](), 1.0
     for frame_HWC in frames:
         small_1HWC, scale = shrunk(frame_HWC[None], BACKDROP_SIDE)
-        greys.append(cv2.cvtColor(small_1HWC[0], cv2.COLOR_RGB2GRAY))
+        greys.append(grey(small_1HWC[0]))
     smaller = np.array([[scale, 0, (scale - 1) / 2], [0, scale, (scale - 1) / 2], [0, 0, 1]])
     larger, size = np.linalg.inv(smaller), greys[0].shape[::-1]
     scenes: list[Silhouette] | None = None

@@ -15,12 +15,14 @@ is undone.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from maskora.frames import Frames
+from maskora.frames import Frames, LazyFrames
 from maskora.masks import Labels, Silhouette
 from maskora.masks.prompts import Box, Click, Prompt
 from maskora.masks.shapes import silhouette_box
@@ -34,6 +36,7 @@ Point = tuple[int, int]
 Sides = tuple[int, int, int, int]
 
 LONG_SIDE = 848  # pixels
+LAST = 16  # reduced frames that are kept
 VANISHED = 0.02  # of the area at the last anchor: what is smaller has left the picture
 
 
@@ -123,7 +126,7 @@ class SimpleTracker:
             previous = frame
 
     def close(self) -> None:
-        """Free the reduced frames; the tracker cannot be used any more."""
+        """Free what is kept of the frames; the tracker cannot be used any more."""
         del self._frames_THWC, self._backdrop
 
     def _anchor(self, frame: int, silhouette_HW: Silhouette) -> _Followed | None:
@@ -143,10 +146,7 @@ class SimpleTracker:
         return replace(before, silhouette_HW=carried_HW)
 
     def _motion(self, frame: int, previous: int) -> PixelMotion:
-        here_HW, there_HW = (
-            cv2.cvtColor(self._frames_THWC[number], cv2.COLOR_RGB2GRAY)
-            for number in (frame, previous)
-        )
+        here_HW, there_HW = (grey(self._frames_THWC[number]) for number in (frame, previous))
         return motion_between(self._flow, here_HW, there_HW)
 
     def _pointed(self, prompts: Sequence[Prompt]) -> Pointed:
@@ -196,13 +196,25 @@ class SimpleTracker:
         return np.asarray(share_HW >= 0.5)
 
 
-def shrunk(frames_THWC: Frames, long_side: int) -> tuple[Image, float]:
-    """Frames whose longer side is at most so many pixels, and how much smaller they are."""
+def grey(frame_HWC: npt.NDArray[Any]) -> Image:
+    """A frame without its colours, (H, W) uint8."""
+    return np.asarray(cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def shrunk(frames_THWC: Frames, long_side: int) -> tuple[Frames, float]:
+    """Frames whose longer side is at most so many pixels, and how much smaller they are.
+
+    Each is made when it is asked for; those asked for last are kept.
+    """
     height, width = frames_THWC.shape[1:3]
     scale = min(1.0, long_side / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    small = [cv2.resize(one_HWC, size, interpolation=cv2.INTER_AREA) for one_HWC in frames_THWC]
-    return np.stack(small), scale
+
+    @lru_cache(maxsize=LAST)
+    def small(number: int) -> Image:
+        return np.asarray(cv2.resize(frames_THWC[number], size, interpolation=cv2.INTER_AREA))
+
+    return LazyFrames(small, (len(frames_THWC), *size[::-1], 3)), scale
 
 
 # An object in one frame, from what is pointed at.
@@ -703,8 +715,8 @@ class BackdropModel:
     def __init__(self, frames_THWC: Frames) -> None:
         """frames_THWC: uint8 RGB."""
         self._height, self._width = frames_THWC.shape[1:3]
-        small, _ = shrunk(frames_THWC, BACKDROP_SIDE)
-        self._to_first = camera_path([cv2.cvtColor(one, cv2.COLOR_RGB2GRAY) for one in small])
+        small = list(shrunk(frames_THWC, BACKDROP_SIDE)[0])
+        self._to_first = camera_path([grey(one) for one in small])
         labs = [cv2.cvtColor(cv2.GaussianBlur(one, (0, 0), 1), cv2.COLOR_RGB2LAB) for one in small]
         self._labs_THWC = np.stack(labs)
 
