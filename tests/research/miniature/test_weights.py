@@ -16,6 +16,7 @@ from research.miniature.pretrain import CASES, hashes, try_out
 
 DOCS = Path(__file__).parents[3] / "docs" / "miniature.md"
 LARGEST = 30_000_000  # bytes
+EXPERIMENTS = Path(__file__).parents[3] / "research" / "miniature"
 
 
 @pytest.fixture
@@ -29,13 +30,29 @@ def recorded(shipped: Path) -> Verdict:
     return Verdict(record["shown"], record["reconstruction"], scores)
 
 
-def test_it_is_small_and_unchanged(shipped: Path) -> None:
-    assert sum(p.stat().st_size for p in shipped.rglob("*") if p.is_file()) <= LARGEST
-    assert json.loads((shipped / "gate.json").read_text())["sha256"] == hashes(shipped)
+@pytest.fixture(params=["weights", "first-frame", "boxes"])
+def folder(request: pytest.FixtureRequest, shipped: Path) -> Path:
+    """The one that ships, and those of the experiments."""
+    return shipped if request.param == "weights" else EXPERIMENTS / request.param
 
 
-def test_the_documents_tell_the_recorded_figures(shipped: Path) -> None:
-    assert recorded(shipped).table() in DOCS.read_text()
+def test_it_is_small_and_unchanged(folder: Path) -> None:
+    assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) <= LARGEST
+    assert json.loads((folder / "gate.json").read_text())["sha256"] == hashes(folder)
+
+
+def test_the_documents_tell_the_recorded_figures(folder: Path) -> None:
+    verdict = recorded(folder)
+    assert verdict.shown == ("first-frame" if folder.name == "first-frame" else "boxes")
+    assert verdict.passed
+    assert verdict.table() in DOCS.read_text()
+
+
+def test_both_bases_of_the_experiments_have_one_autoencoder() -> None:
+    first, second = (hashes(EXPERIMENTS / name) for name in ("first-frame", "boxes"))
+    part = "vae/diffusion_pytorch_model.safetensors"
+    assert first[part] == second[part]
+    assert first != second
 
 
 def test_an_edit_goes_through_encoding_denoising_and_decoding(shipped: Path) -> None:
