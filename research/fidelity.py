@@ -19,6 +19,7 @@ import typer
 
 import maskora.miniature
 from maskora.errors import Fault, UserError
+from maskora.files import remove
 from research.claims import runs
 from research.claims.claims import CLAIMS, LONGER, MAIN, PRESETS, Subject, at_length, keys
 from research.claims.costs import cost_of, read_costs, write_costs
@@ -108,8 +109,10 @@ def main(
     try:
         check_options([choosing, costing, reporting], claim or [])
         if choosing:
+            kept = own.output.with_name(f"{own.output.stem}-tried.json")
             with runs.pool(workers) as executor:
-                runs.write_settings(own.settings, runs.choose(own.model, executor))
+                runs.write_settings(own.settings, runs.choose(own.model, executor, kept=kept))
+            remove(kept)
         elif costing:
             measure_costs(own)
         elif reporting:

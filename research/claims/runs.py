@@ -308,9 +308,15 @@ def choose(
     scenes: int = SCENES,
     rates: Sequence[float] = RATES,
     steps: Mapping[Stage, Sequence[int]] = STEPS,
+    kept: Path | None = None,
 ) -> Settings:
-    """Try all candidates of both stages, the motion stage first."""
+    """Try all candidates of both stages, the motion stage first.
+
+    Args:
+        kept: a file of outcomes: those of this base are not tried again, and each is added.
+    """
     base = trials.base_name(trials.open_base(folder))
+    outcomes = _read_outcomes(kept, base)
     recipes: dict[str, Recipe] = {}
     tried: list[Mapping[str, Any]] = []
     numbers = range(FIRST_TO_CHOOSE, FIRST_TO_CHOOSE + scenes)
@@ -326,14 +332,31 @@ def choose(
                 for lr in rates
                 for number in numbers
             ]  # fmt: skip
-            answers = list(finished(executor, try_recipe, attempts, "trials"))
-            outcomes = [outcome for answer in answers for outcome in answer]
+            known = {_attempt_of(outcome) for outcome in outcomes}
+            left = [one for one in attempts if (one.recipe, one.lr, one.scene) not in known]
+            for answer in finished(executor, try_recipe, left, "trials"):
+                outcomes += answer
+                if kept is not None:
+                    write_text(kept, json.dumps({"base": base, "outcomes": outcomes}) + "\n")
             for how in conditions:
                 candidates = ranked(outcomes, trials.recipe_name(stage, how))
                 tried += candidates
                 best = max(candidates, key=lambda each: each["figure"])
                 recipes[trials.recipe_name(stage, how)] = Recipe(best["lr"], best["steps"])
     return Settings(base, recipes, list(numbers), tried)
+
+
+def _read_outcomes(kept: Path | None, base: str) -> list[dict[str, Any]]:
+    """Outcomes of a run that was stopped; none where they are another base's."""
+    if kept is None or not kept.exists():
+        return []
+    with _reading(kept, "", "delete it, and run again"):
+        content = json.loads(kept.read_text(encoding="utf-8"))
+        return list(content["outcomes"]) if content["base"] == base else []
+
+
+def _attempt_of(outcome: Mapping[str, Any]) -> tuple[str, float, int]:
+    return outcome["recipe"], outcome["lr"], outcome["scene"]
 
 
 def ranked(outcomes: list[dict[str, Any]], recipe: str) -> list[dict[str, Any]]:
@@ -372,7 +395,7 @@ def try_recipe(attempt: Attempt) -> list[dict[str, Any]]:
     return [
         {
             "recipe": attempt.recipe, "lr": attempt.lr, "steps": int(step),
-            "figure": figures(frames_THWC, case)[DECIDING[stage]],
+            "scene": attempt.scene, "figure": figures(frames_THWC, case)[DECIDING[stage]],
         }
         for step, frames_THWC in trials.decode(model, latents).items()
     ]  # fmt: skip
