@@ -15,8 +15,9 @@ from research.long import METHODS, WAYS, Job, chosen_scenes, report, run_job, st
 from research.miniature.gate import Score
 
 PERFECT = Score(
-    hit=1.0, strict=1.0, centroid=0.0, angle=0.0, inside_db=np.inf, background_db=np.inf
-)
+    hit=1.0, strict=1.0, centroid=0.0, angle=0.0, inside_db=np.inf, background_db=np.inf,
+    lasting=1.0,
+)  # fmt: skip
 
 
 @pytest.fixture
