@@ -109,10 +109,7 @@ def main(
     try:
         check_options([choosing, costing, reporting], claim or [])
         if choosing:
-            kept = own.output.with_name(f"{own.output.stem}-tried.json")
-            with runs.pool(workers) as executor:
-                runs.write_settings(own.settings, runs.choose(own.model, executor, kept=kept))
-            remove(kept)
+            _choose(own, workers)
         elif costing:
             measure_costs(own)
         elif reporting:
@@ -136,6 +133,14 @@ def check_options(modes: list[bool], claims: list[int]) -> None:
         raise UserError("--choose, --cost and --report are runs of their own: name one")
     if claims and any(modes):
         raise UserError("--claim is for the run alone; --choose, --cost and --report take no part")
+
+
+def _choose(base: Base, workers: int) -> None:
+    """Choose the recipes; what was tried is kept beside the results until they stand."""
+    kept = base.output.with_name(f"{base.output.stem}-tried.json")
+    with runs.pool(workers) as executor:
+        runs.write_settings(base.settings, runs.choose(base.model, executor, kept=kept))
+    remove(kept)
 
 
 def measure_costs(base: Base) -> None:

@@ -105,11 +105,10 @@ def pretrain_miniature(
     if not resume and output.exists() and any(output.iterdir()):
         raise UserError(f"{output} already holds something: name a new folder, or add --resume")
     without_bars()
-    work = output / "training"
     if start is not None:
         _check_start(start)
     begun = f"--seed {seed} --shown {shown}{'' if start is None else f' --start {start}'}"
-    _keep_choices(work / "begun", begun)
+    _keep_choices(output / "training" / "begun", begun)
     device = devices.for_small_models()
     seconds = 60 * minutes
     if start is not None:
@@ -119,14 +118,9 @@ def pretrain_miniature(
             _train_autoencoder(output, seed, seconds * AUTOENCODER_SHARE, device)
         seconds *= 1 - AUTOENCODER_SHARE
     if not (output / "transformer").exists():
-        vae = AutoencoderKLWan.from_pretrained(output / "vae", torch_dtype=torch.float32)
-        vae = channels_last(vae).to(device).eval()
-        latents = encode_set(vae, work, min(1.0, minutes / ALL_CLIPS))
+        share = min(1.0, minutes / ALL_CLIPS)
         transformer = _first_transformer(start, seed).to(device)
-        part = transformer_part(transformer, latents, shown, seed, fused)
-        fit(part, seconds, work)
-        draw_losses(work / "transformer.jsonl", output / "transformer.png", "transformer: flow")
-        save_part(transformer, output / "transformer")
+        _train_transformer(transformer, output, shown, seed, seconds, share, fused)
     finish_folder(output)
     verdict = try_out(output, device, CASES, shown)
     record = {**verdict.record(), "sha256": hashes(output)}
@@ -192,6 +186,19 @@ def _train_autoencoder(output: Path, seed: int, seconds: float, device: str) -> 
     mean_C, deviation_C = measure_latents(vae)
     vae.register_to_config(latents_mean=mean_C, latents_std=deviation_C)
     save_part(vae, output / "vae")
+
+
+def _train_transformer(
+    transformer: WanTransformer3DModel, output: Path, shown: Shown, seed: int, seconds: float,
+    share: float, fused: bool,
+) -> None:  # fmt: skip
+    """Encode a share of the clips with the folder's autoencoder, and train on them."""
+    work = output / "training"
+    vae = AutoencoderKLWan.from_pretrained(output / "vae", torch_dtype=torch.float32)
+    latents = encode_set(channels_last(vae).to(transformer.device).eval(), work, share)
+    fit(transformer_part(transformer, latents, shown, seed, fused), seconds, work)
+    draw_losses(work / "transformer.jsonl", output / "transformer.png", "transformer: flow")
+    save_part(transformer, output / "transformer")
 
 
 def try_out(folder: Path, device: str, cases: int, shown: Shown) -> Verdict:
