@@ -308,8 +308,9 @@ def _draw(chart: Chart, heights: dict[str, list[float]], begins: Sequence[int]) 
         axes = figure.subplots()
         if chart.reference is not None:
             axes.axhline(chart.reference, color=REFERENCE, linewidth=1)
-        for begin in begins[1:]:
-            axes.axvline(begin - 0.5, color=REFERENCE, linewidth=1, linestyle=":")
+        if where := [begin - 0.5 for begin in begins[1:]]:
+            height = axes.get_xaxis_transform()
+            axes.vlines(where, 0, 1, REFERENCE, linewidth=1, linestyle=":", transform=height)
         for (name, curve), colour in zip(heights.items(), LINES, strict=False):
             axes.plot(curve, color=colour, lw=1.6, marker="." if frames <= 60 else "", label=name)
         axes.set(xlabel="frame", xlim=(-0.5, frames - 0.5))
