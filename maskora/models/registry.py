@@ -101,11 +101,12 @@ def _hunyuan15() -> type[DiffusersBase]:
 
 
 WAN, HUNYUAN, HUNYUAN15 = Grid(8, 2, 4), Grid(8, 2, 4), Grid(16, 1, 4)
+MINIATURE = Grid(4, 2, 4)
 FAMILIES: dict[str, Family] = {
     "wan2.1-i2v": Family(_wan21, WAN, wan.WAN21, wan.WAN21_FILES),
     "wan2.1-fun-inp": Family(_wan_fun, WAN, wan.WAN21, wan.WAN21_FILES),
     "wan2.2-i2v": Family(_wan22, WAN, wan.WAN22, wan.WAN22_FILES),
-    "miniature": Family(_miniature, WAN, wan.MINIATURE, wan.MINIATURE_FILES),
+    "miniature": Family(_miniature, MINIATURE, wan.MINIATURE, wan.MINIATURE_FILES),
     "hunyuan-video-i2v": Family(_hunyuan, HUNYUAN, hunyuan.HUNYUAN, hunyuan.HUNYUAN_FILES),
     "hunyuan-video-1.5-i2v": Family(
         _hunyuan15, HUNYUAN15, hunyuan15.HUNYUAN15, hunyuan15.HUNYUAN15_FILES

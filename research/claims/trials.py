@@ -47,7 +47,7 @@ from research.miniature.gate import Case, Frames
 from research.miniature.scenes import Edit, edited
 from research.miniature.transformer import SHIFT
 
-MARGIN, CELL = 0.1, 8  # of the sprite's box; pixels
+MARGIN, CELL = 0.1, 4  # of the sprite's box; pixels
 EVOLUTIONS: tuple[Edit, ...] = ("bloom", "drift")
 EARLY, LATE = slice(1, -4), slice(-4, None)  # frames before the last latent frame; its own
 CLEAR = 40.0  # levels from which two looks are distinguished

@@ -154,7 +154,7 @@ class Verdict:
         return {"passed": self.passed, **asdict(self)}
 
 
-def draw_case(number: int, frames: int = FRAMES, size: int = SIZE, cell: int = 8) -> Case:
+def draw_case(number: int, frames: int = FRAMES, size: int = SIZE, cell: int = 4) -> Case:
     """The `number`-th case: a turning sprite of two halves gets another hue, shape, or both.
 
     It happens in a box around the source's sprite and the edited one, on the latent grid.
