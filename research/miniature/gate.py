@@ -37,9 +37,10 @@ UNSEEN = 2**32  # seeds from here on are never trained on
 MARGIN, STEPS = 0.1, 20
 CHANGES: tuple[tuple[Edit, ...], ...] = (("hue",), ("shape",), ("hue", "shape"))
 CHANCE_ANGLE = 90.0  # degrees: what a guess is off by on average
-RECONSTRUCTION, HIT, CENTROID = 29.0, 0.7, 3.0  # dB, share, pixels
+RECONSTRUCTION, HIT, CENTROID = 32.0, 0.7, 3.0  # dB, share, pixels
 LASTING = 0.8  # share
 AUTOENCODER, PLAIN, BOXED = "autoencoder", "base, plain I2V mask", "base, moving box"
+GUESSED = "autoencoder, new turn"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Case:
         region_THW: where results are judged.
         keep_THW: the mask that the model is shown: 1 keep, 0 generate.
         still_THWC: where the edit's look changes with time: the edited clip without that.
+        guessed_THWC: the edited clip, the sprite turned otherwise: no box tells how it turns.
     """
 
     source_THWC: Frames
@@ -66,6 +68,7 @@ class Case:
     region_THW: Mask
     keep_THW: Tensor
     still_THWC: Frames | None = None
+    guessed_THWC: Frames | None = None
 
     @property
     def edits_THWC(self) -> list[Array | Frames]:
@@ -112,7 +115,8 @@ class Verdict:
         shown: what it was taught to go by, which decides what it must reach: with boxes, that it
             follows them; without, that sprites last where their way is its own choice.
         reconstruction: PSNR of the autoencoder on whole clips, in dB.
-        scores: by `AUTOENCODER` (the ceiling), and by the untuned base with either mask.
+        scores: by `AUTOENCODER` (the ceiling), by `GUESSED` (that of who follows a box
+            and cannot know the turn) and by the untuned base with either mask.
     """
 
     shown: Shown
@@ -159,7 +163,12 @@ def draw_case(number: int, frames: int = FRAMES, size: int = SIZE, cell: int = 4
 
     It happens in a box around the source's sprite and the edited one, on the latent grid.
     """
-    return render_case(*draw_edit(number), frames, size, cell)
+    scene, changed = draw_edit(number)
+    case = render_case(scene, changed, frames, size, cell)
+    sprite, spin = changed.sprites[-1], _draw_spin(np.random.default_rng((UNSEEN + number, 4)))
+    turned = replace(sprite, motion=replace(sprite.motion, spin=spin))
+    guess = replace(changed, sprites=(*changed.sprites[:-1], turned))
+    return replace(case, guessed_THWC=render(guess, frames, size).frames_THWC)
 
 
 def draw_edit(number: int) -> tuple[Scene, Scene]:
@@ -168,7 +177,7 @@ def draw_edit(number: int) -> tuple[Scene, Scene]:
     rng = np.random.default_rng((seed, 2))
     scene = draw_scene(seed)
     sprite = scene.sprites[-1]
-    spin = rng.uniform(1.0, 3.2) * (1 if rng.random() < 0.5 else -1)
+    spin = _draw_spin(rng)
     plain = replace(sprite.look, texture="halves", part=None, drift=0.0)
     turning = replace(sprite, look=plain, motion=replace(sprite.motion, spin=spin))
     scene = replace(scene, sprites=(*scene.sprites[:-1], turning))
@@ -176,6 +185,11 @@ def draw_edit(number: int) -> tuple[Scene, Scene]:
     for change in CHANGES[number % len(CHANGES)]:
         look = edited(look, change, rng)
     return scene, scene.with_look(len(scene.sprites) - 1, look)
+
+
+def _draw_spin(rng: np.random.Generator) -> float:
+    """Radians per beat, either way."""
+    return rng.uniform(1.0, 3.2) * (1 if rng.random() < 0.5 else -1)
 
 
 def render_case(scene: Scene, changed: Scene, frames: int, size: int, cell: int) -> Case:
@@ -219,6 +233,9 @@ def judge_model(
             made[name] = [generate(model, transformer, s, seed + i) for i, s in enumerate(samples)]
     with model.vae() as vae:
         made[AUTOENCODER] = [vae.encode(unit(case.edited_THWC)) for case in cases]
+        made[GUESSED] = [
+            vae.encode(unit(case.guessed_THWC)) for case in cases if case.guessed_THWC is not None
+        ]
         scores = {
             name: mean_score(
                 [score(_decode(vae, z), case) for z, case in zip(each, cases, strict=True)]

@@ -263,7 +263,11 @@ def test_each_row_is_told_of_its_own_mask(untrained: Path, monkeypatch: pytest.M
     monkeypatch.setattr(gate, "STEPS", 2)
     model, case = open_model("miniature", untrained, "float32", "cpu"), gate.draw_case(0, frames=5)
     scores = gate.judge_model(model, [case]).scores
-    assert scores.keys() == {gate.PLAIN, gate.BOXED, gate.AUTOENCODER}
+    assert scores.keys() == {gate.PLAIN, gate.BOXED, gate.AUTOENCODER, gate.GUESSED}
+    assert case.guessed_THWC is not None
+    with model.vae() as vae:
+        guess_THWC = to_bytes(vae.decode(vae.encode(gate.unit(case.guessed_THWC)))).numpy()
+    assert scores[gate.GUESSED] == score(guess_THWC, case)
     assert scores[gate.PLAIN] != scores[gate.BOXED]
     assert scores[gate.PLAIN] == reached(model, case, "first-frame")
     assert scores[gate.BOXED] == reached(model, case, "masked")
