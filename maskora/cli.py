@@ -592,6 +592,8 @@ def export(
         typer.Option(help="of the program that reads it; diffusers, if not said"),
     ] = None,
     edit: EditOption = None,
+    set_: SetOption = None,
+    preset: PresetOption = None,
     family: Annotated[
         Family | None, typer.Option(help="the kind of base, for files that do not say it")
     ] = None,
@@ -607,12 +609,13 @@ def export(
         raise UserError(
             "--merge makes a new folder: --layout, --family and --overwrite have no use"
         )
-    from maskora.app.export import export_lora, merge_lora
+    from maskora.app.export import Trained, export_lora, merge_lora
 
+    which = Trained(edit, tuple(set_ or ()), preset)
     if merge:
-        _say_all(merge_lora(source, output, edit))
+        _say_all(merge_lora(source, output, which))
     else:
-        _say_all(export_lora(source, output, layout or "diffusers", edit, family, overwrite))
+        _say_all(export_lora(source, output, layout or "diffusers", which, family, overwrite))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +42,33 @@ log = logging.getLogger("maskora")
 SUFFIX = ".safetensors"
 
 
+@dataclass(frozen=True)
+class Trained:
+    """Which LoRA of a workspace.
+
+    Attributes:
+        edit: the name of the edit.
+        overrides, preset: what changed the settings when it was trained.
+    """
+
+    edit: str | None = None
+    overrides: Sequence[str] = ()
+    preset: str | None = None
+
+    def config(self, workspace: Workspace) -> Config:
+        """The settings that it was trained with. Raises UserError."""
+        return load_config(workspace.config, list(self.overrides), self.preset)
+
+
 def export_lora(
-    source: Path, output: Path, layout: str, edit: str | None, family: str | None, overwrite: bool
+    source: Path, output: Path, layout: str, which: Trained, family: str | None, overwrite: bool
 ) -> Iterator[str]:
     """Write the LoRA of a workspace, or a LoRA file, in a layout.
 
     Args:
         source: a workspace, of which the edit's LoRA is taken, or a file.
         layout: one of `lora.LAYOUTS`.
-        edit: of a workspace: the name of the edit.
+        which: of the workspace's.
         family: the kind of base, for files that do not say it.
         overwrite: files that are there may be replaced.
 
@@ -59,13 +78,13 @@ def export_lora(
     Raises:
         UserError: there is no LoRA, or it cannot be written so.
     """
-    given = _find_loras(source, edit)
+    given = _find_loras(source, which)
     targets = [_target(output, one.expert) for one in given]
     _check_output(output)
     for target in targets:
         if target.exists() and not overwrite:
             raise UserError(f"{target} exists already: choose another name, or add --overwrite")
-    refuse_inputs(targets, _read(source, given))
+    refuse_inputs(targets, _read(source, which, given))
     for one, target in zip(given, targets, strict=True):
         names = _names_for(one.path, family)
         weights = lora.read(one.path, names)
@@ -73,7 +92,7 @@ def export_lora(
         yield from _describe(target, weights, layout)
 
 
-def _read(source: Path, given: list[LoraChoice]) -> Iterator[Path]:
+def _read(source: Path, which: Trained, given: list[LoraChoice]) -> Iterator[Path]:
     """The files from which a LoRA is made, and those of its base and its workspace."""
     home, bases, files = Path.cwd(), set[str](), set[str]()
     yield from (one.path for one in given)
@@ -82,7 +101,7 @@ def _read(source: Path, given: list[LoraChoice]) -> Iterator[Path]:
         yield from workspace.given_files(workspace.read_source().origin)
         folders = (workspace.runs_dir, workspace.cache_dir)
         yield from (path for folder in folders for path in folder.rglob("*") if path.is_file())
-        config = load_config(workspace.config, [])
+        config = which.config(workspace)
         bases.add(config.model.path)
         files.update(
             [*config.model.files.values(), *(item.path for item in config.inference.loras)]
@@ -98,11 +117,12 @@ def _read(source: Path, given: list[LoraChoice]) -> Iterator[Path]:
             yield from folder.rglob("*.safetensors")
 
 
-def merge_lora(source: Path, output: Path, edit: str | None) -> Iterator[str]:
+def merge_lora(source: Path, output: Path, which: Trained) -> Iterator[str]:
     """Write the base that a LoRA was trained on with the LoRA in it; whole or not at all.
 
     Args:
-        source: a workspace, of which the edit's LoRA is taken, or a LoRA file of maskora's.
+        source: a workspace, or a LoRA file of maskora's.
+        which: of the workspace's LoRAs.
         output: the folder to make, in diffusers' layout.
 
     Yields:
@@ -114,7 +134,7 @@ def merge_lora(source: Path, output: Path, edit: str | None) -> Iterator[str]:
     if output.exists() or output.is_symlink():
         raise UserError(f"{output} exists already: name a folder that is to be made")
     _check_output(output)
-    given = _find_loras(source, edit)
+    given = _find_loras(source, which)
     first = given[0].path
     metadata = lora.read_metadata(first)
     found = _find_base(metadata, first, source if source.is_dir() else Path.cwd())
@@ -134,26 +154,28 @@ def merge_lora(source: Path, output: Path, edit: str | None) -> Iterator[str]:
     yield f"{output}: the merged base, in diffusers' layout"
 
 
-def _find_loras(source: Path, edit: str | None) -> list[LoraChoice]:
+def _find_loras(source: Path, which: Trained) -> list[LoraChoice]:
     """The LoRA files of a workspace, one per transformer of its base; or the file itself.
 
     Raises:
         UserError: one is not there.
     """
     if not source.is_dir():
-        if edit is not None:
-            raise UserError(f"--edit {edit} belongs to a workspace, and {source} is none")
+        if which != Trained():
+            raise UserError(
+                f"--edit, --set and --preset belong to a workspace, which {source} is not"
+            )
         return [LoraChoice(source)]
-    return _trained_loras(Workspace.open(source), edit)
+    return _trained_loras(Workspace.open(source), which)
 
 
-def _trained_loras(workspace: Workspace, edit: str | None) -> list[LoraChoice]:
+def _trained_loras(workspace: Workspace, which: Trained) -> list[LoraChoice]:
     """One LoRA per transformer of the configured base; warns where one is outdated.
 
     Raises:
         UserError: the workspace or the edit is not complete, or a transformer has no LoRA yet.
     """
-    config = load_config(workspace.config, [])
+    config, edit = which.config(workspace), which.edit
     files = find_edits(workspace, edit, workspace.read_source().frames)
     stage: Stage = "appearance" if files.keyframes else "motion"
     try:

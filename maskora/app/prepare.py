@@ -282,7 +282,7 @@ def _fit_range(config: Config, info: VideoInfo) -> tuple[Config, list[str]]:
             f"clip has no more"
         )
     last = video.start + (frames - 1) * video.every
-    if video.start or last < info.frames - 1:
+    if video.start or last + video.every < info.frames:
         notes.append(
             f"frames {video.start} to {last} of 0 to {info.frames - 1} are used; "
             f"the rest is left out"

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,11 @@ def lora_file(
 
 
 def trained(
-    root: Path, stage: Stage, expert: str = "", edit: str | None = None, step: int = 2
-) -> Path:
+    root: Path, stage: Stage, expert: str = "", edit: str | None = None, step: int = 2,
+    changes: Sequence[str] = (),
+) -> Path:  # fmt: skip
     """A workspace's run as it lies there after training, on what is there now if on motion."""
-    config = load_config(root / "edit.toml", [])
+    config = load_config(root / "edit.toml", list(changes))
     run = RunFolder(Workspace(root).run_dir(stage, edit, expert))
     path = run.adapter(step)
     lora_file(path, family=config.model.family, stage=stage, expert=expert, edit=edit)
@@ -99,6 +100,18 @@ def test_a_workspaces_lora_is_written_in_every_layout(
         expected, found = (lora.read(path, WAN.names) for path in (motion, output))
         assert found.metadata == expected.metadata
         assert found.updates.keys() == expected.updates.keys()
+
+
+def test_a_lora_that_other_settings_have_trained_is_exported_with_these(
+    run: Run, tmp_path: Path, prepared: Callable[..., Path]
+) -> None:
+    workspace, output = prepared(), tmp_path / "out.safetensors"
+    change, preset = 'motion.conditioning="first-frame"', tmp_path / "mine.toml"
+    preset.write_text('[motion]\nconditioning = "first-frame"\n')
+    trained(workspace, "motion", changes=[change])
+    assert "trained before" in ok(run("export", workspace, output)).err
+    for given in (["--set", change], ["--preset", preset]):
+        quiet(run("export", workspace, output, "--overwrite", *given))
 
 
 def test_keyframes_ask_for_the_appearance_lora(
@@ -258,7 +271,8 @@ def test_an_output_that_cannot_be_is_refused_first(
         (["own.safetensors", "o.pt"], r"o\.pt: other programs know LoRA files by their end"),
         (["own.safetensors", "o.safetensors", "--layout", "kohya"], "'kohya' is not one of"),
         (["own.safetensors", "o.safetensors", "--family", "sdxl"], "'sdxl' is not one of"),
-        (["own.safetensors", "o.safetensors", "--edit", "red"], "belongs to a workspace"),
+        (["own.safetensors", "o.safetensors", "--edit", "red"], "belong to a workspace"),
+        (["own.safetensors", "o.safetensors", "--preset", "blend"], "belong to a workspace"),
         (["strange.safetensors", "o.safetensors"], "is for 'wan9', a kind of base"),
         ([".", "o.safetensors"], r"edit\.toml"),
     ],
