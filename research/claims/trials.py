@@ -28,6 +28,7 @@ from maskora.method.conditioning import (
     to_bytes,
     window_starts,
 )
+from maskora.method.pasting import masked_sample, shown_masks
 from maskora.method.transfer import carried_inside, perturbed
 from maskora.miniature.world import SIZE, render
 from maskora.models.registry import Transformer, VideoModel, open_model
@@ -84,7 +85,10 @@ def draw_task(number: int, subject: Subject) -> Case:
     case = gate.render_case(scene, changed, subject.frames, SIZE, CELL)
     box_THW, masked_THW = (_region(case, shape) for shape in ("box", subject.mask))
     keep_THW = torch.from_numpy(~masked_THW).float()
-    return replace(case, region_THW=box_THW, keep_THW=keep_THW, still_THWC=still_THWC)
+    wanted_THWC = case.background_THWC if subject.removing else case.edited_THWC
+    return replace(
+        case, edited_THWC=wanted_THWC, region_THW=box_THW, keep_THW=keep_THW, still_THWC=still_THWC
+    )
 
 
 def _region(case: Case, shape: MaskShape) -> np.ndarray:
@@ -153,6 +157,8 @@ class Bench:
         """The samples of the motion LoRA."""
         window = min(training.window, self._video_CTHW.shape[1])
         keep_THW = self._case.keep_THW
+        if training.removing:
+            return self._encoded(self.over_background(window))
         masks = [keep_THW]
         if training.gridded:
             generator = torch.Generator().manual_seed(self._seed)
@@ -165,6 +171,18 @@ class Bench:
         if training.recoloured:
             samples = [recoloured(sample, order) for sample in samples for order in COLOUR_ORDERS]
         return self._encoded(samples)
+
+    def over_background(self, window: int) -> list[Sample]:
+        """Windows whose mask is moved over background, of which a thing's removal is learned."""
+        inside_THW, motion, samples = self._case.keep_THW == 0, Motion(task="remove"), []
+        for start in window_starts(self._video_CTHW.shape[1], window, STRIDE):
+            own_THW = inside_THW[start : start + window]
+            whole = motion_sample(
+                self._video_CTHW, self._case.keep_THW, start, window, "masked", ""
+            )
+            shown = shown_masks(own_THW.numpy(), motion, CELL, (self._seed, start))
+            samples += [masked_sample(whole, own_THW, mask, "remove") for mask in shown]
+        return samples
 
     def keyframe(self, how: Keyframing) -> list[EncodedSample]:
         """The samples of the appearance stage: the last frame, edited."""

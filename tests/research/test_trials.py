@@ -1,10 +1,13 @@
 """Clips and masks of the claims, and the figures of evolving looks."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
-from research.claims.claims import EVOLVING, FIRST, Subject, kind
-from research.claims.trials import EARLY, LATE, draw_task, evolved, figures
+from research.claims.claims import EVOLVING, FIRST, REMOVING, Subject, kind
+from research.claims.trials import EARLY, LATE, Bench, draw_task, evolved, figures, open_base
 
 BOX = draw_task(FIRST + 1, Subject())
 
@@ -68,6 +71,30 @@ def test_a_clip_turned_back_into_its_source_has_not_grown() -> None:
     assert figures(case.source_THWC, case)["grown"] == 0.0
     # Which is why "hit" cannot tell: an edit of the shape keeps its colours.
     assert figures(case.source_THWC, case)["hit"] > 0.5
+
+
+def test_of_a_removal_the_background_is_the_truth() -> None:
+    case = draw_task(FIRST + 1, REMOVING)
+    assert np.array_equal(case.edited_THWC, case.background_THWC)
+    assert np.array_equal(case.keep_THW, BOX.keep_THW)
+    right, wrong = (figures(shown, case) for shown in (case.background_THWC, case.source_THWC))
+    assert right["inside_db"] == float("inf")
+    assert wrong["inside_db"] < 20
+
+
+def test_a_removal_is_learned_without_the_thing(untrained: Path, tmp_path: Path) -> None:
+    case = draw_task(FIRST + 1, REMOVING)
+    bench = Bench(open_base(untrained), case, tmp_path, seed=0)
+    inside_THW, places = case.keep_THW == 0, set()
+    for sample in bench.over_background(9):
+        assert sample.ignored_THW is not None
+        assert torch.equal(sample.ignored_THW, inside_THW)
+        shown_CTHW = sample.condition_CTHW[:, inside_THW]
+        assert (shown_CTHW == 0).all(), "of the thing nothing is shown"
+        emptied_THW = (sample.keep_THW == 0) & ~inside_THW
+        assert emptied_THW.any(), "and background is asked for elsewhere"
+        places.add(sample.name)
+    assert len(places) == 3
 
 
 def test_half_of_the_pixels_evolved_is_half() -> None:
