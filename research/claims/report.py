@@ -108,17 +108,17 @@ took beyond the loaded base. Clips of 49 frames are made of fewer scenes.
 PLAIN_NOTE = """\
 The published bases were trained to animate a first frame, and were never shown a moving box. This
 one was trained so, too: the same sizes, clips and autoencoder as the base that ships, but first
-frames alone. `python -m research.fidelity --model FOLDER` runs the claims on it that ask whether
-the method works; later keyframes, masks of other shapes and windows were not asked again.
+frames alone. `python -m research.fidelity --base first-frame` runs the claims on it that ask
+whether the method works; later keyframes, masks of other shapes and windows were not asked again.
 """
 CAVEATS = """\
 ## What this does not show
 
-- The miniature was trained on boxes as masks, which the published bases were not; tight and noisy
-  masks are new to it.
-- One world, one base. Sprites are plain, motion is rigid, and 64x64 pixels leave the latent 8x8
-  cells: a box of whole cells covers about a third of the picture, and the autoencoder's blur caps
-  every figure.
+- The miniature that ships was trained on boxes as masks, which the published bases were not; tight
+  and noisy masks are new to it.
+- One world, two small bases of one kind. Sprites are plain, motion is rigid, and 64x64 pixels leave
+  the latent 16x16 cells: a box covers about a quarter of the picture, and the autoencoder's blur
+  caps every figure.
 - Boxes come from where the source's sprite truly is. Trackers err.
 - Later keyframes are the truth of the last frame; a person's edit would be less exact. The figures
   of the last frames include it.
