@@ -73,3 +73,10 @@ def test_all_ways_are_generated(short: None, untrained: Path) -> None:
         assert all(len(each["stretches"]) == 2 for each in found)
         ends = [json.dumps(each["stretches"][-1]) for each in found]
         assert len(set(ends)) == len(WAYS), "each way is another"
+
+
+def test_the_documents_tell_what_was_measured() -> None:
+    root = Path(__file__).parents[2]
+    records = json.loads((root / "research/results/long.json").read_text(encoding="utf-8"))
+    told = "\n".join(report(records)).strip()
+    assert told in (root / "docs/long-clips.md").read_text(encoding="utf-8")
