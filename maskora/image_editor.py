@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -253,9 +253,7 @@ def _load(name: str, folder: Path, dtype: "torch.dtype") -> Any:
     kind = getattr(diffusers, name)
 
     def load(where: Path) -> Any:
-        return kind.from_pretrained(
-            where, torch_dtype=dtype, use_safetensors=True, local_files_only=True
-        )
+        return kind.from_pretrained(where, dtype=dtype, use_safetensors=True, local_files_only=True)
 
     pipeline = load_part(load, folder, KEY, ADVICE)
     pipeline.set_progress_bar_config(disable=True)
@@ -263,15 +261,27 @@ def _load(name: str, folder: Path, dtype: "torch.dtype") -> Any:
 
 
 def _place(pipeline: Any, device: str, sizes: dict[str, int], room: int | None) -> None:
-    """All of it on the GPU, or a part at a time, or a layer at a time: what fits."""
     if room is None:
         return
-    if sum(sizes.values()) + WORKING <= room:
+    how = choose_residence(sizes, room)
+    if how == "whole":
         pipeline.to(device)
-    elif max(sizes.values(), default=0) + WORKING <= room:
+    elif how == "parts":
         pipeline.enable_model_cpu_offload(device=device)
     else:
         pipeline.enable_sequential_cpu_offload(device=device)
+
+
+def choose_residence(sizes: dict[str, int], room: int) -> Literal["whole", "parts", "layers"]:
+    """What of the weights is on the GPU at a time: all of them, a part, or a layer, as it fits.
+
+    Args:
+        sizes: bytes of each part.
+        room: bytes that may be taken, for the work too.
+    """
+    if sum(sizes.values()) + WORKING <= room:
+        return "whole"
+    return "parts" if max(sizes.values(), default=0) + WORKING <= room else "layers"
 
 
 def _release(pipeline: Any) -> None:

@@ -40,8 +40,8 @@ def write_sdxl(folder: Path) -> None:
         norm_num_groups=1,
     )  # fmt: skip
     StableDiffusionXLInpaintPipeline(
-        vae=_vae(4), text_encoder=CLIPTextModel(_clip()), tokenizer=_tokenizer(folder),
-        text_encoder_2=CLIPTextModelWithProjection(_clip()), tokenizer_2=_tokenizer(folder),
+        vae=_vae(4), text_encoder=CLIPTextModel(_clip()), tokenizer=_tokenizer(),
+        text_encoder_2=CLIPTextModelWithProjection(_clip()), tokenizer_2=_tokenizer(),
         unet=unet, scheduler=EulerDiscreteScheduler(),
     ).save_pretrained(folder)  # fmt: skip
 
@@ -72,7 +72,7 @@ def _write_flux(folder: Path, kind: type, in_channels: int, out_channels: int) -
     )  # fmt: skip
     kind(
         scheduler=FlowMatchEulerDiscreteScheduler(), vae=_vae(4, blocks=4), text_encoder=text,
-        tokenizer=_tokenizer(folder), text_encoder_2=T5EncoderModel(t5),
+        tokenizer=_tokenizer(), text_encoder_2=T5EncoderModel(t5),
         tokenizer_2=tokenizer_2, transformer=transformer,
     ).save_pretrained(folder)  # fmt: skip
 
@@ -95,6 +95,8 @@ def _clip() -> CLIPTextConfig:
     )  # fmt: skip
 
 
-def _tokenizer(folder: Path) -> CLIPTokenizer:
+def _tokenizer() -> CLIPTokenizer:
     words = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(f"{one}</w>" for one in LETTERS)]
-    return CLIPTokenizer(vocab={word: number for number, word in enumerate(words)}, merges=[])
+    return CLIPTokenizer(
+        vocab={word: number for number, word in enumerate(words)}, merges=[], model_max_length=77
+    )

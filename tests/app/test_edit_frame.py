@@ -14,6 +14,7 @@ from maskora.masks.files import read_labels
 from maskora.retouch import Paint
 from maskora.video.images import read_image, write_png
 from tests.app.conftest import Prepared, Run, ok, refused, repaint, sets
+from tests.tiny_editors import write_sdxl
 
 
 @pytest.fixture
@@ -206,3 +207,28 @@ def test_the_feather_is_the_clips(root: Path, run: Run) -> None:
     ok(run("edit-frame", root, "--frame", 4, "--paint", "#ff0000,900,1,1", *hard))
     inside = ~outside(root, 4)
     assert (picture(root, 4)[inside] == (255, 0, 0)).all()
+
+
+def test_an_instruction_makes_candidates_and_one_is_taken(
+    root: Path, run: Run, tmp_path: Path
+) -> None:
+    write_sdxl(tmp_path / "sdxl")
+    model = sets(f"editor.model={tmp_path / 'sdxl'}", "editor.steps=2", "editor.megapixels=0.015")
+    told = ["--instruct", "an orange ball", "--device", "cpu", *model]
+    answer = ok(run("edit-frame", root, "--frame", 4, *told, "--candidates", 3, "--seed", 7))
+    assert "3 candidates" in answer.out
+    folder = root / "candidates" / "00004"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "1.png", "2.png", "3.png", "sheet.png",
+    ]  # fmt: skip
+    assert not (root / "edits" / "00004.png").exists()
+    ok(run("edit-frame", root, "--frame", 4, "--choose", 2))
+    second = (root / "edits" / "00004.png").read_bytes()
+    assert np.array_equal(picture(root, 4)[outside(root, 4)], source(root, 4)[outside(root, 4)])
+    assert (picture(root, 4) != source(root, 4)).any()
+    ok(run("edit-frame", root, "--frame", 4, "--undo"))
+    answer = ok(run("edit-frame", root, "--frame", 4, *told, "--seed", 8))
+    assert "step 1 of 1" in answer.out
+    assert (root / "edits" / "00004.png").read_bytes() == second
+    refused(run("edit-frame", root, "--frame", 4, *told, "--candidates", 99), "from 1 to 16")
+    refused(run("edit-frame", root, "--frame", 4, "--instruct", " ", *model), "is empty")
