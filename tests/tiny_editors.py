@@ -97,6 +97,5 @@ def _clip() -> CLIPTextConfig:
 
 def _tokenizer() -> CLIPTokenizer:
     words = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(f"{one}</w>" for one in LETTERS)]
-    return CLIPTokenizer(
-        vocab={word: number for number, word in enumerate(words)}, merges=[], model_max_length=77
-    )
+    vocab = {word: number for number, word in enumerate(words)}
+    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77)
