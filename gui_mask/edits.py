@@ -17,7 +17,7 @@ from maskora.errors import Fault, UserError
 from maskora.files import remove, replacing, write_text
 from maskora.masks import Labels
 from maskora.video.differences import VISIBLE, measure_leakage
-from maskora.video.images import image_size, picture_header, read_image, write_png
+from maskora.video.images import image_size, picture_header, read_image, read_with_alpha, write_png
 from maskora.video.read import read_frames
 
 MOST_BYTES = 200_000_000  # of an uploaded picture
@@ -81,16 +81,7 @@ def take_upload(workspace: Workspace, edit: str | None, frame: int, file: Path) 
     """
     source = workspace.read_source()
     _check_frame(source, frame)
-    if not file.is_file():
-        raise UserError(f"{file}: no such file")
-    if file.stat().st_size > MOST_BYTES:
-        raise UserError(f"{file} is larger than {MOST_BYTES / 1e6:g} MB, the most that is taken")
-    suffix, stored = picture_header(file)
-    if prod(stored) > max(MOST_PIXELS, prod(source.original_size)):
-        raise UserError(
-            f"{file} has {prod(stored) / 1e6:.0f} megapixels, and at most {MOST_PIXELS / 1e6:g} "
-            f"are taken"
-        )
+    suffix = _check_upload(file, max(MOST_PIXELS, prod(source.original_size)))
     edit_size(file, image_size(file), source)  # before anything is unpacked
     read_image(file)
     try:
@@ -100,6 +91,35 @@ def take_upload(workspace: Workspace, edit: str | None, frame: int, file: Path) 
     except OSError as error:
         target = workspace.edited_frame(edit, frame, suffix)
         raise Fault(f"{target} could not be written: {error.strerror}") from None
+
+
+def read_upload(file: Path) -> np.ndarray:
+    """A picture to be laid on a frame, (H, W, 3), or (H, W, 4) with transparency.
+
+    Raises:
+        UserError: it is no PNG, JPEG or WebP, is damaged, or too large.
+    """
+    _check_upload(file, MOST_PIXELS)
+    return read_with_alpha(file)
+
+
+def _check_upload(file: Path, most: int) -> str:
+    """The suffix that a picture's content deserves. Raises UserError: it is none, or too large.
+
+    Args:
+        most: pixels.
+    """
+    if not file.is_file():
+        raise UserError(f"{file}: no such file")
+    if file.stat().st_size > MOST_BYTES:
+        raise UserError(f"{file} is larger than {MOST_BYTES / 1e6:g} MB, the most that is taken")
+    suffix, stored = picture_header(file)
+    if prod(stored) > most:
+        raise UserError(
+            f"{file} has {prod(stored) / 1e6:.0f} megapixels, and at most {MOST_PIXELS / 1e6:g} "
+            f"are taken"
+        )
+    return suffix
 
 
 def remove_edit(workspace: Workspace, edit: str | None, frame: int) -> None:
