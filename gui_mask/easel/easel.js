@@ -229,7 +229,7 @@ function step() {
   }
   if (tool === "erase") return { tool };
   return {
-    tool, picture: sticker.name, x: sticker.x, y: sticker.y, width: stickerWidth(), angle: number(tool, "angle"),
+    tool, picture: sticker.name, x: tenth(sticker.x + 0.5), y: tenth(sticker.y + 0.5), width: tenth(stickerWidth() + 0.5), angle: number(tool, "angle"),
     blend: value(tool, "blend"), opacity: number(tool, "opacity") / 100,
   };
 }

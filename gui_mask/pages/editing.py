@@ -41,7 +41,7 @@ class EditPage:
                     [THE_EDIT], value="", label="Edit", allow_custom_value=True, info=FURTHER
                 )
                 self.upload = gr.File(
-                    label="This frame, edited (png, jpg or webp)", file_types=["image"],
+                    label="Upload edited frame", file_types=["image"],
                     height=150, elem_id="edited",
                 )  # fmt: skip
                 self.taken = gr.Markdown()

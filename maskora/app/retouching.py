@@ -22,7 +22,7 @@ from maskora.errors import UserError
 from maskora.files import digest, digest_file, remove, replacing, write_bytes
 from maskora.frames import read_sized
 from maskora.masks.files import read_labels
-from maskora.retouch import AnyStep, Frame, Image, Lay, hex_colour, retouched
+from maskora.retouch import AnyStep, Erase, Frame, Image, Lay, Paint, hex_colour, retouched
 from maskora.video.images import png_bytes, read_image, read_with_alpha
 
 log = logging.getLogger("maskora")
@@ -74,11 +74,19 @@ class History(Record):
 
 
 def describe(step: AnyStep) -> str:
-    """A step in words."""
-    values = step.model_dump(exclude={"tool", "picture", "points"}, exclude_none=True)
-    if isinstance(step, Lay) and not (step.dx or step.dy):
-        values = {"label": step.label}
-    return " ".join([step.tool, *(f"{key}={value}" for key, value in values.items())])
+    """A step in words: its tool, and what of it is not as always."""
+    if isinstance(step, Lay):
+        moved = f", moved by {step.dx},{step.dy}" if step.dx or step.dy else ""
+        return step.label + moved
+    if isinstance(step, Erase) and not step.points:
+        return "erase the object"
+    tool = "restore" if isinstance(step, Paint) and step.colour is None else step.tool
+    given = step.model_dump(exclude={"tool", "picture", "points"}, exclude_defaults=True)
+    words = (
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in given.items()
+    )
+    return f"{tool} {', '.join(words)}".strip()
 
 
 @dataclass(frozen=True)

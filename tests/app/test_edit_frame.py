@@ -63,7 +63,7 @@ def test_every_tool_keeps_the_outside_and_is_undone_to_the_byte(
     assert len(set(files)) == len(files)
     listed = ok(run("edit-frame", root, "--frame", 4, "--steps")).out.splitlines()
     assert [line.split()[1] for line in listed] == [
-        "recolour", "swap", "paint", "place", "erase", "lay", "paint",
+        "recolour", "swap", "paint", "place", "erase", "copy", "restore",
     ]  # fmt: skip
     for earlier in reversed(files[:-1]):
         ok(run("edit-frame", root, "--frame", 4, "--undo"))

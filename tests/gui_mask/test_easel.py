@@ -90,7 +90,7 @@ def test_a_picture_is_uploaded_and_placed(state: AppState, session: Session) -> 
 
 def test_frames_are_copied_into_named_edits(state: AppState, session: Session) -> None:
     news = use(state, session, "copy", edit="red", number=3, edited=False)
-    assert news["steps"] == ["lay label=copy of frame 3"]
+    assert news["steps"] == ["copy of frame 3"]
     assert session.workspace.edited_frame("red", 0, ".png").is_file()
     assert "infer.py" in use(state, session, "result")["error"]
 

@@ -90,6 +90,7 @@ def test_the_first_frame_is_edited_in_the_page(
 ) -> None:
     source = read_image(workspace.source_frame(0))
     easel.set("recolour", "hue", 150)
+    easel.page.wait_for_timeout(500)
     easel.answered()
     easel.window.picture("easel-recolour")
     easel.press("Apply")
