@@ -377,6 +377,10 @@ def edit_frame(
     from_result: Annotated[
         bool, typer.Option("--from-result", help="begin with what the result shows in this frame")
     ] = False,
+    carry: Annotated[
+        bool,
+        typer.Option("--carry", help="begin with what the base makes of it after the edited frame"),
+    ] = False,
     instruct: Annotated[
         str | None, typer.Option(metavar="TEXT", help="let the model of [editor] change it")
     ] = None,
@@ -420,12 +424,13 @@ def edit_frame(
     place_of.read_source()
     target = FrameEdit(place_of, load_config(place_of.config, set_ or []), edit, frame)
     tools = Tools(
-        recolour, swap, paint, restore, erase, place, copy, from_result, instruct, choose, pick,
-        undo, redo, steps, area, at, blend, opacity, edited,
+        recolour, swap, paint, restore, erase, place, copy, from_result, carry, instruct, choose,
+        pick, undo, redo, steps, area, at, blend, opacity, edited,
     )  # fmt: skip
     instruction = None
-    if instruct is not None:
+    if carry or instruct is not None:
         devices.choose(device)
+    if instruct is not None:
         instruction = Instruction(instruct, reference, candidates, seed)
     _say_all(use_tool(target, tools, instruction))
 

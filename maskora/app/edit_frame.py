@@ -48,6 +48,7 @@ class Tools:
     place: Path | None = None
     copy: str | None = None
     from_result: bool = False
+    carry: bool = False
     instruct: str | None = None
     choose: int | None = None
     pick: str | None = None
@@ -104,6 +105,8 @@ def edit_frame(target: FrameEdit, tools: Tools, instruction: Instruction | None)
         return [_written(target, choose(target, tools.choose))]
     if tools.from_result:
         return [_written(target, take_result(target))]
+    if tools.carry:
+        return [_written(target, carry(target))]
     if tools.copy:
         number, *shift = _numbers("copy", tools.copy, 1, 3)
         dx, dy = (round(one) for one in (*shift, 0, 0)[:2])
@@ -129,6 +132,15 @@ def take_result(target: FrameEdit) -> Path:
     if shown_HWC.shape[1::-1] != source.size:
         shown_HWC = fit_image(shown_HWC, source.placement)
     return target.lay(shown_HWC, f"{result.video.path.name}, frame {target.frame}")
+
+
+def carry(target: FrameEdit) -> Path:
+    """Lay on what the base makes of this frame, shown the edited frame before it."""
+    from maskora.app.carrying import carried_frame
+
+    target.region()  # refused before anything is loaded
+    made_HWC = carried_frame(target.config, target.workspace, target.edit, target.frame)
+    return target.lay(made_HWC, "carried from the edited frame before")
 
 
 def instruct(target: FrameEdit, given: Instruction) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from maskora.app.carrying import anchored
 from maskora.app.edits import find_edits
 from maskora.app.retouching import FrameEdit
 from maskora.app.workspace import Workspace
@@ -14,6 +15,7 @@ from maskora.masks.files import read_labels
 from maskora.retouch import Paint
 from maskora.video.images import read_image, write_png
 from tests.app.conftest import Prepared, Run, ok, refused, repaint, sets
+from tests.app.small import small_clip, small_edit
 from tests.tiny_editors import write_sdxl
 
 
@@ -232,3 +234,27 @@ def test_an_instruction_makes_candidates_and_one_is_taken(
     assert (root / "edits" / "00004.png").read_bytes() == second
     refused(run("edit-frame", root, "--frame", 4, *told, "--candidates", 99), "from 1 to 16")
     refused(run("edit-frame", root, "--frame", 4, "--instruct", " ", *model), "is empty")
+
+
+def test_the_look_is_carried_to_a_frame_through_the_trained_lora(copied: Path, run: Run) -> None:
+    ok(run("edit-frame", copied, "--frame", 5, "--carry", "--device", "cpu"))
+    first = (copied / "edits" / "00005.png").read_bytes()
+    made, inside = picture(copied, 5), ~outside(copied, 5)
+    assert np.array_equal(made[~inside], source(copied, 5)[~inside])
+    assert not np.array_equal(made[inside], source(copied, 5)[inside])
+    ok(run("edit-frame", copied, "--frame", 5, "--undo"))
+    repaint(copied, 0, (30, 45, 20, 20))
+    bare = sets("inference.lora=none")
+    ok(run("edit-frame", copied, "--frame", 5, "--carry", "--device", "cpu", *bare))
+    assert (copied / "edits" / "00005.png").read_bytes() != first
+    refused(run("edit-frame", copied, "--frame", 0, "--carry"), "frame 0 is where")
+
+
+def test_the_last_frame_is_among_those_that_are_sampled() -> None:
+    clip, edited = small_clip(), small_edit()
+    for frame in (1, 2, 5, 6, 8):
+        segment = anchored(clip, edited, frame)
+        assert segment.start <= frame < segment.stop <= clip.source.frames
+        assert segment.anchor == max(n for n in (0, 4, 8) if n < frame)
+        assert segment.shown == 5
+        assert segment.anchor < segment.start
