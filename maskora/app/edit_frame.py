@@ -15,7 +15,7 @@ from maskora.files import remove
 from maskora.image_editor import open_image_editor
 from maskora.memory.machine import budget
 from maskora.retouch import AnyStep, Area, Blend, Erase, Paint, PlacePicture, Recolour, Step, Swap
-from maskora.video.composite import composite, contact_sheet, feather_alpha
+from maskora.video.composite import contact_sheet
 from maskora.video.fit import fit_image
 from maskora.video.images import read_image, read_with_alpha, write_png
 
@@ -175,8 +175,8 @@ def make_candidates(target: FrameEdit, given: Instruction) -> list[Path]:
     folder = target.workspace.candidates(target.edit, target.frame)
     remove(folder)
     paths = [folder / f"{number}.png" for number in range(1, len(edited) + 1)]
-    alpha_HW = feather_alpha(region_HW, target.config.inference.feather)
-    kept = [composite(picture_HWC, one_HWC, alpha_HW) for one_HWC in edited]
+    inside_HW1 = region_HW[..., None]  # without the feather, which is laid over when one is taken
+    kept = [np.where(inside_HW1, one_HWC, picture_HWC) for one_HWC in edited]
     for path, one_HWC in zip(paths, kept, strict=True):
         write_png(path, one_HWC)
     nothing_HW = np.zeros(region_HW.shape, np.uint8)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from maskora.app.carrying import anchored
 from maskora.app.edits import find_edits
@@ -13,8 +14,9 @@ from maskora.app.workspace import Workspace
 from maskora.config import load_config
 from maskora.masks.files import read_labels
 from maskora.retouch import Paint
+from maskora.video.composite import composite, feather_alpha
 from maskora.video.images import read_image, write_png
-from tests.app.conftest import Prepared, Run, ok, refused, repaint, sets
+from tests.app.conftest import Prepared, Run, frames_of, ok, refused, repaint, sets
 from tests.app.small import small_clip, small_edit
 from tests.tiny_editors import write_sdxl
 
@@ -83,7 +85,6 @@ def test_every_tool_keeps_the_outside_and_is_undone_to_the_byte(
 def test_a_persons_own_edit_is_what_steps_begin_with_and_comes_back(root: Path, run: Run) -> None:
     own = picture(root, 0)
     (root / "edits" / "00000.png").unlink()
-    from PIL import Image
 
     Image.fromarray(own).save(root / "edits" / "0.bmp")
     (root / "edits" / "0.txt").write_text("an orange ball")
@@ -141,8 +142,6 @@ def test_an_edited_frame_is_copied_as_it_is_then(root: Path, run: Run) -> None:
 
 
 def test_a_keyframe_begins_with_the_result(copied: Path, run: Run) -> None:
-    from tests.app.conftest import frames_of
-
     ok(run("edit-frame", copied, "--frame", 5, "--from-result"))
     inside = read_labels(copied / "masks" / "00005.png") > 0
     shown = frames_of(copied)[5]
@@ -224,7 +223,13 @@ def test_an_instruction_makes_candidates_and_one_is_taken(
         "1.png", "2.png", "3.png", "sheet.png",
     ]  # fmt: skip
     assert not (root / "edits" / "00004.png").exists()
+    for name in ("1.png", "2.png", "3.png"):
+        candidate = read_image(folder / name)
+        assert np.array_equal(candidate[outside(root, 4)], source(root, 4)[outside(root, 4)])
     ok(run("edit-frame", root, "--frame", 4, "--choose", 2))
+    faded = feather_alpha(~outside(root, 4), 3.0)  # as the clip's own
+    laid = composite(source(root, 4), read_image(folder / "2.png"), faded)
+    assert np.array_equal(picture(root, 4), laid)
     second = (root / "edits" / "00004.png").read_bytes()
     assert np.array_equal(picture(root, 4)[outside(root, 4)], source(root, 4)[outside(root, 4)])
     assert (picture(root, 4) != source(root, 4)).any()
