@@ -7,6 +7,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,18 +45,20 @@ class Way:
         inpaints: it is given the region.
         takes_reference: it may be given a second picture.
         settings: what else it is given.
+        needs: a package that its own parts want, and that does not come with maskora.
     """
 
     inpaints: bool
     takes_reference: bool
     settings: dict[str, Any]
+    needs: str = ""
 
 
 # As their authors call them.
 GUIDED = {"true_cfg_scale": 4.0, "negative_prompt": " "}
 WAYS = {
-    "QwenImageEditPipeline": Way(False, False, GUIDED),
-    "QwenImageEditPlusPipeline": Way(False, True, GUIDED),
+    "QwenImageEditPipeline": Way(False, False, GUIDED, "torchvision"),
+    "QwenImageEditPlusPipeline": Way(False, True, GUIDED, "torchvision"),
     "FluxKontextPipeline": Way(False, False, {"_auto_resize": False}),
     "FluxFillPipeline": Way(True, False, {}),
     "StableDiffusionXLInpaintPipeline": Way(True, False, {}),
@@ -151,6 +154,7 @@ def open_image_editor(
         raise UserError(f'{KEY} is "none": {ADVICE}')
     # The index first: a model that cannot be used is not downloaded.
     name = check_index(locate(model, relative_to, ["model_index.json"], key=KEY))
+    _check_package(name)
     folder = locate(model, relative_to, key=KEY)
     _refuse_code(folder)
     import torch
@@ -185,6 +189,15 @@ def check_index(folder: Path) -> str:
                 f"which is neither diffusers nor transformers: no code of a model is run. {ADVICE}"
             )
     return name
+
+
+def _check_package(name: str) -> None:
+    needs = WAYS[name].needs
+    if needs and find_spec(needs) is None:
+        raise UserError(
+            f"{KEY}: {name} needs the package {needs}, which is not installed: take the one "
+            f"that goes with your torch (pip install {needs})"
+        )
 
 
 def _refuse_code(folder: Path) -> None:

@@ -4,6 +4,7 @@ import inspect
 import json
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import diffusers
@@ -110,6 +111,12 @@ def test_an_unknown_class_is_refused(broken: Path) -> None:
     refuse(broken, "WanImageToVideoPipeline", "FluxKontextPipeline")
     index(broken, _class_name=["my_pipeline", "MyPipeline"])
     refuse(broken)
+
+
+@pytest.mark.skipif(find_spec("torchvision") is not None, reason="torchvision is installed")
+def test_a_package_that_is_missing_is_named_before_anything_is_fetched(broken: Path) -> None:
+    index(broken, _class_name="QwenImageEditPlusPipeline")
+    refuse(broken, "QwenImageEditPlusPipeline needs the package torchvision", "pip install")
 
 
 def test_code_in_the_folder_is_refused(broken: Path) -> None:
