@@ -128,7 +128,11 @@ class FrameEdit:
     def add(self, step: AnyStep) -> Path:
         """Do a step, and write the edited frame. Raises UserError; nothing has changed then."""
         with self._alone():
-            path = self._write(self.history().with_step(step))
+            before = self.history()
+            after = before.with_step(step)
+            if np.array_equal(self._make(before), self._make(after)):
+                raise UserError("this changes nothing inside the region, so it is no step")
+            path = self._write(after)
             assert path is not None  # there is a step now
             return path
 

@@ -168,6 +168,8 @@ def test_wrong_input_is_told_of_and_changes_nothing(root: Path, run: Run, tmp_pa
     refuse("--place", tmp_path / "none.png", "--at", "1,1,5", says="no such file")
     refuse("--from-result", says="infer.py")
     refuse("--choose", 2, says="has no candidates")
+    refuse("--paint", "#ff0000,3,150,5", says="changes nothing inside the region")
+    refuse("--recolour", "0,0,0", says="changes nothing inside the region")
     refuse("--pick", "500,1", says="lies outside the frame")
     refuse("--instruct", "a red ball", says="[editor] model")
     refused(run("edit-frame", root, "--frame", 9, "--undo"), "frames 0 to 8 only")
