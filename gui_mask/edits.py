@@ -9,14 +9,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from maskora.app.edits import find_edits, read_edited
+from maskora.app.edits import find_edits, put_edited_frame, read_edited
+from maskora.app.masking import frame_labels
+from maskora.app.retouching import forget_steps
 from maskora.app.workspace import Source, Workspace, edit_size, original_video
 from maskora.errors import Fault, UserError
-from maskora.files import move, remove, replacing, write_text
+from maskora.files import remove, replacing, write_text
 from maskora.masks import Labels
-from maskora.masks.files import read_labels
 from maskora.video.differences import VISIBLE, measure_leakage
-from maskora.video.images import image_size, picture_header, read_image, write_png
+from maskora.video.images import image_size, picture_header, read_image, read_with_alpha, write_png
 from maskora.video.read import read_frames
 
 MOST_BYTES = 200_000_000  # of an uploaded picture
@@ -80,28 +81,45 @@ def take_upload(workspace: Workspace, edit: str | None, frame: int, file: Path) 
     """
     source = workspace.read_source()
     _check_frame(source, frame)
+    suffix = _check_upload(file, max(MOST_PIXELS, prod(source.original_size)))
+    edit_size(file, image_size(file), source)  # before anything is unpacked
+    read_image(file)
+    try:
+        return put_edited_frame(
+            workspace, edit, frame, suffix, lambda part: shutil.copyfile(file, part)
+        )
+    except OSError as error:
+        target = workspace.edited_frame(edit, frame, suffix)
+        raise Fault(f"{target} could not be written: {error.strerror}") from None
+
+
+def read_upload(file: Path) -> np.ndarray:
+    """A picture to be laid on a frame, (H, W, 3), or (H, W, 4) with transparency.
+
+    Raises:
+        UserError: it is no PNG, JPEG or WebP, is damaged, or too large.
+    """
+    _check_upload(file, MOST_PIXELS)
+    return read_with_alpha(file)
+
+
+def _check_upload(file: Path, most: int) -> str:
+    """The suffix that a picture's content deserves. Raises UserError: it is none, or too large.
+
+    Args:
+        most: pixels.
+    """
     if not file.is_file():
         raise UserError(f"{file}: no such file")
     if file.stat().st_size > MOST_BYTES:
         raise UserError(f"{file} is larger than {MOST_BYTES / 1e6:g} MB, the most that is taken")
     suffix, stored = picture_header(file)
-    if prod(stored) > max(MOST_PIXELS, prod(source.original_size)):
+    if prod(stored) > most:
         raise UserError(
             f"{file} has {prod(stored) / 1e6:.0f} megapixels, and at most {MOST_PIXELS / 1e6:g} "
             f"are taken"
         )
-    edit_size(file, image_size(file), source)  # before anything is unpacked
-    read_image(file)
-    target = workspace.edited_frame(edit, frame, suffix)
-    try:
-        with replacing(target) as part:
-            shutil.copyfile(file, part)
-        for old in workspace.edited_files(edit, frame):
-            if not old.samefile(target):  # 00000.PNG may be 00000.png
-                _hand_over(old, target)
-    except OSError as error:
-        raise Fault(f"{target} could not be written: {error.strerror}") from None
-    return target
+    return suffix
 
 
 def remove_edit(workspace: Workspace, edit: str | None, frame: int) -> None:
@@ -111,6 +129,7 @@ def remove_edit(workspace: Workspace, edit: str | None, frame: int) -> None:
     for file in files:
         remove(file.with_suffix(".txt"))
         remove(file)
+    forget_steps(workspace, edit, frame)
 
 
 def set_caption(workspace: Workspace, image: Path, text: str) -> None:
@@ -142,7 +161,7 @@ def _entry(workspace: Workspace, source: Source, frame: int, path: Path) -> Edit
     source_HWC = read_image(workspace.source_frame(frame))
     try:
         _, edited_HWC, notes = read_edited(path, source, source_HWC)
-        labels_HW = _labels(workspace, source, frame)
+        labels_HW = frame_labels(workspace, source, frame)
     except UserError as error:
         alone = side_by_side(source_HWC, np.zeros_like(source_HWC), None)
         return EditedEntry(frame, path, alone, str(error))
@@ -187,28 +206,6 @@ def side_by_side(
     return np.concatenate([left, gap, right], axis=1)
 
 
-def _labels(workspace: Workspace, source: Source, frame: int) -> Labels | None:
-    """The final mask of a frame; None where there is none yet."""
-    path, (width, height) = workspace.mask(frame), source.size
-    if not path.is_file():
-        return None
-    labels_HW = read_labels(path)
-    if labels_HW.shape != (height, width):
-        raise UserError(f"{path} is not {width}x{height}, as the frames are")
-    return labels_HW
-
-
 def _check_frame(source: Source, frame: int) -> None:
     if not 0 <= frame < source.frames:
         raise UserError(f"frame {frame}: the clip has frames 0 to {source.frames - 1} only")
-
-
-def _hand_over(old: Path, target: Path) -> None:
-    """Remove an earlier file of a frame; its caption goes to the new one."""
-    caption, new_caption = old.with_suffix(".txt"), target.with_suffix(".txt")
-    if caption != new_caption and caption.is_file():
-        if new_caption.exists():
-            remove(caption)
-        else:
-            move(caption, new_caption)
-    remove(old)

@@ -47,6 +47,8 @@ DeviceOption = Annotated[
     str | None,
     typer.Option(metavar="cpu|cuda|cuda:N", help="where to compute; if not said, on a GPU"),
 ]
+Area = Literal["object", "region"]  # of retouch.py, which needs the library of pictures
+Blend = Literal["normal", "multiply", "screen"]
 TinyFamily = Literal["wan2.1-i2v", "wan2.1-fun-inp", "wan2.2-i2v"]  # of models/tiny.py
 
 
@@ -339,6 +341,98 @@ def evaluate(
     from maskora.app.evaluate import evaluate_result
 
     _say_all(evaluate_result(workspace, edit, seed, truth, clip, reference, quality))
+
+
+@app.command()
+@handle_errors
+def edit_frame(
+    workspace: Annotated[Path, typer.Argument(help="a prepared workspace with masks")],
+    frame: Annotated[int, typer.Option(min=0, help="which frame; 0 is the first")],
+    edit: EditOption = None,
+    recolour: Annotated[
+        str | None,
+        typer.Option(metavar="HUE,SATURATION,BRIGHTNESS", help="degrees, percent, percent"),
+    ] = None,
+    swap: Annotated[
+        str | None,
+        typer.Option(metavar="FROM,TO[,TOLERANCE]", help="a colour becomes another: #rrggbb"),
+    ] = None,
+    paint: Annotated[
+        str | None,
+        typer.Option(metavar="COLOUR,RADIUS,X,Y[,X,Y…]", help="a stroke, in pixels of the frame"),
+    ] = None,
+    restore: Annotated[
+        str | None, typer.Option(metavar="RADIUS,X,Y[,X,Y…]", help="bring the source back")
+    ] = None,
+    erase: Annotated[
+        str | None,
+        typer.Option(metavar="object|RADIUS,X,Y[,X,Y…]", help="fill it from what is around"),
+    ] = None,
+    place: Annotated[
+        Path | None, typer.Option(metavar="PICTURE", help="lay a picture on, with --at")
+    ] = None,
+    copy: Annotated[
+        str | None, typer.Option(metavar="N[,DX,DY]", help="lay frame N on, moved by pixels")
+    ] = None,
+    from_result: Annotated[
+        bool, typer.Option("--from-result", help="begin with what the result shows in this frame")
+    ] = False,
+    carry: Annotated[
+        bool,
+        typer.Option("--carry", help="begin with what the base makes of it after the edited frame"),
+    ] = False,
+    instruct: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="let the model of [editor] change it")
+    ] = None,
+    choose: Annotated[
+        int | None, typer.Option(metavar="K", min=1, help="take one of several candidates")
+    ] = None,
+    pick: Annotated[
+        str | None, typer.Option(metavar="X,Y", help="tell the colour of a pixel")
+    ] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="take the last step back")] = False,
+    redo: Annotated[bool, typer.Option("--redo", help="make it again")] = False,
+    steps: Annotated[bool, typer.Option("--steps", help="list the steps")] = False,
+    area: Annotated[
+        Area, typer.Option(help="of --recolour and --swap: the silhouette, or all of the region")
+    ] = "object",
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="X,Y,WIDTH[,ANGLE]", help="of --place: its middle, width and turn"),
+    ] = None,
+    blend: Annotated[Blend, typer.Option(help="of --place")] = "normal",
+    opacity: Annotated[
+        float, typer.Option(min=0, max=1, help="of --place, --paint and --restore")
+    ] = 1.0,
+    edited: Annotated[
+        bool, typer.Option("--edited", help="of --copy: frame N as edited, not as in the video")
+    ] = False,
+    reference: Annotated[
+        Path | None, typer.Option(metavar="PICTURE", help="of --instruct: to take something from")
+    ] = None,
+    candidates: Annotated[int, typer.Option(min=1, help="of --instruct: how many pictures")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="of --instruct: of the first candidate")] = 0,
+    device: DeviceOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Edit a frame here: one tool at a time, inside the region, each step undoable."""
+    from maskora.app.edit_frame import Instruction, Tools
+    from maskora.app.edit_frame import edit_frame as use_tool
+    from maskora.app.retouching import FrameEdit
+
+    place_of = Workspace.open(workspace)
+    place_of.read_source()
+    target = FrameEdit(place_of, load_config(place_of.config, set_ or []), edit, frame)
+    tools = Tools(
+        recolour, swap, paint, restore, erase, place, copy, from_result, carry, instruct, choose,
+        pick, undo, redo, steps, area, at, blend, opacity, edited,
+    )  # fmt: skip
+    instruction = None
+    if carry or instruct is not None:
+        devices.choose(device)
+    if instruct is not None:
+        instruction = Instruction(instruct, reference, candidates, seed)
+    _say_all(use_tool(target, tools, instruction))
 
 
 EDIT_HELP = """\

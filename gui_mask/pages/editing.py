@@ -7,17 +7,17 @@ from typing import Any
 import gradio as gr
 
 from gui_mask import edits
+from gui_mask.easel import easel, shows
 from gui_mask.errors import caught, plain, show_errors
 from gui_mask.pages import PRIVATE, SILENT
 from gui_mask.session import Session
 from gui_mask.state import AppState
 from maskora.app.captions import write_captions
 from maskora.app.workspace import caption_beside
-from maskora.video.images import read_image
 
 GUIDE = (
-    "Download the first frame, change what lies inside the region in any image editor, and bring "
-    "it back. For a look that evolves, do the same with a later frame."
+    "Change what lies inside the region of the first frame: here, or download it, change it in any "
+    "image editor, and bring it back. For a look that evolves, do the same with a later frame."
 )
 FURTHER = "another name begins a further edit of the clip: its motion need not be trained anew"
 THE_EDIT = ("the edit", "")
@@ -34,14 +34,14 @@ class EditPage:
         self.state = state
         gr.Markdown(GUIDE)
         with gr.Row():
-            with gr.Column(scale=3, min_width=380):
+            with gr.Column(scale=4, min_width=520):
                 self._lay_out_source()
-            with gr.Column(scale=2, min_width=320):
+            with gr.Column(scale=1, min_width=260):
                 self.edit = gr.Dropdown(
                     [THE_EDIT], value="", label="Edit", allow_custom_value=True, info=FURTHER
                 )
                 self.upload = gr.File(
-                    label="This frame, edited (png, jpg or webp)", file_types=["image"],
+                    label="Upload edited frame", file_types=["image"],
                     height=150, elem_id="edited",
                 )  # fmt: skip
                 self.taken = gr.Markdown()
@@ -49,20 +49,17 @@ class EditPage:
         self._wire(token, tab)
 
     def _lay_out_source(self) -> None:
-        self.picture = gr.Image(
-            label="As in the video", interactive=False, height=330, format="jpeg",
-            buttons=["fullscreen"],
-        )  # fmt: skip
+        self.easel = easel(self.state)
         self.frame = gr.Slider(0, 48, 0, step=1, label="Frame")
         self.links = gr.HTML(elem_classes="links")
 
     def _wire(self, token: gr.State, tab: gr.Tab) -> None:
-        source = [self.picture, self.links]
-        opened = token.change(self.open, token, [self.frame, self.edit, self.taken], **SILENT)
-        opened.then(self.show_frame, [token, self.frame], source, **SILENT)
-        self.frame.change(
-            self.show_frame, [token, self.frame], source, trigger_mode="always_last", **SILENT
-        )
+        token.change(self.open, token, [self.frame, self.edit, self.taken], **SILENT)
+        gr.on(
+            [token.change, self.frame.change, self.edit.change, self.stamp.change],
+            self.show_frame, [token, self.edit, self.frame, self.stamp], [self.easel, self.links],
+            trigger_mode="always_last", **SILENT,
+        )  # fmt: skip
         self.upload.upload(
             self.take,
             [token, self.edit, self.frame, self.upload],
@@ -70,7 +67,8 @@ class EditPage:
             **PRIVATE,
         )
         gr.on(
-            [token.change, tab.select, self.edit.change], self.look, [token, self.edit], self.stamp,
+            [token.change, tab.select, self.edit.change, self.easel.submit],
+            self.look, [token, self.edit], self.stamp,
             **SILENT,
         )  # fmt: skip
         gr.render(inputs=[token, self.edit], triggers=[self.stamp.change])(self.show_edits)
@@ -99,19 +97,18 @@ class EditPage:
         return repr((token, edit, problem.text))
 
     @show_errors
-    def show_frame(self, token: str, frame: int) -> list[Any]:
-        """A source frame, for looking at and for downloading."""
+    def show_frame(self, token: str, edit: str, frame: int, stamp: str) -> list[Any]:
+        """A frame, for editing here and for downloading."""
         if not token:
             return [gr.skip(), gr.skip()]
         session = self.state.session(token)
-        picture = read_image(session.workspace.source_frame(frame))
         where = f"maskora/{token}/source/{frame}.png"
         links = [f'<a href="{where}" download>Download frame {frame}</a>']
         with caught() as problem:
             self.state.guard.check(session.origin)
             size = "×".join(map(str, session.source.original_size))
             links.append(f'<a href="{where}?original=1" download>Download it at {size}</a>')
-        return [picture, "".join(links) + html.escape(problem.text)]
+        return [shows(token, edit, frame, stamp), "".join(links) + html.escape(problem.text)]
 
     @show_errors
     def take(self, token: str, edit: str, frame: int, upload: str) -> list[Any]:

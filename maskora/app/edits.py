@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,15 @@ from maskora.app.workspace import (
 )
 from maskora.config import Config
 from maskora.errors import UserError
-from maskora.files import IMAGE_SUFFIXES, IMAGES, is_hidden, sha256_file
+from maskora.files import (
+    IMAGE_SUFFIXES,
+    IMAGES,
+    is_hidden,
+    move,
+    remove,
+    replacing,
+    sha256_file,
+)
 from maskora.frames import Frames
 from maskora.video.composite import composite, feather_alpha
 from maskora.video.differences import VISIBLE, Leakage, measure_leakage
@@ -193,6 +201,39 @@ def _frame_number(path: Path, frames: int) -> int:
     if int(path.stem) >= frames:
         raise UserError(f"{path}: the clip has frames 0 to {frames - 1} only")
     return int(path.stem)
+
+
+def put_edited_frame(
+    workspace: Workspace,
+    edit: str | None,
+    frame: int,
+    suffix: str,
+    write: Callable[[Path], object],
+) -> Path:
+    """Write a frame's edited picture; an earlier one goes, all but its caption, once it is there.
+
+    Args:
+        suffix: of the new file.
+        write: is given where to write it.
+    """
+    target = workspace.edited_frame(edit, frame, suffix)
+    with replacing(target) as part:
+        write(part)
+    for old in workspace.edited_files(edit, frame):
+        if not old.samefile(target):  # 00000.PNG may be 00000.png
+            _hand_over(old, target)
+    return target
+
+
+def _hand_over(old: Path, target: Path) -> None:
+    """Remove an earlier file of a frame; its caption goes to the new one."""
+    caption, new_caption = old.with_suffix(".txt"), target.with_suffix(".txt")
+    if caption != new_caption and caption.is_file():
+        if new_caption.exists():
+            remove(caption)
+        else:
+            move(caption, new_caption)
+    remove(old)
 
 
 def load_clip(workspace: Workspace, config: Config) -> Clip:

@@ -172,6 +172,12 @@ def load_masks(workspace: Workspace, settings: Mask, source: Source) -> Frames:
     return labels_THW
 
 
+def frame_labels(workspace: Workspace, source: Source, frame: int) -> np.ndarray | None:
+    """The final mask of one frame as it lies there, (H, W); None where there is none yet."""
+    path = workspace.mask(frame)
+    return read_sized(path, read_labels, source.size) if path.is_file() else None
+
+
 def load_silhouettes(workspace: Workspace, source: Source) -> Frames | None:
     """The silhouettes that the masks were made of, read when needed; None where one is missing."""
     raws = [workspace.silhouette(n) for n in range(source.frames)]

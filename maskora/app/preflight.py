@@ -132,6 +132,8 @@ def _named_places(config: Config, source: Source) -> Iterator[tuple[str, str]]:
         yield "caption.model, for captions that are missing", config.caption.model
     if config.tracker.type == "sam2":
         yield "tracker.checkpoint, for maskora track", config.tracker.checkpoint
+    if config.editor.model != "none":
+        yield "editor.model, for maskora edit-frame", config.editor.model
 
 
 def _sound_line(source: Source) -> str | None:

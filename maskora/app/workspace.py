@@ -190,6 +190,7 @@ class Workspace:
         self.tracking_dir = root / "tracking"
         self.tracking_record = self.tracking_dir / "clicks.json"
         self.edits_dir = root / "edits"
+        self.candidates_dir = root / "candidates"  # a model's pictures for a frame, to choose from
         self.original_dir = root / "original"  # an uploaded video, which has no other home
         self.cache_dir = root / "cache"
         self.captions_dir = self.cache_dir / "captions"
@@ -242,6 +243,15 @@ class Workspace:
     def edited_frame(self, edit: str | None, frame: int, suffix: str) -> Path:
         """An edited image as it is named here; a person may have named it otherwise."""
         return self.edit_dir(edit) / f"{frame:05d}{suffix}"
+
+    def steps_dir(self, edit: str | None) -> Path:
+        """How edited frames were made by hand: a record each, and the pictures that they name."""
+        return self.edit_dir(edit) / ".steps"
+
+    def candidates(self, edit: str | None, frame: int) -> Path:
+        """The folder of a model's pictures for a frame."""
+        base = self.candidates_dir
+        return (base if edit is None else base / _checked_name(edit)) / f"{frame:05d}"
 
     def edited_files(self, edit: str | None, frame: int) -> list[Path]:
         """The images of a frame's edit, however a person has numbered them (0.jpg, 00000.png)."""
@@ -296,7 +306,7 @@ class Workspace:
         """Folders in which nothing but their own files may be written."""
         return [
             self.source_dir, self.masks_dir, self.tracking_dir, self.edits_dir, self.cache_dir,
-            self.runs_dir, self.original_dir,
+            self.runs_dir, self.original_dir, self.candidates_dir,
         ]  # fmt: skip
 
     def written_folders(self) -> Iterator[Path]:

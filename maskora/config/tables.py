@@ -339,6 +339,21 @@ class Caption(Table):
     )
 
 
+class Editor(Table):
+    """The image model of `maskora edit-frame --instruct`, and of the window's edit page."""
+
+    model: Annotated[str, Field(min_length=1)] = Field(
+        "none",
+        description="a folder (relative to this file) or hub id, for diffusers' "
+        "QwenImageEditPipeline, QwenImageEditPlusPipeline, FluxKontextPipeline, "
+        'FluxFillPipeline or StableDiffusionXLInpaintPipeline; "none" = there is none',
+    )
+    steps: Positive = Field(30, description="denoising steps")
+    megapixels: Annotated[float, Field(gt=0, le=16)] = Field(
+        1.0, description="the size at which the model works, about; less needs less memory"
+    )
+
+
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Conditioning = Literal["masked", "first-frame"]

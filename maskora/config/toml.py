@@ -63,6 +63,7 @@ class Config(tables.Table):
     tracker: tables.Tracker = tables.Tracker()
     prompt: tables.Prompt = tables.Prompt()
     caption: tables.Caption = tables.Caption()
+    editor: tables.Editor = tables.Editor()
     adapter: tables.Adapter = tables.Adapter()
     optimizer: tables.Optimizer = tables.Optimizer()
     motion: tables.Motion = tables.Motion()

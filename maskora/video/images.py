@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from maskora.errors import UserError
-from maskora.files import MOST_PIXELS, PICTURES, check_ordinary, replacing
+from maskora.files import MOST_PIXELS, PICTURES, check_ordinary, write_bytes
 
 ALIKE = 2  # levels by which a profile may differ from sRGB and is sRGB all the same
 log = logging.getLogger("maskora")
@@ -140,7 +140,13 @@ def over_black(image_HWC: np.ndarray) -> np.ndarray:
 
 
 def write_png(path: Path, image_HWC: np.ndarray) -> None:
-    """Write (H, W, 3) uint8 RGB. The file appears whole or not at all."""
-    assert image_HWC.dtype == np.uint8 and image_HWC.ndim == 3 and image_HWC.shape[2] == 3
-    with replacing(path) as scratch:
-        Image.fromarray(image_HWC).save(scratch, format="PNG", compress_level=3)
+    """Write (H, W, 3) uint8 RGB, or RGBA. The file appears whole or not at all."""
+    write_bytes(path, png_bytes(image_HWC))
+
+
+def png_bytes(image_HWC: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 RGB, or RGBA, as a PNG file; the same pixels give the same bytes."""
+    assert image_HWC.dtype == np.uint8 and image_HWC.ndim == 3 and image_HWC.shape[2] in (3, 4)
+    buffer = io.BytesIO()
+    Image.fromarray(image_HWC).save(buffer, format="PNG", compress_level=3)
+    return buffer.getvalue()

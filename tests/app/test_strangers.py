@@ -130,11 +130,12 @@ def test_check_says_what_a_workspace_reads_elsewhere(
     root, lora = prepared(), tmp_path / "any.safetensors"
     lora.touch()
     loras = f"inference.loras=[{{path = '{lora}'}}]"
-    further = ("tracker.type=sam2", "tracker.checkpoint=some/tracker")
+    further = ("tracker.type=sam2", "tracker.checkpoint=some/tracker", "editor.model=some/editor")
     out = ok(run("check", *at(root, loras, *further))).out
     assert f"reads outside the workspace: {ball} (the original video), {tiny_model} (model.p" in out
     assert f"{lora} (inference.loras)" in out
     assert "fetches from the hub, once: some/tracker (tracker.checkpoint" in out
+    assert "some/editor (editor.model, for maskora edit-frame)" in out
     (root / "any.safetensors").touch()
     out = ok(run("check", *at(root, "inference.loras=[{path = 'any.safetensors'}]"))).out
     assert "any.safetensors" not in out

@@ -302,7 +302,7 @@ def test_the_listing_says_what_cannot_be_used(workspace: Workspace) -> None:
     assert np.array_equal(shown[4].picture[:, -160:], expected[1])
     assert {entry.picture.shape for entry in shown.values()} == {(96, 328, 3)}
     write_labels(workspace.mask(4), np.ones((10, 10), np.uint8))
-    assert "is not 160x96, as the frames are" in edits.listing(workspace, None)[3].note
+    assert "is 10x10; the frames are 160x96" in edits.listing(workspace, None)[3].note
 
 
 def test_a_rotated_photo_counts_as_it_is_shown(workspace: Workspace, tmp_path: Path) -> None:

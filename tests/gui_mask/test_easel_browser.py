@@ -1,0 +1,177 @@
+"""The first frame edited with nothing but the page, in a real browser."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Locator, expect
+
+from maskora.app.retouching import FrameEdit
+from maskora.app.workspace import Workspace
+from maskora.config import load_config, set_values
+from maskora.masks.files import read_labels
+from maskora.video.images import read_image, write_png
+from tests.gui_mask.window import CHROMIUM, Window, serving
+from tests.gui_mask.workspaces import copied
+from tests.tiny_editors import write_sdxl
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt install chromium)"),
+]
+BALL = (25 / 160, 54 / 96)  # in frame 0, as shares of the picture
+
+
+class EaselPage:
+    """The easel in a tab."""
+
+    def __init__(self, window: Window) -> None:
+        self.window, self.page = window, window.page
+        self.canvas: Locator = self.page.locator("#easel canvas")
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        self.canvas.scroll_into_view_if_needed()
+        box = self.canvas.bounding_box()
+        assert box is not None
+        return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+    def drag(self, x0: float, y0: float, x1: float, y1: float) -> None:
+        self.page.mouse.move(*self.place(x0, y0))
+        self.page.mouse.down()
+        self.page.mouse.move(*self.place(x1, y1), steps=6)
+        self.page.mouse.up()
+
+    def press(self, name: str) -> None:
+        self.page.locator("#easel").get_by_role("button", name=name, exact=True).click()
+
+    def set(self, tool: str, key: str, value: object) -> None:
+        self.page.locator(f"#easel [data-for={tool}] [data-key={key}]").fill(str(value))
+
+    def done(self, steps: int) -> None:
+        expect(self.canvas).to_have_attribute("data-done", str(steps), timeout=30_000)
+        self.answered()
+
+    def answered(self) -> None:
+        self.page.wait_for_function(
+            "!document.querySelector('#easel canvas').dataset.waiting", timeout=120_000
+        )
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, boxed: Workspace) -> Workspace:
+    return copied(boxed, tmp_path / "ws")
+
+
+@pytest.fixture
+def easel(browser: Browser, tmp_path: Path, workspace: Workspace) -> Iterator[EaselPage]:
+    with serving(tmp_path, "ws") as running:
+        window = Window.open(browser, running.address, 1280, 800)
+        window.message("ws")
+        window.ready(9)
+        window.tab("3 · Edit")
+        page = EaselPage(window)
+        page.done(0)
+        yield page
+        window.page.close()
+    assert window.errors == []
+
+
+def written(workspace: Workspace, frame: int = 0) -> np.ndarray:
+    """The edited frame; outside the region it is the source."""
+    picture = read_image(workspace.edited_frame(None, frame, ".png"))
+    outside = read_labels(workspace.mask(frame)) == 0
+    assert np.array_equal(picture[outside], read_image(workspace.source_frame(frame))[outside])
+    return picture
+
+
+def test_the_first_frame_is_edited_in_the_page(
+    easel: EaselPage, workspace: Workspace, tmp_path: Path
+) -> None:
+    source = read_image(workspace.source_frame(0))
+    easel.set("recolour", "hue", 150)
+    easel.page.wait_for_timeout(500)
+    easel.answered()
+    easel.window.picture("easel-recolour")
+    easel.press("Apply")
+    easel.done(1)
+    assert not np.array_equal(written(workspace), source)
+
+    easel.press("Paint")
+    easel.set("paint", "colour", "#20e040")
+    easel.set("paint", "radius", 4)
+    easel.drag(BALL[0], BALL[1], BALL[0] + 0.05, BALL[1])
+    easel.done(2)
+    x, y = round(160 * BALL[0]), round(96 * BALL[1])
+    assert written(workspace)[y, x].tolist() == [0x20, 0xE0, 0x40]
+    easel.press("Eraser")
+    easel.set("restore", "radius", 3)
+    easel.drag(BALL[0], BALL[1], BALL[0], BALL[1] + 0.01)
+    easel.done(3)
+    assert np.array_equal(written(workspace)[y, x], source[y, x])
+
+    hat = np.zeros((20, 30, 4), np.uint8)
+    hat[2:18, 2:28] = (250, 200, 0, 255)
+    write_png(tmp_path / "hat.png", hat)
+    easel.press("Place picture")
+    easel.page.locator("#easel input[data-file=picture]").set_input_files(tmp_path / "hat.png")
+    easel.answered()
+    easel.drag(42 / 160, 0.58, 45 / 160, 0.55)
+    easel.set("place", "angle", -20)
+    easel.window.picture("easel-place")
+    easel.page.locator("#easel [data-apply=place]").click()
+    easel.done(4)
+    assert (np.abs(written(workspace).astype(int) - (250, 200, 0)).max(axis=-1) < 3).sum() > 40
+
+    easel.press("Undo")
+    easel.done(3)
+    easel.press("Redo")
+    easel.done(4)
+    easel.window.message("Frame 0: as in the video, and edited")
+    easel.window.picture("easel-done")
+    by_shell = FrameEdit(workspace, load_config(workspace.config), None, 0)
+    assert np.array_equal(by_shell.picture(), written(workspace))
+
+
+def test_a_colour_is_picked_and_another_frame_copied(
+    easel: EaselPage, workspace: Workspace
+) -> None:
+    easel.press("Replace colour")
+    easel.page.mouse.click(*easel.place(*BALL))
+    easel.answered()
+    picked = easel.page.locator("#easel [data-for=swap] [data-key=source]").input_value()
+    x, y = round(160 * BALL[0]), round(96 * BALL[1])
+    here = read_image(workspace.source_frame(0))[y - 1 : y + 2, x - 1 : x + 2].reshape(-1, 3)
+    assert picked in {"#" + bytes(one.tolist()).hex() for one in here}
+    easel.page.locator("#easel [data-apply=swap]").click()
+    easel.done(1)
+    easel.page.get_by_role("slider", name="Frame").last.fill("4")
+    expect(easel.canvas).to_have_attribute("data-frame", "4", timeout=30_000)
+    easel.press("Copy frame")
+    easel.page.locator("#easel [data-for=copy] [data-key=edited]").check()
+    easel.page.locator("#easel [data-apply=copy]").click()
+    easel.done(1)
+    written(workspace, 4)
+    easel.page.locator("#easel [data-apply=result]").click()
+    expect(easel.page.locator("#easel .status")).to_contain_text("infer.py")
+
+
+def test_a_model_makes_candidates_and_one_is_taken(easel: EaselPage, workspace: Workspace) -> None:
+    write_sdxl(workspace.root / "sdxl")
+    editor = {"model": "sdxl", "steps": 2, "megapixels": 0.015}
+    set_values(workspace.config, {f"editor.{key}": value for key, value in editor.items()})
+    easel.press("Ask a model")
+    easel.answered()
+    easel.page.get_by_label("instruction").fill("an orange ball")
+    easel.set("instruct", "candidates", 2)
+    easel.page.locator("#easel [data-apply=instruct]").click()
+    second = easel.page.get_by_role("button", name="candidate 2")
+    expect(second).to_be_visible(timeout=200_000)
+    easel.window.picture("easel-candidates")
+    second.click()
+    easel.done(1)
+    chosen = read_image(workspace.candidates(None, 0) / "2.png")
+    inside = read_labels(workspace.mask(0)) > 0
+    made = written(workspace)
+    assert (made[inside] != read_image(workspace.source_frame(0))[inside]).any()
+    assert np.abs(made.astype(int) - chosen).mean() < 20
