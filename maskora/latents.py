@@ -291,6 +291,26 @@ def encode_samples(
     return EncodedSamples(drafts, _Reader(model, cache))
 
 
+def encode_together(
+    samples: Sequence[Sample], model: VideoModel, cache: TensorCache
+) -> "EncodedSamples":
+    """`encode_samples` by all processes of a run (`model.ranks`), each its share of the samples.
+
+    All go through tiles of one size: the smallest that one of them needs.
+    """
+    ranks = model.ranks
+    while ranks.count > 1:
+        numbers = range(len(samples))[ranks.rank :: ranks.count]
+        share = OnDemand(lambda n, own=numbers: samples[own[n]], len(numbers))
+        encode_samples(share, model, cache)
+        tiles = ranks.gathered(model.placement.vae_tile)
+        if len(set(tiles)) == 1:
+            break
+        smallest = min(tile for tile in tiles if tile is not None)
+        model.placement = replace(model.placement, vae_tile=smallest)
+    return encode_samples(samples, model, cache)
+
+
 def _prompt_of(sample: Sample) -> PromptInput:
     return PromptInput(sample.prompt, sample.reference_CHW)
 

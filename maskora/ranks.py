@@ -1,0 +1,237 @@
+"""The processes of one run, a GPU each: which of them this is, and what they tell each other.
+
+`torchrun --nproc-per-node N train.py …` and `deepspeed --num_gpus=N train.py …` start them and say
+so in the environment. One process alone needs neither a launcher nor DeepSpeed.
+"""
+
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from maskora.errors import Fault, UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Answer = TypeVar("Answer")
+VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+PATIENCE = timedelta(days=7)  # one waits for another: whoever dies is noticed at once
+GONE = (
+    "another process of this run has ended: its message says why, and so do the logs "
+    "runs/rank-N.log of the workspace; train with --resume continues after the last saved step"
+)
+
+
+class Ranks(Protocol):
+    """The processes of a run, numbered from 0.
+
+    Every method but `shared_file` of one process is called by all of them, in the same order.
+
+    Attributes:
+        rank: the number of this process; the first alone writes.
+        count: how many there are.
+    """
+
+    rank: int
+    count: int
+
+    def add_up(self, tensors: "Sequence[Tensor]") -> None:
+        """Put into each tensor, in place, its sum over all processes, added in float32.
+
+        Nothing was exchanged where memory runs out.
+        """
+        ...
+
+    def any(self, here: bool) -> bool:
+        """Whether something is so in any of them; asked on the host."""
+        ...
+
+    def gathered(self, value: Answer) -> list[Answer]:
+        """What each of them has here, the first one's first."""
+        ...
+
+    def shared_file(self) -> int | None:
+        """An open, empty file in memory that the processes of a machine share; None: there is none.
+
+        It is gone with the last process that has it open.
+        """
+        ...
+
+
+class Alone:
+    """One process."""
+
+    rank, count = 0, 1
+
+    def add_up(self, tensors: "Sequence[Tensor]") -> None:
+        """Its own are the sum."""
+
+    def any(self, here: bool) -> bool:
+        return here
+
+    def gathered(self, value: Answer) -> list[Answer]:
+        return [value]
+
+    def shared_file(self) -> int | None:
+        return None
+
+
+class DeepSpeedRanks:
+    """Several processes, through deepspeed.comm: NCCL between GPUs, gloo between CPUs.
+
+    What the hosts tell each other goes through gloo, so that no host waits for a GPU.
+    """
+
+    def __init__(self, place: "Place", kind: str, config: Path | None) -> None:
+        """Meet the others.
+
+        Args:
+            kind: "cuda" or "cpu".
+            config: a DeepSpeed JSON, for what it says about communication.
+        """
+        os.environ.setdefault("DS_ACCELERATOR", kind)
+        import deepspeed.comm
+        import torch
+
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        backend = "nccl" if kind == "cuda" else "gloo"
+        with _others():
+            deepspeed.comm.init_distributed(
+                backend, auto_mpi_discovery=False, verbose=False, timeout=PATIENCE,
+                config=None if config is None else str(config),
+            )  # fmt: skip
+            self._hosts = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+        self.rank, self.count, self._local = place.rank, place.count, place.local
+        self._comm: Any = deepspeed.comm
+        self._distributed: Any = torch.distributed
+
+    def add_up(self, tensors: "Sequence[Tensor]") -> None:
+        import torch
+
+        flat = torch.cat([one.detach().reshape(-1).float() for one in tensors])
+        with _others():
+            self._comm.all_reduce(flat)
+        parts = flat.split([one.numel() for one in tensors])
+        for one, part in zip(tensors, parts, strict=True):
+            one.detach().copy_(part.view_as(one))
+
+    def any(self, here: bool) -> bool:
+        return any(self.gathered(here))
+
+    def gathered(self, value: Answer) -> list[Answer]:
+        found: list[Any] = [None] * self.count
+        with _others():
+            self._distributed.all_gather_object(found, value, group=self._hosts)
+        return found
+
+    def shared_file(self) -> int | None:
+        """It has no name: where a process is killed, it leaves nothing behind."""
+        if not hasattr(os, "memfd_create"):  # elsewhere than on Linux
+            return None
+        first = self._local == 0
+        file = os.memfd_create("maskora") if first else -1
+        machine = os.uname().nodename
+        owners = self.gathered((machine, os.getpid(), file) if first else None)
+        if not first:
+            _, process, number = next(one for one in owners if one and one[0] == machine)
+            file = os.open(f"/proc/{process}/fd/{number}", os.O_RDWR | os.O_CLOEXEC)
+        self.gathered(None)  # the first keeps it open until all have it
+        return file
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a launcher says of this process.
+
+    Attributes:
+        rank, count: as of `Ranks`.
+        local: its number among those of this machine.
+    """
+
+    rank: int
+    count: int
+    local: int
+
+    def device(self, asked: str | None, kind: str) -> str:
+        """--device of this process, where the machine computes on a kind of device.
+
+        Raises:
+            UserError: one GPU is asked for.
+        """
+        if asked not in (None, "cpu", "cuda"):
+            raise UserError(
+                f"--device {asked}: {self.count} processes take a GPU each, the first ones; leave "
+                f"it out, and choose them with CUDA_VISIBLE_DEVICES"
+            )
+        return "cpu" if kind == "cpu" else f"cuda:{self.local}"
+
+
+ALONE = Alone()
+_joined: Ranks = ALONE
+
+
+def launched() -> Place | None:
+    """What a launcher says of this process; None where it runs by itself."""
+    values = [os.environ.get(name, "") for name in VARIABLES]
+    if not all(values) or not all(value.isdecimal() for value in values[:3]):
+        return None
+    rank, local, count = map(int, values[:3])
+    return Place(rank, count, local) if count > 1 else None
+
+
+def join(place: Place, kind: str, config: Path | None) -> Ranks:
+    """Meet the other processes; from now on `joined` answers them. Arguments as `DeepSpeedRanks`.
+
+    Raises:
+        UserError: DeepSpeed is not installed.
+        Fault: another one has ended meanwhile.
+    """
+    global _joined
+    if importlib.util.find_spec("deepspeed") is None:
+        raise UserError(
+            f"{place.count} processes need DeepSpeed: pip install 'maskora[multigpu]', or start "
+            f"one process alone"
+        )
+    _joined = DeepSpeedRanks(place, kind, config)
+    return _joined
+
+
+def joined() -> Ranks:
+    """The processes of this run."""
+    return _joined
+
+
+def leave() -> None:
+    """Part from the others, after all that they do together."""
+    global _joined
+    if isinstance(_joined, DeepSpeedRanks):
+        import torch
+
+        _joined.gathered(None)
+        torch.distributed.destroy_process_group()
+    _joined = ALONE
+
+
+def first_then_others(ranks: Ranks, work: Callable[[], Answer]) -> Answer:
+    """Do something in the first process, then in the others, which find what it has written."""
+    if ranks.rank == 0:
+        done = work()
+        ranks.gathered(None)
+        return done
+    ranks.gathered(None)
+    return work()
+
+
+@contextmanager
+def _others() -> Iterator[None]:
+    """What fails between the processes is the end of one of them. Raises Fault."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise Fault(GONE) from error
