@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from maskora.errors import Fault, UserError
@@ -23,8 +22,9 @@ Answer = TypeVar("Answer")
 VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 PATIENCE = timedelta(days=7)  # one waits for another: whoever dies is noticed at once
 GONE = (
-    "another process of this run has ended: its message says why, and so do the logs "
-    "runs/rank-N.log of the workspace; train with --resume continues after the last saved step"
+    "another process of this run has ended: its message says why, if it was not killed, and so do "
+    "the logs runs/rank-N.log of the workspace. What is saved stays: train with --resume goes on "
+    "after the last saved step"
 )
 
 
@@ -88,12 +88,12 @@ class DeepSpeedRanks:
     What the hosts tell each other goes through gloo, so that no host waits for a GPU.
     """
 
-    def __init__(self, place: "Place", kind: str, config: Path | None) -> None:
+    def __init__(self, place: "Place", kind: str, logger: dict[str, Any]) -> None:
         """Meet the others.
 
         Args:
             kind: "cuda" or "cpu".
-            config: a DeepSpeed JSON, for what it says about communication.
+            logger: of communication, as `deepspeed.comm.configure` takes it.
         """
         os.environ.setdefault("DS_ACCELERATOR", kind)
         import deepspeed.comm
@@ -103,10 +103,11 @@ class DeepSpeedRanks:
         backend = "nccl" if kind == "cuda" else "gloo"
         with _others():
             deepspeed.comm.init_distributed(
-                backend, auto_mpi_discovery=False, verbose=False, timeout=PATIENCE,
-                config=None if config is None else str(config),
-            )  # fmt: skip
+                backend, auto_mpi_discovery=False, verbose=False, timeout=PATIENCE
+            )
             self._hosts = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+        if logger:
+            deepspeed.comm.configure(**logger)
         self.rank, self.count, self._local = place.rank, place.count, place.local
         self._comm: Any = deepspeed.comm
         self._distributed: Any = torch.distributed
@@ -185,7 +186,7 @@ def launched() -> Place | None:
     return Place(rank, count, local) if count > 1 else None
 
 
-def join(place: Place, kind: str, config: Path | None) -> Ranks:
+def join(place: Place, kind: str, logger: dict[str, Any]) -> Ranks:
     """Meet the other processes; from now on `joined` answers them. Arguments as `DeepSpeedRanks`.
 
     Raises:
@@ -198,7 +199,7 @@ def join(place: Place, kind: str, config: Path | None) -> Ranks:
             f"{place.count} processes need DeepSpeed: pip install 'maskora[multigpu]', or start "
             f"one process alone"
         )
-    _joined = DeepSpeedRanks(place, kind, config)
+    _joined = DeepSpeedRanks(place, kind, logger)
     return _joined
 
 

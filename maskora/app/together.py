@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 from maskora import devices, progress, ranks
+from maskora.app.deepspeed_file import read_deepspeed_file
 from maskora.app.workspace import Workspace, working
 from maskora.config import Config
 from maskora.config.tables import Training
@@ -21,9 +22,10 @@ def begin(workspace: Workspace, config: Config, asked: str | None) -> None:
         asked: --device.
 
     Raises:
-        UserError: there is no such device, or DeepSpeed is missing.
+        UserError: there is no such device, DeepSpeed is missing, or its file contradicts the run.
     """
     place = ranks.launched()
+    file = read_deepspeed_file(config, workspace.root, 1 if place is None else place.count)
     if place is None:
         devices.choose(asked)
         return
@@ -31,7 +33,9 @@ def begin(workspace: Workspace, config: Config, asked: str | None) -> None:
     log_into(workspace, place.rank)
     kind = devices.foresee("cpu" if asked == "cpu" else None).kind
     devices.choose(place.device(asked, kind))
-    ranks.join(place, kind, None)
+    ranks.join(place, kind, file.logger)
+    for note in file.notes:
+        log.warning("note: %s", note)
     log.info("process %d of %d, on %s", place.rank, place.count, devices.chosen().name)
 
 
