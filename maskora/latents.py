@@ -301,14 +301,17 @@ def encode_together(
     ranks = model.ranks
     while ranks.count > 1:
         numbers = range(len(samples))[ranks.rank :: ranks.count]
-        share = OnDemand(lambda n, own=numbers: samples[own[n]], len(numbers))
-        encode_samples(share, model, cache)
+        encode_samples(OnDemand(partial(_picked, samples, numbers), len(numbers)), model, cache)
         tiles = ranks.gathered(model.placement.vae_tile)
         if len(set(tiles)) == 1:
             break
         smallest = min(tile for tile in tiles if tile is not None)
         model.placement = replace(model.placement, vae_tile=smallest)
     return encode_samples(samples, model, cache)
+
+
+def _picked(samples: Sequence[Sample], numbers: Sequence[int], place: int) -> Sample:
+    return samples[numbers[place]]
 
 
 def _prompt_of(sample: Sample) -> PromptInput:

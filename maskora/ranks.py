@@ -36,10 +36,12 @@ class Ranks(Protocol):
     Attributes:
         rank: the number of this process; the first alone writes.
         count: how many there are.
+        on_machine: how many of them are on this machine.
     """
 
     rank: int
     count: int
+    on_machine: int
 
     def add_up(self, tensors: "Sequence[Tensor]") -> None:
         """Put into each tensor, in place, its sum over all processes, added in float32.
@@ -67,7 +69,7 @@ class Ranks(Protocol):
 class Alone:
     """One process."""
 
-    rank, count = 0, 1
+    rank, count, on_machine = 0, 1, 1
 
     def add_up(self, tensors: "Sequence[Tensor]") -> None:
         """Its own are the sum."""
@@ -88,7 +90,7 @@ class DeepSpeedRanks:
     What the hosts tell each other goes through gloo, so that no host waits for a GPU.
     """
 
-    def __init__(self, place: "Place", kind: str, logger: dict[str, Any]) -> None:
+    def __init__(self, place: "Launch", kind: str, logger: dict[str, Any]) -> None:
         """Meet the others.
 
         Args:
@@ -101,6 +103,8 @@ class DeepSpeedRanks:
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         backend = "nccl" if kind == "cuda" else "gloo"
+        if kind == "cpu":  # else it would compile its own way through shared memory, for minutes
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         with _others():
             deepspeed.comm.init_distributed(
                 backend, auto_mpi_discovery=False, verbose=False, timeout=PATIENCE
@@ -109,6 +113,7 @@ class DeepSpeedRanks:
         if logger:
             deepspeed.comm.configure(**logger)
         self.rank, self.count, self._local = place.rank, place.count, place.local
+        self.on_machine = place.on_machine
         self._comm: Any = deepspeed.comm
         self._distributed: Any = torch.distributed
 
@@ -147,17 +152,19 @@ class DeepSpeedRanks:
 
 
 @dataclass(frozen=True)
-class Place:
+class Launch:
     """What a launcher says of this process.
 
     Attributes:
         rank, count: as of `Ranks`.
         local: its number among those of this machine.
+        on_machine: how many those are.
     """
 
     rank: int
     count: int
     local: int
+    on_machine: int
 
     def device(self, asked: str | None, kind: str) -> str:
         """--device of this process, where the machine computes on a kind of device.
@@ -177,16 +184,18 @@ ALONE = Alone()
 _joined: Ranks = ALONE
 
 
-def launched() -> Place | None:
+def launched() -> Launch | None:
     """What a launcher says of this process; None where it runs by itself."""
     values = [os.environ.get(name, "") for name in VARIABLES]
     if not all(values) or not all(value.isdecimal() for value in values[:3]):
         return None
     rank, local, count = map(int, values[:3])
-    return Place(rank, count, local) if count > 1 else None
+    said = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or str(count)
+    here = int(said) if said.isdecimal() else count
+    return Launch(rank, count, local, here) if count > 1 else None
 
 
-def join(place: Place, kind: str, logger: dict[str, Any]) -> Ranks:
+def join(place: Launch, kind: str, logger: dict[str, Any]) -> Ranks:
     """Meet the other processes; from now on `joined` answers them. Arguments as `DeepSpeedRanks`.
 
     Raises:

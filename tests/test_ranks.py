@@ -9,7 +9,7 @@ from maskora import ranks
 from maskora.app.together import check_shares
 from maskora.config.tables import Training
 from maskora.errors import UserError
-from maskora.ranks import Alone, Place, launched
+from maskora.ranks import Alone, Launch, launched
 from maskora.training.loop import share
 
 SAID = {
@@ -30,13 +30,13 @@ def test_the_environment_says_which_process_this_is(monkeypatch: pytest.MonkeyPa
     assert launched() is None
     for name, value in SAID.items():
         monkeypatch.setenv(name, value)
-    assert launched() == Place(rank=1, count=2, local=1)
+    assert launched() == Launch(rank=1, count=2, local=1, on_machine=2)
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert launched() is None
 
 
 def test_each_process_takes_a_gpu_of_its_own() -> None:
-    place = Place(rank=5, count=8, local=1)
+    place = Launch(rank=5, count=8, local=1, on_machine=4)
     assert place.device(None, "cuda") == "cuda:1"
     assert place.device("cuda", "cuda") == "cuda:1"
     assert place.device("cpu", "cpu") == "cpu"
@@ -70,4 +70,4 @@ def test_one_process_alone_adds_nothing() -> None:
 def test_without_deepspeed_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"maskora\[multigpu\]"):
-        ranks.join(Place(0, 2, 0), "cpu", {})
+        ranks.join(Launch(0, 2, 0, 2), "cpu", {})
