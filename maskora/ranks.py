@@ -229,13 +229,22 @@ def leave() -> None:
 
 
 def first_then_others(ranks: Ranks, work: Callable[[], Answer]) -> Answer:
-    """Do something in the first process, then in the others, which find what it has written."""
-    if ranks.rank == 0:
+    """Do something in the first process, then in the others, which find what it has written.
+
+    Raises:
+        UserError: the first has raised it; in all of them.
+    """
+    if ranks.rank:
+        if (failure := ranks.gathered("")[0]) != "":
+            raise UserError(failure)
+        return work()
+    try:
         done = work()
-        ranks.gathered(None)
-        return done
-    ranks.gathered(None)
-    return work()
+    except UserError as error:
+        ranks.gathered(str(error))
+        raise
+    ranks.gathered("")
+    return done
 
 
 @contextmanager

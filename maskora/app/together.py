@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 
 from maskora import devices, progress, ranks
 from maskora.app.deepspeed_file import read_deepspeed_file
@@ -10,7 +10,7 @@ from maskora.app.workspace import Workspace, working
 from maskora.config import Config
 from maskora.config.tables import Training
 from maskora.errors import UserError
-from maskora.ranks import Ranks
+from maskora.ranks import Ranks, first_then_others
 
 log = logging.getLogger("maskora")
 
@@ -56,8 +56,9 @@ def log_into(workspace: Workspace, rank: int) -> None:
 def working_together(workspace: Workspace) -> Iterator[None]:
     """`working`, by the first process for all of them. Raises UserError."""
     together = ranks.joined()
-    with working(workspace) if together.rank == 0 else nullcontext():
-        together.gathered(None)
+    held = working(workspace) if together.rank == 0 else nullcontext()
+    with ExitStack() as holding:
+        first_then_others(together, lambda: holding.enter_context(held))
         yield
         together.gathered(None)
 
