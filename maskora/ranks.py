@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from maskora import interruption
 from maskora.errors import Fault, UserError
 
 if TYPE_CHECKING:
@@ -253,4 +254,5 @@ def _others() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        interruption.come_late()  # the launcher ends what is left
         raise Fault(GONE) from error
