@@ -12,8 +12,8 @@ import logging
 import mmap
 import os
 import weakref
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import accumulate
 from typing import Any
 
@@ -186,19 +186,26 @@ class SharedBlocks:
 
     def block(self, index: int, fill: Callable[[Tensor], None]) -> Tensor:
         """A block's bytes, uint8, filled here where no process has yet."""
-        import fcntl
-
         size, start = self._sizes[index], self._starts[index]
         pages = mmap.mmap(self._file, size, flags=mmap.MAP_SHARED, offset=start)
         buffer = torch.frombuffer(pages, dtype=torch.uint8)
-        fcntl.lockf(self._file, fcntl.LOCK_EX, 1, index)
-        try:
+        with _locked(self._file, index):
             if not self._filled[index]:
                 fill(buffer)
                 self._filled[index] = 1
-        finally:
-            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, index)
         return buffer
+
+
+@contextmanager
+def _locked(file: int, place: int) -> Iterator[None]:
+    """Hold one byte of a file against other processes; the lock ends with this one."""
+    import fcntl
+
+    fcntl.lockf(file, fcntl.LOCK_EX, 1, place)
+    try:
+        yield
+    finally:
+        fcntl.lockf(file, fcntl.LOCK_UN, 1, place)
 
 
 def is_ready(buffer: Tensor) -> bool:
