@@ -32,7 +32,7 @@ GONE = (
 class Ranks(Protocol):
     """The processes of a run, numbered from 0.
 
-    Every method but `shared_file` of one process is called by all of them, in the same order.
+    Every method is called by all of them, in the same order.
 
     Attributes:
         rank: the number of this process; the first alone writes.
