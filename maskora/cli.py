@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 import typer
 from typer.core import TyperCommand
 
-from maskora import __version__, devices, interruption
+from maskora import __version__, devices, interruption, ranks
+from maskora.app import together
 from maskora.app.workspace import Workspace
 from maskora.config import load_config
 from maskora.config.tables import MOST, Family, Task, TrackerKind
@@ -49,6 +50,9 @@ DeviceOption = Annotated[
 ]
 Area = Literal["object", "region"]  # of retouch.py, which needs the library of pictures
 Blend = Literal["normal", "multiply", "screen"]
+LocalRankOption = Annotated[  # the launcher of DeepSpeed gives it; the environment says it, too
+    int | None, typer.Option("--local_rank", "--local-rank", hidden=True)
+]
 TinyFamily = Literal["wan2.1-i2v", "wan2.1-fun-inp", "wan2.2-i2v"]  # of models/tiny.py
 
 
@@ -100,10 +104,23 @@ def handle_errors(command: Callable[Given, Answer]) -> Callable[Given, Answer]:
             status, message = failure
         finally:
             interruption.forget()
-        print(printable(f"maskora: {message}"), file=sys.stderr)
+        _report(status, message)
         raise typer.Exit(status)
 
     return wrapper
+
+
+def _report(status: int, message: str) -> None:
+    """Print why a command ends; of several processes, the first says what they all have to say."""
+    place = ranks.launched()
+    if place is None or place.rank == 0:
+        print(printable(f"maskora: {message}"), file=sys.stderr)
+        return
+    if ranks.joined().count > 1:
+        logging.getLogger("maskora").error("%s", message)  # into its own log
+    if status == 1:
+        which = f"process {place.rank} of {place.count}"
+        print(printable(f"maskora ({which}): {message}"), file=sys.stderr)
 
 
 class _Printable(logging.Formatter):
@@ -588,15 +605,17 @@ def train(
     device: DeviceOption = None,
     preset: PresetOption = None,
     set_: SetOption = None,
+    local_rank: LocalRankOption = None,
 ) -> None:
     """Train the LoRA: motion from the source, then the look of edited keyframes."""
     workspace = Workspace.open(config.parent)
     # A mistake is answered before torch is imported.
     settings = load_config(config, set_ or [], preset)
-    devices.choose(device)
+    together.begin(workspace, settings, device)
     from maskora.app.train import train_stages
 
     train_stages(settings, workspace, stage, edit, resume)
+    ranks.leave()
 
 
 @app.command()
@@ -621,14 +640,16 @@ def infer(
     device: DeviceOption = None,
     preset: PresetOption = None,
     set_: SetOption = None,
+    local_rank: LocalRankOption = None,
 ) -> None:
     """Generate the edited clip, with everything outside the mask kept."""
     workspace = Workspace.open(config.parent)
     settings = load_config(config, set_ or [], preset)
-    devices.choose(device)
+    together.begin(workspace, settings, device)
     from maskora.app.infer import infer_clip
 
     infer_clip(settings, workspace, edit, seed, output, lora or [], from_)
+    ranks.leave()
 
 
 @app.command()

@@ -11,6 +11,7 @@ from types import FrameType
 from maskora.system import INTERRUPTIONS
 
 _came: list[int] = []
+_ending = False
 
 
 def catch() -> None:
@@ -23,7 +24,15 @@ def catch() -> None:
 
 def forget() -> None:
     """The command that they were for has ended."""
+    global _ending
     _came.clear()
+    _ending = False
+
+
+def come_late() -> None:
+    """Take no notice of those that come from now on: the command is ending by itself."""
+    global _ending
+    _ending = True
 
 
 def came() -> bool:
@@ -38,5 +47,7 @@ def check() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    if _ending:
+        return
     _came.append(number)
     raise KeyboardInterrupt

@@ -291,6 +291,29 @@ def encode_samples(
     return EncodedSamples(drafts, _Reader(model, cache))
 
 
+def encode_together(
+    samples: Sequence[Sample], model: VideoModel, cache: TensorCache
+) -> "EncodedSamples":
+    """`encode_samples` by all processes of a run (`model.ranks`), each its share of the samples.
+
+    All go through tiles of one size: the smallest that one of them needs.
+    """
+    ranks = model.ranks
+    while ranks.count > 1:
+        numbers = range(len(samples))[ranks.rank :: ranks.count]
+        encode_samples(OnDemand(partial(_picked, samples, numbers), len(numbers)), model, cache)
+        tiles = ranks.gathered(model.placement.vae_tile)
+        if len(set(tiles)) == 1:
+            break
+        smallest = min(tile for tile in tiles if tile is not None)
+        model.placement = replace(model.placement, vae_tile=smallest)
+    return encode_samples(samples, model, cache)
+
+
+def _picked(samples: Sequence[Sample], numbers: Sequence[int], place: int) -> Sample:
+    return samples[numbers[place]]
+
+
 def _prompt_of(sample: Sample) -> PromptInput:
     return PromptInput(sample.prompt, sample.reference_CHW)
 

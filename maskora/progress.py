@@ -27,6 +27,7 @@ VARIABLE = "MASKORA_PROGRESS"
 EVERY = 1.0  # seconds between two lines of a task
 MOST_BYTES = 256 * 1024  # of the file
 Item = TypeVar("Item")
+_silenced = False
 _parts: list[str] = []  # what everything that is reported now is a part of, the largest first
 
 
@@ -85,7 +86,7 @@ class Progress:
         in_terminal_only = brief or bool(os.environ.get(VARIABLE))
         self._bar = tqdm(
             total=total, initial=done, desc=task, unit=unit, unit_scale=unit == "B",
-            disable=not total or (None if in_terminal_only else False),
+            disable=_silenced or not total or (None if in_terminal_only else False),
         )  # fmt: skip
         self._write()
 
@@ -138,6 +139,12 @@ def announce(task: str) -> None:
     _append(State(task))
 
 
+def silence() -> None:
+    """Report nothing from now on: of several processes that work together, one reports."""
+    global _silenced
+    _silenced = True
+
+
 @contextmanager
 def within(part: str) -> Iterator[None]:
     """Everything that is reported in the context belongs to a part of the work.
@@ -154,7 +161,7 @@ def within(part: str) -> Iterator[None]:
 
 def _append(state: State) -> None:
     """Write a line where somebody watches; where that fails, the work goes on unwatched."""
-    if not (name := os.environ.get(VARIABLE)):
+    if _silenced or not (name := os.environ.get(VARIABLE)):
         return
     state = replace(state, part=", ".join(filter(None, _parts)))
     try:

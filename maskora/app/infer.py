@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from maskora import lora
+from maskora import lora, ranks
 from maskora.app.edits import Clip, Edit, load_clip, load_edit, report_leakage
 from maskora.app.fingerprints import (
     LoraChoice,
@@ -31,7 +31,8 @@ from maskora.app.outputs import (
 from maskora.app.passages import generated
 from maskora.app.plan import segments_of
 from maskora.app.preflight import infer_warnings
-from maskora.app.workspace import Workspace, original_video, working
+from maskora.app.together import working_together
+from maskora.app.workspace import Workspace, original_video
 from maskora.config import Config
 from maskora.config.tables import Stage
 from maskora.errors import Fault, UserError
@@ -39,6 +40,7 @@ from maskora.files import digest, lies_in, refuse_inputs, replacing, sha256_file
 from maskora.latents import digest_tensors
 from maskora.memory.report import render
 from maskora.models.registry import VideoModel
+from maskora.ranks import first_then_others
 from maskora.video.probe import VideoInfo
 
 log = logging.getLogger("maskora")
@@ -87,6 +89,8 @@ def infer_into(
 ) -> None:
     """Generate the edited clip of each seed into a folder of its own.
 
+    Several processes share the seeds.
+
     Args:
         folders: by seed.
         again: the number of a segment, from 1: from there on it is generated anew.
@@ -98,8 +102,15 @@ def infer_into(
     if output is not None:
         _check_output(output, list(folders.values()), workspace)
     workspace.read_source()  # where there is no workspace, nothing is to be held
-    with working(workspace):
-        run, base = _open(config, workspace, edit, list(folders.values()), output, lora_choice)
+    together = ranks.joined()
+    own = dict([*folders.items()][together.rank :: together.count])
+    if len(folders) < together.count:
+        log.warning("note: so few seeds, that some of the processes have nothing to do")
+    with working_together(workspace):
+        run, base = first_then_others(
+            together,
+            lambda: _open(config, workspace, edit, list(folders.values()), output, lora_choice),
+        )
         loras = choose_loras(run, lora_choice)
         refuse_inputs(_written(list(folders.values()), output), read_files(run, loras))
         record = run_record(run, loras)
@@ -107,9 +118,9 @@ def infer_into(
             check(record)
         base.log_plan()
         with base.explaining_out_of_memory():
-            _generate_results(run, base, loras, record, folders, again)
+            _generate_results(run, base, loras, record, own, again)
         base.log_usage()
-        if output is not None:
+        if output is not None and together.rank == 0:
             with replacing(output) as scratch:
                 shutil.copyfile(next(iter(folders.values())) / "edited.mp4", scratch)
             log.info("%s", output)
@@ -189,6 +200,7 @@ def _generate_results(
                 failures.append(error)
                 continue
             log.info("%s", folder / "edited.mp4")
+    ranks.joined().gathered(None)  # a launcher stops all where one ends
     for failure in failures[1:]:
         log.error("%s", failure)
     if failures:

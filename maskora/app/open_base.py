@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from maskora import devices
+from maskora import devices, ranks
 from maskora.app import timings
 from maskora.app.plan import check_precision, plan_for
 from maskora.app.preflight import choose_acceleration, memory_warnings
@@ -114,7 +114,7 @@ def open_base(config: Config, workspace: Workspace, source: Source, purpose: Pur
     model = open_model(config.model.family, found, config.model.dtype, device.name)
     check_grid(source, model.grid, found)
     plan = plan_for(config, workspace, source, found, machine, purpose)
-    if too_much := lacking_ram(plan):
+    if too_much := lacking_ram(plan, ranks.joined().on_machine):
         raise UserError(f"{too_much} (maskora plan shows what comes of it)")
     if plan.budget is not None:
         hold_to(plan.budget, device)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from maskora.app.captions import foresee_caption
+from maskora.app.deepspeed_file import read_deepspeed_file
 from maskora.app.edits import EditFiles, find_edits
 from maskora.app.masking import check_frames, load_masks
 from maskora.app.plan import check_transfer, clip_segments
@@ -53,6 +54,7 @@ def check_workspace(config: Config, workspace: Workspace, edit: str | None) -> l
         attempt(lambda: notes.append(foresee_caption(config, workspace, image)))
 
     attempt(lambda: check_transfer(config))
+    attempt(lambda: read_deepspeed_file(config, workspace.root, 1))
     attempt(lambda: check_video_settings(workspace, config, source))
     check_caption(workspace.source_frame(0))
     attempt(lambda: check_origin(source))

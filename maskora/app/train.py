@@ -1,9 +1,10 @@
 """train: run the stages that are needed, and skip what is done."""
 
 import logging
-from collections.abc import Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
 from statistics import median
@@ -12,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from maskora import __version__, lora
+from maskora import __version__, lora, ranks
 from maskora.app.captions import source_caption
 from maskora.app.edits import Clip, Edit, load_clip, load_keyframes
 from maskora.app.fingerprints import (
@@ -29,11 +30,12 @@ from maskora.app.fingerprints import (
 )
 from maskora.app.open_base import Base, open_base
 from maskora.app.preflight import train_warnings
-from maskora.app.workspace import Workspace, working
+from maskora.app.together import check_shares, working_together
+from maskora.app.workspace import Workspace
 from maskora.config import Config
 from maskora.config.tables import Stage
 from maskora.errors import UserError
-from maskora.latents import EncodedSamples, OnDemand, TensorCache, encode_samples
+from maskora.latents import EncodedSamples, OnDemand, TensorCache, encode_together
 from maskora.method.conditioning import (
     COLOUR_ORDERS,
     Sample,
@@ -49,6 +51,7 @@ from maskora.method.conditioning import (
 )
 from maskora.method.pasting import ShownMask, masked_sample, shown_masks
 from maskora.models.registry import Expert
+from maskora.ranks import first_then_others
 from maskora.training.loop import Chooser, StageRun, choose_mixed, choose_uniformly, train
 from maskora.training.report import draw_loss, read_metrics
 from maskora.training.run_folder import RunFolder, RunRecord
@@ -74,13 +77,14 @@ def train_stages(
         UserError: the workspace is not complete, or what the stage starts from is not trained.
     """
     workspace.read_source()  # where there is no workspace, nothing is to be held
+    check_shares(config.training, ranks.joined())
     if config.inference.lora == "none":
         log.info(
             'inference.lora is "none": there is nothing to train (with --set '
             "inference.lora=trained there is)"
         )
         return
-    with working(workspace):
+    with working_together(workspace):
         _train_stages(config, workspace, stage, edit, resume)
 
 
@@ -91,12 +95,15 @@ def _train_stages(
     edit: str | None,
     resume: bool,
 ) -> None:
+    together = ranks.joined()
     clip = load_clip(workspace, config)
-    edited = None
+    edited, first = None, partial(first_then_others, together)
     if stage != "motion":
-        edited = load_keyframes(workspace, config, clip, edit, required=stage == "appearance")
-    caption = source_caption(workspace, config)
-    base = open_base(config, workspace, clip.source, "train")
+        required = stage == "appearance"
+        edited = first(lambda: load_keyframes(workspace, config, clip, edit, required=required))
+    caption = first(lambda: source_caption(workspace, config))
+    base = first(lambda: open_base(config, workspace, clip.source, "train"))
+    base.model.ranks = together
     for warning in train_warnings(config, has_keyframes=edited is not None):
         log.warning("note: %s", warning)
     motion = motion_fingerprint(clip, caption, config, base.model)
@@ -132,12 +139,12 @@ class _Training:
         """Stage 1, on windows of the source."""
         run = stage_run(self.config, "motion", expert)
         folder = run_folder(self.workspace, run, None)
-        status = run_status(folder, run, self.motion, self.resume)
+        status = self._status(folder, run, self.motion)
         if status == "done":
-            return draw_missing(folder, run)
+            return
         self.base.log_plan()
         windows = self._encode(motion_samples(self.clip, self.caption, self.config))
-        with folder.renewed() if status == "new" else nullcontext():
+        with self._renewed(folder, status):
             self._train(run, folder, self.motion, choose_uniformly(windows), windows)
 
     def motion_lora(self, expert: Expert) -> tuple[RunFolder, Path]:
@@ -171,9 +178,9 @@ class _Training:
         )
         run = stage_run(config, "appearance", expert)
         folder = run_folder(self.workspace, run, edit)
-        status = run_status(folder, run, fingerprint, self.resume)
+        status = self._status(folder, run, fingerprint)
         if status == "done":
-            return draw_missing(folder, run)
+            return
         self.base.log_plan()
         keyframes = appearance_samples(clip, edited, config, self.base.model.grid.temporal)
         windows = motion_samples(clip, self.caption, config)
@@ -185,11 +192,31 @@ class _Training:
             )
         )
         choose = choose_mixed(encoded[:count], encoded[count:], config.appearance.motion_share)
-        with folder.renewed() if status == "new" else nullcontext():
+        with self._renewed(folder, status):
             self._train(run, folder, fingerprint, choose, encoded[:count], start_from)
 
+    def _status(self, folder: RunFolder, run: StageRun, fingerprint: Fingerprint) -> RunStatus:
+        """`run_status`, as the first process finds it; it puts the folder in order."""
+        together, status = self.base.model.ranks, None
+        if together.rank == 0:
+            status = run_status(folder, run, fingerprint, self.resume)
+            if status == "done":
+                draw_missing(folder, run)
+        found = together.gathered(status)[0]
+        assert found is not None
+        return found
+
+    @contextmanager
+    def _renewed(self, folder: RunFolder, status: RunStatus) -> Iterator[None]:
+        """`RunFolder.renewed` by the first process where a run is new; the others wait for it."""
+        together = self.base.model.ranks
+        with folder.renewed() if status == "new" and together.rank == 0 else nullcontext():
+            together.gathered(None)
+            yield
+        together.gathered(None)
+
     def _encode(self, samples: Sequence[Sample]) -> EncodedSamples:
-        return encode_samples(samples, self.base.model, TensorCache(self.workspace.cache_dir))
+        return encode_together(samples, self.base.model, TensorCache(self.workspace.cache_dir))
 
     def _train(
         self,
@@ -222,7 +249,8 @@ class _Training:
             train(model, transformer, choose, run, folder, fingerprint, metadata)
         log.info("%s: done, %s", run.title, folder.adapter(run.steps))
         self.base.log_usage()
-        self._remember_seconds(folder, samples)
+        if model.ranks.rank == 0:
+            self._remember_seconds(folder, samples)
 
     def _metadata(
         self, run: StageRun, samples: EncodedSamples, base_hash: str, earlier: dict[str, Any]

@@ -340,6 +340,10 @@ class Workspace:
         """Read masks.json. Raises UserError where it is missing or damaged."""
         return read_record(MaskRecord, self.mask_record)
 
+    def rank_log(self, rank: int) -> Path:
+        """The messages of one of the processes that train or infer together."""
+        return self.runs_dir / f"rank-{rank}.log"
+
     def read_tracking(self) -> TrackingRecord | None:
         """Read clicks.json; None where there is none yet. Raises UserError where it is damaged."""
         if not self.tracking_record.is_file():

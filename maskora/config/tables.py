@@ -616,6 +616,16 @@ class Transfer(Table):
         return self.start == "inverted" or self.takes
 
 
+class DeepSpeed(Table):
+    """Several processes that train together (docs/many-gpus.md)."""
+
+    config: str = Field(
+        "",
+        description="a DeepSpeed JSON of your own (relative to this file); what contradicts this "
+        "file is refused; empty = none is needed",
+    )
+
+
 class Acceleration(Table):
     """Optional speed-ups that the ecosystem already has; each says where it has no effect."""
 

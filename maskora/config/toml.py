@@ -71,6 +71,7 @@ class Config(tables.Table):
     training: tables.Training = tables.Training()
     memory: tables.Memory = tables.Memory()
     acceleration: tables.Acceleration = tables.Acceleration()
+    deepspeed: tables.DeepSpeed = tables.DeepSpeed()
     inference: tables.Inference = tables.Inference()
     transfer: tables.Transfer = tables.Transfer()
 

@@ -182,6 +182,11 @@ class Host:
     def total(self) -> int:
         return sum(getattr(self, row.name) for row in fields(self))
 
+    def of_all(self, processes: int, shared: bool) -> int:
+        """What so many processes take; `shared`: they hold the weights that wait once."""
+        once = self.weights if shared else 0
+        return processes * (self.total - once) + once
+
 
 def host_memory(
     base: Profile, job: Workload, placement: Placement, needs: dict[str, Need], on_gpu: bool
@@ -426,15 +431,22 @@ def lighter(plan: Plan) -> list[str]:
     return [change.text for change in firsts if change is not None]
 
 
-def lacking_ram(plan: Plan) -> str | None:
-    """What to do where a plan takes more RAM than can be had; None where it does not."""
+def lacking_ram(plan: Plan, processes: int = 1) -> str | None:
+    """What to do where a plan takes more RAM than can be had; None where it does not.
+
+    Args:
+        processes: how many carry it out on this machine.
+    """
     ram, placement = plan.machine.ram, plan.placement
-    if plan.ram_bytes <= ram.available:
+    shared = plan.job.purpose == "train"
+    nbytes = max(part.of_all(processes, shared) for part in plan.host.values())
+    if nbytes <= ram.available:
         return None
     ways = ["end other programs"]
     if placement.weights != "mapped":
         ways.append('set memory.weights = "mapped", which leaves the weights on disk')
     if placement.storage == "same":
         ways.append('set model.transformer_dtype = "float8", which halves them')
-    needed, instead = gb(plan.ram_bytes), ", or ".join(ways)
-    return f"the plan takes {needed} GB of RAM, and {ram.description}: {instead}"
+    needed, instead = gb(nbytes), ", or ".join(ways)
+    all_of_them = f" in {processes} processes" if processes > 1 else ""
+    return f"the plan takes {needed} GB of RAM{all_of_them}, and {ram.description}: {instead}"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from maskora.config.tables import Acceleration
     from maskora.models.encoders import StreamedEncoder
+    from maskora.ranks import Ranks
     from maskora.streaming.blocks import Precision
 
 # A diffusers transformer: an nn.Module with `add_adapter`, `set_adapters` and gradient
@@ -154,6 +155,7 @@ class VideoModel(Protocol):
         masks_attention: its attention is given a mask, which some kernels cannot take.
         block_lists: the transformer's lists of modules that are streamed, in this order.
         precision: in which each of the transformer's parameters is computed.
+        ranks: the processes that load its transformers together, and hold them in RAM once.
     """
 
     family: str
@@ -163,6 +165,7 @@ class VideoModel(Protocol):
     device: torch.device
     placement: Placement
     acceleration: Acceleration
+    ranks: Ranks
     grid: Grid
     latent_channels: int
     parts: tuple[str, ...]

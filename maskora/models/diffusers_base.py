@@ -1,5 +1,6 @@
 """What bases share whose transformer, VAE and scheduler are classes of diffusers."""
 
+import os
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskora import ranks
 from maskora.config.tables import Acceleration
 from maskora.errors import UserError
 from maskora.files import cache_home, digest
@@ -82,6 +84,7 @@ class DiffusersBase(VideoModel):
         self.device = torch.device(device)
         self.placement = placement
         self.acceleration = Acceleration()
+        self.ranks: ranks.Ranks = ranks.ALONE
         if "transformer" in source.parts():  # another kind of base lacks other parts, too
             self._check_transformer("transformer")
         source.check(tuple(part for part in self.parts if part not in self.files), self.files)
@@ -173,7 +176,12 @@ class DiffusersBase(VideoModel):
         return velocity.float()
 
     def load_transformer(self, expert: Expert | None = None) -> Transformer:
-        return with_room(lambda: self._load(expert or self.experts[0]), self._stream_more)
+        file = self.ranks.shared_file()
+        try:
+            return with_room(lambda: self._load(expert or self.experts[0], file), self._stream_more)
+        finally:
+            if file is not None:
+                os.close(file)  # what is mapped stays
 
     def _stream_more(self) -> str | None:
         """Let more blocks wait on the host when the next transformer is loaded."""
@@ -197,7 +205,7 @@ class DiffusersBase(VideoModel):
         config = self.source.config(part)
         return on_meta(self.source, part, lambda: self.transformer_class.from_config(config))
 
-    def _load(self, expert: Expert) -> Transformer:
+    def _load(self, expert: Expert, file: int | None) -> Transformer:
         announce(f"transformer{f' ({expert.name} noise)' if expert.name else ''}")
         transformer = self.build_transformer(expert.part)
         if self.acceleration.attention != "native":  # a missing package is known before the load
@@ -206,7 +214,7 @@ class DiffusersBase(VideoModel):
         transformer.streamed = stream_weights(
             transformer, self._blocks(transformer), weights, self.precision, self.placement,
             self.device, converted=self._converted(expert.part, weights, self.precision),
-            compiled=self.acceleration.compile,
+            compiled=self.acceleration.compile, file=file,
         )  # fmt: skip
         return transformer
 

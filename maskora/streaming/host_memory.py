@@ -10,9 +10,11 @@ is not pinned would be slow; then the inputs that training keeps; then blocks, a
 
 import logging
 import mmap
+import os
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -161,6 +163,49 @@ def _pages(nbytes: int) -> mmap.mmap:
     if not hasattr(mmap, "MAP_PRIVATE"):  # Windows, which knows no flags
         return mmap.mmap(-1, nbytes)
     return mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+class SharedBlocks:
+    """Blocks in a file in memory that several processes map: whoever needs one first fills it.
+
+    The file begins with a byte for each block, which is 1 once that is filled; a block has whole
+    pages of its own. It has no name, and goes with the last process that maps it.
+    """
+
+    def __init__(self, file: int, sizes: Sequence[int]) -> None:
+        """
+        Args:
+            file: open and the same in all processes; it stays the caller's.
+            sizes: of all blocks in bytes, the same in all processes.
+        """
+        whole = [-(-size // mmap.PAGESIZE) * mmap.PAGESIZE for size in (len(sizes), *sizes)]
+        _, *self._starts, end = [0, *accumulate(whole)]
+        os.ftruncate(file, end)
+        self._file, self._sizes = file, sizes
+        self._filled = mmap.mmap(file, len(sizes), flags=mmap.MAP_SHARED)
+
+    def block(self, index: int, fill: Callable[[Tensor], None]) -> Tensor:
+        """A block's bytes, uint8, filled here where no process has yet."""
+        size, start = self._sizes[index], self._starts[index]
+        pages = mmap.mmap(self._file, size, flags=mmap.MAP_SHARED, offset=start)
+        buffer = torch.frombuffer(pages, dtype=torch.uint8)
+        with _locked(self._file, index):
+            if not self._filled[index]:
+                fill(buffer)
+                self._filled[index] = 1
+        return buffer
+
+
+@contextmanager
+def _locked(file: int, place: int) -> Iterator[None]:
+    """Hold one byte of a file against other processes; the lock ends with this one."""
+    import fcntl
+
+    fcntl.lockf(file, fcntl.LOCK_EX, 1, place)
+    try:
+        yield
+    finally:
+        fcntl.lockf(file, fcntl.LOCK_UN, 1, place)
 
 
 def is_ready(buffer: Tensor) -> bool:

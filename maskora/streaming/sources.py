@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from hashlib import sha256
 from itertools import accumulate
 from pathlib import Path
@@ -22,7 +23,7 @@ from maskora.files import digest, remove_abandoned, replacing
 from maskora.progress import track
 from maskora.streaming.blocks import ALIGNMENT, Block, Slice, Weight
 from maskora.streaming.header import read_metadata
-from maskora.streaming.host_memory import Pins, host_buffer
+from maskora.streaming.host_memory import Pins, SharedBlocks, host_buffer
 from maskora.streaming.tensor_files import READ_BYTES, READERS, Reader, byte_view, read_bytes
 
 log = logging.getLogger("maskora")
@@ -100,17 +101,29 @@ class HostBlocks(BlockSource):
     """Blocks in host memory, each in a buffer of exactly its size."""
 
     def __init__(
-        self, source: BlockSource, blocks: Sequence[Block], indices: Iterable[int], pin: bool
+        self,
+        source: BlockSource,
+        blocks: Sequence[Block],
+        indices: Iterable[int],
+        pin: bool,
+        file: int | None = None,
     ) -> None:
         """Copy the chosen blocks from a source, one after another.
 
-        `pin`: they are to be pinned, once what is more urgent is.
+        Args:
+            pin: they are to be pinned, once what is more urgent is.
+            file: of the memory that they are held in together with other processes.
         """
+        sizes = [block.layout.nbytes for block in blocks]
+        shared = None if file is None else SharedBlocks(file, sizes)
         self._pin = pin
         self._buffers: dict[int, Tensor] = {}
         self._pinned: list[int] = []  # in the order of pinning
         for index in indices:
-            self._buffers[index] = read_block(source, index, blocks[index])
+            if shared is None:
+                self._buffers[index] = read_block(source, index, blocks[index])
+            else:
+                self._buffers[index] = shared.block(index, partial(source.fill, index))
 
     def fill(self, index: int, out: Tensor, start: int = 0) -> None:
         out.copy_(self._buffers[index][start : start + len(out)])

@@ -40,6 +40,7 @@ def stream_weights(
     skip: Collection[str] = (),
     ignore: Collection[str] = (),
     compiled: bool = False,
+    file: int | None = None,
 ) -> "StreamedWeights":
     """Give a frozen module, built on the meta device, its weights.
 
@@ -54,6 +55,7 @@ def stream_weights(
         skip: parameters that stay on the meta device.
         ignore: regular expressions of tensors that the reader may have besides.
         compiled: blocks go through torch.compile, each by itself, when they first run.
+        file: where blocks wait in memory: of the memory that several processes hold together.
 
     Raises:
         UserError: the weights do not fit the module.
@@ -66,7 +68,7 @@ def stream_weights(
         Block(module, f"{names[id(module)]}.", placement.storage, precision, device)
         for module in blocks
     ]
-    streamer = _load_blocks(managed, reader, placement, device, converted)
+    streamer = _load_blocks(managed, reader, placement, device, converted, file)
     out, back = HostToDevice(device), HostToDevice(device)
     offload = ActivationOffload(out, back, placement.activation_offload, streamer.pins)
     return StreamedWeights(root, streamer, offload, placement, compiled)
@@ -233,6 +235,7 @@ def _load_blocks(
     placement: Placement,
     device: torch.device,
     converted: Path | None,
+    file: int | None,
 ) -> Streamer:
     """Blocks that stay go to the device, the others to where they wait."""
     streamed = spread(len(blocks), min(placement.blocks_to_swap, len(blocks)))
@@ -242,7 +245,7 @@ def _load_blocks(
     source: BlockSource = original
     if placement.weights != "mapped":
         pin = placement.weights == "pinned"
-        source = HostBlocks(original, blocks, _progress(streamed, "to memory"), pin)
+        source = HostBlocks(original, blocks, _progress(streamed, "to memory"), pin, file)
     elif converted is not None and streamed:
         source = convert(converted, original, blocks)
     return Streamer(blocks, source, streamed, placement.ring, device)

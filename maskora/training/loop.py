@@ -3,8 +3,8 @@
 import logging
 import signal
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from math import isfinite
@@ -23,7 +23,8 @@ from maskora.method.objective import TIMESTEPS, draw_noise_level, flow_loss, mix
 from maskora.models.registry import Expert, Transformer, VideoModel
 from maskora.models.times import at_times
 from maskora.progress import Progress
-from maskora.streaming.out_of_memory import with_room
+from maskora.ranks import Ranks
+from maskora.streaming.out_of_memory import first_line, ran_out_of, with_room
 from maskora.streaming.transfer import upload
 from maskora.system import INTERRUPTIONS
 from maskora.training.optimizer import available, leaves_out, make_optimizer, restore, update
@@ -31,6 +32,7 @@ from maskora.training.report import MetricsWriter, StepMetrics, draw_loss
 from maskora.training.run_folder import RunFolder
 
 log = logging.getLogger("maskora")
+LAUNCHERS = 5.0  # seconds in which a launcher passes an interruption on
 
 
 class NotFinite(Fault):
@@ -43,8 +45,9 @@ class Interruption:
     What was saved before stays whole either way.
     """
 
-    def __init__(self) -> None:
-        self.asked = False
+    def __init__(self, patience: float = 0.0) -> None:
+        """`patience`: seconds in which a second one is the first one once more."""
+        self.asked, self._patience, self._when = False, patience, 0.0
 
     def __enter__(self) -> "Interruption":
         interruption.check()
@@ -56,9 +59,12 @@ class Interruption:
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        now = time.monotonic()
+        if self.asked and now - self._when >= self._patience:
             raise KeyboardInterrupt
-        self.asked = True
+        if self.asked:
+            return
+        self.asked, self._when = True, now
         log.warning("interrupted: this step is finished and saved first (again: stop at once)")
 
 
@@ -105,6 +111,7 @@ def train(
     """Train the injected LoRA from its last saved step to `run.steps`.
 
     A fresh and a continued run share this path. On Ctrl-C the step in hand is finished and saved.
+    Of several processes (`model.ranks`) the first alone writes.
 
     Args:
         transformer: as the model loads it, with a trainable LoRA injected (and filled).
@@ -113,7 +120,7 @@ def train(
         depends_on: recorded with every checkpoint.
         metadata: written into every LoRA file.
     """
-    parameters = lora.trainable(transformer)
+    parameters, writes = lora.trainable(transformer), model.ranks.rank == 0
     settings = available(run.optimizer, model.device)
     optimizer = make_optimizer(settings, parameters)
     record = folder.read()
@@ -122,16 +129,18 @@ def train(
         restore(optimizer, folder.load_optimizer(done, settings.type))
     transformer.train()
     transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
-    if folder.loss_picture.is_file():
+    if writes and folder.loss_picture.is_file():
         remove(folder.loss_picture)  # of fewer steps
+    model.ranks.gathered(None)  # all have read what is written from now on
     save = partial(
         save_step, folder, transformer, optimizer, settings.type, depends_on=depends_on,
         metadata=metadata,
     )  # fmt: skip
-    with closing(MetricsWriter(folder.metrics, folder.tensorboard, done)) as report:
+    opened = closing(MetricsWriter(folder.metrics, folder.tensorboard, done)) if writes else None
+    with opened or nullcontext() as report:
         try:
             _train_steps(
-                partial(train_step, model, transformer, optimizer, choose, run),
+                model.ranks, partial(train_step, model, transformer, optimizer, choose, run),
                 lambda: give_way(model, transformer),
                 range(done + 1, run.steps + 1), run, report, save,
             )  # fmt: skip
@@ -139,15 +148,17 @@ def train(
             if saved := folder.read():
                 log.warning("step %d is saved; train with --resume continues there", saved.step)
             raise
-    draw_loss(folder.metrics, folder.loss_picture, run.title)
+    if writes:
+        draw_loss(folder.metrics, folder.loss_picture, run.title)
 
 
 def _train_steps(
+    ranks: Ranks,
     take: Callable[[int], "PendingStep"],
     give: Callable[[], str | None],
     steps: range,
     run: StageRun,
-    report: MetricsWriter,
+    report: MetricsWriter | None,
     save: Callable[[int], None],
 ) -> None:
     """Take steps; each one's numbers are read while the next one computes.
@@ -155,6 +166,7 @@ def _train_steps(
     Args:
         take: starts a step; does it again where it is asked again.
         give: frees memory of the device, as `with_room` wants it.
+        report: where numbers are written; None where another process writes.
         save: keeps a step, whose numbers have been read.
     """
     progress = Progress(run.title, run.steps, "step", done=run.steps - len(steps))
@@ -167,14 +179,17 @@ def _train_steps(
             if step.step > steps.start:  # the device has left out its update and later ones
                 keep(step.step - 1)
             raise
-        report.add(entry)
+        if report is not None:
+            report.add(entry)
         progress.advance(loss=entry.loss)
 
     def keep(step: int) -> None:
-        report.flush()
-        save(step)
+        if report is not None:
+            report.flush()
+            save(step)
 
-    with progress, Interruption() as stop:
+    # A launcher sends to each process what the terminal has sent to all of them.
+    with progress, Interruption(LAUNCHERS if ranks.count > 1 else 0.0) as stop:
         for step in steps:
             try:
                 taken = with_room(partial(take, step), give)
@@ -186,11 +201,12 @@ def _train_steps(
             if pending is not None:
                 finish(pending)
             pending = taken
-            if step % run.training.checkpoint_every == 0 or step == run.steps or stop.asked:
+            stopped = ranks.any(stop.asked)
+            if step % run.training.checkpoint_every == 0 or step == run.steps or stopped:
                 finish(pending)
                 keep(step)
                 pending = None
-            if stop.asked and pending is None:  # who asks just now gets the next step saved
+            if stopped:  # who asks just now gets the next step saved
                 raise KeyboardInterrupt
 
 
@@ -276,43 +292,80 @@ def train_step(
     """One optimizer step over its accumulated samples, drawn from (seed, step) alone.
 
     The host does not wait for the device. Where this raises, nothing has changed, so the step may
-    be taken again.
+    be taken again; but for several processes, of which the others have gone on.
     """
-    started, settings = _time_stamp(model.device), run.training
-    accumulation, scale = settings.gradient_accumulation_steps, loss_scale(model.dtype)
-    method, bounds = settings.timestep_sample_method, (run.expert.lowest, run.expert.highest)
-    generator = torch.Generator().manual_seed(run.seed * 1_000_003 + step)
+    started, ranks = _time_stamp(model.device), model.ranks
     parameters = lora.trainable(transformer)
     optimizer.zero_grad(set_to_none=True)
-    losses, levels, names = [], [], []
-    for _ in range(accumulation):
-        sample = choose(generator)
-        level = draw_noise_level(method, settings.shift, generator, *bounds)
-        assert sample.target_CTHW is not None
-        noise = torch.randn(sample.target_CTHW.shape, generator=generator)
-        loss = sample_loss(model, transformer, sample, noise, level, settings.inside_weight)
-        (scale * loss / accumulation).backward()
-        losses.append(loss.detach())
-        levels.append(level.item())  # it lies in host memory
-        names.append(sample.name)
+    losses, levels, names = _accumulate(model, transformer, choose, run, step)
     assert all(p.grad is not None for p in parameters), "a LoRA weight got no gradient"
-    if scale != 1.0:
-        torch._foreach_div_([p.grad for p in parameters if p.grad is not None], scale)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, settings.gradient_clipping)
-    mean_loss = torch.stack(losses).double().mean()
-    if not leaves_out(optimizer):
-        check_finite(step, tuple(names), mean_loss.item(), norm.item())
-    finite = mean_loss.isfinite() & norm.isfinite()
-    update(optimizer, parameters, finite)  # the last that may fail: nothing is allocated after it
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if (scale := loss_scale(model.dtype)) != 1.0:
+        torch._foreach_div_(gradients, scale)
+    ranks.add_up([*gradients, losses])
+    with nullcontext() if ranks.count == 1 else _final():
+        norm = torch.nn.utils.clip_grad_norm_(parameters, run.training.gradient_clipping)
+        mean_loss = losses.double().mean()
+        if not leaves_out(optimizer):
+            check_finite(step, names, mean_loss.item(), norm.item())
+        finite = mean_loss.isfinite() & norm.isfinite()
+        update(optimizer, parameters, finite)  # the last that may fail: nothing is allocated later
     return PendingStep(
         step=step,
         loss=mean_loss,
         gradient_norm=norm,
         noise_level=sum(levels) / len(levels),
-        samples=tuple(names),
+        samples=names,
         started=started,
         ended=_time_stamp(model.device),
     )
+
+
+def _accumulate(
+    model: VideoModel, transformer: Transformer, choose: Chooser, run: StageRun, step: int
+) -> tuple[Tensor, list[float], tuple[str, ...]]:
+    """The gradients of a step's samples: all are drawn, and this process computes its share.
+
+    Returns:
+        the samples' losses, 0 of those that others compute; their noise levels and names.
+    """
+    settings, scale = run.training, loss_scale(model.dtype)
+    count = settings.gradient_accumulation_steps
+    method, bounds = settings.timestep_sample_method, (run.expert.lowest, run.expert.highest)
+    generator = torch.Generator().manual_seed(run.seed * 1_000_003 + step)
+    losses, levels, names = torch.zeros(count, device=model.device), [], []
+    for number in range(count):
+        sample = choose(generator)
+        level = draw_noise_level(method, settings.shift, generator, *bounds)
+        assert sample.target_CTHW is not None
+        noise = torch.randn(sample.target_CTHW.shape, generator=generator)
+        levels.append(level.item())  # it lies in host memory
+        names.append(sample.name)
+        if number in share(model.ranks, count):
+            loss = sample_loss(model, transformer, sample, noise, level, settings.inside_weight)
+            (scale * loss / count).backward()
+            losses[number] = loss.detach()
+    return losses, levels, tuple(names)
+
+
+def share(ranks: Ranks, samples: int) -> range:
+    """Which of a step's samples this process computes: an even share, to a sample."""
+    first, last = (samples * place // ranks.count for place in (ranks.rank, ranks.rank + 1))
+    return range(first, last)
+
+
+@contextmanager
+def _final() -> Iterator[None]:
+    """Where memory runs out, that is the end, since other processes have gone on. Raises Fault."""
+    try:
+        yield
+    except RuntimeError as error:
+        if ran_out_of(error) is None:
+            raise
+        raise Fault(
+            f"memory ran out in an update of the LoRA ({first_line(error)}); train with --resume "
+            f"goes on from the last saved step"
+        ) from error
 
 
 def loss_scale(dtype: torch.dtype) -> float:

@@ -323,7 +323,7 @@ def test_what_needs_less_is_told_of_an_encoder_too(
     def full(*_: Any) -> None:
         raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")
 
-    monkeypatch.setattr("maskora.app.train.encode_samples", full)
+    monkeypatch.setattr("maskora.app.train.encode_together", full)
     answer = run("train", *at(root))
     assert answer.status == 1
     assert "CUBLAS_STATUS_ALLOC_FAILED" in answer.err

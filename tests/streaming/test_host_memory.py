@@ -5,6 +5,7 @@ No driver is here: one with a quota stands for it, and functions of torch's that
 
 import gc
 import mmap
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskora.streaming.host_memory import Driver, Pins, driver_of, host_buffer
+from maskora.streaming.host_memory import Driver, Pins, SharedBlocks, driver_of, host_buffer
 from tests.streaming.drivers import Quota
 
 MB = 2**20
@@ -241,3 +242,29 @@ def test_a_single_buffer_asks_the_driver_where_a_gpu_is_there(
     del buffer
     gc.collect()
     assert runtime.pinned == {}
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="memory has files on Linux alone")
+def test_blocks_in_a_shared_file_are_filled_once_and_seen_by_all() -> None:
+    file = os.memfd_create("test")
+    other = os.open(f"/proc/self/fd/{file}", os.O_RDWR)
+    sizes = [5000, 100, 4096]
+    one, two = SharedBlocks(file, sizes), SharedBlocks(other, sizes)
+    filled: list[int] = []
+
+    def fill(number: int, out: Tensor) -> None:
+        filled.append(number)
+        out.fill_(number)
+
+    first = [one.block(n, lambda out, n=n: fill(n + 1, out)) for n in (0, 2)]
+    second = [two.block(n, lambda out, n=n: fill(n + 11, out)) for n in (2, 1, 0)]
+    os.close(file)
+    os.close(other)
+    assert filled == [1, 3, 12]
+    assert [len(buffer) for buffer in second] == [4096, 100, 5000]
+    assert torch.equal(first[1], second[0])
+    assert torch.equal(first[0], second[2])
+    assert set(second[1].tolist()) == {12}
+    assert all(buffer.data_ptr() % mmap.PAGESIZE == 0 for buffer in second)
+    first[0][7] = 99
+    assert second[2][7] == 99

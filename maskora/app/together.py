@@ -1,0 +1,80 @@
+"""What the processes of one run do together: who holds the workspace, and who says what where."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+
+from maskora import devices, progress, ranks
+from maskora.app.deepspeed_file import read_deepspeed_file
+from maskora.app.workspace import Workspace, working
+from maskora.config import Config
+from maskora.config.tables import Training
+from maskora.errors import UserError
+from maskora.ranks import Ranks, first_then_others
+
+log = logging.getLogger("maskora")
+
+
+def begin(workspace: Workspace, config: Config, asked: str | None) -> None:
+    """Choose the device of this process, and meet the others where a launcher has started several.
+
+    Args:
+        asked: --device.
+
+    Raises:
+        UserError: there is no such device, DeepSpeed is missing, or its file contradicts the run.
+    """
+    place = ranks.launched()
+    file = read_deepspeed_file(config, workspace.root, 1 if place is None else place.count)
+    if place is None:
+        devices.choose(asked)
+        return
+    workspace.read_source()  # where there is no workspace, no log is made
+    log_into(workspace, place.rank)
+    kind = devices.foresee("cpu" if asked == "cpu" else None).kind
+    devices.choose(place.device(asked, kind))
+    ranks.join(place, kind, file.logger)
+    for note in file.notes:
+        log.warning("note: %s", note)
+    log.info("process %d of %d, on %s", place.rank, place.count, devices.chosen().name)
+
+
+def log_into(workspace: Workspace, rank: int) -> None:
+    """Write the messages of one of several processes into a file; the first also shows them."""
+    path = workspace.rank_log(rank)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, "w", encoding="utf-8", errors="replace")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    root = logging.getLogger()
+    if rank:
+        progress.silence()
+        root.handlers.clear()
+    root.addHandler(handler)
+
+
+@contextmanager
+def working_together(workspace: Workspace) -> Iterator[None]:
+    """`working`, by the first process for all of them. Raises UserError."""
+    together = ranks.joined()
+    held = working(workspace) if together.rank == 0 else nullcontext()
+    with ExitStack() as holding:
+        first_then_others(together, lambda: holding.enter_context(held))
+        yield
+        together.gathered(None)
+
+
+def check_shares(training: Training, together: Ranks) -> None:
+    """Every process has a sample to compute in each step. Raises UserError."""
+    samples, count = training.gradient_accumulation_steps, together.count
+    if samples < count:
+        raise UserError(
+            f"[training] gradient_accumulation_steps is {samples}: it counts the samples of a step "
+            f"over all {count} processes, so some would have none. Set it to {count}, or a "
+            f"multiple of that (other numbers train another LoRA), or start {samples}"
+        )
+    if samples % count:
+        log.warning(
+            "note: %d samples of a step are not shared evenly by %d processes, so some wait: a "
+            "multiple of %d for training.gradient_accumulation_steps is faster",
+            samples, count, count,
+        )  # fmt: skip
