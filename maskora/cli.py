@@ -381,7 +381,7 @@ Example
   maskora edit walk.mp4 180,60,140,400 walk_red.png walk_red.mp4 --frames 17
 """
 BATCH_HELP = """\
-Usage: maskora batch JOBS_DIR|JOBS.toml [OUT_DIR] [--workers N] [--watch] [-- options for every job]
+Usage: maskora batch JOBS_DIR|JOBS.toml [OUT_DIR] [options] [-- options for every job]
 
 Runs maskora edit on every [[job]] of JOBS.toml (docs/batches.md), or on every sub-folder of
 JOBS_DIR in the order of their names, which is
@@ -409,6 +409,7 @@ same, and whose result is there, is not done again. OUT_DIR/batch.json says how 
 batch.html shows the results.
 
   --workers N   so many jobs at a time; by default one per GPU, each with a GPU of its own
+  --part I/N    every N-th job from the I-th alone: N machines with one disk share a batch
   --watch       a table that is drawn anew while the jobs run, on a terminal
 
 Exit status: 0 all jobs done, 1 some failed, 2 wrong arguments, 130 interrupted.

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -306,32 +306,54 @@ def run_batch(words: Sequence[str], say: Say) -> int:
     Raises:
         UserError: the line or jobs.toml is wrong; then nothing has begun.
     """
-    words, workers, watch = split_batch_words(words)
+    words, own = split_batch_words(words)
     if words and Path(words[0]).suffix.lower() == ".toml":
         jobs, out = jobs_of_file(words)
     else:
         folders, out, common = parse_batch_line(words)
         jobs = [folder_job(folder, out, common) for folder in folders]
     out.mkdir(parents=True, exist_ok=True)
-    return Batch(jobs, out, devices_of_workers(workers), say, watch).run()
+    jobs = jobs[own.part - 1 :: own.parts]
+    return Batch(jobs, out, devices_of_workers(own.workers), say, own).run()
 
 
-def split_batch_words(words: Sequence[str]) -> tuple[list[str], int | None, bool]:
-    """The line without batch's own options, the number of --workers, and whether to --watch."""
+@dataclass(frozen=True)
+class BatchOptions:
+    """Batch's own options: --workers, --watch, and --part I/N."""
+
+    workers: int | None = None
+    watch: bool = False
+    part: int = 1
+    parts: int = 1
+
+    @property
+    def suffix(self) -> str:
+        """Of the record's name: parts that run side by side write none together."""
+        return f"-{self.part}-of-{self.parts}" if self.parts > 1 else ""
+
+
+def split_batch_words(words: Sequence[str]) -> tuple[list[str], BatchOptions]:
+    """The line without batch's own options, and these. Raises UserError."""
     end = list(words).index("--") if "--" in words else len(words)
-    own, rest, workers, watch = iter(words[:end]), [], None, False
+    own, rest, found = iter(words[:end]), [], BatchOptions()
     for word in own:
         name, sign, value = word.partition("=")
         if word == "--watch":
-            watch = True
+            found = replace(found, watch=True)
+        elif name == "--part":
+            value = value if sign else next(own, "")
+            numbers = re.fullmatch(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,5})", value)
+            if numbers is None or int(numbers[1]) > int(numbers[2]):
+                raise UserError(f"--part is written I/N, I from 1 to N, not {value!r}")
+            found = replace(found, part=int(numbers[1]), parts=int(numbers[2]))
         elif name == "--workers":
             value = value if sign else next(own, "")
             if not re.fullmatch(r"[1-9][0-9]{0,3}", value):
                 raise UserError(f"--workers is a number from 1, not {value!r} ({SEE_BATCH})")
-            workers = int(value)
+            found = replace(found, workers=int(value))
         else:
             rest.append(word)
-    return [*rest, *words[end:]], workers, watch
+    return [*rest, *words[end:]], found
 
 
 def jobs_of_file(words: list[str]) -> tuple[list[Job], Path]:
@@ -418,11 +440,12 @@ class Batch:
     """The jobs of a batch, run by some workers, and the record of how far they are."""
 
     def __init__(
-        self, jobs: list[Job], out: Path, workers: list[str | None], say: Say, watch: bool = False
+        self, jobs: list[Job], out: Path, workers: list[str | None], say: Say, options: BatchOptions
     ) -> None:
         earlier = read_record(out)
         self.jobs, self.out, self.workers, self.say = jobs, out, workers, say
-        self.live = watch and sys.stdout.isatty()
+        self.live = options.watch and sys.stdout.isatty()
+        self.part = options.suffix
         self.records = {
             job.name: before
             if (before := earlier.get(job.name)) and before.status == "ok"
@@ -447,7 +470,7 @@ class Batch:
                         children.append(started.child)
                         if signal.SIGTERM in received:  # before there was anybody to pass it on to
                             started.child.terminate()
-                        write_record(self.out, list(self.records.values()))
+                        write_record(self.out, list(self.records.values()), self.part)
                 changed = self._collect(interrupted=bool(received))
                 self._draw()
                 if self.running and not changed:
@@ -496,7 +519,7 @@ class Batch:
             self.running.remove(running)
             self._finish(running, interrupted=interrupted)
         if ended:
-            write_record(self.out, list(self.records.values()))
+            write_record(self.out, list(self.records.values()), self.part)
         return bool(ended)
 
     def _finish(self, running: _Running, *, interrupted: bool) -> None:
@@ -536,8 +559,8 @@ class Batch:
     def _end(self, interrupted: bool) -> int:
         """The record, the page and the table; returns batch's exit status."""
         records = list(self.records.values())
-        write_record(self.out, records)
-        write_page(self.out, records)
+        write_record(self.out, records, self.part)
+        write_page(self.out, records, self.part)
         self.say("\n" + "\n".join(self._table(self.begun)))
         if interrupted:
             return INTERRUPTED

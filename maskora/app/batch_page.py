@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from maskora.errors import Fault, UserError
 from maskora.files import read_small, write_text
 
-RECORD, PAGE = "batch.json", "batch.html"
+NAME = "batch"  # of batch.json and batch.html; those of a part are batch-I-of-N
 WIDEST = 320  # pixels of a picture in the page
 TEMPLATE = """\
 <!doctype html>
@@ -66,28 +66,32 @@ class BatchRecord(BaseModel):
 
 
 def read_record(out: Path) -> dict[str, JobRecord]:
-    """What an earlier run did, by job. Raises UserError where it is damaged."""
-    path = out / RECORD
-    if not path.exists():
-        return {}
-    try:
-        jobs = BatchRecord.model_validate_json(read_small(path)).jobs
-    except ValidationError:
-        raise UserError(f"{path} is damaged: remove it; then every job is looked at anew") from None
-    return {job.name: job for job in jobs}
+    """What earlier runs did, of the whole or of parts, by job; what is done wins.
+
+    Raises:
+        UserError: a record is damaged.
+    """
+    found: dict[str, JobRecord] = {}
+    for path in sorted(out.glob(f"{NAME}*.json")):
+        try:
+            jobs = BatchRecord.model_validate_json(read_small(path)).jobs
+        except ValidationError:
+            raise UserError(f"{path} is damaged: remove it; its jobs are looked at anew") from None
+        found |= {job.name: job for job in jobs if job.status == "ok" or job.name not in found}
+    return found
 
 
-def write_record(out: Path, jobs: Sequence[JobRecord]) -> None:
-    """Write batch.json as a whole."""
+def write_record(out: Path, jobs: Sequence[JobRecord], part: str = "") -> None:
+    """Write batch.json, or that of a part, as a whole."""
     text = BatchRecord(jobs=list(jobs)).model_dump_json(indent=2)
-    write_text(out / RECORD, text + "\n")
+    write_text(out / f"{NAME}{part}.json", text + "\n")
 
 
-def write_page(out: Path, jobs: Sequence[JobRecord]) -> None:
+def write_page(out: Path, jobs: Sequence[JobRecord], part: str = "") -> None:
     """Write the page of results; it needs no other file and no network."""
     rows = [(job, _pictures(Path(job.output)) if job.status == "ok" else []) for job in jobs]
     page = Environment(autoescape=True).from_string(TEMPLATE).render(rows=rows)
-    write_text(out / PAGE, page)
+    write_text(out / f"{NAME}{part}.html", page)
 
 
 def _pictures(video: Path) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -63,13 +64,13 @@ def test_every_mistake_of_a_file_is_told_at_once(
 ) -> None:
     path = write_jobs(tmp_path, more='[[job]]\nname = "j9"\nvideo = "none.mp4"\nedits = {}\n')
     refused(run("batch", path), "3 mistakes", "'j9': give one of box, clicks and mask",
-            "'j9': edits has no frame 0", "no such file")  # fmt: skip
+            "'j9': edits has no frame 0", "no such file", lines=4)  # fmt: skip
     path.write_text(path.read_text() + 'captoin = "x"\nframes = 1.5\n')
     refused(run("batch", path), "job 'j9': unknown key 'captoin': did you mean 'caption'?",
-            "job 'j9': frames")  # fmt: skip
+            "job 'j9': frames", lines=3)  # fmt: skip
     path = write_jobs(tmp_path, more='[[job]]\nname = "J1"\nvideo = "clip.mp4"\nbox=[1,2,3,4]\n'
                       'edits = {0 = "edited.png"}\n')  # fmt: skip
-    refused(run("batch", path), "two jobs are named 'j1'")
+    refused(run("batch", path), "two jobs are named 'j1'", lines=2)
     assert child.asked() == []
     assert not (tmp_path / "jobs-out").exists()
 
@@ -121,13 +122,28 @@ def test_workers_run_side_by_side_each_on_its_gpu(
     refused(run("batch", path, "--workers", "0"), "--workers is a number from 1, not '0'")
 
 
+def test_parts_share_a_folder_of_results_and_the_whole_knows_what_they_did(
+    run: Run,
+    child: Child,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    path = write_jobs(tmp_path, 5)
+    child.does("edit", MAKES)
+    for part, names in (("1/2", ["j0", "j2", "j4"]), ("2/2", ["j1", "j3"])):
+        ok(run("batch", path, "--part", part))
+        assert [Path(words[4]).stem for words in child.asked()] == names
+    ok(run("batch", path))
+    assert child.asked() == []
+    refused(run("batch", path, "--part=3/2"), "--part is written I/N")
+
+
 def test_the_page_shows_results_and_needs_no_other_file(
     run: Run,
     child: Child,  # noqa: F811
     tmp_path: Path,
 ) -> None:
     clip = tmp_path / "made.mp4"
-    write_mp4(clip, [np.full((64, 64, 3), 90, np.uint8)] * 5, 8)
+    write_mp4(clip, [np.full((64, 64, 3), 90, np.uint8)] * 5, Fraction(8))
     path = write_jobs(tmp_path, 2)
     child.does(
         "edit",
