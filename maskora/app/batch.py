@@ -484,11 +484,13 @@ class Batch:
         self.records[job.name], log = record, self.out / f"{job.name}.log"
         self.begun.append(job.name)
         if job.problem:
-            return self._refuse(record, log, job.problem)
+            self._refuse(record, log, job.problem)
+            return None
         try:
             inputs = inputs_digest(job.words)
         except UserError as error:
-            return self._refuse(record, log, str(error))
+            self._refuse(record, log, str(error))
+            return None
         if is_done(earlier := self.earlier.get(job.name), inputs):
             assert earlier is not None
             self.records[job.name] = earlier.model_copy(update={"output": str(job.output)})
@@ -694,34 +696,41 @@ def last_line(log: Path) -> str:
     return lines[-1] if lines else f"nothing was said: {log} is empty"
 
 
-def _start(words: Sequence[str], log: IO[bytes], gpu: str | None) -> "subprocess.Popen[bytes]":
-    """Begin `maskora WORDS…`, its output and errors going into a log in UTF-8.
+def _start(
+    words: Sequence[str], log: IO[bytes] | None, gpu: str | None = None
+) -> "subprocess.Popen[bytes]":
+    """Begin `maskora WORDS…`.
 
     Args:
+        log: where its output and errors go, in UTF-8; None for where this process's go.
         gpu: what CUDA_VISIBLE_DEVICES says there; None: as it is here.
     """
-    environment = {**os.environ, "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
+    in_utf8 = {} if log is None else {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
+    environment = {**os.environ, **in_utf8}
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
     return subprocess.Popen(
-        [*program(), *words], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-        env=environment,
+        [*program(), *words], stdin=subprocess.DEVNULL, stdout=log,
+        stderr=None if log is None else subprocess.STDOUT, env=environment,
     )  # fmt: skip
 
 
-def run_maskora(words: Sequence[str]) -> int:
+def run_maskora(words: Sequence[str], log: IO[bytes] | None = None) -> int:
     """Run `maskora WORDS…` to its end.
 
     Ctrl-C reaches the whole group of processes at a terminal, on Windows too: this process then
     waits until the command has saved what it wants to save. SIGTERM, which is sent to one process,
     is passed on.
 
+    Args:
+        log: as of `_start`.
+
     Returns:
         its exit status; 130 where this process was interrupted meanwhile. Negative: a POSIX signal
         killed it.
     """
     with _passing_on_signals() as (received, children):
-        child = subprocess.Popen([*program(), *words], stdin=subprocess.DEVNULL)
+        child = _start(words, log)
         children.append(child)
         if signal.SIGTERM in received:  # before there was anybody to pass it on to
             child.terminate()
