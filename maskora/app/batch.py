@@ -21,7 +21,7 @@ from typing import IO
 import maskora
 from maskora import devices
 from maskora.app.batch_page import JobRecord, read_record, write_page, write_record
-from maskora.app.jobs import Job, read_jobs
+from maskora.app.jobs import BatchJob, read_jobs
 from maskora.app.remembered import known_sha256
 from maskora.app.workspace import Workspace, video_sha256, working
 from maskora.errors import Fault, UserError
@@ -356,7 +356,7 @@ def split_batch_words(words: Sequence[str]) -> tuple[list[str], BatchOptions]:
     return [*rest, *words[end:]], found
 
 
-def jobs_of_file(words: list[str]) -> tuple[list[Job], Path]:
+def jobs_of_file(words: list[str]) -> tuple[list[BatchJob], Path]:
     """The jobs of `JOBS.toml [OUT_DIR] [-- options]`, and the folder of results. Raises UserError.
 
     Options after -- go before a job's own, which win.
@@ -388,13 +388,13 @@ def _options(words: list[str]) -> list[str]:
     return _words(split_words(words)[1], *OPTIONS)
 
 
-def folder_job(folder: Path, out: Path, common: Sequence[str]) -> Job:
+def folder_job(folder: Path, out: Path, common: Sequence[str]) -> BatchJob:
     """The job in a folder; what is wrong with it is in the job, so that it stops no other."""
     output = out / f"{folder.name}.mp4"
     try:
-        return Job(folder.name, output, job_words(folder, output, common))
+        return BatchJob(folder.name, output, job_words(folder, output, common))
     except UserError as error:
-        return Job(folder.name, output, [], str(error))
+        return BatchJob(folder.name, output, [], str(error))
 
 
 def input_files(words: Sequence[str]) -> list[Path]:
@@ -430,7 +430,7 @@ def devices_of_workers(workers: int | None) -> list[str | None]:
 class _Running:
     """A job's process."""
 
-    job: Job
+    job: BatchJob
     child: "subprocess.Popen[bytes]"
     worker: int
     since: float
@@ -440,7 +440,12 @@ class Batch:
     """The jobs of a batch, run by some workers, and the record of how far they are."""
 
     def __init__(
-        self, jobs: list[Job], out: Path, workers: list[str | None], say: Say, options: BatchOptions
+        self,
+        jobs: list[BatchJob],
+        out: Path,
+        workers: list[str | None],
+        say: Say,
+        options: BatchOptions,
     ) -> None:
         earlier = read_record(out)
         self.jobs, self.out, self.workers, self.say = jobs, out, workers, say
@@ -478,7 +483,7 @@ class Batch:
             interrupted = bool(received)
         return self._end(interrupted)
 
-    def _begin(self, job: Job, worker: int) -> _Running | None:
+    def _begin(self, job: BatchJob, worker: int) -> _Running | None:
         """Start a job's process; None where it is done already, or cannot begin."""
         record = JobRecord(name=job.name, output=str(job.output))
         self.records[job.name], log = record, self.out / f"{job.name}.log"

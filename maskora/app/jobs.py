@@ -15,7 +15,7 @@ from maskora.files import read_text
 NAME = re.compile(r"\w[\w.-]*")
 
 
-class Job(NamedTuple):
+class BatchJob(NamedTuple):
     """One edit of a batch.
 
     Attributes:
@@ -64,7 +64,7 @@ class JobsFile(Table):
     job: list[JobTable] = Field(min_length=1)
 
 
-def read_jobs(path: Path, out: Path) -> list[Job]:
+def read_jobs(path: Path, out: Path) -> list[BatchJob]:
     """The jobs of a jobs.toml; paths in it count from its folder, but that of `device` and `set`.
 
     Args:
@@ -140,7 +140,7 @@ def _mistakes(table: JobTable, home: Path) -> list[str]:
     ]
 
 
-def _job(table: JobTable, defaults: JobDefaults, home: Path, out: Path) -> Job:
+def _job(table: JobTable, defaults: JobDefaults, home: Path, out: Path) -> BatchJob:
     """The command line of a checked job; its own options win over the defaults."""
     output = out / f"{table.name}.mp4"
     box = [] if table.box is None else [",".join(map(str, table.box))]
@@ -159,4 +159,4 @@ def _job(table: JobTable, defaults: JobDefaults, home: Path, out: Path) -> Job:
     words += [f"--set={setting}" for setting in (*defaults.set, *table.set)]
     if seeds := table.seeds or defaults.seeds:
         words.append(f"--seed={','.join(map(str, seeds))}")
-    return Job(table.name, output, words)
+    return BatchJob(table.name, output, words)

@@ -11,26 +11,26 @@ from research.scaling import Fleet, draw_jobs, ideal, makespan, table
 SECONDS = st.lists(st.floats(1, 1000), min_size=1, max_size=30)
 
 
-@pytest.mark.parametrize(("jobs", "cards", "rounds"), [(12, 4, 3), (13, 4, 4), (3, 8, 1)])
-def test_equal_jobs_without_failures_take_whole_rounds(jobs: int, cards: int, rounds: int) -> None:
-    assert makespan([60.0] * jobs, Fleet(cards), random.Random(0)) == 60 * rounds
-    late = Fleet(cards, overhead=5)
+@pytest.mark.parametrize(("jobs", "gpus", "rounds"), [(12, 4, 3), (13, 4, 4), (3, 8, 1)])
+def test_equal_jobs_without_failures_take_whole_rounds(jobs: int, gpus: int, rounds: int) -> None:
+    assert makespan([60.0] * jobs, Fleet(gpus), random.Random(0)) == 60 * rounds
+    late = Fleet(gpus, overhead=5)
     assert makespan([60.0] * jobs, late, random.Random(0)) == 65 * rounds
 
 
 @given(SECONDS, st.integers(1, 8))
 def test_a_queue_is_never_better_than_the_ideal_nor_twice_as_long(
-    jobs: list[float], cards: int
+    jobs: list[float], gpus: int
 ) -> None:
-    took, best = makespan(jobs, Fleet(cards), random.Random(0)), ideal(jobs, cards)
+    took, best = makespan(jobs, Fleet(gpus), random.Random(0)), ideal(jobs, gpus)
     assert best * (1 - 1e-9) <= took <= 2 * best * (1 + 1e-9)  # Graham 1966
 
 
 @given(SECONDS, st.integers(1, 8), st.integers(0, 99))
-def test_every_job_is_done_in_spite_of_failures(jobs: list[float], cards: int, seed: int) -> None:
-    fleet = Fleet(cards, failures=1 / 2000, repair=100, checkpoint=10)
+def test_every_job_is_done_in_spite_of_failures(jobs: list[float], gpus: int, seed: int) -> None:
+    fleet = Fleet(gpus, failures=1 / 2000, repair=100, checkpoint=10)
     took = makespan(jobs, fleet, random.Random(seed))
-    assert took >= ideal(jobs, cards) * (1 - 1e-9)
+    assert took >= ideal(jobs, gpus) * (1 - 1e-9)
     assert took == makespan(jobs, fleet, random.Random(seed))
 
 
