@@ -118,7 +118,7 @@ def test_batch_edits_the_good_job_and_reports_the_bad_one(tmp_path: Path) -> Non
         assert (bad[0], bad[1]) == ("bad", "failed")
         assert (good[0], good[1], good[3]) == ("good", "ok", "out/good.mp4"), log
         assert (clicked[0], clicked[1], clicked[3]) == ("clicked", "ok", "out/clicked.mp4")
-    assert "prepared already" in log
+    assert "batch: good is done already" in again.stdout
     assert frame_count(tmp_path / "out" / "good.mp4") == 9
     assert (tmp_path / "out" / "good.work" / "edits" / "00004.png").is_file()
     assert not (tmp_path / "out" / "bad.work" / "edit.toml").exists()
