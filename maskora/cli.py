@@ -480,6 +480,7 @@ Options (anywhere on the line; a lone -- is ignored)
   --preset NAME           a method (configs/presets), over which --set goes
   --set TABLE.KEY=VALUE   any key of the configuration; repeatable
   --device DEVICE         cpu, cuda or cuda:N, for training and inference
+  --seed N[,N…]           instead of inference.seed; of several, the clips are OUT-seed-N.mp4
   --workspace DIR         where the work is kept (default: OUT.work)
   --help                  this text
 
@@ -491,9 +492,11 @@ Example
   maskora edit walk.mp4 180,60,140,400 walk_red.png walk_red.mp4 --frames 17
 """
 BATCH_HELP = """\
-Usage: maskora batch JOBS_DIR [OUT_DIR] [-- options for every job]
+Usage: maskora batch JOBS_DIR|JOBS.toml [OUT_DIR] [options] [-- options for every job]
 
-Runs maskora edit on every sub-folder of JOBS_DIR, in the order of their names. A job is
+Runs maskora edit on every [[job]] of JOBS.toml (docs/batches.md), or on every sub-folder of
+JOBS_DIR in the order of their names, which is
+
 
   video.mp4 (.mov, .mkv, .webm)     the source video, or a folder of images named video
   box.txt, clicks.txt or mask/      the box X,Y,W,H in pixels of the video; or points to follow, a
@@ -512,7 +515,13 @@ A link in a job's folder must not lead out of JOBS_DIR.
 
 Texts are UTF-8. JOB.mp4, JOB.log and JOB.work (the workspace) go into OUT_DIR; by default
 JOBS_DIR-out. Paths in options are relative to where batch was started. A job's own options win over
-those for every job. Run it again to continue where it stopped.
+those for every job. Run it again to continue where it stopped: a job whose line and files are the
+same, and whose result is there, is not done again. OUT_DIR/batch.json says how far each job is, and
+batch.html shows the results.
+
+  --workers N   so many jobs at a time; by default one per GPU, each with a GPU of its own
+  --part I/N    every N-th job from the I-th alone: N machines with one disk share a batch
+  --watch       a table that is drawn anew while the jobs run, on a terminal
 
 Exit status: 0 all jobs done, 1 some failed, 2 wrong arguments, 130 interrupted.
 

@@ -13,32 +13,39 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import IO
 
 import maskora
 from maskora import devices
+from maskora.app.batch_page import JobRecord, read_record, write_page, write_record
+from maskora.app.jobs import BatchJob, read_jobs
+from maskora.app.remembered import known_sha256
 from maskora.app.workspace import Workspace, video_sha256, working
 from maskora.errors import Fault, UserError
 from maskora.files import (
     IMAGE_SUFFIXES,
     IMAGES,
     check_links,
+    digest,
     is_hidden,
     read_text,
     refuse_inputs,
     remove,
     replacing,
+    sha256_file,
     write_text,
 )
-from maskora.system import INTERRUPTIONS
+from maskora.system import INTERRUPTIONS, printable
 
 INTERRUPTED = 130  # the exit status after Ctrl-C or SIGTERM
 FOR_PREPARE = ("--base", "--frames", "--size", "--fps", "--caption", "--edited-caption")
 REPEATABLE = ("--click", "--keyframe", "--set")
-OPTIONS = ("--mask", "--workspace", "--device", "--preset", *FOR_PREPARE, *REPEATABLE)
+OPTIONS = (
+    "--mask", "--workspace", "--device", "--preset", "--seed", *FOR_PREPARE, *REPEATABLE,
+)  # fmt: skip
 # What a job's own options may say: a job may come from a stranger, and names no other places.
 OF_A_JOB = ("--device", "--preset", "--set", *FOR_PREPARE)
 SEE_EDIT, SEE_BATCH = "maskora edit --help lists the options", "maskora batch --help"
@@ -56,6 +63,7 @@ class EditLine:
     Attributes:
         options, clicks, settings, preset, device: words for the commands: those of `prepare`;
             `--click …`; `--set …`; `--preset`, and `--device`, or nothing.
+        seed: `--seed`, or nothing.
         edits: frame of the workspace -> edited image. Frame 0 is there.
     """
 
@@ -65,6 +73,7 @@ class EditLine:
     settings: list[str]
     preset: list[str]
     device: list[str]
+    seed: list[str]
     edits: dict[int, Path]
     output: Path
     workspace: Workspace
@@ -107,10 +116,27 @@ def edit_video(words: Sequence[str], say: Say) -> int:
     if status := _run_stage("train", *config, "--stage", "all", "--resume"):
         return status
     say(f"edit: making {line.output}")
-    if status := _run_stage("infer", *config, "--output", str(line.output)):
+    results = results_of(line)
+    copied = ["--output", str(line.output)] if len(results) == 1 else []
+    if status := _run_stage("infer", *config, *line.seed, *copied):
         return status
-    say(f"edit: done: {line.output}")
+    for made, result in results.items() if not copied else ():
+        with replacing(result) as scratch:
+            shutil.copyfile(made, scratch)
+    say(f"edit: done: {', '.join(map(str, results.values()))}")
     return 0
+
+
+def results_of(line: EditLine) -> dict[Path, Path]:
+    """Each video that is made in the workspace -> its copy: OUT.mp4, of several OUT-seed-N.mp4."""
+    seeds = line.seed[-1].split(",") if line.seed else []
+    if len(seeds) < 2:
+        return {line.workspace.output_dir(None, None) / "edited.mp4": line.output}
+    return {
+        line.workspace.output_dir(None, int(seed) if number else None) / "edited.mp4":
+        line.output.with_name(f"{line.output.stem}-seed-{seed}.mp4")
+        for number, seed in enumerate(seeds)
+    }  # fmt: skip
 
 
 def settle_video(workspace: Workspace, video: Path, say: Say) -> None:
@@ -165,6 +191,9 @@ def parse_edit_line(words: Sequence[str]) -> EditLine:
     edits = {0: _image(edited), **dict(_keyframe(text) for text in given["--keyframe"])}
     bases = map(Path, last["--base"])
     refuse_inputs([Path(output)], [*_files(video), *_files(*masks), *bases, *edits.values()])
+    for seeds in last["--seed"]:
+        if not re.fullmatch(r"[0-9]+(,[0-9]+)*", seeds):
+            raise UserError(f"--seed is written N or N,N,…, not {seeds}")
     return EditLine(
         video=video,
         options=[*_region(box, masks), *_words(last, *FOR_PREPARE)],
@@ -172,6 +201,7 @@ def parse_edit_line(words: Sequence[str]) -> EditLine:
         settings=_words(given, "--set"),
         preset=_words(last, "--preset"),
         device=_words(last, "--device"),
+        seed=_words(last, "--seed"),
         edits=edits,
         output=Path(output),
         workspace=Workspace.open(root),
@@ -265,7 +295,7 @@ def _run_stage(*words: str) -> int:
 
 
 def run_batch(words: Sequence[str], say: Say) -> int:
-    """Run every job of a folder.
+    """Run every job of a jobs.toml or of a folder; a finished job is not done again.
 
     Args:
         words: the command line after `maskora batch`.
@@ -274,24 +304,291 @@ def run_batch(words: Sequence[str], say: Say) -> int:
         0 where all jobs are done, 1 where some have failed, 130 where they were interrupted.
 
     Raises:
-        UserError: the line is wrong; then nothing has begun.
+        UserError: the line or jobs.toml is wrong; then nothing has begun.
     """
-    jobs, out, common = parse_batch_line(words)
+    words, own = split_batch_words(words)
+    if words and Path(words[0]).suffix.lower() == ".toml":
+        jobs, out = jobs_of_file(words)
+    else:
+        folders, out, common = parse_batch_line(words)
+        jobs = [folder_job(folder, out, common) for folder in folders]
     out.mkdir(parents=True, exist_ok=True)
-    rows = [("job", "result", "seconds", "output, or what went wrong")]
-    failed, status = False, 0
-    for job in jobs:
-        log, output = out / f"{job.name}.log", out / f"{job.name}.mp4"
-        say(f"batch: {job.name} (log: {log})")
-        started = time.monotonic()
-        status = run_job(job, output, log, common)
-        failed |= status != 0
-        row = "failed" if status else "ok", f"{time.monotonic() - started:.0f}"
-        rows.append((job.name, *row, last_line(log) if status else str(output)))
-        if status == INTERRUPTED:
-            break
-    say("\n" + "\n".join(f"{a:<24} {b:<7} {c:>8}  {d}" for a, b, c, d in rows))
-    return INTERRUPTED if status == INTERRUPTED else int(failed)
+    jobs = jobs[own.part - 1 :: own.parts]
+    return Batch(jobs, out, devices_of_workers(own.workers), say, own).run()
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """Batch's own options: --workers, --watch, and --part I/N."""
+
+    workers: int | None = None
+    watch: bool = False
+    part: int = 1
+    parts: int = 1
+
+    @property
+    def suffix(self) -> str:
+        """Of the record's name: parts that run side by side write none together."""
+        return f"-{self.part}-of-{self.parts}" if self.parts > 1 else ""
+
+
+def split_batch_words(words: Sequence[str]) -> tuple[list[str], BatchOptions]:
+    """The line without batch's own options, and these. Raises UserError."""
+    end = list(words).index("--") if "--" in words else len(words)
+    own, rest, found = iter(words[:end]), [], BatchOptions()
+    for word in own:
+        name, sign, value = word.partition("=")
+        if word == "--watch":
+            found = replace(found, watch=True)
+        elif name == "--part":
+            value = value if sign else next(own, "")
+            numbers = re.fullmatch(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,5})", value)
+            if numbers is None or int(numbers[1]) > int(numbers[2]):
+                raise UserError(f"--part is written I/N, I from 1 to N, not {value!r}")
+            found = replace(found, part=int(numbers[1]), parts=int(numbers[2]))
+        elif name == "--workers":
+            value = value if sign else next(own, "")
+            if not re.fullmatch(r"[1-9][0-9]{0,3}", value):
+                raise UserError(f"--workers is a number from 1, not {value!r} ({SEE_BATCH})")
+            found = replace(found, workers=int(value))
+        else:
+            rest.append(word)
+    return [*rest, *words[end:]], found
+
+
+def jobs_of_file(words: list[str]) -> tuple[list[BatchJob], Path]:
+    """The jobs of `JOBS.toml [OUT_DIR] [-- options]`, and the folder of results. Raises UserError.
+
+    Options after -- go before a job's own, which win.
+    """
+    end = words.index("--") if "--" in words else len(words)
+    names, common = words[:end], words[end + 1 :]
+    if len(names) > 2 or any(name.startswith("-") for name in names):
+        raise UserError(f"expected JOBS.toml [OUT_DIR], got {' '.join(names)} ({SEE_BATCH})")
+    path = Path(names[0])
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    out = Path(names[1]) if len(names) == 2 else path.with_name(f"{path.stem}-out")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"the results go into a folder, and {out} is a file")
+    jobs = [
+        job._replace(words=[*_positional(job.words), *common, *_options(job.words)])
+        for job in read_jobs(path, out)
+    ]
+    results = [out / f"{job.name}{suffix}" for job in jobs for suffix in (".mp4", ".log")]
+    refuse_inputs(results, [path, *(file for job in jobs for file in input_files(job.words))])
+    return jobs, out
+
+
+def _positional(words: list[str]) -> list[str]:
+    return split_words(words)[0]
+
+
+def _options(words: list[str]) -> list[str]:
+    return _words(split_words(words)[1], *OPTIONS)
+
+
+def folder_job(folder: Path, out: Path, common: Sequence[str]) -> BatchJob:
+    """The job in a folder; what is wrong with it is in the job, so that it stops no other."""
+    output = out / f"{folder.name}.mp4"
+    try:
+        return BatchJob(folder.name, output, job_words(folder, output, common))
+    except UserError as error:
+        return BatchJob(folder.name, output, [], str(error))
+
+
+def input_files(words: Sequence[str]) -> list[Path]:
+    """Every file that a line of `maskora edit` names to be read."""
+    positional, given = split_words(words)
+    named = [*positional[:1], *positional[-2:-1], *given["--mask"], *given["--base"]]
+    named += [text.partition("=")[2] for text in given["--keyframe"]]
+    named += [text for text in given["--preset"] if text.endswith(".toml")]
+    return [path for path in _files(*named) if path.is_file()]
+
+
+def inputs_digest(words: Sequence[str]) -> str:
+    """The content name of what a job is made from: its line, and the content of its files."""
+    files = sorted(input_files(words))
+    return digest(maskora.__version__, *words, *(known_sha256(file) for file in files))
+
+
+def devices_of_workers(workers: int | None) -> list[str | None]:
+    """What CUDA_VISIBLE_DEVICES says for each worker: one per GPU; None: as it is.
+
+    Args:
+        workers: as asked for; by default as many as there are GPUs, and one without any.
+    """
+    count = len(devices.gpus())
+    if workers is None and count < 2:
+        return [None]
+    told = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = told.split(",")[:count] if told else [str(index) for index in range(count)]
+    return [names[number % count] if count else None for number in range(workers or count)]
+
+
+@dataclass
+class _Running:
+    """A job's process."""
+
+    job: BatchJob
+    child: "subprocess.Popen[bytes]"
+    worker: int
+    since: float
+
+
+class Batch:
+    """The jobs of a batch, run by some workers, and the record of how far they are."""
+
+    def __init__(
+        self,
+        jobs: list[BatchJob],
+        out: Path,
+        workers: list[str | None],
+        say: Say,
+        options: BatchOptions,
+    ) -> None:
+        earlier = read_record(out)
+        self.jobs, self.out, self.workers, self.say = jobs, out, workers, say
+        self.live = options.watch and sys.stdout.isatty()
+        self.part = options.suffix
+        self.records = {
+            job.name: before
+            if (before := earlier.get(job.name)) and before.status == "ok"
+            else JobRecord(name=job.name, output=str(job.output))
+            for job in jobs
+        }
+        self.begun: list[str] = []
+        self.earlier = earlier
+        self.running: list[_Running] = []
+        self.drawn = 0
+
+    def run(self) -> int:
+        """Run what is not done; returns batch's exit status."""
+        waiting, changed = list(self.jobs), False
+        with _passing_on_signals() as (received, children):
+            while (waiting and not received) or self.running:
+                busy = {running.worker for running in self.running}
+                free = [n for n in range(len(self.workers)) if n not in busy]
+                while waiting and free and not received:
+                    if started := self._begin(waiting.pop(0), free[0]):
+                        free.pop(0)
+                        children.append(started.child)
+                        if signal.SIGTERM in received:  # before there was anybody to pass it on to
+                            started.child.terminate()
+                        write_record(self.out, list(self.records.values()), self.part)
+                changed = self._collect(interrupted=bool(received))
+                self._draw()
+                if self.running and not changed:
+                    time.sleep(0.05)
+            interrupted = bool(received)
+        return self._end(interrupted)
+
+    def _begin(self, job: BatchJob, worker: int) -> _Running | None:
+        """Start a job's process; None where it is done already, or cannot begin."""
+        record = JobRecord(name=job.name, output=str(job.output))
+        self.records[job.name], log = record, self.out / f"{job.name}.log"
+        self.begun.append(job.name)
+        if job.problem:
+            self._refuse(record, log, job.problem)
+            return None
+        try:
+            inputs = inputs_digest(job.words)
+        except UserError as error:
+            self._refuse(record, log, str(error))
+            return None
+        if is_done(earlier := self.earlier.get(job.name), inputs):
+            assert earlier is not None
+            self.records[job.name] = earlier.model_copy(update={"output": str(job.output)})
+            self.say(f"batch: {job.name} is done already")
+            return None
+        self.say(f"batch: {job.name} (log: {log})")
+        remove(log)  # an earlier one may be a link
+        with log.open("wb") as file:
+            gpu = None if split_words(job.words)[1]["--device"] else self.workers[worker]
+            child = _start(["edit", *job.words], file, gpu)
+        record.status, record.inputs = "running", inputs
+        running = _Running(job, child, worker, time.monotonic())
+        self.running.append(running)
+        return running
+
+    def _refuse(self, record: JobRecord, log: Path, problem: str) -> None:
+        """Write down why a job cannot begin."""
+        write_text(log, f"maskora: {problem}\n")
+        record.status, record.message = "failed", last_line(log)
+
+    def _collect(self, *, interrupted: bool) -> bool:
+        """Look at the processes; returns whether one has ended."""
+        ended = [one for one in self.running if one.child.poll() is not None]
+        for running in self.running:
+            stage = stage_in(self.out / f"{running.job.name}.log")
+            self.records[running.job.name].stage = stage
+        for running in ended:
+            self.running.remove(running)
+            self._finish(running, interrupted=interrupted)
+        if ended:
+            write_record(self.out, list(self.records.values()), self.part)
+        return bool(ended)
+
+    def _finish(self, running: _Running, *, interrupted: bool) -> None:
+        """Write down what became of a job."""
+        job, status = running.job, running.child.returncode
+        status = INTERRUPTED if interrupted and status else status
+        record, log = self.records[job.name], self.out / f"{job.name}.log"
+        record.seconds = round(time.monotonic() - running.since, 3)
+        if crash := crash_message("edit", status):
+            with log.open("ab") as file:
+                file.write(f"maskora: {crash}\n".encode())
+        record.status = "failed" if status else "ok"
+        record.message = last_line(log) if status else ""
+        if status == 0:
+            paths = results_of(parse_edit_line(job.words)).values()
+            record.outputs = {str(path): sha256_file(path) for path in paths if path.is_file()}
+
+    def _draw(self) -> None:
+        """The live table, over the one before it."""
+        if self.live and self.running:
+            rows = self._table(list(self.records))
+            up = f"\x1b[{self.drawn}F\x1b[J" if self.drawn else ""
+            sys.stdout.write(up + printable("\n".join(rows)) + "\n")
+            sys.stdout.flush()
+            self.drawn = len(rows)
+            time.sleep(0.5)
+
+    def _table(self, names: list[str]) -> list[str]:
+        rows = [("job", "result", "seconds", "output, or what went wrong")]
+        for name in names:
+            record = self.records[name]
+            told = record.stage if record.status == "running" else record.message
+            text = told or (record.output if record.status == "ok" else "")
+            rows.append((name, record.status, f"{record.seconds:.0f}", text))
+        return [f"{a:<24} {b:<7} {c:>8}  {d}" for a, b, c, d in rows]
+
+    def _end(self, interrupted: bool) -> int:
+        """The record, the page and the table; returns batch's exit status."""
+        records = list(self.records.values())
+        write_record(self.out, records, self.part)
+        write_page(self.out, records, self.part)
+        self.say("\n" + "\n".join(self._table(self.begun)))
+        if interrupted:
+            return INTERRUPTED
+        return int(any(record.status == "failed" for record in records))
+
+
+def is_done(earlier: JobRecord | None, inputs: str) -> bool:
+    """Whether an earlier run made a job from the same inputs, and its results are still there."""
+    if earlier is None or earlier.status != "ok" or earlier.inputs != inputs:
+        return False
+    return bool(earlier.outputs) and all(
+        Path(path).is_file() and known_sha256(Path(path)) == sha256
+        for path, sha256 in earlier.outputs.items()
+    )
+
+
+def stage_in(log: Path) -> str:
+    """The stage that a job's log has come to; empty before the first."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    said = [line.strip() for line in text.splitlines() if line.startswith("edit: ")]
+    return said[-1].removeprefix("edit: ") if said else ""
 
 
 def parse_batch_line(words: Sequence[str]) -> tuple[list[Path], Path, list[str]]:
@@ -325,21 +622,6 @@ def parse_batch_line(words: Sequence[str]) -> tuple[list[Path], Path, list[str]]
     results = [out / f"{job.name}{suffix}" for job in jobs for suffix in (".mp4", ".log")]
     refuse_inputs(results, _files(*map(str, jobs)))
     return jobs, out, common
-
-
-def run_job(job: Path, output: Path, log: Path, common: Sequence[str]) -> int:
-    """Run `maskora edit` on a job's folder, its output going into `log`; returns its status."""
-    try:
-        words = job_words(job, output, common)
-    except UserError as error:
-        write_text(log, f"maskora: {error}\n")
-        return 2
-    remove(log)  # an earlier one may be a link
-    with log.open("wb") as file:
-        status = run_maskora(["edit", *words], file)
-        if crash := crash_message("edit", status):
-            file.write(f"maskora: {crash}\n".encode())
-    return status
 
 
 def job_words(job: Path, output: Path, common: Sequence[str]) -> list[str]:
@@ -419,6 +701,25 @@ def last_line(log: Path) -> str:
     return lines[-1] if lines else f"nothing was said: {log} is empty"
 
 
+def _start(
+    words: Sequence[str], log: IO[bytes] | None, gpu: str | None = None
+) -> "subprocess.Popen[bytes]":
+    """Begin `maskora WORDS…`.
+
+    Args:
+        log: where its output and errors go, in UTF-8; None for where this process's go.
+        gpu: what CUDA_VISIBLE_DEVICES says there; None: as it is here.
+    """
+    in_utf8 = {} if log is None else {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
+    environment = {**os.environ, **in_utf8}
+    if gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
+    return subprocess.Popen(
+        [*program(), *words], stdin=subprocess.DEVNULL, stdout=log,
+        stderr=None if log is None else subprocess.STDOUT, env=environment,
+    )  # fmt: skip
+
+
 def run_maskora(words: Sequence[str], log: IO[bytes] | None = None) -> int:
     """Run `maskora WORDS…` to its end.
 
@@ -427,21 +728,14 @@ def run_maskora(words: Sequence[str], log: IO[bytes] | None = None) -> int:
     is passed on.
 
     Args:
-        log: where the command's output and errors go, in UTF-8; None for where this process's go.
+        log: as of `_start`.
 
     Returns:
         its exit status; 130 where this process was interrupted meanwhile. Negative: a POSIX signal
         killed it.
     """
-    in_utf8 = {**os.environ, "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
     with _passing_on_signals() as (received, children):
-        child = subprocess.Popen(
-            [*program(), *words],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=None if log is None else subprocess.STDOUT,
-            env=os.environ if log is None else in_utf8,
-        )
+        child = _start(words, log)
         children.append(child)
         if signal.SIGTERM in received:  # before there was anybody to pass it on to
             child.terminate()

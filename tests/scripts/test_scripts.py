@@ -118,7 +118,22 @@ def test_batch_edits_the_good_job_and_reports_the_bad_one(tmp_path: Path) -> Non
         assert (bad[0], bad[1]) == ("bad", "failed")
         assert (good[0], good[1], good[3]) == ("good", "ok", "out/good.mp4"), log
         assert (clicked[0], clicked[1], clicked[3]) == ("clicked", "ok", "out/clicked.mp4")
-    assert "prepared already" in log
+    assert "batch: good is done already" in again.stdout
     assert frame_count(tmp_path / "out" / "good.mp4") == 9
     assert (tmp_path / "out" / "good.work" / "edits" / "00004.png").is_file()
     assert not (tmp_path / "out" / "bad.work" / "edit.toml").exists()
+
+
+def test_a_task_of_a_slurm_array_runs_its_part(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        make_job(tmp_path / "jobs" / name, edited__png="", box__txt="1,2,3,4")
+    of_slurm = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_MIN": "1"}
+    result = subprocess.run(
+        ["bash", SCRIPTS / "slurm-array.sh", "jobs", "out", "--frames", "9"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+        env=os.environ | of_slurm | {
+            "SLURM_ARRAY_TASK_COUNT": "2", "MASKORA": str(ROOT), "PYTHON": sys.executable,
+        },
+    )  # fmt: skip
+    assert result.returncode == 1, result.stderr  # there is no video
+    assert [path.name for path in (tmp_path / "out").glob("*.log")] == ["b.log"]

@@ -1,0 +1,162 @@
+"""jobs.toml: many edits in one file, checked as a whole, as command lines of `maskora edit`."""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field, ValidationError
+
+from maskora.config.tables import Table
+from maskora.config.toml import parse_toml
+from maskora.errors import UserError
+from maskora.files import read_text
+
+NAME = re.compile(r"\w[\w.-]*")
+
+
+class BatchJob(NamedTuple):
+    """One edit of a batch.
+
+    Attributes:
+        output: the edited video.
+        words: after `maskora edit`.
+        problem: why it cannot begin; empty where it can.
+    """
+
+    name: str
+    output: Path
+    words: list[str]
+    problem: str = ""
+
+
+class JobDefaults(Table):
+    """[defaults]: what every job has that does not say otherwise, as options of `maskora edit`."""
+
+    base: str | None = None
+    frames: int | Literal["all"] | None = None
+    size: str | None = None
+    fps: str | None = None
+    caption: str | None = None
+    edited_caption: str | None = None
+    preset: str | None = None
+    device: str | None = None
+    set: tuple[str, ...] = Field(default=(), strict=False)
+    seeds: tuple[int, ...] = Field(default=(), strict=False)
+
+
+class JobTable(JobDefaults):
+    """[[job]]: a video, where the edit is, and edited frames by their number, of which 0 is one."""
+
+    name: str
+    video: str
+    edits: dict[str, str]
+    box: list[int] | None = Field(default=None, min_length=4, max_length=4)
+    clicks: tuple[str, ...] = Field(default=(), strict=False)
+    mask: str | None = None
+    workspace: str | None = None
+
+
+class JobsFile(Table):
+    """A whole jobs.toml."""
+
+    defaults: JobDefaults = JobDefaults()
+    job: list[JobTable] = Field(min_length=1)
+
+
+def read_jobs(path: Path, out: Path) -> list[BatchJob]:
+    """The jobs of a jobs.toml; paths in it count from its folder, but that of `device` and `set`.
+
+    Args:
+        out: the folder of results.
+
+    Raises:
+        UserError: with every mistake in it.
+    """
+    content = parse_toml(read_text(path), str(path))
+    try:
+        file = JobsFile.model_validate(content)
+    except ValidationError as error:
+        # A union tells each of its branches' mistakes.
+        items = [item for item in error.errors() if not str(item["loc"][-1]).startswith("literal[")]
+        raise _refused(path, [_explain(item, content) for item in items]) from None
+    home = path.absolute().parent
+    names = [table.name.lower() for table in file.job]
+    mistakes = [f"two jobs are named {name!r}" for name in sorted(set(names))
+                if names.count(name) > 1]  # fmt: skip
+    for table in file.job:
+        mistakes += [f"job {table.name!r}: {mistake}" for mistake in _mistakes(table, home)]
+    if mistakes:
+        raise _refused(path, mistakes)
+    return [_job(table, file.defaults, home, out) for table in file.job]
+
+
+def _refused(path: Path, mistakes: list[str]) -> UserError:
+    count = f"{len(mistakes)} mistake{'s' if len(mistakes) > 1 else ''}"
+    return UserError("\n".join([f"{path}: {count}", *(f"  {mistake}" for mistake in mistakes)]))
+
+
+def _explain(item: Any, content: dict[str, Any]) -> str:
+    """One pydantic error as a line for a person."""
+    *outer, key = item["loc"]
+    place = "jobs.toml"
+    fields: list[str] = list(JobsFile.model_fields)
+    if outer[:1] == ["defaults"]:
+        place, fields = "[defaults]", list(JobDefaults.model_fields)
+    elif outer[:1] == ["job"] and len(outer) > 1:
+        table = content["job"][outer[1]]
+        name = table.get("name") if isinstance(table, dict) else None
+        place = f"job {name!r}" if name else f"[[job]] {outer[1] + 1}"
+        fields = list(JobTable.model_fields)
+    if item["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return f"{place}: unknown key {key!r}: {hint}valid: {', '.join(fields)}"
+    if item["type"] == "missing":
+        return f"{place}: {key!r} is missing"
+    return f"{place}: {'.'.join(map(str, item['loc'][2:] or item['loc']))}: {item['msg'].lower()}"
+
+
+def _mistakes(table: JobTable, home: Path) -> list[str]:
+    """What is wrong with a job, beyond the types of its values."""
+    mistakes = []
+    if not NAME.fullmatch(table.name):
+        mistakes.append("a name has letters, digits, '_', '-' and '.', and begins with no sign")
+    given = [table.box is not None, bool(table.clicks), table.mask is not None]
+    if sum(given) != 1:
+        mistakes.append("give one of box, clicks and mask")
+    if "0" not in table.edits:
+        mistakes.append('edits has no frame 0: edits = { 0 = "edited.png" }')
+    if odd := [frame for frame in table.edits if not re.fullmatch("[0-9]+", frame)]:
+        mistakes.append(f"edits: {', '.join(odd)}: frames are numbers")
+    if any(seed < 0 for seed in table.seeds):
+        mistakes.append("seeds are whole numbers from 0")
+    paths = {"video": table.video, "mask": table.mask,
+             **{f"edits.{frame}": path for frame, path in table.edits.items()}}  # fmt: skip
+    return mistakes + [
+        f"{key}: no such file: {home / path}"
+        for key, path in paths.items()
+        if path is not None and not (home / path).exists()
+    ]
+
+
+def _job(table: JobTable, defaults: JobDefaults, home: Path, out: Path) -> BatchJob:
+    """The command line of a checked job; its own options win over the defaults."""
+    output = out / f"{table.name}.mp4"
+    box = [] if table.box is None else [",".join(map(str, table.box))]
+    words = [str(home / table.video), *box, str(home / table.edits["0"]), str(output)]
+    work = output.with_suffix(".work") if table.workspace is None else home / table.workspace
+    words += ["--workspace", str(work)]
+    words += [word for click in table.clicks for word in ("--click", click)]
+    words += [] if table.mask is None else ["--mask", str(home / table.mask)]
+    for frame, path in sorted(table.edits.items(), key=lambda edit: int(edit[0])):
+        words += ["--keyframe", f"{int(frame)}={home / path}"] if int(frame) else []
+    for key in ("base", "frames", "size", "fps", "caption", "edited_caption", "preset", "device"):
+        value = getattr(table, key) if getattr(table, key) is not None else getattr(defaults, key)
+        if value is not None:
+            value = str(home / value) if key == "base" else str(value)
+            words.append(f"--{key.replace('_', '-')}={value}")
+    words += [f"--set={setting}" for setting in (*defaults.set, *table.set)]
+    if seeds := table.seeds or defaults.seeds:
+        words.append(f"--seed={','.join(map(str, seeds))}")
+    return BatchJob(table.name, output, words)

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# A batch as a Slurm array: each task runs its part of the jobs, with one GPU.
+#   sbatch --array=1-8 scripts/slurm-array.sh jobs.toml RESULTS [options for every job]
+# Jobs and results lie on a disk that every node has. Submit it again to continue: what is done is
+# not done again. The environment variable MASKORA names the repository, if not the current folder.
+#SBATCH --job-name=maskora
+#SBATCH --gres=gpu:1
+#SBATCH --cpus-per-task=4
+#SBATCH --mem=64G
+#SBATCH --time=24:00:00
+#SBATCH --signal=TERM@120
+set -euo pipefail
+
+jobs=$1 results=$2
+shift 2
+part=$((${SLURM_ARRAY_TASK_ID:?start it with sbatch --array=1-N} - ${SLURM_ARRAY_TASK_MIN:-1} + 1))
+# Slurm runs a copy of this file, from somewhere else.
+repository=${MASKORA:-${SLURM_SUBMIT_DIR:-.}}
+exec "$repository/scripts/batch.sh" "$jobs" "$results" \
+    --part "$part/${SLURM_ARRAY_TASK_COUNT:-1}" -- "$@"
