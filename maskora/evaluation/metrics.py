@@ -283,8 +283,11 @@ def change_kept(
 def _edit_coloured(
     picture_HWC: np.ndarray, source_HWC: np.ndarray, inside_HW: np.ndarray, density: np.ndarray
 ) -> float:
-    """The share of the mask that has colours of the edit rather than of the source; 0 for none."""
-    rival = _density(source_HWC[inside_HW])
+    """The share of the mask that has colours of the edit rather than of the source; 0 for none.
+
+    A colour is the edit's only where it is more frequent there than it would be in noise.
+    """
+    rival = np.maximum(_density(source_HWC[inside_HW]), 1 / BINS**3)
     r, g, b = (picture_HWC[inside_HW] // (256 // BINS)).T
     likely_N = density[r, g, b] > rival[r, g, b]
     return float(likely_N.mean()) if likely_N.size else 0.0
