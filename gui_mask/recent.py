@@ -13,7 +13,7 @@ from maskora.app.workspace import Workspace
 from maskora.config import load_config
 from maskora.video.images import read_image
 
-MOST = 8  # that are shown
+MOST = 6  # that are shown
 MOST_LOOKED_AT = 500  # folders beside each other
 WIDEST = 320  # pixels, of a thumbnail
 

@@ -58,8 +58,13 @@ STYLE = """
 .gradio-container { width: 100% !important; max-width: 1500px !important; margin: 0 auto; }
 .plan pre, .log pre { font: 13px/1.4 ui-monospace, monospace; }
 .log pre { white-space: pre-wrap; overflow-wrap: anywhere; }
-.plan pre { white-space: pre; overflow-x: auto; font-size: 12px; }
-svg.loss { width: 100%; height: auto; } svg.loss text { font: 11px system-ui; fill: currentColor; }
+.plan pre { overflow-x: auto; font-size: 12px; white-space: pre-wrap; overflow-wrap: anywhere; }
+.plan pre .columns { white-space: pre; }
+#recent .grid-wrap { max-height: none; }
+#recent .grid-container { grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); }
+#recent button { aspect-ratio: 16 / 9; }
+svg.loss { width: 100%; height: auto; }
+svg.loss text { font: 11px system-ui; fill: currentColor; }
 .links a { display: inline-block; margin: 4px 8px 0 0; padding: 6px 12px; border-radius: 6px; }
 .links a { background: var(--button-secondary-background-fill); color: inherit; }
 .links a { text-decoration: none; font-size: 14px; }

@@ -38,8 +38,8 @@ class OpeningPage:
             with gr.Column(min_width=320):
                 gr.Markdown(f"### {words.OPEN_PROJECT}")
                 self.recent = gr.Gallery(
-                    label=words.RECENT, columns=2, height="auto", allow_preview=False,
-                    object_fit="cover", interactive=False, buttons=[], visible=False,
+                    label=words.RECENT, show_label=False, columns=2, height="auto",
+                    allow_preview=False, object_fit="cover", interactive=False, buttons=[], visible=False,
                     elem_id="recent",
                 )  # fmt: skip
                 root = gr.Textbox(
@@ -50,7 +50,7 @@ class OpeningPage:
                 gr.Markdown(f"### {words.NEW_PROJECT}")
                 self._lay_out_video(where)
                 with gr.Column(visible=False) as self.details:
-                    self._lay_out_details(where)
+                    self._lay_out_details()
         self.clip = gr.State(None)
         self.roots = gr.State([])  # of the recent projects that are shown
         gr.on([go.click, root.submit], self.enter, root, entered, **PRIVATE)
@@ -67,7 +67,7 @@ class OpeningPage:
                 self.typed = gr.Textbox(label=words.VIDEO_PATH, placeholder="walk.mp4", info=where)
                 self.seek = gr.Button(words.LOAD_VIDEO, size="sm")
 
-    def _lay_out_details(self, where: str) -> None:
+    def _lay_out_details(self) -> None:
         self.found = gr.Markdown()
         with gr.Row():
             self.picture = gr.Image(
@@ -95,7 +95,7 @@ class OpeningPage:
             base = next(iter(BASES))
             self.base = gr.Dropdown([*BASES], label=words.PRESET, value=base, info=_about(base))
             self.model = gr.Textbox(label=words.LOCATION, placeholder=base_config(base).model.path)
-        self.target = gr.Textbox(label=words.TARGET, info=where)
+        self.target = gr.Textbox(label=words.TARGET)
         self.make = gr.Button(words.CREATE, variant="primary")
 
     def _lay_out_task(self) -> None:

@@ -1,6 +1,7 @@
 """The run page: the plan, the commands, and the work in the background."""
 
 import html
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from maskora.app.timeline import clip_timeline
 from maskora.config import set_values
 from maskora.errors import UserError
 
+COLUMNS = re.compile(r"\S {2,}\S")  # in a line of a table
 EVERY = 2.0  # seconds between two looks at the work
 OF_PRESET = ("family", "dtype", "transformer_dtype")  # what a preset says of the model beside path
 
@@ -36,7 +38,9 @@ class RunPage:
                 with gr.Accordion(words.MODEL, open=False):
                     self._lay_out_model()
                 gr.Markdown(f"### {words.COMMANDS}")
-                self.commands = gr.Code(language="shell", interactive=False, show_label=False)
+                self.commands = gr.Code(
+                    language="shell", interactive=False, show_label=False, wrap_lines=True
+                )
             with gr.Column(min_width=420):
                 self._lay_out_work()
         self.timer = gr.Timer(EVERY, active=False)
@@ -55,14 +59,14 @@ class RunPage:
     def _lay_out_work(self) -> None:
         with gr.Row():
             self.preview = gr.Button(words.PREVIEW, size="md", min_width=80)
-            self.both = gr.Button(words.BOTH, variant="primary", size="md", min_width=120)
+            self.both = gr.Button(words.BOTH, variant="primary", size="md", min_width=190)
             self.only_train = gr.Button(words.TRAIN, size="md", min_width=80)
             self.only_infer = gr.Button(words.GENERATE, size="md", min_width=80)
             self.stop = gr.Button(
                 words.STOP, variant="stop", interactive=False, size="md", min_width=80
             )
         with gr.Group(visible=False) as self.unsaved:
-            gr.Markdown(words.UNSAVED, container=True)
+            gr.Markdown(words.UNSAVED, padding=True)
             with gr.Row():
                 self.save = gr.Button(words.SAVE_AND_RUN, variant="primary", size="sm")
                 self.anyway = gr.Button(words.RUN_ANYWAY, size="sm")
@@ -121,7 +125,7 @@ class RunPage:
             about = session.workspace, edit or None
             text = "\n".join([*jobs.commands(*about, "preview"), *jobs.commands(*about)])
             timeline = clip_timeline(session.config, *about)
-            return [timeline + _preformatted(jobs.plan_text(session.workspace)), text]
+            return [timeline + plan_html(jobs.plan_text(session.workspace)), text]
         return [_preformatted(problem.text), text]
 
     @show_errors
@@ -203,6 +207,17 @@ def _shown(session: Session | None, state: JobState | None, edit: str) -> list[A
         gr.Timer(active=is_active),
         is_active,
     ]
+
+
+def plan_html(text: str) -> str:
+    """A plan as HTML: what stands in columns is never broken, other lines are."""
+    lines = [
+        f'<span class="columns">{html.escape(line)}</span>' if COLUMNS.search(line)
+        else html.escape(line)
+        for line in text.splitlines()
+    ]  # fmt: skip
+    whole = "\n".join(lines)
+    return f"<pre>{whole}</pre>"
 
 
 def _preformatted(text: str) -> str:

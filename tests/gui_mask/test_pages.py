@@ -11,7 +11,7 @@ import pytest
 from gui_mask import jobs, words
 from gui_mask.jobs import JobState
 from gui_mask.pages.opening import OpeningPage, added, box_between
-from gui_mask.pages.running import RunPage
+from gui_mask.pages.running import RunPage, plan_html
 from gui_mask.server import edit_name
 from gui_mask.session import Session
 from gui_mask.state import AppState
@@ -196,6 +196,14 @@ def test_commands_stand_there_although_the_plan_fails(run: RunPage, session: Ses
     assert "maskora train --config" in commands
 
 
+def test_a_plans_columns_are_not_broken_and_sentences_are() -> None:
+    shown = plan_html(
+        "RAM, GB     encode\n  total       0.52\nencode: the <largest>, one after another"
+    )
+    assert shown.count('<span class="columns">') == 2
+    assert shown.endswith("\nencode: the &lt;largest&gt;, one by one</pre>")
+
+
 def test_the_model_can_be_changed_afterwards(
     run: RunPage, session: Session, workspace: Workspace
 ) -> None:
@@ -246,4 +254,3 @@ def test_where_paths_may_lead_is_said_before_one_is_typed(
     opening: OpeningPage, tmp_path: Path
 ) -> None:
     assert str(tmp_path) in str(opening.typed.info)
-    assert str(tmp_path) in str(opening.target.info)
