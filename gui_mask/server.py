@@ -60,7 +60,8 @@ STYLE = """
 .log pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 .plan pre { overflow-x: auto; font-size: 12px; white-space: pre-wrap; overflow-wrap: anywhere; }
 .plan pre .columns { white-space: pre; }
-#recent .grid-wrap { max-height: none; }
+#recent, #recent .grid-wrap { height: auto !important; min-height: 0; max-height: none; }
+#recent .caption-label { left: 0; right: 0; max-width: none; white-space: normal; }
 #recent .grid-container { grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); }
 #recent button { aspect-ratio: 16 / 9; }
 svg.loss { width: 100%; height: auto; }
@@ -68,6 +69,11 @@ svg.loss text { font: 11px system-ui; fill: currentColor; }
 .links a { display: inline-block; margin: 4px 8px 0 0; padding: 6px 12px; border-radius: 6px; }
 .links a { background: var(--button-secondary-background-fill); color: inherit; }
 .links a { text-decoration: none; font-size: 14px; }
+.compare { margin: 8px 0; }
+.compare summary { cursor: pointer; font-weight: 600; }
+.compare canvas { width: 100%; height: auto; display: block; margin: 8px 0; cursor: pointer; }
+.compare label { display: flex; gap: 12px; font-size: 13px; white-space: nowrap; }
+.compare input { flex: 1; min-width: 60px; }
 footer { display: none !important; }
 """
 

@@ -104,6 +104,8 @@ RUN_ANYWAY = "Run with the saved mask"
 PAINTED_UNSAVED = (
     "the saved masks were painted by hand: replace them on page 2, or run with them as they are"
 )
+COMPARE = "Before and after"
+EDGE, TIME = "Where the result begins", "Time (click the picture to play or pause)"
 FIRST_EDIT = "the first edit"
 
 # The viewer: `$name` in viewer.html, `words.name` in viewer.js.

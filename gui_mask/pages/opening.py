@@ -39,8 +39,8 @@ class OpeningPage:
                 gr.Markdown(f"### {words.OPEN_PROJECT}")
                 self.recent = gr.Gallery(
                     label=words.RECENT, show_label=False, columns=2, height="auto",
-                    allow_preview=False, object_fit="cover", interactive=False, buttons=[], visible=False,
-                    elem_id="recent",
+                    allow_preview=False, object_fit="cover", interactive=False, buttons=[],
+                    visible=False, elem_id="recent",
                 )  # fmt: skip
                 root = gr.Textbox(
                     label=words.PROJECT_FOLDER, placeholder="my-edit", value=state.first, info=where
@@ -145,7 +145,7 @@ class OpeningPage:
     def show_recent(self) -> list[Any]:
         """The recent projects, as pictures to press."""
         projects = recent_projects(self.state.guard.allowed)
-        shown = [(p.picture_HWC, f"{p.root.name}: {p.next}") for p in projects]
+        shown = [(p.picture_HWC, f"{p.root.name} · {p.next}") for p in projects]
         gallery = gr.Gallery(shown, visible=bool(shown), selected_index=None)
         return [gallery, [str(project.root) for project in projects]]
 

@@ -17,6 +17,7 @@ from gui_mask.pages import PRIVATE, SILENT
 from gui_mask.session import Session
 from gui_mask.state import AppState
 from gui_mask.videos import BASES, base_config
+from gui_mask.viewer import script
 from maskora.app.timeline import clip_timeline
 from maskora.config import set_values
 from maskora.errors import UserError
@@ -39,7 +40,7 @@ class RunPage:
                     self._lay_out_model()
                 gr.Markdown(f"### {words.COMMANDS}")
                 self.commands = gr.Code(
-                    language="shell", interactive=False, show_label=False, wrap_lines=True
+                    language="shell", interactive=False, show_label=False, wrap_lines=True, lines=3
                 )
             with gr.Column(min_width=420):
                 self._lay_out_work()
@@ -72,7 +73,7 @@ class RunPage:
                 self.anyway = gr.Button(words.RUN_ANYWAY, size="sm")
         self.status = gr.Markdown(words.NOTHING_YET)
         self.loss = gr.HTML()
-        self.result = gr.HTML()
+        self.result = gr.HTML(js_on_load=script("compare.js"))
         gr.Markdown(f"### {words.LOG}")
         self.log = gr.HTML(container=True, elem_classes="log")
 
@@ -245,14 +246,27 @@ def result_html(session: Session, edit: str) -> str:
 
 def _clip(token: str, result: Path, edit: str) -> str:
     stat = result.stat()
-    video, further = result.name, ("comparison.mp4", "strip.png")
+    further = ("comparison.mp4", "strip.png") if result.name == "edited.mp4" else ()
+    there = [name for name in further if result.with_name(name).is_file()]
     links = {
         name: f"maskora/{token}/output/{name}?edit={edit}&at={stat.st_mtime_ns}"
-        for name in (video, *(further if video == "edited.mp4" else ()))
+        for name in (result.name, *there)
     }
     made = time.strftime("%Y-%m-%d %H:%M", time.localtime(stat.st_mtime))
     title = html.escape(words.result_of(edit or None, made))
-    shown = f'<video controls loop muted autoplay style="width: 100%" src="{links[video]}">'
+    shown = f'<video controls loop muted autoplay style="width: 100%" src="{links[result.name]}">'
     anchors = [f'<a href="{link}" download>{name}</a>' for name, link in links.items()]
     folder = html.escape(str(result.parent))
-    return f"<h4>{title}</h4>{shown}</video><p>{' &nbsp; '.join(anchors)} &nbsp; in {folder}</p>"
+    compared = _compared(links["comparison.mp4"]) if "comparison.mp4" in links else ""
+    below = f"<p>{' &nbsp; '.join(anchors)} &nbsp; in {folder}</p>"
+    return f"<h4>{title}</h4>{shown}</video>{compared}{below}"
+
+
+def _compared(link: str) -> str:
+    """Source and result under a line that is moved; drawn by compare.js."""
+    return (
+        f'<details class="compare"><summary>{words.COMPARE}</summary>'
+        f'<video src="{link}" loop muted playsinline hidden preload="none"></video><canvas></canvas>'
+        f"<label>{words.EDGE}<input type=range min=0 max=100 step=0.1 value=50></label>"
+        f"<label>{words.TIME}<input type=range min=0 max=100 step=0.1 value=0></label></details>"
+    )

@@ -41,19 +41,24 @@ def viewer(state: AppState) -> gr.HTML:
 
     return gr.HTML(
         shows("", 0),
-        html_template=Template(_file("viewer.html")).substitute(
+        html_template=Template(script("viewer.html")).substitute(
             {name: html.escape(text) for name, text in words.VIEWER.items()}, key_list=_key_list()
         ),
-        css_template=_file("viewer.css"),
+        css_template=script("viewer.css"),
         js_on_load="\n".join(
-            [f"const words = {json.dumps(words.VIEWER)};", _file("viewer.js"), _file("drawing.js")]
+            [
+                f"const words = {json.dumps(words.VIEWER)};",
+                script("viewer.js"),
+                script("drawing.js"),
+            ]
         ),
         server_functions=[view, act],
         elem_id="viewer",
     )
 
 
-def _file(name: str) -> str:
+def script(name: str) -> str:
+    """A file beside this one, as text."""
     return files(__name__).joinpath(name).read_text(encoding="utf-8")
 
 

@@ -148,7 +148,7 @@ def test_the_dog_from_a_video_to_the_result(
     window.message("RAM, GB")
     window.press("Train and generate")
     window.message("Running")
-    tab.locator("video").wait_for(timeout=600_000)
+    tab.locator("video").first.wait_for(timeout=600_000)
     window.message("Done")
     tab.wait_for_function("document.querySelector('video').videoWidth === 1280")
     window.picture("run")
@@ -558,6 +558,34 @@ def test_a_recent_project_is_opened_by_its_picture(page: Window, workspace: Work
     page.page.locator("#recent button", has_text=workspace.root.name).click()
     page.ready(9)
     page.message(workspace.root.name)
+
+
+def test_before_and_after_under_one_line(page: Window, workspace: Workspace) -> None:
+    folder = workspace.output_dir(None, None)
+    folder.mkdir(parents=True)
+    thirds = np.zeros((96, 480, 3), np.uint8)
+    thirds[:, :160], thirds[:, 320:] = (200, 0, 0), (0, 0, 200)
+    for name, picture in (("edited.mp4", thirds[:, 320:]), ("comparison.mp4", thirds)):
+        write_mp4(folder / name, (picture for _ in range(9)), Fraction(16))
+    (folder / "run.json").write_text("{}")
+    page.enter_ball(workspace)
+    page.tab("4 · Run")
+    page.message("Result of the first edit, made")
+    page.page.get_by_text("Before and after").click()
+    canvas, edge = page.page.locator(".compare canvas"), page.page.locator(".compare input").first
+    for share, colour in (("0", "2"), ("100", "0")):
+        edge.fill(share)
+        page.page.wait_for_function(
+            """(strongest) => {
+                const canvas = document.querySelector(".compare canvas");
+                const [...pixel] = canvas.getContext("2d").getImageData(80, 48, 1, 1).data;
+                return canvas.width === 160 && pixel[strongest] > 150;
+            }""",
+            arg=int(colour),
+        )
+    edge.fill("50")
+    expect(canvas).to_be_visible()
+    page.picture("compare")
 
 
 def test_a_server_that_is_gone(browser: Browser, tmp_path: Path, unmarked: Workspace) -> None:
