@@ -201,7 +201,7 @@ def test_a_plans_columns_are_not_broken_and_sentences_are() -> None:
         "RAM, GB     encode\n  total       0.52\nencode: the <largest>, one after another"
     )
     assert shown.count('<span class="columns">') == 2
-    assert shown.endswith("\nencode: the &lt;largest&gt;, one by one</pre>")
+    assert shown.endswith("\nencode: the &lt;largest&gt;, one after another</pre>")
 
 
 def test_the_model_can_be_changed_afterwards(
