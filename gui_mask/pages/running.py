@@ -266,7 +266,8 @@ def _compared(link: str) -> str:
     """Source and result under a line that is moved; drawn by compare.js."""
     return (
         f'<details class="compare"><summary>{words.COMPARE}</summary>'
-        f'<video src="{link}" loop muted playsinline hidden preload="none"></video><canvas></canvas>'
+        f'<video src="{link}" loop muted playsinline hidden preload="none"></video>'
+        "<canvas></canvas>"
         f"<label>{words.EDGE}<input type=range min=0 max=100 step=0.1 value=50></label>"
         f"<label>{words.TIME}<input type=range min=0 max=100 step=0.1 value=0></label></details>"
     )
