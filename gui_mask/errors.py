@@ -2,6 +2,8 @@
 
 import functools
 import html
+import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from typing import Any, ParamSpec
 
 import gradio as gr
 
+from gui_mask import words
 from maskora.errors import Fault, UserError
 from maskora.system import REPORTED_ERRNOS, explain
 
@@ -41,13 +44,21 @@ def caught(kept: str = "") -> Iterator[Problem]:
     try:
         yield problem
     except (UserError, Fault) as error:
-        problem.text = str(error)
+        problem.text = without_scratch(str(error))
     except UnicodeEncodeError as error:
         problem.text = f"this holds half a character, and cannot be written ({error.reason})"
     except OSError as error:
         if error.errno not in REPORTED_ERRNOS:
             raise
-        problem.text = f"{explain(error)}. {kept}".rstrip(". ")
+        problem.text = f"{without_scratch(explain(error))}. {kept}".rstrip(". ")
+
+
+def without_scratch(text: str) -> str:
+    """A message in which an upload has the name that the person knows, and no temporary path."""
+    scratch = os.environ.get("GRADIO_TEMP_DIR")
+    for folder in {scratch, os.path.realpath(scratch)} if scratch else ():
+        text = re.sub(rf"{re.escape(folder)}[/\\\\](?:[0-9a-f]{{16,}}[/\\\\])?", "", text)
+    return text
 
 
 def show_errors(handler: Callable[Given, Any]) -> Callable[Given, Any]:
@@ -57,7 +68,12 @@ def show_errors(handler: Callable[Given, Any]) -> Callable[Given, Any]:
     def wrapper(*args: Given.args, **kwargs: Given.kwargs) -> Any:
         with caught() as problem:
             return handler(*args, **kwargs)
-        gr.Warning(html.escape(problem.text), title="That did not work", duration=SECONDS)
+        warn(problem.text)
         return gr.skip()
 
     return wrapper
+
+
+def warn(text: str) -> None:
+    """Show a message that something did not work."""
+    gr.Warning(html.escape(text), title=words.FAILED, duration=SECONDS)

@@ -37,7 +37,7 @@ Status = Literal["running", "stopping", "done", "failed", "stopped", "lost"]
 COMMANDS: dict[Work, tuple[Command, ...]] = {
     "preview": ("preview",), "train": ("train",), "infer": ("infer",), "both": ("train", "infer"),
 }  # fmt: skip
-TITLES: dict[Command, str] = {"preview": "preview", "train": "training", "infer": "inference"}
+TITLES: dict[Command, str] = {"preview": "preview", "train": "training", "infer": "generation"}
 MADE: dict[Command, tuple[str, ...]] = {  # the clip, and what else says that it is whole
     "preview": (PREVIEW,), "train": (), "infer": ("edited.mp4", "run.json"),
 }  # fmt: skip
@@ -118,7 +118,7 @@ class Job(BaseModel):
 
     @property
     def title(self) -> str:
-        """ "training", "inference of hat"."""
+        """ "training", "generation of hat"."""
         return TITLES[self.name] + ("" if self.edit is None else f" of {self.edit}")
 
 
@@ -247,6 +247,13 @@ def read(workspace: Workspace) -> JobState | None:
     )
 
 
+def result(workspace: Workspace, edit: str | None) -> Path | None:
+    """The newest whole clip of an edit, its result or a preview; None where there is none."""
+    made = [_made(workspace, name, edit) for name in MADE]
+    clips = [path for path in made if path is not None]
+    return max(clips, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
 def store(workspace: Workspace, job: Job) -> None:
     """Write runs/job.json."""
     write_text(workspace.job_record, job.model_dump_json(indent=2) + "\n")
@@ -373,9 +380,14 @@ def _losses(workspace: Workspace, edit: str | None) -> dict[str, list[tuple[int,
 
 
 def _result(workspace: Workspace, job: Job) -> Path | None:
-    """The clip that a job has made; of a result, run.json is written last."""
-    folder = workspace.output_dir(job.edit, None)
-    made = [folder / name for name in MADE[COMMANDS[job.what][-1]]]
+    """The clip that a job has made."""
+    return _made(workspace, COMMANDS[job.what][-1], job.edit)
+
+
+def _made(workspace: Workspace, name: Command, edit: str | None) -> Path | None:
+    """What a command has made of an edit; of a result, run.json is written last."""
+    folder = workspace.output_dir(edit, None)
+    made = [folder / file for file in MADE[name]]
     return made[0] if made and all(path.is_file() for path in made) else None
 
 

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 import secrets
 import tempfile
 import threading
@@ -20,7 +21,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gui_mask import edits
+from gui_mask import edits, words
 from gui_mask.errors import caught, plain
 from gui_mask.pages import SILENT
 from gui_mask.pages.editing import EditPage
@@ -50,17 +51,29 @@ GUARDS = {
 }
 COOKIE = "maskora"
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}  # a token's frames never change
-INTRODUCTION = "Open a workspace, or make one from a video."
 THEME = gr.themes.Default(
     primary_hue="emerald", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
 )
 STYLE = """
-.gradio-container { max-width: 1500px !important; margin: 0 auto; }
+.gradio-container { width: 100% !important; max-width: 1500px !important; margin: 0 auto; }
 .plan pre, .log pre { font: 13px/1.4 ui-monospace, monospace; }
-.plan pre, .log pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+.log pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+.plan pre { overflow-x: auto; font-size: 12px; white-space: pre-wrap; overflow-wrap: anywhere; }
+.plan pre .columns { white-space: pre; }
+#recent, #recent .grid-wrap { height: auto !important; min-height: 0; max-height: none; }
+#recent .caption-label { left: 0; right: 0; max-width: none; white-space: normal; }
+#recent .grid-container { grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); }
+#recent button { aspect-ratio: 16 / 9; }
+svg.loss { width: 100%; height: auto; }
+svg.loss text { font: 11px system-ui; fill: currentColor; }
 .links a { display: inline-block; margin: 4px 8px 0 0; padding: 6px 12px; border-radius: 6px; }
 .links a { background: var(--button-secondary-background-fill); color: inherit; }
 .links a { text-decoration: none; font-size: 14px; }
+.compare { margin: 8px 0; }
+.compare summary { cursor: pointer; font-weight: 600; }
+.compare canvas { width: 100%; height: auto; display: block; margin: 8px 0; cursor: pointer; }
+.compare label { display: flex; gap: 12px; font-size: 13px; white-space: nowrap; }
+.compare input { flex: 1; min-width: 60px; }
 footer { display: none !important; }
 """
 
@@ -141,7 +154,7 @@ def build(state: AppState) -> gr.Blocks:
         token = gr.State("")
         # What was open last since the program was started: its workspace comes before older ones.
         last = gr.BrowserState(["", ""], storage_key="maskora-workspace", secret="maskora")
-        head = gr.Markdown(INTRODUCTION)
+        head = gr.Markdown(words.INTRODUCTION)
         with gr.Tabs(selected="open") as tabs:
 
             def enter(text: str) -> list[Any]:
@@ -150,24 +163,31 @@ def build(state: AppState) -> gr.Blocks:
                 return [session.token, kept, summary(session), gr.Tabs(selected="mask")]
 
             entered = [token, last, head, tabs]
-            with gr.Tab("1 · Open", id="open"):
-                OpeningPage(state, enter, entered)
-            with gr.Tab("2 · Mask", id="mask"):
+            with gr.Tab(words.TABS["open"], id="open") as opening:
+                start = OpeningPage(state, enter, entered, opening)
+            with gr.Tab(words.TABS["mask"], id="mask"):
                 MaskPage(state, token)
-            with gr.Tab("3 · Edit", id="edit") as editing:
+            with gr.Tab(words.TABS["edit"], id="edit") as editing:
                 edit = EditPage(state, token, editing).edit
-            with gr.Tab("4 · Run", id="run") as run:
+            with gr.Tab(words.TABS["run"], id="run") as run:
                 RunPage(state, token, edit, run)
+            edit.input(edit_name, edit, edit, **SILENT)
 
         def load(last: list[str]) -> list[Any]:
             run, root = last
             root = root if run == state.run or not state.first else state.first
             with caught() as problem:
                 return enter(root) if root else [gr.skip()] * 4
-            return ["", ["", ""], f"{INTRODUCTION} ({plain(problem.text)})", gr.skip()]
+            return ["", ["", ""], f"{words.INTRODUCTION} ({plain(problem.text)})", gr.skip()]
 
         app.load(load, last, entered, **SILENT)
+        app.load(start.show_recent, None, [start.recent, start.roots], **SILENT)
     return app
+
+
+def edit_name(text: str) -> str:
+    """The name of an edit as a folder may have it: "red hat" is red-hat."""
+    return re.sub(r"[^\w-]+", "-", text.strip(), flags=re.ASCII).strip("-")
 
 
 class Guard:

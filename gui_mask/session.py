@@ -14,6 +14,7 @@ from pathlib import Path
 
 import cv2
 
+from gui_mask import words
 from maskora.app.masking import (
     absence_notes,
     load_frames,
@@ -309,7 +310,7 @@ class Session:
                 self._store()
 
     def _end_tracking(self, ending: str) -> None:
-        self.message = ending or "; ".join(absence_notes(self.markup)) or "followed to the end"
+        self.message = ending or "; ".join(absence_notes(self.markup)) or words.TRACKED
         for frame in self.markup.changed:
             self._touch(frame)
         try:
@@ -325,4 +326,4 @@ class Session:
 
     def _refuse_while_tracking(self) -> None:
         if self.tracking:
-            raise UserError("the objects are being followed right now: wait for it, or stop it")
+            raise UserError(words.TRACKING_NOW)

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
+from gui_mask import words
 from gui_mask.session import Session
 from maskora.app.workspace import Workspace
 from maskora.errors import UserError
@@ -131,10 +132,10 @@ class AppState:
             return session
 
     def session(self, token: str) -> Session:
-        """The page's open workspace. Raises UserError where it is no longer open."""
+        """The page's open workspace. Raises UserError where none is, or it is no longer open."""
         session = self._sessions.get(token)
         if session is None:
-            raise UserError("this workspace is no longer open here: load the page again")
+            raise UserError(words.CLOSED if token else words.NOT_OPEN)
         return session
 
     def close(self) -> None:

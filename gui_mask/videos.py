@@ -12,6 +12,7 @@ import numpy as np
 from gui_mask.errors import plain
 from maskora.app.prepare import unmake
 from maskora.app.workspace import Workspace
+from maskora.config import Config, load_config
 from maskora.errors import UserError
 from maskora.files import flush, naming
 from maskora.video.probe import VideoInfo, probe
@@ -30,6 +31,17 @@ def bases() -> dict[str, Path | None]:
 
 
 BASES = bases()
+
+
+def base_config(name: str) -> Config:
+    """What a base's configuration says; the defaults where it has none."""
+    path = BASES[name]
+    return Config() if path is None else load_config(path)
+
+
+def is_trial(name: str) -> bool:
+    """Whether a base only shows how things go."""
+    return name.startswith(("tiny", "miniature"))
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
-"""The mask page: click the object, follow it, look at the region, save."""
+"""The mask page: click the object, track it, look at the region, save."""
 
 from typing import Any, get_args
 
 import gradio as gr
 
+from gui_mask import words
 from gui_mask.errors import plain, show_errors
 from gui_mask.pages import PRIVATE, SILENT
 from gui_mask.session import Region
@@ -11,28 +12,13 @@ from gui_mask.state import AppState
 from gui_mask.viewer import shows, viewer
 from maskora.config.tables import MaskShape
 
-GUIDE = (
-    "Click the object, or draw a box around it. Right-click (or Shift-click) what does not belong "
-    "to it. Follow it through the clip, look at the frames, click again where it went wrong, and "
-    "follow once more."
-)
-TRACKERS = [("simple: no download, easy clips", "simple"), ("SAM2: needs a checkpoint", "sam2")]
-SHAPES = [
-    ("box (the best edits)", "box"),
-    ("hull", "hull"),
-    ("tight: the silhouette", "tight"),
-    ("noisy", "noisy"),
-    ("full: the whole picture", "full"),
-]
-REPLACE = "The masks were painted by hand since they were made. Tick the box to replace them."
-
 
 class MaskPage:
     """Its widgets, and what they do."""
 
     def __init__(self, state: AppState, token: gr.State) -> None:
         self.state = state
-        gr.Markdown(GUIDE)
+        gr.Markdown(words.MASK_GUIDE)
         with gr.Row():
             with gr.Column(scale=4, min_width=520):
                 self.canvas = viewer(state)
@@ -44,21 +30,19 @@ class MaskPage:
 
     def _lay_out_region(self) -> None:
         with gr.Group():
-            shape = gr.Dropdown(SHAPES, value="box", label="Region that is edited")
-            margin = gr.Slider(0, 2, 0.1, step=0.01, label="Margin (share of the box)")
-            smooth = gr.Slider(1, 49, 5, step=1, label="Steadied over (frames)")
+            shape = gr.Dropdown(words.SHAPES, value="box", label=words.SHAPE)
+            margin = gr.Slider(0, 2, 0.1, step=0.01, label=words.MARGIN, info=words.MARGIN_INFO)
+            smooth = gr.Slider(1, 49, 5, step=1, label=words.SMOOTHING, info=words.SMOOTHING_INFO)
         self.region: list[Any] = [shape, margin, smooth]
-        self.save = gr.Button("Save the masks", variant="primary")
-        self.by_hand = gr.Checkbox(label="Replace the masks that I painted", visible=False)
+        self.save = gr.Button(words.SAVE_MASK, variant="primary")
+        self.by_hand = gr.Checkbox(label=words.REPLACE_PAINTED, visible=False)
         self.saved = gr.Markdown()
 
     def _lay_out_tracker(self) -> None:
-        with gr.Accordion("Tracker", open=False):
-            self.kind = gr.Radio(TRACKERS, value="simple", label="Who follows")
-            self.checkpoint = gr.Textbox(
-                label="SAM2 checkpoint", info="a hub id, a folder, or an original .pt file"
-            )
-            self.choose = gr.Button("Use this tracker", size="sm")
+        with gr.Accordion(words.TRACKER, open=False):
+            self.kind = gr.Radio(words.TRACKERS, value="simple", label=words.TRACKER)
+            self.checkpoint = gr.Textbox(label=words.CHECKPOINT, info=words.CHECKPOINT_INFO)
+            self.choose = gr.Button(words.APPLY, size="sm")
 
     def _wire(self, token: gr.State) -> None:
         shown = [self.canvas, *self.region, self.kind, self.checkpoint, self.saved, self.by_hand]
@@ -104,20 +88,20 @@ class MaskPage:
         session = self.state.session(token)
         session.set_region(_region(shape, margin, smooth))
         if session.is_by_hand and not by_hand:
-            return [gr.skip(), bump, REPLACE, gr.Checkbox(visible=True)]
+            return [gr.skip(), bump, words.PAINTED, gr.Checkbox(visible=True)]
         notes = session.save(replace_by_hand=by_hand)
         lines = [f"Saved in {session.workspace.masks_dir}.", *notes]
         return [shows(token, bump + 1), bump + 1, "\n\n".join(map(plain, lines)), _not_asked()]
 
     @show_errors
     def use_tracker(self, token: str, kind: str, checkpoint: str) -> str:
-        """Choose who follows from now on."""
+        """Choose the tracker from now on."""
         session = self.state.session(token)
         wanted = checkpoint.strip() or session.config.tracker.checkpoint
         if kind == "sam2":
             wanted = self.state.guard.model(wanted, session.workspace.root)
         session.set_tracker(kind, wanted)
-        return f"From now on: {kind}."
+        return f"Tracker: {kind}."
 
 
 def _region(shape: MaskShape, margin: float, smooth: float) -> Region:

@@ -1,4 +1,4 @@
-"""The first page: open a workspace, or make one from a video."""
+"""The first page: open a project, or make one from a video."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -7,21 +7,19 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from gui_mask.errors import show_errors
+from gui_mask import words
+from gui_mask.errors import caught, show_errors, warn
 from gui_mask.pages import PRIVATE, SILENT
+from gui_mask.recent import recent_projects
 from gui_mask.session import Session
 from gui_mask.state import AppState
-from gui_mask.videos import BASES, OpenedVideo, keep_upload, look
+from gui_mask.videos import BASES, OpenedVideo, base_config, is_trial, keep_upload, look
 from maskora.app.prepare import prepare_workspace
 from maskora.app.shot_notes import describe_shots
+from maskora.app.workspace import Workspace
+from maskora.errors import UserError
 
 PROGRESS = gr.Progress()  # gradio looks for one among the defaults
-FRAMES_INFO = "more than 49 are generated in several segments"
-SIZES = [
-    ("the clip's shape, about 832×480", "auto"),
-    ("the clip's shape, about 1280×720", "auto:1280x720"),
-    ("the clip's shape, about 480×272", "auto:480x272"),
-]
 
 
 class OpeningPage:
@@ -32,85 +30,154 @@ class OpeningPage:
     """
 
     def __init__(
-        self, state: AppState, enter: Callable[[str], list[Any]], entered: list[Any]
+        self, state: AppState, enter: Callable[[str], list[Any]], entered: list[Any], tab: gr.Tab
     ) -> None:
         self.state, self.enter = state, show_errors(enter)
+        where = words.inside_of(state.guard.allowed)
         with gr.Row():
             with gr.Column(min_width=320):
-                gr.Markdown("### Go on with a workspace")
+                gr.Markdown(f"### {words.OPEN_PROJECT}")
+                self.recent = gr.Gallery(
+                    label=words.RECENT, show_label=False, columns=2, height="auto",
+                    allow_preview=False, object_fit="cover", interactive=False, buttons=[],
+                    visible=False, elem_id="recent",
+                )  # fmt: skip
                 root = gr.Textbox(
-                    label="Workspace folder", placeholder="my-edit", value=state.first
+                    label=words.PROJECT_FOLDER, placeholder="my-edit", value=state.first, info=where
                 )
-                go = gr.Button("Open")
+                go = gr.Button(words.OPEN)
             with gr.Column(min_width=420, scale=2):
-                gr.Markdown("### Begin with a video")
-                self._lay_out_video()
+                gr.Markdown(f"### {words.NEW_PROJECT}")
+                self._lay_out_video(where)
                 with gr.Column(visible=False) as self.details:
                     self._lay_out_details()
         self.clip = gr.State(None)
+        self.roots = gr.State([])  # of the recent projects that are shown
         gr.on([go.click, root.submit], self.enter, root, entered, **PRIVATE)
+        self.recent.select(self.open_recent, self.roots, entered, **PRIVATE)
+        tab.select(self.show_recent, None, [self.recent, self.roots], **SILENT)
         self._wire(entered)
 
-    def _lay_out_video(self) -> None:
+    def _lay_out_video(self, where: str) -> None:
         with gr.Row():
             self.upload = gr.File(
-                label="A video from your computer", file_types=["video"], height=150,
-                elem_id="video",
-            )  # fmt: skip
+                label=words.VIDEO, file_types=["video"], height=150, elem_id="video"
+            )
             with gr.Column():
-                self.typed = gr.Textbox(
-                    label="… or its path on this machine", placeholder="walk.mp4"
-                )
-                self.seek = gr.Button("Look at it", size="sm")
+                self.typed = gr.Textbox(label=words.VIDEO_PATH, placeholder="walk.mp4", info=where)
+                self.seek = gr.Button(words.LOAD_VIDEO, size="sm")
 
     def _lay_out_details(self) -> None:
         self.found = gr.Markdown()
         with gr.Row():
             self.picture = gr.Image(
-                label="First frame", interactive=False, height=260, format="jpeg",
+                label=words.FIRST_FRAME, interactive=False, height=260, format="jpeg",
                 buttons=["fullscreen"],
             )  # fmt: skip
             with gr.Column():
-                self.start = gr.Number(0, label="Begin at frame", precision=0, minimum=0)
-                self.every = gr.Number(1, label="Take every n-th frame", precision=0, minimum=1)
-                self.frames = gr.Slider(5, 81, 49, step=1, label="Frames", info=FRAMES_INFO)
+                with gr.Row():
+                    self.start = gr.Number(
+                        0, label=words.START_FRAME, precision=0, minimum=0, min_width=100
+                    )
+                    self.every = gr.Number(
+                        1, label=words.EVERY_NTH, precision=0, minimum=1, min_width=100
+                    )
+                self.frames = gr.Slider(
+                    5, 81, 49, step=1, label=words.FRAMES, info=words.FRAMES_INFO
+                )
+                self.whole = gr.Checkbox(label=words.WHOLE_CLIP)
                 self.size = gr.Dropdown(
-                    SIZES, value="auto", label="Size", allow_custom_value=True,
-                    info="or WIDTHxHEIGHT on the model's grid",
+                    words.SIZES, value="auto", label=words.SIZE, allow_custom_value=True,
+                    info=words.SIZE_INFO,
                 )  # fmt: skip
+        self._lay_out_task()
         with gr.Row():
-            self.base = gr.Dropdown([*BASES], label="Base", value=next(iter(BASES)))
-            self.model = gr.Textbox(
-                label="Model folder or hub id", info="empty: as the base's configuration says"
-            )
-        self.target = gr.Textbox(label="Workspace folder to make")
-        self.make = gr.Button("Make the workspace", variant="primary")
+            base = next(iter(BASES))
+            self.base = gr.Dropdown([*BASES], label=words.PRESET, value=base, info=_about(base))
+            self.model = gr.Textbox(label=words.LOCATION, placeholder=base_config(base).model.path)
+        self.target = gr.Textbox(label=words.TARGET)
+        self.make = gr.Button(words.CREATE, variant="primary")
+
+    def _lay_out_task(self) -> None:
+        self.task = gr.Radio(words.TASKS, value="change", label=words.TASK)
+        with gr.Row(visible=False) as self.adding:
+            self.place = gr.Textbox(label=words.PLACE, info=words.PLACE_INFO)
+            self.follow = gr.Radio(words.FOLLOWS, value="background", label=words.FOLLOW)
+            self.point = gr.Textbox(label=words.POINT, info=words.POINT_INFO, visible=False)
+        self.corner = gr.State(None)
 
     def _wire(self, entered: list[Any]) -> None:
-        found = [self.clip, self.found, self.picture, self.frames, self.target, self.details]
-        self.upload.upload(self.find_upload, self.upload, found, **PRIVATE)
-        gr.on([self.seek.click, self.typed.submit], self.find_typed, self.typed, found, **PRIVATE)
+        set_by_base = [self.frames, self.size, self.base, self.model]
+        found = [
+            self.upload, self.clip, self.found, self.picture, self.target, self.details,
+            self.place, self.point, self.corner, *set_by_base,
+        ]  # fmt: skip
+        self.upload.upload(self.find_upload, [self.upload, self.base], found, **PRIVATE)
+        gr.on(
+            [self.seek.click, self.typed.submit], self.find_typed, [self.typed, self.base], found,
+            **PRIVATE,
+        )  # fmt: skip
         span = [self.clip, self.start, self.every, self.frames]
         gr.on(
             [self.start.change, self.every.change], self.change_span, span,
             [self.frames, self.picture], **SILENT,
         )  # fmt: skip
-        given = [*span, self.size, self.base, self.model, self.target]
+        self.base.input(
+            self.take_base, [self.clip, self.start, self.every, self.base], set_by_base, **SILENT
+        )
+        self.whole.change(
+            lambda whole: gr.Slider(interactive=not whole), self.whole, self.frames, **SILENT
+        )
+        self.task.change(
+            lambda task: gr.Row(visible=task == "add"), self.task, self.adding, **SILENT
+        )
+        self.follow.change(
+            lambda what: gr.Textbox(visible=what == "thing"), self.follow, self.point, **SILENT
+        )
+        places = [self.corner, self.place, self.point]
+        self.picture.select(self.point_at, [self.task, *places], places, **SILENT)
+        given = [
+            *span, self.whole, self.size, self.base, self.model, self.target, self.task,
+            self.place, self.follow, self.point,
+        ]  # fmt: skip
         self.make.click(self.make_workspace, given, entered, **PRIVATE)
 
-    @show_errors
-    def find_upload(self, upload: str) -> list[Any]:
-        return self._found(look(self.state.upload(upload), True, self.state.limits))
+    def show_recent(self) -> list[Any]:
+        """The recent projects, as pictures to press."""
+        projects = recent_projects(self.state.guard.allowed)
+        shown = [(p.picture_HWC, f"{p.root.name} · {p.next}") for p in projects]
+        gallery = gr.Gallery(shown, visible=bool(shown), selected_index=None)
+        return [gallery, [str(project.root) for project in projects]]
+
+    def open_recent(self, roots: list[str], event: gr.SelectData) -> list[Any]:
+        answer: list[Any] = self.enter(roots[event.index])
+        return answer
+
+    def find_upload(self, upload: str, base: str) -> Any:
+        """Look at an uploaded video; the drop area is empty again, also after a refusal."""
+        with caught() as problem:
+            clip = look(self.state.upload(upload), True, self.state.limits)
+            return self._found(clip, base)
+        warn(problem.text)
+        return {self.upload: None}
 
     @show_errors
-    def find_typed(self, typed: str) -> list[Any]:
-        return self._found(look(self.state.guard.resolve(typed), False, self.state.limits))
+    def find_typed(self, typed: str, base: str) -> list[Any]:
+        return self._found(look(self.state.guard.resolve(typed), False, self.state.limits), base)
 
-    def _found(self, clip: OpenedVideo) -> list[Any]:
-        longest, first = clip.longest(0, 1), clip.frame(0)
-        frames = gr.Slider(5, longest, min(49, longest), step=1)
-        target = clip.suggested_root(self.state.guard.allowed[0])
-        return [clip, clip.description(), first, frames, target, gr.Column(visible=True)]
+    def _found(self, clip: OpenedVideo, base: str) -> list[Any]:
+        first, target = clip.frame(0), clip.suggested_root(self.state.guard.allowed[0])
+        return [
+            None, clip, clip.description(), first, target, gr.Column(visible=True), "", "", None,
+            *_of_base(clip.longest(0, 1), base),
+        ]  # fmt: skip
+
+    @show_errors
+    def take_base(self, clip: OpenedVideo | None, start: int, every: int, base: str) -> list[Any]:
+        """The frames and the size that a base's configuration asks for."""
+        if clip is None:
+            return [gr.skip()] * 4
+        return _of_base(clip.longest(int(start or 0), int(every or 1)), base)
 
     @show_errors
     def change_span(
@@ -122,34 +189,90 @@ class OpeningPage:
         longest = clip.longest(int(start or 0), int(every or 1))
         return [gr.Slider(5, longest, min(frames, longest), step=1), clip.frame(int(start or 0))]
 
+    def point_at(
+        self, task: str, corner: list[int] | None, place: str, point: str, event: gr.SelectData
+    ) -> list[Any]:
+        """A click in the first frame: a corner of the place, the other one, then the thing."""
+        if task != "add":
+            return [corner, place, point]
+        x, y = (int(side) for side in event.index)
+        if corner is not None:
+            return [None, box_between(corner, [x, y]), point]
+        if place and not point:
+            return [None, place, f"{x},{y}"]
+        return [[x, y], "", ""]
+
     @show_errors
     def make_workspace(
-        self, clip: OpenedVideo, start: int, every: int, frames: int, size: str, base: str,
-        model: str, target: str, progress: gr.Progress = PROGRESS,
+        self, clip: OpenedVideo, start: int, every: int, frames: int, whole: bool, size: str,
+        base: str, model: str, target: str, task: str, place: str, follow: str, point: str,
+        progress: gr.Progress = PROGRESS,
     ) -> list[Any]:  # fmt: skip
         """Prepare, and enter what was made."""
-        place = self.state.guard.resolve(target)
+        root = self.state.guard.resolve(target)
+        if Workspace(root).config.exists():
+            raise UserError(words.is_project(root))
 
         def watch(frames: Iterable[np.ndarray], total: int) -> Iterable[np.ndarray]:
             for number, frame in enumerate(frames):
-                progress((number, total), desc="frames")
+                progress((number, total), desc=words.FRAMES)
                 yield frame
 
         given: dict[str, Any] = {
             "video.start": int(start or 0),
             "video.every": int(every or 1),
-            "video.frames": int(frames),
+            "video.frames": "all" if whole else int(frames),
             "video.size": size.strip() or "auto",
+            "motion.task": task,
         }
         if model.strip():
             given["model.path"] = self.state.guard.model(model.strip(), Path.cwd())
-        with keep_upload(clip, place) as video:
+        box, carried = added(task, place, follow, point)
+        with keep_upload(clip, root) as video:
             prepare_workspace(
-                video=video, root=place, mask=None, box=None, base=BASES[base], given=given,
-                overrides=[], overwrite=False, watch=watch,
+                video=video, root=root, mask=None, box=box, base=BASES[base], given=given,
+                overrides=[], overwrite=False, watch=watch, follow=carried,
             )  # fmt: skip
-        answer: list[Any] = self.enter(str(place))
+        answer: list[Any] = self.enter(str(root))
         return answer
+
+
+def added(task: str, place: str, follow: str, point: str) -> tuple[str | None, str | None]:
+    """The box of something that is to be added, and what it moves with; else neither.
+
+    Raises:
+        UserError: one of them is not said.
+    """
+    if task != "add":
+        return None, None
+    if not place.strip():
+        raise UserError(words.NO_PLACE)
+    if follow == "thing" and not point.strip():
+        raise UserError(words.NO_POINT)
+    return place.strip(), point.strip() if follow == "thing" else "background"
+
+
+def box_between(one: list[int], other: list[int]) -> str:
+    """The box of two opposite corners, as X,Y,W,H; both are in it."""
+    (x0, x1), (y0, y1) = (sorted(sides) for sides in zip(one, other, strict=True))
+    return f"{x0},{y0},{x1 - x0 + 1},{y1 - y0 + 1}"
+
+
+def _of_base(longest: int, base: str) -> list[Any]:
+    """The frames, the size and the model of a base's configuration, for their widgets."""
+    config = base_config(base)
+    wanted = config.video.frames
+    frames = longest if wanted == "all" else min(wanted, longest)
+    return [
+        gr.Slider(5, longest, frames, step=1),
+        config.video.size,
+        gr.Dropdown(info=_about(base)),
+        gr.Textbox(placeholder=config.model.path),
+    ]
+
+
+def _about(base: str) -> str:
+    return words.TRIAL if is_trial(base) else ""
 
 
 def summary(session: Session) -> str:
@@ -162,7 +285,7 @@ def summary(session: Session) -> str:
     return (
         f"**{_as_code(session.workspace.root.name)}** &nbsp; {source.frames} frames of "
         f"{width}×{height} at {float(source.rate):.3g} fps, from "
-        f"{_as_code(Path(source.origin).name)} &nbsp;·&nbsp; base {_as_code(base)}{shots}"
+        f"{_as_code(Path(source.origin).name)} &nbsp;·&nbsp; model {_as_code(base)}{shots}"
     )
 
 

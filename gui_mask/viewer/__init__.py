@@ -4,15 +4,19 @@ The viewer asks what is new since a version that it knows (`view`), or for somet
 (`act`); both are answered with plain data, an error among them.
 """
 
+import html
+import json
 import math
 from collections.abc import Callable, Sequence
 from importlib.resources import files
+from string import Template
 from typing import Any
 
 import cv2
 import gradio as gr
 import numpy as np
 
+from gui_mask import words
 from gui_mask.errors import caught
 from gui_mask.session import Session
 from gui_mask.state import AppState
@@ -27,7 +31,6 @@ Outlined = tuple[int, list[list[int]]]  # an object's number, and its lines: x0,
 
 def viewer(state: AppState) -> gr.HTML:
     """The viewer. Its value is ``{"token": …, "bump": …}``: whose clip it shows, and since when."""
-    here = files(__name__)
 
     # gr.HTML marks the functions that it is given.
     def view(request: dict[str, Any]) -> dict[str, Any]:
@@ -38,14 +41,30 @@ def viewer(state: AppState) -> gr.HTML:
 
     return gr.HTML(
         shows("", 0),
-        html_template=here.joinpath("viewer.html").read_text(encoding="utf-8"),
-        css_template=here.joinpath("viewer.css").read_text(encoding="utf-8"),
+        html_template=Template(script("viewer.html")).substitute(
+            {name: html.escape(text) for name, text in words.VIEWER.items()}, key_list=_key_list()
+        ),
+        css_template=script("viewer.css"),
         js_on_load="\n".join(
-            here.joinpath(name).read_text(encoding="utf-8") for name in ("viewer.js", "drawing.js")
+            [
+                f"const words = {json.dumps(words.VIEWER)};",
+                script("viewer.js"),
+                script("drawing.js"),
+            ]
         ),
         server_functions=[view, act],
         elem_id="viewer",
     )
+
+
+def script(name: str) -> str:
+    """A file beside this one, as text."""
+    return files(__name__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _key_list() -> str:
+    pairs = ((html.escape(key), html.escape(meaning)) for key, meaning in words.KEYS)
+    return "".join(f"<div><dt>{key}</dt><dd>{meaning}</dd></div>" for key, meaning in pairs)
 
 
 def shows(token: str, bump: int) -> dict[str, object]:

@@ -2,6 +2,10 @@
 // One pixel of the screen, in pixels of the frame: lines look the same in clips of any size.
 const unit = () => canvas.width / (canvas.clientWidth || canvas.width);
 
+// Each object has its colour; red is the region's, and a refused point's.
+const COLOURS = ["#2fbf55", "#3b82f6", "#f59e0b", "#c026d3", "#06b6d4", "#a3e635", "#8b5cf6", "#f472b6"];
+const colourOf = (number) => COLOURS[(number - 1) % COLOURS.length];
+
 function path(lines) {
   const shape = new Path2D();
   for (const line of lines) {
@@ -13,9 +17,11 @@ function path(lines) {
 
 function silhouette(number, lines) {
   const shape = path(lines);
-  pen.fillStyle = number === object ? "rgba(60,220,90,.38)" : "rgba(60,220,90,.2)";
+  pen.fillStyle = colourOf(number);
+  pen.globalAlpha = number === object ? 0.38 : 0.2;
   pen.fill(shape, "evenodd");
-  pen.strokeStyle = "#2fbf55";
+  pen.globalAlpha = 1;
+  pen.strokeStyle = colourOf(number);
   pen.lineWidth = 1.5 * unit();
   pen.stroke(shape);
 }
@@ -32,11 +38,13 @@ function region(number, lines) {
 }
 
 function mark(one) {
-  if (one.width !== undefined) return frameOf(one.x, one.y, one.width, one.height, "#2fbf55");
+  if (one.width !== undefined) return frameOf(one.x, one.y, one.width, one.height, colourOf(one.object));
   pen.beginPath();
   pen.arc(one.x + 0.5, one.y + 0.5, 5 * unit(), 0, 7);
-  pen.fillStyle = one.positive ? "#1fae4b" : "#e02020";
+  pen.fillStyle = one.positive ? colourOf(one.object) : "#e02020";
+  pen.globalAlpha = one.waits ? 0.45 : 1;  // it is not answered yet
   pen.fill();
+  pen.globalAlpha = 1;
   pen.lineWidth = 1.5 * unit();
   pen.strokeStyle = "#fff";
   pen.stroke();

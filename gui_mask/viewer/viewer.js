@@ -1,6 +1,7 @@
 // The viewer: frames with silhouettes and regions; clicks, boxes and the timeline.
 // `element`, `props`, `server` and `watch` are given by gr.HTML. All state is the server's; this
-// page keeps a copy that is as new as `state.version`. How things look is in drawing.js.
+// page keeps a copy that is as new as `state.version`. How things look is in drawing.js, and
+// what a person reads in words.py (`words`).
 const find = (selector) => element.querySelector(selector);
 const all = (selector) => [...element.querySelectorAll(selector)];
 const canvas = find("canvas"), slider = find("input[type=range]"), status = find(".status");
@@ -11,6 +12,8 @@ let frame = 0, object = 1, tool = "positive";
 let band = null;        // the rectangle that is being dragged
 let playing = null, polling = null;
 let queue = Promise.resolve(), waiting = 0;
+let pending = [];       // points that are not answered yet
+const took = {};        // seconds that an action took last
 
 function tell(text, isError) {
   status.textContent = text || "";
@@ -19,7 +22,13 @@ function tell(text, isError) {
 
 async function refresh() {
   const version = state ? state.version : 0, regions = state && state.regions ? state.at : 0;
-  take(await server.view({ token: props.value.token, version, regions }));
+  take(answered(await server.view({ token: props.value.token, version, regions })));
+}
+
+// A server that is gone gives no answer, and no error either.
+function answered(news) {
+  if (!news) throw new Error(words.no_answer);
+  return news;
 }
 
 // Lay what is new over what is known; whoever answers late is older and is left out.
@@ -64,7 +73,7 @@ function load(number) {
     if (number === frame) draw();
     if (images[number] === image) load(number + 1);
   };
-  image.onerror = () => tell(`frame ${number} could not be fetched: is maskora still running?`, true);
+  image.onerror = () => tell(`${number}: ${words.no_frame}`, true);
   image.src = new URL(`maskora/${state.token}/frame/${number}.jpg`, document.baseURI).href;
 }
 
@@ -83,8 +92,8 @@ async function attempt(work) {
   try {
     await work();
   } catch (error) {
-    tell(`maskora does not answer (${error.message || error}): is it still running? `
-      + "What was done so far is in the workspace.", true);
+    console.info(error);
+    tell(words.no_answer, true);
   }
 }
 
@@ -93,16 +102,25 @@ function act(name, more) {
   if (!state) return;
   const token = state.token;
   canvas.dataset.waiting = ++waiting;
-  const slow = setTimeout(() => tell("working …"), 400);
+  const sent = performance.now(), last = took[name];
+  const note = last ? `${words.working} (${words.last_time} ${last} s)` : words.working;
+  const slow = setTimeout(() => tell(note), 400);
+  const point = name === "click" ? { ...more, waits: true } : null;
+  if (point) pending.push(point);
+  draw();
   queue = queue.then(() => attempt(async () => {
     if (!state || state.token !== token) return;
     const regions = state.regions ? state.at : 0;
-    const news = await server.act({ token, version: state.version, regions, name, ...more });
+    const asked = { token, version: state.version, regions, name, ...more };
+    const news = answered(await server.act(asked));
+    took[name] = Math.max(1, Math.round((performance.now() - sent) / 1000));
     clearTimeout(slow);
-    if (status.textContent === "working …") tell("");
+    if (status.textContent === note) tell("");
     take(news);
   })).finally(() => {
     clearTimeout(slow);
+    pending = pending.filter((one) => one !== point);
+    if (point) draw();
     if (!--waiting) delete canvas.dataset.waiting;
   });
 }
@@ -110,26 +128,34 @@ function act(name, more) {
 function controls() {
   const numbers = [...new Set([...state.objects, object])].sort((a, b) => a - b);
   const chips = find(".objects");
-  chips.replaceChildren(...numbers.map((number) => chip(`${number}`, number)), chip("+ new", Math.max(...numbers) + 1));
+  chips.replaceChildren(...numbers.map((number) => chip(`${number}`, number)), chip(words.new_object, Math.max(...numbers) + 1));
   for (const button of all("[data-tool]")) button.setAttribute("aria-pressed", button.dataset.tool === tool);
   const busy = state.tracking;
   for (const button of all("[data-follow], [data-action]")) button.disabled = Boolean(busy) && button.dataset.action !== "stop";
   find("[data-action=stop]").hidden = find("progress").hidden = !busy;
   if (busy) find("progress").value = busy[0] / busy[1];
-  find(".saved").textContent = busy || state.saved ? "" : "not saved as masks yet";
-  find("[data-play]").textContent = playing ? "Pause" : "Play";
+  find(".saved").textContent = busy || state.saved ? "" : words.not_saved;
+  find("[data-play]").textContent = playing ? words.pause : words.play;
   find("[data-play]").setAttribute("aria-label", playing ? "pause" : "play");
   ticks();
 }
 
 function chip(text, number) {
   const button = document.createElement("button");
+  const isThere = text === `${number}`, dot = document.createElement("i");
+  dot.style.background = colourOf(number);
   button.type = "button";
-  button.textContent = text;
-  button.setAttribute("aria-label", text === `${number}` ? `object ${number}` : "new object");
+  button.replaceChildren(...(isThere ? [dot] : []), text);
+  button.setAttribute("aria-label", isThere ? `object ${number}` : "new object");
   button.setAttribute("aria-pressed", number === object);
-  button.onclick = () => { object = number; controls(); draw(); };
+  button.onclick = () => choose(number);
   return button;
+}
+
+function choose(number) {
+  object = number;
+  controls();
+  draw();
 }
 
 function ticks() {
@@ -152,7 +178,7 @@ function draw() {
   for (const [number, lines] of own.silhouettes) silhouette(number, lines);
   const regions = (!state.tracking && state.regions && state.regions[frame]) || [];
   for (const [number, lines] of regions) region(number, lines);
-  own.marks.forEach(mark);
+  [...own.marks, ...pending.filter((one) => one.frame === frame)].forEach(mark);
   if (band) frameOf(band.x, band.y, band.width, band.height, "#fff");
   canvas.dataset.frame = frame;
   canvas.dispatchEvent(new CustomEvent("shown", { detail: frame }));
@@ -208,7 +234,7 @@ canvas.addEventListener("pointerup", () => {
   const drawn = band;
   band = null;
   if (!drawn) return;
-  if (drawn.width < 3 || drawn.height < 3) tell("drag a rectangle around the object", true);
+  if (drawn.width < 3 || drawn.height < 3) tell(words.drag_first, true);
   else act("box", { frame: drawn.from.frame, x: drawn.x, y: drawn.y, width: drawn.width, height: drawn.height, object });
   draw();
 });
@@ -216,25 +242,49 @@ canvas.addEventListener("pointercancel", () => { band = null; draw(); });
 
 slider.addEventListener("input", () => show(Number(slider.value)));
 for (const button of all("[data-step]")) button.onclick = () => show(frame + Number(button.dataset.step));
-for (const button of all("[data-tool]")) button.onclick = () => { tool = button.dataset.tool; if (state) controls(); };
+for (const button of all("[data-tool]")) button.onclick = () => use(button.dataset.tool);
+find("[data-help]").onclick = help;
 for (const button of all("[data-action]")) button.onclick = () => act(button.dataset.action, { frame, object });
 for (const button of all("[data-follow]")) button.onclick = () => act("follow", { direction: button.dataset.follow, frame });
 find("[data-play]").onclick = play;
 find(".viewer").addEventListener("keydown", (event) => {
   if (event.target.tagName === "INPUT" && event.key.startsWith("Arrow")) return;
-  if (event.key === "ArrowLeft") show(frame - 1);
-  else if (event.key === "ArrowRight") show(frame + 1);
-  else if (event.key === " " && event.target.tagName !== "BUTTON") play();
-  else if (event.key === "z" && (event.ctrlKey || event.metaKey)) act("undo", {});
+  if (event.altKey || ((event.ctrlKey || event.metaKey) && event.key !== "z")) return;
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if (key === "ArrowLeft") show(frame - 1);
+  else if (key === "ArrowRight") show(frame + 1);
+  else if (key === "Home") show(0);
+  else if (key === "End") show(state ? state.count - 1 : 0);
+  else if (key === " " && event.target.tagName !== "BUTTON") play();
+  else if (key === "z" && (event.ctrlKey || event.metaKey)) act("undo", {});
+  else if (key === "?") help();
+  else if (key in TOOLS) use(TOOLS[key]);
+  else if (state && key === "t" && !state.tracking) act("follow", { direction: "both", frame });
+  else if (state && key === "n") choose(Math.max(object, ...state.objects) + 1);
+  else if (state && state.objects.includes(Number(key))) choose(Number(key));
   else return;
   event.preventDefault();
 });
+
+const TOOLS = { a: "positive", r: "negative", b: "box" };
+
+function use(name) {
+  tool = name;
+  if (state) controls();
+}
+
+function help() {
+  const list = find(".keys");
+  list.hidden = !list.hidden;
+  find("[data-help]").setAttribute("aria-expanded", !list.hidden);
+}
 
 function opened() {
   if (!props.value || !props.value.token) return;
   if (state && state.token !== props.value.token) {
     pause();
     state = band = null;
+    pending = [];
     frame = 0;
     images = [];
     tell("");

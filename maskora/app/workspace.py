@@ -354,11 +354,11 @@ class Workspace:
 def _checked_name(edit: str) -> str:
     if not EDIT_NAME.fullmatch(edit) or edit.startswith(RESERVED):
         raise UserError(
-            f"--edit {edit}: a name starts with a letter and holds letters, digits, "
+            f"edit {edit!r}: a name starts with a letter and holds letters, digits, "
             f"'-' and '_'; not {', '.join(RESERVED)}"
         )
     if WINDOWS and DEVICE.fullmatch(edit):
-        raise UserError(f"--edit {edit}: Windows has a device of this name; choose another")
+        raise UserError(f"edit {edit!r}: Windows has a device of this name; choose another")
     return edit
 
 

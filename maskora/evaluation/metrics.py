@@ -20,6 +20,7 @@ SIGMA, RADIUS = 1.5, 5  # of SSIM's Gaussian window, 11 x 11 pixels (Wang et al.
 MOVES = 0.5  # pixels per frame: slower than that counts as standing still
 LEAST = 0.01  # share of a region that must be seen in both frames for a number to mean something
 BINS = 16  # per colour
+RARE = 0.002  # of the density that all colours alike have: what is rarer in the edit is not its own
 BLUR = 0.75  # bins: neighbouring colours count for each other
 TELLING = 0.3  # what the source has of the edit's colours must be less, relative to the edit
 SHADES = 32  # steps per colour of an object's palette
@@ -283,8 +284,12 @@ def change_kept(
 def _edit_coloured(
     picture_HWC: np.ndarray, source_HWC: np.ndarray, inside_HW: np.ndarray, density: np.ndarray
 ) -> float:
-    """The share of the mask that has colours of the edit rather than of the source; 0 for none."""
-    rival = _density(source_HWC[inside_HW])
+    """The share of the mask that has colours of the edit rather than of the source; 0 for none.
+
+    The far tails of the smoothing are no colours of the edit: they reach over much of what noise
+    has.
+    """
+    rival = np.maximum(_density(source_HWC[inside_HW]), RARE / BINS**3)
     r, g, b = (picture_HWC[inside_HW] // (256 // BINS)).T
     likely_N = density[r, g, b] > rival[r, g, b]
     return float(likely_N.mean()) if likely_N.size else 0.0

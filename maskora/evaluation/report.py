@@ -25,6 +25,8 @@ from maskora.evaluation.verdict import Sign, Worst, bad_signs, worst_frames
 from maskora.video.differences import HEAT, heat
 
 SHOWN = 6  # frames spread over the clip, beside the worst
+ALL_SHOWN = 12  # frames of a clip that is shown whole
+UNSEEN = 40.0  # dB: from there on nobody sees a difference
 AGAINST_TRUTH = ("hit_rate", "centroid_error", "orientation_error")  # what the summary has of it
 WIDEST = 400  # pixels, of the pictures in the page
 # Colours that are put into a chart and then handed to the page's style sheet.
@@ -124,7 +126,7 @@ def summary(report: Report) -> list[str]:
     measured = [key for key in AGAINST_TRUTH if numbers.means.get(key) is not None]
     parts = [f"{MEASURES[k].title.lower()} {format_value(k, numbers.means[k])}" for k in measured]
     lines += [f"against the truth: {', '.join(parts)}"] if parts else []
-    lines += [f"bad sign: {s.title}. {s.message}" for s in report.signs] or ["no known bad sign"]
+    lines += [f"issue: {s.title}. {s.message}" for s in report.signs] or ["no known issue"]
     return lines + [f"frame {w.frame} stands out: {worst_reason(w)}" for w in report.worst]
 
 
@@ -137,6 +139,11 @@ def background_sentence(numbers: Numbers) -> str:
     if same == len(curve):
         return f"outside the mask all {same} frames are identical to the source"
     mean = format_value("outside_psnr", numbers.means["outside_psnr"])
+    if min(curve) >= UNSEEN:
+        return (
+            f"outside the mask no frame differs visibly from the source; PSNR {mean} (a compressed "
+            f"video is never quite identical)"
+        )
     return (
         f"outside the mask {same} of {len(curve)} frames are identical to the source; PSNR {mean}"
     )
@@ -184,8 +191,13 @@ def _plain(value: float | None) -> float | str | None:
 
 
 def shown_frames(report: Report) -> list[int]:
-    """Numbers of the frames that the page shows: some spread over the clip, and the worst."""
+    """Numbers of the frames that the page shows: some spread over the clip, and the worst.
+
+    Of a short clip, all.
+    """
     last = report.numbers.frames - 1
+    if last < ALL_SHOWN:
+        return [*range(last + 1)]
     spread = {round(n * last / (SHOWN - 1)) for n in range(SHOWN)}
     return sorted(spread | {worst.frame for worst in report.worst})
 

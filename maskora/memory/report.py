@@ -51,7 +51,7 @@ def render(plans: Sequence[Plan]) -> str:
 
 def _budget(plan: Plan) -> str:
     if plan.budget is None:
-        return "no GPU: memory.vram_budget_gb is not enforced"
+        return "no GPU: VRAM limit ignored (memory.vram_budget_gb)"
     return f"budget {gb(plan.budget.nbytes)} GB: {plan.budget.description}"
 
 

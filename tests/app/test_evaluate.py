@@ -112,7 +112,7 @@ def changed_record(workspace: Workspace) -> Iterator[dict[str, Any]]:
 def test_a_good_result(workspace: Workspace, truth: Path, run: Run) -> None:
     answer = ok(run("evaluate", workspace.root, "--truth", truth))
     assert "outside the mask all 13 frames are identical to the source" in answer.out
-    assert "no known bad sign" in answer.out
+    assert "no known issue" in answer.out
     output = workspace.output_dir(None, None)
     assert str(output / "report.html") in answer.out
     assert (output / "report.html").stat().st_size > 100_000
@@ -138,7 +138,7 @@ def test_a_good_result(workspace: Workspace, truth: Path, run: Run) -> None:
 def test_a_bad_result_is_told(run: Run, tmp_path: Path) -> None:
     workspace = write_workspace(tmp_path / "ws", BAD["faded"](), {0: SCENE.truth[0]})
     answer = ok(run("evaluate", workspace.root))
-    assert "bad sign: The edit turns back into the source" in answer.out
+    assert "issue: The edit turns back into the source" in answer.out
     signs = report(workspace)["verdict"]["signs"]
     assert [sign["name"] for sign in signs] == ["vanished"]
 

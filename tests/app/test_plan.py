@@ -249,7 +249,7 @@ def test_without_a_gpu_all_lies_in_ram_and_the_budget_is_not_enforced(
     explicit = planned(big, "infer", "memory.blocks_to_swap=5", machine=WITHOUT_GPU)
     assert explicit.placement.blocks_to_swap == 5
     text = run("plan", "--config", edit, "--device", "cpu").out
-    assert "no GPU: memory.vram_budget_gb is not enforced" in text
+    assert "no GPU: VRAM limit ignored (memory.vram_budget_gb)" in text
     assert "reserve" not in text
 
 

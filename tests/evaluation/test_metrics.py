@@ -31,6 +31,7 @@ from maskora.evaluation.metrics import (
     psnr,
     warp_error,
 )
+from maskora.evaluation.verdict import COLOURS_GONE
 from tests.evaluation.scenes import ORANGE, SCENE, draw_disc
 
 EVERYWHERE = np.ones((48, 64), bool)
@@ -233,6 +234,22 @@ def test_how_much_of_the_edit_is_kept() -> None:
     assert change_kept(SCENE.source[LAST], *rest, edit) == 0.0
     # The object's absence differs from the source as well: there only the colours tell.
     assert colours_kept(SCENE.background[LAST], *rest, edit) == pytest.approx(0.0, abs=0.05)
+
+
+def test_noise_has_not_most_of_the_edits_colours() -> None:
+    """An edit of part of the mask, in many colours: what smoothing adds to them noise has, too."""
+    source_HWC = np.full((64, 64, 3), (70, 110, 60), np.uint8)
+    inside_HW = np.zeros((64, 64), bool)
+    inside_HW[12:52, 12:52] = True
+    edited_HWC = source_HWC.copy()
+    edited_HWC[20:44, 20:44] = 60, 60, 160
+    edited_HWC[20:44, 20:44, 0] = np.linspace(60, 200, 24)
+    edit = edit_colours([(edited_HWC, source_HWC, inside_HW)])
+    noise_HWC = np.random.default_rng(0).integers(0, 256, source_HWC.shape, dtype=np.uint8)
+    kept = colours_kept(noise_HWC, source_HWC, inside_HW, edit)
+    assert kept is not None
+    assert kept < COLOURS_GONE
+    assert colours_kept(edited_HWC, source_HWC, inside_HW, edit) == 1.0
 
 
 def test_the_look_of_a_later_keyframe_is_the_edits_too() -> None:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from playwright.sync_api import Browser, Route, expect
 
+from gui_mask import words
 from maskora.app.workspace import Workspace
 from maskora.config import set_values
 from maskora.masks.files import read_labels, write_labels
@@ -92,17 +93,18 @@ def test_the_dog_from_a_video_to_the_result(
     shutil.copy(real_clips / "dog.mp4", home)
     window, tab = page, page.page
     window.picture("open")
-    tab.get_by_label("… or its path on this machine").fill("dog.mp4")
-    window.press("Look at it")
+    tab.get_by_label("Or type a path").fill("dog.mp4")
+    window.press("Load video")
     window.message("1280×720, 289 frames")
-    tab.get_by_label("Frames").first.fill("21")
-    tab.get_by_label("Size").fill("320x176")
-    tab.get_by_label("Size").press("Enter")
-    tab.get_by_role("combobox", name="Base").click()
+    tab.get_by_role("combobox", name="Model preset").first.click()
     tab.get_by_role("option", name="tiny").click()
-    tab.get_by_label("Model folder or hub id").fill(str(tiny_model))
+    expect(tab.get_by_label("Size").first).to_have_value("Keep aspect ratio (about 256×256)")
+    tab.get_by_label("Frames").first.fill("21")
+    tab.get_by_label("Size").first.fill("320x176")
+    tab.get_by_label("Size").first.press("Enter")
+    tab.get_by_label("Model location").first.fill(str(tiny_model))
     window.picture("begin")
-    window.press("Make the workspace")
+    window.press("Create project")
     window.ready(21)
     workspace = Workspace(home / "dog-edit")
 
@@ -110,14 +112,14 @@ def test_the_dog_from_a_video_to_the_result(
     window.follow()
     window.show(12)
     before = read_labels(workspace.tracked(12))
-    window.press("+ Belongs")
+    window.press("Add point")
     window.click(0.45, 0.66)
     window.click(0.30, 0.40, button="right")
     window.follow()
     assert (read_labels(workspace.tracked(12)) != before).any()
     tab.get_by_label("Margin").first.fill("0.2")
     window.picture("mask")
-    window.press("Save the masks")
+    window.press("Save mask")
     window.message("Saved in")
     assert "margin = 0.2" in workspace.config.read_text()
 
@@ -144,10 +146,10 @@ def test_the_dog_from_a_video_to_the_result(
 
     window.tab("4 · Run")
     window.message("RAM, GB")
-    window.press("Train and infer")
-    window.message("running")
-    tab.locator("video").wait_for(timeout=600_000)
-    window.message("done")
+    window.press("Train and generate")
+    window.message("Running")
+    tab.locator("video").first.wait_for(timeout=600_000)
+    window.message("Done")
     tab.wait_for_function("document.querySelector('video').videoWidth === 1280")
     window.picture("run")
     result = probe(workspace.output_dir(None, None) / "edited.mp4")
@@ -163,9 +165,9 @@ def test_an_uploaded_video_stays_with_its_workspace(
     window.message("320×192, 9 frames")
     window.page.get_by_label("Size").fill("160x96")
     window.page.get_by_label("Size").press("Enter")
-    window.page.get_by_label("Model folder or hub id").fill(str(tiny_model))
+    window.page.get_by_label("Model location").first.fill(str(tiny_model))
     window.picture("begin")
-    window.press("Make the workspace")
+    window.press("Create project")
     window.ready(9)
     window.click(*BALL)
     window.follow()
@@ -235,11 +237,11 @@ def test_clicks_corrections_and_undo(window: Window, workspace: Workspace) -> No
 
 
 def test_following_without_a_click(window: Window) -> None:
-    window.press("Follow through the clip")
+    window.press("Track whole clip")
     expect(window.status).to_contain_text("nothing is clicked yet")
-    window.press("From here →")
+    window.press("Track forward")
     expect(window.status).to_contain_text("nothing is marked in frame 0")
-    window.press("Save the masks")
+    window.press("Save mask")
     window.message("nothing is marked")
 
 
@@ -267,7 +269,7 @@ def test_an_object_that_leaves_the_picture(
     page.drag(0.54, 0.27, 0.82, 0.73)
     page.follow()
     expect(page.status).to_contain_text("object 1 is not seen in frames")
-    page.press("Save the masks")
+    page.press("Save mask")
     page.message("Saved in")
 
 
@@ -276,11 +278,11 @@ def test_what_is_no_video(window: Window, tmp_path: Path) -> None:
     window.tab("1 · Open")
     window.upload("video", tmp_path / "notes.mp4")
     window.message("notes.mp4")
-    expect(window.page.get_by_role("button", name="Make the workspace")).to_be_hidden()
-    for path, words in (("/etc/passwd", "--allow DIR"), ("gone.mp4", "no such video")):
-        window.page.get_by_label("… or its path on this machine").fill(path)
-        window.press("Look at it")
-        window.message(words)
+    expect(window.page.get_by_role("button", name="Create project")).to_be_hidden()
+    for path, refusal in (("/etc/passwd", "--allow DIR"), ("gone.mp4", "no such video")):
+        window.page.get_by_label("Or type a path").fill(path)
+        window.press("Load video")
+        window.message(refusal)
 
 
 def test_an_edited_frame_of_another_size(
@@ -328,7 +330,7 @@ def test_a_long_clips_timeline_stands_above_its_plan(
 
 def test_running_without_an_edited_frame(window: Window, workspace: Workspace) -> None:
     window.tab("4 · Run")
-    window.press("Train and infer")
+    window.press("Train and generate")
     window.message("is missing")
     assert not workspace.job_record.exists()
 
@@ -341,7 +343,7 @@ def test_a_full_disk_on_save(window: Window, server: Server, workspace: Workspac
     process = psutil.Process(server.process.pid)
     process.rlimit(psutil.RLIMIT_FSIZE, (100, psutil.RLIM_INFINITY))
     try:
-        window.press("Save the masks")
+        window.press("Save mask")
         window.message("File too large")
         assert not workspace.masks_dir.exists()
         window.show(3)
@@ -349,7 +351,7 @@ def test_a_full_disk_on_save(window: Window, server: Server, workspace: Workspac
         expect(window.status).to_contain_text("still in this page")
     finally:
         process.rlimit(psutil.RLIMIT_FSIZE, (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY))
-    window.press("Save the masks")
+    window.press("Save mask")
     window.message("Saved in")
     assert (read_labels(workspace.silhouette(3)) == read_labels(workspace.tracked(3))).all()
     assert (workspace.tracking_dir / "before" / "00003.png").is_file()
@@ -366,7 +368,7 @@ def test_two_tabs_on_one_workspace(
     other.press("new object")
     other.click(0.9, 0.1)
     window.follow()
-    other.press("Save the masks")
+    other.press("Save mask")
     other.message("Saved in")
     other.page.close()
     assert set(np.unique(read_labels(workspace.silhouette(2)))) == {0, 1, 2}
@@ -380,12 +382,12 @@ def test_sam2_and_the_captioner(window: Window, workspace: Workspace) -> None:
     window.press("Tracker ▼")
     window.page.get_by_label("SAM2: needs a checkpoint").check()
     window.page.get_by_label("SAM2 checkpoint").fill("nowhere/at/all")
-    window.press("Use this tracker")
-    window.message("From now on: sam2.")
+    window.press("Apply")
+    window.message("Tracker: sam2.")
     window.click(*BALL)
     expect(window.status).to_contain_text("[tracker] checkpoint")
     window.page.get_by_label("SAM2 checkpoint").fill("./sam2")
-    window.press("Use this tracker")
+    window.press("Apply")
     window.page.wait_for_timeout(500)
     window.click(*BALL)
     expect(window.status).to_have_text("")
@@ -405,7 +407,7 @@ def test_closing_the_page_loses_nothing(
     first = Window.open(browser, server.address)
     first.enter_ball(workspace)
     first.click(*BALL)
-    first.press("Follow through the clip")
+    first.press("Track whole clip")
     first.answered()
     first.page.reload()
     first.ready(9)
@@ -415,7 +417,7 @@ def test_closing_the_page_loses_nothing(
     expect(second.page.get_by_role("button", name="Stop", exact=True).first).to_be_hidden(
         timeout=60_000
     )
-    expect(second.status).to_contain_text("followed to the end")
+    expect(second.status).to_contain_text("tracking finished")
     second.press("Undo")
     second.answered()
     assert not read_labels(workspace.tracked(8)).any()
@@ -454,7 +456,7 @@ def test_a_lost_answer_is_asked_for_again(window: Window) -> None:
         else:
             route.continue_()
 
-    window.press("Follow through the clip")
+    window.press("Track whole clip")
     window.answered()
     window.page.route(ASKED, lose_one)
     expect(window.page.get_by_role("button", name="Stop", exact=True).first).to_be_hidden()
@@ -504,18 +506,129 @@ def test_leave_to_replace_is_given_for_one_workspace(
         window.message(one.root.name)
         window.page.wait_for_timeout(500)
         window.click(*BALL)
-        window.press("Save the masks")
+        window.press("Save mask")
         window.message(f"{one.root.name}/masks")
         write_labels(one.mask(3), painted)
     window.enter(workspace.root.name)
     window.page.wait_for_timeout(1000)
-    window.press("Save the masks")
+    window.press("Save mask")
     window.page.get_by_label("Replace the masks that I painted").check()
     window.enter(other.root.name)
     window.page.wait_for_timeout(1000)
-    window.press("Save the masks")
+    window.press("Save mask")
     window.message("painted by hand since")
     assert read_labels(other.mask(3)).all()
+
+
+@pytest.mark.parametrize("width", [1440, 1280, 800])
+def test_every_page_is_as_wide_as_the_window_lets_it(
+    browser: Browser, server: Server, home: Path, boxed: Workspace, width: int
+) -> None:
+    workspace = copied(boxed, home / f"ws-{secrets.token_hex(4)}")
+    window = Window.open(browser, server.address, width)
+    window.page.locator("#recent button").first.wait_for()
+    window.picture("recent")
+    window.enter_ball(workspace)
+    window.page.get_by_role("button", name="Keyboard and mouse").click()
+    expect(window.page.get_by_text("show or hide this list")).to_be_visible()
+    window.picture("keys")
+    window.page.keyboard.press("?")
+    expect(window.page.get_by_text("show or hide this list")).to_be_hidden()
+    widths = set()
+    for tab in words.TABS.values():
+        window.tab(tab)
+        if tab == words.TABS["run"]:
+            window.message("RAM, GB")
+        window.page.wait_for_timeout(500)
+        widths.add(window.page.evaluate("document.querySelector('main').clientWidth"))
+        assert window.page.evaluate("document.documentElement.scrollWidth") <= width
+    window.picture("plan")
+    assert len(widths) == 1, widths
+    heights = window.page.locator(".plan pre .columns").evaluate_all(
+        "lines => lines.map((line) => line.getBoundingClientRect().height)"
+    )
+    assert heights
+    assert max(heights) < 24, "no line of the table is broken"
+    window.page.close()
+    assert window.errors == []
+
+
+def test_a_recent_project_is_opened_by_its_picture(page: Window, workspace: Workspace) -> None:
+    workspace.config.touch()  # a copy is as old as what it was copied from
+    page.page.reload()
+    page.page.locator("#recent button", has_text=workspace.root.name).click()
+    page.ready(9)
+    page.message(workspace.root.name)
+
+
+def test_before_and_after_under_one_line(page: Window, workspace: Workspace) -> None:
+    folder = workspace.output_dir(None, None)
+    folder.mkdir(parents=True)
+    thirds = np.zeros((96, 480, 3), np.uint8)
+    thirds[:, :160], thirds[:, 320:] = (200, 0, 0), (0, 0, 200)
+    for name, picture in (("edited.mp4", thirds[:, 320:]), ("comparison.mp4", thirds)):
+        write_mp4(folder / name, (picture for _ in range(9)), Fraction(16))
+    (folder / "run.json").write_text("{}")
+    page.enter_ball(workspace)
+    page.tab("4 · Run")
+    page.message("Result of the first edit, made")
+    page.page.get_by_text("Before and after").click()
+    canvas, edge = page.page.locator(".compare canvas"), page.page.locator(".compare input").first
+    for share, colour in (("0", "2"), ("100", "0")):
+        edge.fill(share)
+        page.page.wait_for_function(
+            """(strongest) => {
+                const canvas = document.querySelector(".compare canvas");
+                const [...pixel] = canvas.getContext("2d").getImageData(80, 48, 1, 1).data;
+                return canvas.width === 160 && pixel[strongest] > 150;
+            }""",
+            arg=int(colour),
+        )
+    edge.fill("50")
+    expect(canvas).to_be_visible()
+    page.picture("compare")
+
+
+def test_a_server_that_is_gone(browser: Browser, tmp_path: Path, unmarked: Workspace) -> None:
+    copied(unmarked, tmp_path / "ws")
+    with serving(tmp_path, "ws") as running:
+        window = Window.open(browser, running.address)
+        window.ready(9)
+    window.click(*BALL)
+    expect(window.status).to_contain_text("maskora does not answer")
+    expect(window.status).not_to_contain_text("undefined")
+    window.page.close()
+
+
+def test_each_object_has_its_colour(window: Window) -> None:
+    window.click(*BALL)
+    window.page.keyboard.press("n")
+    window.click(0.9, 0.1)
+    dots = window.page.locator("#viewer .objects i")
+    expect(dots).to_have_count(2)
+    colours = [dot.evaluate("one => one.style.background") for dot in dots.all()]
+    assert len(set(colours)) == 2
+    window.picture("objects")
+
+
+def test_a_mask_that_is_not_saved_is_saved_and_the_run_goes_on(
+    page: Window, home: Path, boxed: Workspace
+) -> None:
+    workspace = copied(boxed, home / f"ws-{secrets.token_hex(4)}")
+    write_png(workspace.edited_frame(None, 0, ".png"), 255 - read_image(workspace.source_frame(0)))
+    page.enter_ball(workspace)
+    page.page.get_by_label("Margin").first.fill("0.2")
+    page.tab("4 · Run")
+    page.press("Train")
+    page.message("is not saved")
+    page.picture("unsaved")
+    page.press("Save mask and run")
+    page.message("training is done")
+    assert "margin = 0.2" in workspace.config.read_text()
+    lines = page.page.locator("svg.loss polyline")
+    expect(lines).to_have_count(1)
+    page.message("motion")
+    page.picture("trained")
 
 
 def test_names_are_no_markup(window: Window, workspace: Workspace) -> None:

@@ -1,6 +1,7 @@
 """What others wrote is shown as it is, and as nothing else."""
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -34,6 +35,16 @@ def test_it_reads_as_it_was_written(text: str) -> None:
     for entity, letter in (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&amp;", "&")):
         plainly = plainly.replace(entity, letter)
     assert plainly == text
+
+
+def test_an_upload_is_called_as_the_person_knows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    uploaded = tmp_path / ("0123456789abcdef" * 4) / "my clip.mp4"
+    with caught() as problem:
+        raise UserError(f"{uploaded}: no video; {tmp_path}x stays")
+    assert problem.text == f"my clip.mp4: no video; {tmp_path}x stays"
 
 
 def test_a_bug_is_raised_on() -> None:

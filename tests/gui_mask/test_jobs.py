@@ -112,7 +112,8 @@ def test_a_preview_is_shown_and_nothing_is_trained(workspace: Workspace) -> None
     assert state.result == workspace.output_dir(None, None) / "preview.mp4"
     assert probe(state.result).frames == 9
     assert state.losses == {}
-    shown = running._result(SimpleNamespace(token="t"), state)  # type: ignore[arg-type]
+    session = SimpleNamespace(token="t", workspace=workspace)
+    shown = running.result_html(session, "")  # type: ignore[arg-type]
     assert shown.count("maskora/t/output/preview.mp4?") == 2
     assert "comparison.mp4" not in shown
 

@@ -191,7 +191,7 @@ def test_what_would_disturb_the_following_is_refused(
     session.follow(None, "both")
     assert waiting.is_there.wait(60)
     for disturb in (lambda: session.point([BALL]), session.undo, session.save, session.release):
-        with pytest.raises(UserError, match="being followed right now"):
+        with pytest.raises(UserError, match="being tracked right now"):
             disturb()
     assert not waiting.closed
     threading.Timer(0.2, waiting.may_go_on.set).start()

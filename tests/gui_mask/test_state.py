@@ -125,6 +125,11 @@ def test_links_and_places_outside_are_not_opened(state: AppState, workspace: Wor
         state.open(str(workspace.root))
 
 
+def test_with_nothing_open_a_project_is_to_be_opened(state: AppState) -> None:
+    with pytest.raises(UserError, match="open a project first"):
+        state.session("")
+
+
 def test_the_oldest_makes_room_and_a_failed_opening_closes_nothing(
     state: AppState, tmp_path: Path, unmarked: Workspace
 ) -> None:

@@ -119,8 +119,8 @@ class Window:
     def enter(self, workspace: str) -> None:
         """Open a workspace, perhaps another one."""
         self.tab("1 · Open")
-        self.page.get_by_label("Workspace folder", exact=True).fill(workspace)
-        self.press("Open")
+        self.page.get_by_label("Project folder").first.fill(workspace)
+        self.page.get_by_role("button", name="Open", exact=True).click()
 
     def upload(self, where: str, file: Path) -> None:
         """Give a file to one of the page's drop areas."""
@@ -168,7 +168,7 @@ class Window:
 
     def follow(self) -> None:
         """Follow the objects to the end."""
-        self.press("Follow through the clip")
+        self.press("Track whole clip")
         self.answered()
         expect(self.page.get_by_role("button", name="Stop", exact=True).first).to_be_hidden(
             timeout=240_000

@@ -220,12 +220,15 @@ def shrunk(frames_THWC: Frames, long_side: int) -> tuple[Frames, float]:
 # An object in one frame, from what is pointed at.
 
 SEED = 4  # radius of a click, in pixels
+PRICK = 4 * SEED**2 * np.pi  # pixels: a hole that is no larger is the click's own
 # Of the long side: radii of an object that is clicked on, each of which is tried.
 RADII = (0.03, 0.05, 0.075, 0.11, 0.16, 0.24, 0.36)
 DISC_REACH = 1.8  # of such a radius: beyond it is background
 SLACK = 0.15  # of a box's sides: how far beyond it the object may be
 BOX_CORE = 0.3  # of a box's axes: the ellipse in which the object is for certain
-NEAR = 0.07  # of the long side: a click this near an outline corrects it, up to twice as far
+# Of the long side: a click this near an outline corrects it, up to twice as far; one that is
+# farther away points at a further part.
+NEAR = 0.07
 USUAL_SIZE = 0.1  # of an object, by the long side
 SIZE_SPREAD = 1.6  # how far its logarithm varies
 MISSED = 0.7  # how far the logarithm of a size may be off the size that was tried
@@ -248,27 +251,89 @@ def find_object(
         others_HW: where other objects are; they are background.
     """
 
-    def cut_out(marks_HW: Marks) -> Silhouette:
-        marks_HW[others_HW] = cv2.GC_BGD
+    cutter = _Cutter(image_HWC, permanence_HW, others_HW)
+    if not before_HW.any() or _is_elsewhere(pointed.boxes, before_HW):
+        found_HW = cutter.find_anew(pointed, before_HW)
+        return _open_pricks(found_HW, pointed)
+    far = () if pointed.boxes else _far_from(before_HW, pointed.inside)
+    near = replace(pointed, inside=tuple(p for p in pointed.inside if p not in far))
+    found_HW = before_HW & ~others_HW
+    if near.boxes or near.inside or near.outside:
+        found_HW = cutter.cut(_mark_correction(near, before_HW), near, is_known=True)
+    if far:  # a part of the object that is not beside the others: what is there stays
+        further = replace(pointed, inside=far)
+        found_HW = found_HW | cutter.find_anew(further, np.zeros_like(before_HW))
+    return _open_pricks(_without_refused(found_HW, pointed), pointed)
+
+
+@dataclass(frozen=True)
+class _Cutter:
+    """Cuts one object out of a frame; the other objects are background."""
+
+    image_HWC: Image
+    permanence_HW: Field
+    others_HW: Silhouette
+
+    def find_anew(self, pointed: Pointed, before_HW: Silhouette) -> Silhouette:
+        """The object by boxes, else by clicks alone; empty where neither says where it is."""
+        is_known = bool(pointed.inside) or bool(before_HW.any())
+        if pointed.boxes:
+            return self.cut(_mark_boxes(pointed, before_HW.shape), pointed, is_known)
+        if not pointed.inside:
+            return np.zeros_like(before_HW)
+        away_HW, long_side = _distance(pointed.inside, before_HW.shape), max(before_HW.shape)
+        marks = [_mark_disc(away_HW, share * long_side, pointed) for share in RADII]
+        sizes = [float(np.sqrt((marks_HW & 1).sum())) for marks_HW in marks]
+        tries = [self.cut(one_HW, pointed, is_known) for one_HW in marks]
+        return _best(tries, sizes, _edges(self.image_HWC, self.permanence_HW))
+
+    def cut(self, marks_HW: Marks, pointed: Pointed, is_known: bool) -> Silhouette:
+        """The silhouette that marks and clicks lead to.
+
+        Args:
+            is_known: a place is known that is the object's for certain.
+        """
+        marks_HW[self.others_HW] = cv2.GC_BGD
         for points, kind in ((pointed.outside, cv2.GC_BGD), (pointed.inside, cv2.GC_FGD)):
             for point in points:
                 cv2.circle(marks_HW, point, SEED, kind, thickness=-1)
-        silhouette_HW = refine(image_HWC, permanence_HW, marks_HW)
+        silhouette_HW = refine(self.image_HWC, self.permanence_HW, marks_HW)
         hint_HW = silhouette_HW & (marks_HW == cv2.GC_FGD)
-        if hint_HW.any() and (pointed.inside or before_HW.any()):
+        if hint_HW.any() and is_known:
             return keep_parts(silhouette_HW, hint_HW, 0)
         return keep_parts(silhouette_HW, silhouette_HW, LARGE)
 
-    if before_HW.any() and not _is_elsewhere(pointed, before_HW):
-        return cut_out(_mark_correction(pointed, before_HW))
-    if pointed.boxes:
-        return cut_out(_mark_boxes(pointed, before_HW.shape))
-    if not pointed.inside:
-        return np.zeros_like(before_HW)
-    away_HW, long_side = _distance(pointed.inside, before_HW.shape), max(before_HW.shape)
-    marks = [_mark_disc(away_HW, share * long_side, pointed) for share in RADII]
-    sizes = [float(np.sqrt((marks_HW & 1).sum())) for marks_HW in marks]
-    return _best([cut_out(one_HW) for one_HW in marks], sizes, _edges(image_HWC, permanence_HW))
+
+def _without_refused(silhouette_HW: Silhouette, pointed: Pointed) -> Silhouette:
+    """Without parts that a click refuses, where another click says which part is the object."""
+    _, parts_HW = cv2.connectedComponents(silhouette_HW.astype(np.uint8))
+    meant = {int(parts_HW[y, x]) for x, y in pointed.inside}
+    reach = (SEED + 2) / max(parts_HW.shape)
+    around = (_discs_around([point], reach, parts_HW.shape) for point in pointed.outside)
+    refused = {part for disc_HW in around for part in np.unique(parts_HW[disc_HW]).tolist()}
+    if meant <= {0}:
+        return silhouette_HW
+    return silhouette_HW & ~np.isin(parts_HW, [*(refused - meant - {0})])
+
+
+def _open_pricks(silhouette_HW: Silhouette, pointed: Pointed) -> Silhouette:
+    """A refused point near the outline takes what lies between, too, and leaves no mere prick."""
+    if not pointed.outside or not silhouette_HW.any():
+        return silhouette_HW
+    outlines, _ = cv2.findContours(
+        silhouette_HW.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+    )
+    filled_HW = cv2.drawContours(np.zeros(silhouette_HW.shape, np.uint8), outlines, -1, 1, -1)
+    depth_HW = cv2.distanceTransform(np.pad(filled_HW, 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    _, gaps_HW, stats, _ = cv2.connectedComponentsWithStats((~silhouette_HW).astype(np.uint8))
+    bites_HW = np.zeros(silhouette_HW.shape, np.uint8)
+    for x, y in pointed.outside:
+        depth, area = float(depth_HW[y, x]), stats[gaps_HW[y, x], cv2.CC_STAT_AREA]
+        if gaps_HW[y, x] and area <= PRICK and depth <= NEAR / 2 * max(silhouette_HW.shape):
+            others = [np.hypot(x - a, y - b) / 2 for a, b in pointed.inside]
+            radius = min([depth + SEED, *others])
+            cv2.circle(bites_HW, (x, y), round(radius), 1, thickness=-1)
+    return silhouette_HW & (bites_HW == 0)
 
 
 def _mark_disc(away_HW: Field, radius: float, pointed: Pointed) -> Marks:
@@ -297,12 +362,15 @@ def _mark_boxes(pointed: Pointed, shape: tuple[int, ...]) -> Marks:
     return marks_HW
 
 
-def _is_elsewhere(pointed: Pointed, before_HW: Silhouette) -> bool:
-    """True if no prompt is near the place where the object was thought to be."""
-    if pointed.boxes:
-        return not (before_HW & _in_boxes(pointed.boxes, before_HW.shape)).any()
-    reached_HW = _discs_around(pointed.inside, NEAR, before_HW.shape)
-    return bool(pointed.inside) and not (before_HW & reached_HW).any()
+def _is_elsewhere(boxes: Sequence[Sides], before_HW: Silhouette) -> bool:
+    """Whether boxes are drawn, and none where the object was thought to be."""
+    return bool(boxes) and not (before_HW & _in_boxes(boxes, before_HW.shape)).any()
+
+
+def _far_from(before_HW: Silhouette, points: Sequence[Point]) -> tuple[Point, ...]:
+    """The points that are not near a silhouette."""
+    discs = {point: _discs_around([point], NEAR, before_HW.shape) for point in points}
+    return tuple(point for point in points if not (before_HW & discs[point]).any())
 
 
 def _mark_correction(pointed: Pointed, before_HW: Silhouette) -> Marks:

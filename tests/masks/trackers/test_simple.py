@@ -261,13 +261,67 @@ def test_corrections_change_what_is_around_them_and_nothing_else(lorry: Lorry) -
     assert overlap(tracker.segment(8, [Click(8, 139, 130)], before_HW), truth_THW[8]) > 0.8
 
 
-def test_a_click_elsewhere_starts_anew(lorry: Lorry) -> None:
-    tracker, _, truth_THW = lorry
+ELSEWHERE = slice(10, 40), slice(320, 360)  # nothing of the lorry
+
+
+@pytest.fixture
+def astray_HW() -> np.ndarray:
+    """A silhouette far from the lorry in frame 0."""
     before_HW = np.zeros((240, 400), np.uint8)
-    before_HW[10:40, 320:360] = 1  # a tracker that has lost its way
-    found_HW = tracker.segment(0, [Click(0, 168, 130)], before_HW)
+    before_HW[ELSEWHERE] = 1
+    return before_HW
+
+
+def test_a_click_elsewhere_adds_and_takes_nothing_away(lorry: Lorry, astray_HW: np.ndarray) -> None:
+    tracker, _, truth_THW = lorry
+    found_HW = tracker.segment(0, [Click(0, 168, 130)], astray_HW)
+    assert found_HW[ELSEWHERE].all()
+    found_HW[ELSEWHERE] = False
     assert overlap(found_HW, truth_THW[0]) > 0.7
-    assert not found_HW[10:40, 320:360].any()
+
+
+def test_a_further_part_stays_whole_when_another_click_is_near(
+    lorry: Lorry, astray_HW: np.ndarray
+) -> None:
+    tracker, _, truth_THW = lorry
+    found_HW = tracker.segment(0, [Click(0, 168, 130), Click(0, 340, 25)], astray_HW)
+    assert found_HW[ELSEWHERE].all()
+    assert overlap(found_HW[45:], truth_THW[0][45:]) > 0.7
+
+
+def test_of_two_parts_the_refused_one_goes(lorry: Lorry, astray_HW: np.ndarray) -> None:
+    """A tracker that has lost its way: the object is clicked, and what it was taken for refused."""
+    tracker, _, truth_THW = lorry
+    prompts = [Click(0, 168, 130), Click(0, 340, 25, positive=False)]
+    found_HW = tracker.segment(0, prompts, astray_HW)
+    assert not found_HW[ELSEWHERE].any()
+    assert overlap(found_HW, truth_THW[0]) > 0.7
+
+
+def test_a_box_elsewhere_starts_anew(lorry: Lorry, astray_HW: np.ndarray) -> None:
+    tracker, _, truth_THW = lorry
+    found_HW = tracker.segment(0, [Box(0, 106, 80, 124, 80)], astray_HW)
+    assert not found_HW[ELSEWHERE].any()
+    assert overlap(found_HW, truth_THW[0]) > 0.7
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (60, 80)], ids=["the picture's edge", "an outline"])
+@pytest.mark.parametrize("is_known", [True, False], ids=["followed", "boxed"])
+def test_a_refused_point_near_a_border_opens_it(corner: tuple[int, int], is_known: bool) -> None:
+    """In a thing of one colour nothing tells the point from the rest: it takes the rim with it."""
+    top, left = corner
+    picture_HWC = np.full((1, 200, 300, 3), (60, 130, 70), np.uint8)
+    picture_HWC[0, top : top + 100, left : left + 140] = (200, 60, 50)
+    before_HW = np.zeros((200, 300), np.uint8)
+    prompts: list[Prompt] = [Box(0, left, top, 140, 100)]
+    if is_known:
+        before_HW[top : top + 100, left : left + 140], prompts = 1, []
+    tracker = SimpleTracker(picture_HWC)
+    found_HW = tracker.segment(0, [*prompts, Click(0, left + 70, top + 8, False)], before_HW)
+    assert not found_HW[top : top + 9, left + 70].any()
+    assert found_HW[top + 30 : top + 90, left + 10 : left + 130].all()
+    deep_HW = tracker.segment(0, [*prompts, Click(0, left + 70, top + 50, False)], before_HW)
+    assert deep_HW[top + 10 : top + 35, left + 70].all(), "a hole in the middle stays a hole"
 
 
 @pytest.fixture(scope="module")

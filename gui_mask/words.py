@@ -1,0 +1,173 @@
+"""What a person reads in the window, in one place: to be reviewed, or translated, as a whole.
+
+The edit page has its own. A dict's keys are names in the code and in edit.toml, and stay.
+"""
+
+from collections.abc import Sequence
+
+# All pages.
+INTRODUCTION = "Open a project, or make a new one from a video."
+TABS = {"open": "1 · Open", "mask": "2 · Mask", "edit": "3 · Edit", "run": "4 · Run"}
+FAILED = "That did not work"
+NOT_OPEN = "open a project first"
+CLOSED = "this project is no longer open here: load the page again"
+
+# Open.
+OPEN_PROJECT = "Open a project"
+RECENT = "Recent projects"
+PROJECT_FOLDER = "Project folder"
+OPEN = "Open"
+NEW_PROJECT = "New project from a video"
+VIDEO = "A video from your computer"
+VIDEO_PATH = "Or type a path"
+LOAD_VIDEO = "Load video"
+FIRST_FRAME = "First frame"
+START_FRAME = "Start frame"
+EVERY_NTH = "Use every Nth frame"
+FRAMES = "Frames"
+FRAMES_INFO = "more than 49 are generated in several segments"
+WHOLE_CLIP = "Whole clip"
+SIZE = "Size"
+SIZE_INFO = "or a custom size, WIDTHxHEIGHT (multiples of 16)"
+SIZES = [
+    ("Keep aspect ratio (about 832×480)", "auto"),
+    ("Keep aspect ratio (about 1280×720)", "auto:1280x720"),
+    ("Keep aspect ratio (about 480×272)", "auto:480x272"),
+    ("Keep aspect ratio (about 256×256)", "auto:256x256"),
+]
+PRESET = "Model preset"
+TRIAL = "for trying maskora out only: small, fast, and no quality"
+LOCATION = "Model location"
+TASK = "Task"
+TASKS = [("Change something", "change"), ("Remove something", "remove"), ("Add something", "add")]
+PLACE = "Where it is added (X,Y,W,H, in pixels of the video)"
+PLACE_INFO = "or click two opposite corners in the first frame"
+FOLLOW = "What it moves with"
+FOLLOWS = [("The background", "background"), ("A thing in the video", "thing")]
+POINT = "A point on that thing (X,Y)"
+POINT_INFO = "or click it in the first frame, after the two corners"
+TARGET = "Project folder"
+CREATE = "Create project"
+NO_PLACE = "where is it added? Click two opposite corners in the first frame"
+NO_POINT = "what does it move with? Click the thing in the first frame"
+
+# What a recent project needs next.
+NO_MASK = "next: mark the object"
+NO_EDIT = "next: edit the first frame"
+NO_RESULT = "next: train and generate"
+RUNNING = "running"
+DONE = "finished"
+
+# Mask.
+MASK_GUIDE = (
+    "Click the object, or draw a box around it. Right-click (or Shift-click) what does not belong "
+    "to it. Track it through the clip, look at the frames, click again where it went wrong, and "
+    "track once more."
+)
+SHAPE = "Edit region"
+SHAPES = [
+    ("Box (recommended)", "box"),
+    ("Hull", "hull"),
+    ("Tight: the object's outline", "tight"),
+    ("Noisy", "noisy"),
+    ("Full: the whole picture", "full"),
+]
+MARGIN, MARGIN_INFO = "Margin", "as a share of the box"
+SMOOTHING, SMOOTHING_INFO = "Smoothing", "in frames"
+SAVE_MASK = "Save mask"
+REPLACE_PAINTED = "Replace the masks that I painted"
+PAINTED = "The masks were painted by hand since they were made. Tick the box to replace them."
+TRACKER = "Tracker"
+TRACKERS = [("simple: no download, easy clips", "simple"), ("SAM2: needs a checkpoint", "sam2")]
+CHECKPOINT, CHECKPOINT_INFO = "SAM2 checkpoint", "a hub id, a folder, or an original .pt file"
+APPLY = "Apply"
+TRACKED = "tracking finished"
+TRACKING_NOW = "the objects are being tracked right now: wait for it, or stop it"
+
+# Run.
+ESTIMATE = "Resource estimate"
+COMMANDS = "Terminal commands"
+MODEL = "Model"
+KEEP_PRESET = "as in edit.toml"
+PREVIEW, BOTH, TRAIN, GENERATE = "Preview", "Train and generate", "Train", "Generate"
+STOP, STOP_AT_ONCE = "Stop", "Stop at once"
+LOG = "Log"
+NOTHING_YET = "Nothing was started here yet."
+LOSS = "Loss"
+STATUS = {
+    "running": "Running", "stopping": "Stopping", "done": "Done", "failed": "Failed",
+    "stopped": "Stopped", "lost": "Lost",
+}  # fmt: skip
+UNSAVED = "The mask on page 2 is not saved, and what you start here uses the saved one."
+SAVE_AND_RUN = "Save mask and run"
+RUN_ANYWAY = "Run with the saved mask"
+PAINTED_UNSAVED = (
+    "the saved masks were painted by hand: replace them on page 2, or run with them as they are"
+)
+COMPARE = "Before and after"
+EDGE, TIME = "Where the result begins", "Time (click the picture to play or pause)"
+FIRST_EDIT = "the first edit"
+
+# The viewer: `$name` in viewer.html, `words.name` in viewer.js.
+VIEWER = {
+    "object": "Object",
+    "new_object": "New object",
+    "add_point": "Add point",
+    "add_point_hint": "a point of the object (a plain click)",
+    "remove_point": "Remove point",
+    "remove_point_hint": "a point that is not of the object (right click, or Shift)",
+    "box": "Box",
+    "box_hint": "drag a rectangle around the object",
+    "undo": "Undo",
+    "clear_frame": "Clear frame",
+    "clear_frame_hint": "take this frame's clicks and boxes back",
+    "remove_object": "Remove object",
+    "remove_object_hint": "remove the chosen object from all frames",
+    "open_first": "Open a project first.",
+    "play": "Play",
+    "pause": "Pause",
+    "track": "Track whole clip",
+    "track_hint": "from every click, forward and backward",
+    "track_backward": "Track backward",
+    "track_backward_hint": "from this frame to the start, whatever is shown here",
+    "track_forward": "Track forward",
+    "track_forward_hint": "from this frame to the end, whatever is shown here",
+    "stop": "Stop",
+    "region": "Edit region",
+    "not_saved": "Mask not saved",
+    "keys": "Keyboard and mouse",
+    "working": "Working …",
+    "last_time": "last time",
+    "drag_first": "drag a rectangle around the object",
+    "no_frame": "this frame could not be fetched: is maskora still running?",
+    "no_answer": "maskora does not answer: is it still running? What was done so far is in the "
+    "project folder.",
+}
+KEYS = [
+    ("click", "add a point of the object"),
+    ("right-click, Shift-click", "remove: a point that is not of the object"),
+    ("← →", "one frame back, one frame on"),
+    ("Home, End", "first frame, last frame"),
+    ("Space", "play or pause"),
+    ("A, R, B", "add point, remove point, box"),
+    ("N", "new object"),
+    ("1 to 9", "choose an object"),
+    ("T", "track the whole clip"),
+    ("Ctrl+Z", "undo"),
+    ("?", "show or hide this list"),
+]
+
+
+def inside_of(folders: Sequence[object]) -> str:
+    """Which folders a path may lead into; a relative one counts from the first."""
+    return f"inside {', '.join(map(str, folders))}" if folders else ""
+
+
+def is_project(folder: object) -> str:
+    """A new project's folder is one already."""
+    return f"{folder} is a project already: choose another folder, or open that one"
+
+
+def result_of(edit: str | None, made: str) -> str:
+    """Whose result is shown, and since when it is there."""
+    return f"Result of {f'edit {edit}' if edit else FIRST_EDIT}, made {made}"

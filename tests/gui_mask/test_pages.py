@@ -1,0 +1,256 @@
+"""What the pages' handlers answer, without a browser."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from gui_mask import jobs, words
+from gui_mask.jobs import JobState
+from gui_mask.pages.opening import OpeningPage, added, box_between
+from gui_mask.pages.running import RunPage, plan_html
+from gui_mask.server import edit_name
+from gui_mask.session import Session
+from gui_mask.state import AppState
+from gui_mask.videos import BASES, base_config, is_trial
+from maskora.app.workspace import Workspace
+from maskora.config import load_config
+from maskora.errors import UserError
+from maskora.masks.files import read_labels
+from maskora.masks.prompts import Click
+
+BALL = Click(0, 24.5, 54.5)  # its centre in frame 0, at half size
+
+
+@pytest.fixture
+def opening(state: AppState) -> OpeningPage:
+    with gr.Blocks(), gr.Tabs(), gr.Tab("open") as tab:
+        return OpeningPage(state, lambda root: [root], [gr.State("")], tab)
+
+
+@pytest.fixture
+def run(state: AppState) -> RunPage:
+    with gr.Blocks(), gr.Tabs(), gr.Tab("run") as tab:
+        return RunPage(state, gr.State(""), gr.Dropdown(), tab)
+
+
+@pytest.fixture
+def session(state: AppState, workspace: Workspace, rolling: Path) -> Session:
+    """An open workspace whose video may be used."""
+    video = shutil.copy(rolling, workspace.root)
+    source = workspace.read_source().model_copy(update={"origin": str(video)})
+    workspace.write_source(source)
+    return state.open(str(workspace.root))
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was started: the commands themselves are other tests' matter."""
+    started: list[str] = []
+
+    def start(workspace: Workspace, what: str, edit: str | None) -> JobState | None:
+        started.append(what)
+        return jobs.read(workspace)
+
+    monkeypatch.setattr("gui_mask.pages.running.jobs.start", start)
+    return started
+
+
+def uploaded(state: AppState, file: Path) -> str:
+    """A file as gradio keeps an upload."""
+    folder = state.scratch / ("0a" * 32)
+    folder.mkdir(exist_ok=True)
+    return str(shutil.copy(file, folder))
+
+
+def prepared(page: OpeningPage, found: list[Any], **changes: Any) -> Workspace:
+    """Press "Create project" with what the page shows after a video was found."""
+    clip, target = found[1], found[4]
+    given = {
+        "start": 0, "every": 1, "frames": 9, "whole": False, "size": "160x96",
+        "base": "wan2.1-i2v-480p", "model": "", "target": target, "task": "change", "place": "",
+        "follow": "background", "point": "",
+    } | changes  # fmt: skip
+    page.make_workspace(clip, **given)
+    return Workspace(Path(given["target"]))
+
+
+def test_a_refused_upload_leaves_room_for_the_next(
+    opening: OpeningPage, state: AppState, tmp_path: Path, rolling: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(state.scratch))
+    (tmp_path / "notes.mp4").write_text("buy milk\n" * 50)
+    base = next(iter(BASES))
+    with pytest.warns(UserWarning, match=r"^notes\.mp4"):
+        assert opening.find_upload(uploaded(state, tmp_path / "notes.mp4"), base) == {
+            opening.upload: None
+        }
+    assert opening.find_upload(uploaded(state, rolling), base)[0] is None
+
+
+def test_a_presets_own_size_and_frames_are_offered(opening: OpeningPage, rolling: Path) -> None:
+    clip = SimpleNamespace(longest=lambda start, every: 200)
+    frames, size, _, model = opening.take_base(clip, 0, 1, "wan2.1-i2v-720p")
+    assert (frames.value, size) == (49, "auto:1280x720")
+    assert model.placeholder == base_config("wan2.1-i2v-720p").model.path
+    frames, size, about, _ = opening.take_base(clip, 0, 1, "tiny")
+    assert (frames.value, size) == (13, "auto:256x256")
+    assert about.info == words.TRIAL
+    assert [name for name in BASES if is_trial(name)] == ["miniature", "tiny"]
+
+
+def test_every_presets_size_has_words(opening: OpeningPage) -> None:
+    sizes = {base_config(name).video.size for name in BASES}
+    assert {size for size in sizes if size.startswith("auto")} <= {
+        value for _, value in words.SIZES
+    }
+
+
+@pytest.fixture
+def found(opening: OpeningPage, state: AppState, rolling: Path, tmp_path: Path) -> list[Any]:
+    shutil.copy(rolling, tmp_path)
+    answer = opening.find_typed(str(tmp_path / "ball.mp4"), next(iter(BASES)))
+    assert isinstance(answer, list)
+    return answer
+
+
+def test_a_whole_clip_and_its_task(
+    opening: OpeningPage, found: list[Any], state: AppState, tiny_model: Path, tmp_path: Path
+) -> None:
+    model = str(shutil.copytree(tiny_model, tmp_path / "model"))
+    made = prepared(opening, found, frames=5, whole=True, task="remove", model=model)
+    config = load_config(made.config)
+    assert (config.video.frames, config.motion.task) == (9, "remove")
+    with pytest.warns(UserWarning, match="is a project already") as warned:
+        prepared(opening, found, target=str(made.root))
+    assert "--overwrite" not in str(warned[0].message)
+
+
+def test_something_is_added_where_it_was_clicked(
+    opening: OpeningPage, found: list[Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    def click(at: tuple[int, int], known: list[Any]) -> list[Any]:
+        return opening.point_at("add", *known, SimpleNamespace(index=at))  # type: ignore[arg-type]
+
+    known = click((100, 120), click((20, 40), [None, "", ""]))
+    assert known == [None, "20,40,81,81", ""]
+    assert click((7, 9), known) == [None, "20,40,81,81", "7,9"]
+    assert click((1, 2), click((7, 9), known)) == [[1, 2], "", ""], "and anew"
+    assert opening.point_at("change", *known, SimpleNamespace(index=(1, 2))) == known  # type: ignore[arg-type]
+    model = str(shutil.copytree(tiny_model, tmp_path / "model"))
+    made = prepared(opening, found, task="add", place=known[1], model=model)
+    masks = [read_labels(made.mask(frame)) for frame in range(9)]
+    assert all(mask.any() for mask in masks)
+
+
+def test_what_is_to_be_said_of_something_added() -> None:
+    assert added("change", "1,2,3,4", "thing", "") == (None, None)
+    assert added("add", " 1,2,3,4 ", "background", "9,9") == ("1,2,3,4", "background")
+    assert added("add", "1,2,3,4", "thing", "9,9") == ("1,2,3,4", "9,9")
+    with pytest.raises(UserError, match="two opposite corners"):
+        added("add", "", "background", "")
+    with pytest.raises(UserError, match="Click the thing"):
+        added("add", "1,2,3,4", "thing", " ")
+    assert box_between([9, 4], [3, 8]) == "3,4,7,5"
+
+
+def test_recent_projects_are_entered(opening: OpeningPage, workspace: Workspace) -> None:
+    gallery, roots = opening.show_recent()
+    assert gallery.visible
+    assert roots == [str(workspace.root.resolve())]
+    assert opening.open_recent(roots, SimpleNamespace(index=0)) == roots  # type: ignore[arg-type]
+
+
+def test_an_unsaved_mask_is_saved_before_a_run(
+    run: RunPage, session: Session, begun: list[str]
+) -> None:
+    session.point([BALL])
+    *_, wanted, asks = run._starter("both")(session.token, "")
+    assert (wanted, asks.visible, begun) == ("both", True, [])
+    *_, wanted, asks = run._continuer(True)(session.token, "", "both")
+    assert (wanted, asks.visible, begun) == ("", False, ["both"])
+    assert session.is_saved
+    run._starter("train")(session.token, "")
+    assert begun == ["both", "train"], "nothing is asked where all is saved"
+
+
+def test_a_run_goes_on_with_the_saved_mask(
+    run: RunPage, session: Session, begun: list[str]
+) -> None:
+    session.point([BALL])
+    run._continuer(False)(session.token, "", "infer")
+    assert begun == ["infer"]
+    assert not session.is_saved
+
+
+def test_commands_stand_there_although_the_plan_fails(run: RunPage, session: Session) -> None:
+    plan, commands = run.show_plan(session.token, "")
+    assert "maskora train --config" in commands
+    session.workspace.config.write_text("[nonsense\n")
+    plan, commands = run.show_plan(session.token, "")
+    assert "edit.toml" in plan
+    assert "maskora train --config" in commands
+
+
+def test_a_plans_columns_are_not_broken_and_sentences_are() -> None:
+    shown = plan_html(
+        "RAM, GB     encode\n  total       0.52\nencode: the <largest>, one after another"
+    )
+    assert shown.count('<span class="columns">') == 2
+    assert shown.endswith("\nencode: the &lt;largest&gt;, one after another</pre>")
+
+
+def test_the_model_can_be_changed_afterwards(
+    run: RunPage, session: Session, workspace: Workspace
+) -> None:
+    before = load_config(workspace.config).model
+    assert run.show_model(session.token) == ["", before.path]
+    wan = base_config("wan2.1-fun-1.3b-inp").model
+    assert run.change_model(session.token, "wan2.1-fun-1.3b-inp", before.path) == ["", wan.path]
+    model = load_config(workspace.config).model
+    assert (model.family, model.path, model.dtype) == (wan.family, wan.path, wan.dtype)
+    run.change_model(session.token, "", "some/where")
+    assert load_config(workspace.config).model.path == "some/where"
+    with pytest.warns(UserWarning, match="outside the folders"):
+        run.change_model(session.token, "", "/etc")
+    assert load_config(workspace.config).model.path == "some/where"
+
+
+def test_the_result_shown_is_the_chosen_edits(
+    run: RunPage, session: Session, workspace: Workspace
+) -> None:
+    for edit in (None, "hat"):
+        folder = workspace.output_dir(edit, None)
+        folder.mkdir(parents=True)
+        (folder / "edited.mp4").write_bytes(b"clip")
+    (workspace.output_dir("hat", None) / "run.json").write_text("{}")
+    result = run.look(session.token, "hat")[3]
+    assert "Result of edit hat, made " in result
+    assert "edited.mp4?edit=hat&" in result
+    assert run.look(session.token, "")[3] == "", "not whole yet"
+    (workspace.output_dir(None, None) / "run.json").write_text("{}")
+    assert words.result_of(None, "") in run.look(session.token, "")[3]
+
+
+def test_with_nothing_open_the_run_page_says_so(run: RunPage) -> None:
+    with pytest.warns(UserWarning, match="open a project first"):
+        run._starter("both")("", "")
+    assert run.look("", "")[0] == words.NOTHING_YET
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [("red hat", "red-hat"), (" a  b/../c ", "a-b-c"), ("", ""), ("hat_2", "hat_2")],
+)
+def test_names_with_spaces_become_folders(typed: str, name: str) -> None:
+    assert edit_name(typed) == name
+
+
+def test_where_paths_may_lead_is_said_before_one_is_typed(
+    opening: OpeningPage, tmp_path: Path
+) -> None:
+    assert str(tmp_path) in str(opening.typed.info)
