@@ -128,7 +128,7 @@ def test_both_commands_run_in_turn_and_the_result_is_found(workspace: Workspace)
     state = ended(workspace)
     job = state.job
     assert (state.status, job.exit_code, job.name) == ("done", 0, "infer"), state.log
-    assert state.message == "inference is done"
+    assert state.message == "generation is done"
     assert job.ended is not None
     assert job.ended > job.started
     assert state.result == workspace.root / "output" / "edited.mp4"
