@@ -449,8 +449,10 @@ def _kinds(kinds: Sequence[str]) -> str:
 
 
 def _spread(values: Values, figure: str) -> str:
-    scenes = list(by_scene(values).values())
-    digits = DIGITS.get(figure, 1)
+    """Mean and deviation over scenes; a dash where no scene has the figure."""
+    scenes, digits = list(by_scene(values).values()), DIGITS.get(figure, 1)
+    if np.isnan(scenes).all():
+        return "–"
     return f"{np.nanmean(scenes):.{digits}f} ± {np.nanstd(scenes, ddof=1):.{digits}f}"
 
 
