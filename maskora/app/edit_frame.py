@@ -1,6 +1,7 @@
 """edit-frame: one tool on one frame of an edit, from the shell; the window's tools are the same."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,11 +109,17 @@ def edit_frame(target: FrameEdit, tools: Tools, instruction: Instruction | None)
     if tools.carry:
         return [_written(target, carry(target))]
     if tools.copy:
-        number, *shift = _numbers("copy", tools.copy, 1, 3)
-        dx, dy = (round(one) for one in (*shift, 0, 0)[:2])
-        path = copy_frame(target, round(number), tools.edited, dx, dy)
-        return [_written(target, path)]
+        return [_written(target, _copy(target, tools.copy, tools.edited))]
     return [_written(target, target.add(_step(target, tools)))]
+
+
+def _copy(target: FrameEdit, text: str, edited: bool) -> Path:
+    numbers = _numbers("copy", text, 1, 3)
+    if not all(one.is_integer() for one in numbers):
+        raise UserError(f"--copy {text}: a frame and pixels are whole numbers")
+    number, dx, dy = (int(one) for one in (*numbers, 0.0, 0.0)[:3])
+    with _explained("copy"):
+        return copy_frame(target, number, edited, dx, dy)
 
 
 def copy_frame(target: FrameEdit, number: int, edited: bool, dx: int, dy: int) -> Path:
@@ -220,8 +227,15 @@ def _step(target: FrameEdit, tools: Tools) -> AnyStep:
         "place": lambda: _place(target, tools),
     }
     (name,) = tools.asked
-    try:
+    with _explained(name):
         return makers[name]()  # type: ignore[return-value]
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Let what an option may not say be told with its name. Raises UserError."""
+    try:
+        yield
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
