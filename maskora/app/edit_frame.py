@@ -21,6 +21,7 @@ from maskora.video.fit import fit_image
 from maskora.video.images import read_image, read_with_alpha, write_png
 
 MOST_CANDIDATES = 16
+LARGEST_SEED = 2**63 - MOST_CANDIDATES  # what a generator of torch takes
 SHEET = "sheet.png"
 
 
@@ -172,6 +173,8 @@ def make_candidates(target: FrameEdit, given: Instruction) -> list[Path]:
         raise UserError("say what is to be changed: the instruction is empty")
     if not 1 <= given.candidates <= MOST_CANDIDATES:
         raise UserError(f"{given.candidates} candidates: from 1 to {MOST_CANDIDATES} can be made")
+    if not 0 <= given.seed < LARGEST_SEED:
+        raise UserError(f"seed {given.seed}: from 0 to {LARGEST_SEED - 1} can be taken")
     picture_HWC, region_HW = target.picture(), target.region()
     reference_HWC = read_image(given.reference) if given.reference else None
     settings, root = target.config.editor, target.workspace.root
