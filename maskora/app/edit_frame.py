@@ -1,5 +1,6 @@
 """edit-frame: one tool on one frame of an edit, from the shell; the window's tools are the same."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,9 +21,18 @@ from maskora.video.composite import contact_sheet
 from maskora.video.fit import fit_image
 from maskora.video.images import read_image, read_with_alpha, write_png
 
+log = logging.getLogger("maskora")
 MOST_CANDIDATES = 16
 LARGEST_SEED = 2**63 - MOST_CANDIDATES  # what a generator of torch takes
 SHEET = "sheet.png"
+# What says how, and to which tools.
+HOW = {
+    "area": ("recolour", "swap"),
+    "at": ("place",),
+    "blend": ("place",),
+    "opacity": ("place", "paint", "restore"),
+    "edited": ("copy",),
+}
 
 
 @dataclass(frozen=True)
@@ -66,8 +76,13 @@ class Tools:
     @property
     def asked(self) -> list[str]:
         """The tools that were named."""
-        how = ("area", "at", "blend", "opacity", "edited")
-        return [name for name, value in vars(self).items() if value and name not in how]
+        return [name for name, value in vars(self).items() if value and name not in HOW]
+
+    @property
+    def idle(self) -> list[str]:
+        """What says how, and has no effect on the tool that was named."""
+        given = [name for name in HOW if getattr(self, name) != getattr(Tools, name)]
+        return [name for name in given if not set(HOW[name]) & set(self.asked)]
 
 
 @dataclass(frozen=True)
@@ -95,6 +110,8 @@ def edit_frame(target: FrameEdit, tools: Tools, instruction: Instruction | None)
     if len(tools.asked) != 1:
         names = ", ".join("--" + name.replace("_", "-") for name in tools.asked) or "none"
         raise UserError(f"name one tool at a time ({names} given); maskora edit-frame --help")
+    for name in tools.idle:
+        log.warning("note: --%s has no effect here; it is of --%s", name, ", --".join(HOW[name]))
     if instruction is not None:
         return instruct(target, instruction)
     if tools.steps:

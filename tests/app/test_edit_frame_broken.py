@@ -92,6 +92,19 @@ def test_numbers_beyond_reason_are_told_of(root: Path, run: Run) -> None:
     refuse("--pick", "1e300,1", says="lies outside the frame")
 
 
+def test_an_option_of_another_tool_is_told_of(root: Path, run: Run) -> None:
+    idle = ["--area", "region", "--blend", "screen", "--edited", "--seed", 3]
+    answer = ok(run("edit-frame", root, "--frame", 4, *DOT, "--opacity", 0.5, *idle))
+    for words in (
+        "--area has no effect here; it is of --recolour, --swap",
+        "--blend has no effect here; it is of --place",
+        "--edited has no effect here",
+        "have no effect without --instruct",
+    ):
+        assert words in answer.err
+    assert "--opacity" not in answer.err
+
+
 def test_what_is_refused_leaves_nothing(root: Path, run: Run) -> None:
     for tool in (["--undo"], ["--recolour", "0,0,0"], list(DOT)):
         refused(run("edit-frame", root, "--frame", 90, "--edit", "typo", *tool), "frames 0 to 8")
