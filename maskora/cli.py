@@ -449,6 +449,10 @@ def edit_frame(
         devices.choose(device)
     if instruct is not None:
         instruction = Instruction(instruct, reference, candidates, seed)
+    elif reference is not None or candidates != 1 or seed:
+        logging.getLogger("maskora").warning(
+            "note: --reference, --candidates and --seed have no effect without --instruct"
+        )
     _say_all(use_tool(target, tools, instruction))
 
 

@@ -19,7 +19,7 @@ from maskora import devices, interruption
 from maskora.errors import Fault, OutOfMemory, UserError
 from maskora.files import check_folder_of_texts
 from maskora.hub import CODE, locate, refuse_quantised, variants
-from maskora.hub.small_models import load_part, read_settings
+from maskora.hub.small_models import load_part, read_settings, refuse_adapter
 from maskora.progress import Progress, announce
 from maskora.streaming.out_of_memory import first_line, ran_out_of
 from maskora.streaming.placement import gb
@@ -206,6 +206,7 @@ def _refuse_code(folder: Path) -> None:
         raise UserError(f"{KEY}: {found} is code, and none of a model's is run: {ADVICE}")
     for part in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
         check_folder_of_texts(part)
+        refuse_adapter(part, KEY, ADVICE)
         for path in sorted(part.glob("*config.json")):
             settings = read_settings(path, KEY, ADVICE)
             refuse_quantised(settings, part, KEY)

@@ -150,7 +150,9 @@ class Erase(Step):
             hole_HW = cv2.dilate(frame.object_HW.astype(np.uint8), kernel) > 0
         else:
             hole_HW = stroke(self.points, self.radius, work_HWC.shape[:2]) > 0.5
-        return erase(work_HWC, hole_HW & frame.region_HW)
+        # Outside the region is what is seen there, not what strokes have left beyond its edge.
+        seen_HWC = np.where(frame.region_HW[..., None], work_HWC, frame.base_HWC)
+        return erase(seen_HWC, hole_HW & frame.region_HW)
 
 
 class Lay(Step):

@@ -144,6 +144,13 @@ def test_settings_that_ask_for_code_are_refused(broken: Path, asked: dict[str, o
     refuse(broken, "asks for code from elsewhere")
 
 
+def test_an_adapter_does_not_lead_to_another_model(broken: Path, tmp_path: Path) -> None:
+    shutil.move(broken / "text_encoder" / "model.safetensors", tmp_path / "elsewhere.safetensors")
+    asked = {"base_model_name_or_path": str(tmp_path), "peft_type": "LORA"}
+    (broken / "text_encoder" / "adapter_config.json").write_text(json.dumps(asked))
+    refuse(broken, "adapter_config.json is an adapter of some other model")
+
+
 def test_quantised_and_pickled_weights_are_refused(broken: Path) -> None:
     weights = broken / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))

@@ -187,6 +187,15 @@ def test_the_whole_silhouette_is_erased() -> None:
     assert picture.max() <= 92
 
 
+def test_erasing_fills_from_what_is_seen() -> None:
+    beyond = Paint(colour="#00ff00", radius=90, points=((28.0, 20.0),))
+    over = Paint(colour="#ff0000", radius=30, points=((28.0, 20.0),))  # all of the region
+    everything = Erase(radius=90, points=((28.0, 20.0),))
+    filled = retouched(frame(), [everything], 0)
+    assert np.array_equal(retouched(frame(), [beyond, everything], 0), filled)
+    assert np.array_equal(retouched(frame(), [over, everything], 0), filled)
+
+
 def test_a_laid_picture_is_moved_by_whole_pixels() -> None:
     moved = lay(SOURCE, OTHER, 5, -3)
     assert np.array_equal(moved[: HEIGHT - 3, 5:], OTHER[3:, : WIDTH - 5])

@@ -55,7 +55,7 @@ function take(news, name) {
   if (news.error || news.note || name !== "look") tell(news.error || news.note, Boolean(news.error));
   if (!news.picture) return;
   const isOther = !state || !isSame(state.place, props.value);
-  if (isOther) {
+  if (isOther || state.width !== news.width || state.height !== news.height || state.count !== news.count) {
     canvas.width = news.width;
     canvas.height = news.height;
     canvas.style.setProperty("--aspect", news.width / news.height);
@@ -280,6 +280,7 @@ async function choosePicture(file) {
 for (const button of all("[data-tool]")) {
   button.onclick = () => {
     tool = button.dataset.tool;
+    clearTimeout(previewing);           // of the tool that was
     if (state) ask("look", {});
     controls();
   };

@@ -1,6 +1,8 @@
 """edit-frame: one tool on one frame of an edit, from the shell; the window's tools are the same."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +21,18 @@ from maskora.video.composite import contact_sheet
 from maskora.video.fit import fit_image
 from maskora.video.images import read_image, read_with_alpha, write_png
 
+log = logging.getLogger("maskora")
 MOST_CANDIDATES = 16
+LARGEST_SEED = 2**63 - MOST_CANDIDATES  # what a generator of torch takes
 SHEET = "sheet.png"
+# What says how, and to which tools.
+HOW = {
+    "area": ("recolour", "swap"),
+    "at": ("place",),
+    "blend": ("place",),
+    "opacity": ("place", "paint", "restore"),
+    "edited": ("copy",),
+}
 
 
 @dataclass(frozen=True)
@@ -64,8 +76,13 @@ class Tools:
     @property
     def asked(self) -> list[str]:
         """The tools that were named."""
-        how = ("area", "at", "blend", "opacity", "edited")
-        return [name for name, value in vars(self).items() if value and name not in how]
+        return [name for name, value in vars(self).items() if value and name not in HOW]
+
+    @property
+    def idle(self) -> list[str]:
+        """What says how, and has no effect on the tool that was named."""
+        given = [name for name in HOW if getattr(self, name) != getattr(Tools, name)]
+        return [name for name in given if not set(HOW[name]) & set(self.asked)]
 
 
 @dataclass(frozen=True)
@@ -93,6 +110,8 @@ def edit_frame(target: FrameEdit, tools: Tools, instruction: Instruction | None)
     if len(tools.asked) != 1:
         names = ", ".join("--" + name.replace("_", "-") for name in tools.asked) or "none"
         raise UserError(f"name one tool at a time ({names} given); maskora edit-frame --help")
+    for name in tools.idle:
+        log.warning("note: --%s has no effect here; it is of --%s", name, ", --".join(HOW[name]))
     if instruction is not None:
         return instruct(target, instruction)
     if tools.steps:
@@ -108,11 +127,17 @@ def edit_frame(target: FrameEdit, tools: Tools, instruction: Instruction | None)
     if tools.carry:
         return [_written(target, carry(target))]
     if tools.copy:
-        number, *shift = _numbers("copy", tools.copy, 1, 3)
-        dx, dy = (round(one) for one in (*shift, 0, 0)[:2])
-        path = copy_frame(target, round(number), tools.edited, dx, dy)
-        return [_written(target, path)]
+        return [_written(target, _copy(target, tools.copy, tools.edited))]
     return [_written(target, target.add(_step(target, tools)))]
+
+
+def _copy(target: FrameEdit, text: str, edited: bool) -> Path:
+    numbers = _numbers("copy", text, 1, 3)
+    if not all(one.is_integer() for one in numbers):
+        raise UserError(f"--copy {text}: a frame and pixels are whole numbers")
+    number, dx, dy = (int(one) for one in (*numbers, 0.0, 0.0)[:3])
+    with _explained("copy"):
+        return copy_frame(target, number, edited, dx, dy)
 
 
 def copy_frame(target: FrameEdit, number: int, edited: bool, dx: int, dy: int) -> Path:
@@ -165,6 +190,8 @@ def make_candidates(target: FrameEdit, given: Instruction) -> list[Path]:
         raise UserError("say what is to be changed: the instruction is empty")
     if not 1 <= given.candidates <= MOST_CANDIDATES:
         raise UserError(f"{given.candidates} candidates: from 1 to {MOST_CANDIDATES} can be made")
+    if not 0 <= given.seed < LARGEST_SEED:
+        raise UserError(f"seed {given.seed}: from 0 to {LARGEST_SEED - 1} can be taken")
     picture_HWC, region_HW = target.picture(), target.region()
     reference_HWC = read_image(given.reference) if given.reference else None
     settings, root = target.config.editor, target.workspace.root
@@ -220,8 +247,15 @@ def _step(target: FrameEdit, tools: Tools) -> AnyStep:
         "place": lambda: _place(target, tools),
     }
     (name,) = tools.asked
-    try:
+    with _explained(name):
         return makers[name]()  # type: ignore[return-value]
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Let what an option may not say be told with its name. Raises UserError."""
+    try:
+        yield
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

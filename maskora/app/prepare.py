@@ -156,7 +156,8 @@ def _check_target(workspace: Workspace, inputs: list[Path], overwrite: bool) -> 
     if workspace.config.exists() and not overwrite:
         raise UserError(
             f"{root} is a workspace already; choose another folder, or add --overwrite to prepare "
-            f"it anew (edits/ stay; source/, masks/, clicks and edit.toml are replaced)"
+            f"it anew (edits/ stay; source/, masks/, clicks, candidates/ and "
+            f"edit.toml are replaced)"
         )
     records = {
         workspace.source_dir: workspace.source_record,
@@ -166,7 +167,8 @@ def _check_target(workspace: Workspace, inputs: list[Path], overwrite: bool) -> 
         ours = overwrite and record.is_file() and not folder.is_symlink()
         if (folder.exists() or folder.is_symlink()) and not ours:
             raise UserError(f"{folder} is there and was not made by prepare: choose another folder")
-    for folder in (*records, workspace.tracking_dir, workspace.root / "output"):
+    replaced = (workspace.tracking_dir, workspace.candidates_dir, workspace.results_dir)
+    for folder in (*records, *replaced):
         for path in inputs:
             if lies_in(path, folder):
                 raise UserError(f"{path} lies in {folder}, which is replaced: move it elsewhere")
@@ -191,7 +193,9 @@ def scaffold(workspace: Workspace) -> Iterator[Workspace]:
             if not was_prepared:
                 locks = (workspace.lock, workspace.work_lock)
                 undo.callback(unmake, workspace, *((root,) if made else locks))
-            parts = (workspace.masks_dir, workspace.tracking_dir)  # these may come later
+            parts = [workspace.masks_dir, workspace.tracking_dir]  # these may come later
+            if was_prepared:
+                parts.append(workspace.candidates_dir)  # of frames that are others now
             with exchange(root, dropping=[part.name for part in parts]) as scratch:
                 built = Workspace(scratch)
                 yield built

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Self
 
 import numpy as np
 from filelock import FileLock, Timeout
+from pydantic import Field, model_validator
 
 from maskora.app.edits import put_edited_frame, read_edited
 from maskora.app.masking import frame_labels
@@ -28,7 +30,13 @@ from maskora.video.images import png_bytes, read_image, read_with_alpha
 log = logging.getLogger("maskora")
 PATIENCE = 30.0  # seconds that one program waits while another changes edited frames
 MOST_STEPS = 10_000
+MOST_POINTS = 200_000  # of all strokes of a frame: a record stays as large as records may be
 REMEDY = "remove it; the edited frame stays, and steps begin anew from it"
+
+
+# A record may be anybody's: these become paths.
+FileName = Annotated[str, Field(pattern=r"^([0-9]+\.[A-Za-z]+)?$")]
+Content = Annotated[str, Field(pattern=r"^([0-9a-f]{20})?$")]
 
 
 class History(Record):
@@ -45,18 +53,28 @@ class History(Record):
     """
 
     source: str
-    base: str = ""
-    base_content: str = ""
-    feather: float
+    base: FileName = ""
+    base_content: Content = ""
+    feather: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     steps: tuple[AnyStep, ...] = ()
     done: Whole = 0
     made: str = ""
 
+    @model_validator(mode="after")
+    def _counts_its_own_steps(self) -> Self:
+        if self.done > len(self.steps) or bool(self.base) != bool(self.base_content):
+            raise ValueError("more steps were done than there are, or half of a base is named")
+        return self
+
     def with_step(self, step: AnyStep) -> "History":
-        """One step more; those that were taken back are gone."""
-        if self.done >= MOST_STEPS:
-            raise UserError(f"a frame has at most {MOST_STEPS} steps: take some back")
+        """One step more; those that were taken back are gone. Raises UserError: too many."""
         steps = (*self.steps[: self.done], step)
+        points = sum(len(one.points) for one in steps if isinstance(one, (Paint, Erase)))
+        if len(steps) > MOST_STEPS or points > MOST_POINTS:
+            raise UserError(
+                f"a frame has at most {MOST_STEPS} steps, and {MOST_POINTS} points of strokes: "
+                f"take some back"
+            )
         return self.model_copy(update={"steps": steps, "done": len(steps)})
 
     def moved(self, by: int) -> "History":
@@ -122,15 +140,17 @@ class FrameEdit:
 
     def picture(self, step: AnyStep | None = None) -> Image:
         """The frame as it is, or as it would be after one more step, (H, W, 3)."""
-        history = self.history()
-        return self._make(history.with_step(step) if step else history)
+        if step:
+            return self._make(self.history().with_step(step))
+        source_HWC, files = self._source_picture(), self._files()
+        return read_edited(files[0], self._source(), source_HWC)[1] if files else source_HWC
 
     def add(self, step: AnyStep) -> Path:
         """Do a step, and write the edited frame. Raises UserError; nothing has changed then."""
+        self.region()  # refused before anything is written
         with self._alone():
-            before = self.history()
-            after = before.with_step(step)
-            if np.array_equal(self._make(before), self._make(after)):
+            after = self.history().with_step(step)
+            if np.array_equal(self.picture(), self._make(after)):
                 raise UserError("this changes nothing inside the region, so it is no step")
             path = self._write(after)
             assert path is not None  # there is a step now
@@ -142,14 +162,16 @@ class FrameEdit:
         Raises:
             UserError: there is none.
         """
+        self.history().moved(by)  # refused before anything is written
         with self._alone():
             return self._write(self.history().moved(by))
 
     def store(self, picture_HWC: Image) -> str:
         """Keep a picture for a step, with its alpha, if any; its name."""
+        self.region()  # refused before anything is written
         data = png_bytes(picture_HWC)
         name = digest(data)
-        if not self._stored(name).is_file():
+        if not self._is_kept(name):
             write_bytes(self._stored(name), data)
         return name
 
@@ -185,6 +207,10 @@ class FrameEdit:
     def _record(self) -> Path:
         return self.workspace.steps_dir(self.edit) / f"{self.frame:05d}.json"
 
+    @property
+    def _remedy(self) -> str:
+        return f"put it back, or remove {self._record}: then steps begin anew from the edited frame"
+
     def _stored(self, name: str, suffix: str = ".png") -> Path:
         return self.workspace.steps_dir(self.edit) / "pictures" / f"{name}{suffix}"
 
@@ -217,20 +243,33 @@ class FrameEdit:
         return retouched(frame, history.steps[: history.done], history.feather)
 
     def _picture(self, name: str) -> Image:
-        return read_with_alpha(self._stored(name))
+        path = self._stored(name)
+        if not self._is_kept(name):
+            raise UserError(f"{path}, which a step lays on, is gone or damaged: {self._remedy}")
+        return read_with_alpha(path)
+
+    def _is_kept(self, name: str) -> bool:
+        path = self._stored(name)
+        return path.is_file() and digest(path.read_bytes()) == name
 
     def _base(self, history: History) -> Path:
         """The edited frame with which steps begin: kept, or still in its place."""
         kept = self._stored(history.base_content, Path(history.base).suffix)
-        return kept if kept.is_file() else self.workspace.edit_dir(self.edit) / history.base
+        for path in (kept, self.workspace.edit_dir(self.edit) / history.base):
+            if path.is_file() and digest_file(path) == history.base_content:
+                return path
+        raise UserError(
+            f"frame {self.frame}: what the steps began with is gone or damaged ({kept}): "
+            f"{self._remedy}"
+        )
 
     def _write(self, history: History) -> Path | None:
         """Write the picture, then how it was made."""
         if history.base:
             kept = self._stored(history.base_content, Path(history.base).suffix)
-            if not kept.is_file():
+            if (base := self._base(history)) != kept:
                 with replacing(kept) as scratch:
-                    shutil.copyfile(self._base(history), scratch)
+                    shutil.copyfile(base, scratch)
         if history.done:
             data, suffix = png_bytes(self._make(history)), ".png"
         elif history.base:

@@ -37,13 +37,24 @@ def read_settings(path: Path, key: str, advice: str) -> dict[str, Any]:
 
 
 def load_part(load: Callable[[Path], Part], folder: Path, key: str, advice: str) -> Part:
-    """Load a part of a folder. Raises UserError where it is missing or damaged."""
+    """Load a part of a folder. Raises UserError: it is missing, damaged or an adapter."""
     check_folder_of_texts(folder)
+    refuse_adapter(folder, key, advice)
     try:
         return load(folder)
     except BROKEN as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise UserError(f"{key}: {folder} cannot be loaded ({reason}): {advice}") from None
+
+
+def refuse_adapter(folder: Path, key: str, advice: str) -> None:
+    """transformers would load what an adapter names as its base, which nobody has checked.
+
+    Raises:
+        UserError: the folder has one.
+    """
+    if (path := folder / "adapter_config.json").exists():
+        raise UserError(f"{key}: {path} is an adapter of some other model: {advice}")
 
 
 def check_whole(loading: dict[str, Any], name: str, folder: Path, key: str, advice: str) -> None:

@@ -241,6 +241,7 @@ def test_an_instruction_makes_candidates_and_one_is_taken(
     assert (root / "edits" / "00004.png").read_bytes() == second
     refused(run("edit-frame", root, "--frame", 4, *told, "--candidates", 99), "from 1 to 16")
     refused(run("edit-frame", root, "--frame", 4, "--instruct", " ", *model), "is empty")
+    refused(run("edit-frame", root, "--frame", 4, *told, "--seed", 2**64), f"seed {2**64}")
 
 
 def test_the_look_is_carried_to_a_frame_through_the_trained_lora(copied: Path, run: Run) -> None:

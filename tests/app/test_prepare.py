@@ -116,8 +116,11 @@ def test_a_workspace_is_not_overwritten_unasked(prepare: Run, prepared: Prepared
     before = (root / "edit.toml").read_text()
     refused(prepare(root, *BOX), "--overwrite")
     assert (root / "edit.toml").read_text() == before
+    (root / "candidates" / "00000").mkdir(parents=True)
+    (root / "candidates" / "00000" / "1.png").write_bytes(b"of a frame that is another one now")
     ok(prepare(root, *BOX, "--overwrite", "--frames", 5))
     assert (root / "edits" / "00000.png").is_file()
+    assert not (root / "candidates").exists()
     assert len(list((root / "source").glob("0*.png"))) == 5
 
 

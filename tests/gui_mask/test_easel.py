@@ -122,7 +122,7 @@ def test_without_masks_it_shows_the_frame_and_says_why(
         ({"name": "copy", "number": "1"}, "no whole number as number"),
         ({"name": "copy", "number": 99}, "frames 0 to 8 only"),
         ({"name": "look", "frame": 99}, "frames 0 to 8 only"),
-        ({"name": "look", "edit": "../up"}, "--edit ../up"),
+        ({"name": "look", "edit": "../up"}, "edit '../up'"),
         ({"name": "choose", "number": 3}, "no candidates"),
         ({"name": "instruct", "text": "a hat", "candidates": 1, "seed": 0}, "[editor] model"),
     ],
