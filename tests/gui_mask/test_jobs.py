@@ -235,7 +235,7 @@ def test_a_command_that_fails_is_told_in_its_own_words(workspace: Workspace) -> 
     jobs.start(workspace, "infer", None)
     state = ended(workspace)
     assert (state.status, state.job.exit_code) == ("failed", 2)
-    assert state.message.startswith("inference failed: ")
+    assert state.message.startswith("generation failed: ")
     assert "train" in state.message, "there is no LoRA yet"
 
 
