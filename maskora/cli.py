@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar
@@ -53,6 +54,7 @@ Blend = Literal["normal", "multiply", "screen"]
 LocalRankOption = Annotated[  # the launcher of DeepSpeed gives it; the environment says it, too
     int | None, typer.Option("--local_rank", "--local-rank", hidden=True)
 ]
+FIRST = 10.0  # seconds in which the first process ends, and its launcher the others
 TinyFamily = Literal["wan2.1-i2v", "wan2.1-fun-inp", "wan2.2-i2v"]  # of models/tiny.py
 
 
@@ -104,23 +106,36 @@ def handle_errors(command: Callable[Given, Answer]) -> Callable[Given, Answer]:
             status, message = failure
         finally:
             interruption.forget()
-        _report(status, message)
+        _report(status, message, ranks.launched() if "local_rank" in kwargs else None)
         raise typer.Exit(status)
 
     return wrapper
 
 
-def _report(status: int, message: str) -> None:
-    """Print why a command ends; of several processes, the first says what they all have to say."""
-    place = ranks.launched()
+def _report(status: int, message: str, place: ranks.Launch | None) -> None:
+    """Print why a command ends.
+
+    Of several processes the first says what they all have to say, and its launcher ends the others
+    then. Who is not ended has something of its own to say.
+    """
     if place is None or place.rank == 0:
         print(printable(f"maskora: {message}"), file=sys.stderr)
         return
     if ranks.joined().count > 1:
         logging.getLogger("maskora").error("%s", message)  # into its own log
-    if status == 1:
-        which = f"process {place.rank} of {place.count}"
-        print(printable(f"maskora ({which}): {message}"), file=sys.stderr)
+    if status == 130 or (status == 2 and _ended_within(FIRST)):
+        return
+    which = f"process {place.rank} of {place.count}"
+    print(printable(f"maskora ({which}): {message}"), file=sys.stderr)
+
+
+def _ended_within(seconds: float) -> bool:
+    """Wait for a while. Whether somebody wants this process to end meanwhile."""
+    try:
+        time.sleep(seconds)
+    except KeyboardInterrupt:
+        return True
+    return False
 
 
 class _Printable(logging.Formatter):
@@ -624,7 +639,7 @@ def train(
     workspace = Workspace.open(config.parent)
     # A mistake is answered before torch is imported.
     settings = load_config(config, set_ or [], preset)
-    together.begin(workspace, settings, device)
+    together.begin(workspace, settings, device, trains=True)
     from maskora.app.train import train_stages
 
     train_stages(settings, workspace, stage, edit, resume)
@@ -658,7 +673,7 @@ def infer(
     """Generate the edited clip, with everything outside the mask kept."""
     workspace = Workspace.open(config.parent)
     settings = load_config(config, set_ or [], preset)
-    together.begin(workspace, settings, device)
+    together.begin(workspace, settings, device, trains=False)
     from maskora.app.infer import infer_clip
 
     infer_clip(settings, workspace, edit, seed, output, lora or [], from_)

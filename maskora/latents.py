@@ -300,8 +300,8 @@ def encode_together(
     """
     ranks = model.ranks
     while ranks.count > 1:
-        numbers = range(len(samples))[ranks.rank :: ranks.count]
-        encode_samples(OnDemand(partial(_picked, samples, numbers), len(numbers)), model, cache)
+        if numbers := range(len(samples))[ranks.rank :: ranks.count]:  # some may have none
+            encode_samples(OnDemand(partial(_picked, samples, numbers), len(numbers)), model, cache)
         tiles = ranks.gathered(model.placement.vae_tile)
         if len(set(tiles)) == 1:
             break

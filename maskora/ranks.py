@@ -160,25 +160,36 @@ class Launch:
         rank, count: as of `Ranks`.
         local: its number among those of this machine.
         on_machine: how many those are.
+        address: where they meet: a host and a port.
     """
 
     rank: int
     count: int
     local: int
     on_machine: int
+    address: tuple[str, str] = ("", "")
 
-    def device(self, asked: str | None, kind: str) -> str:
-        """--device of this process, where the machine computes on a kind of device.
+    def device(self, asked: str | None, gpus: int) -> str:
+        """The GPU of this process, as --device names it.
+
+        Args:
+            asked: --device: None, "cuda" or "cuda:N".
+            gpus: how many GPUs a process sees.
 
         Raises:
-            UserError: one GPU is asked for.
+            UserError: one GPU is asked for, or there are too few.
         """
-        if asked not in (None, "cpu", "cuda"):
+        if asked not in (None, "cuda"):
             raise UserError(
                 f"--device {asked}: {self.count} processes take a GPU each, the first ones; leave "
                 f"it out, and choose them with CUDA_VISIBLE_DEVICES"
             )
-        return "cpu" if kind == "cpu" else f"cuda:{self.local}"
+        if gpus < self.on_machine:
+            raise UserError(
+                f"{self.on_machine} processes on a machine take a GPU each, and torch sees {gpus}: "
+                f"start {gpus}, or look at CUDA_VISIBLE_DEVICES"
+            )
+        return f"cuda:{self.local}"
 
 
 ALONE = Alone()
@@ -193,7 +204,7 @@ def launched() -> Launch | None:
     rank, local, count = map(int, values[:3])
     said = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or str(count)
     here = int(said) if said.isdecimal() else count
-    return Launch(rank, count, local, here) if count > 1 else None
+    return Launch(rank, count, local, here, (values[3], values[4])) if count > 1 else None
 
 
 def join(place: Launch, kind: str, logger: dict[str, Any]) -> Ranks:
@@ -255,4 +266,5 @@ def _others() -> Iterator[None]:
         yield
     except RuntimeError as error:
         interruption.come_late()  # the launcher ends what is left
-        raise Fault(GONE) from error
+        reason = str(error).strip().partition("\n")[0]
+        raise Fault(f"{GONE} (torch says: {reason})") from error

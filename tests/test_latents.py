@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import save_file
 
 from maskora.errors import Fault
-from maskora.latents import OnDemand, TensorCache, encode_samples
+from maskora.latents import OnDemand, TensorCache, encode_samples, encode_together
 from maskora.method.conditioning import Sample, anchored, appearance_sample, motion_sample
 from maskora.models.registry import VideoModel, open_model
+from tests.test_ranks import Among
 
 
 class Counting:
@@ -254,6 +255,16 @@ def test_few_encoded_samples_stay_in_memory(
     read = [ref(encoded[number]) for number in range(4)]
     assert [one() is None for one in read] == [True, True, False, False]
     assert encoded[0].context["text"] is encoded[1].context["text"]
+
+
+def test_a_process_without_a_sample_to_encode_reads_what_others_have_encoded(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    model, cache = open_model("wan2.1-i2v", tiny_model, "float32", "cpu"), TensorCache(tmp_path)
+    (alone,) = encode_samples([make_sample()], model, cache)
+    model.ranks = Among(1, 2)
+    (read,) = encode_together([make_sample()], model, cache)
+    assert torch.equal(read.condition_CTHW, alone.condition_CTHW)
 
 
 def test_a_cache_that_goes_while_it_is_needed_is_told(counting: Counting, tmp_path: Path) -> None:

@@ -55,12 +55,12 @@ class DeepSpeedFile:
     notes: list[str] = field(default_factory=list)
 
 
-def read_deepspeed_file(config: Config, root: Path, count: int) -> DeepSpeedFile:
+def read_deepspeed_file(config: Config, root: Path, count: int | None) -> DeepSpeedFile:
     """Read and check the file of [deepspeed] config; an empty one where none is named.
 
     Args:
         root: the workspace, from which its path counts.
-        count: how many processes train together.
+        count: how many processes train together; None: that is not known, or they do not.
 
     Raises:
         UserError: it cannot be read, or contradicts something; with everything that does.
@@ -107,18 +107,18 @@ def _unknown(said: dict[str, Any]) -> Iterator[str]:
             yield f"{name}: it is not known here; take it out"
 
 
-def _batches(said: dict[str, Any], config: Config, count: int) -> Iterator[str]:
+def _batches(said: dict[str, Any], config: Config, count: int | None) -> Iterator[str]:
     """Samples of a step: what the file says, and [training] gradient_accumulation_steps."""
     samples, key = config.training.gradient_accumulation_steps, "gradient_accumulation_steps"
     wanted = {"train_batch_size": samples, "train_micro_batch_size_per_gpu": 1}
-    if samples % count == 0:
+    if count is not None and samples % count == 0:
         wanted[key] = samples // count
+    among = "" if count is None else f" of {count} processes"
     for name, number in wanted.items():
         if said.get(name, AUTO) not in (AUTO, number):
             yield (
                 f"{name} is {json.dumps(said[name])}; with [training] {key} = {samples} samples a "
-                f"step, {count} process{'es' if count > 1 else ''} and one sample at a time it "
-                f'is {number} (or "auto")'
+                f'step{among} and one sample at a time it is {number} (or "auto")'
             )
     clipping = config.training.gradient_clipping
     if said.get("gradient_clipping", AUTO) not in (AUTO, clipping):

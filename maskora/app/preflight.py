@@ -54,7 +54,7 @@ def check_workspace(config: Config, workspace: Workspace, edit: str | None) -> l
         attempt(lambda: notes.append(foresee_caption(config, workspace, image)))
 
     attempt(lambda: check_transfer(config))
-    attempt(lambda: read_deepspeed_file(config, workspace.root, 1))
+    attempt(lambda: read_deepspeed_file(config, workspace.root, None))
     attempt(lambda: check_video_settings(workspace, config, source))
     check_caption(workspace.source_frame(0))
     attempt(lambda: check_origin(source))

@@ -9,41 +9,58 @@ from maskora.app.deepspeed_file import read_deepspeed_file
 from maskora.app.workspace import Workspace, working
 from maskora.config import Config
 from maskora.config.tables import Training
+from maskora.devices import Device
 from maskora.errors import UserError
-from maskora.ranks import Ranks, first_then_others
+from maskora.ranks import Launch, Ranks, first_then_others
 
 log = logging.getLogger("maskora")
 
 
-def begin(workspace: Workspace, config: Config, asked: str | None) -> None:
+def begin(workspace: Workspace, config: Config, asked: str | None, *, trains: bool) -> None:
     """Choose the device of this process, and meet the others where a launcher has started several.
 
     Args:
         asked: --device.
+        trains: they train; else they share seeds, and no samples.
 
     Raises:
         UserError: there is no such device, DeepSpeed is missing, or its file contradicts the run.
     """
     place = ranks.launched()
-    file = read_deepspeed_file(config, workspace.root, 1 if place is None else place.count)
+    count = None if place is None or not trains else place.count
+    file = read_deepspeed_file(config, workspace.root, count)
     if place is None:
         devices.choose(asked)
         return
     workspace.read_source()  # where there is no workspace, no log is made
     log_into(workspace, place.rank)
-    kind = devices.foresee("cpu" if asked == "cpu" else None).kind
-    devices.choose(place.device(asked, kind))
-    ranks.join(place, kind, file.logger)
+    device = _choose_device(place, asked)
+    log.info(
+        "process %d of %d, on %s; it waits for the others at %s:%s (RANK, WORLD_SIZE, MASTER_ADDR "
+        "and MASTER_PORT say so)", place.rank, place.count, device.name, *place.address,
+    )  # fmt: skip
+    ranks.join(place, device.kind, file.logger)
     for note in file.notes:
         log.warning("note: %s", note)
-    log.info("process %d of %d, on %s", place.rank, place.count, devices.chosen().name)
+
+
+def _choose_device(place: Launch, asked: str | None) -> Device:
+    """`devices.choose` for one of several processes: a GPU of its own, where torch sees some."""
+    if devices.parse(asked)[0] == "cpu":
+        return devices.choose(asked)
+    devices.set_up_environment()
+    import torch
+
+    gpus = torch.cuda.device_count()
+    return devices.choose(place.device(asked, gpus) if gpus else asked)
 
 
 def log_into(workspace: Workspace, rank: int) -> None:
     """Write the messages of one of several processes into a file; the first also shows them."""
     path = workspace.rank_log(rank)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, "w", encoding="utf-8", errors="replace")
+    # A second command, which will be refused, must not empty the log of one that runs.
+    handler = logging.FileHandler(path, "a", encoding="utf-8", errors="replace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     root = logging.getLogger()
     if rank:

@@ -249,7 +249,7 @@ class _Training:
             train(model, transformer, choose, run, folder, fingerprint, metadata)
         log.info("%s: done, %s", run.title, folder.adapter(run.steps))
         self.base.log_usage()
-        if model.ranks.rank == 0:
+        if model.ranks.count == 1:  # plans are of one process
             self._remember_seconds(folder, samples)
 
     def _metadata(

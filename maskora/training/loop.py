@@ -201,12 +201,13 @@ def _train_steps(
             if pending is not None:
                 finish(pending)
             pending = taken
-            stopped = ranks.any(stop.asked)
-            if step % run.training.checkpoint_every == 0 or step == run.steps or stopped:
+            due = step % run.training.checkpoint_every == 0 or step == run.steps
+            if due or ranks.any(stop.asked):
                 finish(pending)
                 keep(step)
                 pending = None
-            if stopped:  # who asks just now gets the next step saved
+            # Who asks just now gets the next step saved; nobody leaves before a step is saved.
+            if pending is None and ranks.any(stop.asked):
                 raise KeyboardInterrupt
 
 

@@ -63,6 +63,15 @@ def test_everything_that_contradicts_is_refused_at_once_by_name(tmp_path: Path) 
         assert name in message, name
 
 
+def test_another_number_of_processes_may_use_what_was_made_for_two(tmp_path: Path) -> None:
+    """One process, infer and check do not share samples; what holds for all still counts."""
+    write(tmp_path, train_batch_size=4, gradient_accumulation_steps=2)
+    assert read_deepspeed_file(settings(), tmp_path, None).notes == []
+    write(tmp_path, train_batch_size=8, gradient_accumulation_steps=2)
+    with pytest.raises(UserError, match=r"train_batch_size is 8; .* it is 4"):
+        read_deepspeed_file(settings(), tmp_path, None)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{", "3"])
 def test_what_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "ds.json").write_text(text, encoding="utf-8")

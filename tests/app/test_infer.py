@@ -220,7 +220,7 @@ def test_the_man_walks_on_in_red(
     place = ["--box", "50,60,360,452", "--size", "256x256"]
     base = [*sets(f"model.path={tiny_model}"), *FAST]
     answer = ok(run("prepare", clips / "source.mp4", root, *place, *words, *base))
-    assert "13 frames are used" in answer.out
+    assert "16 frames are used" in answer.out
     red = read_image(clips / "red_clothes.png")  # of the original's size, 512x512
     write_png(root / "edits" / "00000.png", red)
     repaint(root, 12, (80, 110, 90, 100))
@@ -229,7 +229,7 @@ def test_the_man_walks_on_in_red(
     answer = ok(run("infer", "--config", config))
     assert "00000.png differs from source frame 0 outside the mask" in answer.err
 
-    assert len(keeps_the_background(root)) == 13
+    assert len(keeps_the_background(root)) == 16
     first = frames_of(root / "output" / "edited.mp4", 1)[0]
     shirt = (slice(260, 440), slice(170, 330))
     assert first.shape == (512, 512, 3)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from maskora.training.report import StepMetrics, read_metrics
-from tests.app.conftest import Prepared, Run, at, ok, sets
+from tests.app.conftest import Prepared, Run, at, ok, repaint, sets
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [
@@ -103,6 +103,28 @@ def test_two_processes_train_as_one_does_and_seeds_are_shared(
     for seed in ("", "seed-2"):
         assert (root / "output" / seed / "edited.mp4").is_file()
         assert (root / "output" / seed / "run.json").is_file()
+
+
+def test_both_stages_with_fewer_samples_than_processes_and_then_nothing_to_do(
+    prepared: Prepared,
+) -> None:
+    """The second process has nothing to encode of the one window; what is done is so for both."""
+    root = prepared()
+    repaint(root, 4)
+    few = sets("motion.window=full", "motion.steps=2", "appearance.steps=2")
+    out = finish(start("train.py", *at(root), *STEPS, *few))
+    assert out.count("motion: done") == out.count("appearance: done") == 1
+    runs = [root / "runs" / stage / "run.json" for stage in ("motion", "appearance")]
+    written = [path.read_bytes() for path in runs]
+    out = finish(start("train.py", *at(root), *STEPS, *few))
+    assert out.count("motion: done already") == out.count("appearance: done already") == 1
+    assert [path.read_bytes() for path in runs] == written
+
+
+def test_what_one_process_alone_refuses_is_said(prepared: Prepared) -> None:
+    """The first would else wait for it, and nobody would say why that is in vain."""
+    out = finish(start("tests/app/refusing.py", "train", *at(prepared()), *STEPS), status=1)
+    assert out.count("maskora (process 1 of 2): this one's GPU is full") == 1
 
 
 def test_a_killed_process_ends_the_job_and_another_number_goes_on(

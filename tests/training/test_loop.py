@@ -133,6 +133,23 @@ def test_ctrl_c_just_after_a_step_was_not_saved_saves_the_next_one(
     assert RunFolder(tmp_path / "cut").read().step == 2
 
 
+def test_ctrl_c_while_the_last_step_is_saved_ends_the_command(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the stage after it would begin."""
+
+    def finish_step(folder: RunFolder, step: int, depends_on: dict[str, str]) -> None:
+        finished(folder, step, depends_on)
+        if step == PLAN.steps:
+            signal.raise_signal(signal.SIGINT)
+
+    finished = RunFolder.finish_step
+    monkeypatch.setattr(RunFolder, "finish_step", finish_step)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut")
+    assert RunFolder(tmp_path / "cut").read().step == PLAN.steps
+
+
 def test_a_second_ctrl_c_stops_at_once_and_what_was_saved_stays_whole(
     run: Run, windows: list[EncodedSample], tmp_path: Path
 ) -> None:
