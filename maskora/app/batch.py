@@ -509,7 +509,7 @@ class LocalWorkers:
     """This machine's GPUs, or its processor."""
 
     pause = 0.05
-    told = (signal.SIGTERM,)  # Ctrl-C reaches them by itself
+    told: Sequence[int] = (signal.SIGTERM,)  # Ctrl-C reaches them by itself
 
     def __init__(self, gpus: list[str | None]) -> None:
         self.gpus, self.count = gpus, len(gpus)
@@ -521,13 +521,13 @@ class LocalWorkers:
 
 
 def prepare_on_node(
-    words: list[str], log: Path, folder: Path, has_gpus: bool
+    has_gpus: bool, words: list[str], log: Path, folder: Path
 ) -> tuple[int, int | None]:
     """On a node of a cluster, without a GPU: what of a job comes before its training.
 
     Args:
+        has_gpus: whether training gets one.
         folder: where the batch was started; paths count from it.
-        has_gpus: whether training gets a GPU.
 
     Returns:
         the exit status, and the bytes of RAM that training and inference will take there; None

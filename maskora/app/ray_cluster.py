@@ -1,4 +1,4 @@
-"""Jobs of a batch as tasks of a Ray cluster (Moritz et al. 2018, "Ray: a distributed framework").
+"""Jobs of a batch as tasks of a Ray cluster.
 
 A job is two tasks: what comes before training needs no GPU, and so never waits for one, nor holds
 one; the rest needs one, and the memory that was planned. Ray starts a task anew elsewhere where its
@@ -22,10 +22,10 @@ from maskora.system import INTERRUPTIONS
 # A part of a job, on a node: its words, its log, the folder that its paths count from -> the exit
 # status, and the bytes of RAM that the next part takes, where that is known.
 Part = Callable[[list[str], Path, Path], tuple[int, int | None]]
-# The first one is told besides whether training gets a GPU.
-Preparation = Callable[[list[str], Path, Path, bool], tuple[int, int | None]]
+# The first part is told, before all that, whether training gets a GPU.
+Preparation = Callable[[bool, list[str], Path, Path], tuple[int, int | None]]
 RETRIES = 3  # of a task whose node or process is lost
-PREPARES = {"num_cpus": 1, "num_gpus": 0}
+PREPARES: dict[str, float] = {"num_cpus": 1, "num_gpus": 0}
 INTERRUPTED = 130
 
 
@@ -57,16 +57,15 @@ class RayWorkers:
     """The nodes of the cluster that this process has joined."""
 
     pause = 0.5
-    told = INTERRUPTIONS
+    told: Sequence[int] = INTERRUPTIONS
 
     def __init__(self, count: int, prepare: Preparation, finish: Part) -> None:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         with_gpu = [node for node in nodes if node.get("GPU", 0) >= 1]
         self.count, self.has_gpus, self.trainers = count, bool(with_gpu), with_gpu or nodes
-        self.prepare, self.finish = (
-            ray.remote(max_retries=RETRIES)(_timed(part))
-            for part in (partial(prepare, has_gpus=self.has_gpus), finish)
-        )
+        with_retries: Any = ray.remote(max_retries=RETRIES)
+        self.prepare = with_retries(_timed(partial(prepare, self.has_gpus)))
+        self.finish = with_retries(_timed(finish))
 
     def start(self, words: Sequence[str], log: Path, worker: int) -> "RayJob":
         """As of `batch.Workers`."""
@@ -82,7 +81,7 @@ class RayWorkers:
         gpus = int(self.has_gpus and not owns_device)
         share = min(node.get("CPU", 0) // (node.get("GPU", 0) + 1) for node in self.trainers)
         most = max(node.get("memory", 0) for node in self.trainers)
-        asked = {"num_cpus": max(1, share) if gpus else 1, "num_gpus": gpus}
+        asked: dict[str, float] = {"num_cpus": max(1, share) if gpus else 1, "num_gpus": gpus}
         return asked | ({"memory": int(min(ram, most))} if ram else {})
 
 

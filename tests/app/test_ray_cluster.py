@@ -5,10 +5,10 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+import psutil
 import pytest
 
 import maskora
@@ -28,7 +28,7 @@ STAND_IN = """
 import time
 name, prepares = pathlib.Path(words[4]).stem, "--stop-before=train" in words
 with (home / ("prepared" if prepares else "trained")).open("a") as file:
-    file.write(f"{name} {os.environ['CUDA_VISIBLE_DEVICES']}\\n")
+    file.write(f"{name} {os.getpid()} {os.environ['CUDA_VISIBLE_DEVICES']}\\n")
 if prepares:
     sys.exit("maskora: a bad video" if name == "j5" and not (home / "mended").exists() else 0)
 while not (home / "go").exists():
@@ -89,20 +89,32 @@ def lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
+def waited(condition: Callable[[], bool]) -> bool:
+    """Whether it came true within 90 seconds."""
+    end = time.monotonic() + 90
+    while not (found := condition()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
 @needs_ray
 @pytest.mark.slow
 def test_a_lost_node_costs_no_job(stand_in: Path, nodes: Nodes, run: Run, tmp_path: Path) -> None:
     path, out = write_jobs(tmp_path, 12), tmp_path / "jobs-out"
     seen: list[list[str]] = []
+    gone: list[bool] = []
 
     def lose() -> None:
-        end = time.monotonic() + 90
-        while time.monotonic() < end and (
-            len(lines(stand_in / "trained")) < 2 or len(lines(stand_in / "prepared")) < 12
-        ):
-            time.sleep(0.1)
+        waited(lambda: len(lines(stand_in / "trained")) == 2)
+        waited(lambda: len(lines(stand_in / "prepared")) == 12)
         seen.extend([lines(stand_in / "prepared"), lines(stand_in / "trained")])
         nodes.lose_the_second()
+        pids = [int(line.split()[1]) for line in seen[1]]
+        gone.append(waited(lambda: not all(map(is_alive, pids))))
         (stand_in / "go").touch()
 
     losing = threading.Thread(target=lose)
@@ -111,8 +123,11 @@ def test_a_lost_node_costs_no_job(stand_in: Path, nodes: Nodes, run: Run, tmp_pa
     losing.join()
     assert answer.status == 1, answer
     # Both cards were training while all that could be prepared was, on no card.
-    assert sorted(seen[0]) == sorted(f"j{number} " for number in range(12))
-    assert [line.split()[1] for line in seen[1]] == ["0", "0"]
+    assert sorted(line.split(" ")[::2] for line in seen[0]) == sorted(
+        [f"j{number}", ""] for number in range(12)
+    )
+    assert [line.split()[2] for line in seen[1]] == ["0", "0"]
+    assert gone == [True]  # what the lost worker had started ended with it
     jobs = json.loads((out / "batch.json").read_text())["jobs"]
     assert [job["name"] for job in jobs if job["status"] != "ok"] == ["j5"]
     assert jobs[5]["message"] == "maskora: a bad video"
@@ -140,15 +155,14 @@ def test_an_edit_is_that_of_a_lone_run(
     lone, out = tmp_path / "lone", tmp_path / "out"
     edited = tmp_path / "edited.png"
     lone.mkdir()
-    settings: list[Any] = [f"model.path={tiny_model}", *FAST[1::2]]
-    settings += ["video.size=160x96"]
+    settings = [f"model.path={tiny_model}", *map(str, FAST[1::2])]
     ok(run("prepare", ball, lone / "first", "--box", "16,64,120,96", "--size", "160x96",
            "--frames", 9, "--set", f"model.path={tiny_model}", *FAST))  # fmt: skip
     recolour(lone / "first" / "source" / "00000.png", edited, (20, 40, 40, 30))
     path = tmp_path / "jobs.toml"
     path.write_text(
         f'[[job]]\nname = "ball"\nvideo = "{ball}"\nbox = [16, 64, 120, 96]\nframes = 9\n'
-        f'size = "160x96"\nedits = {{ 0 = "{edited}" }}\n'
+        f'caption = "a ball"\nedited_caption = "an orange ball"\nsize = "160x96"\nedits = {{ 0 = "{edited}" }}\n'
         f"set = {json.dumps(settings)}\n"
     )
     ok(run("batch", path, out, "--ray", nodes.address))
