@@ -552,10 +552,11 @@ def _on_node(words: list[str], log: Path, folder: Path, gpu: str | None) -> int:
     with log.open("ab") as file:
         child = _start(["edit", *words], file, gpu, ends_with_parent())
     try:
-        return child.wait()
-    except KeyboardInterrupt:  # the job is cancelled
+        while child.poll() is None:  # Ray's cancelling would not wake wait()
+            time.sleep(0.1)
+    except KeyboardInterrupt:
         child.terminate()
-        return child.wait()
+    return child.wait()
 
 
 def ram_of_job(line: EditLine, has_gpus: bool) -> int | None:

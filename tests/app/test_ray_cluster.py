@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -149,6 +150,27 @@ def test_a_lost_node_costs_no_job(stand_in: Path, nodes: Nodes, run: Run, tmp_pa
 
 @needs_ray
 @pytest.mark.slow
+def test_an_interrupted_batch_ends_its_jobs(
+    stand_in: Path, nodes: Nodes, run: Run, tmp_path: Path
+) -> None:
+    path, ended = write_jobs(tmp_path, 3), tmp_path / "jobs-out" / "batch.json"
+
+    def interrupt() -> None:
+        waited(lambda: len(lines(stand_in / "trained")) == 2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
+    assert run("batch", path, "--ray", nodes.address).status == 130
+    interrupting.join()
+    pids = [int(line.split()[1]) for line in lines(stand_in / "trained")]
+    assert len(pids) == 2
+    assert waited(lambda: not any(map(is_alive, pids)))
+    assert {job["status"] for job in json.loads(ended.read_text())["jobs"]} == {"failed"}
+
+
+@needs_ray
+@pytest.mark.slow
 def test_an_edit_is_that_of_a_lone_run(
     nodes: Nodes, run: Run, ball: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -162,7 +184,8 @@ def test_an_edit_is_that_of_a_lone_run(
     path = tmp_path / "jobs.toml"
     path.write_text(
         f'[[job]]\nname = "ball"\nvideo = "{ball}"\nbox = [16, 64, 120, 96]\nframes = 9\n'
-        f'caption = "a ball"\nedited_caption = "an orange ball"\nsize = "160x96"\nedits = {{ 0 = "{edited}" }}\n'
+        f'caption = "a ball"\nedited_caption = "an orange ball"\nsize = "160x96"\n'
+        f'edits = {{ 0 = "{edited}" }}\n'
         f"set = {json.dumps(settings)}\n"
     )
     ok(run("batch", path, out, "--ray", nodes.address))
