@@ -6,6 +6,7 @@ node is lost.
 """
 
 import logging
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ Preparation = Callable[[bool, list[str], Path, Path], tuple[int, int | None]]
 RETRIES = 3  # of a task whose node or process is lost
 PREPARES: dict[str, float] = {"num_cpus": 1, "num_gpus": 0}
 INTERRUPTED = 130
+KNOCKING = 10  # seconds that a head has to answer
 
 
 @contextmanager
@@ -40,9 +42,12 @@ def cluster(address: str, count: int, prepare: Preparation, finish: Part) -> Ite
     Raises:
         UserError: there is no such cluster.
     """
+    host, _, port = address.rpartition(":")
     try:
+        if port.isdecimal():  # Ray itself would knock for minutes
+            socket.create_connection((host, int(port)), KNOCKING).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
         raise UserError(
             f"no Ray cluster answers at {address!r} ({str(error).splitlines()[0]}): "
             f"start one with ray start --head"

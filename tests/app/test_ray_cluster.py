@@ -197,6 +197,7 @@ def test_an_edit_is_that_of_a_lone_run(
 def test_no_cluster_is_said(run: Run, tmp_path: Path) -> None:
     path = write_jobs(tmp_path)
     refused(run("batch", path, "--ray", "nonsense"), "no Ray cluster answers at 'nonsense'")
+    refused(run("batch", path, "--ray", "127.0.0.1:1"), "Connection refused", "ray start --head")
     refused(run("batch", path, "--ray", "auto", "--workers", "2"), "--workers is for this machine")
 
 
