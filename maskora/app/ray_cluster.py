@@ -132,7 +132,7 @@ class RayJob:
 
     def _lost(self, reason: str) -> int:
         """Write down why the cluster has given a job up; returns its exit status."""
-        with self.log.open("a", encoding="utf-8") as file:
+        with self.log.open("a", encoding="utf-8", newline="\n") as file:
             file.write(f"maskora: the cluster could not run it: {reason}\n")
         return 1
 
