@@ -501,6 +501,7 @@ Options (anywhere on the line; a lone -- is ignored)
   --device DEVICE         cpu, cuda or cuda:N, for training and inference
   --seed N[,N…]           instead of inference.seed; of several, the clips are OUT-seed-N.mp4
   --workspace DIR         where the work is kept (default: OUT.work)
+  --stop-before train     end where training would begin; the same line without it goes on
   --help                  this text
 
 Run it again with the same workspace to continue: prepare is skipped then, so the box, the mask,
@@ -539,6 +540,7 @@ same, and whose result is there, is not done again. OUT_DIR/batch.json says how 
 batch.html shows the results.
 
   --workers N   so many jobs at a time; by default one per GPU, each with a GPU of its own
+  --ray ADDRESS on a Ray cluster, HOST:PORT or auto for this machine's (docs/batches.md)
   --part I/N    every N-th job from the I-th alone: N machines with one disk share a batch
   --watch       a table that is drawn anew while the jobs run, on a terminal
 

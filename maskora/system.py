@@ -1,5 +1,6 @@
 """What differs between operating systems: interruptions, quoting, the console, memory. No torch."""
 
+import ctypes
 import errno
 import io
 import logging
@@ -10,7 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,17 @@ def explain(error: OSError) -> str:
 
 # What neither cmd nor PowerShell gives a meaning to.
 PLAIN = re.compile(r"[\w.:\\/+=-]+")
+
+
+def ends_with_parent() -> Callable[[], None] | None:
+    """What a new process calls to get SIGTERM when its parent has gone; None where no system can.
+
+    For `preexec_fn`; "parent" is the thread that has started it.
+    """
+    if sys.platform != "linux":
+        return None
+    prctl, set_parent_death_signal = ctypes.CDLL(None).prctl, 1
+    return lambda: prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 def on_wsl() -> bool:

@@ -4,6 +4,7 @@ Every stage runs as a `maskora` process of its own, so that a failing one stops 
 back all its memory.
 """
 
+import importlib.util
 import os
 import re
 import shutil
@@ -12,18 +13,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, Protocol
+
+from filelock import FileLock, Timeout
 
 import maskora
 from maskora import devices
 from maskora.app.batch_page import JobRecord, read_record, write_page, write_record
 from maskora.app.jobs import BatchJob, read_jobs
+from maskora.app.plan import planned_ram
 from maskora.app.remembered import known_sha256
 from maskora.app.workspace import Workspace, video_sha256, working
+from maskora.config.toml import load_config
 from maskora.errors import Fault, UserError
 from maskora.files import (
     IMAGE_SUFFIXES,
@@ -38,13 +43,14 @@ from maskora.files import (
     sha256_file,
     write_text,
 )
-from maskora.system import INTERRUPTIONS, printable
+from maskora.system import INTERRUPTIONS, ends_with_parent, printable
 
 INTERRUPTED = 130  # the exit status after Ctrl-C or SIGTERM
 FOR_PREPARE = ("--base", "--frames", "--size", "--fps", "--caption", "--edited-caption")
 REPEATABLE = ("--click", "--keyframe", "--set")
 OPTIONS = (
-    "--mask", "--workspace", "--device", "--preset", "--seed", *FOR_PREPARE, *REPEATABLE,
+    "--mask", "--workspace", "--device", "--preset", "--seed", "--stop-before", *FOR_PREPARE,
+    *REPEATABLE,
 )  # fmt: skip
 # What a job's own options may say: a job may come from a stranger, and names no other places.
 OF_A_JOB = ("--device", "--preset", "--set", *FOR_PREPARE)
@@ -53,6 +59,8 @@ IMAGE_FOLDER = "video"  # a folder of images in place of the video
 VIDEOS = ("video.mp4", "video.mov", "video.mkv", "video.webm", IMAGE_FOLDER)
 EDITED = tuple(f"edited{suffix}" for suffix in IMAGE_SUFFIXES)
 REGIONS = ("box.txt", "clicks.txt", "mask")
+STOP = "--stop-before=train"
+PATIENCE = 120  # seconds that an edit which is stopped elsewhere has to save what it has
 Say = Callable[[str], None]  # takes a line for the person
 
 
@@ -65,6 +73,7 @@ class EditLine:
             `--click …`; `--set …`; `--preset`, and `--device`, or nothing.
         seed: `--seed`, or nothing.
         edits: frame of the workspace -> edited image. Frame 0 is there.
+        prepares_only: `--stop-before train`.
     """
 
     video: str
@@ -77,6 +86,7 @@ class EditLine:
     edits: dict[int, Path]
     output: Path
     workspace: Workspace
+    prepares_only: bool
 
 
 def edit_video(words: Sequence[str], say: Say) -> int:
@@ -111,6 +121,9 @@ def edit_video(words: Sequence[str], say: Say) -> int:
     with working(workspace):
         for frame, image in line.edits.items():
             place_edit(workspace, None, frame, image)
+    if line.prepares_only:
+        say(f"edit: {workspace.root} is ready for training")
+        return 0
     config = ["--config", str(workspace.config), *line.device, *preset, *settings]
     say("edit: training")
     if status := _run_stage("train", *config, "--stage", "all", "--resume"):
@@ -194,6 +207,8 @@ def parse_edit_line(words: Sequence[str]) -> EditLine:
     for seeds in last["--seed"]:
         if not re.fullmatch(r"[0-9]+(,[0-9]+)*", seeds):
             raise UserError(f"--seed is written N or N,N,…, not {seeds}")
+    if any(stage != "train" for stage in given["--stop-before"]):
+        raise UserError("--stop-before train is the only place to stop")
     return EditLine(
         video=video,
         options=[*_region(box, masks), *_words(last, *FOR_PREPARE)],
@@ -205,6 +220,7 @@ def parse_edit_line(words: Sequence[str]) -> EditLine:
         edits=edits,
         output=Path(output),
         workspace=Workspace.open(root),
+        prepares_only=bool(given["--stop-before"]),
     )
 
 
@@ -314,14 +330,22 @@ def run_batch(words: Sequence[str], say: Say) -> int:
         jobs = [folder_job(folder, out, common) for folder in folders]
     out.mkdir(parents=True, exist_ok=True)
     jobs = jobs[own.part - 1 :: own.parts]
-    return Batch(jobs, out, devices_of_workers(own.workers), say, own).run()
+    if own.ray is None:
+        return Batch(jobs, out, LocalWorkers(devices_of_workers(own.workers)), say, own).run()
+    if importlib.util.find_spec("ray") is None:
+        raise UserError("--ray needs Ray: pip install 'maskora[cluster]'")
+    from maskora.app.ray_cluster import cluster
+
+    with cluster(own.ray, len(jobs), prepare_on_node, finish_on_node) as workers:
+        return Batch(jobs, out, workers, say, own).run()
 
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """Batch's own options: --workers, --watch, and --part I/N."""
+    """Batch's own options: --workers, --ray ADDRESS, --watch, and --part I/N."""
 
     workers: int | None = None
+    ray: str | None = None
     watch: bool = False
     part: int = 1
     parts: int = 1
@@ -351,8 +375,12 @@ def split_batch_words(words: Sequence[str]) -> tuple[list[str], BatchOptions]:
             if not re.fullmatch(r"[1-9][0-9]{0,3}", value):
                 raise UserError(f"--workers is a number from 1, not {value!r} ({SEE_BATCH})")
             found = replace(found, workers=int(value))
+        elif name == "--ray":
+            found = replace(found, ray=value if sign else next(own, ""))
         else:
             rest.append(word)
+    if found.ray is not None and found.workers is not None:
+        raise UserError("--workers is for this machine alone: with --ray, the cluster decides")
     return [*rest, *words[end:]], found
 
 
@@ -426,14 +454,120 @@ def devices_of_workers(workers: int | None) -> list[str | None]:
     return [names[number % count] if count else None for number in range(workers or count)]
 
 
-@dataclass
-class _Running:
-    """A job's process."""
+class Running(Protocol):
+    """A job under way.
 
-    job: BatchJob
-    child: "subprocess.Popen[bytes]"
-    worker: int
-    since: float
+    Attributes:
+        seconds: that it has worked, without what it waited for its turn.
+    """
+
+    seconds: float
+
+    def poll(self) -> int | None:
+        """Its exit status; None while it is under way."""
+
+    def terminate(self) -> None:
+        """Ask it to save what it has, and to end."""
+
+
+class Workers(Protocol):
+    """What runs jobs.
+
+    Attributes:
+        count: jobs that are under way at a time.
+        pause: seconds between two looks at them.
+        told: signals to this process that jobs have to be told of.
+    """
+
+    count: int
+    pause: float
+    told: Sequence[int]
+
+    def start(self, words: Sequence[str], log: Path, worker: int) -> Running:
+        """Begin `maskora edit WORDS…`.
+
+        Args:
+            worker: which of `count`; none of its jobs is under way.
+        """
+
+
+class LocalProcess:
+    """A job as a process of this machine."""
+
+    def __init__(self, child: "subprocess.Popen[bytes]") -> None:
+        self.child, self.since, self.seconds = child, time.monotonic(), 0.0
+
+    def poll(self) -> int | None:
+        self.seconds = round(time.monotonic() - self.since, 3)
+        return self.child.poll()
+
+    def terminate(self) -> None:
+        self.child.terminate()
+
+
+class LocalWorkers:
+    """This machine's GPUs, or its processor."""
+
+    pause = 0.05
+    told: Sequence[int] = (signal.SIGTERM,)  # Ctrl-C reaches them by itself
+
+    def __init__(self, gpus: list[str | None]) -> None:
+        self.gpus, self.count = gpus, len(gpus)
+
+    def start(self, words: Sequence[str], log: Path, worker: int) -> LocalProcess:
+        gpu = None if split_words(words)[1]["--device"] else self.gpus[worker]
+        with log.open("wb") as file:
+            return LocalProcess(_start(["edit", *words], file, gpu))
+
+
+def prepare_on_node(
+    has_gpus: bool, words: list[str], log: Path, folder: Path
+) -> tuple[int, int | None]:
+    """On a node of a cluster, without a GPU: what of a job comes before its training.
+
+    Args:
+        has_gpus: whether training gets one.
+        folder: where the batch was started; paths count from it.
+
+    Returns:
+        the exit status, and the bytes of RAM that training and inference will take there; None
+        where it is not known.
+    """
+    status = _on_node([*words, STOP], log, folder, "")
+    return status, None if status else ram_of_job(parse_edit_line(words), has_gpus)
+
+
+def finish_on_node(words: list[str], log: Path, folder: Path) -> tuple[int, None]:
+    """On a node of a cluster: what is left of a job, on the GPU that the cluster gives it."""
+    return _on_node(words, log, folder, None), None
+
+
+def _on_node(words: list[str], log: Path, folder: Path, gpu: str | None) -> int:
+    """Run `maskora edit WORDS…`, which ends when this process does, to its end."""
+    os.chdir(folder)
+    lock = parse_edit_line(words).workspace.work_lock
+    if lock.exists():  # a worker that was lost may still be saving
+        with suppress(Timeout), FileLock(lock, timeout=PATIENCE):  # edit itself tells who holds it
+            pass
+    with log.open("ab") as file:
+        child = _start(["edit", *words], file, gpu, ends_with_parent())
+    try:
+        while child.poll() is None:  # Ray's cancelling would not wake wait()
+            time.sleep(0.1)
+    except KeyboardInterrupt:
+        child.terminate()
+    return child.wait()
+
+
+def ram_of_job(line: EditLine, has_gpus: bool) -> int | None:
+    """The planner's bytes of RAM for training and inference; None where it refuses to plan."""
+    device = line.device[-1] if line.device else "cuda" if has_gpus else "cpu"
+    preset = line.preset[-1] if line.preset else None
+    try:
+        config = load_config(line.workspace.config, line.settings[1::2], preset)
+        return planned_ram(config, line.workspace, device)
+    except (UserError, Fault):
+        return None  # what stands in the way is said when training begins
 
 
 class Batch:
@@ -443,7 +577,7 @@ class Batch:
         self,
         jobs: list[BatchJob],
         out: Path,
-        workers: list[str | None],
+        workers: Workers,
         say: Say,
         options: BatchOptions,
     ) -> None:
@@ -459,31 +593,30 @@ class Batch:
         }
         self.begun: list[str] = []
         self.earlier = earlier
-        self.running: list[_Running] = []
+        self.running: dict[int, tuple[BatchJob, Running]] = {}  # by worker
         self.drawn = 0
 
     def run(self) -> int:
         """Run what is not done; returns batch's exit status."""
-        waiting, changed = list(self.jobs), False
-        with _passing_on_signals() as (received, children):
+        waiting, changed, told = list(self.jobs), False, self.workers.told
+        with _passing_on_signals(told) as (received, children):
             while (waiting and not received) or self.running:
-                busy = {running.worker for running in self.running}
-                free = [n for n in range(len(self.workers)) if n not in busy]
+                free = [n for n in range(self.workers.count) if n not in self.running]
                 while waiting and free and not received:
                     if started := self._begin(waiting.pop(0), free[0]):
                         free.pop(0)
-                        children.append(started.child)
-                        if signal.SIGTERM in received:  # before there was anybody to pass it on to
-                            started.child.terminate()
+                        children.append(started)
+                        if set(received) & set(told):  # before there was anybody to pass it on to
+                            started.terminate()
                         write_record(self.out, list(self.records.values()), self.part)
                 changed = self._collect(interrupted=bool(received))
                 self._draw()
                 if self.running and not changed:
-                    time.sleep(0.05)
+                    time.sleep(self.workers.pause)
             interrupted = bool(received)
         return self._end(interrupted)
 
-    def _begin(self, job: BatchJob, worker: int) -> _Running | None:
+    def _begin(self, job: BatchJob, worker: int) -> Running | None:
         """Start a job's process; None where it is done already, or cannot begin."""
         record = JobRecord(name=job.name, output=str(job.output))
         self.records[job.name], log = record, self.out / f"{job.name}.log"
@@ -503,12 +636,10 @@ class Batch:
             return None
         self.say(f"batch: {job.name} (log: {log})")
         remove(log)  # an earlier one may be a link
-        with log.open("wb") as file:
-            gpu = None if split_words(job.words)[1]["--device"] else self.workers[worker]
-            child = _start(["edit", *job.words], file, gpu)
+        log.touch()
+        running = self.workers.start(job.words, log, worker)
         record.status, record.inputs = "running", inputs
-        running = _Running(job, child, worker, time.monotonic())
-        self.running.append(running)
+        self.running[worker] = job, running
         return running
 
     def _refuse(self, record: JobRecord, log: Path, problem: str) -> None:
@@ -518,23 +649,22 @@ class Batch:
 
     def _collect(self, *, interrupted: bool) -> bool:
         """Look at the processes; returns whether one has ended."""
-        ended = [one for one in self.running if one.child.poll() is not None]
-        for running in self.running:
-            stage = stage_in(self.out / f"{running.job.name}.log")
-            self.records[running.job.name].stage = stage
-        for running in ended:
-            self.running.remove(running)
-            self._finish(running, interrupted=interrupted)
+        ended = []
+        for worker, (job, running) in list(self.running.items()):
+            record, log = self.records[job.name], self.out / f"{job.name}.log"
+            status = running.poll()
+            record.stage, record.seconds = stage_in(log), running.seconds
+            if status is not None:
+                del self.running[worker]
+                self._finish(job, INTERRUPTED if interrupted and status else status)
+                ended.append(job)
         if ended:
             write_record(self.out, list(self.records.values()), self.part)
         return bool(ended)
 
-    def _finish(self, running: _Running, *, interrupted: bool) -> None:
+    def _finish(self, job: BatchJob, status: int) -> None:
         """Write down what became of a job."""
-        job, status = running.job, running.child.returncode
-        status = INTERRUPTED if interrupted and status else status
         record, log = self.records[job.name], self.out / f"{job.name}.log"
-        record.seconds = round(time.monotonic() - running.since, 3)
         if crash := crash_message("edit", status):
             with log.open("ab") as file:
                 file.write(f"maskora: {crash}\n".encode())
@@ -702,13 +832,17 @@ def last_line(log: Path) -> str:
 
 
 def _start(
-    words: Sequence[str], log: IO[bytes] | None, gpu: str | None = None
+    words: Sequence[str],
+    log: IO[bytes] | None,
+    gpu: str | None = None,
+    in_child: Callable[[], None] | None = None,
 ) -> "subprocess.Popen[bytes]":
     """Begin `maskora WORDS…`.
 
     Args:
         log: where its output and errors go, in UTF-8; None for where this process's go.
         gpu: what CUDA_VISIBLE_DEVICES says there; None: as it is here.
+        in_child: is called in the new process before it becomes maskora.
     """
     in_utf8 = {} if log is None else {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
     environment = {**os.environ, **in_utf8}
@@ -716,7 +850,7 @@ def _start(
         environment["CUDA_VISIBLE_DEVICES"] = gpu
     return subprocess.Popen(
         [*program(), *words], stdin=subprocess.DEVNULL, stdout=log,
-        stderr=None if log is None else subprocess.STDOUT, env=environment,
+        stderr=None if log is None else subprocess.STDOUT, env=environment, preexec_fn=in_child,
     )  # fmt: skip
 
 
@@ -764,14 +898,16 @@ def program() -> list[str]:
 
 
 @contextmanager
-def _passing_on_signals() -> Iterator[tuple[list[int], list[subprocess.Popen[bytes]]]]:
-    """Yields a list of the signals received, and one of the children that SIGTERM is sent to."""
+def _passing_on_signals(
+    told: Sequence[int] = (signal.SIGTERM,),
+) -> Iterator[tuple[list[int], list["subprocess.Popen[bytes] | Running"]]]:
+    """Yields a list of the signals received, and one of the children that are ended at `told`."""
     received: list[int] = []
-    children: list[subprocess.Popen[bytes]] = []
+    children: list[subprocess.Popen[bytes] | Running] = []
 
     def receive(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        if number == signal.SIGTERM:
+        if number in told:
             for child in children:
                 child.terminate()
 

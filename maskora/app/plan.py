@@ -189,15 +189,7 @@ def describe_plan(
     machine = foreseen(device, vram)
     source = workspace.read_source() if workspace.source_record.is_file() else None
     found = resolve_base(config.model, workspace.root, CONFIGS)
-    plans, refusals = [], []
-    purposes = PURPOSES if config.inference.lora == "trained" else ("infer",)
-    for purpose in purposes:
-        try:
-            plans.append(plan_for(config, workspace, source, found, machine, purpose))
-        except UserError as error:
-            refusals.append(str(error))
-    if refusals:
-        raise UserError("\n".join(dict.fromkeys(refusals)))
+    plans = _plans(config, workspace, source, found, machine)
     if source is None:
         yield f"{workspace.root} is not prepared yet: planned with [video] of the configuration"
     yield render(plans)
@@ -212,6 +204,29 @@ def describe_plan(
         disk.append(f"{gb(size)} GB of frames per seed wait in {where}")
     yield f"disk: {'; '.join(disk)}"
     yield from _time_lines(config, plans, edited, len(segments))
+
+
+def planned_ram(config: Config, workspace: Workspace, device: str | None) -> int:
+    """Bytes of RAM that a prepared edit takes. Arguments and errors as `describe_plan`."""
+    found = resolve_base(config.model, workspace.root, CONFIGS)
+    plans = _plans(config, workspace, workspace.read_source(), found, foreseen(device))
+    return max(plan.ram_bytes for plan in plans)
+
+
+def _plans(
+    config: Config, workspace: Workspace, source: Source | None, found: ModelFiles, machine: Machine
+) -> list[Plan]:
+    """The plan of each purpose that the configuration has. Raises UserError with every refusal."""
+    plans, refusals = [], []
+    purposes = PURPOSES if config.inference.lora == "trained" else ("infer",)
+    for purpose in purposes:
+        try:
+            plans.append(plan_for(config, workspace, source, found, machine, purpose))
+        except UserError as error:
+            refusals.append(str(error))
+    if refusals:
+        raise UserError("\n".join(dict.fromkeys(refusals)))
+    return plans
 
 
 def _disk_parts(config: Config, found: ModelFiles, plan: Plan) -> list[str]:
