@@ -13,7 +13,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-OWN, EXTRAS = "maskora", ("gui", "quant", "multigpu", "dev")
+OWN, EXTRAS = "maskora", ("gui", "quant", "multigpu", "cluster", "dev")
 CLASSIFIER = "License :: OSI Approved :: "
 
 
