@@ -128,7 +128,7 @@ def test_a_name_cannot_leave_the_workspace_or_meet_its_own_files(
         lambda: workspace.run_dir("appearance", name),
         lambda: workspace.output_dir(name, None),
     ):
-        with pytest.raises(UserError, match="edit .*: a name starts with a letter"):
+        with pytest.raises(UserError, match=r"edit .*: a name starts with a letter"):
             place()
 
 
