@@ -97,7 +97,7 @@ class Condition:
 
 NAIVE = Training("first-frame")
 LONGER = 21, 49  # frames
-FEWER = {49: 8}  # frames -> scenes at most: one such clip takes as long as ten of 9 frames
+FEWER = {49: (8, 1)}  # frames -> scenes and seeds at most: one such clip takes as long as ten of 9
 EVOLVING, EVOLVING_LONGER = Subject(evolving=True), Subject(frames=13, evolving=True)
 REMOVING = Subject(removing=True)
 PRESETS: dict[str, Condition] = {  # configs/presets, the bare base, and both ways at once
@@ -502,7 +502,7 @@ def scenes_of(kinds: Sequence[str], scenes: int, frames: int = 0) -> list[int]:
     Args:
         frames: of the clips.
     """
-    scenes = min(scenes, FEWER.get(frames, scenes))
+    scenes = min(scenes, FEWER.get(frames, (scenes,))[0])
     numbers = range(FIRST, FIRST + len(ALL) * scenes)
     return [number for number in numbers if kind(number) in kinds][:scenes]
 
@@ -525,7 +525,8 @@ def keys(
         dict.fromkeys(
             (name, scene, seed)
             for kinds, name in wanted
-            for scene in scenes_of(kinds, scenes, CONDITIONS[name].subject.frames)
-            for seed in range(seeds)
+            for frames in (CONDITIONS[name].subject.frames,)
+            for scene in scenes_of(kinds, scenes, frames)
+            for seed in range(min(seeds, FEWER.get(frames, (0, seeds))[1]))
         )
     )

@@ -103,7 +103,8 @@ the naive one), the bare base, or both ways to keep the motion at once ("looking
 noise and the source's queries and keys). Seconds, evaluations and memory are of one clip in one
 thread of a CPU (`python -m research.fidelity --cost`): training and generating, with inversion and
 without encoding; rows that the transformer was evaluated for while generating; and what the process
-took beyond the loaded base. Clips of 49 frames are made of fewer scenes.
+took beyond the loaded base. Clips of 49 frames are made of 8
+scenes and one seed: the whole would have taken more than four hours.
 """
 PLAIN_NOTE = """\
 The published bases were trained to animate a first frame, and were never shown a moving box. This

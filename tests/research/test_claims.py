@@ -107,3 +107,11 @@ def test_all_conditions_are_run_and_none_twice() -> None:
     assert len(set(wanted)) == len(wanted)
     assert {name for name, _, _ in wanted} == CONDITIONS.keys()
     assert {seed for _, _, seed in wanted} == {0, 1}
+
+
+def test_of_long_clips_there_are_fewer_scenes_and_seeds() -> None:
+    wanted = claims.keys(CLAIMS, 16, 3, tables=True)
+    for name, scenes, seeds in [("i2vedit", 16, 3), ("i2vedit, 49 frames", 8, 1)]:
+        own = [(scene, seed) for condition, scene, seed in wanted if condition == name]
+        assert len({scene for scene, _ in own}) == scenes
+        assert {seed for _, seed in own} == set(range(seeds))
