@@ -66,6 +66,7 @@ class Subject:
 FROM_NOISE = Transfer()
 INVERTED = Transfer(start="inverted")
 LOOKING = Transfer(start="inverted", attention="qk", attention_share=0.8)  # as the source looks
+ATTENDING = Transfer(attention="qk", attention_share=0.8)  # the same, but from noise
 ALIKE = Transfer(start="inverted", attention="difference", attention_share=0.8, smooth_noise=0.005)
 ANYV2V = Transfer(
     start="inverted", attention="qk", attention_share=0.5, attention_blocks=(0.33, 1.0),
@@ -141,11 +142,16 @@ CONDITIONS: dict[str, Condition] = {
     "mask, carried along the flow": Condition(None, transfer=CARRIED),
     "naive LoRA, inverted": Condition(NAIVE, shown="first-frame", transfer=INVERTED),
     "mask-aware LoRA, inverted": Condition(Training(), transfer=INVERTED),
+    "mask, attending": Condition(None, transfer=ATTENDING),
+    "mask-aware LoRA, attending": Condition(Training(), transfer=ATTENDING),
     "autoencoder, evolving": Condition(None, EVOLVING, shown="truth"),
     "no keyframe": Condition(Training(), EVOLVING),
     "keyframe, masked": Condition(Training(), EVOLVING, "masked"),
     "keyframe, looking": Condition(Training(), EVOLVING, "masked", transfer=LOOKING),
     "keyframe, anchored": Condition(Training(), EVOLVING, "anchored"),
+    "keyframe, anchored, attending": Condition(
+        Training(), EVOLVING, "anchored", transfer=ATTENDING
+    ),
     "keyframe, first-frame": Condition(Training(), EVOLVING, "first-frame"),
     "keyframe, masked, 13 frames": Condition(Training(), EVOLVING_LONGER, "masked"),
     "keyframe, anchored, 13 frames": Condition(Training(), EVOLVING_LONGER, "anchored"),
@@ -420,6 +426,22 @@ CLAIMS = (
         ),
         "*inside* is the PSNR to the true background within the box; the figures of an edited "
         "sprite say nothing here. The first frame without the thing is given.",
+    ),
+    Claim(
+        16, "The source's queries and keys, from noise", "an addition of ours",
+        "From noise, the source's queries and keys bring its motion, too, and let more of a new "
+        "shape come through than from its inverted noise, and no less of a look that evolves.",
+        (
+            Comparison("mask, attending", "base, boxed", ("angle", "strict"), kinds=HUES,
+                       beside=("instant",)),
+            Comparison("mask-aware LoRA, attending", "mask-aware LoRA", POSE, kinds=HUES,
+                       beside=("mask-aware LoRA, looking",)),
+            Comparison("mask-aware LoRA, attending", "mask-aware LoRA, looking", ("grown",),
+                       kinds=SHAPES, beside=BOUNDS),
+            Comparison("keyframe, anchored, attending", "keyframe, anchored", ("evolved",),
+                       {"evolved": 0.05}, beside=("keyframe, looking",)),
+        ),
+        "Thought of when the picture of `maskora demo` was made, on a scene of its own.",
     ),
 )  # fmt: skip
 MAIN = 1, 2, 10, 11, 12, 13  # claims that are asked of a second base, too
