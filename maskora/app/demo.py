@@ -24,7 +24,7 @@ from maskora.video.write import write_mp4
 
 FRAMES, SIDE, RATE = 9, 384, Fraction(6)  # side in pixels
 KEYFRAME = FRAMES - 1
-BLUE, ORANGE, DRIFT = 0.6, 0.08, 0.25  # hues in turns, and turns per beat: orange becomes green
+BLUE, PINK, DRIFT = 0.6, 0.95, -0.17  # hues in turns, and turns per beat: pink becomes violet
 SPRITE = 2  # whose label it is
 COLUMNS, WIDTH, ROUNDS = 5, 1300, 4  # of demo.png, in frames and pixels; of demo.mp4
 SCENE = Scene(
@@ -40,19 +40,17 @@ SCENE = Scene(
     (
         Sprite(
             Look("square", "halves", None),
-            SpriteMotion((0.72, 0.78), (0.06, 0.0), angle=0.4, spin=-0.8, pulse=0.0),
-            radius=0.08,
+            SpriteMotion((0.75, 0.77), (0.06, 0.0), angle=0.4, spin=-0.8, pulse=0.0),
+            radius=0.06,
         ),
         Sprite(
             Look("square", "halves", BLUE),
-            SpriteMotion((0.27, 0.50), (0.42, -0.20), angle=0.3, spin=2.0, pulse=0.0),
+            SpriteMotion((0.33, 0.42), (0.30, -0.06), angle=0.3, spin=1.6, pulse=0.0),
             radius=0.19,
         ),
     ),
 )
-EDITED = SCENE.with_look(
-    SPRITE - 1, replace(SCENE.sprites[SPRITE - 1].look, shape="disc", hue=ORANGE, drift=DRIFT)
-)
+EDITED = SCENE.with_look(SPRITE - 1, replace(SCENE.sprites[SPRITE - 1].look, hue=PINK, drift=DRIFT))
 SETTINGS = {
     "model.family": "miniature",
     "model.path": "miniature",
@@ -60,17 +58,18 @@ SETTINGS = {
     "video.size": "64x64",
     "video.frames": FRAMES,
     "prompt.caption": "a blue square",
-    "prompt.edited_caption": "an orange disc",
+    "prompt.edited_caption": "a pink square",
     "optimizer.type": "adamw",
-    "optimizer.lr": 1e-3,
+    "optimizer.lr": 3e-3,
     "adapter.rank": 8,
     "adapter.alpha": 8,
     "motion.window": "full",
-    "motion.augment": "colour",
-    "motion.steps": 600,
+    "motion.steps": 240,
     "appearance.conditioning": "anchored",
     "appearance.motion_share": 0.05,
-    "appearance.steps": 50,
+    "appearance.steps": 90,
+    "transfer.attention": "qk",
+    "transfer.attention_share": 0.8,
     "inference.steps": 20,
     "inference.guidance": 1.0,
     "inference.lossless": True,
@@ -82,8 +81,8 @@ Look at    {picture}   (and, moving: {video})
 The result {edited}
 Its report {report}
 
-By hand, as it were, the blue square became an orange disc in frame 0 and a green one in frame
-{keyframe}. Every frame after frame 0 was made; of frame {keyframe} the look alone was learned.
+By hand, as it were, the blue square became pink in frame 0 and violet in frame {keyframe}. Every
+frame after frame 0 was made; of frame {keyframe} the look alone was learned.
 All is soft because the model that ships with maskora is small (docs/miniature.md). With a real one,
 your own clip, and your own image editor:
 
@@ -132,7 +131,7 @@ def run_demo(folder: Path, say: Callable[[str], None]) -> None:
             clip.video, workspace.root, clip.masks, None, None, SETTINGS, [], overwrite=False
         )
         say("\n".join(lines))
-    say(f"3/6  the edit: an orange disc in frame 0, a green one in frame {KEYFRAME}")
+    say(f"3/6  the edit: the square is pink in frame 0, violet in frame {KEYFRAME}")
     for frame in (0, KEYFRAME):
         write_png(workspace.edited_frame(None, frame, ".png"), read_image(clip.truth_frame(frame)))
     config = load_config(workspace.config)

@@ -251,5 +251,5 @@ def test_the_small_models_clip_keeps_its_size(run: Run, tmp_path: Path) -> None:
     assert (video.width, video.height, video.frames) == (3 * 64, 64, DEMO_FRAMES)
     source, _, edited = np.split(frames_of(path).astype(int), 3, axis=2)
     redness = (edited - source)[..., 0].mean(axis=(1, 2))
-    assert (redness > 2).all(), "the blue square is an orange disc in every frame"
+    assert (redness > 2).all(), "the blue square is pink in every frame"
     assert not workspace.runs_dir.exists()
