@@ -569,7 +569,7 @@ class OwnLine(TyperCommand):
 @handle_errors
 def edit(context: typer.Context) -> None:
     """Prepare, train and infer in one line: a video, a box and an edited frame in, a clip out."""
-    from maskora.app.batch import edit_video
+    from maskora.app.edit_line import edit_video
 
     raise typer.Exit(edit_video(context.args, _say))
 

@@ -7,11 +7,13 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError
 
+from maskora.app.edit_line import OPTIONS, input_files, split_words, words_of
 from maskora.config.tables import Table
 from maskora.config.toml import parse_toml
 from maskora.errors import UserError
-from maskora.files import read_text
+from maskora.files import read_text, refuse_inputs
 
+SEE_BATCH = "maskora batch --help"
 NAME = re.compile(r"\w[\w.-]*")
 
 
@@ -62,6 +64,33 @@ class JobsFile(Table):
 
     defaults: JobDefaults = JobDefaults()
     job: list[JobTable] = Field(min_length=1)
+
+
+def jobs_of_file(words: list[str]) -> tuple[list[BatchJob], Path]:
+    """The jobs of `JOBS.toml [OUT_DIR] [-- options]`, and the folder of results. Raises UserError.
+
+    Options after -- go before a job's own, which win.
+    """
+    end = words.index("--") if "--" in words else len(words)
+    names, common = words[:end], words[end + 1 :]
+    if len(names) > 2 or any(name.startswith("-") for name in names):
+        raise UserError(f"expected JOBS.toml [OUT_DIR], got {' '.join(names)} ({SEE_BATCH})")
+    path = Path(names[0])
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    out = Path(names[1]) if len(names) == 2 else path.with_name(f"{path.stem}-out")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"the results go into a folder, and {out} is a file")
+    jobs = [_with_common(job, common) for job in read_jobs(path, out)]
+    results = [out / f"{job.name}{suffix}" for job in jobs for suffix in (".mp4", ".log")]
+    refuse_inputs(results, [path, *(file for job in jobs for file in input_files(job.words))])
+    return jobs, out
+
+
+def _with_common(job: BatchJob, common: list[str]) -> BatchJob:
+    """A job with options for every job, over which its own win."""
+    positional, given = split_words(job.words)
+    return job._replace(words=[*positional, *common, *words_of(given, *OPTIONS)])
 
 
 def read_jobs(path: Path, out: Path) -> list[BatchJob]:

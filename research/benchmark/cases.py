@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from maskora.app.batch import EditLine, job_words, parse_edit_line
+from maskora.app.edit_line import EditLine, parse_edit_line
+from maskora.app.job_folders import job_words
 from maskora.app.workspace import Source
 from maskora.errors import UserError
 from maskora.files import IMAGE_SUFFIXES, check_links, digest, is_hidden, sha256_file

@@ -13,15 +13,8 @@ from typing import IO
 import numpy as np
 
 import maskora
-from maskora.app.batch import (
-    INTERRUPTED,
-    EditLine,
-    crash_message,
-    last_line,
-    place_edit,
-    run_maskora,
-    split_words,
-)
+from maskora.app.edit_line import EditLine, place_edit, split_words
+from maskora.app.processes import INTERRUPTED, crash_message, last_line, run_maskora
 from maskora.app.workspace import Workspace, read_record, working
 from maskora.config.toml import load_config, with_preset
 from maskora.errors import Fault, UserError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from maskora.app.batch import job_words
+from maskora.app.job_folders import job_words
 from maskora.app.workspace import Workspace
 from maskora.errors import UserError
 from tests.app.conftest import Prepared, Run, at, ok, refused

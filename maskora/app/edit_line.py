@@ -1,0 +1,289 @@
+"""edit: one edit in a line, from a video, a mask and edited frames to a result.
+
+Every stage runs as a `maskora` process of its own, so that a failing one gives back all its memory.
+"""
+
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import maskora
+from maskora import devices
+from maskora.app.processes import crash_message, run_maskora
+from maskora.app.remembered import known_sha256
+from maskora.app.workspace import Workspace, video_sha256, working
+from maskora.errors import Fault, UserError
+from maskora.files import IMAGE_SUFFIXES, IMAGES, digest, refuse_inputs, replacing
+
+FOR_PREPARE = ("--base", "--frames", "--size", "--fps", "--caption", "--edited-caption")
+REPEATABLE = ("--click", "--keyframe", "--set")
+OPTIONS = (
+    "--mask", "--workspace", "--device", "--preset", "--seed", "--stop-before", *FOR_PREPARE,
+    *REPEATABLE,
+)  # fmt: skip
+SEE_EDIT = "maskora edit --help lists the options"
+STOP = "--stop-before=train"
+Say = Callable[[str], None]  # takes a line for the person
+
+
+@dataclass(frozen=True)
+class EditLine:
+    """The command line of `maskora edit`, checked as far as it can be before any work.
+
+    Attributes:
+        options, clicks, settings, preset, device: words for the commands: those of `prepare`;
+            `--click …`; `--set …`; `--preset`, and `--device`, or nothing.
+        seed: `--seed`, or nothing.
+        edits: frame of the workspace -> edited image. Frame 0 is there.
+        prepares_only: `--stop-before train`.
+    """
+
+    video: str
+    options: list[str]
+    clicks: list[str]
+    settings: list[str]
+    preset: list[str]
+    device: list[str]
+    seed: list[str]
+    edits: dict[int, Path]
+    output: Path
+    workspace: Workspace
+    prepares_only: bool
+
+
+def edit_video(words: Sequence[str], say: Say) -> int:
+    """Prepare, track what was clicked, train and infer; or continue where that stands.
+
+    Args:
+        words: the command line after `maskora edit`.
+
+    Returns:
+        the exit status of the first stage that failed, which has said why; 0 where all is done.
+
+    Raises:
+        UserError: the line is wrong; then nothing has begun.
+        Fault: a stage was killed.
+    """
+    line = parse_edit_line(words)
+    workspace, settings, preset = line.workspace, line.settings, line.preset
+    if workspace.config.is_file():
+        settle_video(workspace, Path(line.video), say)
+        say(f"edit: {workspace.root} is prepared already: continuing with it")
+    else:
+        say(f"edit: preparing {workspace.root}")
+        if status := _run_stage(
+            "prepare", line.video, str(workspace.root), *line.options, *preset, *settings
+        ):
+            return status
+        preset, settings = [], []  # they are in the workspace's configuration now
+    if line.clicks and not workspace.mask_record.is_file():
+        say("edit: following what was clicked")
+        if status := _run_stage("track", str(workspace.root), *line.clicks, *settings):
+            return status
+    with working(workspace):
+        for frame, image in line.edits.items():
+            place_edit(workspace, None, frame, image)
+    if line.prepares_only:
+        say(f"edit: {workspace.root} is ready for training")
+        return 0
+    config = ["--config", str(workspace.config), *line.device, *preset, *settings]
+    say("edit: training")
+    if status := _run_stage("train", *config, "--stage", "all", "--resume"):
+        return status
+    say(f"edit: making {line.output}")
+    results = results_of(line)
+    copied = ["--output", str(line.output)] if len(results) == 1 else []
+    if status := _run_stage("infer", *config, *line.seed, *copied):
+        return status
+    for made, result in results.items() if not copied else ():
+        with replacing(result) as scratch:
+            shutil.copyfile(made, scratch)
+    say(f"edit: done: {', '.join(map(str, results.values()))}")
+    return 0
+
+
+def results_of(line: EditLine) -> dict[Path, Path]:
+    """Each video that is made in the workspace -> its copy: OUT.mp4, of several OUT-seed-N.mp4."""
+    seeds = line.seed[-1].split(",") if line.seed else []
+    if len(seeds) < 2:
+        return {line.workspace.output_dir(None, None) / "edited.mp4": line.output}
+    return {
+        line.workspace.output_dir(None, int(seed) if number else None) / "edited.mp4":
+        line.output.with_name(f"{line.output.stem}-seed-{seed}.mp4")
+        for number, seed in enumerate(seeds)
+    }  # fmt: skip
+
+
+def settle_video(workspace: Workspace, video: Path, say: Say) -> None:
+    """A workspace that is there was made from this video, which may have been moved meanwhile.
+
+    Raises:
+        UserError: it was made from another one.
+    """
+    if not workspace.source_record.is_file():
+        return  # the first stage says what is wrong with it
+    source = workspace.read_source()
+    origin, recorded = Path(source.origin), source.origin_sha256
+    if recorded is not None:
+        is_same = video_sha256(video) == recorded
+    else:
+        is_same = video.resolve() == origin or (origin.exists() and video.samefile(origin))
+    if not is_same:
+        changed = video.resolve() == origin
+        what = "it has another content now" if changed else f"{video} is another video"
+        raise UserError(
+            f"{workspace.root} was made from {origin}, and {what}: name another --workspace (or "
+            f"another OUT.mp4), or remove {workspace.root} to begin anew"
+        )
+    if not origin.exists():
+        with working(workspace):
+            moved = {"origin": str(video.resolve())}
+            workspace.write_source(source.model_copy(update=moved))
+        say(f"edit: {origin} was moved: {video}, which is the same, takes its place")
+
+
+def parse_edit_line(words: Sequence[str]) -> EditLine:
+    """Read and check a command line. Raises UserError."""
+    positional, given = split_words(words)
+    masks, clicks = given["--mask"][-1:], given["--click"]
+    if masks and clicks:
+        raise UserError("--mask and --click: give one of them")
+    named = next((f" beside {name}" for name in ("--mask", "--click") if given[name]), "")
+    wanted = ["VIDEO", *([] if named else ["X,Y,W,H"]), "EDITED_FRAME", "OUT.mp4"]
+    if len(positional) != len(wanted):
+        raise UserError(
+            f"expected {' '.join(wanted)}{named}, got {len(positional)} of them ({SEE_EDIT})"
+        )
+    video, *box, edited, output = positional
+    if not Path(video).exists():
+        raise UserError(f"no such video: {video}")
+    if Path(output).suffix.lower() != ".mp4":
+        raise UserError(f"the output is an .mp4 file, not {output}")
+    for device in given["--device"]:
+        devices.parse(device)
+    root = Path([str(Path(output).with_suffix(".work")), *given["--workspace"]][-1])
+    last = {name: values[-1:] for name, values in given.items()}
+    edits = {0: _image(edited), **dict(_keyframe(text) for text in given["--keyframe"])}
+    bases = map(Path, last["--base"])
+    refuse_inputs([Path(output)], [*files_in(video), *files_in(*masks), *bases, *edits.values()])
+    for seeds in last["--seed"]:
+        if not re.fullmatch(r"[0-9]+(,[0-9]+)*", seeds):
+            raise UserError(f"--seed is written N or N,N,…, not {seeds}")
+    if any(stage != "train" for stage in given["--stop-before"]):
+        raise UserError("--stop-before train is the only place to stop")
+    return EditLine(
+        video=video,
+        options=[*region_words(box, masks), *words_of(last, *FOR_PREPARE)],
+        clicks=words_of(given, "--click"),
+        settings=words_of(given, "--set"),
+        preset=words_of(last, "--preset"),
+        device=words_of(last, "--device"),
+        seed=words_of(last, "--seed"),
+        edits=edits,
+        output=Path(output),
+        workspace=Workspace.open(root),
+        prepares_only=bool(given["--stop-before"]),
+    )
+
+
+def files_in(*paths: str) -> list[Path]:
+    """Files, and those in folders."""
+    return [
+        file for path in map(Path, paths) for file in (path.rglob("*") if path.is_dir() else [path])
+    ]
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """The positional words, and option -> all values that it was given. Raises UserError.
+
+    Options may stand anywhere on the line, also after a lone --.
+    """
+    positional: list[str] = []
+    given: dict[str, list[str]] = {name: [] for name in OPTIONS}
+    waiting = iter(words)
+    for word in waiting:
+        name, sign, value = word.partition("=")
+        if word == "--":
+            continue
+        if not word.startswith("-"):
+            positional.append(word)
+            continue
+        if name not in given:
+            raise UserError(f"unknown option {name} ({SEE_EDIT})")
+        if not sign:
+            try:
+                value = next(waiting)
+            except StopIteration:
+                raise UserError(f"{name} needs a value ({SEE_EDIT})") from None
+        given[name].append(value)
+    return positional, given
+
+
+def words_of(given: dict[str, list[str]], *names: str) -> list[str]:
+    """Options as words of a command line."""
+    return [word for name in names for value in given[name] for word in (name, value)]
+
+
+def region_words(box: list[str], masks: list[str]) -> list[str]:
+    for text in box:
+        if not re.fullmatch(r"[0-9]+(,[0-9]+){3}", text):
+            raise UserError(f"the box is written X,Y,W,H in pixels, not {text}")
+        return ["--box", text]
+    for mask in masks:
+        if not Path(mask).exists():
+            raise UserError(f"no such mask: {mask}")
+        return ["--mask", mask]
+    return []
+
+
+def _keyframe(text: str) -> tuple[int, Path]:
+    number, _, path = text.partition("=")
+    if not (re.fullmatch(r"[0-9]+", number) and path):
+        raise UserError(f"--keyframe is written N=IMAGE (24=frame24.png), not {text}")
+    return int(number), _image(path)
+
+
+def _image(path: str) -> Path:
+    if not Path(path).is_file():
+        raise UserError(f"no such image: {path}")
+    if Path(path).suffix.lower() not in IMAGE_SUFFIXES:
+        raise UserError(f"not a picture that can be read ({IMAGES}): {path}")
+    return Path(path)
+
+
+def place_edit(workspace: Workspace, edit: str | None, frame: int, image: Path) -> None:
+    """Copy an edited image to a frame of an edit, in place of an earlier one."""
+    target = workspace.edited_frame(edit, frame, image.suffix.lower())
+    earlier = workspace.edited_files(edit, frame)
+    if not any(path.samefile(image) for path in earlier):
+        with replacing(target) as scratch:
+            shutil.copyfile(image, scratch)
+        image = target
+    for path in earlier:
+        if not path.samefile(image):
+            path.unlink()
+
+
+def _run_stage(*words: str) -> int:
+    """One stage's exit status. Raises Fault where it crashed, so that it could not say why."""
+    status = run_maskora(words)
+    if crash := crash_message(words[0], status):
+        raise Fault(crash)
+    return status
+
+
+def input_files(words: Sequence[str]) -> list[Path]:
+    """Every file that a line of `maskora edit` names to be read."""
+    positional, given = split_words(words)
+    named = [*positional[:1], *positional[-2:-1], *given["--mask"], *given["--base"]]
+    named += [text.partition("=")[2] for text in given["--keyframe"]]
+    named += [text for text in given["--preset"] if text.endswith(".toml")]
+    return [path for path in files_in(*named) if path.is_file()]
+
+
+def inputs_digest(words: Sequence[str]) -> str:
+    """The content name of what a job is made from: its line, and the content of its files."""
+    files = sorted(input_files(words))
+    return digest(maskora.__version__, *words, *(known_sha256(file) for file in files))
