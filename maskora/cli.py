@@ -506,7 +506,7 @@ Options (anywhere on the line; a lone -- is ignored)
 
 Run it again with the same workspace to continue: prepare is skipped then, so the box, the mask,
 --base, --frames, --size, --fps and the captions stay as they were, and --preset and --set count for
-that run.
+that run. A workspace that is prepared needs no more than maskora edit OUT.mp4 --workspace DIR.
 
 Example
   maskora edit walk.mp4 180,60,140,400 walk_red.png walk_red.mp4 --frames 17

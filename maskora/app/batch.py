@@ -14,9 +14,10 @@ from typing import Protocol
 
 from maskora import devices
 from maskora.app.batch_page import JobRecord, read_record, write_page, write_record
-from maskora.app.edit_line import Say, inputs_digest, parse_edit_line, results_of, split_words
+from maskora.app.edit_line import Say, parse_edit_line, results_of, split_words
 from maskora.app.job_folders import folder_job, parse_batch_line
 from maskora.app.jobs import SEE_BATCH, BatchJob, jobs_of_file
+from maskora.app.line_inputs import inputs_digest
 from maskora.app.processes import (
     INTERRUPTED,
     crash_message,

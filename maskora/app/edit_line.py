@@ -6,16 +6,18 @@ Every stage runs as a `maskora` process of its own, so that a failing one gives 
 import re
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import maskora
 from maskora import devices
+from maskora.app.masking import to_original, to_workspace
 from maskora.app.processes import crash_message, run_maskora
-from maskora.app.remembered import known_sha256
 from maskora.app.workspace import Workspace, video_sha256, working
+from maskora.config.toml import load_config
 from maskora.errors import Fault, UserError
-from maskora.files import IMAGE_SUFFIXES, IMAGES, digest, refuse_inputs, replacing
+from maskora.files import IMAGE_SUFFIXES, IMAGES, refuse_inputs, replacing
+from maskora.masks.prompts import parse_click
+from maskora.system import quoted
 
 FOR_PREPARE = ("--base", "--frames", "--size", "--fps", "--caption", "--edited-caption")
 REPEATABLE = ("--click", "--keyframe", "--set")
@@ -33,10 +35,11 @@ class EditLine:
     """The command line of `maskora edit`, checked as far as it can be before any work.
 
     Attributes:
+        video: empty where the workspace was prepared before, and says itself what it was made from.
         options, clicks, settings, preset, device: words for the commands: those of `prepare`;
             `--click …`; `--set …`; `--preset`, and `--device`, or nothing.
         seed: `--seed`, or nothing.
-        edits: frame of the workspace -> edited image. Frame 0 is there.
+        edits: frame of the workspace -> edited image. Frame 0 is there, if there is a video.
         prepares_only: `--stop-before train`.
     """
 
@@ -67,28 +70,45 @@ def edit_video(words: Sequence[str], say: Say) -> int:
         Fault: a stage was killed.
     """
     line = parse_edit_line(words)
-    workspace, settings, preset = line.workspace, line.settings, line.preset
-    if workspace.config.is_file():
+    is_new = not line.workspace.config.is_file()
+    if status := _prepare(line, say):
+        return status
+    with working(line.workspace):
+        for frame, image in line.edits.items():
+            place_edit(line.workspace, None, frame, image)
+    if line.prepares_only:
+        say(f"edit: {line.workspace.root} is ready for training")
+        return 0
+    if is_new:  # they are in the workspace's configuration now
+        line = replace(line, preset=[], settings=[])
+    return _train_and_infer(line, say)
+
+
+def _prepare(line: EditLine, say: Say) -> int:
+    """Prepare the workspace, if it is not there yet, and follow what was clicked."""
+    workspace, settings = line.workspace, line.settings
+    if not line.video:
+        if problems := workspace_problems(line):
+            raise UserError("\n".join(problems))
+        say(f"edit: continuing with {workspace.root}")
+    elif workspace.config.is_file():
         settle_video(workspace, Path(line.video), say)
         say(f"edit: {workspace.root} is prepared already: continuing with it")
     else:
         say(f"edit: preparing {workspace.root}")
-        if status := _run_stage(
-            "prepare", line.video, str(workspace.root), *line.options, *preset, *settings
-        ):
+        given = [*line.options, *line.preset, *settings]
+        if status := _run_stage("prepare", line.video, str(workspace.root), *given):
             return status
-        preset, settings = [], []  # they are in the workspace's configuration now
+        settings = []
     if line.clicks and not workspace.mask_record.is_file():
         say("edit: following what was clicked")
-        if status := _run_stage("track", str(workspace.root), *line.clicks, *settings):
-            return status
-    with working(workspace):
-        for frame, image in line.edits.items():
-            place_edit(workspace, None, frame, image)
-    if line.prepares_only:
-        say(f"edit: {workspace.root} is ready for training")
-        return 0
-    config = ["--config", str(workspace.config), *line.device, *preset, *settings]
+        return _run_stage("track", str(workspace.root), *line.clicks, *settings)
+    return 0
+
+
+def _train_and_infer(line: EditLine, say: Say) -> int:
+    """Train, make the clips, and copy them to where they were asked for."""
+    config = ["--config", str(line.workspace.config), *line.device, *line.preset, *line.settings]
     say("edit: training")
     if status := _run_stage("train", *config, "--stage", "all", "--resume"):
         return status
@@ -144,30 +164,62 @@ def settle_video(workspace: Workspace, video: Path, say: Say) -> None:
         say(f"edit: {origin} was moved: {video}, which is the same, takes its place")
 
 
+def workspace_problems(line: EditLine) -> list[str]:
+    """What is wrong with a line that names a workspace in place of a video; [] if nothing is."""
+    workspace, problems = line.workspace, []
+    try:
+        source = workspace.read_source()
+        refuse_inputs([line.output], workspace.given_files(source.origin))
+        config = load_config(
+            workspace.config, line.settings[1::2], line.preset[-1] if line.preset else None
+        )
+    except UserError as error:
+        return [str(error)]
+    has_first = 0 in line.edits or workspace.edited_files(None, 0)
+    if not has_first and config.motion.task != "remove":
+        problems.append(
+            f"no edited frame 0: put it into {workspace.edits_dir} as 00000.png, or give it here"
+        )
+    try:
+        problems += _click_problems(line)
+    except UserError as error:
+        problems.append(str(error))
+    return problems
+
+
+def _click_problems(line: EditLine) -> list[str]:
+    """Clicks make the masks of a workspace that has none; raises UserError for a wrong click."""
+    workspace = line.workspace
+    if not workspace.mask_record.is_file():
+        return [] if line.clicks else [f"{workspace.masks_dir} is not there yet: give clicks"]
+    placement, tracking = workspace.read_source().placement, workspace.read_tracking()
+    clicked = [to_workspace(parse_click(text), placement) for text in line.clicks[1::2]]
+    followed = [{"click": str(to_original(click, placement))} for click in clicked]
+    if not clicked or (tracking and followed == list(tracking.prompts)):
+        return []
+    return [
+        f"clicks: {workspace.masks_dir} is there already, and was not made from these: leave the "
+        f"clicks out, or have them followed in its place: maskora track {quoted(workspace.root)}"
+    ]
+
+
 def parse_edit_line(words: Sequence[str]) -> EditLine:
     """Read and check a command line. Raises UserError."""
     positional, given = split_words(words)
-    masks, clicks = given["--mask"][-1:], given["--click"]
-    if masks and clicks:
-        raise UserError("--mask and --click: give one of them")
-    named = next((f" beside {name}" for name in ("--mask", "--click") if given[name]), "")
-    wanted = ["VIDEO", *([] if named else ["X,Y,W,H"]), "EDITED_FRAME", "OUT.mp4"]
-    if len(positional) != len(wanted):
-        raise UserError(
-            f"expected {' '.join(wanted)}{named}, got {len(positional)} of them ({SEE_EDIT})"
-        )
-    video, *box, edited, output = positional
-    if not Path(video).exists():
+    last = {name: values[-1:] for name, values in given.items()}
+    video, box, edited, output = _positional(positional, given)
+    if video and not Path(video).exists():
         raise UserError(f"no such video: {video}")
     if Path(output).suffix.lower() != ".mp4":
         raise UserError(f"the output is an .mp4 file, not {output}")
     for device in given["--device"]:
         devices.parse(device)
     root = Path([str(Path(output).with_suffix(".work")), *given["--workspace"]][-1])
-    last = {name: values[-1:] for name, values in given.items()}
-    edits = {0: _image(edited), **dict(_keyframe(text) for text in given["--keyframe"])}
+    edits = {0: _image(edited)} if edited else {}
+    edits |= dict(_keyframe(text) for text in given["--keyframe"])
     bases = map(Path, last["--base"])
-    refuse_inputs([Path(output)], [*files_in(video), *files_in(*masks), *bases, *edits.values()])
+    read = files_in(*([video] if video else []), *last["--mask"])
+    refuse_inputs([Path(output)], [*read, *bases, *edits.values()])
     for seeds in last["--seed"]:
         if not re.fullmatch(r"[0-9]+(,[0-9]+)*", seeds):
             raise UserError(f"--seed is written N or N,N,…, not {seeds}")
@@ -175,7 +227,7 @@ def parse_edit_line(words: Sequence[str]) -> EditLine:
         raise UserError("--stop-before train is the only place to stop")
     return EditLine(
         video=video,
-        options=[*region_words(box, masks), *words_of(last, *FOR_PREPARE)],
+        options=[*region_words(box, last["--mask"]), *words_of(last, *FOR_PREPARE)],
         clicks=words_of(given, "--click"),
         settings=words_of(given, "--set"),
         preset=words_of(last, "--preset"),
@@ -186,6 +238,29 @@ def parse_edit_line(words: Sequence[str]) -> EditLine:
         workspace=Workspace.open(root),
         prepares_only=bool(given["--stop-before"]),
     )
+
+
+def _positional(
+    positional: list[str], given: dict[str, list[str]]
+) -> tuple[str, list[str], str, str]:
+    """The video, the box, the edited frame and the output; of a workspace alone, the output."""
+    if given["--mask"] and given["--click"]:
+        raise UserError("--mask and --click: give one of them")
+    if len(positional) == 1 and given["--workspace"]:
+        if useless := [name for name in ("--mask", *FOR_PREPARE) if given[name]]:
+            raise UserError(
+                f"{', '.join(useless)}: {given['--workspace'][-1]} is prepared already, and keeps "
+                f"what it has: leave that out, or name the VIDEO to prepare another workspace"
+            )
+        return "", [], "", positional[0]
+    named = next((f" beside {name}" for name in ("--mask", "--click") if given[name]), "")
+    wanted = ["VIDEO", *([] if named else ["X,Y,W,H"]), "EDITED_FRAME", "OUT.mp4"]
+    if len(positional) != len(wanted):
+        raise UserError(
+            f"expected {' '.join(wanted)}{named}, got {len(positional)} of them ({SEE_EDIT})"
+        )
+    video, *box, edited, output = positional
+    return video, box, edited, output
 
 
 def files_in(*paths: str) -> list[Path]:
@@ -272,18 +347,3 @@ def _run_stage(*words: str) -> int:
     if crash := crash_message(words[0], status):
         raise Fault(crash)
     return status
-
-
-def input_files(words: Sequence[str]) -> list[Path]:
-    """Every file that a line of `maskora edit` names to be read."""
-    positional, given = split_words(words)
-    named = [*positional[:1], *positional[-2:-1], *given["--mask"], *given["--base"]]
-    named += [text.partition("=")[2] for text in given["--keyframe"]]
-    named += [text for text in given["--preset"] if text.endswith(".toml")]
-    return [path for path in files_in(*named) if path.is_file()]
-
-
-def inputs_digest(words: Sequence[str]) -> str:
-    """The content name of what a job is made from: its line, and the content of its files."""
-    files = sorted(input_files(words))
-    return digest(maskora.__version__, *words, *(known_sha256(file) for file in files))

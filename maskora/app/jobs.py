@@ -2,12 +2,21 @@
 
 import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError
 
-from maskora.app.edit_line import OPTIONS, input_files, split_words, words_of
+from maskora.app.edit_line import (
+    FOR_PREPARE,
+    OPTIONS,
+    parse_edit_line,
+    split_words,
+    words_of,
+    workspace_problems,
+)
+from maskora.app.line_inputs import input_files
 from maskora.config.tables import Table
 from maskora.config.toml import parse_toml
 from maskora.errors import UserError
@@ -15,6 +24,9 @@ from maskora.files import read_text, refuse_inputs
 
 SEE_BATCH = "maskora batch --help"
 NAME = re.compile(r"\w[\w.-]*")
+# Keys that are options of edit by the same name, and what a workspace has from its preparation.
+AS_OPTIONS = ("base", "frames", "size", "fps", "caption", "edited_caption", "preset", "device")
+PREPARED = ("box", "mask", *AS_OPTIONS[:6])
 
 
 class BatchJob(NamedTuple):
@@ -48,11 +60,14 @@ class JobDefaults(Table):
 
 
 class JobTable(JobDefaults):
-    """[[job]]: a video, where the edit is, and edited frames by their number, of which 0 is one."""
+    """[[job]]: a video, where the edit is, and edited frames by their number, of which 0 is one.
+
+    A workspace that is prepared takes the place of the video, and has all that already.
+    """
 
     name: str
-    video: str
-    edits: dict[str, str]
+    video: str | None = None
+    edits: dict[str, str] = Field(default={})
     box: list[int] | None = Field(default=None, min_length=4, max_length=4)
     clicks: tuple[str, ...] = Field(default=(), strict=False)
     mask: str | None = None
@@ -81,23 +96,18 @@ def jobs_of_file(words: list[str]) -> tuple[list[BatchJob], Path]:
     out = Path(names[1]) if len(names) == 2 else path.with_name(f"{path.stem}-out")
     if out.exists() and not out.is_dir():
         raise UserError(f"the results go into a folder, and {out} is a file")
-    jobs = [_with_common(job, common) for job in read_jobs(path, out)]
+    jobs = read_jobs(path, out, common)
     results = [out / f"{job.name}{suffix}" for job in jobs for suffix in (".mp4", ".log")]
     refuse_inputs(results, [path, *(file for job in jobs for file in input_files(job.words))])
     return jobs, out
 
 
-def _with_common(job: BatchJob, common: list[str]) -> BatchJob:
-    """A job with options for every job, over which its own win."""
-    positional, given = split_words(job.words)
-    return job._replace(words=[*positional, *common, *words_of(given, *OPTIONS)])
-
-
-def read_jobs(path: Path, out: Path) -> list[BatchJob]:
+def read_jobs(path: Path, out: Path, common: Sequence[str] = ()) -> list[BatchJob]:
     """The jobs of a jobs.toml; paths in it count from its folder, but that of `device` and `set`.
 
     Args:
         out: the folder of results.
+        common: options for every job, over which its own win.
 
     Raises:
         UserError: with every mistake in it.
@@ -113,11 +123,16 @@ def read_jobs(path: Path, out: Path) -> list[BatchJob]:
     names = [table.name.lower() for table in file.job]
     mistakes = [f"two jobs are named {name!r}" for name in sorted(set(names))
                 if names.count(name) > 1]  # fmt: skip
+    jobs = []
     for table in file.job:
-        mistakes += [f"job {table.name!r}: {mistake}" for mistake in _mistakes(table, home)]
+        found = _mistakes(table, home)
+        if not found:
+            jobs.append(_job(table, file.defaults, home, out, common))
+            found = [] if table.video else _workspace_mistakes(jobs[-1])
+        mistakes += [f"job {table.name!r}: {mistake}" for mistake in found]
     if mistakes:
         raise _refused(path, mistakes)
-    return [_job(table, file.defaults, home, out) for table in file.job]
+    return jobs
 
 
 def _refused(path: Path, mistakes: list[str]) -> UserError:
@@ -151,11 +166,19 @@ def _mistakes(table: JobTable, home: Path) -> list[str]:
     mistakes = []
     if not NAME.fullmatch(table.name):
         mistakes.append("a name has letters, digits, '_', '-' and '.', and begins with no sign")
-    given = [table.box is not None, bool(table.clicks), table.mask is not None]
-    if sum(given) != 1:
-        mistakes.append("give one of box, clicks and mask")
-    if "0" not in table.edits:
-        mistakes.append('edits has no frame 0: edits = { 0 = "edited.png" }')
+    if table.video is not None:
+        given = [table.box is not None, bool(table.clicks), table.mask is not None]
+        if sum(given) != 1:
+            mistakes.append("give one of box, clicks and mask")
+        if "0" not in table.edits:
+            mistakes.append('edits has no frame 0: edits = { 0 = "edited.png" }')
+    elif table.workspace is None:
+        mistakes.append("give a video, or a workspace that is prepared")
+    elif useless := [key for key in PREPARED if getattr(table, key) is not None]:
+        mistakes.append(
+            f"{', '.join(useless)}: the workspace is prepared, and keeps what it has: leave that "
+            f"out, or give the video too, for a workspace that is to be made"
+        )
     if odd := [frame for frame in table.edits if not re.fullmatch("[0-9]+", frame)]:
         mistakes.append(f"edits: {', '.join(odd)}: frames are numbers")
     if any(seed < 0 for seed in table.seeds):
@@ -169,23 +192,42 @@ def _mistakes(table: JobTable, home: Path) -> list[str]:
     ]
 
 
-def _job(table: JobTable, defaults: JobDefaults, home: Path, out: Path) -> BatchJob:
-    """The command line of a checked job; its own options win over the defaults."""
+def _workspace_mistakes(job: BatchJob) -> list[str]:
+    """What is wrong with a job in a workspace that is there."""
+    try:
+        return workspace_problems(parse_edit_line(job.words))
+    except UserError as error:
+        return [str(error)]
+
+
+def _job(
+    table: JobTable, defaults: JobDefaults, home: Path, out: Path, common: Sequence[str]
+) -> BatchJob:
+    """The command line of a checked job; its own options win over those for every job."""
     output = out / f"{table.name}.mp4"
-    box = [] if table.box is None else [",".join(map(str, table.box))]
-    words = [str(home / table.video), *box, str(home / table.edits["0"]), str(output)]
+    words = [str(output)]
+    if table.video is not None:
+        box = [] if table.box is None else [",".join(map(str, table.box))]
+        words = [str(home / table.video), *box, str(home / table.edits["0"]), str(output)]
     work = output.with_suffix(".work") if table.workspace is None else home / table.workspace
-    words += ["--workspace", str(work)]
-    words += [word for click in table.clicks for word in ("--click", click)]
-    words += [] if table.mask is None else ["--mask", str(home / table.mask)]
+    own = ["--workspace", str(work)]
+    own += [word for click in table.clicks for word in ("--click", click)]
+    own += [] if table.mask is None else ["--mask", str(home / table.mask)]
     for frame, path in sorted(table.edits.items(), key=lambda edit: int(edit[0])):
-        words += ["--keyframe", f"{int(frame)}={home / path}"] if int(frame) else []
-    for key in ("base", "frames", "size", "fps", "caption", "edited_caption", "preset", "device"):
+        if int(frame) or table.video is None:
+            own += ["--keyframe", f"{int(frame)}={home / path}"]
+    for key in AS_OPTIONS:
         value = getattr(table, key) if getattr(table, key) is not None else getattr(defaults, key)
         if value is not None:
             value = str(home / value) if key == "base" else str(value)
-            words.append(f"--{key.replace('_', '-')}={value}")
-    words += [f"--set={setting}" for setting in (*defaults.set, *table.set)]
+            own.append(f"--{key.replace('_', '-')}={value}")
+    own += [f"--set={setting}" for setting in (*defaults.set, *table.set)]
     if seeds := table.seeds or defaults.seeds:
-        words.append(f"--seed={','.join(map(str, seeds))}")
+        own.append(f"--seed={','.join(map(str, seeds))}")
+    given = split_words(own)[1]
+    if table.video is not None:
+        return BatchJob(table.name, output, [*words, *common, *words_of(given, *OPTIONS)])
+    # What is said for every job of its preparation is for those that are not prepared.
+    kept = [name for name in OPTIONS if name not in FOR_PREPARE]
+    words += [*words_of(split_words(common)[1], *kept), *words_of(given, *kept)]
     return BatchJob(table.name, output, words)

@@ -13,7 +13,7 @@ from maskora.app import edit_line
 from maskora.app.workspace import Source, Workspace, video_sha256
 from maskora.cli import EDIT_HELP
 from tests.app.child import LINE, SAVES, Child, begin
-from tests.app.conftest import Run, ok, refused
+from tests.app.conftest import Prepared, Run, ok, refused
 
 
 def test_a_first_run_prepares_trains_and_infers(run: Run, child: Child, folder: Path) -> None:
@@ -232,3 +232,33 @@ def test_an_interruption_is_passed_on_once_and_waited_for(
     assert begun.returncode == 130, err
     assert (child.folder / "heard").read_text() == "1"
     assert [words[0] for words in child.asked()] == ["prepare", "train"]
+
+
+def test_a_workspace_that_is_prepared_takes_the_place_of_the_video(
+    run: Run, child: Child, prepared: Prepared, folder: Path
+) -> None:
+    root = prepared()
+    line = ["edit", "out.mp4", "--workspace", root, "--set", "inference.steps=3"]
+    ok(run(*line, "--keyframe", "4=later one.jpg"))
+    config = ["--config", str(root / "edit.toml"), "--set", "inference.steps=3"]
+    assert child.asked() == [
+        ["train", *config, "--stage", "all", "--resume"],
+        ["infer", *config, "--output", "out.mp4"],
+    ]
+    assert (root / "edits" / "00004.jpg").read_bytes() == b"later one.jpg"
+    refused(run(*line, "--frames=9", "--mask", "mask.png"), "--mask, --frames: ", "is prepared")
+    refused(run("edit", "out.mp4", "--workspace", folder), "is not a prepared workspace")
+    refused(run("edit", "out.mp4"), "got 1 of them")
+    refused(run(*line, "--click", "0,76,112,+"), "clicks: ", "was not made from these")
+    (root / "edits" / "00000.png").unlink()
+    refused(run(*line), "no edited frame 0: put it into")
+    (root / "masks" / "masks.json").unlink()
+    refused(run(*line), "no edited frame 0", "masks is not there yet: give clicks", lines=2)
+    assert child.asked() == []
+
+
+def test_the_original_video_is_not_written_over(
+    run: Run, child: Child, prepared: Prepared, ball: Path
+) -> None:
+    refused(run("edit", ball, "--workspace", prepared()), "ball.mp4 is read here")
+    assert child.asked() == []

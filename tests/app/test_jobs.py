@@ -1,11 +1,15 @@
 """A jobs.toml: its jobs as lines of edit, and every mistake in it."""
 
+import json
+import shutil
 from pathlib import Path
+
+import pytest
 
 from maskora.app import edit_line
 from maskora.app.jobs import read_jobs
-from tests.app.child import Child, write_jobs
-from tests.app.conftest import Run, refused
+from tests.app.child import DRIVER, Child, write_jobs
+from tests.app.conftest import Prepared, Run, at, ok, refused
 
 
 def test_a_job_is_a_line_of_edit(tmp_path: Path) -> None:
@@ -48,3 +52,92 @@ def test_every_mistake_of_a_file_is_told_at_once(
     refused(run("batch", path), "two jobs are named 'j1'", lines=2)
     assert child.asked() == []
     assert not (tmp_path / "jobs-out").exists()
+
+
+def write_workspace_job(path: Path, root: Path, more: str = "") -> Path:
+    """A jobs.toml with a job in a workspace."""
+    path.write_text(f'[[job]]\nname = "walk"\nworkspace = {json.dumps(str(root))}\n{more}')
+    return path
+
+
+def test_a_job_in_a_workspace_has_what_it_was_prepared_with(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    root = prepared()
+    path = write_workspace_job(tmp_path / "jobs.toml", root, "seeds = [1]\n")
+    path.write_text('[defaults]\nframes = 9\nset = ["inference.steps=3"]\n' + path.read_text())
+    (job,) = read_jobs(path, tmp_path / "out", ["--fps", "8", "--device", "cpu"])
+    out = str(tmp_path / "out" / "walk.mp4")
+    assert job.words == [
+        out, "--device", "cpu", "--workspace", str(root), "--seed", "1",
+        "--set", "inference.steps=3",
+    ]  # fmt: skip
+
+
+def test_what_contradicts_a_workspace_is_told_at_once(
+    run: Run, child: Child, prepared: Prepared, tmp_path: Path
+) -> None:
+    root = prepared()
+    (root / "edits" / "00000.png").unlink()
+    path = write_workspace_job(tmp_path / "jobs.toml", root, 'clicks = ["0,76,112,+"]\n')
+    path.write_text(
+        path.read_text()
+        + '[[job]]\nname = "b"\nworkspace = "none"\n'
+        + '[[job]]\nname = "c"\nworkspace = "none"\nbox = [1, 2, 3, 4]\nframes = 9\n'
+        + '[[job]]\nname = "d"\n'
+    )
+    refused(
+        run("batch", path), "5 mistakes", "'walk': no edited frame 0", "'walk': clicks: ",
+        "'b': ", "none is not a prepared workspace", "'c': box, frames: the workspace is prepared",
+        "'d': give a video, or a workspace", lines=6,
+    )  # fmt: skip
+    assert child.asked() == []
+
+
+@pytest.mark.parametrize("clicked", [False, True])
+def test_a_job_in_a_workspace_is_done_once_and_again_where_its_inputs_change(
+    run: Run, child: Child, prepared: Prepared, tmp_path: Path, clicked: bool
+) -> None:
+    root, edited = prepared(), tmp_path / "edited.png"
+    shutil.copyfile(root / "source" / "00000.png", edited)
+    more = f"edits = {{ 0 = {json.dumps(str(edited))} }}\n"
+    if clicked:
+        shutil.rmtree(root / "masks")
+        more += 'clicks = ["0,76.04,112,+"]\n'
+        child.does("track", "import runpy; sys.argv = ['maskora', *words]\n"
+                   "runpy.run_module('maskora', run_name='__main__')\n")  # fmt: skip
+    path = write_workspace_job(tmp_path / "jobs.toml", root, more)
+    # The line itself, in this process: its stages are the stand-in's.
+    child.does("edit", DRIVER.partition("program =")[0] + "program = [sys.executable, __file__]\n"
+               "processes.program = lambda: program\nmain()\n")  # fmt: skip
+    child.does("infer", "pathlib.Path(words[-1]).write_bytes(b'made')\n")
+
+    def stages() -> list[str]:
+        ok(run("batch", path))
+        return [words[0] for words in child.asked()]
+
+    assert stages() == ["edit", *(["track"] if clicked else []), "train", "infer"]
+    assert (tmp_path / "jobs-out" / "walk.mp4").read_bytes() == b"made"
+    assert stages() == []
+    for name in ("edit.toml", "source/00003.png", "edits/00000.txt", "masks/00002.png"):
+        with (root / name).open("ab") as file:
+            file.write(b"\n# another")
+        assert stages() == ["edit", "train", "infer"], name
+        assert stages() == [], name
+    edited.write_bytes(edited.read_bytes() + b"another")
+    assert stages() == ["edit", "train", "infer"]
+    assert stages() == []
+
+
+@pytest.mark.slow
+def test_a_result_of_a_workspace_is_that_of_a_lone_run(
+    run: Run, prepared: Prepared, tmp_path: Path
+) -> None:
+    root, lone = prepared(), prepared()
+    path = write_workspace_job(tmp_path / "jobs.toml", root)
+    ok(run("batch", path))
+    ok(run("train", *at(lone), "--stage", "all"))
+    ok(run("infer", *at(lone)))
+    made = (tmp_path / "jobs-out" / "walk.mp4").read_bytes()
+    assert made == (lone / "output" / "edited.mp4").read_bytes()
+    assert "walk is done already" in ok(run("batch", path)).out
