@@ -14,7 +14,8 @@ from typing import Protocol
 
 from maskora import devices
 from maskora.app.batch_page import JobRecord, read_record, write_page, write_record
-from maskora.app.edit_line import Say, parse_edit_line, results_of, split_words
+from maskora.app.batch_results import ResultsFolder
+from maskora.app.edit_line import Say, parse_edit_line, place_of, results_of, split_words
 from maskora.app.job_folders import folder_job, parse_batch_line
 from maskora.app.jobs import SEE_BATCH, BatchJob, jobs_of_file
 from maskora.app.line_inputs import inputs_digest
@@ -26,8 +27,9 @@ from maskora.app.processes import (
     start_maskora,
 )
 from maskora.app.remembered import known_sha256
-from maskora.errors import UserError
-from maskora.files import remove, sha256_file, write_text
+from maskora.app.remote import find_version, is_remote
+from maskora.errors import Fault, UserError
+from maskora.files import remove, write_text
 from maskora.system import printable
 
 
@@ -45,12 +47,12 @@ def run_batch(words: Sequence[str], say: Say) -> int:
     """
     words, own = split_batch_words(words)
     if words and Path(words[0]).suffix.lower() == ".toml":
-        jobs, out = jobs_of_file(words)
+        jobs, out = jobs_of_file(words, own.scratch)
     else:
-        folders, out, common = parse_batch_line(words)
+        folders, out, common = parse_batch_line(words, own.scratch)
         jobs = [folder_job(folder, out, common) for folder in folders]
-    out.mkdir(parents=True, exist_ok=True)
-    jobs = jobs[own.part - 1 :: own.parts]
+    jobs = [own.with_scratch(job) for job in jobs[own.part - 1 :: own.parts]]
+    out.pull()
     if own.ray is None:
         return Batch(jobs, out, LocalWorkers(devices_of_workers(own.workers)), say, own).run()
     if importlib.util.find_spec("ray") is None:
@@ -63,13 +65,19 @@ def run_batch(words: Sequence[str], say: Say) -> int:
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """Batch's own options: --workers, --ray ADDRESS, --watch, and --part I/N."""
+    """Batch's own options: --workers, --ray ADDRESS, --watch, --scratch DIR, and --part I/N."""
 
     workers: int | None = None
     ray: str | None = None
     watch: bool = False
+    scratch: Path | None = None
     part: int = 1
     parts: int = 1
+
+    def with_scratch(self, job: BatchJob) -> BatchJob:
+        """A job that is told where it keeps copies of what lies in stores."""
+        told = ["--scratch", str(self.scratch)] if self.scratch and job.words else []
+        return job._replace(words=[*job.words, *told])
 
     @property
     def suffix(self) -> str:
@@ -98,6 +106,8 @@ def split_batch_words(words: Sequence[str]) -> tuple[list[str], BatchOptions]:
             found = replace(found, workers=int(value))
         elif name == "--ray":
             found = replace(found, ray=value if sign else next(own, ""))
+        elif name == "--scratch":
+            found = replace(found, scratch=Path(value if sign else next(own, ".")))
         else:
             rest.append(word)
     if found.ray is not None and found.workers is not None:
@@ -191,19 +201,21 @@ class Batch:
     def __init__(
         self,
         jobs: list[BatchJob],
-        out: Path,
+        results: ResultsFolder,
         workers: Workers,
         say: Say,
         options: BatchOptions,
     ) -> None:
-        earlier = read_record(out)
-        self.jobs, self.out, self.workers, self.say = jobs, out, workers, say
+        earlier = read_record(results.folder)
+        self.jobs, self.workers, self.say = jobs, workers, say
+        self.results, self.out = results, results.folder
+        self.unsent: set[Path] = set()  # what the store has not taken yet
         self.live = options.watch and sys.stdout.isatty()
         self.part = options.suffix
         self.records = {
             job.name: before
             if (before := earlier.get(job.name)) and before.status == "ok"
-            else JobRecord(name=job.name, output=str(job.output))
+            else JobRecord(name=job.name, output=job.output)
             for job in jobs
         }
         self.begun: list[str] = []
@@ -223,7 +235,7 @@ class Batch:
                         children.append(started)
                         if set(received) & set(told):  # before there was anybody to pass it on to
                             started.terminate()
-                        write_record(self.out, list(self.records.values()), self.part)
+                        self._write_record()
                 changed = self._collect(interrupted=bool(received))
                 self._draw()
                 if self.running and not changed:
@@ -233,20 +245,22 @@ class Batch:
 
     def _begin(self, job: BatchJob, worker: int) -> Running | None:
         """Start a job's process; None where it is done already, or cannot begin."""
-        record = JobRecord(name=job.name, output=str(job.output))
+        record = JobRecord(name=job.name, output=job.output)
         self.records[job.name], log = record, self.out / f"{job.name}.log"
         self.begun.append(job.name)
         if job.problem:
             self._refuse(record, log, job.problem)
             return None
+        earlier = self.earlier.get(job.name)
         try:
             inputs = inputs_digest(job.words)
-        except UserError as error:
+            done = is_done(earlier, inputs)
+        except (UserError, Fault) as error:
             self._refuse(record, log, str(error))
             return None
-        if is_done(earlier := self.earlier.get(job.name), inputs):
+        if done:
             assert earlier is not None
-            self.records[job.name] = earlier.model_copy(update={"output": str(job.output)})
+            self.records[job.name] = earlier.model_copy(update={"output": job.output})
             self.say(f"batch: {job.name} is done already")
             return None
         self.say(f"batch: {job.name} (log: {log})")
@@ -261,6 +275,7 @@ class Batch:
         """Write down why a job cannot begin."""
         write_text(log, f"maskora: {problem}\n")
         record.status, record.message = "failed", last_line(log)
+        self._publish(log)
 
     def _collect(self, *, interrupted: bool) -> bool:
         """Look at the processes; returns whether one has ended."""
@@ -274,7 +289,7 @@ class Batch:
                 self._finish(job, INTERRUPTED if interrupted and status else status)
                 ended.append(job)
         if ended:
-            write_record(self.out, list(self.records.values()), self.part)
+            self._publish(self._write_record())
         return bool(ended)
 
     def _finish(self, job: BatchJob, status: int) -> None:
@@ -286,8 +301,27 @@ class Batch:
         record.status = "failed" if status else "ok"
         record.message = last_line(log) if status else ""
         if status == 0:
-            paths = results_of(parse_edit_line(job.words)).values()
-            record.outputs = {str(path): sha256_file(path) for path in paths if path.is_file()}
+            line = parse_edit_line(job.words)
+            places = [place_of(line, result) for result in results_of(line).values()]
+            try:
+                contents = {place: content_of(place) for place in places}
+                record.outputs = {place: found for place, found in contents.items() if found}
+            except Fault as error:
+                record.status, record.message = "failed", str(error)
+        self._publish(log)
+
+    def _write_record(self) -> Path:
+        return write_record(self.out, list(self.records.values()), self.part)
+
+    def _publish(self, *paths: Path) -> None:
+        """Put files into the store, if there is one; what it does not take is tried again later."""
+        self.unsent.update(paths)
+        for path in sorted(self.unsent):
+            try:
+                self.results.push(path)
+                self.unsent.remove(path)
+            except (UserError, Fault) as error:
+                self.say(f"batch: {error}")
 
     def _draw(self) -> None:
         """The live table, over the one before it."""
@@ -310,23 +344,45 @@ class Batch:
 
     def _end(self, interrupted: bool) -> int:
         """The record, the page and the table; returns batch's exit status."""
-        records = list(self.records.values())
-        write_record(self.out, records, self.part)
-        write_page(self.out, records, self.part)
+        record = self._write_record()
+        page = write_page(self.out, list(self.records.values()), self._videos(), self.part)
+        self._publish(record, page)
         self.say("\n" + "\n".join(self._table(self.begun)))
         if interrupted:
             return INTERRUPTED
-        return int(any(record.status == "failed" for record in records))
+        failed = any(record.status == "failed" for record in self.records.values())
+        return int(failed or bool(self.unsent))
+
+    def _videos(self) -> dict[str, Path]:
+        """The results on this machine, by job."""
+        found = {}
+        for name, record in self.records.items():
+            if record.status == "ok":
+                try:
+                    found[name] = self.results.video(record.output, record.outputs)
+                except (UserError, Fault) as error:  # the page has no pictures of it then
+                    self.say(f"batch: {error}")
+        return found
 
 
 def is_done(earlier: JobRecord | None, inputs: str) -> bool:
-    """Whether an earlier run made a job from the same inputs, and its results are still there."""
+    """Whether an earlier run made a job from the same inputs, and its results are still there.
+
+    Raises:
+        Fault: the store they are in does not answer.
+    """
     if earlier is None or earlier.status != "ok" or earlier.inputs != inputs:
         return False
     return bool(earlier.outputs) and all(
-        Path(path).is_file() and known_sha256(Path(path)) == sha256
-        for path, sha256 in earlier.outputs.items()
+        content_of(place) == content for place, content in earlier.outputs.items()
     )
+
+
+def content_of(place: str) -> str | None:
+    """The SHA-256 of a file, or what a store says of its content; None where it is not there."""
+    if is_remote(place):
+        return find_version(place)
+    return known_sha256(Path(place)) if Path(place).is_file() else None
 
 
 def stage_in(log: Path) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from maskora import devices
 from maskora.app.masking import to_original, to_workspace
 from maskora.app.processes import crash_message, run_maskora
+from maskora.app.remote import default_scratch, fetch, is_remote, local_place, put
 from maskora.app.workspace import Workspace, video_sha256, working
 from maskora.config.toml import load_config
 from maskora.errors import Fault, UserError
@@ -22,8 +23,8 @@ from maskora.system import quoted
 FOR_PREPARE = ("--base", "--frames", "--size", "--fps", "--caption", "--edited-caption")
 REPEATABLE = ("--click", "--keyframe", "--set")
 OPTIONS = (
-    "--mask", "--workspace", "--device", "--preset", "--seed", "--stop-before", *FOR_PREPARE,
-    *REPEATABLE,
+    "--mask", "--workspace", "--device", "--preset", "--seed", "--stop-before", "--scratch",
+    *FOR_PREPARE, *REPEATABLE,
 )  # fmt: skip
 SEE_EDIT = "maskora edit --help lists the options"
 STOP = "--stop-before=train"
@@ -34,24 +35,33 @@ Say = Callable[[str], None]  # takes a line for the person
 class EditLine:
     """The command line of `maskora edit`, checked as far as it can be before any work.
 
+    A video, a mask and edited frames may lie in a store, until `fetch_inputs`; an output may too.
+
     Attributes:
         video: empty where the workspace was prepared before, and says itself what it was made from.
+        region: `--box …` or `--mask …`, or nothing.
         options, clicks, settings, preset, device: words for the commands: those of `prepare`;
             `--click …`; `--set …`; `--preset`, and `--device`, or nothing.
         seed: `--seed`, or nothing.
         edits: frame of the workspace -> edited image. Frame 0 is there, if there is a video.
+        output: on this machine.
+        url: where the output is put then; empty where it stays.
+        scratch: the folder for what comes from a store, and what goes there.
         prepares_only: `--stop-before train`.
     """
 
     video: str
+    region: list[str]
     options: list[str]
     clicks: list[str]
     settings: list[str]
     preset: list[str]
     device: list[str]
     seed: list[str]
-    edits: dict[int, Path]
+    edits: dict[int, str]
     output: Path
+    url: str
+    scratch: Path
     workspace: Workspace
     prepares_only: bool
 
@@ -69,13 +79,14 @@ def edit_video(words: Sequence[str], say: Say) -> int:
         UserError: the line is wrong; then nothing has begun.
         Fault: a stage was killed.
     """
-    line = parse_edit_line(words)
+    line = fetch_inputs(parse_edit_line(words))
+    check_files(line)
     is_new = not line.workspace.config.is_file()
     if status := _prepare(line, say):
         return status
     with working(line.workspace):
         for frame, image in line.edits.items():
-            place_edit(line.workspace, None, frame, image)
+            place_edit(line.workspace, None, frame, Path(image))
     if line.prepares_only:
         say(f"edit: {line.workspace.root} is ready for training")
         return 0
@@ -96,7 +107,7 @@ def _prepare(line: EditLine, say: Say) -> int:
         say(f"edit: {workspace.root} is prepared already: continuing with it")
     else:
         say(f"edit: preparing {workspace.root}")
-        given = [*line.options, *line.preset, *settings]
+        given = [*line.region, *line.options, *line.preset, *settings]
         if status := _run_stage("prepare", line.video, str(workspace.root), *given):
             return status
         settings = []
@@ -120,8 +131,49 @@ def _train_and_infer(line: EditLine, say: Say) -> int:
     for made, result in results.items() if not copied else ():
         with replacing(result) as scratch:
             shutil.copyfile(made, scratch)
-    say(f"edit: done: {', '.join(map(str, results.values()))}")
+    places = [place_of(line, result) for result in results.values()]
+    for result, place in zip(results.values(), places, strict=True) if line.url else ():
+        put(result, place)
+    say(f"edit: done: {', '.join(places)}")
     return 0
+
+
+def place_of(line: EditLine, result: Path) -> str:
+    """Where one of the results stays: its path, or its URL in a store."""
+    return f"{line.url.rpartition('/')[0]}/{result.name}" if line.url else str(result)
+
+
+def fetch_inputs(line: EditLine) -> EditLine:
+    """The line with local copies of what lies in stores. Raises UserError, Fault."""
+
+    def local(place: str) -> str:
+        return str(fetch(place, line.scratch)) if is_remote(place) else place
+
+    region = line.region and [line.region[0], local(line.region[1])]
+    edits = {frame: local(image) for frame, image in line.edits.items()}
+    return replace(line, video=local(line.video), region=region, edits=edits)
+
+
+def check_files(line: EditLine) -> None:
+    """The files that a line names are there, and no result is written over one. Raises UserError.
+
+    Args:
+        line: all its files are on this machine.
+    """
+    if line.video and not Path(line.video).exists():
+        raise UserError(f"no such video: {line.video}")
+    masks = line.region[1:] if "--mask" in line.region else []
+    for mask in masks:
+        if not Path(mask).exists():
+            raise UserError(f"no such mask: {mask}")
+    for image in line.edits.values():
+        if not Path(image).is_file():
+            raise UserError(f"no such image: {image}")
+        if Path(image).suffix.lower() not in IMAGE_SUFFIXES:
+            raise UserError(f"not a picture that can be read ({IMAGES}): {image}")
+    bases = line.options[1::2] if "--base" in line.options[:1] else []
+    read = files_in(*([line.video] if line.video else []), *masks, *bases, *line.edits.values())
+    refuse_inputs([line.output], read)
 
 
 def results_of(line: EditLine) -> dict[Path, Path]:
@@ -204,40 +256,46 @@ def _click_problems(line: EditLine) -> list[str]:
 
 
 def parse_edit_line(words: Sequence[str]) -> EditLine:
-    """Read and check a command line. Raises UserError."""
+    """Read a command line; what it names need not be there yet. Raises UserError."""
     positional, given = split_words(words)
     last = {name: values[-1:] for name, values in given.items()}
     video, box, edited, output = _positional(positional, given)
-    if video and not Path(video).exists():
-        raise UserError(f"no such video: {video}")
     if Path(output).suffix.lower() != ".mp4":
         raise UserError(f"the output is an .mp4 file, not {output}")
     for device in given["--device"]:
         devices.parse(device)
-    root = Path([str(Path(output).with_suffix(".work")), *given["--workspace"]][-1])
-    edits = {0: _image(edited)} if edited else {}
+    edits = {0: edited} if edited else {}
     edits |= dict(_keyframe(text) for text in given["--keyframe"])
-    bases = map(Path, last["--base"])
-    read = files_in(*([video] if video else []), *last["--mask"])
-    refuse_inputs([Path(output)], [*read, *bases, *edits.values()])
     for seeds in last["--seed"]:
         if not re.fullmatch(r"[0-9]+(,[0-9]+)*", seeds):
             raise UserError(f"--seed is written N or N,N,…, not {seeds}")
     if any(stage != "train" for stage in given["--stop-before"]):
         raise UserError("--stop-before train is the only place to stop")
+    scratch = Path(last["--scratch"][0]) if last["--scratch"] else default_scratch()
+    local = local_place(output, scratch) if is_remote(output) else Path(output)
     return EditLine(
         video=video,
-        options=[*region_words(box, last["--mask"]), *words_of(last, *FOR_PREPARE)],
+        region=region_words(box, last["--mask"]),
+        options=words_of(last, *FOR_PREPARE),
         clicks=words_of(given, "--click"),
         settings=words_of(given, "--set"),
         preset=words_of(last, "--preset"),
         device=words_of(last, "--device"),
         seed=words_of(last, "--seed"),
         edits=edits,
-        output=Path(output),
-        workspace=Workspace.open(root),
+        output=local,
+        url=output if is_remote(output) else "",
+        scratch=scratch,
+        workspace=_workspace(given["--workspace"], local),
         prepares_only=bool(given["--stop-before"]),
     )
+
+
+def _workspace(named: list[str], output: Path) -> Workspace:
+    """The workspace that a line names, or the one beside its output."""
+    if named and is_remote(named[-1]):
+        raise UserError(f"--workspace {named[-1]}: a workspace lies on a disk, in no store")
+    return Workspace.open(Path(named[-1]) if named else output.with_suffix(".work"))
 
 
 def _positional(
@@ -302,30 +360,19 @@ def words_of(given: dict[str, list[str]], *names: str) -> list[str]:
 
 
 def region_words(box: list[str], masks: list[str]) -> list[str]:
+    """Where the edit is, as words of a command line; [] where it is clicked. Raises UserError."""
     for text in box:
         if not re.fullmatch(r"[0-9]+(,[0-9]+){3}", text):
             raise UserError(f"the box is written X,Y,W,H in pixels, not {text}")
         return ["--box", text]
-    for mask in masks:
-        if not Path(mask).exists():
-            raise UserError(f"no such mask: {mask}")
-        return ["--mask", mask]
-    return []
+    return ["--mask", masks[0]] if masks else []
 
 
-def _keyframe(text: str) -> tuple[int, Path]:
+def _keyframe(text: str) -> tuple[int, str]:
     number, _, path = text.partition("=")
     if not (re.fullmatch(r"[0-9]+", number) and path):
         raise UserError(f"--keyframe is written N=IMAGE (24=frame24.png), not {text}")
-    return int(number), _image(path)
-
-
-def _image(path: str) -> Path:
-    if not Path(path).is_file():
-        raise UserError(f"no such image: {path}")
-    if Path(path).suffix.lower() not in IMAGE_SUFFIXES:
-        raise UserError(f"not a picture that can be read ({IMAGES}): {path}")
-    return Path(path)
+    return int(number), path
 
 
 def place_edit(workspace: Workspace, edit: str | None, frame: int, image: Path) -> None:

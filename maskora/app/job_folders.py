@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from maskora.app.batch_results import ResultsFolder
 from maskora.app.edit_line import FOR_PREPARE, files_in, region_words
 from maskora.app.jobs import SEE_BATCH, BatchJob
 from maskora.errors import UserError
@@ -17,8 +18,13 @@ EDITED = tuple(f"edited{suffix}" for suffix in IMAGE_SUFFIXES)
 REGIONS = ("box.txt", "clicks.txt", "mask")
 
 
-def parse_batch_line(words: Sequence[str]) -> tuple[list[Path], Path, list[str]]:
+def parse_batch_line(
+    words: Sequence[str], scratch: Path | None = None
+) -> tuple[list[Path], ResultsFolder, list[str]]:
     """The jobs' folders in the order of their names, the folder of results, options for all.
+
+    Args:
+        scratch: as of `ResultsFolder`.
 
     Raises:
         UserError: a word is too much or missing, or there are no jobs.
@@ -34,9 +40,9 @@ def parse_batch_line(words: Sequence[str]) -> tuple[list[Path], Path, list[str]]
     if not Path(folders[0]).is_dir():
         raise UserError(f"no such folder: {folders[0]}")
     home = Path(os.path.abspath(folders[0]))
-    out = Path(folders[1]) if len(folders) == 2 else home.with_name(f"{home.name}-out")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"the results go into a folder, and {out} is a file")
+    place = folders[1] if len(folders) == 2 else str(home.with_name(f"{home.name}-out"))
+    results = ResultsFolder.at(place, scratch)
+    out = results.folder
     jobs = sorted(path for path in home.iterdir() if path.is_dir() and path.name[0] != ".")
     jobs = [job for job in jobs if job.resolve() != out.resolve()]
     if not jobs:
@@ -45,22 +51,26 @@ def parse_batch_line(words: Sequence[str]) -> tuple[list[Path], Path, list[str]]
         any(_named(out, name) for name in REGIONS)
     ):
         raise UserError(f"{out} is a job itself: the results go into another folder")
-    results = [out / f"{job.name}{suffix}" for job in jobs for suffix in (".mp4", ".log")]
-    refuse_inputs(results, files_in(*map(str, jobs)))
-    return jobs, out, common
+    written = [out / f"{job.name}{suffix}" for job in jobs for suffix in (".mp4", ".log")]
+    refuse_inputs(written, files_in(*map(str, jobs)))
+    return jobs, results, common
 
 
-def folder_job(folder: Path, out: Path, common: Sequence[str]) -> BatchJob:
+def folder_job(folder: Path, results: ResultsFolder, common: Sequence[str]) -> BatchJob:
     """The job in a folder; what is wrong with it is in the job, so that it stops no other."""
-    output = out / f"{folder.name}.mp4"
+    output = results.name(f"{folder.name}.mp4")
     try:
-        return BatchJob(folder.name, output, job_words(folder, output, common))
+        work = results.workspace_words(folder.name)
+        return BatchJob(folder.name, output, job_words(folder, output, [*work, *common]))
     except UserError as error:
         return BatchJob(folder.name, output, [], str(error))
 
 
-def job_words(job: Path, output: Path, common: Sequence[str]) -> list[str]:
+def job_words(job: Path, output: str, common: Sequence[str]) -> list[str]:
     """The words after `maskora edit` for the job in a folder.
+
+    Args:
+        common: options for every job.
 
     Raises:
         UserError: something is missing or wrong, or a link leads out of the folder of all jobs.
@@ -72,14 +82,14 @@ def job_words(job: Path, output: Path, common: Sequence[str]) -> list[str]:
     if len(regions) != 1:
         raise UserError("expected one of box.txt, clicks.txt and the folder mask")
     (name, region), options = regions[0], []
-    words = [str(video), str(edited), str(output)]
+    words = [str(video), str(edited), output]
     if name == "box.txt":
         words.insert(1, region_words(["".join(read_text(region).split())], [])[1])
     elif name == "clicks.txt":
         options = [word for line in _lines(region) for word in ("--click", line)]
     else:
         options = ["--mask", str(region)]
-    words += [*options, "--workspace", str(output.with_suffix(".work")), *common]
+    words += [*options, *common]
     for option in ("caption", "edited_caption"):
         for path in _named(job, f"{option}.txt"):
             words += [f"--{option.replace('_', '-')}", read_text(path).strip()]

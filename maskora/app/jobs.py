@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError
 
+from maskora.app.batch_results import ResultsFolder
 from maskora.app.edit_line import (
     FOR_PREPARE,
     OPTIONS,
@@ -17,6 +18,7 @@ from maskora.app.edit_line import (
     workspace_problems,
 )
 from maskora.app.line_inputs import input_files
+from maskora.app.remote import is_remote, open_store
 from maskora.config.tables import Table
 from maskora.config.toml import parse_toml
 from maskora.errors import UserError
@@ -33,13 +35,13 @@ class BatchJob(NamedTuple):
     """One edit of a batch.
 
     Attributes:
-        output: the edited video.
+        output: the edited video: a path, or a URL.
         words: after `maskora edit`.
         problem: why it cannot begin; empty where it can.
     """
 
     name: str
-    output: Path
+    output: str
     words: list[str]
     problem: str = ""
 
@@ -81,10 +83,15 @@ class JobsFile(Table):
     job: list[JobTable] = Field(min_length=1)
 
 
-def jobs_of_file(words: list[str]) -> tuple[list[BatchJob], Path]:
+def jobs_of_file(
+    words: list[str], scratch: Path | None = None
+) -> tuple[list[BatchJob], ResultsFolder]:
     """The jobs of `JOBS.toml [OUT_DIR] [-- options]`, and the folder of results. Raises UserError.
 
     Options after -- go before a job's own, which win.
+
+    Args:
+        scratch: as of `ResultsFolder`.
     """
     end = words.index("--") if "--" in words else len(words)
     names, common = words[:end], words[end + 1 :]
@@ -93,20 +100,18 @@ def jobs_of_file(words: list[str]) -> tuple[list[BatchJob], Path]:
     path = Path(names[0])
     if not path.is_file():
         raise UserError(f"no such file: {path}")
-    out = Path(names[1]) if len(names) == 2 else path.with_name(f"{path.stem}-out")
-    if out.exists() and not out.is_dir():
-        raise UserError(f"the results go into a folder, and {out} is a file")
-    jobs = read_jobs(path, out, common)
-    results = [out / f"{job.name}{suffix}" for job in jobs for suffix in (".mp4", ".log")]
-    refuse_inputs(results, [path, *(file for job in jobs for file in input_files(job.words))])
-    return jobs, out
+    place = names[1] if len(names) == 2 else str(path.with_name(f"{path.stem}-out"))
+    results = ResultsFolder.at(place, scratch)
+    jobs = read_jobs(path, results, common)
+    written = [results.folder / f"{job.name}{end}" for job in jobs for end in (".mp4", ".log")]
+    refuse_inputs(written, [path, *(file for job in jobs for file in input_files(job.words))])
+    return jobs, results
 
 
-def read_jobs(path: Path, out: Path, common: Sequence[str] = ()) -> list[BatchJob]:
+def read_jobs(path: Path, out: ResultsFolder, common: Sequence[str] = ()) -> list[BatchJob]:
     """The jobs of a jobs.toml; paths in it count from its folder, but that of `device` and `set`.
 
     Args:
-        out: the folder of results.
         common: options for every job, over which its own win.
 
     Raises:
@@ -183,13 +188,34 @@ def _mistakes(table: JobTable, home: Path) -> list[str]:
         mistakes.append(f"edits: {', '.join(odd)}: frames are numbers")
     if any(seed < 0 for seed in table.seeds):
         mistakes.append("seeds are whole numbers from 0")
+    return mistakes + _missing(table, home)
+
+
+def _missing(table: JobTable, home: Path) -> list[str]:
+    """Files that are not there. What lies in a store is looked for when the job's turn comes."""
+    mistakes = []
     paths = {"video": table.video, "mask": table.mask,
              **{f"edits.{frame}": path for frame, path in table.edits.items()}}  # fmt: skip
+    for key, path in paths.items():
+        if path is None:
+            continue
+        if is_remote(path):
+            try:
+                open_store(path)
+            except UserError as error:
+                mistakes.append(f"{key}: {error}")
+        elif not (home / path).exists():
+            mistakes.append(f"{key}: no such file: {home / path}")
     return mistakes + [
-        f"{key}: no such file: {home / path}"
-        for key, path in paths.items()
-        if path is not None and not (home / path).exists()
+        f"{key}: {path}: it lies on a disk, in no store"
+        for key, path in (("workspace", table.workspace), ("base", table.base))
+        if path is not None and is_remote(path)
     ]
+
+
+def _at(home: Path, path: str) -> str:
+    """A path of jobs.toml, from its folder; a URL as it is."""
+    return path if is_remote(path) else str(home / path)
 
 
 def _workspace_mistakes(job: BatchJob) -> list[str]:
@@ -201,21 +227,21 @@ def _workspace_mistakes(job: BatchJob) -> list[str]:
 
 
 def _job(
-    table: JobTable, defaults: JobDefaults, home: Path, out: Path, common: Sequence[str]
+    table: JobTable, defaults: JobDefaults, home: Path, out: ResultsFolder, common: Sequence[str]
 ) -> BatchJob:
     """The command line of a checked job; its own options win over those for every job."""
-    output = out / f"{table.name}.mp4"
-    words = [str(output)]
+    output = out.name(f"{table.name}.mp4")
+    words = [output]
     if table.video is not None:
         box = [] if table.box is None else [",".join(map(str, table.box))]
-        words = [str(home / table.video), *box, str(home / table.edits["0"]), str(output)]
-    work = output.with_suffix(".work") if table.workspace is None else home / table.workspace
-    own = ["--workspace", str(work)]
+        words = [_at(home, table.video), *box, _at(home, table.edits["0"]), output]
+    work = None if table.workspace is None else ["--workspace", str(home / table.workspace)]
+    own = out.workspace_words(table.name) if work is None else work
     own += [word for click in table.clicks for word in ("--click", click)]
-    own += [] if table.mask is None else ["--mask", str(home / table.mask)]
+    own += [] if table.mask is None else ["--mask", _at(home, table.mask)]
     for frame, path in sorted(table.edits.items(), key=lambda edit: int(edit[0])):
         if int(frame) or table.video is None:
-            own += ["--keyframe", f"{int(frame)}={home / path}"]
+            own += ["--keyframe", f"{int(frame)}={_at(home, path)}"]
     for key in AS_OPTIONS:
         value = getattr(table, key) if getattr(table, key) is not None else getattr(defaults, key)
         if value is not None:

@@ -176,7 +176,7 @@ def test_lines_as_people_write_them(folder: Path) -> None:
     edited, out = folder / "edited.PNG", folder / "out.v2.MP4"
     words = [str(folder / "clip.mp4"), "1,2,3,4", str(edited), str(out)]
     line = edit_line.parse_edit_line([*words, "--keyframe", f"0024={odd}"])
-    assert line.edits == {0: edited, 24: odd}
+    assert line.edits == {0: str(edited), 24: str(odd)}
     assert line.workspace.root == folder / "out.v2.work"
 
 

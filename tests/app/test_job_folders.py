@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from maskora.app import edit_line, job_folders
+from maskora.app.batch_results import ResultsFolder
 from maskora.cli import BATCH_HELP
 from maskora.errors import UserError
 from tests.app.child import Child, make_job
@@ -25,15 +26,17 @@ def test_the_words_of_a_job(tmp_path: Path) -> None:
     (job / "keyframes" / "24.png").touch()
     (job / "keyframes" / "Thumbs.db").touch()
     (job / "keyframes" / ".DS_Store").touch()
+    results = ResultsFolder.at(str(tmp_path / "out"))
     out = tmp_path / "out" / "a.b.mp4"
-    assert job_folders.job_words(job, out, ["--frames", "9"]) == [
+    words = job_folders.folder_job(job, results, ["--frames", "9"]).words
+    assert words == [
         str(job / "video.mp4"), "1,2,3,4", str(job / "edited.png"), str(out),
         "--workspace", str(tmp_path / "out" / "a.b.work"), "--frames", "9",
         "--caption", "a man", "--edited-caption", "eine Frau, größer",
         "--keyframe", f"24={job / 'keyframes' / '24.png'}",
         "--frames", "17", "--base", "C:\\my configs\\wan.toml", "--set=a.b=c",
     ]  # fmt: skip
-    given = edit_line.split_words(job_folders.job_words(job, out, ["--frames", "9"]))[1]
+    given = edit_line.split_words(words)[1]
     assert given["--frames"][-1] == "17"  # its own option wins
 
 
@@ -44,12 +47,12 @@ def test_texts_as_windows_writes_them(tmp_path: Path) -> None:
             box=mark + b"1,2,3,4\r\n",
             options=mark + b"--caption caf\xc3\xa9 au lait\r\n# no\r\n--frames 9\r\n",
         )
-        words = job_folders.job_words(job, tmp_path / "a.mp4", [])
+        words = job_folders.job_words(job, "a.mp4", [])
         assert words[1] == "1,2,3,4"
-        assert words[6:] == ["--caption", "café au lait", "--frames", "9"]
+        assert words[4:] == ["--caption", "café au lait", "--frames", "9"]
     job = make_job(tmp_path / "a", options="--frames 9\n".encode("utf-16"))
     with pytest.raises(UserError, match=r"options\.txt is no text in UTF-8 .*encoding UTF-8"):
-        job_folders.job_words(job, tmp_path / "a.mp4", [])
+        job_folders.job_words(job, "a.mp4", [])
 
 
 def test_names_count_in_any_case(tmp_path: Path) -> None:
@@ -58,7 +61,7 @@ def test_names_count_in_any_case(tmp_path: Path) -> None:
     (job / "edited.png").rename(job / "EDITED.JPG")
     (job / "box.txt").unlink()
     (job / "Clicks.TXT").write_text("0,1,1,+\n# not this\n\n0,2,2,-")
-    words = job_folders.job_words(job, tmp_path / "a.mp4", [])
+    words = job_folders.job_words(job, "a.mp4", [])
     assert words[:2] == [str(job / "Video.MOV"), str(job / "EDITED.JPG")]
     assert words[3:7] == ["--click", "0,1,1,+", "--click", "0,2,2,-"]
 
@@ -67,13 +70,13 @@ def test_a_job_may_have_a_folder_of_images(tmp_path: Path) -> None:
     job = make_job(tmp_path / "job")
     (job / "video").mkdir()
     with pytest.raises(UserError, match="expected one video, found 2"):
-        job_folders.job_words(job, tmp_path / "a.mp4", [])
+        job_folders.job_words(job, "a.mp4", [])
     (job / "video.mp4").unlink()
-    assert job_folders.job_words(job, tmp_path / "a.mp4", [])[0] == str(job / "video")
+    assert job_folders.job_words(job, "a.mp4", [])[0] == str(job / "video")
     (job / "video").rmdir()
     (job / "video").touch()
     with pytest.raises(UserError, match="expected one video, found 0"):
-        job_folders.job_words(job, tmp_path / "a.mp4", [])
+        job_folders.job_words(job, "a.mp4", [])
 
 
 def test_jobs_in_order_without_the_folder_of_results(tmp_path: Path) -> None:
@@ -82,8 +85,8 @@ def test_jobs_in_order_without_the_folder_of_results(tmp_path: Path) -> None:
     line = [str(tmp_path), str(tmp_path / "results"), "--", "--frames", "9"]
     jobs, out, common = job_folders.parse_batch_line(line)
     assert [job.name for job in jobs] == ["a", "b"]
-    assert (out, common) == (tmp_path / "results", ["--frames", "9"])
-    assert job_folders.parse_batch_line([str(tmp_path)])[1] == tmp_path.with_name(
+    assert (out.folder, common) == (tmp_path / "results", ["--frames", "9"])
+    assert job_folders.parse_batch_line([str(tmp_path)])[1].folder == tmp_path.with_name(
         f"{tmp_path.name}-out"
     )
     (tmp_path / "file").touch()
@@ -148,12 +151,13 @@ def test_the_results_of_a_batch_are_no_input_of_a_job(
     ],
 )
 def test_a_job_names_no_other_places(tmp_path: Path, files: dict[str, str], told: str) -> None:
-    job, out = make_job(tmp_path / "jobs" / "a", **files), tmp_path / "a.mp4"
+    job = make_job(tmp_path / "jobs" / "a", **files)
     if told:
         with pytest.raises(UserError, match=told):
-            job_folders.job_words(job, out, [])
+            job_folders.job_words(job, "a.mp4", [])
     else:
-        given = edit_line.split_words(job_folders.job_words(job, out, []))[1]
+        results = ResultsFolder.at(str(tmp_path))
+        given = edit_line.split_words(job_folders.folder_job(job, results, []).words)[1]
         assert given["--workspace"] == [str(tmp_path / "a.work")]
 
 

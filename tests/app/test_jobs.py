@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from maskora.app import edit_line
+from maskora.app.batch_results import ResultsFolder
 from maskora.app.jobs import read_jobs
 from tests.app.child import DRIVER, Child, write_jobs
 from tests.app.conftest import Prepared, Run, at, ok, refused
@@ -20,7 +21,7 @@ def test_a_job_is_a_line_of_edit(tmp_path: Path) -> None:
         'edits = { 24 = "later.png", 0 = "edited.png" }\nframes = "all"\nset = ["d.e=f"]\n'
         'seeds = [1, 2]\ncaption = "- a man"\nworkspace = "here"\n'
     )
-    (job,) = read_jobs(tmp_path / "jobs.toml", tmp_path / "out")
+    (job,) = read_jobs(tmp_path / "jobs.toml", ResultsFolder.at(str(tmp_path / "out")))
     positional, given = edit_line.split_words(job.words)
     out = str(tmp_path / "out" / "walk.mp4")
     assert positional == [str(tmp_path / "clip.mp4"), str(tmp_path / "edited.png"), out]
@@ -66,7 +67,9 @@ def test_a_job_in_a_workspace_has_what_it_was_prepared_with(
     root = prepared()
     path = write_workspace_job(tmp_path / "jobs.toml", root, "seeds = [1]\n")
     path.write_text('[defaults]\nframes = 9\nset = ["inference.steps=3"]\n' + path.read_text())
-    (job,) = read_jobs(path, tmp_path / "out", ["--fps", "8", "--device", "cpu"])
+    (job,) = read_jobs(
+        path, ResultsFolder.at(str(tmp_path / "out")), ["--fps", "8", "--device", "cpu"]
+    )
     out = str(tmp_path / "out" / "walk.mp4")
     assert job.words == [
         out, "--device", "cpu", "--workspace", str(root), "--seed", "1",

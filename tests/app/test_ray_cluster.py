@@ -14,6 +14,7 @@ import pytest
 
 import maskora
 from maskora.app import batch
+from maskora.app.batch_results import ResultsFolder
 from maskora.app.edit_line import parse_edit_line
 from maskora.app.jobs import read_jobs
 from maskora.app.ray_node import ram_of_job
@@ -193,7 +194,7 @@ def test_an_edit_is_that_of_a_lone_run(
     ok(run("batch", path, out, "--ray", nodes.address))
     ok(run("batch", path, lone))
     assert (out / "ball.mp4").read_bytes() == (lone / "ball.mp4").read_bytes()
-    (job,) = read_jobs(path, out)
+    (job,) = read_jobs(path, ResultsFolder.at(str(out)))
     assert (ram_of_job(parse_edit_line(job.words), True) or 0) > 2**29
 
 
