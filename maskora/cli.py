@@ -501,12 +501,15 @@ Options (anywhere on the line; a lone -- is ignored)
   --device DEVICE         cpu, cuda or cuda:N, for training and inference
   --seed N[,N…]           instead of inference.seed; of several, the clips are OUT-seed-N.mp4
   --workspace DIR         where the work is kept (default: OUT.work)
+  --scratch DIR           where copies of what lies in a store are kept (default: the user's cache)
   --stop-before train     end where training would begin; the same line without it goes on
   --help                  this text
 
 Run it again with the same workspace to continue: prepare is skipped then, so the box, the mask,
 --base, --frames, --size, --fps and the captions stay as they were, and --preset and --set count for
-that run.
+that run. A workspace that is prepared needs no more than maskora edit OUT.mp4 --workspace DIR.
+
+The video, the mask, edited frames and OUT.mp4 may be URLs (s3://BUCKET/NAME; docs/batches.md).
 
 Example
   maskora edit walk.mp4 180,60,140,400 walk_red.png walk_red.mp4 --frames 17
@@ -542,6 +545,7 @@ batch.html shows the results.
   --workers N   so many jobs at a time; by default one per GPU, each with a GPU of its own
   --ray ADDRESS on a Ray cluster, HOST:PORT or auto for this machine's (docs/batches.md)
   --part I/N    every N-th job from the I-th alone: N machines with one disk share a batch
+  --scratch DIR where copies of what lies in a store are kept, if OUT_DIR or a file is a URL
   --watch       a table that is drawn anew while the jobs run, on a terminal
 
 Exit status: 0 all jobs done, 1 some failed, 2 wrong arguments, 130 interrupted.
@@ -569,7 +573,7 @@ class OwnLine(TyperCommand):
 @handle_errors
 def edit(context: typer.Context) -> None:
     """Prepare, train and infer in one line: a video, a box and an edited frame in, a clip out."""
-    from maskora.app.batch import edit_video
+    from maskora.app.edit_line import edit_video
 
     raise typer.Exit(edit_video(context.args, _say))
 

@@ -22,6 +22,7 @@ from maskora.video.images import read_image, write_png
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
 from maskora.video.write import write_mp4
+from tests.app.child import Child
 from tests.ball import draw_frame
 from tests.models.published import write_published
 
@@ -201,3 +202,25 @@ def edit(tmp_path: Path, big: Path) -> Path:
     path.parent.mkdir()
     path.write_text(f'[model]\npath = "{big}"\n')
     return path
+
+
+@pytest.fixture
+def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Child:
+    """Takes maskora's place in processes that are started by commands in this one."""
+    made = Child(tmp_path / "a child")
+    monkeypatch.setattr("maskora.app.processes.program", lambda: made.program)
+    made.does(
+        "prepare", "root = pathlib.Path(words[2]); root.mkdir(); (root / 'edit.toml').touch()"
+    )
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a space in its name, where the person is; it holds what an edit begins with."""
+    made = tmp_path / "my clips"
+    made.mkdir()
+    for name in ("clip.mp4", "edited.PNG", "later one.jpg", "mask.png"):
+        (made / name).write_bytes(name.encode())
+    monkeypatch.chdir(made)
+    return made

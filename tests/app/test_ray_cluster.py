@@ -14,10 +14,12 @@ import pytest
 
 import maskora
 from maskora.app import batch
+from maskora.app.batch_results import ResultsFolder
+from maskora.app.edit_line import parse_edit_line
 from maskora.app.jobs import read_jobs
+from maskora.app.ray_node import ram_of_job
+from tests.app.child import CHILD, write_jobs
 from tests.app.conftest import FAST, Run, ok, recolour, refused
-from tests.app.test_batch import CHILD
-from tests.app.test_jobs import write_jobs
 from tests.conftest import REPOSITORY
 from tests.system import posix_only
 
@@ -192,8 +194,8 @@ def test_an_edit_is_that_of_a_lone_run(
     ok(run("batch", path, out, "--ray", nodes.address))
     ok(run("batch", path, lone))
     assert (out / "ball.mp4").read_bytes() == (lone / "ball.mp4").read_bytes()
-    (job,) = read_jobs(path, out)
-    assert (batch.ram_of_job(batch.parse_edit_line(job.words), True) or 0) > 2**29
+    (job,) = read_jobs(path, ResultsFolder.at(str(out)))
+    assert (ram_of_job(parse_edit_line(job.words), True) or 0) > 2**29
 
 
 @needs_ray
