@@ -28,10 +28,11 @@ from maskora.app.outputs import (
     run_record,
     write_outputs,
 )
-from maskora.app.passages import generated
+from maskora.app.passages import Takes, generated, segments_from
 from maskora.app.plan import segments_of
 from maskora.app.preflight import infer_warnings
-from maskora.app.together import working_together
+from maskora.app.shared_inference import Crew
+from maskora.app.together import blocks_held_once, working_together
 from maskora.app.workspace import Workspace, original_video
 from maskora.config import Config
 from maskora.config.tables import Stage
@@ -103,9 +104,6 @@ def infer_into(
         _check_output(output, list(folders.values()), workspace)
     workspace.read_source()  # where there is no workspace, nothing is to be held
     together = ranks.joined()
-    own = dict([*folders.items()][together.rank :: together.count])
-    if len(folders) < together.count:
-        log.warning("note: so few seeds, that some of the processes have nothing to do")
     with working_together(workspace):
         run, base = first_then_others(
             together,
@@ -118,7 +116,7 @@ def infer_into(
             check(record)
         base.log_plan()
         with base.explaining_out_of_memory():
-            _generate_results(run, base, loras, record, own, again)
+            _generate_results(run, base, loras, record, folders, again)
         base.log_usage()
         if output is not None and together.rank == 0:
             with replacing(output) as scratch:
@@ -188,23 +186,44 @@ def _generate_results(
         folders: by seed.
         again: the number of the first segment that is generated anew whatever is kept.
     """
+    anew, name = segments_from(run, again), partial(sampled_name, run, record)
     failures: list[Exception] = []
-    name = partial(sampled_name, run, record)
-    with generated(run, base, loras, list(folders), name, again) as takes:
-        for seed, folder in folders.items():
-            try:
-                frames_THWC, seeded = takes.frames(seed), record_of_seed(record, seed)
-                write_outputs(folder, run, seeded, frames_THWC, takes.seconds)
-                takes.finish(seed)
-            except (UserError, Fault, OSError) as error:
-                failures.append(error)
-                continue
-            log.info("%s", folder / "edited.mp4")
-    ranks.joined().gathered(None)  # a launcher stops all where one ends
+    with blocks_held_once(run.model):
+        crew = Crew(run, base, loras, [*folders], name, ranks.joined())
+        ahead = 0.0
+        if crew.sharing.ahead:
+            ahead, anew = crew.generate_ahead(anew), range(0)
+
+        def write() -> None:
+            own = dict(crew.own([*folders.items()]))
+            if not own:
+                return
+            with generated(run, base, loras, list(own), name, anew) as takes:
+                takes.seconds["generating"] += ahead
+                failures.extend(_write_results(run, record, own, takes))
+
+        crew.do(write)  # a launcher stops all where one ends
     for failure in failures[1:]:
         log.error("%s", failure)
     if failures:
         raise failures[0]
+
+
+def _write_results(
+    run: Run, record: dict[str, Any], folders: dict[int, Path], takes: Takes
+) -> list[Exception]:
+    """Write the clip of each seed; gives what has stopped some of them."""
+    failures: list[Exception] = []
+    for seed, folder in folders.items():
+        try:
+            frames_THWC, seeded = takes.frames(seed), record_of_seed(record, seed)
+            write_outputs(folder, run, seeded, frames_THWC, takes.seconds)
+            takes.finish(seed)
+        except (UserError, Fault, OSError) as error:
+            failures.append(error)
+            continue
+        log.info("%s", folder / "edited.mp4")
+    return failures
 
 
 def sampled_name(run: Run, record: dict[str, Any], encoded: Encoded, seed: int) -> str:

@@ -182,11 +182,6 @@ class Host:
     def total(self) -> int:
         return sum(getattr(self, row.name) for row in fields(self))
 
-    def of_all(self, processes: int, shared: bool) -> int:
-        """What so many processes take; `shared`: they hold the weights that wait once."""
-        once = self.weights if shared else 0
-        return processes * (self.total - once) + once
-
 
 def host_memory(
     base: Profile, job: Workload, placement: Placement, needs: dict[str, Need], on_gpu: bool
@@ -438,8 +433,7 @@ def lacking_ram(plan: Plan, processes: int = 1) -> str | None:
         processes: how many carry it out on this machine.
     """
     ram, placement = plan.machine.ram, plan.placement
-    shared = plan.job.purpose == "train"
-    nbytes = max(part.of_all(processes, shared) for part in plan.host.values())
+    nbytes = plan.ram_bytes if processes == 1 else _of_all(plan, processes)
     if nbytes <= ram.available:
         return None
     ways = ["end other programs"]
@@ -450,3 +444,15 @@ def lacking_ram(plan: Plan, processes: int = 1) -> str | None:
     needed, instead = gb(nbytes), ", or ".join(ways)
     all_of_them = f" in {processes} processes" if processes > 1 else ""
     return f"the plan takes {needed} GB of RAM{all_of_them}, and {ram.description}: {instead}"
+
+
+def _of_all(plan: Plan, processes: int) -> int:
+    """What so many processes take of a machine's RAM; the weights that wait they hold once.
+
+    In inference each of the base's transformers waits from when one of them first needs it.
+    """
+    parts = plan.host.values()
+    if plan.job.purpose == "train":
+        return max(processes * (part.total - part.weights) + part.weights for part in parts)
+    waiting = plan.base.experts * max(part.weights for part in parts)
+    return processes * max(part.total - part.weights for part in parts) + waiting

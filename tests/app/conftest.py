@@ -142,6 +142,26 @@ def model(tiny_model: Path) -> VideoModel:
 
 
 @pytest.fixture(scope="session")
+def two_shots(
+    tmp_path_factory: pytest.TempPathFactory, run: Run, tiny_model: Path
+) -> Callable[[], Path]:
+    """A clip of two shots, 0-13 and 14-34, of two segments each; each call gives a copy."""
+    home = tmp_path_factory.mktemp("shots")
+    rng = np.random.default_rng(1)
+    other = rng.integers(0, 256, (6, 10, 3), dtype=np.uint8).repeat(32, axis=0).repeat(32, axis=1)
+    balls = [draw_frame(n, (60, 120, 220)) for n in range(14)]
+    write_mp4(home / "cut.mp4", iter([*balls, *[other] * 21]), Fraction(16))
+    ok(run(
+        "prepare", home / "cut.mp4", home / "ws", "--box", "16,64,120,96", "--size", "80x48",
+        "--frames", "all", "--caption", "a ball", "--edited-caption", "an orange ball", *FAST,
+        *sets(f"model.path={tiny_model}", "inference.segment=13", "inference.overlap=4"),
+    ))  # fmt: skip
+    for frame in (0, 14):
+        repaint(home / "ws", frame, (10, 20, 20, 15))
+    return lambda: Path(shutil.copytree(home / "ws", tmp_path_factory.mktemp("edit") / "ws"))
+
+
+@pytest.fixture(scope="session")
 def done(prepared: Prepared, run: Run) -> Path:
     """A workspace with both stages trained and the clip generated; not to be changed."""
     root = prepared()
