@@ -694,19 +694,31 @@ def preview(
         int | None,
         typer.Option(min=1, max=MOST, help="of denoising; 12, or as configured if those are less"),
     ] = None,
+    lora: Annotated[
+        str | None,
+        typer.Option(
+            metavar="newest|none|FILE", help="a LoRA; if not said, the newest where there is one"
+        ),
+    ] = None,
     device: DeviceOption = None,
     preset: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="a method, over the settings (configs/presets)")
-    ] = "instant",
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="a method, over the settings (configs/presets); without a LoRA: instant",
+        ),
+    ] = None,
     set_: SetOption = None,
 ) -> None:
-    """Show how an edit will move: small, in few steps, and with nothing trained."""
+    """Show how an edit will move: small, in few steps, with what is trained so far or nothing."""
     workspace = Workspace.open(config.parent)
-    settings = load_config(config, set_ or [], preset)
+    load_config(config, set_ or [], preset)  # a mistake is answered before torch is imported
     devices.choose(device)
-    from maskora.app.preview import preview_clip
+    from maskora.app.preview import preview_clip, preview_config
 
-    preview_clip(settings, workspace, edit, scale, steps)
+    settings = preview_config(config, set_ or [], preset, lora)
+    file = None if lora in (None, "newest", "none") else Path(lora)
+    preview_clip(settings, workspace, edit, scale, steps, file)
 
 
 @app.command()

@@ -286,12 +286,22 @@ def choose_loras(run: Run, choice: list[str]) -> list[LoraChoice]:
         stages = [stage_run(config, stage, expert) for expert in experts]
         inputs = (workspace, config, run.clip, run.edited, run.edit, run.model)
         own = [trained_lora(*inputs, each) for each in stages]
+    return complete_loras(run, own, chosen=bool(choice))
+
+
+def complete_loras(run: Run, own: list[LoraChoice], *, chosen: bool) -> list[LoraChoice]:
+    """Some LoRAs and those of inference.loras, each checked and logged. Raises UserError.
+
+    Args:
+        chosen: it needs no telling where one that was trained for this edit is passed over.
+    """
+    workspace, config, experts = run.workspace, run.config, run.model.experts
     extra = [
         LoraChoice(workspace.root / Path(item.path).expanduser(), item.strength, item.expert)
         for item in config.inference.loras
     ]
     loras = [_checked(one, config, run.model) for one in (*own, *extra)]
-    _log_loras(run, loras, chosen=bool(choice))
+    _log_loras(run, loras, chosen=chosen)
     bare = [e.name for e in experts if not of_expert(loras, e)]
     if loras and bare:
         log.warning("note: no LoRA is for %s noise: that transformer runs bare", " and ".join(bare))

@@ -73,6 +73,7 @@ class Config(tables.Table):
     acceleration: tables.Acceleration = tables.Acceleration()
     deepspeed: tables.DeepSpeed = tables.DeepSpeed()
     inference: tables.Inference = tables.Inference()
+    preview: tables.Preview = tables.Preview()
     transfer: tables.Transfer = tables.Transfer()
 
 
