@@ -1,10 +1,14 @@
 """Training and inference in the background: they outlive the page, and the window's server.
 
+One job at a time works on this machine; others wait in the queue (`gui_mask.waiting`), and the
+process that has run a job begins the next.
+
 A workspace's last job is described by files alone: runs/job.json (how it stands), runs/job.log
 (what its commands said), runs/progress.jsonl (how far the running one is) and the metrics.jsonl of
 each stage. `gui_mask.supervisor` is the process that runs the commands and writes the first two.
 """
 
+import logging
 import os
 import re
 import signal
@@ -12,7 +16,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +25,7 @@ import psutil
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from gui_mask.waiting import Ticket, Work, changing_queue, read_queue
 from maskora.app.edits import find_edits
 from maskora.app.workspace import PREVIEW, Workspace, working
 from maskora.config import load_config
@@ -31,7 +36,6 @@ from maskora.progress import State, read_state
 from maskora.system import quoted
 from maskora.training.report import read_metrics, smoothed
 
-Work = Literal["preview", "train", "infer", "both"]
 Command = Literal["preview", "train", "infer"]
 Status = Literal["running", "stopping", "done", "failed", "stopped", "lost"]
 COMMANDS: dict[Work, tuple[Command, ...]] = {
@@ -45,6 +49,7 @@ STAGES: tuple[Stage, ...] = ("motion", "appearance")
 PATIENCE = 120  # seconds for a command that loads no model
 LOG_LINES = 14
 MOST_BYTES = 256 * 1024  # of the end of a log: older lines are not looked at
+log = logging.getLogger("maskora")
 COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 LOST = (
     "exited unexpectedly: it was killed, or the machine was restarted. Start it again: training "
@@ -169,39 +174,108 @@ def plan_text(workspace: Workspace) -> str:
     return _output("plan", "--config", str(workspace.config))
 
 
-def start(workspace: Workspace, what: Work, edit: str | None) -> JobState:
-    """Check, and start the commands in a process of their own.
+def start(workspace: Workspace, what: Work, edit: str | None) -> JobState | None:
+    """Check, and start the commands in a process of their own, or let them wait for their turn.
 
-    Where a thing is to be removed, they make the first frame that is missing.
+    One job at a time works on this machine. Where a thing is to be removed, they make the first
+    frame that is missing.
+
+    Returns:
+        how the workspace's last job stands: this one, where it need not wait.
 
     Raises:
-        UserError: something is wrong that a person can put right, or something runs already.
+        UserError: something is wrong that a person can put right, or the same runs or waits already.
         Fault: the process could not be started.
     """
     if what != "train" and load_config(workspace.config).motion.task != "remove":
         _ = find_edits(workspace, edit, workspace.read_source().frames).first
     _output("check", "--config", str(workspace.config), *_options(edit))
-    further = [] if edit is None else [edit]
+    ticket = Ticket.of(workspace.root, what, edit)
+    with changing_queue() as queue:
+        _refuse_again(ticket, queue.waiting)
+        if queue.waiting or (queue.latest is not None and _works(queue.latest)):
+            queue.waiting.append(ticket)
+        else:
+            _begin(ticket)
+            queue.latest = ticket.root
+    return read(workspace)
+
+
+def advance() -> None:
+    """Begin the job that waits longest, where none works on this machine.
+
+    Whoever sees that a job has ended calls this. One whose workspace is gone is forgotten; one
+    whose workspace another program works in waits on, and lets later ones go before it.
+    """
+    if not read_queue().waiting:
+        return
+    with changing_queue() as queue:
+        for ticket in [*queue.waiting]:
+            if queue.latest is not None and _works(queue.latest):
+                return
+            try:
+                _begin(ticket)
+                queue.latest = ticket.root
+            except UserError as error:
+                log.info("%s waits on: %s", ticket.root, error)
+                continue
+            except (Fault, OSError) as error:
+                log.warning("%s: its job cannot be begun: %s", ticket.root, error)
+            queue.waiting.remove(ticket)
+
+
+def withdraw(name: str) -> None:
+    """Take a job out of the queue, if it still waits."""
+    with changing_queue() as queue:
+        queue.waiting = [ticket for ticket in queue.waiting if ticket.name != name]
+
+
+def _refuse_again(ticket: Ticket, waiting: list[Ticket]) -> None:
+    """Raises UserError where the same runs or waits already."""
+    title = TITLES[COMMANDS[ticket.what][0]] + ("" if ticket.edit is None else f" of {ticket.edit}")
+    if any(ticket.is_like(other) for other in waiting):
+        raise UserError(f"{ticket.root}: {title} waits in the queue already")
+    job = _read_job(Workspace(ticket.root))
+    is_same = job is not None and (job.what, job.edit) == (ticket.what, ticket.edit)
+    if is_same and _works(ticket.root):
+        raise UserError(
+            f"{ticket.root}: {title} runs already; stop it, or wait until it has ended"
+        )
+
+
+def _works(root: Path) -> bool:
+    """Whether a workspace's job is under way; of a damaged record nobody knows."""
+    workspace, job = Workspace(root), None
+    with suppress(UserError):
+        job = _read_job(workspace)
+    return job is not None and _status(workspace, job) in ("running", "stopping")
+
+
+def _begin(ticket: Ticket) -> None:
+    """Start a job's commands in a process of their own.
+
+    Raises:
+        UserError: another program works in its workspace.
+        Fault: the process could not be started, or the workspace is gone.
+    """
+    workspace = Workspace(ticket.root)
+    if not workspace.source_record.is_file():
+        raise Fault(f"{ticket.root} is no prepared workspace any more")
+    further = [] if ticket.edit is None else [ticket.edit]
     program = [sys.executable, "-P", "-m", "gui_mask.supervisor"]  # -P: nothing from this folder
     with _alone(workspace):
-        job = _read_job(workspace)
-        if job is not None and _status(workspace, job) in ("running", "stopping"):
-            raise UserError(
-                f"{workspace.root}: {job.title} runs already; stop it, or wait until it has ended"
-            )
+        if _works(ticket.root):
+            raise UserError(f"{workspace.root}: a job runs here already")
         with working(workspace):  # else what is started here would be refused
             pass
         with workspace.job_log.open("ab") as out:
             begun = out.tell()
             remove(workspace.stops_dir)  # they were for an earlier job
-            command = [*program, str(workspace.root), what, *further]
+            command = [*program, str(workspace.root), ticket.what, *further]
             has_begun = start_detached(command, out.fileno())
     if not has_begun:
         reason = complaint(tail(workspace.job_log, begun))
         raise Fault(f"{workspace.root}: the work could not be started ({reason})")
-    state = read(workspace)
-    assert state is not None
-    return state
 
 
 def stop(workspace: Workspace, at_once: bool = False) -> JobState | None:

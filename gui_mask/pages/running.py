@@ -11,13 +11,14 @@ import gradio as gr
 
 from gui_mask import jobs, words
 from gui_mask.errors import caught, plain, show_errors
-from gui_mask.jobs import JobState, Work
+from gui_mask.jobs import JobState
 from gui_mask.loss_chart import loss_chart
 from gui_mask.pages import PRIVATE, SILENT
 from gui_mask.session import Session
 from gui_mask.state import AppState
 from gui_mask.videos import BASES, base_config
 from gui_mask.viewer import script
+from gui_mask.waiting import Work
 from maskora.app.timeline import clip_timeline
 from maskora.config import set_values
 from maskora.errors import UserError

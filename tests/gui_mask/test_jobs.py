@@ -106,7 +106,9 @@ def test_commands_are_those_a_person_would_type(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_preview_is_shown_and_nothing_is_trained(workspace: Workspace) -> None:
-    assert jobs.start(workspace, "preview", None).is_active
+    begun = jobs.start(workspace, "preview", None)
+    assert begun is not None
+    assert begun.is_active
     state = ended(workspace)
     assert (state.status, state.message) == ("done", "preview is done"), state.log
     assert state.result == workspace.output_dir(None, None) / "preview.mp4"
@@ -121,10 +123,11 @@ def test_a_preview_is_shown_and_nothing_is_trained(workspace: Workspace) -> None
 @pytest.mark.slow
 def test_both_commands_run_in_turn_and_the_result_is_found(workspace: Workspace) -> None:
     begun = jobs.start(workspace, "both", None)
+    assert begun is not None
     assert begun.is_active
     assert begun.result is None
     with pytest.raises(UserError, match="training runs already; stop it, or wait"):
-        jobs.start(workspace, "infer", None)
+        jobs.start(workspace, "both", None)
     state = ended(workspace)
     job = state.job
     assert (state.status, job.exit_code, job.name) == ("done", 0, "infer"), state.log
@@ -142,6 +145,7 @@ def test_both_commands_run_in_turn_and_the_result_is_found(workspace: Workspace)
     assert "\r" not in log, "no bar is drawn into it"
 
     again = jobs.start(workspace, "both", None)
+    assert again is not None
     assert again.result is None, "the result that is there is of an earlier work"
     jobs.stop(workspace)
     state = ended(workspace)
@@ -197,7 +201,7 @@ def test_a_supervisor_killed_hard_leaves_its_command_in_view(training: Workspace
     assert state is not None
     assert state.status == "running", "the training goes on"
     with pytest.raises(UserError, match="runs already"):
-        jobs.start(training, "train", None)
+        jobs.start(training, "both", None)
     jobs.stop(training)
     assert ended(training).status == "stopped"
     if IS_POSIX:  # elsewhere no interruption reaches it from here, so it is ended
