@@ -156,8 +156,8 @@ class JobState:
 
 def argv(workspace: Workspace, name: Command, edit: str | None) -> list[str]:
     """A command as a person would type it."""
-    staged = ["--stage", "all", "--resume"] if name == "train" else []
-    return ["maskora", name, "--config", str(workspace.config), *staged, *_options(edit)]
+    how = {"train": ["--stage", "all", "--resume"], "infer": ["--keep"], "preview": []}[name]
+    return ["maskora", name, "--config", str(workspace.config), *how, *_options(edit)]
 
 
 def commands(workspace: Workspace, edit: str | None, what: Work = "both") -> list[str]:

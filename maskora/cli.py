@@ -667,6 +667,9 @@ def infer(
             "--from", metavar="N", min=1, help="generate anew from the N-th segment of a long clip"
         ),
     ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="keep the result that is there: output/001, and so on")
+    ] = False,
     device: DeviceOption = None,
     preset: PresetOption = None,
     set_: SetOption = None,
@@ -678,7 +681,7 @@ def infer(
     together.begin(workspace, settings, device, trains=False)
     from maskora.app.infer import infer_clip
 
-    infer_clip(settings, workspace, edit, seed, output, lora or [], from_)
+    infer_clip(settings, workspace, edit, seed, output, lora or [], from_, keep)
     ranks.leave()
 
 

@@ -32,6 +32,7 @@ from maskora.app.passages import generated
 from maskora.app.plan import segments_of
 from maskora.app.preflight import infer_warnings
 from maskora.app.together import working_together
+from maskora.app.versions import keep_version
 from maskora.app.workspace import Workspace, original_video
 from maskora.config import Config
 from maskora.config.tables import Stage
@@ -55,6 +56,7 @@ def infer_clip(
     output: Path | None,
     lora_choice: list[str],
     again: int | None = None,
+    keep: bool = False,
 ) -> None:
     """Generate the edited clip for every seed.
 
@@ -63,6 +65,7 @@ def infer_clip(
         output: a copy of edited.mp4.
         lora_choice: LoRA files in place of the clip's own, or "none".
         again: the number of a segment, from 1: from there on it is generated anew.
+        keep: the result that is there becomes an earlier version.
 
     Raises:
         UserError: the workspace is not complete, or a LoRA is missing or does not fit.
@@ -74,7 +77,7 @@ def infer_clip(
     folders = {
         seed: workspace.output_dir(edit, seed if n else None) for n, seed in enumerate(numbers)
     }
-    infer_into(folders, config, workspace, edit, output, lora_choice, again=again)
+    infer_into(folders, config, workspace, edit, output, lora_choice, again=again, keep=keep)
 
 
 def infer_into(
@@ -86,6 +89,7 @@ def infer_into(
     lora_choice: list[str],
     check: Check | None = None,
     again: int | None = None,
+    keep: bool = False,
 ) -> None:
     """Generate the edited clip of each seed into a folder of its own.
 
@@ -95,6 +99,7 @@ def infer_into(
         folders: by seed.
         again: the number of a segment, from 1: from there on it is generated anew.
         check: is given the run's record before anything heavy begins, and may refuse it.
+        keep: the results that are there become earlier versions.
 
     Raises:
         UserError: as `infer_clip`.
@@ -118,7 +123,7 @@ def infer_into(
             check(record)
         base.log_plan()
         with base.explaining_out_of_memory():
-            _generate_results(run, base, loras, record, own, again)
+            _generate_results(run, base, loras, record, own, again, keep_version if keep else None)
         base.log_usage()
         if output is not None and together.rank == 0:
             with replacing(output) as scratch:
@@ -181,12 +186,14 @@ def _generate_results(
     record: dict[str, Any],
     folders: dict[int, Path],
     again: int | None,
+    settle: Callable[[Path, Path], None] | None,
 ) -> None:
     """Generate and write the clip of each seed; one that fails stops no other, and is raised last.
 
     Args:
         folders: by seed.
         again: the number of the first segment that is generated anew whatever is kept.
+        settle: as of `write_outputs`.
     """
     failures: list[Exception] = []
     name = partial(sampled_name, run, record)
@@ -194,7 +201,7 @@ def _generate_results(
         for seed, folder in folders.items():
             try:
                 frames_THWC, seeded = takes.frames(seed), record_of_seed(record, seed)
-                write_outputs(folder, run, seeded, frames_THWC, takes.seconds)
+                write_outputs(folder, run, seeded, frames_THWC, takes.seconds, settle)
                 takes.finish(seed)
             except (UserError, Fault, OSError) as error:
                 failures.append(error)

@@ -96,10 +96,10 @@ def test_commands_are_those_a_person_would_type(tmp_path: Path) -> None:
     config = f"'{tmp_path}/my edit/edit.toml'"
     assert jobs.commands(workspace, None) == [
         f"maskora train --config {config} --stage all --resume",
-        f"maskora infer --config {config}",
+        f"maskora infer --config {config} --keep",
     ]
     assert jobs.commands(workspace, "hat", "infer") == [
-        f"maskora infer --config {config} --edit hat"
+        f"maskora infer --config {config} --keep --edit hat"
     ]
     assert jobs.commands(workspace, None, "preview") == [f"maskora preview --config {config}"]
 
