@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gui_mask.waiting import Ticket, Work, changing_queue, read_queue
 from maskora.app.edits import find_edits
+from maskora.app.plan import TimePart
 from maskora.app.workspace import PREVIEW, Workspace, working
 from maskora.config import load_config
 from maskora.config.tables import Stage
@@ -45,6 +46,10 @@ TITLES: dict[Command, str] = {"preview": "preview", "train": "training", "infer"
 MADE: dict[Command, tuple[str, ...]] = {  # the clip, and what else says that it is whole
     "preview": (PREVIEW,), "train": (), "infer": ("edited.mp4", "run.json"),
 }  # fmt: skip
+TASKS: dict[Command, tuple[str, ...]] = {  # of a plan's times
+    "preview": (), "train": ("motion", "preview", "appearance"), "infer": ("denoise",),
+}  # fmt: skip
+SEGMENT = re.compile(r"segment ([0-9]+) of ([0-9]+)")
 STAGES: tuple[Stage, ...] = ("motion", "appearance")
 PATIENCE = 120  # seconds for a command that loads no model
 LOG_LINES = 14
@@ -169,9 +174,62 @@ def _options(edit: str | None) -> list[str]:
     return [] if edit is None else ["--edit", edit]
 
 
-def plan_text(workspace: Workspace) -> str:
-    """What `maskora plan` prints for this machine. Raises UserError where it cannot fit."""
-    return _output("plan", "--config", str(workspace.config))
+class Forecast(BaseModel):
+    """What `maskora plan` says of an edit on this machine.
+
+    Attributes:
+        text: as it prints it.
+        times: all steps, in order.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    times: tuple[TimePart, ...]
+
+
+def forecast(workspace: Workspace, edit: str | None) -> Forecast:
+    """Ask `maskora plan`. Raises UserError where it cannot fit."""
+    where = ["--config", str(workspace.config), *_options(edit)]
+    return Forecast.model_validate_json(_output("plan", *where, "--json"))
+
+
+def seconds_left(times: Sequence[TimePart], state: JobState) -> float | None:
+    """How long a job still takes; None where a step of it was never measured here.
+
+    Args:
+        times: of the whole edit, as `forecast` has them.
+    """
+    commands, now = COMMANDS[state.job.what], state.progress
+    if commands == ("preview",):
+        return None if now is None else now.eta
+    wanted = {task for name in commands for task in TASKS[name]}
+    share, left = 1.0, 0.0
+    for part in times:
+        share = share if part.task == "preview" else _share_left(part, state)
+        if part.task not in wanted or not share or not part.steps:
+            continue
+        if part.seconds is None:
+            return None
+        left += share * part.steps * part.seconds
+    return left
+
+
+def _share_left(part: TimePart, state: JobState) -> float:
+    """The share of such steps that a job has still to take."""
+    now, trains = state.progress, state.job.name == "train"
+    task = "" if now is None or now.part == "preview" else now.task.partition(" ")[0]
+    if now is not None and now.total and task == part.task:
+        share = 1 - now.done / now.total
+        found = SEGMENT.fullmatch(now.part)
+        place, count = (int(found[1]), int(found[2])) if found else (1, 1)
+        return (count - place + share) / count
+    if part.task == "denoise":
+        return 1.0
+    if not trains or (part.task == "motion" and task == "appearance"):
+        return 0.0
+    taken = state.losses.get(part.task, []) if part.task == "motion" else []
+    return max(0.0, 1 - taken[-1][0] / part.steps) if taken else 1.0
 
 
 def start(workspace: Workspace, what: Work, edit: str | None) -> JobState | None:
@@ -184,7 +242,8 @@ def start(workspace: Workspace, what: Work, edit: str | None) -> JobState | None
         how the workspace's last job stands: this one, where it need not wait.
 
     Raises:
-        UserError: something is wrong that a person can put right, or the same runs or waits already.
+        UserError: something is wrong that a person can put right, or the same runs, or waits,
+            already.
         Fault: the process could not be started.
     """
     if what != "train" and load_config(workspace.config).motion.task != "remove":
@@ -238,9 +297,7 @@ def _refuse_again(ticket: Ticket, waiting: list[Ticket]) -> None:
     job = _read_job(Workspace(ticket.root))
     is_same = job is not None and (job.what, job.edit) == (ticket.what, ticket.edit)
     if is_same and _works(ticket.root):
-        raise UserError(
-            f"{ticket.root}: {title} runs already; stop it, or wait until it has ended"
-        )
+        raise UserError(f"{ticket.root}: {title} runs already; stop it, or wait until it has ended")
 
 
 def _works(root: Path) -> bool:

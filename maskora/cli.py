@@ -610,15 +610,24 @@ def plan(
         float | None,
         typer.Option(metavar="GB", min=1, help="a GPU that is sold with so much, not this one"),
     ] = None,
+    edit: EditOption = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="for programs: the text, and the steps with their seconds"),
+    ] = False,
     preset: PresetOption = None,
     set_: SetOption = None,
 ) -> None:
     """Tell what training and inference will take of VRAM, RAM, disk and time; loads no model."""
-    from maskora.app.plan import describe_plan
+    from maskora.app.plan import describe_plan, plan_times
 
     workspace = Workspace.open(config.parent)
     settings = load_config(config, set_ or [], preset)
-    _say_all(describe_plan(settings, workspace, device, vram))
+    lines = describe_plan(settings, workspace, device, vram, edit)
+    if not as_json:
+        return _say_all(lines)
+    times = [vars(part) for part in plan_times(settings, workspace, edit, device)]
+    _say(json.dumps({"text": "\n".join(lines), "times": times}))
 
 
 @app.command()

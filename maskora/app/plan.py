@@ -228,12 +228,17 @@ def matrix_type(paths: list[Path]) -> str | None:
 
 
 def describe_plan(
-    config: Config, workspace: Workspace, device: str | None, vram: float | None = None
+    config: Config,
+    workspace: Workspace,
+    device: str | None,
+    vram: float | None = None,
+    edit: str | None = None,
 ) -> Iterator[str]:
     """The plan of training and of inference, for people, line by line.
 
     Args:
         device, vram: --device and --vram.
+        edit: whose edited frames count.
 
     Raises:
         UserError: either cannot fit.
@@ -246,7 +251,7 @@ def describe_plan(
         yield f"{workspace.root} is not prepared yet: planned with [video] of the configuration"
     yield render(plans)
     is_known = source is not None or config.video.frames != "all"
-    edited = edited_numbers(workspace, None, frames_of(config, source)) if is_known else []
+    edited = edited_numbers(workspace, edit, frames_of(config, source)) if is_known else []
     segments = clip_segments(config, source, edited)
     disk = _disk_parts(config, found, plans[0])
     if len(segments) > 1:

@@ -31,14 +31,14 @@ SAID_ELSEWHERE = (
 
 
 class VersionRecord(BaseModel):
-    """The part of run.json that tells two versions apart."""
+    """The part of run.json that tells two versions apart; an earlier program's may lack some."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    config: dict[str, dict[str, Any]]
-    seed: int
-    loras: list[dict[str, Any]]
-    inputs: dict[str, Any]
+    config: dict[str, dict[str, Any]] = {}
+    seed: int = 0
+    loras: list[dict[str, Any]] = []
+    inputs: dict[str, Any] = {}
     outputs: dict[str, str] = {}
 
 
@@ -174,7 +174,8 @@ def _existing(workspace: Workspace, edit: str | None, number: int | None) -> Pat
 def describe(record: VersionRecord) -> str:
     """How a version was made: its LoRA, steps and seed."""
     loras = ", ".join(_lora(one) for one in record.loras) or "no LoRA"
-    return f"{loras}, {record.config['inference']['steps']} steps, seed {record.seed}"
+    steps = record.config.get("inference", {}).get("steps", "unknown")
+    return f"{loras}, {steps} steps, seed {record.seed}"
 
 
 def changes(before: VersionRecord, now: VersionRecord) -> Iterator[str]:
@@ -188,7 +189,8 @@ def changes(before: VersionRecord, now: VersionRecord) -> Iterator[str]:
             yield what
     old, new = _settings(before), _settings(now)
     for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name):
+        known = name in old and name in new  # a later program knows more settings
+        if known and old[name] != new[name]:
             yield f"{name} {_shown(new.get(name))} (was {_shown(old.get(name))})"
 
 

@@ -74,9 +74,7 @@ def test_what_each_round_changed_is_told_in_words(
     )  # fmt: skip
 
 
-def test_without_being_asked_none_is_kept_and_the_same_is_kept_once(
-    copied: Path, run: Run
-) -> None:
+def test_without_being_asked_none_is_kept_and_the_same_is_kept_once(copied: Path, run: Run) -> None:
     ok(run("infer", *at(copied), "--seed", 1))
     assert kept_numbers(copied / "output") == []
     ok(run("infer", *at(copied), *KEEP, "--seed", 1))
