@@ -29,6 +29,8 @@ from gui_mask.pages.mask import MaskPage
 from gui_mask.pages.opening import OpeningPage, summary
 from gui_mask.pages.running import RunPage
 from gui_mask.state import AppState, PathGuard
+from maskora.app.versions import version_folder
+from maskora.app.workspace import PREVIEW_NAME
 from maskora.files import digest
 from maskora.video.untrusted import Limits
 
@@ -168,9 +170,10 @@ def build(state: AppState) -> gr.Blocks:
             with gr.Tab(words.TABS["mask"], id="mask"):
                 MaskPage(state, token)
             with gr.Tab(words.TABS["edit"], id="edit") as editing:
-                edit = EditPage(state, token, editing).edit
+                edit_page = EditPage(state, token, editing)
+                edit = edit_page.edit
             with gr.Tab(words.TABS["run"], id="run") as run:
-                RunPage(state, token, edit, run)
+                RunPage(state, token, edit, run).touching_up(tabs, edit_page.frame)
             edit.input(edit_name, edit, edit, **SILENT)
 
         def load(last: list[str]) -> list[Any]:
@@ -276,12 +279,26 @@ def _serve_files(app: FastAPI, state: AppState) -> None:
         return PlainTextResponse(problem.text, status_code=404)
 
     @app.get("/maskora/{token}/output/{name}")
-    def output(token: str, name: Output, edit: str = "") -> Response:
+    def output(token: str, name: Output, edit: str = "", version: str = "") -> Response:
         with caught() as problem:
-            path = state.session(token).workspace.output_dir(edit or None, None) / name
-            if path.is_file():
-                return FileResponse(state.guard.check(path))
-        return PlainTextResponse(problem.text or "not there yet", status_code=404)
+            number = int(version) if version.isdecimal() else None
+            folder = version_folder(state.session(token).workspace, edit or None, number)
+            return _file(state, folder / name)
+        return PlainTextResponse(problem.text, status_code=404)
+
+    @app.get("/maskora/{token}/previews/{name}")
+    def preview(token: str, name: str, edit: str = "") -> Response:
+        with caught() as problem:
+            folder = state.session(token).workspace.previews_dir(edit or None)
+            return _file(state, folder / name if PREVIEW_NAME.fullmatch(name) else None)
+        return PlainTextResponse(problem.text, status_code=404)
+
+
+def _file(state: AppState, path: Path | None) -> Response:
+    """A file that the page may have. Raises UserError: it leads out of the allowed folders."""
+    if path is None or not path.is_file():
+        return PlainTextResponse("not there yet", status_code=404)
+    return FileResponse(state.guard.check(path))
 
 
 def _is_local(host: str) -> bool:

@@ -105,7 +105,7 @@ PAINTED_UNSAVED = (
     "the saved masks were painted by hand: replace them on page 2, or run with them as they are"
 )
 COMPARE = "Before and after"
-EDGE, TIME = "Where the result begins", "Time (click the picture to play or pause)"
+EDGE, TIME = "Where the right one begins", "Frame (click the picture to play or pause)"
 FIRST_EDIT = "the first edit"
 
 # The viewer: `$name` in viewer.html, `words.name` in viewer.js.
@@ -171,3 +171,88 @@ def is_project(folder: object) -> str:
 def result_of(edit: str | None, made: str) -> str:
     """Whose result is shown, and since when it is there."""
     return f"Result of {f'edit {edit}' if edit else FIRST_EDIT}, made {made}"
+
+
+# Run: presets, time, queue, previews and versions.
+EFFORT = "How much work"
+EFFORTS = {"draft": "Draft", "good": "Good", "best": "Best"}
+OWN_EFFORT = "The settings are your own: none of these."
+WHILE_TRAINING = "While training"
+QUEUE = "Waiting for their turn"
+ANOTHER = "another project"
+LEAVE = "Take out"
+QUEUED = "waits for its turn"
+WORKS = {"preview": "preview", "train": "train", "infer": "generate", "both": "train and generate"}
+VERSIONS = "Versions"
+STAR, UNSTAR = "Call it the best", "No longer the best"
+REMOVE, REMOVE_SURE = "Remove", "Remove this version from the disk, for good?"
+COMPARE_IT = "Compare"
+THE_VIDEO = "the video"
+LEFT, RIGHT, VIEW = "Left", "Right", "View"
+VIEWS = [("line", "under a line"), ("beside", "side by side"), ("difference", "difference")]
+WRONG = "This frame is wrong: touch it up"
+WRONG_HINT = "the frame that is shown goes to page 3, as an edit of that frame"
+NOT_MEASURED = "How long it takes is known once a step of each kind was taken on this machine."
+
+
+def effort(name: str, motion: int, appearance: int, denoising: int) -> str:
+    """What a preset does, with its steps; of a draft, nothing is trained."""
+    if name == "draft":
+        return (
+            f"Nothing is trained: the motion is taken from the clip, in {denoising} denoising "
+            f"steps. A first idea; the look may wear off."
+        )
+    why = {
+        "good": "as the model's own configuration has it.",
+        "best": "twice the training, and half as many denoising steps again. It takes about twice "
+        "as long; whether you see it depends on the clip.",
+    }[name]
+    return (
+        f"A LoRA is trained in {motion} steps ({appearance} more where later frames are edited), "
+        f"and the clip generated in {denoising}: {why}"
+    )
+
+
+def takes(seconds: float) -> str:
+    """How long a whole edit takes on this machine."""
+    return f"Train and generate: about {duration(seconds)} on this machine."
+
+
+def time_left(seconds: float) -> str:
+    """How long a job still takes."""
+    return f"about {duration(seconds)} left in all"
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} seconds"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} minutes"
+    return f"{seconds / 3600:.1f} hours"
+
+
+def after_step(stage: str, step: int) -> str:
+    """Under a preview: the stage, and the step after which it was made."""
+    return f"{stage}, step {step}"
+
+
+def version(place: int, made: str, is_newest: bool) -> str:
+    """A version's name."""
+    return f"Version {place}{', the newest' if is_newest else ''}, {made}"
+
+
+def changed(changes: str) -> str:
+    """What is other than in the version before."""
+    return f"changed: {changes}"
+
+
+def size(nbytes: int) -> str:
+    """Bytes as people say them."""
+    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{max(0.1, nbytes / 1e6):.1f} MB"
+
+
+def disk(use: dict[str, int]) -> str:
+    """What a project takes of the disk, and for what."""
+    parts = ", ".join(f"{name} {size(nbytes)}" for name, nbytes in use.items())
+    return f"This project takes {size(sum(use.values()))} of the disk: {parts}."

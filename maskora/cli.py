@@ -614,15 +614,24 @@ def plan(
         float | None,
         typer.Option(metavar="GB", min=1, help="a GPU that is sold with so much, not this one"),
     ] = None,
+    edit: EditOption = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="for programs: the text, and the steps with their seconds"),
+    ] = False,
     preset: PresetOption = None,
     set_: SetOption = None,
 ) -> None:
     """Tell what training and inference will take of VRAM, RAM, disk and time; loads no model."""
-    from maskora.app.plan import describe_plan
+    from maskora.app.plan import describe_plan, plan_times
 
     workspace = Workspace.open(config.parent)
     settings = load_config(config, set_ or [], preset)
-    _say_all(describe_plan(settings, workspace, device, vram))
+    lines = describe_plan(settings, workspace, device, vram, edit)
+    if not as_json:
+        return _say_all(lines)
+    times = [vars(part) for part in plan_times(settings, workspace, edit, device)]
+    _say(json.dumps({"text": "\n".join(lines), "times": times}))
 
 
 @app.command()
@@ -671,6 +680,9 @@ def infer(
             "--from", metavar="N", min=1, help="generate anew from the N-th segment of a long clip"
         ),
     ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="keep the result that is there: output/001, and so on")
+    ] = False,
     device: DeviceOption = None,
     preset: PresetOption = None,
     set_: SetOption = None,
@@ -682,7 +694,7 @@ def infer(
     together.begin(workspace, settings, device, trains=False)
     from maskora.app.infer import infer_clip
 
-    infer_clip(settings, workspace, edit, seed, output, lora or [], from_)
+    infer_clip(settings, workspace, edit, seed, output, lora or [], from_, keep)
     ranks.leave()
 
 
@@ -698,19 +710,31 @@ def preview(
         int | None,
         typer.Option(min=1, max=MOST, help="of denoising; 12, or as configured if those are less"),
     ] = None,
+    lora: Annotated[
+        str | None,
+        typer.Option(
+            metavar="newest|none|FILE", help="a LoRA; if not said, the newest where there is one"
+        ),
+    ] = None,
     device: DeviceOption = None,
     preset: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="a method, over the settings (configs/presets)")
-    ] = "instant",
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="a method, over the settings (configs/presets); without a LoRA: instant",
+        ),
+    ] = None,
     set_: SetOption = None,
 ) -> None:
-    """Show how an edit will move: small, in few steps, and with nothing trained."""
+    """Show how an edit will move: small, in few steps, with what is trained so far or nothing."""
     workspace = Workspace.open(config.parent)
-    settings = load_config(config, set_ or [], preset)
+    load_config(config, set_ or [], preset)  # a mistake is answered before torch is imported
     devices.choose(device)
-    from maskora.app.preview import preview_clip
+    from maskora.app.preview import preview_clip, preview_config
 
-    preview_clip(settings, workspace, edit, scale, steps)
+    settings = preview_config(config, set_ or [], preset, lora)
+    file = None if lora in (None, "newest", "none") else Path(lora)
+    preview_clip(settings, workspace, edit, scale, steps, file)
 
 
 @app.command()

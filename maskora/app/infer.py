@@ -22,6 +22,7 @@ from maskora.app.generate import Encoded, of_expert
 from maskora.app.open_base import Base, open_base
 from maskora.app.outputs import (
     Run,
+    Settle,
     make_room,
     record_of_seed,
     result_files,
@@ -33,6 +34,7 @@ from maskora.app.plan import segments_of
 from maskora.app.preflight import infer_warnings
 from maskora.app.shared_inference import Crew
 from maskora.app.together import blocks_held_once, working_together
+from maskora.app.versions import keep_version
 from maskora.app.workspace import Workspace, original_video
 from maskora.config import Config
 from maskora.config.tables import Stage
@@ -56,6 +58,7 @@ def infer_clip(
     output: Path | None,
     lora_choice: list[str],
     again: int | None = None,
+    keep: bool = False,
 ) -> None:
     """Generate the edited clip for every seed.
 
@@ -64,6 +67,7 @@ def infer_clip(
         output: a copy of edited.mp4.
         lora_choice: LoRA files in place of the clip's own, or "none".
         again: the number of a segment, from 1: from there on it is generated anew.
+        keep: the result that is there becomes an earlier version.
 
     Raises:
         UserError: the workspace is not complete, or a LoRA is missing or does not fit.
@@ -75,7 +79,7 @@ def infer_clip(
     folders = {
         seed: workspace.output_dir(edit, seed if n else None) for n, seed in enumerate(numbers)
     }
-    infer_into(folders, config, workspace, edit, output, lora_choice, again=again)
+    infer_into(folders, config, workspace, edit, output, lora_choice, again=again, keep=keep)
 
 
 def infer_into(
@@ -87,6 +91,7 @@ def infer_into(
     lora_choice: list[str],
     check: Check | None = None,
     again: int | None = None,
+    keep: bool = False,
 ) -> None:
     """Generate the edited clip of each seed into a folder of its own.
 
@@ -96,6 +101,7 @@ def infer_into(
         folders: by seed.
         again: the number of a segment, from 1: from there on it is generated anew.
         check: is given the run's record before anything heavy begins, and may refuse it.
+        keep: the results that are there become earlier versions.
 
     Raises:
         UserError: as `infer_clip`.
@@ -116,7 +122,9 @@ def infer_into(
             check(record)
         base.log_plan()
         with base.explaining_out_of_memory():
-            _generate_results(run, base, loras, record, folders, again)
+            _generate_results(
+                run, base, loras, record, folders, again, keep_version if keep else None
+            )
         base.log_usage()
         if output is not None and together.rank == 0:
             with replacing(output) as scratch:
@@ -179,12 +187,14 @@ def _generate_results(
     record: dict[str, Any],
     folders: dict[int, Path],
     again: int | None,
+    settle: Settle | None,
 ) -> None:
     """Generate and write the clip of each seed; one that fails stops no other, and is raised last.
 
     Args:
         folders: by seed.
         again: the number of the first segment that is generated anew whatever is kept.
+        settle: as of `write_outputs`.
     """
     anew, name = segments_from(run, again), partial(sampled_name, run, record)
     failures: list[Exception] = []
@@ -200,7 +210,7 @@ def _generate_results(
                 return
             with generated(run, base, loras, list(own), name, anew) as takes:
                 takes.seconds["generating"] += ahead
-                failures.extend(_write_results(run, record, own, takes))
+                failures.extend(_write_results(run, record, own, takes, settle))
 
         crew.do(write)  # a launcher stops all where one ends
     for failure in failures[1:]:
@@ -210,14 +220,14 @@ def _generate_results(
 
 
 def _write_results(
-    run: Run, record: dict[str, Any], folders: dict[int, Path], takes: Takes
+    run: Run, record: dict[str, Any], folders: dict[int, Path], takes: Takes, settle: Settle | None
 ) -> list[Exception]:
     """Write the clip of each seed; gives what has stopped some of them."""
     failures: list[Exception] = []
     for seed, folder in folders.items():
         try:
             frames_THWC, seeded = takes.frames(seed), record_of_seed(record, seed)
-            write_outputs(folder, run, seeded, frames_THWC, takes.seconds)
+            write_outputs(folder, run, seeded, frames_THWC, takes.seconds, settle)
             takes.finish(seed)
         except (UserError, Fault, OSError) as error:
             failures.append(error)
@@ -305,12 +315,22 @@ def choose_loras(run: Run, choice: list[str]) -> list[LoraChoice]:
         stages = [stage_run(config, stage, expert) for expert in experts]
         inputs = (workspace, config, run.clip, run.edited, run.edit, run.model)
         own = [trained_lora(*inputs, each) for each in stages]
+    return complete_loras(run, own, chosen=bool(choice))
+
+
+def complete_loras(run: Run, own: list[LoraChoice], *, chosen: bool) -> list[LoraChoice]:
+    """Some LoRAs and those of inference.loras, each checked and logged. Raises UserError.
+
+    Args:
+        chosen: it needs no telling where one that was trained for this edit is passed over.
+    """
+    workspace, config, experts = run.workspace, run.config, run.model.experts
     extra = [
         LoraChoice(workspace.root / Path(item.path).expanduser(), item.strength, item.expert)
         for item in config.inference.loras
     ]
     loras = [_checked(one, config, run.model) for one in (*own, *extra)]
-    _log_loras(run, loras, chosen=bool(choice))
+    _log_loras(run, loras, chosen=chosen)
     bare = [e.name for e in experts if not of_expert(loras, e)]
     if loras and bare:
         log.warning("note: no LoRA is for %s noise: that transformer runs bare", " and ".join(bare))

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("maskora")
 EDIT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 PREVIEW = "preview.mp4"  # in the folder of a result
+PREVIEW_NAME = re.compile(r"(motion|appearance)-([0-9]{5,})\.mp4")  # while training, after a step
 SAME_SHAPE = 0.02  # by which the aspect of a mask or an edited frame may differ from the clip's
 PATIENCE = 10.0  # seconds that one thread of a program waits for another: saving masks takes few
 RESERVED = ("seed-", "step-", "tensorboard")  # names that runs and outputs use themselves
@@ -272,6 +273,21 @@ class Workspace:
         """
         base = self.runs_dir / (f"{stage}-{expert}" if expert else stage)
         return base if edit is None or stage == "motion" else base / _checked_name(edit)
+
+    def previews_dir(self, edit: str | None) -> Path:
+        """The folder of the clips that show an edit while it is trained."""
+        base = self.runs_dir / "previews"
+        return base if edit is None else base / _checked_name(edit)
+
+    def previews(self, edit: str | None) -> list[Path]:
+        """Those clips, named STAGE-STEP.mp4, the earliest first."""
+        found = [*self.previews_dir(edit).glob("*.mp4")]
+        named = [path for path in found if PREVIEW_NAME.fullmatch(path.name)]
+        return sorted(named, key=lambda path: (path.name.startswith("appearance"), path.name))
+
+    def training_preview(self, edit: str | None, stage: Stage, step: int) -> Path:
+        """What an edit looked like after a step of training."""
+        return self.previews_dir(edit) / f"{stage}-{step:05d}.mp4"
 
     def metrics(self, stage: Stage, edit: str | None = None) -> dict[str, Path]:
         """A stage's loss, step by step, by the title of its run: one per transformer."""

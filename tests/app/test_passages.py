@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from maskora.app import passages, preview
+from maskora.app import passages, plan
 from maskora.app.generate import Passage
 from maskora.app.passages import passage_of
+from maskora.app.workspace import PREVIEW
 from maskora.method.segments import Segment
 from maskora.progress import VARIABLE
 from maskora.video.write import write_mp4
@@ -165,8 +166,8 @@ def test_a_changed_keyframe_repeats_only_what_depends_on_it(
 def test_a_preview_shows_edited_frames_that_segments_open_at(
     long: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preview, "SMALLEST", 1)
-    target = long / "output" / preview.PREVIEW
+    monkeypatch.setattr(plan, "SMALLEST", 1)
+    target = long / "output" / PREVIEW
     ok(run("preview", *at(long)))
     without = frames_of(target)
     repaint(long, 17, (40, 20, 20, 15))
