@@ -60,9 +60,9 @@ DONE = "finished"
 
 # Mask.
 MASK_GUIDE = (
-    "Click the object, or draw a box around it. Right-click (or Shift-click) what does not belong "
-    "to it. Track it through the clip, look at the frames, click again where it went wrong, and "
-    "track once more."
+    "Click the object, draw a box around it, or paint it with the brush. Right-click (or "
+    "Shift-click) what does not belong to it. Track it through the clip, look at the frames, click "
+    "again where it went wrong, and track once more."
 )
 SHAPE = "Edit region"
 SHAPES = [
@@ -118,9 +118,18 @@ VIEWER = {
     "remove_point_hint": "a point that is not of the object (right click, or Shift)",
     "box": "Box",
     "box_hint": "drag a rectangle around the object",
+    "brush": "Brush",
+    "brush_hint": "paint the object by hand (right button or Shift erases)",
+    "eraser": "Eraser",
+    "eraser_hint": "erase of the object by hand",
+    "size": "Size",
+    "name": "name",
+    "name_hint": "what this object is called",
+    "opacity": "Mask opacity",
+    "redo": "Redo",
     "undo": "Undo",
     "clear_frame": "Clear frame",
-    "clear_frame_hint": "take this frame's clicks and boxes back",
+    "clear_frame_hint": "take this frame's clicks, boxes and paint back",
     "remove_object": "Remove object",
     "remove_object_hint": "remove the chosen object from all frames",
     "open_first": "Open a project first.",
@@ -150,10 +159,12 @@ KEYS = [
     ("Home, End", "first frame, last frame"),
     ("Space", "play or pause"),
     ("A, R, B", "add point, remove point, box"),
+    ("P, E", "brush, eraser; right button or Shift erases"),
+    ("[ ]", "a smaller, a larger brush"),
     ("N", "new object"),
     ("1 to 9", "choose an object"),
     ("T", "track the whole clip"),
-    ("Ctrl+Z", "undo"),
+    ("Ctrl+Z, Ctrl+Shift+Z", "undo, redo"),
     ("?", "show or hide this list"),
 ]
 

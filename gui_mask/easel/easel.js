@@ -122,14 +122,6 @@ function draw() {
   if (pointer && ["paint", "restore", "erase"].includes(tool)) ring(pointer, number(tool, "radius"));
 }
 
-function ring(point, radius) {
-  pen.beginPath();
-  pen.arc(point.x, point.y, radius, 0, 7);
-  pen.lineWidth = unit();
-  pen.strokeStyle = "#fff";
-  pen.stroke();
-}
-
 function sketchStroke() {
   pen.beginPath();
   for (const [x, y] of drawn) pen.lineTo(x + 0.5, y + 0.5);

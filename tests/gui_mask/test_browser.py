@@ -200,7 +200,7 @@ def test_sixty_frames_scrub_without_a_wait(
         seconds = [
             window.page.evaluate(
                 """(frame) => new Promise((done) => {
-                    const slider = document.querySelector('#viewer input[type=range]');
+                    const slider = document.querySelector('#viewer [data-frames]');
                     const canvas = document.querySelector('#viewer canvas');
                     const begun = performance.now();
                     const painted = () => done(performance.now() - begun);
@@ -234,6 +234,42 @@ def test_clicks_corrections_and_undo(window: Window, workspace: Workspace) -> No
     window.press("Clear frame")
     window.answered()
     assert not read_labels(workspace.tracked(0)).any()
+
+
+def test_a_mask_is_painted_by_hand_and_followed(window: Window, workspace: Workspace) -> None:
+    tab = window.page
+    tab.keyboard.press("n")
+    window.press("Brush")
+    tab.locator("#viewer [data-size]").fill("6")
+    window.stroke(0.12, 0.57, 0.2, 0.57)
+    window.picture("painted")
+    painted = read_labels(workspace.painted(0, 1)) > 0
+    assert painted[54, 20:32].all()
+    window.stroke(0.16, 0.45, 0.16, 0.7, button="right")
+    assert not read_labels(workspace.painted(0, 1))[54, 26]
+    assert (read_labels(workspace.tracked(0)) == read_labels(workspace.painted(0, 1))).all()
+    window.press("Undo")
+    window.answered()
+    assert ((read_labels(workspace.painted(0, 1)) > 0) == painted).all()
+    window.press("Redo")
+    window.answered()
+    window.press("Undo")
+    window.answered()
+    name = tab.get_by_label("name", exact=True)
+    name.fill("the ball")
+    name.press("Enter")
+    window.answered()
+    expect(tab.get_by_role("button", name="object 1")).to_have_text("the ball")
+    tab.locator("#viewer [data-opacity]").fill("80")
+    window.follow()
+    assert ((read_labels(workspace.tracked(0)) > 0) == painted).all()
+    assert read_labels(workspace.tracked(8)).any()
+    size = tab.locator("#viewer [data-size]")
+    before = int(size.input_value())
+    window.canvas.hover()
+    tab.locator("#viewer .viewer").press("]")
+    assert int(size.input_value()) > before
+    window.picture("named")
 
 
 def test_following_without_a_click(window: Window) -> None:

@@ -137,7 +137,7 @@ class Window:
 
     def show(self, frame: int) -> None:
         """Move the scrubber."""
-        self.page.locator("#viewer input[type=range]").fill(str(frame))
+        self.page.locator("#viewer [data-frames]").fill(str(frame))
         expect(self.canvas).to_have_attribute("data-frame", str(frame))
 
     def place(self, x: float, y: float) -> tuple[float, float]:
@@ -158,6 +158,14 @@ class Window:
         self.page.mouse.down()
         self.page.mouse.move(*self.place(x1, y1), steps=4)
         self.page.mouse.up()
+        self.answered()
+
+    def stroke(self, x0: float, y0: float, x1: float, y1: float, button: str = "left") -> None:
+        """Draw with the tool that is chosen, in shares of the picture, and wait for the answer."""
+        self.page.mouse.move(*self.place(x0, y0))
+        self.page.mouse.down(button=button)  # type: ignore[arg-type]
+        self.page.mouse.move(*self.place(x1, y1), steps=4)
+        self.page.mouse.up(button=button)  # type: ignore[arg-type]
         self.answered()
 
     def answered(self) -> None:
