@@ -181,6 +181,11 @@ class Session:
         """Whether the person has painted in masks/ since they were made."""
         return masks_are_by_hand(self.workspace, self.source)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the tracker is open: the first click waits until it is."""
+        return self._tracker is not None
+
     def frame_jpeg(self, frame: int) -> bytes:
         return self._jpeg(frame)
 

@@ -21,6 +21,7 @@ from gui_mask import words
 from gui_mask.errors import caught
 from gui_mask.session import Session
 from gui_mask.state import AppState
+from gui_mask.telling import last_time, timed
 from maskora.errors import UserError
 from maskora.masks import Labels
 from maskora.masks.prompts import MOST_OBJECTS, Box, Click, Mark, Painting
@@ -28,6 +29,7 @@ from maskora.masks.shapes import Boxes, final_boxes, final_masks
 from maskora.retouch import Paint
 
 KEPT = "What you did is still in this page, and is written with the next thing that you do"
+SLOW = ("click", "box", "follow")  # what may take seconds
 Outlined = tuple[int, list[list[int]]]  # an object's number, and its lines: x0, y0, x1, y1, … each
 
 
@@ -80,11 +82,17 @@ def answer(
     """Do something, and tell what is new since then; an error comes with it."""
     with caught() as problem:
         session = state.session(str(request.get("token")))
-        with caught(kept=KEPT) as failed:
+        with caught(kept=KEPT) as failed, timed(_kind(session, str(request.get("name")))):
             work(session)
         news = since(session, _number(request, "version"), _number(request, "regions"))
         return {**news, "error": failed.text} if failed.text else news
     return {"error": problem.text}
+
+
+def _kind(session: Session, name: str) -> str:
+    """What decides how long an action takes, beside the clip."""
+    opens = "" if session.is_ready else ", opening the tracker"
+    return f"{name}, {session.config.tracker.type}{opens}"
 
 
 def do(session: Session, request: dict[str, Any]) -> None:
@@ -133,6 +141,7 @@ def since(session: Session, version: int, regions: int) -> dict[str, Any]:
         "objects": markup.objects,
         "names": {str(number): name for number, name in session.names.items()},
         "pointed": sorted({prompt.frame for prompt in markup.prompts}),
+        "took": {name: last_time(_kind(session, name)) for name in SLOW},
         "tracking": [tracking.done, tracking.total] if tracking else None,
         "frames": {
             str(frame): {

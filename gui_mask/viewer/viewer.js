@@ -15,9 +15,9 @@ let band = null;        // the rectangle that is being dragged
 let drawn = null;       // the stroke that is being painted
 let pointer = null;     // where the pointer is
 let playing = null, polling = null;
+let followed = performance.now();  // since when objects are tracked
 let queue = Promise.resolve(), waiting = 0;
 let pending = [];       // points, boxes and strokes that are not answered yet
-const took = {};        // seconds that an action took last
 
 function tell(text, isError) {
   status.textContent = text || "";
@@ -108,8 +108,7 @@ function act(name, more) {
   if (!state) return;
   const token = state.token;
   canvas.dataset.waiting = ++waiting;
-  const sent = performance.now(), last = took[name];
-  const note = last ? `${words.working} (${words.last_time} ${last} s)` : words.working;
+  const note = doing(name);
   const slow = setTimeout(() => tell(note), 400);
   const point = ["click", "box", "paint"].includes(name) ? { ...more, waits: true } : null;
   if (point) pending.push(point);
@@ -119,7 +118,6 @@ function act(name, more) {
     const regions = state.regions ? state.at : 0;
     const asked = { token, version: state.version, regions, name, ...more };
     const news = answered(await server.act(asked));
-    took[name] = Math.max(1, Math.round((performance.now() - sent) / 1000));
     clearTimeout(slow);
     if (status.textContent === note) tell("");
     take(news);
@@ -129,6 +127,21 @@ function act(name, more) {
     if (point) draw();
     if (!--waiting) delete canvas.dataset.waiting;
   });
+}
+
+// What goes on, and how long that took last time.
+function doing(name) {
+  const what = words[`doing_${name}`];
+  if (!what) return words.working;
+  const last = state.took[name];
+  return `${what} … (${last ? `${words.last_time} ${Math.max(1, Math.round(last))} s` : words.first_time})`;
+}
+
+function progress([done, total]) {
+  if (!done) followed = performance.now();
+  const left = done ? (total - done) * (performance.now() - followed) / 1000 / done : 0;
+  const rest = done > 1 ? `, ${words.about} ${Math.max(1, Math.round(left))} s ${words.left}` : "";
+  tell(`${words.tracking}: ${done} / ${total}${rest}`);
 }
 
 function controls() {
@@ -144,6 +157,7 @@ function controls() {
   for (const button of all("[data-follow], [data-action]")) button.disabled = Boolean(busy) && button.dataset.action !== "stop";
   find("[data-action=stop]").hidden = find("progress").hidden = !busy;
   if (busy) find("progress").value = busy[0] / busy[1];
+  if (busy && !status.classList.contains("error")) progress(busy);
   find(".saved").textContent = busy || state.saved ? "" : words.not_saved;
   find("[data-play]").textContent = playing ? words.pause : words.play;
   find("[data-play]").setAttribute("aria-label", playing ? "pause" : "play");
