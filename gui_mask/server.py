@@ -76,8 +76,8 @@ svg.loss text { font: 11px system-ui; fill: currentColor; }
 .compare canvas { width: 100%; height: auto; display: block; margin: 8px 0; cursor: pointer; }
 .compare label { display: flex; gap: 12px; font-size: 13px; white-space: nowrap; }
 .compare input { flex: 1; min-width: 60px; }
-.wrong { color: #e5484d; font-size: 14px; font-weight: 600; overflow-wrap: anywhere; }
-.hint { font-size: 13px; opacity: .75; }
+.wrong span { color: #e5484d !important; font-weight: 600; overflow-wrap: anywhere; }
+.hint p { font-size: 13px !important; line-height: 1.4; opacity: .75; }
 .dropping { outline: 3px dashed var(--color-accent); outline-offset: -3px; border-radius: 8px; }
 footer { display: none !important; }
 """

@@ -166,8 +166,9 @@ def caption_box(state: AppState, token: str, image: Path, label: str) -> None:
     """
     session = state.session(token)
     text = gr.Textbox(
-        caption_beside(image) or "", label=label, lines=2, placeholder=_otherwise(session, image)
-    )
+        caption_beside(image) or "", label=label, lines=2, placeholder=_otherwise(session, image),
+        key=str(image),  # what is being typed stays when the list is laid out anew
+    )  # fmt: skip
     with gr.Row():
         keep = gr.Button(words.KEEP_CAPTION, size="sm")
         write = gr.Button(words.WRITE_CAPTION, size="sm")

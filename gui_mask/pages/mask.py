@@ -21,7 +21,7 @@ class MaskPage:
         self.state = state
         gr.Markdown(words.MASK_GUIDE)
         with gr.Row():
-            with gr.Column(scale=4, min_width=420):
+            with gr.Column(scale=4, min_width=520):
                 self.canvas = viewer(state)
             with gr.Column(scale=1, min_width=260):
                 self._lay_out_region()

@@ -184,6 +184,33 @@ def test_an_uploaded_video_stays_with_its_workspace(
     assert Path(workspace.read_source().origin) == workspace.original_dir / "ball.mp4"
 
 
+def test_files_are_dropped_anywhere(
+    page: Window, home: Path, boxed: Workspace, rolling: Path, tmp_path: Path
+) -> None:
+    page.drop(rolling)
+    page.message("320×192, 9 frames")
+    page.page.get_by_label("Project folder").last.fill("/etc/ws")
+    page.press("Create project")
+    expect(page.page.get_by_role("alert")).to_contain_text("--allow DIR")
+    workspace = copied(boxed, home / f"ws-{secrets.token_hex(4)}")
+    page.enter_ball(workspace)
+    page.tab("3 · Edit")
+    page.message("None yet")
+    frames = {name: tmp_path / name for name in ("look_8.png", "look_0.png", "hat.png")}
+    for file in frames.values():
+        write_png(file, 255 - read_image(workspace.source_frame(0)))
+    page.drop(frames["look_8.png"], frames["hat.png"])
+    expect(page.page.get_by_role("alert")).to_contain_text("which frame is it?")
+    page.drop(frames["look_8.png"], frames["look_0.png"])
+    page.message("Frames 0, 8 are taken")
+    assert workspace.edited_frame(None, 8, ".png").is_file()
+    expect(page.page.get_by_role("alert")).to_be_hidden()
+    page.page.get_by_label("Caption of the source").fill("a ball that rolls")
+    page.tab("2 · Mask")
+    page.tab("3 · Edit")
+    expect(page.page.get_by_label("Caption of the source")).to_have_value("a ball that rolls")
+
+
 def test_sixty_frames_scrub_without_a_wait(
     browser: Browser, tmp_path: Path, tiny_model: Path
 ) -> None:

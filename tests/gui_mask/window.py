@@ -1,5 +1,7 @@
 """Driving the window in a real browser, as a person does."""
 
+import base64
+import mimetypes
 import os
 import re
 import shutil
@@ -125,6 +127,28 @@ class Window:
     def upload(self, where: str, file: Path) -> None:
         """Give a file to one of the page's drop areas."""
         self.page.locator(f"#{where} input[type=file]").set_input_files(file)
+
+    def drop(self, *files: Path) -> None:
+        """Drop files on the page, beside its drop areas."""
+        self.page.get_by_role("tab").first.wait_for()
+        given = [
+            (file.name, mimetypes.guess_type(file)[0], base64.b64encode(file.read_bytes()).decode())
+            for file in files
+        ]
+        self.page.evaluate(
+            """(given) => {
+                const dataTransfer = new DataTransfer();
+                for (const [name, type, data] of given) {
+                    const bytes = Uint8Array.from(atob(data), (one) => one.charCodeAt(0));
+                    dataTransfer.items.add(new File([bytes], name, { type }));
+                }
+                for (const type of ["dragover", "drop"]) {
+                    const how = { dataTransfer, bubbles: true, cancelable: true };
+                    document.querySelector("main").dispatchEvent(new DragEvent(type, how));
+                }
+            }""",
+            given,
+        )
 
     def enter_ball(self, workspace: Workspace) -> None:
         """Open a workspace of the rolling ball, and wait until it is shown."""
