@@ -24,6 +24,8 @@ MOST_BYTES = 200_000_000  # of an uploaded picture
 MOST_PIXELS = 50_000_000  # of an uploaded picture that is larger than the clip
 MARK = np.array([255, 40, 40], np.float32)  # what changed outside the mask
 OUTLINE = (255, 255, 255)
+NAMED = re.compile(r"frame[-_ ]?([0-9]{1,9})|^([0-9]{5})$", re.IGNORECASE | re.ASCII)
+SIZE = re.compile(r"[0-9]+x[0-9]+")
 GAP = 8  # pixels between source and edit
 
 
@@ -81,9 +83,7 @@ def take_upload(workspace: Workspace, edit: str | None, frame: int, file: Path) 
     """
     source = workspace.read_source()
     _check_frame(source, frame)
-    suffix = _check_upload(file, max(MOST_PIXELS, prod(source.original_size)))
-    edit_size(file, image_size(file), source)  # before anything is unpacked
-    read_image(file)
+    suffix = _check_fits(file, source)
     try:
         return put_edited_frame(
             workspace, edit, frame, suffix, lambda part: shutil.copyfile(file, part)
@@ -91,6 +91,66 @@ def take_upload(workspace: Workspace, edit: str | None, frame: int, file: Path) 
     except OSError as error:
         target = workspace.edited_frame(edit, frame, suffix)
         raise Fault(f"{target} could not be written: {error.strerror}") from None
+
+
+def take_uploads(
+    workspace: Workspace, edit: str | None, shown: int, files: list[Path]
+) -> list[int]:
+    """Make pictures the edited frames that their names say; the frames, in order.
+
+    Args:
+        shown: the frame that a single picture is of, whose name does not say.
+
+    Raises:
+        UserError: a name does not say, or as `take_upload`; then none was taken.
+    """
+    source = workspace.read_source()
+    numbers = frames_of_names([file.name for file in files], shown)
+    for file, frame in zip(files, numbers, strict=True):
+        if not 0 <= frame < source.frames:
+            raise UserError(
+                f"{file.name} is frame {frame} by its name, and the clip has frames 0 to "
+                f"{source.frames - 1} only: rename it"
+            )
+        _check_fits(file, source)
+    for frame, file in sorted(zip(numbers, files, strict=True)):
+        take_upload(workspace, edit, frame, file)
+    return sorted(numbers)
+
+
+def frames_of_names(names: list[str], shown: int) -> list[int]:
+    """The frame that each picture is of, by its name: clip-frame-00012-832x480.png, 00012.png.
+
+    Of several pictures, any last number counts (look_12.png). Raises UserError: one has none, or
+    two have the same.
+    """
+    numbers = [NAMED.search(Path(name).stem) for name in names]
+    if len(names) == 1:
+        return [int(numbers[0][1] or numbers[0][2]) if numbers[0] else shown]
+    found: dict[int, str] = {}
+    for name, number in zip(names, numbers, strict=True):
+        last = [int(number[1] or number[2])] if number else _last_number(Path(name).stem)
+        if not last:
+            raise UserError(
+                f"{name}: which frame is it? Give it the frame's number, as in 00012.png"
+            )
+        if last[0] in found:
+            raise UserError(f"{found[last[0]]} and {name} are both frame {last[0]}: keep one")
+        found[last[0]] = name
+    return list(found)
+
+
+def _last_number(stem: str) -> list[int]:
+    """The last number in a name, but for a size such as 832x480."""
+    return [int(digits) for digits in re.findall(r"[0-9]{1,9}", SIZE.sub("", stem))][-1:]
+
+
+def _check_fits(file: Path, source: Source) -> str:
+    """The suffix of a picture that fits the clip. Raises UserError: it is none, or does not fit."""
+    suffix = _check_upload(file, max(MOST_PIXELS, prod(source.original_size)))
+    edit_size(file, image_size(file), source)  # before anything is unpacked
+    read_image(file)
+    return suffix
 
 
 def read_upload(file: Path) -> np.ndarray:

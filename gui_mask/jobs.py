@@ -530,16 +530,33 @@ def _alone(workspace: Workspace) -> Iterator[None]:
         yield
 
 
-def _output(*arguments: str) -> str:
+def has_lora(workspace: Workspace, edit: str | None) -> bool:
+    """Whether anything was trained of a clip, or of one of its edits."""
+    files = [path for stage in STAGES for path in workspace.metrics(stage, edit).values()]
+    return any(any(path.parent.glob("step-*")) for path in files)
+
+
+def carry(workspace: Workspace, edit: str | None, frame: int) -> None:
+    """Carry an edit's look to a later frame, in a process of its own, which is waited for.
+
+    Raises:
+        UserError: it cannot be done.
+        Fault: it did not succeed.
+    """
+    where = [str(workspace.root), "--frame", str(frame)]
+    _output("edit-frame", *where, "--carry", *_options(edit), patience=None)
+
+
+def _output(*arguments: str, patience: float | None = PATIENCE) -> str:
     """What a command prints. Raises UserError or Fault with its message."""
     command = [sys.executable, "-P", "-m", "maskora", *arguments]
     try:
         result = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False,
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=patience, check=False,
             encoding="utf-8", errors="replace", env={**os.environ, "PYTHONIOENCODING": "utf-8"},
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise Fault(f"{quoted(*command)} has not answered in {PATIENCE} seconds") from None
+        raise Fault(f"{quoted(*command)} has not answered in {patience} seconds") from None
     if result.returncode:
         reason = complaint(result.stderr.splitlines())
         raise UserError(reason) if result.returncode == 2 else Fault(reason)

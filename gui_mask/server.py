@@ -9,6 +9,7 @@ import threading
 import time
 import webbrowser
 from contextlib import closing
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -53,6 +54,7 @@ GUARDS = {
 }
 COOKIE = "maskora"
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}  # a token's frames never change
+DROP = files("gui_mask.pages").joinpath("drop.js").read_text(encoding="utf-8")
 THEME = gr.themes.Default(
     primary_hue="emerald", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
 )
@@ -76,6 +78,9 @@ svg.loss text { font: 11px system-ui; fill: currentColor; }
 .compare canvas { width: 100%; height: auto; display: block; margin: 8px 0; cursor: pointer; }
 .compare label { display: flex; gap: 12px; font-size: 13px; white-space: nowrap; }
 .compare input { flex: 1; min-width: 60px; }
+.wrong span { color: #e5484d !important; font-weight: 600; overflow-wrap: anywhere; }
+.hint p { font-size: 13px !important; line-height: 1.4; opacity: .75; }
+.dropping { outline: 3px dashed var(--color-accent); outline-offset: -3px; border-radius: 8px; }
 footer { display: none !important; }
 """
 
@@ -146,7 +151,7 @@ def web_app(state: AppState, host: str, port: int, token: str, code: Code) -> Fa
     return gr.mount_gradio_app(
         app, blocks, path="/", server_name=host, server_port=port, footer_links=[],
         allowed_paths=[], max_file_size=state.limits.max_bytes, show_error=True, ssr_mode=False,
-        theme=THEME, css=STYLE, pwa=False, mcp_server=False, enable_monitoring=False,
+        theme=THEME, css=STYLE, js=DROP, pwa=False, mcp_server=False, enable_monitoring=False,
     )  # fmt: skip
 
 

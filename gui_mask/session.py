@@ -24,7 +24,7 @@ from maskora.app.masking import (
     store_markup,
     stored_silhouettes,
 )
-from maskora.app.workspace import Workspace, opened, working
+from maskora.app.workspace import LONGEST_NAME, ObjectRecord, Workspace, opened, working
 from maskora.config import Config, load_config, set_values
 from maskora.config.tables import Mask, MaskShape
 from maskora.errors import Fault, UserError
@@ -34,6 +34,7 @@ from maskora.masks.prompts import Prompt
 from maskora.masks.shapes import Boxes, object_boxes
 from maskora.masks.trackers import open_tracker
 from maskora.masks.tracking import Direction, ObjectTracker
+from maskora.retouch import Paint, stroke
 
 JPEG_QUALITY = 90
 STORE_EVERY = 10  # frames that are tracked
@@ -128,6 +129,7 @@ class Session:
         versions: of each frame's labels and clicks.
         markup: what was pointed at, and what came of it.
         region: how silhouettes become the region that is edited.
+        names: what the person calls the objects, by their numbers.
         message: what the person should know of the last thing that ended by itself.
     """
 
@@ -149,6 +151,7 @@ class Session:
             holding.enter_context(opened(workspace))
             self._frames_THWC = load_frames(workspace, self.source)
             self.markup: Markup = load_markup(workspace, self.source)
+            self.names = workspace.read_names()
             self._saved = digest_frames(stored_silhouettes(workspace, self.source))
             self._holding = holding.pop_all()
 
@@ -178,6 +181,11 @@ class Session:
         """Whether the person has painted in masks/ since they were made."""
         return masks_are_by_hand(self.workspace, self.source)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the tracker is open: the first click waits until it is."""
+        return self._tracker is not None
+
     def frame_jpeg(self, frame: int) -> bytes:
         return self._jpeg(frame)
 
@@ -193,14 +201,37 @@ class Session:
         with self._changing():
             self.markup.point(self._open_tracker(), prompts)
 
+    def paint(self, frame: int, object_id: int, drawn: Paint, positive: bool) -> None:
+        """Draw a stroke of the brush, or erase with it. Raises UserError; see `Markup.paint`."""
+        with self._changing():
+            brush_HW = stroke(drawn.points, drawn.radius, self.source.size[::-1]) > 0.5
+            self.markup.paint(frame, object_id, brush_HW, positive)
+
     def undo(self) -> None:
         """Take the last action back. Raises UserError where there is none."""
         with self._changing():
             if self.markup.undo() is None:
                 raise UserError("there is nothing to undo")
 
+    def redo(self) -> None:
+        """Do again what was taken back last. Raises UserError where there is nothing."""
+        with self._changing():
+            if self.markup.redo() is None:
+                raise UserError("there is nothing to redo")
+
+    def name(self, number: int, text: str) -> None:
+        """Call an object something; an empty text takes its name back. Raises UserError."""
+        name = " ".join(text.split())
+        if len(name) > LONGEST_NAME:
+            raise UserError(f"a name has at most {LONGEST_NAME} letters")
+        with self._lock:
+            names = {n: one for n, one in {**self.names, number: name}.items() if one}
+            ObjectRecord.model_validate({"names": names}).write(self.workspace.object_record)
+            self.names = names
+            self.version += 1
+
     def clear_frame(self, frame: int) -> None:
-        """Take a frame's clicks and boxes back."""
+        """Take a frame's clicks, boxes and paintings back."""
         with self._changing():
             self.markup.clear_frame(frame)
 
@@ -310,7 +341,7 @@ class Session:
                 self._store()
 
     def _end_tracking(self, ending: str) -> None:
-        self.message = ending or "; ".join(absence_notes(self.markup)) or words.TRACKED
+        self.message = ending or "; ".join(absence_notes(self.markup, self.names)) or words.TRACKED
         for frame in self.markup.changed:
             self._touch(frame)
         try:

@@ -60,9 +60,9 @@ DONE = "finished"
 
 # Mask.
 MASK_GUIDE = (
-    "Click the object, or draw a box around it. Right-click (or Shift-click) what does not belong "
-    "to it. Track it through the clip, look at the frames, click again where it went wrong, and "
-    "track once more."
+    "Click the object, draw a box around it, or paint it with the brush. Right-click (or "
+    "Shift-click) what does not belong to it. Track it through the clip, look at the frames, click "
+    "again where it went wrong, and track once more."
 )
 SHAPE = "Edit region"
 SHAPES = [
@@ -118,9 +118,18 @@ VIEWER = {
     "remove_point_hint": "a point that is not of the object (right click, or Shift)",
     "box": "Box",
     "box_hint": "drag a rectangle around the object",
+    "brush": "Brush",
+    "brush_hint": "paint the object by hand (right button or Shift erases)",
+    "eraser": "Eraser",
+    "eraser_hint": "erase of the object by hand",
+    "size": "Size",
+    "name": "name",
+    "name_hint": "what this object is called",
+    "opacity": "Mask opacity",
+    "redo": "Redo",
     "undo": "Undo",
     "clear_frame": "Clear frame",
-    "clear_frame_hint": "take this frame's clicks and boxes back",
+    "clear_frame_hint": "take this frame's clicks, boxes and paint back",
     "remove_object": "Remove object",
     "remove_object_hint": "remove the chosen object from all frames",
     "open_first": "Open a project first.",
@@ -137,7 +146,14 @@ VIEWER = {
     "not_saved": "Mask not saved",
     "keys": "Keyboard and mouse",
     "working": "Working …",
+    "doing_click": "Finding the object",
+    "doing_box": "Finding the object",
+    "doing_follow": "Beginning to track",
+    "tracking": "Tracking, in frames",
+    "about": "about",
+    "left": "left",
     "last_time": "last time",
+    "first_time": "the tracker is opened first, which takes some seconds",
     "drag_first": "drag a rectangle around the object",
     "no_frame": "this frame could not be fetched: is maskora still running?",
     "no_answer": "maskora does not answer: is it still running? What was done so far is in the "
@@ -150,10 +166,12 @@ KEYS = [
     ("Home, End", "first frame, last frame"),
     ("Space", "play or pause"),
     ("A, R, B", "add point, remove point, box"),
+    ("P, E", "brush, eraser; right button or Shift erases"),
+    ("[ ]", "a smaller, a larger brush"),
     ("N", "new object"),
     ("1 to 9", "choose an object"),
     ("T", "track the whole clip"),
-    ("Ctrl+Z", "undo"),
+    ("Ctrl+Z, Ctrl+Shift+Z", "undo, redo"),
     ("?", "show or hide this list"),
 ]
 
@@ -256,3 +274,168 @@ def disk(use: dict[str, int]) -> str:
     """What a project takes of the disk, and for what."""
     parts = ", ".join(f"{name} {size(nbytes)}" for name, nbytes in use.items())
     return f"This project takes {size(sum(use.values()))} of the disk: {parts}."
+
+
+# The edit page.
+EDIT_GUIDE = (
+    "Change what lies inside the region of the first frame: here, or download it, change it in any "
+    "image editor, and bring it back. For a look that evolves, do the same with a later frame."
+)
+EDIT = "Edit"
+EDIT_INFO = "another name begins a further edit of the clip: its motion need not be trained anew"
+THE_EDIT = "the edit"
+UPLOAD_EDITED = "Upload edited frames"
+UPLOAD_INFO = (
+    "Or drop pictures anywhere on this page, several at once: their names say which frames they "
+    "are (00012.png). A picture that is dropped on the frame is placed in it."
+)
+FRAME = "Frame"
+SOURCE_SHOWS = "What the video shows"
+SOURCE_CAPTION = "Caption of the source"
+EDITED_FRAMES = "Edited frames"
+NONE_YET = "None yet; the first frame, 0, is needed."
+KEEP_CAPTION, WRITE_CAPTION = "Keep this caption", "Write it for me"
+CAPTION_KEPT, CAPTION_GONE = "The caption is kept.", "The caption is removed."
+CAPTIONER_WRITES = "the captioner writes it in time"
+AS_IN_FILE = "as in edit.toml: "
+
+# The easel: `$name` in easel.html, `words.name` in easel.js.
+EASEL = {
+    "recolour": "Recolour",
+    "recolour_hint": "hue, saturation and brightness",
+    "swap": "Replace colour",
+    "swap_hint": "a picked colour becomes another",
+    "paint": "Paint",
+    "paint_hint": "a brush",
+    "restore": "Eraser",
+    "restore_hint": "brings the video's frame back",
+    "erase": "Remove",
+    "erase_hint": "fill from what is around",
+    "place": "Place picture",
+    "place_hint": "a hat, a logo",
+    "copy": "Copy frame",
+    "copy_hint": "from another frame, or from the result",
+    "carry": "Carry the look",
+    "carry_hint": "the trained model brings the look of an edited frame here",
+    "instruct": "Ask a model",
+    "instruct_hint": "an image model does it",
+    "undo": "Undo",
+    "redo": "Redo",
+    "before": "Before",
+    "before_hint": "hold it down",
+    "hue": "Hue",
+    "saturation": "Saturation",
+    "brightness": "Brightness",
+    "on": "On",
+    "on_object": "the object",
+    "on_region": "all of the region",
+    "apply": "Apply",
+    "from": "From",
+    "to": "To",
+    "pick_hint": "click the picture to pick it",
+    "tolerance": "Tolerance",
+    "colour": "Colour",
+    "alt_hint": "Alt-click picks",
+    "size": "Size",
+    "opacity": "Opacity",
+    "erase_or": "paint over what is to go, or",
+    "erase_object": "Remove the whole object",
+    "place_file": "picture to place",
+    "width": "Width",
+    "turn": "Turn",
+    "blend": "Blend",
+    "normal": "normal",
+    "multiply": "multiply",
+    "screen": "screen",
+    "frame": "Frame",
+    "as_edited": "as edited",
+    "copy_it": "Copy it",
+    "from_result": "Take it from the result",
+    "from_result_hint": "the start of a keyframe that mends it",
+    "carry_about": "the look of the edited frame before this one, made for this frame by the "
+    "trained model: a start, to be touched up",
+    "carry_it": "Carry it here",
+    "not_trained": "nothing is trained yet: train first (page 4)",
+    "later_frame": "choose a later frame below: frame 0 is where a look comes from",
+    "instruction": "instruction",
+    "instruction_example": "make the shirt red and checked",
+    "candidates": "Candidates",
+    "candidate": "candidate",
+    "take_this": "take this one",
+    "seed": "Seed",
+    "reference": "Reference",
+    "make_candidates": "Make candidates",
+    "no_editor": "no model yet: name one in edit.toml, [editor] model",
+    "open_first": "Open a project first.",
+    "region": "region that is edited",
+    "step": "step",
+    "step_of": "of",
+    "as_before": "as before",
+    "unchanged": "nothing changed here yet",
+    "choose_picture": "choose a picture first",
+    "no_picture": "is no picture that a browser can read",
+    "working": "Working …",
+    "no_answer": "maskora does not answer: is it still running? What was done so far is in the "
+    "project folder.",
+}
+
+# What a page says while something goes on.
+FIRST_TIME = "the first time on this machine: how long it takes is not known yet"
+DOING = {
+    "open": "The project is opened",
+    "carry": "The base is loaded, and makes this frame with the trained look",
+    "instruct": "The model is loaded, and makes the candidates",
+    "caption": "The captioner is loaded, and writes what the picture shows",
+    "video": "The video is looked at",
+    "create": "The video is cut into frames",
+    "save": "The mask is made and written",
+    "upload": "The edited frame is read and compared with the video",
+}
+
+
+def doing(action: str, last: float | None) -> str:
+    """What goes on, and how long it took last time."""
+    took = f"last time {duration(last)}" if last else FIRST_TIME
+    return f"{DOING[action]} … ({took})"
+
+
+def download(frame: int) -> str:
+    """A link to a frame."""
+    return f"Download frame {frame}"
+
+
+def download_at(size: str) -> str:
+    """A link to the same frame as the original video has it."""
+    return f"Download it at {size}"
+
+
+def taken(frames: Sequence[int], folder: object) -> str:
+    """Which edited frames were uploaded."""
+    if len(frames) == 1:
+        return f"Frame {frames[0]} is taken, and kept in {folder}"
+    return f"Frames {', '.join(map(str, frames))} are taken, and kept in {folder}"
+
+
+def beside_source(frame: int) -> str:
+    """Above an edited frame and its source."""
+    return f"Frame {frame}: as in the video, and edited"
+
+
+def caption_of(frame: int) -> str:
+    """The label of an edited frame's caption."""
+    return f"Caption of edited frame {frame}"
+
+
+def remove_edited(frame: int) -> str:
+    """A button."""
+    return f"Remove edited frame {frame}"
+
+
+def saved_in(folder: object) -> str:
+    """The mask is saved."""
+    return f"Saved in {folder}."
+
+
+def tracked_by(kind: str) -> str:
+    """Which tracker is used from now on."""
+    return f"Tracker: {kind}."

@@ -289,6 +289,13 @@ def track(
         list[str] | None,
         typer.Option(metavar="FRAME,X,Y,W,H[,OBJECT]", help="a rectangle around the object"),
     ] = None,
+    paint: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FRAME,PNG[,OBJECT]",
+            help="the object's mask in that frame, painted by hand: a picture, white where it is",
+        ),
+    ] = None,
     tracker: Annotated[TrackerKind | None, typer.Option(help="who follows; see [tracker]")] = None,
     checkpoint: Annotated[
         str | None, typer.Option(help="of sam2: a hub id, a folder, or an original .pt file")
@@ -298,11 +305,15 @@ def track(
     ] = False,
     set_: SetOption = None,
 ) -> None:
-    """Follow clicked objects through the clip, and make masks of them."""
+    """Follow marked objects through the clip, and make masks of them."""
     from maskora.app.masking import track_workspace
+    from maskora.masks.prompts import parse_paint
 
     given = {"type": tracker, "checkpoint": _from_here(checkpoint)}
-    lists = {"clicks": click, "boxes": box} if click or box else {}
+    painted = [parse_paint(one) for one in paint or []]
+    paintings = [f"{frame},{Path(path).resolve()},{number}" for frame, path, number in painted]
+    lists = {"clicks": click, "boxes": box, "paintings": paintings}
+    lists = lists if any(lists.values()) else {}
     overrides = [f"tracker.{key}={json.dumps(value)}" for key, value in given.items() if value]
     overrides += [f"tracker.{key}={json.dumps(value or [])}" for key, value in lists.items()]
     place = Workspace.open(workspace)

@@ -5,10 +5,11 @@ from typing import Any, get_args
 import gradio as gr
 
 from gui_mask import words
-from gui_mask.errors import plain, show_errors
+from gui_mask.errors import beside, caught, line, plain, show_errors
 from gui_mask.pages import PRIVATE, SILENT
 from gui_mask.session import Region
 from gui_mask.state import AppState
+from gui_mask.telling import saying
 from gui_mask.viewer import shows, viewer
 from maskora.config.tables import MaskShape
 
@@ -42,6 +43,7 @@ class MaskPage:
         with gr.Accordion(words.TRACKER, open=False):
             self.kind = gr.Radio(words.TRACKERS, value="simple", label=words.TRACKER)
             self.checkpoint = gr.Textbox(label=words.CHECKPOINT, info=words.CHECKPOINT_INFO)
+            self.wrong = beside()
             self.choose = gr.Button(words.APPLY, size="sm")
 
     def _wire(self, token: gr.State) -> None:
@@ -59,8 +61,9 @@ class MaskPage:
             **PRIVATE,
         )
         self.choose.click(
-            self.use_tracker, [token, self.kind, self.checkpoint], self.saved, **PRIVATE
-        )
+            self.use_tracker, [token, self.kind, self.checkpoint], [self.saved, self.wrong],
+            **PRIVATE,
+        )  # fmt: skip
 
     @show_errors
     def open(self, token: str) -> list[Any]:
@@ -81,6 +84,7 @@ class MaskPage:
         return [shows(token, bump + 1), bump + 1]
 
     @show_errors
+    @saying("save")
     def save_masks(
         self, token: str, bump: int, shape: MaskShape, margin: float, smooth: float, by_hand: bool
     ) -> list[Any]:
@@ -90,18 +94,19 @@ class MaskPage:
         if session.is_by_hand and not by_hand:
             return [gr.skip(), bump, words.PAINTED, gr.Checkbox(visible=True)]
         notes = session.save(replace_by_hand=by_hand)
-        lines = [f"Saved in {session.workspace.masks_dir}.", *notes]
+        lines = [words.saved_in(session.workspace.masks_dir), *notes]
         return [shows(token, bump + 1), bump + 1, "\n\n".join(map(plain, lines)), _not_asked()]
 
-    @show_errors
-    def use_tracker(self, token: str, kind: str, checkpoint: str) -> str:
+    def use_tracker(self, token: str, kind: str, checkpoint: str) -> list[Any]:
         """Choose the tracker from now on."""
-        session = self.state.session(token)
-        wanted = checkpoint.strip() or session.config.tracker.checkpoint
-        if kind == "sam2":
-            wanted = self.state.guard.model(wanted, session.workspace.root)
-        session.set_tracker(kind, wanted)
-        return f"Tracker: {kind}."
+        with caught() as problem:
+            session = self.state.session(token)
+            wanted = checkpoint.strip() or session.config.tracker.checkpoint
+            if kind == "sam2":
+                wanted = self.state.guard.model(wanted, session.workspace.root)
+            session.set_tracker(kind, wanted)
+            return [words.tracked_by(kind), line()]
+        return [gr.skip(), line(problem)]
 
 
 def _region(shape: MaskShape, margin: float, smooth: float) -> Region:

@@ -289,6 +289,12 @@ class Tracker(Table):
     boxes: tuple[str, ...] = Field(
         (), strict=False, description='the same as rectangles: ["FRAME,X,Y,W,H[,OBJECT]", …]'
     )
+    paintings: tuple[str, ...] = Field(
+        (),
+        strict=False,
+        description='masks painted by hand, as --paint: ["FRAME,PNG[,OBJECT]", …]; white is the '
+        "object (relative to this file)",
+    )
 
 
 NEGATIVE_PROMPT = (

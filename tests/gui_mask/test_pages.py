@@ -1,6 +1,7 @@
 """What the pages' handlers answer, without a browser."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,7 +72,7 @@ def uploaded(state: AppState, file: Path) -> str:
     return str(shutil.copy(file, folder))
 
 
-def prepared(page: OpeningPage, found: list[Any], **changes: Any) -> Workspace:
+def press(page: OpeningPage, found: list[Any], **changes: Any) -> Any:
     """Press "Create project" with what the page shows after a video was found."""
     clip, target = found[1], found[4]
     given = {
@@ -79,8 +80,13 @@ def prepared(page: OpeningPage, found: list[Any], **changes: Any) -> Workspace:
         "base": "wan2.1-i2v-480p", "model": "", "target": target, "task": "change", "place": "",
         "follow": "background", "point": "",
     } | changes  # fmt: skip
-    page.make_workspace(clip, **given)
-    return Workspace(Path(given["target"]))
+    return page.make_workspace(clip, **given)
+
+
+def prepared(page: OpeningPage, found: list[Any], **changes: Any) -> Workspace:
+    """The project that is made so."""
+    press(page, found, **changes)
+    return Workspace(Path(changes.get("target", found[4])))
 
 
 def test_a_refused_upload_leaves_room_for_the_next(
@@ -90,11 +96,11 @@ def test_a_refused_upload_leaves_room_for_the_next(
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(state.scratch))
     (tmp_path / "notes.mp4").write_text("buy milk\n" * 50)
     base = next(iter(BASES))
-    with pytest.warns(UserWarning, match=r"^notes\.mp4"):
-        assert opening.find_upload(uploaded(state, tmp_path / "notes.mp4"), base) == {
-            opening.upload: None
-        }
-    assert opening.find_upload(uploaded(state, rolling), base)[0] is None
+    refusal = opening.find_upload(uploaded(state, tmp_path / "notes.mp4"), base)
+    assert refusal[opening.upload] is None
+    assert re.match(r"<span role=.alert.>notes\.mp4", refusal[opening.video_wrong].value)
+    found = opening.find_upload(uploaded(state, rolling), base)
+    assert (found[0], found[-1].visible) == (None, False)
 
 
 def test_a_presets_own_size_and_frames_are_offered(opening: OpeningPage, rolling: Path) -> None:
@@ -130,9 +136,29 @@ def test_a_whole_clip_and_its_task(
     made = prepared(opening, found, frames=5, whole=True, task="remove", model=model)
     config = load_config(made.config)
     assert (config.video.frames, config.motion.task) == (9, "remove")
-    with pytest.warns(UserWarning, match="is a project already") as warned:
-        prepared(opening, found, target=str(made.root))
-    assert "--overwrite" not in str(warned[0].message)
+    refused = press(opening, found, target=str(made.root))
+    assert "is a project already" in refused[opening.target_wrong].value
+    assert "--overwrite" not in refused[opening.target_wrong].value
+
+
+def test_what_is_wrong_is_said_beside_each_field(
+    opening: OpeningPage, found: list[Any], state: AppState
+) -> None:
+    wrong = {"task": "add", "model": "/etc/model", "target": "/etc/ws"}
+    refused = press(opening, found, **wrong)
+    for field, says in (
+        (opening.place_wrong, "two opposite corners"), (opening.model_wrong, "--allow DIR"),
+        (opening.target_wrong, "--allow DIR"),
+    ):  # fmt: skip
+        assert refused[field].visible
+        assert says in refused[field].value
+    assert not refused[opening.make_wrong].visible
+    refused = press(opening, found, size="1x1")
+    assert [one.visible for one in refused.values()] == [False, False, False, True]
+    assert "size" in refused[opening.make_wrong].value
+    opening.enter = lambda text: [state.open(text).token]
+    *_, wrong_root = opening.open_typed("/etc/ws")
+    assert "--allow DIR" in wrong_root.value
 
 
 def test_something_is_added_where_it_was_clicked(
