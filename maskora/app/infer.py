@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from maskora.latents import digest_tensors
 from maskora.memory.report import render
 from maskora.models.registry import VideoModel
 from maskora.ranks import first_then_others
+from maskora.streaming.placement import gb
 from maskora.video.probe import VideoInfo
 
 log = logging.getLogger("maskora")
@@ -120,6 +122,7 @@ def infer_into(
         record = run_record(run, loras)
         if check is not None:
             check(record)
+        _check_disk(run, len(folders))
         base.log_plan()
         with base.explaining_out_of_memory():
             _generate_results(
@@ -146,6 +149,20 @@ def _open(
     base = open_base(config, workspace, clip.source, "infer")
     plan = render([base.plan])
     return Run(config, workspace, clip, edited, edit, original, base.model, plan), base
+
+
+def _check_disk(run: Run, seeds: int) -> None:
+    """Raises Fault where a clip of several segments has too little room for frames that wait."""
+    if len(run.segments) == 1:
+        return
+    needed = seeds * run.clip.source.frames * prod(run.clip.frames_THWC.shape[1:])
+    free = shutil.disk_usage(run.workspace.root).free
+    if free < needed:
+        raise Fault(
+            f"{gb(needed)} GB of frames wait in {run.workspace.cache_dir} while the clip is "
+            f"generated, and {gb(free)} GB are free there: make room"
+            + (", or generate fewer seeds at a time" if seeds > 1 else "")
+        )
 
 
 def read_inputs(
