@@ -177,7 +177,7 @@ def test_an_interrupted_batch_ends_its_jobs(
 def test_an_edit_is_that_of_a_lone_run(
     nodes: Nodes, run: Run, ball: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    lone, out = tmp_path / "lone", tmp_path / "out"
+    lone, out, scratch = tmp_path / "lone", tmp_path / "out", tmp_path / "scratch"
     edited = tmp_path / "edited.png"
     lone.mkdir()
     settings = [f"model.path={tiny_model}", *map(str, FAST[1::2])]
@@ -186,16 +186,17 @@ def test_an_edit_is_that_of_a_lone_run(
     recolour(lone / "first" / "source" / "00000.png", edited, (20, 40, 40, 30))
     path = tmp_path / "jobs.toml"
     path.write_text(
-        f'[[job]]\nname = "ball"\nvideo = "{ball}"\nbox = [16, 64, 120, 96]\nframes = 9\n'
+        f'[[job]]\nname = "ball"\nvideo = "{ball.as_uri()}"\nbox = [16, 64, 120, 96]\nframes = 9\n'
         f'caption = "a ball"\nedited_caption = "an orange ball"\nsize = "160x96"\n'
         f'edits = {{ 0 = "{edited}" }}\n'
         f"set = {json.dumps(settings)}\n"
     )
-    ok(run("batch", path, out, "--ray", nodes.address))
+    ok(run("batch", path, out.as_uri(), "--scratch", scratch, "--ray", nodes.address))
     ok(run("batch", path, lone))
     assert (out / "ball.mp4").read_bytes() == (lone / "ball.mp4").read_bytes()
-    (job,) = read_jobs(path, ResultsFolder.at(str(out)))
-    assert (ram_of_job(parse_edit_line(job.words), True) or 0) > 2**29
+    (job,) = read_jobs(path, ResultsFolder.at(out.as_uri(), scratch))
+    line = parse_edit_line([*job.words, "--scratch", str(scratch)])
+    assert (ram_of_job(line, True) or 0) > 2**29
 
 
 @needs_ray
