@@ -257,21 +257,45 @@ def _time_lines(
         segments: in how many the clip is generated.
     """
     *train, infer = plans
-    generate, told = _measured(infer, infer.job.frames)
-    steps = segments * config.inference.steps
-    denoised = steps * (1 + _inversion(config, infer.job.batch))
-    lines, parts = list[str](), [(denoised, generate)]
     again = f", {segments} segments of {config.inference.steps} steps" if segments > 1 else ""
-    for plan in train:
-        motion, told_motion = _measured(plan, plan.job.window)
-        lines.append(f"  training step of {plan.job.window} frames: {told_motion}")
-        parts += _training_parts(config, edited, plan, motion)
+    seconds = planned_seconds(config, plans, edited, segments)
+    whole = UNKNOWN
+    if seconds is not None:
+        whole = f"about {seconds / 60:.0f} minutes, without loading and encoding"
     return [
         f"time on {infer.machine.name}:",
-        *lines,
-        f"  denoising step of {infer.job.frames} frames: {told}{again}",
-        f"  whole edit: {_whole(parts)}",
+        *(
+            f"  training step of {plan.job.window} frames: {_measured(plan, plan.job.window)[1]}"
+            for plan in train
+        ),
+        f"  denoising step of {infer.job.frames} frames: "
+        f"{_measured(infer, infer.job.frames)[1]}{again}",
+        f"  whole edit: {whole}",
     ]
+
+
+def planned_seconds(
+    config: Config, plans: Sequence[Plan], edited: Sequence[int], segments: int
+) -> float | None:
+    """How long the steps of a whole edit take; None where one was not measured here.
+
+    Args:
+        plans: of training, where something is trained, and of inference.
+        edited: numbers of the edited frames.
+        segments: in how many the clip is generated.
+    """
+    *train, infer = plans
+    steps = segments * config.inference.steps
+    denoised = steps * (1 + _inversion(config, infer.job.batch))
+    parts = [(denoised, _measured(infer, infer.job.frames)[0])]
+    for plan in train:
+        parts += _training_parts(config, edited, plan, _measured(plan, plan.job.window)[0])
+    total = 0.0
+    for count, seconds in parts:
+        if seconds is None:
+            return None
+        total += count * seconds
+    return total
 
 
 def _training_parts(
@@ -343,12 +367,3 @@ def _measured(plan: Plan, frames: int) -> tuple[float | None, str]:
     if (near := timings.neighbour(key)) is not None:
         return near[0], f"{near[0]:.1f} s, as measured with {near[1]} blocks swapped"
     return None, UNKNOWN
-
-
-def _whole(parts: Sequence[tuple[float, float | None]]) -> str:
-    total = 0.0
-    for steps, seconds in parts:
-        if seconds is None:
-            return UNKNOWN
-        total += steps * seconds
-    return f"about {total / 60:.0f} minutes, without loading and encoding"
