@@ -165,6 +165,8 @@ class DeepSpeedRanks(DeepSpeedTeam):
 
     def team(self, size: int) -> Team:
         found: Team = ALONE
+        if size == 1:
+            return found
         for first in range(0, self.count - size + 1, size):
             members = [*range(first, first + size)]
             with _others():  # all make the groups of all

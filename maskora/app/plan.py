@@ -340,16 +340,38 @@ def _time_lines(
             size = f"{look.frames} frames of {look.width}x{look.height}"
             _, told_look = _measured(plan.look_key(look))
             lines.append(f"  denoising step of a preview, {size}: {told_look}")
+    seconds = planned_seconds(config, plans, edited, segments)
+    whole = UNKNOWN
+    if seconds is not None:
+        whole = f"about {seconds / 60:.0f} minutes, without loading and encoding"
     return [
         f"time on {infer.machine.name}:",
         *lines,
         f"  denoising step of {infer.job.frames} frames: {told}{again}",
-        f"  whole edit: {_whole(_time_parts(config, plans, edited, segments))}",
+        f"  whole edit: {whole}",
     ]
 
 
+def planned_seconds(
+    config: Config, plans: Sequence[Plan], edited: Sequence[int], segments: int
+) -> float | None:
+    """How long the steps of a whole edit take; None where one was not measured here.
+
+    Args:
+        plans: of training, where something is trained, and of inference.
+        edited: numbers of the edited frames.
+        segments: in how many the clip is generated.
+    """
+    total = 0.0
+    for part in _time_parts(config, plans, edited, segments):
+        if part.seconds is None and part.steps:
+            return None
+        total += part.steps * (part.seconds or 0.0)
+    return total
+
+
 def _time_parts(
-    config: Config, plans: list[Plan], edited: Sequence[int], segments: int
+    config: Config, plans: Sequence[Plan], edited: Sequence[int], segments: int
 ) -> list[TimePart]:
     """All steps of an edit, in the order in which they are taken. Arguments as `_time_lines`."""
     *train, infer = plans
@@ -442,12 +464,3 @@ def _measured(key: str) -> tuple[float | None, str]:
     if (near := timings.neighbour(key)) is not None:
         return near[0], f"{near[0]:.1f} s, as measured with {near[1]} blocks swapped"
     return None, UNKNOWN
-
-
-def _whole(parts: Sequence[TimePart]) -> str:
-    total = 0.0
-    for part in parts:
-        if part.seconds is None and part.steps:
-            return UNKNOWN
-        total += part.steps * (part.seconds or 0.0)
-    return f"about {total / 60:.0f} minutes, without loading and encoding"

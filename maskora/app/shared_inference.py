@@ -21,7 +21,7 @@ from maskora.app.outputs import Run
 from maskora.app.passages import Name, Reel, Takes, waiting_frames
 from maskora.frames import StoredFrames
 from maskora.latents import TensorCache
-from maskora.method.segments import chains, tells
+from maskora.method.segments import independent_runs, tells
 from maskora.ranks import Ranks
 
 log = logging.getLogger("maskora")
@@ -77,7 +77,7 @@ class Crew:
     ) -> None:  # fmt: skip
         self._run, self._base, self._loras, self._seeds, self._name = run, base, loras, seeds, name
         config, model = run.config, run.model
-        self._runs = chains(run.segments, config.inference.shared(run.clip.source.frames))
+        self._runs = independent_runs(run.segments, config.inference.shared(run.clip.source.frames))
         # What a cache over the steps skips depends on both branches.
         guided = config.inference.guidance > 1 and not model.embeds_guidance
         branches = guided and model.acceleration.cache == "none"

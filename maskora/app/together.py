@@ -23,7 +23,7 @@ def begin(workspace: Workspace, config: Config, asked: str | None, *, trains: bo
 
     Args:
         asked: --device.
-        trains: they train; else they share seeds, and no samples.
+        trains: they train; else they share an inference, and no samples.
 
     Raises:
         UserError: there is no such device, DeepSpeed is missing, or its file contradicts the run.

@@ -137,7 +137,7 @@ def _of_shot(
             start = stop - kept
 
 
-def chains(segments: Sequence[Segment], shared: int) -> list[range]:
+def independent_runs(segments: Sequence[Segment], shared: int) -> list[range]:
     """The segments, counted from 1, in runs of which each is generated without the others.
 
     One begins where a segment is shown no frame of the one before, and passes none on that it

@@ -12,9 +12,9 @@ from maskora.method.segments import (
     DRIFT,
     Segment,
     blended,
-    chains,
     corrected,
     drift,
+    independent_runs,
     noise_seed,
     plan_segments,
 )
@@ -69,7 +69,7 @@ def test_what_one_run_of_segments_is_shown_no_other_has_made(
     found = plan_segments(
         frames, edited | {0}, cuts - {0}, segment=segment, overlap=overlap, anchored=anchored
     )
-    runs = chains(found, overlap)
+    runs = independent_runs(found, overlap)
     assert [number for run in runs for number in run] == [*range(1, len(found) + 1)]
     run_of = {number: place for place, run in enumerate(runs) for number in run}
     made: list[set[int]] = []  # by which runs, of each frame
@@ -83,11 +83,15 @@ def test_what_one_run_of_segments_is_shown_no_other_has_made(
 
 
 def test_a_run_of_segments_begins_at_a_shot_and_at_an_edited_frame() -> None:
-    assert chains(planned(130, {0}, set()), 8) == [range(1, 5)]
-    assert chains(planned(130, {0, 30}, {80}), 8) == [range(1, 2), range(2, 4), range(4, 6)]
+    assert independent_runs(planned(130, {0}, set()), 8) == [range(1, 5)]
+    assert independent_runs(planned(130, {0, 30}, {80}), 8) == [
+        range(1, 2),
+        range(2, 4),
+        range(4, 6),
+    ]
     tight = [Segment(0, 13), Segment(8, 17), Segment(12, 21, 5)]
-    assert chains(tight, 4) == [range(1, 2), range(2, 4)]
-    assert chains(tight, 8) == [range(1, 4)], "frame 12 is of the first two"
+    assert independent_runs(tight, 4) == [range(1, 2), range(2, 4)]
+    assert independent_runs(tight, 8) == [range(1, 4)], "frame 12 is of the first two"
 
 
 def planned(frames: int, edited: set[int], cuts: set[int], anchored: bool = True) -> list[Segment]:
