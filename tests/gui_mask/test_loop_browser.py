@@ -121,14 +121,14 @@ def test_jobs_of_two_projects_wait_for_each_other(
         page.message("Waits for its turn")
         pictures(page, "queue")
         page.press("Take out")
-        expect(page.page.locator(".queue li")).to_have_count(0)
+        expect(page.page.locator(".queue [data-ticket]")).to_have_count(0)
         assert read_queue().waiting == []
         page.press("Train")
-        expect(page.page.locator(".queue li")).to_have_count(1, timeout=60_000)
+        expect(page.page.locator(".queue [data-ticket]")).to_have_count(1, timeout=60_000)
     finally:
         jobs.stop(other)
     expect(page.page.get_by_text("training is done")).to_be_visible(timeout=300_000)
-    expect(page.page.locator(".queue li")).to_have_count(0)
+    expect(page.page.locator(".queue [data-ticket]")).to_have_count(0)
 
 
 def test_a_preset_is_chosen(page: Window, edited: Workspace) -> None:
