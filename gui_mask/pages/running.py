@@ -107,7 +107,9 @@ class RunPage:
             self.status, self.log, self.loss, self.previews, self.result, self.queue, self.stop,
             self.timer, self.active,
         ]  # fmt: skip
-        about = [token, edit]
+        about, waits = [token, edit], [self.wanted, self.unsaved]
+        # At once: a question that is asked meanwhile must stay.
+        tab.select(lambda: ["", gr.Group(visible=False)], None, waits, queue=False, **SILENT)
         planned = [self.plan, self.commands, self.takes]
         gr.on(
             [token.change, self.timer.tick, tab.select, edit.change, self.result.submit,
@@ -129,8 +131,6 @@ class RunPage:
         ).then(self.show_effort, token, [self.effort, self.about_effort], **SILENT).then(
             self.show_plan, about, planned, **SILENT
         )  # fmt: skip
-        waits = [self.wanted, self.unsaved]
-        tab.select(lambda: ["", gr.Group(visible=False)], None, waits, **SILENT)
         buttons: list[tuple[gr.Button, Work]] = [
             (self.preview, "preview"), (self.both, "both"), (self.only_train, "train"),
             (self.only_infer, "infer"),
