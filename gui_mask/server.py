@@ -68,6 +68,8 @@ STYLE = """
 #recent .caption-label { left: 0; right: 0; max-width: none; white-space: normal; }
 #recent .grid-container { grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); }
 #recent button { aspect-ratio: 16 / 9; }
+.work > .block:not(.log):has(.prose:empty) { display: none; }
+@media (max-width: 900px) { .run .work { order: -1; } }
 svg.loss { width: 100%; height: auto; }
 svg.loss text { font: 11px system-ui; fill: currentColor; }
 .links a { display: inline-block; margin: 4px 8px 0 0; padding: 6px 12px; border-radius: 6px; }

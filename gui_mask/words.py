@@ -200,6 +200,7 @@ QUEUE = "Waiting for their turn"
 ANOTHER = "another project"
 LEAVE = "Take out"
 QUEUED = "waits for its turn"
+WORKS_NOW = "works now"
 WORKS = {"preview": "preview", "train": "train", "infer": "generate", "both": "train and generate"}
 VERSIONS = "Versions"
 STAR, UNSTAR = "Call it the best", "No longer the best"
@@ -233,21 +234,21 @@ def effort(name: str, motion: int, appearance: int, denoising: int) -> str:
 
 def takes(seconds: float) -> str:
     """How long a whole edit takes on this machine."""
-    return f"Train and generate: about {duration(seconds)} on this machine."
+    return f"Train and generate: {duration(seconds)} on this machine, and the time for loading."
 
 
 def time_left(seconds: float) -> str:
     """How long a job still takes."""
-    return f"about {duration(seconds)} left in all"
+    return f"{duration(seconds)} of computing left in all"
 
 
 def duration(seconds: float) -> str:
     """A time as people say it."""
     if seconds < 90:
-        return f"{max(1, round(seconds))} seconds"
+        return "about a minute" if seconds >= 45 else "less than a minute"
     if seconds < 90 * 60:
-        return f"{round(seconds / 60)} minutes"
-    return f"{seconds / 3600:.1f} hours"
+        return f"about {round(seconds / 60)} minutes"
+    return f"about {seconds / 3600:.1f} hours"
 
 
 def after_step(stage: str, step: int) -> str:
@@ -255,9 +256,9 @@ def after_step(stage: str, step: int) -> str:
     return f"{stage}, step {step}"
 
 
-def version(place: int, made: str, is_newest: bool) -> str:
+def version(place: int, is_newest: bool) -> str:
     """A version's name."""
-    return f"Version {place}{', the newest' if is_newest else ''}, {made}"
+    return f"Version {place}{', the newest' if is_newest else ''}"
 
 
 def changed(changes: str) -> str:

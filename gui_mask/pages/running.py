@@ -33,10 +33,15 @@ class RunPage:
     def __init__(self, state: AppState, token: gr.State, edit: gr.Dropdown, tab: gr.Tab) -> None:
         self.state = state
         self._forecasts: dict[tuple[str, str], Forecast] = {}  # of sessions and their edits
-        with gr.Row():
+        self.effort = gr.Radio(
+            [(words.EFFORTS[name], name) for name in presets.EFFORTS], label=words.EFFORT
+        )
+        self.about_effort = gr.Markdown()
+        self.takes = gr.Markdown()
+        with gr.Row(elem_classes="run"):
             with gr.Column(min_width=420):
                 self._lay_out_plan()
-            with gr.Column(min_width=420):
+            with gr.Column(min_width=420, elem_classes="work"):
                 self._lay_out_work()
         self.timer = gr.Timer(EVERY, active=False)
         self.wanted = gr.State("")  # the work that waits until the mask is saved
@@ -44,11 +49,6 @@ class RunPage:
         self._wire(token, edit, tab)
 
     def _lay_out_plan(self) -> None:
-        self.effort = gr.Radio(
-            [(words.EFFORTS[name], name) for name in presets.EFFORTS], label=words.EFFORT
-        )
-        self.about_effort = gr.Markdown(elem_classes="hint")
-        self.takes = gr.Markdown()
         gr.Markdown(f"### {words.ESTIMATE}")
         self.plan = gr.HTML(container=True, elem_classes="plan")
         with gr.Accordion(words.MODEL, open=False):
@@ -82,7 +82,7 @@ class RunPage:
                 self.anyway = gr.Button(words.RUN_ANYWAY, size="sm")
         self.status = gr.Markdown(words.NOTHING_YET)
         self.queue = self._results("queue")
-        self.loss = gr.HTML()
+        self.loss = gr.HTML(padding=False)
         self.previews = self._results("previews")
         self.result = self._results("results")
         gr.Markdown(f"### {words.LOG}")
@@ -99,7 +99,7 @@ class RunPage:
         server.__name__ = "act"
         return gr.HTML(
             css_template=script("results.css"), js_on_load=script("results.js"),
-            server_functions=[server], elem_id=name,
+            server_functions=[server], elem_id=name, padding=False,
         )  # fmt: skip
 
     def _wire(self, token: gr.State, edit: gr.Dropdown, tab: gr.Tab) -> None:
@@ -107,7 +107,9 @@ class RunPage:
             self.status, self.log, self.loss, self.previews, self.result, self.queue, self.stop,
             self.timer, self.active,
         ]  # fmt: skip
-        about = [token, edit]
+        about, waits = [token, edit], [self.wanted, self.unsaved]
+        # At once: a question that is asked meanwhile must stay.
+        tab.select(lambda: ["", gr.Group(visible=False)], None, waits, queue=False, **SILENT)
         planned = [self.plan, self.commands, self.takes]
         gr.on(
             [token.change, self.timer.tick, tab.select, edit.change, self.result.submit,
@@ -129,8 +131,6 @@ class RunPage:
         ).then(self.show_effort, token, [self.effort, self.about_effort], **SILENT).then(
             self.show_plan, about, planned, **SILENT
         )  # fmt: skip
-        waits = [self.wanted, self.unsaved]
-        tab.select(lambda: ["", gr.Group(visible=False)], None, waits, **SILENT)
         buttons: list[tuple[gr.Button, Work]] = [
             (self.preview, "preview"), (self.both, "both"), (self.only_train, "train"),
             (self.only_infer, "infer"),
@@ -249,13 +249,14 @@ class RunPage:
 
     def _shown(self, session: Session, state: JobState | None, edit: str) -> list[Any]:
         """How the work stands, and what came of the chosen edit, for the page's components."""
-        waiting = read_queue().waiting
+        queue = read_queue()
+        waiting = queue.waiting
         own = [ticket for ticket in waiting if ticket.root == session.workspace.root.absolute()]
         is_active = state is not None and state.is_active
         made = [
             previews_html(session, edit),
             "" if is_active else result_html(session, edit),
-            queue_html(self.state, session, waiting),
+            queue_html(self.state, session, queue),
         ]
         if state is None:
             nothing = words.QUEUED.capitalize() if own else words.NOTHING_YET

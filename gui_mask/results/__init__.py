@@ -5,7 +5,6 @@ What is pressed in it is answered by `act`, with plain data; an error among them
 
 import html
 import time
-from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from gui_mask import jobs, words
 from gui_mask.errors import caught
 from gui_mask.session import Session
 from gui_mask.state import AppState
-from gui_mask.waiting import Ticket, read_queue
+from gui_mask.waiting import Queue, read_queue
 from maskora.app.edit_frame import take_result
 from maskora.app.retouching import FrameEdit
 from maskora.app.versions import (
@@ -80,7 +79,7 @@ def previews_html(session: Session, edit: str) -> str:
             f"maskora/{session.token}/previews/{path.name}?edit={edit}&at={path.stat().st_mtime_ns}"
         )
         clips.append(
-            f'<figure><video src="{link}" loop muted autoplay playsinline controls '
+            f'<figure><video src="{link}" loop muted autoplay playsinline '
             f'style="aspect-ratio: {width} / {height}"></video>'
             f"<figcaption>{words.after_step(named[1], int(named[2]))}</figcaption></figure>"
         )
@@ -106,8 +105,7 @@ def _clip(session: Session, result: Path, edit: str, versions: list[Version]) ->
         name: f"maskora/{token}/output/{name}?edit={edit}&at={stat.st_mtime_ns}"
         for name in (result.name, *there)
     }
-    made = time.strftime("%Y-%m-%d %H:%M", time.localtime(stat.st_mtime))
-    title = html.escape(words.result_of(edit or None, made))
+    title = html.escape(words.result_of(edit or None, _when(stat.st_mtime)))
     shown = f'<video controls loop muted autoplay style="width: 100%" src="{links[result.name]}">'
     anchors = [f'<a href="{link}" download>{name}</a>' for name, link in links.items()]
     folder = html.escape(str(result.parent))
@@ -161,9 +159,12 @@ def _link(session: Session, edit: str, version: Version) -> str:
 
 
 def version_name(version: Version, versions: list[Version]) -> str:
-    """A version's place in the order of its making, and when that was."""
-    made = time.strftime("%Y-%m-%d %H:%M", time.localtime(version.made))
-    return words.version(versions.index(version) + 1, made, version.number is None)
+    """A version's place in the order of their making."""
+    return words.version(versions.index(version) + 1, version.number is None)
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
 def _versions(session: Session, versions: list[Version]) -> str:
@@ -192,26 +193,37 @@ def _version(version: Version, versions: list[Version]) -> str:
         f'<button type="button" class="star" data-star="{int(not version.starred)}" '
         f'aria-pressed="{str(version.starred).lower()}" title="{star}" aria-label="{star}">'
         f"{'★' if version.starred else '☆'}</button>"
-        f"<div><b>{html.escape(version_name(version, versions))}</b>"
+        f"<div><b>{html.escape(version_name(version, versions))}, {_when(version.made)}</b>"
         f"<span>{html.escape(shown)}</span></div>{show}{remove}</li>"
     )
 
 
-def queue_html(state: AppState, session: Session | None, waiting: Iterable[Ticket]) -> str:
-    """Who waits, in order; another person's folders are not named."""
-    items = []
-    for ticket in waiting:
-        with caught() as hidden:
-            state.guard.check(ticket.root)
-        name = words.ANOTHER if hidden.text else ticket.root.name
-        work = words.WORKS[ticket.what] + (f" ({ticket.edit})" if ticket.edit else "")
-        leave = ""
-        if not hidden.text and session is not None:
-            leave = (
-                f'<button type="button" data-token="{session.token}" data-ticket="{ticket.name}">'
-                f"{words.LEAVE}</button>"
-            )
-        items.append(f"<li><span><b>{html.escape(name)}</b> {html.escape(work)}</span>{leave}</li>")
-    if not items:
+def queue_html(state: AppState, session: Session, queue: Queue) -> str:
+    """Who works and who waits, in order; folders that the page may not use are not named."""
+    if not queue.waiting:
         return ""
+    items = []
+    if queue.latest is not None:
+        items.append(f"<li>{_named(state, queue.latest)} <span>{words.WORKS_NOW}</span></li>")
+    for ticket in queue.waiting:
+        work = words.WORKS[ticket.what] + (f" ({ticket.edit})" if ticket.edit else "")
+        leave = (
+            f'<button type="button" data-token="{session.token}" data-ticket="{ticket.name}">'
+            f"{words.LEAVE}</button>"
+        )
+        shown = leave if _may_use(state, ticket.root) else ""
+        items.append(
+            f"<li>{_named(state, ticket.root)} <span>{html.escape(work)}</span>{shown}</li>"
+        )
     return f'<h4>{words.QUEUE}</h4><ol class="queue">{"".join(items)}</ol>'
+
+
+def _named(state: AppState, root: Path) -> str:
+    name = root.name if _may_use(state, root) else words.ANOTHER
+    return f"<b>{html.escape(name)}</b>"
+
+
+def _may_use(state: AppState, root: Path) -> bool:
+    with caught() as hidden:
+        state.guard.check(root)
+    return not hidden.text

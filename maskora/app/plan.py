@@ -18,7 +18,7 @@ from maskora.devices import BFLOAT16, DeviceKind, dotted
 from maskora.errors import UserError
 from maskora.files import cache_home
 from maskora.memory.machine import Machine, foreseen
-from maskora.memory.plan import Look, Plan, Purpose, Workload, plan_run
+from maskora.memory.plan import Plan, PreviewClip, Purpose, Workload, plan_run
 from maskora.memory.profile import Profile, read_profile
 from maskora.memory.report import render
 from maskora.method.segments import Segment, plan_segments, whole
@@ -200,7 +200,7 @@ def preview_steps(config: Config) -> int:
 
 def _looks(
     config: Config, size: tuple[int, int], frames: int, rows: int, base: Profile
-) -> Look | None:
+) -> PreviewClip | None:
     """What training shows now and then; None where it shows nothing.
 
     Args:
@@ -209,7 +209,7 @@ def _looks(
     """
     if not config.training.preview_every or base.experts > 1:
         return None
-    return Look(*preview_size(size, PREVIEW_SCALE, base.grid.multiple), frames, rows)
+    return PreviewClip(*preview_size(size, PREVIEW_SCALE, base.grid.multiple), frames, rows)
 
 
 def adapter_values(path: Path) -> int:

@@ -99,12 +99,8 @@ def preview_clip(
     return target
 
 
-def quick(config: Config, steps: int | None) -> Config:
-    """The settings, with few steps, and without what pays in long runs alone.
-
-    Args:
-        steps: None: as few as a preview has, and no more than are configured.
-    """
+def _quick(config: Config, steps: int | None) -> Config:
+    """The settings, with few steps, and without what pays in long runs alone."""
     asked = config.acceleration
     if asked.cache != "none" or asked.compile:
         log.warning("note: acceleration.cache and .compile have no effect here: this is a preview")
@@ -120,10 +116,10 @@ def quick(config: Config, steps: int | None) -> Config:
 def _settings(config: Config, steps: int | None) -> Config:
     """The settings, quick; with a step-distilled LoRA as that works: in its steps, unguided."""
     if not config.preview.distilled:
-        return quick(config, steps)
+        return _quick(config, steps)
     unguided = config.inference.model_copy(update={"guidance": 1.0})
     few = config.preview.distilled_steps if steps is None else steps
-    return quick(config.model_copy(update={"inference": unguided}), few)
+    return _quick(config.model_copy(update={"inference": unguided}), few)
 
 
 def _open(

@@ -103,15 +103,17 @@ def _train_stages(
         required = stage == "appearance"
         edited = first(lambda: load_keyframes(workspace, config, clip, edit, required=required))
     caption = first(lambda: source_caption(workspace, config))
-    looked_at = shown_edit(config, workspace, clip, edit, edited) if together.rank == 0 else None
+    shown = None
+    if config.training.preview_every:
+        shown = first(lambda: shown_edit(config, workspace, clip, edit, edited))
     base = first(lambda: open_base(config, workspace, clip.source, "train"))
     base.model.ranks = together
     for warning in train_warnings(config, has_keyframes=edited is not None):
         log.warning("note: %s", warning)
     motion = motion_fingerprint(clip, caption, config, base.model)
     previews = None
-    if looked_at is not None:
-        previews = open_previews(config, workspace, clip, looked_at, edit, base)
+    if shown is not None and together.rank == 0:  # who alone writes
+        previews = open_previews(config, workspace, clip, shown, edit, base)
     training = _Training(config, workspace, base, clip, caption, resume, motion, previews)
     with base.explaining_out_of_memory():
         for expert in base.model.experts:

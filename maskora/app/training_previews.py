@@ -21,8 +21,8 @@ from maskora.app.generate import Encoded, encode
 from maskora.app.open_base import Base
 from maskora.app.outputs import Run, write_comparison
 from maskora.app.passages import passage_of
-from maskora.app.plan import PREVIEW_SCALE, preview_size
-from maskora.app.preview import finished, quick, shrunk_clip, shrunk_edit
+from maskora.app.plan import PREVIEW_SCALE, preview_size, preview_steps
+from maskora.app.preview import finished, shrunk_clip, shrunk_edit
 from maskora.app.workspace import PREVIEW_NAME, Workspace, original_video
 from maskora.config import Config
 from maskora.config.tables import Transfer
@@ -43,13 +43,11 @@ log = logging.getLogger("maskora")
 def shown_edit(
     config: Config, workspace: Workspace, clip: Clip, edit: str | None, loaded: Edit | None
 ) -> Edit | None:
-    """The edit that previews show, with its captions; None where none are wanted, or can be made.
+    """The edit that previews show, with its captions; None where its first frame is missing.
 
     Args:
         loaded: the edit, where training has read it.
     """
-    if not config.training.preview_every:
-        return None
     is_there = workspace.edited_files(edit, 0) or config.motion.task == "remove"
     if loaded is None and not is_there:
         log.warning(
@@ -76,11 +74,11 @@ def open_previews(
         return None
     if config.transfer != Transfer():
         log.warning("note: [transfer] has no effect in the previews of a training")
-    config = quick(config, None).model_copy(update={"transfer": Transfer()})
     size = preview_size(clip.source.size, PREVIEW_SCALE, base.model.grid.multiple)
     feather = config.inference.feather * size[0] / clip.source.size[0]
-    inference = config.inference.model_copy(update={"feather": feather})
-    config = config.model_copy(update={"inference": inference})
+    update = {"steps": preview_steps(config), "feather": feather}
+    inference = config.inference.model_copy(update=update)
+    config = config.model_copy(update={"inference": inference, "transfer": Transfer()})
     small, shrunk = shrunk_clip(clip, size), shrunk_edit(edited, size)
     original = original_video(clip.source)
     run = Run(config, workspace, small, shrunk, edit, original, base.model, plan="")

@@ -50,7 +50,7 @@ PLAIN = Acceleration()
 
 
 @dataclass(frozen=True)
-class Look:
+class PreviewClip:
     """A small clip that is generated now and then while the LoRA is trained.
 
     Attributes:
@@ -99,7 +99,7 @@ class Workload:
     further_loras: int = 0
     waiting: int = 0
     acceleration: Acceleration = PLAIN
-    look: Look | None = None
+    look: PreviewClip | None = None
 
     def tokens(self, base: Profile, frames: int) -> int:
         return base.tokens(frames, self.width, self.height)
@@ -150,7 +150,7 @@ def _training(base: Profile, job: Workload) -> BlockPhase:
     )
 
 
-def _looking(base: Profile, job: Workload, look: Look) -> int:
+def _looking(base: Profile, job: Workload, look: PreviewClip) -> int:
     """Bytes that a preview takes beside the transformer that is trained: denoised, then decoded."""
     tokens = base.tokens(look.frames, look.width, look.height)
     denoised = base.infer_bytes(job.dtype, tokens, look.rows, False, job.targets)
@@ -357,7 +357,7 @@ class Plan:
         job = self.job
         return self._key(job.purpose, job.tokens(self.base, frames), job.batch)
 
-    def look_key(self, look: Look) -> str:
+    def look_key(self, look: PreviewClip) -> str:
         """The same of a denoising step of a preview while training."""
         tokens = self.base.tokens(look.frames, look.width, look.height)
         return self._key("preview", tokens, look.rows)

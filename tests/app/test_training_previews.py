@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,12 +10,15 @@ import torch
 
 from maskora.app import plan, preview, training_previews
 from maskora.app.workspace import Workspace
+from maskora.config import Config, load_config
 from maskora.errors import Fault, OutOfMemory
 from maskora.files import sha256_file
+from maskora.models.registry import Expert
 from maskora.training.report import read_metrics
 from maskora.training.run_folder import RunFolder
 from maskora.video.probe import probe
 from tests.app.conftest import Prepared, Run, at, frames_of, ok, refused, repaint, sets
+from tests.app.small import small_clip, small_edit
 
 STEPS = ("motion.steps=4", "appearance.steps=3", "training.checkpoint_every=4")
 EVERY = (*STEPS, "training.preview_every=2")
@@ -139,9 +143,18 @@ def test_the_plan_counts_their_memory_and_their_time(prepared: Prepared, run: Ru
     assert all(part.seconds is not None for part in parts)
 
 
-def configured(root: Path, settings: tuple[str, ...]) -> object:
-    from maskora.config import load_config
+def test_one_of_two_transformers_alone_makes_no_clip(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    model = SimpleNamespace(experts=(Expert("high"), Expert("low")))
+    config = Config.model_validate({"training": {"preview_every": 2}})
+    inputs = (config, Workspace(tmp_path), small_clip(), small_edit(), None)
+    found = training_previews.open_previews(*inputs, SimpleNamespace(model=model))  # type: ignore[arg-type]
+    assert found is None
+    assert "no effect here: this base has two transformers" in caplog.text
 
+
+def configured(root: Path, settings: tuple[str, ...]) -> Config:
     return load_config(root / "edit.toml", list(settings))
 
 
@@ -178,6 +191,6 @@ def test_a_step_distilled_lora_is_used_as_it_works(copied: Path, run: Run) -> No
     wrong = sets("preview.distilled=slow.safetensors")
     refused(run("check", *at(copied), *wrong), "slow.safetensors does not exist", lines=2)
     config = configured(copied, ("preview.distilled=fast.safetensors",))
-    used = preview._settings(config, None).inference  # type: ignore[arg-type]
+    used = preview._settings(config, None).inference
     assert (used.steps, used.guidance) == (4, 1.0)
     assert json.loads((copied / "output" / "run.json").read_text())["config"]["preview"]

@@ -333,7 +333,8 @@ def test_what_waits_is_shown_and_the_owner_takes_it_out(
     try:
         shown = run.look(session.token, "")
         assert shown[0] == words.QUEUED.capitalize()
-        assert "<b>ws</b> train and generate (hat)" in shown[QUEUE]
+        assert "<b>busy</b> <span>works now</span>" in shown[QUEUE]
+        assert "<b>ws</b> <span>train and generate (hat)</span>" in shown[QUEUE]
         assert words.ANOTHER in shown[QUEUE]
         assert "somewhere" not in shown[QUEUE]
         assert shown[QUEUE].count("data-ticket") == 1
