@@ -12,7 +12,7 @@ from gui_mask.errors import beside, caught, line, plain, show_errors
 from gui_mask.pages import PRIVATE, SILENT
 from gui_mask.session import Session
 from gui_mask.state import AppState
-from gui_mask.telling import saying
+from gui_mask.telling import say_while
 from maskora.app.captions import write_captions
 from maskora.app.workspace import caption_beside
 
@@ -59,12 +59,11 @@ class EditPage:
             self.show_frame, [token, self.edit, self.frame, self.stamp], [self.easel, self.links],
             trigger_mode="always_last", **SILENT,
         )  # fmt: skip
-        self.upload.upload(
-            self.take,
+        say_while(
+            [self.upload.upload], "upload", self.wrong, self.take,
             [token, self.edit, self.frame, self.upload],
             [self.upload, self.taken, self.stamp, self.frame, self.wrong],
-            **PRIVATE,
-        )
+        )  # fmt: skip
         gr.on(
             [token.change, tab.select, self.edit.change, self.easel.submit],
             self.look, [token, self.edit], self.stamp,
@@ -109,7 +108,6 @@ class EditPage:
             links.append(f'<a href="{where}?original=1" download>{words.download_at(size)}</a>')
         return [shows(token, edit, frame, stamp), "".join(links) + html.escape(problem.text)]
 
-    @saying("upload")
     def take(self, token: str, edit: str, frame: int, uploads: list[str]) -> list[Any]:
         """Uploaded pictures become the edited frames that their names say."""
         with caught() as problem:
@@ -172,6 +170,7 @@ def caption_box(state: AppState, token: str, image: Path, label: str) -> None:
     with gr.Row():
         keep = gr.Button(words.KEEP_CAPTION, size="sm")
         write = gr.Button(words.WRITE_CAPTION, size="sm")
+    says = beside()
 
     @show_errors
     def keep_it(text: str) -> None:
@@ -184,17 +183,17 @@ def caption_box(state: AppState, token: str, image: Path, label: str) -> None:
         if text.strip() != (caption_beside(image) or "").strip():
             keep_it(text)
 
-    @show_errors
-    @saying("caption")
-    def write_it() -> str:
-        session.release()  # the captioner may need the GPU's memory
-        written = write_captions(session.config, session.workspace, [image])[image]
-        keep_it(written)
-        return written
+    def write_it() -> list[Any]:
+        with caught() as problem:
+            session.release()  # the captioner may need the GPU's memory
+            written = write_captions(session.config, session.workspace, [image])[image]
+            keep_it(written)
+            return [written, line()]
+        return [gr.skip(), line(problem)]
 
     keep.click(keep_it, text, None, **PRIVATE)
     text.blur(keep_what_is_new, text, None, **SILENT)
-    write.click(write_it, None, text, **PRIVATE)
+    say_while([write.click], "caption", says, write_it, None, [text, says])
 
 
 def _otherwise(session: Session, image: Path) -> str:
