@@ -50,4 +50,5 @@ def say_while(
     def say() -> gr.HTML:
         return gr.HTML(html.escape(words.doing(action, last_time(action))), visible=True)
 
-    gr.on(triggers, say, None, line, **SILENT).then(work, inputs, outputs, **SILENT)
+    done = gr.on(triggers, say, None, line, **SILENT).then(work, inputs, outputs, **SILENT)
+    done.failure(lambda: gr.HTML("", visible=False), None, line, **SILENT)

@@ -53,7 +53,7 @@ class EditPage:
         self.links = gr.HTML(elem_classes="links")
 
     def _wire(self, token: gr.State, tab: gr.Tab) -> None:
-        token.change(self.open, token, [self.frame, self.edit, self.taken], **SILENT)
+        token.change(self.open, token, [self.frame, self.edit, self.taken, self.wrong], **SILENT)
         gr.on(
             [token.change, self.frame.change, self.edit.change, self.stamp.change],
             self.show_frame, [token, self.edit, self.frame, self.stamp], [self.easel, self.links],
@@ -74,11 +74,11 @@ class EditPage:
     @show_errors
     def open(self, token: str) -> list[Any]:
         if not token:
-            return [gr.skip(), gr.skip(), ""]
+            return [gr.skip(), gr.skip(), "", line()]
         session = self.state.session(token)
         names = [(name, name) for name in session.workspace.named_edits()]
         slider = gr.Slider(0, session.source.frames - 1, 0, step=1)
-        return [slider, gr.Dropdown([THE_EDIT, *names], value=""), ""]
+        return [slider, gr.Dropdown([THE_EDIT, *names], value=""), "", line()]
 
     def look(self, token: str, edit: str) -> str:
         """Changes when the list must: buttons that are laid out anew lose a click meanwhile."""

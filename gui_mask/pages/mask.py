@@ -48,7 +48,10 @@ class MaskPage:
             self.choose = gr.Button(words.APPLY, size="sm")
 
     def _wire(self, token: gr.State) -> None:
-        shown = [self.canvas, *self.region, self.kind, self.checkpoint, self.saved, self.by_hand]
+        shown = [
+            self.canvas, *self.region, self.kind, self.checkpoint, self.saved, self.by_hand,
+            self.save_wrong, self.wrong,
+        ]  # fmt: skip
         token.change(self.open, token, shown, **SILENT)
         for setting in self.region:
             setting.input(
@@ -68,11 +71,12 @@ class MaskPage:
     @show_errors
     def open(self, token: str) -> list[Any]:
         if not token:
-            return [shows("", 0), "box", 0.1, 5, "simple", "", "", _not_asked()]
+            return [shows("", 0), "box", 0.1, 5, "simple", "", "", _not_asked(), line(), line()]
         session = self.state.session(token)
         tracker, region = session.config.tracker, session.region
         settings = [region.shape, region.margin, region.smooth]
-        return [shows(token, 0), *settings, tracker.type, tracker.checkpoint, "", _not_asked()]
+        chosen = [tracker.type, tracker.checkpoint]
+        return [shows(token, 0), *settings, *chosen, "", _not_asked(), line(), line()]
 
     @show_errors
     def preview(
