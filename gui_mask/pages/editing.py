@@ -181,7 +181,7 @@ def caption_box(state: AppState, token: str, image: Path, label: str) -> None:
     def keep_what_is_new(text: str) -> None:
         """What was typed is kept when the field is left, too."""
         if text.strip() != (caption_beside(image) or "").strip():
-            keep_it(text)
+            edits.set_caption(session.workspace, image, text)
 
     def write_it() -> list[Any]:
         with caught() as problem:
