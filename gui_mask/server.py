@@ -36,15 +36,6 @@ from maskora.files import digest
 from maskora.video.untrusted import Limits
 
 Output = Literal["edited.mp4", "comparison.mp4", "strip.png", "preview.mp4"]
-FOREIGN = (
-    "this is maskora, and speaks only to its own page: open it by the whole address that it has "
-    "printed, with its token"
-)
-USED = (
-    "this address lets one browser in, once and within a minute: open the one that maskora has "
-    "printed. If you see this at once after a start, on a machine that others use, end maskora "
-    "gui and start it with --no-browser"
-)
 # The page itself may run its own code (gr.HTML evaluates its script), and asks no other address.
 GUARDS = {
     "Content-Security-Policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
@@ -80,6 +71,7 @@ svg.loss text { font: 11px system-ui; fill: currentColor; }
 .compare canvas { width: 100%; height: auto; display: block; margin: 8px 0; cursor: pointer; }
 .compare label { display: flex; gap: 12px; font-size: 13px; white-space: nowrap; }
 .compare input { flex: 1; min-width: 60px; }
+.wrong { padding: 0 2px; }
 .wrong span { color: #e5484d !important; font-weight: 600; overflow-wrap: anywhere; }
 .hint p { font-size: 13px !important; line-height: 1.4; opacity: .75; }
 .dropping { outline: 3px dashed var(--color-accent); outline-offset: -3px; border-radius: 8px; }
@@ -231,9 +223,9 @@ class Guard:
             name = urlsplit(f"//{own}").hostname or ""
             is_foreign = origin is not None and urlsplit(origin).netloc != own
         except ValueError:
-            return PlainTextResponse(FOREIGN, status_code=400)
+            return PlainTextResponse(words.FOREIGN, status_code=400)
         if is_foreign or (_is_local(self._host) and not _is_local(name)):
-            return PlainTextResponse(FOREIGN, status_code=403)
+            return PlainTextResponse(words.FOREIGN, status_code=403)
         token, code = (asked.query_params.get(name, "") for name in ("token", "code"))
         if _is_same(token, self._token) or self._code.take(code):
             enter = RedirectResponse(f"{self._place}/", 303)  # both leave the address bar
@@ -244,7 +236,7 @@ class Guard:
             return None
         if path == "/favicon.ico":  # browsers ask for it by themselves
             return Response(status_code=204)
-        return PlainTextResponse(USED if code else FOREIGN, status_code=403)
+        return PlainTextResponse(words.USED if code else words.FOREIGN, status_code=403)
 
 
 def _is_same(text: str, secret: str) -> bool:

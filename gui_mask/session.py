@@ -38,8 +38,6 @@ from maskora.retouch import Paint, stroke
 
 JPEG_QUALITY = 90
 STORE_EVERY = 10  # frames that are tracked
-BUG = "this ended with a bug, whose traceback is in the terminal; what was done before stays"
-NO_ROOM = "the GPU's memory is too small for this: close what uses it, or take a smaller checkpoint"
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ class TrackingJob:
         self._thread.join()
 
     def _run(self) -> None:
-        ending = BUG
+        ending = words.BUG
         try:
             ending = self._work()
         except (UserError, Fault) as error:
@@ -105,7 +103,7 @@ class TrackingJob:
         except RuntimeError as error:  # torch's out-of-memory error, known without importing torch
             if type(error).__name__ != "OutOfMemoryError":
                 raise
-            ending = NO_ROOM
+            ending = words.NO_ROOM
         finally:
             self._on_end(ending)
 
@@ -114,7 +112,7 @@ class TrackingJob:
             self.done += 1
             self._on_frame(frame)
             if self._enough.is_set():
-                return f"stopped after {self.done} of {self.total} steps; what is done stays"
+                return words.stopped_after(self.done, self.total)
         return ""
 
 
@@ -211,19 +209,19 @@ class Session:
         """Take the last action back. Raises UserError where there is none."""
         with self._changing():
             if self.markup.undo() is None:
-                raise UserError("there is nothing to undo")
+                raise UserError(words.NO_UNDO)
 
     def redo(self) -> None:
         """Do again what was taken back last. Raises UserError where there is nothing."""
         with self._changing():
             if self.markup.redo() is None:
-                raise UserError("there is nothing to redo")
+                raise UserError(words.NO_REDO)
 
     def name(self, number: int, text: str) -> None:
         """Call an object something; an empty text takes its name back. Raises UserError."""
         name = " ".join(text.split())
         if len(name) > LONGEST_NAME:
-            raise UserError(f"a name has at most {LONGEST_NAME} letters")
+            raise UserError(words.long_name(LONGEST_NAME))
         with self._lock:
             names = {n: one for n, one in {**self.names, number: name}.items() if one}
             ObjectRecord.model_validate({"names": names}).write(self.workspace.object_record)
@@ -347,7 +345,7 @@ class Session:
         try:
             self._store()
         except OSError as error:
-            self.message = f"{error.strerror}: what was followed is in this page only"
+            self.message = f"{error.strerror}: {words.IN_PAGE}"
 
     def _open_tracker(self) -> ObjectTracker:
         if self._tracker is None:

@@ -1,7 +1,7 @@
 """What a page says while something goes on: what it is, and how long it took here last time."""
 
 import functools
-import inspect
+import html
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from gui_mask import words
+from gui_mask.pages import SILENT
 from maskora.app.remembered import recall, remember
 
 TABLE = "window"
@@ -31,23 +32,23 @@ def last_time(action: str) -> float | None:
     return float(seconds) if isinstance(seconds, int | float) and seconds >= WORTH else None
 
 
-def saying(action: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A handler of an event, in whose place the page says meanwhile what `words.DOING` has."""
+def say_while(
+    triggers: list[Any], action: str, line: gr.HTML, handler: Callable[..., Any],
+    inputs: Any, outputs: list[Any],
+) -> None:  # fmt: skip
+    """Let events do something, and a line say so meanwhile, with the words of `words.DOING`.
 
-    def decorate(handler: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(handler)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            if args and isinstance(args[-1], gr.Progress):
-                *args, progress = args  # type: ignore[assignment]
-                progress(None, desc=words.doing(action, last_time(action)))
-            with timed(action):
-                return handler(*args, **kwargs)
+    Args:
+        line: of `gui_mask.errors.beside`; the handler sets it when it is through.
+    """
 
-        # Gradio gives a Progress to who has one among the defaults.
-        own, kind = inspect.signature(handler), inspect.Parameter.POSITIONAL_OR_KEYWORD
-        progress = inspect.Parameter("progress", kind, default=gr.Progress())
-        parameters = [*own.parameters.values(), progress]
-        wrapper.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-        return wrapper
+    @functools.wraps(handler)
+    def work(*given: Any) -> Any:
+        with timed(action):
+            return handler(*given)
 
-    return decorate
+    def say() -> gr.HTML:
+        return gr.HTML(html.escape(words.doing(action, last_time(action))), visible=True)
+
+    done = gr.on(triggers, say, None, line, **SILENT).then(work, inputs, outputs, **SILENT)
+    done.failure(lambda: gr.HTML("", visible=False), None, line, **SILENT)

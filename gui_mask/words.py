@@ -1,6 +1,6 @@
 """What a person reads in the window, in one place: to be reviewed, or translated, as a whole.
 
-The edit page has its own. A dict's keys are names in the code and in edit.toml, and stay.
+A dict's keys are names in the code and in edit.toml, and stay.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,16 @@ INTRODUCTION = "Open a project, or make a new one from a video."
 TABS = {"open": "1 · Open", "mask": "2 · Mask", "edit": "3 · Edit", "run": "4 · Run"}
 FAILED = "That did not work"
 NOT_OPEN = "open a project first"
+FROM, WITH_MODEL, EDIT_EACH_SHOT = "from", "model", "edit a frame of each"
+FOREIGN = (
+    "this is maskora, and speaks only to its own page: open it by the whole address that it has "
+    "printed, with its token"
+)
+USED = (
+    "this address lets one browser in, once and within a minute: open the one that maskora has "
+    "printed. If you see this at once after a start, on a machine that others use, end maskora "
+    "gui and start it with --no-browser"
+)
 CLOSED = "this project is no longer open here: load the page again"
 
 # Open.
@@ -82,6 +92,11 @@ TRACKERS = [("simple: no download, easy clips", "simple"), ("SAM2: needs a check
 CHECKPOINT, CHECKPOINT_INFO = "SAM2 checkpoint", "a hub id, a folder, or an original .pt file"
 APPLY = "Apply"
 TRACKED = "tracking finished"
+BUG = "this ended with a bug, whose traceback is in the terminal; what was done before stays"
+NO_ROOM = "the GPU's memory is too small for this: close what uses it, or take a smaller checkpoint"
+NO_UNDO, NO_REDO = "there is nothing to undo", "there is nothing to redo"
+IN_PAGE = "what was tracked is in this page only"
+KEPT = "What you did is still in this page, and is written with the next thing that you do"
 TRACKING_NOW = "the objects are being tracked right now: wait for it, or stop it"
 
 # Run.
@@ -110,6 +125,16 @@ FIRST_EDIT = "the first edit"
 
 # The viewer: `$name` in viewer.html, `words.name` in viewer.js.
 VIEWER = {
+    "viewer": "mask viewer",
+    "tools": "tools",
+    "meaning": "what a click means",
+    "frame": "frame",
+    "frame_back": "one frame back",
+    "frame_on": "one frame on",
+    "to_play": "play",
+    "to_pause": "pause",
+    "an_object": "object",
+    "a_new_object": "new object",
     "object": "Object",
     "new_object": "New object",
     "add_point": "Add point",
@@ -133,6 +158,7 @@ VIEWER = {
     "remove_object": "Remove object",
     "remove_object_hint": "remove the chosen object from all frames",
     "open_first": "Open a project first.",
+    "loading": "The frames are fetched …",
     "play": "Play",
     "pause": "Pause",
     "track": "Track whole clip",
@@ -299,9 +325,15 @@ KEEP_CAPTION, WRITE_CAPTION = "Keep this caption", "Write it for me"
 CAPTION_KEPT, CAPTION_GONE = "The caption is kept.", "The caption is removed."
 CAPTIONER_WRITES = "the captioner writes it in time"
 AS_IN_FILE = "as in edit.toml: "
+NO_MASKS_YET = "there are no masks yet, so what changed outside of them is not known"
+SAME_INSIDE = "inside the mask it is the same as the source."
+SAME_OUTSIDE = "outside the mask it is the source, or close to it"
 
 # The easel: `$name` in easel.html, `words.name` in easel.js.
 EASEL = {
+    "easel": "frame editor",
+    "tools": "editing tools",
+    "tool": "tool",
     "recolour": "Recolour",
     "recolour_hint": "hue, saturation and brightness",
     "swap": "Replace colour",
@@ -368,6 +400,7 @@ EASEL = {
     "make_candidates": "Make candidates",
     "no_editor": "no model yet: name one in edit.toml, [editor] model",
     "open_first": "Open a project first.",
+    "loading": "The frames are fetched …",
     "region": "region that is edited",
     "step": "step",
     "step_of": "of",
@@ -440,3 +473,91 @@ def saved_in(folder: object) -> str:
 def tracked_by(kind: str) -> str:
     """Which tracker is used from now on."""
     return f"Tracker: {kind}."
+
+
+def clip(frames: int, size: str, rate: float) -> str:
+    """What the frames of a project are."""
+    return f"{frames} frames of {size} at {rate:.3g} fps"
+
+
+def stopped_after(done: int, total: int) -> str:
+    """Tracking was stopped."""
+    return f"stopped after {done} of {total} steps; what is done stays"
+
+
+def long_name(most: int) -> str:
+    """An object's name is too long."""
+    return f"a name has at most {most} letters"
+
+
+def no_frame(frame: int, frames: int) -> str:
+    """A frame that the clip has not."""
+    return f"frame {frame}: the clip has frames 0 to {frames - 1} only"
+
+
+def no_object(most: int) -> str:
+    """An object's number cannot be."""
+    return f"objects are numbered 1 to {most}"
+
+
+def not_known(name: object) -> str:
+    """A page of another version asks for something."""
+    return f"the page asked for {name!r}, which is nothing: load it again"
+
+
+def no_number(key: str) -> str:
+    """A page sends something else than a number."""
+    return f"the page sent no number as {key}: load it again"
+
+
+def no_whole_number(key: str) -> str:
+    """A page sends something else than a whole number."""
+    return f"the page sent no whole number as {key}: load it again"
+
+
+def no_stroke(where: str, why: str) -> str:
+    """A stroke of the mask's brush cannot be."""
+    return f"this stroke cannot be drawn: {where}: {why}"
+
+
+def no_step(where: str, why: str) -> str:
+    """A step of the edit page cannot be."""
+    return f"this cannot be done: {where}: {why}"
+
+
+def no_edited_frame(folder: object, frame: int) -> str:
+    """What is to be removed is not there."""
+    return f"{folder} holds no edited frame {frame}"
+
+
+def no_image(image: object, root: object) -> str:
+    """A caption is for something else."""
+    return f"{image} is no image of {root}"
+
+
+def no_mask_in(frame: int) -> str:
+    """An edited frame without a region."""
+    return f"frame {frame} has no mask, so nothing of this edit would be used"
+
+
+def differs_outside(share: float, mean: float) -> str:
+    """An edited frame changes what lies outside the region."""
+    return (
+        f"outside the mask {share:.0%} of it differs from the source (red; mean {mean:.1f} of 255 "
+        f'levels); the outside is taken from the source, unless [appearance] spill is "keep"'
+    )
+
+
+def other_clips_frame(name: str, frame: int, frames: int) -> str:
+    """An uploaded picture's name says a frame that the clip has not."""
+    return f"{name} is frame {frame} by its name, and {frames - 1} is the last one: rename it"
+
+
+def which_frame(name: str) -> str:
+    """One of several uploaded pictures has no number."""
+    return f"{name}: which frame is it? Give it the frame's number, as in 00012.png"
+
+
+def both_frame(one: str, other: str, frame: int) -> str:
+    """Two uploaded pictures are of one frame."""
+    return f"{one} and {other} are both frame {frame}: keep one"

@@ -104,7 +104,7 @@ def do(
     elif name == "choose":
         choose(target, _whole(request, "number"))
     elif name != "look":
-        raise UserError(f"the page asked for {name!r}, which is nothing: load it again")
+        raise UserError(words.not_known(name))
     return {}
 
 
@@ -152,7 +152,7 @@ def _step(request: dict[str, Any]) -> AnyStep:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"this cannot be done: {where}: {first['msg']}") from None
+        raise UserError(words.no_step(where, first["msg"])) from None
 
 
 def _upload(state: AppState, request: dict[str, Any], key: str) -> Path:
@@ -162,5 +162,5 @@ def _upload(state: AppState, request: dict[str, Any], key: str) -> Path:
 def _whole(request: dict[str, Any], key: str) -> int:
     value = request.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise UserError(f"the page sent no whole number as {key}: load it again")
+        raise UserError(words.no_whole_number(key))
     return value

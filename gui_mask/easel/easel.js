@@ -301,6 +301,12 @@ const compare = (isOn) => () => { comparing = isOn; draw(); };
 find("[data-before]").addEventListener("pointerdown", compare(true));
 for (const name of ["pointerup", "pointerleave"]) find("[data-before]").addEventListener(name, compare(false));
 find(".viewer").addEventListener("keydown", (event) => {
+  const sizes = ["paint", "restore", "erase"].includes(tool) && event.target.type !== "text";
+  if (sizes && (event.key === "[" || event.key === "]")) {
+    const size = number(tool, "radius");
+    field(tool, "radius").value = event.key === "]" ? Math.max(size + 1, size * 1.2) : Math.min(size - 1, size / 1.2);
+    return draw();
+  }
   if (event.key.toLowerCase() !== "z" || !(event.ctrlKey || event.metaKey) || event.target.type === "text") return;
   ask(event.shiftKey ? "redo" : "undo", {});
   event.preventDefault();
@@ -308,6 +314,7 @@ find(".viewer").addEventListener("keydown", (event) => {
 
 function opened() {
   if (!props.value || !props.value.token) return;
+  find(".empty").textContent = words.loading;
   if (!state || !isSame(state.place, props.value)) {
     drawn = held = state = null;
     tell("");

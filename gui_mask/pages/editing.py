@@ -12,7 +12,7 @@ from gui_mask.errors import beside, caught, line, plain, show_errors
 from gui_mask.pages import PRIVATE, SILENT
 from gui_mask.session import Session
 from gui_mask.state import AppState
-from gui_mask.telling import saying
+from gui_mask.telling import say_while
 from maskora.app.captions import write_captions
 from maskora.app.workspace import caption_beside
 
@@ -53,18 +53,17 @@ class EditPage:
         self.links = gr.HTML(elem_classes="links")
 
     def _wire(self, token: gr.State, tab: gr.Tab) -> None:
-        token.change(self.open, token, [self.frame, self.edit, self.taken], **SILENT)
+        token.change(self.open, token, [self.frame, self.edit, self.taken, self.wrong], **SILENT)
         gr.on(
             [token.change, self.frame.change, self.edit.change, self.stamp.change],
             self.show_frame, [token, self.edit, self.frame, self.stamp], [self.easel, self.links],
             trigger_mode="always_last", **SILENT,
         )  # fmt: skip
-        self.upload.upload(
-            self.take,
+        say_while(
+            [self.upload.upload], "upload", self.wrong, self.take,
             [token, self.edit, self.frame, self.upload],
             [self.upload, self.taken, self.stamp, self.frame, self.wrong],
-            **PRIVATE,
-        )
+        )  # fmt: skip
         gr.on(
             [token.change, tab.select, self.edit.change, self.easel.submit],
             self.look, [token, self.edit], self.stamp,
@@ -75,11 +74,11 @@ class EditPage:
     @show_errors
     def open(self, token: str) -> list[Any]:
         if not token:
-            return [gr.skip(), gr.skip(), ""]
+            return [gr.skip(), gr.skip(), "", line()]
         session = self.state.session(token)
         names = [(name, name) for name in session.workspace.named_edits()]
         slider = gr.Slider(0, session.source.frames - 1, 0, step=1)
-        return [slider, gr.Dropdown([THE_EDIT, *names], value=""), ""]
+        return [slider, gr.Dropdown([THE_EDIT, *names], value=""), "", line()]
 
     def look(self, token: str, edit: str) -> str:
         """Changes when the list must: buttons that are laid out anew lose a click meanwhile."""
@@ -109,7 +108,6 @@ class EditPage:
             links.append(f'<a href="{where}?original=1" download>{words.download_at(size)}</a>')
         return [shows(token, edit, frame, stamp), "".join(links) + html.escape(problem.text)]
 
-    @saying("upload")
     def take(self, token: str, edit: str, frame: int, uploads: list[str]) -> list[Any]:
         """Uploaded pictures become the edited frames that their names say."""
         with caught() as problem:
@@ -172,6 +170,7 @@ def caption_box(state: AppState, token: str, image: Path, label: str) -> None:
     with gr.Row():
         keep = gr.Button(words.KEEP_CAPTION, size="sm")
         write = gr.Button(words.WRITE_CAPTION, size="sm")
+    says = beside()
 
     @show_errors
     def keep_it(text: str) -> None:
@@ -182,19 +181,19 @@ def caption_box(state: AppState, token: str, image: Path, label: str) -> None:
     def keep_what_is_new(text: str) -> None:
         """What was typed is kept when the field is left, too."""
         if text.strip() != (caption_beside(image) or "").strip():
-            keep_it(text)
+            edits.set_caption(session.workspace, image, text)
 
-    @show_errors
-    @saying("caption")
-    def write_it() -> str:
-        session.release()  # the captioner may need the GPU's memory
-        written = write_captions(session.config, session.workspace, [image])[image]
-        keep_it(written)
-        return written
+    def write_it() -> list[Any]:
+        with caught() as problem:
+            session.release()  # the captioner may need the GPU's memory
+            written = write_captions(session.config, session.workspace, [image])[image]
+            keep_it(written)
+            return [written, line()]
+        return [gr.skip(), line(problem)]
 
     keep.click(keep_it, text, None, **PRIVATE)
     text.blur(keep_what_is_new, text, None, **SILENT)
-    write.click(write_it, None, text, **PRIVATE)
+    say_while([write.click], "caption", says, write_it, None, [text, says])
 
 
 def _otherwise(session: Session, image: Path) -> str:

@@ -13,7 +13,7 @@ from gui_mask.pages import PRIVATE, SILENT
 from gui_mask.recent import recent_projects
 from gui_mask.session import Session
 from gui_mask.state import AppState
-from gui_mask.telling import last_time, saying, timed
+from gui_mask.telling import last_time, say_while, timed
 from gui_mask.videos import BASES, OpenedVideo, base_config, is_trial, keep_upload, look
 from maskora.app.prepare import prepare_workspace
 from maskora.app.shot_notes import describe_shots
@@ -55,9 +55,10 @@ class OpeningPage:
                     self._lay_out_details()
         self.clip = gr.State(None)
         self.roots = gr.State([])  # of the recent projects that are shown
-        gr.on(
-            [go.click, root.submit], self.open_typed, root, [*entered, self.root_wrong], **PRIVATE
-        )
+        say_while(
+            [go.click, root.submit], "open", self.root_wrong, self.open_typed, root,
+            [*entered, self.root_wrong],
+        )  # fmt: skip
         self.recent.select(self.open_recent, self.roots, entered, **PRIVATE)
         tab.select(self.show_recent, None, [self.recent, self.roots], **SILENT)
         self._wire()
@@ -123,10 +124,13 @@ class OpeningPage:
             self.upload, self.clip, self.found, self.picture, self.target, self.details,
             self.place, self.point, self.corner, *set_by_base, self.video_wrong,
         ]  # fmt: skip
-        self.upload.upload(self.find_upload, [self.upload, self.base], found, **PRIVATE)
-        gr.on(
-            [self.seek.click, self.typed.submit], self.find_typed, [self.typed, self.base], found,
-            **PRIVATE,
+        say_while(
+            [self.upload.upload], "video", self.video_wrong, self.find_upload,
+            [self.upload, self.base], found,
+        )  # fmt: skip
+        say_while(
+            [self.seek.click, self.typed.submit], "video", self.video_wrong, self.find_typed,
+            [self.typed, self.base], found,
         )  # fmt: skip
         span = [self.clip, self.start, self.every, self.frames]
         gr.on(
@@ -165,14 +169,12 @@ class OpeningPage:
     def open_recent(self, roots: list[str], event: gr.SelectData) -> list[Any]:
         return self.enter(roots[event.index])
 
-    @saying("open")
     def open_typed(self, text: str) -> list[Any]:
         """Enter a project by its folder."""
         with caught() as problem:
             return [*self.enter(text), line()]
         return [*(gr.skip() for _ in self.entered), line(problem)]
 
-    @saying("video")
     def find_upload(self, upload: str, base: str) -> Any:
         """Look at an uploaded video; the drop area is empty again, also after a refusal."""
         with caught() as problem:
@@ -180,7 +182,6 @@ class OpeningPage:
             return self._found(clip, base)
         return {self.upload: None, self.video_wrong: line(problem)}
 
-    @saying("video")
     def find_typed(self, typed: str, base: str) -> Any:
         """Look at a video on this machine."""
         with caught() as problem:
@@ -316,12 +317,14 @@ def summary(session: Session) -> str:
     base = session.config.model.base
     base = Path(base).name if Path(base).is_absolute() else base
     shots = describe_shots(source)
-    shots = f" &nbsp;·&nbsp; {shots}: edit a frame of each" if shots else ""
-    return (
-        f"**{_as_code(session.workspace.root.name)}** &nbsp; {source.frames} frames of "
-        f"{width}×{height} at {float(source.rate):.3g} fps, from "
-        f"{_as_code(Path(source.origin).name)} &nbsp;·&nbsp; model {_as_code(base)}{shots}"
-    )
+    clip = words.clip(source.frames, f"{width}×{height}", float(source.rate))
+    parts = [
+        f"**{_as_code(session.workspace.root.name)}** &nbsp; {clip}, {words.FROM} "
+        f"{_as_code(Path(source.origin).name)}",
+        f"{words.WITH_MODEL} {_as_code(base)}",
+        *([f"{shots}: {words.EDIT_EACH_SHOT}"] if shots else []),
+    ]
+    return " &nbsp;·&nbsp; ".join(parts)
 
 
 def _as_code(text: str) -> str:

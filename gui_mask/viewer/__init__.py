@@ -28,7 +28,6 @@ from maskora.masks.prompts import MOST_OBJECTS, Box, Click, Mark, Painting
 from maskora.masks.shapes import Boxes, final_boxes, final_masks
 from maskora.retouch import Paint
 
-KEPT = "What you did is still in this page, and is written with the next thing that you do"
 SLOW = ("click", "box", "follow")  # what may take seconds
 Outlined = tuple[int, list[list[int]]]  # an object's number, and its lines: x0, y0, x1, y1, … each
 
@@ -82,7 +81,7 @@ def answer(
     """Do something, and tell what is new since then; an error comes with it."""
     with caught() as problem:
         session = state.session(str(request.get("token")))
-        with caught(kept=KEPT) as failed, timed(_kind(session, str(request.get("name")))):
+        with caught(kept=words.KEPT) as failed, timed(_kind(session, str(request.get("name")))):
             work(session)
         news = since(session, _number(request, "version"), _number(request, "regions"))
         return {**news, "error": failed.text} if failed.text else news
@@ -100,7 +99,7 @@ def do(session: Session, request: dict[str, Any]) -> None:
     frame, number = _number(request, "frame"), _number(request, "object")
     name = request.get("name")
     if frame >= session.source.frames:
-        raise UserError(f"frame {frame}: the clip has frames 0 to {session.source.frames - 1} only")
+        raise UserError(words.no_frame(frame, session.source.frames))
     if name == "click":
         positive = request.get("positive") is True
         session.point([Click(frame, _real(request, "x"), _real(request, "y"), positive, number)])
@@ -111,7 +110,7 @@ def do(session: Session, request: dict[str, Any]) -> None:
         session.paint(frame, number, _stroke(request), request.get("positive") is True)
     elif name == "name":
         if not 1 <= number <= MOST_OBJECTS:
-            raise UserError(f"objects are numbered 1 to {MOST_OBJECTS}")
+            raise UserError(words.no_object(MOST_OBJECTS))
         session.name(number, str(request.get("text")))
     elif name in ("undo", "redo"):
         session.undo() if name == "undo" else session.redo()
@@ -125,7 +124,7 @@ def do(session: Session, request: dict[str, Any]) -> None:
         direction = request["direction"]
         session.follow(None if direction == "both" else frame, direction)
     else:
-        raise UserError(f"the page asked for {name!r}, which is nothing: load it again")
+        raise UserError(words.not_known(name))
 
 
 def since(session: Session, version: int, regions: int) -> dict[str, Any]:
@@ -224,11 +223,11 @@ def _stroke(request: dict[str, Any]) -> Paint:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"this stroke cannot be drawn: {where}: {first['msg']}") from None
+        raise UserError(words.no_stroke(where, first["msg"])) from None
 
 
 def _real(request: dict[str, Any], key: str) -> float:
     value = request.get(key)
     if not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(f"the page sent no number as {key}: load it again")
+        raise UserError(words.no_number(key))
     return float(value)

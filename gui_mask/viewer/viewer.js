@@ -160,7 +160,7 @@ function controls() {
   if (busy && !status.classList.contains("error")) progress(busy);
   find(".saved").textContent = busy || state.saved ? "" : words.not_saved;
   find("[data-play]").textContent = playing ? words.pause : words.play;
-  find("[data-play]").setAttribute("aria-label", playing ? "pause" : "play");
+  find("[data-play]").setAttribute("aria-label", playing ? words.to_pause : words.to_play);
   ticks();
 }
 
@@ -171,7 +171,7 @@ function chip(text, number, isThere) {
   dot.style.background = colourOf(number);
   button.type = "button";
   button.replaceChildren(...(isThere ? [dot] : []), text);
-  button.setAttribute("aria-label", isThere ? `object ${number}` : "new object");
+  button.setAttribute("aria-label", isThere ? `${words.an_object} ${number}` : words.a_new_object);
   button.setAttribute("aria-pressed", number === object);
   button.onclick = () => choose(number);
   return button;
@@ -345,6 +345,7 @@ function help() {
 
 function opened() {
   if (!props.value || !props.value.token) return;
+  find(".empty").textContent = words.loading;
   if (state && state.token !== props.value.token) {
     pause();
     state = band = drawn = null;
