@@ -66,6 +66,8 @@ lint: setup
 	@$(BIN)/lint-imports --no-logo
 	@echo "lint: shellcheck"
 	@$(BIN)/shellcheck $(SHELL_SCRIPTS)
+	@echo "lint: hadolint"
+	@$(BIN)/hadolint Dockerfile
 
 format: setup
 	@echo "format: ruff"

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from gui_mask import words
 from maskora.app.edits import find_edits, put_edited_frame, read_edited
 from maskora.app.masking import frame_labels
 from maskora.app.retouching import forget_steps
@@ -24,6 +25,8 @@ MOST_BYTES = 200_000_000  # of an uploaded picture
 MOST_PIXELS = 50_000_000  # of an uploaded picture that is larger than the clip
 MARK = np.array([255, 40, 40], np.float32)  # what changed outside the mask
 OUTLINE = (255, 255, 255)
+NAMED = re.compile(r"frame[-_ ]?([0-9]{1,9})|^([0-9]{5})$", re.IGNORECASE | re.ASCII)
+SIZE = re.compile(r"[0-9]+x[0-9]+")
 GAP = 8  # pixels between source and edit
 
 
@@ -81,9 +84,7 @@ def take_upload(workspace: Workspace, edit: str | None, frame: int, file: Path) 
     """
     source = workspace.read_source()
     _check_frame(source, frame)
-    suffix = _check_upload(file, max(MOST_PIXELS, prod(source.original_size)))
-    edit_size(file, image_size(file), source)  # before anything is unpacked
-    read_image(file)
+    suffix = _check_fits(file, source)
     try:
         return put_edited_frame(
             workspace, edit, frame, suffix, lambda part: shutil.copyfile(file, part)
@@ -91,6 +92,61 @@ def take_upload(workspace: Workspace, edit: str | None, frame: int, file: Path) 
     except OSError as error:
         target = workspace.edited_frame(edit, frame, suffix)
         raise Fault(f"{target} could not be written: {error.strerror}") from None
+
+
+def take_uploads(
+    workspace: Workspace, edit: str | None, shown: int, files: list[Path]
+) -> list[int]:
+    """Make pictures the edited frames that their names say; the frames, in order.
+
+    Args:
+        shown: the frame that a single picture is of, whose name does not say.
+
+    Raises:
+        UserError: a name does not say, or as `take_upload`; then none was taken.
+    """
+    source = workspace.read_source()
+    numbers = frames_of_names([file.name for file in files], shown)
+    for file, frame in zip(files, numbers, strict=True):
+        if not 0 <= frame < source.frames:
+            raise UserError(words.other_clips_frame(file.name, frame, source.frames))
+        _check_fits(file, source)
+    for frame, file in sorted(zip(numbers, files, strict=True)):
+        take_upload(workspace, edit, frame, file)
+    return sorted(numbers)
+
+
+def frames_of_names(names: list[str], shown: int) -> list[int]:
+    """The frame that each picture is of, by its name: clip-frame-00012-832x480.png, 00012.png.
+
+    Of several pictures, any last number counts (look_12.png). Raises UserError: one has none, or
+    two have the same.
+    """
+    numbers = [NAMED.search(Path(name).stem) for name in names]
+    if len(names) == 1:
+        return [int(numbers[0][1] or numbers[0][2]) if numbers[0] else shown]
+    found: dict[int, str] = {}
+    for name, number in zip(names, numbers, strict=True):
+        last = [int(number[1] or number[2])] if number else _last_number(Path(name).stem)
+        if not last:
+            raise UserError(words.which_frame(name))
+        if last[0] in found:
+            raise UserError(words.both_frame(found[last[0]], name, last[0]))
+        found[last[0]] = name
+    return list(found)
+
+
+def _last_number(stem: str) -> list[int]:
+    """The last number in a name, but for a size such as 832x480."""
+    return [int(digits) for digits in re.findall(r"[0-9]{1,9}", SIZE.sub("", stem))][-1:]
+
+
+def _check_fits(file: Path, source: Source) -> str:
+    """The suffix of a picture that fits the clip. Raises UserError: it is none, or does not fit."""
+    suffix = _check_upload(file, max(MOST_PIXELS, prod(source.original_size)))
+    edit_size(file, image_size(file), source)  # before anything is unpacked
+    read_image(file)
+    return suffix
 
 
 def read_upload(file: Path) -> np.ndarray:
@@ -125,7 +181,7 @@ def _check_upload(file: Path, most: int) -> str:
 def remove_edit(workspace: Workspace, edit: str | None, frame: int) -> None:
     """Remove an edited frame and its caption. Raises UserError where there is none."""
     if not (files := workspace.edited_files(edit, frame)):
-        raise UserError(f"{workspace.edit_dir(edit)} holds no edited frame {frame}")
+        raise UserError(words.no_edited_frame(workspace.edit_dir(edit), frame))
     for file in files:
         remove(file.with_suffix(".txt"))
         remove(file)
@@ -136,7 +192,7 @@ def set_caption(workspace: Workspace, image: Path, text: str) -> None:
     """Write what an image shows into the .txt beside it; an empty text removes that."""
     place, folders = image.resolve(), (workspace.edits_dir, workspace.source_dir)
     if not place.is_file() or not any(place.is_relative_to(f.resolve()) for f in folders):
-        raise UserError(f"{image} is no image of {workspace.root}")
+        raise UserError(words.no_image(image, workspace.root))
     beside, line = image.with_suffix(".txt"), " ".join(text.split())
     if line:
         write_text(beside, line.encode("utf-8", "replace").decode() + "\n")
@@ -174,20 +230,16 @@ def _note(
     frame: int, source_HWC: np.ndarray, edited_HWC: np.ndarray, labels_HW: Labels | None
 ) -> str:
     if labels_HW is None:
-        return "there are no masks yet, so what changed outside of them is not known"
+        return words.NO_MASKS_YET
     inside_HW = labels_HW > 0
     if not inside_HW.any():
-        return f"frame {frame} has no mask, so nothing of this edit would be used"
+        return words.no_mask_in(frame)
     is_same = np.array_equal(edited_HWC[inside_HW], source_HWC[inside_HW])
-    first = "inside the mask it is the same as the source. " if is_same else ""
+    first = f"{words.SAME_INSIDE} " if is_same else ""
     spill = measure_leakage(edited_HWC, source_HWC, labels_HW)
     if spill.share > 0.01:
-        return (
-            f"{first}outside the mask {spill.share:.0%} of it differs from the source (red; mean "
-            f"{spill.mean:.1f} of 255 levels); the outside is taken from the source, unless "
-            f'[appearance] spill is "keep"'
-        )
-    return f"{first}outside the mask it is the source, or close to it"
+        return first + words.differs_outside(spill.share, spill.mean)
+    return first + words.SAME_OUTSIDE
 
 
 def side_by_side(
@@ -208,4 +260,4 @@ def side_by_side(
 
 def _check_frame(source: Source, frame: int) -> None:
     if not 0 <= frame < source.frames:
-        raise UserError(f"frame {frame}: the clip has frames 0 to {source.frames - 1} only")
+        raise UserError(words.no_frame(frame, source.frames))

@@ -74,6 +74,18 @@ def show_errors(handler: Callable[Given, Any]) -> Callable[Given, Any]:
     return wrapper
 
 
+def beside() -> gr.HTML:
+    """A line under a field that says what is wrong with it; hidden while nothing is."""
+    return gr.HTML("", visible=False, elem_classes="wrong")
+
+
+def line(problem: Problem | None = None) -> gr.HTML:
+    """What such a line is to say: what went wrong, or nothing."""
+    text = problem.text if problem else ""
+    shown = f'<span role="alert">{html.escape(text)}</span>' if text else ""
+    return gr.HTML(shown, visible=bool(text))
+
+
 def warn(text: str) -> None:
     """Show a message that something did not work."""
     gr.Warning(html.escape(text), title=words.FAILED, duration=SECONDS)

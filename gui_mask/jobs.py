@@ -1,18 +1,22 @@
 """Training and inference in the background: they outlive the page, and the window's server.
 
+One job at a time works on this machine; others wait in the queue (`gui_mask.waiting`), and the
+process that has run a job begins the next.
+
 A workspace's last job is described by files alone: runs/job.json (how it stands), runs/job.log
 (what its commands said), runs/progress.jsonl (how far the running one is) and the metrics.jsonl of
 each stage. `gui_mask.supervisor` is the process that runs the commands and writes the first two.
 """
 
+import logging
 import os
 import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,7 +25,9 @@ import psutil
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from gui_mask.waiting import Ticket, Work, changing_queue, read_queue
 from maskora.app.edits import find_edits
+from maskora.app.plan import TimePart
 from maskora.app.workspace import PREVIEW, Workspace, working
 from maskora.config import load_config
 from maskora.config.tables import Stage
@@ -31,7 +37,6 @@ from maskora.progress import State, read_state
 from maskora.system import quoted
 from maskora.training.report import read_metrics, smoothed
 
-Work = Literal["preview", "train", "infer", "both"]
 Command = Literal["preview", "train", "infer"]
 Status = Literal["running", "stopping", "done", "failed", "stopped", "lost"]
 COMMANDS: dict[Work, tuple[Command, ...]] = {
@@ -41,10 +46,15 @@ TITLES: dict[Command, str] = {"preview": "preview", "train": "training", "infer"
 MADE: dict[Command, tuple[str, ...]] = {  # the clip, and what else says that it is whole
     "preview": (PREVIEW,), "train": (), "infer": ("edited.mp4", "run.json"),
 }  # fmt: skip
+TASKS: dict[Command, tuple[str, ...]] = {  # of a plan's times
+    "preview": (), "train": ("motion", "preview", "appearance"), "infer": ("denoise",),
+}  # fmt: skip
+SEGMENT = re.compile(r"segment ([0-9]+) of ([0-9]+)")
 STAGES: tuple[Stage, ...] = ("motion", "appearance")
 PATIENCE = 120  # seconds for a command that loads no model
 LOG_LINES = 14
 MOST_BYTES = 256 * 1024  # of the end of a log: older lines are not looked at
+log = logging.getLogger("maskora")
 COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 LOST = (
     "exited unexpectedly: it was killed, or the machine was restarted. Start it again: training "
@@ -151,8 +161,8 @@ class JobState:
 
 def argv(workspace: Workspace, name: Command, edit: str | None) -> list[str]:
     """A command as a person would type it."""
-    staged = ["--stage", "all", "--resume"] if name == "train" else []
-    return ["maskora", name, "--config", str(workspace.config), *staged, *_options(edit)]
+    how = {"train": ["--stage", "all", "--resume"], "infer": ["--keep"], "preview": []}[name]
+    return ["maskora", name, "--config", str(workspace.config), *how, *_options(edit)]
 
 
 def commands(workspace: Workspace, edit: str | None, what: Work = "both") -> list[str]:
@@ -164,44 +174,165 @@ def _options(edit: str | None) -> list[str]:
     return [] if edit is None else ["--edit", edit]
 
 
-def plan_text(workspace: Workspace) -> str:
-    """What `maskora plan` prints for this machine. Raises UserError where it cannot fit."""
-    return _output("plan", "--config", str(workspace.config))
+class Forecast(BaseModel):
+    """What `maskora plan` says of an edit on this machine.
+
+    Attributes:
+        text: as it prints it.
+        times: all steps, in order.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    times: tuple[TimePart, ...]
 
 
-def start(workspace: Workspace, what: Work, edit: str | None) -> JobState:
-    """Check, and start the commands in a process of their own.
+def forecast(workspace: Workspace, edit: str | None) -> Forecast:
+    """Ask `maskora plan`. Raises UserError where it cannot fit."""
+    where = ["--config", str(workspace.config), *_options(edit)]
+    return Forecast.model_validate_json(_output("plan", *where, "--json"))
 
-    Where a thing is to be removed, they make the first frame that is missing.
+
+def seconds_left(times: Sequence[TimePart], state: JobState) -> float | None:
+    """How long a job still takes; None where a step of it was never measured here.
+
+    Args:
+        times: of the whole edit, as `forecast` has them.
+    """
+    commands, now = COMMANDS[state.job.what], state.progress
+    if commands == ("preview",):
+        return None if now is None else now.eta
+    wanted = {task for name in commands for task in TASKS[name]}
+    share, left = 1.0, 0.0
+    for part in times:
+        share = share if part.task == "preview" else _share_left(part, state)
+        if part.task not in wanted or not share or not part.steps:
+            continue
+        if part.seconds is None:
+            return None
+        left += share * part.steps * part.seconds
+    return left
+
+
+def _share_left(part: TimePart, state: JobState) -> float:
+    """The share of such steps that a job has still to take."""
+    now, trains = state.progress, state.job.name == "train"
+    task = "" if now is None or now.part == "preview" else now.task.partition(" ")[0]
+    if now is not None and now.total and task == part.task:
+        share = 1 - now.done / now.total
+        found = SEGMENT.fullmatch(now.part)
+        place, count = (int(found[1]), int(found[2])) if found else (1, 1)
+        return (count - place + share) / count
+    if part.task == "denoise":
+        return 1.0
+    if not trains or (part.task == "motion" and task == "appearance"):
+        return 0.0
+    taken = state.losses.get(part.task, []) if part.task == "motion" else []
+    return max(0.0, 1 - taken[-1][0] / part.steps) if taken else 1.0
+
+
+def start(workspace: Workspace, what: Work, edit: str | None) -> JobState | None:
+    """Check, and start the commands in a process of their own, or let them wait for their turn.
+
+    One job at a time works on this machine. Where a thing is to be removed, they make the first
+    frame that is missing.
+
+    Returns:
+        how the workspace's last job stands: this one, where it need not wait.
 
     Raises:
-        UserError: something is wrong that a person can put right, or something runs already.
+        UserError: something is wrong that a person can put right, or the same runs, or waits,
+            already.
         Fault: the process could not be started.
     """
     if what != "train" and load_config(workspace.config).motion.task != "remove":
         _ = find_edits(workspace, edit, workspace.read_source().frames).first
     _output("check", "--config", str(workspace.config), *_options(edit))
-    further = [] if edit is None else [edit]
+    ticket = Ticket.of(workspace.root, what, edit)
+    with changing_queue() as queue:
+        _refuse_again(ticket, queue.waiting)
+        if queue.waiting or (queue.latest is not None and _works(queue.latest)):
+            queue.waiting.append(ticket)
+        else:
+            _begin(ticket)
+            queue.latest = ticket.root
+    return read(workspace)
+
+
+def advance() -> None:
+    """Begin the job that waits longest, where none works on this machine.
+
+    Whoever sees that a job has ended calls this. One whose workspace is gone is forgotten; one
+    whose workspace another program works in waits on, and lets later ones go before it.
+    """
+    if not read_queue().waiting:
+        return
+    with changing_queue() as queue:
+        for ticket in [*queue.waiting]:
+            if queue.latest is not None and _works(queue.latest):
+                return
+            try:
+                _begin(ticket)
+                queue.latest = ticket.root
+            except UserError as error:
+                log.info("%s waits on: %s", ticket.root, error)
+                continue
+            except (Fault, OSError) as error:
+                log.warning("%s: its job cannot be begun: %s", ticket.root, error)
+            queue.waiting.remove(ticket)
+
+
+def withdraw(name: str) -> None:
+    """Take a job out of the queue, if it still waits."""
+    with changing_queue() as queue:
+        queue.waiting = [ticket for ticket in queue.waiting if ticket.name != name]
+
+
+def _refuse_again(ticket: Ticket, waiting: list[Ticket]) -> None:
+    """Raises UserError where the same runs or waits already."""
+    title = TITLES[COMMANDS[ticket.what][0]] + ("" if ticket.edit is None else f" of {ticket.edit}")
+    if any(ticket.is_like(other) for other in waiting):
+        raise UserError(f"{ticket.root}: {title} waits in the queue already")
+    job = _read_job(Workspace(ticket.root))
+    is_same = job is not None and (job.what, job.edit) == (ticket.what, ticket.edit)
+    if is_same and _works(ticket.root):
+        raise UserError(f"{ticket.root}: {title} runs already; stop it, or wait until it has ended")
+
+
+def _works(root: Path) -> bool:
+    """Whether a workspace's job is under way; of a damaged record nobody knows."""
+    workspace, job = Workspace(root), None
+    with suppress(UserError):
+        job = _read_job(workspace)
+    return job is not None and _status(workspace, job) in ("running", "stopping")
+
+
+def _begin(ticket: Ticket) -> None:
+    """Start a job's commands in a process of their own.
+
+    Raises:
+        UserError: another program works in its workspace.
+        Fault: the process could not be started, or the workspace is gone.
+    """
+    workspace = Workspace(ticket.root)
+    if not workspace.source_record.is_file():
+        raise Fault(f"{ticket.root} is no prepared workspace any more")
+    further = [] if ticket.edit is None else [ticket.edit]
     program = [sys.executable, "-P", "-m", "gui_mask.supervisor"]  # -P: nothing from this folder
     with _alone(workspace):
-        job = _read_job(workspace)
-        if job is not None and _status(workspace, job) in ("running", "stopping"):
-            raise UserError(
-                f"{workspace.root}: {job.title} runs already; stop it, or wait until it has ended"
-            )
+        if _works(ticket.root):
+            raise UserError(f"{workspace.root}: a job runs here already")
         with working(workspace):  # else what is started here would be refused
             pass
         with workspace.job_log.open("ab") as out:
             begun = out.tell()
             remove(workspace.stops_dir)  # they were for an earlier job
-            command = [*program, str(workspace.root), what, *further]
+            command = [*program, str(workspace.root), ticket.what, *further]
             has_begun = start_detached(command, out.fileno())
     if not has_begun:
         reason = complaint(tail(workspace.job_log, begun))
         raise Fault(f"{workspace.root}: the work could not be started ({reason})")
-    state = read(workspace)
-    assert state is not None
-    return state
 
 
 def stop(workspace: Workspace, at_once: bool = False) -> JobState | None:
@@ -399,16 +530,33 @@ def _alone(workspace: Workspace) -> Iterator[None]:
         yield
 
 
-def _output(*arguments: str) -> str:
+def has_lora(workspace: Workspace, edit: str | None) -> bool:
+    """Whether anything was trained of a clip, or of one of its edits."""
+    files = [path for stage in STAGES for path in workspace.metrics(stage, edit).values()]
+    return any(any(path.parent.glob("step-*")) for path in files)
+
+
+def carry(workspace: Workspace, edit: str | None, frame: int) -> None:
+    """Carry an edit's look to a later frame, in a process of its own, which is waited for.
+
+    Raises:
+        UserError: it cannot be done.
+        Fault: it did not succeed.
+    """
+    where = [str(workspace.root), "--frame", str(frame)]
+    _output("edit-frame", *where, "--carry", *_options(edit), patience=None)
+
+
+def _output(*arguments: str, patience: float | None = PATIENCE) -> str:
     """What a command prints. Raises UserError or Fault with its message."""
     command = [sys.executable, "-P", "-m", "maskora", *arguments]
     try:
         result = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False,
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=patience, check=False,
             encoding="utf-8", errors="replace", env={**os.environ, "PYTHONIOENCODING": "utf-8"},
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise Fault(f"{quoted(*command)} has not answered in {PATIENCE} seconds") from None
+        raise Fault(f"{quoted(*command)} has not answered in {patience} seconds") from None
     if result.returncode:
         reason = complaint(result.stderr.splitlines())
         raise UserError(reason) if result.returncode == 2 else Fault(reason)

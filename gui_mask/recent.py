@@ -9,6 +9,7 @@ import numpy as np
 
 from gui_mask import jobs, words
 from gui_mask.errors import caught
+from gui_mask.waiting import read_queue
 from maskora.app.workspace import Workspace
 from maskora.config import load_config
 from maskora.video.images import read_image
@@ -80,6 +81,8 @@ def _next(workspace: Workspace) -> str:
     job = jobs.read(workspace)
     if job is not None and job.is_active:
         return f"{job.job.title} {words.RUNNING}"
+    if any(ticket.root == workspace.root.absolute() for ticket in read_queue().waiting):
+        return words.QUEUED
     if not workspace.mask_record.is_file():
         return words.NO_MASK
     needs_frame = load_config(workspace.config).motion.task != "remove"

@@ -9,6 +9,7 @@ import threading
 import time
 import webbrowser
 from contextlib import closing
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -29,19 +30,12 @@ from gui_mask.pages.mask import MaskPage
 from gui_mask.pages.opening import OpeningPage, summary
 from gui_mask.pages.running import RunPage
 from gui_mask.state import AppState, PathGuard
+from maskora.app.versions import version_folder
+from maskora.app.workspace import PREVIEW_NAME
 from maskora.files import digest
 from maskora.video.untrusted import Limits
 
 Output = Literal["edited.mp4", "comparison.mp4", "strip.png", "preview.mp4"]
-FOREIGN = (
-    "this is maskora, and speaks only to its own page: open it by the whole address that it has "
-    "printed, with its token"
-)
-USED = (
-    "this address lets one browser in, once and within a minute: open the one that maskora has "
-    "printed. If you see this at once after a start, on a machine that others use, end maskora "
-    "gui and start it with --no-browser"
-)
 # The page itself may run its own code (gr.HTML evaluates its script), and asks no other address.
 GUARDS = {
     "Content-Security-Policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
@@ -51,6 +45,7 @@ GUARDS = {
 }
 COOKIE = "maskora"
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}  # a token's frames never change
+DROP = files("gui_mask.pages").joinpath("drop.js").read_text(encoding="utf-8")
 THEME = gr.themes.Default(
     primary_hue="emerald", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
 )
@@ -64,6 +59,8 @@ STYLE = """
 #recent .caption-label { left: 0; right: 0; max-width: none; white-space: normal; }
 #recent .grid-container { grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); }
 #recent button { aspect-ratio: 16 / 9; }
+.work > .block:not(.log):has(.prose:empty) { display: none; }
+@media (max-width: 900px) { .run .work { order: -1; } }
 svg.loss { width: 100%; height: auto; }
 svg.loss text { font: 11px system-ui; fill: currentColor; }
 .links a { display: inline-block; margin: 4px 8px 0 0; padding: 6px 12px; border-radius: 6px; }
@@ -74,6 +71,10 @@ svg.loss text { font: 11px system-ui; fill: currentColor; }
 .compare canvas { width: 100%; height: auto; display: block; margin: 8px 0; cursor: pointer; }
 .compare label { display: flex; gap: 12px; font-size: 13px; white-space: nowrap; }
 .compare input { flex: 1; min-width: 60px; }
+.wrong { padding: 0 2px; }
+.wrong span { color: #e5484d !important; font-weight: 600; overflow-wrap: anywhere; }
+.hint p { font-size: 13px !important; line-height: 1.4; opacity: .75; }
+.dropping { outline: 3px dashed var(--color-accent); outline-offset: -3px; border-radius: 8px; }
 footer { display: none !important; }
 """
 
@@ -144,7 +145,7 @@ def web_app(state: AppState, host: str, port: int, token: str, code: Code) -> Fa
     return gr.mount_gradio_app(
         app, blocks, path="/", server_name=host, server_port=port, footer_links=[],
         allowed_paths=[], max_file_size=state.limits.max_bytes, show_error=True, ssr_mode=False,
-        theme=THEME, css=STYLE, pwa=False, mcp_server=False, enable_monitoring=False,
+        theme=THEME, css=STYLE, js=DROP, pwa=False, mcp_server=False, enable_monitoring=False,
     )  # fmt: skip
 
 
@@ -168,9 +169,10 @@ def build(state: AppState) -> gr.Blocks:
             with gr.Tab(words.TABS["mask"], id="mask"):
                 MaskPage(state, token)
             with gr.Tab(words.TABS["edit"], id="edit") as editing:
-                edit = EditPage(state, token, editing).edit
+                edit_page = EditPage(state, token, editing)
+                edit = edit_page.edit
             with gr.Tab(words.TABS["run"], id="run") as run:
-                RunPage(state, token, edit, run)
+                RunPage(state, token, edit, run).touching_up(tabs, edit_page.frame)
             edit.input(edit_name, edit, edit, **SILENT)
 
         def load(last: list[str]) -> list[Any]:
@@ -221,9 +223,9 @@ class Guard:
             name = urlsplit(f"//{own}").hostname or ""
             is_foreign = origin is not None and urlsplit(origin).netloc != own
         except ValueError:
-            return PlainTextResponse(FOREIGN, status_code=400)
+            return PlainTextResponse(words.FOREIGN, status_code=400)
         if is_foreign or (_is_local(self._host) and not _is_local(name)):
-            return PlainTextResponse(FOREIGN, status_code=403)
+            return PlainTextResponse(words.FOREIGN, status_code=403)
         token, code = (asked.query_params.get(name, "") for name in ("token", "code"))
         if _is_same(token, self._token) or self._code.take(code):
             enter = RedirectResponse(f"{self._place}/", 303)  # both leave the address bar
@@ -234,7 +236,7 @@ class Guard:
             return None
         if path == "/favicon.ico":  # browsers ask for it by themselves
             return Response(status_code=204)
-        return PlainTextResponse(USED if code else FOREIGN, status_code=403)
+        return PlainTextResponse(words.USED if code else words.FOREIGN, status_code=403)
 
 
 def _is_same(text: str, secret: str) -> bool:
@@ -276,12 +278,26 @@ def _serve_files(app: FastAPI, state: AppState) -> None:
         return PlainTextResponse(problem.text, status_code=404)
 
     @app.get("/maskora/{token}/output/{name}")
-    def output(token: str, name: Output, edit: str = "") -> Response:
+    def output(token: str, name: Output, edit: str = "", version: str = "") -> Response:
         with caught() as problem:
-            path = state.session(token).workspace.output_dir(edit or None, None) / name
-            if path.is_file():
-                return FileResponse(state.guard.check(path))
-        return PlainTextResponse(problem.text or "not there yet", status_code=404)
+            number = int(version) if version.isdecimal() else None
+            folder = version_folder(state.session(token).workspace, edit or None, number)
+            return _file(state, folder / name)
+        return PlainTextResponse(problem.text, status_code=404)
+
+    @app.get("/maskora/{token}/previews/{name}")
+    def preview(token: str, name: str, edit: str = "") -> Response:
+        with caught() as problem:
+            folder = state.session(token).workspace.previews_dir(edit or None)
+            return _file(state, folder / name if PREVIEW_NAME.fullmatch(name) else None)
+        return PlainTextResponse(problem.text, status_code=404)
+
+
+def _file(state: AppState, path: Path | None) -> Response:
+    """A file that the page may have. Raises UserError: it leads out of the allowed folders."""
+    if path is None or not path.is_file():
+        return PlainTextResponse("not there yet", status_code=404)
+    return FileResponse(state.guard.check(path))
 
 
 def _is_local(host: str) -> bool:

@@ -24,7 +24,7 @@ from maskora.app.masking import (
     store_markup,
     stored_silhouettes,
 )
-from maskora.app.workspace import Workspace, opened, working
+from maskora.app.workspace import LONGEST_NAME, ObjectRecord, Workspace, opened, working
 from maskora.config import Config, load_config, set_values
 from maskora.config.tables import Mask, MaskShape
 from maskora.errors import Fault, UserError
@@ -34,11 +34,10 @@ from maskora.masks.prompts import Prompt
 from maskora.masks.shapes import Boxes, object_boxes
 from maskora.masks.trackers import open_tracker
 from maskora.masks.tracking import Direction, ObjectTracker
+from maskora.retouch import Paint, stroke
 
 JPEG_QUALITY = 90
 STORE_EVERY = 10  # frames that are tracked
-BUG = "this ended with a bug, whose traceback is in the terminal; what was done before stays"
-NO_ROOM = "the GPU's memory is too small for this: close what uses it, or take a smaller checkpoint"
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class TrackingJob:
         self._thread.join()
 
     def _run(self) -> None:
-        ending = BUG
+        ending = words.BUG
         try:
             ending = self._work()
         except (UserError, Fault) as error:
@@ -104,7 +103,7 @@ class TrackingJob:
         except RuntimeError as error:  # torch's out-of-memory error, known without importing torch
             if type(error).__name__ != "OutOfMemoryError":
                 raise
-            ending = NO_ROOM
+            ending = words.NO_ROOM
         finally:
             self._on_end(ending)
 
@@ -113,7 +112,7 @@ class TrackingJob:
             self.done += 1
             self._on_frame(frame)
             if self._enough.is_set():
-                return f"stopped after {self.done} of {self.total} steps; what is done stays"
+                return words.stopped_after(self.done, self.total)
         return ""
 
 
@@ -128,6 +127,7 @@ class Session:
         versions: of each frame's labels and clicks.
         markup: what was pointed at, and what came of it.
         region: how silhouettes become the region that is edited.
+        names: what the person calls the objects, by their numbers.
         message: what the person should know of the last thing that ended by itself.
     """
 
@@ -149,6 +149,7 @@ class Session:
             holding.enter_context(opened(workspace))
             self._frames_THWC = load_frames(workspace, self.source)
             self.markup: Markup = load_markup(workspace, self.source)
+            self.names = workspace.read_names()
             self._saved = digest_frames(stored_silhouettes(workspace, self.source))
             self._holding = holding.pop_all()
 
@@ -178,6 +179,11 @@ class Session:
         """Whether the person has painted in masks/ since they were made."""
         return masks_are_by_hand(self.workspace, self.source)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the tracker is open: the first click waits until it is."""
+        return self._tracker is not None
+
     def frame_jpeg(self, frame: int) -> bytes:
         return self._jpeg(frame)
 
@@ -193,14 +199,37 @@ class Session:
         with self._changing():
             self.markup.point(self._open_tracker(), prompts)
 
+    def paint(self, frame: int, object_id: int, drawn: Paint, positive: bool) -> None:
+        """Draw a stroke of the brush, or erase with it. Raises UserError; see `Markup.paint`."""
+        with self._changing():
+            brush_HW = stroke(drawn.points, drawn.radius, self.source.size[::-1]) > 0.5
+            self.markup.paint(frame, object_id, brush_HW, positive)
+
     def undo(self) -> None:
         """Take the last action back. Raises UserError where there is none."""
         with self._changing():
             if self.markup.undo() is None:
-                raise UserError("there is nothing to undo")
+                raise UserError(words.NO_UNDO)
+
+    def redo(self) -> None:
+        """Do again what was taken back last. Raises UserError where there is nothing."""
+        with self._changing():
+            if self.markup.redo() is None:
+                raise UserError(words.NO_REDO)
+
+    def name(self, number: int, text: str) -> None:
+        """Call an object something; an empty text takes its name back. Raises UserError."""
+        name = " ".join(text.split())
+        if len(name) > LONGEST_NAME:
+            raise UserError(words.long_name(LONGEST_NAME))
+        with self._lock:
+            names = {n: one for n, one in {**self.names, number: name}.items() if one}
+            ObjectRecord.model_validate({"names": names}).write(self.workspace.object_record)
+            self.names = names
+            self.version += 1
 
     def clear_frame(self, frame: int) -> None:
-        """Take a frame's clicks and boxes back."""
+        """Take a frame's clicks, boxes and paintings back."""
         with self._changing():
             self.markup.clear_frame(frame)
 
@@ -310,13 +339,13 @@ class Session:
                 self._store()
 
     def _end_tracking(self, ending: str) -> None:
-        self.message = ending or "; ".join(absence_notes(self.markup)) or words.TRACKED
+        self.message = ending or "; ".join(absence_notes(self.markup, self.names)) or words.TRACKED
         for frame in self.markup.changed:
             self._touch(frame)
         try:
             self._store()
         except OSError as error:
-            self.message = f"{error.strerror}: what was followed is in this page only"
+            self.message = f"{error.strerror}: {words.IN_PAGE}"
 
     def _open_tracker(self) -> ObjectTracker:
         if self._tracker is None:

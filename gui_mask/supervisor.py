@@ -4,7 +4,8 @@
 
 prints a line as soon as the work has begun, writes down how it stands (runs/job.json), what the
 commands say (runs/job.log) and how far they are (runs/progress.jsonl), and looks whether it is to
-stop (runs/.stops).
+stop (runs/.stops). Once all has ended, it begins the job that waits next, perhaps in another
+workspace.
 """
 
 import logging
@@ -24,11 +25,12 @@ from gui_mask.jobs import (
     INTERRUPTED,
     Command,
     Job,
-    Work,
+    advance,
     argv,
     identify,
     store,
 )
+from gui_mask.waiting import Work
 from maskora import progress
 from maskora.app.workspace import Workspace
 from maskora.files import remove
@@ -159,6 +161,7 @@ def main() -> None:
         store(workspace, job)
         print("begun", flush=True)
         supervisor.run()
+    advance()
 
 
 if __name__ == "__main__":

@@ -289,6 +289,13 @@ def track(
         list[str] | None,
         typer.Option(metavar="FRAME,X,Y,W,H[,OBJECT]", help="a rectangle around the object"),
     ] = None,
+    paint: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FRAME,PNG[,OBJECT]",
+            help="the object's mask in that frame, painted by hand: a picture, white where it is",
+        ),
+    ] = None,
     tracker: Annotated[TrackerKind | None, typer.Option(help="who follows; see [tracker]")] = None,
     checkpoint: Annotated[
         str | None, typer.Option(help="of sam2: a hub id, a folder, or an original .pt file")
@@ -298,11 +305,15 @@ def track(
     ] = False,
     set_: SetOption = None,
 ) -> None:
-    """Follow clicked objects through the clip, and make masks of them."""
+    """Follow marked objects through the clip, and make masks of them."""
     from maskora.app.masking import track_workspace
+    from maskora.masks.prompts import parse_paint
 
     given = {"type": tracker, "checkpoint": _from_here(checkpoint)}
-    lists = {"clicks": click, "boxes": box} if click or box else {}
+    painted = [parse_paint(one) for one in paint or []]
+    paintings = [f"{frame},{Path(path).resolve()},{number}" for frame, path, number in painted]
+    lists = {"clicks": click, "boxes": box, "paintings": paintings}
+    lists = lists if any(lists.values()) else {}
     overrides = [f"tracker.{key}={json.dumps(value)}" for key, value in given.items() if value]
     overrides += [f"tracker.{key}={json.dumps(value or [])}" for key, value in lists.items()]
     place = Workspace.open(workspace)
@@ -501,12 +512,15 @@ Options (anywhere on the line; a lone -- is ignored)
   --device DEVICE         cpu, cuda or cuda:N, for training and inference
   --seed N[,N…]           instead of inference.seed; of several, the clips are OUT-seed-N.mp4
   --workspace DIR         where the work is kept (default: OUT.work)
+  --scratch DIR           where copies of what lies in a store are kept (default: the user's cache)
   --stop-before train     end where training would begin; the same line without it goes on
   --help                  this text
 
 Run it again with the same workspace to continue: prepare is skipped then, so the box, the mask,
 --base, --frames, --size, --fps and the captions stay as they were, and --preset and --set count for
-that run.
+that run. A workspace that is prepared needs no more than maskora edit OUT.mp4 --workspace DIR.
+
+The video, the mask, edited frames and OUT.mp4 may be URLs (s3://BUCKET/NAME; docs/batches.md).
 
 Example
   maskora edit walk.mp4 180,60,140,400 walk_red.png walk_red.mp4 --frames 17
@@ -542,6 +556,7 @@ batch.html shows the results.
   --workers N   so many jobs at a time; by default one per GPU, each with a GPU of its own
   --ray ADDRESS on a Ray cluster, HOST:PORT or auto for this machine's (docs/batches.md)
   --part I/N    every N-th job from the I-th alone: N machines with one disk share a batch
+  --scratch DIR where copies of what lies in a store are kept, if OUT_DIR or a file is a URL
   --watch       a table that is drawn anew while the jobs run, on a terminal
 
 Exit status: 0 all jobs done, 1 some failed, 2 wrong arguments, 130 interrupted.
@@ -569,7 +584,7 @@ class OwnLine(TyperCommand):
 @handle_errors
 def edit(context: typer.Context) -> None:
     """Prepare, train and infer in one line: a video, a box and an edited frame in, a clip out."""
-    from maskora.app.batch import edit_video
+    from maskora.app.edit_line import edit_video
 
     raise typer.Exit(edit_video(context.args, _say))
 
@@ -610,15 +625,24 @@ def plan(
         float | None,
         typer.Option(metavar="GB", min=1, help="a GPU that is sold with so much, not this one"),
     ] = None,
+    edit: EditOption = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="for programs: the text, and the steps with their seconds"),
+    ] = False,
     preset: PresetOption = None,
     set_: SetOption = None,
 ) -> None:
     """Tell what training and inference will take of VRAM, RAM, disk and time; loads no model."""
-    from maskora.app.plan import describe_plan
+    from maskora.app.plan import describe_plan, plan_times
 
     workspace = Workspace.open(config.parent)
     settings = load_config(config, set_ or [], preset)
-    _say_all(describe_plan(settings, workspace, device, vram))
+    lines = describe_plan(settings, workspace, device, vram, edit)
+    if not as_json:
+        return _say_all(lines)
+    times = [vars(part) for part in plan_times(settings, workspace, edit, device)]
+    _say(json.dumps({"text": "\n".join(lines), "times": times}))
 
 
 @app.command()
@@ -667,6 +691,9 @@ def infer(
             "--from", metavar="N", min=1, help="generate anew from the N-th segment of a long clip"
         ),
     ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="keep the result that is there: output/001, and so on")
+    ] = False,
     device: DeviceOption = None,
     preset: PresetOption = None,
     set_: SetOption = None,
@@ -678,7 +705,7 @@ def infer(
     together.begin(workspace, settings, device, trains=False)
     from maskora.app.infer import infer_clip
 
-    infer_clip(settings, workspace, edit, seed, output, lora or [], from_)
+    infer_clip(settings, workspace, edit, seed, output, lora or [], from_, keep)
     ranks.leave()
 
 
@@ -694,19 +721,31 @@ def preview(
         int | None,
         typer.Option(min=1, max=MOST, help="of denoising; 12, or as configured if those are less"),
     ] = None,
+    lora: Annotated[
+        str | None,
+        typer.Option(
+            metavar="newest|none|FILE", help="a LoRA; if not said, the newest where there is one"
+        ),
+    ] = None,
     device: DeviceOption = None,
     preset: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="a method, over the settings (configs/presets)")
-    ] = "instant",
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="a method, over the settings (configs/presets); without a LoRA: instant",
+        ),
+    ] = None,
     set_: SetOption = None,
 ) -> None:
-    """Show how an edit will move: small, in few steps, and with nothing trained."""
+    """Show how an edit will move: small, in few steps, with what is trained so far or nothing."""
     workspace = Workspace.open(config.parent)
-    settings = load_config(config, set_ or [], preset)
+    load_config(config, set_ or [], preset)  # a mistake is answered before torch is imported
     devices.choose(device)
-    from maskora.app.preview import preview_clip
+    from maskora.app.preview import preview_clip, preview_config
 
-    preview_clip(settings, workspace, edit, scale, steps)
+    settings = preview_config(config, set_ or [], preset, lora)
+    file = None if lora in (None, "newest", "none") else Path(lora)
+    preview_clip(settings, workspace, edit, scale, steps, file)
 
 
 @app.command()

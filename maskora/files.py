@@ -416,3 +416,15 @@ def cache_home() -> Path:
     if base.is_absolute():
         return base / "maskora"
     return platformdirs.user_cache_path("maskora", appauthor=False)
+
+
+def state_home() -> Path:
+    """Where what outlives the programs lies: `$XDG_STATE_HOME/maskora`, else the system's place.
+
+    That is ~/.local/state/maskora, on macOS ~/Library/Application Support/maskora, and on Windows
+    %LOCALAPPDATA%\\maskora.
+    """
+    base = Path(os.environ.get("XDG_STATE_HOME", ""))
+    if base.is_absolute():
+        return base / "maskora"
+    return platformdirs.user_state_path("maskora", appauthor=False)

@@ -29,20 +29,18 @@ GONE = (
 )
 
 
-class Ranks(Protocol):
-    """The processes of a run, numbered from 0.
+class Team(Protocol):
+    """Processes that work together, numbered from 0.
 
     Every method is called by all of them, in the same order.
 
     Attributes:
-        rank: the number of this process; the first alone writes.
+        rank: the number of this process among them.
         count: how many there are.
-        on_machine: how many of them are on this machine.
     """
 
     rank: int
     count: int
-    on_machine: int
 
     def add_up(self, tensors: "Sequence[Tensor]") -> None:
         """Put into each tensor, in place, its sum over all processes, added in float32.
@@ -51,12 +49,26 @@ class Ranks(Protocol):
         """
         ...
 
+    def gathered(self, value: Answer) -> list[Answer]:
+        """What each of them has here, the first one's first."""
+        ...
+
+
+class Ranks(Team, Protocol):
+    """The processes of a run; the first alone writes.
+
+    Attributes:
+        on_machine: how many of them are on this machine.
+    """
+
+    on_machine: int
+
     def any(self, here: bool) -> bool:
         """Whether something is so in any of them; asked on the host."""
         ...
 
-    def gathered(self, value: Answer) -> list[Answer]:
-        """What each of them has here, the first one's first."""
+    def team(self, size: int) -> Team:
+        """So many that follow one another, of which this one is one; those left over are alone."""
         ...
 
     def shared_file(self) -> int | None:
@@ -81,15 +93,49 @@ class Alone:
     def gathered(self, value: Answer) -> list[Answer]:
         return [value]
 
+    def team(self, size: int) -> Team:
+        return self
+
     def shared_file(self) -> int | None:
         return None
 
 
-class DeepSpeedRanks:
-    """Several processes, through deepspeed.comm: NCCL between GPUs, gloo between CPUs.
+class DeepSpeedTeam:
+    """Some of the processes, through deepspeed.comm: NCCL between GPUs, gloo between CPUs.
 
     What the hosts tell each other goes through gloo, so that no host waits for a GPU.
+
+    Args:
+        devices: their group of torch.distributed between devices; None: all processes.
+        hosts: between hosts.
     """
+
+    def __init__(self, rank: int, count: int, devices: Any, hosts: Any) -> None:
+        self.rank, self.count = rank, count
+        self._devices, self._hosts = devices, hosts
+
+    def add_up(self, tensors: "Sequence[Tensor]") -> None:
+        import deepspeed.comm
+        import torch
+
+        flat = torch.cat([one.detach().reshape(-1).float() for one in tensors])
+        with _others():
+            deepspeed.comm.all_reduce(flat, group=self._devices)
+        parts = flat.split([one.numel() for one in tensors])
+        for one, part in zip(tensors, parts, strict=True):
+            one.detach().copy_(part.view_as(one))
+
+    def gathered(self, value: Answer) -> list[Answer]:
+        import torch
+
+        found: list[Any] = [None] * self.count
+        with _others():
+            torch.distributed.all_gather_object(found, value, group=self._hosts)
+        return found
+
+
+class DeepSpeedRanks(DeepSpeedTeam):
+    """Several processes, all of a run."""
 
     def __init__(self, place: "Launch", kind: str, logger: dict[str, Any]) -> None:
         """Meet the others.
@@ -100,7 +146,6 @@ class DeepSpeedRanks:
         """
         os.environ.setdefault("DS_ACCELERATOR", kind)
         import deepspeed.comm
-        import torch
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         backend = "nccl" if kind == "cuda" else "gloo"
@@ -110,31 +155,24 @@ class DeepSpeedRanks:
             deepspeed.comm.init_distributed(
                 backend, auto_mpi_discovery=False, verbose=False, timeout=PATIENCE
             )
-            self._hosts = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+            super().__init__(place.rank, place.count, None, _group(None, "gloo"))
         if logger:
             deepspeed.comm.configure(**logger)
-        self.rank, self.count, self._local = place.rank, place.count, place.local
-        self.on_machine = place.on_machine
-        self._comm: Any = deepspeed.comm
-        self._distributed: Any = torch.distributed
-
-    def add_up(self, tensors: "Sequence[Tensor]") -> None:
-        import torch
-
-        flat = torch.cat([one.detach().reshape(-1).float() for one in tensors])
-        with _others():
-            self._comm.all_reduce(flat)
-        parts = flat.split([one.numel() for one in tensors])
-        for one, part in zip(tensors, parts, strict=True):
-            one.detach().copy_(part.view_as(one))
+        self._local, self.on_machine = place.local, place.on_machine
 
     def any(self, here: bool) -> bool:
         return any(self.gathered(here))
 
-    def gathered(self, value: Answer) -> list[Answer]:
-        found: list[Any] = [None] * self.count
-        with _others():
-            self._distributed.all_gather_object(found, value, group=self._hosts)
+    def team(self, size: int) -> Team:
+        found: Team = ALONE
+        if size == 1:
+            return found
+        for first in range(0, self.count - size + 1, size):
+            members = [*range(first, first + size)]
+            with _others():  # all make the groups of all
+                groups = _group(members, None), _group(members, "gloo")
+            if self.rank in members:
+                found = DeepSpeedTeam(self.rank - first, size, *groups)
         return found
 
     def shared_file(self) -> int | None:
@@ -150,6 +188,13 @@ class DeepSpeedRanks:
             file = os.open(f"/proc/{process}/fd/{number}", os.O_RDWR | os.O_CLOEXEC)
         self.gathered(None)  # the first keeps it open until all have it
         return file
+
+
+def _group(members: list[int] | None, backend: str | None) -> Any:
+    """A group of torch.distributed; made by all processes."""
+    import torch
+
+    return torch.distributed.new_group(members, backend=backend, timeout=PATIENCE)
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,8 @@ class Denoising:
         negative: the context that guidance steers away from.
         noise_BCTHW: starting noise, batch of one.
         settings: steps, guidance and shift count here. A guidance of 1 turns it off; otherwise both
-            branches run as a batch of two, or the base is given the number, if it embeds it.
+            branches run as a batch of two, or the base is given the number, if it embeds it. Of two
+            processes (`model.team`) each computes a branch of every step.
         lock: blend the background at every step.
         lead: what of the source it starts from, and what it takes from it on the way.
     """
@@ -104,7 +105,12 @@ class Denoising:
         self._model, self._lock, self._guidance = model, lock, guidance
         self._times = sample.times
         self._guided = guidance > 1 and not model.embeds_guidance
-        self._inputs = _inputs(sample, negative if self._guided else None, model.device, guidance)
+        self._shared = self._guided and model.team.count > 1
+        assert not self._shared or model.team.count == 2
+        self._inputs = _inputs(
+            sample, negative if self._guided else None, model.device, guidance,
+            model.team.rank if self._shared else None,
+        )  # fmt: skip
         self._scheduler = model.scheduler(settings.steps, _shift(settings))
         self._noise = noise_BCTHW.to(model.device)
         self._lead = lead or Lead()
@@ -173,10 +179,11 @@ class Denoising:
         return self._latents[0].cpu()
 
     def _step(self, transformer: Transformer, timestep: Tensor, matching: Matching | None) -> None:
-        answer = with_room(
-            partial(self._velocity, transformer, timestep, matching),
+        rows = with_room(
+            partial(self._velocities, transformer, timestep, matching),
             partial(_give_way, self._model, transformer),
         )
+        answer = self._guide(self._of_both(rows) if self._shared else rows)
         latents = self._scheduler.step(answer, timestep, self._latents, return_dict=False)[0]
         if self._lock is not None:
             # The noise level that the latents stand at after this step.
@@ -184,21 +191,31 @@ class Denoising:
             latents = self._lock.apply(latents, self._noise, level)
         self._latents = latents
 
-    def _velocity(
+    def _velocities(
         self, transformer: Transformer, timestep: Tensor, matching: Matching | None
     ) -> Tensor:
-        """The guided velocity (1, C, T', h, w) at the latents; changes nothing of this clip."""
-        latents = self._latents.expand(2 if self._guided else 1, *self._latents.shape[1:])
+        """The velocity (B, C, T', h, w) of each row of inputs; changes nothing of this clip."""
+        rows = len(self._inputs.condition_BCTHW)
+        latents = self._latents.expand(rows, *self._latents.shape[1:])
         if matching is not None and matching.takes(self._done - self._first):
-            answer = self._led_velocity(transformer, timestep, matching, latents)
-        else:
-            caches = transformer.is_cache_enabled
-            with transformer.cache_context("both") if caches else nullcontext():
-                times = timestep.expand(len(latents))
-                answer = self._model.predict(transformer, latents, times, self._inputs)
+            return self._led_velocity(transformer, timestep, matching, latents)
+        caches = transformer.is_cache_enabled
+        with transformer.cache_context("both") if caches else nullcontext():
+            times = timestep.expand(rows)
+            return self._model.predict(transformer, latents, times, self._inputs)
+
+    def _of_both(self, own_1CTHW: Tensor) -> Tensor:
+        """The velocity of both branches, of which the other process computes one."""
+        both_2CTHW = torch.zeros(2, *own_1CTHW.shape[1:], device=own_1CTHW.device)
+        both_2CTHW[self._model.team.rank] = own_1CTHW[0]
+        self._model.team.add_up([both_2CTHW])  # to what is 0 in the other's
+        return both_2CTHW
+
+    def _guide(self, rows_BCTHW: Tensor) -> Tensor:
+        """The guided velocity (1, C, T', h, w)."""
         if not self._guided:
-            return answer
-        wanted, negative = answer.chunk(2)
+            return rows_BCTHW
+        wanted, negative = rows_BCTHW.chunk(2)
         return negative + self._guidance * (wanted - negative)
 
     def _led_velocity(
@@ -312,14 +329,20 @@ def _give_way(model: VideoModel, transformer: Transformer) -> str | None:
 
 
 def _inputs(
-    sample: EncodedSample, negative: Context | None, device: torch.device, guidance: float
-) -> ModelInputs:
-    """The wanted branch, and beside it the negative one, which differs in its context alone."""
+    sample: EncodedSample, negative: Context | None, device: torch.device, guidance: float,
+    branch: int | None = None,
+) -> ModelInputs:  # fmt: skip
+    """The wanted branch, and beside it the negative one, which differs in its context alone.
+
+    Args:
+        branch: of both, this one alone.
+    """
     single = replace(sample.inputs(device), guidance=guidance)
     if negative is None:
         return single
     context = {name: on_device(negative[name], device)[None] for name in single.context}
-    return _rows([single, replace(single, context=context)])
+    both = [single, replace(single, context=context)]
+    return _rows(both) if branch is None else both[branch]
 
 
 def _rows(inputs: Sequence[ModelInputs]) -> ModelInputs:

@@ -33,6 +33,14 @@ def _own_device() -> Iterator[None]:
     devices.forget()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_queue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Jobs of the tests wait for each other, and not for those of whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _freeze_what_is_loaded() -> None:
     """The libraries' objects are not looked through again each time that a model is released."""

@@ -1,6 +1,9 @@
 """The denoising loop: its lock, its noise and its guidance."""
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ import torch
 from maskora.config.tables import Inference
 from maskora.latents import EncodedSample
 from maskora.models.registry import VideoModel, open_model
+from maskora.ranks import Alone
 from maskora.sampling import Denoising, LatentLock, draw_noise
 
 SHAPE = (16, 3, 4, 6)
@@ -86,12 +90,14 @@ class Watched:
     def __init__(self, model: VideoModel) -> None:
         self._model = model
         self.shown: list[tuple[torch.Tensor, float]] = []
+        self.rows: list[int] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
     def predict(self, transformer: Any, noisy: torch.Tensor, timestep: Any, inputs: Any) -> Any:
         self.shown.append((noisy[0].clone(), timestep[0].item()))
+        self.rows.append(len(noisy))
         return self._model.predict(transformer, noisy, timestep, inputs)
 
 
@@ -117,3 +123,46 @@ def test_guidance_is_the_published_combination(model: VideoModel, sample: Encode
     other = run(model, sample, guidance=7.0)
     assert torch.allclose(plain, same, atol=1e-4)
     assert not torch.allclose(plain, other, atol=1e-3)
+
+
+@dataclass
+class Meeting:
+    """Where two threads add up what each has."""
+
+    barrier: Barrier = field(default_factory=lambda: Barrier(2, timeout=60))
+    given: list[torch.Tensor] = field(default_factory=list)
+
+
+class Thread(Alone):
+    """One of two threads that work together."""
+
+    count = 2
+
+    def __init__(self, rank: int, meeting: Meeting) -> None:
+        self.rank, self.meeting = rank, meeting
+
+    def add_up(self, tensors: Any) -> None:
+        (tensor,) = tensors
+        self.meeting.given.append(tensor.clone())
+        self.meeting.barrier.wait()
+        tensor.copy_(sum(self.meeting.given[-2:]))
+        self.meeting.barrier.wait()
+
+
+def test_two_processes_compute_a_guidance_branch_each(
+    tiny_model: Path, sample: EncodedSample
+) -> None:
+    """Of rows that are no batch the sums are rounded in another order."""
+    meeting, settings = Meeting(), Inference(steps=4, guidance=7.0)
+    negative = {**sample.context, "text": torch.zeros(512, 32)}
+    models = [Watched(open_model("wan2.1-i2v", tiny_model, "float32", "cpu")) for _ in range(3)]
+    for rank in range(2):
+        models[rank].team = Thread(rank, meeting)
+    clips = [Denoising(one, sample, negative, draw_noise(SHAPE, 0), settings) for one in models]
+    transformers = [one.load_transformer() for one in models]
+    with ThreadPoolExecutor(3) as pool:
+        assert [*pool.map(Denoising.advance, clips, transformers)] == [4] * 3
+    first, second, alone = (clip.result() for clip in clips)
+    assert [one.rows for one in models] == [[1] * 4, [1] * 4, [2] * 4]
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, alone, rtol=0, atol=1e-4)

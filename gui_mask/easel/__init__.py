@@ -5,8 +5,11 @@ as in `maskora edit-frame`.
 """
 
 import base64
+import html
+import json
 from importlib.resources import files
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import cv2
@@ -14,10 +17,12 @@ import gradio as gr
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from gui_mask import jobs, words
 from gui_mask.edits import read_upload
 from gui_mask.errors import caught
 from gui_mask.session import Session
 from gui_mask.state import AppState
+from gui_mask.telling import last_time, timed
 from gui_mask.viewer import outlines
 from maskora.app.edit_frame import Instruction, choose, copy_frame, make_candidates, take_result
 from maskora.app.retouching import FrameEdit
@@ -42,9 +47,13 @@ def easel(state: AppState) -> gr.HTML:
 
     return gr.HTML(
         shows("", "", 0, ""),
-        html_template=text(here, "easel.html"),
+        html_template=Template(text(here, "easel.html")).substitute(
+            {name: html.escape(word) for name, word in words.EASEL.items()}
+        ),
         css_template=text(viewer, "viewer.css") + text(here, "easel.css"),
-        js_on_load=text(here, "easel.js") + text(viewer, "drawing.js"),
+        js_on_load=f"const words = {json.dumps(words.EASEL)};\n"
+        + text(here, "easel.js")
+        + text(viewer, "drawing.js"),
         server_functions=[use],
         elem_id="easel",
     )
@@ -85,12 +94,17 @@ def do(
         take_result(target)
     elif name == "picture":
         return {"sticker": target.store(read_upload(_upload(state, request, "path")))}
+    elif name == "carry":
+        session.release()  # the base may need the GPU's memory
+        with timed("carry"):
+            jobs.carry(target.workspace, target.edit, target.frame)
     elif name == "instruct":
-        return {"candidates": _candidates(state, session, target, request)}
+        with timed("instruct"):
+            return {"candidates": _candidates(state, session, target, request)}
     elif name == "choose":
         choose(target, _whole(request, "number"))
     elif name != "look":
-        raise UserError(f"the page asked for {name!r}, which is nothing: load it again")
+        raise UserError(words.not_known(name))
     return {}
 
 
@@ -102,6 +116,9 @@ def standing(session: Session, target: FrameEdit) -> dict[str, Any]:
         "frame": target.frame, "count": session.source.frames, "width": width, "height": height,
         "before": data_url(before_HWC), "picture": data_url(before_HWC), "region": [],
         "steps": [], "done": 0, "editor": target.config.editor.model != "none",
+        "trained": target.config.inference.lora == "none"
+        or jobs.has_lora(target.workspace, target.edit),
+        "busy": {name: words.doing(name, last_time(name)) for name in ("carry", "instruct")},
     }  # fmt: skip
     with caught() as problem:
         history = target.history()
@@ -135,7 +152,7 @@ def _step(request: dict[str, Any]) -> AnyStep:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"this cannot be done: {where}: {first['msg']}") from None
+        raise UserError(words.no_step(where, first["msg"])) from None
 
 
 def _upload(state: AppState, request: dict[str, Any], key: str) -> Path:
@@ -145,5 +162,5 @@ def _upload(state: AppState, request: dict[str, Any], key: str) -> Path:
 def _whole(request: dict[str, Any], key: str) -> int:
     value = request.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise UserError(f"the page sent no whole number as {key}: load it again")
+        raise UserError(words.no_whole_number(key))
     return value

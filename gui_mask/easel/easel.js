@@ -33,17 +33,22 @@ function loaded(source) {
 }
 
 // Requests go out one by one, in order, and to the frame that they meant.
-function ask(name, more, busy) {
+function ask(name, more) {
   const place = props.value;
   if (!place || !place.token) return;
   canvas.dataset.waiting = ++waiting;
-  const slow = setTimeout(() => tell(busy || "working …"), 400);
+  const note = (state && state.busy[name]) || "";
+  const slow = setTimeout(() => tell(note || words.working), note ? 0 : 400);
   queue = queue.then(async () => {
     if (!isSame(place, props.value)) return;
     const news = await server.use({ ...place, name, ...more });
     clearTimeout(slow);
+    if (!news) throw new Error(words.no_answer);
     if (isSame(place, props.value)) take(news, name);
-  }).catch((error) => tell(`maskora does not answer (${error.message || error}): is it still running?`, true))
+  }).catch((error) => {
+    console.info(error);
+    tell(words.no_answer, true);
+  })
     .finally(() => {
       clearTimeout(slow);
       if (!--waiting) delete canvas.dataset.waiting;
@@ -67,7 +72,7 @@ function take(news, name) {
   if (news.before) before = loaded(news.before);
   if (news.sticker) sticker = { ...sticker, name: news.sticker };
   if (news.done !== undefined) {
-    find(".steps").textContent = news.steps.length ? `step ${news.done} of ${news.steps.length}: ${news.done ? news.steps[news.done - 1] : "as before"}` : "nothing changed here yet";
+    find(".steps").textContent = news.steps.length ? `${words.step} ${news.done} ${words.step_of} ${news.steps.length}: ${news.done ? news.steps[news.done - 1] : words.as_before}` : words.unchanged;
     canvas.dataset.done = news.done;
   }
   if (news.candidates || name === "choose" || isOther) candidates(news.candidates || []);
@@ -82,8 +87,8 @@ function candidates(pictures) {
   find(".candidates").replaceChildren(...pictures.map((source, index) => {
     const button = document.createElement("button"), image = document.createElement("img");
     button.type = "button";
-    button.title = "take this one";
-    button.setAttribute("aria-label", `candidate ${index + 1}`);
+    button.title = words.take_this;
+    button.setAttribute("aria-label", `${words.candidate} ${index + 1}`);
     image.src = source;
     image.alt = "";
     button.append(image);
@@ -101,6 +106,9 @@ function controls() {
   find("[data-action=redo]").disabled = !can || state.done === state.steps.length;
   find(".no-editor").hidden = Boolean(state && state.editor);
   options("instruct").querySelector("[data-apply]").disabled = !can || !state.editor;
+  const missing = !state ? "" : !state.frame ? words.later_frame : state.trained ? "" : words.not_trained;
+  find(".no-lora").textContent = missing;
+  options("carry").querySelector("[data-apply]").disabled = !can || Boolean(missing);
   draw();
 }
 
@@ -120,14 +128,6 @@ function draw() {
   pen.lineWidth = 1.5 * unit();
   pen.stroke(path(whole));
   if (pointer && ["paint", "restore", "erase"].includes(tool)) ring(pointer, number(tool, "radius"));
-}
-
-function ring(point, radius) {
-  pen.beginPath();
-  pen.arc(point.x, point.y, radius, 0, 7);
-  pen.lineWidth = unit();
-  pen.strokeStyle = "#fff";
-  pen.stroke();
 }
 
 function sketchStroke() {
@@ -242,16 +242,16 @@ function preview() {
 async function apply(name) {
   clearTimeout(previewing);
   if (name === "copy") return ask("copy", { number: number("copy", "number"), edited: field("copy", "edited").checked });
-  if (name === "result") return ask("result", {});
+  if (name === "result" || name === "carry") return ask(name, {});
   if (name === "instruct") {
     const [file] = options("instruct").querySelector("input[type=file]").files;
     const reference = file ? (await upload(file)).path : "";
     return ask("instruct", {
       text: value("instruct", "text"), candidates: number("instruct", "candidates"),
       seed: number("instruct", "seed"), reference,
-    }, "the model is loaded, then makes the candidates: this takes minutes …");
+    });
   }
-  if (name === "place" && !(sticker && sticker.name)) return tell("choose a picture first", true);
+  if (name === "place" && !(sticker && sticker.name)) return tell(words.choose_picture, true);
   ask("step", { step: step() });
   if (name === "recolour") for (const key of ["hue", "saturation", "brightness"]) field(name, key).value = 0;
   if (name === "place") {
@@ -273,7 +273,7 @@ async function choosePicture(file) {
     draw();
     upload(file).then(({ path }) => ask("picture", { path }), (error) => tell(`${error.message || error}`, true));
   };
-  image.onerror = () => tell(`${file.name} is no picture that a browser can read`, true);
+  image.onerror = () => tell(`${file.name} ${words.no_picture}`, true);
   image.src = URL.createObjectURL(file);
 }
 
@@ -301,6 +301,12 @@ const compare = (isOn) => () => { comparing = isOn; draw(); };
 find("[data-before]").addEventListener("pointerdown", compare(true));
 for (const name of ["pointerup", "pointerleave"]) find("[data-before]").addEventListener(name, compare(false));
 find(".viewer").addEventListener("keydown", (event) => {
+  const sizes = ["paint", "restore", "erase"].includes(tool) && event.target.type !== "text";
+  if (sizes && (event.key === "[" || event.key === "]")) {
+    const size = number(tool, "radius");
+    field(tool, "radius").value = event.key === "]" ? Math.max(size + 1, size * 1.2) : Math.min(size - 1, size / 1.2);
+    return draw();
+  }
   if (event.key.toLowerCase() !== "z" || !(event.ctrlKey || event.metaKey) || event.target.type === "text") return;
   ask(event.shiftKey ? "redo" : "undo", {});
   event.preventDefault();
@@ -308,6 +314,7 @@ find(".viewer").addEventListener("keydown", (event) => {
 
 function opened() {
   if (!props.value || !props.value.token) return;
+  find(".empty").textContent = words.loading;
   if (!state || !isSame(state.place, props.value)) {
     drawn = held = state = null;
     tell("");

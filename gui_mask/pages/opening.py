@@ -8,11 +8,12 @@ import gradio as gr
 import numpy as np
 
 from gui_mask import words
-from gui_mask.errors import caught, show_errors, warn
+from gui_mask.errors import beside, caught, line, show_errors
 from gui_mask.pages import PRIVATE, SILENT
 from gui_mask.recent import recent_projects
 from gui_mask.session import Session
 from gui_mask.state import AppState
+from gui_mask.telling import last_time, say_while, timed
 from gui_mask.videos import BASES, OpenedVideo, base_config, is_trial, keep_upload, look
 from maskora.app.prepare import prepare_workspace
 from maskora.app.shot_notes import describe_shots
@@ -32,7 +33,7 @@ class OpeningPage:
     def __init__(
         self, state: AppState, enter: Callable[[str], list[Any]], entered: list[Any], tab: gr.Tab
     ) -> None:
-        self.state, self.enter = state, show_errors(enter)
+        self.state, self.enter, self.entered = state, enter, entered
         where = words.inside_of(state.guard.allowed)
         with gr.Row():
             with gr.Column(min_width=320):
@@ -45,6 +46,7 @@ class OpeningPage:
                 root = gr.Textbox(
                     label=words.PROJECT_FOLDER, placeholder="my-edit", value=state.first, info=where
                 )
+                self.root_wrong = beside()
                 go = gr.Button(words.OPEN)
             with gr.Column(min_width=420, scale=2):
                 gr.Markdown(f"### {words.NEW_PROJECT}")
@@ -53,10 +55,13 @@ class OpeningPage:
                     self._lay_out_details()
         self.clip = gr.State(None)
         self.roots = gr.State([])  # of the recent projects that are shown
-        gr.on([go.click, root.submit], self.enter, root, entered, **PRIVATE)
+        say_while(
+            [go.click, root.submit], "open", self.root_wrong, self.open_typed, root,
+            [*entered, self.root_wrong],
+        )  # fmt: skip
         self.recent.select(self.open_recent, self.roots, entered, **PRIVATE)
         tab.select(self.show_recent, None, [self.recent, self.roots], **SILENT)
-        self._wire(entered)
+        self._wire()
 
     def _lay_out_video(self, where: str) -> None:
         with gr.Row():
@@ -66,6 +71,7 @@ class OpeningPage:
             with gr.Column():
                 self.typed = gr.Textbox(label=words.VIDEO_PATH, placeholder="walk.mp4", info=where)
                 self.seek = gr.Button(words.LOAD_VIDEO, size="sm")
+        self.video_wrong = beside()
 
     def _lay_out_details(self) -> None:
         self.found = gr.Markdown()
@@ -94,9 +100,14 @@ class OpeningPage:
         with gr.Row():
             base = next(iter(BASES))
             self.base = gr.Dropdown([*BASES], label=words.PRESET, value=base, info=_about(base))
-            self.model = gr.Textbox(label=words.LOCATION, placeholder=base_config(base).model.path)
+            with gr.Column():
+                path = base_config(base).model.path
+                self.model = gr.Textbox(label=words.LOCATION, placeholder=path)
+                self.model_wrong = beside()
         self.target = gr.Textbox(label=words.TARGET)
+        self.target_wrong = beside()
         self.make = gr.Button(words.CREATE, variant="primary")
+        self.make_wrong = beside()
 
     def _lay_out_task(self) -> None:
         self.task = gr.Radio(words.TASKS, value="change", label=words.TASK)
@@ -104,18 +115,22 @@ class OpeningPage:
             self.place = gr.Textbox(label=words.PLACE, info=words.PLACE_INFO)
             self.follow = gr.Radio(words.FOLLOWS, value="background", label=words.FOLLOW)
             self.point = gr.Textbox(label=words.POINT, info=words.POINT_INFO, visible=False)
+        self.place_wrong = beside()
         self.corner = gr.State(None)
 
-    def _wire(self, entered: list[Any]) -> None:
+    def _wire(self) -> None:
         set_by_base = [self.frames, self.size, self.base, self.model]
         found = [
             self.upload, self.clip, self.found, self.picture, self.target, self.details,
-            self.place, self.point, self.corner, *set_by_base,
+            self.place, self.point, self.corner, *set_by_base, self.video_wrong,
         ]  # fmt: skip
-        self.upload.upload(self.find_upload, [self.upload, self.base], found, **PRIVATE)
-        gr.on(
-            [self.seek.click, self.typed.submit], self.find_typed, [self.typed, self.base], found,
-            **PRIVATE,
+        say_while(
+            [self.upload.upload], "video", self.video_wrong, self.find_upload,
+            [self.upload, self.base], found,
+        )  # fmt: skip
+        say_while(
+            [self.seek.click, self.typed.submit], "video", self.video_wrong, self.find_typed,
+            [self.typed, self.base], found,
         )  # fmt: skip
         span = [self.clip, self.start, self.every, self.frames]
         gr.on(
@@ -140,7 +155,8 @@ class OpeningPage:
             *span, self.whole, self.size, self.base, self.model, self.target, self.task,
             self.place, self.follow, self.point,
         ]  # fmt: skip
-        self.make.click(self.make_workspace, given, entered, **PRIVATE)
+        self.wrong = [self.place_wrong, self.model_wrong, self.target_wrong, self.make_wrong]
+        self.make.click(self.make_workspace, given, [*self.entered, *self.wrong], **PRIVATE)
 
     def show_recent(self) -> list[Any]:
         """The recent projects, as pictures to press."""
@@ -149,27 +165,35 @@ class OpeningPage:
         gallery = gr.Gallery(shown, visible=bool(shown), selected_index=None)
         return [gallery, [str(project.root) for project in projects]]
 
+    @show_errors
     def open_recent(self, roots: list[str], event: gr.SelectData) -> list[Any]:
-        answer: list[Any] = self.enter(roots[event.index])
-        return answer
+        return self.enter(roots[event.index])
+
+    def open_typed(self, text: str) -> list[Any]:
+        """Enter a project by its folder."""
+        with caught() as problem:
+            return [*self.enter(text), line()]
+        return [*(gr.skip() for _ in self.entered), line(problem)]
 
     def find_upload(self, upload: str, base: str) -> Any:
         """Look at an uploaded video; the drop area is empty again, also after a refusal."""
         with caught() as problem:
             clip = look(self.state.upload(upload), True, self.state.limits)
             return self._found(clip, base)
-        warn(problem.text)
-        return {self.upload: None}
+        return {self.upload: None, self.video_wrong: line(problem)}
 
-    @show_errors
-    def find_typed(self, typed: str, base: str) -> list[Any]:
-        return self._found(look(self.state.guard.resolve(typed), False, self.state.limits), base)
+    def find_typed(self, typed: str, base: str) -> Any:
+        """Look at a video on this machine."""
+        with caught() as problem:
+            clip = look(self.state.guard.resolve(typed), False, self.state.limits)
+            return self._found(clip, base)
+        return {self.video_wrong: line(problem)}
 
     def _found(self, clip: OpenedVideo, base: str) -> list[Any]:
         first, target = clip.frame(0), clip.suggested_root(self.state.guard.allowed[0])
         return [
             None, clip, clip.description(), first, target, gr.Column(visible=True), "", "", None,
-            *_of_base(clip.longest(0, 1), base),
+            *_of_base(clip.longest(0, 1), base), line(),
         ]  # fmt: skip
 
     @show_errors
@@ -202,20 +226,17 @@ class OpeningPage:
             return [None, place, f"{x},{y}"]
         return [[x, y], "", ""]
 
-    @show_errors
     def make_workspace(
         self, clip: OpenedVideo, start: int, every: int, frames: int, whole: bool, size: str,
         base: str, model: str, target: str, task: str, place: str, follow: str, point: str,
         progress: gr.Progress = PROGRESS,
-    ) -> list[Any]:  # fmt: skip
-        """Prepare, and enter what was made."""
-        root = self.state.guard.resolve(target)
-        if Workspace(root).config.exists():
-            raise UserError(words.is_project(root))
+    ) -> Any:  # fmt: skip
+        """Prepare, and enter what was made; what is wrong is said beside its field."""
+        says = words.doing("create", last_time("create"))
 
         def watch(frames: Iterable[np.ndarray], total: int) -> Iterable[np.ndarray]:
             for number, frame in enumerate(frames):
-                progress((number, total), desc=words.FRAMES)
+                progress((number, total), desc=says)
                 yield frame
 
         given: dict[str, Any] = {
@@ -225,16 +246,31 @@ class OpeningPage:
             "video.size": size.strip() or "auto",
             "motion.task": task,
         }
-        if model.strip():
-            given["model.path"] = self.state.guard.model(model.strip(), Path.cwd())
-        box, carried = added(task, place, follow, point)
-        with keep_upload(clip, root) as video:
-            prepare_workspace(
-                video=video, root=root, mask=None, box=box, base=BASES[base], given=given,
-                overrides=[], overwrite=False, watch=watch, follow=carried,
-            )  # fmt: skip
-        answer: list[Any] = self.enter(str(root))
-        return answer
+        with caught() as place_wrong:
+            box, carried = added(task, place, follow, point)
+        with caught() as model_wrong:
+            if model.strip():
+                given["model.path"] = self.state.guard.model(model.strip(), Path.cwd())
+        with caught() as target_wrong:
+            root = self._new_root(target)
+        wrong = [line(one) for one in (place_wrong, model_wrong, target_wrong)]
+        if place_wrong.text or model_wrong.text or target_wrong.text:
+            return dict(zip(self.wrong, [*wrong, line()], strict=True))
+        with caught() as make_wrong, timed("create"):
+            with keep_upload(clip, root) as video:
+                prepare_workspace(
+                    video=video, root=root, mask=None, box=box, base=BASES[base], given=given,
+                    overrides=[], overwrite=False, watch=watch, follow=carried,
+                )  # fmt: skip
+            return [*self.enter(str(root)), *wrong, line()]
+        return dict(zip(self.wrong, [*wrong, line(make_wrong)], strict=True))
+
+    def _new_root(self, target: str) -> Path:
+        """Where a project is made. Raises UserError: there is one already."""
+        root = self.state.guard.resolve(target)
+        if Workspace(root).config.exists():
+            raise UserError(words.is_project(root))
+        return root
 
 
 def added(task: str, place: str, follow: str, point: str) -> tuple[str | None, str | None]:
@@ -281,12 +317,14 @@ def summary(session: Session) -> str:
     base = session.config.model.base
     base = Path(base).name if Path(base).is_absolute() else base
     shots = describe_shots(source)
-    shots = f" &nbsp;·&nbsp; {shots}: edit a frame of each" if shots else ""
-    return (
-        f"**{_as_code(session.workspace.root.name)}** &nbsp; {source.frames} frames of "
-        f"{width}×{height} at {float(source.rate):.3g} fps, from "
-        f"{_as_code(Path(source.origin).name)} &nbsp;·&nbsp; model {_as_code(base)}{shots}"
-    )
+    clip = words.clip(source.frames, f"{width}×{height}", float(source.rate))
+    parts = [
+        f"**{_as_code(session.workspace.root.name)}** &nbsp; {clip}, {words.FROM} "
+        f"{_as_code(Path(source.origin).name)}",
+        f"{words.WITH_MODEL} {_as_code(base)}",
+        *([f"{shots}: {words.EDIT_EACH_SHOT}"] if shots else []),
+    ]
+    return " &nbsp;·&nbsp; ".join(parts)
 
 
 def _as_code(text: str) -> str:

@@ -15,17 +15,20 @@ from typing import Any
 import cv2
 import gradio as gr
 import numpy as np
+from pydantic import ValidationError
 
 from gui_mask import words
 from gui_mask.errors import caught
 from gui_mask.session import Session
 from gui_mask.state import AppState
+from gui_mask.telling import last_time, timed
 from maskora.errors import UserError
 from maskora.masks import Labels
-from maskora.masks.prompts import Box, Click, Prompt
+from maskora.masks.prompts import MOST_OBJECTS, Box, Click, Mark, Painting
 from maskora.masks.shapes import Boxes, final_boxes, final_masks
+from maskora.retouch import Paint
 
-KEPT = "What you did is still in this page, and is written with the next thing that you do"
+SLOW = ("click", "box", "follow")  # what may take seconds
 Outlined = tuple[int, list[list[int]]]  # an object's number, and its lines: x0, y0, x1, y1, … each
 
 
@@ -78,11 +81,17 @@ def answer(
     """Do something, and tell what is new since then; an error comes with it."""
     with caught() as problem:
         session = state.session(str(request.get("token")))
-        with caught(kept=KEPT) as failed:
+        with caught(kept=words.KEPT) as failed, timed(_kind(session, str(request.get("name")))):
             work(session)
         news = since(session, _number(request, "version"), _number(request, "regions"))
         return {**news, "error": failed.text} if failed.text else news
     return {"error": problem.text}
+
+
+def _kind(session: Session, name: str) -> str:
+    """What decides how long an action takes, beside the clip."""
+    opens = "" if session.is_ready else ", opening the tracker"
+    return f"{name}, {session.config.tracker.type}{opens}"
 
 
 def do(session: Session, request: dict[str, Any]) -> None:
@@ -90,15 +99,21 @@ def do(session: Session, request: dict[str, Any]) -> None:
     frame, number = _number(request, "frame"), _number(request, "object")
     name = request.get("name")
     if frame >= session.source.frames:
-        raise UserError(f"frame {frame}: the clip has frames 0 to {session.source.frames - 1} only")
+        raise UserError(words.no_frame(frame, session.source.frames))
     if name == "click":
         positive = request.get("positive") is True
         session.point([Click(frame, _real(request, "x"), _real(request, "y"), positive, number)])
     elif name == "box":
         x, y, width, height = (_real(request, key) for key in ("x", "y", "width", "height"))
         session.point([Box(frame, x, y, width, height, number)])
-    elif name == "undo":
-        session.undo()
+    elif name == "paint":
+        session.paint(frame, number, _stroke(request), request.get("positive") is True)
+    elif name == "name":
+        if not 1 <= number <= MOST_OBJECTS:
+            raise UserError(words.no_object(MOST_OBJECTS))
+        session.name(number, str(request.get("text")))
+    elif name in ("undo", "redo"):
+        session.undo() if name == "undo" else session.redo()
     elif name == "clear_frame":
         session.clear_frame(frame)
     elif name == "clear_object":
@@ -109,7 +124,7 @@ def do(session: Session, request: dict[str, Any]) -> None:
         direction = request["direction"]
         session.follow(None if direction == "both" else frame, direction)
     else:
-        raise UserError(f"the page asked for {name!r}, which is nothing: load it again")
+        raise UserError(words.not_known(name))
 
 
 def since(session: Session, version: int, regions: int) -> dict[str, Any]:
@@ -123,7 +138,9 @@ def since(session: Session, version: int, regions: int) -> dict[str, Any]:
         "version": session.version,
         "message": session.message,
         "objects": markup.objects,
+        "names": {str(number): name for number, name in session.names.items()},
         "pointed": sorted({prompt.frame for prompt in markup.prompts}),
+        "took": {name: last_time(_kind(session, name)) for name in SLOW},
         "tracking": [tracking.done, tracking.total] if tracking else None,
         "frames": {
             str(frame): {
@@ -178,7 +195,8 @@ def box_outlines(boxes_NT4: Boxes, object_ids: Sequence[int], frame: int) -> lis
     return found
 
 
-def marks(prompts: Sequence[Prompt], frame: int) -> list[dict[str, Any]]:
+def marks(prompts: Sequence[Mark], frame: int) -> list[dict[str, Any]]:
+    """A frame's clicks and boxes; what was painted is drawn as its silhouette alone."""
     return [
         {"x": one.x, "y": one.y, "object": one.object_id}
         | (
@@ -187,7 +205,7 @@ def marks(prompts: Sequence[Prompt], frame: int) -> list[dict[str, Any]]:
             else {"positive": one.positive}
         )
         for one in prompts
-        if one.frame == frame
+        if one.frame == frame and not isinstance(one, Painting)
     ]
 
 
@@ -197,8 +215,19 @@ def _number(request: dict[str, Any], key: str) -> int:
     return value if isinstance(value, int) and value >= 0 else 0
 
 
+def _stroke(request: dict[str, Any]) -> Paint:
+    """A stroke of the brush: its size, and where it went."""
+    try:
+        given = {key: request.get(key) for key in ("radius", "points")}
+        return Paint.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(words.no_stroke(where, first["msg"])) from None
+
+
 def _real(request: dict[str, Any], key: str) -> float:
     value = request.get(key)
     if not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(f"the page sent no number as {key}: load it again")
+        raise UserError(words.no_number(key))
     return float(value)

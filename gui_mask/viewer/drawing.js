@@ -4,7 +4,8 @@ const unit = () => canvas.width / (canvas.clientWidth || canvas.width);
 
 // Each object has its colour; red is the region's, and a refused point's.
 const COLOURS = ["#2fbf55", "#3b82f6", "#f59e0b", "#c026d3", "#06b6d4", "#a3e635", "#8b5cf6", "#f472b6"];
-const colourOf = (number) => COLOURS[(number - 1) % COLOURS.length];
+// After the eighth, hues that lie as far apart as they can.
+const colourOf = (number) => COLOURS[number - 1] || `hsl(${Math.round(number * 137.5) % 360} 70% 55%)`;
 
 function path(lines) {
   const shape = new Path2D();
@@ -18,7 +19,7 @@ function path(lines) {
 function silhouette(number, lines) {
   const shape = path(lines);
   pen.fillStyle = colourOf(number);
-  pen.globalAlpha = number === object ? 0.38 : 0.2;
+  pen.globalAlpha = (number === object ? 1 : 0.55) * Number(opacity.value) / 100;
   pen.fill(shape, "evenodd");
   pen.globalAlpha = 1;
   pen.strokeStyle = colourOf(number);
@@ -34,7 +35,28 @@ function region(number, lines) {
   pen.font = `600 ${13 * unit()}px sans-serif`;
   pen.fillStyle = "#ff4646";
   const high = lines[0][1] > 18 * unit() ? -5 : 16;
-  pen.fillText(number, lines[0][0] + 3 * unit(), lines[0][1] + high * unit());
+  pen.fillText(nameOf(number), lines[0][0] + 3 * unit(), lines[0][1] + high * unit());
+}
+
+// A stroke of the brush that is not answered yet: what is erased is seen as it was.
+function sketch({ points, radius, positive, object: number }) {
+  pen.beginPath();
+  for (const [x, y] of points) pen.lineTo(x + 0.5, y + 0.5);
+  if (points.length === 1) pen.lineTo(points[0][0] + 0.51, points[0][1] + 0.5);
+  pen.lineCap = pen.lineJoin = "round";
+  pen.lineWidth = 2 * radius;
+  pen.globalAlpha = 0.6;
+  pen.strokeStyle = positive ? colourOf(number) : "#14161a";
+  pen.stroke();
+  pen.globalAlpha = 1;
+}
+
+function ring(point, radius) {
+  pen.beginPath();
+  pen.arc(point.x, point.y, radius, 0, 7);
+  pen.lineWidth = unit();
+  pen.strokeStyle = "#fff";
+  pen.stroke();
 }
 
 function mark(one) {

@@ -4,16 +4,20 @@
 // what a person reads in words.py (`words`).
 const find = (selector) => element.querySelector(selector);
 const all = (selector) => [...element.querySelectorAll(selector)];
-const canvas = find("canvas"), slider = find("input[type=range]"), status = find(".status");
+const canvas = find("canvas"), slider = find("[data-frames]"), status = find(".status");
+const brush = find("[data-size]"), opacity = find("[data-opacity]");
 const pen = canvas.getContext("2d");
+const ERASES = { brush: false, eraser: true };  // the tools that paint
 let state = null;       // what the server says
 let images = [];        // one per frame
 let frame = 0, object = 1, tool = "positive";
 let band = null;        // the rectangle that is being dragged
+let drawn = null;       // the stroke that is being painted
+let pointer = null;     // where the pointer is
 let playing = null, polling = null;
+let followed = performance.now();  // since when objects are tracked
 let queue = Promise.resolve(), waiting = 0;
-let pending = [];       // points that are not answered yet
-const took = {};        // seconds that an action took last
+let pending = [];       // points, boxes and strokes that are not answered yet
 
 function tell(text, isError) {
   status.textContent = text || "";
@@ -58,6 +62,8 @@ function start(news) {
   canvas.width = news.width;
   canvas.height = news.height;
   canvas.style.setProperty("--aspect", news.width / news.height);
+  brush.max = Math.round(news.height / 5);
+  brush.value = Math.round(news.height / 30);
   slider.max = news.count - 1;
   find(".empty").hidden = true;
   images = Array.from({ length: news.count }, () => new Image());
@@ -102,10 +108,9 @@ function act(name, more) {
   if (!state) return;
   const token = state.token;
   canvas.dataset.waiting = ++waiting;
-  const sent = performance.now(), last = took[name];
-  const note = last ? `${words.working} (${words.last_time} ${last} s)` : words.working;
+  const note = doing(name);
   const slow = setTimeout(() => tell(note), 400);
-  const point = name === "click" ? { ...more, waits: true } : null;
+  const point = ["click", "box", "paint"].includes(name) ? { ...more, waits: true } : null;
   if (point) pending.push(point);
   draw();
   queue = queue.then(() => attempt(async () => {
@@ -113,7 +118,6 @@ function act(name, more) {
     const regions = state.regions ? state.at : 0;
     const asked = { token, version: state.version, regions, name, ...more };
     const news = answered(await server.act(asked));
-    took[name] = Math.max(1, Math.round((performance.now() - sent) / 1000));
     clearTimeout(slow);
     if (status.textContent === note) tell("");
     take(news);
@@ -125,28 +129,49 @@ function act(name, more) {
   });
 }
 
+// What goes on, and how long that took last time.
+function doing(name) {
+  const what = words[`doing_${name}`];
+  if (!what) return words.working;
+  const last = state.took[name];
+  return `${what} … (${last ? `${words.last_time} ${Math.max(1, Math.round(last))} s` : words.first_time})`;
+}
+
+function progress([done, total]) {
+  if (!done) followed = performance.now();
+  const left = done ? (total - done) * (performance.now() - followed) / 1000 / done : 0;
+  const rest = done > 1 ? `, ${words.about} ${Math.max(1, Math.round(left))} s ${words.left}` : "";
+  tell(`${words.tracking}: ${done} / ${total}${rest}`);
+}
+
 function controls() {
   const numbers = [...new Set([...state.objects, object])].sort((a, b) => a - b);
   const chips = find(".objects");
-  chips.replaceChildren(...numbers.map((number) => chip(`${number}`, number)), chip(words.new_object, Math.max(...numbers) + 1));
+  const called = numbers.map((number) => chip(nameOf(number), number, true));
+  chips.replaceChildren(...called, chip(words.new_object, Math.max(...numbers) + 1, false));
+  const name = find(".name");
+  if (document.activeElement !== name) name.value = state.names[object] || "";
+  find(".size").hidden = !(tool in ERASES);
   for (const button of all("[data-tool]")) button.setAttribute("aria-pressed", button.dataset.tool === tool);
   const busy = state.tracking;
   for (const button of all("[data-follow], [data-action]")) button.disabled = Boolean(busy) && button.dataset.action !== "stop";
   find("[data-action=stop]").hidden = find("progress").hidden = !busy;
   if (busy) find("progress").value = busy[0] / busy[1];
+  if (busy && !status.classList.contains("error")) progress(busy);
   find(".saved").textContent = busy || state.saved ? "" : words.not_saved;
   find("[data-play]").textContent = playing ? words.pause : words.play;
-  find("[data-play]").setAttribute("aria-label", playing ? "pause" : "play");
+  find("[data-play]").setAttribute("aria-label", playing ? words.to_pause : words.to_play);
   ticks();
 }
 
-function chip(text, number) {
-  const button = document.createElement("button");
-  const isThere = text === `${number}`, dot = document.createElement("i");
+const nameOf = (number) => state.names[number] || `${number}`;
+
+function chip(text, number, isThere) {
+  const button = document.createElement("button"), dot = document.createElement("i");
   dot.style.background = colourOf(number);
   button.type = "button";
   button.replaceChildren(...(isThere ? [dot] : []), text);
-  button.setAttribute("aria-label", isThere ? `object ${number}` : "new object");
+  button.setAttribute("aria-label", isThere ? `${words.an_object} ${number}` : words.a_new_object);
   button.setAttribute("aria-pressed", number === object);
   button.onclick = () => choose(number);
   return button;
@@ -178,7 +203,11 @@ function draw() {
   for (const [number, lines] of own.silhouettes) silhouette(number, lines);
   const regions = (!state.tracking && state.regions && state.regions[frame]) || [];
   for (const [number, lines] of regions) region(number, lines);
-  [...own.marks, ...pending.filter((one) => one.frame === frame)].forEach(mark);
+  const waits = pending.filter((one) => one.frame === frame);
+  const strokes = [...waits, ...(drawn && drawn.frame === frame ? [drawn] : [])].filter((one) => one.points);
+  strokes.forEach(sketch);
+  [...own.marks, ...waits.filter((one) => !one.points)].forEach(mark);
+  if (pointer && tool in ERASES) ring(pointer, Number(brush.value));
   if (band) frameOf(band.x, band.y, band.width, band.height, "#fff");
   canvas.dataset.frame = frame;
   canvas.dispatchEvent(new CustomEvent("shown", { detail: frame }));
@@ -220,27 +249,53 @@ canvas.addEventListener("pointerdown", (event) => {
     band = { from: { x, y, frame }, x, y, width: 0, height: 0 };
     return;
   }
+  if (tool in ERASES) {
+    canvas.setPointerCapture(event.pointerId);
+    pause();
+    const positive = event.button === 0 && !event.shiftKey && !ERASES[tool];
+    drawn = { frame, object, radius: Number(brush.value), points: [middle(x, y)], positive };
+    return draw();
+  }
   const positive = event.button === 0 && !event.shiftKey && tool !== "negative";
   const within = (value, size) => Math.max(0, Math.min(size - 1, value - 0.5));
   act("click", { frame, x: within(x, canvas.width), y: within(y, canvas.height), positive, object });
 });
 canvas.addEventListener("pointermove", (event) => {
-  if (!band) return;
-  const { x, y } = position(event), from = band.from;
+  const { x, y } = pointer = position(event);
+  if (drawn) draws(event);
+  if (!band) return tool in ERASES ? draw() : undefined;
+  const from = band.from;
   band = { from, x: Math.min(x, from.x), y: Math.min(y, from.y), width: Math.abs(x - from.x), height: Math.abs(y - from.y) };
   draw();
 });
 canvas.addEventListener("pointerup", () => {
-  const drawn = band;
-  band = null;
-  if (!drawn) return;
-  if (drawn.width < 3 || drawn.height < 3) tell(words.drag_first, true);
-  else act("box", { frame: drawn.from.frame, x: drawn.x, y: drawn.y, width: drawn.width, height: drawn.height, object });
+  const dragged = band, stroke = drawn;
+  band = drawn = null;
+  if (stroke) return act("paint", stroke);
+  if (!dragged) return;
+  if (dragged.width < 3 || dragged.height < 3) tell(words.drag_first, true);
+  else act("box", { frame: dragged.from.frame, x: dragged.x, y: dragged.y, width: dragged.width, height: dragged.height, object });
   draw();
 });
-canvas.addEventListener("pointercancel", () => { band = null; draw(); });
+canvas.addEventListener("pointercancel", () => { band = drawn = null; draw(); });
+canvas.addEventListener("pointerleave", () => { pointer = null; draw(); });
+
+// A point names a pixel's middle; to a tenth of a pixel.
+const middle = (x, y) => [x, y].map((size) => Math.round((size - 0.5) * 10) / 10);
+
+function draws(event) {
+  const moves = event.getCoalescedEvents ? event.getCoalescedEvents() : [];
+  for (const one of moves.length ? moves : [event]) {
+    const { x, y } = position(one), [lastX, lastY] = drawn.points[drawn.points.length - 1];
+    const next = middle(x, y);
+    if (Math.hypot(next[0] - lastX, next[1] - lastY) >= Math.max(1, drawn.radius / 8)) drawn.points.push(next);
+  }
+}
 
 slider.addEventListener("input", () => show(Number(slider.value)));
+for (const one of [brush, opacity]) one.addEventListener("input", draw);
+find(".name").addEventListener("change", (event) => act("name", { object, text: event.target.value }));
+find(".name").addEventListener("keydown", (event) => { if (event.key === "Enter") event.target.blur(); });
 for (const button of all("[data-step]")) button.onclick = () => show(frame + Number(button.dataset.step));
 for (const button of all("[data-tool]")) button.onclick = () => use(button.dataset.tool);
 find("[data-help]").onclick = help;
@@ -248,7 +303,7 @@ for (const button of all("[data-action]")) button.onclick = () => act(button.dat
 for (const button of all("[data-follow]")) button.onclick = () => act("follow", { direction: button.dataset.follow, frame });
 find("[data-play]").onclick = play;
 find(".viewer").addEventListener("keydown", (event) => {
-  if (event.target.tagName === "INPUT" && event.key.startsWith("Arrow")) return;
+  if (event.target.type === "text" || (event.target.tagName === "INPUT" && event.key.startsWith("Arrow"))) return;
   if (event.altKey || ((event.ctrlKey || event.metaKey) && event.key !== "z")) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (key === "ArrowLeft") show(frame - 1);
@@ -256,7 +311,8 @@ find(".viewer").addEventListener("keydown", (event) => {
   else if (key === "Home") show(0);
   else if (key === "End") show(state ? state.count - 1 : 0);
   else if (key === " " && event.target.tagName !== "BUTTON") play();
-  else if (key === "z" && (event.ctrlKey || event.metaKey)) act("undo", {});
+  else if (key === "z" && (event.ctrlKey || event.metaKey)) act(event.shiftKey ? "redo" : "undo", {});
+  else if (key === "[" || key === "]") resize(key === "]");
   else if (key === "?") help();
   else if (key in TOOLS) use(TOOLS[key]);
   else if (state && key === "t" && !state.tracking) act("follow", { direction: "both", frame });
@@ -266,11 +322,19 @@ find(".viewer").addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-const TOOLS = { a: "positive", r: "negative", b: "box" };
+const TOOLS = { a: "positive", r: "negative", b: "box", p: "brush", e: "eraser" };
+
+function resize(isLarger) {
+  const size = Number(brush.value);
+  brush.value = isLarger ? Math.max(size + 1, size * 1.2) : Math.min(size - 1, size / 1.2);
+  draw();
+}
 
 function use(name) {
   tool = name;
-  if (state) controls();
+  if (!state) return;
+  controls();
+  draw();
 }
 
 function help() {
@@ -281,9 +345,10 @@ function help() {
 
 function opened() {
   if (!props.value || !props.value.token) return;
+  find(".empty").textContent = words.loading;
   if (state && state.token !== props.value.token) {
     pause();
-    state = band = null;
+    state = band = drawn = null;
     pending = [];
     frame = 0;
     images = [];

@@ -42,7 +42,7 @@ class JobRecord(BaseModel):
         stage: the one that runs, or ran last.
         message: what went wrong.
         inputs: digest of all that it was made from.
-        outputs: SHA-256 of each video, by path.
+        outputs: SHA-256 of each video, by path; what a store says of its content, by URL.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -81,17 +81,26 @@ def read_record(out: Path) -> dict[str, JobRecord]:
     return found
 
 
-def write_record(out: Path, jobs: Sequence[JobRecord], part: str = "") -> None:
-    """Write batch.json, or that of a part, as a whole."""
-    text = BatchRecord(jobs=list(jobs)).model_dump_json(indent=2)
-    write_text(out / f"{NAME}{part}.json", text + "\n")
+def write_record(out: Path, jobs: Sequence[JobRecord], part: str = "") -> Path:
+    """Write batch.json, or that of a part, as a whole; returns its path."""
+    path, text = out / f"{NAME}{part}.json", BatchRecord(jobs=list(jobs)).model_dump_json(indent=2)
+    write_text(path, text + "\n")
+    return path
 
 
-def write_page(out: Path, jobs: Sequence[JobRecord], part: str = "") -> None:
-    """Write the page of results; it needs no other file and no network."""
-    rows = [(job, _pictures(Path(job.output)) if job.status == "ok" else []) for job in jobs]
+def write_page(
+    out: Path, jobs: Sequence[JobRecord], videos: dict[str, Path], part: str = ""
+) -> Path:
+    """Write the page of results; it needs no other file and no network. Returns its path.
+
+    Args:
+        videos: on this machine, of jobs that are done, by name.
+    """
+    rows = [(job, _pictures(videos[job.name]) if job.name in videos else []) for job in jobs]
     page = Environment(autoescape=True).from_string(TEMPLATE).render(rows=rows)
-    write_text(out / f"{NAME}{part}.html", page)
+    path = out / f"{NAME}{part}.html"
+    write_text(path, page)
+    return path
 
 
 def _pictures(video: Path) -> list[str]:

@@ -146,13 +146,25 @@ def copy_frame(target: FrameEdit, number: int, edited: bool, dx: int, dy: int) -
     return target.lay(target.other(number, edited), label, dx, dy)
 
 
-def take_result(target: FrameEdit) -> Path:
-    """Lay on what the newest result shows in this frame. Raises UserError: there is no result."""
-    from maskora.app.evaluate import find_result
+def take_result(target: FrameEdit, number: int | None = None) -> Path:
+    """Lay on what a result shows in this frame.
+
+    Args:
+        number: of an earlier version; None: the newest.
+
+    Raises:
+        UserError: there is no such result.
+    """
+    from maskora.app.evaluate import find_result, read_result
+    from maskora.app.versions import version_folder
     from maskora.video.read import read_frames
 
     source = target.workspace.read_source()
-    result = find_result(target.workspace, source, target.edit, None)
+    if number is None:
+        result = find_result(target.workspace, source, target.edit, None)
+    else:
+        folder = version_folder(target.workspace, target.edit, number)
+        result = read_result(folder, source, "take another version")
     (shown_HWC,) = read_frames(result.video, target.frame, 1)
     if shown_HWC.shape[1::-1] != source.size:
         shown_HWC = fit_image(shown_HWC, source.placement)

@@ -304,7 +304,15 @@ def find_result(
         UserError: there is none, it was made of another clip, or its file is damaged.
     """
     remedy = f"run python infer.py --config {workspace.config}{f' --edit {edit}' if edit else ''}"
-    folder = _result_folder(workspace, edit, seed, remedy)
+    return read_result(_result_folder(workspace, edit, seed, remedy), source, remedy)
+
+
+def read_result(folder: Path, source: Source, remedy: str) -> FinishedResult:
+    """The result in a folder. Arguments and errors as `find_result`.
+
+    Args:
+        remedy: what a person does where it cannot be used.
+    """
     record = read_record(ResultRecord, folder / "run.json", remedy)
     if record.source.model_copy(update={"origin": source.origin}) != source:  # it may be moved
         raise UserError(f"{folder} was made before the workspace was prepared anew: {remedy}")

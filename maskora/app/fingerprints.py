@@ -58,7 +58,7 @@ def motion_fingerprint(clip: Clip, caption: str, config: Config, model: VideoMod
         "base": base_digest(config.model.dtype, model),
         "[adapter]": _table(config.adapter),
         "[optimizer]": _table(config.optimizer),
-        "[training]": _table(config.training, "checkpoint_every"),
+        "[training]": _table(config.training, "checkpoint_every", "preview_every"),
         "source frames": digest_frames(clip.frames_THWC),
         "masks": digest_inside(clip.labels_THW),
         "caption": digest(config.prompt.with_token(caption)),

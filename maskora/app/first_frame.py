@@ -47,22 +47,33 @@ def make_first_frame(
     inside_THW = np.stack([labels_HW > 0 for labels_HW in islice(labels_THW, seen)])
     path, inside = workspace.edited_frame(edit, 0, ".png"), digest_inside(inside_THW)
     with working(workspace):
-        if not _may_write(workspace, edit, path, inside) or inside_THW[0].all():
+        if not _may_write(workspace, edit, inside) or inside_THW[0].all():
             return None
         said = _write(workspace, path, inside_THW)
         Made(picture=sha256_file(path), inside=inside).write(path.parent / MADE)
     return said
 
 
-def _may_write(workspace: Workspace, edit: str | None, path: Path, inside: str) -> bool:
+def _may_write(workspace: Workspace, edit: str | None, inside: str) -> bool:
     """True where there is no first frame, or one that was made with another mask."""
-    files, record = workspace.edited_files(edit, 0), path.parent / MADE
-    if not files:
+    if not workspace.edited_files(edit, 0):
         return True
-    if files != [path] or not record.is_file():
-        return False
+    made = made_first_frame(workspace, edit)
+    return made is not None and made.inside != inside
+
+
+def made_first_frame(workspace: Workspace, edit: str | None) -> Made | None:
+    """The record of a first frame that was made; None where there is none, or a person's.
+
+    Raises:
+        UserError: the record is damaged.
+    """
+    path = workspace.edited_frame(edit, 0, ".png")
+    record = path.parent / MADE
+    if workspace.edited_files(edit, 0) != [path] or not record.is_file():
+        return None
     made = read_record(Made, record, f"remove it; {path} stays as it is then")
-    return made.picture == sha256_file(path) and made.inside != inside
+    return made if made.picture == sha256_file(path) else None
 
 
 def _write(workspace: Workspace, path: Path, inside_THW: np.ndarray) -> str:

@@ -185,6 +185,17 @@ def generate(
     return {seed: run.result() for seed, run in runs.items()}
 
 
+def assist(config: Config, model: VideoModel, loras: list[LoraChoice], cache: TensorCache) -> None:
+    """Generate what the first of the model's team asks the others to, until it has no more."""
+    while (asked := model.team.gathered(None)[0]) is not None:
+        encoded, segment = asked
+        generate(config, model, encoded, loras, cache, _ignore, _ignore, segment)
+
+
+def _ignore(*_: object) -> None:
+    """What the first one keeps."""
+
+
 def _begun(
     config: Config,
     model: VideoModel,

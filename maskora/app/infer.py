@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,19 @@ from maskora.app.generate import Encoded, of_expert
 from maskora.app.open_base import Base, open_base
 from maskora.app.outputs import (
     Run,
+    Settle,
     make_room,
     record_of_seed,
     result_files,
     run_record,
     write_outputs,
 )
-from maskora.app.passages import generated
+from maskora.app.passages import Takes, generated, segments_from
 from maskora.app.plan import segments_of
 from maskora.app.preflight import infer_warnings
-from maskora.app.together import working_together
+from maskora.app.shared_inference import Crew
+from maskora.app.together import blocks_held_once, working_together
+from maskora.app.versions import keep_version
 from maskora.app.workspace import Workspace, original_video
 from maskora.config import Config
 from maskora.config.tables import Stage
@@ -41,6 +45,7 @@ from maskora.latents import digest_tensors
 from maskora.memory.report import render
 from maskora.models.registry import VideoModel
 from maskora.ranks import first_then_others
+from maskora.streaming.placement import gb
 from maskora.video.probe import VideoInfo
 
 log = logging.getLogger("maskora")
@@ -55,6 +60,7 @@ def infer_clip(
     output: Path | None,
     lora_choice: list[str],
     again: int | None = None,
+    keep: bool = False,
 ) -> None:
     """Generate the edited clip for every seed.
 
@@ -63,6 +69,7 @@ def infer_clip(
         output: a copy of edited.mp4.
         lora_choice: LoRA files in place of the clip's own, or "none".
         again: the number of a segment, from 1: from there on it is generated anew.
+        keep: the result that is there becomes an earlier version.
 
     Raises:
         UserError: the workspace is not complete, or a LoRA is missing or does not fit.
@@ -74,7 +81,7 @@ def infer_clip(
     folders = {
         seed: workspace.output_dir(edit, seed if n else None) for n, seed in enumerate(numbers)
     }
-    infer_into(folders, config, workspace, edit, output, lora_choice, again=again)
+    infer_into(folders, config, workspace, edit, output, lora_choice, again=again, keep=keep)
 
 
 def infer_into(
@@ -86,6 +93,7 @@ def infer_into(
     lora_choice: list[str],
     check: Check | None = None,
     again: int | None = None,
+    keep: bool = False,
 ) -> None:
     """Generate the edited clip of each seed into a folder of its own.
 
@@ -95,6 +103,7 @@ def infer_into(
         folders: by seed.
         again: the number of a segment, from 1: from there on it is generated anew.
         check: is given the run's record before anything heavy begins, and may refuse it.
+        keep: the results that are there become earlier versions.
 
     Raises:
         UserError: as `infer_clip`.
@@ -103,9 +112,6 @@ def infer_into(
         _check_output(output, list(folders.values()), workspace)
     workspace.read_source()  # where there is no workspace, nothing is to be held
     together = ranks.joined()
-    own = dict([*folders.items()][together.rank :: together.count])
-    if len(folders) < together.count:
-        log.warning("note: so few seeds, that some of the processes have nothing to do")
     with working_together(workspace):
         run, base = first_then_others(
             together,
@@ -116,9 +122,12 @@ def infer_into(
         record = run_record(run, loras)
         if check is not None:
             check(record)
+        _check_disk(run, len(folders))
         base.log_plan()
         with base.explaining_out_of_memory():
-            _generate_results(run, base, loras, record, own, again)
+            _generate_results(
+                run, base, loras, record, folders, again, keep_version if keep else None
+            )
         base.log_usage()
         if output is not None and together.rank == 0:
             with replacing(output) as scratch:
@@ -140,6 +149,20 @@ def _open(
     base = open_base(config, workspace, clip.source, "infer")
     plan = render([base.plan])
     return Run(config, workspace, clip, edited, edit, original, base.model, plan), base
+
+
+def _check_disk(run: Run, seeds: int) -> None:
+    """Raises Fault where a clip of several segments has too little room for frames that wait."""
+    if len(run.segments) == 1:
+        return
+    needed = seeds * run.clip.source.frames * prod(run.clip.frames_THWC.shape[1:])
+    free = shutil.disk_usage(run.workspace.root).free
+    if free < needed:
+        raise Fault(
+            f"{gb(needed)} GB of frames wait in {run.workspace.cache_dir} while the clip is "
+            f"generated, and {gb(free)} GB are free there: make room"
+            + (", or generate fewer seeds at a time" if seeds > 1 else "")
+        )
 
 
 def read_inputs(
@@ -181,30 +204,53 @@ def _generate_results(
     record: dict[str, Any],
     folders: dict[int, Path],
     again: int | None,
+    settle: Settle | None,
 ) -> None:
     """Generate and write the clip of each seed; one that fails stops no other, and is raised last.
 
     Args:
         folders: by seed.
         again: the number of the first segment that is generated anew whatever is kept.
+        settle: as of `write_outputs`.
     """
+    anew, name = segments_from(run, again), partial(sampled_name, run, record)
     failures: list[Exception] = []
-    name = partial(sampled_name, run, record)
-    with generated(run, base, loras, list(folders), name, again) as takes:
-        for seed, folder in folders.items():
-            try:
-                frames_THWC, seeded = takes.frames(seed), record_of_seed(record, seed)
-                write_outputs(folder, run, seeded, frames_THWC, takes.seconds)
-                takes.finish(seed)
-            except (UserError, Fault, OSError) as error:
-                failures.append(error)
-                continue
-            log.info("%s", folder / "edited.mp4")
-    ranks.joined().gathered(None)  # a launcher stops all where one ends
+    with blocks_held_once(run.model):
+        crew = Crew(run, base, loras, [*folders], name, ranks.joined())
+        ahead = 0.0
+        if crew.sharing.ahead:
+            ahead, anew = crew.generate_ahead(anew), range(0)
+
+        def write() -> None:
+            own = dict(crew.own([*folders.items()]))
+            if not own:
+                return
+            with generated(run, base, loras, list(own), name, anew) as takes:
+                takes.seconds["generating"] += ahead
+                failures.extend(_write_results(run, record, own, takes, settle))
+
+        crew.do(write)  # a launcher stops all where one ends
     for failure in failures[1:]:
         log.error("%s", failure)
     if failures:
         raise failures[0]
+
+
+def _write_results(
+    run: Run, record: dict[str, Any], folders: dict[int, Path], takes: Takes, settle: Settle | None
+) -> list[Exception]:
+    """Write the clip of each seed; gives what has stopped some of them."""
+    failures: list[Exception] = []
+    for seed, folder in folders.items():
+        try:
+            frames_THWC, seeded = takes.frames(seed), record_of_seed(record, seed)
+            write_outputs(folder, run, seeded, frames_THWC, takes.seconds, settle)
+            takes.finish(seed)
+        except (UserError, Fault, OSError) as error:
+            failures.append(error)
+            continue
+        log.info("%s", folder / "edited.mp4")
+    return failures
 
 
 def sampled_name(run: Run, record: dict[str, Any], encoded: Encoded, seed: int) -> str:
@@ -286,12 +332,22 @@ def choose_loras(run: Run, choice: list[str]) -> list[LoraChoice]:
         stages = [stage_run(config, stage, expert) for expert in experts]
         inputs = (workspace, config, run.clip, run.edited, run.edit, run.model)
         own = [trained_lora(*inputs, each) for each in stages]
+    return complete_loras(run, own, chosen=bool(choice))
+
+
+def complete_loras(run: Run, own: list[LoraChoice], *, chosen: bool) -> list[LoraChoice]:
+    """Some LoRAs and those of inference.loras, each checked and logged. Raises UserError.
+
+    Args:
+        chosen: it needs no telling where one that was trained for this edit is passed over.
+    """
+    workspace, config, experts = run.workspace, run.config, run.model.experts
     extra = [
         LoraChoice(workspace.root / Path(item.path).expanduser(), item.strength, item.expert)
         for item in config.inference.loras
     ]
     loras = [_checked(one, config, run.model) for one in (*own, *extra)]
-    _log_loras(run, loras, chosen=bool(choice))
+    _log_loras(run, loras, chosen=chosen)
     bare = [e.name for e in experts if not of_expert(loras, e)]
     if loras and bare:
         log.warning("note: no LoRA is for %s noise: that transformer runs bare", " and ".join(bare))

@@ -2,30 +2,46 @@
 
 import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError
 
+from maskora.app.batch_results import ResultsFolder
+from maskora.app.edit_line import (
+    FOR_PREPARE,
+    OPTIONS,
+    parse_edit_line,
+    split_words,
+    words_of,
+    workspace_problems,
+)
+from maskora.app.line_inputs import input_files
+from maskora.app.remote import is_remote, open_store
 from maskora.config.tables import Table
 from maskora.config.toml import parse_toml
 from maskora.errors import UserError
-from maskora.files import read_text
+from maskora.files import read_text, refuse_inputs
 
+SEE_BATCH = "maskora batch --help"
 NAME = re.compile(r"\w[\w.-]*")
+# Keys that are options of edit by the same name, and what a workspace has from its preparation.
+AS_OPTIONS = ("base", "frames", "size", "fps", "caption", "edited_caption", "preset", "device")
+PREPARED = ("box", "mask", *AS_OPTIONS[:6])
 
 
 class BatchJob(NamedTuple):
     """One edit of a batch.
 
     Attributes:
-        output: the edited video.
+        output: the edited video: a path, or a URL.
         words: after `maskora edit`.
         problem: why it cannot begin; empty where it can.
     """
 
     name: str
-    output: Path
+    output: str
     words: list[str]
     problem: str = ""
 
@@ -46,11 +62,14 @@ class JobDefaults(Table):
 
 
 class JobTable(JobDefaults):
-    """[[job]]: a video, where the edit is, and edited frames by their number, of which 0 is one."""
+    """[[job]]: a video, where the edit is, and edited frames by their number, of which 0 is one.
+
+    A workspace that is prepared takes the place of the video, and has all that already.
+    """
 
     name: str
-    video: str
-    edits: dict[str, str]
+    video: str | None = None
+    edits: dict[str, str] = Field(default={})
     box: list[int] | None = Field(default=None, min_length=4, max_length=4)
     clicks: tuple[str, ...] = Field(default=(), strict=False)
     mask: str | None = None
@@ -64,11 +83,36 @@ class JobsFile(Table):
     job: list[JobTable] = Field(min_length=1)
 
 
-def read_jobs(path: Path, out: Path) -> list[BatchJob]:
+def jobs_of_file(
+    words: list[str], scratch: Path | None = None
+) -> tuple[list[BatchJob], ResultsFolder]:
+    """The jobs of `JOBS.toml [OUT_DIR] [-- options]`, and the folder of results. Raises UserError.
+
+    Options after -- go before a job's own, which win.
+
+    Args:
+        scratch: as of `ResultsFolder`.
+    """
+    end = words.index("--") if "--" in words else len(words)
+    names, common = words[:end], words[end + 1 :]
+    if len(names) > 2 or any(name.startswith("-") for name in names):
+        raise UserError(f"expected JOBS.toml [OUT_DIR], got {' '.join(names)} ({SEE_BATCH})")
+    path = Path(names[0])
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    place = names[1] if len(names) == 2 else str(path.with_name(f"{path.stem}-out"))
+    results = ResultsFolder.at(place, scratch)
+    jobs = read_jobs(path, results, common)
+    written = [results.folder / f"{job.name}{end}" for job in jobs for end in (".mp4", ".log")]
+    refuse_inputs(written, [path, *(file for job in jobs for file in input_files(job.words))])
+    return jobs, results
+
+
+def read_jobs(path: Path, out: ResultsFolder, common: Sequence[str] = ()) -> list[BatchJob]:
     """The jobs of a jobs.toml; paths in it count from its folder, but that of `device` and `set`.
 
     Args:
-        out: the folder of results.
+        common: options for every job, over which its own win.
 
     Raises:
         UserError: with every mistake in it.
@@ -84,11 +128,16 @@ def read_jobs(path: Path, out: Path) -> list[BatchJob]:
     names = [table.name.lower() for table in file.job]
     mistakes = [f"two jobs are named {name!r}" for name in sorted(set(names))
                 if names.count(name) > 1]  # fmt: skip
+    jobs = []
     for table in file.job:
-        mistakes += [f"job {table.name!r}: {mistake}" for mistake in _mistakes(table, home)]
+        found = _mistakes(table, home)
+        if not found:
+            jobs.append(_job(table, file.defaults, home, out, common))
+            found = [] if table.video else _workspace_mistakes(jobs[-1])
+        mistakes += [f"job {table.name!r}: {mistake}" for mistake in found]
     if mistakes:
         raise _refused(path, mistakes)
-    return [_job(table, file.defaults, home, out) for table in file.job]
+    return jobs
 
 
 def _refused(path: Path, mistakes: list[str]) -> UserError:
@@ -122,41 +171,89 @@ def _mistakes(table: JobTable, home: Path) -> list[str]:
     mistakes = []
     if not NAME.fullmatch(table.name):
         mistakes.append("a name has letters, digits, '_', '-' and '.', and begins with no sign")
-    given = [table.box is not None, bool(table.clicks), table.mask is not None]
-    if sum(given) != 1:
-        mistakes.append("give one of box, clicks and mask")
-    if "0" not in table.edits:
-        mistakes.append('edits has no frame 0: edits = { 0 = "edited.png" }')
+    if table.video is not None:
+        given = [table.box is not None, bool(table.clicks), table.mask is not None]
+        if sum(given) != 1:
+            mistakes.append("give one of box, clicks and mask")
+        if "0" not in table.edits:
+            mistakes.append('edits has no frame 0: edits = { 0 = "edited.png" }')
+    elif table.workspace is None:
+        mistakes.append("give a video, or a workspace that is prepared")
+    elif useless := [key for key in PREPARED if getattr(table, key) is not None]:
+        mistakes.append(
+            f"{', '.join(useless)}: the workspace is prepared, and keeps what it has: leave that "
+            f"out, or give the video too, for a workspace that is to be made"
+        )
     if odd := [frame for frame in table.edits if not re.fullmatch("[0-9]+", frame)]:
         mistakes.append(f"edits: {', '.join(odd)}: frames are numbers")
     if any(seed < 0 for seed in table.seeds):
         mistakes.append("seeds are whole numbers from 0")
+    return mistakes + _missing(table, home)
+
+
+def _missing(table: JobTable, home: Path) -> list[str]:
+    """Files that are not there. What lies in a store is looked for when the job's turn comes."""
+    mistakes = []
     paths = {"video": table.video, "mask": table.mask,
              **{f"edits.{frame}": path for frame, path in table.edits.items()}}  # fmt: skip
+    for key, path in paths.items():
+        if path is None:
+            continue
+        if is_remote(path):
+            try:
+                open_store(path)
+            except UserError as error:
+                mistakes.append(f"{key}: {error}")
+        elif not (home / path).exists():
+            mistakes.append(f"{key}: no such file: {home / path}")
     return mistakes + [
-        f"{key}: no such file: {home / path}"
-        for key, path in paths.items()
-        if path is not None and not (home / path).exists()
+        f"{key}: {path}: it lies on a disk, in no store"
+        for key, path in (("workspace", table.workspace), ("base", table.base))
+        if path is not None and is_remote(path)
     ]
 
 
-def _job(table: JobTable, defaults: JobDefaults, home: Path, out: Path) -> BatchJob:
-    """The command line of a checked job; its own options win over the defaults."""
-    output = out / f"{table.name}.mp4"
-    box = [] if table.box is None else [",".join(map(str, table.box))]
-    words = [str(home / table.video), *box, str(home / table.edits["0"]), str(output)]
-    work = output.with_suffix(".work") if table.workspace is None else home / table.workspace
-    words += ["--workspace", str(work)]
-    words += [word for click in table.clicks for word in ("--click", click)]
-    words += [] if table.mask is None else ["--mask", str(home / table.mask)]
+def _at(home: Path, path: str) -> str:
+    """A path of jobs.toml, from its folder; a URL as it is."""
+    return path if is_remote(path) else str(home / path)
+
+
+def _workspace_mistakes(job: BatchJob) -> list[str]:
+    """What is wrong with a job in a workspace that is there."""
+    try:
+        return workspace_problems(parse_edit_line(job.words))
+    except UserError as error:
+        return [str(error)]
+
+
+def _job(
+    table: JobTable, defaults: JobDefaults, home: Path, out: ResultsFolder, common: Sequence[str]
+) -> BatchJob:
+    """The command line of a checked job; its own options win over those for every job."""
+    output = out.name(f"{table.name}.mp4")
+    words = [output]
+    if table.video is not None:
+        box = [] if table.box is None else [",".join(map(str, table.box))]
+        words = [_at(home, table.video), *box, _at(home, table.edits["0"]), output]
+    work = None if table.workspace is None else ["--workspace", str(home / table.workspace)]
+    own = out.workspace_words(table.name) if work is None else work
+    own += [word for click in table.clicks for word in ("--click", click)]
+    own += [] if table.mask is None else ["--mask", _at(home, table.mask)]
     for frame, path in sorted(table.edits.items(), key=lambda edit: int(edit[0])):
-        words += ["--keyframe", f"{int(frame)}={home / path}"] if int(frame) else []
-    for key in ("base", "frames", "size", "fps", "caption", "edited_caption", "preset", "device"):
+        if int(frame) or table.video is None:
+            own += ["--keyframe", f"{int(frame)}={_at(home, path)}"]
+    for key in AS_OPTIONS:
         value = getattr(table, key) if getattr(table, key) is not None else getattr(defaults, key)
         if value is not None:
             value = str(home / value) if key == "base" else str(value)
-            words.append(f"--{key.replace('_', '-')}={value}")
-    words += [f"--set={setting}" for setting in (*defaults.set, *table.set)]
+            own.append(f"--{key.replace('_', '-')}={value}")
+    own += [f"--set={setting}" for setting in (*defaults.set, *table.set)]
     if seeds := table.seeds or defaults.seeds:
-        words.append(f"--seed={','.join(map(str, seeds))}")
+        own.append(f"--seed={','.join(map(str, seeds))}")
+    given = split_words(own)[1]
+    if table.video is not None:
+        return BatchJob(table.name, output, [*words, *common, *words_of(given, *OPTIONS)])
+    # What is said for every job of its preparation is for those that are not prepared.
+    kept = [name for name in OPTIONS if name not in FOR_PREPARE]
+    words += [*words_of(split_words(common)[1], *kept), *words_of(given, *kept)]
     return BatchJob(table.name, output, words)

@@ -6,7 +6,8 @@ them, tracking/ the clicks and what a tracker made of them so far.
 
 import json
 import logging
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from math import prod
@@ -32,7 +33,7 @@ from maskora.config import Config
 from maskora.config.tables import Mask
 from maskora.config.tables import Tracker as TrackerSettings
 from maskora.errors import UserError
-from maskora.files import IMAGE_SUFFIXES, digest, digest_file, digest_files
+from maskora.files import IMAGE_SUFFIXES, digest, digest_file, digest_files, remove
 from maskora.frames import Frames, LazyFrames, PackedLabels, frames_of_files, read_sized
 from maskora.masks.files import (
     check_not_empty,
@@ -43,7 +44,17 @@ from maskora.masks.files import (
     write_labels,
 )
 from maskora.masks.markup import Markup
-from maskora.masks.prompts import Box, Click, Prompt, check_inside, parse_box, parse_click
+from maskora.masks.prompts import (
+    Box,
+    Click,
+    Mark,
+    Painting,
+    Prompt,
+    check_inside,
+    parse_box,
+    parse_click,
+    parse_paint,
+)
 from maskora.masks.shapes import final_masks, frame_ranges, static_box_labels
 from maskora.masks.trackers import open_tracker
 from maskora.masks.tracking import split
@@ -226,7 +237,8 @@ def track_workspace(
         if not overwrite:
             _refuse_painted(workspace, source)
         earlier, settings = workspace.read_tracking(), config.tracker
-        if (given := len(settings.clicks) + len(settings.boxes)) and earlier and earlier.prompts:
+        given = len(settings.clicks) + len(settings.boxes) + len(settings.paintings)
+        if given and earlier and earlier.prompts:
             say(f"note: {len(earlier.prompts)} earlier clicks and boxes are replaced by {given}")
         prompts = _prompts_to_follow(config, workspace, source)
         frames_THWC = load_frames(workspace, source)
@@ -290,7 +302,7 @@ def load_markup(workspace: Workspace, source: Source) -> Markup:
         marked = (frame for frame, labels_HW in enumerate(shown_THW) if labels_HW.any())
         markup.changed.update(marked)  # not in tracking/ yet
         return markup
-    prompts = _stored_prompts(record, source)
+    prompts = _stored_prompts(record, workspace, source)
     shown_THW = _stored_labels(source, workspace.tracked)
     before_THW = PackedLabels(shown_THW)
     for frame in {prompt.frame for prompt in prompts}:
@@ -310,16 +322,32 @@ def store_markup(workspace: Workspace, source: Source, markup: Markup) -> None:
         OSError: the disk is full, or may not be written.
     """
     pointed = {prompt.frame for prompt in markup.prompts}
+    paintings = {
+        workspace.painted(prompt.frame, prompt.object_id): prompt
+        for prompt in markup.prompts
+        if isinstance(prompt, Painting)
+    }
     for frame in sorted(markup.changed):
         write_labels(workspace.tracked(frame), markup.shown_THW[frame])
         if frame in pointed:
             write_labels(workspace.tracked_before(frame), markup.before_THW[frame])
-    named = [
-        {"box" if isinstance(prompt, Box) else "click": str(to_original(prompt, source.placement))}
-        for prompt in markup.prompts
-    ]
-    TrackingRecord.model_validate({"prompts": named}).write(workspace.tracking_record)
+    for path, painting in paintings.items():
+        if painting.frame in markup.changed:
+            write_labels(path, painting.silhouette_HW.astype(np.uint8))
+    stored = [_as_stored(prompt, source) for prompt in markup.prompts]
+    TrackingRecord.model_validate({"prompts": stored}).write(workspace.tracking_record)
+    for path in workspace.painted_dir.glob("[!.]*.png"):
+        if path not in paintings:
+            remove(path)
     markup.changed.clear()
+
+
+def _as_stored(prompt: Mark, source: Source) -> dict[str, str]:
+    """A prompt in clicks.json: its kind, and what it says."""
+    if isinstance(prompt, Painting):
+        return {"painting": f"{prompt.frame},{prompt.object_id}"}
+    kind = "box" if isinstance(prompt, Box) else "click"
+    return {kind: str(to_original(prompt, source.placement))}
 
 
 def save_masks(
@@ -345,15 +373,30 @@ def save_masks(
     if not replace_by_hand:
         _refuse_painted(workspace, source)
     labels_THW, notes = build_masks(workspace, silhouettes_THW, settings, source)
-    return labels_THW, [*absence_notes(markup), *notes]
+    return labels_THW, [*absence_notes(markup, workspace.read_names()), *notes]
 
 
-def absence_notes(markup: Markup) -> list[str]:
-    """A sentence for each object that is not seen in some frames."""
+def absence_notes(markup: Markup, names: Mapping[int, str]) -> list[str]:
+    """A sentence for each object that is not seen in some frames, by its name if it has one."""
     return [
-        f"object {number} is not seen in frames {frame_ranges(frames)}: click it there if it is"
+        f"{names.get(number, f'object {number}')} is not seen in frames {frame_ranges(frames)}: "
+        f"click it there if it is"
         for number, frames in markup.absences().items()
     ]
+
+
+def read_painted(text: str, relative_to: Path, source: Source) -> Painting:
+    """What ``FRAME,PNG[,OBJECT]`` names: everything that the picture marks is the object.
+
+    Raises:
+        UserError: there is no such picture, or it has another shape than the video.
+    """
+    frame, name, object_id = parse_paint(text)
+    file = relative_to / os.path.expanduser(name)
+    if file.is_dir():
+        raise UserError(f"paint {text!r}: {file} is a folder; name the picture of frame {frame}")
+    labels_HW = _fit_mask(read_mask_folder(file)[0], source.placement, file)
+    return Painting.of(frame, labels_HW > 0, object_id)
 
 
 def to_workspace(prompt: Prompt, placement: FramePlacement) -> Prompt:
@@ -382,8 +425,8 @@ def _moved(prompt: Prompt, across: float, down: float, left: float, top: float) 
     return replace(prompt, x=x, y=y)
 
 
-def _prompts_to_follow(config: Config, workspace: Workspace, source: Source) -> list[Prompt]:
-    """Those of [tracker], in pixels of the frames; else those that were clicked in the window."""
+def _prompts_to_follow(config: Config, workspace: Workspace, source: Source) -> list[Mark]:
+    """Those of [tracker], in pixels of the frames; else those that were made in the window."""
     given: list[Prompt] = [
         *map(parse_box, config.tracker.boxes),
         *map(parse_click, config.tracker.clicks),
@@ -395,22 +438,29 @@ def _prompts_to_follow(config: Config, workspace: Workspace, source: Source) -> 
             check_inside([moved], source.frames, *source.size)
         except UserError:
             raise UserError(f"{prompt}: it lies in the part that is cropped away") from None
-    prompts = fitted or list(load_markup(workspace, source).prompts)
+    painted = [read_painted(one, workspace.root, source) for one in config.tracker.paintings]
+    check_inside(painted, source.frames, *source.size)
+    if twice := [one for n, one in enumerate(painted) if str(one) in map(str, painted[:n])]:
+        raise UserError(f"{twice[0]} is given twice: give it once")
+    prompts = [*painted, *fitted] or list(load_markup(workspace, source).prompts)
     if not prompts:
         raise UserError(
             f"what is to be followed? Give --click FRAME,X,Y,+ (a point of the object, in pixels "
-            f"of the original video) or --box FRAME,X,Y,W,H, or click it: maskora gui "
-            f"{quoted(workspace.root)}"
+            f"of the original video), --box FRAME,X,Y,W,H or --paint FRAME,PNG, or click it: "
+            f"maskora gui {quoted(workspace.root)}"
         )
     return prompts
 
 
-def _stored_prompts(record: TrackingRecord, source: Source) -> list[Prompt]:
+def _stored_prompts(record: TrackingRecord, workspace: Workspace, source: Source) -> list[Mark]:
     """Prompts as they were stored: to a tenth of a pixel, so they may lie a little outside."""
     width, height = source.size
-    prompts: list[Prompt] = []
+    prompts: list[Mark] = []
     for item in record.prompts:
         for kind, text in item.items():
+            if kind == "painting":
+                prompts.append(_stored_painting(text, workspace, source))
+                continue
             given = parse_box(text) if kind == "box" else parse_click(text)
             prompt = to_workspace(given, source.placement)
             if isinstance(prompt, Click):
@@ -419,6 +469,18 @@ def _stored_prompts(record: TrackingRecord, source: Source) -> list[Prompt]:
             prompts.append(prompt)
     check_inside(prompts, source.frames, width, height)
     return prompts
+
+
+def _stored_painting(text: str, workspace: Workspace, source: Source) -> Painting:
+    """The painting that clicks.json names as FRAME,OBJECT. Raises UserError: it is not there."""
+    frame, _, number = text.partition(",")
+    if not (frame.isdecimal() and number.isdecimal()):
+        raise UserError(f"{workspace.tracking_record} is damaged: remove the folder, click again")
+    path = workspace.painted(int(frame), int(number))
+    if not path.is_file():
+        raise UserError(f"{path}, painted by hand, is missing: put it back, or remove its line")
+    silhouette_HW = read_sized(path, read_labels, source.size) > 0
+    return Painting.of(int(frame), silhouette_HW, int(number))
 
 
 def _stored_labels(source: Source, path_of: Callable[[int], Path]) -> PackedLabels:

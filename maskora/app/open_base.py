@@ -74,7 +74,8 @@ class Base:
 
     def remember(self, frames: int, seconds: float) -> None:
         """Keep what a step on samples of so many frames took, for later plans."""
-        if self.model.placement == self.plan.placement:  # else it is another plan's
+        model = self.model
+        if model.placement == self.plan.placement and model.team.count == 1:  # as planned
             timings.record(self.plan.step_key(frames), seconds)
 
     @contextmanager

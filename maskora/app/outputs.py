@@ -9,7 +9,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +41,7 @@ from maskora.video.sound import AudioClip
 from maskora.video.write import write_lossless, write_mp4
 
 log = logging.getLogger("maskora")
+Settle = Callable[[Path, Path], None]  # a folder of results, and its new result
 LIBRARIES = (
     "torch", "diffusers", "transformers", "peft", "safetensors", "ftfy", "numpy", "pillow",
     "opencv-python-headless", "imageio-ffmpeg",
@@ -50,10 +51,11 @@ STRIP_FRAMES = 6
 DIGITAL_SOURCE_TYPE = (
     "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 )
+STAR = "starred"  # an empty file: a person calls this result the best
 # Of an earlier result; what this one does not write goes.
 RESULT = (
     "edited.mp4", "edited.mkv", "comparison.mp4", "strip.png", "spill.png", "run.json",
-    "report.html", "report.json",
+    "report.html", "report.json", STAR,
 )  # fmt: skip
 
 
@@ -114,6 +116,7 @@ def write_outputs(
     record: dict[str, Any],
     frames_THWC: Frames,
     timings: dict[str, float],
+    settle: Settle | None = None,
 ) -> None:
     """Write every output of one seed; the earlier ones stay until all of it is there.
 
@@ -123,6 +126,7 @@ def write_outputs(
         record: the seed's, of `record_of_seed`.
         frames_THWC: raw generated frames, uint8, at the workspace's size.
         timings: seconds of each part of the work that all seeds shared.
+        settle: is given the folder and the new result, before that takes the place of the earlier.
     """
     final = frames_THWC
     try:
@@ -138,6 +142,8 @@ def write_outputs(
             tiling = {"vae_tiling": run.model.placement.vae_tiling}  # memory may have run out
             record = record | tiling | {"outputs": written, "timings": timings}
             write_text(new / "run.json", json.dumps(record, indent=2) + "\n")
+            if settle is not None:
+                settle(folder, new)
     except (Exception, KeyboardInterrupt):
         _keep_frames(folder, record["seed"], final)
         raise

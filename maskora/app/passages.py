@@ -5,9 +5,10 @@ begins with frames of that.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -65,23 +66,30 @@ class Reel:
     Args:
         inference: how its background is held.
         frames_THWC: where it is kept: of a clip of several segments, in a file.
+        origin: the frame of the clip with which it begins.
+        colours_C: the drift of the colours of the clip's first segment that tells of one, where
+            that is not among those that are added.
 
     Attributes:
-        frames_THWC: raw, from the first on, at the workspace's size.
+        frames_THWC: raw, at the workspace's size.
+        colours_C: the drift at which later segments are held; None before it is known.
         failure: what has stopped it.
     """
 
-    def __init__(self, clip: Clip, inference: Inference, frames_THWC: Frames) -> None:
-        self._clip, self._inference = clip, inference
+    def __init__(
+        self, clip: Clip, inference: Inference, frames_THWC: Frames, origin: int = 0,
+        colours_C: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
+        self._clip, self._inference, self._origin = clip, inference, origin
         self.frames_THWC = frames_THWC
         self.failure: UserError | Fault | OSError | None = None
-        self._first_C: np.ndarray | None = None  # the drift of the first segment's colours
+        self.colours_C = colours_C
 
     def end(self, segment: Segment) -> np.ndarray:
         """The finished frames with which a segment begins, (T, H, W, 3)."""
         clip, inference = self._clip, self._inference
         numbers = range(segment.start, segment.start + segment.kept)
-        frames = [self.frames_THWC[number] for number in numbers]
+        frames = [self.frames_THWC[number - self._origin] for number in numbers]
         if inference.lock == "pixel":
             frames = [
                 composite(
@@ -104,7 +112,7 @@ class Reel:
             self.frames_THWC = frames_THWC
             return
         frames_THWC = self._steadied(segment, frames_THWC)[segment.kept :]
-        start = segment.begins
+        start = segment.begins - self._origin
         made = len(self.frames_THWC) - start  # by the segment before, too
         if made:
             before_THWC = self.frames_THWC[start:]
@@ -120,10 +128,10 @@ class Reel:
         found_C = drift(frames_THWC, clip.frames_THWC[part], clip.labels_THW[part] == 0)
         if found_C is None:
             return frames_THWC
-        if self._first_C is None:
-            self._first_C = found_C
+        if self.colours_C is None:
+            self.colours_C = found_C
             return frames_THWC
-        moved_C = found_C - self._first_C
+        moved_C = found_C - self.colours_C
         if (worst := float(np.abs(moved_C).max())) < SEEN:
             return frames_THWC
         log.info("its colours are off by up to %.1f levels outside the mask: taken back", worst)
@@ -133,68 +141,84 @@ class Reel:
 @contextmanager
 def generated(
     run: Run, base: Base, loras: list[LoraChoice], seeds: list[int], name: Name,
-    again: int | None = None,
+    anew: Collection[int] = (),
 ) -> Iterator["Takes"]:  # fmt: skip
     """The clip of each of some seeds, to be written within the context.
 
     Args:
         name: of sampled latents, by which an interrupted or changed run finds them again.
-        again: the number of the first segment, from 1, that is sampled whatever is kept of it.
+        anew: numbers of the segments, from 1, that are sampled whatever is kept of them.
+    """
+    segments, size_HWC = run.segments, run.clip.frames_THWC.shape[1:]
+    with ExitStack() as end:
+        kept: dict[int, Frames] = dict.fromkeys(seeds, np.zeros((0, *size_HWC), np.uint8))
+        if len(segments) > 1:
+            scratch = end.enter_context(waiting_frames(run))
+            kept = {seed: StoredFrames(scratch / str(seed), size_HWC) for seed in seeds}
+        inference = run.config.inference
+        reels = {seed: Reel(run.clip, inference, frames) for seed, frames in kept.items()}
+        takes = Takes(run, base, loras, range(1, len(segments) + 1), reels, name, anew)
+        takes.generate()
+        yield takes
+
+
+def segments_from(run: Run, again: int | None) -> range:
+    """The numbers of a clip's segments from one on, counted from 1; None: of none.
 
     Raises:
         UserError: the clip has no such segment.
     """
-    segments, size_HWC = run.segments, run.clip.frames_THWC.shape[1:]
-    if again is not None and not 1 <= again <= len(segments):
+    count = len(run.segments)
+    if again is not None and not 1 <= again <= count:
         raise UserError(
-            f"--from {again}: this clip is generated in {len(segments)} segments, counted from 1"
+            f"--from {again}: this clip is generated in {count} segments, counted from 1"
         )
-    with ExitStack() as end:
-        kept: dict[int, Frames] = dict.fromkeys(seeds, np.zeros((0, *size_HWC), np.uint8))
-        if len(segments) > 1:
-            run.workspace.cache_dir.mkdir(parents=True, exist_ok=True)
-            scratch = end.enter_context(scratch_folder(run.workspace.cache_dir, "frames"))
-            kept = {seed: StoredFrames(scratch / str(seed), size_HWC) for seed in seeds}
-        inference = run.config.inference
-        reels = {seed: Reel(run.clip, inference, frames) for seed, frames in kept.items()}
-        takes = Takes(run, base, loras, segments, reels, name, again)
-        takes.generate()
-        yield takes
+    return range(again or count + 1, count + 1)
+
+
+@contextmanager
+def waiting_frames(run: Run) -> Iterator[Path]:
+    """A folder in the workspace's cache for frames that wait; gone at the end."""
+    run.workspace.cache_dir.mkdir(parents=True, exist_ok=True)
+    with scratch_folder(run.workspace.cache_dir, "frames") as scratch:
+        yield scratch
 
 
 class Takes:
     """A clip of each of some seeds, generated side by side; one that fails stops no other.
 
     Args:
-        segments: of the clip, in order.
+        numbers: of its segments those that are generated, counted from 1.
         by_seed: what has come of each seed.
-        name, again: as of `generated`.
+        name: as of `generated`.
+        anew: numbers of the segments that are sampled whatever is kept of them.
 
     Attributes:
         seconds: spent on encoding, and on all the rest.
     """
 
     def __init__(
-        self, run: Run, base: Base, loras: list[LoraChoice], segments: list[Segment],
-        by_seed: dict[int, Reel], name: Name, again: int | None,
+        self, run: Run, base: Base, loras: list[LoraChoice], numbers: range,
+        by_seed: dict[int, Reel], name: Name, anew: Collection[int],
     ) -> None:  # fmt: skip
         self._run, self._base, self._loras, self._name = run, base, loras, name
-        self._cache, self._again = TensorCache(run.workspace.cache_dir), again
-        self._segments, self.by_seed = segments, by_seed
+        self._cache, self._anew = TensorCache(run.workspace.cache_dir), anew
+        self._segments, self._numbers, self.by_seed = run.segments, numbers, by_seed
         self._kept: list[KeptLatents] = []
         self._last: dict[int, Tensor] = {}  # latents (C, T', h, w) of the last segment
         self.seconds = {"encoding": 0.0, "generating": 0.0}
 
     def generate(self) -> None:
-        """Generate all of it."""
+        """Generate all of them."""
         began, count = perf_counter(), len(self._segments)
-        for number, segment in enumerate(self._segments, 1):
+        for done, number in enumerate(self._numbers):
+            segment = self._segments[number - 1]
             if all(reel.failure for reel in self.by_seed.values()):
                 return
             named = f"segment {number} of {count}" if count > 1 else ""
             if named:
-                done, seconds = number - 1, perf_counter() - began
-                left = tqdm.format_interval(seconds / done * (count - done)) if done else ""
+                ahead, seconds = len(self._numbers) - done, perf_counter() - began
+                left = tqdm.format_interval(seconds / done * ahead) if done else ""
                 log.info(
                     "%s: frames %d to %d%s", named, segment.start, segment.stop - 1,
                     f", about {left} left" if left else "",
@@ -203,11 +227,11 @@ class Takes:
                 self._generate(number, segment)
 
     def frames(self, seed: int) -> Frames:
-        """A seed's whole clip, raw. Raises what has stopped it."""
+        """All frames of a seed, raw; asked for once. Raises what has stopped it."""
         reel = self.by_seed[seed]
         if reel.failure is not None:
             raise reel.failure
-        self._add(reel, self._segments[-1], self._last[seed])
+        self._add(reel, self._segments[self._numbers[-1] - 1], self._last[seed])
         return reel.frames_THWC
 
     def finish(self, seed: int) -> None:
@@ -222,7 +246,7 @@ class Takes:
         self.seconds["encoding"] += perf_counter() - began
         began = perf_counter()
         sampled = self._sampled(number, segment, encoded)
-        if number == len(self._segments):
+        if number == self._numbers[-1]:
             self._last = sampled  # decoded when it is asked for: a result is written after another
         else:
             self._decode(segment, sampled)
@@ -258,9 +282,13 @@ class Takes:
             names = {seed: f"{name}-{number}" for seed, name in names.items()}
         kept = KeptLatents(self._cache, names)
         self._kept.append(kept)
-        found = kept.found() if self._again is None or number < self._again else {}
+        if number in self._anew:
+            for seed in names:
+                kept.drop(seed)
+        found = kept.found()
         missing = {seed: one for seed, one in encoded.items() if seed not in found}
         if missing:
+            self._run.model.team.gathered((missing, number - 1))
             sampled = generate(
                 self._run.config, self._run.model, missing, self._loras, self._cache,
                 partial(self._base.remember, segment.shown), kept.put, number - 1,

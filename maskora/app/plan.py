@@ -6,6 +6,7 @@ be measured first.
 
 import importlib.util
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from maskora.devices import BFLOAT16, DeviceKind, dotted
 from maskora.errors import UserError
 from maskora.files import cache_home
 from maskora.memory.machine import Machine, foreseen
-from maskora.memory.plan import Plan, Purpose, Workload, plan_run
+from maskora.memory.plan import Plan, PreviewClip, Purpose, Workload, plan_run
 from maskora.memory.profile import Profile, read_profile
 from maskora.memory.report import render
 from maskora.method.segments import Segment, plan_segments, whole
@@ -31,7 +32,25 @@ COLOURINGS = 6  # orders of three channels, with motion.augment
 PURPOSES: tuple[Purpose, ...] = ("train", "infer")
 TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # as safetensors call them
 UNKNOWN = "unknown until the first step"
+PREVIEW_STEPS = 12  # half as many lose much, twice as many gain little (docs/transfer.md)
+SMALLEST = 12  # tokens along the shorter side of a preview: 192 pixels, on most bases
+PREVIEW_SCALE = 0.5  # of the workspace's sides
 LONG = 1000  # frames of a clip that has not been looked at, and is taken whole
+
+
+@dataclass(frozen=True)
+class TimePart:
+    """Steps of one kind that an edit takes.
+
+    Attributes:
+        task: motion, appearance, preview or denoise.
+        steps: how many.
+        seconds: that one takes here; None where that was never measured.
+    """
+
+    task: str
+    steps: float
+    seconds: float | None
 
 
 def plan_for(
@@ -118,9 +137,11 @@ def workload_of(
     is_8bit = is_8bit and importlib.util.find_spec("bitsandbytes") is not None
     guided = config.inference.guidance > 1 and not base.embeds_guidance
     further = [workspace.root / Path(lora.path).expanduser() for lora in config.inference.loras]
+    frames = min(whole(clip), config.inference.segment_length(clip))
+    looks = _looks(config, (width, height), frames, 1 + guided, base)
     return Workload(
         purpose=purpose,
-        frames=min(whole(clip), config.inference.segment_length(clip)),
+        frames=frames,
         width=width,
         height=height,
         window=window,
@@ -136,6 +157,7 @@ def workload_of(
         acceleration=config.acceleration,
         waiting=config.transfer.waiting if purpose == "infer" else 0,
         further_loras=sum(map(adapter_values, further)) if purpose == "infer" else 0,
+        look=looks if purpose == "train" else None,
     )
 
 
@@ -160,6 +182,36 @@ def _planned_size(config: Config, multiple: int) -> tuple[int, int]:
     return width, height
 
 
+def preview_size(size: tuple[int, int], scale: float, multiple: int) -> tuple[int, int]:
+    """A share of a (width, height) on the base's grid; what is small stays as large as it is.
+
+    Args:
+        multiple: which both sides are multiples of.
+    """
+    scale = max(scale, min(1.0, SMALLEST * multiple / min(size)))
+    width, height = (round(side * scale / multiple) * multiple for side in size)
+    return width, height
+
+
+def preview_steps(config: Config) -> int:
+    """Denoising steps of a preview: few, and no more than are configured."""
+    return min(PREVIEW_STEPS, config.inference.steps)
+
+
+def _looks(
+    config: Config, size: tuple[int, int], frames: int, rows: int, base: Profile
+) -> PreviewClip | None:
+    """What training shows now and then; None where it shows nothing.
+
+    Args:
+        frames: of the first segment.
+        rows: that denoise together.
+    """
+    if not config.training.preview_every or base.experts > 1:
+        return None
+    return PreviewClip(*preview_size(size, PREVIEW_SCALE, base.grid.multiple), frames, rows)
+
+
 def adapter_values(path: Path) -> int:
     """How many values a LoRA file holds."""
     return sum(prod(tensor.shape) for tensor in read_header(path).values())
@@ -176,12 +228,17 @@ def matrix_type(paths: list[Path]) -> str | None:
 
 
 def describe_plan(
-    config: Config, workspace: Workspace, device: str | None, vram: float | None = None
+    config: Config,
+    workspace: Workspace,
+    device: str | None,
+    vram: float | None = None,
+    edit: str | None = None,
 ) -> Iterator[str]:
     """The plan of training and of inference, for people, line by line.
 
     Args:
         device, vram: --device and --vram.
+        edit: whose edited frames count.
 
     Raises:
         UserError: either cannot fit.
@@ -194,7 +251,7 @@ def describe_plan(
         yield f"{workspace.root} is not prepared yet: planned with [video] of the configuration"
     yield render(plans)
     is_known = source is not None or config.video.frames != "all"
-    edited = edited_numbers(workspace, None, frames_of(config, source)) if is_known else []
+    edited = edited_numbers(workspace, edit, frames_of(config, source)) if is_known else []
     segments = clip_segments(config, source, edited)
     disk = _disk_parts(config, found, plans[0])
     if len(segments) > 1:
@@ -204,6 +261,22 @@ def describe_plan(
         disk.append(f"{gb(size)} GB of frames per seed wait in {where}")
     yield f"disk: {'; '.join(disk)}"
     yield from _time_lines(config, plans, edited, len(segments))
+
+
+def plan_times(
+    config: Config, workspace: Workspace, edit: str | None, device: str | None = None
+) -> list[TimePart]:
+    """How long each part of an edit takes on this machine. Arguments and errors as `describe_plan`.
+
+    Args:
+        edit: whose edited frames count.
+    """
+    source = workspace.read_source()
+    found = resolve_base(config.model, workspace.root, CONFIGS)
+    plans = _plans(config, workspace, source, found, foreseen(device))
+    edited = edited_numbers(workspace, edit, source.frames)
+    segments = len(clip_segments(config, source, edited))
+    return _time_parts(config, plans, edited, segments)
 
 
 def planned_ram(config: Config, workspace: Workspace, device: str | None) -> int:
@@ -257,35 +330,84 @@ def _time_lines(
         segments: in how many the clip is generated.
     """
     *train, infer = plans
-    generate, told = _measured(infer, infer.job.frames)
-    steps = segments * config.inference.steps
-    denoised = steps * (1 + _inversion(config, infer.job.batch))
-    lines, parts = list[str](), [(denoised, generate)]
+    _, told = _measured(infer.step_key(infer.job.frames))
+    lines = list[str]()
     again = f", {segments} segments of {config.inference.steps} steps" if segments > 1 else ""
     for plan in train:
-        motion, told_motion = _measured(plan, plan.job.window)
+        _, told_motion = _measured(plan.step_key(plan.job.window))
         lines.append(f"  training step of {plan.job.window} frames: {told_motion}")
-        parts += _training_parts(config, edited, plan, motion)
+        if (look := plan.job.look) is not None:
+            size = f"{look.frames} frames of {look.width}x{look.height}"
+            _, told_look = _measured(plan.look_key(look))
+            lines.append(f"  denoising step of a preview, {size}: {told_look}")
+    seconds = planned_seconds(config, plans, edited, segments)
+    whole = UNKNOWN
+    if seconds is not None:
+        whole = f"about {seconds / 60:.0f} minutes, without loading and encoding"
     return [
         f"time on {infer.machine.name}:",
         *lines,
         f"  denoising step of {infer.job.frames} frames: {told}{again}",
-        f"  whole edit: {_whole(parts)}",
+        f"  whole edit: {whole}",
     ]
 
 
-def _training_parts(
-    config: Config, edited: Sequence[int], train: Plan, motion: float | None
-) -> list[tuple[float, float | None]]:
-    """How many steps of each kind training has, and the seconds of one."""
+def planned_seconds(
+    config: Config, plans: Sequence[Plan], edited: Sequence[int], segments: int
+) -> float | None:
+    """How long the steps of a whole edit take; None where one was not measured here.
+
+    Args:
+        plans: of training, where something is trained, and of inference.
+        edited: numbers of the edited frames.
+        segments: in how many the clip is generated.
+    """
+    total = 0.0
+    for part in _time_parts(config, plans, edited, segments):
+        if part.seconds is None and part.steps:
+            return None
+        total += part.steps * (part.seconds or 0.0)
+    return total
+
+
+def _time_parts(
+    config: Config, plans: Sequence[Plan], edited: Sequence[int], segments: int
+) -> list[TimePart]:
+    """All steps of an edit, in the order in which they are taken. Arguments as `_time_lines`."""
+    *train, infer = plans
+    generate, _ = _measured(infer.step_key(infer.job.frames))
+    steps = segments * config.inference.steps
+    denoised = steps * (1 + _inversion(config, infer.job.batch))
+    parts = [part for plan in train for part in _training_parts(config, edited, plan)]
+    return [*parts, TimePart("denoise", denoised, generate)]
+
+
+def _training_parts(config: Config, edited: Sequence[int], train: Plan) -> list[TimePart]:
+    """The steps of both stages, and of the previews that are made between them."""
+    motion, _ = _measured(train.step_key(train.job.window))
     turns, share = train.base.experts, config.appearance.motion_share
-    parts = [(float(turns * config.motion.steps), motion)]
+    parts = [TimePart("motion", float(turns * config.motion.steps), motion)]
+    parts += _look_parts(config, train, config.motion.steps)
     if not any(edited):
         return parts
     anchored = config.appearance.conditioning == "anchored"
-    keyframe, _ = _measured(train, 1 + train.base.grid.temporal if anchored else 1)
+    keyframe, _ = _measured(train.step_key(1 + train.base.grid.temporal if anchored else 1))
     steps = turns * config.appearance.steps
-    return [*parts, (steps * (1 - share), keyframe), (steps * share, motion)]
+    return [
+        *parts,
+        TimePart("appearance", steps * (1 - share), keyframe),
+        TimePart("appearance", steps * share, motion),
+        *_look_parts(config, train, config.appearance.steps),
+    ]
+
+
+def _look_parts(config: Config, train: Plan, steps: int) -> list[TimePart]:
+    """The previews of a stage of so many steps."""
+    if (look := train.job.look) is None:
+        return []
+    seconds, _ = _measured(train.look_key(look))
+    count = steps // config.training.preview_every
+    return [TimePart("preview", float(count * preview_steps(config)), seconds)]
 
 
 def edited_numbers(workspace: Workspace, edit: str | None, frames: int) -> list[int]:
@@ -335,20 +457,10 @@ def _inversion(config: Config, rows: int) -> float:
     return config.transfer.inversion_passes / rows if config.transfer.inverts else 0.0
 
 
-def _measured(plan: Plan, frames: int) -> tuple[float | None, str]:
-    """What a step on so many frames took here before, and in words."""
-    key = plan.step_key(frames)
+def _measured(key: str) -> tuple[float | None, str]:
+    """What such a step took here before, and in words."""
     if (seconds := timings.lookup(key)) is not None:
         return seconds, f"{seconds:.1f} s, as measured before"
     if (near := timings.neighbour(key)) is not None:
         return near[0], f"{near[0]:.1f} s, as measured with {near[1]} blocks swapped"
     return None, UNKNOWN
-
-
-def _whole(parts: Sequence[tuple[float, float | None]]) -> str:
-    total = 0.0
-    for steps, seconds in parts:
-        if seconds is None:
-            return UNKNOWN
-        total += steps * seconds
-    return f"about {total / 60:.0f} minutes, without loading and encoding"

@@ -129,6 +129,8 @@ def _named_places(config: Config, source: Source) -> Iterator[tuple[str, str]]:
         yield f"model.files.{part}", path
     for item in config.inference.loras:
         yield "inference.loras", item.path
+    if config.preview.distilled:
+        yield "preview.distilled", config.preview.distilled
     captions = (config.prompt.caption, config.prompt.edited_caption)
     if "auto" in captions and config.caption.model != "none":
         yield "caption.model, for captions that are missing", config.caption.model
@@ -161,6 +163,9 @@ def _check_loras(config: Config, workspace: Workspace) -> None:
     for item in config.inference.loras:
         if not (workspace.root / Path(item.path).expanduser()).is_file():
             raise UserError(f"[inference] loras: {item.path} does not exist")
+    distilled = config.preview.distilled
+    if distilled and not (workspace.root / Path(distilled).expanduser()).is_file():
+        raise UserError(f"[preview] distilled: {distilled} does not exist")
 
 
 def train_warnings(config: Config, has_keyframes: bool) -> list[str]:

@@ -17,22 +17,21 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, TaskCancelledError
 
+from maskora.app.processes import INTERRUPTED
+from maskora.app.ray_node import finish_on_node, prepare_on_node
 from maskora.errors import UserError
 from maskora.system import INTERRUPTIONS
 
 # A part of a job, on a node: its words, its log, the folder that its paths count from -> the exit
 # status, and the bytes of RAM that the next part takes, where that is known.
 Part = Callable[[list[str], Path, Path], tuple[int, int | None]]
-# The first part is told, before all that, whether training gets a GPU.
-Preparation = Callable[[bool, list[str], Path, Path], tuple[int, int | None]]
 RETRIES = 3  # of a task whose node or process is lost
 PREPARES: dict[str, float] = {"num_cpus": 1, "num_gpus": 0}
-INTERRUPTED = 130
 KNOCKING = 10  # seconds that a head has to answer
 
 
 @contextmanager
-def cluster(address: str, count: int, prepare: Preparation, finish: Part) -> Iterator["RayWorkers"]:
+def cluster(address: str, count: int) -> Iterator["RayWorkers"]:
     """The workers of a Ray cluster.
 
     Args:
@@ -53,7 +52,7 @@ def cluster(address: str, count: int, prepare: Preparation, finish: Part) -> Ite
             f"start one with ray start --head"
         ) from None
     try:
-        yield RayWorkers(count, prepare, finish)
+        yield RayWorkers(count)
     finally:
         ray.shutdown()
 
@@ -64,13 +63,13 @@ class RayWorkers:
     pause = 0.5
     told: Sequence[int] = INTERRUPTIONS
 
-    def __init__(self, count: int, prepare: Preparation, finish: Part) -> None:
+    def __init__(self, count: int) -> None:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         with_gpu = [node for node in nodes if node.get("GPU", 0) >= 1]
         self.count, self.has_gpus, self.trainers = count, bool(with_gpu), with_gpu or nodes
         with_retries: Any = ray.remote(max_retries=RETRIES)
-        self.prepare = with_retries(_timed(partial(prepare, self.has_gpus)))
-        self.finish = with_retries(_timed(finish))
+        self.prepare = with_retries(_timed(partial(prepare_on_node, self.has_gpus)))
+        self.finish = with_retries(_timed(finish_on_node))
 
     def start(self, words: Sequence[str], log: Path, worker: int) -> "RayJob":
         """As of `batch.Workers`."""

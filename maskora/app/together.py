@@ -1,6 +1,7 @@
 """What the processes of one run do together: who holds the workspace, and who says what where."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 
@@ -11,6 +12,7 @@ from maskora.config import Config
 from maskora.config.tables import Training
 from maskora.devices import Device
 from maskora.errors import UserError
+from maskora.models.registry import VideoModel
 from maskora.ranks import Launch, Ranks, first_then_others
 
 log = logging.getLogger("maskora")
@@ -21,7 +23,7 @@ def begin(workspace: Workspace, config: Config, asked: str | None, *, trains: bo
 
     Args:
         asked: --device.
-        trains: they train; else they share seeds, and no samples.
+        trains: they train; else they share an inference, and no samples.
 
     Raises:
         UserError: there is no such device, DeepSpeed is missing, or its file contradicts the run.
@@ -78,6 +80,22 @@ def working_together(workspace: Workspace) -> Iterator[None]:
         first_then_others(together, lambda: holding.enter_context(held))
         yield
         together.gathered(None)
+
+
+@contextmanager
+def blocks_held_once(model: VideoModel) -> Iterator[None]:
+    """Let the processes of a machine hold the blocks that wait in RAM once, until all of them end.
+
+    So each may load the base's transformers as often and whenever it needs them.
+    """
+    files = {one.part: ranks.joined().shared_file() for one in model.experts}
+    with ExitStack() as closing:
+        for part, file in files.items():
+            if file is not None:
+                closing.callback(os.close, file)
+                model.waiting[part] = file
+        closing.callback(model.waiting.clear)
+        yield
 
 
 def check_shares(training: Training, together: Ranks) -> None:

@@ -31,6 +31,7 @@ from maskora.app.fingerprints import (
 from maskora.app.open_base import Base, open_base
 from maskora.app.preflight import train_warnings
 from maskora.app.together import check_shares, working_together
+from maskora.app.training_previews import TrainingPreviews, open_previews, shown_edit
 from maskora.app.workspace import Workspace
 from maskora.config import Config
 from maskora.config.tables import Stage
@@ -102,12 +103,18 @@ def _train_stages(
         required = stage == "appearance"
         edited = first(lambda: load_keyframes(workspace, config, clip, edit, required=required))
     caption = first(lambda: source_caption(workspace, config))
+    shown = None
+    if config.training.preview_every:
+        shown = first(lambda: shown_edit(config, workspace, clip, edit, edited))
     base = first(lambda: open_base(config, workspace, clip.source, "train"))
     base.model.ranks = together
     for warning in train_warnings(config, has_keyframes=edited is not None):
         log.warning("note: %s", warning)
     motion = motion_fingerprint(clip, caption, config, base.model)
-    training = _Training(config, workspace, base, clip, caption, resume, motion)
+    previews = None
+    if shown is not None and together.rank == 0:  # who alone writes
+        previews = open_previews(config, workspace, clip, shown, edit, base)
+    training = _Training(config, workspace, base, clip, caption, resume, motion, previews)
     with base.explaining_out_of_memory():
         for expert in base.model.experts:
             if stage == "appearance":
@@ -125,6 +132,7 @@ class _Training:
 
     Attributes:
         motion: the motion stage's fingerprint.
+        previews: what is shown meanwhile; None where nothing is.
     """
 
     config: Config
@@ -134,6 +142,7 @@ class _Training:
     caption: str
     resume: bool
     motion: Fingerprint
+    previews: TrainingPreviews | None
 
     def train_motion(self, expert: Expert) -> None:
         """Stage 1, on windows of the source."""
@@ -234,6 +243,10 @@ class _Training:
         """
         adapter, model = self.config.adapter, self.base.model
         log.info("%s: %d steps on %s", run.title, run.steps, _listed(samples.names))
+        look = None
+        if self.previews is not None:
+            record = folder.read()
+            look = self.previews.begin(run, record.step if record else 0)
         transformer = model.load_transformer(run.expert)
         with closing(transformer.streamed):
             targets = model.lora_targets(adapter.targets)
@@ -246,7 +259,8 @@ class _Training:
                 if (note := tiling_note(source, earlier, model)) is not None:
                     log.warning("note: %s", note)
             metadata = self._metadata(run, samples, fingerprint["base"], earlier)
-            train(model, transformer, choose, run, folder, fingerprint, metadata)
+            show = None if look is None else partial(look, transformer)
+            train(model, transformer, choose, run, folder, fingerprint, metadata, show)
         log.info("%s: done, %s", run.title, folder.adapter(run.steps))
         self.base.log_usage()
         if model.ranks.count == 1:  # plans are of one process

@@ -42,8 +42,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("maskora")
 EDIT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 PREVIEW = "preview.mp4"  # in the folder of a result
+PREVIEW_NAME = re.compile(r"(motion|appearance)-([0-9]{5,})\.mp4")  # while training, after a step
 SAME_SHAPE = 0.02  # by which the aspect of a mask or an edited frame may differ from the clip's
 PATIENCE = 10.0  # seconds that one thread of a program waits for another: saving masks takes few
+LONGEST_NAME = 40  # letters, of an object
 RESERVED = ("seed-", "step-", "tensorboard")  # names that runs and outputs use themselves
 _WORKERS: dict[Path, threading.Thread] = {}  # who works in a workspace, of this program
 _TURNS = threading.Condition()
@@ -142,9 +144,20 @@ class FrameRecord(Record):
 
 
 class TrackingRecord(Record):
-    """tracking/clicks.json: clicks and boxes in the order they were given, in original pixels."""
+    """tracking/clicks.json: what was marked, in order; clicks and boxes in original pixels.
 
-    prompts: tuple[dict[Literal["click", "box"], str], ...]
+    Of a painted mask it has the frame and the object: FRAME,OBJECT.
+    """
+
+    prompts: tuple[dict[Literal["click", "box", "painting"], str], ...]
+
+
+class ObjectRecord(Record):
+    """tracking/objects.json: what the person calls the objects, by their numbers."""
+
+    names: dict[
+        Annotated[int, Field(ge=1, le=254)], Annotated[str, Field(max_length=LONGEST_NAME)]
+    ] = {}
 
 
 class MaskRecord(Record):
@@ -189,6 +202,8 @@ class Workspace:
         self.mask_record = self.masks_dir / "masks.json"
         self.tracking_dir = root / "tracking"
         self.tracking_record = self.tracking_dir / "clicks.json"
+        self.object_record = self.tracking_dir / "objects.json"
+        self.painted_dir = self.tracking_dir / "painted"
         self.edits_dir = root / "edits"
         self.candidates_dir = root / "candidates"  # a model's pictures for a frame, to choose from
         self.original_dir = root / "original"  # an uploaded video, which has no other home
@@ -236,6 +251,10 @@ class Workspace:
         """Those silhouettes before this frame's own clicks, which may be taken back."""
         return self.tracking_dir / "before" / f"{frame:05d}.png"
 
+    def painted(self, frame: int, object_id: int) -> Path:
+        """An object as it was painted by hand in a frame."""
+        return self.painted_dir / f"{frame:05d}-{object_id}.png"
+
     def edit_dir(self, edit: str | None) -> Path:
         """The folder of an edit's images; further edits have a name."""
         return self.edits_dir if edit is None else self.edits_dir / _checked_name(edit)
@@ -272,6 +291,21 @@ class Workspace:
         """
         base = self.runs_dir / (f"{stage}-{expert}" if expert else stage)
         return base if edit is None or stage == "motion" else base / _checked_name(edit)
+
+    def previews_dir(self, edit: str | None) -> Path:
+        """The folder of the clips that show an edit while it is trained."""
+        base = self.runs_dir / "previews"
+        return base if edit is None else base / _checked_name(edit)
+
+    def previews(self, edit: str | None) -> list[Path]:
+        """Those clips, named STAGE-STEP.mp4, the earliest first."""
+        found = [*self.previews_dir(edit).glob("*.mp4")]
+        named = [path for path in found if PREVIEW_NAME.fullmatch(path.name)]
+        return sorted(named, key=lambda path: (path.name.startswith("appearance"), path.name))
+
+    def training_preview(self, edit: str | None, stage: Stage, step: int) -> Path:
+        """What an edit looked like after a step of training."""
+        return self.previews_dir(edit) / f"{stage}-{step:05d}.mp4"
 
     def metrics(self, stage: Stage, edit: str | None = None) -> dict[str, Path]:
         """A stage's loss, step by step, by the title of its run: one per transformer."""
@@ -349,6 +383,14 @@ class Workspace:
         if not self.tracking_record.is_file():
             return None
         return read_record(TrackingRecord, self.tracking_record, "remove the folder, click again")
+
+    def read_names(self) -> dict[int, str]:
+        """What the objects are called. Raises UserError where objects.json is damaged."""
+        if not self.object_record.is_file():
+            return {}
+        return dict(
+            read_record(ObjectRecord, self.object_record, "remove it, name them again").names
+        )
 
 
 def _checked_name(edit: str) -> str:

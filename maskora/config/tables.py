@@ -289,6 +289,12 @@ class Tracker(Table):
     boxes: tuple[str, ...] = Field(
         (), strict=False, description='the same as rectangles: ["FRAME,X,Y,W,H[,OBJECT]", …]'
     )
+    paintings: tuple[str, ...] = Field(
+        (),
+        strict=False,
+        description='masks painted by hand, as --paint: ["FRAME,PNG[,OBJECT]", …]; white is the '
+        "object (relative to this file)",
+    )
 
 
 NEGATIVE_PROMPT = (
@@ -480,6 +486,9 @@ class Training(Table):
     gradient_clipping: Factor = Field(1.0, description="largest gradient norm")
     gradient_accumulation_steps: Positive = Field(1, description="samples per optimizer step")
     checkpoint_every: Positive = Field(25, description="steps between checkpoints")
+    preview_every: Count = Field(
+        0, description="steps between previews of the edit, in runs/previews; 0 = none"
+    )
 
 
 class LoraFile(Table):
@@ -553,6 +562,17 @@ class Inference(Table):
     def shared(self, frames: int) -> int:
         """Frames that two segments of a clip share: as set, or as many as there is room for."""
         return min(self.overlap, (self.segment_length(frames) - 5) // 4 * 4)
+
+
+class Preview(Table):
+    """What `maskora preview` takes to be faster."""
+
+    distilled: str = Field(
+        "",
+        description="a step-distilled LoRA for the base, a .safetensors file (relative to this "
+        "file): a preview then has distilled_steps steps and no guidance",
+    )
+    distilled_steps: Positive = Field(4, description="the steps that it was distilled to")
 
 
 Depth = Annotated[tuple[Share, Share], AfterValidator(_rising)]

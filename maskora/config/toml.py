@@ -73,6 +73,7 @@ class Config(tables.Table):
     acceleration: tables.Acceleration = tables.Acceleration()
     deepspeed: tables.DeepSpeed = tables.DeepSpeed()
     inference: tables.Inference = tables.Inference()
+    preview: tables.Preview = tables.Preview()
     transfer: tables.Transfer = tables.Transfer()
 
 
@@ -111,6 +112,14 @@ def with_preset(content: dict[str, Any], preset: str | None) -> dict[str, Any]:
     """
     if preset is None or not all(isinstance(table, dict) for table in content.values()):
         return content  # a wrong one is told of when it is checked
+    overlay = preset_tables(preset)
+    tables = {table: content.get(table, {}) | values for table, values in overlay.items()}
+    # Of [transfer] a method says all: what another one has set there is not its own.
+    return content | tables | {"transfer": overlay.get("transfer", {})}
+
+
+def preset_tables(preset: str) -> dict[str, Any]:
+    """What a preset's file says. Arguments and errors as `with_preset`."""
     file = Path(preset) if preset.endswith(".toml") else PRESETS / f"{preset}.toml"
     try:
         overlay = parse_toml(read_text(file), str(file))
@@ -121,9 +130,7 @@ def with_preset(content: dict[str, Any], preset: str | None) -> dict[str, Any]:
             f"--preset {preset}: no such method; {known}; or name a .toml file"
         ) from None
     build_config(overlay, (), str(file))  # what is wrong in it is said of it
-    tables = {table: content.get(table, {}) | values for table, values in overlay.items()}
-    # Of [transfer] a method says all: what another one has set there is not its own.
-    return content | tables | {"transfer": overlay.get("transfer", {})}
+    return overlay
 
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The prompts of one clip and the silhouettes that came of them; every action can be undone.
 
 Two labels_THW are kept. ``before_THW`` is what a tracker carried into each frame; ``shown_THW`` is
-the same after the frame's own clicks and boxes, so these can be taken back one by one. Positions
-are in pixels of the workspace's frames.
+the same after the frame's own clicks, boxes and paintings, so these can be taken back one by one.
+Positions are in pixels of the workspace's frames.
 """
 
 import zlib
@@ -16,8 +16,8 @@ import numpy as np
 from maskora.errors import UserError
 from maskora.frames import Frames
 from maskora.masks import Labels, Silhouette, tracking
-from maskora.masks.prompts import Box, Prompt, check_inside
-from maskora.masks.tracking import Direction, ObjectTracker, combine, split
+from maskora.masks.prompts import Click, Mark, Painting, check_inside
+from maskora.masks.tracking import Direction, ObjectTracker, Silhouettes, combine, split
 
 MOST_UNDO = 100
 
@@ -26,7 +26,7 @@ MOST_UNDO = 100
 class _Step:
     """The prompts and frames that an action changed, as they were before."""
 
-    prompts: tuple[Prompt, ...]
+    prompts: tuple[Mark, ...]
     frames: dict[int, bytes]
 
 
@@ -46,13 +46,14 @@ class Markup:
     """
 
     def __init__(
-        self, before_THW: LabelStore, shown_THW: LabelStore, prompts: Iterable[Prompt] = ()
+        self, before_THW: LabelStore, shown_THW: LabelStore, prompts: Iterable[Mark] = ()
     ) -> None:
         self.before_THW = before_THW
         self.shown_THW = shown_THW
         self.prompts = tuple(prompts)
         self.changed: set[int] = set()
         self._done: list[_Step] = []
+        self._undone: list[_Step] = []
 
     @property
     def objects(self) -> list[int]:
@@ -60,8 +61,8 @@ class Markup:
         shown = {number for labels_HW in self.shown_THW for number in split(labels_HW)}
         return sorted(shown | {prompt.object_id for prompt in self.prompts})
 
-    def point(self, tracker: ObjectTracker, prompts: Iterable[Prompt]) -> None:
-        """Add clicks and boxes, and find what they mean. Raises UserError; then nothing changed."""
+    def point(self, tracker: ObjectTracker, prompts: Iterable[Mark]) -> None:
+        """Add prompts, and find what they mean. Raises UserError; then nothing changed."""
         added = tuple(prompts)
         frames, height, width = self.shown_THW.shape
         check_inside(added, frames, width, height)
@@ -72,11 +73,41 @@ class Markup:
         for frame, labels_HW in found.items():
             self.shown_THW[frame] = labels_HW
 
+    def paint(self, frame: int, object_id: int, brush_HW: Silhouette, positive: bool) -> None:
+        """Paint with a brush in a frame, or erase with it (not positive).
+
+        What is shown there of every object that was pointed at in this frame is from then on what
+        was painted; clicks there have done their part, and go. Raises UserError; then nothing
+        changed.
+        """
+        shown_HW = self.shown_THW[frame]
+        own_HW = shown_HW == object_id
+        if not (positive or (own_HW & brush_HW).any()):
+            raise UserError(f"object {object_id} is not where the eraser went in frame {frame}")
+        painted_HW = own_HW | brush_HW if positive else own_HW & ~brush_HW
+        others = {p.object_id for p in self.prompts if p.frame == frame} - {object_id}
+        painted = {n: (shown_HW == n) & ~painted_HW for n in sorted(others)}
+        painted[object_id] = painted_HW
+        new = [Painting.of(frame, one_HW, number) for number, one_HW in painted.items()]
+        check_inside(new, *self.shown_THW.shape)
+        self._remember([frame])
+        self.prompts = (*(p for p in self.prompts if p.frame != frame), *new)
+        self.shown_THW[frame] = _with_painted(split(self.before_THW[frame]), painted, own_HW.shape)
+
     def undo(self) -> int | None:
         """Take the last action back. Returns a frame that changed; None: there was nothing."""
-        if not self._done:
+        return self._return(self._done, self._undone)
+
+    def redo(self) -> int | None:
+        """Do again what was taken back last; as `undo`."""
+        return self._return(self._undone, self._done)
+
+    def _return(self, steps: list[_Step], others: list[_Step]) -> int | None:
+        """Go to how it was at the last of some steps; the way back goes to the others."""
+        if not steps:
             return None
-        step = self._done.pop()
+        step = steps.pop()
+        others.append(self._as_it_is(step.frames))
         self.prompts = step.prompts
         for frame, packed in step.frames.items():
             before, shown = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(
@@ -87,13 +118,13 @@ class Markup:
         return min(step.frames, default=None)
 
     def clear_frame(self, frame: int) -> None:
-        """Take all clicks and boxes of a frame back."""
+        """Take all prompts of a frame back."""
         self._remember([frame])
         self.prompts = tuple(prompt for prompt in self.prompts if prompt.frame != frame)
         self.shown_THW[frame] = self.before_THW[frame]
 
     def clear_object(self, number: int) -> None:
-        """Remove an object everywhere, its clicks and boxes too."""
+        """Remove an object everywhere, its prompts too."""
         self._remember(range(len(self.shown_THW)))
         self.prompts = tuple(prompt for prompt in self.prompts if prompt.object_id != number)
         for labels_THW in (self.shown_THW, self.before_THW):
@@ -106,7 +137,7 @@ class Markup:
         """Propagate; yields each frame when it is done. Stopping early keeps what is done.
 
         Args:
-            start: from this frame, whatever is shown there; None: from every click and box.
+            start: from this frame, whatever is shown there; None: from every prompt.
 
         Raises:
             UserError: there is nothing to start from.
@@ -139,11 +170,15 @@ class Markup:
         }
         return {number: frames for number, frames in absences.items() if frames}
 
-    def _segment(self, tracker: ObjectTracker, frame: int, prompts: Iterable[Prompt]) -> Labels:
-        own = [prompt for prompt in prompts if prompt.frame == frame]
-        before_HW = self.before_THW[frame]
+    def _segment(self, tracker: ObjectTracker, frame: int, prompts: Iterable[Mark]) -> Labels:
+        given = [prompt for prompt in prompts if prompt.frame == frame]
+        painted = {p.object_id: p.silhouette_HW for p in given if isinstance(p, Painting)}
+        own = [prompt for prompt in given if not isinstance(prompt, Painting)]
+        shape = self.shown_THW.shape[1:]
+        before_HW = _with_painted(split(self.before_THW[frame]), painted, shape)
         there = split(before_HW)
-        begun = {p.object_id for p in own if isinstance(p, Box) or p.positive} | there.keys()
+        positive = {p.object_id for p in own if not isinstance(p, Click) or p.positive}
+        begun = positive | there.keys() | painted.keys()
         for prompt in own:
             if prompt.object_id not in begun:
                 raise UserError(
@@ -153,7 +188,8 @@ class Markup:
         for number in sorted({prompt.object_id for prompt in own}):
             of_object = [prompt for prompt in own if prompt.object_id == number]
             there[number] = tracker.segment(frame, of_object, before_HW)
-        return combine(there, before_HW.shape)
+            painted.pop(number, None)  # it is refined
+        return _with_painted(there, painted, shape)
 
     def _anchors(self, start: int | None) -> dict[int, dict[int, Silhouette]]:
         anchors: dict[int, dict[int, Silhouette]] = {}
@@ -169,11 +205,24 @@ class Markup:
         return anchors
 
     def _remember(self, frames: Iterable[int]) -> None:
+        step = self._as_it_is(frames)
+        self._done = [*self._done, step][-MOST_UNDO:]
+        self._undone.clear()
+        self.changed.update(step.frames)
+
+    def _as_it_is(self, frames: Iterable[int]) -> _Step:
         packed = {
             frame: zlib.compress(
                 self.before_THW[frame].tobytes() + self.shown_THW[frame].tobytes(), 1
             )
             for frame in frames
         }
-        self._done = [*self._done, _Step(self.prompts, packed)][-MOST_UNDO:]
-        self.changed.update(packed)
+        return _Step(self.prompts, packed)
+
+
+def _with_painted(found: Silhouettes, painted: Silhouettes, shape: tuple[int, ...]) -> Labels:
+    """Labels_HW of silhouettes; what was painted is in front, exactly as it was painted."""
+    labels_HW = combine({n: one for n, one in found.items() if n not in painted}, shape)
+    for number, silhouette_HW in painted.items():
+        labels_HW[silhouette_HW] = number
+    return labels_HW

@@ -1,14 +1,18 @@
-"""Prompts: clicks and boxes that a person makes on frames, each for one object.
+"""Prompts: what a person marks on frames, each for one object: clicks, boxes, painted masks.
 
 Frames are numbered from 0 within the clip. Coordinates are pixels with the origin at the picture's
 top left corner; which picture (the original's or the workspace's) is the caller's business.
 """
 
 import math
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from maskora.errors import UserError
+from maskora.masks import Silhouette
 
 MOST_OBJECTS = 254  # labels are bytes, and 255 is an image editor's white
 
@@ -44,7 +48,40 @@ class Box:
         return f"{self.frame},{sides}{_suffix(self.object_id)}"
 
 
-Prompt = Click | Box
+@dataclass(frozen=True)
+class Painting:
+    """All of an object in a frame, as a person painted it; nothing where it is not seen there.
+
+    Attributes:
+        shape: (H, W) of the workspace's frames.
+        packed: its silhouette, compressed.
+    """
+
+    frame: int
+    shape: tuple[int, int]
+    packed: bytes
+    object_id: int = 1
+
+    @classmethod
+    def of(cls, frame: int, silhouette_HW: Silhouette, object_id: int = 1) -> "Painting":
+        """The painting of a silhouette."""
+        height, width = silhouette_HW.shape
+        packed = zlib.compress(np.packbits(silhouette_HW).tobytes(), 1)
+        return cls(frame, (height, width), packed, object_id)
+
+    @property
+    def silhouette_HW(self) -> Silhouette:
+        """Where the object is."""
+        bits = np.frombuffer(zlib.decompress(self.packed), np.uint8)
+        count = self.shape[0] * self.shape[1]
+        return np.unpackbits(bits, count=count).reshape(self.shape).astype(np.bool_)
+
+    def __str__(self) -> str:
+        return f"the painting of object {self.object_id} in frame {self.frame}"
+
+
+Prompt = Click | Box  # what a tracker is asked about
+Mark = Prompt | Painting
 
 
 def _suffix(object_id: int) -> str:
@@ -78,6 +115,20 @@ def parse_box(text: str) -> Box:
     if width <= 0 or height <= 0:
         raise UserError(f"box {text!r}: its width and height must be above 0")
     return Box(_whole(parts[0], text), x, y, width, height, _object_id(parts[5:], text))
+
+
+def parse_paint(text: str) -> tuple[int, str, int]:
+    """Read ``FRAME,PNG[,OBJECT]``: the frame, the picture's path, the object. Raises UserError."""
+    frame, _, rest = text.partition(",")
+    path, comma, last = (part.strip() for part in rest.rpartition(","))
+    if not (comma and last.isdecimal()):
+        path, last = rest.strip(), "1"
+    if not path:
+        raise UserError(
+            f"paint {text!r}: write FRAME,PNG (a picture that is white where the object is), and "
+            f"the object's number after it where there are several: 12,mask.png,2"
+        )
+    return _whole(frame.strip(), text), path, _object_id([last], text)
 
 
 def _numbers(parts: Sequence[str]) -> list[float] | None:
@@ -114,13 +165,15 @@ def common_box(boxes: Sequence[Box]) -> tuple[float, float, float, float]:
     )
 
 
-def check_inside(prompts: Iterable[Prompt], frames: int, width: int, height: int) -> None:
+def check_inside(prompts: Iterable[Mark], frames: int, width: int, height: int) -> None:
     """Raises UserError where a prompt is on no frame of the clip or beside its picture."""
     for prompt in prompts:
         if not 1 <= prompt.object_id <= MOST_OBJECTS:
             raise UserError(f"{prompt}: objects are numbered 1 to {MOST_OBJECTS}")
         if prompt.frame >= frames:
             raise UserError(f"{prompt}: the clip has frames 0 to {frames - 1} only")
+        if isinstance(prompt, Painting):
+            continue
         right = prompt.x + (prompt.width if isinstance(prompt, Box) else 0)
         bottom = prompt.y + (prompt.height if isinstance(prompt, Box) else 0)
         if right < 0 or bottom < 0 or prompt.x >= width or prompt.y >= height:

@@ -50,6 +50,22 @@ PLAIN = Acceleration()
 
 
 @dataclass(frozen=True)
+class PreviewClip:
+    """A small clip that is generated now and then while the LoRA is trained.
+
+    Attributes:
+        width, height: in pixels.
+        frames: how many.
+        rows: how many denoise together.
+    """
+
+    width: int
+    height: int
+    frames: int
+    rows: int
+
+
+@dataclass(frozen=True)
 class Workload:
     """Everything about a run that its memory and its time depend on, but the placement.
 
@@ -63,6 +79,7 @@ class Workload:
         waiting: how many of a block's answers for the source wait for the edit's rows.
         further_loras: values of the LoRAs that are stacked on the trained one.
         acceleration: what is used to be faster.
+        look: what training shows meanwhile; None where it shows nothing.
     """
 
     purpose: Purpose
@@ -82,6 +99,7 @@ class Workload:
     further_loras: int = 0
     waiting: int = 0
     acceleration: Acceleration = PLAIN
+    look: PreviewClip | None = None
 
     def tokens(self, base: Profile, frames: int) -> int:
         return base.tokens(frames, self.width, self.height)
@@ -112,8 +130,9 @@ def _training(base: Profile, job: Workload) -> BlockPhase:
     blocks = base.block_bytes(job.dtype, job.storage)
     kept = min(2, len(blocks)) if job.offload else len(blocks)
     scratch = base.scratch_bytes(job.dtype, job.storage)
+    look = 0 if job.look is None else _looking(base, job, job.look)
     block, layer = (
-        scratch + base.train_bytes(job.dtype, tokens, how, job.rank, job.targets)
+        max(look, scratch + base.train_bytes(job.dtype, tokens, how, job.rank, job.targets))
         for how in ("block", "layer")
     )
     slower = (
@@ -129,6 +148,15 @@ def _training(base: Profile, job: Workload) -> BlockPhase:
         modes=(ComputeMode(block), ComputeMode(layer, {"recompute": "layer"}, slower)),
         backward=True,
     )
+
+
+def _looking(base: Profile, job: Workload, look: PreviewClip) -> int:
+    """Bytes that a preview takes beside the transformer that is trained: denoised, then decoded."""
+    tokens = base.tokens(look.frames, look.width, look.height)
+    denoised = base.infer_bytes(job.dtype, tokens, look.rows, False, job.targets)
+    decoded = base.vae_decode_bytes(look.frames, look.width, look.height, None)
+    scratch = base.scratch_bytes(job.dtype, job.storage)
+    return max(scratch + denoised, base.vae_bytes() + decoded)
 
 
 def _generating(base: Profile, job: Workload) -> BlockPhase:
@@ -182,11 +210,6 @@ class Host:
     def total(self) -> int:
         return sum(getattr(self, row.name) for row in fields(self))
 
-    def of_all(self, processes: int, shared: bool) -> int:
-        """What so many processes take; `shared`: they hold the weights that wait once."""
-        once = self.weights if shared else 0
-        return processes * (self.total - once) + once
-
 
 def host_memory(
     base: Profile, job: Workload, placement: Placement, needs: dict[str, Need], on_gpu: bool
@@ -208,7 +231,11 @@ def host_memory(
             for name, part in base.encoders(job.dtype).items()
         },
         "video encoder": Host(loading=base.vae_bytes()),
-        "train": replace(transformer, inputs=kept * base.input_bytes(job.dtype, tokens)),
+        "train": replace(
+            transformer,
+            inputs=kept * base.input_bytes(job.dtype, tokens),
+            loading=max(transformer.loading, base.vae_bytes() if job.look else 0),
+        ),
         "generate": transformer,
         "decode": Host(loading=base.vae_bytes()),
     }
@@ -237,7 +264,9 @@ def _clip_bytes(job: Workload, decoded: bool) -> int:
     frames = min(job.frames, KEPT) * 4 * pixels
     if job.purpose == "train":
         encoded = min(SAMPLE_ROOM, job.windows * job.window * 2 * mask)
-        return frames + 2 * job.window * (2 * colours + 2 * mask) + encoded
+        look = job.look
+        shown = 0 if look is None else look.frames * look.width * look.height * 9 * FLOAT
+        return frames + 2 * job.window * (2 * colours + 2 * mask) + encoded + shown
     return job.frames * (4 * pixels + colours + mask + (3 if decoded else 2) * colours)
 
 
@@ -325,13 +354,22 @@ class Plan:
 
     def step_key(self, frames: int) -> str:
         """A name for all that decides how long a step on samples of so many frames takes."""
+        job = self.job
+        return self._key(job.purpose, job.tokens(self.base, frames), job.batch)
+
+    def look_key(self, look: PreviewClip) -> str:
+        """The same of a denoising step of a preview while training."""
+        tokens = self.base.tokens(look.frames, look.width, look.height)
+        return self._key("preview", tokens, look.rows)
+
+    def _key(self, purpose: str, tokens: int, rows: int) -> str:
         job, base = self.job, self.base
         facts: dict[str, Any] = {
             "device": self.machine.name,
-            "purpose": job.purpose,
+            "purpose": purpose,
             "base": f"{base.name}, {base.parameters} parameters",
-            "tokens": job.tokens(base, frames),
-            "batch": job.batch,
+            "tokens": tokens,
+            "batch": rows,
             "accumulation": job.accumulation,
             "rank": job.rank,
             "targets": job.targets,
@@ -438,8 +476,7 @@ def lacking_ram(plan: Plan, processes: int = 1) -> str | None:
         processes: how many carry it out on this machine.
     """
     ram, placement = plan.machine.ram, plan.placement
-    shared = plan.job.purpose == "train"
-    nbytes = max(part.of_all(processes, shared) for part in plan.host.values())
+    nbytes = plan.ram_bytes if processes == 1 else _of_all(plan, processes)
     if nbytes <= ram.available:
         return None
     ways = ["end other programs"]
@@ -450,3 +487,15 @@ def lacking_ram(plan: Plan, processes: int = 1) -> str | None:
     needed, instead = gb(nbytes), ", or ".join(ways)
     all_of_them = f" in {processes} processes" if processes > 1 else ""
     return f"the plan takes {needed} GB of RAM{all_of_them}, and {ram.description}: {instead}"
+
+
+def _of_all(plan: Plan, processes: int) -> int:
+    """What so many processes take of a machine's RAM; the weights that wait they hold once.
+
+    In inference each of the base's transformers waits from when one of them first needs it.
+    """
+    parts = plan.host.values()
+    if plan.job.purpose == "train":
+        return max(processes * (part.total - part.weights) + part.weights for part in parts)
+    waiting = plan.base.experts * max(part.weights for part in parts)
+    return processes * max(part.total - part.weights for part in parts) + waiting

@@ -136,6 +136,11 @@ class Profile:
         """The encoders of words and pictures, by what people call them."""
         return {name: Encoder(**one) for name, one in self._weights(dtype)["encoders"].items()}
 
+    def latent_bytes(self, frames: int, width: int, height: int) -> int:
+        """A video's latents in float32, as they are cached."""
+        cells = self.tokens(frames, width, height) * self.grid.patch**2
+        return int(cells * self._table["latent_channels"] * ITEM["float32"])
+
     def vae_bytes(self) -> int:
         """The VAE's parameters that are loaded at once, in float32."""
         return int(self._table["vae"]["bytes"])

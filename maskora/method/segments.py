@@ -137,6 +137,30 @@ def _of_shot(
             start = stop - kept
 
 
+def independent_runs(segments: Sequence[Segment], shared: int) -> list[range]:
+    """The segments, counted from 1, in runs of which each is generated without the others.
+
+    One begins where a segment is shown no frame of the one before, and passes none on that it
+    blends with that one's.
+
+    Args:
+        shared: frames over which one segment goes over into the next.
+    """
+    starts = [
+        number
+        for number, segment in enumerate(segments, 1)
+        if number == 1 or (not segment.kept and _passes_on_its_own(segments, number, shared))
+    ]
+    return [range(*pair) for pair in pairwise([*starts, len(segments) + 1])]
+
+
+def _passes_on_its_own(segments: Sequence[Segment], number: int, shared: int) -> bool:
+    """Whether the frames that the next segment begins with are of this one alone."""
+    segment, following = segments[number - 1], segments[number : number + 1]
+    blended_to = min(segments[number - 2].stop, segment.start + shared)
+    return all(not after.kept or after.start >= blended_to for after in following)
+
+
 def noise_seed(seed: int, segment: int) -> int:
     """The seed of a segment's noise, below 2^32: the first one's is the clip's own."""
     if segment == 0:
@@ -151,6 +175,11 @@ def blended(before_THWC: np.ndarray, after_THWC: np.ndarray, weights_T: np.ndarr
     return np.rint(mixed).astype(np.uint8)
 
 
+def tells(outside_THW: np.ndarray) -> bool:
+    """Whether enough lies outside the mask to tell of a drift of the colours."""
+    return bool(outside_THW.mean() >= TELLS)
+
+
 def drift(
     generated_THWC: np.ndarray, source_THWC: np.ndarray, outside_THW: np.ndarray
 ) -> np.ndarray | None:
@@ -158,7 +187,7 @@ def drift(
 
     None where too little lies outside to tell.
     """
-    if outside_THW.mean() < TELLS:
+    if not tells(outside_THW):
         return None
     total_C = np.zeros(3)
     for generated, source, outside in zip(generated_THWC, source_THWC, outside_THW, strict=True):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from maskora.config.tables import Acceleration
     from maskora.models.encoders import StreamedEncoder
-    from maskora.ranks import Ranks
+    from maskora.ranks import Ranks, Team
     from maskora.streaming.blocks import Precision
 
 # A diffusers transformer: an nn.Module with `add_adapter`, `set_adapters` and gradient
@@ -156,6 +156,9 @@ class VideoModel(Protocol):
         block_lists: the transformer's lists of modules that are streamed, in this order.
         precision: in which each of the transformer's parameters is computed.
         ranks: the processes that load its transformers together, and hold them in RAM once.
+        team: the processes that share the guidance branches of each denoising step.
+        waiting: by a transformer's part, a file of memory that several processes have open, in
+            which its blocks wait whenever it is loaded.
     """
 
     family: str
@@ -166,6 +169,8 @@ class VideoModel(Protocol):
     placement: Placement
     acceleration: Acceleration
     ranks: Ranks
+    team: Team
+    waiting: dict[str, int]
     grid: Grid
     latent_channels: int
     parts: tuple[str, ...]

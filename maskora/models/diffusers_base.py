@@ -85,6 +85,8 @@ class DiffusersBase(VideoModel):
         self.placement = placement
         self.acceleration = Acceleration()
         self.ranks: ranks.Ranks = ranks.ALONE
+        self.team: ranks.Team = ranks.ALONE
+        self.waiting: dict[str, int] = {}
         if "transformer" in source.parts():  # another kind of base lacks other parts, too
             self._check_transformer("transformer")
         source.check(tuple(part for part in self.parts if part not in self.files), self.files)
@@ -176,9 +178,11 @@ class DiffusersBase(VideoModel):
         return velocity.float()
 
     def load_transformer(self, expert: Expert | None = None) -> Transformer:
-        file = self.ranks.shared_file()
+        expert = expert or self.experts[0]
+        waiting = self.waiting.get(expert.part)
+        file = self.ranks.shared_file() if waiting is None else os.dup(waiting)
         try:
-            return with_room(lambda: self._load(expert or self.experts[0], file), self._stream_more)
+            return with_room(lambda: self._load(expert, file), self._stream_more)
         finally:
             if file is not None:
                 os.close(file)  # what is mapped stays

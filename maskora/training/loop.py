@@ -107,6 +107,7 @@ def train(
     folder: RunFolder,
     depends_on: dict[str, str],
     metadata: dict[str, Any],
+    show: Callable[[int], None] | None = None,
 ) -> None:
     """Train the injected LoRA from its last saved step to `run.steps`.
 
@@ -119,6 +120,7 @@ def train(
         folder: where checkpoints and metrics go; what it holds must belong to this run.
         depends_on: recorded with every checkpoint.
         metadata: written into every LoRA file.
+        show: shows what the LoRA does after a step, every `preview_every` steps.
     """
     parameters, writes = lora.trainable(transformer), model.ranks.rank == 0
     settings = available(run.optimizer, model.device)
@@ -142,7 +144,7 @@ def train(
             _train_steps(
                 model.ranks, partial(train_step, model, transformer, optimizer, choose, run),
                 lambda: give_way(model, transformer),
-                range(done + 1, run.steps + 1), run, report, save,
+                range(done + 1, run.steps + 1), run, report, save, show,
             )  # fmt: skip
         except (KeyboardInterrupt, RuntimeError, OSError, MemoryError):  # a person, a machine
             if saved := folder.read():
@@ -160,6 +162,7 @@ def _train_steps(
     run: StageRun,
     report: MetricsWriter | None,
     save: Callable[[int], None],
+    show: Callable[[int], None] | None,
 ) -> None:
     """Take steps; each one's numbers are read while the next one computes.
 
@@ -168,6 +171,7 @@ def _train_steps(
         give: frees memory of the device, as `with_room` wants it.
         report: where numbers are written; None where another process writes.
         save: keeps a step, whose numbers have been read.
+        show: is given each step that is to be shown, once it is saved.
     """
     progress = Progress(run.title, run.steps, "step", done=run.steps - len(steps))
     pending: PendingStep | None = None
@@ -201,14 +205,28 @@ def _train_steps(
             if pending is not None:
                 finish(pending)
             pending = taken
-            due = step % run.training.checkpoint_every == 0 or step == run.steps
+            due = is_due(step, run)
             if due or ranks.any(stop.asked):
                 finish(pending)
                 keep(step)
                 pending = None
+            if show is not None and not stop.asked and is_shown(step, run):
+                show(step)
             # Who asks just now gets the next step saved; nobody leaves before a step is saved.
             if pending is None and ranks.any(stop.asked):
                 raise KeyboardInterrupt
+
+
+def is_due(step: int, run: StageRun) -> bool:
+    """True for a step that is saved: every few, the last one, and those that are shown."""
+    every = run.training.checkpoint_every
+    return step % every == 0 or step == run.steps or is_shown(step, run)
+
+
+def is_shown(step: int, run: StageRun) -> bool:
+    """True for a step after which a preview is due."""
+    every = run.training.preview_every
+    return every > 0 and step % every == 0
 
 
 def give_way(model: VideoModel, transformer: Transformer) -> str | None:

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from maskora.app.batch import EditLine, job_words, parse_edit_line
+from maskora.app.edit_line import EditLine, check_files, parse_edit_line
+from maskora.app.job_folders import job_words
 from maskora.app.workspace import Source
 from maskora.errors import UserError
 from maskora.files import IMAGE_SUFFIXES, check_links, digest, is_hidden, sha256_file
@@ -34,10 +35,10 @@ def find_cases(folder: Path) -> list[Path]:
 
 def read_case(case: Path, options: Sequence[str], workspace: Path) -> EditLine:
     """What `maskora edit` would do with a case. Raises UserError."""
-    words = job_words(
-        case, workspace.with_suffix(".mp4"), [*options, "--workspace", str(workspace)]
-    )
+    output = str(workspace.with_suffix(".mp4"))
+    words = job_words(case, output, [*options, "--workspace", str(workspace)])
     line = parse_edit_line(words)
+    check_files(line)
     if line.preset:
         raise UserError("--preset is no option of a case: --presets says which are compared")
     return line

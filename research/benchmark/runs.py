@@ -13,15 +13,8 @@ from typing import IO
 import numpy as np
 
 import maskora
-from maskora.app.batch import (
-    INTERRUPTED,
-    EditLine,
-    crash_message,
-    last_line,
-    place_edit,
-    run_maskora,
-    split_words,
-)
+from maskora.app.edit_line import EditLine, place_edit, split_words
+from maskora.app.processes import INTERRUPTED, crash_message, last_line, run_maskora
 from maskora.app.workspace import Workspace, read_record, working
 from maskora.config.toml import load_config, with_preset
 from maskora.errors import Fault, UserError
@@ -211,7 +204,7 @@ def prepare(one: CaseRuns) -> EditLine:
     root, stages = str(workspace.root), []
     if not workspace.config.is_file():
         write_text(marker, one.prepared_from)
-        stages.append(["prepare", line.video, root, *line.options, *line.settings])
+        stages.append(["prepare", line.video, root, *line.region, *line.options, *line.settings])
     elif not marker.is_file() or marker.read_text(encoding="utf-8") != one.prepared_from:
         raise UserError(
             f"{root} was prepared from other files or options, or by another version: remove "
@@ -224,7 +217,7 @@ def prepare(one: CaseRuns) -> EditLine:
             for words in stages:
                 run_stage(file, *words)
     source = workspace.read_source()
-    write_png(one.file("edited", ".png"), read_image(line.edits[0]))
+    write_png(one.file("edited", ".png"), read_image(Path(line.edits[0])))
     cases.write_clip(workspace.source_dir, source, one.file("source", ".mp4"))
     return line
 
@@ -247,7 +240,7 @@ def make(one: CaseRuns, line: EditLine, preset: str) -> None:
     workspace, output = one.workspace, one.file(preset, ".mp4")
     with working(workspace):
         for frame, image in line.edits.items():
-            place_edit(workspace, preset, frame, image)
+            place_edit(workspace, preset, frame, Path(image))
     words = ["--config", str(workspace.config), "--preset", one.benchmark.presets[preset]]
     words += ["--edit", preset, *line.device]
     with one.file(preset, ".log").open("wb") as file:

@@ -22,6 +22,7 @@ from maskora.video.images import read_image, write_png
 from maskora.video.probe import probe
 from maskora.video.read import read_frames
 from maskora.video.write import write_mp4
+from tests.app.child import Child
 from tests.ball import draw_frame
 from tests.models.published import write_published
 
@@ -141,6 +142,26 @@ def model(tiny_model: Path) -> VideoModel:
 
 
 @pytest.fixture(scope="session")
+def two_shots(
+    tmp_path_factory: pytest.TempPathFactory, run: Run, tiny_model: Path
+) -> Callable[[], Path]:
+    """A clip of two shots, 0-13 and 14-34, of two segments each; each call gives a copy."""
+    home = tmp_path_factory.mktemp("shots")
+    rng = np.random.default_rng(1)
+    other = rng.integers(0, 256, (6, 10, 3), dtype=np.uint8).repeat(32, axis=0).repeat(32, axis=1)
+    balls = [draw_frame(n, (60, 120, 220)) for n in range(14)]
+    write_mp4(home / "cut.mp4", iter([*balls, *[other] * 21]), Fraction(16))
+    ok(run(
+        "prepare", home / "cut.mp4", home / "ws", "--box", "16,64,120,96", "--size", "80x48",
+        "--frames", "all", "--caption", "a ball", "--edited-caption", "an orange ball", *FAST,
+        *sets(f"model.path={tiny_model}", "inference.segment=13", "inference.overlap=4"),
+    ))  # fmt: skip
+    for frame in (0, 14):
+        repaint(home / "ws", frame, (10, 20, 20, 15))
+    return lambda: Path(shutil.copytree(home / "ws", tmp_path_factory.mktemp("edit") / "ws"))
+
+
+@pytest.fixture(scope="session")
 def done(prepared: Prepared, run: Run) -> Path:
     """A workspace with both stages trained and the clip generated; not to be changed."""
     root = prepared()
@@ -201,3 +222,25 @@ def edit(tmp_path: Path, big: Path) -> Path:
     path.parent.mkdir()
     path.write_text(f'[model]\npath = "{big}"\n')
     return path
+
+
+@pytest.fixture
+def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Child:
+    """Takes maskora's place in processes that are started by commands in this one."""
+    made = Child(tmp_path / "a child")
+    monkeypatch.setattr("maskora.app.processes.program", lambda: made.program)
+    made.does(
+        "prepare", "root = pathlib.Path(words[2]); root.mkdir(); (root / 'edit.toml').touch()"
+    )
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a space in its name, where the person is; it holds what an edit begins with."""
+    made = tmp_path / "my clips"
+    made.mkdir()
+    for name in ("clip.mp4", "edited.PNG", "later one.jpg", "mask.png"):
+        (made / name).write_bytes(name.encode())
+    monkeypatch.chdir(made)
+    return made

@@ -1,18 +1,27 @@
-"""One of two processes that hold blocks together; run by a launcher, with the blocks' size in MB.
+"""One of two processes that hold blocks together; run by a launcher.
 
-Prints what of its memory is the shared file's, in bytes, each page divided by how many map it.
+Given the blocks' size in MB, it makes blocks; given a tiny base's folder, it loads that twice, with
+all blocks waiting. Prints how often a block was filled, what of the memory of both is the shared
+file's, in bytes, each page divided by how many map it, and how much it should be.
 """
 
+import mmap
 import os
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from maskora import ranks
+from maskora.app.together import blocks_held_once
+from maskora.models.registry import open_model
+from maskora.ranks import Ranks
 from maskora.streaming.host_memory import SharedBlocks
+from maskora.streaming.placement import Placement
+from maskora.streaming.sources import CheckpointBlocks
 
 COUNT = 4
 
@@ -28,15 +37,21 @@ def proportional(name: str) -> int:
     return total
 
 
-def main() -> None:
-    place = ranks.launched()
-    assert place is not None
-    together = ranks.join(place, "cpu", {})
-    size = int(sys.argv[1]) * 2**20 // COUNT
-    filled: list[int] = []
+def report(together: Ranks, filled: int, expected: int) -> None:
+    """Print what both have, once all is mapped."""
+    together.gathered(None)
+    counts = together.gathered((filled, proportional("memfd:maskora")))
+    if together.rank == 0:
+        fills, held = (sum(values) for values in zip(*counts, strict=True))
+        print("FILLED", fills, "PSS", held, "EXPECTED", expected)
+
+
+def share_made(together: Ranks, nbytes: int) -> None:
+    """Blocks of so many bytes together."""
+    size, filled = nbytes // COUNT, list[int]()
 
     def fill(out: Tensor) -> None:
-        filled.append(place.rank)
+        filled.append(together.rank)
         out.fill_(7)
 
     file = together.shared_file()
@@ -45,10 +60,40 @@ def main() -> None:
     blocks = [shared.block(number, fill) for number in range(COUNT)]
     os.close(file)
     assert all(int(block.sum(dtype=torch.int64)) == 7 * size for block in blocks)
-    together.gathered(None)  # all have mapped all
-    counts = together.gathered((len(filled), proportional("memfd:maskora")))
-    if place.rank == 0:
-        print("FILLED", sum(count for count, _ in counts), "PSS", sum(pss for _, pss in counts))
+    report(together, len(filled), nbytes)
+
+
+def share_loaded(together: Ranks, folder: Path) -> None:
+    """The blocks of a base's transformer, as inference loads it."""
+    filled, fill = list[int](), CheckpointBlocks.fill
+
+    def counted(self: CheckpointBlocks, index: int, *rest: Any) -> None:
+        filled.append(index)
+        fill(self, index, *rest)
+
+    CheckpointBlocks.fill = counted  # type: ignore[method-assign]
+    model = open_model("wan2.1-i2v", folder, "float32", "cpu", Placement(1000, "pageable"))
+    with blocks_held_once(model):
+        for _ in range(1 + together.rank):  # each as often as it needs
+            model.load_transformer().streamed.close()
+        transformer = model.load_transformer()
+        streamer = transformer.streamed.streamer
+        blocks = streamer.blocks
+        for index, block in enumerate(blocks):  # what is not read is no memory of this process
+            streamer._source.fill(index, torch.empty(block.layout.nbytes, dtype=torch.uint8))
+        sizes = [-(-block.layout.nbytes // mmap.PAGESIZE) for block in blocks]
+        report(together, len(filled), mmap.PAGESIZE * (1 + sum(sizes)))
+        transformer.streamed.close()
+
+
+def main() -> None:
+    place = ranks.launched()
+    assert place is not None
+    together, what = ranks.join(place, "cpu", {}), sys.argv[1]
+    if what.isdecimal():
+        share_made(together, int(what) * 2**20)
+    else:
+        share_loaded(together, Path(what))
     ranks.leave()
 
 

@@ -51,6 +51,7 @@ SETTINGS: list[tuple[str, str, object, Changed]] = [
     ("training", "gradient_clipping", 0.5, "both"),
     ("training", "gradient_accumulation_steps", 2, "both"),
     ("training", "checkpoint_every", 5, "neither"),
+    ("training", "preview_every", 5, "neither"),
     ("inference", "steps", 4, "neither"),
     ("inference", "guidance", 1.0, "neither"),
     ("inference", "shift", 1.0, "neither"),

@@ -8,15 +8,17 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from torch import Tensor
 
-from maskora.app import passages, preview
+from maskora.app import infer, passages, plan
 from maskora.app.generate import Passage
 from maskora.app.passages import passage_of
+from maskora.app.workspace import PREVIEW
 from maskora.method.segments import Segment
 from maskora.progress import VARIABLE
 from maskora.video.write import write_mp4
@@ -165,8 +167,8 @@ def test_a_changed_keyframe_repeats_only_what_depends_on_it(
 def test_a_preview_shows_edited_frames_that_segments_open_at(
     long: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preview, "SMALLEST", 1)
-    target = long / "output" / preview.PREVIEW
+    monkeypatch.setattr(plan, "SMALLEST", 1)
+    target = long / "output" / PREVIEW
     ok(run("preview", *at(long)))
     without = frames_of(target)
     repaint(long, 17, (40, 20, 20, 15))
@@ -183,6 +185,18 @@ def test_a_rerun_generates_anew(long: Path, run: Run, sampled: Sampled) -> None:
 
 
 @posix_only
+def test_too_little_room_for_what_waits_is_told_before_any_work(
+    long: Path, run: Run, sampled: Sampled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(infer.shutil, "disk_usage", lambda _: SimpleNamespace(free=FRAMES * FRAME))
+    answer = run("infer", *at(long), *BARE, "--seed", "1,2")
+    assert answer.status == 1
+    assert f"frames wait in {long / 'cache'}" in answer.err
+    assert "generate fewer seeds at a time" in answer.err
+    assert not sampled
+    ok(run("infer", *at(long), *BARE))
+
+
 def test_a_full_disk_stops_what_waits_for_room_and_leaves_nothing(
     long: Path, run: Run, sampled: Sampled
 ) -> None:

@@ -19,11 +19,12 @@ from maskora.config import Config, build_config, load_config
 from maskora.config.tables import PLACES, Inference
 from maskora.errors import UserError
 from maskora.memory.machine import Machine, foreseen
-from maskora.memory.plan import Plan, lighter, smaller_sizes
+from maskora.memory.plan import Plan, lacking_ram, lighter, smaller_sizes
 from maskora.memory.report import render
 from maskora.method.conditioning import COLOUR_ORDERS, window_starts
 from maskora.models.registry import open_source
 from maskora.streaming.placement import GIB, SAMPLE_ROOM
+from maskora.system import Ram
 from tests.app.conftest import Answer
 from tests.machines import WITHOUT_GPU, with_gpu
 from tests.models.published import write_published
@@ -232,6 +233,21 @@ def test_mapped_weights_take_no_ram_but_staging(big: Path) -> None:
     assert pinned.weights > 25 * GIB
     assert (pinned.staging, mapped.weights) == (0, 0)
     assert mapped.staging == 4 * 64 * 2**20  # pieces, however large a block
+
+
+@pytest.mark.parametrize("purpose", PURPOSES)
+def test_the_weights_that_wait_count_once_for_all_processes(big: Path, purpose: str) -> None:
+    plan = planned(big, purpose)
+    waiting = max(part.weights for part in plan.host.values())
+    own = max(part.total - part.weights for part in plan.host.values())
+    assert waiting > 25 * GIB
+
+    def lacking(available: int) -> str | None:
+        ram = Ram(2 * available, available)
+        return lacking_ram(replace(plan, machine=replace(plan.machine, ram=ram)), 4)
+
+    assert lacking(waiting + 4 * own) is None
+    assert "GB of RAM in 4 processes" in str(lacking(waiting + 3 * own))
 
 
 def test_without_a_gpu_all_lies_in_ram_and_the_budget_is_not_enforced(

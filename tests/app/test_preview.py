@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskora.app import outputs, passages, preview
+from maskora.app import outputs, passages, plan
 from maskora.app.demo import FRAMES as DEMO_FRAMES
 from maskora.app.demo import SETTINGS, DemoClip, write_clip
 from maskora.app.edits import Clip
+from maskora.app.plan import SMALLEST, preview_size
 from maskora.app.prepare import prepare_workspace
-from maskora.app.preview import PREVIEW, SMALLEST, preview_size, shrunk_clip, shrunk_edit
+from maskora.app.preview import PREVIEW, shrunk_clip, shrunk_edit
 from maskora.app.workspace import Workspace
 from maskora.errors import Fault
 from maskora.files import sha256_file
@@ -32,7 +33,7 @@ GRID = st.integers(1, 80)  # of a side, in multiples of the grid
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The workspaces of the tests are as small as it gets, and halved all the same."""
-    monkeypatch.setattr(preview, "SMALLEST", 1)
+    monkeypatch.setattr(plan, "SMALLEST", 1)
 
 
 def contents(root: Path) -> dict[str, str]:
@@ -47,8 +48,9 @@ def contents(root: Path) -> dict[str, str]:
 
 
 def previewed(run: Run, root: Path, *options: object) -> tuple[Answer, Path]:
-    """A preview that must succeed, and where it is."""
-    answer = ok(run("preview", *at(root), *options))
+    """A preview that must succeed, and where it is; without a LoRA, if it is not said."""
+    lora = () if "--lora" in options or "--preset" in options else ("--lora", "none")
+    answer = ok(run("preview", *at(root), *lora, *options))
     path = Path(answer.err.splitlines()[-1])
     assert path.is_relative_to(root / "output")
     return answer, path

@@ -14,10 +14,12 @@ import pytest
 
 import maskora
 from maskora.app import batch
+from maskora.app.batch_results import ResultsFolder
+from maskora.app.edit_line import parse_edit_line
 from maskora.app.jobs import read_jobs
+from maskora.app.ray_node import ram_of_job
+from tests.app.child import CHILD, write_jobs
 from tests.app.conftest import FAST, Run, ok, recolour, refused
-from tests.app.test_batch import CHILD
-from tests.app.test_jobs import write_jobs
 from tests.conftest import REPOSITORY
 from tests.system import posix_only
 
@@ -91,9 +93,9 @@ def lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def waited(condition: Callable[[], bool]) -> bool:
-    """Whether it came true within 90 seconds."""
-    end = time.monotonic() + 90
+def waited(condition: Callable[[], bool], limit: float = 90) -> bool:
+    """Whether it came true within so many seconds."""
+    end = time.monotonic() + limit
     while not (found := condition()) and time.monotonic() < end:
         time.sleep(0.1)
     return found
@@ -170,30 +172,84 @@ def test_an_interrupted_batch_ends_its_jobs(
     assert {job["status"] for job in json.loads(ended.read_text())["jobs"]} == {"failed"}
 
 
+@pytest.fixture
+def edited(run: Run, ball: Path, tiny_model: Path, tmp_path: Path) -> Path:
+    """The ball's first frame with an orange ball."""
+    where, picture = tmp_path / "first", tmp_path / "edited.png"
+    ok(run("prepare", ball, where, "--box", "16,64,120,96", "--size", "160x96",
+           "--frames", 9, "--set", f"model.path={tiny_model}", *FAST))  # fmt: skip
+    recolour(where / "source" / "00000.png", picture, (20, 40, 40, 30))
+    return picture
+
+
+def write_edits(path: Path, videos: dict[str, str], edited: Path, tiny_model: Path) -> Path:
+    """A real edit of each video, by its name; each has a seed of its own."""
+    settings = [f"model.path={tiny_model}", *map(str, FAST[1::2])]
+    jobs = [
+        f'[[job]]\nname = "{name}"\nvideo = "{video}"\nedits = {{ 0 = "{edited}" }}\n'
+        f"set = {json.dumps([*settings, f'training.seed={seed}'])}\n"
+        f"box = [16, 64, 120, 96]\n"
+        for seed, (name, video) in enumerate(videos.items())
+    ]
+    path.write_text(
+        '[defaults]\nframes = 9\nsize = "160x96"\ncaption = "a ball"\n'
+        'edited_caption = "an orange ball"\n' + "".join(jobs)
+    )
+    return path
+
+
 @needs_ray
 @pytest.mark.slow
 def test_an_edit_is_that_of_a_lone_run(
-    nodes: Nodes, run: Run, ball: Path, tiny_model: Path, tmp_path: Path
+    nodes: Nodes, run: Run, ball: Path, edited: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    lone, out = tmp_path / "lone", tmp_path / "out"
-    edited = tmp_path / "edited.png"
-    lone.mkdir()
-    settings = [f"model.path={tiny_model}", *map(str, FAST[1::2])]
-    ok(run("prepare", ball, lone / "first", "--box", "16,64,120,96", "--size", "160x96",
-           "--frames", 9, "--set", f"model.path={tiny_model}", *FAST))  # fmt: skip
-    recolour(lone / "first" / "source" / "00000.png", edited, (20, 40, 40, 30))
-    path = tmp_path / "jobs.toml"
-    path.write_text(
-        f'[[job]]\nname = "ball"\nvideo = "{ball}"\nbox = [16, 64, 120, 96]\nframes = 9\n'
-        f'caption = "a ball"\nedited_caption = "an orange ball"\nsize = "160x96"\n'
-        f'edits = {{ 0 = "{edited}" }}\n'
-        f"set = {json.dumps(settings)}\n"
-    )
-    ok(run("batch", path, out, "--ray", nodes.address))
+    lone, out, scratch = tmp_path / "lone", tmp_path / "out", tmp_path / "scratch"
+    path = write_edits(tmp_path / "jobs.toml", {"ball": ball.as_uri()}, edited, tiny_model)
+    ok(run("batch", path, out.as_uri(), "--scratch", scratch, "--ray", nodes.address))
     ok(run("batch", path, lone))
     assert (out / "ball.mp4").read_bytes() == (lone / "ball.mp4").read_bytes()
-    (job,) = read_jobs(path, out)
-    assert (batch.ram_of_job(batch.parse_edit_line(job.words), True) or 0) > 2**29
+    (job,) = read_jobs(path, ResultsFolder.at(out.as_uri(), scratch))
+    line = parse_edit_line([*job.words, "--scratch", str(scratch)])
+    assert (ram_of_job(line, True) or 0) > 2**29
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_real_edits_outlive_a_node(
+    nodes: Nodes, run: Run, ball: Path, edited: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    out, lone, names = tmp_path / "out", tmp_path / "lone", [f"j{n}" for n in range(12)]
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"no video")
+    videos = dict.fromkeys(names, str(ball)) | {"j5": str(bad)}
+    path = write_edits(tmp_path / "jobs.toml", videos, edited, tiny_model)
+    left: list[int] = []
+
+    def lose() -> None:
+        waited(lambda: len(made(out)) > 1, 1800)
+        left.append(len(names) - len(made(out)))
+        nodes.lose_the_second()
+
+    losing = threading.Thread(target=lose)
+    losing.start()
+    assert run("batch", path, out, "--ray", nodes.address).status == 1
+    losing.join()
+    assert left[0] > 4  # it was lost in the middle
+    jobs = json.loads((out / "batch.json").read_text())["jobs"]
+    assert [job["name"] for job in jobs if job["status"] != "ok"] == ["j5"]
+    stamps = {file.name: file.stat().st_mtime_ns for file in out.glob("*.mp4")}
+    run("batch", path, out, "--ray", nodes.address)
+    assert {file.name: file.stat().st_mtime_ns for file in out.glob("*.mp4")} == stamps
+    run("batch", path, lone)
+    assert len(made(out)) == 11
+    assert made(out) == made(lone)
+    assert len(set(made(out).values())) == 11
+
+
+def made(folder: Path) -> dict[str, bytes]:
+    """The results in a folder."""
+    return {path.name: path.read_bytes() for path in folder.glob("*.mp4")}
 
 
 @needs_ray

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from maskora.app.batch import job_words
+from maskora.app.job_folders import job_words
 from maskora.app.workspace import Workspace
 from maskora.errors import UserError
 from tests.app.conftest import Prepared, Run, at, ok, refused
@@ -234,5 +234,5 @@ def test_a_jobs_texts_of_any_size_are_refused_before_they_are_read(tmp_path: Pat
         with (tmp_path / name).open("wb") as file:
             file.truncate(2**31)
         with pytest.raises(UserError, match=f"{name} has 2147 MB"):
-            job_words(tmp_path, tmp_path / "out.mp4", [])
+            job_words(tmp_path, "out.mp4", [])
         (tmp_path / name).write_text("")

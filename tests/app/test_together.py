@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -14,8 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from maskora.models.tiny import write_tiny_model
 from maskora.training.report import StepMetrics, read_metrics
-from tests.app.conftest import Prepared, Run, at, ok, repaint, sets
+from tests.app.conftest import Prepared, Run, at, frames_of, ok, repaint, sets
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [
@@ -40,10 +42,10 @@ def environment() -> dict[str, str]:
     }  # fmt: skip
 
 
-def start(*words: object) -> "subprocess.Popen[str]":
-    """`torchrun` with two processes."""
+def start(*words: object, processes: int = 2) -> "subprocess.Popen[str]":
+    """`torchrun` with some processes."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command = [*launcher, "--nproc-per-node", "2", *map(str, words)]
+    command = [*launcher, "--nproc-per-node", str(processes), *map(str, words)]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True,
@@ -174,6 +176,61 @@ def test_blocks_that_wait_are_held_once() -> None:
     words = out[out.index("FILLED") :].split()
     assert words[1] == "4"
     assert int(words[3]) == pytest.approx(64 * 2**20, rel=0.01)
+
+
+def test_blocks_that_wait_in_inference_are_held_once_however_often_they_are_loaded(
+    tmp_path: Path,
+) -> None:
+    """One process reads each block, for both, and for the second time that each loads them."""
+    write_tiny_model(tmp_path / "model", layers=8)
+    out = finish(start("tests/app/sharing.py", tmp_path / "model"))
+    words = out[out.index("FILLED") :].split()
+    assert words[1] == "8"
+    assert int(words[3]) == pytest.approx(int(words[5]), rel=0.01)
+
+
+def test_two_processes_share_runs_of_segments(two_shots: Callable[[], Path], run: Run) -> None:
+    alone, shared = two_shots(), two_shots()
+    ok(run("infer", *at(alone), *STEPS, "--lora", "none"))
+    out = finish(start("infer.py", *at(shared), *STEPS, "--lora", "none"))
+    assert "2 runs of segments that need nothing of one another" in out
+    for place, own in enumerate((("1", "2"), ("3", "4"))):
+        log = (shared / "runs" / f"rank-{place}.log").read_text().splitlines()
+        began = next(n for n, line in enumerate(log) if "runs of segments" in line)
+        sampled = [
+            line.split("segment ")[1][0]
+            for line, after in pairwise(log[began:])
+            if "segment " in line and "was sampled before" not in after
+        ]
+        assert tuple(sampled) == own, log
+    ours, theirs = (root / "output" / "edited.mkv" for root in (shared, alone))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_four_processes_share_both_runs_of_segments_and_branches(
+    two_shots: Callable[[], Path], run: Run
+) -> None:
+    alone, shared = two_shots(), two_shots()
+    ok(run("infer", *at(alone), *STEPS, "--lora", "none"))
+    words = "infer.py", *at(shared), *STEPS, "--lora", "none"
+    out = finish(start(*words, processes=4))
+    assert "2 runs of segments that need nothing of one another" in out
+    assert "of every two processes each computes a guidance branch" in out
+    assert "nothing to do" not in out
+    assert abs(frames_of(shared)[:9].astype(int) - frames_of(alone)[:9]).max() <= 1
+
+
+def test_two_processes_compute_a_guidance_branch_each(prepared: Prepared, run: Run) -> None:
+    """Beside the inverted source, whose attention both take: sums are rounded in another order."""
+    alone, shared = prepared(), prepared()
+    settings = [*STEPS, "--lora", "none", *sets(
+        "inference.guidance=3", 'transfer.start="inverted"', 'transfer.attention="qk"',
+    )]  # fmt: skip
+    ok(run("infer", *at(alone), *settings))
+    out = finish(start("infer.py", *at(shared), *settings))
+    assert out.count("of every two processes each computes a guidance branch") == 1
+    apart = frames_of(shared).astype(int) - frames_of(alone)
+    assert abs(apart).max() <= 1
 
 
 def test_deepspeeds_own_launcher_starts_it(prepared: Prepared, lone: Path) -> None:

@@ -184,6 +184,33 @@ def test_an_uploaded_video_stays_with_its_workspace(
     assert Path(workspace.read_source().origin) == workspace.original_dir / "ball.mp4"
 
 
+def test_files_are_dropped_anywhere(
+    page: Window, home: Path, boxed: Workspace, rolling: Path, tmp_path: Path
+) -> None:
+    page.drop(rolling)
+    page.message("320×192, 9 frames")
+    page.page.get_by_label("Project folder").last.fill("/etc/ws")
+    page.press("Create project")
+    expect(page.page.get_by_role("alert")).to_contain_text("--allow DIR")
+    workspace = copied(boxed, home / f"ws-{secrets.token_hex(4)}")
+    page.enter_ball(workspace)
+    page.tab("3 · Edit")
+    page.message("None yet")
+    frames = {name: tmp_path / name for name in ("look_8.png", "look_0.png", "hat.png")}
+    for file in frames.values():
+        write_png(file, 255 - read_image(workspace.source_frame(0)))
+    page.drop(frames["look_8.png"], frames["hat.png"])
+    expect(page.page.get_by_role("alert")).to_contain_text("which frame is it?")
+    page.drop(frames["look_8.png"], frames["look_0.png"])
+    page.message("Frames 0, 8 are taken")
+    assert workspace.edited_frame(None, 8, ".png").is_file()
+    expect(page.page.get_by_role("alert")).to_be_hidden()
+    page.page.get_by_label("Caption of the source").fill("a ball that rolls")
+    page.tab("2 · Mask")
+    page.tab("3 · Edit")
+    expect(page.page.get_by_label("Caption of the source")).to_have_value("a ball that rolls")
+
+
 def test_sixty_frames_scrub_without_a_wait(
     browser: Browser, tmp_path: Path, tiny_model: Path
 ) -> None:
@@ -200,7 +227,7 @@ def test_sixty_frames_scrub_without_a_wait(
         seconds = [
             window.page.evaluate(
                 """(frame) => new Promise((done) => {
-                    const slider = document.querySelector('#viewer input[type=range]');
+                    const slider = document.querySelector('#viewer [data-frames]');
                     const canvas = document.querySelector('#viewer canvas');
                     const begun = performance.now();
                     const painted = () => done(performance.now() - begun);
@@ -234,6 +261,42 @@ def test_clicks_corrections_and_undo(window: Window, workspace: Workspace) -> No
     window.press("Clear frame")
     window.answered()
     assert not read_labels(workspace.tracked(0)).any()
+
+
+def test_a_mask_is_painted_by_hand_and_followed(window: Window, workspace: Workspace) -> None:
+    tab = window.page
+    tab.keyboard.press("n")
+    window.press("Brush")
+    tab.locator("#viewer [data-size]").fill("6")
+    window.stroke(0.12, 0.57, 0.2, 0.57)
+    window.picture("painted")
+    painted = read_labels(workspace.painted(0, 1)) > 0
+    assert painted[54, 20:32].all()
+    window.stroke(0.16, 0.45, 0.16, 0.7, button="right")
+    assert not read_labels(workspace.painted(0, 1))[54, 26]
+    assert (read_labels(workspace.tracked(0)) == read_labels(workspace.painted(0, 1))).all()
+    window.press("Undo")
+    window.answered()
+    assert ((read_labels(workspace.painted(0, 1)) > 0) == painted).all()
+    window.press("Redo")
+    window.answered()
+    window.press("Undo")
+    window.answered()
+    name = tab.get_by_label("name", exact=True)
+    name.fill("the ball")
+    name.press("Enter")
+    window.answered()
+    expect(tab.get_by_role("button", name="object 1")).to_have_text("the ball")
+    tab.locator("#viewer [data-opacity]").fill("80")
+    window.follow()
+    assert ((read_labels(workspace.tracked(0)) > 0) == painted).all()
+    assert read_labels(workspace.tracked(8)).any()
+    size = tab.locator("#viewer [data-size]")
+    before = int(size.input_value())
+    window.canvas.hover()
+    tab.locator("#viewer .viewer").press("]")
+    assert int(size.input_value()) > before
+    window.picture("named")
 
 
 def test_following_without_a_click(window: Window) -> None:

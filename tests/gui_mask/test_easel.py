@@ -15,6 +15,7 @@ from gui_mask.session import Session
 from gui_mask.state import AppState
 from maskora.app.retouching import FrameEdit
 from maskora.app.workspace import Workspace
+from maskora.config import set_values
 from maskora.masks.files import read_labels
 from maskora.video.images import read_image, write_png
 from tests.gui_mask.workspaces import copied
@@ -93,6 +94,20 @@ def test_frames_are_copied_into_named_edits(state: AppState, session: Session) -
     assert news["steps"] == ["copy of frame 3"]
     assert session.workspace.edited_frame("red", 0, ".png").is_file()
     assert "infer.py" in use(state, session, "result")["error"]
+
+
+def test_a_look_is_carried_by_the_base(state: AppState, session: Session) -> None:
+    workspace = session.workspace
+    use(state, session, "step", step=STROKE)
+    assert use(state, session, "look")["trained"] is False
+    (workspace.run_dir("motion") / "step-00002").mkdir(parents=True)
+    assert use(state, session, "look")["trained"] is True
+    assert "has not been trained" in use(state, session, "carry", frame=5)["error"]
+    set_values(workspace.config, {"inference.lora": "none"})
+    assert "frame 0 is where" in use(state, session, "carry")["error"]
+    news = use(state, session, "carry", frame=5)
+    assert news["steps"] == ["carried from the edited frame before"]
+    assert workspace.edited_frame(None, 5, ".png").is_file()
 
 
 def test_a_removed_frame_has_no_steps(state: AppState, session: Session) -> None:

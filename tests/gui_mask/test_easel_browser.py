@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Locator, expect
 
+from gui_mask import words
 from maskora.app.retouching import FrameEdit
 from maskora.app.workspace import Workspace
 from maskora.config import load_config, set_values
@@ -147,6 +148,9 @@ def test_a_colour_is_picked_and_another_frame_copied(
     easel.done(1)
     easel.page.get_by_role("slider", name="Frame").last.fill("4")
     expect(easel.canvas).to_have_attribute("data-frame", "4", timeout=30_000)
+    easel.press("Carry the look")
+    expect(easel.page.locator("#easel .no-lora")).to_have_text(words.EASEL["not_trained"])
+    expect(easel.page.get_by_role("button", name="Carry it here")).to_be_disabled()
     easel.press("Copy frame")
     easel.page.locator("#easel [data-for=copy] [data-key=edited]").check()
     easel.page.locator("#easel [data-apply=copy]").click()

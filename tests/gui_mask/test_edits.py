@@ -312,3 +312,35 @@ def test_a_rotated_photo_counts_as_it_is_shown(workspace: Workspace, tmp_path: P
     assert image_size(tmp_path / "a.jpg") == (160, 96)
     edits.take_upload(workspace, None, 0, tmp_path / "a.jpg")
     assert "outside the mask" in edits.listing(workspace, None)[0].note
+
+
+def test_several_pictures_are_taken_by_the_numbers_in_their_names(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    files = [
+        picture(tmp_path, name, "PNG") for name in ("look_8-160x96.png", "ball-frame-00000.png")
+    ]
+    assert edits.take_uploads(workspace, None, 5, files) == [0, 8]
+    assert sorted(find_edits(workspace, None, 9).images) == [0, 8]
+    one = picture(tmp_path, "hat.png", "PNG")
+    assert edits.take_uploads(workspace, None, 5, [one]) == [5]
+    other = picture(tmp_path, "ball-frame-00003-160x96 (1).png", "PNG")
+    assert edits.take_uploads(workspace, None, 5, [other]) == [3]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["00001.png", "hat.png"], r"hat\.png: which frame is it"),
+        (["00001.png", "look1.png"], "are both frame 1"),
+        (["00001.png", "00009.png"], r"00009\.png is frame 9 by its name"),
+        (["ball-frame-00009-160x96.png"], "8 is the last one"),
+    ],
+)
+def test_nothing_is_taken_where_a_name_does_not_say(
+    workspace: Workspace, tmp_path: Path, given: list[str], says: str
+) -> None:
+    files = [picture(tmp_path, name, "PNG") for name in given]
+    with pytest.raises(UserError, match=says):
+        edits.take_uploads(workspace, None, 5, files)
+    assert names(workspace.edits_dir) == []

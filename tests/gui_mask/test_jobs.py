@@ -16,11 +16,13 @@ from filelock import FileLock
 
 from gui_mask import jobs
 from gui_mask.jobs import JobState, Process, complaint, identify, start_detached, tail
-from gui_mask.pages import running
+from gui_mask.results import result_html
 from gui_mask.session import Session
+from maskora.app.plan import TimePart
 from maskora.app.workspace import Workspace
 from maskora.config import set_values
 from maskora.errors import Fault, UserError
+from maskora.progress import State
 from maskora.training.run_folder import RunFolder
 from maskora.video.probe import probe
 from tests.app.conftest import recolour
@@ -96,24 +98,26 @@ def test_commands_are_those_a_person_would_type(tmp_path: Path) -> None:
     config = f"'{tmp_path}/my edit/edit.toml'"
     assert jobs.commands(workspace, None) == [
         f"maskora train --config {config} --stage all --resume",
-        f"maskora infer --config {config}",
+        f"maskora infer --config {config} --keep",
     ]
     assert jobs.commands(workspace, "hat", "infer") == [
-        f"maskora infer --config {config} --edit hat"
+        f"maskora infer --config {config} --keep --edit hat"
     ]
     assert jobs.commands(workspace, None, "preview") == [f"maskora preview --config {config}"]
 
 
 @pytest.mark.slow
 def test_a_preview_is_shown_and_nothing_is_trained(workspace: Workspace) -> None:
-    assert jobs.start(workspace, "preview", None).is_active
+    begun = jobs.start(workspace, "preview", None)
+    assert begun is not None
+    assert begun.is_active
     state = ended(workspace)
     assert (state.status, state.message) == ("done", "preview is done"), state.log
     assert state.result == workspace.output_dir(None, None) / "preview.mp4"
     assert probe(state.result).frames == 9
     assert state.losses == {}
     session = SimpleNamespace(token="t", workspace=workspace)
-    shown = running.result_html(session, "")  # type: ignore[arg-type]
+    shown = result_html(session, "")  # type: ignore[arg-type]
     assert shown.count("maskora/t/output/preview.mp4?") == 2
     assert "comparison.mp4" not in shown
 
@@ -121,10 +125,11 @@ def test_a_preview_is_shown_and_nothing_is_trained(workspace: Workspace) -> None
 @pytest.mark.slow
 def test_both_commands_run_in_turn_and_the_result_is_found(workspace: Workspace) -> None:
     begun = jobs.start(workspace, "both", None)
+    assert begun is not None
     assert begun.is_active
     assert begun.result is None
     with pytest.raises(UserError, match="training runs already; stop it, or wait"):
-        jobs.start(workspace, "infer", None)
+        jobs.start(workspace, "both", None)
     state = ended(workspace)
     job = state.job
     assert (state.status, job.exit_code, job.name) == ("done", 0, "infer"), state.log
@@ -142,6 +147,7 @@ def test_both_commands_run_in_turn_and_the_result_is_found(workspace: Workspace)
     assert "\r" not in log, "no bar is drawn into it"
 
     again = jobs.start(workspace, "both", None)
+    assert again is not None
     assert again.result is None, "the result that is there is of an earlier work"
     jobs.stop(workspace)
     state = ended(workspace)
@@ -197,7 +203,7 @@ def test_a_supervisor_killed_hard_leaves_its_command_in_view(training: Workspace
     assert state is not None
     assert state.status == "running", "the training goes on"
     with pytest.raises(UserError, match="runs already"):
-        jobs.start(training, "train", None)
+        jobs.start(training, "both", None)
     jobs.stop(training)
     assert ended(training).status == "stopped"
     if IS_POSIX:  # elsewhere no interruption reaches it from here, so it is ended
@@ -294,9 +300,51 @@ def test_what_cannot_be_started_is_a_fault(
 
 
 def test_the_plan_is_that_of_the_command(workspace: Workspace) -> None:
-    assert "training" in jobs.plan_text(workspace)
+    found = jobs.forecast(workspace, None)
+    assert "training" in found.text
+    assert [(part.task, part.steps) for part in found.times] == [("motion", 2), ("denoise", 2)]
     with pytest.raises(UserError, match="no such file"):
-        jobs.plan_text(Workspace(workspace.root / "nowhere"))
+        jobs.forecast(Workspace(workspace.root / "nowhere"), None)
+
+
+def job_at(name: str, what: str, now: State | None, losses: object = None) -> JobState:
+    """A job that is so far."""
+    job = SimpleNamespace(what=what, name=name)
+    return JobState(job, "running", "", now, (), losses or {}, None)  # type: ignore[arg-type]
+
+
+TIMES = (
+    TimePart("motion", 100, 2.0), TimePart("preview", 24, 1.0), TimePart("appearance", 90, 1.0),
+    TimePart("appearance", 10, 2.0), TimePart("preview", 24, 1.0), TimePart("denoise", 60, 5.0),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("state", "left"),
+    [
+        (job_at("train", "both", None), 200 + 24 + 110 + 24 + 300),
+        (job_at("train", "train", None), 200 + 24 + 110 + 24),
+        (job_at("train", "both", State("motion", "step", 25, 100)), 150 + 18 + 110 + 24 + 300),
+        (job_at("train", "both", State("encode video", "video", 1, 9), {"motion": [(100, 0.1)]}),
+         110 + 24 + 300),
+        (job_at("train", "both", State("denoise", "step", 3, 12, part="preview"),
+                {"motion": [(50, 0.1)]}), 100 + 12 + 110 + 24 + 300),
+        (job_at("train", "both", State("appearance", "step", 50, 100)), 55 + 12 + 300),
+        (job_at("infer", "both", State("load", "block")), 300),
+        (job_at("infer", "both", State("denoise", "step", 15, 30)), 150),
+        (job_at("infer", "both", State("denoise", "step", 15, 30, part="segment 2 of 2")), 75),
+    ],
+)  # fmt: skip
+def test_the_time_left_is_of_all_that_is_still_to_do(state: JobState, left: float) -> None:
+    assert jobs.seconds_left(TIMES, state) == pytest.approx(left)
+
+
+def test_a_time_that_was_never_measured_is_not_guessed() -> None:
+    unknown = (*TIMES[:-1], TimePart("denoise", 60, None))
+    assert jobs.seconds_left(unknown, job_at("train", "both", None)) is None
+    assert jobs.seconds_left(unknown, job_at("train", "train", None)) is not None
+    preview = State("denoise", "step", 3, 12, eta=7.0)
+    assert jobs.seconds_left(unknown, job_at("preview", "preview", preview)) == 7.0
 
 
 def test_no_record_and_a_damaged_one(tmp_path: Path) -> None:

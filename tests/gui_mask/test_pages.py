@@ -1,5 +1,7 @@
 """What the pages' handlers answer, without a browser."""
 
+import os
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,19 +11,23 @@ import gradio as gr
 import pytest
 
 from gui_mask import jobs, words
-from gui_mask.jobs import JobState
+from gui_mask.jobs import Job, JobState, identify, store
 from gui_mask.pages.opening import OpeningPage, added, box_between
 from gui_mask.pages.running import RunPage, plan_html
+from gui_mask.presets import effort_of, steps_of
+from gui_mask.results import act
 from gui_mask.server import edit_name
 from gui_mask.session import Session
 from gui_mask.state import AppState
 from gui_mask.videos import BASES, base_config, is_trial
+from gui_mask.waiting import Ticket, changing_queue, queue_file, read_queue
 from maskora.app.workspace import Workspace
-from maskora.config import load_config
+from maskora.config import load_config, set_values
 from maskora.errors import UserError
 from maskora.masks.files import read_labels
 from maskora.masks.prompts import Click
 
+PREVIEWS, RESULT, QUEUE = 3, 4, 5  # among what the run page shows
 BALL = Click(0, 24.5, 54.5)  # its centre in frame 0, at half size
 
 
@@ -66,7 +72,7 @@ def uploaded(state: AppState, file: Path) -> str:
     return str(shutil.copy(file, folder))
 
 
-def prepared(page: OpeningPage, found: list[Any], **changes: Any) -> Workspace:
+def press(page: OpeningPage, found: list[Any], **changes: Any) -> Any:
     """Press "Create project" with what the page shows after a video was found."""
     clip, target = found[1], found[4]
     given = {
@@ -74,8 +80,13 @@ def prepared(page: OpeningPage, found: list[Any], **changes: Any) -> Workspace:
         "base": "wan2.1-i2v-480p", "model": "", "target": target, "task": "change", "place": "",
         "follow": "background", "point": "",
     } | changes  # fmt: skip
-    page.make_workspace(clip, **given)
-    return Workspace(Path(given["target"]))
+    return page.make_workspace(clip, **given)
+
+
+def prepared(page: OpeningPage, found: list[Any], **changes: Any) -> Workspace:
+    """The project that is made so."""
+    press(page, found, **changes)
+    return Workspace(Path(changes.get("target", found[4])))
 
 
 def test_a_refused_upload_leaves_room_for_the_next(
@@ -85,11 +96,11 @@ def test_a_refused_upload_leaves_room_for_the_next(
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(state.scratch))
     (tmp_path / "notes.mp4").write_text("buy milk\n" * 50)
     base = next(iter(BASES))
-    with pytest.warns(UserWarning, match=r"^notes\.mp4"):
-        assert opening.find_upload(uploaded(state, tmp_path / "notes.mp4"), base) == {
-            opening.upload: None
-        }
-    assert opening.find_upload(uploaded(state, rolling), base)[0] is None
+    refusal = opening.find_upload(uploaded(state, tmp_path / "notes.mp4"), base)
+    assert refusal[opening.upload] is None
+    assert re.match(r"<span role=.alert.>notes\.mp4", refusal[opening.video_wrong].value)
+    found = opening.find_upload(uploaded(state, rolling), base)
+    assert (found[0], found[-1].visible) == (None, False)
 
 
 def test_a_presets_own_size_and_frames_are_offered(opening: OpeningPage, rolling: Path) -> None:
@@ -125,9 +136,29 @@ def test_a_whole_clip_and_its_task(
     made = prepared(opening, found, frames=5, whole=True, task="remove", model=model)
     config = load_config(made.config)
     assert (config.video.frames, config.motion.task) == (9, "remove")
-    with pytest.warns(UserWarning, match="is a project already") as warned:
-        prepared(opening, found, target=str(made.root))
-    assert "--overwrite" not in str(warned[0].message)
+    refused = press(opening, found, target=str(made.root))
+    assert "is a project already" in refused[opening.target_wrong].value
+    assert "--overwrite" not in refused[opening.target_wrong].value
+
+
+def test_what_is_wrong_is_said_beside_each_field(
+    opening: OpeningPage, found: list[Any], state: AppState
+) -> None:
+    wrong = {"task": "add", "model": "/etc/model", "target": "/etc/ws"}
+    refused = press(opening, found, **wrong)
+    for field, says in (
+        (opening.place_wrong, "two opposite corners"), (opening.model_wrong, "--allow DIR"),
+        (opening.target_wrong, "--allow DIR"),
+    ):  # fmt: skip
+        assert refused[field].visible
+        assert says in refused[field].value
+    assert not refused[opening.make_wrong].visible
+    refused = press(opening, found, size="1x1")
+    assert [one.visible for one in refused.values()] == [False, False, False, True]
+    assert "size" in refused[opening.make_wrong].value
+    opening.enter = lambda text: [state.open(text).token]
+    *_, wrong_root = opening.open_typed("/etc/ws")
+    assert "--allow DIR" in wrong_root.value
 
 
 def test_something_is_added_where_it_was_clicked(
@@ -188,10 +219,11 @@ def test_a_run_goes_on_with_the_saved_mask(
 
 
 def test_commands_stand_there_although_the_plan_fails(run: RunPage, session: Session) -> None:
-    plan, commands = run.show_plan(session.token, "")
+    plan, commands, takes = run.show_plan(session.token, "")
     assert "maskora train --config" in commands
+    assert "on this machine" in takes
     session.workspace.config.write_text("[nonsense\n")
-    plan, commands = run.show_plan(session.token, "")
+    plan, commands, _ = run.show_plan(session.token, "")
     assert "edit.toml" in plan
     assert "maskora train --config" in commands
 
@@ -228,12 +260,12 @@ def test_the_result_shown_is_the_chosen_edits(
         folder.mkdir(parents=True)
         (folder / "edited.mp4").write_bytes(b"clip")
     (workspace.output_dir("hat", None) / "run.json").write_text("{}")
-    result = run.look(session.token, "hat")[3]
+    result = run.look(session.token, "hat")[RESULT]
     assert "Result of edit hat, made " in result
     assert "edited.mp4?edit=hat&" in result
-    assert run.look(session.token, "")[3] == "", "not whole yet"
+    assert run.look(session.token, "")[RESULT] == "", "not whole yet"
     (workspace.output_dir(None, None) / "run.json").write_text("{}")
-    assert words.result_of(None, "") in run.look(session.token, "")[3]
+    assert words.result_of(None, "") in run.look(session.token, "")[RESULT]
 
 
 def test_with_nothing_open_the_run_page_says_so(run: RunPage) -> None:
@@ -254,3 +286,105 @@ def test_where_paths_may_lead_is_said_before_one_is_typed(
     opening: OpeningPage, tmp_path: Path
 ) -> None:
     assert str(tmp_path) in str(opening.typed.info)
+
+
+def test_a_preset_is_written_and_recognised(
+    run: RunPage, session: Session, workspace: Workspace
+) -> None:
+    run.change_effort(session.token, "draft")
+    config = load_config(workspace.config)
+    assert (config.inference.lora, config.transfer.start) == ("none", "inverted")
+    chosen, about = run.show_effort(session.token)
+    assert chosen == "draft"
+    assert "Nothing is trained" in about
+    run.change_effort(session.token, "best")
+    config = load_config(workspace.config)
+    assert (config.inference.lora, config.transfer.takes) == ("trained", False)
+    good, best = steps_of("good", config), steps_of("best", config)
+    assert (config.motion.steps, config.appearance.steps, config.inference.steps) == best
+    assert best == (2 * good[0], 2 * good[1], round(1.5 * good[2]))
+    assert all(str(number) in about for number in (*good, *best))
+    set_values(workspace.config, {"inference.steps": 7})
+    chosen, about = run.show_effort(session.token)
+    assert chosen is None
+    assert words.OWN_EFFORT in about
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_good_is_what_a_bases_own_configuration_says(base: str) -> None:
+    config = base_config(base)
+    assert effort_of(config) == "good"
+    own = config.motion.steps, config.appearance.steps, config.inference.steps
+    assert steps_of("good", config) == own
+
+
+def test_what_waits_is_shown_and_the_owner_takes_it_out(
+    run: RunPage, session: Session, state: AppState, tmp_path: Path
+) -> None:
+    busy = Workspace(tmp_path / "busy")
+    busy.runs_dir.mkdir(parents=True)
+    own = identify(os.getpid())
+    job = {"what": "train", "edit": None, "started": 1.0, "supervisor": own, "name": "train"}
+    store(busy, Job.model_validate(job))
+    with changing_queue() as queue:
+        queue.latest = busy.root
+        roots = (session.workspace.root, Path("/somewhere/else"))
+        queue.waiting = [Ticket.of(root, "both", "hat") for root in roots]
+    try:
+        shown = run.look(session.token, "")
+        assert shown[0] == words.QUEUED.capitalize()
+        assert "<b>busy</b> <span>works now</span>" in shown[QUEUE]
+        assert "<b>ws</b> <span>train and generate (hat)</span>" in shown[QUEUE]
+        assert words.ANOTHER in shown[QUEUE]
+        assert "somewhere" not in shown[QUEUE]
+        assert shown[QUEUE].count("data-ticket") == 1
+        mine, foreign = read_queue().waiting
+        refused = {"token": session.token, "name": "withdraw", "ticket": foreign.name}
+        assert "outside the folders" in act(state, refused)["error"]
+        assert act(state, {**refused, "ticket": mine.name}) == {}
+        assert read_queue().waiting == [foreign]
+    finally:
+        queue_file().unlink()
+
+
+def test_previews_while_training_are_a_row(run: RunPage, session: Session) -> None:
+    assert run.look(session.token, "")[PREVIEWS] == ""
+    for stage, step in (("appearance", 50), ("motion", 100), ("motion", 50)):
+        path = session.workspace.training_preview(None, stage, step)  # type: ignore[arg-type]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"clip")
+    shown = run.look(session.token, "")[PREVIEWS]
+    steps = [shown.index(f"<figcaption>{one}<") for one in (
+        "motion, step 50", "motion, step 100", "appearance, step 50",
+    )]  # fmt: skip
+    assert steps == sorted(steps)
+
+
+def result(folder: Path, seed: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("edited.mp4", "comparison.mp4"):
+        (folder / name).write_bytes(b"clip")
+    (folder / "run.json").write_text(f'{{"seed": {seed}, "outputs": {{"edited.mp4": "{seed}"}}}}')
+
+
+def test_versions_are_listed_compared_starred_and_removed(
+    run: RunPage, session: Session, state: AppState
+) -> None:
+    output = session.workspace.output_dir(None, None)
+    result(output / "001", 1)
+    result(output, 2)
+    about = {"token": session.token, "edit": ""}
+    shown = run.look(session.token, "")[RESULT]
+    assert "changed: seed 2 (was 1)" in shown
+    assert shown.count("output/comparison.mp4?edit=&version=1&") == 2, "on either side"
+    assert shown.count("data-remove") == 1, "the newest one stays"
+    assert act(state, {**about, "name": "star", "version": 1, "on": True}) == {}
+    assert run.look(session.token, "")[RESULT].count("★") == 1
+    remove = {**about, "name": "remove", "version": 1}
+    assert "has the star" in act(state, remove)["error"]
+    act(state, {**about, "name": "star", "version": 1, "on": False})
+    assert act(state, remove) == {}
+    assert not (output / "001").exists()
+    assert (output / "edited.mp4").exists()
+    assert "which is nothing" in act(state, {**about, "name": "remove", "version": 0})["error"]
+    assert "no whole number" in act(state, {**about, "name": "star", "version": "../x"})["error"]

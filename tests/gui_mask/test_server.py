@@ -269,3 +269,22 @@ def test_the_address_is_printed_and_opened_with_its_token(
         serve("", host, PORT, [home], Limits.of(), browser=True)
     assert len(tokens) == 2
     assert min(map(len, tokens)) >= 20
+
+
+def test_versions_and_previews_are_fetched_by_their_names(
+    client: TestClient, session: Session
+) -> None:
+    base, workspace = f"/maskora/{session.token}", session.workspace
+    early = workspace.output_dir("hat", None) / "002"
+    early.mkdir(parents=True)
+    (early / "comparison.mp4").write_bytes(b"earlier")
+    asked = f"{base}/output/comparison.mp4?edit=hat&version="
+    assert client.get(f"{asked}2").content == b"earlier"
+    assert [client.get(asked + one).status_code for one in ("", "1", "../2", "-2")] == [404] * 4
+    preview = workspace.training_preview("hat", "motion", 50)
+    preview.parent.mkdir(parents=True)
+    preview.write_bytes(b"so far")
+    (preview.parent / "notes.txt").write_text("mine")
+    assert client.get(f"{base}/previews/{preview.name}?edit=hat").content == b"so far"
+    for name in (f"{preview.name}?edit=cap", "notes.txt?edit=hat", "..%2Fjob.json", "x"):
+        assert client.get(f"{base}/previews/{name}").status_code == 404

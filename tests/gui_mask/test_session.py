@@ -1,6 +1,8 @@
 """A session without a page: stored at once, shared, found again, refused where it would lose."""
 
 import errno
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -23,8 +25,10 @@ from maskora.masks.files import read_labels, write_labels
 from maskora.masks.prompts import Click
 from maskora.masks.shapes import final_masks
 from maskora.masks.tracking import Anchors, Silhouettes
+from maskora.retouch import Paint
 from tests.gui_mask.workspaces import copied, make_workspace
 from tests.masks.discs import DiscTracker
+from tests.masks.trackers.tiny_sam2 import write_tiny_sam2
 
 BALL = Click(0, 24.5, 54.5)  # its centre in frame 0, at half size
 
@@ -90,6 +94,63 @@ def test_what_is_clicked_is_found_again(workspace: Workspace) -> None:
     assert again.markup.objects == [1]
     assert (again.markup.shown_THW[4] == 1).any()
     again.close()
+
+
+STROKE = Paint(radius=8, points=((18, 54), (30, 54)))
+
+
+@pytest.mark.parametrize("kind", ["simple", "sam2"])
+def test_what_is_painted_is_kept_and_the_shell_makes_the_same_masks(
+    workspace: Workspace, tmp_path: Path, kind: str
+) -> None:
+    write_tiny_sam2(workspace.root / "sam2")
+    other = copied(workspace, tmp_path / "other")
+    first = Session(workspace)
+    first.set_tracker(kind, "./sam2")
+    first.paint(0, 1, STROKE, positive=True)
+    first.paint(0, 1, Paint(radius=3, points=((24, 50),)), positive=False)
+    first.paint(4, 2, Paint(radius=9, points=((110, 20),)), positive=True)
+    follow(first)
+    first.save()
+    shown_THW = first.markup.shown_THW[:]
+    first.close()
+    again = Session(workspace)
+    np.testing.assert_array_equal(again.markup.shown_THW, shown_THW)
+    assert [str(p) for p in again.markup.prompts] == [
+        "the painting of object 1 in frame 0", "the painting of object 2 in frame 4",
+    ]  # fmt: skip
+    paints = [f"--paint=0,{workspace.painted(0, 1)}", f"--paint=4,{workspace.painted(4, 2)},2"]
+    command = [sys.executable, "-m", "maskora", "track", str(other.root), *paints]
+    subprocess.run([*command, "--tracker", kind, "--checkpoint", "./sam2"], check=True)
+    for frame in range(9):
+        assert other.tracked(frame).read_bytes() == workspace.tracked(frame).read_bytes()
+        assert other.mask(frame).read_bytes() == workspace.mask(frame).read_bytes()
+    again.clear_frame(4)
+    again.close()
+    assert not workspace.painted(4, 2).exists()
+    assert workspace.painted(0, 1).is_file()
+
+
+def test_what_is_painted_and_gone_is_missed(workspace: Workspace) -> None:
+    with closing(Session(workspace)) as session:
+        session.paint(0, 1, STROKE, positive=True)
+    workspace.painted(0, 1).unlink()
+    with pytest.raises(UserError, match=r"00000-1\.png, painted by hand, is missing"):
+        Session(workspace)
+
+
+def test_objects_have_names(session: Session) -> None:
+    session.point([BALL])
+    session.name(1, "  the   ball ")
+    follow(session)
+    session.clear_frame(0)
+    with closing(session):
+        assert session.workspace.read_names() == {1: "the ball"}
+        with pytest.raises(UserError, match="40 letters"):
+            session.name(1, "x" * 41)
+        assert session.names == {1: "the ball"}
+        session.name(1, "")
+        assert session.workspace.read_names() == {}
 
 
 def test_saving_makes_masks_that_the_commands_read(session: Session) -> None:

@@ -66,6 +66,8 @@ def test_only_what_is_new_is_sent(state: AppState, session: Session) -> None:
     assert len(seen["regions"][2]) == 1
 
 
+STROKE = {"name": "paint", "frame": 0, "radius": 5, "points": [[9, 9]], "object": 1,
+          "positive": True}  # fmt: skip
 CORNER = {"name": "click", "frame": 0, "x": 5, "y": 5, "object": 1, "positive": True}
 
 
@@ -80,6 +82,13 @@ CORNER = {"name": "click", "frame": 0, "x": 5, "y": 5, "object": 1, "positive": 
         ({"name": "follow", "direction": "both"}, "nothing is clicked"),
         ({"name": "follow", "direction": "sideways"}, "load it again"),
         ({"name": "undo"}, "nothing to undo"),
+        ({"name": "redo"}, "nothing to redo"),
+        ({**STROKE, "points": []}, "cannot be drawn"),
+        ({**STROKE, "points": [[float("nan"), 3]]}, "cannot be drawn"),
+        ({**STROKE, "radius": "wide"}, "cannot be drawn"),
+        ({**STROKE, "object": 0}, "numbered 1 to 254"),
+        ({**STROKE, "positive": False}, "not where the eraser went"),
+        ({"name": "name", "object": 0, "text": "x"}, "numbered 1 to 254"),
         ({"name": "__init__"}, "load it again"),
         ({}, "load it again"),
     ],

@@ -1,5 +1,7 @@
 """Driving the window in a real browser, as a person does."""
 
+import base64
+import mimetypes
 import os
 import re
 import shutil
@@ -126,6 +128,28 @@ class Window:
         """Give a file to one of the page's drop areas."""
         self.page.locator(f"#{where} input[type=file]").set_input_files(file)
 
+    def drop(self, *files: Path) -> None:
+        """Drop files on the page, beside its drop areas."""
+        self.page.get_by_role("tab").first.wait_for()
+        given = [
+            (file.name, mimetypes.guess_type(file)[0], base64.b64encode(file.read_bytes()).decode())
+            for file in files
+        ]
+        self.page.evaluate(
+            """(given) => {
+                const dataTransfer = new DataTransfer();
+                for (const [name, type, data] of given) {
+                    const bytes = Uint8Array.from(atob(data), (one) => one.charCodeAt(0));
+                    dataTransfer.items.add(new File([bytes], name, { type }));
+                }
+                for (const type of ["dragover", "drop"]) {
+                    const how = { dataTransfer, bubbles: true, cancelable: true };
+                    document.querySelector("main").dispatchEvent(new DragEvent(type, how));
+                }
+            }""",
+            given,
+        )
+
     def enter_ball(self, workspace: Workspace) -> None:
         """Open a workspace of the rolling ball, and wait until it is shown."""
         self.enter(workspace.root.name)
@@ -137,7 +161,7 @@ class Window:
 
     def show(self, frame: int) -> None:
         """Move the scrubber."""
-        self.page.locator("#viewer input[type=range]").fill(str(frame))
+        self.page.locator("#viewer [data-frames]").fill(str(frame))
         expect(self.canvas).to_have_attribute("data-frame", str(frame))
 
     def place(self, x: float, y: float) -> tuple[float, float]:
@@ -158,6 +182,14 @@ class Window:
         self.page.mouse.down()
         self.page.mouse.move(*self.place(x1, y1), steps=4)
         self.page.mouse.up()
+        self.answered()
+
+    def stroke(self, x0: float, y0: float, x1: float, y1: float, button: str = "left") -> None:
+        """Draw with the tool that is chosen, in shares of the picture, and wait for the answer."""
+        self.page.mouse.move(*self.place(x0, y0))
+        self.page.mouse.down(button=button)  # type: ignore[arg-type]
+        self.page.mouse.move(*self.place(x1, y1), steps=4)
+        self.page.mouse.up(button=button)  # type: ignore[arg-type]
         self.answered()
 
     def answered(self) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from maskora.errors import UserError
 from maskora.masks.markup import Markup
-from maskora.masks.prompts import Box, Click, Prompt
+from maskora.masks.prompts import Box, Click, Mark, Prompt
 from tests.masks.discs import DiscTracker, shifted
 
 FRAMES, HEIGHT, WIDTH = 9, 24, 40
@@ -29,7 +29,7 @@ def pointed(tracker: DiscTracker, *prompts: Prompt, follow: bool = False) -> Mar
     return markup
 
 
-def state(markup: Markup) -> tuple[tuple[Prompt, ...], bytes, bytes]:
+def state(markup: Markup) -> tuple[tuple[Mark, ...], bytes, bytes]:
     return markup.prompts, markup.before_THW.tobytes(), markup.shown_THW.tobytes()
 
 
@@ -94,6 +94,54 @@ def test_clearing_a_frame_brings_back_what_was_tracked(tracker: DiscTracker) -> 
     assert [prompt.frame for prompt in markup.prompts] == [0]
 
 
+def square(left: int, top: int, size: int = 6) -> np.ndarray:
+    brush_HW = np.zeros((HEIGHT, WIDTH), np.bool_)
+    brush_HW[top : top + size, left : left + size] = True
+    return brush_HW
+
+
+def test_what_is_painted_is_followed_as_it_is(tracker: DiscTracker) -> None:
+    markup = pointed(tracker)
+    markup.paint(4, 1, square(10, 8), positive=True)
+    markup.paint(4, 1, square(10, 8, 3), positive=False)
+    painted = square(10, 8) & ~square(10, 8, 3)
+    list(markup.follow(tracker))
+    np.testing.assert_array_equal(markup.shown_THW[4] == 1, painted)
+    np.testing.assert_array_equal(markup.shown_THW[7] == 1, np.roll(painted, 3, axis=1))
+
+
+def test_paint_stands_on_what_is_shown_and_before_other_objects(tracker: DiscTracker) -> None:
+    markup = pointed(tracker, Click(0, 8, 6), Click(0, 16, 6, object_id=2), follow=True)
+    first, second = (markup.shown_THW[3] == n for n in (1, 2))
+    brush = square(10, 3, 8)
+    assert (brush & second).any()
+    markup.paint(3, 1, brush, positive=True)
+    np.testing.assert_array_equal(markup.shown_THW[3] == 1, first | brush)
+    np.testing.assert_array_equal(markup.shown_THW[3] == 2, second & ~brush)
+    markup.point(tracker, [Click(3, 30, 18, object_id=2)])
+    np.testing.assert_array_equal(markup.shown_THW[3] == 1, first | brush)
+    markup.clear_frame(3)
+    np.testing.assert_array_equal(markup.shown_THW[3] == 2, second)
+
+
+def test_a_click_refines_what_was_painted(tracker: DiscTracker) -> None:
+    markup = pointed(tracker)
+    markup.paint(2, 1, square(10, 8), positive=True)
+    markup.point(tracker, [Click(2, 10, 8, positive=False)])
+    assert not markup.shown_THW[2, 8, 10]
+    assert markup.shown_THW[2, 13, 15] == 1
+
+
+def test_the_eraser_says_where_there_is_nothing(tracker: DiscTracker) -> None:
+    markup = pointed(tracker, Click(0, 8, 6))
+    before = state(markup)
+    with pytest.raises(UserError, match="object 1 is not where the eraser went in frame 0"):
+        markup.paint(0, 1, square(30, 15), positive=False)
+    with pytest.raises(UserError, match="numbered 1 to 254"):
+        markup.paint(0, 255, square(30, 15), positive=True)
+    assert state(markup) == before
+
+
 def test_a_removed_object_is_nowhere(tracker: DiscTracker) -> None:
     markup = pointed(tracker, Click(0, 8, 6), Box(0, 20, 12, 6, 6, object_id=2), follow=True)
     markup.clear_object(2)
@@ -154,6 +202,8 @@ ACTIONS = st.lists(
         st.tuples(st.just("frame"), st.integers(0, FRAMES - 1)),
         st.tuples(st.just("object"), st.integers(1, 3)),
         st.tuples(st.just("follow"), st.integers(0, FRAMES - 1)),
+        st.tuples(st.just("paint"), st.integers(0, FRAMES - 1)),
+        st.tuples(st.just("erase"), st.integers(0, FRAMES - 1)),
     ),
     min_size=1,
     max_size=8,
@@ -176,8 +226,11 @@ def test_undo_takes_everything_back_in_turn(actions: list[object]) -> None:
                     markup.clear_frame(number)
                 elif kind == "object":
                     markup.clear_object(number)
-                else:
+                elif kind == "follow":
                     list(markup.follow(tracker))
+                else:
+                    brush = square(4 * number, number)
+                    markup.paint(number, 1 + number % 2, brush, positive=kind == "paint")
         except UserError:
             assert state(markup) == states[-1]
             continue
@@ -186,3 +239,7 @@ def test_undo_takes_everything_back_in_turn(actions: list[object]) -> None:
         markup.undo()
         assert state(markup) == expected
     assert markup.undo() is None
+    for expected in states[1:]:
+        markup.redo()
+        assert state(markup) == expected
+    assert markup.redo() is None

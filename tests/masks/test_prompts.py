@@ -2,20 +2,24 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from maskora.errors import UserError
 from maskora.masks.prompts import (
     MOST_OBJECTS,
     Box,
     Click,
+    Painting,
     Prompt,
     check_inside,
     common_box,
     parse_box,
     parse_click,
+    parse_paint,
 )
 
 # What %g writes without loss: six digits.
@@ -44,6 +48,21 @@ def test_boxes_are_read() -> None:
     assert parse_box("3,10,20,30,40") == Box(3, 10, 20, 30, 40, object_id=1)
     assert parse_box("3,-1.5,20,30,40,7") == Box(3, -1.5, 20, 30, 40, object_id=7)
     assert common_box([Box(0, 10, 20, 30, 40), Box(0, 5, 30, 10, 60)]) == (5, 20, 40, 90)
+
+
+def test_paintings_are_read() -> None:
+    assert parse_paint("12,a folder/mask.png") == (12, "a folder/mask.png", 1)
+    assert parse_paint(" 0 , one,two.png , 7") == (0, "one,two.png", 7)
+    for text in ("", "3", "x,mask.png", "-1,mask.png", "0,mask.png,0", "0,mask.png,255", "0,"):
+        with pytest.raises(UserError):
+            parse_paint(text)
+
+
+@given(arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9))))
+def test_a_painting_keeps_every_pixel(silhouette: np.ndarray) -> None:
+    painting = Painting.of(3, silhouette, 2)
+    np.testing.assert_array_equal(painting.silhouette_HW, silhouette)
+    assert painting == Painting.of(3, silhouette, 2)
 
 
 NO_CLICKS = [

@@ -14,6 +14,7 @@ from maskora.method.segments import (
     blended,
     corrected,
     drift,
+    independent_runs,
     noise_seed,
     plan_segments,
 )
@@ -58,6 +59,39 @@ def test_every_frame_comes_out_and_each_segment_begins_in_the_one_before(
         if one.anchor is not None:
             assert one.anchor == max(frame for frame in edited | {0} if frame <= one.start)
             assert one.anchor < one.start or one.kept
+
+
+@given(CLIPS, SIZES, st.booleans())
+def test_what_one_run_of_segments_is_shown_no_other_has_made(
+    clip: tuple[int, set[int], set[int]], sizes: tuple[int, int], anchored: bool
+) -> None:
+    (frames, edited, cuts), (segment, overlap) = clip, sizes
+    found = plan_segments(
+        frames, edited | {0}, cuts - {0}, segment=segment, overlap=overlap, anchored=anchored
+    )
+    runs = independent_runs(found, overlap)
+    assert [number for run in runs for number in run] == [*range(1, len(found) + 1)]
+    run_of = {number: place for place, run in enumerate(runs) for number in run}
+    made: list[set[int]] = []  # by which runs, of each frame
+    for number, one in enumerate(found, 1):
+        shown = set[int]().union(*made[one.start : one.begins])
+        assert shown <= {run_of[number]}
+        before = made[one.begins :]
+        blend = [older | {run_of[number]} for older in before[:overlap]]
+        rest = one.stop - one.begins - len(blend)
+        made[one.begins :] = [*blend, *({run_of[number]} for _ in range(rest))]
+
+
+def test_a_run_of_segments_begins_at_a_shot_and_at_an_edited_frame() -> None:
+    assert independent_runs(planned(130, {0}, set()), 8) == [range(1, 5)]
+    assert independent_runs(planned(130, {0, 30}, {80}), 8) == [
+        range(1, 2),
+        range(2, 4),
+        range(4, 6),
+    ]
+    tight = [Segment(0, 13), Segment(8, 17), Segment(12, 21, 5)]
+    assert independent_runs(tight, 4) == [range(1, 2), range(2, 4)]
+    assert independent_runs(tight, 8) == [range(1, 4)], "frame 12 is of the first two"
 
 
 def planned(frames: int, edited: set[int], cuts: set[int], anchored: bool = True) -> list[Segment]:

@@ -120,6 +120,6 @@ def test_a_denoising_step_waits_for_nothing(
     timestep = clip._scheduler.timesteps[0]
     for _ in range(2):
         with Bus() as bus, torch.no_grad():
-            clip._velocity(transformer, timestep, matching)
+            clip._guide(clip._velocities(transformer, timestep, matching))
     # The source's row comes up with the blocks, which come no second time for it.
     assert bus.traffic == {"up": STREAMED + (matching is not None)}

@@ -16,6 +16,7 @@ from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenc
 
 from maskora.config.tables import Tracker
 from maskora.errors import UserError
+from maskora.masks.markup import Markup
 from maskora.masks.prompts import Box, Click
 from maskora.masks.trackers import open_tracker
 from maskora.masks.trackers.sam2 import Preparation, Sam2Tracker, read_preparation
@@ -341,3 +342,14 @@ def test_what_is_no_whole_sam2_is_refused(
 def test_a_checkpoint_that_is_nowhere_is_refused(tmp_path: Path, clip: np.ndarray) -> None:
     with pytest.raises(UserError, match=r"\[tracker\] checkpoint: 'no such folder'"):
         open_tracker(Tracker(type="sam2", checkpoint="no such folder"), clip, tmp_path)
+
+
+def test_a_painted_keyframe_is_given_as_a_mask(tracker: Sam2Tracker) -> None:
+    labels = np.zeros((FRAMES, HEIGHT, WIDTH), np.uint8)
+    markup = Markup(labels, labels.copy())
+    markup.paint(2, 1, ONE, positive=True)
+    list(markup.follow(tracker))
+    np.testing.assert_array_equal(markup.shown_THW[2] == 1, ONE)
+    forward = list(tracker.propagate(range(2, FRAMES), {2: {1: ONE}}))
+    for frame, found in enumerate(forward, 2):
+        np.testing.assert_array_equal(markup.shown_THW[frame] == 1, found[1])

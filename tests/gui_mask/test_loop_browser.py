@@ -1,0 +1,143 @@
+"""The loop in a real browser: looked at while training, compared, touched up, and run again."""
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from gui_mask import jobs
+from gui_mask.waiting import queue_file, read_queue
+from maskora.app.workspace import Workspace
+from maskora.config import set_values
+from maskora.video.images import read_image, write_png
+from tests.gui_mask.window import CHROMIUM, Server, Window, serving
+from tests.gui_mask.workspaces import copied
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt install chromium)"),
+]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def server(home: Path, tiny_model: Path, rolling: Path) -> Iterator[Server]:
+    queue_file().unlink(missing_ok=True)
+    allowed = ["--allow", str(tiny_model.parent), "--allow", str(rolling.parent)]
+    with serving(home, *allowed) as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server) -> Iterator[Window]:
+    """A tab; whatever its console complains of fails the test."""
+    opened = Window.open(browser, server.address)
+    yield opened
+    opened.page.close()
+    assert opened.errors == []
+
+
+@pytest.fixture
+def edited(home: Path, boxed: Workspace) -> Workspace:
+    """A workspace with an edited first frame."""
+    workspace = copied(boxed, home / f"ws-{secrets.token_hex(4)}")
+    write_png(workspace.edited_frame(None, 0, ".png"), 255 - read_image(workspace.source_frame(0)))
+    return workspace
+
+
+def pictures(page: Window, name: str) -> None:
+    """The page on a wide and on a narrow screen."""
+    for width in (1440, 800):
+        page.page.set_viewport_size({"width": width, "height": 900})
+        page.page.wait_for_timeout(500)
+        page.picture(name)
+    page.page.set_viewport_size({"width": 1440, "height": 900})
+
+
+@pytest.mark.timeout(900)
+def test_looked_at_compared_touched_up_and_run_again(page: Window, edited: Workspace) -> None:
+    set_values(edited.config, {"motion.steps": 4, "training.preview_every": 2})
+    tab = page.page
+    page.enter_ball(edited)
+    page.tab("4 · Run")
+    page.message("RAM, GB")
+    page.message("on this machine")
+    page.press("Train and generate")
+    expect(tab.locator(".previews figure")).to_have_count(2, timeout=300_000)
+    page.message("motion, step 4")
+    expect(tab.locator(".results > video")).to_be_visible(timeout=300_000)
+    expect(tab.locator(".versions li")).to_have_count(1)
+    set_values(edited.config, {"inference.seed": 5})
+    page.press("Generate")
+    expect(tab.locator(".versions li")).to_have_count(2, timeout=300_000)
+    page.message("changed: seed 5 (was 0)")
+
+    first = tab.locator(".versions li").last
+    first.get_by_role("button", name="Call it the best").click()
+    expect(first.locator(".star")).to_have_attribute("aria-pressed", "true")
+    first.get_by_role("button", name="Compare").click()
+    canvas = tab.locator(".compare canvas")
+    expect(canvas).to_be_visible()
+    tab.wait_for_function("document.querySelector('.compare canvas').width === 160")
+    tab.locator("[data-view]").select_option("beside")
+    tab.wait_for_function("document.querySelector('.compare canvas').width === 320")
+    tab.locator("[data-view]").select_option("difference")
+    tab.wait_for_function("document.querySelector('.compare canvas').width === 160")
+    tab.locator("[data-view]").select_option("line")
+    tab.locator(".compare input").last.fill("3")
+    expect(tab.locator("output.frame")).to_have_text("3")
+    pictures(page, "loop")
+
+    tab.get_by_role("button", name="This frame is wrong").click()
+    expect(tab.get_by_role("tab", name="3 · Edit")).to_have_attribute("aria-selected", "true")
+    expect(tab.locator("#easel canvas")).to_have_attribute("data-frame", "3", timeout=60_000)
+    expect(tab.locator("#easel canvas")).to_have_attribute("data-done", "1")
+    assert edited.edited_frame(None, 3, ".png").is_file()
+    page.tab("4 · Run")
+    page.press("Train and generate")
+    expect(tab.locator(".versions li")).to_have_count(3, timeout=300_000)
+    page.message("frame 3 edited")
+    assert len(list(edited.output_dir(None, None).glob("00*/edited.mp4"))) == 2
+
+
+@pytest.mark.timeout(600)
+def test_jobs_of_two_projects_wait_for_each_other(
+    page: Window, edited: Workspace, home: Path, boxed: Workspace
+) -> None:
+    other = copied(boxed, home / f"other-{secrets.token_hex(4)}")
+    set_values(other.config, {"motion.steps": 100_000})
+    jobs.start(other, "train", None)
+    try:
+        page.enter_ball(edited)
+        page.tab("4 · Run")
+        page.press("Train")
+        page.message("Waiting for their turn")
+        page.message("Waits for its turn")
+        pictures(page, "queue")
+        page.press("Take out")
+        expect(page.page.locator(".queue [data-ticket]")).to_have_count(0)
+        assert read_queue().waiting == []
+        page.press("Train")
+        expect(page.page.locator(".queue [data-ticket]")).to_have_count(1, timeout=60_000)
+    finally:
+        jobs.stop(other)
+    expect(page.page.get_by_text("training is done")).to_be_visible(timeout=300_000)
+    expect(page.page.locator(".queue [data-ticket]")).to_have_count(0)
+
+
+def test_a_preset_is_chosen(page: Window, edited: Workspace) -> None:
+    tab = page.page
+    page.enter_ball(edited)
+    page.tab("4 · Run")
+    page.message("The settings are your own")
+    tab.get_by_label("Draft").check()
+    expect(tab.get_by_text("The settings are your own")).to_be_hidden()
+    assert 'lora = "none"' in edited.config.read_text()
+    page.message("RAM, GB")
+    pictures(page, "presets")
