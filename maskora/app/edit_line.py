@@ -12,11 +12,12 @@ from pathlib import Path
 from maskora import devices
 from maskora.app.masking import to_original, to_workspace
 from maskora.app.processes import crash_message, run_maskora
+from maskora.app.remembered import known_sha256
 from maskora.app.remote import default_scratch, fetch, is_remote, local_place, put
-from maskora.app.workspace import Workspace, video_sha256, working
+from maskora.app.workspace import LineRecord, Workspace, video_sha256, working
 from maskora.config.toml import load_config
 from maskora.errors import Fault, UserError
-from maskora.files import IMAGE_SUFFIXES, IMAGES, refuse_inputs, replacing
+from maskora.files import IMAGE_SUFFIXES, IMAGES, digest, refuse_inputs, replacing
 from maskora.masks.prompts import parse_click
 from maskora.system import quoted
 
@@ -104,12 +105,15 @@ def _prepare(line: EditLine, say: Say) -> int:
         say(f"edit: continuing with {workspace.root}")
     elif workspace.config.is_file():
         settle_video(workspace, Path(line.video), say)
+        _check_same_preparation(line)
         say(f"edit: {workspace.root} is prepared already: continuing with it")
     else:
         say(f"edit: preparing {workspace.root}")
         given = [*line.region, *line.options, *line.preset, *settings]
         if status := _run_stage("prepare", line.video, str(workspace.root), *given):
             return status
+        with working(workspace):
+            LineRecord(said=_said_of_preparation(line)).write(workspace.line_record)
         settings = []
     if line.clicks and not workspace.mask_record.is_file():
         say("edit: following what was clicked")
@@ -214,6 +218,35 @@ def settle_video(workspace: Workspace, video: Path, say: Say) -> None:
             moved = {"origin": str(video.resolve())}
             workspace.write_source(source.model_copy(update=moved))
         say(f"edit: {origin} was moved: {video}, which is the same, takes its place")
+
+
+def _check_same_preparation(line: EditLine) -> None:
+    """A workspace that a line has prepared is gone on with by lines that say the same of that.
+
+    Raises:
+        UserError: this one says something else, which would have no effect.
+    """
+    root, before = line.workspace.root, line.workspace.read_line()
+    if before is None:
+        return
+    now = _said_of_preparation(line)
+    if changed := sorted(name for name in {*before.said, *now}
+                         if before.said.get(name) != now.get(name)):  # fmt: skip
+        raise UserError(
+            f"{root} was prepared with another {', '.join(changed)}: say the same as then, name "
+            f"another --workspace (or another OUT.mp4), or remove {root} to begin anew"
+        )
+
+
+def _said_of_preparation(line: EditLine) -> dict[str, str]:
+    """What a line says of its preparation, by option; of a file or a folder what is in it."""
+    words = [*line.region, *line.options]
+    said = dict(zip(words[::2], words[1::2], strict=True))
+    for name in ("--mask", "--base"):
+        if name in said:
+            files = sorted(path for path in files_in(said[name]) if path.is_file())
+            said[name] = digest(*map(known_sha256, files))
+    return said
 
 
 def workspace_problems(line: EditLine) -> list[str]:
