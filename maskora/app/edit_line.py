@@ -177,7 +177,7 @@ def check_files(line: EditLine) -> None:
             raise UserError(f"not a picture that can be read ({IMAGES}): {image}")
     bases = line.options[1::2] if "--base" in line.options[:1] else []
     read = files_in(*([line.video] if line.video else []), *masks, *bases, *line.edits.values())
-    refuse_inputs([line.output], read)
+    refuse_inputs(results_of(line).values(), read)
 
 
 def results_of(line: EditLine) -> dict[Path, Path]:
@@ -254,7 +254,7 @@ def workspace_problems(line: EditLine) -> list[str]:
     workspace, problems = line.workspace, []
     try:
         source = workspace.read_source()
-        refuse_inputs([line.output], workspace.given_files(source.origin))
+        refuse_inputs(results_of(line).values(), workspace.given_files(source.origin))
         config = load_config(
             workspace.config, line.settings[1::2], line.preset[-1] if line.preset else None
         )
@@ -302,6 +302,9 @@ def parse_edit_line(words: Sequence[str]) -> EditLine:
     for seeds in last["--seed"]:
         if not re.fullmatch(r"[0-9]+(,[0-9]+)*", seeds):
             raise UserError(f"--seed is written N or N,N,…, not {seeds}")
+        numbers = list(map(int, seeds.split(",")))
+        if len(set(numbers)) < len(numbers) or max(numbers) >= 2**32:
+            raise UserError(f"--seed {seeds}: write different whole numbers below 2^32")
     if any(stage != "train" for stage in given["--stop-before"]):
         raise UserError("--stop-before train is the only place to stop")
     scratch = Path(last["--scratch"][0]) if last["--scratch"] else default_scratch()
@@ -383,6 +386,8 @@ def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
                 value = next(waiting)
             except StopIteration:
                 raise UserError(f"{name} needs a value ({SEE_EDIT})") from None
+        if name in ("--base", "--preset") and is_remote(value):
+            raise UserError(f"{name} {value}: it lies on a disk, in no store")
         given[name].append(value)
     return positional, given
 

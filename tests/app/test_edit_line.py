@@ -122,6 +122,15 @@ def test_another_video_for_a_workspace_that_is_there_is_refused(
         refused(run("edit", "moved.mp4", *LINE[1:]), str(clip), "moved.mp4 is another video")
 
 
+def test_a_result_of_one_of_several_seeds_is_no_input(run: Run, child: Child, folder: Path) -> None:
+    (folder / "out-seed-2.mp4").write_bytes(b"a video")
+    line = ["out-seed-2.mp4", *LINE[1:], "--seed", "1,2"]
+    refused(run("edit", *line), "out-seed-2.mp4 is read here, and would be written over")
+    for seeds in ("1,1", "4294967296"):  # told before a training of hours, not after
+        refused(run("edit", *LINE, "--seed", seeds), f"--seed {seeds}: write different")
+    assert child.asked() == []
+
+
 @pytest.mark.parametrize("link", [None, Path.symlink_to, Path.hardlink_to])
 @pytest.mark.parametrize("name", ["clip.mp4", "edited.PNG", "later one.jpg", "mask.png"])
 def test_an_input_is_no_output(
