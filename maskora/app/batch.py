@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -30,7 +31,7 @@ from maskora.app.remembered import known_sha256
 from maskora.app.remote import find_version, is_remote
 from maskora.errors import Fault, UserError
 from maskora.files import remove, write_text
-from maskora.system import printable
+from maskora.system import explain, printable
 
 
 def run_batch(words: Sequence[str], say: Say) -> int:
@@ -104,10 +105,11 @@ def split_batch_words(words: Sequence[str]) -> tuple[list[str], BatchOptions]:
             if not re.fullmatch(r"[1-9][0-9]{0,3}", value):
                 raise UserError(f"--workers is a number from 1, not {value!r} ({SEE_BATCH})")
             found = replace(found, workers=int(value))
-        elif name == "--ray":
-            found = replace(found, ray=value if sign else next(own, ""))
-        elif name == "--scratch":
-            found = replace(found, scratch=Path(value if sign else next(own, ".")))
+        elif name in ("--ray", "--scratch"):
+            if not (value := value if sign else next(own, "")):
+                raise UserError(f"{name} needs a value ({SEE_BATCH})")
+            is_ray = name == "--ray"
+            found = replace(found, ray=value) if is_ray else replace(found, scratch=Path(value))
         else:
             rest.append(word)
     if found.ray is not None and found.workers is not None:
@@ -214,7 +216,11 @@ class Batch:
         self.part = options.suffix
         self.records = {
             job.name: before
-            if (before := earlier.get(job.name)) and before.status == "ok"
+            if (
+                before := next(
+                    (one for one in earlier.get(job.name, []) if one.status == "ok"), None
+                )
+            )
             else JobRecord(name=job.name, output=job.output)
             for job in jobs
         }
@@ -226,7 +232,7 @@ class Batch:
     def run(self) -> int:
         """Run what is not done; returns batch's exit status."""
         waiting, changed, told = list(self.jobs), False, self.workers.told
-        with passing_on_signals(told) as (received, children):
+        with passing_on_signals(told) as (received, children), self._ending_all():
             while (waiting and not received) or self.running:
                 free = [n for n in range(self.workers.count) if n not in self.running]
                 while waiting and free and not received:
@@ -243,6 +249,18 @@ class Batch:
             interrupted = bool(received)
         return self._end(interrupted)
 
+    @contextmanager
+    def _ending_all(self) -> Iterator[None]:
+        """Where this process cannot go on (the disk is full, say), no job is left to run alone."""
+        try:
+            yield
+        finally:
+            left = [running for _, running in self.running.values()]
+            for running in left:
+                running.terminate()
+            while [running for running in left if running.poll() is None]:
+                time.sleep(self.workers.pause)
+
     def _begin(self, job: BatchJob, worker: int) -> Running | None:
         """Start a job's process; None where it is done already, or cannot begin."""
         record = JobRecord(name=job.name, output=job.output)
@@ -251,28 +269,33 @@ class Batch:
         if job.problem:
             self._refuse(record, log, job.problem)
             return None
-        earlier = self.earlier.get(job.name)
         try:
             inputs = inputs_digest(job.words)
-            done = is_done(earlier, inputs)
+            done = [one for one in self.earlier.get(job.name, []) if is_done(one, inputs)]
         except (UserError, Fault) as error:
             self._refuse(record, log, str(error))
             return None
+        except OSError as error:
+            self._refuse(record, log, explain(error))
+            return None
         if done:
-            assert earlier is not None
-            self.records[job.name] = earlier.model_copy(update={"output": job.output})
+            now = {"status": "ok", "message": "", "output": job.output}
+            self.records[job.name] = done[0].model_copy(update=now)
             self.say(f"batch: {job.name} is done already")
             return None
         self.say(f"batch: {job.name} (log: {log})")
         remove(log)  # an earlier one may be a link
         log.touch()
         running = self.workers.start(job.words, log, worker)
-        record.status, record.inputs = "running", inputs
         self.running[worker] = job, running
+        record.status, record.inputs = "running", inputs
         return running
 
     def _refuse(self, record: JobRecord, log: Path, problem: str) -> None:
-        """Write down why a job cannot begin."""
+        """Write down why a job cannot begin; what an earlier run has made of it stays."""
+        for earlier in self.earlier.get(record.name, []):
+            if earlier.outputs:
+                record.inputs, record.outputs = earlier.inputs, earlier.outputs
         write_text(log, f"maskora: {problem}\n")
         record.status, record.message = "failed", last_line(log)
         self._publish(log)
@@ -353,25 +376,26 @@ class Batch:
         failed = any(record.status == "failed" for record in self.records.values())
         return int(failed or bool(self.unsent))
 
-    def _videos(self) -> dict[str, Path]:
+    def _videos(self) -> dict[str, list[Path]]:
         """The results on this machine, by job."""
-        found = {}
+        found: dict[str, list[Path]] = {}
         for name, record in self.records.items():
             if record.status == "ok":
                 try:
-                    found[name] = self.results.video(record.output, record.outputs)
+                    places = list(record.outputs) or [record.output]
+                    found[name] = [self.results.video(one, record.outputs) for one in places]
                 except (UserError, Fault) as error:  # the page has no pictures of it then
                     self.say(f"batch: {error}")
         return found
 
 
-def is_done(earlier: JobRecord | None, inputs: str) -> bool:
+def is_done(earlier: JobRecord, inputs: str) -> bool:
     """Whether an earlier run made a job from the same inputs, and its results are still there.
 
     Raises:
         Fault: the store they are in does not answer.
     """
-    if earlier is None or earlier.status != "ok" or earlier.inputs != inputs:
+    if earlier.inputs != inputs:
         return False
     return bool(earlier.outputs) and all(
         content_of(place) == content for place, content in earlier.outputs.items()

@@ -41,7 +41,8 @@ class JobRecord(BaseModel):
     Attributes:
         stage: the one that runs, or ran last.
         message: what went wrong.
-        inputs: digest of all that it was made from.
+        inputs: digest of all that its results were made from, also where a later run has failed
+            before it touched them.
         outputs: SHA-256 of each video, by path; what a store says of its content, by URL.
     """
 
@@ -65,19 +66,20 @@ class BatchRecord(BaseModel):
     jobs: list[JobRecord] = []
 
 
-def read_record(out: Path) -> dict[str, JobRecord]:
-    """What earlier runs did, of the whole or of parts, by job; what is done wins.
+def read_record(out: Path) -> dict[str, list[JobRecord]]:
+    """What earlier runs did, by job: of the whole and of parts, whichever was the last.
 
     Raises:
         UserError: a record is damaged.
     """
-    found: dict[str, JobRecord] = {}
+    found: dict[str, list[JobRecord]] = {}
     for path in sorted(out.glob(f"{NAME}*.json")):
         try:
             jobs = BatchRecord.model_validate_json(read_small(path)).jobs
         except ValidationError:
             raise UserError(f"{path} is damaged: remove it; its jobs are looked at anew") from None
-        found |= {job.name: job for job in jobs if job.status == "ok" or job.name not in found}
+        for job in jobs:
+            found.setdefault(job.name, []).append(job)
     return found
 
 
@@ -89,14 +91,17 @@ def write_record(out: Path, jobs: Sequence[JobRecord], part: str = "") -> Path:
 
 
 def write_page(
-    out: Path, jobs: Sequence[JobRecord], videos: dict[str, Path], part: str = ""
+    out: Path, jobs: Sequence[JobRecord], videos: dict[str, list[Path]], part: str = ""
 ) -> Path:
     """Write the page of results; it needs no other file and no network. Returns its path.
 
     Args:
         videos: on this machine, of jobs that are done, by name.
     """
-    rows = [(job, _pictures(videos[job.name]) if job.name in videos else []) for job in jobs]
+    rows = [
+        (job, [picture for video in videos.get(job.name, []) for picture in _pictures(video)])
+        for job in jobs
+    ]
     page = Environment(autoescape=True).from_string(TEMPLATE).render(rows=rows)
     path = out / f"{NAME}{part}.html"
     write_text(path, page)

@@ -1,5 +1,6 @@
 """The folder of a batch's results: on this machine, or in a store."""
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,8 +46,8 @@ class ResultsFolder:
         return cls(Path(place), "", scratch)
 
     def name(self, file: str) -> str:
-        """One of its files, as `maskora edit` is told of it."""
-        return f"{self.url}/{file}" if self.url else str(self.folder / file)
+        """One of its files, as `maskora edit` is told of it; -x.mp4 here is ./-x.mp4, no option."""
+        return f"{self.url}/{file}" if self.url else os.path.join(self.folder, file)
 
     def workspace_words(self, job: str) -> list[str]:
         """Where a job's work is kept, if it has not said; in a store it is not."""
@@ -61,9 +62,14 @@ class ResultsFolder:
         for name in find_names(self.url, f"{NAME}*.json"):
             with replacing(self.folder / name) as part:
                 shutil.copyfile(fetch(self.name(name), self.scratch), part)
-        for name, record in read_record(self.folder).items():
-            if name not in before or before[name].outputs != record.outputs:
-                remove(self.folder / f"{name}.mp4")  # what stands there is older
+        for name, records in read_record(self.folder).items():
+            known = [record.outputs for record in before.get(name, [])]
+            for place in (
+                place for one in records if one.outputs not in known for place in one.outputs
+            ):
+                made = local_place(place, self.scratch)
+                if made.parent == self.folder and made.is_file():
+                    remove(made)  # what stands there is older
 
     def push(self, path: Path) -> None:
         """Put one of its files into the store, if there is one. Raises UserError, Fault."""

@@ -12,11 +12,12 @@ from pathlib import Path
 from maskora import devices
 from maskora.app.masking import to_original, to_workspace
 from maskora.app.processes import crash_message, run_maskora
+from maskora.app.remembered import known_sha256
 from maskora.app.remote import default_scratch, fetch, is_remote, local_place, put
-from maskora.app.workspace import Workspace, video_sha256, working
+from maskora.app.workspace import LineRecord, Workspace, video_sha256, working
 from maskora.config.toml import load_config
 from maskora.errors import Fault, UserError
-from maskora.files import IMAGE_SUFFIXES, IMAGES, refuse_inputs, replacing
+from maskora.files import IMAGE_SUFFIXES, IMAGES, digest, refuse_inputs, replacing
 from maskora.masks.prompts import parse_click
 from maskora.system import quoted
 
@@ -104,12 +105,15 @@ def _prepare(line: EditLine, say: Say) -> int:
         say(f"edit: continuing with {workspace.root}")
     elif workspace.config.is_file():
         settle_video(workspace, Path(line.video), say)
+        _check_same_preparation(line)
         say(f"edit: {workspace.root} is prepared already: continuing with it")
     else:
         say(f"edit: preparing {workspace.root}")
         given = [*line.region, *line.options, *line.preset, *settings]
         if status := _run_stage("prepare", line.video, str(workspace.root), *given):
             return status
+        with working(workspace):
+            LineRecord(said=_said_of_preparation(line)).write(workspace.line_record)
         settings = []
     if line.clicks and not workspace.mask_record.is_file():
         say("edit: following what was clicked")
@@ -173,7 +177,7 @@ def check_files(line: EditLine) -> None:
             raise UserError(f"not a picture that can be read ({IMAGES}): {image}")
     bases = line.options[1::2] if "--base" in line.options[:1] else []
     read = files_in(*([line.video] if line.video else []), *masks, *bases, *line.edits.values())
-    refuse_inputs([line.output], read)
+    refuse_inputs(results_of(line).values(), read)
 
 
 def results_of(line: EditLine) -> dict[Path, Path]:
@@ -216,12 +220,41 @@ def settle_video(workspace: Workspace, video: Path, say: Say) -> None:
         say(f"edit: {origin} was moved: {video}, which is the same, takes its place")
 
 
+def _check_same_preparation(line: EditLine) -> None:
+    """A workspace that a line has prepared is gone on with by lines that say the same of that.
+
+    Raises:
+        UserError: this one says something else, which would have no effect.
+    """
+    root, before = line.workspace.root, line.workspace.read_line()
+    if before is None:
+        return
+    now = _said_of_preparation(line)
+    if changed := sorted(name for name in {*before.said, *now}
+                         if before.said.get(name) != now.get(name)):  # fmt: skip
+        raise UserError(
+            f"{root} was prepared with another {', '.join(changed)}: say the same as then, name "
+            f"another --workspace (or another OUT.mp4), or remove {root} to begin anew"
+        )
+
+
+def _said_of_preparation(line: EditLine) -> dict[str, str]:
+    """What a line says of its preparation, by option; of a file or a folder what is in it."""
+    words = [*line.region, *line.options]
+    said = dict(zip(words[::2], words[1::2], strict=True))
+    for name in ("--mask", "--base"):
+        if name in said:
+            files = sorted(path for path in files_in(said[name]) if path.is_file())
+            said[name] = digest(*map(known_sha256, files))
+    return said
+
+
 def workspace_problems(line: EditLine) -> list[str]:
     """What is wrong with a line that names a workspace in place of a video; [] if nothing is."""
     workspace, problems = line.workspace, []
     try:
         source = workspace.read_source()
-        refuse_inputs([line.output], workspace.given_files(source.origin))
+        refuse_inputs(results_of(line).values(), workspace.given_files(source.origin))
         config = load_config(
             workspace.config, line.settings[1::2], line.preset[-1] if line.preset else None
         )
@@ -269,6 +302,9 @@ def parse_edit_line(words: Sequence[str]) -> EditLine:
     for seeds in last["--seed"]:
         if not re.fullmatch(r"[0-9]+(,[0-9]+)*", seeds):
             raise UserError(f"--seed is written N or N,N,…, not {seeds}")
+        numbers = list(map(int, seeds.split(",")))
+        if len(set(numbers)) < len(numbers) or max(numbers) >= 2**32:
+            raise UserError(f"--seed {seeds}: write different whole numbers below 2^32")
     if any(stage != "train" for stage in given["--stop-before"]):
         raise UserError("--stop-before train is the only place to stop")
     scratch = Path(last["--scratch"][0]) if last["--scratch"] else default_scratch()
@@ -350,6 +386,8 @@ def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
                 value = next(waiting)
             except StopIteration:
                 raise UserError(f"{name} needs a value ({SEE_EDIT})") from None
+        if name in ("--base", "--preset") and is_remote(value):
+            raise UserError(f"{name} {value}: it lies on a disk, in no store")
         given[name].append(value)
     return positional, given
 

@@ -9,6 +9,7 @@ from maskora.app.edit_line import FOR_PREPARE, files_in, region_words
 from maskora.app.jobs import SEE_BATCH, BatchJob
 from maskora.errors import UserError
 from maskora.files import IMAGE_SUFFIXES, check_links, is_hidden, read_text, refuse_inputs
+from maskora.system import explain
 
 # What a job's own options may say: a job may come from a stranger, and names no other places.
 OF_A_JOB = ("--device", "--preset", "--set", *FOR_PREPARE)
@@ -64,6 +65,8 @@ def folder_job(folder: Path, results: ResultsFolder, common: Sequence[str]) -> B
         return BatchJob(folder.name, output, job_words(folder, output, [*work, *common]))
     except UserError as error:
         return BatchJob(folder.name, output, [], str(error))
+    except OSError as error:  # a file that may not be read, say
+        return BatchJob(folder.name, output, [], explain(error))
 
 
 def job_words(job: Path, output: str, common: Sequence[str]) -> list[str]:

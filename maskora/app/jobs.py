@@ -13,6 +13,7 @@ from maskora.app.edit_line import (
     FOR_PREPARE,
     OPTIONS,
     parse_edit_line,
+    results_of,
     split_words,
     words_of,
     workspace_problems,
@@ -103,7 +104,11 @@ def jobs_of_file(
     place = names[1] if len(names) == 2 else str(path.with_name(f"{path.stem}-out"))
     results = ResultsFolder.at(place, scratch)
     jobs = read_jobs(path, results, common)
-    written = [results.folder / f"{job.name}{end}" for job in jobs for end in (".mp4", ".log")]
+    logs = [results.folder / f"{job.name}.log" for job in jobs]
+    written = [
+        *logs,
+        *(path for job in jobs for path in results_of(parse_edit_line(job.words)).values()),
+    ]
     refuse_inputs(written, [path, *(file for job in jobs for file in input_files(job.words))])
     return jobs, results
 
@@ -133,8 +138,9 @@ def read_jobs(path: Path, out: ResultsFolder, common: Sequence[str] = ()) -> lis
         found = _mistakes(table, home)
         if not found:
             jobs.append(_job(table, file.defaults, home, out, common))
-            found = [] if table.video else _workspace_mistakes(jobs[-1])
+            found = _line_mistakes(jobs[-1])
         mistakes += [f"job {table.name!r}: {mistake}" for mistake in found]
+    mistakes = mistakes or _same_results(jobs)
     if mistakes:
         raise _refused(path, mistakes)
     return jobs
@@ -218,12 +224,25 @@ def _at(home: Path, path: str) -> str:
     return path if is_remote(path) else str(home / path)
 
 
-def _workspace_mistakes(job: BatchJob) -> list[str]:
-    """What is wrong with a job in a workspace that is there."""
+def _line_mistakes(job: BatchJob) -> list[str]:
+    """What is wrong with a job's line, and with its workspace where it names one and no video."""
     try:
-        return workspace_problems(parse_edit_line(job.words))
+        line = parse_edit_line(job.words)
     except UserError as error:
         return [str(error)]
+    return [] if line.video else workspace_problems(line)
+
+
+def _same_results(jobs: Sequence[BatchJob]) -> list[str]:
+    """Jobs that would write over each other's results: one named walk-seed-1 and walk's seed 1."""
+    makes: dict[str, str] = {}
+    mistakes = []
+    for job in jobs:
+        for path in results_of(parse_edit_line(job.words)).values():
+            first = makes.setdefault(path.name.lower(), job.name)
+            if first != job.name:
+                mistakes.append(f"job {job.name!r}: {path.name} is a result of job {first!r} too")
+    return mistakes
 
 
 def _job(

@@ -1,11 +1,10 @@
 """What an edit in a line is made from, by content: whether it is the same as before."""
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import maskora
-from maskora.app.edit_line import EditLine, files_in, parse_edit_line, split_words
+from maskora.app.edit_line import EditLine, files_in, parse_edit_line, split_words, words_of
 from maskora.app.first_frame import made_first_frame
 from maskora.app.masking import masks_are_by_hand
 from maskora.app.remembered import known_sha256
@@ -37,10 +36,11 @@ def inputs_digest(words: Sequence[str]) -> str:
             video, and that is none.
         Fault: a store does not answer.
     """
-    line = [word for before, word in pairwise(["", *words]) if "--scratch" not in (before, word)]
+    positional, given = split_words(words)
+    line = positional + words_of(given, *(name for name in given if name != "--scratch"))
     found = [known_sha256(file) for file in sorted(input_files(line))]
     found += map(_version, filter(is_remote, _named(line)))
-    if len(split_words(line)[0]) == 1:
+    if len(positional) == 1:
         found += workspace_contents(parse_edit_line(line))
     return digest(maskora.__version__, *line, *found)
 

@@ -160,6 +160,16 @@ class ObjectRecord(Record):
     ] = {}
 
 
+class LineRecord(Record):
+    """source/line.json: what the line of `edit` that has prepared the workspace said of that.
+
+    Attributes:
+        said: by option; of a file or a folder what is in it.
+    """
+
+    said: dict[str, str]
+
+
 class MaskRecord(Record):
     """masks/masks.json: digests of what the final masks were made from, and of themselves."""
 
@@ -197,6 +207,7 @@ class Workspace:
         self.source_dir = root / "source"
         self.source_record = self.source_dir / "source.json"
         self.frame_record = self.source_dir / "frames.json"
+        self.line_record = self.source_dir / "line.json"
         self.overview = self.source_dir / "overview.png"
         self.masks_dir = root / "masks"
         self.mask_record = self.masks_dir / "masks.json"
@@ -373,6 +384,12 @@ class Workspace:
     def read_mask_record(self) -> MaskRecord:
         """Read masks.json. Raises UserError where it is missing or damaged."""
         return read_record(MaskRecord, self.mask_record)
+
+    def read_line(self) -> LineRecord | None:
+        """Read line.json; None where something else has prepared it. Raises UserError: damaged."""
+        if not self.line_record.is_file():
+            return None
+        return read_record(LineRecord, self.line_record, "remove it")
 
     def rank_log(self, rank: int) -> Path:
         """The messages of one of the processes that train or infer together."""

@@ -1,5 +1,6 @@
 """batch: workers, what is done already, the record and page of results, and how it ends."""
 
+import errno
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from maskora.errors import UserError
 from maskora.video.write import write_mp4
 from tests.app.child import SAVES, Child, begin, make_job, write_jobs
 from tests.app.conftest import Run, ok, refused
+from tests.system import posix_only
 
 MAKES = "pathlib.Path(words[4]).write_bytes(words[4].encode())\n"
 
@@ -148,6 +150,88 @@ def test_parts_share_a_folder_of_results_and_the_whole_knows_what_they_did(
     ok(run("batch", path))
     assert child.asked() == []
     refused(run("batch", path, "--part=3/2"), "--part is written I/N")
+
+
+def test_what_a_part_has_done_anew_counts_before_what_the_whole_did(
+    run: Run, child: Child, tmp_path: Path
+) -> None:
+    path = write_jobs(tmp_path, 1)
+    child.does("edit", MAKES)
+    ok(run("batch", path))
+    (tmp_path / "edited.png").write_bytes(b"another")
+    for part in ("1/1", "1/2"):
+        ok(run("batch", path, "--part", part))
+    assert len(child.asked()) == 2
+    for more in (["--part", "1/2"], []):
+        ok(run("batch", path, *more))
+    assert child.asked() == []
+
+
+def test_a_job_whose_inputs_cannot_be_read_stops_no_other_and_stays_done(
+    run: Run, child: Child, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_jobs(tmp_path, 2)
+    child.does("edit", MAKES)
+    ok(run("batch", path))
+    child.asked()
+    whole = batch.inputs_digest
+
+    def refuses(words: list[str]) -> str:
+        if "j0" in words[3]:
+            raise PermissionError(errno.EACCES, "Permission denied", words[0])
+        return whole(words)
+
+    (tmp_path / "jobs-out" / "j1.mp4").unlink()
+    monkeypatch.setattr(batch, "inputs_digest", refuses)
+    answer = run("batch", path)
+    assert answer.status == 1
+    assert "Permission denied: " in answer.out
+    assert [Path(words[4]).stem for words in child.asked()] == ["j1"]
+    monkeypatch.undo()
+    monkeypatch.setattr("maskora.app.processes.program", lambda: child.program)
+    ok(run("batch", path))
+    assert child.asked() == []
+
+
+@posix_only
+def test_a_batch_that_cannot_go_on_leaves_no_job_running(
+    run: Run, child: Child, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_jobs(tmp_path, 2)
+    child.does("edit", SAVES)
+
+    def full(*_: object) -> None:
+        while not (child.folder / "ready").exists():
+            time.sleep(0.01)
+        raise OSError(errno.ENOSPC, "No space left on device", "batch.json")
+
+    monkeypatch.setattr(batch, "write_record", full)
+    answer = run("batch", path, "--workers", "2")
+    assert (answer.status, "No space left" in answer.err) == (1, True)
+    assert (child.folder / "heard").read_text() == "1"
+
+
+def test_an_option_of_batch_has_a_value(run: Run, child: Child, tmp_path: Path) -> None:
+    for option in ("--ray", "--scratch", "--ray=", "--scratch="):
+        name = option.rstrip("=")
+        refused(run("batch", write_jobs(tmp_path, 1), option), f"{name} needs a value")
+    assert child.asked() == []
+
+
+def test_the_page_shows_every_result_of_a_job(run: Run, child: Child, tmp_path: Path) -> None:
+    clip = tmp_path / "made.mp4"
+    write_mp4(clip, [np.full((64, 64, 3), 90, np.uint8)] * 5, Fraction(8))
+    path = write_jobs(tmp_path, 1)
+    path.write_text(path.read_text() + "seeds = [1, 2]\n")
+    child.does(
+        "edit",
+        "import shutil\nout = pathlib.Path(words[4])\n"
+        "for n in (1, 2):\n"
+        f"    shutil.copyfile({str(clip)!r}, out.with_stem(f'{{out.stem}}-seed-{{n}}'))\n",
+    )
+    ok(run("batch", path))
+    page = (tmp_path / "jobs-out" / "batch.html").read_text()
+    assert len(re.findall(r'src="data:image/jpeg;base64,', page)) == 6
 
 
 def test_the_page_shows_results_and_needs_no_other_file(

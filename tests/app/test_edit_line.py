@@ -51,6 +51,33 @@ def test_run_again_it_continues_and_settings_count_for_that_run(
     assert all(words[3:11] == ["--device", "cuda:1", *given] for words in again)
 
 
+def test_another_preparation_of_a_workspace_that_is_there_is_refused(
+    run: Run, child: Child, folder: Path
+) -> None:
+    base, frames = folder / "base.toml", ["--frames", "9", "--base", "base.toml"]
+    base.write_text("")
+    masked = ["clip.mp4", "--mask", "mask.png", "edited.PNG", "o.mp4"]
+    ok(run("edit", *LINE, *frames))
+    ok(run("edit", *masked))
+    child.asked()
+    for line, told in (
+        ([LINE[0], "1,2,3,5", *LINE[2:], *frames], "another --box:"),
+        ([*LINE, *frames[:2]], "another --base:"),
+        ([*LINE, *frames, "--frames=5", "--caption", "a man"], "another --caption, --frames:"),
+        (["clip.mp4", "edited.PNG", "out.mp4", "--click", "0,1,1,+", *frames], "another --box:"),
+    ):
+        refused(run("edit", *line), f"out.work was prepared with {told}", "remove out.work")
+    base.write_text("[motion]\nsteps = 7\n")
+    refused(run("edit", *LINE, *frames), "another --base")
+    (folder / "mask.png").rename(folder / "moved.png")
+    ok(run("edit", *masked[:2], "moved.png", *masked[3:]))
+    assert [words[0] for words in child.asked()] == ["train", "infer"]
+    (folder / "moved.png").write_bytes(b"another mask")
+    refused(run("edit", *masked[:2], "moved.png", *masked[3:]), "o.work", "another --mask")
+    (folder / "o.work" / "source" / "line.json").unlink()  # of a version before
+    ok(run("edit", *masked[:2], "moved.png", *masked[3:]))
+
+
 @pytest.mark.parametrize("recorded", [True, False])
 def test_another_video_for_a_workspace_that_is_there_is_refused(
     run: Run, child: Child, folder: Path, recorded: bool
@@ -61,7 +88,7 @@ def test_another_video_for_a_workspace_that_is_there_is_refused(
     child.asked()
     known = {"origin_sha256": video_sha256(clip), "origin_frames": 9} if recorded else {}
     workspace = Workspace(folder / "out.work")
-    workspace.source_dir.mkdir()
+    workspace.source_dir.mkdir(exist_ok=True)
     workspace.write_source(
         Source(
             origin=str(clip.resolve()),
@@ -93,6 +120,15 @@ def test_another_video_for_a_workspace_that_is_there_is_refused(
         refused(run("edit", *line), "out.work was made from", "it has another content now")
     else:
         refused(run("edit", "moved.mp4", *LINE[1:]), str(clip), "moved.mp4 is another video")
+
+
+def test_a_result_of_one_of_several_seeds_is_no_input(run: Run, child: Child, folder: Path) -> None:
+    (folder / "out-seed-2.mp4").write_bytes(b"a video")
+    line = ["out-seed-2.mp4", *LINE[1:], "--seed", "1,2"]
+    refused(run("edit", *line), "out-seed-2.mp4 is read here, and would be written over")
+    for seeds in ("1,1", "4294967296"):  # told before a training of hours, not after
+        refused(run("edit", *LINE, "--seed", seeds), f"--seed {seeds}: write different")
+    assert child.asked() == []
 
 
 @pytest.mark.parametrize("link", [None, Path.symlink_to, Path.hardlink_to])

@@ -1,8 +1,10 @@
 """batch: a folder of jobs, as lines of edit."""
 
+import os
 import re
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from maskora.app import edit_line, job_folders
@@ -159,6 +161,26 @@ def test_a_job_names_no_other_places(tmp_path: Path, files: dict[str, str], told
         results = ResultsFolder.at(str(tmp_path))
         given = edit_line.split_words(job_folders.folder_job(job, results, []).words)[1]
         assert given["--workspace"] == [str(tmp_path / "a.work")]
+
+
+def test_a_job_leads_to_no_server(run: Run, child: Child, tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/wan.toml", b"")
+    for number, option in enumerate(("--base=memory://wan.toml", "--preset memory://wan.toml")):
+        make_job(tmp_path / "jobs" / str(number), options=option)
+    answer = run("batch", tmp_path / "jobs", tmp_path / "out")
+    assert answer.out.count("memory://wan.toml: it lies on a disk, in no store") == 2
+    assert child.asked() == []
+    memory.rm("/wan.toml")
+
+
+def test_the_name_of_a_job_is_no_option(
+    child: Child, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(tmp_path / "jobs" / "--base=x")
+    monkeypatch.chdir(tmp_path)
+    words = job_folders.folder_job(job, ResultsFolder.at("."), []).words
+    assert edit_line.split_words(words)[0][-1] == os.path.join(".", "--base=x.mp4")
 
 
 @posix_only

@@ -55,6 +55,23 @@ def test_every_mistake_of_a_file_is_told_at_once(
     assert not (tmp_path / "jobs-out").exists()
 
 
+def test_results_are_of_one_job_and_write_over_no_input(
+    run: Run, child: Child, tmp_path: Path
+) -> None:
+    path, out = write_jobs(tmp_path, 1), tmp_path / "jobs-out"
+    text = path.read_text() + "seeds = [1, 2]\n"
+    job = '[[job]]\nname = "{}"\nvideo = "{}"\nbox = [1, 2, 3, 4]\nedits = {{0 = "edited.png"}}\n'
+    path.write_text(text + job.format("J0-seed-2", "clip.mp4"))
+    refused(run("batch", path), "'J0-seed-2'", "is a result of job 'j0' too", lines=2)
+    out.mkdir()
+    (out / "j0-seed-2.mp4").touch()
+    path.write_text(text + job.format("b", "jobs-out/j0-seed-2.mp4"))
+    refused(run("batch", path), "j0-seed-2.mp4 is read here")
+    path.write_text(text.replace("[1, 2]\n", "[2, 2]\n"))
+    refused(run("batch", path), "'j0': --seed 2,2: write different whole numbers", lines=2)
+    assert child.asked() == []
+
+
 def write_workspace_job(path: Path, root: Path, more: str = "") -> Path:
     """A jobs.toml with a job in a workspace."""
     path.write_text(f'[[job]]\nname = "walk"\nworkspace = {json.dumps(str(root))}\n{more}')

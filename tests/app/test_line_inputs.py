@@ -57,5 +57,10 @@ def test_an_edit_counts_for_its_frame(prepared: Prepared) -> None:
 def test_where_copies_are_kept_does_not_count(tmp_path: Path) -> None:
     write_jobs(tmp_path, 1)
     words = [str(tmp_path / "clip.mp4"), "1,2,3,4", str(tmp_path / "edited.png"), "out.mp4"]
-    assert inputs_digest([*words, "--scratch", "here"]) == inputs_digest(words)
+    for scratch in (["--scratch", "here"], ["--scratch=here"]):
+        assert inputs_digest([*words, *scratch, "--set=a.b=c"]) == inputs_digest(
+            [*words, "--set=a.b=c"]
+        )
+    captioned = [*words, "--caption", "--scratch", "--edited-caption"]
+    assert inputs_digest([*captioned, "a"]) != inputs_digest([*captioned, "b"])
     assert inputs_digest([*words, "--frames", "9"]) != inputs_digest(words)

@@ -124,6 +124,22 @@ def test_batch_edits_the_good_job_and_reports_the_bad_one(tmp_path: Path) -> Non
     assert not (tmp_path / "out" / "bad.work" / "edit.toml").exists()
 
 
+@pytest.mark.parametrize(("first", "last"), [("3", "4"), ("1", "7")])
+def test_a_part_of_a_slurm_array_is_refused(tmp_path: Path, first: str, last: str) -> None:
+    of_slurm = {"ID": last, "MIN": first, "MAX": last, "COUNT": "2"}
+    result = subprocess.run(
+        ["bash", SCRIPTS / "slurm-array.sh", "jobs", "out"], cwd=tmp_path, capture_output=True,
+        text=True, check=False,
+        env=os.environ | {f"SLURM_ARRAY_TASK_{name}": value for name, value in of_slurm.items()},
+    )  # fmt: skip
+    assert (result.returncode, "submit all of it again" in result.stderr) == (2, True)
+
+
+def test_slurm_asks_the_script_itself_to_end() -> None:
+    """Without B: only what srun has started there is told, and there is no such thing."""
+    assert "#SBATCH --signal=B:TERM@" in (SCRIPTS / "slurm-array.sh").read_text(encoding="utf-8")
+
+
 def test_a_task_of_a_slurm_array_runs_its_part(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         make_job(tmp_path / "jobs" / name, edited__png="", box__txt="1,2,3,4")
