@@ -2,7 +2,7 @@
 
 output/[NAME/]                  the newest result
 output/[NAME/]001/, 002/, …     earlier ones, the first result first, where `infer --keep` kept them
-…/starred                       an empty file in the best one's folder
+…/best.star                     an empty file in the best one's folder
 """
 
 import os

@@ -101,6 +101,20 @@ def test_a_star_goes_with_its_version_and_there_is_one(versioned: Workspace, run
         set_star(versioned, None, 9, True)
 
 
+def test_no_edit_has_the_name_of_the_star(versioned: Workspace, run: Run) -> None:
+    """Results of edits with a name lie beside those of the one without."""
+    other = versioned.output_dir("starred", None) / "edited.mkv"
+    other.parent.mkdir()
+    other.touch()
+    set_star(versioned, None, None, True)
+    set_star(versioned, None, 1, True)
+    ok(run("infer", *at(versioned.root), "--seed", 5, "--lora", "none"))
+    assert other.exists()
+    for name in RESULT:
+        with pytest.raises(UserError, match="a name starts with"):
+            versioned.output_dir(name, None)
+
+
 def test_one_is_removed_by_the_person_alone(versioned: Workspace, run: Run) -> None:
     set_star(versioned, None, 2, True)
     with pytest.raises(UserError, match="has the star"):
