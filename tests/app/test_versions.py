@@ -1,5 +1,6 @@
 """Versions of a result: kept, told apart, starred, removed."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -132,3 +133,32 @@ def test_a_file_of_two_names_counts_once(versioned: Workspace) -> None:
     use = disk_use(versioned)
     os.link(versioned.output_dir(None, None) / "edited.mkv", versioned.cache_dir / "again")
     assert sum(disk_use(versioned).values()) == sum(use.values())
+
+
+DAMAGED = (
+    [], {"seed": "?"}, {"config": {"motion": []}}, {"loras": [{"path": 3}]},
+    {"inputs": []}, {"inputs": {"edited": 3}}, {"inputs": {"edited": {"x": {}}}},
+    {"inputs": {"edited": {"9" * 5000: {}}}}, {"inputs": {"edited": {"0": "?"}}},
+)  # fmt: skip
+ODD = ({}, {"loras": [{"path": "step-1/a"}]}, {"loras": [{"path": "x/step-y/a"}]})
+
+
+def with_record(root: Path, record: object) -> Workspace:
+    """A workspace with a version, and a newest one of which a stranger has written the record."""
+    workspace = Workspace(root)
+    output = workspace.output_dir(None, None)
+    (output / "001").mkdir(parents=True)
+    (output / "001" / "run.json").write_text("{}")
+    (output / "run.json").write_text(json.dumps(record))
+    return workspace
+
+
+@pytest.mark.parametrize("record", DAMAGED)
+def test_a_strangers_record_ends_in_a_message(tmp_path: Path, record: object) -> None:
+    with pytest.raises(UserError, match="is damaged"):
+        find_versions(with_record(tmp_path, record), None)
+
+
+@pytest.mark.parametrize("record", ODD)
+def test_a_strangers_lora_has_a_name(tmp_path: Path, record: object) -> None:
+    assert len(find_versions(with_record(tmp_path, record), None)) == 2
