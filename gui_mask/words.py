@@ -235,6 +235,10 @@ COMPARE_IT = "Compare"
 THE_VIDEO = "the video"
 LEFT, RIGHT, VIEW = "Left", "Right", "View"
 VIEWS = [("line", "under a line"), ("beside", "side by side"), ("difference", "difference")]
+OTHER_VERSION = (
+    "this version has gone, or another one has its place, since this page was drawn: choose the "
+    "tab again to see those that there are"
+)
 WRONG = "This frame is wrong: touch it up"
 WRONG_HINT = "the frame that is shown goes to page 3, as an edit of that frame"
 NOT_MEASURED = "How long it takes is known once a step of each kind was taken on this machine."

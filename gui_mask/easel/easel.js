@@ -38,11 +38,19 @@ function ask(name, more) {
   if (!place || !place.token) return;
   canvas.dataset.waiting = ++waiting;
   const note = (state && state.busy[name]) || "";
-  const slow = setTimeout(() => tell(note || words.working), note ? 0 : 400);
+  let said = null;  // before it was said that this takes a while
+  const slow = setTimeout(() => {
+    said = [status.textContent, status.classList.contains("error")];
+    tell(note || words.working);
+  }, note ? 0 : 400);
   queue = queue.then(async () => {
-    if (!isSame(place, props.value)) return;
+    if (!isSame(place, props.value)) {
+      if (said) tell(...said);
+      return;
+    }
     const news = await server.use({ ...place, name, ...more });
     clearTimeout(slow);
+    if (said) tell(...said);
     if (!news) throw new Error(words.no_answer);
     if (isSame(place, props.value)) take(news, name);
   }).catch((error) => {

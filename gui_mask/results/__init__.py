@@ -50,6 +50,7 @@ def _do(state: AppState, session: Session, request: dict[str, Any]) -> None:
             jobs.withdraw(one.name)
         return
     version = _number(request, "version") or None
+    _check_shown(session, edit, version, _number(request, "made"))
     if name == "star":
         set_star(session.workspace, edit, version, request.get("on") is True)
     elif name == "remove" and version is not None:
@@ -59,6 +60,18 @@ def _do(state: AppState, session: Session, request: dict[str, Any]) -> None:
         take_result(FrameEdit(session.workspace, session.config, edit, frame), version)
     else:
         raise UserError(f"the page asked for {name!r}, which is nothing: load it again")
+
+
+def _check_shown(session: Session, edit: str | None, number: int | None, made: int) -> None:
+    """Raises UserError: since a page was drawn, the version has become another one, or has gone."""
+    versions = find_versions(session.workspace, edit)
+    if not any((one.number, _stamp(one)) == (number, made) for one in versions):
+        raise UserError(words.OTHER_VERSION)
+
+
+def _stamp(version: Version) -> int:
+    """What tells a version from another one in the same place."""
+    return int(version.made * 1000)
 
 
 def _number(request: dict[str, Any], key: str) -> int:
@@ -126,7 +139,8 @@ def _compared(session: Session, edit: str, versions: list[Version]) -> str:
     if not clips:
         return ""
     options = "".join(
-        f'<option value="{one.number or 0}" data-src="{_link(session, edit, one)}">'
+        f'<option value="{one.number or 0}" data-made="{_stamp(one)}" '
+        f'data-src="{_link(session, edit, one)}">'
         f"{html.escape(version_name(one, versions))}</option>"
         for one in clips
     )
@@ -154,7 +168,7 @@ def _link(session: Session, edit: str, version: Version) -> str:
     number = "" if version.number is None else version.number
     return (
         f"maskora/{session.token}/output/comparison.mp4?edit={edit}&version={number}"
-        f"&at={int(version.made * 1000)}"
+        f"&at={_stamp(version)}"
     )
 
 
@@ -189,7 +203,7 @@ def _version(version: Version, versions: list[Version]) -> str:
     can = (version.folder / "comparison.mp4").is_file()
     show = f'<button type="button" data-show>{words.COMPARE_IT}</button>' if can else ""
     return (
-        f'<li data-version="{version.number or 0}">'
+        f'<li data-version="{version.number or 0}" data-made="{_stamp(version)}">'
         f'<button type="button" class="star" data-star="{int(not version.starred)}" '
         f'aria-pressed="{str(version.starred).lower()}" title="{star}" aria-label="{star}">'
         f"{'★' if version.starred else '☆'}</button>"

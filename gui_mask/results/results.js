@@ -55,7 +55,8 @@ function paint() {
     if (view === "line") {
       if (at < wide) pen.drawImage(right, 2 * wide + at, 0, wide - at, high, at, 0, wide - at, high);
       pen.fillStyle = "#fff";
-      pen.fillRect(at - 1, 0, 2, high);
+      const thick = (2 * wide) / (canvas.clientWidth || wide);  // two pixels of the page
+      pen.fillRect(at - thick / 2, 0, thick, high);
     }
     if (!right.paused) time.value = frameAt(found);
     canvas.dataset.frame = found.box.querySelector("output.frame").textContent = time.value;
@@ -84,8 +85,8 @@ const place = (target) => {
 };
 function ask(request, then) {
   const note = element.querySelector(".note");
-  server.act(request).then(
-    (news) => { if (news.error) { if (note) note.textContent = news.error; } else then(); },
+  return server.act(request).then(
+    (news) => { if (note) note.textContent = news.error || ""; if (!news.error) then(); },
     (error) => { if (note) note.textContent = `${error.message || error}`; },
   );
 }
@@ -99,12 +100,15 @@ element.addEventListener("click", (event) => {
   if (found && button.hasAttribute("data-wrong")) {
     found.right.pause();
     const frame = Number(found.time.value), version = Number(found.to.value);
+    const made = Number(found.to.dataset.made);
     button.disabled = true;
-    return ask({ name: "wrong", frame, version, ...place(button) }, () => trigger("select", { index: frame, value: frame }));
+    return ask({ name: "wrong", frame, version, made, ...place(button) }, () => trigger("select", { index: frame, value: frame }))
+      .finally(() => { button.disabled = false; });
   }
   const item = button.closest("[data-version]");
   if (!item) return;
-  const version = Number(item.dataset.version), where = place(button);
+  const version = Number(item.dataset.version);
+  const where = { made: Number(item.dataset.made), ...place(button) };
   if (button.dataset.star) return ask({ name: "star", version, on: button.dataset.star === "1", ...where }, again);
   if (button.dataset.remove) {
     if (window.confirm(button.dataset.remove)) ask({ name: "remove", version, ...where }, again);

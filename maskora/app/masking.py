@@ -7,6 +7,7 @@ them, tracking/ the clicks and what a tracker made of them so far.
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -68,6 +69,7 @@ from maskora.video.read import read_frames
 
 log = logging.getLogger("maskora")
 OVERVIEW_FRAMES = 12
+PAINTED = re.compile(r"([0-9]{1,9}),([0-9]{1,3})")  # a record may be anybody's
 
 
 def given_silhouettes(
@@ -473,14 +475,14 @@ def _stored_prompts(record: TrackingRecord, workspace: Workspace, source: Source
 
 def _stored_painting(text: str, workspace: Workspace, source: Source) -> Painting:
     """The painting that clicks.json names as FRAME,OBJECT. Raises UserError: it is not there."""
-    frame, _, number = text.partition(",")
-    if not (frame.isdecimal() and number.isdecimal()):
+    if (named := PAINTED.fullmatch(text)) is None:
         raise UserError(f"{workspace.tracking_record} is damaged: remove the folder, click again")
-    path = workspace.painted(int(frame), int(number))
+    frame, number = int(named[1]), int(named[2])
+    path = workspace.painted(frame, number)
     if not path.is_file():
         raise UserError(f"{path}, painted by hand, is missing: put it back, or remove its line")
     silhouette_HW = read_sized(path, read_labels, source.size) > 0
-    return Painting.of(int(frame), silhouette_HW, int(number))
+    return Painting.of(frame, silhouette_HW, number)
 
 
 def _stored_labels(source: Source, path_of: Callable[[int], Path]) -> PackedLabels:

@@ -51,7 +51,9 @@ STRIP_FRAMES = 6
 DIGITAL_SOURCE_TYPE = (
     "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 )
-STAR = "starred"  # an empty file: a person calls this result the best
+# An empty file: a person calls this result the best. No edit, whose folder may lie beside it, has
+# a name with a dot.
+STAR = "best.star"
 # Of an earlier result; what this one does not write goes.
 RESULT = (
     "edited.mp4", "edited.mkv", "comparison.mp4", "strip.png", "spill.png", "run.json",

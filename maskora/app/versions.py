@@ -2,24 +2,25 @@
 
 output/[NAME/]                  the newest result
 output/[NAME/]001/, 002/, …     earlier ones, the first result first, where `infer --keep` kept them
-…/starred                       an empty file in the best one's folder
+…/best.star                     an empty file in the best one's folder
 """
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from maskora.app.outputs import RESULT, STAR
 from maskora.app.workspace import Workspace, read_record
 from maskora.errors import UserError
 from maskora.files import remove, write_bytes
 
-STEP = "step-"
+STEP = re.compile(r"step-([0-9]{1,9})")
 # Tables of the configuration that decide how a result looks.
 TELLING = (
     "model", "prompt", "adapter", "optimizer", "motion", "appearance", "training", "inference",
@@ -30,15 +31,34 @@ SAID_ELSEWHERE = (
 )  # fmt: skip
 
 
-class VersionRecord(BaseModel):
-    """The part of run.json that tells two versions apart; an earlier program's may lack some."""
+class Told(BaseModel):
+    """A part of run.json; an earlier program's may lack some, and a stranger's may say anything."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
+
+class FileRecord(Told):
+    """A file that a result was made from."""
+
+    path: str = ""
+    sha256: str | None = None
+
+
+class InputsRecord(Told):
+    """What a result was made from; edited frames by their numbers."""
+
+    edited: dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], FileRecord] = {}
+    masks: Any = None
+    frames: Any = None
+
+
+class VersionRecord(Told):
+    """What tells two versions apart."""
+
     config: dict[str, dict[str, Any]] = {}
     seed: int = 0
-    loras: list[dict[str, Any]] = []
-    inputs: dict[str, Any] = {}
+    loras: list[FileRecord] = []
+    inputs: InputsRecord = InputsRecord()
     outputs: dict[str, str] = {}
 
 
@@ -183,9 +203,9 @@ def changes(before: VersionRecord, now: VersionRecord) -> Iterator[str]:
     yield from _lora_changes(before, now)
     if before.seed != now.seed:
         yield f"seed {now.seed} (was {before.seed})"
-    yield from _edit_changes(before.inputs.get("edited", {}), now.inputs.get("edited", {}))
+    yield from _edit_changes(before.inputs.edited, now.inputs.edited)
     for key, what in (("masks", "another mask"), ("frames", "the clip prepared anew")):
-        if before.inputs.get(key) != now.inputs.get(key):
+        if getattr(before.inputs, key) != getattr(now.inputs, key):
             yield what
     old, new = _settings(before), _settings(now)
     for name in sorted(old.keys() | new.keys()):
@@ -195,7 +215,7 @@ def changes(before: VersionRecord, now: VersionRecord) -> Iterator[str]:
 
 
 def _lora_changes(before: VersionRecord, now: VersionRecord) -> Iterator[str]:
-    if [one.get("sha256") for one in before.loras] == [one.get("sha256") for one in now.loras]:
+    if [one.sha256 for one in before.loras] == [one.sha256 for one in now.loras]:
         return
     old, new = (
         ", ".join(_lora(one) for one in record.loras) or "no LoRA" for record in (before, now)
@@ -203,26 +223,25 @@ def _lora_changes(before: VersionRecord, now: VersionRecord) -> Iterator[str]:
     yield f"{new} (was {old})" if old != new else f"{new}, trained anew"
 
 
-def _edit_changes(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+def _edit_changes(before: dict[str, FileRecord], now: dict[str, FileRecord]) -> Iterator[str]:
     """What was done to the edited frames, by their numbers."""
     for frame in sorted(before.keys() | now.keys(), key=int):
         if frame not in before:
             yield f"frame {frame} edited"
         elif frame not in now:
             yield f"frame {frame} no longer edited"
-        elif before[frame].get("sha256") != now[frame].get("sha256"):
+        elif before[frame].sha256 != now[frame].sha256:
             yield f"frame {frame} edited again"
 
 
-def _lora(one: dict[str, Any]) -> str:
+def _lora(one: FileRecord) -> str:
     """ "motion step 100" of a run's own LoRA; of another one its file's name."""
-    path = Path(str(one.get("path", "")))
-    step = path.parent.name
-    if not step.startswith(STEP):
+    path = Path(one.path)
+    step, names = STEP.fullmatch(path.parent.name), path.parts[:-2]
+    if step is None or not names:
         return path.name
-    names = path.parts[:-2]
     stage = next((n for n in reversed(names) if n.startswith(("motion", "appearance"))), names[-1])
-    return f"{stage} step {int(step.removeprefix(STEP))}"
+    return f"{stage} step {int(step[1])}"
 
 
 def _settings(record: VersionRecord) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def _numbers(parts: Sequence[str]) -> list[float] | None:
 
 
 def _whole(part: str, text: str) -> int:
-    if not (part.isascii() and part.isdecimal()):
+    if not (part.isascii() and part.isdecimal() and len(part) < 10):
         raise UserError(f"{text!r}: {part!r} is no frame number; frames are counted from 0")
     return int(part)
 
@@ -148,7 +148,8 @@ def _whole(part: str, text: str) -> int:
 def _object_id(parts: Sequence[str], text: str) -> int:
     if not parts:
         return 1
-    if not (parts[0].isascii() and parts[0].isdecimal() and 1 <= int(parts[0]) <= MOST_OBJECTS):
+    is_number = parts[0].isascii() and parts[0].isdecimal() and len(parts[0]) < 10
+    if not (is_number and 1 <= int(parts[0]) <= MOST_OBJECTS):
         raise UserError(
             f"{text!r}: {parts[0]!r} is no object; they are numbered 1 to {MOST_OBJECTS}"
         )

@@ -148,6 +148,10 @@ def test_what_cannot_be_tracked_is_refused(run: Run, bare: Make, tmp_path: Path)
     Workspace(root).tracking_dir.mkdir()
     Workspace(root).tracking_record.write_text('{"prompts": [{"click": ')
     refused(run("track", root), "clicks.json is damaged")
+    for painted in ("0", "a,1", "-1,1", "0,1,1", "9" * 5000 + ",1"):
+        prompts = {"prompts": [{"painting": painted}]}
+        Workspace(root).tracking_record.write_text(json.dumps(prompts))
+        refused(run("track", root), "clicks.json is damaged")
 
 
 SIDES = st.integers(16, 2000)

@@ -1,5 +1,6 @@
 """Versions of a result: kept, told apart, starred, removed."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -101,6 +102,20 @@ def test_a_star_goes_with_its_version_and_there_is_one(versioned: Workspace, run
         set_star(versioned, None, 9, True)
 
 
+def test_no_edit_has_the_name_of_the_star(versioned: Workspace, run: Run) -> None:
+    """Results of edits with a name lie beside those of the one without."""
+    other = versioned.output_dir("starred", None) / "edited.mkv"
+    other.parent.mkdir()
+    other.touch()
+    set_star(versioned, None, None, True)
+    set_star(versioned, None, 1, True)
+    ok(run("infer", *at(versioned.root), "--seed", 5, "--lora", "none"))
+    assert other.exists()
+    for name in RESULT:
+        with pytest.raises(UserError, match="a name starts with"):
+            versioned.output_dir(name, None)
+
+
 def test_one_is_removed_by_the_person_alone(versioned: Workspace, run: Run) -> None:
     set_star(versioned, None, 2, True)
     with pytest.raises(UserError, match="has the star"):
@@ -118,3 +133,32 @@ def test_a_file_of_two_names_counts_once(versioned: Workspace) -> None:
     use = disk_use(versioned)
     os.link(versioned.output_dir(None, None) / "edited.mkv", versioned.cache_dir / "again")
     assert sum(disk_use(versioned).values()) == sum(use.values())
+
+
+DAMAGED = (
+    [], {"seed": "?"}, {"config": {"motion": []}}, {"loras": [{"path": 3}]},
+    {"inputs": []}, {"inputs": {"edited": 3}}, {"inputs": {"edited": {"x": {}}}},
+    {"inputs": {"edited": {"9" * 5000: {}}}}, {"inputs": {"edited": {"0": "?"}}},
+)  # fmt: skip
+ODD = ({}, {"loras": [{"path": "step-1/a"}]}, {"loras": [{"path": "x/step-y/a"}]})
+
+
+def with_record(root: Path, record: object) -> Workspace:
+    """A workspace with a version, and a newest one of which a stranger has written the record."""
+    workspace = Workspace(root)
+    output = workspace.output_dir(None, None)
+    (output / "001").mkdir(parents=True)
+    (output / "001" / "run.json").write_text("{}")
+    (output / "run.json").write_text(json.dumps(record))
+    return workspace
+
+
+@pytest.mark.parametrize("record", DAMAGED)
+def test_a_strangers_record_ends_in_a_message(tmp_path: Path, record: object) -> None:
+    with pytest.raises(UserError, match="is damaged"):
+        find_versions(with_record(tmp_path, record), None)
+
+
+@pytest.mark.parametrize("record", ODD)
+def test_a_strangers_lora_has_a_name(tmp_path: Path, record: object) -> None:
+    assert len(find_versions(with_record(tmp_path, record), None)) == 2

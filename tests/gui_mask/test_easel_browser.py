@@ -134,6 +134,26 @@ def test_the_first_frame_is_edited_in_the_page(
     assert np.array_equal(by_shell.picture(), written(workspace))
 
 
+def test_a_slow_look_does_not_say_working_for_ever(easel: EaselPage) -> None:
+    easel.page.evaluate(
+        """() => {
+            const send = window.fetch;
+            window.fetch = async (...request) => {
+                const slow = String(request[1]?.body).includes('"look"');
+                if (slow) await new Promise((on) => setTimeout(on, 1500));
+                return send(...request);
+            };
+        }"""
+    )
+    status = easel.page.locator("#easel .status")
+    easel.page.get_by_label("Frame").last.fill("3")
+    easel.page.get_by_label("Frame").last.press("Enter")
+    expect(status).to_have_text(words.EASEL["working"])
+    expect(easel.canvas).to_have_attribute("data-frame", "3")
+    easel.answered()
+    expect(status).to_have_text("")
+
+
 def test_a_colour_is_picked_and_another_frame_copied(
     easel: EaselPage, workspace: Workspace
 ) -> None:

@@ -100,6 +100,7 @@ def test_looked_at_compared_touched_up_and_run_again(page: Window, edited: Works
     expect(tab.locator("#easel canvas")).to_have_attribute("data-done", "1")
     assert edited.edited_frame(None, 3, ".png").is_file()
     page.tab("4 · Run")
+    expect(tab.get_by_role("button", name="This frame is wrong")).to_be_enabled()
     page.press("Train and generate")
     expect(tab.locator(".versions li")).to_have_count(3, timeout=300_000)
     page.message("frame 3 edited")

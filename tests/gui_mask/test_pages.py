@@ -21,6 +21,7 @@ from gui_mask.session import Session
 from gui_mask.state import AppState
 from gui_mask.videos import BASES, base_config, is_trial
 from gui_mask.waiting import Ticket, changing_queue, queue_file, read_queue
+from maskora.app.versions import find_versions
 from maskora.app.workspace import Workspace
 from maskora.config import load_config, set_values
 from maskora.errors import UserError
@@ -378,13 +379,19 @@ def test_versions_are_listed_compared_starred_and_removed(
     assert "changed: seed 2 (was 1)" in shown
     assert shown.count("output/comparison.mp4?edit=&version=1&") == 2, "on either side"
     assert shown.count("data-remove") == 1, "the newest one stays"
-    assert act(state, {**about, "name": "star", "version": 1, "on": True}) == {}
+    made = {one.number or 0: int(one.made * 1000) for one in find_versions(session.workspace, None)}
+    assert f'data-version="1" data-made="{made[1]}"' in shown
+    first = {**about, "version": 1, "made": made[1]}
+    assert act(state, {**first, "name": "star", "on": True}) == {}
     assert run.look(session.token, "")[RESULT].count("★") == 1
-    remove = {**about, "name": "remove", "version": 1}
+    remove = {**first, "name": "remove"}
     assert "has the star" in act(state, remove)["error"]
-    act(state, {**about, "name": "star", "version": 1, "on": False})
+    act(state, {**first, "name": "star", "on": False})
+    for asked in (remove, {**first, "name": "wrong", "frame": 3}):
+        assert "another one has its place" in act(state, {**asked, "made": made[1] - 1})["error"]
     assert act(state, remove) == {}
     assert not (output / "001").exists()
     assert (output / "edited.mp4").exists()
-    assert "which is nothing" in act(state, {**about, "name": "remove", "version": 0})["error"]
+    newest = {**about, "name": "remove", "version": 0, "made": made[0]}
+    assert "which is nothing" in act(state, newest)["error"]
     assert "no whole number" in act(state, {**about, "name": "star", "version": "../x"})["error"]

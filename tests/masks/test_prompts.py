@@ -53,7 +53,8 @@ def test_boxes_are_read() -> None:
 def test_paintings_are_read() -> None:
     assert parse_paint("12,a folder/mask.png") == (12, "a folder/mask.png", 1)
     assert parse_paint(" 0 , one,two.png , 7") == (0, "one,two.png", 7)
-    for text in ("", "3", "x,mask.png", "-1,mask.png", "0,mask.png,0", "0,mask.png,255", "0,"):
+    for text in ("", "3", "x,mask.png", "-1,mask.png", "0,mask.png,0", "0,mask.png,255", "0,",
+                 "9" * 5000 + ",mask.png", "0,mask.png," + "9" * 5000):  # fmt: skip
         with pytest.raises(UserError):
             parse_paint(text)
 
