@@ -314,7 +314,7 @@ def test_damaged_files_are_told(untrained: Path, tmp_path: Path, content: str) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--claim", "42"], "choose of 1 to 15"),
+        (["--claim", "42"], "choose of 1 to 16"),
         (["--choose", "--report"], "name one"),
         (["--report", "--claim", "1"], "for the run alone"),
     ],
