@@ -10,7 +10,7 @@ from maskora.app.masking import masks_are_by_hand
 from maskora.app.remembered import known_sha256
 from maskora.app.remote import find_version, is_remote
 from maskora.errors import UserError
-from maskora.files import digest, is_hidden
+from maskora.files import IMAGE_SUFFIXES, digest, is_hidden
 
 
 def input_files(words: Sequence[str]) -> list[Path]:
@@ -77,6 +77,8 @@ def workspace_contents(line: EditLine) -> Iterator[str]:
     for path in (workspace.config, workspace.source_record, *frames, *masks, *edits):
         if path.is_file() and not is_hidden(path):
             yield f"{path.relative_to(root).as_posix()} {known_sha256(path)}"
-    for path in files_in(source.origin):
+    origin = Path(source.origin)  # of a folder its pictures alone: a stranger may have named it
+    pictures = sorted(origin.iterdir()) if origin.is_dir() else []
+    for path in [origin, *(one for one in pictures if one.suffix.lower() in IMAGE_SUFFIXES)]:
         if path.is_file():
             yield known_sha256(path)

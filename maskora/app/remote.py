@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -51,9 +52,14 @@ def open_store(url: str) -> tuple[AbstractFileSystem, str]:
     """The file system of a URL, and the path in it.
 
     Raises:
-        UserError: there is no such scheme, or its package is not installed.
+        UserError: there is no such scheme, its package is not installed, or a password is in it.
     """
     scheme = url.partition("://")[0].lower()
+    if (parts := urlsplit(url)).password is not None:
+        raise UserError(
+            f"{scheme}://{parts.hostname}{parts.path}: URLs are written into logs and records, so "
+            f"none may have a password: put it where {scheme}'s own programs look for it"
+        )
     try:
         with _reaching(url):
             store, path = url_to_fs(url)
@@ -102,6 +108,8 @@ def _files(url: str) -> dict[str, tuple[str, str]]:
         with _reaching(url):
             is_folder = store.info(path)["type"] == "directory"
             paths = sorted(store.find(path)) if is_folder else [path]
+            # S3's consoles mark a folder by an empty object of its name.
+            paths = [each for each in paths if each.strip("/") != path.strip("/") or not is_folder]
             found = {each: str(store.checksum(each)) for each in paths}
     except FileNotFoundError:
         return {}
@@ -114,8 +122,12 @@ def _files(url: str) -> dict[str, tuple[str, str]]:
 def find_names(url: str, pattern: str) -> list[str]:
     """The names of files in a folder of a store that fit a pattern such as *.json, in order."""
     store, path = open_store(url)
-    with _reaching(url):
-        return sorted(name_of(found) for found in store.glob(f"{path.rstrip('/')}/{pattern}"))
+    try:
+        with _reaching(url):
+            found = [PurePosixPath(each).name for each in store.find(path, maxdepth=1)]
+    except FileNotFoundError:  # nothing was put there yet
+        return []
+    return sorted(name for name in found if fnmatchcase(name, pattern))
 
 
 def fetch(url: str, scratch: Path) -> Path:

@@ -131,6 +131,30 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     memory.clear()
 
 
+@needs_s3
+def test_a_mark_for_a_folder_is_no_file(s3: str, tmp_path: Path) -> None:
+    put(f"{s3}/masks/0.png", b"a mask", tmp_path)
+    before = remote.find_version(f"{s3}/masks")
+    fsspec.open(f"{s3}/masks/0.png").fs.pipe_file("clips/masks/", b"")
+    copy = remote.fetch(f"{s3}/masks", tmp_path / "scratch")
+    assert [path.name for path in copy.rglob("*")] == ["0.png"]
+    assert remote.find_version(f"{s3}/masks") == before
+
+
+def test_any_name_of_a_folder_is_taken_as_it_is(store: str, tmp_path: Path) -> None:
+    assert remote.find_names(f"{store}/takes [1]", "*.json") == []
+    put(f"{store}/takes [1]/batch.json", b"{}", tmp_path)
+    assert remote.find_names(f"{store}/takes [1]", "*.json") == ["batch.json"]
+
+
+def test_no_url_has_a_password() -> None:
+    with pytest.raises(
+        UserError, match=r"ftp://host/clip\.mp4: .* none may have a password"
+    ) as told:
+        remote.open_store("ftp://me:secret@host/clip.mp4")
+    assert "secret" not in str(told.value)
+
+
 def write_remote_jobs(store: str, folder: Path) -> Path:
     """Jobs whose files are in a store, of which the second's are not there."""
     put(f"{store}/in/clip.mp4", b"a clip", folder)
