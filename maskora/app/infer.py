@@ -35,7 +35,7 @@ from maskora.app.plan import segments_of
 from maskora.app.preflight import infer_warnings
 from maskora.app.shared_inference import Crew
 from maskora.app.together import blocks_held_once, working_together
-from maskora.app.versions import keep_version
+from maskora.app.versions import keep_starred, keep_version
 from maskora.app.workspace import Workspace, original_video
 from maskora.config import Config
 from maskora.config.tables import Stage
@@ -103,7 +103,7 @@ def infer_into(
         folders: by seed.
         again: the number of a segment, from 1: from there on it is generated anew.
         check: is given the run's record before anything heavy begins, and may refuse it.
-        keep: the results that are there become earlier versions.
+        keep: the results that are there become earlier versions; else only one with the star does.
 
     Raises:
         UserError: as `infer_clip`.
@@ -126,7 +126,7 @@ def infer_into(
         base.log_plan()
         with base.explaining_out_of_memory():
             _generate_results(
-                run, base, loras, record, folders, again, keep_version if keep else None
+                run, base, loras, record, folders, again, keep_version if keep else keep_starred
             )
         base.log_usage()
         if output is not None and together.rank == 0:
@@ -204,7 +204,7 @@ def _generate_results(
     record: dict[str, Any],
     folders: dict[int, Path],
     again: int | None,
-    settle: Settle | None,
+    settle: Settle,
 ) -> None:
     """Generate and write the clip of each seed; one that fails stops no other, and is raised last.
 
@@ -237,7 +237,7 @@ def _generate_results(
 
 
 def _write_results(
-    run: Run, record: dict[str, Any], folders: dict[int, Path], takes: Takes, settle: Settle | None
+    run: Run, record: dict[str, Any], folders: dict[int, Path], takes: Takes, settle: Settle
 ) -> list[Exception]:
     """Write the clip of each seed; gives what has stopped some of them."""
     failures: list[Exception] = []

@@ -149,6 +149,12 @@ def keep_version(folder: Path, new: Path) -> None:
             _second_name(folder / name, target / name)
 
 
+def keep_starred(folder: Path, new: Path) -> None:
+    """As `keep_version`, where a person has called the result the best one."""
+    if (folder / STAR).is_file():
+        keep_version(folder, new)
+
+
 def _second_name(file: Path, target: Path) -> None:
     try:
         os.link(file, target)

@@ -75,6 +75,15 @@ def test_what_each_round_changed_is_told_in_words(
     )  # fmt: skip
 
 
+def test_the_best_one_is_kept_without_being_asked(copied: Path, run: Run) -> None:
+    before = files(copied / "output")
+    set_star(Workspace(copied), None, None, True)
+    ok(run("infer", *at(copied), "--seed", 1))
+    first, newest = find_versions(Workspace(copied), None)
+    assert (first.number, first.starred, newest.starred) == (1, True, False)
+    assert files(first.folder).items() >= before.items()
+
+
 def test_without_being_asked_none_is_kept_and_the_same_is_kept_once(copied: Path, run: Run) -> None:
     ok(run("infer", *at(copied), "--seed", 1))
     assert kept_numbers(copied / "output") == []
