@@ -98,7 +98,8 @@ def test_a_fetch_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(store, "get_file", breaks)
     with pytest.raises(Fault, match=r"memory://clips/clip\.mp4: the line was cut"):
         remote.fetch(url, scratch)
-    assert [path.suffix for path in (scratch / "inputs").iterdir()] == [".lock"]
+    # A lock's file stays, but not on every system.
+    assert {path.suffix for path in (scratch / "inputs").iterdir()} <= {".lock"}
     monkeypatch.undo()
     assert remote.fetch(url, scratch).read_bytes() == b"one"
 

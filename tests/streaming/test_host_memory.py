@@ -16,6 +16,7 @@ from torch import Tensor
 
 from maskora.streaming.host_memory import Driver, Pins, SharedBlocks, driver_of, host_buffer
 from tests.streaming.drivers import Quota
+from tests.system import posix_only
 
 MB = 2**20
 
@@ -244,6 +245,7 @@ def test_a_single_buffer_asks_the_driver_where_a_gpu_is_there(
     assert runtime.pinned == {}
 
 
+@posix_only
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="memory has files on Linux alone")
 def test_blocks_in_a_shared_file_are_filled_once_and_seen_by_all() -> None:
     file = os.memfd_create("test")
