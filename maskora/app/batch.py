@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Protocol
 
 from maskora import devices
-from maskora.app.batch_page import JobRecord, read_record, write_page, write_record
+from maskora.app.batch_page import NAME, JobRecord, read_record, write_page, write_record
 from maskora.app.batch_results import ResultsFolder
 from maskora.app.edit_line import Say, parse_edit_line, place_of, results_of, split_words
 from maskora.app.job_folders import folder_job, parse_batch_line
 from maskora.app.jobs import SEE_BATCH, BatchJob, jobs_of_file
 from maskora.app.line_inputs import inputs_digest
+from maskora.app.locks import held_alone
 from maskora.app.processes import (
     INTERRUPTED,
     crash_message,
@@ -53,15 +54,26 @@ def run_batch(words: Sequence[str], say: Say) -> int:
         folders, out, common = parse_batch_line(words, own.scratch)
         jobs = [folder_job(folder, out, common) for folder in folders]
     jobs = [own.with_scratch(job) for job in jobs[own.part - 1 :: own.parts]]
-    out.pull()
-    if own.ray is None:
-        return Batch(jobs, out, LocalWorkers(devices_of_workers(own.workers)), say, own).run()
-    if importlib.util.find_spec("ray") is None:
-        raise UserError("--ray needs Ray: pip install 'maskora[cluster]'")
-    from maskora.app.ray_cluster import cluster
+    with _filling(out.folder, own.suffix):
+        out.pull()
+        if own.ray is None:
+            return Batch(jobs, out, LocalWorkers(devices_of_workers(own.workers)), say, own).run()
+        if importlib.util.find_spec("ray") is None:
+            raise UserError("--ray needs Ray: pip install 'maskora[cluster]'")
+        from maskora.app.ray_cluster import cluster
 
-    with cluster(own.ray, len(jobs)) as workers:
-        return Batch(jobs, out, workers, say, own).run()
+        with cluster(own.ray, len(jobs)) as workers:
+            return Batch(jobs, out, workers, say, own).run()
+
+
+@contextmanager
+def _filling(folder: Path, part: str) -> Iterator[None]:
+    """Hold a folder of results, or a part's share of it. Raises UserError: another batch does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, holder = (folder / f".{NAME}{part}.{what}" for what in ("lock", "holder"))
+    busy = f"another maskora batch fills {folder}{{}}: wait until it has ended, or stop it there"
+    with held_alone(lock, holder, busy):
+        yield
 
 
 @dataclass(frozen=True)
@@ -226,7 +238,7 @@ class Batch:
         }
         self.begun: list[str] = []
         self.earlier = earlier
-        self.running: dict[int, tuple[BatchJob, Running]] = {}  # by worker
+        self.running: dict[int, tuple[BatchJob, Running, StageReader]] = {}  # by worker
         self.drawn = 0
 
     def run(self) -> int:
@@ -255,7 +267,7 @@ class Batch:
         try:
             yield
         finally:
-            left = [running for _, running in self.running.values()]
+            left = [running for _, running, _ in self.running.values()]
             for running in left:
                 running.terminate()
             while [running for running in left if running.poll() is None]:
@@ -287,7 +299,7 @@ class Batch:
         remove(log)  # an earlier one may be a link
         log.touch()
         running = self.workers.start(job.words, log, worker)
-        self.running[worker] = job, running
+        self.running[worker] = job, running, StageReader(log)
         record.status, record.inputs = "running", inputs
         return running
 
@@ -303,10 +315,9 @@ class Batch:
     def _collect(self, *, interrupted: bool) -> bool:
         """Look at the processes; returns whether one has ended."""
         ended = []
-        for worker, (job, running) in list(self.running.items()):
-            record, log = self.records[job.name], self.out / f"{job.name}.log"
-            status = running.poll()
-            record.stage, record.seconds = stage_in(log), running.seconds
+        for worker, (job, running, log) in list(self.running.items()):
+            record, status = self.records[job.name], running.poll()
+            record.stage, record.seconds = log.stage(), running.seconds
             if status is not None:
                 del self.running[worker]
                 self._finish(job, INTERRUPTED if interrupted and status else status)
@@ -409,8 +420,20 @@ def content_of(place: str) -> str | None:
     return known_sha256(Path(place)) if Path(place).is_file() else None
 
 
-def stage_in(log: Path) -> str:
-    """The stage that a job's log has come to; empty before the first."""
-    text = log.read_text(encoding="utf-8", errors="replace")
-    said = [line.strip() for line in text.splitlines() if line.startswith("edit: ")]
-    return said[-1].removeprefix("edit: ") if said else ""
+class StageReader:
+    """The stage that a job has come to, from its log, of which only what is new is read."""
+
+    def __init__(self, log: Path) -> None:
+        self._log, self._begun, self._stage = log, 0, ""
+
+    def stage(self) -> str:
+        """As its last whole line `edit: STAGE` says; empty before the first."""
+        with self._log.open("rb") as file:
+            file.seek(self._begun)
+            new = file.read()
+        *lines, rest = re.split(rb"[\r\n]", new)
+        self._begun += len(new) - len(rest)
+        for line in lines:
+            if line.startswith(b"edit: "):
+                self._stage = line.decode("utf-8", "replace").removeprefix("edit: ").strip()
+        return self._stage

@@ -55,7 +55,6 @@ class ResultsFolder:
 
     def pull(self) -> None:
         """Take over the records that are in the store; results of another machine count."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         if not self.url:
             return
         before = read_record(self.folder)

@@ -13,7 +13,14 @@ from maskora import devices
 from maskora.app.masking import to_original, to_workspace
 from maskora.app.processes import crash_message, run_maskora
 from maskora.app.remembered import known_sha256
-from maskora.app.remote import default_scratch, fetch, is_remote, local_place, put
+from maskora.app.remote import (
+    default_scratch,
+    fetch,
+    is_remote,
+    local_place,
+    printable_url,
+    put,
+)
 from maskora.app.workspace import LineRecord, Workspace, video_sha256, working
 from maskora.config.toml import load_config
 from maskora.errors import Fault, UserError
@@ -112,13 +119,20 @@ def _prepare(line: EditLine, say: Say) -> int:
         given = [*line.region, *line.options, *line.preset, *settings]
         if status := _run_stage("prepare", line.video, str(workspace.root), *given):
             return status
-        with working(workspace):
-            LineRecord(said=_said_of_preparation(line)).write(workspace.line_record)
+        _note(line, _said_of_preparation(line))
         settings = []
     if line.clicks and not workspace.mask_record.is_file():
         say("edit: following what was clicked")
-        return _run_stage("track", str(workspace.root), *line.clicks, *settings)
+        if status := _run_stage("track", str(workspace.root), *line.clicks, *settings):
+            return status
+        if line.video:
+            _note(line, _said_of_preparation(line) | _said_of_clicks(line))
     return 0
+
+
+def _note(line: EditLine, said: dict[str, str]) -> None:
+    with working(line.workspace):
+        LineRecord(said=said).write(line.workspace.line_record)
 
 
 def _train_and_infer(line: EditLine, say: Say) -> int:
@@ -229,9 +243,12 @@ def _check_same_preparation(line: EditLine) -> None:
     root, before = line.workspace.root, line.workspace.read_line()
     if before is None:
         return
-    now = _said_of_preparation(line)
-    if changed := sorted(name for name in {*before.said, *now}
-                         if before.said.get(name) != now.get(name)):  # fmt: skip
+    said, now = dict(before.said), _said_of_preparation(line)
+    if "--click" in said and line.workspace.mask_record.is_file():
+        now |= _said_of_clicks(line)
+    else:
+        said.pop("--click", None)  # they are followed anew, or it was not noted
+    if changed := sorted(name for name in {*said, *now} if said.get(name) != now.get(name)):
         raise UserError(
             f"{root} was prepared with another {', '.join(changed)}: say the same as then, name "
             f"another --workspace (or another OUT.mp4), or remove {root} to begin anew"
@@ -247,6 +264,10 @@ def _said_of_preparation(line: EditLine) -> dict[str, str]:
             files = sorted(path for path in files_in(said[name]) if path.is_file())
             said[name] = digest(*map(known_sha256, files))
     return said
+
+
+def _said_of_clicks(line: EditLine) -> dict[str, str]:
+    return {"--click": " ".join(line.clicks[1::2])} if line.clicks else {}
 
 
 def workspace_problems(line: EditLine) -> list[str]:
@@ -294,7 +315,7 @@ def parse_edit_line(words: Sequence[str]) -> EditLine:
     last = {name: values[-1:] for name, values in given.items()}
     video, box, edited, output = _positional(positional, given)
     if Path(output).suffix.lower() != ".mp4":
-        raise UserError(f"the output is an .mp4 file, not {output}")
+        raise UserError(f"the output is an .mp4 file, not {printable_url(output)}")
     for device in given["--device"]:
         devices.parse(device)
     edits = {0: edited} if edited else {}

@@ -8,7 +8,7 @@ from maskora.app.edit_line import EditLine, files_in, parse_edit_line, split_wor
 from maskora.app.first_frame import made_first_frame
 from maskora.app.masking import masks_are_by_hand
 from maskora.app.remembered import known_sha256
-from maskora.app.remote import find_version, is_remote
+from maskora.app.remote import find_version, is_remote, printable_url
 from maskora.errors import UserError
 from maskora.files import IMAGE_SUFFIXES, digest, is_hidden
 
@@ -48,7 +48,7 @@ def inputs_digest(words: Sequence[str]) -> str:
 def _version(url: str) -> str:
     """As of `find_version`. Raises UserError where nothing is there."""
     if (version := find_version(url)) is None:
-        raise UserError(f"no such file: {url}")
+        raise UserError(f"no such file: {printable_url(url)}")
     return version
 
 

@@ -17,6 +17,9 @@ from maskora.errors import Fault, UserError
 from maskora.files import cache_home, digest, flushed_together, move, scratch_folder
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # a drive of Windows has one letter
+WEB = ("http", "https")  # in whose URLs what comes after ? and # is no part of a name
+QUERY = re.compile(r"(https?://[^\s?'\"]*)\?[^\s'\"]*")
+NO_NAME = re.compile(r'[<>:"|?*\\\x00-\x1f]')  # which Windows has in no file's name
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}  # of this package, by the URL's scheme
 # What the packages behind fsspec raise that is no OSError, by module; one not imported raises none.
 OWN_ERRORS = {
@@ -32,9 +35,15 @@ def is_remote(place: str) -> bool:
 
 
 def name_of(url: str) -> str:
-    """The last part of a URL's path."""
-    parts = urlsplit(url)
-    return PurePosixPath(parts.path).name or parts.netloc
+    """The last part of a URL's path, as a file of any system may be named."""
+    scheme, _, rest = url.partition("://")
+    path = urlsplit(url).path if scheme.lower() in WEB else rest
+    return NO_NAME.sub("_", PurePosixPath(path).name or urlsplit(url).netloc)
+
+
+def printable_url(text: str) -> str:
+    """A text without what stands behind the ? of its web addresses: it may be a signature."""
+    return QUERY.sub(r"\1?…", text)
 
 
 def default_scratch() -> Path:
@@ -66,9 +75,10 @@ def open_store(url: str) -> tuple[AbstractFileSystem, str]:
     except ImportError as error:
         extra = EXTRAS.get(scheme)
         remedy = f"pip install 'maskora[{extra}]'" if extra else str(error)
-        raise UserError(f"{url}: {scheme}:// needs another package: {remedy}") from None
+        shown = printable_url(url)
+        raise UserError(f"{shown}: {scheme}:// needs another package: {remedy}") from None
     except ValueError as error:
-        raise UserError(f"{url}: {error}") from None
+        raise UserError(printable_url(f"{url}: {error}")) from None
     store.invalidate_cache()
     return store, path
 
@@ -89,7 +99,8 @@ def _reaching(url: str) -> Iterator[None]:
     except (OSError, *own) as error:
         if getattr(error, "filename", None):  # the local side, which says itself what is wrong
             raise
-        raise Fault(f"{url}: {error or type(error).__name__}") from error
+        # No cause: it would be told with the URL as it is.
+        raise Fault(printable_url(f"{url}: {error or type(error).__name__}")) from None
 
 
 def find_version(url: str) -> str | None:
@@ -115,7 +126,8 @@ def _files(url: str) -> dict[str, tuple[str, str]]:
         return {}
     names = {each: each.removeprefix(path).lstrip("/") or name_of(url) for each in found}
     if outside := [name for name in names.values() if ".." in PurePosixPath(name).parts]:
-        raise UserError(f"{url}: {outside[0]} leads out of the folder: rename it there")
+        shown = printable_url(url)
+        raise UserError(f"{shown}: {outside[0]} leads out of the folder: rename it there")
     return {each: (names[each], found[each]) for each in found}
 
 
@@ -139,7 +151,7 @@ def fetch(url: str, scratch: Path) -> Path:
     """
     files = _files(url)
     if not files:
-        raise UserError(f"no such file: {url}")
+        raise UserError(f"no such file: {printable_url(url)}")
     store, path = open_store(url)
     version = digest(*(f"{name} {version}" for name, version in files.values()))
     place = scratch / "inputs" / digest(url, version)
@@ -157,7 +169,8 @@ def fetch(url: str, scratch: Path) -> Path:
             with flushed_together(part), _reaching(url):
                 store.get(list(files), list(map(str, targets)))
             if find_version(url) != version:
-                raise Fault(f"{url} was written to while it was fetched: run it again")
+                shown = printable_url(url)
+                raise Fault(f"{shown} was written to while it was fetched: run it again")
             move(part, place)
     return copy
 
@@ -177,6 +190,7 @@ def put(file: Path, url: str) -> None:
             with store.transaction, store.open(path, "wb") as there:
                 shutil.copyfileobj(content, there, 2**24)
     except FileNotFoundError as error:
-        raise UserError(f"{url} cannot be written: {error}") from None
+        raise UserError(printable_url(f"{url} cannot be written: {error}")) from None
     except NotImplementedError:
-        raise UserError(f"{url} cannot be written: its server only gives files") from None
+        shown = printable_url(url)
+        raise UserError(f"{shown} cannot be written: its server only gives files") from None

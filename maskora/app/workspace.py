@@ -3,23 +3,22 @@
 Importing this needs no library of pictures or videos: the doctor tells which of them are broken.
 """
 
-import errno
 import json
 import logging
 import os
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
 
-from filelock import BaseFileLock, FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from maskora.app.exchange import begun_exchanges, settle
+from maskora.app.locks import held_alone, read_holder
 from maskora.app.remembered import known_sha256
 from maskora.config import Config
 from maskora.config.tables import Stage
@@ -30,10 +29,9 @@ from maskora.files import (
     is_hidden,
     read_small,
     read_text,
-    remove,
     write_text,
 )
-from maskora.system import WINDOWS, command_line
+from maskora.system import WINDOWS
 
 if TYPE_CHECKING:
     from maskora.video.fit import FramePlacement
@@ -447,10 +445,8 @@ def opened(workspace: Workspace) -> Iterator[None]:
     Raises:
         UserError: another program holds them.
     """
-    # Not of a thread: the window takes it in one and gives it back in another.
-    lock = FileLock(workspace.lock, blocking=False, thread_local=False)
     busy = f"{workspace.root} is open in another maskora{{}}: close it there first"
-    with _held(lock, workspace.lock_holder, busy):
+    with held_alone(workspace.lock, workspace.lock_holder, busy):
         yield
 
 
@@ -469,57 +465,20 @@ def working(workspace: Workspace) -> Iterator[None]:
     )
     with _TURNS:
         if not _TURNS.wait_for(lambda: _WORKERS.get(root, me) is me, PATIENCE):
-            raise UserError(busy.format(_read_holder(workspace.work_holder)))
+            raise UserError(busy.format(read_holder(workspace.work_holder)))
         again = root in _WORKERS
         _WORKERS[root] = me
     if again:
         yield
         return
-    lock = FileLock(workspace.work_lock, blocking=False, thread_local=False)
     try:
-        with _held(lock, workspace.work_holder, busy):
+        with held_alone(workspace.work_lock, workspace.work_holder, busy):
             settle(workspace.written_folders())
             yield
     finally:
         with _TURNS:
             del _WORKERS[root]
             _TURNS.notify_all()
-
-
-@contextmanager
-def _held(lock: BaseFileLock, holder: Path, busy: str) -> Iterator[None]:
-    """Hold a lock, which ends with this process, and say beside it who this is.
-
-    On Windows nobody can read what is locked.
-
-    Args:
-        busy: the message where another program has it; {} is where that is named.
-    """
-    try:
-        lock.acquire()
-    except Timeout:
-        raise UserError(busy.format(_read_holder(holder))) from None
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        raise UserError(f"{lock.lock_file} is a link, which no lock is: remove it") from None
-    with ExitStack() as holding:
-        holding.callback(lock.release)
-        holding.callback(remove, holder)
-        write_text(holder, f"{os.getpid()}\n{command_line()}")
-        yield
-
-
-def _read_holder(path: Path) -> str:
-    """Who holds a lock, in brackets; empty where that is not known, or just being written."""
-    if path.is_symlink() or not path.is_file():
-        return ""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        number, _, command = file.read(400).partition("\n")
-    if not number.isdecimal():
-        return ""
-    shown = "".join(letter if letter.isprintable() else "?" for letter in command)
-    return f" (process {number}: {shown})" if shown else f" (process {number})"
 
 
 def recover(workspace: Workspace) -> None:

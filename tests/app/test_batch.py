@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from maskora.app import batch
+from maskora.app.locks import held_alone
 from maskora.app.processes import last_line
 from maskora.cli import BATCH_HELP
 from maskora.errors import UserError
@@ -252,6 +253,40 @@ def test_the_page_shows_results_and_needs_no_other_file(
     assert len(re.findall(r'src="data:image/jpeg;base64,', page)) == 3
     assert "maskora: &lt;b&gt;" in page
     assert not re.search(r"https?://|src=\"(?!data:)|<link|<script", page)
+
+
+def test_a_folder_of_results_is_filled_by_one_batch_at_a_time(
+    run: Run, child: Child, tmp_path: Path
+) -> None:
+    make_job(tmp_path / "jobs" / "a")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.log").write_text("is written now")
+    place, told = out / ".batch.lock", "{} is elsewhere"
+    with held_alone(place, out / ".batch.holder", told):
+        refused(run("batch", tmp_path / "jobs", out), f"fills {out} (process {os.getpid()}")
+        ok(run("batch", tmp_path / "jobs", out, "--part", "1/2"))  # which has its own record
+    assert child.asked()
+    (out / "batch-1-of-2.json").unlink()
+    ok(run("batch", tmp_path / "jobs", out))
+    assert child.asked()
+
+
+def test_a_stage_is_read_as_the_log_grows(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    log.touch()
+    stages = batch.StageReader(log)
+    for text, stage in (
+        ("", ""),
+        ("edit: prep", ""),
+        ("aring a.work\n", "preparing a.work"),
+        ("1%\r2%\redit: training\r\n", "training"),
+        ("the edit: is no stage\nedit: making é", "training"),
+        ("\n", "making é"),
+    ):
+        with log.open("a", encoding="utf-8", newline="") as file:
+            file.write(text)
+        assert stages.stage() == stage
 
 
 def test_a_damaged_record_is_told_of(tmp_path: Path) -> None:

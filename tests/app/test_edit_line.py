@@ -172,6 +172,13 @@ def test_what_is_clicked_is_followed_once(run: Run, child: Child, folder: Path) 
     assert asked[1] == ["track", "out.work", *clicks]
     ok(run(*line))
     assert [words[0] for words in child.asked()] == ["train", "infer"]
+    refused(run(*line[:-1], "0,9,8,-"), "out.work was prepared with another --click: say the same")
+    assert child.asked() == []
+    (folder / "out.work" / "masks" / "masks.json").unlink()  # they are to be followed anew
+    child.does("track", "pathlib.Path(words[1], 'masks', 'masks.json').touch()")
+    ok(run(*line[:-1], "0,9,8,-"))
+    assert [words[0] for words in child.asked()] == ["track", "train", "infer"]
+    refused(run(*line), "another --click")
 
 
 @pytest.mark.parametrize(

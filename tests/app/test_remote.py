@@ -3,8 +3,12 @@
 import importlib.util
 import json
 import sys
+import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 import fsspec
@@ -146,6 +150,57 @@ def test_any_name_of_a_folder_is_taken_as_it_is(store: str, tmp_path: Path) -> N
     assert remote.find_names(f"{store}/takes [1]", "*.json") == []
     put(f"{store}/takes [1]/batch.json", b"{}", tmp_path)
     assert remote.find_names(f"{store}/takes [1]", "*.json") == ["batch.json"]
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    """The URL of a folder, served on this machine's loopback to those who sign."""
+
+    class Signed(SimpleHTTPRequestHandler):
+        def send_head(self) -> Any:
+            if self.path.endswith("?signature=secret"):
+                return super().send_head()
+            return self.send_error(403)
+
+        def log_message(self, *_: object) -> None: ...
+
+    served = tmp_path / "served"
+    served.mkdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Signed, directory=str(served))) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("aiohttp"), reason="aiohttp is not installed")
+def test_a_signature_of_a_web_address_is_shown_nowhere(
+    web: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    (tmp_path / "served" / "clip.mp4").write_bytes(b"a clip")
+    url = f"{web}/clip.mp4?signature=secret"
+    copy = remote.fetch(url, tmp_path / "scratch")
+    assert (copy.name, copy.read_bytes()) == ("clip.mp4", b"a clip")
+    for place in (
+        f"{web}/none.mp4?signature=secret",
+        f"{web}/clip.mp4?signature=wrong-secret",
+        "http://127.0.0.1:1/clip.mp4?signature=secret",
+    ):
+        with pytest.raises((UserError, Fault), match=r"/(clip|none)\.mp4\?…") as told:
+            remote.fetch(place, tmp_path / "scratch")
+        assert "secret" not in str(told.value)
+    with pytest.raises(UserError, match=r"cannot be written") as told:
+        remote.put(copy, url)
+    assert "secret" not in str(told.value)
+
+
+def test_a_file_of_any_name_is_fetched(store: str, tmp_path: Path) -> None:
+    for name, local in (("take #2.mp4", "take #2.mp4"), ("why?.mp4", "why_.mp4")):
+        if sys.platform == "win32" and store.startswith("file"):
+            pytest.skip("Windows has no such files")
+        url = put(f"{store}/{name}", name.encode(), tmp_path)
+        copy = remote.fetch(url, tmp_path / "scratch")
+        assert (copy.name, copy.read_bytes()) == (local, name.encode())
 
 
 def test_no_url_has_a_password() -> None:
