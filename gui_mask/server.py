@@ -66,6 +66,7 @@ svg.loss text { font: 11px system-ui; fill: currentColor; }
 .links a { display: inline-block; margin: 4px 8px 0 0; padding: 6px 12px; border-radius: 6px; }
 .links a { background: var(--button-secondary-background-fill); color: inherit; }
 .links a { text-decoration: none; font-size: 14px; }
+.commands .cm-content { padding-right: 76px !important; }
 .compare { margin: 8px 0; }
 .compare summary { cursor: pointer; font-weight: 600; }
 .compare canvas { width: 100%; height: auto; display: block; margin: 8px 0; cursor: pointer; }

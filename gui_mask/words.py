@@ -150,6 +150,8 @@ VIEWER = {
     "size": "Size",
     "name": "name",
     "name_hint": "what this object is called",
+    "colour": "colour",
+    "colour_hint": "the colour that this object is shown in, in this browser",
     "opacity": "Mask opacity",
     "redo": "Redo",
     "undo": "Undo",
@@ -185,7 +187,7 @@ VIEWER = {
     "no_answer": "maskora does not answer: is it still running? What was done so far is in the "
     "project folder.",
 }
-KEYS = [
+VIEWER_KEYS = [
     ("click", "add a point of the object"),
     ("right-click, Shift-click", "remove: a point that is not of the object"),
     ("← →", "one frame back, one frame on"),
@@ -358,6 +360,7 @@ EASEL = {
     "instruct_hint": "an image model does it",
     "undo": "Undo",
     "redo": "Redo",
+    "keys": "Keyboard and mouse",
     "before": "Before",
     "before_hint": "hold it down",
     "hue": "Hue",
@@ -416,6 +419,14 @@ EASEL = {
     "no_answer": "maskora does not answer: is it still running? What was done so far is in the "
     "project folder.",
 }
+EASEL_KEYS = [
+    ("drag", "paint, erase or move, as the tool says"),
+    ("Alt-click", "pick a colour of the picture"),
+    ("wheel, Shift+wheel", "a placed picture's size, its turn"),
+    ("[ ]", "a smaller, a larger brush"),
+    ("Ctrl+Z, Ctrl+Shift+Z", "undo, redo"),
+    ("?", "show or hide this list"),
+]
 
 # What a page says while something goes on.
 FIRST_TIME = "the first time on this machine: how long it takes is not known yet"

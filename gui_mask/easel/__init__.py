@@ -23,7 +23,7 @@ from gui_mask.errors import caught
 from gui_mask.session import Session
 from gui_mask.state import AppState
 from gui_mask.telling import last_time, timed
-from gui_mask.viewer import outlines
+from gui_mask.viewer import key_list, outlines
 from maskora.app.edit_frame import Instruction, choose, copy_frame, make_candidates, take_result
 from maskora.app.retouching import FrameEdit
 from maskora.errors import UserError
@@ -48,12 +48,13 @@ def easel(state: AppState) -> gr.HTML:
     return gr.HTML(
         shows("", "", 0, ""),
         html_template=Template(text(here, "easel.html")).substitute(
-            {name: html.escape(word) for name, word in words.EASEL.items()}
+            {name: html.escape(word) for name, word in words.EASEL.items()},
+            key_list=key_list(words.EASEL_KEYS),
         ),
         css_template=text(viewer, "viewer.css") + text(here, "easel.css"),
         js_on_load=f"const words = {json.dumps(words.EASEL)};\n"
-        + text(here, "easel.js")
-        + text(viewer, "drawing.js"),
+        + text(viewer, "shared.js")
+        + text(here, "easel.js"),
         server_functions=[use],
         elem_id="easel",
     )

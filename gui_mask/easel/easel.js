@@ -1,6 +1,6 @@
 // The easel: one frame of an edit and the tools that change it. `element`, `props`, `server`,
 // `watch`, `upload` and `trigger` are given by gr.HTML. The server makes every picture; what is
-// drawn here before it answers is a sketch. How a region looks is in drawing.js.
+// drawn here before it answers is a sketch. How a region looks is in shared.js.
 const find = (selector) => element.querySelector(selector);
 const all = (selector) => [...element.querySelectorAll(selector)];
 const canvas = find("canvas"), status = find(".status"), pen = canvas.getContext("2d");
@@ -306,6 +306,7 @@ find(".stage").addEventListener("drop", (event) => {
   choosePicture(event.dataTransfer.files[0]);
 });
 const compare = (isOn) => () => { comparing = isOn; draw(); };
+find("[data-help]").onclick = help;
 find("[data-before]").addEventListener("pointerdown", compare(true));
 for (const name of ["pointerup", "pointerleave"]) find("[data-before]").addEventListener(name, compare(false));
 find(".viewer").addEventListener("keydown", (event) => {
@@ -315,6 +316,7 @@ find(".viewer").addEventListener("keydown", (event) => {
     field(tool, "radius").value = event.key === "]" ? Math.max(size + 1, size * 1.2) : Math.min(size - 1, size / 1.2);
     return draw();
   }
+  if (event.key === "?" && event.target.type !== "text") return help();
   if (event.key.toLowerCase() !== "z" || !(event.ctrlKey || event.metaKey) || event.target.type === "text") return;
   ask(event.shiftKey ? "redo" : "undo", {});
   event.preventDefault();

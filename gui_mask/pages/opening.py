@@ -156,7 +156,8 @@ class OpeningPage:
             self.place, self.follow, self.point,
         ]  # fmt: skip
         self.wrong = [self.place_wrong, self.model_wrong, self.target_wrong, self.make_wrong]
-        self.make.click(self.make_workspace, given, [*self.entered, *self.wrong], **PRIVATE)
+        made = [*self.entered, *self.wrong, self.clip, self.details, self.typed]
+        self.make.click(self.make_workspace, given, made, **PRIVATE)
 
     def show_recent(self) -> list[Any]:
         """The recent projects, as pictures to press."""
@@ -262,7 +263,7 @@ class OpeningPage:
                     video=video, root=root, mask=None, box=box, base=BASES[base], given=given,
                     overrides=[], overwrite=False, watch=watch, follow=carried,
                 )  # fmt: skip
-            return [*self.enter(str(root)), *wrong, line()]
+            return [*self.enter(str(root)), *wrong, line(), None, gr.Column(visible=False), ""]
         return dict(zip(self.wrong, [*wrong, line(make_wrong)], strict=True))
 
     def _new_root(self, target: str) -> Path:

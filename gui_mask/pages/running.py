@@ -55,8 +55,9 @@ class RunPage:
             self._lay_out_model()
         gr.Markdown(f"### {words.COMMANDS}")
         self.commands = gr.Code(
-            language="shell", interactive=False, show_label=False, wrap_lines=True, lines=3
-        )
+            language="shell", interactive=False, show_label=False, wrap_lines=True, lines=3,
+            show_line_numbers=False, elem_classes="commands",
+        )  # fmt: skip
 
     def _lay_out_model(self) -> None:
         self.base = gr.Dropdown(

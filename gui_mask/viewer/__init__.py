@@ -45,14 +45,15 @@ def viewer(state: AppState) -> gr.HTML:
     return gr.HTML(
         shows("", 0),
         html_template=Template(script("viewer.html")).substitute(
-            {name: html.escape(text) for name, text in words.VIEWER.items()}, key_list=_key_list()
+            {name: html.escape(text) for name, text in words.VIEWER.items()},
+            key_list=key_list(words.VIEWER_KEYS),
         ),
         css_template=script("viewer.css"),
         js_on_load="\n".join(
             [
                 f"const words = {json.dumps(words.VIEWER)};",
+                script("shared.js"),
                 script("viewer.js"),
-                script("drawing.js"),
             ]
         ),
         server_functions=[view, act],
@@ -65,8 +66,9 @@ def script(name: str) -> str:
     return files(__name__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _key_list() -> str:
-    pairs = ((html.escape(key), html.escape(meaning)) for key, meaning in words.KEYS)
+def key_list(keys: Sequence[tuple[str, str]]) -> str:
+    """Keys and what they do, as the items of a <dl>."""
+    pairs = ((html.escape(key), html.escape(meaning)) for key, meaning in keys)
     return "".join(f"<div><dt>{key}</dt><dd>{meaning}</dd></div>" for key, meaning in pairs)
 
 

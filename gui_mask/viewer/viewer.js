@@ -1,6 +1,6 @@
 // The viewer: frames with silhouettes and regions; clicks, boxes and the timeline.
 // `element`, `props`, `server` and `watch` are given by gr.HTML. All state is the server's; this
-// page keeps a copy that is as new as `state.version`. How things look is in drawing.js, and
+// page keeps a copy that is as new as `state.version`. How things look is in shared.js, and
 // what a person reads in words.py (`words`).
 const find = (selector) => element.querySelector(selector);
 const all = (selector) => [...element.querySelectorAll(selector)];
@@ -151,6 +151,7 @@ function controls() {
   chips.replaceChildren(...called, chip(words.new_object, Math.max(...numbers) + 1, false));
   const name = find(".name");
   if (document.activeElement !== name) name.value = state.names[object] || "";
+  find(".colour").value = plainColour(colourOf(object));
   find(".size").hidden = !(tool in ERASES);
   for (const button of all("[data-tool]")) button.setAttribute("aria-pressed", button.dataset.tool === tool);
   const busy = state.tracking;
@@ -293,7 +294,10 @@ function draws(event) {
 }
 
 slider.addEventListener("input", () => show(Number(slider.value)));
+opacity.value = chosen("opacity", opacity.value);
+opacity.addEventListener("change", () => keep("opacity", opacity.value));
 for (const one of [brush, opacity]) one.addEventListener("input", draw);
+find(".colour").addEventListener("input", (event) => { recolour(object, event.target.value); controls(); draw(); });
 find(".name").addEventListener("change", (event) => act("name", { object, text: event.target.value }));
 find(".name").addEventListener("keydown", (event) => { if (event.key === "Enter") event.target.blur(); });
 for (const button of all("[data-step]")) button.onclick = () => show(frame + Number(button.dataset.step));
@@ -335,12 +339,6 @@ function use(name) {
   if (!state) return;
   controls();
   draw();
-}
-
-function help() {
-  const list = find(".keys");
-  list.hidden = !list.hidden;
-  find("[data-help]").setAttribute("aria-expanded", !list.hidden);
 }
 
 function opened() {

@@ -1,11 +1,34 @@
-// How silhouettes, regions and marks look. `pen`, `canvas` and `object` are viewer.js's.
+// What the viewer and the easel share: how silhouettes, regions and marks look, this browser's
+// choices, and the list of keys. `find`, `pen`, `canvas` and `object` are each page's own.
 // One pixel of the screen, in pixels of the frame: lines look the same in clips of any size.
 const unit = () => canvas.width / (canvas.clientWidth || canvas.width);
 
 // Each object has its colour; red is the region's, and a refused point's.
 const COLOURS = ["#2fbf55", "#3b82f6", "#f59e0b", "#c026d3", "#06b6d4", "#a3e635", "#8b5cf6", "#f472b6"];
+// This browser's own choices, by what they are of.
+const chosen = (name, otherwise) => JSON.parse(localStorage.getItem(`maskora.${name}`)) || otherwise;
+const keep = (name, choice) => localStorage.setItem(`maskora.${name}`, JSON.stringify(choice));
+
+function help() {
+  const list = find(".keys");
+  list.hidden = !list.hidden;
+  find("[data-help]").setAttribute("aria-expanded", !list.hidden);
+}
+
+let colours = chosen("colours", {});
 // After the eighth, hues that lie as far apart as they can.
-const colourOf = (number) => COLOURS[number - 1] || `hsl(${Math.round(number * 137.5) % 360} 70% 55%)`;
+const colourOf = (number) => colours[number] || COLOURS[number - 1] || `hsl(${Math.round(number * 137.5) % 360} 70% 55%)`;
+
+// The same as #rrggbb, which is what an <input type=color> takes.
+function plainColour(colour) {
+  pen.fillStyle = colour;
+  return pen.fillStyle;
+}
+
+function recolour(number, colour) {
+  colours = { ...colours, [number]: colour };
+  keep("colours", colours);
+}
 
 function path(lines) {
   const shape = new Path2D();
