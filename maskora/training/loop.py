@@ -124,11 +124,7 @@ def train(
     """
     parameters, writes = lora.trainable(transformer), model.ranks.rank == 0
     settings = available(run.optimizer, model.device)
-    optimizer = make_optimizer(settings, parameters)
-    record = folder.read()
-    done = record.step if record else 0
-    if done:
-        restore(optimizer, folder.load_optimizer(done, settings.type))
+    optimizer, done = _optimizer_as_saved(settings, parameters, folder)
     transformer.train()
     transformer.enable_gradient_checkpointing(transformer.streamed.checkpoint)
     if writes and folder.loss_picture.is_file():
@@ -141,11 +137,10 @@ def train(
     opened = closing(MetricsWriter(folder.metrics, folder.tensorboard, done)) if writes else None
     with opened or nullcontext() as report:
         try:
-            _train_steps(
+            _Steps(
                 model.ranks, partial(train_step, model, transformer, optimizer, choose, run),
-                lambda: give_way(model, transformer),
-                range(done + 1, run.steps + 1), run, report, save, show,
-            )  # fmt: skip
+                lambda: give_way(model, transformer), run, report, save, show,
+            ).go(range(done + 1, run.steps + 1))  # fmt: skip
         except (KeyboardInterrupt, RuntimeError, OSError, MemoryError):  # a person, a machine
             if saved := folder.read():
                 log.warning("step %d is saved; train with --resume continues there", saved.step)
@@ -154,67 +149,92 @@ def train(
         draw_loss(folder.metrics, folder.loss_picture, run.title)
 
 
-def _train_steps(
-    ranks: Ranks,
-    take: Callable[[int], "PendingStep"],
-    give: Callable[[], str | None],
-    steps: range,
-    run: StageRun,
-    report: MetricsWriter | None,
-    save: Callable[[int], None],
-    show: Callable[[int], None] | None,
-) -> None:
-    """Take steps; each one's numbers are read while the next one computes.
+def _optimizer_as_saved(
+    settings: Optimizer, parameters: list[torch.nn.Parameter], folder: RunFolder
+) -> tuple[torch.optim.Optimizer, int]:
+    """The optimizer after the last saved step, and which one that is; 0 where none is."""
+    optimizer, record = make_optimizer(settings, parameters), folder.read()
+    if record and record.step:
+        restore(optimizer, folder.load_optimizer(record.step, settings.type))
+    return optimizer, record.step if record else 0
 
-    Args:
+
+@dataclass
+class _Steps:
+    """Optimizer steps one after another; each one's numbers are read while the next one computes.
+
+    Attributes:
         take: starts a step; does it again where it is asked again.
         give: frees memory of the device, as `with_room` wants it.
         report: where numbers are written; None where another process writes.
         save: keeps a step, whose numbers have been read.
         show: is given each step that is to be shown, once it is saved.
     """
-    progress = Progress(run.title, run.steps, "step", done=run.steps - len(steps))
-    pending: PendingStep | None = None
 
-    def finish(step: PendingStep) -> None:
+    ranks: Ranks
+    take: Callable[[int], "PendingStep"]
+    give: Callable[[], str | None]
+    run: StageRun
+    report: MetricsWriter | None
+    save: Callable[[int], None]
+    show: Callable[[int], None] | None
+    _pending: "PendingStep | None" = field(default=None, init=False)
+    _first: int = field(init=False)
+    _progress: Progress = field(init=False)
+
+    def go(self, steps: range) -> None:
+        """Take these steps, and save those that are due."""
+        run, ranks = self.run, self.ranks
+        self._first = steps.start
+        self._progress = Progress(run.title, run.steps, "step", done=run.steps - len(steps))
+        # A launcher sends to each process what the terminal has sent to all of them.
+        stop = Interruption(LAUNCHERS if ranks.count > 1 else 0.0)
+        with self._progress, stop:
+            for step in steps:
+                self._begin(step)
+                if is_due(step, run) or ranks.any(stop.asked):
+                    self._settle()
+                if self.show is not None and not stop.asked and is_shown(step, run):
+                    self.show(step)
+                # Who asks just now gets the next step saved; nobody leaves before a step is saved.
+                if self._pending is None and ranks.any(stop.asked):
+                    raise KeyboardInterrupt
+
+    def _begin(self, step: int) -> None:
+        """Start a step, and read the one before."""
         try:
-            entry = step.read()
-        except NotFinite:
-            if step.step > steps.start:  # the device has left out its update and later ones
-                keep(step.step - 1)
+            taken = with_room(partial(self.take, step), self.give)
+        except (OutOfMemory, NotFinite):
+            self._settle()  # the LoRA stands after the step before still
             raise
-        if report is not None:
-            report.add(entry)
-        progress.advance(loss=entry.loss)
+        self._read()
+        self._pending = taken
 
-    def keep(step: int) -> None:
-        if report is not None:
-            report.flush()
-            save(step)
+    def _settle(self) -> None:
+        """Read the step that is under way, if one is, and save it."""
+        if step := self._read():
+            self._keep(step)
 
-    # A launcher sends to each process what the terminal has sent to all of them.
-    with progress, Interruption(LAUNCHERS if ranks.count > 1 else 0.0) as stop:
-        for step in steps:
-            try:
-                taken = with_room(partial(take, step), give)
-            except (OutOfMemory, NotFinite):
-                if pending is not None:  # the LoRA stands after this step still
-                    finish(pending)
-                    keep(pending.step)
-                raise
-            if pending is not None:
-                finish(pending)
-            pending = taken
-            due = is_due(step, run)
-            if due or ranks.any(stop.asked):
-                finish(pending)
-                keep(step)
-                pending = None
-            if show is not None and not stop.asked and is_shown(step, run):
-                show(step)
-            # Who asks just now gets the next step saved; nobody leaves before a step is saved.
-            if pending is None and ranks.any(stop.asked):
-                raise KeyboardInterrupt
+    def _read(self) -> int | None:
+        """Wait for the numbers of the step that is under way; returns which one that was."""
+        if (pending := self._pending) is None:
+            return None
+        self._pending = None
+        try:
+            entry = pending.read()
+        except NotFinite:
+            if pending.step > self._first:  # the device has left out its update and later ones
+                self._keep(pending.step - 1)
+            raise
+        if self.report is not None:
+            self.report.add(entry)
+        self._progress.advance(loss=entry.loss)
+        return pending.step
+
+    def _keep(self, step: int) -> None:
+        if self.report is not None:
+            self.report.flush()
+            self.save(step)
 
 
 def is_due(step: int, run: StageRun) -> bool:
