@@ -69,10 +69,8 @@ def main(
     except Fault as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
-    machine = {
-        "processor": processor_name(), "cores": os.cpu_count(), "ram_bytes": ram().installed,
-        "torch": version("torch"),
-    }  # fmt: skip
+    ram_bytes = ram().installed
+    machine = {"processor": processor_name(), "ram_bytes": ram_bytes, "torch": version("torch")}
     settings = {"jobs": jobs, "steps": steps, "rounds": rounds, "threads": threads}
     results = {"machine": machine, "settings": settings, "rounds": list(map(asdict, measured))}
     if output:
@@ -150,7 +148,7 @@ def markdown(results: dict[str, Any]) -> str:
     lines = [
         "# The batch runner",
         "",
-        f"- machine: {machine['processor']}, {machine['cores']} cores, "
+        f"- machine: {machine['processor']}, "
         f"{machine['ram_bytes'] / 2**30:.0f} GB RAM, torch {machine['torch']}",
         f"- {count} jobs of {settings['steps']} steps, {settings['threads']} thread(s) each, "
         f"median of {settings['rounds']} round(s)",

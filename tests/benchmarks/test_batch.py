@@ -16,7 +16,7 @@ def test_ratios_are_medians_over_the_rounds() -> None:
     ]
     page = batch.markdown(
         {
-            "machine": {"processor": "P", "cores": 2, "ram_bytes": 2**34, "torch": "2"},
+            "machine": {"processor": "P", "ram_bytes": 2**34, "torch": "2"},
             "settings": {"jobs": 4, "steps": 5, "rounds": 3, "threads": 1},
             "rounds": rounds,
         }
