@@ -444,7 +444,7 @@ CLAIMS = (
         "Thought of when the picture of `maskora demo` was made, on a scene of its own.",
     ),
 )  # fmt: skip
-MAIN = 1, 2, 10, 11, 12, 13  # claims that are asked of a second base, too
+MAIN = 1, 2, 10, 11, 12, 13, 16  # claims that are asked of a second base, too
 
 
 @dataclass(frozen=True)
