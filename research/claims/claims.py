@@ -111,6 +111,7 @@ PRESETS: dict[str, Condition] = {  # configs/presets, the bare base, and both wa
     "instant": Condition(None, transfer=LOOKING),
     "mask-aware LoRA": Condition(Training()),
     "mask-aware LoRA, looking": Condition(Training(), transfer=LOOKING),
+    "mask-aware LoRA, attending": Condition(Training(), transfer=ATTENDING),  # `best`
 }
 
 
@@ -143,7 +144,6 @@ CONDITIONS: dict[str, Condition] = {
     "naive LoRA, inverted": Condition(NAIVE, shown="first-frame", transfer=INVERTED),
     "mask-aware LoRA, inverted": Condition(Training(), transfer=INVERTED),
     "mask, attending": Condition(None, transfer=ATTENDING),
-    "mask-aware LoRA, attending": Condition(Training(), transfer=ATTENDING),
     "autoencoder, evolving": Condition(None, EVOLVING, shown="truth"),
     "no keyframe": Condition(Training(), EVOLVING),
     "keyframe, masked": Condition(Training(), EVOLVING, "masked"),

@@ -104,8 +104,9 @@ mended:
 """
 PRESETS_NOTE = """\
 Each row is a preset of `configs/presets` (`paper` is the mask-aware LoRA, `naive` and `blend` are
-the naive one), the bare base, or both ways to keep the motion at once ("looking": a LoRA, inverted
-noise and the source's queries and keys). Seconds, evaluations and memory are of one clip in one
+the naive one, `best` is the LoRA "attending": from noise, with the source's queries and keys), the
+bare base, or both ways to keep the motion at once ("looking": a LoRA, inverted noise and the
+source's queries and keys). Seconds, evaluations and memory are of one clip in one
 thread of a CPU (`python -m research.fidelity --cost`): training and generating, with inversion and
 without encoding; rows that the transformer was evaluated for while generating; and what the process
 took beyond the loaded base. Clips of 49 frames are made of 8
@@ -130,7 +131,8 @@ CAVEATS = """\
   of the last frames include it.
 - There are no words and no picture encoder, so nothing is said about captions.
 - Claims 8 and 9 are ours, thought of after early figures on the scenes that are reported, and tried
-  out on others.
+  out on others. Claims 10 to 12 and 16 are ours, too; what is taken of the source, and in which
+  share of the steps, was found on a few other scenes and chosen nowhere else.
 - One later keyframe, of the last frame, two or three latent frames from the first, was tried.
   Keyframes in the middle of a clip, several of them, and the twenty latent frames of a real clip
   were not.
