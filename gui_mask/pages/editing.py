@@ -10,11 +10,10 @@ from gui_mask import edits, words
 from gui_mask.easel import easel, shows
 from gui_mask.errors import beside, caught, line, plain, show_errors
 from gui_mask.pages import PRIVATE, SILENT
+from gui_mask.pages.captions import CaptionBox
 from gui_mask.session import Session
 from gui_mask.state import AppState
 from gui_mask.telling import say_while
-from maskora.app.captions import write_captions
-from maskora.app.workspace import caption_beside
 
 THE_EDIT = (words.THE_EDIT, "")
 
@@ -44,7 +43,11 @@ class EditPage:
                 self.wrong = beside()
                 gr.Markdown(words.UPLOAD_INFO, elem_classes="hint")
                 self.taken = gr.Markdown()
-        self.stamp = gr.State("")  # of what the list below shows
+        self.stamp = gr.State("")  # of what is shown below
+        with gr.Column(visible=False) as self.below:
+            gr.Markdown(f"### {words.SOURCE_SHOWS}")
+            box = CaptionBox(state, token, words.SOURCE_CAPTION, _first_frame)
+            box.follow(token, self.stamp)
         self._wire(token, tab)
 
     def _lay_out_source(self) -> None:
@@ -53,7 +56,9 @@ class EditPage:
         self.links = gr.HTML(elem_classes="links")
 
     def _wire(self, token: gr.State, tab: gr.Tab) -> None:
-        token.change(self.open, token, [self.frame, self.edit, self.taken, self.wrong], **SILENT)
+        token.change(
+            self.open, token, [self.frame, self.edit, self.taken, self.wrong, self.below], **SILENT
+        )
         gr.on(
             [token.change, self.frame.change, self.edit.change, self.stamp.change],
             self.show_frame, [token, self.edit, self.frame, self.stamp], [self.easel, self.links],
@@ -69,19 +74,22 @@ class EditPage:
             self.look, [token, self.edit], self.stamp,
             **SILENT,
         )  # fmt: skip
-        gr.render(inputs=[token, self.edit], triggers=[self.stamp.change])(self.show_edits)
+        gr.render(inputs=[token, self.edit], triggers=[self.stamp.change])(
+            lambda opened, edit: self.show_edits(token, opened, edit)
+        )
 
     @show_errors
     def open(self, token: str) -> list[Any]:
         if not token:
-            return [gr.skip(), gr.skip(), "", line()]
+            return [gr.skip(), gr.skip(), "", line(), gr.Column(visible=False)]
         session = self.state.session(token)
         names = [(name, name) for name in session.workspace.named_edits()]
         slider = gr.Slider(0, session.source.frames - 1, 0, step=1)
-        return [slider, gr.Dropdown([THE_EDIT, *names], value=""), "", line()]
+        choices = gr.Dropdown([THE_EDIT, *names], value="")
+        return [slider, choices, "", line(), gr.Column(visible=True)]
 
     def look(self, token: str, edit: str) -> str:
-        """Changes when the list must: buttons that are laid out anew lose a click meanwhile."""
+        """Changes when what is shown below does: what is laid out anew loses a click meanwhile."""
         if not token:
             return ""
         with caught() as problem:
@@ -118,23 +126,21 @@ class EditPage:
             return [None, taken, self.look(token, edit), frames[0], line()]
         return [None, "", gr.skip(), gr.skip(), line(problem)]
 
-    def show_edits(self, token: str, edit: str) -> None:
+    def show_edits(self, token: gr.State, opened: str, edit: str) -> None:
         """Every edited frame beside its source, with what is said of it."""
-        if not token:
+        if not opened:
             return
         with caught() as problem:
-            workspace = self.state.session(token).workspace
-            gr.Markdown(f"### {words.SOURCE_SHOWS}")
-            caption_box(self.state, token, workspace.source_frame(0), words.SOURCE_CAPTION)
+            workspace = self.state.session(opened).workspace
             entries = edits.listing(workspace, edit or None)
             if not entries:
                 gr.Markdown(f"### {words.EDITED_FRAMES}\n\n{words.NONE_YET}")
             for entry in entries:
-                self._show(token, edit, entry)
+                self._show(token, opened, edit, entry)
         if problem.text:
             gr.Markdown(plain(problem.text))
 
-    def _show(self, token: str, edit: str, entry: edits.EditedEntry) -> None:
+    def _show(self, token: gr.State, opened: str, edit: str, entry: edits.EditedEntry) -> None:
         gr.Markdown(f"### {words.beside_source(entry.frame)}")
         with gr.Row():
             with gr.Column(scale=3, min_width=420):
@@ -144,61 +150,17 @@ class EditPage:
                 )  # fmt: skip
             with gr.Column(scale=2, min_width=300):
                 gr.Markdown(plain(entry.note))
-                caption_box(self.state, token, entry.path, words.caption_of(entry.frame))
+                caption = words.caption_of(entry.frame)
+                CaptionBox(self.state, token, caption, lambda session: entry.path, opened)
                 remove = gr.Button(words.remove_edited(entry.frame), size="sm")
 
         @show_errors
         def take_away() -> str:
-            edits.remove_edit(self.state.session(token).workspace, edit or None, entry.frame)
-            return self.look(token, edit)
+            edits.remove_edit(self.state.session(opened).workspace, edit or None, entry.frame)
+            return self.look(opened, edit)
 
         remove.click(take_away, None, self.stamp, **PRIVATE)
 
 
-def caption_box(state: AppState, token: str, image: Path, label: str) -> None:
-    """What an image shows: a text that is kept in the .txt beside it, or that is written for it.
-
-    Args:
-        token: of the page's session.
-        image: in that session's workspace.
-    """
-    session = state.session(token)
-    text = gr.Textbox(
-        caption_beside(image) or "", label=label, lines=2, placeholder=_otherwise(session, image),
-        key=str(image),  # what is being typed stays when the list is laid out anew
-    )  # fmt: skip
-    with gr.Row():
-        keep = gr.Button(words.KEEP_CAPTION, size="sm")
-        write = gr.Button(words.WRITE_CAPTION, size="sm")
-    says = beside()
-
-    @show_errors
-    def keep_it(text: str) -> None:
-        edits.set_caption(session.workspace, image, text)
-        gr.Info(words.CAPTION_KEPT if text.strip() else words.CAPTION_GONE)
-
-    @show_errors
-    def keep_what_is_new(text: str) -> None:
-        """What was typed is kept when the field is left, too."""
-        if text.strip() != (caption_beside(image) or "").strip():
-            edits.set_caption(session.workspace, image, text)
-
-    def write_it() -> list[Any]:
-        with caught() as problem:
-            session.release()  # the captioner may need the GPU's memory
-            written = write_captions(session.config, session.workspace, [image])[image]
-            keep_it(written)
-            return [written, line()]
-        return [gr.skip(), line(problem)]
-
-    keep.click(keep_it, text, None, **PRIVATE)
-    text.blur(keep_what_is_new, text, None, **SILENT)
-    say_while([write.click], "caption", says, write_it, None, [text, says])
-
-
-def _otherwise(session: Session, image: Path) -> str:
-    """Where the caption comes from as long as none is kept here."""
-    prompt = session.config.prompt
-    is_source = image == session.workspace.source_frame(0)
-    caption = prompt.caption if is_source else prompt.edited_caption
-    return words.CAPTIONER_WRITES if caption == "auto" else f"{words.AS_IN_FILE}{caption}"
+def _first_frame(session: Session) -> Path:
+    return session.workspace.source_frame(0)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Locator, expect
+from playwright.sync_api import Browser, expect
 
 from gui_mask import words
 from maskora.app.retouching import FrameEdit
@@ -13,7 +13,7 @@ from maskora.app.workspace import Workspace
 from maskora.config import load_config, set_values
 from maskora.masks.files import read_labels
 from maskora.video.images import read_image, write_png
-from tests.gui_mask.window import CHROMIUM, Window, serving
+from tests.gui_mask.window import CHROMIUM, EaselPage, Window, serving
 from tests.gui_mask.workspaces import copied
 from tests.tiny_editors import write_sdxl
 
@@ -22,41 +22,6 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt install chromium)"),
 ]
 BALL = (25 / 160, 54 / 96)  # in frame 0, as shares of the picture
-
-
-class EaselPage:
-    """The easel in a tab."""
-
-    def __init__(self, window: Window) -> None:
-        self.window, self.page = window, window.page
-        self.canvas: Locator = self.page.locator("#easel canvas")
-
-    def place(self, x: float, y: float) -> tuple[float, float]:
-        self.canvas.scroll_into_view_if_needed()
-        box = self.canvas.bounding_box()
-        assert box is not None
-        return box["x"] + x * box["width"], box["y"] + y * box["height"]
-
-    def drag(self, x0: float, y0: float, x1: float, y1: float) -> None:
-        self.page.mouse.move(*self.place(x0, y0))
-        self.page.mouse.down()
-        self.page.mouse.move(*self.place(x1, y1), steps=6)
-        self.page.mouse.up()
-
-    def press(self, name: str) -> None:
-        self.page.locator("#easel").get_by_role("button", name=name, exact=True).click()
-
-    def set(self, tool: str, key: str, value: object) -> None:
-        self.page.locator(f"#easel [data-for={tool}] [data-key={key}]").fill(str(value))
-
-    def done(self, steps: int) -> None:
-        expect(self.canvas).to_have_attribute("data-done", str(steps), timeout=30_000)
-        self.answered()
-
-    def answered(self) -> None:
-        self.page.wait_for_function(
-            "!document.querySelector('#easel canvas').dataset.waiting", timeout=120_000
-        )
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The loop in a real browser: looked at while training, compared, touched up, and run again."""
 
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from gui_mask.waiting import queue_file, read_queue
 from maskora.app.workspace import Workspace
 from maskora.config import set_values
 from maskora.video.images import read_image, write_png
-from tests.gui_mask.window import CHROMIUM, Server, Window, serving
+from maskora.video.probe import probe
+from tests.gui_mask.window import CHROMIUM, EaselPage, Server, Window, serving
 from tests.gui_mask.workspaces import copied
 
 pytestmark = [
@@ -52,8 +54,8 @@ def edited(home: Path, boxed: Workspace) -> Workspace:
 
 
 def pictures(page: Window, name: str) -> None:
-    """The page on a wide and on a narrow screen."""
-    for width in (1440, 800):
+    """The page on wide and narrow screens."""
+    for width in (1440, 1280, 800):
         page.page.set_viewport_size({"width": width, "height": 900})
         page.page.wait_for_timeout(500)
         page.picture(name)
@@ -105,6 +107,78 @@ def test_looked_at_compared_touched_up_and_run_again(page: Window, edited: Works
     expect(tab.locator(".versions li")).to_have_count(3, timeout=300_000)
     page.message("frame 3 edited")
     assert len(list(edited.output_dir(None, None).glob("00*/edited.mp4"))) == 2
+
+
+@pytest.mark.timeout(900)
+def test_the_man_walking_twice_round_with_nothing_but_the_page(
+    page: Window, home: Path, real_clips: Path, tiny_model: Path
+) -> None:
+    shutil.copy(real_clips / "man_walking" / "source.mp4", home / "man.mp4")
+    tab = page.page
+    tab.get_by_label("Or type a path").fill("man.mp4")
+    page.press("Load video")
+    page.message("16 frames")
+    tab.get_by_role("combobox", name="Model preset").first.click()
+    tab.get_by_role("option", name="tiny").click()
+    expect(tab.get_by_label("Size").first).to_have_value("Keep aspect ratio (about 256×256)")
+    tab.get_by_label("Frames").first.fill("9")
+    tab.get_by_label("Size").first.fill("160x96")
+    tab.get_by_label("Size").first.press("Enter")
+    tab.get_by_label("Model location").first.fill(str(tiny_model))
+    pictures(page, "man-open")
+    page.press("Create project")
+    page.ready(9)
+    workspace = Workspace(home / "man-edit")
+
+    page.drag(0.3, 0.1, 0.7, 0.98)
+    page.follow()
+    pictures(page, "man-mask")
+    page.press("Save mask")
+    page.message("Saved in")
+
+    page.tab("3 · Edit")
+    easel = EaselPage(page)
+    easel.done(0)
+    easel.set("recolour", "hue", 120)
+    easel.press("Apply")
+    easel.done(1)
+    for label, text in (("of the source", "a man"), ("of edited frame 0", "a green man")):
+        tab.get_by_label(f"Caption {label}").fill(text)
+    # What was typed while the list was laid out anew is there, and is kept without being asked.
+    expect(tab.get_by_label("Caption of the source")).to_have_value("a man")
+    tab.get_by_label("Caption of edited frame 0").blur()
+    pictures(page, "man-edit")
+    for image in (workspace.source_frame(0), workspace.edited_frame(None, 0, ".png")):
+        assert image.with_suffix(".txt").read_text().strip().startswith("a ")
+
+    page.tab("4 · Run")
+    page.message("RAM, GB")
+    page.press("Preview")
+    page.message("preview is done")
+    page.press("Train and generate")
+    expect(tab.locator(".versions li")).to_have_count(1, timeout=300_000)
+    tab.get_by_text("Before and after").click()
+    tab.wait_for_function("document.querySelector('.compare canvas').dataset.frame > 0")
+    tab.locator(".compare input").last.fill("4")
+    expect(tab.locator("output.frame")).to_have_text("4")
+    tab.get_by_role("button", name="This frame is wrong").click()
+    expect(easel.canvas).to_have_attribute("data-frame", "4", timeout=60_000)
+    easel.done(1)
+    easel.set("recolour", "saturation", 60)
+    easel.press("Apply")
+    easel.done(2)
+    tab.get_by_label("Caption of edited frame 4").fill("a green man")
+    tab.get_by_label("Caption of edited frame 4").blur()
+    assert workspace.edited_frame(None, 4, ".png").is_file()
+    page.tab("4 · Run")
+    expect(tab.get_by_role("button", name="This frame is wrong")).to_be_enabled()
+    page.press("Train and generate")
+    expect(tab.locator(".versions li")).to_have_count(2, timeout=300_000)
+    page.message("Done")
+    pictures(page, "man-run")
+    result = probe(workspace.output_dir(None, None) / "edited.mp4")
+    original = probe(home / "man.mp4")
+    assert (result.width, result.height) == (original.width, original.height)
 
 
 @pytest.mark.timeout(600)

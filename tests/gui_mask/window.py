@@ -216,3 +216,38 @@ class Window:
             width = self.page.viewport_size["width"] if self.page.viewport_size else 0
             path = Path(SCREENSHOTS) / f"{name}-{width}.png"
             self.page.screenshot(path=str(path), full_page=True)
+
+
+class EaselPage:
+    """The easel in a tab."""
+
+    def __init__(self, window: Window) -> None:
+        self.window, self.page = window, window.page
+        self.canvas: Locator = self.page.locator("#easel canvas")
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        self.canvas.scroll_into_view_if_needed()
+        box = self.canvas.bounding_box()
+        assert box is not None
+        return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+    def drag(self, x0: float, y0: float, x1: float, y1: float) -> None:
+        self.page.mouse.move(*self.place(x0, y0))
+        self.page.mouse.down()
+        self.page.mouse.move(*self.place(x1, y1), steps=6)
+        self.page.mouse.up()
+
+    def press(self, name: str) -> None:
+        self.page.locator("#easel").get_by_role("button", name=name, exact=True).click()
+
+    def set(self, tool: str, key: str, value: object) -> None:
+        self.page.locator(f"#easel [data-for={tool}] [data-key={key}]").fill(str(value))
+
+    def done(self, steps: int) -> None:
+        expect(self.canvas).to_have_attribute("data-done", str(steps), timeout=30_000)
+        self.answered()
+
+    def answered(self) -> None:
+        self.page.wait_for_function(
+            "!document.querySelector('#easel canvas').dataset.waiting", timeout=120_000
+        )
