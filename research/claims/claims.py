@@ -101,7 +101,7 @@ LONGER = 21, 49  # frames
 FEWER = {49: (8, 1)}  # frames -> scenes and seeds at most: one such clip takes as long as ten of 9
 EVOLVING, EVOLVING_LONGER = Subject(evolving=True), Subject(frames=13, evolving=True)
 REMOVING = Subject(removing=True)
-PRESETS: dict[str, Condition] = {  # configs/presets, the bare base, and both ways at once
+PRESETS: dict[str, Condition] = {  # configs/presets, and the bare base
     "base, plain": Condition(None, shown="first-frame"),
     "base, boxed": Condition(None),
     "naive LoRA": Condition(NAIVE, shown="first-frame"),
@@ -111,7 +111,7 @@ PRESETS: dict[str, Condition] = {  # configs/presets, the bare base, and both wa
     "instant": Condition(None, transfer=LOOKING),
     "mask-aware LoRA": Condition(Training()),
     "mask-aware LoRA, looking": Condition(Training(), transfer=LOOKING),
-    "mask-aware LoRA, attending": Condition(Training(), transfer=ATTENDING),  # `best`
+    "mask-aware LoRA, attending": Condition(Training(), transfer=ATTENDING),
 }
 
 

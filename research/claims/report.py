@@ -103,10 +103,10 @@ mended:
   when it was seen how long they take, and before any figure of theirs was.
 """
 PRESETS_NOTE = """\
-Each row is a preset of `configs/presets` (`paper` is the mask-aware LoRA, `naive` and `blend` are
-the naive one, `best` is the LoRA "attending": from noise, with the source's queries and keys), the
-bare base, or both ways to keep the motion at once ("looking": a LoRA, inverted noise and the
-source's queries and keys). Seconds, evaluations and memory are of one clip in one
+Each row is a preset of `configs/presets`, or the bare base. `naive` and `blend` are the naive LoRA,
+`paper` is the mask-aware one, `best` is that one "looking" (from the source's inverted noise, with
+its queries and keys), and `evolving` that one "attending" (from noise, with the source's queries and
+keys), here without a later keyframe. Seconds, evaluations and memory are of one clip in one
 thread of a CPU (`python -m research.fidelity --cost`): training and generating, with inversion and
 without encoding; rows that the transformer was evaluated for while generating; and what the process
 took beyond the loaded base. Clips of 49 frames are made of 8
@@ -116,7 +116,7 @@ PLAIN_NOTE = """\
 The published bases were trained to animate a first frame, and were never shown a moving box. This
 one was trained so, too: the same sizes, clips and autoencoder as the base that ships, but first
 frames alone. `python -m research.fidelity --base first-frame` runs the claims on it that ask
-whether the method works; later keyframes, masks of other shapes and windows were not asked again.
+whether the method works; the other ones were not asked again.
 """
 CAVEATS = """\
 ## What this does not show

@@ -447,11 +447,12 @@ def test_presets_change_the_method_and_instant_needs_no_training(
     assert record["config"]["transfer"]["attention"] == "qk"
     refused(run("infer", *at(root), "--preset", "fast"), "--preset fast", "instant", "anyv2v")
     ok(run("train", *at(root), "--preset", "best"))
-    ok(run("infer", *at(root, "inference.steps=3"), "--preset", "best"))
-    record = json.loads((root / "output" / "run.json").read_text())
-    assert len(record["loras"]) == 1
-    assert record["config"]["transfer"]["start"] == "noise"
-    assert record["config"]["transfer"]["attention"] == "qk"
+    for preset, start in (("best", "inverted"), ("evolving", "noise")):
+        ok(run("infer", *at(root, "inference.steps=3"), "--preset", preset))
+        record = json.loads((root / "output" / "run.json").read_text())
+        assert len(record["loras"]) == 1
+        assert record["config"]["transfer"]["start"] == start
+        assert record["config"]["transfer"]["attention"] == "qk"
     both = ["acceleration.cache=taylor", "inference.steps=9"]
     for command in ("infer", "check", "plan"):
         answer = run(command, *at(root, *both), "--preset", "instant")
