@@ -105,12 +105,12 @@ mended:
 PRESETS_NOTE = """\
 Each row is a preset of `configs/presets`, or the bare base. `naive` and `blend` are the naive LoRA,
 `paper` is the mask-aware one, `best` is that one "looking" (from the source's inverted noise, with
-its queries and keys), and `evolving` that one "attending" (from noise, with the source's queries and
-keys), here without a later keyframe. Seconds, evaluations and memory are of one clip in one
+its queries and keys), and `evolving` that one "attending" (from noise, with the source's queries
+and keys), here without a later keyframe. Seconds, evaluations and memory are of one clip in one
 thread of a CPU (`python -m research.fidelity --cost`): training and generating, with inversion and
 without encoding; rows that the transformer was evaluated for while generating; and what the process
-took beyond the loaded base. Clips of 49 frames are made of 8
-scenes and one seed: the whole would have taken more than four hours.
+took beyond the loaded base. Clips of 49 frames are made of 8 scenes and one seed: the whole would
+have taken more than four hours.
 """
 PLAIN_NOTE = """\
 The published bases were trained to animate a first frame, and were never shown a moving box. This
