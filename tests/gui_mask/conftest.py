@@ -12,7 +12,7 @@ from maskora.app.workspace import Workspace
 from maskora.video.untrusted import Limits
 from maskora.video.write import write_mp4
 from tests.ball import draw_frame
-from tests.gui_mask.window import CHROMIUM, SWITCHES
+from tests.gui_mask.window import CHROMIUM, SWITCHES, Server, Window, serving
 from tests.gui_mask.workspaces import copied, make_workspace
 
 
@@ -61,3 +61,25 @@ def browser() -> Iterator[Browser]:
         browser = player.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the program was started, and that the page may use."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def server(home: Path, tiny_model: Path, rolling: Path) -> Iterator[Server]:
+    allowed = ["--allow", str(tiny_model.parent), "--allow", str(rolling.parent)]
+    with serving(home, *allowed) as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server) -> Iterator[Window]:
+    """A tab with no workspace open; whatever its console complains of fails the test."""
+    opened = Window.open(browser, server.address)
+    yield opened
+    opened.page.close()
+    assert opened.errors == []

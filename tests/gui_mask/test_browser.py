@@ -6,7 +6,6 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterator
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -45,28 +44,6 @@ SLOW_CLICKS = """() => {
         return send(...request);
     };
 }"""
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which the program was started, and that the page may use."""
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
-def server(home: Path, tiny_model: Path, rolling: Path) -> Iterator[Server]:
-    allowed = ["--allow", str(tiny_model.parent), "--allow", str(rolling.parent)]
-    with serving(home, *allowed) as running:
-        yield running
-
-
-@pytest.fixture
-def page(browser: Browser, server: Server) -> Iterator[Window]:
-    """A tab with no workspace open; whatever its console complains of fails the test."""
-    opened = Window.open(browser, server.address)
-    yield opened
-    opened.page.close()
-    assert opened.errors == []
 
 
 @pytest.fixture

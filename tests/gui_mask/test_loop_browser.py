@@ -2,11 +2,10 @@
 
 import secrets
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import expect
 
 from gui_mask import jobs
 from gui_mask.waiting import queue_file, read_queue
@@ -14,7 +13,7 @@ from maskora.app.workspace import Workspace
 from maskora.config import set_values
 from maskora.video.images import read_image, write_png
 from maskora.video.probe import probe
-from tests.gui_mask.window import CHROMIUM, EaselPage, Server, Window, serving
+from tests.gui_mask.window import CHROMIUM, EaselPage, Window
 from tests.gui_mask.workspaces import copied
 
 pytestmark = [
@@ -23,26 +22,10 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
-def server(home: Path, tiny_model: Path, rolling: Path) -> Iterator[Server]:
+@pytest.fixture(scope="module", autouse=True)
+def no_queue() -> None:
+    """What other tests have left waiting is forgotten."""
     queue_file().unlink(missing_ok=True)
-    allowed = ["--allow", str(tiny_model.parent), "--allow", str(rolling.parent)]
-    with serving(home, *allowed) as running:
-        yield running
-
-
-@pytest.fixture
-def page(browser: Browser, server: Server) -> Iterator[Window]:
-    """A tab; whatever its console complains of fails the test."""
-    opened = Window.open(browser, server.address)
-    yield opened
-    opened.page.close()
-    assert opened.errors == []
 
 
 @pytest.fixture
