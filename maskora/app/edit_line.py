@@ -119,20 +119,20 @@ def _prepare(line: EditLine, say: Say) -> int:
         given = [*line.region, *line.options, *line.preset, *settings]
         if status := _run_stage("prepare", line.video, str(workspace.root), *given):
             return status
-        _note(line, _said_of_preparation(line))
+        _note(workspace, _said_of_preparation(line))
         settings = []
     if line.clicks and not workspace.mask_record.is_file():
         say("edit: following what was clicked")
         if status := _run_stage("track", str(workspace.root), *line.clicks, *settings):
             return status
-        if line.video:
-            _note(line, _said_of_preparation(line) | _said_of_clicks(line))
+        if before := workspace.read_line():
+            _note(workspace, before.said | _said_of_clicks(line))
     return 0
 
 
-def _note(line: EditLine, said: dict[str, str]) -> None:
-    with working(line.workspace):
-        LineRecord(said=said).write(line.workspace.line_record)
+def _note(workspace: Workspace, said: dict[str, str]) -> None:
+    with working(workspace):
+        LineRecord(said=said).write(workspace.line_record)
 
 
 def _train_and_infer(line: EditLine, say: Say) -> int:

@@ -179,6 +179,10 @@ def test_what_is_clicked_is_followed_once(run: Run, child: Child, folder: Path) 
     ok(run(*line[:-1], "0,9,8,-"))
     assert [words[0] for words in child.asked()] == ["track", "train", "infer"]
     refused(run(*line), "another --click")
+    for name in ("masks/masks.json", "source/line.json"):  # as if the window had made it
+        (folder / "out.work" / name).unlink()
+    ok(run(*line))
+    assert not (folder / "out.work" / "source" / "line.json").exists()
 
 
 @pytest.mark.parametrize(
