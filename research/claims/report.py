@@ -229,7 +229,8 @@ def write_evidence(
     """Write the page, and its pictures in a folder of its name.
 
     Args:
-        pictures: where the run has kept its clips; claims without theirs get no picture.
+        pictures: where the run has kept its clips; a claim without them keeps the picture that is
+            there, as in a checkout, which has the results and not the clips.
         scenes: per comparison.
         plain: of the base that has never seen a box.
     """
@@ -272,16 +273,16 @@ def _picture(
     """Draw a claim's picture; its path as the page has it, and its scene."""
     comparison = claim.comparisons[0]
     scene = measured.middle_scene(comparison)
-    names = claim.groups[comparison.kinds]
-    kept = {name: None if scene is None else read_row(pictures, name, scene) for name in names}
-    found = {name: row for name, row in kept.items() if row is not None}
-    if scene is None or comparison.ours not in found:
+    if scene is None:
         return None
+    kept = {name: read_row(pictures, name, scene) for name in claim.groups[comparison.kinds]}
+    found = {name: row for name, row in kept.items() if row is not None}
     path = page.with_suffix("") / f"claim-{claim.number}.png"
-    sheet = strip(with_truths(found, CONDITIONS[comparison.ours].subject, scene))
-    with replacing(path) as scratch:
-        sheet.save(scratch, optimize=True)
-    return f"{path.parent.name}/{path.name}", scene
+    if comparison.ours in found:
+        sheet = strip(with_truths(found, CONDITIONS[comparison.ours].subject, scene))
+        with replacing(path) as scratch:
+            sheet.save(scratch, optimize=True)
+    return (f"{path.parent.name}/{path.name}", scene) if path.exists() else None
 
 
 def with_truths(rows: Mapping[str, np.ndarray], own: Subject, scene: int) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from maskora.errors import UserError
+from maskora.files import remove
 from maskora.latents import TensorCache, encode_samples
 from maskora.method.conditioning import inference_sample
 from maskora.method.transfer import steps_within
@@ -195,6 +196,11 @@ def test_a_run_is_reported_and_not_repeated(untrained: Path, tmp_path: Path) -> 
     assert "2 × 1" in page.read_text()
     assert "Not run: keyframe, masked minus keyframe, first-frame" in page.read_text()
     assert [path.name for path in sorted(page.with_suffix("").iterdir())] == ["claim-7.png"]
+
+    written = page.read_text()
+    remove(runs.pictures_of(output))  # a checkout has not the clips, but the pictures
+    assert fidelity(*options, "--report").exit_code == 0
+    assert page.read_text() == written and "(evidence/claim-7.png)" in written
 
     content["recipes"]["motion, masked"]["steps"] += 1
     output.write_text(json.dumps(content))
