@@ -13,12 +13,12 @@ const shown = () => {
   };
 };
 
-// A video is fetched when it is first wanted.
+// A video is fetched when it is first wanted. It knows which one itself: attributes are set back
+// when the content is laid out anew.
 function fetched(video, option) {
   const wanted = option.dataset.src;
-  if (!wanted || video.dataset.src === wanted) return;
-  video.dataset.src = wanted;
-  video.src = wanted;
+  if (!wanted || video.fetched === wanted) return;
+  video.src = video.fetched = wanted;
 }
 
 const frameAt = ({ right, rate, count }) => Math.min(count - 1, Math.max(0, Math.floor(right.currentTime * rate + 0.01)));
@@ -27,6 +27,10 @@ function open(found) {
   fetched(found.right, found.to);
   fetched(found.left, found.from);
 }
+
+let compared = null;  // whose result, and its two sides, as long as they are compared
+let next = 0;  // the picture that is painted next
+let kept = false;  // whether what opens was open already
 
 function paint() {
   const found = shown();
@@ -62,14 +66,32 @@ function paint() {
     canvas.dataset.frame = found.box.querySelector("output.frame").textContent = time.value;
   }
   edge.closest("label").hidden = view !== "line";
-  requestAnimationFrame(paint);
+  const sides = [found.from, found.to].map(({ value, dataset }) => ({ value, made: dataset.made }));
+  compared = { ...place(found.box), sides };
+  cancelAnimationFrame(next);
+  next = requestAnimationFrame(paint);
+}
+
+// What is laid out anew is closed, and its sides are other versions' where one has come or gone.
+function reopen() {
+  const box = element.querySelector("details.compare");
+  if (!box || !compared) return;
+  const { token, edit } = place(box);
+  if (token !== compared.token || edit !== compared.edit) return;
+  for (const [number, name] of ["left", "right"].entries()) {
+    const { options } = box.querySelector(`[data-side=${name}]`), { value, made } = compared.sides[number];
+    const same = [...options].find((option) => option.value === value && option.dataset.made === made);
+    (same || options[0]).selected = true;
+  }
+  kept = box.open = true;
 }
 
 element.addEventListener("toggle", () => {
   const found = shown();
-  if (!found) return;
+  if (!found) return reopen();
   open(found);
-  found.right.play();
+  if (!kept) found.right.play();
+  kept = false;
   paint();
 }, true);
 element.addEventListener("input", (event) => {
@@ -94,6 +116,7 @@ const again = () => trigger("submit");
 
 element.addEventListener("click", (event) => {
   const found = shown(), button = event.target.closest("button");
+  if (event.target.closest("summary")) compared = null;  // closed by hand, or not compared yet
   if (found && event.target === found.canvas) return found.right.paused ? found.right.play() : found.right.pause();
   if (!button) return;
   if (button.dataset.ticket) return ask({ name: "withdraw", ...button.dataset }, again);

@@ -78,6 +78,13 @@ def test_looked_at_compared_touched_up_and_run_again(page: Window, edited: Works
     tab.locator(".compare input").last.fill("3")
     expect(tab.locator("output.frame")).to_have_text("3")
     pictures(page, "loop")
+    left = tab.locator("[data-side=left]").input_value()
+    newest = tab.locator(".versions li").first
+    newest.get_by_role("button", name="Call it the best").click()  # the list is laid out anew
+    expect(newest.locator(".star")).to_have_attribute("aria-pressed", "true")
+    expect(canvas).to_be_visible()
+    tab.wait_for_function("document.querySelector('.compare canvas').dataset.frame === '3'")
+    expect(tab.locator("[data-side=left]")).to_have_value(left)
 
     tab.get_by_role("button", name="This frame is wrong").click()
     expect(tab.get_by_role("tab", name="3 · Edit")).to_have_attribute("aria-selected", "true")
