@@ -30,6 +30,7 @@ from maskora.memory.solver import (
     solve,
 )
 from maskora.streaming.placement import (
+    GIB,
     SAMPLE_ROOM,
     STAGING_PIECE,
     STAGING_PIECES,
@@ -40,7 +41,10 @@ from maskora.streaming.placement import (
 )
 
 Purpose = Literal["train", "infer"]
-FLOAT, HALF_GIB = 4, 2**29
+FLOAT = 4
+# Python with its libraries: half a GiB once they are imported, and what they come to hold beside
+# the tensors. (`maskora demo`, whose tensors are few, takes 0.7 in all on a CPU.)
+PROGRAM = 2 * GIB // 3
 # What a cache over the denoising steps keeps, in inputs of a block: the first block's result and
 # change, the others' sum of changes; of the last layer's output two terms, never larger than one.
 CACHED = {"first-block": 3, "taylor": 1}
@@ -204,7 +208,7 @@ class Host:
     inputs: int = 0
     loading: int = 0
     frames: int = 0
-    program: int = HALF_GIB
+    program: int = PROGRAM
 
     @property
     def total(self) -> int:
