@@ -85,6 +85,12 @@ def test_looked_at_compared_touched_up_and_run_again(page: Window, edited: Works
     expect(canvas).to_be_visible()
     tab.wait_for_function("document.querySelector('.compare canvas').dataset.frame === '3'")
     expect(tab.locator("[data-side=left]")).to_have_value(left)
+    tab.get_by_text("Before and after").click()
+    newest.locator(".star").click()
+    expect(newest.locator(".star")).to_have_attribute("aria-pressed", "false")
+    expect(canvas).to_be_hidden()  # what was closed by hand stays so
+    tab.get_by_text("Before and after").click()
+    tab.locator(".compare input").last.fill("3")
 
     tab.get_by_role("button", name="This frame is wrong").click()
     expect(tab.get_by_role("tab", name="3 · Edit")).to_have_attribute("aria-selected", "true")
