@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,21 @@ from maskora.method.transfer import steps_within
 from maskora.models.registry import VideoModel
 from maskora.training.loop import PendingStep, train_step
 from research.claims import runs, trials
-from research.claims.claims import CONDITIONS, EVOLVING, FIRST, Condition, Subject, Training
+from research.claims.claims import (
+    CONDITIONS,
+    EVOLVING,
+    FIRST,
+    HUES,
+    Condition,
+    Subject,
+    Training,
+    at_length,
+)
 from research.claims.costs import cost_of, read_costs, write_costs
-from research.claims.report import with_truths
+from research.claims.report import Measured, with_truths
 from research.claims.runs import Record, Results, Settings
 from research.claims.trials import Bench, Recipe, base_name, draw_task, make_clips, open_base
-from research.fidelity import app
+from research.fidelity import BASES, app
 from research.miniature import gate
 from research.miniature.gate import unit
 
@@ -36,6 +46,11 @@ RECIPES = {
     )
     for how in hows
 }
+DOCS = Path(__file__).parents[2] / "docs"
+ROWS = {  # of the table in transfer.md -> what the preset is called in the claims
+    "naive": "naive LoRA", "paper": "mask-aware LoRA", "anyv2v": "anyv2v", "instant": "instant",
+    "best": "mask-aware LoRA, looking",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +221,30 @@ def test_a_run_is_reported_and_not_repeated(untrained: Path, tmp_path: Path) -> 
     content["recipes"]["motion, masked"]["steps"] += 1
     output.write_text(json.dumps(content))
     refused(fidelity(*options, "--report"), "other settings")
+
+
+def test_the_documents_tell_what_was_measured(tmp_path: Path) -> None:
+    page = tmp_path / "evidence.md"
+    shutil.copytree(DOCS / "evidence", page.with_suffix(""))
+    assert fidelity("--report", "--page", page).exit_code == 0
+    assert page.read_text() == (DOCS / "evidence.md").read_text(encoding="utf-8")
+
+    told = (DOCS / "transfer.md").read_text(encoding="utf-8")
+    bases = [Measured(base.evidence().results, 16) for base in BASES.values()]
+    for preset, condition in ROWS.items():
+        right = [
+            [f"{100 * share_right(base, at_length(condition, frames)):.0f} %" for frames in (9, 49)]
+            for base in bases
+        ]
+        row = " | ".join(", ".join(of_base) for of_base in right)
+        assert f"| `{preset}` | {row} |" in told
+
+
+def share_right(base: Measured, condition: str) -> float:
+    """The mean of `strict` over edits of the hue."""
+    seeds = base.seeds([condition], HUES)
+    values = base.values(condition, base.common([condition], HUES), seeds)
+    return float(np.mean(list(values["strict"].values())))
 
 
 def test_a_preset_is_measured_in_seconds_evaluations_and_memory(
