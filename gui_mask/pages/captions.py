@@ -30,7 +30,9 @@ class CaptionBox:
         """
         self.state, self.image_of = state, image_of
         caption, otherwise = self._of_file(opened) if opened else ("", "")
-        self.text = gr.Textbox(caption, label=label, lines=2, placeholder=otherwise)
+        self.text = gr.Textbox(
+            caption, label=label, lines=2, placeholder=otherwise, interactive=True
+        )
         self.read = gr.State((opened, caption))  # what the text was when it was read, and whose
         with gr.Row():
             keep = gr.Button(words.KEEP_CAPTION, size="sm")
