@@ -38,11 +38,11 @@ class CaptionBox:
             keep = gr.Button(words.KEEP_CAPTION, size="sm")
             write = gr.Button(words.WRITE_CAPTION, size="sm")
         says = beside()
-        given, both = [token, self.text], [self.text, self.read]
-        keep.click(self.keep, given, both, **PRIVATE)
-        gr.on(
-            [self.text.input, self.text.blur], self.keep_what_is_new, given, self.read,
-            trigger_mode="always_last", **SILENT,
+        both = [self.text, self.read]
+        keep.click(self.keep, [token, self.text], both, **PRIVATE)
+        gr.on(  # "input" is of letters alone, not of what is pasted or deleted
+            [self.text.input, self.text.change, self.text.blur], self.keep_what_is_new,
+            [token, *both], self.read, trigger_mode="always_last", **SILENT,
         )  # fmt: skip
         say_while([write.click], "caption", says, self.write, token, [*both, says])
 
@@ -67,7 +67,8 @@ class CaptionBox:
         with caught():  # the list of edited frames says it
             caption, otherwise = self._of_file(token)
             is_typed = read[0] == token and text != read[1]
-            if is_typed or read == (token, caption):  # what is typed meanwhile stays, too
+            is_kept = read[0] == token and " ".join(read[1].split()) == caption
+            if is_typed or is_kept:  # what is typed meanwhile stays, too
                 return [gr.Textbox(placeholder=otherwise), gr.skip()]
             return [gr.Textbox(caption, placeholder=otherwise), (token, caption)]
         return [gr.skip(), gr.skip()]
@@ -79,8 +80,9 @@ class CaptionBox:
         return [kept, (token, kept)]
 
     @show_errors
-    def keep_what_is_new(self, token: str, text: str) -> Any:
-        if not token or text.strip() == self._of_file(token)[0].strip():
+    def keep_what_is_new(self, token: str, text: str, read: tuple[str, str]) -> Any:
+        """Keep what a person has changed: not a text of another project, nor one as it was read."""
+        if not token or read == (token, text) or read[0] != token:
             return gr.skip()
         self._set(token, text)
         return (token, text)

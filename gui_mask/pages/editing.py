@@ -97,6 +97,7 @@ class EditPage:
             workspace, captions = session.workspace, session.config.prompt
             folders = (workspace.edit_dir(edit or None), workspace.masks_dir)
             files = [path for folder in folders for path in folder.glob("[!.]*")]
+            files = [path for path in files if path.suffix != ".txt"]  # their boxes keep them
             files.append(workspace.source_frame(0).with_suffix(".txt"))
             times = [(path.name, path.stat().st_mtime_ns) for path in files if path.is_file()]
             return repr((token, edit, captions, sorted(times)))

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, expect
 
 from gui_mask import words
 from maskora.app.retouching import FrameEdit
-from maskora.app.workspace import Workspace
+from maskora.app.workspace import Workspace, caption_beside
 from maskora.config import load_config, set_values
 from maskora.masks.files import read_labels
 from maskora.video.images import read_image, write_png
@@ -49,6 +49,48 @@ def written(workspace: Workspace, frame: int = 0) -> np.ndarray:
     outside = read_labels(workspace.mask(frame)) == 0
     assert np.array_equal(picture[outside], read_image(workspace.source_frame(frame))[outside])
     return picture
+
+
+def test_a_caption_is_kept_as_it_is_typed_pasted_and_deleted(
+    easel: EaselPage, workspace: Workspace
+) -> None:
+    write_png(workspace.edited_frame(None, 0, ".png"), 255 - read_image(workspace.source_frame(0)))
+    image = workspace.edited_frame(None, 0, ".png")
+    image.with_suffix(".txt").write_text("a ball\n")
+    page = easel.page
+    page.get_by_role("tab", name="4 · Run").click()
+    page.get_by_role("tab", name="3 · Edit").click()
+    box = page.get_by_label("Caption of edited frame 0")
+    expect(box).to_have_value("a ball")
+    expect(box).to_be_enabled()
+
+    def kept(text: str) -> None:
+        expect(box).to_have_value(text)
+        for _ in range(50):
+            if (caption_beside(image) or "") == text:
+                return
+            page.wait_for_timeout(100)
+        raise AssertionError(f"{caption_beside(image)!r} is kept, not {text!r}")
+
+    box.focus()
+    page.keyboard.press("End")
+    page.keyboard.type(" of gold")
+    kept("a ball of gold")
+    for _ in " gold":
+        page.keyboard.press("Backspace")
+    kept("a ball of")
+    page.keyboard.insert_text(" glass")  # as what is pasted
+    kept("a ball of glass")
+    easel.set("recolour", "hue", 90)
+    easel.press("Apply")
+    easel.done(1)
+    expect(box).to_have_value("a ball of glass")
+    expect(box).to_be_enabled()
+    image.with_suffix(".txt").write_text("another hand\n")
+    box.focus()
+    box.blur()
+    page.wait_for_timeout(1000)
+    assert caption_beside(image) == "another hand", "nothing was typed here"
 
 
 def test_the_first_frame_is_edited_in_the_page(
